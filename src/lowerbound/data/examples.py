@@ -1,0 +1,214 @@
+"""Examples in their storage type, and how a batch of them becomes numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound import noise
+from lowerbound.errors import DataError, SettingsError
+
+Pixels = Literal["as-is", "dequantize", "binarize", "binarize-once"]
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """``N`` examples that stay in memory in their storage type; :meth:`batch` turns some of them into numbers.
+
+    Integer storage with ``levels`` known (8-bit images: 256) is scaled to [0, 1]. ``pixels`` says how it gets there:
+
+    - ``"as-is"``: ``x = v / (levels - 1)``; floats are taken as they are.
+    - ``"dequantize"``: ``x = (v + u) / levels`` with fresh ``u ~ U[0, 1)`` at every pass, so that a density over ``x``
+      bounds the probability of ``v`` and can be reported in bits per dimension (Theis et al. 2016).
+    - ``"binarize"``: ``x ~ Bernoulli(grey value)``, drawn afresh at every pass ("dynamic" binarisation).
+    - ``"binarize-once"``: drawn once, from ``seed``, by :meth:`prepare` ("static" binarisation).
+
+    Args:
+        values: ``[N, *shape]``, uint8 with ``levels``, or floating point.
+        levels: how many values an integer entry can take; ``None`` for floating point.
+        pixels: one of the above.
+        labels: an integer for each example, ``[N]``, or ``None``.
+        label_names: what the integers stand for.
+        name: what messages call this data.
+
+    Raises:
+        DataError: for an empty set, a wrong type, or entries that are not finite, naming the first such row.
+
+    Example:
+        >>> examples = Examples.of(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8))
+        >>> examples.batch(torch.tensor([1]))
+        tensor([[0.2000, 0.4000]])
+    """
+
+    values: Tensor
+    levels: int | None = None
+    pixels: Pixels = "as-is"
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] | None = None
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        if self.values.dim() < 2 or 0 in self.values.shape:
+            raise DataError(
+                f"{self.name}: expected an array [examples, ...] with at least one example and one dimension, "
+                f"got the shape {tuple(self.values.shape)}"
+            )
+        if self.labels is not None and self.labels.shape != self.values.shape[:1]:
+            raise DataError(f"{self.name}: {len(self.values)} examples but labels of shape {tuple(self.labels.shape)}")
+        if self.values.is_floating_point():
+            _refuse_non_finite(self.values, self.name)
+        elif self.values.dtype != torch.uint8 or self.levels is None:
+            raise DataError(
+                f"{self.name}: entries of type {self.values.dtype}; give uint8 (pixels, scaled to [0, 1]) or floating point"
+            )
+        if self.pixels == "dequantize" and self.levels is None:
+            raise DataError(
+                f"{self.name}: only data of known discretisation (uint8 pixels) can be dequantised, these are "
+                f"{self.values.dtype}; leave pixels='as-is'"
+            )
+        if self.pixels == "binarize" and self.levels is None and not _within_unit_interval(self.values):
+            raise DataError(
+                f"{self.name}: only values in [0, 1] can be binarised, these span "
+                f"[{self.values.min():.4g}, {self.values.max():.4g}]; rescale them first"
+            )
+
+    @classmethod
+    def of(cls, data: Any, *, name: str = "data") -> Examples:
+        """Examples from an array, a tensor, nested lists, or something that already is examples.
+
+        uint8 counts as pixels of 256 levels, booleans as binary pixels, floating point is kept, and integers are refused
+        as ambiguous.
+
+        Raises:
+            DataError: for what is none of these.
+        """
+        if isinstance(data, Examples):
+            return data
+        if hasattr(data, "train") and hasattr(data, "test"):
+            raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
+        try:
+            tensor = data.detach().cpu() if isinstance(data, Tensor) else torch.from_numpy(np.array(data))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from None
+        if tensor.dtype == torch.bool:
+            return cls(tensor.to(torch.uint8), levels=2, name=name)
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
+        return cls(tensor, levels=256 if tensor.dtype == torch.uint8 else None, name=name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example: ``(C, H, W)`` for images, ``(D,)`` for vectors."""
+        return tuple(self.values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The examples at ``index`` as numbers, ``[B, *shape]``; random where ``pixels`` says so."""
+        raw = self.values[index]
+        if self.levels is None:
+            x = raw.to(dtype)
+        elif self.pixels == "dequantize":
+            return (raw.to(dtype) + self._uniform(raw, dtype)) / self.levels
+        else:
+            x = raw.to(dtype) / (self.levels - 1)
+        return (self._uniform(raw, dtype) < x).to(dtype) if self.pixels == "binarize" else x
+
+    @staticmethod
+    def _uniform(raw: Tensor, dtype: torch.dtype) -> Tensor:
+        return noise.uniform(tuple(raw.shape), 0, dtype=dtype, device=raw.device)
+
+    def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
+        """The same examples with another treatment of their pixels; ``seed`` matters for ``"binarize-once"`` only."""
+        if pixels not in get_args(Pixels):
+            raise SettingsError(f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}")
+        if pixels != "binarize-once":
+            return replace(self, pixels=pixels)
+        dynamic = replace(self, pixels="binarize")
+        binary = torch.empty_like(self.values, dtype=torch.uint8)
+        for index in torch.arange(len(self)).split(_CHUNK):
+            with noise.per_example(seed, index):
+                binary[index] = dynamic.batch(index).to(torch.uint8)
+        return replace(self, values=binary, levels=2, pixels="as-is")
+
+    def subset(self, index: Tensor) -> Examples:
+        """The examples at ``index``, in its order."""
+        return replace(self, values=self.values[index], labels=None if self.labels is None else self.labels[index])
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[Examples, Examples]:
+        """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
+
+        Raises:
+            SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty.
+        """
+        held_out = round(len(self) * fraction)
+        if not 0 < held_out < len(self):
+            raise SettingsError(
+                f"{self.name}: holding out the fraction {fraction} of {len(self)} examples leaves a part empty; "
+                "give a number between 0 and 1 that does not"
+            )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[held_out:].sort().values), self.subset(order[:held_out].sort().values)
+
+    def to(self, device: torch.device | str) -> Examples:
+        """The same examples with their values on ``device``."""
+        return replace(self, values=self.values.to(device))
+
+    def bits_per_dimension(self, bound: float) -> float | None:
+        """``-bound / (D log 2) + log2(levels)``, for dequantised data; ``None`` where no discretisation is known.
+
+        Args:
+            bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.
+        """
+        if self.pixels != "dequantize" or self.levels is None:
+            return None
+        return -bound / (math.prod(self.shape) * math.log(2)) + math.log2(self.levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples to train on and examples to test on, of one kind.
+
+    Example:
+        >>> from lowerbound.data import load_data
+        >>> digits = load_data("digits")
+        >>> digits.shape, len(digits.train), len(digits.test)
+        ((1, 8, 8), 1617, 180)
+    """
+
+    train: Examples
+    test: Examples
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.train.shape
+
+    def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
+        """Both parts with another treatment of their pixels, see :class:`Examples`."""
+        return replace(self, train=self.train.prepare(pixels, seed=seed), test=self.test.prepare(pixels, seed=seed + 1))
+
+
+def _refuse_non_finite(values: Tensor, name: str) -> None:
+    for index in torch.arange(len(values)).split(_CHUNK):
+        bad = ~torch.isfinite(values[index]).flatten(1).all(1)
+        if bad.any():
+            row = int(index[bad][0])
+            column = int((~torch.isfinite(values[row])).flatten().nonzero()[0])
+            raise DataError(
+                f"{name}: row {row}, entry {column} is {values[row].flatten()[column].item()}; "
+                "drop such rows or fill them before training"
+            )
+
+
+def _within_unit_interval(values: Tensor) -> bool:
+    return bool((values.min() >= 0) & (values.max() <= 1))
