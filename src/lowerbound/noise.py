@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,12 +28,18 @@ class _ExampleStreams:
         self.indices = indices.tolist()
         self.requests = 0
 
-    def fill(self, shape: tuple[int, ...], axis: int, draw: Callable[[np.random.Generator, tuple[int, ...]], object]) -> Tensor:
+    def fill(
+        self,
+        shape: tuple[int, ...],
+        axis: int,
+        draw: Callable[[np.random.Generator, tuple[int, ...]], object],
+    ) -> Tensor:
         """An array of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream."""
         before, after = shape[:axis], shape[axis + 1 :]
         rows = np.empty((len(self.indices), *before, *after))
         bits = np.random.Philox(key=self.seed)
-        generator, state = np.random.Generator(bits), bits.state
+        generator = np.random.Generator(bits)
+        state = cast(Any, bits.state)
         for row, index in enumerate(self.indices):
             state["state"]["counter"][:] = (0, 0, self.requests, index)
             bits.state = state
@@ -72,7 +79,11 @@ def _streams(shape: tuple[int, ...], axis: int) -> _ExampleStreams | None:
 
 
 def standard_normal(
-    shape: tuple[int, ...], axis: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    shape: tuple[int, ...],
+    axis: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draws from N(0, 1), from the examples' own streams where those are in force.
 
@@ -89,7 +100,11 @@ def standard_normal(
 
 
 def uniform(
-    shape: tuple[int, ...], axis: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    shape: tuple[int, ...],
+    axis: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draws from the uniform distribution on [0, 1), from the examples' own streams where those are in force.
 

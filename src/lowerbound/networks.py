@@ -1,0 +1,266 @@
+"""Plain networks. Each declares the shape of the event that it takes and gives, and takes any leading dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.describe import describable
+from lowerbound.errors import SettingsError, ShapeError
+
+Shape = tuple[int, ...]
+Activation = str | Callable[[], nn.Module]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+    "mish": nn.Mish,
+    "relu": nn.ReLU,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def as_shape(size: int | Shape) -> Shape:
+    """An event's shape from a number of dimensions or a shape.
+
+    Raises:
+        SettingsError: if an entry is not a whole number of at least 1.
+    """
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    if not shape or any(not isinstance(entry, int) or isinstance(entry, bool) or entry < 1 for entry in shape):
+        raise SettingsError(f"{size!r} is not a size: give a whole number of at least 1, or a tuple of them")
+    return shape
+
+
+def _activation(activation: Activation) -> nn.Module:
+    if callable(activation):
+        return activation()
+    if activation not in ACTIVATIONS:
+        raise SettingsError(
+            f"activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}, or pass a class such as torch.nn.PReLU"
+        )
+    return ACTIVATIONS[activation]()
+
+
+@describable
+class FlattenLeading(nn.Module):
+    """Lets a network that takes ``[N, *input_shape]`` take ``[*leading, *input_shape]``, such as ``[K, B, C, H, W]``.
+
+    Args:
+        network: any module from ``[N, *input_shape]`` to ``[N, *output_shape]``.
+        input_shape: the shape of one event going in.
+        output_shape: the shape of one event coming out, if it is to be declared; by default what ``network`` declares.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: int | Shape, output_shape: int | Shape | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.input_shape = as_shape(input_shape)
+        declared = getattr(network, "output_shape", None) if output_shape is None else as_shape(output_shape)
+        self.output_shape: Shape | None = declared
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[*leading, *input_shape]`` to ``[*leading, *output_shape]``."""
+        leading = _leading(x, self.input_shape, self)
+        y: Tensor = self.network(x.reshape(-1, *self.input_shape))
+        return y.reshape(*leading, *y.shape[1:])
+
+
+def flatten_leading(
+    network: nn.Module, input_shape: int | Shape, output_shape: int | Shape | None = None
+) -> FlattenLeading:
+    """Wrap a network of your own so that it works under samples and examples alike, see :class:`FlattenLeading`.
+
+    Example:
+        >>> decoder = flatten_leading(torch.nn.ConvTranspose2d(8, 1, 4), (8, 1, 1), output_shape=(1, 4, 4))
+        >>> decoder(torch.zeros(7, 32, 8, 1, 1)).shape
+        torch.Size([7, 32, 1, 4, 4])
+    """
+    return FlattenLeading(network, input_shape, output_shape)
+
+
+@describable
+class MLP(nn.Module):
+    """A multi-layer perceptron between events of any shape; made by :func:`mlp`."""
+
+    def __init__(
+        self, inputs: int | Shape, hidden: Shape, outputs: int | Shape, activation: Activation = "relu"
+    ) -> None:
+        super().__init__()
+        self.inputs = self.input_shape = as_shape(inputs)
+        self.hidden = as_shape(hidden) if hidden else ()
+        self.outputs = self.output_shape = as_shape(outputs)
+        self.activation = activation
+        widths = [math.prod(self.inputs), *self.hidden, math.prod(self.outputs)]
+        self.layers = nn.Sequential()
+        for narrow, wide in pairwise(widths[:-1]):
+            self.layers.append(nn.Linear(narrow, wide)).append(_activation(activation))
+        self.layers.append(nn.Linear(widths[-2], widths[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
+        leading = _leading(x, self.inputs, self)
+        return cast(Tensor, self.layers(x.reshape(*leading, -1))).reshape(*leading, *self.outputs)
+
+
+def mlp(inputs: int | Shape, *sizes: int | Shape, activation: Activation = "relu") -> MLP:
+    """A multi-layer perceptron: ``mlp(inputs, hidden, ..., hidden, outputs)``.
+
+    Args:
+        inputs: the dimensions of an event going in, or its shape; it is flattened inside.
+        sizes: the widths of the hidden layers, then the dimensions or shape of an event coming out.
+        activation: a name from ``ACTIVATIONS`` or something that makes a module, between any two layers.
+
+    Returns:
+        A module from ``[*leading, *inputs]`` to ``[*leading, *outputs]``.
+
+    Raises:
+        SettingsError: for an unknown activation or a size below 1.
+
+    Example:
+        >>> mlp(10, 200, (2, 64, 64), activation="tanh")(torch.zeros(7, 32, 10)).shape
+        torch.Size([7, 32, 2, 64, 64])
+    """
+    if not sizes:
+        raise SettingsError("mlp needs at least its inputs and its outputs: mlp(784, 200, 20)")
+    *hidden, outputs = sizes
+    return MLP(inputs, cast(Shape, tuple(hidden)), outputs, activation)
+
+
+@describable
+class Conv(nn.Module):
+    """Strided convolutions from an image to an event, or transposed ones from an event to an image; made by :func:`conv`.
+
+    A layer of stride ``s`` has a kernel of ``s + 2`` and a padding of 1, which takes a side of ``n`` pixels to
+    ``n // s``, and back to exactly ``n`` with an output padding of ``n % s``. So any size of image comes out as it went in.
+    """
+
+    def __init__(
+        self,
+        inputs: int | Shape,
+        channels: Shape,
+        outputs: int | Shape,
+        *,
+        activation: Activation = "relu",
+        stride: int | Shape = 2,
+        hidden: Shape = (),
+    ) -> None:
+        super().__init__()
+        self.inputs = self.input_shape = as_shape(inputs)
+        self.channels = as_shape(channels)
+        self.outputs = self.output_shape = as_shape(outputs)
+        self.activation = activation
+        self.stride = stride
+        self.hidden = as_shape(hidden) if hidden else ()
+        strides = as_shape(stride) * (len(self.channels) if isinstance(stride, int) else 1)
+        if len(strides) != len(self.channels):
+            raise SettingsError(
+                f"conv: {len(self.channels)} layers but {len(strides)} strides; give one for each, or one for all"
+            )
+        if (len(self.inputs) == 3) == (len(self.outputs) == 3):
+            raise SettingsError(
+                f"conv goes from an image (C, H, W) to a vector or back, not from {self.inputs} to {self.outputs}"
+            )
+        encodes = len(self.inputs) == 3
+        layers = self._encoder(strides) if encodes else self._decoder(strides)
+        self.network = FlattenLeading(nn.Sequential(*layers), self.inputs, self.outputs)
+
+    def _encoder(self, strides: Shape) -> list[nn.Module]:
+        depths = (self.inputs[0], *self.channels)
+        sides = _sides(self.inputs, strides)
+        layers: list[nn.Module] = []
+        for layer, stride in enumerate(strides):
+            layers += [
+                nn.Conv2d(depths[layer], depths[layer + 1], stride + 2, stride, padding=1),
+                _activation(self.activation),
+            ]
+        flat = depths[-1] * math.prod(sides[-1])
+        return [*layers, nn.Flatten(), MLP(flat, self.hidden, self.outputs, self.activation)]
+
+    def _decoder(self, strides: Shape) -> list[nn.Module]:
+        depths = (*self.channels, self.outputs[0])
+        sides = _sides(self.outputs, strides[::-1])[::-1]
+        layers: list[nn.Module] = [MLP(self.inputs, self.hidden, (depths[0], *sides[0]), self.activation)]
+        for layer, stride in enumerate(strides):
+            slack = cast(
+                tuple[int, int],
+                tuple(to - at * stride for at, to in zip(sides[layer], sides[layer + 1], strict=True)),
+            )
+            layers += [
+                _activation(self.activation),
+                nn.ConvTranspose2d(
+                    depths[layer], depths[layer + 1], stride + 2, stride, padding=1, output_padding=slack
+                ),
+            ]
+        return layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
+        return cast(Tensor, self.network(x))
+
+
+def conv(
+    inputs: int | Shape,
+    *sizes: int | Shape,
+    activation: Activation = "relu",
+    stride: int | Shape = 2,
+    hidden: Shape = (),
+) -> Conv:
+    """A convolutional network: ``conv((C, H, W), channels, ..., outputs)`` encodes, ``conv(inputs, channels, ..., (C, H, W))`` decodes.
+
+    Args:
+        inputs: the shape of an event going in.
+        sizes: the channels of the layers, in the order in which they are passed, then the shape of an event coming out.
+        activation: a name from ``ACTIVATIONS`` or something that makes a module.
+        stride: of every layer, or one for each.
+        hidden: widths of fully connected layers between the convolutions and the vector.
+
+    Returns:
+        A module from ``[*leading, *inputs]`` to ``[*leading, *outputs]``.
+
+    Raises:
+        SettingsError: if the picture is too small for the strides, or neither or both ends are pictures.
+
+    Example:
+        >>> encoder, decoder = conv((1, 28, 20), 16, 32, 4), conv(2, 32, 16, (2, 28, 20))
+        >>> encoder(torch.zeros(5, 1, 28, 20)).shape, decoder(torch.zeros(7, 5, 2)).shape
+        (torch.Size([5, 4]), torch.Size([7, 5, 2, 28, 20]))
+    """
+    if len(sizes) < 2:
+        raise SettingsError(
+            "conv needs its inputs, the channels of at least one layer, and its outputs: conv((1, 64, 64), 32, 20)"
+        )
+    *channels, outputs = sizes
+    return Conv(inputs, cast(Shape, tuple(channels)), outputs, activation=activation, stride=stride, hidden=hidden)
+
+
+def _sides(image: Shape, strides: Shape) -> list[Shape]:
+    """Height and width before the first and after each layer, going down."""
+    sizes = [image[1:]]
+    for layer, stride in enumerate(strides, start=1):
+        if min(sizes[-1]) < stride:
+            raise SettingsError(
+                f"conv: a picture of {image[1]} x {image[2]} has shrunk to {sizes[-1][0]} x {sizes[-1][1]} before layer {layer}, "
+                f"which has stride {stride}; use fewer layers or smaller strides"
+            )
+        sizes.append(tuple(side // stride for side in sizes[-1]))
+    return sizes
+
+
+def _leading(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+    if tuple(x.shape[-len(event) :]) != event:
+        raise ShapeError(
+            f"{type(network).__name__} takes events of shape {event}, but the input has shape {tuple(x.shape)}"
+        )
+    return x.shape[: -len(event)]

@@ -1,0 +1,119 @@
+"""Objectives: from a draw to a bound for each example. They see neither networks nor data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+from lowerbound.describe import describable
+from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.models import Draw, Gradient, Model, batches, device_of, evaluating
+
+
+class Objective(ABC):
+    """A lower bound on log p(x), for each example, from one draw; what is maximised.
+
+    To write your own: a frozen dataclass with ``samples`` and ``gradient``, and :meth:`bound`. If what carries the gradient
+    is not the bound, override :meth:`surrogate`; the value that is reported, logged and used for selection stays the bound.
+    """
+
+    samples: int
+    gradient: Gradient
+
+    @abstractmethod
+    def bound(self, draw: Draw) -> Tensor:
+        """The bound, ``[B]``, in nats."""
+
+    def surrogate(self, draw: Draw) -> Tensor:
+        """What carries the gradient, ``[B]``; by default the bound itself."""
+        return self.bound(draw)
+
+    def terms(self, draw: Draw) -> dict[str, Tensor]:
+        """What is reported, ``[B]`` each: the bound, its rate and its distortion."""
+        return {"bound": self.bound(draw), "rate": draw.rate, "distortion": -draw.log_likelihood.mean(0)}
+
+    def __call__(self, draw: Draw) -> Tensor:
+        """The bound's value with the surrogate's gradient, ``[B]``."""
+        bound, surrogate = self.bound(draw), self.surrogate(draw)
+        return surrogate + (bound - surrogate).detach()
+
+
+@describable
+@dataclass(frozen=True)
+class ELBO(Objective):
+    r"""The evidence lower bound (Kingma & Welling 2013, equations 3 and 6 to 8), in nats per example.
+
+    .. math:: \mathcal L(x) = \mathbb E_{q(z \mid x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)) \le \log p(x)
+
+    estimated by ``samples`` draws of z. The KL term is computed in closed form where one is registered with torch, which is
+    the paper's estimator B, or sampled, which is its estimator A.
+
+    Args:
+        samples: L, the draws for each example.
+        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: refused if there is none. ``"sampled"``: estimator A.
+        gradient: ``"pathwise"``: through the reparameterised draws.
+
+    Raises:
+        SettingsError: for an unknown ``kl`` or fewer than one sample.
+        UnsupportedError: on use, if ``kl="closed-form"`` and there is none.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale=1.0)
+        ... )
+        >>> ELBO(samples=7)(vae.draw(torch.zeros(5, 6), samples=7)).shape
+        torch.Size([5])
+    """
+
+    samples: int = 1
+    kl: Literal["auto", "closed-form", "sampled"] = "auto"
+    gradient: Gradient = "pathwise"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise SettingsError(f"ELBO: samples={self.samples!r} must be a whole number of at least 1")
+        if self.kl not in ("auto", "closed-form", "sampled"):
+            raise SettingsError(f"ELBO: kl={self.kl!r} is unknown; choose 'auto', 'closed-form' or 'sampled'")
+
+    def bound(self, draw: Draw) -> Tensor:
+        """``mean_k log p(x given z_k) - KL``, ``[B]``."""
+        return draw.log_likelihood.mean(0) - self._rate(draw)
+
+    def terms(self, draw: Draw) -> dict[str, Tensor]:
+        """The bound and the two terms it is made of: ``bound = -(rate + distortion)``."""
+        return super().terms(draw) | {"rate": self._rate(draw)}
+
+    def _rate(self, draw: Draw) -> Tensor:
+        if self.kl == "sampled":
+            return draw.sampled_rate
+        if self.kl == "closed-form" and draw.analytic_rate is None:
+            raise UnsupportedError(
+                f"no closed-form KL is registered for {type(draw.q).__name__} against {type(draw.prior).__name__}; use kl='auto'"
+            )
+        return draw.rate
+
+
+def dataset_terms(
+    model: Model, objective: Objective, data: Any, *, seed: int = 0, batch_size: int | None = None
+) -> dict[str, Tensor]:
+    """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
+
+    The noise of an example depends on ``seed`` and its position alone, so neither the batch size nor the other examples
+    change its figures beyond rounding. (Distributions that are not lowerbound's own draw from torch's generator, seeded
+    once: their figures are reproducible for one batch size.)
+    """
+    examples = Examples.of(data)
+    device = device_of(model)
+    parts: list[dict[str, Tensor]] = []
+    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
+            terms = objective.terms(model.draw(x, objective.samples, objective.gradient))
+            parts.append({name: term.double().cpu() for name, term in terms.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
