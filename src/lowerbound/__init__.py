@@ -34,7 +34,7 @@ _HOMES = {
     "load_data": "data",
     "mlp": "networks",
     "recipes": "",
-    "save": "models",
+    "save": "storage",
 }
 
 __all__ = sorted(_HOMES)
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples, load_data
     from lowerbound.describe import describable
     from lowerbound.evaluation import Estimate, evaluate
-    from lowerbound.models import Draw, LatentModel, Model, save
+    from lowerbound.models import Draw, LatentModel, Model
     from lowerbound.networks import conv, flatten_leading, mlp
     from lowerbound.objectives import ELBO, Objective
+    from lowerbound.storage import save
     from lowerbound.training import Run, fit, load
 
 

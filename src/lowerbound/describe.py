@@ -69,7 +69,8 @@ def build(description: Any) -> Any:
     kind = arguments.pop("kind", None)
     if kind not in _KINDS:
         raise StorageError(
-            f"the description names {kind or description.get('foreign')!r}, which is not a part that lowerbound knows"
+            f"the description names {kind or description.get('foreign')!r}, which is not a registered part; import the "
+            "module that registers it with lowerbound.describable, or pass a constructor"
         )
     try:
         return _KINDS[kind](**{name: build(entry) for name, entry in arguments.items()})

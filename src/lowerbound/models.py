@@ -238,7 +238,7 @@ def _draw_and_score(q: Distribution, samples: int) -> tuple[Tensor, Callable[[],
     together = getattr(q, "rsample_and_log_prob", None)
     if together is None:
         z = q.rsample(torch.Size((samples,)))
-        return z, lambda: cast(Tensor, q.log_prob(z))
+        return z, lambda: q.log_prob(z)
     z, log_q = together((samples,))
     return z, lambda: log_q
 

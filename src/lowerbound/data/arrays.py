@@ -7,6 +7,8 @@ import math
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -139,9 +141,10 @@ def _read_npy(path: Path) -> Array:
 
 
 def _read_npz(path: Path) -> Parts:
-    with _explained(path, "write it again with numpy.savez(path, x=array), without object entries"), np.load(
-        path, allow_pickle=False
-    ) as archive:
+    with (
+        _explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
+        np.load(path, allow_pickle=False) as archive,
+    ):
         # The usual spellings differ in case (X_train), never in meaning.
         keys = {key.lower(): key for key in archive.files}
 
@@ -164,25 +167,20 @@ def _read_npz(path: Path) -> Parts:
         )
 
 
-class _explained:
+@contextmanager
+def _explained(path: Path, remedy: str) -> Iterator[None]:
     """Turns what numpy, zip and gzip say about a bad file into one message that names the file."""
-
-    def __init__(self, path: Path, remedy: str) -> None:
-        self.path, self.remedy = path, remedy
-        self.warnings = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self.warnings.__enter__()
-        warnings.simplefilter("ignore")  # numpy remarks on headers written by Python 2, which read well
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.warnings.__exit__(kind, error, trace)
-        if isinstance(error, DataError):
-            return
-        if isinstance(error, MemoryError):
-            raise DataError(f"{self.path}: says that it holds more than the memory does; is it damaged?") from error
-        if isinstance(error, (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError)):
-            raise DataError(f"{self.path}: cannot be read ({error}); {self.remedy}") from error
+    # numpy remarks on headers written by Python 2, which read well
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except DataError:
+            raise
+        except MemoryError as error:
+            raise DataError(f"{path}: says that it holds more than the memory does; is it damaged?") from error
+        except (ValueError, OSError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 def read_idx(path: Path) -> Array:
@@ -239,6 +237,10 @@ def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
         images = files.get(f"{part}-images-idx3-ubyte")
         labels = files.get(f"{part}-labels-idx1-ubyte")
         if images is None:
-            raise DataError(f"{folder}: has no {part}-images-idx3-ubyte.gz beside {', '.join(p.name for p in files.values())}")
-        parts.append(as_examples(read_idx(images), labels=None if labels is None else read_idx(labels), name=str(images)))
+            raise DataError(
+                f"{folder}: has no {part}-images-idx3-ubyte.gz beside {', '.join(p.name for p in files.values())}"
+            )
+        parts.append(
+            as_examples(read_idx(images), labels=None if labels is None else read_idx(labels), name=str(images))
+        )
     return parts[0], parts[1]

@@ -1,0 +1,87 @@
+"""Downloads that are either whole and right, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import os
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from lowerbound.errors import DataError
+
+SILENCE = 30.0
+"""Seconds without a byte after which a home is given up."""
+DEADLINE = 900.0
+"""Seconds after which a file is given up, however steadily it trickles in."""
+MAX_BYTES = 1 << 28
+
+_log = logging.getLogger("lowerbound")
+
+
+class DownloadError(DataError):
+    """No home gave the file; the message lists what each of them did."""
+
+
+def open_url(url: str) -> BinaryIO:
+    """The content at an address, as a stream."""
+    return cast(BinaryIO, urllib.request.urlopen(url, timeout=SILENCE))
+
+
+def download(urls: Sequence[str], target: Path, check: Callable[[Path], object]) -> None:
+    """Downloads a file from the first of its homes that gives the right one.
+
+    The content goes to a temporary name in the same folder, ``check`` looks at it there, and only then it gets its own name,
+    in one step: whoever finds ``target`` finds it whole, also while others download it.
+
+    Args:
+        urls: the homes, tried in order.
+        target: where the file is to be; its folder is made.
+        check: raises a ``DataError`` if the file is not the right one.
+
+    Raises:
+        DownloadError: if no home gave it.
+        DataError: if the folder cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise DataError(
+            f"{target.parent}: cannot keep downloads there ({error.strerror or error}); set XDG_CACHE_HOME to a folder that can "
+            "be written"
+        ) from error
+    os.close(handle)
+    part, failures = Path(name), []
+    try:
+        for url in urls:
+            _log.info("downloading %s", url)
+            try:
+                _copy(url, part)
+                check(part)
+                part.replace(target)
+                return
+            except (OSError, http.client.HTTPException, ValueError) as error:  # DataError is a ValueError
+                # The temporary name would tell the reader nothing.
+                failures.append(f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}")
+        raise DownloadError("; ".join(failures))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _copy(url: str, part: Path) -> None:
+    start, size = time.monotonic(), 0
+    with open_url(url) as source, part.open("wb") as sink:
+        while block := source.read(1 << 16):
+            size += len(block)
+            if size > MAX_BYTES:
+                raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
+            if time.monotonic() - start > DEADLINE:
+                raise DataError(f"took longer than {DEADLINE:.0f} seconds")
+            sink.write(block)

@@ -1,0 +1,194 @@
+"""One picture: from any file to 8-bit grey or RGB, and to another size."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lowerbound.errors import DataError, SettingsError
+
+Color = Literal["keep", "grey", "rgb"]
+Fit = Literal["crop", "stretch"]
+Size = tuple[int, int]
+"""Height and width."""
+
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 4096
+
+# Named, so that no decoder runs that starts other programs or draws vectors.
+_FORMATS = ("PNG", "JPEG", "PPM", "WEBP", "BMP", "TIFF", "GIF")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def parse_size(image_size: Any) -> Size | None:
+    """``(height, width)`` from an integer, a pair, or ``None``.
+
+    Raises:
+        SettingsError: for anything else, or sides outside 1 ... 4096.
+
+    Example:
+        >>> parse_size(64), parse_size((28, 20)), parse_size(None)
+        ((64, 64), (28, 20), None)
+    """
+    if image_size is None:
+        return None
+    try:
+        sides = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        if any(isinstance(side, (bool, np.bool_)) for side in sides):
+            raise TypeError
+        height, width = (operator.index(side) for side in sides)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"image_size={image_size!r}: give one integer for squares, or (height, width) (--image-size 64)"
+        ) from None
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise SettingsError(f"image_size={image_size!r}: each side must be from 1 to {MAX_SIDE} pixels")
+    return height, width
+
+
+def check_choices(color: object, fit: object) -> None:
+    """Raises ``SettingsError`` for an unknown ``color`` or ``fit``."""
+    for name, value, known in (("color", color, get_args(Color)), ("fit", fit, get_args(Fit))):
+        if value not in known:
+            raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture in PIL's mode ``L`` (8-bit grey) or ``RGB``, turned upright.
+
+    Transparency is laid over white, 16-bit greys are divided by 257, palettes are looked up, bilevel pictures become 0 and
+    255, other colour spaces are converted, and of an animation the first frame is taken. A palette that shows only
+    greys is grey; RGB storage counts as colour whatever it shows.
+
+    Raises:
+        DataError: naming the file, if it is empty, damaged, has more than 100 megapixels (told from its header, before
+            anything is decoded), or pixels of unknown scale.
+    """
+    # Pillow warns about metadata and suspicious sizes; the sizes are judged here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if not path.stat().st_size:
+                raise DataError(f"{path}: the file is empty; delete it or copy it again")
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _gigantic(path, f"{image.width} x {image.height} pixels")
+                image.load()
+                return _upright(_eight_bit(image, path), image)
+        except DataError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise _gigantic(path, "a size at which Pillow suspects an attack") from error
+        except UnidentifiedImageError as error:
+            raise DataError(
+                f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or damaged; delete it or save it again"
+            ) from error
+        except Exception as error:  # decoders of damaged files raise whatever they stumble over
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DataError(f"{path}: the picture cannot be read ({reason}); delete it or copy it again") from error
+
+
+def _gigantic(path: Path, size: str) -> DataError:
+    return DataError(
+        f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; shrink it first, or delete it"
+    )
+
+
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        return _from_sixteen_bits(image)
+    if mode in ("I", "F"):
+        return _from_wide(image, path)
+    if image.has_transparency_data:
+        return _over_white(image)
+    if mode in ("1", "L"):
+        return image.convert("L")
+    colored = image.convert("RGB")
+    return _grey_if_grey(colored) if mode == "P" else colored
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    white = values == image.info.get("transparency", -1)
+    return Image.fromarray(np.rint(np.where(white, 65535, values) / 257).astype(np.uint8))
+
+
+def _from_wide(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:  # false where there are NaNs, too
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    kind = "floating-point pixels outside [0, 1]" if image.mode == "F" else "32-bit integer pixels"
+    raise DataError(
+        f"{path}: {kind}, from {values.min()} to {values.max()}, have no known white; save the picture with 8 or 16 bits, or "
+        "give all of them as one .npy file of floating point"
+    )
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.mode == "1":
+        image = image.convert("L")  # which keeps the transparent shade in its info
+    layered = image.convert("LA" if grey else "RGBA")
+    result = Image.new("L" if grey else "RGB", layered.size, "white")
+    result.paste(layered.convert(result.mode), mask=layered.getchannel("A"))
+    return _grey_if_grey(result) if image.mode in ("P", "PA") else result
+
+
+def _grey_if_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    grey = (values[..., :1] == values[..., 1:]).all()
+    return image.getchannel("R") if grey else image
+
+
+def _upright(result: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        method = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged note about the picture does not damage the picture
+        method = None
+    return result if method is None else result.transpose(method)
+
+
+def recolor(image: Image.Image, color: Color) -> Image.Image:
+    """The picture as grey (luma after ITU-R BT.601) or RGB, or as it is."""
+    return image if color == "keep" else image.convert("L" if color == "grey" else "RGB")
+
+
+def resize(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
+    """The picture at ``size`` = (height, width), antialiased (Lanczos).
+
+    ``"crop"`` keeps the aspect and cuts what sticks out evenly from both ends, ``"stretch"`` does not keep it.
+
+    Example:
+        >>> resize(Image.new("L", (100, 50)), (8, 8), "crop").size
+        (8, 8)
+    """
+    height, width = size
+    cut_x = cut_y = 0.0
+    if fit == "crop":
+        scale = min(image.width / width, image.height / height)
+        cut_x = max(0.0, (image.width - width * scale) / 2)
+        cut_y = max(0.0, (image.height - height * scale) / 2)
+    box = (cut_x, cut_y, image.width - cut_x, image.height - cut_y)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def planes(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an ``L`` or ``RGB`` picture, ``[C, H, W]``."""
+    values = np.asarray(image, dtype=np.uint8)
+    return values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)

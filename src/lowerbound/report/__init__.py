@@ -1,0 +1,1 @@
+"""Arrays and records to pictures. Knows neither models nor training, so that anything above may call it."""

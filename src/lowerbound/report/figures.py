@@ -1,0 +1,121 @@
+"""Pictures: grids of images, originals beside their reconstructions, and the course of a bound."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lowerbound.errors import ShapeError
+
+_TILE = 48
+_GAP = 2
+_PAPER = 255
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether events of this shape can be shown: ``(1, H, W)`` or ``(3, H, W)``.
+
+    Example:
+        >>> is_image((1, 28, 20)), is_image((784,))
+        (True, False)
+    """
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None) -> Path:
+    """Write images as one PNG, row by row. Small ones are enlarged by a whole factor, without smoothing.
+
+    Args:
+        images: ``[N, 1 or 3, H, W]`` in [0, 1]; what lies outside is clipped.
+        path: of the PNG.
+        columns: images in a row; by default about as many as there are rows.
+
+    Returns:
+        The path.
+
+    Raises:
+        ShapeError: if these are not images.
+    """
+    if images.dim() != 4 or not is_image(tuple(images.shape[1:])):
+        raise ShapeError(f"expected images [N, 1 or 3, H, W], got the shape {tuple(images.shape)}")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    tiles = (images.detach().cpu().double().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    factor = max(1, round(_TILE / max(tiles.shape[1:3])))
+    tiles = tiles.repeat(factor, 1).repeat(factor, 2)
+    height, width, depth = tiles.shape[1] + _GAP, tiles.shape[2] + _GAP, tiles.shape[3]
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * height + _GAP, columns * width + _GAP, depth), _PAPER, dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height + _GAP, number % columns * width + _GAP
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.squeeze(2) if depth == 1 else sheet).save(path)
+    return path
+
+
+def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4) -> Path:
+    """Write originals beside their reconstructions as one PNG: in each pair the original is on the left."""
+    pairs = torch.stack([originals.cpu(), reconstructions.cpu()], 1).flatten(0, 1)
+    return save_grid(pairs, path, columns=2 * min(columns, len(originals)))
+
+
+def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Draw the bound and its two terms against the epoch, for training and validation, as a PNG.
+
+    Args:
+        history: a record for each epoch, as in ``metrics.jsonl``.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [
+        ("bound", "bound (nats per example)"),
+        ("rate", "rate: KL(q(z|x) || p(z))"),
+        ("distortion", "distortion: -E log p(x|z)"),
+    ]
+    for axes, (term, title) in zip(figure.subplots(1, 3), panels, strict=True):
+        for part, colour in (("train", "#1f6f8b"), ("validation", "#d1495b")):
+            points = [(record["epoch"], record[part][term]) for record in history if part in record]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=part, color=colour, marker="." if len(points) < 30 else "")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _ignore_the_start(
+            axes, [record[part][term] for record in history for part in ("train", "validation") if part in record]
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _ignore_the_start(axes: Any, values: list[float]) -> None:
+    """Limits that show where a course ends, however far away its first epochs were."""
+    low, high = np.quantile(values, [0.05, 0.95])
+    span = max(high - low, 1e-9)
+    axes.set_ylim(max(min(values), low - 0.5 * span), min(max(values), high + 0.5 * span) + 0.05 * span)
+
+
+def manifold_points(side: int) -> Tensor:
+    """A grid over two standard-normal latents, at equal steps of probability: ``[side * side, 2]``, the second axis downward.
+
+    The unit square's coordinates go through the Gaussian's inverse distribution function (Kingma & Welling 2013, figure 4).
+    """
+    quantiles = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float()
+    vertical, horizontal = torch.meshgrid(-quantiles, quantiles, indexing="ij")
+    return torch.stack([horizontal, vertical], -1).flatten(0, 1)

@@ -1,0 +1,56 @@
+"""Settings have one place: the signature of the function that takes them.
+
+A keyword-only parameter annotated ``Annotated[type, Field(description=..., ge=...)]`` is a setting. From the signature come
+the checks of its value, the schema of a run's ``config.yaml``, and the flags of the command with their help texts.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from lowerbound.errors import SettingsError
+
+
+@cache
+def settings_of(function: Callable[..., Any]) -> type[BaseModel]:
+    """The settings of a function, as a pydantic model."""
+    fields: dict[str, Any] = {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and get_origin(parameter.annotation) is Annotated
+    }
+    config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+    return create_model(function.__name__, __config__=config, **fields)
+
+
+def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None) -> dict[str, Any]:
+    """The settings of ``function`` with ``values`` filled in, checked and converted.
+
+    Raises:
+        SettingsError: naming the first setting that is unknown or out of range, and what is allowed.
+
+    Example:
+        >>> from pydantic import Field
+        >>> def brew(*, cups: Annotated[int, Field(ge=1, description="how many cups")] = 2): ...
+        >>> checked(brew, {"cups": "3"})
+        {'cups': 3}
+        >>> checked(brew, {"cupz": 3})
+        Traceback (most recent call last):
+        lowerbound.errors.SettingsError: brew: there is no setting 'cupz'; did you mean 'cups'?
+    """
+    schema, name = settings_of(function), name or function.__name__
+    for unknown in values.keys() - schema.model_fields.keys():
+        near = get_close_matches(unknown, schema.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
+        raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
+    try:
+        settings = schema(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:1])
+        raise SettingsError(f"{name}: {where}={first['input']!r}: {first['msg'].lower()}") from None
+    return {field: getattr(settings, field) for field in schema.model_fields}

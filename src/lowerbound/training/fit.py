@@ -1,0 +1,289 @@
+"""``fit``: the one function that trains. Its signature is the schema of a run's settings and of the command's flags."""
+
+# The annotations of settings are read at run time, by the command before torch is imported: hence the quoted types, and
+# no import of torch at the top.
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+import lowerbound
+from lowerbound.errors import SettingsError
+from lowerbound.settings import checked, settings_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from lowerbound.data import Examples
+    from lowerbound.models import Model
+    from lowerbound.objectives import Objective
+    from lowerbound.training.loop import Loop
+    from lowerbound.training.record import RunDirectory
+    from lowerbound.training.run import Run
+
+_DEFAULT_EPOCHS = 10
+
+
+def fit(
+    model: "Model",
+    objective: "Objective",
+    data: Any,
+    *,
+    epochs: Annotated[
+        int | None, Field(ge=1, description="passes over the training data (10 if --steps is not given)")
+    ] = None,
+    steps: Annotated[int | None, Field(ge=1, description="optimiser steps, instead of epochs")] = None,
+    batch_size: Annotated[
+        int, Field(ge=1, description="examples in a step; the last batch of an epoch may be short")
+    ] = 100,
+    optimizer: Annotated[str | Any, Field(description="any optimiser of torch.optim, by name")] = "adam",
+    learning_rate: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="the optimiser's step size (0.001 if not given)")
+    ] = None,
+    schedule: Annotated[
+        str | Any, Field(description="of the learning rate: constant, linear, cosine or exponential")
+    ] = "constant",
+    warmup_steps: Annotated[int, Field(ge=0, description="over which the learning rate rises from 0")] = 0,
+    weight_decay: Annotated[float | None, Field(ge=0, description="as the optimiser understands it")] = None,
+    clip_norm: Annotated[float | None, Field(gt=0, description="scale gradients down to this total norm")] = None,
+    ema: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="keep an exponential moving average of the weights, with this decay"),
+    ] = None,
+    patience: Annotated[
+        int | None, Field(ge=1, description="stop after so many epochs without a better validation bound")
+    ] = None,
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")] = 0,
+    device: Annotated[str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")] = "auto",
+    pictures_every: Annotated[int, Field(ge=0, description="epochs between pictures; 0 for none")] = 1,
+    validation: Any = None,
+    directory: "str | os.PathLike[str] | None" = None,
+    resume: bool = False,
+    progress: bool = True,
+    config: Mapping[str, Any] | None = None,
+) -> "Run":
+    """Train a model: maximise an objective over some data.
+
+    The figure that is shown, recorded and used for selection is the true bound in nats per example, averaged over
+    examples. With ``validation`` the weights that are kept are those with the best validation bound; without, the last
+    ones. The random state of torch is left as it was.
+
+    Args:
+        model: is trained in place and moved to ``device``.
+        objective: such as ``lb.ELBO(samples=7)``.
+        data: examples, an array or a tensor, ``[N, *event]``.
+        epochs: passes over the data; 10 where ``steps`` is not given either.
+        steps: optimiser steps, instead of epochs.
+        batch_size: examples in a step; the last batch of an epoch may be short.
+        optimizer: a name of ``torch.optim`` in any case, a class, a function of (parameters, lr), or an instance.
+        learning_rate: the optimiser's step size, 1e-3 by default; an instance has its own.
+        schedule: of the learning rate: a name, or a function from progress in [0, 1] to a factor.
+        warmup_steps: over which the learning rate rises from near 0.
+        weight_decay: as the optimiser understands it; the reported bound does not contain it.
+        clip_norm: gradients whose total norm is larger are scaled down to it.
+        ema: the decay of an exponential moving average of the weights, which is then what is validated and kept.
+        patience: early stopping: how many epochs without a better validation bound to wait.
+        seed: of the order of the examples and of all noise.
+        device: where to train; ``"auto"`` is a GPU if there is one.
+        pictures_every: how many epochs lie between two pictures; 0 for none.
+        validation: examples, or the fraction of ``data`` to hold out at random.
+        directory: where to write the run: configuration, metrics, checkpoints and pictures.
+        resume: go on with the run in ``directory`` from its newest checkpoint, as if it had never stopped.
+        progress: show the course on standard error: live on a terminal, else a line for each epoch.
+        config: entries to add to ``config.yaml``, such as where the data came from.
+
+    Returns:
+        A :class:`lowerbound.Run`.
+
+    Raises:
+        SettingsError: for a setting that is unknown, out of range or in conflict with another.
+        DataError, ShapeError: if the model cannot take the data.
+        NonFiniteError: if the bound or a gradient stops being a number; the model keeps its last finite parameters.
+        StorageError: if the directory holds a run already, or there is nothing to resume.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> digits = lb.load_data("digits")
+        >>> vae = lb.LatentModel(
+        ...     prior=lb.StandardNormal(2),
+        ...     posterior=lb.Gaussian(lb.mlp((1, 8, 8), 64, 4, activation="tanh")),
+        ...     likelihood=lb.Gaussian(lb.mlp(2, 64, (2, 8, 8), activation="tanh"), min_scale=0.01),
+        ... )
+        >>> run = lb.fit(vae, lb.ELBO(), digits.train, epochs=2, progress=False)
+        >>> run.history[-1]["train"]["bound"] > run.history[0]["train"]["bound"]
+        True
+    """
+    given = locals()
+    settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
+    import torch
+
+    from lowerbound.data import Examples
+    from lowerbound.training.record import RunDirectory
+    from lowerbound.training.run import Run
+
+    train, held_out = _hold_out(Examples.of(data, name="training data"), validation, seed)
+    _refuse_conflicts(settings, held_out, directory, resume)
+    model.to(_device(settings["device"]))
+    for part in (train, held_out):
+        if part is not None:
+            model.check_data(part)
+    files = None if directory is None else RunDirectory(Path(directory))
+    loop = _make_loop(model, objective, train, held_out, settings)
+    with torch.random.fork_rng([loop.device] if loop.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if files is not None and resume:
+            _restore(loop, files)
+        elif files is not None:
+            files.create(_config(loop, settings, config or {}))
+        loop.observers += _observers(files, settings, progress)
+        with _stopping_between_steps(loop):
+            loop.run()
+    state = loop.progress
+    return Run(model, objective, state.history, files.path if files else None, state.best_epoch, state.stopped_early)
+
+
+def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Examples, Examples | None]":
+    from lowerbound.data import Examples
+
+    if validation is None:
+        return examples, None
+    if isinstance(validation, float | int) and not isinstance(validation, bool):
+        return examples.split(validation, seed=seed)
+    held_out = Examples.of(validation, name="validation data")
+    if held_out.shape != examples.shape:
+        raise SettingsError(
+            f"fit: validation has examples of shape {held_out.shape}, the training data {examples.shape}"
+        )
+    return examples, held_out
+
+
+def _refuse_conflicts(settings: Mapping[str, Any], held_out: Any, directory: Any, resume: bool) -> None:
+    if settings["epochs"] is not None and settings["steps"] is not None:
+        raise SettingsError("fit: epochs and steps are both given; give the length of the training once")
+    if settings["patience"] is not None and held_out is None:
+        raise SettingsError(
+            "fit: patience is about the validation bound, but there is no validation; pass validation=0.1 (--validation 0.1)"
+        )
+    if resume and directory is None:
+        raise SettingsError("fit: resume=True needs the directory of the run to go on with")
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"fit: device={name!r} cannot be used here ({reason}); use 'cpu' or 'auto'") from None
+    return device
+
+
+def _make_loop(
+    model: "Model", objective: "Objective", train: "Examples", held_out: "Examples | None", settings: Mapping[str, Any]
+) -> "Loop":
+    from lowerbound.training.loop import Loop
+    from lowerbound.training.optim import averaged, make_optimizer, make_schedule
+
+    steps_per_epoch = -(-len(train) // settings["batch_size"])
+    total_steps = settings["steps"] or (settings["epochs"] or _DEFAULT_EPOCHS) * steps_per_epoch
+    return Loop(
+        model=model,
+        objective=objective,
+        train=train,
+        validation=held_out,
+        optimizer=make_optimizer(model, settings["optimizer"], settings["learning_rate"], settings["weight_decay"]),
+        factor=make_schedule(settings["schedule"], settings["warmup_steps"], total_steps),
+        total_steps=total_steps,
+        batch_size=settings["batch_size"],
+        clip_norm=settings["clip_norm"],
+        ema=None if settings["ema"] is None else averaged(model, settings["ema"]),
+        patience=settings["patience"],
+        seed=settings["seed"],
+        observers=[],
+    )
+
+
+def _observers(files: "RunDirectory | None", settings: Mapping[str, Any], progress: bool) -> list[Any]:
+    from lowerbound.training.observers import Display, Painter, Recorder
+
+    watching: list[Any] = [Display()] if progress else []
+    if files is not None:
+        watching += [Recorder(files), Painter(files, settings["pictures_every"], settings["seed"])]
+    return watching
+
+
+def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to run it again: what was asked, of what, by which versions."""
+    from lowerbound.describe import describe
+
+    parts = {"train": loop.train, "validation": loop.validation}
+    return {
+        "lowerbound": lowerbound.__version__,
+        **config,
+        "training": {name: describe(value) for name, value in settings.items()},
+        "objective": describe(loop.objective),
+        "model": describe(loop.model),
+        "examples": {
+            name: {"count": len(part), "shape": list(part.shape), "pixels": part.pixels, "levels": part.levels}
+            for name, part in parts.items()
+            if part is not None
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")},
+    }
+
+
+def _restore(loop: "Loop", files: "RunDirectory") -> None:
+    """Put the loop where its newest checkpoint left it."""
+    from lowerbound.training.loop import Progress
+    from lowerbound.training.observers import restore_random_state
+    from lowerbound.training.record import optimizer_from_files, read_checkpoint
+
+    before = files.read_config()["training"]
+    for name in ("seed", "batch_size"):
+        now = {"seed": loop.seed, "batch_size": loop.batch_size}[name]
+        if before[name] != now:
+            raise SettingsError(
+                f"fit: the run in {files.path} has {name}={before[name]}, not {now}; resume with the same"
+            )
+    tensors, state = files.read_newest()
+    loop.model.load_state_dict(tensors["model"])
+    optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
+    if loop.ema is not None and "averaged" in tensors:
+        loop.ema.module.load_state_dict(tensors["averaged"])
+        loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
+    restore_random_state(tensors["random"], loop.device)
+    loop.resume(Progress(**state["progress"]))
+    best = files.checkpoints / "best"
+    if best.is_dir():
+        loop.best_weights = read_checkpoint(best)[0]["model"]
+
+
+@contextmanager
+def _stopping_between_steps(loop: "Loop") -> Iterator[None]:
+    """The first interrupt or request to end lets the step under way finish; a second one does not wait."""
+
+    def request(number: int, frame: Any) -> None:
+        if loop.stop_requested:
+            raise KeyboardInterrupt
+        loop.stop_requested = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,206 @@
+"""The loop: epochs of shuffled batches, validation, the choice of the best weights, and who watches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from lowerbound.data.examples import Examples
+from lowerbound.models import Model, device_of, dtype_of
+from lowerbound.objectives import Objective, dataset_terms
+from lowerbound.training.step import TrainingStep
+
+
+@dataclass(eq=False)
+class Progress:
+    """Where a training stands; with the model, the optimiser and torch's random state, all that is needed to go on."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Optimiser steps taken."""
+    position: int = 0
+    """Examples seen of the epoch under way."""
+    seconds: float = 0.0
+    """Time spent training, before this process's share."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums over the examples seen of the epoch under way, by term."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """A record for each complete epoch."""
+    best_bound: float = -math.inf
+    """The best validation bound."""
+    best_epoch: int = 0
+    """The epoch with the best validation bound; 0 before the first validation."""
+    finished: bool = False
+    """Whether the training has reached its end, by its length or by early stopping."""
+    stopped_early: bool = False
+    """Whether early stopping ended it."""
+
+
+class Observer(Protocol):
+    """Someone who watches a training: all methods are called in the loop's own thread.
+
+    To write your own: implement the five methods, and pass an instance in ``observers`` of :class:`Loop`.
+    """
+
+    def on_start(self, loop: Loop) -> None:
+        """Before the first step."""
+
+    def on_step(self, loop: Loop) -> None:
+        """After a step."""
+
+    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+        """After an epoch and its validation."""
+
+    def on_interrupt(self, loop: Loop) -> None:
+        """When an error or a signal ends the training between two steps; the error goes on afterwards."""
+
+    def on_end(self, loop: Loop) -> None:
+        """After the last epoch, with the weights that are kept."""
+
+
+@dataclass(eq=False)
+class Loop:
+    """One training. The arguments are those of :func:`lowerbound.fit`, checked and resolved."""
+
+    model: Model
+    objective: Objective
+    train: Examples
+    validation: Examples | None
+    optimizer: Optimizer
+    factor: Callable[[int], float]
+    total_steps: int
+    batch_size: int
+    clip_norm: float | None
+    ema: AveragedModel | None
+    patience: int | None
+    seed: int
+    observers: list[Observer]
+    progress: Progress = field(default_factory=Progress)
+    best_weights: dict[str, Tensor] | None = None
+    stop_requested: bool = False
+
+    def __post_init__(self) -> None:
+        self.device, self.dtype = device_of(self.model), dtype_of(self.model)
+        self.train = self.train.to(self.device)
+        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.clip_norm)
+        self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        self.sums: dict[str, Tensor] = {}
+        self.started = time.perf_counter()
+
+    def resume(self, progress: Progress) -> None:
+        """Go on from where an earlier training stood; its weights and optimiser state are the caller's to put back."""
+        self.progress = progress
+        self.step.taken = progress.step
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in progress.sums.items()
+        }
+        progress.finished = progress.stopped_early or progress.step >= self.total_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the last short one included."""
+        return -(-len(self.train) // self.batch_size)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training so far, earlier processes included."""
+        return self.progress.seconds + time.perf_counter() - self.started
+
+    @property
+    def kept(self) -> Model:
+        """The model whose bound is validated: with averaged weights where there are such."""
+        return self.model if self.ema is None else self.ema.module
+
+    def run(self) -> None:
+        """Train to the end. torch's random state is the caller's to seed and restore."""
+        try:
+            for observer in self.observers:
+                observer.on_start(self)
+            while not self.progress.finished:
+                self._epoch()
+        except BaseException:
+            for observer in self.observers:
+                observer.on_interrupt(self)
+            raise
+        self.model.load_state_dict(self.best_weights or self.kept.state_dict())
+        self.model.eval()
+        for observer in self.observers:
+            observer.on_end(self)
+
+    def averages(self) -> dict[str, float]:
+        """The terms of the epoch under way, averaged over the examples seen; costs a synchronisation with the device."""
+        return {name: float(value) / self.progress.position for name, value in self.sums.items()}
+
+    def snapshot(self) -> Progress:
+        """Where the training stands now, in plain numbers."""
+        return replace(
+            self.progress, seconds=self.seconds, sums={name: float(value) for name, value in self.sums.items()}
+        )
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        order = self._order()
+        self.model.train()
+        began, first = time.perf_counter(), progress.position
+        while progress.position < len(order) and progress.step < self.total_steps:
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self._take(order[progress.position : progress.position + self.batch_size])
+            for observer in self.observers:
+                observer.on_step(self)
+        rate = (progress.position - first) / (time.perf_counter() - began)
+        record = self._record(self.averages(), rate)
+        progress.epoch += 1
+        progress.position, self.sums = 0, {}
+        progress.history.append(record)
+        patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
+        progress.stopped_early = not patient
+        progress.finished = progress.stopped_early or progress.step >= self.total_steps
+        for observer in self.observers:
+            observer.on_epoch(self, record)
+
+    def _order(self) -> Tensor:
+        """The order of this epoch's examples: a function of the seed and the epoch alone."""
+        generator = torch.Generator().manual_seed((self.seed << 24) + self.progress.epoch)
+        return torch.randperm(len(self.train), generator=generator).to(self.device)
+
+    def _take(self, index: Tensor) -> None:
+        """One step on the examples at ``index``, with everything that belongs to it."""
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * self.factor(self.progress.step)
+        terms = self.step(self.train.batch(index, self.dtype))
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        for name, term in terms.items():
+            total = term.sum(dtype=torch.float64)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.progress.step += 1
+        self.progress.position += len(index)
+
+    def _record(self, averages: dict[str, float], rate: float) -> dict[str, Any]:
+        """The line of metrics of the epoch that has just ended."""
+        progress = self.progress
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train": averages,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "examples_per_second": rate,
+        }
+        if self.validation is not None:
+            terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
+            record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
+            bound = record["validation"]["bound"]
+            if self.best_weights is None or bound > progress.best_bound:
+                progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
+                self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
+        return record | {"seconds": self.seconds}

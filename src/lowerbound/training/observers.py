@@ -1,0 +1,200 @@
+"""Who watches a training: the display, the run directory, and the pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+import lowerbound
+from lowerbound.conditionals import StandardNormal
+from lowerbound.describe import describe
+from lowerbound.models import Model
+from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
+from lowerbound.storage import FORMAT
+from lowerbound.training.loop import Loop
+from lowerbound.training.record import RunDirectory, optimizer_to_files
+
+_REFRESH_SECONDS = 0.25
+_CHECKPOINT_SECONDS = 30.0
+
+
+class Watcher:
+    """An observer to which nothing matters; subclasses say what does."""
+
+    def on_start(self, loop: Loop) -> None:
+        """Before the first step."""
+
+    def on_step(self, loop: Loop) -> None:
+        """After a step."""
+
+    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+        """After an epoch."""
+
+    def on_interrupt(self, loop: Loop) -> None:
+        """When the training ends between two steps."""
+
+    def on_end(self, loop: Loop) -> None:
+        """After the last epoch."""
+
+
+def _terms(terms: dict[str, float]) -> str:
+    return f"{terms['bound']:.2f} nats (rate {terms['rate']:.2f}, distortion {terms['distortion']:.2f})"
+
+
+class Display(Watcher):
+    """Shows a training on standard error: live on a terminal, else a line for each epoch."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live: Live | None = None
+        self.shown = 0.0
+        self.speed = (0.0, 0)
+
+    def on_start(self, loop: Loop) -> None:
+        """Start the live line where there is a terminal."""
+        self.speed = (time.perf_counter(), loop.progress.step)
+        if not self.console.is_terminal:
+            return
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+            console=self.console,
+        )  # fmt: skip
+        self.task = self.bar.add_task("starting", total=loop.total_steps, completed=loop.progress.step, speed="")
+        self.live = Live(self.bar, console=self.console, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def on_step(self, loop: Loop) -> None:
+        """A few times a second, read the running sums and show them."""
+        now = time.perf_counter()
+        if self.live is None or now - self.shown < _REFRESH_SECONDS:
+            return
+        then, step = self.speed
+        rate = (loop.progress.step - step) * loop.batch_size / max(now - then, 1e-9)
+        self.shown = now
+        self.bar.update(
+            self.task,
+            completed=loop.progress.step,
+            description=f"epoch {loop.progress.epoch + 1}  bound {_terms(loop.averages())}",
+            speed=f"{rate:,.0f} examples/s",
+        )
+
+    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+        """Print the epoch's line."""
+        line = f"epoch {record['epoch']:>4}  train {_terms(record['train'])}"
+        if "validation" in record:
+            line += f"  validation {_terms(record['validation'])}"
+        left = (loop.total_steps - loop.progress.step) * record["seconds"] / max(loop.progress.step, 1)
+        remaining = "" if loop.progress.finished else f"  {left:,.0f} s left"
+        self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
+
+    def on_interrupt(self, loop: Loop) -> None:
+        """Leave the terminal as it was."""
+        if self.live is not None:
+            self.live.stop()
+
+    def on_end(self, loop: Loop) -> None:
+        """Say what was kept."""
+        self.on_interrupt(loop)
+        progress = loop.progress
+        if progress.stopped_early:
+            self.console.print(f"stopped early: no better validation bound in {loop.patience} epochs")
+        if progress.best_epoch:
+            self.console.print(f"kept epoch {progress.best_epoch}, validation bound {progress.best_bound:.2f} nats")
+
+
+@dataclass(eq=False)
+class Recorder(Watcher):
+    """Writes metrics and checkpoints to a run directory."""
+
+    directory: RunDirectory
+    written: float = 0.0
+
+    def on_start(self, loop: Loop) -> None:
+        """Metrics newer than where the training stands are from a future that was lost."""
+        self.header = {"model": describe(loop.model), "lowerbound": lowerbound.__version__, "format": FORMAT}
+        self.directory.rewrite_metrics(loop.progress.history)
+        self.written = time.monotonic()
+
+    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+        """Write the line, and a checkpoint if the last one is old or this is the end."""
+        self.directory.append_metrics(record)
+        if loop.progress.finished or time.monotonic() - self.written > _CHECKPOINT_SECONDS:
+            self._checkpoint(loop)
+
+    def on_interrupt(self, loop: Loop) -> None:
+        """Nothing is lost: the state between two steps is written."""
+        self._checkpoint(loop)
+
+    def _checkpoint(self, loop: Loop) -> None:
+        optimizer, rest = optimizer_to_files(loop.optimizer)
+        files = {"model": loop.model.state_dict(), "optimizer": optimizer, "random": random_state(loop.device)}
+        if loop.ema is not None:
+            files |= {"averaged": loop.ema.module.state_dict(), "average": {"n_averaged": loop.ema.n_averaged}}
+        if loop.best_weights is not None:
+            best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
+            self.directory.write_checkpoint("best", {"model": loop.best_weights}, best, self.header)
+        state = {"progress": asdict(loop.snapshot()), "optimizer": rest}
+        self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
+        self.written = time.monotonic()
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's random state on the CPU, and on the device where it has its own."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what :func:`random_state` took."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@dataclass(eq=False)
+class Painter(Watcher):
+    """Draws samples from the prior, reconstructions, the course of the bound and, for two latents, their manifold."""
+
+    directory: RunDirectory
+    every: int
+    seed: int
+    count: int = 64
+    pairs: int = 16
+
+    def on_start(self, loop: Loop) -> None:
+        """Choose what to reconstruct: the first examples that the training does not see, if there are such."""
+        shown = loop.train if loop.validation is None else loop.validation
+        self.originals = shown.subset(torch.arange(min(self.pairs, len(shown)), device=shown.values.device))
+        self.paints = is_image(shown.shape) and hasattr(loop.model, "reconstruct") and hasattr(loop.model, "sample")
+
+    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+        """Samples and reconstructions, as means of p(x given z), from the same noise at every epoch."""
+        if not self.paints or not self.every or (record["epoch"] % self.every and not loop.progress.finished):
+            return
+        name = f"epoch-{record['epoch']:04d}.png"
+        model: Any = loop.kept
+        save_grid(model.sample(self.count, mean=True, seed=self.seed), self.directory.path / "samples" / name)
+        again = model.reconstruct(self.originals)
+        seen = self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
+        save_pairs(seen, again, self.directory.path / "reconstructions" / name)
+
+    def on_end(self, loop: Loop) -> None:
+        """The pictures of the whole run."""
+        save_course(loop.progress.history, self.directory.path / "bound.png")
+        if self.paints and has_two_normal_latents(loop.model):
+            side = 20
+            model: Any = loop.model
+            save_grid(model.decode(manifold_points(side)), self.directory.path / "manifold.png", columns=side)
+
+
+def has_two_normal_latents(model: Model) -> bool:
+    """Whether the prior is N(0, I) over two dimensions."""
+    prior = getattr(model, "prior", None)
+    return isinstance(prior, StandardNormal) and prior.shape == (2,)

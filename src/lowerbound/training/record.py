@@ -1,0 +1,233 @@
+"""The run directory: configuration, a line of metrics for each epoch, and checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from lowerbound.errors import StorageError
+from lowerbound.storage import digest, read_tensors, write_tensors
+
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    ::
+
+        config.yaml                        everything needed to run it again
+        metrics.jsonl                      a line for each epoch
+        checkpoints/step-00000120/         model, averaged model, optimiser and random state as safetensors, state as JSON
+        checkpoints/best/                  the model with the best validation bound
+        samples/ reconstructions/          a picture for each epoch
+        bound.png  manifold.png
+
+    Args:
+        path: of the directory.
+        keep: how many of the newest checkpoints to keep.
+    """
+
+    path: Path
+    keep: int = 2
+
+    @property
+    def config(self) -> Path:
+        """The path of ``config.yaml``."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The path of the folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Make the directory and write its configuration.
+
+        Raises:
+            StorageError: if there is a run in it already; nothing is overwritten.
+        """
+        if self.config.exists():
+            raise StorageError(
+                f"{self.path}: holds a run already; give another directory, go on with it by resume=True "
+                f"(lowerbound train --resume {self.path}), or remove it"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf8")
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({error.strerror}); give another directory") from None
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration.
+
+        Raises:
+            StorageError: if there is none, or it is not YAML.
+        """
+        return read_config(self.config)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Replace all lines, as when going on from a checkpoint that is older than the last line."""
+        partial = self.path / ".metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf8")
+        os.replace(partial, self.path / "metrics.jsonl")
+
+    def write_checkpoint(
+        self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], header: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint whole or not at all, with a digest of each of its files; older ones beyond ``keep`` go.
+
+        Args:
+            name: of its folder.
+            files: tensors by the name of the safetensors file that they go to.
+            state: what JSON can hold.
+            header: metadata of each safetensors file, which makes a model's file loadable by itself.
+        """
+        partial = self.checkpoints / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for file, tensors in files.items():
+            write_tensors(partial / f"{file}.safetensors", tensors, header)
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf8")
+        sums = [f"{digest(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
+        (partial / _SUMS).write_text("".join(sums), encoding="utf8")
+        target = self.checkpoints / name
+        if target.exists():
+            retired = self.checkpoints / f".{name}.retired"
+            shutil.rmtree(retired, ignore_errors=True)
+            os.replace(target, retired)
+        os.replace(partial, target)
+        shutil.rmtree(self.checkpoints / f".{name}.retired", ignore_errors=True)
+        for old in self.newest()[self.keep :]:
+            shutil.rmtree(old)
+
+    def newest(self) -> list[Path]:
+        """The checkpoints of steps, newest first."""
+        return sorted(self.checkpoints.glob("step-*"), reverse=True)
+
+    def read_newest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The newest checkpoint that is intact.
+
+        Raises:
+            StorageError: if there is none.
+        """
+        faults: list[str] = []
+        for folder in self.newest():
+            try:
+                return read_checkpoint(folder)
+            except StorageError as error:
+                faults.append(str(error))
+        raise StorageError("; ".join(faults) or f"{self.path}: has no checkpoint; start the training anew")
+
+    def model_file(self) -> Path:
+        """The file of the model to use: the best one where a validation set chose it, else the newest.
+
+        Raises:
+            StorageError: if there is none, or its digest does not match.
+        """
+        candidates = [folder for folder in [self.checkpoints / "best", *self.newest()] if folder.is_dir()]
+        if not candidates:
+            raise StorageError(f"{self.path}: has no checkpoint yet; wait for the first one, or train again")
+        verify(candidates[0])
+        averaged = candidates[0] / "averaged.safetensors"
+        return averaged if averaged.exists() else candidates[0] / "model.safetensors"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's configuration file.
+
+    Raises:
+        StorageError: if there is none, or it is not a YAML mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise StorageError(f"{path}: cannot be read ({reason}); is this a run's directory or config.yaml?") from None
+    except yaml.YAMLError as error:
+        raise StorageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise StorageError(f"{path}: holds no settings; expected a run's config.yaml")
+    return config
+
+
+def verify(folder: Path) -> None:
+    """Check the files of a checkpoint against their digests.
+
+    Raises:
+        StorageError: naming the first file that is missing or differs.
+    """
+    try:
+        lines = (folder / _SUMS).read_text(encoding="utf8").splitlines()
+    except OSError:
+        raise StorageError(f"{folder}: has no {_SUMS}, so it is not a whole checkpoint") from None
+    for line in lines:
+        expected, name = line.split("  ", 1)
+        file = folder / name
+        if not file.exists() or digest(file) != expected:
+            raise StorageError(f"{file}: missing or damaged, its digest does not match {_SUMS}; use another checkpoint")
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors, by file, and the state of a checkpoint, after checking its digests."""
+    verify(folder)
+    files = {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf8"))
+    return files, state
+
+
+def optimizer_to_files(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors and as what JSON can hold."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {"param_groups": [], "numbers": {}}
+    for index, slots in state["state"].items():
+        for slot, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{slot}"] = value
+            else:
+                rest["numbers"][f"{index}.{slot}"] = value
+    for number, group in enumerate(state["param_groups"]):
+        plain = dict(group)
+        for key in [key for key, value in group.items() if isinstance(value, Tensor)]:
+            tensors[f"group.{number}.{key}"] = plain.pop(key)
+        rest["param_groups"].append(plain)
+    return tensors, rest
+
+
+def optimizer_from_files(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> None:
+    """Put back what :func:`optimizer_to_files` took.
+
+    Raises:
+        StorageError: if the state is of another optimiser.
+    """
+    groups = [dict(group) for group in rest["param_groups"]]
+    slots: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *rest["numbers"].items()]:
+        owner, key = name.split(".", 1)
+        if owner == "group":
+            number, key = key.split(".", 1)
+            groups[int(number)][key] = value
+        else:
+            slots.setdefault(int(owner), {})[key] = value
+    try:
+        optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    except (ValueError, KeyError) as error:
+        raise StorageError(f"the checkpoint's optimiser does not fit this one: {error}") from None
