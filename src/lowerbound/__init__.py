@@ -37,7 +37,32 @@ _HOMES = {
     "save": "storage",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "ELBO",
+    "Bernoulli",
+    "Conditional",
+    "Dataset",
+    "Draw",
+    "Estimate",
+    "Examples",
+    "Gaussian",
+    "LatentModel",
+    "Model",
+    "Objective",
+    "Run",
+    "StandardNormal",
+    "conv",
+    "describable",
+    "errors",
+    "evaluate",
+    "fit",
+    "flatten_leading",
+    "load",
+    "load_data",
+    "mlp",
+    "recipes",
+    "save",
+]
 
 if TYPE_CHECKING:
     from lowerbound import errors, recipes

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +32,14 @@ class _ExampleStreams:
         self,
         shape: tuple[int, ...],
         axis: int,
-        draw: Callable[[np.random.Generator, tuple[int, ...]], object],
+        draw: Callable[[np.random.Generator, tuple[int, ...]], Any],
     ) -> Tensor:
         """An array of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream."""
         before, after = shape[:axis], shape[axis + 1 :]
         rows = np.empty((len(self.indices), *before, *after))
         bits = np.random.Philox(key=self.seed)
         generator = np.random.Generator(bits)
-        state = cast(Any, bits.state)
+        state = bits.state
         for row, index in enumerate(self.indices):
             state["state"]["counter"][:] = (0, 0, self.requests, index)
             bits.state = state

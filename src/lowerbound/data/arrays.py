@@ -136,14 +136,16 @@ def read_array_file(path: Path) -> Parts:
 
 
 def _read_npy(path: Path) -> Array:
-    with _explained(path, "write it again with numpy.save(path, array), without object entries"):
-        return cast(Array, np.load(path, allow_pickle=False))
+    explained = _explained(path, "write it again with numpy.save(path, array), without object entries")
+    with explained, path.open("rb") as file:
+        return cast(Array, np.load(file, allow_pickle=False))
 
 
 def _read_npz(path: Path) -> Parts:
     with (
         _explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
-        np.load(path, allow_pickle=False) as archive,
+        path.open("rb") as file,  # numpy would leave it open if it is damaged
+        np.load(file, allow_pickle=False) as archive,
     ):
         # The usual spellings differ in case (X_train), never in meaning.
         keys = {key.lower(): key for key in archive.files}
@@ -180,7 +182,7 @@ def _explained(path: Path, remedy: str) -> Iterator[None]:
         except MemoryError as error:
             raise DataError(f"{path}: says that it holds more than the memory does; is it damaged?") from error
         except (ValueError, OSError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+            raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); {remedy}") from error
 
 
 def read_idx(path: Path) -> Array:

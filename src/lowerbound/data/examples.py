@@ -37,6 +37,7 @@ class Examples:
         labels: an integer for each example, ``[N]``, or ``None``.
         label_names: what the integers stand for.
         name: what messages call this data.
+        rows: the examples' positions in what they were taken from, ``[N]``; ``None`` if these are all of it.
 
     Raises:
         DataError: for an empty set, a wrong type, or entries that are not finite, naming the first such row.
@@ -53,6 +54,7 @@ class Examples:
     labels: Tensor | None = None
     label_names: tuple[str, ...] | None = None
     name: str = "data"
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() < 2 or 0 in self.values.shape:
@@ -141,7 +143,9 @@ class Examples:
 
     def subset(self, index: Tensor) -> Examples:
         """The examples at ``index``, in its order."""
-        return replace(self, values=self.values[index], labels=None if self.labels is None else self.labels[index])
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        labels = None if self.labels is None else self.labels[index.cpu()]
+        return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()])
 
     def split(self, fraction: float, *, seed: int = 0) -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
@@ -196,6 +200,20 @@ class Dataset:
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
         """Both parts with another treatment of their pixels, see :class:`Examples`."""
         return replace(self, train=self.train.prepare(pixels, seed=seed), test=self.test.prepare(pixels, seed=seed + 1))
+
+    def all(self) -> Examples:
+        """Both parts together: in the order of their source where a random split made them, else train, then test."""
+        train, test = self.train, self.test
+        parts = (train.labels, test.labels)
+        whole = replace(
+            train,
+            values=torch.cat([train.values, test.values]),
+            labels=None if parts[0] is None or parts[1] is None else torch.cat([parts[0], parts[1]]),
+            rows=None,
+        )
+        if train.rows is None or test.rows is None:
+            return whole
+        return replace(whole.subset(torch.cat([train.rows, test.rows]).argsort()), rows=None)
 
 
 def _refuse_non_finite(values: Tensor, name: str) -> None:

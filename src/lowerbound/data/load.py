@@ -68,12 +68,12 @@ def load_data(
     parts = _read(source, size=size, color=color, fit=fit)
     if isinstance(parts, Examples):
         whole = convert_images(parts, size=size, color=color, fit=fit)
-        train, test = whole.split(test_fraction, seed=seed)
+        train, test = whole.split(float(test_fraction), seed=operator.index(seed))
     else:
         train, test = (convert_images(part, size=size, color=color, fit=fit) for part in parts)
         _check_agreement(train, test)
     dataset = Dataset(train, test, _name(source))
-    return dataset if pixels == "as-is" else dataset.prepare(pixels, seed=seed)
+    return dataset if pixels == "as-is" else dataset.prepare(pixels, seed=operator.index(seed))
 
 
 def _check_settings(test_fraction: object, pixels: object, seed: object) -> None:

@@ -85,7 +85,8 @@ def read_picture(path: Path) -> Image.Image:
         try:
             if not path.stat().st_size:
                 raise DataError(f"{path}: the file is empty; delete it or copy it again")
-            with Image.open(path, formats=_FORMATS) as image:
+            # Given a name, Pillow would map the file, and then mistakes width for height in turned TIFFs.
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _gigantic(path, f"{image.width} x {image.height} pixels")
                 image.load()

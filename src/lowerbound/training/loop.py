@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class Loop:
     @property
     def kept(self) -> Model:
         """The model whose bound is validated: with averaged weights where there are such."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else cast(Model, self.ema.module)
 
     def run(self) -> None:
         """Train to the end. torch's random state is the caller's to seed and restore."""

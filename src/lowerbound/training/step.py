@@ -47,7 +47,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         bound = self.objective(draw).mean()
-        (-bound).backward()  # type: ignore[no-untyped-call]
+        (-bound).backward()
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not bool(torch.isfinite(bound) & torch.isfinite(norm)):
             raise self._diagnosis(draw, x)

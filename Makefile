@@ -1,0 +1,54 @@
+# The commands of the project. Each makes what it needs: a virtual environment in .venv, and the packages in it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo test lint types tests format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
+	@echo "make test     install the tools, then lint, check types and run all tests"
+	@echo "make format   format the code"
+	@echo "make clean    remove the virtual environment and the caches"
+
+demo: $(VENV)/.installed
+	@rm -rf runs/demo
+	@$(BIN)/lowerbound train aevb-gaussian --data digits --epochs 40 --pictures-every 10 --out runs/demo
+
+test: lint types tests
+
+lint: $(VENV)/.installed-tools
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.installed-tools
+	@$(BIN)/mypy
+
+tests: $(VENV)/.installed-tools
+	@$(BIN)/pytest
+
+format: $(VENV)/.installed-tools
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "lowerbound needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "this Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing lowerbound into $(VENV) (torch is large: this can take a few minutes)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-tools: $(VENV)/.installed
+	@echo "installing the tools"
+	@$(PIP) --editable ".[dev]"
+	@touch $@

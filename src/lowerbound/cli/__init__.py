@@ -1,0 +1,49 @@
+"""The command: parses, calls, prints. Exit codes: 0 done; 2 the user's input is at fault; 1 a fault of ours."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lowerbound import __version__
+from lowerbound.cli import inspecting, listing, training
+from lowerbound.errors import LowerboundError
+
+app = typer.Typer(
+    name="lowerbound",
+    help="Variational auto-encoders and variational inference, with bounds that are right to the last nat.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+for part in (training, inspecting, listing):
+    part.register(app)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point of the command; ends the process with the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"lowerbound {__version__}")
+        sys.exit(0)
+    try:
+        code = app(arguments, prog_name="lowerbound", standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(error.format_message())
+    except LowerboundError as error:
+        _fail(str(error))
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

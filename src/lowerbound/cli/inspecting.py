@@ -1,0 +1,171 @@
+"""``lowerbound evaluate``, ``sample``, ``reconstruct`` and ``encode``: what a trained run can do."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowerbound.cli.runs import Split, describe_estimate, examples_of, load_for_run, objective_of, open_run
+from lowerbound.errors import SettingsError, StorageError
+
+Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
+Part = Annotated[Split, typer.Option(help="Which part of the data.")]
+Count = Annotated[int, typer.Option(min=1, help="How many.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the four commands."""
+    for command in (evaluate, sample, reconstruct, encode):
+        app.command()(command)
+
+
+def evaluate(
+    directory: Directory,
+    data: Data = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Draws of z for each example; the run's own number if not given.")
+    ] = None,
+    split: Part = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The bound with its terms and standard errors, in nats per example."""
+    import lowerbound as lb
+
+    model, config = open_run(directory)
+    examples = examples_of(load_for_run(config, data), split)
+    objective = objective_of(config, samples)
+    estimate = lb.evaluate(model, objective, examples, seed=seed)
+    if not as_json:
+        print(describe_estimate(estimate, split))
+        return
+    figures: dict[str, Any] = {
+        name: {"mean": part.mean, "standard_error": _number(part.standard_error)}
+        for name, part in {"elbo": estimate, **estimate.terms}.items()
+    }
+    if estimate.bits_per_dimension is not None:
+        figures["bits_per_dimension"] = estimate.bits_per_dimension
+    context = {"split": split, "examples": len(examples), "samples": objective.samples, "seed": seed, "unit": "nats"}
+    print(json.dumps(figures | context))
+
+
+def _number(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value
+
+
+def sample(
+    directory: Directory,
+    out: Annotated[Path, typer.Option(help="File to write: .png for pictures, .npy for numbers.", show_default=False)],
+    count: Count = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    mean: Annotated[
+        bool | None,
+        typer.Option(
+            "--mean/--draw", help="The mean of p(x|z), or a draw from it; if not given: means in .png, draws in .npy."
+        ),
+    ] = None,
+) -> None:
+    """Draw z from the prior, decode it, and write pictures or numbers."""
+    _refuse_suffix(out, (".png", ".npy"))
+    model, _ = open_run(directory)
+    images = model.sample(count, mean=out.suffix == ".png" if mean is None else mean, seed=seed)
+    _write(images, out)
+
+
+def reconstruct(
+    directory: Directory,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .png of pairs, original on the left, or .npy.", show_default=False)
+    ],
+    count: Count = 16,
+    data: Data = None,
+    split: Part = "test",
+) -> None:
+    """Encode and decode some examples, and write them beside their originals."""
+    import torch
+
+    from lowerbound.report.figures import save_pairs
+
+    _refuse_suffix(out, (".png", ".npy"))
+    model, config = open_run(directory)
+    examples = examples_of(load_for_run(config, data), split)
+    model.check_data(examples)
+    shown = examples.subset(torch.arange(min(count, len(examples))))
+    images = model.reconstruct(shown)
+    if out.suffix == ".npy":
+        _write(images, out)
+        return
+    _refuse_vectors(images)
+    save_pairs(shown.prepare("as-is").batch(torch.arange(len(shown))), images, out)
+    print(f"wrote {len(shown)} pairs to {out}")
+
+
+def encode(
+    directory: Directory,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .npy, or .csv with row numbers and labels.", show_default=False)
+    ],
+    data: Data = None,
+    split: Part = "all",
+) -> None:
+    """Write the mean of q(z|x) for every example, in the order of the data."""
+    _refuse_suffix(out, (".npy", ".csv"))
+    model, config = open_run(directory)
+    examples = examples_of(load_for_run(config, data), split)
+    model.check_data(examples)
+    codes = model.encode(examples)
+    if out.suffix == ".npy":
+        _write(codes, out)
+        return
+    import csv
+
+    rows = range(len(examples)) if examples.rows is None else examples.rows.tolist()
+    names = examples.label_names
+    with _opened(out) as file:
+        writer = csv.writer(file)
+        labelled = examples.labels is not None
+        writer.writerow(["row", *(["label"] if labelled else []), *(f"z{unit}" for unit in range(codes.shape[1]))])
+        labels = examples.labels.tolist() if examples.labels is not None else [None] * len(examples)
+        for row, label, code in zip(rows, labels, codes.tolist(), strict=True):
+            writer.writerow([row, *([names[label] if names else label] if labelled else []), *code])
+    print(f"wrote {len(examples)} codes of {codes.shape[1]} numbers to {out}")
+
+
+def _refuse_suffix(out: Path, allowed: tuple[str, ...]) -> None:
+    if out.suffix not in allowed:
+        raise SettingsError(f"--out {out}: give a file that ends in {' or '.join(allowed)}")
+
+
+def _refuse_vectors(images: Any) -> None:
+    from lowerbound.report.figures import is_image
+
+    if not is_image(tuple(images.shape[1:])):
+        raise SettingsError(
+            f"examples of shape {tuple(images.shape[1:])} are not pictures; write numbers: --out FILE.npy"
+        )
+
+
+def _write(array: Any, out: Path) -> None:
+    import numpy as np
+
+    from lowerbound.report.figures import save_grid
+
+    if out.suffix == ".png":
+        _refuse_vectors(array)
+        save_grid(array, out)
+    else:
+        with _opened(out, binary=True) as file:
+            np.save(file, array.cpu().numpy())
+    print(f"wrote {len(array)} to {out}")
+
+
+def _opened(out: Path, *, binary: bool = False) -> Any:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out.open("wb") if binary else out.open("w", newline="", encoding="utf8")
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be written ({error.strerror})") from None

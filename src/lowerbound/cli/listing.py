@@ -1,0 +1,44 @@
+"""``lowerbound recipes`` and ``lowerbound datasets``."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two commands."""
+    app.command()(recipes)
+    app.command()(datasets)
+
+
+def recipes() -> None:
+    """List the recipes: what each composes, and its arguments with their defaults."""
+    from rich.console import Console
+
+    from lowerbound.recipes import RECIPES
+    from lowerbound.settings import settings_of
+
+    console = Console(highlight=False)
+    for recipe in RECIPES.values():
+        console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
+        for name, field in settings_of(recipe.make).model_fields.items():
+            console.print(f"    --{name.replace('_', '-')} [cyan]{field.default}[/cyan]  {field.description}")
+    console.print("\nlowerbound train RECIPE --help shows all flags.")
+
+
+def datasets() -> None:
+    """List the data sets that are known by name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lowerbound.data.catalogue import CATALOGUE
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("what it is")
+    for name, entry in CATALOGUE.items():
+        table.add_row(name, entry.description)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "\n--data also takes a folder of pictures, a .npy or .npz file, and an IDX file. Named sets are looked for in "
+        "$LOWERBOUND_DATA, in the usual caches, and else downloaded."
+    )

@@ -1,0 +1,155 @@
+"""``lowerbound train``: from a recipe or a configuration file to a run directory."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowerbound.cli.flags import flags, with_flags
+from lowerbound.cli.runs import describe_estimate, load_for_run
+from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.load import load_data
+from lowerbound.errors import SettingsError
+from lowerbound.recipes import RECIPES, Recipe, find_recipe
+from lowerbound.settings import checked, settings_of
+from lowerbound.training.fit import fit
+
+if TYPE_CHECKING:
+    from lowerbound.data import Examples
+    from lowerbound.training import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train``, with a subcommand for each recipe."""
+    train = typer.Typer(
+        help="Train a model by a recipe, by the config.yaml of an earlier run, or go on with a run.",
+        invoke_without_command=True,
+        subcommand_metavar="RECIPE [OPTIONS]",
+    )
+    train.callback()(from_file)
+    for recipe in RECIPES.values():
+        train.command(recipe.name, help=recipe.summary)(_command(recipe))
+    app.add_typer(train, name="train")
+
+
+def from_file(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Run again what this config.yaml says.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this directory from its newest checkpoint.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the new run, with --config.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Another number of epochs than the file says.")] = None,
+) -> None:
+    """Train a model by a recipe, by the config.yaml of an earlier run, or go on with a run."""
+    if context.invoked_subcommand is not None:
+        if any(value is not None for value in (config, resume, out, epochs)):
+            raise SettingsError(
+                f"put flags after the recipe: lowerbound train {context.invoked_subcommand} --out DIR ..."
+            )
+        return
+    if (config is None) == (resume is None):
+        raise SettingsError(f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR")
+    from lowerbound.training.record import read_config
+
+    path = config or (resume or Path()) / "config.yaml"
+    plan = read_config(path)
+    if "recipe" not in plan or "data" not in plan:
+        raise SettingsError(
+            f"{path}: records no recipe and data by name, because the run was made in Python; run that program again"
+        )
+    if epochs is not None:
+        plan["training"] |= {"epochs": epochs, "steps": None}
+    _run(plan, resume or out, resume=resume is not None)
+
+
+def _command(recipe: Recipe) -> Callable[..., Any]:
+    parameters = [
+        _flag("data", str, "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file."),
+        _flag("out", Path | None, "Directory of the run; a new one under runs/ if not given.", None),
+        _flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", 0.1),
+        *flags(recipe.make, f"Recipe {recipe.name}"),
+        *flags(fit, "Training", recipe.training),
+        *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",)),
+    ]
+
+    def train(**values: Any) -> None:
+        source = _absolute(values["data"])
+        data = {"source": source, **_part(values, load_data), "seed": values["seed"]}
+        if data["image_size"] is None and Path(source).is_dir():
+            data["image_size"] = recipe.image_size
+        plan = {
+            "recipe": {"name": recipe.name, "arguments": _part(values, recipe.make)},
+            "data": data,
+            "validation": values["validation"],
+            "training": _part(values, fit),
+        }
+        _run(plan, values["out"])
+
+    return with_flags(train, parameters, recipe.summary)
+
+
+def _flag(name: str, kind: Any, text: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    option = typer.Option(help=text, rich_help_panel="Run")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in settings_of(function).model_fields}
+
+
+def _absolute(source: str) -> str:
+    """A path that still leads there from elsewhere; a name stays as it is."""
+    return source if source in CATALOGUE else str(Path(source).expanduser().resolve())
+
+
+def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> None:
+    """Load the data, build the model, train it, and say what came of it and where it is."""
+    recipe = find_recipe(plan["recipe"]["name"])
+    training = checked(fit, plan["training"], name="training")
+    import torch
+
+    import lowerbound as lb
+
+    dataset = load_for_run(plan)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(training["seed"])
+        model, objective = recipe.build(dataset.shape, plan["recipe"]["arguments"])
+    out = out or _free_directory(f"{recipe.name}-{dataset.name}")
+    run = lb.fit(
+        model,
+        objective,
+        dataset.train,
+        validation=plan.get("validation") or None,
+        directory=out,
+        resume=resume,
+        config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
+        **training,
+    )
+    _conclude(run, dataset.test, out)
+
+
+def _free_directory(name: str) -> Path:
+    """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, ... that is free."""
+    names = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(path for path in names if not path.exists())
+
+
+def _conclude(run: "Run", test: "Examples", out: Path) -> None:
+    """The bound on the test data, where the pictures are, and what to do next."""
+    import lowerbound as lb
+
+    print(describe_estimate(lb.evaluate(run.model, run.objective, test), "test"))
+    pictures = [max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")]
+    pictures += [path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")]
+    print("pictures: " + ", ".join(str(path) for path in pictures if path))
+    print("next:")
+    for command in (
+        f"lowerbound evaluate {out} --samples 64",
+        f"lowerbound sample {out} --count 100 --out samples.png",
+        f"lowerbound encode {out} --out latents.csv",
+    ):
+        print(f"  {command}")

@@ -1,0 +1,81 @@
+"""The recipes by name, each with the settings that its paper or use wants. Imports neither torch nor numpy."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lowerbound.errors import SettingsError
+from lowerbound.settings import checked
+
+if TYPE_CHECKING:
+    from lowerbound.models import Model
+    from lowerbound.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A function that composes a model and an objective, and how they are usually trained.
+
+    To write your own: a function of the shape of an example, with keyword-only settings annotated
+    ``Annotated[type, Field(description=...)]``, that returns a model and an objective; decorate it with :func:`recipe`.
+
+    Args:
+        name: what the command calls it.
+        make: the function.
+        training: settings of :func:`lowerbound.fit` that differ from its defaults.
+        pixels: what becomes of the data's pixels, see :class:`lowerbound.Examples`.
+        image_size: to which pictures from a folder are brought, which have no common size of their own.
+    """
+
+    name: str
+    make: Callable[..., "tuple[Model, Objective]"]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    pixels: str = "as-is"
+    image_size: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.make.__doc__ or "").strip().splitlines()[0]
+
+    def build(self, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> "tuple[Model, Objective]":
+        """The model and the objective for examples of this shape.
+
+        Raises:
+            SettingsError: for an argument that is unknown or out of range.
+        """
+        return self.make(shape, **checked(self.make, arguments, name=self.name))
+
+
+RECIPES: dict[str, Recipe] = {}
+
+Make = TypeVar("Make", bound=Callable[..., Any])
+
+
+def recipe(**usual: Any) -> Callable[[Make], Make]:
+    """Decorator: list a function among the recipes, under its own name with dashes.
+
+    Args:
+        usual: how it is usually trained: the last three arguments of :class:`Recipe`.
+    """
+
+    def register(make: Make) -> Make:
+        name = make.__name__.replace("_", "-")
+        RECIPES[name] = Recipe(name, make, **usual)
+        return make
+
+    return register
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        SettingsError: if there is none, with the nearest name.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    near = get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPES)}"
+    raise SettingsError(f"there is no recipe {name!r}; {hint}")
