@@ -300,11 +300,11 @@ def test_test_fractions_out_of_range(fraction):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"image_size": size} for size in (0, -1, 5000, 8.5, "64", True, (1, 2, 3), (0, 4), (), [8, None])),
+        *({"image_size": size} for size in (0, -1, 5000, 8.5, "big", True, (1, 2, 3), (0, 4), (), [8, None])),
         *({"seed": seed} for seed in (-1, 0.5, "0", None, True, 1 << 64)),
         {"color": "red"},
         {"color": None},
-        {"fit": "squash"},
+        {"resize": "squash"},
         {"pixels": "fuzzy"},
     ],
 )
@@ -314,7 +314,7 @@ def test_settings_out_of_range_are_named(settings):
 
 
 def test_settings_that_pass():
-    assert load_data(GREYS, image_size=[np.int64(8), 9], seed=np.int64(3), test_fraction=np.float32(0.5)).shape == (
+    assert load_data(GREYS, image_size=[8, 9], seed=np.int64(3), test_fraction=np.float32(0.5)).shape == (
         1,
         8,
         9,

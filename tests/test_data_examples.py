@@ -77,6 +77,16 @@ def test_static_binarisation_does_not_depend_on_chunks(greys, monkeypatch):
     assert torch.equal(fewer, whole[:11])
 
 
+@pytest.mark.parametrize("levels", [2, 17, 243, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_noise_does_not_leave_the_bin(monkeypatch, levels, dtype):
+    monkeypatch.setattr(noise, "uniform", lambda shape, axis, **_: torch.full(shape, 1 - 2.0**-24, dtype=dtype))
+    values = torch.arange(levels).to(torch.uint8)[None]
+    x = everything(Examples(values, levels=levels, pixels="dequantize"), dtype)
+    assert x.max() < 1
+    assert (x.double() < (values + 1.0).double() / levels).all()
+
+
 @pytest.mark.parametrize("pixels", ["dequantize", "binarize"])
 def test_evaluation_noise_belongs_to_examples(greys, pixels):
     prepared = greys.prepare(pixels)

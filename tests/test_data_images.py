@@ -12,7 +12,7 @@ from PIL import Image
 
 from lowerbound.data import load_data
 from lowerbound.data.images import read_image_folder
-from lowerbound.data.picture import MAX_PIXELS, read_picture, resize
+from lowerbound.data.picture import MAX_PIXELS, read_picture, resized
 from lowerbound.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def save(path: Path, array: np.ndarray = GREY, **settings) -> Path:
 
 
 def read(folder: Path, **settings) -> torch.Tensor:
-    parts = read_image_folder(folder, **{"size": None, "color": "keep", "fit": "crop", **settings})
+    parts = read_image_folder(folder, **{"size": None, "color": "keep", "resize": "crop", **settings})
     assert not isinstance(parts, tuple)
     return parts.values
 
@@ -58,7 +58,7 @@ def test_lossy_formats(tmp_path, suffix):
 def test_order_and_labels_are_natural(tmp_path):
     for index, name in enumerate(["s10/1", "s2/10", "s2/9", "s1/b", "s1/B"]):
         save(tmp_path / f"{name}.png", np.full((2, 2), index, dtype=np.uint8))
-    examples = read_image_folder(tmp_path, size=None, color="keep", fit="crop")
+    examples = read_image_folder(tmp_path, size=None, color="keep", resize="crop")
     assert examples.values[:, 0, 0, 0].tolist() == [4, 3, 2, 1, 0]
     assert examples.labels.tolist() == [0, 0, 1, 1, 2]
     assert examples.label_names == ("s1", "s2", "s10")
@@ -331,9 +331,9 @@ def test_crop_takes_the_middle_and_stretch_takes_all():
     wide = np.zeros((8, 32), dtype=np.uint8)
     wide[:, 12:20] = 200
     picture = Image.fromarray(wide)
-    cropped = np.asarray(resize(picture, (8, 8), "crop"))
+    cropped = np.asarray(resized(picture, (8, 8), "crop"))
     assert np.array_equal(cropped, wide[:, 12:20])
-    stretched = np.asarray(resize(picture, (8, 8), "stretch"))
+    stretched = np.asarray(resized(picture, (8, 8), "stretch"))
     assert stretched[:, 3:5].min() > 150
     assert stretched[:, [0, 7]].max() < 50
 
@@ -342,14 +342,14 @@ def test_crop_takes_the_middle_and_stretch_takes_all():
 @pytest.mark.parametrize("target", [(5, 5), (3, 11), (11, 3), (1, 1), (64, 48)])
 def test_a_constant_stays_constant_at_any_size(source, target):
     for fit in ("crop", "stretch"):
-        result = np.asarray(resize(Image.new("L", source, 77), target, fit))
+        result = np.asarray(resized(Image.new("L", source, 77), target, fit))
         assert result.shape == target
         assert (result == 77).all()
 
 
 def test_shrinking_is_antialiased():
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
-    assert np.abs(np.asarray(resize(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127).max() <= 12
+    assert np.abs(np.asarray(resized(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127).max() <= 12
 
 
 @pytest.mark.skipif("LOWERBOUND_DATA" not in os.environ, reason="LOWERBOUND_DATA names no folder of data sets")

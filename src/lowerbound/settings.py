@@ -23,7 +23,7 @@ def settings_of(function: Callable[..., Any]) -> type[BaseModel]:
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and get_origin(parameter.annotation) is Annotated
     }
-    config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
     return create_model(function.__name__, __config__=config, **fields)
 
 
@@ -36,7 +36,7 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
     Example:
         >>> from pydantic import Field
         >>> def brew(*, cups: Annotated[int, Field(ge=1, description="how many cups")] = 2): ...
-        >>> checked(brew, {"cups": "3"})
+        >>> checked(brew, {"cups": 3})
         {'cups': 3}
         >>> checked(brew, {"cupz": 3})
         Traceback (most recent call last):
@@ -48,9 +48,14 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
         raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
     try:
-        settings = schema(**values)
+        settings = schema(**{key: _python_number(value) for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:1])
         raise SettingsError(f"{name}: {where}={first['input']!r}: {first['msg'].lower()}") from None
     return {field: getattr(settings, field) for field in schema.model_fields}
+
+
+def _python_number(value: Any) -> Any:
+    """numpy's scalars as Python's numbers; anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0917 (typer calls it by name)
     directory: Directory,
     data: Data = None,
     samples: Annotated[

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lowerbound.data.catalogue import CATALOGUE, NamedDataset
-    from lowerbound.data.examples import Dataset, Examples, Pixels
+    from lowerbound.data.examples import Dataset, Examples
     from lowerbound.data.load import load_data
+    from lowerbound.data.options import Pixels
 
 __all__ = ["CATALOGUE", "Dataset", "Examples", "NamedDataset", "Pixels", "load_data"]
 
@@ -20,7 +21,7 @@ _MODULES = {
     "NamedDataset": "catalogue",
     "Dataset": "examples",
     "Examples": "examples",
-    "Pixels": "examples",
+    "Pixels": "options",
     "load_data": "load",
 }
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lowerbound import noise
+from lowerbound.data.options import Pixels
 from lowerbound.errors import DataError, SettingsError
-
-Pixels = Literal["as-is", "dequantize", "binarize", "binarize-once"]
 
 _CHUNK = 4096
 
@@ -119,7 +118,9 @@ class Examples:
         if self.levels is None:
             x = raw.to(dtype)
         elif self.pixels == "dequantize":
-            return (raw.to(dtype) + self._uniform(raw, dtype)) / self.levels
+            low = raw.to(dtype)
+            # Rounding can carry v + u up to v + 1, into the next bin or out of [0, 1).
+            return torch.minimum(low + self._uniform(raw, dtype), torch.nextafter(low + 1, low)) / self.levels
         else:
             x = raw.to(dtype) / (self.levels - 1)
         return (self._uniform(raw, dtype) < x).to(dtype) if self.pixels == "binarize" else x

@@ -17,7 +17,8 @@ from PIL import Image
 from lowerbound.data.arrays import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.memory import refuse_absurd
-from lowerbound.data.picture import Color, Fit, Size, planes, read_picture, recolor, resize
+from lowerbound.data.options import Color, Resize
+from lowerbound.data.picture import Size, planes, read_picture, recolor, resized
 from lowerbound.errors import DataError
 
 SUFFIXES = (
@@ -40,7 +41,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def read_image_folder(folder: Path, *, size: Size | None, color: Color, fit: Fit) -> Parts:
+def read_image_folder(folder: Path, *, size: Size | None, color: Color, resize: Resize) -> Parts:
     """The pictures in a folder, as uint8 images ``[N, C, H, W]``.
 
     Three layouts are read: pictures in the folder itself; one sub-folder for each class, which becomes the label
@@ -52,7 +53,7 @@ def read_image_folder(folder: Path, *, size: Size | None, color: Color, fit: Fit
         folder: where the pictures are.
         size: ``(height, width)`` to bring them to, or ``None`` if they have one size.
         color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, else 3.
-        fit: how to bring a picture to ``size``.
+        resize: how to bring a picture to ``size``.
 
     Raises:
         DataError: if there are no pictures, one cannot be read, or sizes differ, naming the file.
@@ -60,7 +61,7 @@ def read_image_folder(folder: Path, *, size: Size | None, color: Color, fit: Fit
     both = (folder / "train", folder / "test")
     roots = both if all(root.is_dir() for root in both) else (folder,)
     listings = [_list(root) for root in roots]
-    values = _read_all([file for listing in listings for file in listing.files], size=size, color=color, fit=fit)
+    values = _read_all([file for listing in listings for file in listing.files], size=size, color=color, resize=resize)
     found = {name for listing in listings for name in listing.classes or ()}
     label_names = tuple(sorted(found, key=_natural))
     starts = np.cumsum([0, *(len(listing.files) for listing in listings)])
@@ -135,13 +136,13 @@ def _what_else(entries: Sequence[Path]) -> str:
     return f"{found}; to read {arrays[0]}, give the path of that file" if arrays else found
 
 
-def _read_all(files: Sequence[Path], *, size: Size | None, color: Color, fit: Fit) -> NDArray[np.uint8]:
+def _read_all(files: Sequence[Path], *, size: Size | None, color: Color, resize: Resize) -> NDArray[np.uint8]:
     """All pictures as one array ``[N, C, H, W]``; grey ones are spread over three channels once one is in colour."""
     values: NDArray[np.uint8] | None = None
     for row, file in enumerate(files):
         image = recolor(read_picture(file), color)
         if size is not None:
-            image = resize(image, size, fit)
+            image = resized(image, size, resize)
         pixels = planes(image)
         if values is None:
             values = _allocate(len(files), pixels.shape)
@@ -167,21 +168,21 @@ def _allocate(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.empty((count, *shape), dtype=np.uint8)
 
 
-def convert_images(examples: Examples, *, size: Size | None, color: Color, fit: Fit) -> Examples:
+def convert_images(examples: Examples, *, size: Size | None, color: Color, resize: Resize) -> Examples:
     """Images that are in memory already, at another size or in another colour.
 
     Args:
         examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3; anything else passes only if nothing is to do.
         size: ``(height, width)``, or ``None`` to leave it.
         color: ``"keep"`` leaves the channels.
-        fit: as for :func:`read_image_folder`.
+        resize: as for :func:`read_image_folder`.
 
     Raises:
         DataError: if these are not such images.
 
     Example:
         >>> pictures = Examples.of(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
-        >>> convert_images(pictures, size=(32, 32), color="rgb", fit="crop").shape
+        >>> convert_images(pictures, size=(32, 32), color="rgb", resize="crop").shape
         (3, 32, 32)
     """
     shape = examples.shape
@@ -201,7 +202,7 @@ def convert_images(examples: Examples, *, size: Size | None, color: Color, fit: 
         image = recolor(
             Image.fromarray(np.ascontiguousarray(pixels[0] if shape[0] == 1 else np.moveaxis(pixels, 0, 2))), color
         )
-        result[row] = planes(image if size is None else resize(image, size, fit))
+        result[row] = planes(image if size is None else resized(image, size, resize))
     # Lanczos overshoots; Pillow cuts that off at 255 only, which data of fewer levels can exceed.
     np.minimum(result, examples.levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

@@ -1,37 +1,36 @@
-"""One way in for all data: from a name, a path or an array to a training and a test part."""
+"""``load_data``: one way in for all data."""
 
-from __future__ import annotations
+# The annotations of settings are read at run time, by the command before torch is imported: hence the quoted types, and
+# no import of torch at the top.
+from typing import TYPE_CHECKING, Annotated, Any
 
-import difflib
-import math
-import operator
-import os
-from pathlib import Path
-from typing import Any, get_args
+from pydantic import Field
 
-import numpy as np
-import torch
-from torch import Tensor
+from lowerbound.data.options import Color, Pixels, Resize
+from lowerbound.settings import checked, settings_of
 
-from lowerbound.data.arrays import Parts, as_examples, idx_files, read_array_file, read_idx_folder
-from lowerbound.data.catalogue import CATALOGUE
-from lowerbound.data.examples import Dataset, Examples, Pixels
-from lowerbound.data.images import convert_images, is_picture, read_image_folder
-from lowerbound.data.named import load_named
-from lowerbound.data.picture import Color, Fit, Size, check_choices, parse_size
-from lowerbound.errors import DataError, SettingsError
+if TYPE_CHECKING:
+    from lowerbound.data.examples import Dataset
 
 
 def load_data(
     source: Any,
     *,
-    image_size: int | tuple[int, int] | None = None,
-    color: Color = "keep",
-    fit: Fit = "crop",
-    test_fraction: float = 0.1,
-    pixels: Pixels = "as-is",
-    seed: int = 0,
-) -> Dataset:
+    image_size: Annotated[
+        int | tuple[int, int] | str | None,
+        Field(description="bring pictures to this size: 64, or 64x48 for height x width"),
+    ] = None,
+    color: Annotated[Color, Field(description="keep, or turn pictures into grey or rgb")] = "keep",
+    resize: Annotated[Resize, Field(description="to image_size by cutting the middle out, or by stretching")] = "crop",
+    test_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="held out at random where the source has no test part of its own")
+    ] = 0.1,
+    pixels: Annotated[
+        Pixels,
+        Field(description="8-bit pixels as they are, dequantised, or binary: drawn at every pass or once"),
+    ] = "as-is",
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="of the random test part and of binarize-once")] = 0,
+) -> "Dataset":
     """A training and a test part, from wherever the data are.
 
     Args:
@@ -48,7 +47,7 @@ def load_data(
         image_size: brings pictures to this height and width: an integer for squares, or ``(height, width)``.
         color: ``"keep"``, or turn pictures into ``"grey"`` or ``"rgb"``. Kept, a folder with any picture in colour
             is in colour.
-        fit: how to reach ``image_size``: ``"crop"`` keeps the aspect and cuts the middle out, ``"stretch"`` does not.
+        resize: how to reach ``image_size``: ``"crop"`` keeps the aspect and cuts the middle out, ``"stretch"`` does not.
         test_fraction: how much to hold out at random where ``source`` has no test part of its own; ignored where it has.
         pixels: what to make of 8-bit pixels, see :class:`Examples`; ``"as-is"`` leaves given examples as they are.
         seed: for the random test part, and for ``pixels="binarize-once"``.
@@ -58,136 +57,13 @@ def load_data(
         SettingsError: for an argument that is out of range.
 
     Example:
+        >>> import torch
         >>> data = load_data(torch.rand(50, 3), test_fraction=0.2)
         >>> data.shape, len(data.train), len(data.test)
         ((3,), 40, 10)
     """
-    size = parse_size(image_size)
-    check_choices(color, fit)
-    _check_settings(test_fraction, pixels, seed)
-    parts = _read(source, size=size, color=color, fit=fit)
-    if isinstance(parts, Examples):
-        whole = convert_images(parts, size=size, color=color, fit=fit)
-        train, test = whole.split(float(test_fraction), seed=operator.index(seed))
-    else:
-        train, test = (convert_images(part, size=size, color=color, fit=fit) for part in parts)
-        _check_agreement(train, test)
-    dataset = Dataset(train, test, _name(source))
-    return dataset if pixels == "as-is" else dataset.prepare(pixels, seed=operator.index(seed))
+    given = locals()
+    settings = checked(load_data, {name: given[name] for name in settings_of(load_data).model_fields})
+    from lowerbound.data.reading import read_dataset
 
-
-def _check_settings(test_fraction: object, pixels: object, seed: object) -> None:
-    number = isinstance(test_fraction, (int, float, np.floating)) and not isinstance(test_fraction, bool)
-    if not number or not (math.isfinite(test_fraction) and 0 < test_fraction < 1):  # type: ignore[arg-type,operator]
-        raise SettingsError(f"test_fraction={test_fraction!r}: give a number between 0 and 1 (--test-fraction 0.1)")
-    if pixels not in get_args(Pixels):
-        raise SettingsError(f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}")
-    try:
-        good = not isinstance(seed, bool) and 0 <= operator.index(seed) < 1 << 63  # type: ignore[arg-type]
-    except TypeError:
-        good = False
-    if not good:
-        raise SettingsError(f"seed={seed!r}: give an integer from 0 (--seed 0)")
-
-
-def _name(source: object) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        return name if name in CATALOGUE else Path(name).resolve().name or str(name)
-    if isinstance(source, (Dataset, Examples)):
-        return source.name
-    return _name(source[0]) if isinstance(source, tuple) and source else "data"
-
-
-def _read(source: Any, *, size: Size | None, color: Color, fit: Fit) -> Parts:
-    if isinstance(source, Dataset):
-        return source.train, source.test
-    if isinstance(source, str) and source in CATALOGUE:
-        return load_named(source)
-    if isinstance(source, (str, os.PathLike)):
-        return _read_path(source, size=size, color=color, fit=fit)
-    if isinstance(source, tuple):
-        if len(source) != 2:
-            raise DataError(f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)")
-        train, test = (
-            _single(part, name, size=size, color=color, fit=fit)
-            for part, name in zip(source, ("train", "test"), strict=True)
-        )
-        return train, test
-    return _from_memory(source, "data")
-
-
-def _single(source: Any, name: str, *, size: Size | None, color: Color, fit: Fit) -> Examples:
-    """One part of a pair."""
-    if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
-        return _from_memory(source, name)
-    parts = None if isinstance(source, tuple) else _read(source, size=size, color=color, fit=fit)
-    if not isinstance(parts, Examples):
-        raise DataError(
-            f"{name}: this part of the pair has two parts itself; give one of them, or it alone without a pair"
-        )
-    return parts
-
-
-def _from_memory(source: Any, name: str) -> Examples:
-    if isinstance(source, Examples):
-        return source
-    if isinstance(source, (torch.utils.data.Dataset, torch.utils.data.DataLoader)):
-        raise DataError(
-            f"{name}: a {type(source).__name__} is not read; stack its examples into one tensor [examples, ...]"
-        )
-    try:
-        if isinstance(source, Tensor):
-            source = source.detach().cpu()
-            source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-        array = np.array(source)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name}: cannot be read as one array of numbers ({error})") from error
-    if array.ndim == 1 and name == "test" and array.dtype.kind in "iu":
-        raise DataError(
-            f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give labels as "
-            "Examples(values, labels=...)"
-        )
-    return as_examples(array, name=name)
-
-
-def _read_path(source: str | os.PathLike[str], *, size: Size | None, color: Color, fit: Fit) -> Parts:
-    text = os.fspath(source)
-    path = Path(os.path.expanduser(text))
-    if os.path.isdir(path) and text:
-        if idx_files(path):
-            return read_idx_folder(path)
-        return read_image_folder(path, size=size, color=color, fit=fit)
-    if not os.path.isfile(path):
-        raise _missing(text)
-    if is_picture(path):
-        raise DataError(
-            f"{path}: one picture is not a data set; give the folder that holds all of them, such as {path.parent}"
-        )
-    return read_array_file(path)
-
-
-def _missing(text: str) -> DataError:
-    path = Path(os.path.expanduser(text))
-    try:
-        neighbours = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        neighbours = []
-    names = difflib.get_close_matches(text.lower(), CATALOGUE, n=1, cutoff=0.6)
-    files = [str(path.parent / near) for near in difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)]
-    hint = f"; did you mean {(names or files)[0]!r}?" if names or files else "."
-    return DataError(
-        f"{text!r}: there is no such file or folder, nor a data set of that name{hint} "
-        f"The named data sets are {', '.join(CATALOGUE)}"
-    )
-
-
-def _check_agreement(train: Examples, test: Examples) -> None:
-    if train.shape != test.shape:
-        raise DataError(
-            f"{train.name} has examples of shape {train.shape}, but {test.name} of shape {test.shape}; give both one shape "
-            "(for pictures, image_size and color can: --image-size 64 --color grey)"
-        )
-    if train.levels != test.levels:
-        kinds = [f"{part.values.dtype} with {part.levels or 'no'} levels" for part in (train, test)]
-        raise DataError(f"{train.name} holds {kinds[0]}, but {test.name} {kinds[1]}; give both the same type")
+    return read_dataset(source, **settings)

@@ -246,14 +246,14 @@ def _olivetti() -> Examples:
 
 
 def _read_orl(folder: Path) -> Examples:
-    pictures = read_image_folder(folder, size=None, color="grey", fit="stretch")
+    pictures = read_image_folder(folder, size=None, color="grey", resize="stretch")
     counts = [] if isinstance(pictures, tuple) or pictures.labels is None else pictures.labels.bincount().tolist()
     if isinstance(pictures, tuple) or counts != [10] * 40:
         raise DataError(
             f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, expected s1 ... s40 with 10 each; "
             "complete it, or give its path to read it as it is"
         )
-    return convert_images(pictures, size=(64, 64), color="grey", fit="stretch")
+    return convert_images(pictures, size=(64, 64), color="grey", resize="stretch")
 
 
 def _check_olivetti(file: Path) -> None:

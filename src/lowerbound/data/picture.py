@@ -5,16 +5,15 @@ from __future__ import annotations
 import operator
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lowerbound.data.options import Color, Resize
 from lowerbound.errors import DataError, SettingsError
 
-Color = Literal["keep", "grey", "rgb"]
-Fit = Literal["crop", "stretch"]
 Size = tuple[int, int]
 """Height and width."""
 
@@ -36,36 +35,32 @@ _UPRIGHT = {
 
 
 def parse_size(image_size: Any) -> Size | None:
-    """``(height, width)`` from an integer, a pair, or ``None``.
+    """``(height, width)`` from an integer, a pair, text such as ``"64"`` or ``"64x48"``, or ``None``.
 
     Raises:
         SettingsError: for anything else, or sides outside 1 ... 4096.
 
     Example:
-        >>> parse_size(64), parse_size((28, 20)), parse_size(None)
-        ((64, 64), (28, 20), None)
+        >>> parse_size(64), parse_size((28, 20)), parse_size("28x20"), parse_size(None)
+        ((64, 64), (28, 20), (28, 20), None)
     """
     if image_size is None:
         return None
     try:
+        if isinstance(image_size, str):
+            numbers = [int(side) for side in image_size.lower().split("x")]
+            return parse_size(numbers[0] if len(numbers) == 1 else tuple(numbers))
         sides = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
         if any(isinstance(side, (bool, np.bool_)) for side in sides):
             raise TypeError
         height, width = (operator.index(side) for side in sides)
     except (TypeError, ValueError):
         raise SettingsError(
-            f"image_size={image_size!r}: give one integer for squares, or (height, width) (--image-size 64)"
+            f"image_size={image_size!r}: give one integer for squares, or (height, width) (--image-size 64, or 64x48)"
         ) from None
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise SettingsError(f"image_size={image_size!r}: each side must be from 1 to {MAX_SIDE} pixels")
     return height, width
-
-
-def check_choices(color: object, fit: object) -> None:
-    """Raises ``SettingsError`` for an unknown ``color`` or ``fit``."""
-    for name, value, known in (("color", color, get_args(Color)), ("fit", fit, get_args(Fit))):
-        if value not in known:
-            raise SettingsError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -170,18 +165,18 @@ def recolor(image: Image.Image, color: Color) -> Image.Image:
     return image if color == "keep" else image.convert("L" if color == "grey" else "RGB")
 
 
-def resize(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
+def resized(image: Image.Image, size: Size, resize: Resize) -> Image.Image:
     """The picture at ``size`` = (height, width), antialiased (Lanczos).
 
     ``"crop"`` keeps the aspect and cuts what sticks out evenly from both ends, ``"stretch"`` does not keep it.
 
     Example:
-        >>> resize(Image.new("L", (100, 50)), (8, 8), "crop").size
+        >>> resized(Image.new("L", (100, 50)), (8, 8), "crop").size
         (8, 8)
     """
     height, width = size
     cut_x = cut_y = 0.0
-    if fit == "crop":
+    if resize == "crop":
         scale = min(image.width / width, image.height / height)
         cut_x = max(0.0, (image.width - width * scale) / 2)
         cut_y = max(0.0, (image.height - height * scale) / 2)
