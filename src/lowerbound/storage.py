@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import lowerbound
-import lowerbound.models  # registers the parts that a description can name
+import lowerbound.conditionals  # with models and networks: registers the parts that a description can name
+import lowerbound.models
 from lowerbound.describe import build, describe, foreign_parts
 from lowerbound.errors import StorageError
 

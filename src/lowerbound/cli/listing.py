@@ -16,7 +16,7 @@ def recipes() -> None:
     from lowerbound.recipes import RECIPES
     from lowerbound.settings import settings_of
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for recipe in RECIPES.values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
         for name, field in settings_of(recipe.make).model_fields.items():

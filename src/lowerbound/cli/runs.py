@@ -51,6 +51,7 @@ def examples_of(dataset: "Dataset", split: Split) -> "Examples":
 
 def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     """The objective that a run was trained with, perhaps with another number of samples."""
+    import lowerbound.objectives  # registers the objectives that a configuration can name
     from lowerbound.describe import build
 
     objective: Any = build(config["objective"])

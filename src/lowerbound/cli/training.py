@@ -15,7 +15,7 @@ from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
 from lowerbound.settings import checked, settings_of
-from lowerbound.training.fit import fit
+from lowerbound.training.fitting import fit
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples

@@ -17,7 +17,7 @@ def load_data(
     source: Any,
     *,
     image_size: Annotated[
-        int | tuple[int, int] | str | None,
+        int | tuple[int, int] | list[int] | str | None,
         Field(description="bring pictures to this size: 64, or 64x48 for height x width"),
     ] = None,
     color: Annotated[Color, Field(description="keep, or turn pictures into grey or rgb")] = "keep",

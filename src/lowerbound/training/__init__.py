@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"Run": "run", "fit": "fit", "load": "run"}
+_HOMES = {"Run": "run", "fit": "fitting", "load": "run"}
 
 __all__ = ["Run", "fit", "load"]
 
 if TYPE_CHECKING:
-    from lowerbound.training.fit import fit
+    from lowerbound.training.fitting import fit
     from lowerbound.training.run import Run, load
 
 

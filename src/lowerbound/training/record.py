@@ -64,7 +64,10 @@ class RunDirectory:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf8")
+            self.config.write_text(
+                yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None),
+                encoding="utf8",
+            )
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}); give another directory") from None
 
