@@ -51,10 +51,12 @@ def examples_of(dataset: "Dataset", split: Split) -> "Examples":
 
 def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     """The objective that a run was trained with, perhaps with another number of samples."""
-    import lowerbound.objectives  # registers the objectives that a configuration can name
+    from lowerbound import objectives  # also registers what a configuration can name
     from lowerbound.describe import build
 
     objective: Any = build(config["objective"])
+    if not isinstance(objective, objectives.Objective):
+        raise SettingsError(f"the run's config.yaml has no objective, but {config['objective']!r}")
     chosen: Objective = objective if samples is None else replace(objective, samples=samples)
     return chosen
 

@@ -48,7 +48,7 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
         raise ShapeError(f"expected images [N, 1 or 3, H, W], got the shape {tuple(images.shape)}")
     columns = columns or math.ceil(math.sqrt(len(images)))
     tiles = (images.detach().cpu().double().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    factor = max(1, round(_TILE / max(tiles.shape[1:3])))
+    factor = max(1, round(_TILE / tiles.shape[1]))
     tiles = tiles.repeat(factor, 1).repeat(factor, 2)
     height, width, depth = tiles.shape[1] + _GAP, tiles.shape[2] + _GAP, tiles.shape[3]
     rows = -(-len(tiles) // columns)
@@ -64,8 +64,9 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
 
 def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4) -> Path:
     """Write originals beside their reconstructions as one PNG: in each pair the original is on the left."""
-    pairs = torch.stack([originals.cpu(), reconstructions.cpu()], 1).flatten(0, 1)
-    return save_grid(pairs, path, columns=2 * min(columns, len(originals)))
+    return save_grid(
+        torch.cat([originals.cpu(), reconstructions.cpu()], -1), path, columns=min(columns, len(originals))
+    )
 
 
 def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
