@@ -106,8 +106,10 @@ class Model(nn.Module, ABC):
         Raises:
             ShapeError, DataError: saying what does not fit.
         """
-        with evaluating(self):
-            self.draw(examples.batch(torch.arange(min(2, len(examples))), dtype_of(self)).to(device_of(self)))
+        few = examples.subset(torch.arange(min(2, len(examples)), device=examples.values.device))
+        with evaluating(self), seeded(0, device_of(self)):
+            for _, x in batches(few, self, seed=0):
+                self.draw(x)
 
 
 @describable
@@ -193,7 +195,7 @@ class LatentModel(Model):
         Returns:
             ``[count, *event]``.
         """
-        with evaluating(self), _seeded(seed, device_of(self)):
+        with evaluating(self), seeded(seed, device_of(self)):
             z = self.prior().sample((count,))
             return torch.cat([self._observe(part, mean) for part in z.split(self._examples_per_pass(z))])
 
@@ -319,7 +321,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Within the block torch draws from ``seed``, and afterwards as if nothing had been; without a seed, no block."""
     if seed is None:
         yield
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.models import Draw, Gradient, Model, batches, device_of, evaluating
+from lowerbound.models import Draw, Gradient, Model, batches, device_of, evaluating, seeded
 
 
 class Objective(ABC):
@@ -109,10 +109,8 @@ def dataset_terms(
     once: their figures are reproducible for one batch size.)
     """
     examples = Examples.of(data)
-    device = device_of(model)
     parts: list[dict[str, Tensor]] = []
-    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with evaluating(model), seeded(seed, device_of(model)):
         for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
             terms = objective.terms(model.draw(x, objective.samples, objective.gradient))
             parts.append({name: term.double().cpu() for name, term in terms.items()})

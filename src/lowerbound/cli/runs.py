@@ -1,8 +1,8 @@
 """What the commands share: opening a run, its data and its objective, and saying an estimate."""
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lowerbound.errors import SettingsError, StorageError
 
@@ -57,8 +57,7 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     objective: Any = build(config["objective"])
     if not isinstance(objective, objectives.Objective):
         raise SettingsError(f"the run's config.yaml has no objective, but {config['objective']!r}")
-    chosen: Objective = objective if samples is None else replace(objective, samples=samples)
-    return chosen
+    return objective if samples is None else dataclasses.replace(cast(Any, objective), samples=samples)
 
 
 def describe_estimate(estimate: "Estimate", part: str) -> str:

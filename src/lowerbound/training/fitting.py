@@ -122,9 +122,8 @@ def fit(
     """
     given = locals()
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
-    import torch
-
     from lowerbound.data import Examples
+    from lowerbound.models import seeded
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.run import Run
 
@@ -136,8 +135,7 @@ def fit(
             model.check_data(part)
     files = None if directory is None else RunDirectory(Path(directory))
     loop = _make_loop(model, objective, train, held_out, settings)
-    with torch.random.fork_rng([loop.device] if loop.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, loop.device):
         if files is not None and resume:
             _restore(loop, files)
         elif files is not None:

@@ -1,0 +1,99 @@
+"""One dictionary of constructors for each concept; the property tests run over all of them. A new entry costs one line."""
+
+import torch
+import zuko
+from torch import nn
+
+import lowerbound as lb
+
+IMAGE = (1, 9, 7)
+
+NETWORKS = {
+    "mlp without hidden layers": (lambda: lb.mlp(6, 4), (6,), (4,)),
+    "mlp": (lambda: lb.mlp(6, 8, 4), (6,), (4,)),
+    "deep mlp between shapes": (lambda: lb.mlp(IMAGE, 8, 8, 8, (2, 3, 3), activation="gelu"), IMAGE, (2, 3, 3)),
+    "mlp with a class as activation": (lambda: lb.mlp(6, 8, 4, activation=nn.PReLU), (6,), (4,)),
+    "conv encoder": (lambda: lb.conv(IMAGE, 4, 8, 5, activation="tanh"), IMAGE, (5,)),
+    "conv decoder": (lambda: lb.conv(5, 8, 4, (2, 9, 7)), (5,), (2, 9, 7)),
+    "conv with strides 3 and 1": (lambda: lb.conv((3, 10, 11), 4, 4, 5, stride=(3, 1)), (3, 10, 11), (5,)),
+    "conv back with strides 1 and 3": (lambda: lb.conv(5, 4, 4, (3, 10, 11), stride=(1, 3)), (5,), (3, 10, 11)),
+    "conv with a hidden layer": (lambda: lb.conv((1, 64, 64), 2, 2, 2, 5, hidden=(8,)), (1, 64, 64), (5,)),
+    "flatten_leading": (lambda: lb.flatten_leading(nn.Conv2d(1, 2, 3), IMAGE, (2, 7, 5)), IMAGE, (2, 7, 5)),
+}
+
+# What is given to each has the shape (4,).
+CONDITIONALS = {
+    "StandardNormal": (lambda: lb.StandardNormal(3), (3,)),
+    "StandardNormal over images": (lambda: lb.StandardNormal((2, 3, 3)), (2, 3, 3)),
+    "Gaussian": (lambda: lb.Gaussian(lb.mlp(4, 8, 6)), (3,)),
+    "Gaussian over images": (lambda: lb.Gaussian(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
+    "Gaussian with fixed scale": (lambda: lb.Gaussian(lb.mlp(4, 3), scale=0.1), (3,)),
+    "Gaussian with shared scale": (lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="shared"), (1, 5, 4)),
+    "Gaussian with elementwise scale": (lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="elementwise"), (1, 5, 4)),
+    "Gaussian with sigmoid mean": (lambda: lb.Gaussian(lb.mlp(4, 6), mean="sigmoid"), (3,)),
+    "Gaussian of one's own network": (lambda: lb.Gaussian(nn.Linear(4, 6)), (3,)),
+    "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
+}
+
+OBJECTIVES = {
+    "ELBO": lb.ELBO,
+    "ELBO, 7 samples": lambda: lb.ELBO(samples=7),
+    "ELBO, estimator A": lambda: lb.ELBO(samples=3, kl="sampled"),
+    "ELBO, estimator B": lambda: lb.ELBO(samples=3, kl="closed-form"),
+}
+
+
+def _vae(posterior=None, prior=None, likelihood=None, shape=IMAGE, latent=2):
+    return lb.LatentModel(
+        prior or lb.StandardNormal(latent),
+        posterior or lb.Gaussian(lb.mlp(shape, 16, 2 * latent, activation="tanh")),
+        likelihood or lb.Gaussian(lb.mlp(latent, 16, (2, *shape[1:]), activation="tanh")),
+    )
+
+
+class Flatten(nn.Module):
+    """A flow takes vectors; this gives it an image."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x):
+        return self.flow(x.flatten(1))
+
+
+# All take images of shape IMAGE, binary where the name says so.
+MODELS = {
+    "Gaussian": _vae,
+    "fixed scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3)),
+    "shared scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="shared")),
+    "elementwise scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")),
+    "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
+    "convolutional": lambda: _vae(
+        lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))
+    ),
+    "own networks": lambda: _vae(
+        lb.Gaussian(nn.Sequential(nn.Flatten(), nn.Linear(63, 4))),
+        likelihood=lb.Gaussian(
+            lb.flatten_leading(nn.Sequential(nn.Linear(2, 126), nn.Unflatten(1, (2, 9, 7))), 2, (2, 9, 7))
+        ),
+    ),
+    "image latents": lambda: _vae(
+        lb.Gaussian(lb.mlp(IMAGE, (4, 2, 2))),
+        lb.StandardNormal((2, 2, 2)),
+        lb.Gaussian(lb.mlp((2, 2, 2), (2, 9, 7))),
+    ),
+    "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
+    "flow posterior": lambda: _vae(Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))),
+}
+
+# Only torch's own generator can make the noise of these, so their figures depend on the batches.
+FOREIGN_NOISE = {"flow posterior"}
+# These have no mean of q in closed form.
+NO_MEAN = {"flow posterior"}
+
+
+def images(model_name: str, count: int = 11) -> torch.Tensor:
+    """Images that the model of that name can take."""
+    grey = torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1))
+    return (grey > 0.5).float() if "binary" in model_name else grey

@@ -1,0 +1,344 @@
+"""What holds for every network, conditional, objective and model."""
+
+import copy
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributions import Distribution
+
+import lowerbound as lb
+from lowerbound.describe import build, describe, foreign_parts
+from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from constructors import CONDITIONALS, FOREIGN_NOISE, IMAGE, MODELS, NETWORKS, NO_MEAN, OBJECTIVES, images
+
+network = pytest.mark.parametrize("name", NETWORKS)
+conditional = pytest.mark.parametrize("name", CONDITIONALS)
+model = pytest.mark.parametrize("name", MODELS)
+objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+# Networks
+
+
+@network
+def test_networks_take_any_leading_dimensions(name):
+    make, inputs, outputs = NETWORKS[name]
+    net = make().double()
+    x = torch.rand(3, 5, *inputs, dtype=torch.float64)
+    y = net(x)
+    assert net.input_shape == inputs
+    assert net.output_shape == outputs
+    assert y.shape == (3, 5, *outputs)
+    torch.testing.assert_close(y[1, 2], net(x[1, 2][None])[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(y[2], net(x[2]), rtol=0, atol=1e-12)
+
+
+@network
+def test_networks_reach_every_parameter_and_input(name):
+    make, inputs, _ = NETWORKS[name]
+    net = make().double()
+    x = torch.randn(6, *inputs, dtype=torch.float64, requires_grad=True)
+    net(x).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+    assert x.grad.abs().sum() > 0
+
+
+@network
+def test_networks_refuse_other_shapes_by_name(name):
+    make, inputs, _ = NETWORKS[name]
+    with pytest.raises(ShapeError, match=r"takes events of shape .* but the input has shape"):
+        make()(torch.zeros(4, *inputs[:-1], inputs[-1] + 1))
+
+
+@network
+def test_networks_are_rebuilt_from_their_description(name):
+    net = NETWORKS[name][0]()
+    description = describe(net)
+    if any(foreign_parts(description)):
+        assert "PReLU" in str(description) or "Conv2d" in str(description)
+        return
+    again = build(description)
+    assert describe(again) == description
+    again.load_state_dict(net.state_dict())
+
+
+def test_conv_brings_every_size_back():
+    for side in range(4, 20):
+        shape = (1, side, 23 - side)
+        decoder = lb.conv(2, 4, 4, shape)
+        assert decoder(torch.zeros(1, 2)).shape == (1, *shape)
+        assert lb.conv(shape, 4, 4, 2)(torch.zeros(1, *shape)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lb.mlp(4), "at least its inputs and its outputs"),
+        (lambda: lb.mlp(4, 0, 2), "0"),
+        (lambda: lb.mlp(4, 2.5, 2), "2.5"),
+        (lambda: lb.mlp(4, 8, 2, activation="tan"), "activation='tan' is unknown; choose one of elu"),
+        (lambda: lb.conv((1, 8, 8), 4), "at least one layer"),
+        (lambda: lb.conv((1, 8, 8), 4, 4, 4, 4, 2), "has shrunk to 1 x 1 before layer 4"),
+        (lambda: lb.conv((1, 8, 8), 4, (1, 8, 8)), "from an image"),
+        (lambda: lb.conv(8, 4, 8), "from an image"),
+        (lambda: lb.conv((1, 8, 8), 4, 4, 2, stride=(2, 2, 2)), "2 layers but 3 strides"),
+    ],
+)
+def test_networks_that_cannot_be_say_why(make, message):
+    with pytest.raises(SettingsError, match=message):
+        make()
+
+
+# Conditionals
+
+
+@conditional
+def test_conditionals_keep_leading_dimensions_as_batch(name):
+    make, event = CONDITIONALS[name]
+    p = make()(torch.rand(3, 5, 4))
+    assert isinstance(p, Distribution)
+    assert p.event_shape == event
+    if not name.startswith("StandardNormal"):
+        assert p.batch_shape == (3, 5)
+    assert p.sample().shape == (*p.batch_shape, *event)
+    assert p.log_prob(torch.zeros(5, *event)).shape == (*p.batch_shape,) or name.startswith("StandardNormal")
+    assert p.mean.shape == p.variance.shape == (*p.batch_shape, *event)
+
+
+@conditional
+def test_densities_are_float32_at_least(name):
+    make, event = CONDITIONALS[name]
+    p = make().bfloat16()(torch.rand(5, 4, dtype=torch.bfloat16))
+    if name.startswith("StandardNormal"):
+        return
+    assert p.log_prob(torch.zeros(5, *event)).dtype == torch.float32
+
+
+@conditional
+def test_samples_have_the_stated_mean_and_variance(name):
+    """Each of up to 20 entries is tested at 5 standard errors: less than one false alarm in 10^4 runs."""
+    make, _ = CONDITIONALS[name]
+    p = make().double()(torch.rand(1, 4, dtype=torch.float64))
+    draws = p.sample((20_000,)).double()
+    mean, variance = p.mean, p.variance
+    assert (((draws.mean(0) - mean) / (variance / 20_000).sqrt()).abs() < 5).all()
+    fourth = ((draws - mean) ** 4).mean(0)
+    error = ((fourth - variance**2) / 20_000).sqrt()
+    assert (((draws - mean) ** 2).mean(0) - variance).abs().le(5 * error + 1e-12).all()
+
+
+@conditional
+def test_conditionals_are_rebuilt_from_their_description(name):
+    part = CONDITIONALS[name][0]()
+    description = describe(part)
+    if name == "Gaussian of one's own network":
+        assert list(foreign_parts(description)) == [("model.network", "torch.nn.modules.linear.Linear")]
+        return
+    again = build(description)
+    again.load_state_dict(part.state_dict())
+    assert describe(again) == description
+
+
+def test_scales_stay_between_their_bounds():
+    for value in (-1e30, -40.0, 0.0, 40.0, 1e30):
+        gaussian = lb.Gaussian(lb.mlp(1, 2), min_scale=0.01, max_scale=5.0)
+        with torch.no_grad():
+            for parameter in gaussian.parameters():
+                parameter.fill_(value)
+        scale = gaussian(torch.zeros(1, 1)).stddev
+        assert torch.isfinite(scale).all()
+        assert (scale >= 0.01 * (1 - 1e-6)).all()
+        assert (scale <= 5.0 * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: lb.Gaussian(lb.mlp(4, 3)), ShapeError, r"\(3,\) cannot be split into mean and log variance"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), scale=0.0), SettingsError, "scale=0.0 is unknown"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), scale="learned"), SettingsError, "scale='learned' is unknown"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), mean="tanh"), SettingsError, "mean='tanh' is unknown"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), min_scale=0.0), SettingsError, "must be positive"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), min_scale=1.0, max_scale=2.0), SettingsError, r"more than e\^2 times"),
+        (lambda: lb.Gaussian(torch.nn.Linear(4, 4), scale="elementwise"), ShapeError, "declares its output_shape"),
+        (lambda: lb.StandardNormal(0), SettingsError, "0 is not a size"),
+    ],
+)
+def test_conditionals_that_cannot_be_say_why(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+# Objectives and models
+
+
+@pytest.mark.parametrize("which", OBJECTIVES)
+@model
+def test_every_objective_gives_a_bound_for_each_example(name, which):
+    vae, goal = MODELS[name](), OBJECTIVES[which]()
+    draw = vae.draw(images(name), goal.samples, goal.gradient)
+    if goal.kl == "closed-form" and draw.analytic_rate is None:
+        with pytest.raises(UnsupportedError, match="no closed-form KL is registered for"):
+            goal(draw)
+        return
+    bound, terms = goal(draw), goal.terms(draw)
+    assert bound.shape == (11,)
+    assert torch.isfinite(bound).all()
+    torch.testing.assert_close(bound, terms["bound"])
+    torch.testing.assert_close(terms["bound"], -(terms["rate"] + terms["distortion"]))
+
+
+@model
+def test_terms_have_the_stated_shapes(name):
+    draw = MODELS[name]().draw(images(name), samples=3)
+    assert draw.z.shape[:2] == (3, 11)
+    assert draw.log_likelihood.shape == draw.log_prior.shape == draw.log_q.shape == draw.log_w.shape == (3, 11)
+    assert draw.rate.shape == draw.sampled_rate.shape == (11,)
+    torch.testing.assert_close(draw.log_w, draw.log_likelihood + draw.log_prior - draw.log_q)
+
+
+@model
+def test_the_gradient_reaches_every_parameter(name):
+    vae = MODELS[name]()
+    (-lb.ELBO(kl="sampled")(vae.draw(images(name))).mean()).backward()
+    for parameter_name, parameter in vae.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@model
+def test_terms_are_computed_only_when_read(name, monkeypatch):
+    vae = MODELS[name]()
+    draw = vae.draw(images(name))
+    read: list[str] = []
+
+    def watched(term):
+        compute = getattr(draw, term)
+        return lambda: (read.append(term), compute())[1]
+
+    for term in ("likelihood_term", "prior_term", "posterior_term"):
+        monkeypatch.setitem(draw.__dict__, term, watched(term))
+    lb.ELBO()(draw)
+    lb.ELBO()(draw)
+    expected = (
+        ["likelihood_term"] if draw.analytic_rate is not None else ["likelihood_term", "posterior_term", "prior_term"]
+    )
+    assert read == expected
+
+
+@model
+def test_a_dataset_s_bound_does_not_depend_on_the_batch_size(name):
+    vae, data = MODELS[name]().double(), images(name, 23).double()
+    first = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=23)
+    for size in (1, 7, 22):
+        again = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=size)
+        if name in FOREIGN_NOISE:
+            assert len(again.per_example) == 23
+            continue
+        torch.testing.assert_close(again.per_example, first.per_example, rtol=1e-12, atol=1e-12)
+        assert again.mean == pytest.approx(float(first.per_example.mean()), rel=1e-12)
+    assert lb.evaluate(vae, lb.ELBO(samples=3), data, seed=6).mean != first.mean
+
+
+@model
+def test_evaluation_leaves_no_traces(name):
+    vae = MODELS[name]()
+    vae.train()
+    vae.likelihood.eval()
+    before, state = copy.deepcopy(vae.state_dict()), torch.get_rng_state()
+    lb.evaluate(vae, lb.ELBO(), images(name))
+    assert vae.posterior.training
+    assert not vae.likelihood.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
+
+
+@model
+def test_embeddings_and_reconstructions_are_the_same_at_every_call(name):
+    vae, data = MODELS[name](), images(name)
+    if name in NO_MEAN:
+        with pytest.raises(UnsupportedError, match=r"the posterior returned .*, which has no mean"):
+            vae.encode(data)
+        return
+    assert torch.equal(vae.encode(data), vae.encode(data))
+    assert torch.equal(vae.reconstruct(data), vae.reconstruct(data))
+    assert vae.reconstruct(data).shape == data.shape
+    torch.testing.assert_close(vae.encode(data[3:4])[0], vae.encode(data)[3])
+
+
+@model
+def test_samples_have_the_data_s_shape_and_follow_their_seed(name):
+    vae = MODELS[name]()
+    state = torch.get_rng_state()
+    first = vae.sample(5, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.shape == (5, *IMAGE)
+    assert torch.equal(vae.sample(5, seed=3), first)
+    assert not torch.equal(vae.sample(5, seed=4), first)
+    if "binary" in name:
+        assert set(first.unique().tolist()) <= {0.0, 1.0}
+        assert len(vae.sample(5, mean=True, seed=3).unique()) > 2
+
+
+@model
+def test_a_copy_is_independent(name):
+    vae = MODELS[name]()
+    twin = copy.deepcopy(vae)
+    with torch.no_grad():
+        next(twin.parameters()).add_(1.0)
+    assert not torch.equal(next(twin.parameters()), next(vae.parameters()))
+
+
+@objective
+def test_objectives_are_frozen_and_described(name):
+    goal = OBJECTIVES[name]()
+    with pytest.raises(FrozenInstanceError):
+        goal.samples = 3
+    assert build(describe(goal)) == goal
+
+
+@pytest.mark.parametrize("settings", [{"samples": 0}, {"samples": 1.5}, {"samples": True}, {"kl": "exact"}])
+def test_objectives_refuse_bad_settings(settings):
+    with pytest.raises(SettingsError, match=f"ELBO: {next(iter(settings))}="):
+        lb.ELBO(**settings)
+
+
+def test_parts_that_do_not_fit_are_refused_by_name():
+    x = torch.rand(3, *IMAGE)
+    encoder, decoder = lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Gaussian(lb.mlp(2, (2, 9, 7)))
+    with pytest.raises(ShapeError, match=r"posterior is over events of shape \(2,\) and the prior over \(3,\)"):
+        lb.LatentModel(lb.StandardNormal(3), encoder, decoder).draw(x)
+    with pytest.raises(ShapeError, match=r"likelihood is over events of shape \(6,\)"):
+        lb.LatentModel(lb.StandardNormal(2), encoder, lb.Gaussian(lb.mlp(2, 12))).draw(x)
+    with pytest.raises(UnsupportedError, match="cannot be reparameterised"):
+        lb.LatentModel(lb.StandardNormal(2), lb.Bernoulli(lb.mlp(IMAGE, 2)), decoder).draw(x)
+    with pytest.raises(UnsupportedError, match="gradient='score' is unknown"):
+        lb.LatentModel(lb.StandardNormal(2), encoder, decoder).draw(x, gradient="score")
+
+
+def test_bernoulli_says_what_it_wants():
+    vae = MODELS["binary"]()
+    grey = images("binary")
+    grey[7, 0, 0, 0] = 0.5
+    with pytest.raises(DataError, match=r"row 7 has grey values.*pixels='binarize'.*binarize-once"):
+        lb.evaluate(vae, lb.ELBO(), grey)
+    grey[4, 0, 0, 0] = 1.5
+    with pytest.raises(DataError, match=r"wants values in \[0, 1\], but row 4 spans \[0, 1.5\]"):
+        lb.evaluate(vae, lb.ELBO(), grey)
+    eight_bits = lb.Examples.of((torch.rand(9, *IMAGE) * 255).to(torch.uint8))
+    assert lb.evaluate(vae, lb.ELBO(), eight_bits.prepare("binarize")).mean < 0
+    assert lb.evaluate(vae, lb.ELBO(), eight_bits.prepare("binarize-once")).mean < 0
+
+
+def test_bits_per_dimension_are_reported_for_dequantised_pixels_only():
+    vae, eight_bits = MODELS["Gaussian"](), lb.Examples.of((torch.rand(9, *IMAGE) * 255).to(torch.uint8))
+    assert lb.evaluate(vae, lb.ELBO(), eight_bits).bits_per_dimension is None
+    estimate = lb.evaluate(vae, lb.ELBO(), eight_bits.prepare("dequantize"))
+    expected = -estimate.mean / (63 * torch.log(torch.tensor(2.0)).item()) + 8
+    assert estimate.bits_per_dimension == pytest.approx(expected, rel=1e-6)
