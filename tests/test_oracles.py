@@ -196,9 +196,8 @@ def test_estimators_a_and_b_agree():
     model, x = small_vae("gaussian"), torch.rand(1, 6, dtype=DOUBLE)
     with torch.no_grad():
         draw = model.draw(x, samples=200_000)
-        draw.log_w  # noqa: B018 (computed here, without gradients)
-    a = draw.log_likelihood + draw.log_prior - draw.log_q
-    b = draw.log_likelihood - draw.analytic_rate
+        a = draw.log_likelihood + draw.log_prior - draw.log_q
+        b = draw.log_likelihood - draw.analytic_rate
     difference = (a - b).squeeze(1)
     assert abs(float(difference.mean() / (difference.std() / math.sqrt(len(difference))))) < 4
     assert float(difference.std()) > 0.01
@@ -256,10 +255,10 @@ def test_the_bound_is_below_the_evidence_and_rises_to_it_as_q_nears_the_posterio
     for shift in (1.0, 0.5, 0.1, 0.0):
         with torch.no_grad():
             model.posterior.network.layers[0].bias[:2] = shift
-        draw = model.draw(x, 500)
-        gap = evidence.log_prob(x) - draw.log_w.mean(0)
-        # The gap is KL(q || posterior), known here: half the squared shift in units of the posterior's scale.
-        expected = 0.5 * (shift / draw.q.stddev[0]).square().sum()
-        assert float(gap.mean()) == pytest.approx(float(expected), abs=0.05)
-        bounds.append(float(draw.log_w.mean()))
+            draw = model.draw(x, 500)
+            gap = evidence.log_prob(x) - draw.log_w.mean(0)
+            # The gap is KL(q || posterior), known here: half the squared shift in units of the posterior's scale.
+            expected = 0.5 * (shift / draw.q.stddev[0]).square().sum()
+            assert float(gap.mean()) == pytest.approx(float(expected), abs=0.05)
+            bounds.append(float(draw.log_w.mean()))
     assert bounds == sorted(bounds)

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from lowerbound.errors import StorageError
+from lowerbound.errors import SettingsError, StorageError
 
 _KINDS: dict[str, type] = {}
 
@@ -18,13 +18,25 @@ Class = TypeVar("Class", bound=type)
 
 
 def describable(cls: Class) -> Class:
-    """Class decorator: instances can be described, provided that each constructor argument is kept under its own name."""
-    _KINDS[cls.__name__] = cls
+    """Class decorator: instances can be described, provided that each constructor argument is kept under its own name.
+
+    Raises:
+        SettingsError: if another class of that name is registered.
+    """
+    known = _KINDS.setdefault(cls.__name__, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise SettingsError(
+            f"describable: {known.__module__}.{known.__qualname__} is registered as {cls.__name__!r}; name your class otherwise"
+        )
+    _KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
     return cls
 
 
 def describe(value: Any) -> Any:
     """What ``value`` is made of, in JSON's types; an object of a foreign class is described by its class's name alone.
+
+    Raises:
+        StorageError: if a describable object does not keep an argument of its constructor.
 
     Example:
         >>> import lowerbound as lb
@@ -40,6 +52,11 @@ def describe(value: Any) -> Any:
         owner = value if inspect.isfunction(value) or inspect.isclass(value) else cls
         return {"foreign": f"{owner.__module__}.{owner.__qualname__}"}
     names = list(inspect.signature(cls).parameters)
+    lost = [name for name in names if not hasattr(value, name)]
+    if lost:
+        raise StorageError(
+            f"{cls.__name__} is describable, but keeps no attribute {lost[0]!r}; set self.{lost[0]} = {lost[0]}"
+        )
     return {"kind": cls.__name__} | {name: describe(getattr(value, name)) for name in names}
 
 
@@ -67,7 +84,7 @@ def build(description: Any) -> Any:
         return description
     arguments = dict(description)
     kind = arguments.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise StorageError(
             f"the description names {kind or description.get('foreign')!r}, which is not a registered part; import the "
             "module that registers it with lowerbound.describable, or pass a constructor"

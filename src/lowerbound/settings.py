@@ -44,7 +44,7 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
     """
     schema, name = settings_of(function), name or function.__name__
     for unknown in values.keys() - schema.model_fields.keys():
-        near = get_close_matches(unknown, schema.model_fields, n=1)
+        near = get_close_matches(str(unknown), schema.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
         raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
     try:

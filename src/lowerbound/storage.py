@@ -38,12 +38,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise StorageError(f"{path}: there is no such file") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise StorageError(f"{path}: not a readable safetensors file ({error}); restore it from a copy") from None
+
+
+def _from_json(text: str) -> Any:
+    """The value, or the text itself where a foreign writer put no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def digest(path: Path) -> str:
@@ -65,6 +73,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Returns:
         The path that was written.
 
+    Raises:
+        StorageError: if it cannot be written.
+
     Example:
         >>> import lowerbound as lb, tempfile
         >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
@@ -74,9 +85,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
-    write_tensors(path, model.state_dict(), header)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, model.state_dict(), header)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path}: cannot be written ({error}); give another path") from None
     return path
 
 
@@ -84,11 +98,11 @@ def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module
     """The model in a file written by :func:`save`, in evaluation mode on the CPU; see :func:`lowerbound.load`."""
     path = Path(path)
     weights, header = read_tensors(path)
-    if "model" not in header:
+    if "model" not in header or not isinstance(header.get("format"), int):
         raise StorageError(f"{path}: holds tensors but no description of a model; was it written by lowerbound.save?")
     if header["format"] > FORMAT:
         raise StorageError(
-            f"{path}: written by lowerbound {header['lowerbound']}, which is newer than this; upgrade lowerbound"
+            f"{path}: written by lowerbound {header.get('lowerbound')}, which is newer than this; upgrade lowerbound"
         )
     model = _rebuild(path, header["model"]) if constructor is None else constructor()
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}

@@ -1,6 +1,7 @@
 """The command: parses, calls, prints. Exit codes: 0 done; 2 the user's input is at fault; 1 a fault of ours."""
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -8,6 +9,8 @@ import typer
 from lowerbound import __version__
 from lowerbound.cli import inspecting, listing, training
 from lowerbound.errors import LowerboundError
+
+_OUR_FAULT = "this is a fault of lowerbound, not yours; please report it with the lines above"
 
 app = typer.Typer(
     name="lowerbound",
@@ -41,9 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except typer.Abort:
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        print(f"lowerbound: {_OUR_FAULT}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
-    print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
+    if message:  # there is none where typer printed the help instead
+        print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +102,9 @@ def reconstruct(
         _write(images, out)
         return
     _refuse_vectors(images)
-    save_pairs(shown.prepare("as-is").batch(torch.arange(len(shown))), images, out)
+    originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
+    with _explained(out):
+        save_pairs(originals, images, out)
     print(f"wrote {len(shown)} pairs to {out}")
 
 
@@ -156,7 +160,8 @@ def _write(array: Any, out: Path) -> None:
 
     if out.suffix == ".png":
         _refuse_vectors(array)
-        save_grid(array, out)
+        with _explained(out):
+            save_grid(array, out)
     else:
         with _opened(out, binary=True) as file:
             np.save(file, array.cpu().numpy())
@@ -164,8 +169,14 @@ def _write(array: Any, out: Path) -> None:
 
 
 def _opened(out: Path, *, binary: bool = False) -> Any:
-    try:
+    with _explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         return out.open("wb") if binary else out.open("w", newline="", encoding="utf8")
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise StorageError(f"{out}: cannot be written ({error.strerror})") from None
+        raise StorageError(f"{out}: cannot be written ({error.strerror}); give another --out") from None

@@ -1,6 +1,7 @@
 """What the commands share: opening a run, its data and its objective, and saying an estimate."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 
+def section(config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml") -> dict[str, Any]:
+    """A copy of one mapping of a configuration.
+
+    Raises:
+        StorageError: if it is missing, or not a mapping.
+    """
+    entry = config.get(name)
+    if not isinstance(entry, dict):
+        found = "has no section" if name not in config else f"has {entry!r} for the section"
+        raise StorageError(f"{file}: {found} {name!r}; restore the file as it was written")
+    return dict(entry)
+
+
 def load_for_run(config: dict[str, Any], source: str | None = None) -> "Dataset":
     """The data that a configuration names, or another source prepared in the same way.
 
@@ -23,7 +37,7 @@ def load_for_run(config: dict[str, Any], source: str | None = None) -> "Dataset"
     from lowerbound.data import load_data
     from lowerbound.settings import checked
 
-    data = dict(config.get("data") or {})
+    data = section(config, "data") if config.get("data") else {}
     named = data.pop("source", None)
     if source is None and named is None:
         raise SettingsError("the run was made in Python and records no data by name; say which: --data NAME|PATH")
@@ -54,9 +68,10 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     from lowerbound import objectives  # also registers what a configuration can name
     from lowerbound.describe import build
 
-    objective: Any = build(config["objective"])
+    described = section(config, "objective")
+    objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
-        raise SettingsError(f"the run's config.yaml has no objective, but {config['objective']!r}")
+        raise StorageError(f"the run's config.yaml: {described!r} is no objective; restore the file as it was written")
     return objective if samples is None else dataclasses.replace(cast(Any, objective), samples=samples)
 
 

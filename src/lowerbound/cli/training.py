@@ -1,6 +1,7 @@
 """``lowerbound train``: from a recipe or a configuration file to a run directory."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.flags import flags, with_flags
-from lowerbound.cli.runs import describe_estimate, load_for_run
+from lowerbound.cli.runs import describe_estimate, load_for_run, section
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
@@ -51,6 +52,8 @@ def from_file(
                 f"put flags after the recipe: lowerbound train {context.invoked_subcommand} --out DIR ..."
             )
         return
+    if resume is not None and out is not None:
+        raise SettingsError("train: --resume goes on in the run's own directory; leave --out away")
     if (config is None) == (resume is None):
         raise SettingsError(f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR")
     from lowerbound.training.record import read_config
@@ -61,6 +64,8 @@ def from_file(
         raise SettingsError(
             f"{path}: records no recipe and data by name, because the run was made in Python; run that program again"
         )
+    for name in ("recipe", "data", "training"):
+        plan[name] = section(plan, name, path)
     if epochs is not None:
         plan["training"] |= {"epochs": epochs, "steps": None}
     _run(plan, resume or out, resume=resume is not None)
@@ -68,6 +73,7 @@ def from_file(
 
 def _command(recipe: Recipe) -> Callable[..., Any]:
     parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         _flag("data", str, "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file."),
         _flag("out", Path | None, "Directory of the run; a new one under runs/ if not given.", None),
         _flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", 0.1),
@@ -76,7 +82,9 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",)),
     ]
 
-    def train(**values: Any) -> None:
+    def train(context: typer.Context, **values: Any) -> None:
+        if values["steps"] is not None and str(context.get_parameter_source("epochs")).endswith("DEFAULT"):
+            values["epochs"] = None  # the recipe's usual number, which nobody asked for
         source = _absolute(values["data"])
         data = {"source": source, **_part(values, load_data), "seed": values["seed"]}
         if data["image_size"] is None and Path(source).is_dir():
@@ -103,12 +111,13 @@ def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, 
 
 def _absolute(source: str) -> str:
     """A path that still leads there from elsewhere; a name stays as it is."""
-    return source if source in CATALOGUE else str(Path(source).expanduser().resolve())
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source not in CATALOGUE and path.exists() else source
 
 
 def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> None:
     """Load the data, build the model, train it, and say what came of it and where it is."""
-    recipe = find_recipe(plan["recipe"]["name"])
+    recipe = find_recipe(plan["recipe"].get("name"))
     training = checked(fit, plan["training"], name="training")
     import torch
 
@@ -117,18 +126,22 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     dataset = load_for_run(plan)
     with torch.random.fork_rng([]):
         torch.manual_seed(training["seed"])
-        model, objective = recipe.build(dataset.shape, plan["recipe"]["arguments"])
+        model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
     out = out or _free_directory(f"{recipe.name}-{dataset.name}")
-    run = lb.fit(
-        model,
-        objective,
-        dataset.train,
-        validation=plan.get("validation") or None,
-        directory=out,
-        resume=resume,
-        config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
-        **training,
-    )
+    try:
+        run = lb.fit(
+            model,
+            objective,
+            dataset.train,
+            validation=plan.get("validation") or None,
+            directory=out,
+            resume=resume,
+            config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
+            **training,
+        )
+    except KeyboardInterrupt:
+        print(f"lowerbound: interrupted; go on with: lowerbound train --resume {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
 
 

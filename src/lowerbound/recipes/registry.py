@@ -74,8 +74,8 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         SettingsError: if there is none, with the nearest name.
     """
-    if name in RECIPES:
+    if isinstance(name, str) and name in RECIPES:
         return RECIPES[name]
-    near = get_close_matches(name, RECIPES, n=1)
+    near = get_close_matches(str(name), RECIPES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPES)}"
     raise SettingsError(f"there is no recipe {name!r}; {hint}")

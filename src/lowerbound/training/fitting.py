@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 import lowerbound
-from lowerbound.errors import SettingsError
+from lowerbound.errors import SettingsError, StorageError
 from lowerbound.settings import checked, settings_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,9 @@ def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Exampl
     if validation is None:
         return examples, None
     if isinstance(validation, float | int) and not isinstance(validation, bool):
-        return examples.split(validation, seed=seed)
+        if not 0 < validation < 1:
+            raise SettingsError(f"fit: validation={validation}: give a fraction between 0 and 1, or examples")
+        return examples.split(float(validation), seed=seed)
     held_out = Examples.of(validation, name="validation data")
     if held_out.shape != examples.shape:
         raise SettingsError(
@@ -225,7 +227,6 @@ def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]
     """Everything needed to run it again: what was asked, of what, by which versions."""
     from lowerbound.describe import describe
 
-    parts = {"train": loop.train, "validation": loop.validation}
     return {
         "lowerbound": lowerbound.__version__,
         **config,
@@ -234,7 +235,7 @@ def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]
         "model": describe(loop.model),
         "examples": {
             name: {"count": len(part), "shape": list(part.shape), "pixels": part.pixels, "levels": part.levels}
-            for name, part in parts.items()
+            for name, part in _parts(loop).items()
             if part is not None
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")},
@@ -247,15 +248,13 @@ def _restore(loop: "Loop", files: "RunDirectory") -> None:
     from lowerbound.training.observers import restore_random_state
     from lowerbound.training.record import optimizer_from_files, read_checkpoint
 
-    before = files.read_config()["training"]
-    for name in ("seed", "batch_size"):
-        now = {"seed": loop.seed, "batch_size": loop.batch_size}[name]
-        if before[name] != now:
-            raise SettingsError(
-                f"fit: the run in {files.path} has {name}={before[name]}, not {now}; resume with the same"
-            )
+    _refuse_other_run(loop, files)
     tensors, state = files.read_newest()
-    loop.model.load_state_dict(tensors["model"])
+    try:
+        loop.model.load_state_dict(tensors["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
     optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
     if loop.ema is not None and "averaged" in tensors:
         loop.ema.module.load_state_dict(tensors["averaged"])
@@ -265,6 +264,28 @@ def _restore(loop: "Loop", files: "RunDirectory") -> None:
     best = files.checkpoints / "best"
     if best.is_dir():
         loop.best_weights = read_checkpoint(best)[0]["model"]
+
+
+def _refuse_other_run(loop: "Loop", files: "RunDirectory") -> None:
+    """Going on is as if it had never stopped only with the same examples in the same order."""
+    config = files.read_config()
+    try:
+        training, examples = config["training"], config["examples"]
+        before = {name: training[name] for name in ("seed", "batch_size")}
+        before |= {f"{part} examples": examples[part]["count"] if part in examples else 0 for part in _parts(loop)}
+    except (KeyError, TypeError):
+        raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
+    now = {"seed": loop.seed, "batch_size": loop.batch_size}
+    now |= {f"{part} examples": 0 if given is None else len(given) for part, given in _parts(loop).items()}
+    for name, value in now.items():
+        if before[name] != value:
+            raise SettingsError(
+                f"fit: the run in {files.path} has {name}={before[name]}, not {value}; resume with the same"
+            )
+
+
+def _parts(loop: "Loop") -> dict[str, "Examples | None"]:
+    return {"train": loop.train, "validation": loop.validation}
 
 
 @contextmanager

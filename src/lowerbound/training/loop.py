@@ -111,6 +111,11 @@ class Loop:
         return -(-len(self.train) // self.batch_size)
 
     @property
+    def between_steps(self) -> bool:
+        """Whether weights and progress belong together, which they do not where a step was cut short."""
+        return self.step.taken == self.progress.step
+
+    @property
     def seconds(self) -> float:
         """Time spent training so far, earlier processes included."""
         return self.progress.seconds + time.perf_counter() - self.started
@@ -183,8 +188,8 @@ class Loop:
         for name, term in terms.items():
             total = term.sum(dtype=torch.float64)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.progress.step += 1
         self.progress.position += len(index)
+        self.progress.step += 1  # last: see between_steps
 
     def _record(self, averages: dict[str, float], rate: float) -> dict[str, Any]:
         """The line of metrics of the epoch that has just ended."""
@@ -200,7 +205,7 @@ class Loop:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             bound = record["validation"]["bound"]
-            if self.best_weights is None or bound > progress.best_bound:
+            if self.best_weights is None or bound > progress.best_bound or math.isnan(progress.best_bound):
                 progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
                 self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
         return record | {"seconds": self.seconds}

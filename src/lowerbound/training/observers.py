@@ -129,8 +129,9 @@ class Recorder(Watcher):
             self._checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Nothing is lost: the state between two steps is written."""
-        self._checkpoint(loop)
+        """Nothing is lost: the state between two steps is written. Where a step was cut short, the last checkpoint stands."""
+        if loop.between_steps:
+            self._checkpoint(loop)
 
     def _checkpoint(self, loop: Loop) -> None:
         optimizer, rest = optimizer_to_files(loop.optimizer)

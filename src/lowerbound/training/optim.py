@@ -67,7 +67,22 @@ def make_optimizer(
         made: Optimizer = make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingsError(f"fit: optimizer={optimizer!r} refused its settings: {error}") from None
-    return made
+    return _taking_plain_steps(made)
+
+
+def _taking_plain_steps(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, unless a step of it wants more than the gradients of one batch, or other ones than networks have."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise SettingsError(
+            f"fit: {type(optimizer).__name__} evaluates the bound several times in a step, on the same noise, which this "
+            "training does not do; use optimizer='adam'"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise SettingsError(
+            "fit: SparseAdam takes sparse gradients only, which no network here has; use optimizer='adam'"
+        )
+    return optimizer
 
 
 def _own(model: nn.Module, optimizer: Optimizer, learning_rate: float | None, weight_decay: float | None) -> Optimizer:
@@ -79,7 +94,7 @@ def _own(model: nn.Module, optimizer: Optimizer, learning_rate: float | None, we
         raise SettingsError(
             "fit: the optimizer holds parameters that are not the model's; make it from model.parameters()"
         )
-    return optimizer
+    return _taking_plain_steps(optimizer)
 
 
 def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
@@ -91,7 +106,7 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
         total_steps: at which progress is 1.
 
     Raises:
-        SettingsError: for an unknown name.
+        SettingsError: for an unknown name, and from the factor where ``schedule`` returns what is not a factor.
 
     Example:
         >>> factor = make_schedule("cosine", warmup_steps=10, total_steps=100)
@@ -110,7 +125,12 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-        return warmup * float(schedule(min(1.0, step / total_steps)))
+        value = float(schedule(min(1.0, step / total_steps)))
+        if not 0 <= value < math.inf:
+            raise SettingsError(
+                f"fit: the schedule gave {value} at step {step + 1}; let it give a finite factor of at least 0"
+            )
+        return warmup * value
 
     return factor
 

@@ -176,13 +176,16 @@ def verify(folder: Path) -> None:
         StorageError: naming the first file that is missing or differs.
     """
     try:
-        lines = (folder / _SUMS).read_text(encoding="utf8").splitlines()
+        lines = (folder / _SUMS).read_text(encoding="utf8", errors="replace").splitlines()
     except OSError:
         raise StorageError(f"{folder}: has no {_SUMS}, so it is not a whole checkpoint") from None
-    for line in lines:
-        expected, name = line.split("  ", 1)
+    sums = {name: expected for expected, _, name in (line.partition("  ") for line in lines)}
+    unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_SUMS}
+    if unlisted or not sums:
+        raise StorageError(f"{folder / _SUMS}: damaged, it does not list {', '.join(sorted(unlisted)) or 'any file'}")
+    for name, expected in sums.items():
         file = folder / name
-        if not file.exists() or digest(file) != expected:
+        if not file.is_file() or digest(file) != expected:
             raise StorageError(f"{file}: missing or damaged, its digest does not match {_SUMS}; use another checkpoint")
 
 
@@ -198,7 +201,7 @@ def optimizer_to_files(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tens
     """An optimiser's state as tensors and as what JSON can hold."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    rest: dict[str, Any] = {"param_groups": [], "numbers": {}}
+    rest: dict[str, Any] = {"kind": type(optimizer).__name__, "param_groups": [], "numbers": {}}
     for index, slots in state["state"].items():
         for slot, value in slots.items():
             if isinstance(value, Tensor):
@@ -221,6 +224,10 @@ def optimizer_from_files(
     Raises:
         StorageError: if the state is of another optimiser.
     """
+    if rest["kind"] != type(optimizer).__name__:
+        raise StorageError(
+            f"the checkpoint's optimiser is {rest['kind']}, not {type(optimizer).__name__}; resume with the same"
+        )
     groups = [dict(group) for group in rest["param_groups"]]
     slots: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *rest["numbers"].items()]:

@@ -50,18 +50,18 @@ class TrainingStep:
         (-bound).backward()
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not bool(torch.isfinite(bound) & torch.isfinite(norm)):
-            raise self._diagnosis(draw, x)
+            raise self._diagnosis(draw, bound, x)
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        self.taken += 1  # before the update, so that one cut short is not mistaken for none
         self.optimizer.step()
-        self.taken += 1
         return {name: term.detach() for name, term in self.objective.terms(draw).items()}
 
     @torch.no_grad()
-    def _diagnosis(self, draw: Draw, x: Tensor) -> NonFiniteError:
+    def _diagnosis(self, draw: Draw, bound: Tensor, x: Tensor) -> NonFiniteError:
         """The first quantity on the way from data to gradient that is not finite, and what to do about it."""
         step = self.taken + 1
-        term, tensor = _first_non_finite(self.model, draw, x)
+        term, tensor = _first_non_finite(self.model, draw, bound, x)
         rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         largest, where = max((float(p.abs().max()), name) for name, p in self.model.named_parameters() if p.numel())
         name = type(self.optimizer).__name__
@@ -86,7 +86,7 @@ class TrainingStep:
         )
 
 
-def _first_non_finite(model: nn.Module, draw: Draw, x: Tensor) -> tuple[str, str]:
+def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
     q = draw.q
     on_the_way: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),
@@ -95,6 +95,7 @@ def _first_non_finite(model: nn.Module, draw: Draw, x: Tensor) -> tuple[str, str
         ("latents", "z", draw.z),
         ("log_likelihood", "log p(x given z)", draw.log_likelihood),
         ("rate", "KL(q(z given x) || p(z))", draw.rate),
+        ("bound", "the objective's bound", bound),
     ]
     for term, tensor, value in on_the_way:
         if value is not None and not bool(torch.isfinite(value).all()):
