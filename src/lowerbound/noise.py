@@ -74,6 +74,8 @@ def per_example(seed: int, indices: Tensor) -> Iterator[None]:
 
 def _streams(shape: tuple[int, ...], axis: int) -> _ExampleStreams | None:
     """The streams in force, where ``shape`` has the examples along ``axis``."""
+    if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
+        return None
     streams = _PER_EXAMPLE.get()
     return streams if streams is not None and axis >= 0 and shape[axis] == len(streams.indices) else None
 

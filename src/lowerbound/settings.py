@@ -43,6 +43,8 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
         lowerbound.errors.SettingsError: brew: there is no setting 'cupz'; did you mean 'cups'?
     """
     schema, name = settings_of(function), name or function.__name__
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{name}: expected settings by name, not {values!r}")
     for unknown in values.keys() - schema.model_fields.keys():
         near = get_close_matches(str(unknown), schema.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"

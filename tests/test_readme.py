@@ -1,0 +1,39 @@
+"""What the README promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import lowerbound as lb
+from lowerbound.recipes import RECIPES
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(capsys, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    names: dict[str, object] = {}
+    exec(code.replace("epochs=20", "epochs=2, progress=False"), names)
+    assert re.match(r"Estimate\(mean=-?[\d.]+, standard_error=", capsys.readouterr().out)
+    assert names["pictures"].shape == (64, 1, 8, 8)
+    assert names["embedding"].shape == (180, 10)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results/aevb.md"])
+def test_links_lead_somewhere(page):
+    path = README.parent / page
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_commands_name_recipes_that_exist():
+    for name in re.findall(r"lowerbound train (\w[\w-]*)", README.read_text(encoding="utf8")):
+        assert name in RECIPES
+
+
+def test_the_table_s_names_exist():
+    for name in ("StandardNormal", "Gaussian", "Bernoulli", "mlp", "conv", "flatten_leading", "ELBO"):
+        assert f"`{name}" in README.read_text(encoding="utf8")
+        assert hasattr(lb, name)
