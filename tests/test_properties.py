@@ -212,6 +212,24 @@ def test_the_gradient_reaches_every_parameter(name):
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", [name for name in MODELS if "flow" not in name])
+def test_a_bound_compiles_as_one_graph(name):
+    """Without breaks, so that a compiler can have the whole step; here the graph is run as it is."""
+    vae, goal, x = MODELS[name](), lb.ELBO(samples=3), images(name)
+
+    def bound():
+        draw = vae.draw(x, 3)
+        return goal(draw), goal.terms(draw)
+
+    torch.manual_seed(2)
+    eager, eager_terms = bound()
+    torch.manual_seed(2)
+    compiled, terms = torch.compile(bound, fullgraph=True, backend="eager")()
+    torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(terms, eager_terms)
+
+
 @model
 def test_terms_are_computed_only_when_read(name, monkeypatch):
     vae = MODELS[name]()

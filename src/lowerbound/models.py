@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,28 @@ from lowerbound.distributions import closed_form_kl
 from lowerbound.errors import ShapeError, UnsupportedError
 
 Gradient = Literal["pathwise"]
+Value = TypeVar("Value")
 
 # Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
 _PASS_SIZE = 1 << 22
+
+
+class _once(Generic[Value]):  # noqa: N801 (reads as a decorator)
+    """A property that is computed when first read. Unlike functools.cached_property it holds no lock, so that it compiles."""
+
+    def __init__(self, compute: Callable[[Any], Value]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Value:
+        if instance is None:
+            return cast(Value, self)
+        value = self.compute(instance)
+        instance.__dict__[self.name] = value
+        return value
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,27 +68,27 @@ class Draw:
     p: Distribution | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @cached_property
+    @_once
     def log_likelihood(self) -> Tensor:
         """log p(x given z), ``[K, B]``, in nats."""
         return self.likelihood_term()
 
-    @cached_property
+    @_once
     def log_prior(self) -> Tensor:
         """log p(z), ``[K, B]``, in nats."""
         return self.prior_term()
 
-    @cached_property
+    @_once
     def log_q(self) -> Tensor:
         """log q(z given x), ``[K, B]``, in nats."""
         return self.posterior_term()
 
-    @cached_property
+    @_once
     def log_w(self) -> Tensor:
         """The log importance weights ``log p(x given z) + log p(z) - log q(z given x)``, ``[K, B]``."""
         return self.log_likelihood + self.log_prior - self.log_q
 
-    @cached_property
+    @_once
     def analytic_rate(self) -> Tensor | None:
         """KL(q(z given x) || p(z)) in closed form, ``[B]``, or ``None`` where none is registered with torch."""
         if self.q is None or self.prior is None:
@@ -78,7 +96,7 @@ class Draw:
         kl = closed_form_kl(self.q, self.prior)
         return None if kl is None else kl.expand(self.z.shape[1:2])
 
-    @cached_property
+    @_once
     def sampled_rate(self) -> Tensor:
         """The Monte-Carlo estimate ``mean_k [log q(z_k given x) - log p(z_k)]``, ``[B]``."""
         return (self.log_q - self.log_prior).mean(0)
