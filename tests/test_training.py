@@ -105,6 +105,14 @@ def test_an_instance_trains_with_its_own_settings(vae, data):
     assert run.history[0]["learning_rate"] == 0.007
 
 
+def test_an_instance_keeps_its_rate_and_may_be_given_another(vae, data):
+    optimizer = torch.optim.SGD(vae.parameters(), lr=0.01)
+    train(vae, data, optimizer=optimizer, schedule="linear")
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    optimizer.param_groups[0]["lr"] = 0.002
+    assert train(vae, data, optimizer=optimizer).history[0]["learning_rate"] == 0.002
+
+
 @pytest.mark.parametrize("setting", [{"learning_rate": 0.1}, {"weight_decay": 0.1}])
 def test_an_instance_and_a_setting_of_its_own_are_refused(setting, vae, data):
     with pytest.raises(SettingsError, match="an optimizer instance has its own"):
@@ -279,7 +287,7 @@ def test_a_fixed_decoder_learns_the_closed_form_mean():
     # with a constant decoder of unit scale the bound's optimum is q = p and offset = the data's mean: D/2 log 2 pi + ...
     data = torch.randn(64, SIZE) + 3
     model = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
-    train(model, data, epochs=150, batch_size=64, learning_rate=0.05, optimizer="adam", schedule="cosine")
+    train(model, data, epochs=300, batch_size=64, learning_rate=0.1, optimizer="adam", schedule="cosine")
     torch.testing.assert_close(model.likelihood.network.offset.detach(), data.mean(0), atol=1e-3, rtol=0)
     best = -0.5 * SIZE * math.log(2 * math.pi) - 0.5 * float((data - data.mean(0)).square().sum(1).mean())
     assert lb.evaluate(model, lb.ELBO(), data).mean == pytest.approx(best, abs=0.02)
@@ -383,6 +391,16 @@ def test_a_fraction_is_held_out_at_random_and_not_trained_on(data):
     assert timeless(by_fraction.history) == timeless(by_parts.history)
 
 
+def test_a_fraction_may_be_numpys(data):
+    assert train(make_vae(), data, validation=np.float32(0.25)).history[0]["step"] == 2
+
+
+def test_training_takes_gradients_wherever_it_is_called(data):
+    with torch.no_grad():
+        inside = train(make_vae(), data)
+    assert timeless(inside.history) == timeless(train(make_vae(), data).history)
+
+
 def test_a_validation_bound_that_is_not_a_number_does_not_win(data, monkeypatch):
     from lowerbound.training import loop
 
@@ -445,8 +463,8 @@ def test_dropout_is_active_in_training_only(data):
     encoder = Modes(4)
     model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0))
     train(model, data, epochs=2, batch_size=10, validation=data[:5])
-    # data are checked twice, then two steps and a validation for each epoch
-    assert encoder.seen == [False, False, False, False, True, True, False, True, True, False]
+    # each set is checked once, then two steps and a validation for each epoch
+    assert encoder.seen == [False, False, True, True, False, True, True, False]
     assert not any(module.training for module in model.modules())
 
 
@@ -464,7 +482,7 @@ def test_a_double_precision_model_trains_in_double_precision(data):
         lambda x: x.numpy(),
         lambda x: x.double().numpy(),
         lambda x: x.tolist(),
-        lambda x: lb.Examples.of(x),
+        lb.Examples.of,
     ],
     ids=["tensor", "float32", "float64", "lists", "examples"],
 )

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,10 +153,11 @@ def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Exampl
 
     if validation is None:
         return examples, None
-    if isinstance(validation, float | int) and not isinstance(validation, bool):
-        if not 0 < validation < 1:
+    if isinstance(validation, Real) and not isinstance(validation, bool):
+        fraction = float(validation)
+        if not 0 < fraction < 1:
             raise SettingsError(f"fit: validation={validation}: give a fraction between 0 and 1, or examples")
-        return examples.split(float(validation), seed=seed)
+        return examples.split(fraction, seed=seed)
     held_out = Examples.of(validation, name="validation data")
     if held_out.shape != examples.shape:
         raise SettingsError(

@@ -35,8 +35,8 @@ class Progress:
     """Sums over the examples seen of the epoch under way, by term."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record for each complete epoch."""
-    best_bound: float = -math.inf
-    """The best validation bound."""
+    best_bound: float | None = None
+    """The best validation bound; ``None`` before the first one that is a number."""
     best_epoch: int = 0
     """The epoch with the best validation bound; 0 before the first validation."""
     finished: bool = False
@@ -92,7 +92,7 @@ class Loop:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.train = self.train.to(self.device)
         self.step = TrainingStep(self.model, self.objective, self.optimizer, self.clip_norm)
-        self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.sums: dict[str, Tensor] = {}
         self.started = time.perf_counter()
 
@@ -125,6 +125,7 @@ class Loop:
         """The model whose bound is validated: with averaged weights where there are such."""
         return self.model if self.ema is None else cast(Model, self.ema.module)
 
+    @torch.enable_grad()
     def run(self) -> None:
         """Train to the end. torch's random state is the caller's to seed and restore."""
         try:
@@ -136,6 +137,8 @@ class Loop:
             for observer in self.observers:
                 observer.on_interrupt(self)
             raise
+        finally:
+            self._set_rates(1.0)  # an optimiser that is the caller's own goes back as it came
         self.model.load_state_dict(self.best_weights or self.kept.state_dict())
         self.model.eval()
         for observer in self.observers:
@@ -180,8 +183,7 @@ class Loop:
 
     def _take(self, index: Tensor) -> None:
         """One step on the examples at ``index``, with everything that belongs to it."""
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * self.factor(self.progress.step)
+        self._set_rates(self.factor(self.progress.step))
         terms = self.step(self.train.batch(index, self.dtype))
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -190,6 +192,10 @@ class Loop:
             self.sums[name] = self.sums[name] + total if name in self.sums else total
         self.progress.position += len(index)
         self.progress.step += 1  # last: see between_steps
+
+    def _set_rates(self, factor: float) -> None:
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
 
     def _record(self, averages: dict[str, float], rate: float) -> dict[str, Any]:
         """The line of metrics of the epoch that has just ended."""
@@ -205,7 +211,7 @@ class Loop:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             bound = record["validation"]["bound"]
-            if self.best_weights is None or bound > progress.best_bound or math.isnan(progress.best_bound):
+            if math.isfinite(bound) and (progress.best_bound is None or bound > progress.best_bound):
                 progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
                 self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
         return record | {"seconds": self.seconds}

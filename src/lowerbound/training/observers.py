@@ -105,7 +105,7 @@ class Display(Watcher):
         progress = loop.progress
         if progress.stopped_early:
             self.console.print(f"stopped early: no better validation bound in {loop.patience} epochs")
-        if progress.best_epoch:
+        if progress.best_bound is not None:
             self.console.print(f"kept epoch {progress.best_epoch}, validation bound {progress.best_bound:.2f} nats")
 
 

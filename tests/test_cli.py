@@ -1,0 +1,606 @@
+"""The command: what it prints and writes, and how each mistake ends."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import lowerbound as lb
+from lowerbound.cli import main
+from lowerbound.recipes import RECIPES
+
+FAST = ["--hidden", "4", "--latent", "2", "--samples", "1", "--epochs", "2", "--pictures-every", "0"]
+COUNT = 60
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    """The exit code of the command, and what it wrote to standard output and error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line with which a mistake ends."""
+    code, _, err = call(capsys, *arguments)
+    lines = [line for line in err.splitlines() if not line.startswith("epoch ")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("lowerbound: ")
+    return lines[0]
+
+
+def metrics(directory: Path) -> list[dict]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")} for line in lines
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Without matplotlib, which takes most of the time of so short a training."""
+    monkeypatch.setattr("lowerbound.training.observers.save_course", lambda history, path: path.touch())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with data and a run of each recipe."""
+    folder = tmp_path_factory.mktemp("home")
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 256, (COUNT, 8, 8), dtype=np.uint8)
+    np.savez(folder / "pictures.npz", x=pictures, y=np.arange(COUNT) % 7)
+    np.save(folder / "others.npy", draw.integers(0, 256, (20, 9, 9), dtype=np.uint8))
+    np.save(folder / "vectors.npy", draw.random((COUNT, 6), dtype=np.float32))
+    for name, source in (("gaussian", "pictures.npz"), ("bernoulli", "pictures.npz"), ("vectors", "vectors.npy")):
+        recipe = "aevb-bernoulli" if name == "bernoulli" else "aevb-gaussian"
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["train", recipe, "--data", str(folder / source), "--out", str(folder / name), *FAST])
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+    data = np.load(folder / "vectors.npy")
+    lb.fit(model, lb.ELBO(), data, epochs=1, directory=folder / "python", progress=False)
+    (folder / "empty").mkdir()
+    (folder / "file").touch()
+    return folder
+
+
+@pytest.fixture
+def here(home, monkeypatch) -> Path:
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def copied(here, tmp_path) -> Path:
+    """A run that a test may damage."""
+    shutil.copytree(here / "gaussian", tmp_path / "run")
+    return tmp_path / "run"
+
+
+# Light and quick
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import lowerbound",
+        "import lowerbound; dir(lowerbound)",
+        *(
+            f"from lowerbound.cli import main\ntry: main({arguments!r})\nexcept SystemExit as end: assert end.code == 0"
+            for arguments in (["--help"], ["--version"], ["train", "--help"], ["train", "aevb-gaussian", "--help"],
+                              ["evaluate", "--help"], ["recipes"], ["datasets"])
+        ),
+    ],
+)  # fmt: skip
+def test_nothing_heavy_is_imported_to_answer(program):
+    check = "import sys; heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'} & sys.modules.keys(); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_version(capsys):
+    assert call(capsys, "--version") == (0, f"lowerbound {lb.__version__}\n", "")
+
+
+def test_recipes_are_listed_with_their_settings(capsys):
+    code, out, err = call(capsys, "recipes")
+    assert (code, err) == (0, "")
+    for name, recipe in RECIPES.items():
+        assert f"{name}  {recipe.summary}" in out
+    assert "--latent 10" in out
+
+
+def test_datasets_are_listed(capsys):
+    code, out, err = call(capsys, "datasets")
+    assert (code, err) == (0, "")
+    assert [name for name in ("digits", "mnist", "frey-faces") if name in out] == ["digits", "mnist", "frey-faces"]
+
+
+def test_without_arguments_the_help_is_shown(capsys):
+    code, out, err = call(capsys)
+    assert (code, err) == (2, "")
+    assert "train" in out
+
+
+# Training
+
+
+def test_training_says_what_came_of_it_and_what_is_next(here, tmp_path, capsys):
+    out = tmp_path / "run"
+    code, told, err = call(capsys, "train", "aevb-gaussian", "--data", "pictures.npz", "--out", out, *FAST)
+    assert code == 0
+    assert [line.split()[:2] for line in err.splitlines()[:2]] == [["epoch", "1"], ["epoch", "2"]]
+    assert told.startswith("test bound ")
+    assert "nats per example" in told
+    assert f"pictures: {out}/manifold.png, {out}/bound.png" in told
+    assert f"  lowerbound evaluate {out} --samples 64" in told
+
+
+def test_the_next_commands_work(copied, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, "evaluate", "run", "--samples", 64)[0] == 0
+    assert call(capsys, "sample", "run", "--count", 100, "--out", "samples.png")[0] == 0
+    assert call(capsys, "encode", "run", "--out", "latents.csv")[0] == 0
+
+
+def test_a_configuration_runs_again_to_the_same_figures(here, tmp_path, capsys):
+    code, _, _ = call(capsys, "train", "--config", "gaussian/config.yaml", "--out", tmp_path / "again")
+    assert code == 0
+    assert metrics(tmp_path / "again") == metrics(here / "gaussian")
+    assert (tmp_path / "again" / "config.yaml").read_text() == (here / "gaussian" / "config.yaml").read_text()
+
+
+def test_a_configuration_may_run_for_longer(here, tmp_path, capsys):
+    assert call(capsys, "train", "--config", "gaussian/config.yaml", "--out", tmp_path / "x", "--epochs", 3)[0] == 0
+    assert metrics(tmp_path / "x")[:2] == metrics(here / "gaussian")
+    assert len(metrics(tmp_path / "x")) == 3
+
+
+def test_resuming_for_longer_is_as_training_for_longer(copied, tmp_path, capsys):
+    assert call(capsys, "train", "--resume", copied, "--epochs", 3)[0] == 0
+    assert call(capsys, "train", "--config", copied / "config.yaml", "--out", tmp_path / "x", "--epochs", 3)[0] == 0
+    assert metrics(copied) == metrics(tmp_path / "x")
+
+
+def test_the_configuration_has_what_was_asked(here):
+    config = yaml.safe_load((here / "gaussian" / "config.yaml").read_text())
+    assert config["recipe"]["name"] == "aevb-gaussian"
+    assert config["recipe"]["arguments"]["latent"] == 2
+    assert config["recipe"]["arguments"]["min_scale"] == 0.01
+    assert config["data"]["source"] == str(here / "pictures.npz")
+    assert config["validation"] == 0.1
+    assert (config["training"]["batch_size"], config["training"]["epochs"]) == (32, 2)
+
+
+def test_steps_replace_a_recipes_usual_epochs(here, tmp_path, capsys):
+    code, _, _ = call(
+        capsys,
+        "train",
+        "aevb-bernoulli",
+        "--data",
+        "pictures.npz",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        3,
+        "--hidden",
+        4,
+    )
+    assert code == 0
+    assert metrics(tmp_path / "run")[-1]["step"] == 3
+
+
+def test_without_validation_all_training_data_are_used(here, tmp_path, capsys):
+    arguments = [
+        "train",
+        "aevb-gaussian",
+        "--data",
+        "pictures.npz",
+        "--out",
+        tmp_path / "run",
+        "--validation",
+        0,
+        *FAST,
+    ]
+    assert call(capsys, *arguments)[0] == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["examples"]["train"]["count"] == 54
+    assert "validation" not in config["examples"]
+    assert "validation" not in metrics(tmp_path / "run")[0]
+
+
+def test_runs_without_a_directory_are_numbered(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert call(capsys, "train", "aevb-gaussian", "--data", home / "vectors.npy", *FAST)[0] == 0
+    made = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(made) == 2
+    assert made[1] == f"{made[0]}-2"
+
+
+# Evaluating
+
+
+def test_evaluate_prints_one_json_object(here, capsys):
+    code, out, err = call(capsys, "evaluate", "gaussian", "--samples", 3, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    told = json.loads(out)
+    assert set(told) == {"elbo", "rate", "distortion", "split", "examples", "samples", "seed", "unit"}
+    assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-6)
+    assert (told["split"], told["examples"], told["samples"], told["unit"]) == ("test", 6, 3, "nats")
+
+
+def test_evaluate_is_what_the_library_computes(here, capsys):
+    told = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])
+    expected = lb.evaluate(lb.load("gaussian"), lb.ELBO(), lb.load_data("pictures.npz").train)
+    assert told["elbo"] == {"mean": expected.mean, "standard_error": expected.standard_error}
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 54), ("test", 6), ("all", 60)])
+def test_the_parts_of_the_data(split, count, here, capsys):
+    assert json.loads(call(capsys, "evaluate", "gaussian", "--split", split, "--json")[1])["examples"] == count
+
+
+def test_evaluate_in_words(here, capsys):
+    _, out, _ = call(capsys, "evaluate", "gaussian")
+    told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
+    assert out.startswith(
+        f"test bound {told['elbo']['mean']:.2f} ± {told['elbo']['standard_error']:.2f} nats per example"
+    )
+
+
+def test_dequantised_data_have_bits_per_dimension(here, tmp_path, capsys):
+    arguments = [
+        "train",
+        "aevb-gaussian",
+        "--data",
+        "pictures.npz",
+        "--pixels",
+        "dequantize",
+        "--out",
+        tmp_path / "run",
+    ]
+    assert call(capsys, *arguments, *FAST)[0] == 0
+    told = json.loads(call(capsys, "evaluate", tmp_path / "run", "--json")[1])
+    assert told["bits_per_dimension"] == pytest.approx(-told["elbo"]["mean"] / (64 * np.log(2)) + 8, rel=1e-9)
+
+
+def test_a_single_example_has_no_standard_error(here, tmp_path, capsys):
+    np.savez(tmp_path / "one.npz", x_train=np.zeros((2, 8, 8), np.uint8), x_test=np.zeros((1, 8, 8), np.uint8))
+    told = json.loads(call(capsys, "evaluate", "gaussian", "--data", tmp_path / "one.npz", "--json")[1])
+    assert told["elbo"]["standard_error"] is None
+
+
+def test_a_run_made_in_python_takes_its_data_from_the_flag(here, capsys):
+    assert call(capsys, "evaluate", "python", "--data", "vectors.npy")[0] == 0
+
+
+# Pictures and numbers
+
+
+def test_samples_as_numbers_are_draws_and_as_means_are_means(here, tmp_path, capsys):
+    for name, flags in (("draws", []), ("explicit", ["--draw"]), ("means", ["--mean"])):
+        code, _, _ = call(capsys, "sample", "bernoulli", "--count", 5, "--out", tmp_path / f"{name}.npy", *flags)
+        assert code == 0
+    draws, explicit, means = (np.load(tmp_path / f"{name}.npy") for name in ("draws", "explicit", "means"))
+    model = lb.load("bernoulli")
+    np.testing.assert_array_equal(draws, explicit)
+    np.testing.assert_array_equal(draws, model.sample(5, seed=0).numpy())
+    np.testing.assert_array_equal(means, model.sample(5, mean=True, seed=0).numpy())
+    assert set(np.unique(draws)) == {0.0, 1.0}
+
+
+def test_samples_depend_on_the_seed(here, tmp_path, capsys):
+    for seed in (0, 1):
+        call(capsys, "sample", "gaussian", "--seed", seed, "--count", 4, "--out", tmp_path / f"{seed}.npy")
+    assert not np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
+
+
+def test_samples_as_a_picture(here, tmp_path, capsys):
+    code, out, _ = call(capsys, "sample", "gaussian", "--count", 9, "--out", tmp_path / "new" / "x.png")
+    assert (code, out) == (0, f"wrote 9 to {tmp_path / 'new' / 'x.png'}\n")
+    with Image.open(tmp_path / "new" / "x.png") as image:
+        assert image.size == (3 * 50 + 2, 3 * 50 + 2)
+
+
+def test_reconstructions(here, tmp_path, capsys):
+    assert call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.npy")[0] == 0
+    expected = lb.load("gaussian").reconstruct(lb.load_data("pictures.npz").test)[:4]
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected.numpy(), rtol=1e-6)
+    assert call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.png")[0] == 0
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (4 * 98 + 2, 52)
+
+
+def test_codes_are_in_the_order_of_the_source(here, tmp_path, capsys):
+    assert call(capsys, "encode", "gaussian", "--out", tmp_path / "z.npy")[0] == 0
+    pixels = torch.from_numpy(np.load("pictures.npz")["x"][:, None])
+    expected = lb.load("gaussian").encode(pixels)
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("split", "count"), [("all", 60), ("test", 6)])
+def test_a_table_of_codes_names_rows_and_labels(split, count, here, tmp_path, capsys):
+    assert call(capsys, "encode", "gaussian", "--split", split, "--out", tmp_path / "z.csv")[0] == 0
+    with (tmp_path / "z.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["row", "label", "z0", "z1"]
+    assert len(lines) == count
+    rows = [int(line[0]) for line in lines]
+    assert rows == sorted(rows)
+    assert [int(line[1]) for line in lines] == [row % 7 for row in rows]
+    pixels = torch.from_numpy(np.load("pictures.npz")["x"][rows][:, None])
+    codes = np.array([[float(entry) for entry in line[2:]] for line in lines])
+    np.testing.assert_allclose(codes, lb.load("gaussian").encode(pixels).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_without_labels(here, tmp_path, capsys):
+    assert call(capsys, "encode", "vectors", "--out", tmp_path / "z.csv")[0] == 0
+    assert (tmp_path / "z.csv").read_text().splitlines()[0] == "row,z0,z1"
+
+
+# Mistakes
+
+TRAIN = ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "never", *FAST]
+
+MISTAKES = {
+    "unknown command": (["trian"], "Did you mean 'train'"),
+    "unknown flag": (["--nonsense"], "--nonsense"),
+    "no recipe": (["train"], "name a recipe"),
+    "unknown recipe": (["train", "aevb-gausian"], "aevb-gaussian"),
+    "no data": (["train", "aevb-gaussian"], "--data"),
+    "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "--hidden"),
+    "flags before the recipe": (["train", "--out", "x", "aevb-gaussian", "--data", "digits"], "put flags after"),
+    "text for a number": ([*TRAIN, "--hidden", "x"], "--hidden"),
+    "too small": ([*TRAIN, "--hidden", "0"], "hidden=0"),
+    "negative seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
+    "no epochs": ([*TRAIN, "--epochs", "0"], "epochs=0"),
+    "epochs and steps": ([*TRAIN, "--steps", "3"], "both given"),
+    "device": ([*TRAIN, "--device", "nonsense"], "use 'cpu' or 'auto'"),
+    "all for validation": ([*TRAIN, "--validation", "1"], "between 0 and 1"),
+    "validation above 1": ([*TRAIN, "--validation", "1.5"], "between 0 and 1"),
+    "negative validation": ([*TRAIN, "--validation", "-0.1"], "between 0 and 1"),
+    "validation nan": ([*TRAIN, "--validation", "nan"], "between 0 and 1"),
+    "validation inf": ([*TRAIN, "--validation", "inf"], "between 0 and 1"),
+    "learning rate": ([*TRAIN, "--learning-rate", "nan"], "learning_rate=nan"),
+    "optimiser": ([*TRAIN, "--optimizer", "adm"], "torch.optim has"),
+    "closure": ([*TRAIN, "--optimizer", "lbfgs"], "LBFGS"),
+    "schedule": ([*TRAIN, "--schedule", "x"], "constant, linear"),
+    "activation": ([*TRAIN, "--activation", "tnh"], "tanh"),
+    "network": ([*TRAIN, "--network", "cnn"], "'mlp', 'conv'"),
+    "pixels": ([*TRAIN, "--pixels", "grey"], "binarize"),
+    "patience alone": ([*TRAIN, "--validation", "0", "--patience", "2"], "--validation 0.1"),
+    "image size": ([*TRAIN, "--image-size", "big"], "64x48"),
+    "missing file": (["train", "aevb-gaussian", "--data", "nope.npy"], "no such file"),
+    "misspelt data": (["train", "aevb-gaussian", "--data", "mnits"], "did you mean 'mnist'"),
+    "empty folder": (["train", "aevb-gaussian", "--data", "empty"], "empty"),
+    "grey for Bernoulli": (
+        ["train", "aevb-bernoulli", "--data", "pictures.npz", "--out", "never", *FAST, "--pixels", "as-is"],
+        "--pixels binarize",
+    ),
+    "convolutions of vectors": (
+        ["train", "aevb-gaussian", "--data", "vectors.npy", "--out", "never", "--network", "conv"],
+        "from an image",
+    ),
+    "too many convolutions": ([*TRAIN, "--network", "conv", "--layers", "4"], "fewer layers"),
+    "a run in the way": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "gaussian", *FAST], "--resume gaussian"),
+    "a file in the way": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file", *FAST], "cannot be written"),
+    "a file for a folder": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file/x", *FAST], "cannot be written"),
+    "no configuration": (["train", "--config", "nope.yaml"], "nope.yaml"),
+    "a folder as configuration": (["train", "--config", "gaussian"], "cannot be read"),
+    "nothing to resume": (["train", "--resume", "nope"], "nope/config.yaml"),
+    "both": (["train", "--config", "gaussian/config.yaml", "--resume", "gaussian"], "--config FILE, or --resume DIR"),
+    "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "leave --out away"),
+    "resume what Python made": (["train", "--resume", "python"], "made in Python"),
+    "no samples": (["evaluate", "gaussian", "--samples", "0"], "--samples"),
+    "unknown part": (["evaluate", "gaussian", "--split", "foo"], "'train', 'test', 'all'"),
+    "negative noise": (["evaluate", "gaussian", "--seed", "-1"], "--seed"),
+    "none": (["sample", "gaussian", "--out", "x.npy", "--count", "0"], "--count"),
+    "pictures of vectors": (["sample", "vectors", "--out", "x.png"], "--out FILE.npy"),
+    "pairs of vectors": (["reconstruct", "vectors", "--out", "x.png"], "--out FILE.npy"),
+    "codes as a picture": (["encode", "gaussian", "--out", "x.png"], ".npy or .csv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "hint"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_ends_in_one_line_that_helps(arguments, hint, here, capsys):
+    assert hint in refused(capsys, *arguments)
+    assert not (here / "never" / "config.yaml").exists()
+
+
+INSPECTING = {
+    "evaluate": [],
+    "sample": ["--out", "x.npy"],
+    "reconstruct": ["--out", "x.npy"],
+    "encode": ["--out", "x.npy"],
+}
+
+
+@pytest.mark.parametrize("command", INSPECTING)
+@pytest.mark.parametrize(
+    ("directory", "hint"), [("nope", "no such directory"), ("empty", "no checkpoint"), ("file", "no such directory")]
+)
+def test_what_is_no_run_is_refused(command, directory, hint, here, capsys):
+    assert hint in refused(capsys, command, directory, *INSPECTING[command])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reconstruct", "encode"])
+def test_data_of_another_shape_are_refused(command, here, capsys):
+    assert "(1, 8, 8)" in refused(capsys, command, "gaussian", "--data", "others.npy", *INSPECTING[command])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reconstruct", "encode"])
+def test_a_run_made_in_python_wants_its_data_named(command, here, capsys):
+    assert "--data NAME|PATH" in refused(capsys, command, "python", *INSPECTING[command])
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct", "encode"])
+def test_another_suffix_is_refused(command, here, capsys):
+    assert "ends in" in refused(capsys, command, "gaussian", "--out", "x.jpeg")
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [("sample", "x.npy"), ("sample", "x.png"), ("reconstruct", "x.png"), ("reconstruct", "x.npy"), ("encode", "x.csv")],
+)
+def test_what_cannot_be_written_is_named(command, out, here, capsys):
+    assert f"file/{out}: cannot be written" in refused(capsys, command, "gaussian", "--out", f"file/{out}")
+
+
+# Damaged configurations
+
+
+def change(**entries):
+    """A configuration with some of its entries replaced, or left out where they are ``None``."""
+
+    def apply(config: dict) -> str:
+        changed = config | entries
+        return yaml.safe_dump({name: entry for name, entry in changed.items() if entry is not None})
+
+    return apply
+
+
+SECTIONS = ["recipe", "data", "training", "objective"]
+NOT_A_CONFIGURATION = {"not YAML": "a: [1,", "a list": "- 1\n", "nothing": "", "a word": "hello", "binary": "\0\1"}
+
+
+@pytest.mark.parametrize("content", NOT_A_CONFIGURATION.values(), ids=NOT_A_CONFIGURATION)
+@pytest.mark.parametrize("way", ["evaluate", "--resume", "--config"])
+def test_a_file_that_is_no_configuration_is_named(way, content, copied, capsys):
+    (copied / "config.yaml").write_text(content)
+    target = copied / "config.yaml" if way == "--config" else copied
+    assert "config.yaml" in refused(capsys, *([way, target] if way == "evaluate" else ["train", way, target]))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\xfa", b"training: !!python/object/apply:os.system [true]"], ids=["bytes", "code"]
+)
+def test_a_configuration_runs_no_code(content, copied, capsys):
+    (copied / "config.yaml").write_bytes(content)
+    assert "config.yaml" in refused(capsys, "evaluate", copied)
+
+
+@pytest.mark.parametrize("entry", [None, 3, "x", [1, 2]], ids=["missing", "number", "text", "list"])
+@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("way", ["evaluate", "--resume", "--config"])
+def test_a_damaged_section_is_refused_where_it_is_read(way, name, entry, copied, tmp_path, capsys):
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(change(**{name: entry})(config))
+    if way == "evaluate":
+        arguments, reads = ["evaluate", copied], name in ("data", "objective")
+    elif way == "--resume":
+        arguments, reads = ["train", "--resume", copied], name != "objective"
+    else:
+        arguments = ["train", "--config", copied / "config.yaml", "--out", tmp_path / "new"]
+        reads = name != "objective"
+    if reads:
+        refused(capsys, *arguments)
+    else:
+        assert call(capsys, *arguments)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "hint"),
+    [
+        ({"recipe": {"name": "quux", "arguments": {}}}, "no recipe 'quux'"),
+        ({"recipe": {"name": ["x"], "arguments": {}}}, "no recipe"),
+        ({"recipe": {}}, "no recipe"),
+        ({"recipe": {"name": "aevb-gaussian", "arguments": [3]}}, "expected settings by name"),
+        ({"recipe": {"name": "aevb-gaussian", "arguments": {"latent": "x"}}}, "latent='x'"),
+        ({"training": {"epochs": "x"}}, "epochs='x'"),
+        ({"training": {"epohcs": 3}}, "did you mean 'epochs'"),
+        ({"training": {3: 3}}, "no setting 3"),
+        ({"validation": "abc"}, "validation"),
+        ({"validation": 3}, "between 0 and 1"),
+        ({"data": {"source": "nope.npy"}}, "no such file"),
+        ({"data": {"source": 3}}, "data"),
+        ({"data": {"source": "digits", "colour": "grey"}}, "did you mean 'color'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_entry_of_a_configuration_is_named(entries, hint, copied, tmp_path, capsys):
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(change(**entries)(config))
+    assert hint in refused(capsys, "train", "--config", copied / "config.yaml", "--out", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "objective", [{"kind": "quux"}, {"kind": "ELBO", "samples": "x"}, {"kind": "ELBO", "sampels": 3}, {"kind": "MLP"}, {}], ids=str
+)  # fmt: skip
+def test_a_wrong_objective_is_refused(objective, copied, capsys):
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(change(objective=objective)(config))
+    refused(capsys, "evaluate", copied)
+
+
+def test_a_damaged_model_is_refused(copied, capsys):
+    for path in copied.rglob("model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert "missing or damaged" in refused(capsys, "evaluate", copied)
+    assert "missing or damaged" in refused(capsys, "train", "--resume", copied)
+
+
+# Faults and interruptions
+
+
+def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
+    def fail(*given, **named):
+        raise RuntimeError("a wheel came off")
+
+    monkeypatch.setattr("lowerbound.evaluation.dataset_terms", fail)
+    code, out, err = call(capsys, "evaluate", "gaussian")
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert "RuntimeError: a wheel came off" in err
+    assert err.splitlines()[-1] == (
+        "lowerbound: this is a fault of lowerbound, not yours; please report it with the lines above"
+    )
+
+
+def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, capsys):
+    from lowerbound.training import loop
+
+    real = loop.Loop._take
+
+    def take(self, index):
+        real(self, index)
+        self.stop_requested = True
+
+    monkeypatch.setattr(loop.Loop, "_take", take)
+    out = tmp_path / "run"
+    code, _, err = call(capsys, *TRAIN, "--out", out)
+    assert code == 130
+    assert err == f"lowerbound: interrupted; go on with: lowerbound train --resume {out}\n"
+    monkeypatch.undo()
+    assert call(capsys, "train", "--resume", out)[0] == 0
+    assert metrics(out) == metrics(here / "gaussian")
+
+
+def test_numbers_that_end_are_explained(here, tmp_path, capsys):
+    np.save(tmp_path / "huge.npy", np.full((40, 6), 1e30, dtype=np.float32))
+    arguments = ["train", "aevb-gaussian", "--data", tmp_path / "huge.npy", "--out", tmp_path / "run", *FAST]
+    line = refused(capsys, *arguments)
+    assert "step 1: the log_likelihood is not finite" in line
+    assert "scale of the data" in line
+
+
+def test_a_command_of_the_shell(home):
+    told = subprocess.run(
+        [Path(sys.executable).with_name("lowerbound"), "evaluate", home / "nope"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert told.stderr.count("\n") == 1
+    assert "Traceback" not in told.stderr

@@ -1,0 +1,523 @@
+"""The run directory: what is written, what resuming brings back, and what damage does."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+import lowerbound as lb
+from lowerbound.cli import main
+from lowerbound.errors import SettingsError, StorageError
+from lowerbound.storage import read_tensors
+from lowerbound.training import fitting, observers
+from lowerbound.training.observers import Watcher
+from lowerbound.training.record import RunDirectory, read_checkpoint
+
+SIZE = 4
+SOURCES = sorted(Path(lb.__file__).parent.rglob("*.py"))
+
+
+def make_vae(latent: int = 2, shape=SIZE) -> lb.LatentModel:
+    torch.manual_seed(0)
+    return lb.LatentModel(
+        lb.StandardNormal(latent),
+        lb.Gaussian(lb.mlp(shape, 5, 2 * latent)),
+        lb.Gaussian(lb.mlp(latent, 5, shape), scale=1.0),
+    )
+
+
+def train(directory, data, model=None, **settings):
+    settings = {"epochs": 6, "batch_size": 8, "progress": False, "device": "cpu", "learning_rate": 0.01} | settings
+    return lb.fit(model or make_vae(), lb.ELBO(), data, directory=directory, **settings)
+
+
+def metrics(directory: Path) -> list[dict]:
+    """The lines of ``metrics.jsonl``, apart from what a clock says."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")} for line in lines
+    ]
+
+
+def state_of(directory: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint: weights, averages, optimiser and random state."""
+    files, _ = RunDirectory(directory).read_newest()
+    return {f"{file}/{name}": value for file, tensors in files.items() for name, value in tensors.items()}
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def data() -> torch.Tensor:
+    return torch.randn(20, SIZE)
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    return (torch.rand(12, 1, 8, 8) * 255).to(torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Without matplotlib, which takes most of the time of so short a training."""
+    monkeypatch.setattr(observers, "save_course", lambda history, path: path.touch())
+
+
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """A checkpoint after every epoch."""
+    monkeypatch.setattr(observers, "_CHECKPOINT_SECONDS", -1.0)
+
+
+@dataclass
+class Stop(Watcher):
+    """Ends a training after a step, by an error or a signal."""
+
+    step: int
+    by: BaseException | int
+    seen: list[int] = field(default_factory=list)
+
+    def on_step(self, loop) -> None:
+        self.seen.append(loop.progress.step)
+        if loop.progress.step != self.step:
+            return
+        if isinstance(self.by, int):
+            os.kill(os.getpid(), self.by)
+        else:
+            raise self.by
+
+
+def interrupted(directory, data, stop: Stop, **settings) -> None:
+    usual = fitting._observers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "_observers", lambda *given: [*usual(*given), stop])
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            train(directory, data, **settings)
+
+
+# Resuming
+
+VARIANTS = {
+    "plain": {},
+    "sgd-momentum": {"optimizer": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)},
+    "nadam": {"optimizer": "nadam"},
+    "rprop": {"optimizer": "rprop"},
+    "adafactor": {"optimizer": "adafactor"},
+    "asgd": {"optimizer": "asgd"},
+    "schedule": {"schedule": "cosine", "warmup_steps": 5, "weight_decay": 0.01, "clip_norm": 1.0},
+    "average": {"ema": 0.9},
+    "validation": {"validation": 0.25},
+    "everything": {"ema": 0.9, "validation": 0.25, "patience": 5, "schedule": "linear"},
+    "steps": {"epochs": None, "steps": 13},
+}
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 9], ids=["first step", "within an epoch", "end of an epoch"])
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_resuming_is_as_if_it_had_never_stopped(settings, stop_after, data, tmp_path):
+    straight = train(tmp_path / "straight", data, **settings)
+    interrupted(tmp_path / "resumed", data, Stop(stop_after, RuntimeError("power cut")), **settings)
+    resumed = train(tmp_path / "resumed", data, resume=True, **settings)
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
+    assert resumed.best_epoch == straight.best_epoch
+    kept, expected = resumed.model.state_dict(), straight.model.state_dict()
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    one, other = state_of(tmp_path / "resumed"), state_of(tmp_path / "straight")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_resuming_after_a_signal(number, data, tmp_path):
+    train(tmp_path / "straight", data)
+    interrupted(tmp_path / "resumed", data, Stop(7, number))
+    train(tmp_path / "resumed", data, resume=True)
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
+    one, other = state_of(tmp_path / "resumed"), state_of(tmp_path / "straight")
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_resuming_twice(data, tmp_path):
+    train(tmp_path / "straight", data)
+    interrupted(tmp_path / "resumed", data, Stop(4, RuntimeError()))
+    interrupted(tmp_path / "resumed", data, Stop(11, RuntimeError()), resume=True)
+    train(tmp_path / "resumed", data, resume=True)
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
+
+
+def test_an_update_cut_short_is_not_written(data, tmp_path, monkeypatch, every_epoch):
+    train(tmp_path / "straight", data)
+    real, calls = torch.optim.Adam.step, []
+
+    def cut_short(self, *given, **named):
+        real(self, *given, **named)
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "resumed", data)
+    assert names(tmp_path / "resumed") == ["step-00000003", "step-00000006"]
+    train(tmp_path / "resumed", data, resume=True)
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
+
+
+def test_a_training_may_go_on_for_longer(data, tmp_path):
+    train(tmp_path / "long", data, epochs=5)
+    train(tmp_path / "short", data, epochs=2)
+    train(tmp_path / "short", data, epochs=5, resume=True)
+    assert metrics(tmp_path / "short") == metrics(tmp_path / "long")
+
+
+def test_resuming_what_is_finished_changes_nothing(data, tmp_path):
+    first = train(tmp_path / "run", data, ema=0.9, validation=0.25)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"}
+    again = train(tmp_path / "run", data, ema=0.9, validation=0.25, resume=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert again.history == first.history
+    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in first.model.state_dict().items())
+
+
+def test_early_stopping_is_final(data, tmp_path):
+    settings = {"validation": data + 1, "patience": 2, "epochs": 60, "learning_rate": 0.03}
+    first = train(tmp_path / "run", data + 4, **settings)
+    assert first.stopped_early
+    again = train(tmp_path / "run", data + 4, resume=True, **settings)
+    assert (again.stopped_early, again.best_epoch, again.history) == (True, first.best_epoch, first.history)
+
+
+def test_metrics_newer_than_the_checkpoint_are_dropped(data, tmp_path):
+    train(tmp_path / "run", data, epochs=2)
+    kept = metrics(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3}\n{"epo')
+    train(tmp_path / "run", data, epochs=2, resume=True)
+    assert metrics(tmp_path / "run") == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed=0, not 1"),
+        ({"batch_size": 9}, "batch_size=8, not 9"),
+        ({"validation": 0.25}, "train examples=20, not 15"),
+    ],
+    ids=str,
+)
+def test_resuming_something_else_is_refused(change, message, data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    with pytest.raises(SettingsError, match=message):
+        train(tmp_path / "run", data, resume=True, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"optimizer": "sgd"}, "Adam, not SGD"), ({"model": make_vae(3)}, "another model")], ids=str
+)
+def test_resuming_with_other_parts_is_refused(change, message, data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    with pytest.raises(StorageError, match=message):
+        train(tmp_path / "run", data, resume=True, **change)
+
+
+def test_resuming_nothing_is_refused(data, tmp_path):
+    with pytest.raises(StorageError, match=r"config\.yaml"):
+        train(tmp_path / "run", data, resume=True)
+
+
+@pytest.mark.parametrize("content", ["{}", "training: 3", "training: {seed: 0}", "training: {seed: 0, batch_size: 8}"])
+def test_resuming_without_the_settings_is_refused(content, data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    (tmp_path / "run" / "config.yaml").write_text(content)
+    with pytest.raises(StorageError, match="lacks settings"):
+        train(tmp_path / "run", data, resume=True)
+
+
+# Damage
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FILES = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "SHA256SUMS"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])  # fmt: skip
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(file, damage, data, tmp_path, every_epoch):
+    train(tmp_path / "straight", data, epochs=4)
+    train(tmp_path / "run", data, epochs=3)
+    assert names(tmp_path / "run") == ["step-00000006", "step-00000009"]
+    damage(tmp_path / "run" / "checkpoints" / "step-00000009" / file)
+    _, state = RunDirectory(tmp_path / "run").read_newest()
+    assert state["progress"]["step"] == 6
+    train(tmp_path / "run", data, epochs=4, resume=True)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
+
+
+def test_damage_everywhere_is_named_file_by_file(data, tmp_path, every_epoch):
+    train(tmp_path / "run", data, epochs=2)
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        flip_a_byte(folder / "model.safetensors")
+    with pytest.raises(StorageError, match=r"step-00000006/model\.safetensors.*step-00000003/model\.safetensors"):
+        train(tmp_path / "run", data, resume=True)
+
+
+def test_a_damaged_model_is_not_loaded(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    flip_a_byte(tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors")
+    with pytest.raises(StorageError, match="missing or damaged"):
+        lb.load(tmp_path / "run")
+
+
+# What is written
+
+
+def test_the_files_of_a_run(pictures, tmp_path):
+    train(tmp_path / "run", pictures, make_vae(2, (1, 8, 8)), epochs=4, pictures_every=2, validation=0.25)
+    root = tmp_path / "run"
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    last = "checkpoints/step-00000008"
+    assert found == {
+        "config.yaml", "metrics.jsonl", "bound.png", "manifold.png",
+        "samples/epoch-0002.png", "samples/epoch-0004.png",
+        "reconstructions/epoch-0002.png", "reconstructions/epoch-0004.png",
+        f"{last}/model.safetensors", f"{last}/optimizer.safetensors", f"{last}/random.safetensors",
+        f"{last}/state.json", f"{last}/SHA256SUMS",
+        "checkpoints/best/model.safetensors", "checkpoints/best/state.json", "checkpoints/best/SHA256SUMS",
+    }  # fmt: skip
+
+
+def test_the_last_epoch_is_always_drawn(pictures, tmp_path):
+    train(tmp_path / "run", pictures, make_vae(2, (1, 8, 8)), epochs=3, pictures_every=2)
+    drawn = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert drawn == ["epoch-0002.png", "epoch-0003.png"]
+
+
+def test_the_manifold_is_twenty_by_twenty(pictures, tmp_path):
+    train(tmp_path / "run", pictures, make_vae(2, (1, 8, 8)), epochs=1)
+    # tiles of 8 x 8 enlarged six times, 2 pixels between and around them
+    with Image.open(tmp_path / "run" / "manifold.png") as manifold:
+        assert manifold.size == (20 * 50 + 2, 20 * 50 + 2)
+
+
+@pytest.mark.parametrize(
+    ("latent", "settings"), [(3, {}), (2, {"pictures_every": 0})], ids=["3 latents", "no pictures"]
+)
+def test_what_is_not_drawn(latent, settings, pictures, tmp_path):
+    train(tmp_path / "run", pictures, make_vae(latent, (1, 8, 8)), epochs=1, **settings)
+    assert (tmp_path / "run" / "manifold.png").exists() == (latent == 2)
+    assert (tmp_path / "run" / "samples").exists() == (latent == 3)
+
+
+def test_vectors_are_not_drawn(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    assert [path.name for path in (tmp_path / "run").rglob("*.png")] == ["bound.png"]
+
+
+def test_drawing_changes_no_figure(pictures, tmp_path):
+    for name, every in (("drawn", 1), ("plain", 0)):
+        train(tmp_path / name, pictures, make_vae(2, (1, 8, 8)), epochs=3, pictures_every=every)
+    assert metrics(tmp_path / "drawn") == metrics(tmp_path / "plain")
+
+
+def test_the_newest_two_checkpoints_and_the_best_are_kept(data, tmp_path, every_epoch):
+    train(tmp_path / "run", data, epochs=5, validation=0.25, batch_size=5)
+    assert names(tmp_path / "run") == ["best", "step-00000012", "step-00000015"]
+
+
+def test_the_best_checkpoint_is_the_best_epochs(data, tmp_path, every_epoch):
+    settings = {"validation": data + 1, "learning_rate": 0.03}
+    run = train(tmp_path / "run", data + 4, epochs=20, **settings)
+    best, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "best")
+    assert state["epoch"] == run.best_epoch < 20
+    short = train(None, data + 4, epochs=run.best_epoch, **settings)
+    assert all(torch.equal(best["model"][name], value) for name, value in short.model.state_dict().items())
+    loaded = lb.load(tmp_path / "run")
+    assert lb.evaluate(loaded, lb.ELBO(), data + 1).mean == pytest.approx(state["validation_bound"], rel=1e-9)
+
+
+def test_the_average_is_what_is_loaded(data, tmp_path):
+    run = train(tmp_path / "run", data, ema=0.9)
+    loaded, raw = lb.load(tmp_path / "run").state_dict(), RunDirectory(tmp_path / "run").read_newest()[0]["model"]
+    assert all(torch.equal(loaded[name], value) for name, value in run.model.state_dict().items())
+    assert not all(torch.equal(loaded[name], value) for name, value in raw.items())
+
+
+def test_digests_verify_with_the_systems_own_tool(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1, validation=0.25)
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        told = subprocess.run(
+            ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        listed = {line.removesuffix(": OK") for line in told.stdout.splitlines()}
+        assert listed == {path.name for path in folder.iterdir()} - {"SHA256SUMS"}
+
+
+def test_a_checkpoints_state_is_plain_json(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    text = (tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").read_text()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads(text, parse_constant=refuse)["progress"]["step"] == 3
+
+
+def test_the_configuration_says_all_settings(data, tmp_path):
+    train(tmp_path / "run", data, epochs=2, validation=0.25, ema=0.9, schedule="linear")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["training"] == {
+        "epochs": 2, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "schedule": "linear",
+        "warmup_steps": 0, "weight_decay": None, "clip_norm": None, "ema": 0.9, "patience": None, "seed": 0,
+        "device": "cpu", "pictures_every": 1,
+    }  # fmt: skip
+    assert config["objective"] == {"kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise"}
+    assert config["examples"]["train"] == {"count": 15, "shape": [SIZE], "pixels": "as-is", "levels": None}
+    assert config["examples"]["validation"]["count"] == 5
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["lowerbound"] == lb.__version__
+
+
+def test_parts_of_ones_own_are_recorded_by_name(data, tmp_path):
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(nn.Linear(SIZE, 4)), lb.Gaussian(nn.Linear(2, SIZE), scale=1.0)
+    )
+    train(tmp_path / "run", data, model, epochs=1, optimizer=torch.optim.SGD, schedule=abs)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["posterior"]["network"] == {"foreign": "torch.nn.modules.linear.Linear"}
+    assert config["training"]["optimizer"] == {"foreign": "torch.optim.sgd.SGD"}
+
+
+def test_nothing_is_overwritten(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StorageError, match="holds a run already"):
+        train(tmp_path / "run", data, epochs=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_directory_that_cannot_be_is_refused(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        train(tmp_path / "file" / "run", data, epochs=1)
+
+
+def test_a_run_whose_numbers_end_leaves_its_last_finite_checkpoint(data, tmp_path):
+    with pytest.raises(lb.errors.NonFiniteError) as caught:
+        train(tmp_path / "run", data * 1e4, optimizer="sgd", learning_rate=100.0, epochs=20)
+    _, state = RunDirectory(tmp_path / "run").read_newest()
+    assert state["progress"]["step"] == caught.value.step - 1
+    assert all(value.isfinite().all() for value in lb.load(tmp_path / "run").state_dict().values())
+
+
+# No pickles
+
+
+def test_no_file_of_a_run_is_a_pickle(pictures, tmp_path):
+    train(tmp_path / "run", pictures, make_vae(2, (1, 8, 8)), epochs=2, validation=0.25, ema=0.9)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            # protocol 2 to 5 begin so; torch.save writes a zip
+            assert path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), path
+            assert path.suffix in (".yaml", ".jsonl", ".json", ".safetensors", ".png", ""), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SOURCES[0].parent)))
+def test_no_source_reads_or_writes_pickles(path):
+    calls = {"torch.load", "torch.save", "joblib.load", "joblib.dump"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & {
+                "pickle",
+                "dill",
+                "cloudpickle",
+                "marshal",
+                "shelve",
+            }
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in calls
+            if called in ("np.load", "numpy.load"):
+                assert [ast.unparse(word) for word in node.keywords] == ["allow_pickle=False"]
+
+
+def test_a_checkpoints_tensors_are_loadable_by_themselves(data, tmp_path):
+    run = train(tmp_path / "run", data, epochs=1)
+    file = tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors"
+    assert read_tensors(file)[1]["model"]["kind"] == "LatentModel"
+    assert torch.equal(lb.load(file).encode(data), run.model.encode(data))
+
+
+# From another process
+
+
+PROGRAM = """
+import os, signal, sys
+from lowerbound.cli import main
+from lowerbound.training import loop
+
+real = loop.Loop._take
+
+def take(self, index):
+    real(self, index)
+    if self.progress.step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+loop.Loop._take = take
+main(sys.argv[1:])
+"""
+
+
+def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("pictures.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    arguments = [
+        "train",
+        "aevb-gaussian",
+        "--data",
+        "pictures.npy",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "10",
+        "--hidden",
+        "4",
+    ]
+    arguments += ["--samples", "1", "--pictures-every", "0", "--out"]
+    killed = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments, "resumed"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == 130
+    assert killed.stderr.splitlines()[-1] == "lowerbound: interrupted; go on with: lowerbound train --resume resumed"
+    assert "Traceback" not in killed.stderr
+    assert names(tmp_path / "resumed") == ["best", "step-00000005"]
+    for rest in (["train", "--resume", "resumed"], [*arguments, "straight"]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(rest)
+    assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
+    one, other = state_of(tmp_path / "resumed"), state_of(tmp_path / "straight")
+    assert all(torch.equal(one[name], other[name]) for name in other)

@@ -1,0 +1,200 @@
+"""Settings: one signature gives the checks, the configuration and the flags."""
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+import torch
+import typer
+from pydantic import Field
+
+import lowerbound as lb
+from lowerbound.data.load import load_data
+from lowerbound.errors import SettingsError
+from lowerbound.recipes import RECIPES, find_recipe, recipe
+from lowerbound.settings import checked, settings_of
+from lowerbound.training.fitting import fit
+
+
+def brew(
+    water: int = 3,
+    *,
+    cups: Annotated[int, Field(ge=1, description="how many cups")] = 2,
+    strength: Annotated[float, Field(gt=0, lt=1, description="of the brew")] = 0.5,
+    kind: Annotated[Literal["green", "black"], Field(description="of leaves")] = "green",
+    milk: Annotated[float | None, Field(ge=0, description="in spoons")] = None,
+    hot: Annotated[bool, Field(description="or cold")] = True,
+    guest: str = "nobody",
+) -> None:
+    """Brew tea; neither ``water`` nor ``guest`` is a setting."""
+
+
+DEFAULTS = {"cups": 2, "strength": 0.5, "kind": "green", "milk": None, "hot": True}
+
+
+@pytest.fixture
+def own_recipe():
+    """A recipe of one's own, for as long as a test lasts."""
+
+    @recipe(training={"epochs": 2}, pixels="binarize", image_size=16)
+    def my_own(shape, *, latent: Annotated[int, Field(ge=1, description="dimensions of z")] = 2):
+        """A model of my own.
+
+        The rest is not the summary.
+        """
+        model = lb.LatentModel(
+            lb.StandardNormal(latent), lb.Gaussian(lb.mlp(shape, 2 * latent)), lb.Bernoulli(lb.mlp(latent, shape))
+        )
+        return model, lb.ELBO()
+
+    yield my_own
+    del RECIPES["my-own"]
+
+
+def flag_names(name: str) -> set[str]:
+    """The flags of ``lowerbound train NAME``."""
+    from lowerbound.cli import app
+
+    command = typer.main.get_command(app).commands["train"].commands[name]
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_annotated_keywords_are_settings_and_nothing_else():
+    assert checked(brew, {}) == DEFAULTS
+
+
+def test_given_values_replace_defaults():
+    assert checked(brew, {"cups": 5, "kind": "black"}) == DEFAULTS | {"cups": 5, "kind": "black"}
+
+
+@pytest.mark.parametrize(
+    ("unknown", "hint"),
+    [
+        ("cupz", "did you mean 'cups'"),
+        ("strenght", "did you mean 'strength'"),
+        ("quux", "there are cups, strength, kind, milk, hot"),
+        ("guest", "there are"),
+        (7, "there are"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
+    with pytest.raises(SettingsError, match=f"brew: there is no setting {unknown!r}; {hint}"):
+        checked(brew, {unknown: 1})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"cups": 0},
+        {"cups": 2.0},
+        {"cups": True},
+        {"cups": "2"},
+        {"cups": None},
+        {"cups": np.float64(2)},
+        {"cups": torch.tensor(2)},
+        {"strength": 0.0},
+        {"strength": 1},
+        {"strength": math.nan},
+        {"strength": "0.5"},
+        {"strength": True},
+        {"milk": -0.1},
+        {"kind": "red"},
+        {"kind": 3},
+        {"hot": 1},
+        {"hot": "yes"},
+    ],
+    ids=str,
+)
+def test_a_value_that_does_not_fit_is_named_with_its_setting(values):
+    (name,) = values
+    with pytest.raises(SettingsError, match=f"^brew: {name}="):
+        checked(brew, values)
+
+
+def test_the_function_may_go_by_another_name():
+    with pytest.raises(SettingsError, match=r"^tea: cups=0"):
+        checked(brew, {"cups": 0}, name="tea")
+
+
+@pytest.mark.parametrize("values", [None, 3, "cups", ["cups"]], ids=str)
+def test_settings_come_by_name(values):
+    with pytest.raises(SettingsError, match="expected settings by name"):
+        checked(brew, values)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(np.int64(4), 4), (np.uint8(4), 4), (np.array(4), 4)],
+    ids=["int64", "uint8", "array"],
+)
+def test_numpys_numbers_are_numbers(value, expected):
+    cups = checked(brew, {"cups": value})["cups"]
+    assert (cups, type(cups)) == (expected, int)
+
+
+def test_a_whole_number_serves_as_a_real_one():
+    assert checked(brew, {"milk": 2})["milk"] == 2.0
+    assert checked(brew, {"strength": np.float32(0.25)})["strength"] == 0.25
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_of_a_recipe_is_described_and_is_a_flag(name):
+    flags = flag_names(name)
+    for function in (RECIPES[name].make, fit, load_data):
+        for setting, info in settings_of(function).model_fields.items():
+            assert info.description, f"{function.__name__}: {setting}"
+            assert f"--{setting.replace('_', '-')}" in flags
+    assert {"--data", "--out", "--validation"} <= flags
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
+    entry = RECIPES[name]
+    model, objective = entry.build((1, 8, 8), {"hidden": 4})
+    assert entry.summary.endswith(".")
+    assert objective(model.draw(torch.zeros(3, 1, 8, 8), objective.samples)).shape == (3,)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_usual_training_of_a_recipe_is_valid(name):
+    entry = RECIPES[name]
+    assert checked(fit, entry.training).items() >= entry.training.items()
+    assert checked(load_data, {"pixels": entry.pixels})["pixels"] == entry.pixels
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(SettingsError, match="no recipe 'aevb-gausian'; did you mean 'aevb-gaussian'"):
+        find_recipe("aevb-gausian")
+
+
+def test_an_unlike_recipe_is_refused_with_all():
+    with pytest.raises(SettingsError, match="there are aevb-gaussian, aevb-bernoulli"):
+        find_recipe("quux")
+
+
+def test_a_recipe_refuses_what_it_does_not_take():
+    with pytest.raises(SettingsError, match="aevb-gaussian: there is no setting 'latents'; did you mean 'latent'"):
+        find_recipe("aevb-gaussian").build((4,), {"latents": 3})
+
+
+def test_the_decorator_lists_a_recipe_under_its_name_with_dashes(own_recipe):
+    entry = find_recipe("my-own")
+    assert entry.make is own_recipe
+    assert entry.summary == "A model of my own."
+    assert (dict(entry.training), entry.pixels, entry.image_size) == ({"epochs": 2}, "binarize", 16)
+    model, _ = entry.build((1, 8, 8), {"latent": 3})
+    assert model.prior.shape == (3,)
+
+
+def test_a_recipe_of_ones_own_becomes_a_command(own_recipe):
+    from lowerbound.cli import training
+
+    app = typer.Typer()
+    training.register(app)
+    command = typer.main.get_command(app).commands["train"].commands["my-own"]
+    defaults = {parameter.name: parameter.default for parameter in command.params}
+    assert (defaults["latent"], defaults["epochs"], defaults["pixels"]) == (2, 2, "binarize")

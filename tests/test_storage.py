@@ -1,0 +1,284 @@
+"""Files of models: what comes back, what is refused, and with which words."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import lowerbound as lb
+from lowerbound.describe import build, describe, foreign_parts
+from lowerbound.errors import SettingsError, StorageError
+from lowerbound.storage import FORMAT, read_tensors, write_tensors
+
+IMAGE = (1, 8, 8)
+
+POSTERIORS = {
+    "mlp": lambda: lb.Gaussian(lb.mlp(IMAGE, 6, 4, activation="tanh")),
+    "no hidden layer": lambda: lb.Gaussian(lb.mlp(IMAGE, 4)),
+    "conv": lambda: lb.Gaussian(lb.conv(IMAGE, 2, 3, 4, hidden=(5,), stride=(2, 1))),
+    "flattened": lambda: lb.Gaussian(lb.flatten_leading(lb.mlp(IMAGE, 4), IMAGE)),
+    "fixed scale": lambda: lb.Gaussian(lb.mlp(IMAGE, 2), scale=0.5),
+}
+LIKELIHOODS = {
+    "gaussian": lambda: lb.Gaussian(lb.mlp(2, 6, (2, 8, 8)), min_scale=0.05, max_scale=7.0),
+    "shared scale": lambda: lb.Gaussian(lb.mlp(2, 6, IMAGE), scale="shared", mean="sigmoid"),
+    "elementwise scale": lambda: lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise"),
+    "bernoulli": lambda: lb.Bernoulli(lb.mlp(2, 6, IMAGE, activation="silu")),
+    "bernoulli conv": lambda: lb.Bernoulli(lb.conv(2, 3, 2, IMAGE)),
+}
+
+
+def combine(posterior: str = "mlp", likelihood: str = "gaussian") -> lb.LatentModel:
+    model = lb.LatentModel(lb.StandardNormal(2), POSTERIORS[posterior](), LIKELIHOODS[likelihood]())
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def rewrite_header(path, **changes) -> None:
+    """Another header for the same tensors; a value of ``None`` leaves the entry out."""
+    tensors, header = read_tensors(path)
+    kept = {name: value for name, value in (header | changes).items() if value is not None}
+    write_tensors(path, tensors, kept)
+
+
+class MyNetwork(nn.Module):
+    """A network of one's own that does not say how it was made."""
+
+    def __init__(self, outputs: int = 4) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(-3))
+
+
+def with_my_network(outputs: int = 4) -> lb.LatentModel:
+    return lb.LatentModel(
+        lb.StandardNormal(outputs // 2), lb.Gaussian(MyNetwork(outputs)), lb.Bernoulli(lb.mlp(outputs // 2, IMAGE))
+    )
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return (torch.rand(5, *IMAGE) < 0.5).float()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return lb.save(combine(), tmp_path / "vae")
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_model_comes_back_bit_by_bit(posterior, likelihood, dtype, x, tmp_path):
+    model = combine(posterior, likelihood).to(dtype)
+    again = lb.load(lb.save(model, tmp_path / "vae.safetensors"))
+    assert repr(again) == repr(model.eval())
+    assert describe(again) == describe(model)
+    state = model.state_dict()
+    assert again.state_dict().keys() == state.keys()
+    for name, value in again.state_dict().items():
+        assert value.dtype == dtype
+        assert torch.equal(value, state[name])
+    bounds = [lb.evaluate(one, lb.ELBO(samples=3), x).per_example for one in (model, again)]
+    assert torch.equal(*bounds)
+    assert torch.equal(again.sample(3, seed=1), model.sample(3, seed=1))
+
+
+def test_a_loaded_model_is_in_evaluation_mode(file):
+    assert not any(module.training for module in lb.load(file).modules())
+
+
+def test_saving_leaves_the_model_as_it_was(tmp_path):
+    model = combine()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lb.save(model, tmp_path / "vae")
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_saving_again_replaces_the_file(file, tmp_path):
+    other = combine("conv", "bernoulli")
+    assert lb.save(other, file) == file
+    assert describe(lb.load(file)) == describe(other)
+    assert [path.name for path in tmp_path.iterdir()] == ["vae.safetensors"]
+
+
+def test_folders_are_made_and_the_suffix_is_added(tmp_path):
+    path = lb.save(combine(), tmp_path / "a" / "b" / "vae")
+    assert path == tmp_path / "a" / "b" / "vae.safetensors"
+    assert path.exists()
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/vae\.safetensors: cannot be written"):
+        lb.save(combine(), tmp_path / "file" / "vae")
+
+
+def test_the_file_begins_with_a_length_and_json(file):
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])["__metadata__"]
+    assert json.loads(header["format"]) == FORMAT
+    assert json.loads(header["model"])["kind"] == "LatentModel"
+
+
+# Networks of one's own
+
+
+def test_without_a_constructor_a_foreign_part_is_named_with_the_way_out(tmp_path):
+    path = lb.save(with_my_network(), tmp_path / "vae")
+    with pytest.raises(StorageError, match=r"model\.posterior\.network is of .*MyNetwork.*constructor=make_model"):
+        lb.load(path)
+
+
+def test_with_a_constructor_it_comes_back(x, tmp_path):
+    model = with_my_network()
+    again = lb.load(lb.save(model, tmp_path / "vae"), with_my_network)
+    assert not again.training
+    assert torch.equal(again.encode(x), model.encode(x))
+
+
+def test_a_constructor_of_another_model_is_refused(tmp_path):
+    path = lb.save(with_my_network(), tmp_path / "vae")
+    with pytest.raises(StorageError, match=r"do not fit the model that was constructed: .*linear\.weight"):
+        lb.load(path, lambda: with_my_network(6))
+
+
+def test_a_constructor_makes_the_precision_that_was_saved(tmp_path):
+    path = lb.save(with_my_network().double(), tmp_path / "vae")
+    assert {value.dtype for value in lb.load(path, with_my_network).state_dict().values()} == {torch.float64}
+
+
+def test_an_activation_of_ones_own_is_a_foreign_part_too(tmp_path):
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 5, 4, activation=nn.PReLU)), lb.Gaussian(lb.mlp(2, 12))
+    )
+    assert list(foreign_parts(describe(model))) == [
+        ("model.posterior.network.activation", "torch.nn.modules.activation.PReLU")
+    ]
+
+
+@lb.describable
+class Scaled(nn.Module):
+    """A part of one's own that says how it was made."""
+
+    def __init__(self, inner: nn.Module, factor: float = 2.0) -> None:
+        super().__init__()
+        self.inner = inner
+        self.factor = factor
+        self.output_shape = inner.output_shape
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.factor * self.inner(z)
+
+
+def test_a_describable_part_needs_no_constructor(x, tmp_path):
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Bernoulli(Scaled(lb.mlp(2, IMAGE), factor=0.3))
+    )
+    again = lb.load(lb.save(model, tmp_path / "vae"))
+    assert again.likelihood.network.factor == 0.3
+    assert torch.equal(again.reconstruct(x), model.reconstruct(x))
+
+
+def test_a_describable_part_that_forgets_an_argument_is_named():
+    @lb.describable
+    class Forgetful(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+
+    with pytest.raises(StorageError, match=r"Forgetful is describable, but keeps no attribute 'width'"):
+        describe(Forgetful(3))
+
+
+def test_a_class_cannot_take_the_name_of_another():
+    class Gaussian(nn.Module):
+        pass
+
+    with pytest.raises(SettingsError, match=r"lowerbound\.conditionals\.Gaussian is registered"):
+        lb.describable(Gaussian)
+    assert build({"kind": "StandardNormal", "shape": [2]}).shape == (2,)
+
+
+def test_a_class_may_be_defined_again():
+    again = type("Scaled", (nn.Module,), {"__module__": Scaled.__module__, "__qualname__": Scaled.__qualname__})
+    assert lb.describable(again) is again
+    assert lb.describable(Scaled) is Scaled
+
+
+# Files that are not what they should be
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1], ids=["empty", "length", "header", "one byte short"])
+def test_a_truncated_file_is_refused_by_name(keep, file):
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(StorageError, match=r"vae\.safetensors: not a readable safetensors file"):
+        lb.load(file)
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"\x89PNG not at all" * 30)
+    with pytest.raises(StorageError, match="not a readable safetensors file"):
+        lb.load(tmp_path / "x.safetensors")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"nothing\.safetensors: there is no such file"):
+        lb.load(tmp_path / "nothing.safetensors")
+
+
+def test_an_empty_folder_is_no_run(tmp_path):
+    with pytest.raises(StorageError, match="no checkpoint"):
+        lb.load(tmp_path)
+
+
+def test_a_file_of_the_future_says_who_wrote_it(file):
+    rewrite_header(file, format=FORMAT + 1, lowerbound="7.8")
+    with pytest.raises(StorageError, match=r"written by lowerbound 7\.8, which is newer"):
+        lb.load(file)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"model": "a name"}], ids=str)
+def test_tensors_of_another_program_are_told_apart(metadata, tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(StorageError, match="no description of a model"):
+        lb.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"kind": "os.system"}, "not a registered part"),
+        ({"kind": ["LatentModel"]}, "not a registered part"),
+        ({"kind": "LatentModel", "prior": 1}, "does not fit this version"),
+        ({"kind": "ELBO", "samples": 1}, "does not describe a model"),
+        (3, "does not describe a model"),
+    ],
+    ids=str,
+)
+def test_a_description_runs_nothing_but_registered_parts(description, message, file):
+    rewrite_header(file, model=description)
+    with pytest.raises(StorageError, match=message):
+        lb.load(file)
+
+
+def test_weights_of_another_model_are_refused(file):
+    other = describe(combine("mlp", "bernoulli"))
+    rewrite_header(file, model=other)
+    with pytest.raises(StorageError, match="do not fit"):
+        lb.load(file)
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 0.1, "relu", (1, 2), ((1,), 2.5)], ids=str)
+def test_plain_values_come_back_through_json(value):
+    assert build(json.loads(json.dumps(describe(value)))) == value
