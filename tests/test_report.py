@@ -79,7 +79,7 @@ def test_missing_folders_are_made(tmp_path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("shape", [(3, 784), (3, 2, 8, 8), (1, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 784), (3, 2, 8, 8), (1, 8, 8)])
 def test_what_is_no_picture_is_refused(shape, tmp_path):
     with pytest.raises(ShapeError, match="expected images"):
         save_grid(torch.zeros(shape), tmp_path / "grid.png")

@@ -37,9 +37,9 @@ def make_vae(latent: int = 2, shape=SIZE) -> lb.LatentModel:
     )
 
 
-def train(directory, data, model=None, **settings):
+def train(directory, data, model=None, objective=None, **settings):
     settings = {"epochs": 6, "batch_size": 8, "progress": False, "device": "cpu", "learning_rate": 0.01} | settings
-    return lb.fit(model or make_vae(), lb.ELBO(), data, directory=directory, **settings)
+    return lb.fit(model or make_vae(), objective or lb.ELBO(), data, directory=directory, **settings)
 
 
 def metrics(directory: Path) -> list[dict]:
@@ -216,8 +216,8 @@ def test_metrics_newer_than_the_checkpoint_are_dropped(data, tmp_path):
         ({"seed": 1}, "seed=0, not 1"),
         ({"batch_size": 9}, "batch_size=8, not 9"),
         ({"validation": 0.25}, "train examples=20, not 15"),
+        ({"objective": lb.ELBO(samples=2)}, "has objective="),
     ],
-    ids=str,
 )
 def test_resuming_something_else_is_refused(change, message, data, tmp_path):
     train(tmp_path / "run", data, epochs=1)
@@ -226,12 +226,29 @@ def test_resuming_something_else_is_refused(change, message, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"optimizer": "sgd"}, "Adam, not SGD"), ({"model": make_vae(3)}, "another model")], ids=str
+    ("change", "message"), [({"optimizer": "sgd"}, "Adam, not SGD"), ({"model": make_vae(3)}, "another model")]
 )
 def test_resuming_with_other_parts_is_refused(change, message, data, tmp_path):
     train(tmp_path / "run", data, epochs=1)
     with pytest.raises(StorageError, match=message):
         train(tmp_path / "run", data, resume=True, **change)
+
+
+def test_resuming_on_other_data_is_refused(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    with pytest.raises(SettingsError, match="has sha256 of train examples="):
+        train(tmp_path / "run", data + 1, resume=True)
+
+
+def test_what_changes_on_the_way_is_written_down(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    train(tmp_path / "run", data, epochs=3, clip_norm=5.0, resume=True)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["training"]["epochs"] == 3
+    assert config["training"]["clip_norm"] == 5.0
+    assert config["resumed"] == [{"from_step": 3, "before": {"epochs": 1, "clip_norm": None}}]
+    train(tmp_path / "run", data, epochs=3, clip_norm=5.0, resume=True)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == config
 
 
 def test_resuming_nothing_is_refused(data, tmp_path):
@@ -390,6 +407,8 @@ def test_the_configuration_says_all_settings(data, tmp_path):
         "device": "cpu", "pictures_every": 1,
     }  # fmt: skip
     assert config["objective"] == {"kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise"}
+    digest = config["examples"]["train"].pop("sha256")
+    assert len(bytes.fromhex(digest)) == 32
     assert config["examples"]["train"] == {"count": 15, "shape": [SIZE], "pixels": "as-is", "levels": None}
     assert config["examples"]["validation"]["count"] == 5
     assert config["versions"]["torch"] == torch.__version__

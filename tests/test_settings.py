@@ -104,7 +104,6 @@ def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
         {"hot": 1},
         {"hot": "yes"},
     ],
-    ids=str,
 )
 def test_a_value_that_does_not_fit_is_named_with_its_setting(values):
     (name,) = values
@@ -117,7 +116,7 @@ def test_the_function_may_go_by_another_name():
         checked(brew, {"cups": 0}, name="tea")
 
 
-@pytest.mark.parametrize("values", [None, 3, "cups", ["cups"]], ids=str)
+@pytest.mark.parametrize("values", [None, 3, "cups", ["cups"]])
 def test_settings_come_by_name(values):
     with pytest.raises(SettingsError, match="expected settings by name"):
         checked(brew, values)

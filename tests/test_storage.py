@@ -75,7 +75,7 @@ def file(tmp_path):
 # Round trips
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_a_model_comes_back_bit_by_bit(posterior, likelihood, dtype, x, tmp_path):
@@ -238,7 +238,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_an_empty_folder_is_no_run(tmp_path):
-    with pytest.raises(StorageError, match="no checkpoint"):
+    with pytest.raises(StorageError, match=r"no config\.yaml, so it is not the directory of a run"):
         lb.load(tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_a_file_of_the_future_says_who_wrote_it(file):
         lb.load(file)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"model": "a name"}], ids=str)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"model": "a name"}])
 def test_tensors_of_another_program_are_told_apart(metadata, tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(StorageError, match="no description of a model"):
@@ -264,7 +264,6 @@ def test_tensors_of_another_program_are_told_apart(metadata, tmp_path):
         ({"kind": "ELBO", "samples": 1}, "does not describe a model"),
         (3, "does not describe a model"),
     ],
-    ids=str,
 )
 def test_a_description_runs_nothing_but_registered_parts(description, message, file):
     rewrite_header(file, model=description)
@@ -279,6 +278,6 @@ def test_weights_of_another_model_are_refused(file):
         lb.load(file)
 
 
-@pytest.mark.parametrize("value", [None, True, 3, 0.1, "relu", (1, 2), ((1,), 2.5)], ids=str)
+@pytest.mark.parametrize("value", [None, True, 3, 0.1, "relu", (1, 2), ((1,), 2.5)])
 def test_plain_values_come_back_through_json(value):
     assert build(json.loads(json.dumps(describe(value)))) == value

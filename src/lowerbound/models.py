@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 _PASS_SIZE = 1 << 22
 
 
-class _once(Generic[Value]):  # noqa: N801 (reads as a decorator)
+class _once(Generic[Value]):
     """A property that is computed when first read. Unlike functools.cached_property it holds no lock, so that it compiles."""
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
@@ -344,6 +344,11 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        # Not torch.manual_seed, which would also seed devices whose state is not put back.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import cast
 
@@ -37,8 +38,12 @@ def as_shape(size: int | Shape) -> Shape:
     Raises:
         SettingsError: if an entry is not a whole number of at least 1.
     """
-    shape = (size,) if isinstance(size, int) else tuple(size)
-    if not shape or any(not isinstance(entry, int) or isinstance(entry, bool) or entry < 1 for entry in shape):
+    try:
+        entries = tuple(size) if isinstance(size, Iterable) else (size,)
+        shape = tuple(0 if isinstance(entry, bool) else operator.index(entry) for entry in entries)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
         raise SettingsError(f"{size!r} is not a size: give a whole number of at least 1, or a tuple of them")
     return shape
 

@@ -68,7 +68,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Args:
         model: any model.
-        path: of the file; ``.safetensors`` is added where there is no suffix.
+        path: of the file; ``.safetensors`` is added where it is missing.
 
     Returns:
         The path that was written.
@@ -84,7 +84,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         torch.Size([3, 6])
     """
     path = Path(path)
-    path = path if path.suffix else path.with_suffix(".safetensors")
+    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -122,10 +122,10 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     import torch
 
     import lowerbound as lb
+    from lowerbound.models import seeded
 
     dataset = load_for_run(plan)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(training["seed"])
+    with seeded(training["seed"], torch.device("cpu")):
         model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
     out = out or _free_directory(f"{recipe.name}-{dataset.name}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -154,7 +155,7 @@ class Examples:
         Raises:
             SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty.
         """
-        held_out = round(len(self) * fraction)
+        held_out = round(len(self) * fraction) if 0 < fraction < 1 else 0
         if not 0 < held_out < len(self):
             raise SettingsError(
                 f"{self.name}: holding out the fraction {fraction} of {len(self)} examples leaves a part empty; "
@@ -166,6 +167,10 @@ class Examples:
     def to(self, device: torch.device | str) -> Examples:
         """The same examples with their values on ``device``."""
         return replace(self, values=self.values.to(device))
+
+    def digest(self) -> str:
+        """The SHA-256 digest of the values, which says whether two sets of examples are the same."""
+        return hashlib.sha256(self.values.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def bits_per_dimension(self, bound: float) -> float | None:
         """``-bound / (D log 2) + log2(levels)``, for dequantised data; ``None`` where no discretisation is known.

@@ -139,6 +139,7 @@ def fit(
     with seeded(seed, loop.device):
         if files is not None and resume:
             _restore(loop, files)
+            _amend_config(loop, files, settings)
         elif files is not None:
             files.create(_config(loop, settings, config or {}))
         loop.observers += _observers(files, settings, progress)
@@ -236,7 +237,13 @@ def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]
         "objective": describe(loop.objective),
         "model": describe(loop.model),
         "examples": {
-            name: {"count": len(part), "shape": list(part.shape), "pixels": part.pixels, "levels": part.levels}
+            name: {
+                "count": len(part),
+                "shape": list(part.shape),
+                "pixels": part.pixels,
+                "levels": part.levels,
+                "sha256": part.digest(),
+            }
             for name, part in _parts(loop).items()
             if part is not None
         },
@@ -269,21 +276,42 @@ def _restore(loop: "Loop", files: "RunDirectory") -> None:
 
 
 def _refuse_other_run(loop: "Loop", files: "RunDirectory") -> None:
-    """Going on is as if it had never stopped only with the same examples in the same order."""
+    """Going on is as if it had never stopped only with the same objective and the same examples in the same order."""
+    from lowerbound.describe import describe
+
     config = files.read_config()
     try:
         training, examples = config["training"], config["examples"]
         before = {name: training[name] for name in ("seed", "batch_size")}
         before |= {f"{part} examples": examples[part]["count"] if part in examples else 0 for part in _parts(loop)}
+        before |= {f"sha256 of {part} examples": examples[part]["sha256"] for part in examples}
+        before |= {"objective": config["objective"]}
     except (KeyError, TypeError):
         raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
-    now = {"seed": loop.seed, "batch_size": loop.batch_size}
+    now: dict[str, Any] = {"seed": loop.seed, "batch_size": loop.batch_size}
     now |= {f"{part} examples": 0 if given is None else len(given) for part, given in _parts(loop).items()}
+    now |= {f"sha256 of {part} examples": given.digest() for part, given in _parts(loop).items() if given is not None}
+    now |= {"objective": describe(loop.objective)}
     for name, value in now.items():
         if before[name] != value:
             raise SettingsError(
                 f"fit: the run in {files.path} has {name}={before[name]}, not {value}; resume with the same"
             )
+
+
+def _amend_config(loop: "Loop", files: "RunDirectory", settings: Mapping[str, Any]) -> None:
+    """Settings that changed on the way, such as more epochs, are written down with the step from which they hold."""
+    from lowerbound.describe import describe
+
+    config = files.read_config()
+    changed = {name: describe(value) for name, value in settings.items()}
+    changed = {name: value for name, value in changed.items() if config["training"].get(name) != value}
+    if changed:
+        config.setdefault("resumed", []).append({"from_step": loop.progress.step, "before": {
+            name: config["training"].get(name) for name in changed
+        }})  # fmt: skip
+        config["training"] |= changed
+        files.write_config(config)
 
 
 def _parts(loop: "Loop") -> dict[str, "Examples | None"]:

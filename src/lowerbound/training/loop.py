@@ -10,10 +10,12 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
+from lowerbound.errors import NonFiniteError
 from lowerbound.models import Model, device_of, dtype_of
 from lowerbound.objectives import Objective, dataset_terms
 from lowerbound.training.step import TrainingStep
@@ -176,6 +178,23 @@ class Loop:
         for observer in self.observers:
             observer.on_epoch(self, record)
 
+    def healthy(self) -> bool:
+        """Whether all parameters are finite, as they are unless an update of finite gradients overflowed."""
+        return bool(torch.isfinite(get_total_norm([p.detach() for p in self.model.parameters()], math.inf)))
+
+    def _refuse(self, faulty: bool, term: str, tensor: str) -> None:
+        """What the check before each update cannot see."""
+        if faulty:
+            step = self.progress.step
+            raise NonFiniteError(
+                f"step {step}: the {term} is not finite, found in {tensor} after epoch {self.progress.epoch + 1}. Likely cause: "
+                "steps that are too long, or examples far outside of the training data's range. Remedy: a smaller "
+                "learning_rate, clip_norm=1.0, or a look at the data",
+                step=step,
+                term=term,
+                tensor=tensor,
+            )
+
     def _order(self) -> Tensor:
         """The order of this epoch's examples: a function of the seed and the epoch alone."""
         generator = torch.Generator().manual_seed((self.seed << 24) + self.progress.epoch)
@@ -200,6 +219,7 @@ class Loop:
     def _record(self, averages: dict[str, float], rate: float) -> dict[str, Any]:
         """The line of metrics of the epoch that has just ended."""
         progress = self.progress
+        self._refuse(not self.healthy(), "parameter", "the model's weights")
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
@@ -211,7 +231,8 @@ class Loop:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             bound = record["validation"]["bound"]
-            if math.isfinite(bound) and (progress.best_bound is None or bound > progress.best_bound):
+            self._refuse(not math.isfinite(bound), "validation bound", "the mean over the validation data")
+            if progress.best_bound is None or bound > progress.best_bound:
                 progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
                 self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
         return record | {"seconds": self.seconds}

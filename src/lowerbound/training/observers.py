@@ -130,7 +130,7 @@ class Recorder(Watcher):
 
     def on_interrupt(self, loop: Loop) -> None:
         """Nothing is lost: the state between two steps is written. Where a step was cut short, the last checkpoint stands."""
-        if loop.between_steps:
+        if loop.between_steps and loop.healthy():
             self._checkpoint(loop)
 
     def _checkpoint(self, loop: Loop) -> None:

@@ -64,12 +64,14 @@ class RunDirectory:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(
-                yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None),
-                encoding="utf8",
-            )
+            self.write_config(config)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}); give another directory") from None
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``, whole or not at all."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        _replace_text(self.config, text)
 
     def read_config(self) -> dict[str, Any]:
         """The configuration.
@@ -86,9 +88,7 @@ class RunDirectory:
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replace all lines, as when going on from a checkpoint that is older than the last line."""
-        partial = self.path / ".metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf8")
-        os.replace(partial, self.path / "metrics.jsonl")
+        _replace_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
 
     def write_checkpoint(
         self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], header: Mapping[str, Any]
@@ -144,11 +144,19 @@ class RunDirectory:
             StorageError: if there is none, or its digest does not match.
         """
         candidates = [folder for folder in [self.checkpoints / "best", *self.newest()] if folder.is_dir()]
+        if not self.config.exists():
+            raise StorageError(f"{self.path}: has no config.yaml, so it is not the directory of a run")
         if not candidates:
             raise StorageError(f"{self.path}: has no checkpoint yet; wait for the first one, or train again")
         verify(candidates[0])
         averaged = candidates[0] / "averaged.safetensors"
         return averaged if averaged.exists() else candidates[0] / "model.safetensors"
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf8")
+    os.replace(partial, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

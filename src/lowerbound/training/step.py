@@ -19,8 +19,8 @@ from lowerbound.objectives import Objective
 class TrainingStep:
     """One step: from parameters, optimiser state and a batch to new ones and the bound's terms, ``[B]`` each.
 
-    The bound and the norm of all gradients are checked before the optimiser sees them, so that an update can never write
-    anything that is not a number into the parameters.
+    The bound and the norm of all gradients are checked before the optimiser sees them, so that it is never fed anything
+    that is not a number.
 
     Args:
         model: is changed in place.
