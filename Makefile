@@ -28,7 +28,7 @@ types: $(VENV)/.installed-tools
 	@$(BIN)/mypy
 
 tests: $(VENV)/.installed-tools
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2
 
 format: $(VENV)/.installed-tools
 	@$(BIN)/ruff format .

@@ -2,9 +2,10 @@
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lowerbound import __version__
 from lowerbound.cli import inspecting, listing, training
@@ -12,7 +13,16 @@ from lowerbound.errors import LowerboundError
 
 _OUR_FAULT = "this is a fault of lowerbound, not yours; please report it with the lines above"
 
+
+class _TrainFirst(TyperGroup):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "train")
+
+
 app = typer.Typer(
+    cls=_TrainFirst,
     name="lowerbound",
     help="Variational auto-encoders and variational inference, with bounds that are right to the last nat.",
     no_args_is_help=True,
