@@ -89,8 +89,6 @@ MODELS = {
 
 # Only torch's own generator can make the noise of these, so their figures depend on the batches.
 FOREIGN_NOISE = {"flow posterior"}
-# These have no mean of q in closed form.
-NO_MEAN = {"flow posterior"}
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:

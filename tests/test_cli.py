@@ -276,7 +276,9 @@ def test_dequantised_data_have_bits_per_dimension(here, tmp_path, capsys):
 
 def test_a_single_example_has_no_standard_error(here, tmp_path, capsys):
     np.savez(tmp_path / "one.npz", x_train=np.zeros((2, 8, 8), np.uint8), x_test=np.zeros((1, 8, 8), np.uint8))
-    told = json.loads(call(capsys, "evaluate", "gaussian", "--data", tmp_path / "one.npz", "--json")[1])
+    told = json.loads(
+        call(capsys, "evaluate", "gaussian", "--data", tmp_path / "one.npz", "--split", "test", "--json")[1]
+    )
     assert told["elbo"]["standard_error"] is None
 
 

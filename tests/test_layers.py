@@ -16,6 +16,7 @@ LAYERS = [
     ["cli"],
     ["recipes"],
     ["training", "evaluation"],
+    ["scoring"],
     ["objectives"],
     ["storage"],
     ["models"],
@@ -37,7 +38,8 @@ def imported(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "lowerbound":
-            names |= {alias.name for alias in node.names}
+            # A public name such as lowerbound.fit comes from some layer's file, wherever that is.
+            names |= {lowerbound._HOMES.get(alias.name) or alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= (
                 {node.module.removeprefix("lowerbound.").split(".")[0]}

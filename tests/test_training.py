@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 import lowerbound as lb
+from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
+from lowerbound.noise import derived_seed
 from lowerbound.training import fitting
 from lowerbound.training.observers import Watcher
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
@@ -243,8 +245,8 @@ def test_the_step_ascends_the_gradient_of_the_mean_bound(vae, data, watch):
     train(vae, data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1e-2)
     before, after = trace.weights
     again = make_vae()
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(derived_seed(0, "order", 0)))
+    torch.manual_seed(derived_seed(0, "training"))
     lb.ELBO()(again.draw(data[order])).mean().backward()
     for name, parameter in again.named_parameters():
         torch.testing.assert_close(after[name], before[name] + 1e-2 * parameter.grad)
@@ -417,6 +419,63 @@ def test_a_validation_bound_that_is_not_a_number_is_refused(data, monkeypatch):
 def test_an_update_that_overflows_is_not_taken_for_a_success(data):
     with pytest.raises(NonFiniteError, match="a smaller learning_rate"):
         train(make_vae(), data, epochs=1, optimizer="sgd", learning_rate=3e38)
+
+
+class Prior(nn.Module):
+    """N(loc, I) whose mean is a parameter itself, and so changes in place with an update."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.full((2,), 0.5))
+
+    def forward(self, *given):
+        return DiagonalNormal(self.loc, torch.zeros(()))
+
+
+def test_terms_are_those_of_the_weights_before_the_update(data, monkeypatch):
+    def make():
+        torch.manual_seed(0)
+        parts = make_vae()
+        return lb.LatentModel(Prior(), parts.posterior, parts.likelihood)
+
+    seen = train(make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1.0).history[0][
+        "train"
+    ]
+    frozen = train(make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1e-30).history[0][
+        "train"
+    ]
+    assert seen == frozen
+
+
+def test_running_statistics_go_back_with_a_refused_step(data):
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * SIZE))
+    vae = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 4)), lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE))
+    )
+    with pytest.raises(NonFiniteError):
+        train(vae, data, epochs=50, optimizer="sgd", learning_rate=1e10)
+    assert all(torch.isfinite(value).all() for value in vae.state_dict().values())
+
+
+def test_averaged_weights_come_with_averaged_statistics(data):
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * SIZE))
+    vae = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 4)), lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE))
+    )
+    train(vae, data, steps=3, epochs=None, ema=0.5)
+    assert not torch.equal(net[1].running_var, torch.ones(8))
+
+
+def test_an_own_observer_watches(data):
+    class Counter(Watcher):
+        steps = 0
+
+        def on_step(self, loop):
+            self.steps += 1
+
+    counter = Counter()
+    train(make_vae(), data, epochs=2, batch_size=8, observers=[counter])
+    assert counter.steps == 6
 
 
 # Randomness and modes

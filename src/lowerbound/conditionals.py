@@ -16,6 +16,8 @@ from lowerbound.distributions import DiagonalNormal, soft_clamp
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class Conditional(nn.Module, ABC):
     """A distribution that depends on what it is given: ``forward(*given)`` returns a ``torch.distributions.Distribution``.
@@ -46,8 +48,11 @@ class Conditional(nn.Module, ABC):
 
     def parameters_from(self, network: nn.Module, *given: Tensor) -> Tensor:
         """The network's output, in float32 at least: terms of a bound are never computed in half precision."""
+        own = next((parameter.dtype for parameter in network.parameters()), None)
+        if own in _HALF:
+            given = tuple(value.to(own) for value in given)
         raw: Tensor = network(*given)
-        return raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
+        return raw.float() if raw.dtype in _HALF else raw
 
 
 def event_dims_of(network: nn.Module) -> int:
@@ -76,7 +81,8 @@ class StandardNormal(Conditional):
 
     def forward(self, *given: Tensor) -> DiagonalNormal:
         """N(0, I)."""
-        return DiagonalNormal(self.zeros, self.zeros, len(self.shape))
+        zeros = self.zeros.float() if self.zeros.dtype in _HALF else self.zeros
+        return DiagonalNormal(zeros, zeros, len(self.shape))
 
 
 @describable
@@ -164,7 +170,7 @@ class Gaussian(Conditional):
             raw, log_variance = raw.chunk(2, -self.event_dims)
             log_scale = self._bounded_log_scale(log_variance)
         elif isinstance(self.scale, str):
-            log_scale = self._bounded_log_scale(self.log_variance.to(raw.dtype))
+            log_scale = self._bounded_log_scale(self.log_variance).to(raw.dtype)
         else:
             log_scale = cast(Tensor, self.log_scale).to(raw.dtype)
         return DiagonalNormal(raw.sigmoid() if self.mean == "sigmoid" else raw, log_scale, self.event_dims)

@@ -15,7 +15,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def soft_clamp(x: Tensor, low: float, high: float, knee: float = 1.0) -> Tensor:
-    """A smooth bound: the identity on ``[low + knee, high - knee]``, and strictly within ``(low, high)`` everywhere.
+    """A smooth bound: the identity on ``[low + knee, high - knee]``, and within ``[low, high]`` for every finite number.
 
     Beyond the inner interval an excess ``e`` becomes ``e / (1 + |e| / knee)``, so the function is continuously
     differentiable, its slope falls as ``1 / (1 + |e| / knee)^2`` and never vanishes, and the usual case costs no

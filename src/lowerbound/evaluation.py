@@ -11,7 +11,8 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model
-from lowerbound.objectives import Objective, dataset_terms
+from lowerbound.objectives import Objective
+from lowerbound.scoring import dataset_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def evaluate(
     """The objective's true bound on some data, with its terms: nats per example, averaged over examples.
 
     The same ``seed`` gives the same figure whatever the batch size, beyond rounding, see
-    :func:`lowerbound.objectives.dataset_terms`.
+    :func:`lowerbound.scoring.dataset_terms`.
 
     Args:
         model: any model.
@@ -76,8 +77,8 @@ def evaluate(
         >>> abs(estimate.mean + estimate.terms["rate"].mean + estimate.terms["distortion"].mean) < 1e-4
         True
     """
-    if seed < 0 or (batch_size is not None and batch_size < 1):
-        raise SettingsError(f"evaluate: seed={seed} must be at least 0, and batch_size={batch_size} at least 1")
+    if not 0 <= seed < 2**31 or (batch_size is not None and batch_size < 1):
+        raise SettingsError(f"evaluate: seed={seed} must be from 0 to 2^31 - 1, and batch_size={batch_size} at least 1")
     examples = Examples.of(data)
     model.check_data(examples)
     terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)

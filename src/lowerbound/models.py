@@ -14,13 +14,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound import noise
+from lowerbound.conditionals import Conditional
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.distributions import closed_form_kl
 from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.noise import derived_seed
 
 Gradient = Literal["pathwise"]
 Value = TypeVar("Value")
+
+# Draws that stand in for a mean without a closed form.
+_MEAN_DRAWS = 256
 
 # Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
 _PASS_SIZE = 1 << 22
@@ -178,7 +183,7 @@ class LatentModel(Model):
         q, prior = self.posterior(x), self.prior()
         z, posterior_term = _draw_and_score(q, samples)
         p = self.likelihood(z)
-        _check_fit(q, prior, p, x)
+        _check_fit(q, prior, p, x, samples)
         return Draw(
             z=z,
             likelihood_term=lambda: p.log_prob(x),
@@ -197,9 +202,9 @@ class LatentModel(Model):
         """
         super().check_data(examples)
         check = getattr(self.likelihood, "check_data", None)
-        if check is not None:
-            for index, x in batches(examples, self, seed=0):
-                check(x, index, examples.name)
+        if check is not None and getattr(check, "__func__", None) is not Conditional.check_data:
+            for rows, x in batches(examples, self, seed=0):
+                check(x, rows, examples.name)
 
     @torch.no_grad()
     def sample(self, count: int, *, mean: bool = False, seed: int | None = None) -> Tensor:
@@ -213,7 +218,7 @@ class LatentModel(Model):
         Returns:
             ``[count, *event]``.
         """
-        with evaluating(self), seeded(seed, device_of(self)):
+        with evaluating(self), seeded(None if seed is None else derived_seed(seed, "sample"), device_of(self)):
             z = self.prior().sample((count,))
             return torch.cat([self._observe(part, mean) for part in z.split(self._examples_per_pass(z))])
 
@@ -228,11 +233,13 @@ class LatentModel(Model):
     def encode(self, data: Any) -> Tensor:
         """The mean of q(z given x), ``[N, J]``: the same at every call.
 
+        A posterior without a mean in closed form, such as a flow, is averaged over 256 draws from a fixed seed.
+
         Args:
             data: examples, an array or a tensor, ``[N, *event]``.
         """
         with evaluating(self):
-            return torch.cat([_mean(self.posterior(x), "posterior") for _, x in batches(data, self, seed=0)])
+            return torch.cat([_mean(self.posterior(x)) for _, x in batches(data, self, seed=0)])
 
     @torch.no_grad()
     def reconstruct(self, data: Any) -> Tensor:
@@ -241,7 +248,7 @@ class LatentModel(Model):
 
     def _observe(self, z: Tensor, mean: bool) -> Tensor:
         p = self.likelihood(z[None])
-        return (_mean(p, "likelihood") if mean else p.sample())[0]
+        return (_mean(p) if mean else p.sample())[0]
 
     def _examples_per_pass(self, z: Tensor) -> int:
         p = self.likelihood(z[None, :1])
@@ -263,31 +270,33 @@ def _draw_and_score(q: Distribution, samples: int) -> tuple[Tensor, Callable[[],
     return z, lambda: log_q
 
 
-def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor) -> None:
+def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int) -> None:
     """Shapes broadcast silently, so each mismatch is refused by name."""
-    if len(q.batch_shape) != 1:
+    if q.batch_shape != x.shape[:1]:
         raise ShapeError(
             f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for "
-            f"{len(x)} examples; expected batch shape ({len(x)},): wrap it in torch.distributions.Independent"
+            f"{len(x)} examples; expected the batch shape ({len(x)},): see torch.distributions.Independent"
         )
     if q.event_shape != prior.event_shape:
         raise ShapeError(
             f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over {tuple(prior.event_shape)}"
         )
-    if p.event_shape != x.shape[1:] or len(p.batch_shape) != 2:
+    if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):
         raise ShapeError(
-            f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape {tuple(p.batch_shape)}, "
-            f"but the data has events of shape {tuple(x.shape[1:])} and [samples, examples] are wanted"
+            f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape {tuple(p.batch_shape)}, but "
+            f"the data has events of shape {tuple(x.shape[1:])}, and the batch shape is to be {(samples, len(x))}: "
+            "samples, examples"
         )
 
 
-def _mean(distribution: Distribution, role: str) -> Tensor:
+def _mean(distribution: Distribution) -> Tensor:
+    """The mean, or where it has no closed form the average of draws that are the same at every call."""
     try:
         return distribution.mean
     except NotImplementedError:
-        raise UnsupportedError(
-            f"the {role} returned {type(distribution).__name__}, which has no mean in closed form"
-        ) from None
+        first = distribution.sample()
+        with seeded(0, first.device):
+            return distribution.sample(torch.Size((_MEAN_DRAWS,))).mean(0)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -296,8 +305,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The floating type of a model's parameters; float32 for a model that has none."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    """The floating type of a model's data: that of its parameters, but float32 at least."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.promote_types(own, torch.float32)
 
 
 def examples_per_pass(numbers_per_example: int) -> int:
@@ -308,7 +318,7 @@ def examples_per_pass(numbers_per_example: int) -> int:
 def batches(
     data: Any, model: nn.Module, *, seed: int, samples: int = 1, batch_size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of indices ``[B]`` and examples ``[B, *event]``, in order, with the examples' own noise in force for each.
+    """Pairs of row numbers ``[B]`` and examples ``[B, *event]``, in order, with the examples' own noise in force for each.
 
     Args:
         data: examples, an array or a tensor.
@@ -320,9 +330,11 @@ def batches(
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
     size = batch_size or examples_per_pass(samples * math.prod(examples.shape))
+    numbers = torch.arange(len(examples)) if examples.rows is None else examples.rows
     for index in torch.arange(len(examples)).split(size):
-        with noise.per_example(seed, index):
-            yield index, examples.batch(index, dtype).to(device)
+        rows = numbers[index]
+        with noise.per_example(seed, rows):
+            yield rows, examples.batch(index, dtype).to(device)
 
 
 @contextmanager

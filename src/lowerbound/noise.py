@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -46,6 +47,17 @@ class _ExampleStreams:
             rows[row] = draw(generator, (*before, *after))
         self.requests += 1
         return torch.from_numpy(np.moveaxis(rows, 0, axis))
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A seed for one purpose, unrelated to those for others: weights, order and noise must not share their numbers.
+
+    Example:
+        >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1), derived_seed(0, "order", 1) == derived_seed(0, "noise")
+        (True, False)
+    """
+    words = [entry if isinstance(entry, int) else crc32(entry.encode()) for entry in purpose]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.models import Draw, Gradient, Model, batches, device_of, evaluating, seeded
+from lowerbound.models import Draw, Gradient
 
 
 class Objective(ABC):
@@ -33,14 +32,33 @@ class Objective(ABC):
         """What carries the gradient, ``[B]``; by default the bound itself."""
         return self.bound(draw)
 
+    def rate(self, draw: Draw) -> Tensor:
+        """The rate that is reported, ``[B]``, in nats."""
+        return draw.rate
+
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """What is reported, ``[B]`` each: the bound, its rate and its distortion."""
-        return {"bound": self.bound(draw), "rate": draw.rate, "distortion": -draw.log_likelihood.mean(0)}
+        return {"bound": self.bound(draw), "rate": self.rate(draw), "distortion": -draw.log_likelihood.mean(0)}
 
     def __call__(self, draw: Draw) -> Tensor:
         """The bound's value with the surrogate's gradient, ``[B]``."""
         bound, surrogate = self.bound(draw), self.surrogate(draw)
         return surrogate + (bound - surrogate).detach()
+
+
+def whole_number(name: str, value: Any) -> int:
+    """``value`` as an integer of at least 1.
+
+    Raises:
+        SettingsError: if it is none, naming it.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
+    return number
 
 
 @describable
@@ -63,7 +81,7 @@ class ELBO(Objective):
         UnsupportedError: on use, if ``kl="closed-form"`` and there is none.
 
     Example:
-        >>> import lowerbound as lb
+        >>> import torch, lowerbound as lb
         >>> vae = lb.LatentModel(
         ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale=1.0)
         ... )
@@ -76,20 +94,16 @@ class ELBO(Objective):
     gradient: Gradient = "pathwise"
 
     def __post_init__(self) -> None:
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise SettingsError(f"ELBO: samples={self.samples!r} must be a whole number of at least 1")
+        object.__setattr__(self, "samples", whole_number("ELBO: samples", self.samples))
         if self.kl not in ("auto", "closed-form", "sampled"):
             raise SettingsError(f"ELBO: kl={self.kl!r} is unknown; choose 'auto', 'closed-form' or 'sampled'")
 
     def bound(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - KL``, ``[B]``."""
-        return draw.log_likelihood.mean(0) - self._rate(draw)
+        return draw.log_likelihood.mean(0) - self.rate(draw)
 
-    def terms(self, draw: Draw) -> dict[str, Tensor]:
-        """The bound and the two terms it is made of: ``bound = -(rate + distortion)``."""
-        return super().terms(draw) | {"rate": self._rate(draw)}
-
-    def _rate(self, draw: Draw) -> Tensor:
+    def rate(self, draw: Draw) -> Tensor:
+        """The KL term as ``kl`` has it, ``[B]``: ``bound = -(rate + distortion)``."""
         if self.kl == "sampled":
             return draw.sampled_rate
         if self.kl == "closed-form" and draw.analytic_rate is None:
@@ -97,21 +111,3 @@ class ELBO(Objective):
                 f"no closed-form KL is registered for {type(draw.q).__name__} against {type(draw.prior).__name__}; use kl='auto'"
             )
         return draw.rate
-
-
-def dataset_terms(
-    model: Model, objective: Objective, data: Any, *, seed: int = 0, batch_size: int | None = None
-) -> dict[str, Tensor]:
-    """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
-
-    The noise of an example depends on ``seed`` and its position alone, so neither the batch size nor the other examples
-    change its figures beyond rounding. (Distributions that are not lowerbound's own draw from torch's generator, seeded
-    once: their figures are reproducible for one batch size.)
-    """
-    examples = Examples.of(data)
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(model), seeded(seed, device_of(model)):
-        for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
-            terms = objective.terms(model.draw(x, objective.samples, objective.gradient))
-            parts.append({name: term.double().cpu() for name, term in terms.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

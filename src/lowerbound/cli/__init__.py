@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"lowerbound {__version__}")
         sys.exit(0)
     try:
-        code = app(arguments, prog_name="lowerbound", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            code = app(arguments, prog_name="lowerbound", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message())
     except LowerboundError as error:
@@ -59,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"lowerbound: {_OUR_FAULT}", file=sys.stderr)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"lowerbound: warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str) -> None:

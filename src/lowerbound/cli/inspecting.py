@@ -15,6 +15,10 @@ from lowerbound.errors import SettingsError, StorageError
 Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
 Part = Annotated[Split, typer.Option(help="Which part of the data.")]
+ScoredPart = Annotated[
+    Split | None, typer.Option(help="Which part of the data; if not given: test, but all of what --data names.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that is random.")]
 Count = Annotated[int, typer.Option(min=1, help="How many.")]
 
 
@@ -30,14 +34,15 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     samples: Annotated[
         int | None, typer.Option(min=1, help="Draws of z for each example; the run's own number if not given.")
     ] = None,
-    split: Part = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    split: ScoredPart = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """The bound with its terms and standard errors, in nats per example."""
     import lowerbound as lb
 
     model, config = open_run(directory)
+    split = split or _usual_part(data)
     examples = examples_of(load_for_run(config, data), split)
     objective = objective_of(config, samples)
     estimate = lb.evaluate(model, objective, examples, seed=seed)
@@ -54,6 +59,10 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     print(json.dumps(figures | context))
 
 
+def _usual_part(data: str | None) -> Split:
+    return "test" if data is None else "all"
+
+
 def _number(value: float) -> float | None:
     """JSON has no nan."""
     return None if math.isnan(value) else value
@@ -63,7 +72,7 @@ def sample(
     directory: Directory,
     out: Annotated[Path, typer.Option(help="File to write: .png for pictures, .npy for numbers.", show_default=False)],
     count: Count = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Seed = 0,
     mean: Annotated[
         bool | None,
         typer.Option(
@@ -85,7 +94,7 @@ def reconstruct(
     ],
     count: Count = 16,
     data: Data = None,
-    split: Part = "test",
+    split: ScoredPart = None,
 ) -> None:
     """Encode and decode some examples, and write them beside their originals."""
     import torch
@@ -94,7 +103,7 @@ def reconstruct(
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(load_for_run(config, data), split)
+    examples = examples_of(load_for_run(config, data), split or _usual_part(data))
     model.check_data(examples)
     shown = examples.subset(torch.arange(min(count, len(examples))))
     images = model.reconstruct(shown)

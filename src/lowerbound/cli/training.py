@@ -1,6 +1,8 @@
 """``lowerbound train``: from a recipe or a configuration file to a run directory."""
 
 import inspect
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -154,15 +156,19 @@ def _free_directory(name: str) -> Path:
 def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     """The bound on the test data, where the pictures are, and what to do next."""
     import lowerbound as lb
+    from lowerbound.report.figures import is_image
 
     print(describe_estimate(lb.evaluate(run.model, run.objective, test), "test"))
     pictures = [max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")]
     pictures += [path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")]
-    print("pictures: " + ", ".join(str(path) for path in pictures if path))
+    print("pictures: " + ", ".join(str(path) for path in pictures if path))  # bound.png at least
     print("next:")
+    invoked = Path(sys.argv[0])
+    program = str(invoked) if invoked.name == "lowerbound" and not shutil.which("lowerbound") else "lowerbound"
+    run_directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
     for command in (
-        f"lowerbound evaluate {out} --samples 64",
-        f"lowerbound sample {out} --count 100 --out samples.png",
-        f"lowerbound encode {out} --out latents.csv",
+        f"evaluate {run_directory} --samples 64",
+        f"sample {run_directory} --count 100 --out samples.{suffix}",
+        f"encode {run_directory} --out latents.csv",
     ):
-        print(f"  {command}")
+        print(f"  {program} {command}")

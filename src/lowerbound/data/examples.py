@@ -138,8 +138,9 @@ class Examples:
             return replace(self, pixels=pixels)
         dynamic = replace(self, pixels="binarize")
         binary = torch.empty_like(self.values, dtype=torch.uint8)
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
         for index in torch.arange(len(self)).split(_CHUNK):
-            with noise.per_example(seed, index):
+            with noise.per_example(noise.derived_seed(seed, "binarize-once"), rows[index]):
                 binary[index] = dynamic.batch(index).to(torch.uint8)
         return replace(self, values=binary, levels=2, pixels="as-is")
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
 from lowerbound.settings import checked
@@ -62,8 +63,13 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
     def register(make: Make) -> Make:
         name = make.__name__.replace("_", "-")
-        RECIPES[name] = Recipe(name, make, **usual)
-        return make
+
+        @wraps(make)
+        def checking(shape: tuple[int, ...], **arguments: Any) -> Any:
+            return make(shape, **checked(make, arguments, name=name))
+
+        RECIPES[name] = Recipe(name, checking, **usual)
+        return cast(Make, checking)
 
     return register
 

@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from numbers import Real
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lowerbound.data import Examples
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
-    from lowerbound.training.loop import Loop
+    from lowerbound.training.loop import Loop, Observer
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.run import Run
 
@@ -69,6 +69,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     config: Mapping[str, Any] | None = None,
+    observers: "Sequence[Observer]" = (),
 ) -> "Run":
     """Train a model: maximise an objective over some data.
 
@@ -99,6 +100,7 @@ def fit(
         resume: go on with the run in ``directory`` from its newest checkpoint, as if it had never stopped.
         progress: show the course on standard error: live on a terminal, else a line for each epoch.
         config: entries to add to ``config.yaml``, such as where the data came from.
+        observers: who else watches the training, see ``lowerbound.training.loop.Observer``.
 
     Returns:
         A :class:`lowerbound.Run`.
@@ -125,6 +127,7 @@ def fit(
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
     from lowerbound.data import Examples
     from lowerbound.models import seeded
+    from lowerbound.noise import derived_seed
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.run import Run
 
@@ -136,13 +139,13 @@ def fit(
             model.check_data(part)
     files = None if directory is None else RunDirectory(Path(directory))
     loop = _make_loop(model, objective, train, held_out, settings)
-    with seeded(seed, loop.device):
+    with seeded(derived_seed(seed, "training"), loop.device):
         if files is not None and resume:
             _restore(loop, files)
             _amend_config(loop, files, settings)
         elif files is not None:
             files.create(_config(loop, settings, config or {}))
-        loop.observers += _observers(files, settings, progress)
+        loop.observers += [*_observers(files, settings, progress), *observers]
         with _stopping_between_steps(loop):
             loop.run()
     state = loop.progress
@@ -237,18 +240,19 @@ def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]
         "objective": describe(loop.objective),
         "model": describe(loop.model),
         "examples": {
-            name: {
-                "count": len(part),
-                "shape": list(part.shape),
-                "pixels": part.pixels,
-                "levels": part.levels,
-                "sha256": part.digest(),
-            }
+            name: {"count": len(part), "shape": list(part.shape)} | _identity(part)
             for name, part in _parts(loop).items()
             if part is not None
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")},
     }
+
+
+_IDENTITY = ("pixels", "levels", "sha256")
+
+
+def _identity(examples: "Examples") -> dict[str, Any]:
+    return {"pixels": examples.pixels, "levels": examples.levels, "sha256": examples.digest()}
 
 
 def _restore(loop: "Loop", files: "RunDirectory") -> None:
@@ -264,14 +268,22 @@ def _restore(loop: "Loop", files: "RunDirectory") -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
+    options = [
+        {name: value for name, value in group.items() if name != "params"} for group in loop.optimizer.param_groups
+    ]
     optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
+    for group, asked in zip(loop.optimizer.param_groups, options, strict=True):
+        group.update(asked)  # what is asked for now holds, such as another weight decay
     if loop.ema is not None and "averaged" in tensors:
         loop.ema.module.load_state_dict(tensors["averaged"])
         loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
     restore_random_state(tensors["random"], loop.device)
-    loop.resume(Progress(**state["progress"]))
-    best = files.checkpoints / "best"
-    if best.is_dir():
+    try:
+        loop.resume(Progress(**state["progress"]))
+    except TypeError:
+        raise StorageError(f"{files.path}: the checkpoint was written by another version of lowerbound") from None
+    best = files.best()
+    if best is not None:
         loop.best_weights = read_checkpoint(best)[0]["model"]
 
 
@@ -284,19 +296,33 @@ def _refuse_other_run(loop: "Loop", files: "RunDirectory") -> None:
         training, examples = config["training"], config["examples"]
         before = {name: training[name] for name in ("seed", "batch_size")}
         before |= {f"{part} examples": examples[part]["count"] if part in examples else 0 for part in _parts(loop)}
-        before |= {f"sha256 of {part} examples": examples[part]["sha256"] for part in examples}
-        before |= {"objective": config["objective"]}
+        before |= {f"{key} of {part} examples": examples[part][key] for part in examples for key in _IDENTITY}
+        before |= {"objective": config["objective"], "model": config["model"], "ema": training["ema"] is not None}
     except (KeyError, TypeError):
         raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
     now: dict[str, Any] = {"seed": loop.seed, "batch_size": loop.batch_size}
     now |= {f"{part} examples": 0 if given is None else len(given) for part, given in _parts(loop).items()}
-    now |= {f"sha256 of {part} examples": given.digest() for part, given in _parts(loop).items() if given is not None}
-    now |= {"objective": describe(loop.objective)}
-    for name, value in now.items():
-        if before[name] != value:
-            raise SettingsError(
-                f"fit: the run in {files.path} has {name}={before[name]}, not {value}; resume with the same"
-            )
+    now |= {
+        f"{key} of {part} examples": identity[key]
+        for part, given in _parts(loop).items()
+        if given is not None
+        for identity in [_identity(given)]
+        for key in _IDENTITY
+    }
+    now |= {"objective": describe(loop.objective), "model": describe(loop.model), "ema": loop.ema is not None}
+    different = next(iter(_differences(before, now)), None)
+    if different is not None:
+        name, was, value = different
+        raise SettingsError(f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same")
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two nested mappings differ: a path, and the two values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in now:
+            yield from _differences(before.get(name), now[name], f"{path}.{name}" if path else name)
+    elif before != now:
+        yield path, before, now
 
 
 def _amend_config(loop: "Loop", files: "RunDirectory", settings: Mapping[str, Any]) -> None:

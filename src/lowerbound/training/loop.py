@@ -15,9 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
-from lowerbound.errors import NonFiniteError
+from lowerbound.errors import LowerboundError, NonFiniteError
 from lowerbound.models import Model, device_of, dtype_of
-from lowerbound.objectives import Objective, dataset_terms
+from lowerbound.noise import derived_seed
+from lowerbound.objectives import Objective
+from lowerbound.scoring import dataset_terms
 from lowerbound.training.step import TrainingStep
 
 
@@ -89,6 +91,7 @@ class Loop:
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] | None = None
     stop_requested: bool = False
+    failure: str | None = None
 
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
@@ -102,6 +105,8 @@ class Loop:
         """Go on from where an earlier training stood; its weights and optimiser state are the caller's to put back."""
         self.progress = progress
         self.step.taken = progress.step
+        if progress.position and len(progress.history) > progress.epoch:
+            progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.sums = {
             name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in progress.sums.items()
         }
@@ -135,9 +140,13 @@ class Loop:
                 observer.on_start(self)
             while not self.progress.finished:
                 self._epoch()
-        except BaseException:
+        except BaseException as error:
+            self.failure = str(error) if isinstance(error, NonFiniteError) else None
             for observer in self.observers:
-                observer.on_interrupt(self)
+                try:
+                    observer.on_interrupt(self)
+                except LowerboundError as another:  # must not take the place of the first
+                    error.add_note(str(another))
             raise
         finally:
             self._set_rates(1.0)  # an optimiser that is the caller's own goes back as it came
@@ -169,9 +178,10 @@ class Loop:
                 observer.on_step(self)
         rate = (progress.position - first) / (time.perf_counter() - began)
         record = self._record(self.averages(), rate)
-        progress.epoch += 1
-        progress.position, self.sums = 0, {}
         progress.history.append(record)
+        if progress.position == len(order):
+            progress.epoch += 1
+            progress.position, self.sums = 0, {}
         patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
         progress.stopped_early = not patient
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
@@ -179,8 +189,9 @@ class Loop:
             observer.on_epoch(self, record)
 
     def healthy(self) -> bool:
-        """Whether all parameters are finite, as they are unless an update of finite gradients overflowed."""
-        return bool(torch.isfinite(get_total_norm([p.detach() for p in self.model.parameters()], math.inf)))
+        """Whether all weights are finite, as they are unless an update of finite gradients overflowed."""
+        weights = [value for value in self.model.state_dict().values() if value.is_floating_point() and value.numel()]
+        return bool(torch.isfinite(get_total_norm(weights, math.inf)))
 
     def _refuse(self, faulty: bool, term: str, tensor: str) -> None:
         """What the check before each update cannot see."""
@@ -197,7 +208,7 @@ class Loop:
 
     def _order(self) -> Tensor:
         """The order of this epoch's examples: a function of the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed((self.seed << 24) + self.progress.epoch)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
         return torch.randperm(len(self.train), generator=generator).to(self.device)
 
     def _take(self, index: Tensor) -> None:
@@ -224,7 +235,7 @@ class Loop:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train": averages,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.base_rates[0] * self.factor(progress.step - 1),
             "examples_per_second": rate,
         }
         if self.validation is not None:

@@ -115,6 +115,7 @@ class Recorder(Watcher):
 
     directory: RunDirectory
     written: float = 0.0
+    best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
         """Metrics newer than where the training stands are from a future that was lost."""
@@ -138,10 +139,11 @@ class Recorder(Watcher):
         files = {"model": loop.model.state_dict(), "optimizer": optimizer, "random": random_state(loop.device)}
         if loop.ema is not None:
             files |= {"averaged": loop.ema.module.state_dict(), "average": {"n_averaged": loop.ema.n_averaged}}
-        if loop.best_weights is not None:
+        if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
             best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
             self.directory.write_checkpoint("best", {"model": loop.best_weights}, best, self.header)
-        state = {"progress": asdict(loop.snapshot()), "optimizer": rest}
+            self.best_written = loop.progress.best_epoch
+        state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
         self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
         self.written = time.monotonic()
 

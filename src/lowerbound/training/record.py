@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lowerbound.errors import StorageError
@@ -62,11 +64,9 @@ class RunDirectory:
                 f"{self.path}: holds a run already; give another directory, go on with it by resume=True "
                 f"(lowerbound train --resume {self.path}), or remove it"
             )
-        try:
+        with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_config(config)
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror}); give another directory") from None
+        self.write_config(config)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, whole or not at all."""
@@ -83,7 +83,8 @@ class RunDirectory:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf8") as file:
+        path = self.path / "metrics.jsonl"
+        with _writing(path), path.open("a", encoding="utf8") as file:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -102,22 +103,27 @@ class RunDirectory:
             header: metadata of each safetensors file, which makes a model's file loadable by itself.
         """
         partial = self.checkpoints / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for file, tensors in files.items():
-            write_tensors(partial / f"{file}.safetensors", tensors, header)
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf8")
-        sums = [f"{digest(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
-        (partial / _SUMS).write_text("".join(sums), encoding="utf8")
-        target = self.checkpoints / name
-        if target.exists():
-            retired = self.checkpoints / f".{name}.retired"
+        target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
+        with _writing(target):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for file, tensors in files.items():
+                write_tensors(partial / f"{file}.safetensors", tensors, header)
+            (partial / "state.json").write_text(json.dumps(state), encoding="utf8")
+            sums = [f"{digest(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
+            (partial / _SUMS).write_text("".join(sums), encoding="utf8")
+            if target.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+                os.replace(target, retired)
+            os.replace(partial, target)
             shutil.rmtree(retired, ignore_errors=True)
-            os.replace(target, retired)
-        os.replace(partial, target)
-        shutil.rmtree(self.checkpoints / f".{name}.retired", ignore_errors=True)
-        for old in self.newest()[self.keep :]:
-            shutil.rmtree(old)
+            for old in self.newest()[self.keep :]:
+                shutil.rmtree(old)
+
+    def best(self) -> Path | None:
+        """The checkpoint of the best model, if there is one: also where a crash came between putting it aside and replacing it."""
+        places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
+        return next((place for place in places if place.is_dir()), None)
 
     def newest(self) -> list[Path]:
         """The checkpoints of steps, newest first."""
@@ -137,13 +143,22 @@ class RunDirectory:
                 faults.append(str(error))
         raise StorageError("; ".join(faults) or f"{self.path}: has no checkpoint; start the training anew")
 
+    def failure(self) -> str | None:
+        """Why the training ended without success, as far as the newest checkpoint knows."""
+        newest = next(iter(self.newest()), None)
+        if newest is None:
+            return None
+        verify(newest)
+        failure: str | None = json.loads((newest / "state.json").read_text(encoding="utf8")).get("failure")
+        return failure
+
     def model_file(self) -> Path:
         """The file of the model to use: the best one where a validation set chose it, else the newest.
 
         Raises:
             StorageError: if there is none, or its digest does not match.
         """
-        candidates = [folder for folder in [self.checkpoints / "best", *self.newest()] if folder.is_dir()]
+        candidates = [folder for folder in [self.best(), *self.newest()] if folder is not None]
         if not self.config.exists():
             raise StorageError(f"{self.path}: has no config.yaml, so it is not the directory of a run")
         if not candidates:
@@ -153,10 +168,21 @@ class RunDirectory:
         return averaged if averaged.exists() else candidates[0] / "model.safetensors"
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder without permission is the user's to mend."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another directory") from None
+
+
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf8")
-    os.replace(partial, path)
+    with _writing(path):
+        partial.write_text(text, encoding="utf8")
+        os.replace(partial, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

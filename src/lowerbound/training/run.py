@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,4 +69,8 @@ def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | No
         True
     """
     path = Path(path)
+    if path.is_dir():
+        failure = RunDirectory(path).failure()
+        if failure is not None:
+            warnings.warn(f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2)
     return load_model(RunDirectory(path).model_file() if path.is_dir() else path, constructor)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lowerbound.errors import NonFiniteError
 from lowerbound.models import Draw, Model
 from lowerbound.objectives import Objective
+from lowerbound.scoring import terms_of
 
 
 @dataclass(eq=False)
@@ -37,6 +38,9 @@ class TrainingStep:
 
     def __post_init__(self) -> None:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
+        kept = self.model.state_dict(keep_vars=True)
+        self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Take the step.
@@ -44,18 +48,22 @@ class TrainingStep:
         Raises:
             NonFiniteError: if the bound or a gradient is not finite; no parameter has been touched.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in self.buffers]
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         bound = self.objective(draw).mean()
         (-bound).backward()
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not bool(torch.isfinite(bound) & torch.isfinite(norm)):
+            for buffer, before in zip(self.buffers, buffers, strict=True):
+                buffer.copy_(before)
             raise self._diagnosis(draw, bound, x)
+        terms = terms_of(self.objective, draw, len(x))  # what was not read yet must be computed before the update
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
         self.optimizer.step()
-        return {name: term.detach() for name, term in self.objective.terms(draw).items()}
+        return {name: term.detach() for name, term in terms.items()}
 
     @torch.no_grad()
     def _diagnosis(self, draw: Draw, bound: Tensor, x: Tensor) -> NonFiniteError:

@@ -1,0 +1,48 @@
+"""An objective's terms, for one draw and for every example of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+from lowerbound.errors import ShapeError
+from lowerbound.models import Draw, Model, batches, device_of, evaluating, seeded
+from lowerbound.objectives import Objective
+
+
+@torch.no_grad()
+def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tensor]:
+    """What an objective reports of a draw, each ``[B]``.
+
+    Raises:
+        ShapeError: if a term has another shape, which would broadcast into a wrong figure.
+    """
+    terms = objective.terms(draw)
+    for name, term in terms.items():
+        if term.shape != (examples,):
+            raise ShapeError(
+                f"{type(objective).__name__}: the term {name!r} has the shape {tuple(term.shape)}, expected one number for "
+                f"each example: ({examples},)"
+            )
+    return terms
+
+
+def dataset_terms(
+    model: Model, objective: Objective, data: Any, *, seed: int = 0, batch_size: int | None = None
+) -> dict[str, Tensor]:
+    """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
+
+    The noise of an example depends on ``seed`` and its row alone, so neither the batch size nor the other examples change
+    its figures beyond rounding. (Distributions that are not lowerbound's own draw from torch's generator, seeded once:
+    their figures are reproducible for one batch size.)
+    """
+    examples = Examples.of(data)
+    parts: list[dict[str, Tensor]] = []
+    with evaluating(model), seeded(seed, device_of(model)):
+        for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
+            terms = terms_of(objective, model.draw(x, objective.samples, objective.gradient), len(x))
+            parts.append({name: term.double().cpu() for name, term in terms.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
