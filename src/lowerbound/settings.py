@@ -8,11 +8,25 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from lowerbound.errors import SettingsError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def has_settings(function: Function) -> Function:
+    """Decorator: ``help()`` and editors see the plain types; the descriptions and bounds stay for :func:`settings_of`."""
+    signature = inspect.signature(function)
+    plain = [parameter.replace(annotation=_plain(parameter.annotation)) for parameter in signature.parameters.values()]
+    vars(function).update(_settings=signature, __signature__=signature.replace(parameters=plain))
+    return function
+
+
+def _plain(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 @cache
@@ -20,7 +34,7 @@ def settings_of(function: Callable[..., Any]) -> type[BaseModel]:
     """The settings of a function, as a pydantic model."""
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in vars(function).get("_settings", inspect.signature(function)).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and get_origin(parameter.annotation) is Annotated
     }
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lowerbound.data.options import Color, Pixels, Resize
-from lowerbound.settings import checked, settings_of
+from lowerbound.settings import checked, has_settings, settings_of
 
 if TYPE_CHECKING:
     from lowerbound.data.examples import Dataset
 
 
+@has_settings
 def load_data(
     source: Any,
     *,

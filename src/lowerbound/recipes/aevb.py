@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 Latent = Annotated[int, Field(ge=1, description="dimensions of z")]
 Hidden = Annotated[int, Field(ge=1, description="units of each fully connected hidden layer")]
 Layers = Annotated[int, Field(ge=1, description="hidden layers of each network, or its convolutions")]
-Activation = Annotated[str, Field(description="between layers: tanh, relu, gelu, silu, ...")]
+Activation = Annotated[str, Field(description="between layers: tanh, relu, gelu, silu and others")]
 Network = Annotated[Literal["mlp", "conv"], Field(description="fully connected, or convolutional for images")]
 Channels = Annotated[
     int, Field(ge=1, description="of the convolution nearest to the image; each further one has twice as many")
@@ -50,22 +50,7 @@ def aevb_gaussian(
     ] = "identity",
     min_scale: Annotated[float, Field(gt=0, description="floor of the likelihood's learned scale")] = 0.01,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and decoder for real-valued data such as grey images: 200 tanh units, 10 latents, L = 7.
-
-    Args:
-        shape: of an example.
-        latent: dimensions of z.
-        hidden: units of each fully connected hidden layer.
-        layers: hidden layers of each network, or its convolutions.
-        activation: between layers.
-        network: fully connected or convolutional.
-        channels: of the convolution nearest to the image.
-        samples: L.
-        kl: how the KL term is computed.
-        scale: of the likelihood.
-        mean: what the likelihood's mean passes through.
-        min_scale: floor of the likelihood's scale, in the unit of the data.
-    """
+    """Gaussian encoder and decoder for real-valued data such as grey images: 200 tanh units, 10 latents, L = 7."""
     parameters = 2 if scale == "network" else 1
     encoder, decoder = _networks(network, shape, latent, parameters, hidden, layers, channels, activation)
     likelihood = lb.Gaussian(decoder, scale=scale, mean=mean, min_scale=min_scale)
@@ -86,19 +71,7 @@ def aevb_bernoulli(
     samples: Samples = 1,
     kl: KL = "auto",
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and Bernoulli decoder for binary data such as MNIST: 500 tanh units, 20 latents, L = 1.
-
-    Args:
-        shape: of an example.
-        latent: dimensions of z.
-        hidden: units of each fully connected hidden layer.
-        layers: hidden layers of each network, or its convolutions.
-        activation: between layers.
-        network: fully connected or convolutional.
-        channels: of the convolution nearest to the image.
-        samples: L.
-        kl: how the KL term is computed.
-    """
+    """Gaussian encoder and Bernoulli decoder for binary data such as MNIST: 500 tanh units, 20 latents, L = 1."""
     encoder, decoder = _networks(network, shape, latent, 1, hidden, layers, channels, activation)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
     return model, lb.ELBO(samples, kl)

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
-from lowerbound.settings import checked
+from lowerbound.settings import checked, has_settings, settings_of
 
 if TYPE_CHECKING:
     from lowerbound.models import Model
@@ -19,7 +19,8 @@ class Recipe:
     """A function that composes a model and an objective, and how they are usually trained.
 
     To write your own: a function of the shape of an example, with keyword-only settings annotated
-    ``Annotated[type, Field(description=...)]``, that returns a model and an objective; decorate it with :func:`recipe`.
+    ``Annotated[type, Field(description=...)]``, that returns a model and an objective; decorate it with :func:`recipe`,
+    which checks the settings, and adds their descriptions to the docstring.
 
     Args:
         name: what the command calls it.
@@ -64,14 +65,21 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
     def register(make: Make) -> Make:
         name = make.__name__.replace("_", "-")
 
-        @wraps(make)
+        @wraps(has_settings(make))
         def checking(shape: tuple[int, ...], **arguments: Any) -> Any:
             return make(shape, **checked(make, arguments, name=name))
 
+        checking.__doc__ = _with_arguments(make)
         RECIPES[name] = Recipe(name, checking, **usual)
         return cast(Make, checking)
 
     return register
+
+
+def _with_arguments(make: Callable[..., Any]) -> str:
+    """A recipe's docstring with its arguments, whose descriptions stand in the signature."""
+    lines = [f"    {name}: {field.description}." for name, field in settings_of(make).model_fields.items()]
+    return "\n".join([(make.__doc__ or "").strip(), "", "Args:", "    shape: of an example.", *lines, ""])
 
 
 def find_recipe(name: str) -> Recipe:

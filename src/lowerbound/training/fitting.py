@@ -17,7 +17,7 @@ from pydantic import Field
 
 import lowerbound
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.settings import checked, settings_of
+from lowerbound.settings import checked, has_settings, settings_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _DEFAULT_EPOCHS = 10
 
 
+@has_settings
 def fit(
     model: "Model",
     objective: "Objective",
