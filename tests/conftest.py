@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for the commands that tests start
+
 import pytest
 import torch
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -391,6 +391,25 @@ def test_an_example_keeps_its_noise_in_every_part_of_its_dataset():
     torch.testing.assert_close(lb.evaluate(vae, lb.ELBO(), data.test).per_example, bounds[data.test.rows])
 
 
+def test_what_does_not_go_through_a_model_is_named_with_a_remedy():
+    vae = MODELS["Gaussian"]()
+    with pytest.raises(ShapeError, match=r"data: 4 examples of shape \(9, 7\) do not go through the model .*MLP takes"):
+        lb.evaluate(vae, lb.ELBO(), torch.rand(4, 9, 7))
+    own = lb.LatentModel(
+        vae.prior, vae.posterior, lb.Gaussian(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 126)))
+    )
+    with pytest.raises(ShapeError, match=r"flatten_leading"):
+        lb.evaluate(own, lb.ELBO(), images("Gaussian"))
+    with pytest.raises(UnsupportedError, match="the likelihood returned a Tensor; its forward must return"):
+        lb.LatentModel(vae.prior, vae.posterior, lb.mlp(2, IMAGE)).draw(images("Gaussian"))
+    with pytest.raises(
+        SettingsError, match=r"objective must be a lowerbound.Objective, not the class ELBO; call it: ELBO\(\)"
+    ):
+        lb.fit(vae, lb.ELBO, images("Gaussian"))
+    with pytest.raises(SettingsError, match=r"model must be a lowerbound.Model, not ELBO"):
+        lb.fit(lb.ELBO(), vae, images("Gaussian"))
+
+
 def test_parts_that_do_not_fit_are_refused_by_name():
     x = torch.rand(3, *IMAGE)
     encoder, decoder = lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Gaussian(lb.mlp(2, (2, 9, 7)))

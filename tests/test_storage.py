@@ -237,6 +237,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         lb.load(tmp_path / "nothing.safetensors")
 
 
+def test_a_name_without_a_suffix_is_saved_and_loaded_alike(tmp_path):
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6)))
+    assert lb.save(vae, tmp_path / "vae-0.1").name == "vae-0.1.safetensors"
+    assert torch.equal(lb.load(tmp_path / "vae-0.1").sample(3, seed=0), vae.sample(3, seed=0))
+    assert lb.load(tmp_path / "vae-0.1", vae) is vae
+
+
 def test_an_empty_folder_is_no_run(tmp_path):
     with pytest.raises(StorageError, match=r"no config\.yaml, so it is not the directory of a run"):
         lb.load(tmp_path)

@@ -466,6 +466,27 @@ def test_averaged_weights_come_with_averaged_statistics(data):
     assert not torch.equal(net[1].running_var, torch.ones(8))
 
 
+@pytest.mark.parametrize(("width", "expected"), [(4, 1), (2000, 2)])
+def test_a_small_model_is_trained_on_one_thread(width, expected, data):
+    threads = []
+
+    class Watch(Watcher):
+        def on_step(self, loop):
+            threads.append(torch.get_num_threads())
+
+    vae = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, width, 4)), lb.Gaussian(lb.mlp(2, width, 2 * SIZE))
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(vae, data, lb.ELBO(samples=50), steps=1, epochs=None, batch_size=20, observers=[Watch()])
+        assert threads == [expected]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_own_observer_watches(data):
     class Counter(Watcher):
         steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from typing import Literal, cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent
 
-from lowerbound.describe import describable
+from lowerbound.describe import KINDS, describable
 from lowerbound.distributions import DiagonalNormal, soft_clamp
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
@@ -33,6 +34,13 @@ class Conditional(nn.Module, ABC):
     @abstractmethod
     def forward(self, *given: Tensor) -> Distribution:
         """The distribution, given these values."""
+
+    def extra_repr(self) -> str:
+        """The settings of a describable conditional, apart from its network."""
+        if type(self).__name__ not in KINDS:
+            return ""
+        names = [name for name in inspect.signature(type(self)).parameters if name != "network"]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data") -> None:
         """Refuse observations outside of the distribution's support, by name.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lowerbound.errors import SettingsError, StorageError
 
-_KINDS: dict[str, type] = {}
+KINDS: dict[str, type] = {}
 
 Class = TypeVar("Class", bound=type)
 
@@ -23,12 +23,12 @@ def describable(cls: Class) -> Class:
     Raises:
         SettingsError: if another class of that name is registered.
     """
-    known = _KINDS.setdefault(cls.__name__, cls)
+    known = KINDS.setdefault(cls.__name__, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise SettingsError(
             f"describable: {known.__module__}.{known.__qualname__} is registered as {cls.__name__!r}; name your class otherwise"
         )
-    _KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
+    KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
     return cls
 
 
@@ -48,7 +48,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [describe(entry) for entry in value]
     cls = type(value)
-    if _KINDS.get(cls.__name__) is not cls:
+    if KINDS.get(cls.__name__) is not cls:
         owner = value if inspect.isfunction(value) or inspect.isclass(value) else cls
         return {"foreign": f"{owner.__module__}.{owner.__qualname__}"}
     names = list(inspect.signature(cls).parameters)
@@ -84,12 +84,12 @@ def build(description: Any) -> Any:
         return description
     arguments = dict(description)
     kind = arguments.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise StorageError(
             f"the description names {kind or description.get('foreign')!r}, which is not a registered part; import the "
             "module that registers it with lowerbound.describable, or pass a constructor"
         )
     try:
-        return _KINDS[kind](**{name: build(entry) for name, entry in arguments.items()})
+        return KINDS[kind](**{name: build(entry) for name, entry in arguments.items()})
     except TypeError as error:
         raise StorageError(f"the description of {kind} does not fit this version of lowerbound: {error}") from None

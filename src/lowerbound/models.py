@@ -132,7 +132,15 @@ class Model(nn.Module, ABC):
         few = examples.subset(torch.arange(min(2, len(examples)), device=examples.values.device))
         with evaluating(self), seeded(0, device_of(self)):
             for _, x in batches(few, self, seed=0):
-                self.draw(x)
+                try:
+                    self.draw(x)
+                except (ShapeError, RuntimeError) as error:
+                    reason = str(error).splitlines()[0]
+                    raise ShapeError(
+                        f"{examples.name}: {len(examples)} examples of shape {examples.shape} do not go through the model "
+                        f"(tried with {len(few)}): {reason}. Check the shapes that its networks declare; one of your own that "
+                        "takes [N, ...] only needs lowerbound.flatten_leading"
+                    ) from error
 
 
 @describable
@@ -272,6 +280,11 @@ def _draw_and_score(q: Distribution, samples: int) -> tuple[Tensor, Callable[[],
 
 def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int) -> None:
     """Shapes broadcast silently, so each mismatch is refused by name."""
+    for role, part in (("posterior", q), ("prior", prior), ("likelihood", p)):
+        if not isinstance(part, Distribution):
+            raise UnsupportedError(
+                f"the {role} returned a {type(part).__name__}; its forward must return a torch.distributions.Distribution"
+            )
     if q.batch_shape != x.shape[:1]:
         raise ShapeError(
             f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for "
@@ -285,7 +298,7 @@ def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor,
         raise ShapeError(
             f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape {tuple(p.batch_shape)}, but "
             f"the data has events of shape {tuple(x.shape[1:])}, and the batch shape is to be {(samples, len(x))}: "
-            "samples, examples"
+            "samples, examples (torch.distributions.Independent makes batch dimensions part of the event)"
         )
 
 

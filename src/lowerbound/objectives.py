@@ -17,12 +17,28 @@ from lowerbound.models import Draw, Gradient
 class Objective(ABC):
     """A lower bound on log p(x), for each example, from one draw; what is maximised.
 
-    To write your own: a frozen dataclass with ``samples`` and ``gradient``, and :meth:`bound`. If what carries the gradient
-    is not the bound, override :meth:`surrogate`; the value that is reported, logged and used for selection stays the bound.
+    To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs of a :class:`lowerbound.Draw`; add
+    ``samples`` as a field to let it be chosen. If what carries the gradient is not the bound, override :meth:`surrogate`;
+    the value that is reported, logged and used for selection stays the bound.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> @dataclass(frozen=True)
+        ... class WeightedRate(lb.Objective):
+        ...     weight: float = 4.0
+        ...
+        ...     def bound(self, draw):
+        ...         return draw.log_likelihood.mean(0) - draw.rate
+        ...
+        ...     def surrogate(self, draw):
+        ...         return draw.log_likelihood.mean(0) - self.weight * draw.rate
+        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> lb.fit(vae, WeightedRate(), torch.rand(50, 6), epochs=1, progress=False).history[0]["train"].keys()
+        dict_keys(['bound', 'rate', 'distortion'])
     """
 
-    samples: int
-    gradient: Gradient
+    samples: int = 1
+    gradient: Gradient = "pathwise"
 
     @abstractmethod
     def bound(self, draw: Draw) -> Tensor:

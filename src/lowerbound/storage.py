@@ -60,6 +60,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_of(path: Path) -> Path:
+    """The file that a model is saved to under this name."""
+    return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+
+
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a model to one safetensors file: its weights, and how it is made.
 
@@ -83,8 +88,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ...     lb.load(lb.save(vae, f"{folder}/vae")).sample(3).shape
         torch.Size([3, 6])
     """
-    path = Path(path)
-    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+    path = file_of(Path(path))
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | None = None) -> Any:
+def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:
     """The model in a file written by :func:`save`, in evaluation mode on the CPU; see :func:`lowerbound.load`."""
     path = Path(path)
     weights, header = read_tensors(path)
@@ -104,7 +108,10 @@ def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module
         raise StorageError(
             f"{path}: written by lowerbound {header.get('lowerbound')}, which is newer than this; upgrade lowerbound"
         )
-    model = _rebuild(path, header["model"]) if constructor is None else constructor()
+    if constructor is None:
+        model = _rebuild(path, header["model"])
+    else:
+        model = constructor if isinstance(constructor, nn.Module) else constructor()
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())

@@ -12,7 +12,11 @@ from lowerbound.settings import settings_of
 
 
 def flags(
-    function: Callable[..., Any], panel: str, defaults: Mapping[str, Any] | None = None, leave_out: tuple[str, ...] = ()
+    function: Callable[..., Any],
+    panel: str,
+    defaults: Mapping[str, Any] | None = None,
+    leave_out: tuple[str, ...] = (),
+    more: Mapping[str, str] | None = None,
 ) -> list[inspect.Parameter]:
     """A flag for each setting of ``function``: its help text, type and default are the setting's.
 
@@ -21,13 +25,17 @@ def flags(
         panel: the heading under which the help lists them.
         defaults: that replace the function's own.
         leave_out: settings that get no flag.
+        more: what to add to help texts.
     """
     fields = {name: info for name, info in settings_of(function).model_fields.items() if name not in leave_out}
-    return [_flag(name, info, panel, (defaults or {}).get(name, info.default)) for name, info in fields.items()]
+    return [
+        _flag(name, info, panel, (defaults or {}).get(name, info.default), (more or {}).get(name, ""))
+        for name, info in fields.items()
+    ]
 
 
-def _flag(name: str, info: FieldInfo, panel: str, default: Any) -> inspect.Parameter:
-    option = typer.Option(help=info.description, rich_help_panel=panel)
+def _flag(name: str, info: FieldInfo, panel: str, default: Any, more: str) -> inspect.Parameter:
+    option = typer.Option(help=f"{info.description}{more}", rich_help_panel=panel)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lowerbound.cli.runs import Split, describe_estimate, examples_of, load_for_run, objective_of, open_run
+from lowerbound.cli.runs import Split, describe_estimate, examples_of, objective_of, open_run
 from lowerbound.errors import SettingsError, StorageError
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
@@ -43,7 +43,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 
     model, config = open_run(directory)
     split = split or _usual_part(data)
-    examples = examples_of(load_for_run(config, data), split)
+    examples = examples_of(config, data, split)
     objective = objective_of(config, samples)
     estimate = lb.evaluate(model, objective, examples, seed=seed)
     if not as_json:
@@ -103,7 +103,7 @@ def reconstruct(
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(load_for_run(config, data), split or _usual_part(data))
+    examples = examples_of(config, data, split or _usual_part(data))
     model.check_data(examples)
     shown = examples.subset(torch.arange(min(count, len(examples))))
     images = model.reconstruct(shown)
@@ -114,7 +114,8 @@ def reconstruct(
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
     with _explained(out):
         save_pairs(originals, images, out)
-    print(f"wrote {len(shown)} pairs to {out}")
+    all_there_are = "" if len(shown) == count else ", all there are,"
+    print(f"wrote {len(shown)} pairs{all_there_are} to {out}: originals on the left")
 
 
 def encode(
@@ -128,7 +129,7 @@ def encode(
     """Write the mean of q(z|x) for every example, in the order of the data."""
     _refuse_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
-    examples = examples_of(load_for_run(config, data), split)
+    examples = examples_of(config, data, split)
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":

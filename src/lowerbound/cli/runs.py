@@ -1,6 +1,7 @@
 """What the commands share: opening a run, its data and its objective, and saying an estimate."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,12 +29,28 @@ def section(config: Mapping[str, Any], name: str, file: Path | str = "the run's 
     return dict(entry)
 
 
-def load_for_run(config: dict[str, Any], source: str | None = None) -> "Dataset":
-    """The data that a configuration names, or another source prepared in the same way.
+def load_for_run(config: dict[str, Any]) -> "Dataset":
+    """The data that a configuration names.
 
     Raises:
-        SettingsError: if the configuration names none.
+        SettingsError: if it names none.
     """
+    from lowerbound.data import load_data
+
+    source, settings = _data_of(config, None)
+    return load_data(source, **settings)
+
+
+def examples_of(config: dict[str, Any], source: str | None, split: Split) -> "Examples":
+    """One part of a run's data, or all of it in the order of its source; or of another source, prepared in the same way."""
+    from lowerbound.data import load_data
+    from lowerbound.data.reading import read_all
+
+    named, settings = _data_of(config, source)
+    return read_all(named, **settings) if split == "all" else getattr(load_data(named, **settings), split)
+
+
+def _data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
     from lowerbound.data import load_data
     from lowerbound.settings import checked
 
@@ -41,7 +58,7 @@ def load_for_run(config: dict[str, Any], source: str | None = None) -> "Dataset"
     named = data.pop("source", None)
     if source is None and named is None:
         raise SettingsError("the run was made in Python and records no data by name; say which: --data NAME|PATH")
-    return load_data(source or named, **checked(load_data, data, name="data"))
+    return source or named, checked(load_data, data, name="data")
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
@@ -58,11 +75,6 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
     return load(directory), RunDirectory(directory).read_config()
 
 
-def examples_of(dataset: "Dataset", split: Split) -> "Examples":
-    """One part of a dataset, or all of it in the order of its source."""
-    return dataset.all() if split == "all" else getattr(dataset, split)
-
-
 def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     """The objective that a run was trained with, perhaps with another number of samples."""
     from lowerbound import objectives  # also registers what a configuration can name
@@ -75,11 +87,30 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     return objective if samples is None else dataclasses.replace(cast(Any, objective), samples=samples)
 
 
+def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
+    """What is about to be trained on, on one line."""
+    held_out = 0 if validation is None else len(validation)
+    size = " x ".join(str(side) for side in train.shape)
+    values = (
+        f"{train.levels} levels" if train.levels else f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
+    )
+    pixels = "" if train.pixels == "as-is" else f", pixels {train.pixels}"
+    classes = "" if train.labels is None else f", {len(train.labels.unique())} classes"
+    return (
+        f"{len(train):,} training, {held_out:,} validation and {len(test):,} test examples of {size}, "
+        f"{values}{pixels}{classes}"
+    )
+
+
 def describe_estimate(estimate: "Estimate", part: str) -> str:
     """The bound with its terms and standard errors, on one line."""
     bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
-    terms = ", ".join(f"{name} {term.mean:.2f} ± {term.standard_error:.2f}" for name, term in estimate.terms.items())
-    return (
-        f"{part} bound {estimate.mean:.2f} ± {estimate.standard_error:.2f} nats per example "
-        f"({terms}; {len(estimate.per_example):,} examples{bits})"
-    )
+    terms = ", ".join(f"{name} {_figure(term)}" for name, term in estimate.terms.items())
+    count = len(estimate.per_example)
+    examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
+    return f"{part} bound {_figure(estimate)} nats per example ({terms}; {examples}{bits})"
+
+
+def _figure(estimate: "Estimate") -> str:
+    error = "" if math.isnan(estimate.standard_error) else f" ± {estimate.standard_error:.2f}"
+    return f"{estimate.mean:.2f}{error}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.flags import flags, with_flags
-from lowerbound.cli.runs import describe_estimate, load_for_run, section
+from lowerbound.cli.runs import describe_estimate, describe_examples, load_for_run, section
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
@@ -21,8 +21,9 @@ from lowerbound.settings import checked, settings_of
 from lowerbound.training.fitting import fit
 
 if TYPE_CHECKING:
-    from lowerbound.data import Examples
+    from lowerbound.data import Dataset, Examples
     from lowerbound.training import Run
+    from lowerbound.training.loop import Loop
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +82,7 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         _flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", 0.1),
         *flags(recipe.make, f"Recipe {recipe.name}"),
         *flags(fit, "Training", recipe.training),
-        *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",)),
+        *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",), more=_more_help(recipe)),
     ]
 
     def train(context: typer.Context, **values: Any) -> None:
@@ -100,6 +101,11 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         _run(plan, values["out"])
 
     return with_flags(train, parameters, recipe.summary)
+
+
+def _more_help(recipe: Recipe) -> dict[str, str]:
+    usual = recipe.image_size
+    return {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
 
 
 def _flag(name: str, kind: Any, text: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -139,12 +145,25 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
             directory=out,
             resume=resume,
             config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
+            observers=[_announcer(dataset, out)],
             **training,
         )
     except KeyboardInterrupt:
         print(f"lowerbound: interrupted; go on with: lowerbound train --resume {out}", file=sys.stderr)
         raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
+
+
+def _announcer(dataset: "Dataset", out: Path) -> Any:
+    """An observer that says what is trained on and where the run goes, once everything has been found in order."""
+    from lowerbound.training.observers import Watcher
+
+    class Announcer(Watcher):
+        def on_start(self, loop: "Loop") -> None:
+            parts = describe_examples(loop.train, loop.validation, dataset.test)
+            print(f"{dataset.name}: {parts}; {loop.device} -> {out}", file=sys.stderr)
+
+    return Announcer()
 
 
 def _free_directory(name: str) -> Path:

@@ -113,6 +113,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        size = " x ".join(str(side) for side in self.shape)
+        labels = "" if self.labels is None else f", {len(self.labels.unique())} classes"
+        return f"Examples({self.name}: {len(self):,} of {size}, {self.values.dtype}, pixels {self.pixels}{labels})"
+
     def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The examples at ``index`` as numbers, ``[B, *shape]``; random where ``pixels`` says so."""
         raw = self.values[index]
@@ -150,8 +155,10 @@ class Examples:
         labels = None if self.labels is None else self.labels[index.cpu()]
         return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()])
 
-    def split(self, fraction: float, *, seed: int = 0) -> tuple[Examples, Examples]:
+    def split(self, fraction: float, *, seed: int = 0, setting: str = "fraction") -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
+
+        ``setting`` is what messages call the fraction.
 
         Raises:
             SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty.
@@ -159,8 +166,8 @@ class Examples:
         held_out = round(len(self) * fraction) if 0 < fraction < 1 else 0
         if not 0 < held_out < len(self):
             raise SettingsError(
-                f"{self.name}: holding out the fraction {fraction} of {len(self)} examples leaves a part empty; "
-                "give a number between 0 and 1 that does not"
+                f"{self.name}: {setting}={fraction} of {len(self)} examples leaves a part empty; give a number between 0 "
+                "and 1 that does not"
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.subset(order[held_out:].sort().values), self.subset(order[:held_out].sort().values)
@@ -204,8 +211,14 @@ class Dataset:
         """The shape of one example."""
         return self.train.shape
 
+    def __repr__(self) -> str:
+        size = " x ".join(str(side) for side in self.shape)
+        return f"Dataset({self.name}: {len(self.train):,} train, {len(self.test):,} test, {size})"
+
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
-        """Both parts with another treatment of their pixels, see :class:`Examples`."""
+        """Both parts with another treatment of their pixels, see :class:`Examples`; ``"as-is"`` leaves them as they are."""
+        if pixels == "as-is":
+            return self
         return replace(self, train=self.train.prepare(pixels, seed=seed), test=self.test.prepare(pixels, seed=seed + 1))
 
     def all(self) -> Examples:

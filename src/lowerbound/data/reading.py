@@ -25,16 +25,32 @@ def read_dataset(
     source: Any, *, image_size: Any, color: Color, resize: Resize, test_fraction: float, pixels: Pixels, seed: int
 ) -> Dataset:
     """What :func:`lowerbound.load_data` says, for settings that it has checked."""
+    parts = _parts(source, image_size, color, resize)
+    if isinstance(parts, Examples):
+        train, test = parts.split(test_fraction, seed=seed, setting="test_fraction")
+    else:
+        train, test = parts
+    return Dataset(train, test, _name(source)).prepare(pixels, seed=seed)
+
+
+def read_all(
+    source: Any, *, image_size: Any, color: Color, resize: Resize, test_fraction: float, pixels: Pixels, seed: int
+) -> Examples:
+    """All examples of a source in its order, with nothing held out: the same settings, but for ``test_fraction``."""
+    parts = _parts(source, image_size, color, resize)
+    if isinstance(parts, Examples):
+        return parts.prepare(pixels, seed=seed) if pixels != "as-is" else parts
+    return Dataset(*parts, _name(source)).prepare(pixels, seed=seed).all()
+
+
+def _parts(source: Any, image_size: Any, color: Color, resize: Resize) -> Parts:
     size = parse_size(image_size)
     parts = _read(source, size=size, color=color, resize=resize)
     if isinstance(parts, Examples):
-        whole = convert_images(parts, size=size, color=color, resize=resize)
-        train, test = whole.split(test_fraction, seed=seed)
-    else:
-        train, test = (convert_images(part, size=size, color=color, resize=resize) for part in parts)
-        _check_agreement(train, test)
-    dataset = Dataset(train, test, _name(source))
-    return dataset if pixels == "as-is" else dataset.prepare(pixels, seed=seed)
+        return convert_images(parts, size=size, color=color, resize=resize)
+    train, test = (convert_images(part, size=size, color=color, resize=resize) for part in parts)
+    _check_agreement(train, test)
+    return train, test
 
 
 def _name(source: object) -> str:

@@ -49,11 +49,12 @@ def aevb_gaussian(
         Literal["identity", "sigmoid"], Field(description="what the likelihood's mean passes through")
     ] = "identity",
     min_scale: Annotated[float, Field(gt=0, description="floor of the likelihood's learned scale")] = 0.01,
+    max_scale: Annotated[float, Field(gt=0, description="ceiling of the likelihood's learned scale")] = 1000.0,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data such as grey images: 200 tanh units, 10 latents, L = 7."""
     parameters = 2 if scale == "network" else 1
     encoder, decoder = _networks(network, shape, latent, parameters, hidden, layers, channels, activation)
-    likelihood = lb.Gaussian(decoder, scale=scale, mean=mean, min_scale=min_scale)
+    likelihood = lb.Gaussian(decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
     return model, lb.ELBO(samples, kl)
 

@@ -93,7 +93,8 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
             if points:
                 axes.plot(*zip(*points, strict=True), label=part, color=colour, marker="." if len(points) < 30 else "")
         axes.set(title=title, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
         _ignore_the_start(
             axes, [record[part][term] for record in history for part in ("train", "validation") if part in record]
         )
@@ -109,7 +110,8 @@ def _ignore_the_start(axes: Any, values: list[float]) -> None:
     """Limits that show where a course ends, however far away its first epochs were."""
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9)
-    axes.set_ylim(max(min(values), low - 0.5 * span), min(max(values), high + 0.5 * span) + 0.05 * span)
+    margin = 0.08 * span
+    axes.set_ylim(max(min(values), low - 0.5 * span) - margin, min(max(values), high + 0.5 * span) + margin)
 
 
 def manifold_points(side: int) -> Tensor:

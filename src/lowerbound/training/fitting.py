@@ -125,6 +125,7 @@ def fit(
         True
     """
     given = locals()
+    _refuse_other_types(model, objective)
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
     from lowerbound.data import Examples
     from lowerbound.models import seeded
@@ -146,11 +147,25 @@ def fit(
             _amend_config(loop, files, settings)
         elif files is not None:
             files.create(_config(loop, settings, config or {}))
-        loop.observers += [*_observers(files, settings, progress), *observers]
-        with _stopping_between_steps(loop):
+        loop.observers += [*observers, *_observers(files, settings, progress)]
+        with _stopping_between_steps(loop), _threads_for(loop):
             loop.run()
     state = loop.progress
     return Run(model, objective, state.history, files.path if files else None, state.best_epoch, state.stopped_early)
+
+
+def _refuse_other_types(model: Any, objective: Any) -> None:
+    from lowerbound.models import Model
+    from lowerbound.objectives import Objective
+
+    for name, value, kind in (("model", model, Model), ("objective", objective, Objective)):
+        if not isinstance(value, kind):
+            found = (
+                f"the class {value.__name__}; call it: {value.__name__}()"
+                if isinstance(value, type)
+                else type(value).__name__
+            )
+            raise SettingsError(f"fit: {name} must be a lowerbound.{kind.__name__}, not {found}")
 
 
 def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Examples, Examples | None]":
@@ -162,7 +177,7 @@ def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Exampl
         fraction = float(validation)
         if not 0 < fraction < 1:
             raise SettingsError(f"fit: validation={validation}: give a fraction between 0 and 1, or examples")
-        return examples.split(fraction, seed=seed)
+        return examples.split(fraction, seed=seed, setting="validation")
     held_out = Examples.of(validation, name="validation data")
     if held_out.shape != examples.shape:
         raise SettingsError(
@@ -343,6 +358,28 @@ def _amend_config(loop: "Loop", files: "RunDirectory", settings: Mapping[str, An
 
 def _parts(loop: "Loop") -> dict[str, "Examples | None"]:
     return {"train": loop.train, "validation": loop.validation}
+
+
+# Multiplications in a step below which threads wait for each other longer than they work; where other programs share the
+# cores, by a factor of ten and more.
+_WORTH_THREADS = 3e7
+
+
+@contextmanager
+def _threads_for(loop: "Loop") -> Iterator[None]:
+    """One thread for a small fully connected model on a CPU, decided by its size alone so that a run can be repeated."""
+    import torch
+
+    own = [(module, sum(p.numel() for p in module.parameters(recurse=False))) for module in loop.model.modules()]
+    fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
+    work = sum(size for _, size in own) * loop.batch_size * loop.objective.samples
+    before = torch.get_num_threads()
+    if loop.device.type == "cpu" and fully_connected and work < _WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

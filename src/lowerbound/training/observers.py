@@ -23,6 +23,7 @@ from lowerbound.training.record import RunDirectory, optimizer_to_files
 
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
+_WIDE = 110  # columns of a terminal on which both terms fit beside the bar
 
 
 class Watcher:
@@ -59,6 +60,8 @@ class Display(Watcher):
 
     def on_start(self, loop: Loop) -> None:
         """Start the live line where there is a terminal."""
+        if loop.progress.finished:
+            self.console.print(f"complete at epoch {loop.progress.epoch}: more epochs or steps would go on from here")
         self.speed = (time.perf_counter(), loop.progress.step)
         if not self.console.is_terminal:
             return
@@ -78,10 +81,12 @@ class Display(Watcher):
         then, step = self.speed
         rate = (loop.progress.step - step) * loop.batch_size / max(now - then, 1e-9)
         self.shown = now
+        terms = loop.averages()
+        wide = self.console.width >= _WIDE
         self.bar.update(
             self.task,
             completed=loop.progress.step,
-            description=f"epoch {loop.progress.epoch + 1}  bound {_terms(loop.averages())}",
+            description=f"epoch {loop.progress.epoch + 1}  bound {_terms(terms) if wide else format(terms['bound'], '.2f')}",
             speed=f"{rate:,.0f} examples/s",
         )
 
@@ -90,7 +95,7 @@ class Display(Watcher):
         line = f"epoch {record['epoch']:>4}  train {_terms(record['train'])}"
         if "validation" in record:
             line += f"  validation {_terms(record['validation'])}"
-        left = (loop.total_steps - loop.progress.step) * record["seconds"] / max(loop.progress.step, 1)
+        left = (loop.total_steps - loop.progress.step) * loop.batch_size / record["examples_per_second"]
         remaining = "" if loop.progress.finished else f"  {left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
 

@@ -60,8 +60,9 @@ class RunDirectory:
             StorageError: if there is a run in it already; nothing is overwritten.
         """
         if self.config.exists():
+            state = "a run that failed" if self.failure() else "a run"
             raise StorageError(
-                f"{self.path}: holds a run already; give another directory, go on with it by resume=True "
+                f"{self.path}: holds {state} already; give another directory, go on with it by resume=True "
                 f"(lowerbound train --resume {self.path}), or remove it"
             )
         with _writing(self.path):

@@ -13,7 +13,7 @@ from torch import nn
 
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.storage import load_model
+from lowerbound.storage import file_of, load_model
 from lowerbound.training.record import RunDirectory
 
 
@@ -44,14 +44,14 @@ class Run:
         return f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})"
 
 
-def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | None = None) -> Any:
+def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:
     """The model of a run's directory, or of a file that :func:`lowerbound.save` wrote: in evaluation mode, on the CPU.
 
     Of a run with validation it is the one with the best validation bound, else the newest.
 
     Args:
         path: of the directory or the file.
-        constructor: makes the untrained model; needed only where it holds a network of your own.
+        constructor: makes the untrained model, or is it; needed only where it holds a network of your own.
 
     Raises:
         StorageError: if nothing is there, a file is damaged, or a constructor is needed.
@@ -69,6 +69,8 @@ def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | No
         True
     """
     path = Path(path)
+    if not path.exists():
+        path = file_of(path)
     if path.is_dir():
         failure = RunDirectory(path).failure()
         if failure is not None:
