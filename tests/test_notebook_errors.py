@@ -205,7 +205,7 @@ def test_10_pictures_keep_their_shape():
     assert model.sample(5).shape == (5, 1, 64, 64)
 
 
-def ends_well(data: object) -> None:
+def check_that_it_ends_well(data: object) -> None:
     """Plain SGD at 1e-2 ends in a trained model or in an error that says what to do; never in silent NaN."""
     model, objective = RECIPES["aevb-gaussian"].build((1, 64, 64), {})
     message = None
@@ -222,11 +222,11 @@ def ends_well(data: object) -> None:
 
 
 def test_11_plain_sgd_at_a_large_step_is_never_silent():
-    ends_well(faces())
+    check_that_it_ends_well(faces())
 
 
 def test_11_plain_sgd_at_a_large_step_on_real_faces(real_data):
-    ends_well(lb.load_data(real_data / "orl_faces", image_size=64, resize="stretch").train)
+    check_that_it_ends_well(lb.load_data(real_data / "orl_faces", image_size=64, resize="stretch").train)
 
 
 def test_12_q_depends_on_the_data_and_the_kl_is_from_q_to_the_prior():

@@ -23,7 +23,6 @@ from lowerbound.training.record import RunDirectory, optimizer_to_files
 
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
-_WIDE = 110  # columns of a terminal on which both terms fit beside the bar
 
 
 class Watcher:
@@ -66,7 +65,7 @@ class Display(Watcher):
         if not self.console.is_terminal:
             return
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(24 if self.console.width > 100 else 6), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
             console=self.console,
         )  # fmt: skip
         self.task = self.bar.add_task("starting", total=loop.total_steps, completed=loop.progress.step, speed="")
@@ -81,13 +80,12 @@ class Display(Watcher):
         then, step = self.speed
         rate = (loop.progress.step - step) * loop.batch_size / max(now - then, 1e-9)
         self.shown = now
-        terms = loop.averages()
-        wide = self.console.width >= _WIDE
+        terms = "  ".join(f"{name} {value:.1f}" for name, value in loop.averages().items())
         self.bar.update(
             self.task,
             completed=loop.progress.step,
-            description=f"epoch {loop.progress.epoch + 1}  bound {_terms(terms) if wide else format(terms['bound'], '.2f')}",
-            speed=f"{rate:,.0f} examples/s",
+            description=f"epoch {loop.progress.epoch + 1}  {terms}",
+            speed=f"{rate:,.0f}/s",
         )
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
