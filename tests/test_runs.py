@@ -216,7 +216,7 @@ def test_metrics_newer_than_the_checkpoint_are_dropped(data, tmp_path):
     [
         ({"seed": 1}, "seed=0, not 1"),
         ({"batch_size": 9}, "batch_size=8, not 9"),
-        ({"validation": 0.25}, "train examples=20, not 15"),
+        ({"validation": 0.25}, r"examples\.train\.count=20, not 15"),
         ({"objective": lb.ELBO(samples=2)}, r"has objective\.samples=1, not 2"),
     ],
 )
@@ -231,7 +231,7 @@ def test_resuming_something_else_is_refused(change, message, data, tmp_path):
     [
         ({"optimizer": "sgd"}, "Adam, not SGD"),
         ({"model": make_vae(3)}, r"has model\.prior\.shape=\[2\], not \[3\]"),
-        ({"ema": 0.5}, "has ema=False, not True"),
+        ({"ema": 0.5}, "has averaged weights=False, not True"),
     ],
 )
 def test_resuming_with_other_parts_is_refused(change, message, data, tmp_path):
@@ -242,7 +242,7 @@ def test_resuming_with_other_parts_is_refused(change, message, data, tmp_path):
 
 def test_resuming_on_other_data_is_refused(data, tmp_path):
     train(tmp_path / "run", data, epochs=1)
-    with pytest.raises(SettingsError, match="has sha256 of train examples="):
+    with pytest.raises(SettingsError, match=r"has examples\.train\.sha256="):
         train(tmp_path / "run", data + 1, resume=True)
 
 

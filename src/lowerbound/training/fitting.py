@@ -3,20 +3,17 @@
 # The annotations of settings are read at run time, by the command before torch is imported: hence the quoted types, and
 # no import of torch at the top.
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-import lowerbound
-from lowerbound.errors import SettingsError, StorageError
+from lowerbound.errors import SettingsError
 from lowerbound.settings import checked, has_settings, settings_of
 
 if TYPE_CHECKING:
@@ -131,6 +128,7 @@ def fit(
     from lowerbound.models import seeded
     from lowerbound.noise import derived_seed
     from lowerbound.training.record import RunDirectory
+    from lowerbound.training.resuming import amend_config, config_of, restore
     from lowerbound.training.run import Run
 
     train, held_out = _hold_out(Examples.of(data, name="training data"), validation, seed)
@@ -143,10 +141,10 @@ def fit(
     loop = _make_loop(model, objective, train, held_out, settings)
     with seeded(derived_seed(seed, "training"), loop.device):
         if files is not None and resume:
-            _restore(loop, files)
-            _amend_config(loop, files, settings)
+            restore(loop, files)
+            amend_config(loop, files, settings)
         elif files is not None:
-            files.create(_config(loop, settings, config or {}))
+            files.create(config_of(loop, settings, config or {}))
         loop.observers += [*observers, *_observers(files, settings, progress)]
         with _stopping_between_steps(loop), _threads_for(loop):
             loop.run()
@@ -243,121 +241,6 @@ def _observers(files: "RunDirectory | None", settings: Mapping[str, Any], progre
     if files is not None:
         watching += [Recorder(files), Painter(files, settings["pictures_every"], settings["seed"])]
     return watching
-
-
-def _config(loop: "Loop", settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything needed to run it again: what was asked, of what, by which versions."""
-    from lowerbound.describe import describe
-
-    return {
-        "lowerbound": lowerbound.__version__,
-        **config,
-        "training": {name: describe(value) for name, value in settings.items()},
-        "objective": describe(loop.objective),
-        "model": describe(loop.model),
-        "examples": {
-            name: {"count": len(part), "shape": list(part.shape)} | _identity(part)
-            for name, part in _parts(loop).items()
-            if part is not None
-        },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")},
-    }
-
-
-_IDENTITY = ("pixels", "levels", "sha256")
-
-
-def _identity(examples: "Examples") -> dict[str, Any]:
-    return {"pixels": examples.pixels, "levels": examples.levels, "sha256": examples.digest()}
-
-
-def _restore(loop: "Loop", files: "RunDirectory") -> None:
-    """Put the loop where its newest checkpoint left it."""
-    from lowerbound.training.loop import Progress
-    from lowerbound.training.observers import restore_random_state
-    from lowerbound.training.record import optimizer_from_files, read_checkpoint
-
-    _refuse_other_run(loop, files)
-    tensors, state = files.read_newest()
-    try:
-        loop.model.load_state_dict(tensors["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
-    options = [
-        {name: value for name, value in group.items() if name != "params"} for group in loop.optimizer.param_groups
-    ]
-    optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
-    for group, asked in zip(loop.optimizer.param_groups, options, strict=True):
-        group.update(asked)  # what is asked for now holds, such as another weight decay
-    if loop.ema is not None and "averaged" in tensors:
-        loop.ema.module.load_state_dict(tensors["averaged"])
-        loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
-    restore_random_state(tensors["random"], loop.device)
-    try:
-        loop.resume(Progress(**state["progress"]))
-    except TypeError:
-        raise StorageError(f"{files.path}: the checkpoint was written by another version of lowerbound") from None
-    best = files.best()
-    if best is not None:
-        loop.best_weights = read_checkpoint(best)[0]["model"]
-
-
-def _refuse_other_run(loop: "Loop", files: "RunDirectory") -> None:
-    """Going on is as if it had never stopped only with the same objective and the same examples in the same order."""
-    from lowerbound.describe import describe
-
-    config = files.read_config()
-    try:
-        training, examples = config["training"], config["examples"]
-        before = {name: training[name] for name in ("seed", "batch_size")}
-        before |= {f"{part} examples": examples[part]["count"] if part in examples else 0 for part in _parts(loop)}
-        before |= {f"{key} of {part} examples": examples[part][key] for part in examples for key in _IDENTITY}
-        before |= {"objective": config["objective"], "model": config["model"], "ema": training["ema"] is not None}
-    except (KeyError, TypeError):
-        raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
-    now: dict[str, Any] = {"seed": loop.seed, "batch_size": loop.batch_size}
-    now |= {f"{part} examples": 0 if given is None else len(given) for part, given in _parts(loop).items()}
-    now |= {
-        f"{key} of {part} examples": identity[key]
-        for part, given in _parts(loop).items()
-        if given is not None
-        for identity in [_identity(given)]
-        for key in _IDENTITY
-    }
-    now |= {"objective": describe(loop.objective), "model": describe(loop.model), "ema": loop.ema is not None}
-    different = next(iter(_differences(before, now)), None)
-    if different is not None:
-        name, was, value = different
-        raise SettingsError(f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same")
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two nested mappings differ: a path, and the two values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in now:
-            yield from _differences(before.get(name), now[name], f"{path}.{name}" if path else name)
-    elif before != now:
-        yield path, before, now
-
-
-def _amend_config(loop: "Loop", files: "RunDirectory", settings: Mapping[str, Any]) -> None:
-    """Settings that changed on the way, such as more epochs, are written down with the step from which they hold."""
-    from lowerbound.describe import describe
-
-    config = files.read_config()
-    changed = {name: describe(value) for name, value in settings.items()}
-    changed = {name: value for name, value in changed.items() if config["training"].get(name) != value}
-    if changed:
-        config.setdefault("resumed", []).append({"from_step": loop.progress.step, "before": {
-            name: config["training"].get(name) for name in changed
-        }})  # fmt: skip
-        config["training"] |= changed
-        files.write_config(config)
-
-
-def _parts(loop: "Loop") -> dict[str, "Examples | None"]:
-    return {"train": loop.train, "validation": loop.validation}
 
 
 # Multiplications in a step below which threads wait for each other longer than they work; where other programs share the
