@@ -359,6 +359,32 @@ def test_a_table_of_codes_names_rows_and_labels(split, count, here, tmp_path, ca
     np.testing.assert_allclose(codes, lb.load("gaussian").encode(pixels).numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_table_of_codes_names_the_files_of_pictures(tmp_path, capsys):
+    for number in range(20):
+        folder = tmp_path / "faces" / ("b" if number % 2 else "a")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 12 * number, np.uint8)).save(folder / f"{number}.png")
+    train = [
+        "train",
+        "aevb-gaussian",
+        "--data",
+        tmp_path / "faces",
+        "--image-size",
+        "8",
+        "--out",
+        tmp_path / "run",
+        *FAST,
+    ]
+    assert call(capsys, *train)[0] == 0
+    assert call(capsys, "encode", tmp_path / "run", "--out", tmp_path / "codes.csv")[0] == 0
+    table = list(csv.DictReader((tmp_path / "codes.csv").read_text().splitlines()))
+    assert [row["file"] for row in table] == [f"a/{n}.png" for n in range(0, 20, 2)] + [
+        f"b/{n}.png" for n in range(1, 20, 2)
+    ]
+    assert [row["label"] for row in table] == ["a"] * 10 + ["b"] * 10
+    assert [int(row["row"]) for row in table] == list(range(20))
+
+
 def test_a_table_without_labels(here, tmp_path, capsys):
     assert call(capsys, "encode", "vectors", "--out", tmp_path / "z.csv")[0] == 0
     assert (tmp_path / "z.csv").read_text().splitlines()[0] == "row,z0,z1"

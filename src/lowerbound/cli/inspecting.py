@@ -5,12 +5,15 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lowerbound.cli.runs import Split, describe_estimate, examples_of, objective_of, open_run
 from lowerbound.errors import SettingsError, StorageError
+
+if TYPE_CHECKING:
+    from lowerbound.data import Examples
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
@@ -121,7 +124,7 @@ def reconstruct(
 def encode(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="File to write: .npy, or .csv with row numbers and labels.", show_default=False)
+        Path, typer.Option(help="File to write: .npy, or .csv with rows, files and labels.", show_default=False)
     ],
     data: Data = None,
     split: Part = "all",
@@ -135,18 +138,27 @@ def encode(
     if out.suffix == ".npy":
         _write(codes, out)
         return
+    _write_table(codes, examples, out)
+    print(f"wrote {len(examples)} codes of {codes.shape[1]} numbers to {out}")
+
+
+def _write_table(codes: Any, examples: "Examples", out: Path) -> None:
+    """A row for each example: its position in the source, its file and label where there are such, and its code."""
     import csv
 
-    rows = range(len(examples)) if examples.rows is None else examples.rows.tolist()
-    names = examples.label_names
+    columns: dict[str, list[Any]] = {
+        "row": list(range(len(examples))) if examples.rows is None else examples.rows.tolist()
+    }
+    if examples.files is not None:
+        columns["file"] = list(examples.files)
+    if examples.labels is not None:
+        names = examples.label_names
+        columns["label"] = [names[label] if names else label for label in examples.labels.tolist()]
+    columns |= {f"z{unit}": column for unit, column in enumerate(codes.flatten(1).T.tolist())}
     with _opened(out) as file:
         writer = csv.writer(file)
-        labelled = examples.labels is not None
-        writer.writerow(["row", *(["label"] if labelled else []), *(f"z{unit}" for unit in range(codes.shape[1]))])
-        labels = examples.labels.tolist() if examples.labels is not None else [None] * len(examples)
-        for row, label, code in zip(rows, labels, codes.tolist(), strict=True):
-            writer.writerow([row, *([names[label] if names else label] if labelled else []), *code])
-    print(f"wrote {len(examples)} codes of {codes.shape[1]} numbers to {out}")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def _refuse_suffix(out: Path, allowed: tuple[str, ...]) -> None:

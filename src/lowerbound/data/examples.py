@@ -38,6 +38,7 @@ class Examples:
         label_names: what the integers stand for.
         name: what messages call this data.
         rows: the examples' positions in what they were taken from, ``[N]``; ``None`` if these are all of it.
+        files: the file that each example came from, relative to its folder, or ``None``.
 
     Raises:
         DataError: for an empty set, a wrong type, or entries that are not finite, naming the first such row.
@@ -55,6 +56,7 @@ class Examples:
     label_names: tuple[str, ...] | None = None
     name: str = "data"
     rows: Tensor | None = None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() < 2 or 0 in self.values.shape:
@@ -153,7 +155,8 @@ class Examples:
         """The examples at ``index``, in its order."""
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         labels = None if self.labels is None else self.labels[index.cpu()]
-        return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()])
+        files = None if self.files is None else tuple(self.files[position] for position in index.tolist())
+        return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()], files=files)
 
     def split(self, fraction: float, *, seed: int = 0, setting: str = "fraction") -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
@@ -230,6 +233,7 @@ class Dataset:
             values=torch.cat([train.values, test.values]),
             labels=None if parts[0] is None or parts[1] is None else torch.cat([parts[0], parts[1]]),
             rows=None,
+            files=None if train.files is None or test.files is None else train.files + test.files,
         )
         if train.rows is None or test.rows is None:
             return whole

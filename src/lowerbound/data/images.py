@@ -74,6 +74,7 @@ def read_image_folder(folder: Path, *, size: Size | None, color: Color, resize: 
             else torch.tensor([label_names.index(name) for name in listing.classes]),
             label_names=None if listing.classes is None else label_names,
             name=str(root),
+            files=tuple(file.relative_to(folder).as_posix() for file in listing.files),
         )
         for root, listing, (start, stop) in zip(roots, listings, pairwise(starts), strict=True)
     ]

@@ -82,18 +82,18 @@ def restore(loop: Loop, files: RunDirectory) -> None:
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     """Going on is as if it had never stopped only with the same examples in the same order, and so on."""
-    config = files.read_config()
+    config, identity = files.read_config(), _identity(loop)
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
         "averaged weights": loop.ema is not None,
-        **_identity(loop),
+        **identity,
     }
     try:
         training = config["training"]
         before = {"seed": training["seed"], "batch_size": training["batch_size"]}
         before |= {"averaged weights": training["ema"] is not None}
-        before |= {name: config[name] for name in _identity(loop)}
+        before |= {name: config[name] for name in identity}
     except (KeyError, TypeError):
         raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
     different = next(iter(_differences(before, now)), None)
