@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,6 @@ def run(name: str) -> None:
     torch.manual_seed(0)
     model, objective = recipe.build(data.shape, experiment.arguments)
     directory = ROOT / "runs" / "aevb" / name
-    began = time.perf_counter()
     trained = lb.fit(
         model, objective, data.train,
         directory=directory, resume=(directory / "config.yaml").exists(), **experiment.training,
@@ -133,7 +131,6 @@ def run(name: str) -> None:
         "epochs": trained.history[-1]["epoch"],
         "steps": trained.history[-1]["step"],
         "training_seconds": trained.history[-1]["seconds"],
-        "wall_seconds_of_this_call": time.perf_counter() - began,
         "pictures": collect(directory, name, experiment.pictures),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound {lb.__version__}",
     }
