@@ -20,6 +20,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
+from lowerbound.report.figures import save_pairs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "aevb"
@@ -69,7 +70,7 @@ EXPERIMENTS = {
         training={"epochs": 200, "batch_size": 32, "pictures_every": 20},
         text="The weights after the last step. With 360 faces the likelihood's scale overfits: the bound on the training data "
         "is far above the test bound, which moves by hundreds of nats from one epoch to the next.",
-        pictures=("samples", "bound"),
+        pictures=("samples", "reconstructions", "bound"),
     ),
     "faces-conv": Experiment(
         "A convolutional network on the same faces",
@@ -113,6 +114,9 @@ def run(name: str) -> None:
         model, objective, data.train,
         directory=directory, resume=(directory / "config.yaml").exists(), **experiment.training,
     )  # fmt: skip
+    shown = data.test.spread(16)
+    originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
+    save_pairs(originals, trained.model.reconstruct(shown), RESULTS / f"{name}-reconstructions.png")
     test = lb.evaluate(model, objective, data.test)
     figures = {
         "title": experiment.title,
@@ -142,6 +146,9 @@ def collect(directory: Path, name: str, pictures: tuple[str, ...]) -> list[str]:
     RESULTS.mkdir(parents=True, exist_ok=True)
     names = []
     for kind in pictures:
+        if kind == "reconstructions":
+            names.append(f"{name}-reconstructions.png")
+            continue  # drawn from the test data instead
         single = directory / f"{kind}.png"
         source = single if single.exists() else max((directory / kind).glob("*.png"))
         names.append(f"{name}-{kind}.png")
@@ -159,7 +166,8 @@ def write_page() -> None:
         "its auto-encoder for 64 x 64 images. Written by `python reproductions/aevb.py`; each row comes from the file of "
         "figures that it names. All bounds are in nats per example on test data; ± is the standard error over "
         "examples. Bounds of continuous likelihoods are log densities of pixels scaled to [0, 1], with the "
-        "likelihood's scale floored at 0.01.",
+        "likelihood's scale floored at 0.01. Samples are means of p(x|z) for z from the prior; in the reconstructions, of test "
+        "examples, the original is on the left.",
         "",
         "| run | test bound | rate | distortion | bound while training, last epoch | epochs | training time | figures |",
         "|---|---|---|---|---|---|---|---|",

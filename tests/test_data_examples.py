@@ -204,3 +204,10 @@ def test_a_dataset_is_not_examples():
     assert Examples.of(half) is half
     with pytest.raises(DataError, match=r"pass its \.train or its \.test"):
         Examples.of(Dataset(half, half, "two"))
+
+
+def test_a_spread_has_some_of_everything():
+    examples = Examples.of(torch.arange(100.0)[:, None])
+    assert examples.spread(5).values.flatten().tolist() == [0, 25, 50, 74, 99]
+    assert len(examples.spread(200)) == 100
+    assert examples.spread(1).values.item() == 0

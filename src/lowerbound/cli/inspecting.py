@@ -99,7 +99,7 @@ def reconstruct(
     data: Data = None,
     split: ScoredPart = None,
 ) -> None:
-    """Encode and decode some examples, and write them beside their originals."""
+    """Encode and decode some examples: spread over the data, beside their originals, in .png; the first in .npy."""
     import torch
 
     from lowerbound.report.figures import save_pairs
@@ -108,7 +108,8 @@ def reconstruct(
     model, config = open_run(directory)
     examples = examples_of(config, data, split or _usual_part(data))
     model.check_data(examples)
-    shown = examples.subset(torch.arange(min(count, len(examples))))
+    in_order = out.suffix == ".npy"  # a picture shows some of all classes, also where they are sorted
+    shown = examples.subset(torch.arange(min(count, len(examples)))) if in_order else examples.spread(count)
     images = model.reconstruct(shown)
     if out.suffix == ".npy":
         _write(images, out)

@@ -158,6 +158,11 @@ class Examples:
         files = None if self.files is None else tuple(self.files[position] for position in index.tolist())
         return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()], files=files)
 
+    def spread(self, count: int) -> Examples:
+        """``count`` examples at even distances, or all if there are fewer: a look at data that are sorted by class."""
+        last = len(self) - 1
+        return self.subset(torch.linspace(0, last, min(count, len(self))).round().long().to(self.values.device))
+
     def split(self, fraction: float, *, seed: int = 0, setting: str = "fraction") -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
 

@@ -175,9 +175,9 @@ class Painter(Watcher):
     pairs: int = 16
 
     def on_start(self, loop: Loop) -> None:
-        """Choose what to reconstruct: the first examples that the training does not see, if there are such."""
+        """Choose what to reconstruct: examples that the training does not see, if there are such."""
         shown = loop.train if loop.validation is None else loop.validation
-        self.originals = shown.subset(torch.arange(min(self.pairs, len(shown)), device=shown.values.device))
+        self.originals = shown.spread(self.pairs)
         self.paints = is_image(shown.shape) and hasattr(loop.model, "reconstruct") and hasattr(loop.model, "sample")
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
