@@ -575,12 +575,19 @@ def test_a_wrong_entry_of_a_configuration_is_named(entries, hint, copied, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "objective", [{"kind": "quux"}, {"kind": "ELBO", "samples": "x"}, {"kind": "ELBO", "sampels": 3}, {"kind": "MLP"}, {}]
-)  # fmt: skip
-def test_a_wrong_objective_is_refused(objective, copied, capsys):
+    ("objective", "hint"),
+    [
+        ({"kind": "quux"}, "names 'quux'"),
+        ({"kind": "ELBO", "samples": "x"}, "samples='x'"),
+        ({"kind": "ELBO", "sampels": 3}, "'sampels'"),
+        ({"kind": "MLP"}, "the description of MLP"),
+        ({}, "names None"),
+    ],
+)
+def test_a_wrong_objective_is_refused(objective, hint, copied, capsys):
     config = yaml.safe_load((copied / "config.yaml").read_text())
     (copied / "config.yaml").write_text(change(objective=objective)(config))
-    refused(capsys, "evaluate", copied)
+    assert hint in refused(capsys, "evaluate", copied)
 
 
 def test_a_damaged_model_is_refused(copied, capsys):

@@ -22,7 +22,7 @@ from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.storage import read_tensors
 from lowerbound.training import fitting, observers
-from lowerbound.training.observers import Watcher
+from lowerbound.training.loop import Observer
 from lowerbound.training.record import RunDirectory, read_checkpoint
 
 SIZE = 4
@@ -84,7 +84,7 @@ def every_epoch(monkeypatch):
 
 
 @dataclass
-class Stop(Watcher):
+class Stop(Observer):
     """Ends a training after a step, by an error or a signal."""
 
     step: int
@@ -304,6 +304,14 @@ def test_the_best_model_is_found_where_a_crash_put_it_aside(data, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     before = lb.load(tmp_path / "run").state_dict()
     (checkpoints / "best").rename(checkpoints / ".best.retired")
+    assert all(torch.equal(value, before[name]) for name, value in lb.load(tmp_path / "run").state_dict().items())
+
+
+def test_the_best_model_loads_where_only_the_newest_checkpoint_is_damaged(data, tmp_path):
+    train(tmp_path / "run", data, epochs=2, validation=0.25)
+    before = lb.load(tmp_path / "run").state_dict()
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    (newest / "state.json").write_bytes(b"{damaged")
     assert all(torch.equal(value, before[name]) for name, value in lb.load(tmp_path / "run").state_dict().items())
 
 

@@ -16,7 +16,7 @@ from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
 from lowerbound.noise import derived_seed
 from lowerbound.training import fitting
-from lowerbound.training.observers import Watcher
+from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 
 OPTIMIZERS = ["adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"]  # fmt: skip
@@ -60,7 +60,7 @@ def vae() -> lb.LatentModel:
 def watch(monkeypatch):
     """Puts a watcher among the observers of the next training."""
 
-    def add(watcher: Watcher) -> Watcher:
+    def add(watcher: Observer) -> Observer:
         usual = fitting._observers
         monkeypatch.setattr(fitting, "_observers", lambda *given: [*usual(*given), watcher])
         return watcher
@@ -68,7 +68,7 @@ def watch(monkeypatch):
     return add
 
 
-class Trace(Watcher):
+class Trace(Observer):
     """The weights and the learning rate after every step."""
 
     def __init__(self) -> None:
@@ -470,7 +470,7 @@ def test_averaged_weights_come_with_averaged_statistics(data):
 def test_a_small_model_is_trained_on_one_thread(width, expected, data):
     threads = []
 
-    class Watch(Watcher):
+    class Watch(Observer):
         def on_step(self, loop):
             threads.append(torch.get_num_threads())
 
@@ -488,7 +488,7 @@ def test_a_small_model_is_trained_on_one_thread(width, expected, data):
 
 
 def test_an_own_observer_watches(data):
-    class Counter(Watcher):
+    class Counter(Observer):
         steps = 0
 
         def on_step(self, loop):
@@ -689,7 +689,7 @@ def test_data_beyond_the_models_precision_are_named(vae):
 # Signals
 
 
-class Signal(Watcher):
+class Signal(Observer):
     """Sends the process a signal after a step."""
 
     def __init__(self, step: int, number: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ from lowerbound.describe import build, describe, foreign_parts
 from lowerbound.errors import StorageError
 
 FORMAT = 1
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder without permission is the user's to mend.
+
+    Raises:
+        StorageError: in place of what writing within the block raises.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another place") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -90,11 +105,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = file_of(Path(path))
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, model.state_dict(), header)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: cannot be written ({error}); give another path") from None
     return path
 
 

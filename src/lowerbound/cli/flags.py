@@ -6,7 +6,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic.fields import FieldInfo
 
 from lowerbound.settings import settings_of
 
@@ -29,19 +28,22 @@ def flags(
     """
     fields = {name: info for name, info in settings_of(function).model_fields.items() if name not in leave_out}
     return [
-        _flag(name, info, panel, (defaults or {}).get(name, info.default), (more or {}).get(name, ""))
+        flag(
+            name,
+            _plain(info.annotation, default),
+            f"{info.description}{(more or {}).get(name, '')}",
+            panel,
+            default,
+        )
         for name, info in fields.items()
+        for default in [(defaults or {}).get(name, info.default)]
     ]
 
 
-def _flag(name: str, info: FieldInfo, panel: str, default: Any, more: str) -> inspect.Parameter:
-    option = typer.Option(help=f"{info.description}{more}", rich_help_panel=panel)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[_plain(info.annotation, default), option],
-    )
+def flag(name: str, kind: Any, text: str, panel: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """One flag, required where it has no default."""
+    annotation = Annotated[kind, typer.Option(help=text, rich_help_panel=panel)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _plain(annotation: Any, default: Any) -> Any:
@@ -53,13 +55,9 @@ def _plain(annotation: Any, default: Any) -> Any:
     return annotation
 
 
-def with_flags(function: Callable[..., Any], parameters: list[inspect.Parameter], doc: str) -> Callable[..., Any]:
+def with_flags(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     """``function``, which takes its flags as keywords, with a signature that typer can read."""
-
-    def command(**values: Any) -> None:
-        function(**values)
-
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__doc__ = doc
-    return command
+    annotations = {parameter.name: parameter.annotation for parameter in parameters}
+    vars(function).update(__signature__=inspect.Signature(parameters))
+    function.__annotations__ = annotations
+    return function

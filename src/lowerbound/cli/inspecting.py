@@ -2,15 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lowerbound.cli.runs import Split, describe_estimate, examples_of, objective_of, open_run
-from lowerbound.errors import SettingsError, StorageError
+from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
@@ -103,6 +101,7 @@ def reconstruct(
     import torch
 
     from lowerbound.report.figures import save_pairs
+    from lowerbound.storage import writing
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
@@ -116,7 +115,7 @@ def reconstruct(
         return
     _refuse_vectors(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
-    with _explained(out):
+    with writing(out):
         save_pairs(originals, images, out)
     all_there_are = "" if len(shown) == count else ", all there are,"
     print(f"wrote {len(shown)} pairs{all_there_are} to {out}: originals on the left")
@@ -180,10 +179,11 @@ def _write(array: Any, out: Path) -> None:
     import numpy as np
 
     from lowerbound.report.figures import save_grid
+    from lowerbound.storage import writing
 
     if out.suffix == ".png":
         _refuse_vectors(array)
-        with _explained(out):
+        with writing(out):
             save_grid(array, out)
     else:
         with _opened(out, binary=True) as file:
@@ -192,14 +192,8 @@ def _write(array: Any, out: Path) -> None:
 
 
 def _opened(out: Path, *, binary: bool = False) -> Any:
-    with _explained(out):
+    from lowerbound.storage import writing
+
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         return out.open("wb") if binary else out.open("w", newline="", encoding="utf8")
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written ({error.strerror}); give another --out") from None

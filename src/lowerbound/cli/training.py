@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.flags import flags, with_flags
+from lowerbound.cli.flags import flag, flags, with_flags
 from lowerbound.cli.runs import describe_estimate, describe_examples, load_for_run, section
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.load import load_data
@@ -77,9 +77,9 @@ def from_file(
 def _command(recipe: Recipe) -> Callable[..., Any]:
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        _flag("data", str, "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file."),
-        _flag("out", Path | None, "Directory of the run; a new one under runs/ if not given.", None),
-        _flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", 0.1),
+        flag("data", str, "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file.", "Run"),
+        flag("out", Path | None, "Directory of the run; a new one under runs/ if not given.", "Run", None),
+        flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", "Run", 0.1),
         *flags(recipe.make, f"Recipe {recipe.name}"),
         *flags(fit, "Training", recipe.training),
         *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",), more=_more_help(recipe)),
@@ -100,17 +100,12 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         }
         _run(plan, values["out"])
 
-    return with_flags(train, parameters, recipe.summary)
+    return with_flags(train, parameters)
 
 
 def _more_help(recipe: Recipe) -> dict[str, str]:
     usual = recipe.image_size
     return {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
-
-
-def _flag(name: str, kind: Any, text: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    option = typer.Option(help=text, rich_help_panel="Run")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
@@ -149,16 +144,18 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
             **training,
         )
     except KeyboardInterrupt:
-        print(f"lowerbound: interrupted; go on with: lowerbound train --resume {out}", file=sys.stderr)
+        print(
+            f"lowerbound: interrupted; go on with: lowerbound train --resume {shlex.quote(str(out))}", file=sys.stderr
+        )
         raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
 
 
 def _announcer(dataset: "Dataset", out: Path) -> Any:
     """An observer that says what is trained on and where the run goes, once everything has been found in order."""
-    from lowerbound.training.observers import Watcher
+    from lowerbound.training.loop import Observer
 
-    class Announcer(Watcher):
+    class Announcer(Observer):
         def on_start(self, loop: "Loop") -> None:
             parts = describe_examples(loop.train, loop.validation, dataset.test)
             print(f"{dataset.name}: {parts}; {loop.device} -> {out}", file=sys.stderr)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import wraps
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
@@ -47,7 +48,8 @@ class Recipe:
         Raises:
             SettingsError: for an argument that is unknown or out of range.
         """
-        return self.make(shape, **checked(self.make, arguments, name=self.name))
+        made: tuple[Model, Objective] = unwrap(self.make)(shape, **checked(self.make, arguments, name=self.name))
+        return made
 
 
 RECIPES: dict[str, Recipe] = {}

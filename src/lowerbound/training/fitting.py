@@ -172,10 +172,7 @@ def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Exampl
     if validation is None:
         return examples, None
     if isinstance(validation, Real) and not isinstance(validation, bool):
-        fraction = float(validation)
-        if not 0 < fraction < 1:
-            raise SettingsError(f"fit: validation={validation}: give a fraction between 0 and 1, or examples")
-        return examples.split(fraction, seed=seed, setting="validation")
+        return examples.split(float(validation), seed=seed, setting="validation")
     held_out = Examples.of(validation, name="validation data")
     if held_out.shape != examples.shape:
         raise SettingsError(

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,10 +49,10 @@ class Progress:
     """Whether early stopping ended it."""
 
 
-class Observer(Protocol):
-    """Someone who watches a training: all methods are called in the loop's own thread.
+class Observer:
+    """Someone who watches a training: all methods are called in the loop's own thread, and do nothing by default.
 
-    To write your own: implement the five methods, and pass an instance in ``observers`` of :class:`Loop`.
+    To write your own: subclass, override what matters, and pass an instance in ``observers`` of :func:`lowerbound.fit`.
     """
 
     def on_start(self, loop: Loop) -> None:
@@ -111,11 +111,6 @@ class Loop:
             name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in progress.sums.items()
         }
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the last short one included."""
-        return -(-len(self.train) // self.batch_size)
 
     @property
     def between_steps(self) -> bool:

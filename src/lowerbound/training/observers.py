@@ -18,37 +18,18 @@ from lowerbound.describe import describe
 from lowerbound.models import Model
 from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
 from lowerbound.storage import FORMAT
-from lowerbound.training.loop import Loop
+from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.record import RunDirectory, optimizer_to_files
 
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
 
 
-class Watcher:
-    """An observer to which nothing matters; subclasses say what does."""
-
-    def on_start(self, loop: Loop) -> None:
-        """Before the first step."""
-
-    def on_step(self, loop: Loop) -> None:
-        """After a step."""
-
-    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """After an epoch."""
-
-    def on_interrupt(self, loop: Loop) -> None:
-        """When the training ends between two steps."""
-
-    def on_end(self, loop: Loop) -> None:
-        """After the last epoch."""
-
-
 def _terms(terms: dict[str, float]) -> str:
     return f"{terms['bound']:.2f} nats (rate {terms['rate']:.2f}, distortion {terms['distortion']:.2f})"
 
 
-class Display(Watcher):
+class Display(Observer):
     """Shows a training on standard error: live on a terminal, else a line for each epoch."""
 
     def __init__(self) -> None:
@@ -113,7 +94,7 @@ class Display(Watcher):
 
 
 @dataclass(eq=False)
-class Recorder(Watcher):
+class Recorder(Observer):
     """Writes metrics and checkpoints to a run directory."""
 
     directory: RunDirectory
@@ -165,7 +146,7 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
 
 
 @dataclass(eq=False)
-class Painter(Watcher):
+class Painter(Observer):
     """Draws samples from the prior, reconstructions, the course of the bound and, for two latents, their manifold."""
 
     directory: RunDirectory

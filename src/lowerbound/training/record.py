@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-from lowerbound.storage import digest, read_tensors, write_tensors
+from lowerbound.storage import digest, read_tensors, write_tensors, writing
 
 _SUMS = "SHA256SUMS"
 
@@ -65,7 +64,7 @@ class RunDirectory:
                 f"{self.path}: holds {state} already; give another directory, go on with it by resume=True "
                 f"(lowerbound train --resume {self.path}), or remove it"
             )
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
@@ -85,7 +84,7 @@ class RunDirectory:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
         path = self.path / "metrics.jsonl"
-        with _writing(path), path.open("a", encoding="utf8") as file:
+        with writing(path), path.open("a", encoding="utf8") as file:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -105,7 +104,7 @@ class RunDirectory:
         """
         partial = self.checkpoints / f".{name}.partial"
         target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
-        with _writing(target):
+        with writing(target):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for file, tensors in files.items():
@@ -146,12 +145,11 @@ class RunDirectory:
 
     def failure(self) -> str | None:
         """Why the training ended without success, as far as the newest checkpoint knows."""
-        newest = next(iter(self.newest()), None)
-        if newest is None:
-            return None
-        verify(newest)
-        failure: str | None = json.loads((newest / "state.json").read_text(encoding="utf8")).get("failure")
-        return failure
+        for newest in self.newest()[:1]:
+            with suppress(OSError, ValueError):  # a damaged file is for those who read the checkpoint itself to report
+                failure: str | None = json.loads((newest / "state.json").read_text(encoding="utf8")).get("failure")
+                return failure
+        return None
 
     def model_file(self) -> Path:
         """The file of the model to use: the best one where a validation set chose it, else the newest.
@@ -169,19 +167,9 @@ class RunDirectory:
         return averaged if averaged.exists() else candidates[0] / "model.safetensors"
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder without permission is the user's to mend."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another directory") from None
-
-
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with _writing(path):
+    with writing(path):
         partial.write_text(text, encoding="utf8")
         os.replace(partial, path)
 

@@ -71,8 +71,10 @@ def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn
     path = Path(path)
     if not path.exists():
         path = file_of(path)
-    if path.is_dir():
-        failure = RunDirectory(path).failure()
-        if failure is not None:
-            warnings.warn(f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2)
-    return load_model(RunDirectory(path).model_file() if path.is_dir() else path, constructor)
+    if not path.is_dir():
+        return load_model(path, constructor)
+    run = RunDirectory(path)
+    failure = run.failure()
+    if failure is not None:
+        warnings.warn(f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2)
+    return load_model(run.model_file(), constructor)
