@@ -1,4 +1,4 @@
-"""How good a model is, in nats, and how sure that figure is."""
+"""A dataset's figure with its standard error, and the bound as such a figure."""
 
 from __future__ import annotations
 
