@@ -604,7 +604,7 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     def fail(*given, **named):
         raise RuntimeError("a wheel came off")
 
-    monkeypatch.setattr("lowerbound.evaluation.dataset_terms", fail)
+    monkeypatch.setattr("lowerbound.evaluation.estimate.dataset_terms", fail)
     code, out, err = call(capsys, "evaluate", "gaussian")
     assert (code, out) == (1, "")
     assert "Traceback" in err

@@ -213,7 +213,7 @@ def pyro_model_and_guide(vae: lb.LatentModel):
             if isinstance(p, DiagonalNormal):
                 pyro.sample("x", dist.Normal(p.mean, p.stddev).to_event(1), obs=x)
             else:
-                pyro.sample("x", dist.Bernoulli(logits=p.base_dist.logits).to_event(1), obs=x)
+                pyro.sample("x", dist.Bernoulli(logits=p.logits).to_event(1), obs=x)
 
     def guide(x):
         with pyro.plate("examples", len(x)):

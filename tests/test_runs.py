@@ -481,7 +481,9 @@ def test_the_configuration_says_all_settings(data, tmp_path):
         "warmup_steps": 0, "weight_decay": None, "clip_norm": None, "ema": 0.9, "patience": None, "seed": 0,
         "device": "cpu", "pictures_every": 1,
     }  # fmt: skip
-    assert config["objective"] == {"kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise"}
+    assert config["objective"] == {
+        "kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise", "beta": 1.0, "free_bits": 0.0, "capacity": None
+    }  # fmt: skip
     digest = config["examples"]["train"].pop("sha256")
     assert len(bytes.fromhex(digest)) == 32
     assert config["examples"]["train"] == {"count": 15, "shape": [SIZE], "pixels": "as-is", "levels": None}

@@ -13,32 +13,38 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bernoulli": "conditionals",
     "Conditional": "conditionals",
+    "constant": "networks",
+    "conv": "networks",
     "Dataset": "data",
+    "describable": "describe",
     "Draw": "models",
     "ELBO": "objectives",
-    "Estimate": "evaluation",
-    "Examples": "data",
-    "Gaussian": "conditionals",
-    "LatentModel": "models",
-    "Model": "models",
-    "Objective": "objectives",
-    "Run": "training",
-    "StandardNormal": "conditionals",
-    "conv": "networks",
-    "describable": "describe",
     "errors": "",
+    "Estimate": "evaluation",
     "evaluate": "evaluation",
+    "Examples": "data",
     "fit": "training",
     "flatten_leading": "networks",
+    "Gaussian": "conditionals",
+    "IWAE": "objectives",
+    "LatentModel": "models",
     "load": "training",
     "load_data": "data",
+    "log_likelihood": "evaluation",
     "mlp": "networks",
+    "Model": "models",
+    "Objective": "objectives",
+    "Ramp": "objectives",
     "recipes": "",
+    "Renyi": "objectives",
+    "Run": "training",
     "save": "storage",
+    "StandardNormal": "conditionals",
 }
 
 __all__ = [
     "ELBO",
+    "IWAE",
     "Bernoulli",
     "Conditional",
     "Dataset",
@@ -49,8 +55,11 @@ __all__ = [
     "LatentModel",
     "Model",
     "Objective",
+    "Ramp",
+    "Renyi",
     "Run",
     "StandardNormal",
+    "constant",
     "conv",
     "describable",
     "errors",
@@ -59,6 +68,7 @@ __all__ = [
     "flatten_leading",
     "load",
     "load_data",
+    "log_likelihood",
     "mlp",
     "recipes",
     "save",
@@ -69,10 +79,10 @@ if TYPE_CHECKING:
     from lowerbound.conditionals import Bernoulli, Conditional, Gaussian, StandardNormal
     from lowerbound.data import Dataset, Examples, load_data
     from lowerbound.describe import describable
-    from lowerbound.evaluation import Estimate, evaluate
+    from lowerbound.evaluation import Estimate, evaluate, log_likelihood
     from lowerbound.models import Draw, LatentModel, Model
-    from lowerbound.networks import conv, flatten_leading, mlp
-    from lowerbound.objectives import ELBO, Objective
+    from lowerbound.networks import constant, conv, flatten_leading, mlp
+    from lowerbound.objectives import ELBO, IWAE, Objective, Ramp, Renyi
     from lowerbound.storage import save
     from lowerbound.training import Run, fit, load
 

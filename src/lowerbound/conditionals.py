@@ -9,11 +9,10 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from lowerbound.describe import KINDS, describable
-from lowerbound.distributions import DiagonalNormal, soft_clamp
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, soft_clamp
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
 
@@ -26,8 +25,8 @@ class Conditional(nn.Module, ABC):
     A prior p(z) is given nothing, an encoder q(z given x) is given x ``[B, *event]``, a decoder p(x given z) is given z
     ``[K, B, J]`` and must keep the leading dimensions as the batch shape of what it returns.
 
-    To write your own: subclass, keep the network under ``self.network`` and return a distribution from ``forward``; use
-    :meth:`parameters_from` to call the network. Override :meth:`check_data` if data can lie outside of the support.
+    To write your own: subclass :class:`Parametric` if a network gives all parameters, else this class, and return a
+    distribution from ``forward``. Override :meth:`check_data` if data can lie outside of the support.
     Any other module whose ``forward`` returns a distribution, such as a flow of the library zuko, serves as well.
     """
 
@@ -63,6 +62,24 @@ class Conditional(nn.Module, ABC):
         return raw.float() if raw.dtype in _HALF else raw
 
 
+class Parametric(Conditional):
+    """A conditional whose parameters are the output of ``self.network``, which can therefore be refined for each example.
+
+    To write your own: subclass, keep the network under ``self.network``, and return a distribution from
+    :meth:`from_parameters`.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def from_parameters(self, raw: Tensor) -> Distribution:
+        """The distribution of these outputs of the network, ``[*leading, *outputs]``."""
+
+    def forward(self, *given: Tensor) -> Distribution:
+        """The distribution, given these values."""
+        return self.from_parameters(self.parameters_from(self.network, *given))
+
+
 def event_dims_of(network: nn.Module) -> int:
     """How many trailing dimensions of a network's output make one event; 1 where the network does not declare it."""
     return len(getattr(network, "output_shape", None) or (1,))
@@ -94,7 +111,7 @@ class StandardNormal(Conditional):
 
 
 @describable
-class Gaussian(Conditional):
+class Gaussian(Parametric):
     r"""A diagonal Gaussian whose mean, and by default whose scale, a network gives.
 
     .. math:: N(y; \mu(\cdot), \operatorname{diag} \sigma(\cdot)^2), \qquad \log\sigma^2 = \operatorname{bound}(v)
@@ -171,9 +188,8 @@ class Gaussian(Conditional):
                 f"Gaussian: scale={self.scale!r} is unknown; choose 'network', 'shared', 'elementwise' or a positive number"
             )
 
-    def forward(self, *given: Tensor) -> DiagonalNormal:
-        """The Gaussian given these values."""
-        raw = self.parameters_from(self.network, *given)
+    def from_parameters(self, raw: Tensor) -> DiagonalNormal:
+        """The Gaussian of these outputs of the network."""
         if self.scale == "network":
             raw, log_variance = raw.chunk(2, -self.event_dims)
             log_scale = self._bounded_log_scale(log_variance)
@@ -188,7 +204,7 @@ class Gaussian(Conditional):
 
 
 @describable
-class Bernoulli(Conditional):
+class Bernoulli(Parametric):
     r"""Independent binary entries with probabilities from a network, which gives their logits.
 
     .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
@@ -207,10 +223,9 @@ class Bernoulli(Conditional):
         self.network = network
         self.event_dims = event_dims_of(network)
 
-    def forward(self, *given: Tensor) -> Independent[TorchBernoulli]:
-        """The Bernoulli distribution given these values."""
-        logits = self.parameters_from(self.network, *given)
-        return Independent(TorchBernoulli(logits=logits, validate_args=False), self.event_dims, validate_args=False)
+    def from_parameters(self, raw: Tensor) -> FactorialBernoulli:
+        """The Bernoulli distribution of these logits."""
+        return FactorialBernoulli(raw, self.event_dims)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data") -> None:
         """Refuse values that are neither 0 nor 1.

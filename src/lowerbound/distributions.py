@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints, kl_divergence, register_kl
 
 from lowerbound import noise
@@ -100,6 +100,10 @@ class DiagonalNormal(Distribution):
         quadratic = standardised.square().flatten(-self.event_dims).sum(-1)
         return -0.5 * quadratic - self._sum_over_event(self.log_scale) - self.event_shape.numel() * _HALF_LOG_TWO_PI
 
+    def held(self) -> DiagonalNormal:
+        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        return DiagonalNormal(self.loc.detach(), self.log_scale.detach(), self.event_dims)
+
     def entropy(self) -> Tensor:
         """``sum_d log sigma_d + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
         constant = self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)
@@ -112,17 +116,101 @@ class DiagonalNormal(Distribution):
         return term.expand(shape).flatten(-self.event_dims).sum(-1)
 
 
-@register_kl(DiagonalNormal, DiagonalNormal)  # type: ignore[untyped-decorator]
-def _kl_diagonal_diagonal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    # KL = sum_d [ (sigma_q / sigma_p)^2 - 1 - 2 log(sigma_q / sigma_p) + ((mu_q - mu_p) / sigma_p)^2 ] / 2
+class FactorialBernoulli(Distribution):
+    r"""Independent binary entries, held by their logits.
+
+    .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
+
+    Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+
+    Args:
+        logits: ``eta``, ``[*batch, *event]``.
+        event_dims: how many trailing dimensions make one event.
+
+    Example:
+        >>> q = FactorialBernoulli(torch.zeros(3, 2))
+        >>> q.batch_shape, q.event_shape, q.log_prob(torch.ones(2))
+        (torch.Size([3]), torch.Size([2]), tensor([-1.3863, -1.3863, -1.3863]))
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, logits: Tensor, event_dims: int = 1) -> None:
+        self.logits = logits
+        self.event_dims = event_dims
+        batch_dims = logits.dim() - event_dims
+        super().__init__(logits.shape[:batch_dims], logits.shape[batch_dims:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All binary vectors."""
+        return constraints.independent(constraints.boolean, self.event_dims)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities of 1, ``[*batch, *event]``."""
+        return self.logits.sigmoid()
+
+    @property
+    def variance(self) -> Tensor:
+        """``p (1 - p)``, ``[*batch, *event]``."""
+        return self.mean * (1 - self.mean)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialBernoulli:
+        """The same distribution, repeated over ``batch_shape``."""
+        return FactorialBernoulli(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
+        threshold = noise.uniform(tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device)
+        return (threshold < self.mean).to(self.logits.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of ``value``, in nats, summed over the event's dimensions."""
+        terms = value * self.logits - nn.functional.softplus(self.logits)
+        return terms.flatten(-self.event_dims).sum(-1)
+
+    def held(self) -> FactorialBernoulli:
+        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        return FactorialBernoulli(self.logits.detach(), self.event_dims)
+
+    def entropy(self) -> Tensor:
+        """In nats, ``[*batch]``."""
+        terms = nn.functional.softplus(self.logits) - self.mean * self.logits
+        return terms.flatten(-self.event_dims).sum(-1)
+
+
+def _normal_unit_kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    # [ (sigma_q / sigma_p)^2 - 1 - 2 log(sigma_q / sigma_p) + ((mu_q - mu_p) / sigma_p)^2 ] / 2
     log_ratio = q.log_scale - p.log_scale
     squared_shift = ((q.loc - p.loc) * (-p.log_scale).exp()).square()
-    return 0.5 * q._sum_over_event(torch.expm1(2 * log_ratio) - 2 * log_ratio + squared_shift)
+    return 0.5 * (torch.expm1(2 * log_ratio) - 2 * log_ratio + squared_shift)
 
 
-def _as_diagonal(distribution: Independent[Any]) -> DiagonalNormal:
-    base = distribution.base_dist
-    if not isinstance(base, Normal):
+def _bernoulli_unit_kl(q: FactorialBernoulli, p: FactorialBernoulli) -> Tensor:
+    # pi_q (eta_q - eta_p) - log(1 + e^eta_q) + log(1 + e^eta_p)
+    return q.mean * (q.logits - p.logits) - nn.functional.softplus(q.logits) + nn.functional.softplus(p.logits)
+
+
+@register_kl(DiagonalNormal, DiagonalNormal)  # type: ignore[untyped-decorator]
+def _kl_diagonal_diagonal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    return q._sum_over_event(_normal_unit_kl(q, p))
+
+
+@register_kl(FactorialBernoulli, FactorialBernoulli)  # type: ignore[untyped-decorator]
+def _kl_bernoulli_bernoulli(q: FactorialBernoulli, p: FactorialBernoulli) -> Tensor:
+    return _bernoulli_unit_kl(q, p).flatten(-q.event_dims).sum(-1)
+
+
+def _as_diagonal(distribution: Distribution) -> DiagonalNormal:
+    if isinstance(distribution, DiagonalNormal):
+        return distribution
+    base = getattr(distribution, "base_dist", None)
+    if not isinstance(distribution, Independent) or not isinstance(base, Normal):
         raise NotImplementedError
     return DiagonalNormal(base.loc, base.scale.log(), len(distribution.event_shape))
 
@@ -137,6 +225,24 @@ def _kl_diagonal_independent(q: DiagonalNormal, p: Independent[Any]) -> Tensor:
 def _kl_independent_diagonal(q: Independent[Any], p: DiagonalNormal) -> Tensor:
     kl: Tensor = _kl_diagonal_diagonal(_as_diagonal(q), p)
     return kl
+
+
+def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats, where both have independent entries; else ``None``.
+
+    Example:
+        >>> q, p = DiagonalNormal(torch.ones(2), torch.zeros(2)), DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> closed_form_unit_kl(q, p)
+        tensor([0.5000, 0.5000])
+    """
+    if isinstance(q, FactorialBernoulli) and isinstance(p, FactorialBernoulli):
+        units = _bernoulli_unit_kl(q, p)
+    else:
+        try:
+            units = _normal_unit_kl(_as_diagonal(q), _as_diagonal(p))
+        except NotImplementedError:
+            return None
+    return units.expand(q.batch_shape + q.event_shape)
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:

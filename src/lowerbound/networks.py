@@ -250,6 +250,44 @@ def conv(
     return Conv(inputs, cast(Shape, tuple(channels)), outputs, activation=activation, stride=stride, hidden=hidden)
 
 
+@describable
+class Constant(nn.Module):
+    """The same numbers whatever it is given; made by :func:`constant`."""
+
+    def __init__(self, outputs: int | Shape, value: float = 0.0, learned: bool = True) -> None:
+        super().__init__()
+        self.outputs = self.output_shape = as_shape(outputs)
+        self.value = value
+        self.learned = learned
+        numbers = torch.full(self.outputs, float(value))
+        if learned:
+            self.numbers = nn.Parameter(numbers)
+        else:
+            self.register_buffer("numbers", numbers, persistent=False)
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """The numbers, ``[*outputs]``."""
+        return self.numbers
+
+
+def constant(outputs: int | Shape, value: float = 0.0, *, learned: bool = True) -> Constant:
+    """In the place of a network, for a distribution that depends on nothing: the parameters of a prior.
+
+    Args:
+        outputs: the shape of the numbers.
+        value: where they start.
+        learned: whether they are trained.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> lb.Bernoulli(lb.constant(3, learned=False))().mean  # three fair coins
+        tensor([0.5000, 0.5000, 0.5000])
+        >>> lb.Gaussian(lb.constant(6))().event_shape  # a Gaussian prior whose mean and scale are learned
+        torch.Size([3])
+    """
+    return Constant(outputs, value, learned)
+
+
 def _sides(image: Shape, strides: Shape) -> list[Shape]:
     """Height and width before the first and after each layer, going down."""
     sizes = [image[1:]]

@@ -8,7 +8,7 @@ adding an example changes no other example's figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +17,7 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 _PER_EXAMPLE: ContextVar[_ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
 
@@ -28,6 +29,9 @@ class _ExampleStreams:
         self.seed = seed
         self.indices = indices.tolist()
         self.requests = 0
+        # Within in_chunks: the generators of each request of a chunk, which the next chunk's requests go on with.
+        self.open: list[list[np.random.Generator]] | None = None
+        self.turn = 0
 
     def fill(
         self,
@@ -38,15 +42,70 @@ class _ExampleStreams:
         """An array of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream."""
         before, after = shape[:axis], shape[axis + 1 :]
         rows = np.empty((len(self.indices), *before, *after))
-        bits = np.random.Philox(key=self.seed)
-        generator = np.random.Generator(bits)
-        state = bits.state
-        for row, index in enumerate(self.indices):
-            state["state"]["counter"][:] = (0, 0, self.requests, index)
-            bits.state = state
+        for row, generator in enumerate(self._generators()):
             rows[row] = draw(generator, (*before, *after))
-        self.requests += 1
         return torch.from_numpy(np.moveaxis(rows, 0, axis))
+
+    def _generators(self) -> Iterable[np.random.Generator]:
+        """A generator for each example, at the beginning of this request's part of its stream, or where the last chunk left it."""
+        if self.open is None:
+            self.requests += 1
+            return self._reset_in_turn(self.requests - 1)
+        self.turn += 1
+        if self.turn > len(self.open):
+            self.open.append([self._generator(self.requests, index) for index in self.indices])
+            self.requests += 1
+        return self.open[self.turn - 1]
+
+    def _generator(self, request: int, index: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=_counter(request, index)))
+
+    def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
+        """The same generators, made by moving one from stream to stream, which is much quicker."""
+        bits = np.random.Philox(key=self.seed)
+        generator, state = np.random.Generator(bits), bits.state
+        for index in self.indices:
+            state["state"]["counter"][:] = _counter(request, index)
+            bits.state = state
+            yield generator
+
+
+def _counter(request: int, index: int) -> tuple[int, int, int, int]:
+    return (0, 0, request, index)
+
+
+@contextmanager
+def in_chunks() -> Iterator[Callable[[], None]]:
+    """Within the block, draws made chunk by chunk are those that one request for all of them would have given.
+
+    Yields:
+        What to call before each chunk; every chunk must make the same requests, in the same order.
+
+    Example:
+        >>> import torch
+        >>> with per_example(0, torch.tensor([4])):
+        ...     whole = standard_normal((6, 1), axis=1)
+        >>> with per_example(0, torch.tensor([4])), in_chunks() as next_chunk:
+        ...     parts = []
+        ...     for size in (1, 3, 2):
+        ...         next_chunk()
+        ...         parts.append(standard_normal((size, 1), axis=1))
+        >>> torch.equal(torch.cat(parts), whole)
+        True
+    """
+    streams = _PER_EXAMPLE.get()
+    if streams is None:
+        yield lambda: None
+        return
+
+    def next_chunk() -> None:
+        streams.turn = 0
+
+    streams.open = []
+    try:
+        yield next_chunk
+    finally:
+        streams.open = None
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
@@ -129,3 +188,33 @@ def uniform(
         return torch.rand(shape, dtype=dtype, device=device)
     # 24 bits survive the rounding to float32, so that 1.0 cannot come out.
     return streams.fill(shape, axis, lambda g, s: g.integers(1 << 24, size=s) / (1 << 24)).to(device, dtype)
+
+
+class _Foreign(TorchFunctionMode):
+    """Answers requests for torch's normal noise of a certain leading shape from the examples' own streams."""
+
+    def __init__(self, leading: tuple[int, int]) -> None:
+        super().__init__()
+        self.leading = leading
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ and tuple(args[0].shape[:2]) == self.leading and not args[1:] and not kwargs:
+            with torch.DisableTorchFunction():
+                like = args[0]
+                return like.copy_(standard_normal(tuple(like.shape), 1, dtype=like.dtype, device=like.device))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def for_foreign(samples: int, examples: int) -> Iterator[None]:
+    """Within the block, distributions that draw ``[samples, examples, ...]`` by torch's own means get the examples' noise.
+
+    This covers ``torch.distributions.Normal``, and with it the flows of zuko. It changes nothing where no example's
+    streams are in force, as in training.
+    """
+    if torch.compiler.is_compiling() or _PER_EXAMPLE.get() is None:
+        yield
+        return
+    with _Foreign((samples, examples)):
+        yield

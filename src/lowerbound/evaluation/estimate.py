@@ -43,7 +43,17 @@ class Estimate:
     def __repr__(self) -> str:
         figures = f"mean={self.mean:.6g}, standard_error={self.standard_error:.2g}, examples={len(self.per_example)}"
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())
-        return f"Estimate({figures}{terms})"
+        return f"{type(self).__name__}({figures}{terms})"
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuse a seed that is out of range.
+
+    Raises:
+        SettingsError: naming who was given it.
+    """
+    if not 0 <= seed < 2**31:
+        raise SettingsError(f"{name}: seed={seed} must be from 0 to 2^31 - 1")
 
 
 def evaluate(
@@ -77,8 +87,9 @@ def evaluate(
         >>> abs(estimate.mean + estimate.terms["rate"].mean + estimate.terms["distortion"].mean) < 1e-4
         True
     """
-    if not 0 <= seed < 2**31 or (batch_size is not None and batch_size < 1):
-        raise SettingsError(f"evaluate: seed={seed} must be from 0 to 2^31 - 1, and batch_size={batch_size} at least 1")
+    check_seed("evaluate", seed)
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
     examples = Examples.of(data)
     model.check_data(examples)
     terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)

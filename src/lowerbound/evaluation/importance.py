@@ -1,0 +1,167 @@
+"""The log likelihood by importance sampling, and whether to believe it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowerbound import noise
+from lowerbound.data.examples import Examples
+from lowerbound.evaluation.estimate import Estimate, check_seed
+from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
+from lowerbound.models import Model, batches, device_of, evaluating, fitting, rows_per_pass, seeded
+from lowerbound.objectives.base import whole_number
+
+# Fewer effective samples than this say that a few weights decide.
+_FEWEST_EFFECTIVE = 10.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LikelihoodEstimate(Estimate):
+    """An importance-sampled log likelihood, with what the weights say of it.
+
+    Args:
+        samples: K, the draws for each example.
+        effective_sample_sizes: ``(sum w)^2 / sum w^2`` of each example's weights, ``[N]``: from 1 to K.
+        pareto_k: the shape of the weights' upper tail, ``[N]``: above about 0.7 the estimate is too low by an unknown amount.
+    """
+
+    samples: int = 0
+    effective_sample_sizes: Tensor = None  # type: ignore[assignment]
+    pareto_k: Tensor = None  # type: ignore[assignment]
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Which examples' figures are not to be trusted, ``[N]``."""
+        few = self.effective_sample_sizes < min(_FEWEST_EFFECTIVE, self.samples)
+        return few | ~(self.pareto_k <= reliable_shape(self.samples))
+
+    @property
+    def warning(self) -> str | None:
+        """In plain language, whether and why the figure is not to be trusted; ``None`` where nothing speaks against it."""
+        count, total = int(self.doubtful.sum()), len(self.per_example)
+        if not count:
+            return None
+        worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
+        reason = (
+            f"{self.samples} samples are too few to judge their weights"
+            if bool(self.pareto_k.isnan().all())
+            else f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at most "
+            f"{reliable_shape(self.samples):.2f} is reliable; least effective sample size {float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
+        )
+        return (
+            f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: {reason}. It is then most likely "
+            "too low: take more samples, anneal (lb.annealed_log_likelihood), or train a posterior that fits better"
+        )
+
+
+class _Weights:
+    """Sums over an example's log weights, ``[B]`` each, that never hold more than a chunk of them and the largest."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.keep = min(samples, tail_length(samples) + 1)
+        self.largest: Tensor | None = None
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in a chunk of log weights, ``[k, B]``."""
+        log_w = log_w.double()
+        if self.largest is None:
+            self.largest = log_w[:0]
+            self.top = torch.full_like(log_w[0], torch.finfo(log_w.dtype).min)  # finite, for weights that are all zero
+            self.total, self.squares, self.logs = (torch.zeros_like(self.top) for _ in range(3))
+        top = torch.maximum(self.top, log_w.max(0).values)
+        rescale, weights = (self.top - top).exp(), (log_w - top).exp()
+        self.total = self.total * rescale + weights.sum(0)
+        self.squares = self.squares * rescale.square() + weights.square().sum(0)
+        self.logs = self.logs + log_w.sum(0)
+        self.top = top
+        held = torch.cat([self.largest, log_w])
+        self.largest = held.topk(min(self.keep, len(held)), dim=0).values
+
+    def figures(self) -> dict[str, Tensor]:
+        """What is known when all chunks are in, ``[B]`` each."""
+        assert self.largest is not None
+        return {
+            "log_likelihood": self.top + self.total.log() - math.log(self.samples),
+            "elbo": self.logs / self.samples,
+            "effective": self.total.square() / self.squares,
+            "pareto_k": pareto_shape(self.largest),
+        }
+
+
+def log_likelihood(
+    model: Model,
+    data: Any,
+    samples: int = 5000,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    chunk_size: int | None = None,
+) -> LikelihoodEstimate:
+    r"""log p(x) by importance sampling with q(z given x), in nats per example.
+
+    .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}, \qquad z_k \sim q(z \mid x)
+
+    On average this is at most log p(x) (Burda et al. 2016), and nears it as the samples increase. For each example exactly
+    ``samples`` latents are drawn and decoded. They come a chunk at a time and only sums of their weights are
+    kept, so memory is bounded for any number of samples and examples; neither ``batch_size`` nor ``chunk_size`` changes the
+    figures beyond rounding, and with the same ``seed`` they are those of ``evaluate(model, IWAE(samples), data)``.
+
+    Args:
+        model: any model whose likelihood is a density.
+        data: examples, an array or a tensor, ``[N, *event]``.
+        samples: K.
+        seed: of the latents' noise, and of the pixels' where those are random.
+        batch_size: examples taken at once; by default what keeps memory small.
+        chunk_size: samples of each taken at once; by default what keeps memory small.
+
+    Returns:
+        A :class:`LikelihoodEstimate`: the mean over examples with its standard error, per-example values, effective sample
+        sizes, Pareto k-hat, and a warning where the weights say that it is not to be trusted. Its term ``elbo`` is the bound
+        from the same draws.
+
+    Raises:
+        SettingsError: for settings that are out of range.
+        ShapeError, DataError: if the model cannot take the data.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> digits = lb.load_data("digits")
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        ... )
+        >>> estimate = log_likelihood(vae, digits.test, samples=100)
+        >>> estimate.mean >= estimate.terms["elbo"].mean, estimate.effective_sample_sizes.shape
+        (True, torch.Size([180]))
+    """
+    check_seed("log_likelihood", seed)
+    samples = whole_number("log_likelihood: samples", samples)
+    examples = Examples.of(data)
+    model.check_support(examples)
+    rows = rows_per_pass(examples.shape)
+    size = whole_number("log_likelihood: batch_size", batch_size or min(1024, max(1, rows // samples)))
+    chunk = min(samples, whole_number("log_likelihood: chunk_size", chunk_size or max(1, rows // size)))
+    parts: list[dict[str, Tensor]] = []
+    with evaluating(model), seeded(seed, device_of(model)):
+        for _, x in batches(examples, model, seed=seed, batch_size=size):
+            weights = _Weights(samples)
+            with noise.in_chunks() as next_chunk, fitting(examples):
+                for start in range(0, samples, chunk):
+                    next_chunk()
+                    weights.add(model.draw(x, min(chunk, samples - start)).log_w)
+            parts.append({name: figure.cpu() for name, figure in weights.figures().items()})
+    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    value = figures["log_likelihood"]
+    return LikelihoodEstimate(
+        value,
+        {"elbo": Estimate(figures["elbo"])},
+        examples.bits_per_dimension(float(value.mean())),
+        samples,
+        figures["effective"],
+        figures["pareto_k"],
+    )

@@ -1,0 +1,30 @@
+"""Models: anything with a ``draw``, and what one draw holds."""
+
+from lowerbound.models.base import (
+    Model,
+    batches,
+    device_of,
+    dtype_of,
+    evaluating,
+    examples_per_pass,
+    fitting,
+    rows_per_pass,
+    seeded,
+)
+from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.latent import LatentModel
+
+__all__ = [
+    "Draw",
+    "Gradient",
+    "LatentModel",
+    "Model",
+    "batches",
+    "device_of",
+    "dtype_of",
+    "evaluating",
+    "examples_per_pass",
+    "fitting",
+    "rows_per_pass",
+    "seeded",
+]

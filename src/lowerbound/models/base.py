@@ -1,0 +1,141 @@
+"""The base of all models, and what running one takes: batches with their noise, modes, seeds."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound import noise
+from lowerbound.data.examples import Examples
+from lowerbound.errors import ShapeError
+from lowerbound.models.draw import Draw, Gradient
+
+# Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
+_PASS_SIZE = 1 << 22
+
+
+class Model(nn.Module, ABC):
+    """Anything that can draw its latents for some data.
+
+    To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit` and
+    :func:`lowerbound.evaluate` then work with it.
+    """
+
+    @abstractmethod
+    def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
+        """``samples`` draws of the latents of a batch ``x``, ``[B, *event]``."""
+
+    def check_data(self, examples: Examples) -> None:
+        """Refuse data that the model cannot take, by name, before any work is done.
+
+        Raises:
+            ShapeError, DataError: saying what does not fit, and where.
+        """
+        few = examples.subset(torch.arange(min(2, len(examples)), device=examples.values.device))
+        with evaluating(self), seeded(0, device_of(self)):
+            for _, x in batches(few, self, seed=0):
+                with fitting(few):
+                    self.draw(x)
+        self.check_support(examples)
+
+    def check_support(self, examples: Examples) -> None:
+        """Refuse data that have no density under the model, without a draw.
+
+        Raises:
+            DataError: saying where.
+        """
+
+
+@contextmanager
+def fitting(examples: Examples) -> Iterator[None]:
+    """Around draws for some examples: shapes that do not fit the model are reported as such.
+
+    Raises:
+        ShapeError: naming the data and their shape.
+    """
+    try:
+        yield
+    except (ShapeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ShapeError(
+            f"{examples.name}: examples of shape {examples.shape} do not go through the model: {reason}. Check the shapes "
+            "that its networks declare; one of your own that takes [N, ...] only needs lowerbound.flatten_leading"
+        ) from error
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters live; the CPU for a model that has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The floating type of a model's data: that of its parameters, but float32 at least."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.promote_types(own, torch.float32)
+
+
+def examples_per_pass(numbers_per_example: int) -> int:
+    """How many examples to take at once outside of training, so that memory stays bounded."""
+    return max(1, min(1024, _PASS_SIZE // max(1, numbers_per_example)))
+
+
+def rows_per_pass(shape: tuple[int, ...]) -> int:
+    """How many pairs of a sample and an example of this shape to take at once outside of training."""
+    return max(1, min(8192, _PASS_SIZE // math.prod(shape)))
+
+
+def batches(
+    data: Any, model: nn.Module, *, seed: int, samples: int = 1, batch_size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of row numbers ``[B]`` and examples ``[B, *event]``, in order, with the examples' own noise in force for each.
+
+    Args:
+        data: examples, an array or a tensor.
+        model: whose device and floating type to use.
+        seed: of the noise, see :mod:`lowerbound.noise`.
+        samples: how many draws each example will be given; chooses the batch size.
+        batch_size: overrides that choice.
+    """
+    examples = Examples.of(data)
+    device, dtype = device_of(model), dtype_of(model)
+    size = batch_size or examples_per_pass(samples * math.prod(examples.shape))
+    numbers = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    for index in torch.arange(len(examples)).split(size):
+        rows = numbers[index]
+        with noise.per_example(seed, rows):
+            yield rows, examples.batch(index, dtype).to(device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and no gradients are recorded; afterwards it is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Within the block torch draws from ``seed``, and afterwards as if nothing had been; without a seed, no block."""
+    if seed is None:
+        yield
+        return
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        # Not torch.manual_seed, which would also seed devices whose state is not put back.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,8 @@
+"""Objectives: from a draw to a bound for each example. They see neither networks nor data."""
+
+from lowerbound.objectives.base import Objective
+from lowerbound.objectives.elbo import ELBO
+from lowerbound.objectives.importance import IWAE, Renyi
+from lowerbound.objectives.schedules import Ramp, Schedule
+
+__all__ = ["ELBO", "IWAE", "Objective", "Ramp", "Renyi", "Schedule"]

@@ -1,0 +1,133 @@
+"""What an objective is: a bound, and what carries its gradient."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast, get_args
+
+from torch import Tensor
+
+from lowerbound.errors import SettingsError
+from lowerbound.models import Draw, Gradient
+from lowerbound.objectives.schedules import Schedule
+
+Self = TypeVar("Self", bound="Objective")
+
+
+class Objective(ABC):
+    """A lower bound on log p(x), for each example, from one draw; what is maximised.
+
+    Two numbers are kept apart: :meth:`bound` is what is reported, logged and used for selection, :meth:`surrogate` is what
+    carries the gradient. ``gradient`` says which way that takes to the posterior's parameters:
+
+    - ``"pathwise"``: through the reparameterised draws (Kingma & Welling 2013).
+    - ``"sticking-the-landing"``: the same without the score ``grad log q(z given x)`` at fixed z, whose mean is zero for the
+      ELBO (Roeder, Wu & Duvenaud 2017). It vanishes where q is the exact posterior. For more than one sample under a
+      logarithm, as in IWAE, that mean is not zero, and the gradient is biased.
+    - ``"dreg"``: that score reparameterised as well (Tucker, Lawson, Gu & Maddison 2019): unbiased for every bound here.
+    - ``"score-function"``: no gradient through z, which may be discrete, and a leave-one-out baseline from the other
+      samples (Mnih & Rezende 2016: VIMCO).
+
+    To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs of a :class:`lowerbound.Draw`; add
+    ``samples`` as a field to let it be chosen. If what carries the gradient is not the bound, override :meth:`surrogate`;
+    the value that is reported, logged and used for selection stays the bound.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class WeightedRate(lb.Objective):
+        ...     weight: float = 4.0
+        ...
+        ...     def bound(self, draw):
+        ...         return draw.log_likelihood.mean(0) - draw.rate
+        ...
+        ...     def surrogate(self, draw):
+        ...         return draw.log_likelihood.mean(0) - self.weight * draw.rate
+        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> lb.fit(vae, WeightedRate(), torch.rand(50, 6), epochs=1, progress=False).history[0]["train"].keys()
+        dict_keys(['bound', 'rate', 'distortion'])
+    """
+
+    samples: int = 1
+    gradient: Gradient = "pathwise"
+
+    @abstractmethod
+    def bound(self, draw: Draw) -> Tensor:
+        """The bound, ``[B]``, in nats."""
+
+    def surrogate(self, draw: Draw) -> Tensor:
+        """What carries the gradient, ``[B]``; by default the bound itself."""
+        return self.bound(draw)
+
+    def rate(self, draw: Draw) -> Tensor:
+        """The rate that is reported, ``[B]``, in nats."""
+        return draw.rate
+
+    def terms(self, draw: Draw) -> dict[str, Tensor]:
+        """What is reported, ``[B]`` each: the bound, its rate and its distortion."""
+        return {"bound": self.bound(draw), "rate": self.rate(draw), "distortion": -draw.log_likelihood.mean(0)}
+
+    def __call__(self, draw: Draw) -> Tensor:
+        """The bound's value with the surrogate's gradient, ``[B]``."""
+        bound, surrogate = self.bound(draw), self.surrogate(draw)
+        return surrogate + (bound - surrogate).detach()
+
+    def schedules(self) -> dict[str, Schedule]:
+        """The settings that change while it trains, by name."""
+        if not is_dataclass(self):
+            return {}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+
+    def at(self: Self, step: int, epoch: float) -> Self:
+        """The objective when ``step`` steps, or ``epoch`` passes over the data, have been taken: its schedules are numbers."""
+        schedules = self.schedules()
+        if not schedules:
+            return self
+        current: Any = self
+        numbers = {name: schedule.at(step, epoch) for name, schedule in schedules.items()}
+        return cast(Self, replace(current, **numbers))
+
+
+def check_common(objective: Objective) -> None:
+    """Check ``samples`` and ``gradient``, and keep ``samples`` as an integer.
+
+    Raises:
+        SettingsError: naming the objective and the setting.
+    """
+    name = type(objective).__name__
+    object.__setattr__(objective, "samples", whole_number(f"{name}: samples", objective.samples))
+    if objective.gradient not in get_args(Gradient):
+        known = ", ".join(map(repr, get_args(Gradient)))
+        raise SettingsError(f"{name}: gradient={objective.gradient!r} is unknown; choose one of {known}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """``value`` as an integer of at least 1.
+
+    Raises:
+        SettingsError: if it is none, naming it.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
+    return number
+
+
+def refuse_no_others(name: str, samples: int) -> None:
+    """A leave-one-out baseline needs another sample.
+
+    Raises:
+        SettingsError: if there is none.
+    """
+    if samples < 2:
+        raise SettingsError(
+            f"{name}: gradient='score-function' takes the baseline of a sample from the others of its group, but there is "
+            "one only; use samples=2 or more"
+        )

@@ -1,0 +1,230 @@
+"""Bounds that put several samples under one logarithm: importance-weighted ones, and their generalisations.
+
+Suffixes of shapes: M groups, G samples in each, K = M G samples in all, B examples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowerbound.describe import describable
+from lowerbound.errors import SettingsError
+from lowerbound.models import Draw, Gradient
+from lowerbound.objectives.base import Objective, check_common, refuse_no_others, whole_number
+
+# Relative to the largest weight of an example, below the rounding of every floating type that a bound is computed in.
+_NEGLIGIBLE = 1e-20
+
+
+@dataclass(frozen=True)
+class PowerMean:
+    r"""The logarithm of a power mean of weights, averaged over groups of samples, and what its gradients are made of.
+
+    .. math:: f(w) = \lambda \frac1K \sum_k \log w_k + (1 - \lambda) \frac1M \sum_m \frac1{1-\alpha}
+              \log \frac1G \sum_g w_{mg}^{1-\alpha}
+
+    Args:
+        alpha: 0 for the mean of the weights, 1 for their geometric mean.
+        groups: M.
+        elbo_weight: lambda.
+    """
+
+    alpha: float = 0.0
+    groups: int = 1
+    elbo_weight: float = 0.0
+
+    def value(self, log_w_KB: Tensor) -> Tensor:
+        """f, ``[B]``, from log weights ``[K, B]``."""
+        mean = log_w_KB.mean(0)
+        if self.alpha == 1 or self.elbo_weight == 1:
+            return mean
+        log_w_MGB, order = self._grouped(log_w_KB), 1 - self.alpha
+        of_groups = (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
+        power = of_groups.mean(0)
+        return power if self.elbo_weight == 0 else self.elbo_weight * mean + (1 - self.elbo_weight) * power
+
+    def weights(self, log_w_KB: Tensor) -> Tensor:
+        """``df / d log w_k``, ``[K, B]``; they sum to 1 over the samples."""
+        return self._mixed(log_w_KB, self._shares(log_w_KB))
+
+    def path_weights(self, log_w_KB: Tensor) -> Tensor:
+        """What multiplies ``d log w_k / dz_k`` in the doubly reparameterised gradient, ``[K, B]``.
+
+        That is the weight without its own derivative, ``v_k - dv_k / d log w_k``: the term that comes of reparameterising
+        ``v_k grad log q(z_k given x)`` once more. For IWAE it is the square of the normalised weight.
+        """
+        share_MGB = self._shares(log_w_KB)
+        return self._mixed(log_w_KB, self.alpha * share_MGB + (1 - self.alpha) * share_MGB.square())
+
+    def advantages(self, log_w_KB: Tensor) -> Tensor:
+        """f minus what it were if the sample had the mean log weight of the others of its group, ``[K, B]`` (VIMCO)."""
+        log_w_MGB = self._grouped(log_w_KB)
+        count = log_w_MGB.shape[1]
+        others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
+        one_out_MGGB = torch.where(
+            torch.eye(count, dtype=torch.bool, device=log_w_KB.device)[:, :, None],
+            others_MGB[:, :, None],
+            log_w_MGB[:, None],
+        )  # the second axis says which sample was replaced
+        group = PowerMean(self.alpha, 1, self.elbo_weight)
+        with_all_MB = group.value(log_w_MGB.transpose(0, 1))
+        without_MGB = group.value(one_out_MGGB.movedim(2, 0))
+        return ((with_all_MB[:, None] - without_MGB) / self.groups).flatten(0, 1)
+
+    def _grouped(self, log_w_KB: Tensor) -> Tensor:
+        return log_w_KB.reshape(self.groups, -1, log_w_KB.shape[1])
+
+    def _shares(self, log_w_KB: Tensor) -> Tensor:
+        """The normalised weights within each group, ``[M, G, B]``."""
+        return ((1 - self.alpha) * self._grouped(log_w_KB)).softmax(1)
+
+    def _mixed(self, log_w_KB: Tensor, of_groups_MGB: Tensor) -> Tensor:
+        power_KB = of_groups_MGB.flatten(0, 1) / self.groups
+        return self.elbo_weight / len(log_w_KB) + (1 - self.elbo_weight) * power_KB
+
+
+class _PowerBound(Objective):
+    """A bound that is a power mean of the weights, whose encoder may climb another one."""
+
+    def _means(self) -> tuple[PowerMean, PowerMean]:
+        """What the model's parameters climb, which is also the bound, and what the posterior's climb."""
+        raise NotImplementedError
+
+    def bound(self, draw: Draw) -> Tensor:
+        """The power mean's logarithm, ``[B]``."""
+        return self._means()[0].value(draw.log_w)
+
+    def surrogate(self, draw: Draw) -> Tensor:
+        """A sum whose gradient is the one asked for, ``[B]``."""
+        model, posterior = self._means()
+        if self.gradient == "pathwise" and model == posterior:
+            return model.value(draw.log_w)
+        log_w_KB = draw.log_w.detach()
+        model_KB, posterior_KB = model.weights(log_w_KB), posterior.weights(log_w_KB)
+        joint_KB = draw.log_likelihood + draw.log_prior
+        if self.gradient == "score-function":
+            signal_KB = posterior.advantages(log_w_KB)
+            return (model_KB * joint_KB + (signal_KB - posterior_KB) * draw.log_q).sum(0)
+        path_KB = posterior.path_weights(log_w_KB) if self.gradient == "dreg" else posterior_KB
+        # All that comes back to z has been weighted for the model's parameters; on the way to the posterior's it is
+        # weighted anew. The floor is below rounding, and lets the weight be divided by.
+        floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
+        draw.scale_paths(path_KB / floored_KB)
+        surrogate = (floored_KB * (joint_KB - draw.log_q_held)).sum(0)
+        if self.gradient == "pathwise":
+            surrogate = surrogate - (posterior_KB * draw.log_q_at_fixed_z).sum(0)
+        return surrogate
+
+
+def _check(objective: Objective, name: str, settings: tuple[PowerMean, ...]) -> None:
+    check_common(objective)
+    for mean in settings:
+        if objective.samples % mean.groups:
+            raise SettingsError(
+                f"{name}: samples={objective.samples} cannot be divided into {mean.groups} equal groups"
+            )
+        if objective.gradient == "score-function":
+            refuse_no_others(name, objective.samples // mean.groups)
+
+
+@describable
+@dataclass(frozen=True)
+class IWAE(_PowerBound):
+    r"""The importance-weighted bound (Burda, Grosse & Salakhutdinov 2016), in nats per example, and its relatives.
+
+    .. math:: \mathcal L_K(x) = \mathbb E\left[\log \frac1K \sum_{k=1}^K w_k\right] \le \log p(x),
+              \qquad w_k = \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
+
+    which rises with K to log p(x), and is the ELBO with sampled KL at K = 1. The more samples, the better the gradient of
+    the decoder, and the worse that of the encoder, so Rainforth et al. 2018 divide the samples:
+
+    - ``groups=M``: MIWAE, the mean of M bounds of K / M samples each.
+    - ``encoder_groups=M``: PIWAE: the decoder climbs the bound of all samples, the encoder that mean.
+    - ``elbo_weight=b``: CIWAE, ``b`` times the ELBO plus ``1 - b`` times this bound.
+
+    With the doubly reparameterised gradient (``gradient="dreg"``) the encoder's no longer worsens.
+
+    Args:
+        samples: K, the draws for each example, in all groups together.
+        gradient: see :class:`lowerbound.Objective`.
+        groups: of the bound; divides ``samples``.
+        encoder_groups: of what the encoder climbs, if that is to be another; divides ``samples``.
+        elbo_weight: from 0 to 1.
+
+    Raises:
+        SettingsError: for settings that are unknown or out of range.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> draw = vae.draw(torch.zeros(5, 6), samples=64)
+        >>> bound = IWAE(samples=64)(draw)
+        >>> bound.shape, bool((bound >= IWAE(samples=64, groups=8)(draw)).all())
+        (torch.Size([5]), True)
+    """
+
+    samples: int = 50
+    gradient: Gradient = "pathwise"
+    groups: int = 1
+    encoder_groups: int | None = None
+    elbo_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", whole_number("IWAE: groups", self.groups))
+        if self.encoder_groups is not None:
+            object.__setattr__(self, "encoder_groups", whole_number("IWAE: encoder_groups", self.encoder_groups))
+        if isinstance(self.elbo_weight, bool) or not 0 <= self.elbo_weight <= 1:
+            raise SettingsError(f"IWAE: elbo_weight={self.elbo_weight!r} must be a number from 0 to 1")
+        _check(self, "IWAE", self._means())
+
+    def _means(self) -> tuple[PowerMean, PowerMean]:
+        model = PowerMean(0.0, self.groups, self.elbo_weight)
+        return model, PowerMean(0.0, self.encoder_groups or self.groups, self.elbo_weight)
+
+
+@describable
+@dataclass(frozen=True)
+class Renyi(_PowerBound):
+    r"""The variational Rényi bound (Li & Turner 2016), estimated by K samples, in nats per example.
+
+    .. math:: \mathcal L_\alpha(x) = \frac1{1-\alpha} \log \mathbb E_{q}\left[w^{1-\alpha}\right] \le \log p(x)
+              \quad (\alpha \ge 0)
+
+    At ``alpha=0`` the estimate is IWAE's, towards ``alpha=1`` it becomes the ELBO's, and above that the bound is lower still
+    and q seeks modes. For ``alpha`` between 0 and 1 the estimate from K samples is on average below
+    the bound and rises to it with K, so it stays a lower bound; above 1 it comes down to the bound from at most the ELBO.
+
+    Args:
+        alpha: at least 0; below, the limit would be an upper bound.
+        samples: K, the draws for each example.
+        gradient: see :class:`lowerbound.Objective`.
+
+    Raises:
+        SettingsError: for settings that are unknown or out of range.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> draw = vae.draw(torch.zeros(5, 6), samples=50)
+        >>> bool((Renyi(alpha=0.0)(draw) == lb.IWAE(samples=50)(draw)).all())
+        True
+    """
+
+    alpha: float = 0.5
+    samples: int = 50
+    gradient: Gradient = "pathwise"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 <= self.alpha < math.inf:
+            raise SettingsError(
+                f"Renyi: alpha={self.alpha!r} must be a finite number of at least 0: below 0 it is no lower bound"
+            )
+        _check(self, "Renyi", self._means())
+
+    def _means(self) -> tuple[PowerMean, PowerMean]:
+        mean = PowerMean(float(self.alpha))
+        return mean, mean
