@@ -32,14 +32,37 @@ CONDITIONALS = {
     "Gaussian with elementwise scale": (lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="elementwise"), (1, 5, 4)),
     "Gaussian with sigmoid mean": (lambda: lb.Gaussian(lb.mlp(4, 6), mean="sigmoid"), (3,)),
     "Gaussian of one's own network": (lambda: lb.Gaussian(nn.Linear(4, 6)), (3,)),
+    "Gaussian that depends on nothing": (lambda: lb.Gaussian(lb.constant(6)), (3,)),
+    "Bernoulli that depends on nothing": (lambda: lb.Bernoulli(lb.constant(3, learned=False)), (3,)),
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
 }
+
+# Whatever they are given, they ignore.
+UNCONDITIONAL = {name for name in CONDITIONALS if name.startswith("StandardNormal") or "on nothing" in name}
 
 OBJECTIVES = {
     "ELBO": lb.ELBO,
     "ELBO, 7 samples": lambda: lb.ELBO(samples=7),
     "ELBO, estimator A": lambda: lb.ELBO(samples=3, kl="sampled"),
     "ELBO, estimator B": lambda: lb.ELBO(samples=3, kl="closed-form"),
+    "ELBO, sticking the landing": lambda: lb.ELBO(samples=3, gradient="sticking-the-landing"),
+    "ELBO, score function": lambda: lb.ELBO(samples=3, gradient="score-function"),
+    "ELBO, sampled score function": lambda: lb.ELBO(samples=3, kl="sampled", gradient="score-function"),
+    "ELBO, beta": lambda: lb.ELBO(beta=4.0),
+    "ELBO, warm-up": lambda: lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2)),
+    "ELBO, capacity": lambda: lb.ELBO(beta=10.0, capacity=lb.Ramp(0.0, 5.0, steps=3)),
+    "IWAE": lambda: lb.IWAE(5),
+    "IWAE, sticking the landing": lambda: lb.IWAE(5, "sticking-the-landing"),
+    "IWAE, dreg": lambda: lb.IWAE(5, "dreg"),
+    "IWAE, score function": lambda: lb.IWAE(5, "score-function"),
+    "MIWAE": lambda: lb.IWAE(6, groups=3),
+    "MIWAE, score function": lambda: lb.IWAE(6, "score-function", groups=3),
+    "PIWAE": lambda: lb.IWAE(6, encoder_groups=3),
+    "PIWAE, dreg": lambda: lb.IWAE(6, "dreg", encoder_groups=3),
+    "CIWAE": lambda: lb.IWAE(6, elbo_weight=0.05),
+    "Renyi": lambda: lb.Renyi(0.5, 4),
+    "Renyi, dreg": lambda: lb.Renyi(0.5, 4, "dreg"),
+    "Renyi above one": lambda: lb.Renyi(2.0, 4),
 }
 
 
@@ -83,12 +106,10 @@ MODELS = {
         lb.StandardNormal((2, 2, 2)),
         lb.Gaussian(lb.mlp((2, 2, 2), (2, 9, 7))),
     ),
+    "learned prior": lambda: _vae(prior=lb.Gaussian(lb.constant(4))),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))),
 }
-
-# Only torch's own generator can make the noise of these, so their figures depend on the batches.
-FOREIGN_NOISE = {"flow posterior"}
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -101,19 +102,19 @@ class Draw:
         """
         return _term(self, self.fixed_point_term)
 
-    def scale_paths(self, scale: Tensor) -> None:
-        """Multiply the gradient that reaches each z, and through it the posterior's parameters, by ``scale``, ``[K, B]``.
+    def with_scaled_paths(self, surrogate: Tensor, scale: Tensor) -> Tensor:
+        """``surrogate``, ``[B]``, whose gradient is multiplied by ``scale``, ``[K, B]``, where it comes back to the latents.
 
-        What it does to gradients of other parameters: nothing. A second call replaces the scale of the first.
+        So what reaches the posterior's parameters through z is weighted anew, and no other gradient is changed. The
+        gradients of other values from the same draw are not affected, unless they are added to this one.
         """
-        first = "_path_scale" not in self.__dict__
-        self.__dict__["_path_scale"] = scale
-        if first and self.z.requires_grad:
-            self.z.register_hook(self._scaled)
-
-    def _scaled(self, gradient: Tensor) -> Tensor:
-        scale: Tensor = self.__dict__["_path_scale"]
-        return gradient * scale.reshape(*scale.shape, *(1,) * (gradient.dim() - scale.dim()))
+        if not self.z.requires_grad:
+            return surrogate
+        if "_paths" not in self.__dict__:
+            self.__dict__["_paths"] = _Paths()
+            self.z.register_hook(self.__dict__["_paths"].scaled)
+        value: Tensor = _Announced.apply(surrogate, self.__dict__["_paths"], scale)  # type: ignore[no-untyped-call]
+        return value
 
     @_once
     def unit_rates(self) -> Tensor | None:
@@ -139,6 +140,34 @@ class Draw:
     def rate(self) -> Tensor:
         """KL(q(z given x) || p(z)), ``[B]``: in closed form where there is one, else sampled."""
         return self.sampled_rate if self.analytic_rate is None else self.analytic_rate
+
+
+class _Paths:
+    """What multiplies the gradient that comes back to z in the backward pass under way; nothing, unless it was announced."""
+
+    def __init__(self) -> None:
+        self.scale: Tensor | None = None
+
+    def scaled(self, gradient: Tensor) -> Tensor:
+        """The hook on z: uses the scale, once."""
+        scale, self.scale = self.scale, None
+        if scale is None:
+            return gradient
+        return gradient * scale.reshape(*scale.shape, *(1,) * (gradient.dim() - scale.dim()))
+
+
+class _Announced(torch.autograd.Function):
+    """The identity; a backward pass comes through here before it comes to z."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, paths: _Paths, scale: Tensor) -> Tensor:
+        ctx.paths, ctx.scale = paths, scale
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        ctx.paths.scale = ctx.scale
+        return gradient, None, None
 
 
 def _term(draw: Draw, compute: Callable[[], Tensor] | None) -> Tensor:

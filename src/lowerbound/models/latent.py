@@ -229,5 +229,6 @@ def _mean(distribution: Distribution) -> Tensor:
         return distribution.mean
     except NotImplementedError:
         first = distribution.sample()
-        with seeded(0, first.device):
-            return distribution.sample(torch.Size((_MEAN_DRAWS,))).mean(0)
+        same = torch.zeros(len(first), dtype=torch.long)  # the same noise for all, wherever they stand in the data
+        with seeded(0, first.device), noise.per_example(0, same), noise.for_foreign(_MEAN_DRAWS, len(first)):
+            return distribution.sample(Size((_MEAN_DRAWS,))).mean(0)

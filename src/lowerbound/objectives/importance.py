@@ -76,7 +76,7 @@ class PowerMean:
         return ((with_all_MB[:, None] - without_MGB) / self.groups).flatten(0, 1)
 
     def _grouped(self, log_w_KB: Tensor) -> Tensor:
-        return log_w_KB.reshape(self.groups, -1, log_w_KB.shape[1])
+        return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])
 
     def _shares(self, log_w_KB: Tensor) -> Tensor:
         """The normalised weights within each group, ``[M, G, B]``."""
@@ -113,8 +113,8 @@ class _PowerBound(Objective):
         # All that comes back to z has been weighted for the model's parameters; on the way to the posterior's it is
         # weighted anew. The floor is below rounding, and lets the weight be divided by.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
-        draw.scale_paths(path_KB / floored_KB)
-        surrogate = (floored_KB * (joint_KB - draw.log_q_held)).sum(0)
+        weighted = (floored_KB * (joint_KB - draw.log_q_held)).sum(0)
+        surrogate = draw.with_scaled_paths(weighted, path_KB / floored_KB)
         if self.gradient == "pathwise":
             surrogate = surrogate - (posterior_KB * draw.log_q_at_fixed_z).sum(0)
         return surrogate

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lowerbound.models import LatentModel
-    from lowerbound.objectives import ELBO
+    from lowerbound.objectives import ELBO, Ramp
 
 Shape = tuple[int, ...]
 Latent = Annotated[int, Field(ge=1, description="dimensions of z")]
@@ -27,6 +27,11 @@ KL = Annotated[
     Literal["auto", "closed-form", "sampled"],
     Field(description="the KL term: closed form (estimator B) or sampled (A)"),
 ]
+Beta = Annotated[float, Field(ge=0, description="weight of the rate in what is climbed; the bound is reported without")]
+Warmup = Annotated[
+    float, Field(ge=0, description="KL warm-up: epochs over which the rate's weight rises from 0 to beta; 0 for none")
+]
+FreeBits = Annotated[float, Field(ge=0, description="nats below which the rate of a latent unit is not penalised")]
 
 
 @recipe(training={"batch_size": 32}, image_size=64)
@@ -41,6 +46,9 @@ def aevb_gaussian(
     channels: Channels = 32,
     samples: Samples = 7,
     kl: KL = "auto",
+    beta: Beta = 1.0,
+    kl_warmup: Warmup = 0.0,
+    free_bits: FreeBits = 0.0,
     scale: Annotated[
         Literal["network", "shared", "elementwise"],
         Field(description="of the likelihood: given by the decoder, one learned number, or one for each pixel"),
@@ -56,7 +64,7 @@ def aevb_gaussian(
     encoder, decoder = _networks(network, shape, latent, parameters, hidden, layers, channels, activation)
     likelihood = lb.Gaussian(decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
-    return model, lb.ELBO(samples, kl)
+    return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
 
 
 @recipe(training={"epochs": 40}, pixels="binarize")
@@ -71,11 +79,18 @@ def aevb_bernoulli(
     channels: Channels = 32,
     samples: Samples = 1,
     kl: KL = "auto",
+    beta: Beta = 1.0,
+    kl_warmup: Warmup = 0.0,
+    free_bits: FreeBits = 0.0,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and Bernoulli decoder for binary data such as MNIST: 500 tanh units, 20 latents, L = 1."""
     encoder, decoder = _networks(network, shape, latent, 1, hidden, layers, channels, activation)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
-    return model, lb.ELBO(samples, kl)
+    return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
+
+
+def _beta(beta: float, kl_warmup: float) -> "float | Ramp":
+    return lb.Ramp(0.0, beta, epochs=kl_warmup) if kl_warmup else beta
 
 
 def _networks(  # noqa: PLR0917 (private, and called in this order only)

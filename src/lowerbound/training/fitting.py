@@ -137,6 +137,7 @@ def fit(
     for part in (train, held_out):
         if part is not None:
             model.check_data(part)
+    _refuse_impossible(model, objective, train)
     files = None if directory is None else RunDirectory(Path(directory))
     loop = _make_loop(model, objective, train, held_out, settings)
     with seeded(derived_seed(seed, "training"), loop.device):
@@ -149,7 +150,8 @@ def fit(
         with _stopping_between_steps(loop), _threads_for(loop):
             loop.run()
     state = loop.progress
-    return Run(model, objective, state.history, files.path if files else None, state.best_epoch, state.stopped_early)
+    path = files.path if files else None
+    return Run(model, objective, state.history, path, state.best_epoch, state.stopped_early, tuple(loop.unfinished()))
 
 
 def _refuse_other_types(model: Any, objective: Any) -> None:
@@ -164,6 +166,18 @@ def _refuse_other_types(model: Any, objective: Any) -> None:
                 else type(value).__name__
             )
             raise SettingsError(f"fit: {name} must be a lowerbound.{kind.__name__}, not {found}")
+
+
+def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples") -> None:
+    """A gradient that the model does not have is refused before anything is written."""
+    import torch
+
+    from lowerbound.models import batches, device_of, evaluating, seeded
+
+    with evaluating(model), seeded(0, device_of(model)):
+        for _, x in batches(train.subset(torch.arange(min(2, len(train)), device=train.values.device)), model, seed=0):
+            with torch.enable_grad():
+                objective(model.draw(x, objective.samples, objective.gradient))
 
 
 def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Examples, Examples | None]":

@@ -206,9 +206,25 @@ class Loop:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
         return torch.randperm(len(self.train), generator=generator).to(self.device)
 
+    def unfinished(self) -> list[str]:
+        """What to say of schedules of the objective that have not come to their end."""
+        step, epoch = self.progress.step, self._epochs_taken
+        return [
+            f"{name} reached {schedule.at(step, epoch):.2f}, not {schedule.end:.2f}: the training ended before the schedule; "
+            "train longer or shorten it"
+            for name, schedule in self.objective.schedules().items()
+            if not schedule.ended(step, epoch)
+        ]
+
+    @property
+    def _epochs_taken(self) -> float:
+        """Passes over the data so far, with the part of the one under way."""
+        return self.progress.epoch + self.progress.position / len(self.train)
+
     def _take(self, index: Tensor) -> None:
         """One step on the examples at ``index``, with everything that belongs to it."""
         self._set_rates(self.factor(self.progress.step))
+        self.step.objective = self.objective.at(self.progress.step, self._epochs_taken)
         terms = self.step(self.train.batch(index, self.dtype))
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -233,6 +249,12 @@ class Loop:
             "learning_rate": self.base_rates[0] * self.factor(progress.step - 1),
             "examples_per_second": rate,
         }
+        schedules = self.objective.schedules()
+        if schedules:
+            now = (progress.step, self._epochs_taken)
+            record["schedules"] = {
+                name: {"reached": schedule.at(*now), "end": schedule.end} for name, schedule in schedules.items()
+            }
         if self.validation is not None:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}

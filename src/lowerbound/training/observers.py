@@ -91,6 +91,8 @@ class Display(Observer):
             self.console.print(f"stopped early: no better validation bound in {loop.patience} epochs")
         if progress.best_bound is not None:
             self.console.print(f"kept epoch {progress.best_epoch}, validation bound {progress.best_bound:.2f} nats")
+        for line in loop.unfinished():
+            self.console.print(line)
 
 
 @dataclass(eq=False)

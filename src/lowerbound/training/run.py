@@ -28,6 +28,7 @@ class Run:
         directory: of the run's files, or ``None``.
         best_epoch: the epoch whose weights were kept where there was validation, else 0.
         stopped_early: whether early stopping ended it.
+        unfinished: a line for each schedule of the objective that had not come to its end.
     """
 
     model: Model
@@ -36,12 +37,15 @@ class Run:
     directory: Path | None
     best_epoch: int
     stopped_early: bool
+    unfinished: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         last = self.history[-1]
         bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in ("train", "validation") if part in last)
         where = f", directory={str(self.directory)!r}" if self.directory else ""
-        return f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})"
+        return f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})" + "".join(
+            f"\n{line}" for line in self.unfinished
+        )
 
 
 def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:

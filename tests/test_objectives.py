@@ -1,0 +1,351 @@
+"""Bounds with several samples under a logarithm, the ways of their gradients, and schedules."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+import zuko
+from torch import nn
+
+import lowerbound as lb
+from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.objectives.importance import PowerMean
+
+DOUBLE = torch.float64
+GRADIENTS = ("pathwise", "sticking-the-landing", "dreg", "score-function")
+
+
+def gaussian_vae(latent: int = 2) -> lb.LatentModel:
+    return lb.LatentModel(
+        lb.Gaussian(lb.constant(2 * latent)),
+        lb.Gaussian(lb.mlp(6, 8, 2 * latent, activation="tanh")),
+        lb.Bernoulli(lb.mlp(latent, 8, 6, activation="tanh")),
+    ).double()
+
+
+def binary_vae(latent: int = 2) -> lb.LatentModel:
+    return lb.LatentModel(
+        lb.Bernoulli(lb.constant(latent)),
+        lb.Bernoulli(lb.mlp(6, 8, latent, activation="tanh")),
+        lb.Bernoulli(lb.mlp(latent, 8, 6, activation="tanh")),
+    ).double()
+
+
+def binary_data(count: int = 3) -> torch.Tensor:
+    return (torch.rand(count, 6, dtype=DOUBLE) > 0.5).double()
+
+
+def gradients(model: nn.Module, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(value, parameters, retain_graph=True), strict=True))
+
+
+# The power mean and its derivatives
+
+MEANS = [PowerMean(), PowerMean(0.5), PowerMean(1.0), PowerMean(2.0), PowerMean(0.0, 3), PowerMean(0.3, 2, 0.1)]
+
+
+@pytest.mark.parametrize("mean", MEANS, ids=repr)
+def test_weights_are_derivatives_and_path_weights_leave_their_own_out(mean):
+    log_w = torch.randn(6, 4, dtype=DOUBLE) * 2
+    log_w.requires_grad_()
+    (first,) = torch.autograd.grad(mean.value(log_w).sum(), log_w, create_graph=True)
+    torch.testing.assert_close(mean.weights(log_w), first)
+    second = torch.stack(
+        [torch.autograd.grad(first[k].sum(), log_w, retain_graph=True, allow_unused=True)[0][k] for k in range(6)]
+        if first.requires_grad
+        else [torch.zeros(4, dtype=DOUBLE)] * 6
+    )
+    torch.testing.assert_close(mean.path_weights(log_w), first - second)
+
+
+@pytest.mark.parametrize("mean", MEANS, ids=repr)
+def test_an_advantage_is_what_is_lost_when_the_others_stand_in(mean):
+    log_w = torch.randn(6, 4, dtype=DOUBLE) * 2
+    size = 6 // mean.groups
+    for k in range(6):
+        group = [j for j in range(6) if j // size == k // size and j != k]
+        replaced = log_w.clone()
+        replaced[k] = log_w[group].mean(0)
+        lost = mean.value(log_w) - mean.value(replaced)
+        # The ELBO's share of a combined bound is taken within the group too, which changes the baseline, not the mean.
+        if not mean.elbo_weight:
+            torch.testing.assert_close(mean.advantages(log_w)[k], lost)
+
+
+def test_groups_and_combinations_are_what_rainforth_defines():
+    draw = gaussian_vae().draw(binary_data(), 6)
+    log_w = draw.log_w
+    single = (log_w.logsumexp(0)) - math.log(6)
+    of_two = (log_w.reshape(2, 3, -1).logsumexp(1) - math.log(3)).mean(0)
+    torch.testing.assert_close(lb.IWAE(6)(draw), single)
+    torch.testing.assert_close(lb.IWAE(6, groups=2)(draw), of_two)
+    torch.testing.assert_close(lb.IWAE(6, encoder_groups=2)(draw), single)
+    torch.testing.assert_close(lb.IWAE(6, elbo_weight=0.05)(draw), 0.05 * log_w.mean(0) + 0.95 * single)
+    torch.testing.assert_close(lb.IWAE(6, groups=6)(draw), log_w.mean(0))
+
+
+def test_special_cases_are_the_same_to_the_last_bit():
+    draw = gaussian_vae().float().draw(binary_data().float(), 1)
+    assert torch.equal(lb.IWAE(1)(draw), lb.ELBO(1, kl="sampled")(draw))
+    draw = gaussian_vae().float().draw(binary_data().float(), 7)
+    assert torch.equal(lb.Renyi(0.0, 7)(draw), lb.IWAE(7)(draw))
+    assert torch.equal(lb.Renyi(1.0, 7)(draw), lb.ELBO(7, kl="sampled")(draw))
+
+
+def test_bounds_of_renyi_fall_with_alpha():
+    draw = gaussian_vae().draw(binary_data(), 50)
+    bounds = torch.stack([lb.Renyi(alpha, 50)(draw) for alpha in (0.0, 0.3, 0.9, 1.0, 1.5, 4.0)])
+    assert (bounds[:-1] > bounds[1:]).all()
+
+
+# What each part of the model climbs
+
+
+def test_partial_weighting_gives_each_part_its_own_bound():
+    """The same noise: the decoder's gradient is the single bound's, the encoder's is the grouped bound's."""
+    model, x = gaussian_vae(), binary_data()
+    found = {}
+    for name, objective in {
+        "single": lb.IWAE(6), "grouped": lb.IWAE(6, groups=3), "partial": lb.IWAE(6, encoder_groups=3)
+    }.items():  # fmt: skip
+        torch.manual_seed(1)
+        found[name] = gradients(model, objective(model.draw(x, 6)).sum())
+    for name, gradient in found["partial"].items():
+        expected = found["grouped" if name.startswith("posterior") else "single"][name]
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", ["sticking-the-landing", "dreg"])
+def test_the_model_s_own_gradient_is_the_bound_s_whatever_the_encoder_s(gradient):
+    model, x = gaussian_vae(), binary_data()
+    torch.manual_seed(1)
+    plain = gradients(model, lb.IWAE(6)(model.draw(x, 6)).sum())
+    torch.manual_seed(1)
+    other = gradients(model, lb.IWAE(6, gradient)(model.draw(x, 6, gradient)).sum())
+    for name in plain:
+        if name.startswith("posterior"):
+            assert not torch.allclose(plain[name], other[name])
+        else:
+            torch.testing.assert_close(plain[name], other[name], rtol=1e-12, atol=1e-12)
+
+
+def test_negligible_weights_divide_without_harm():
+    """A group 200 nats worse than the best: its encoder still gets the gradient of its own bound, in float32."""
+    model, x = gaussian_vae().float(), binary_data().float()
+    draw = model.draw(x, 4)
+    shift = torch.tensor([0.0, 0.0, -200.0, -200.0])[:, None]
+    draw.__dict__["log_likelihood"] = draw.log_likelihood + shift
+    found = gradients(model, lb.IWAE(4, encoder_groups=2)(draw).sum())
+    expected = gradients(model, 0.5 * (draw.log_w[:2].logsumexp(0) + draw.log_w[2:].logsumexp(0)).sum())
+    for name, gradient in found.items():
+        if name.startswith("posterior"):
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("make", [lambda g: lb.ELBO(4, gradient=g), lambda g: lb.IWAE(4, g), lambda g: lb.Renyi(0.5, 4, g)],
+                         ids=["elbo", "iwae", "renyi"])  # fmt: skip
+def test_what_is_reported_is_the_bound(make, gradient):
+    model, x = gaussian_vae(), binary_data()
+    objective = make(gradient)
+    draw = model.draw(x, 4, gradient)
+    assert torch.equal(objective(draw), objective.surrogate(draw) + (objective.bound(draw) - objective.surrogate(draw)))
+    torch.testing.assert_close(objective(draw), objective.bound(draw), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+@pytest.mark.parametrize("make", [
+    lambda k: lb.ELBO(k, gradient="score-function"), lambda k: lb.ELBO(k, "sampled", "score-function"),
+    lambda k: lb.ELBO(k, "sampled", "score-function", beta=3.0), lambda k: lb.IWAE(k, "score-function"),
+    lambda k: lb.Renyi(0.5, k, "score-function"), lambda k: lb.IWAE(k, "score-function", elbo_weight=0.3),
+], ids=["elbo", "sampled elbo", "beta", "iwae", "renyi", "combined"])  # fmt: skip
+def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make):
+    """By enumeration of all tuples of latents: the estimator's mean is exact, so no error rate is needed."""
+    model, x = binary_vae(2), binary_data(1)
+    objective = make(samples)
+    points = torch.tensor(list(product((0.0, 1.0), repeat=2)), dtype=DOUBLE)
+    beta = getattr(objective, "beta", 1.0)
+
+    def draw_at(z):
+        q, prior = model.posterior(x), model.prior()
+        p = model.likelihood(z)
+        return lb.Draw(z=z, likelihood_term=lambda: p.log_prob(x), prior_term=lambda: prior.log_prob(z),
+                       posterior_term=lambda: q.log_prob(z), q=q, prior=prior, p=p)  # fmt: skip
+
+    expected = torch.zeros((), dtype=DOUBLE)
+    estimated: dict[str, torch.Tensor] = {}
+    for choice in product(range(len(points)), repeat=samples):
+        draw = draw_at(points[list(choice)][:, None])
+        probability = draw.log_q.sum().exp()
+        value = objective.bound(draw)
+        if beta != 1.0:
+            value = draw.log_likelihood.mean(0) - beta * draw.sampled_rate
+        expected = expected + probability * value.sum()
+        for name, gradient in gradients(model, objective(draw_at(points[list(choice)][:, None])).sum()).items():
+            estimated[name] = estimated.get(name, 0) + probability.detach() * gradient
+    for name, gradient in gradients(model, expected).items():
+        torch.testing.assert_close(estimated[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+# Impossible pairs
+
+
+class Implicit(torch.distributions.Distribution):
+    """Draws that can be made, but not scored."""
+
+    has_rsample = True
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, loc):
+        super().__init__(loc.shape[:1], loc.shape[1:], validate_args=False)
+        self.loc = loc
+
+    def rsample(self, sample_shape=()):
+        return (self.loc + torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype)).tanh()
+
+
+class ImplicitPosterior(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = lb.mlp(6, 2)
+
+    def forward(self, x):
+        return Implicit(self.network(x))
+
+
+def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_path):
+    discrete = binary_vae().float()
+    x = binary_data(20).float()
+    for gradient in ("pathwise", "sticking-the-landing", "dreg"):
+        with pytest.raises(UnsupportedError, match="FactorialBernoulli, which cannot be reparameterised"):
+            lb.fit(discrete, lb.IWAE(4, gradient), x, directory=tmp_path / "run", progress=False)
+    implicit = lb.LatentModel(lb.StandardNormal(2), ImplicitPosterior(), lb.Bernoulli(lb.mlp(2, 6)))
+    with pytest.raises(UnsupportedError, match="Implicit, which cannot score a given point"):
+        lb.fit(implicit, lb.IWAE(4, "dreg"), x, directory=tmp_path / "run", progress=False)
+    flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1), lb.Bernoulli(lb.mlp(2, 6)))
+    with pytest.raises(UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"):
+        lb.fit(flow, lb.ELBO(free_bits=0.1), x, directory=tmp_path / "run", progress=False)
+    with pytest.raises(UnsupportedError, match="gradient='reinforce' is unknown"):
+        discrete.draw(x, gradient="reinforce")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lb.IWAE(0), "IWAE: samples=0"),
+        (lambda: lb.IWAE(5, "vimco"), "IWAE: gradient='vimco' is unknown; choose one of 'pathwise'"),
+        (lambda: lb.IWAE(6, groups=4), "samples=6 cannot be divided into 4 equal groups"),
+        (lambda: lb.IWAE(6, encoder_groups=5), "cannot be divided into 5"),
+        (lambda: lb.IWAE(6, elbo_weight=1.5), "elbo_weight=1.5 must be a number from 0 to 1"),
+        (lambda: lb.IWAE(1, "score-function"), "the others of its group, but there is one only"),
+        (lambda: lb.IWAE(6, "score-function", groups=6), "there is one only"),
+        (lambda: lb.ELBO(1, gradient="score-function"), "ELBO: gradient='score-function' takes the baseline"),
+        (lambda: lb.ELBO(kl="closed-form", gradient="dreg"), "excludes kl='closed-form'"),
+        (lambda: lb.ELBO(beta=-1.0), "beta=-1.0 must be a finite number of at least 0"),
+        (lambda: lb.ELBO(capacity=math.nan), "capacity=nan"),
+        (lambda: lb.ELBO(free_bits=0.1, capacity=3.0), "excludes capacity"),
+        (lambda: lb.ELBO(free_bits=0.1, kl="sampled"), "excludes capacity and kl='sampled'"),
+        (lambda: lb.Renyi(-1.0), "alpha=-1.0 must be a finite number of at least 0"),
+        (lambda: lb.Ramp(0.0, 1.0), "give its length once"),
+        (lambda: lb.Ramp(0.0, 1.0, epochs=1, steps=2), "give its length once"),
+        (lambda: lb.Ramp(0.0, 1.0, steps=-3), "a length of -3 must be positive"),
+        (lambda: lb.Ramp(0.0, math.inf, steps=3), "must be finite"),
+    ],
+)  # fmt: skip
+def test_objectives_that_cannot_be_say_why(make, message):
+    with pytest.raises(SettingsError, match=message):
+        make()
+
+
+# Weights, thresholds and schedules of the rate
+
+
+def test_penalties_are_what_their_papers_say():
+    model, x = gaussian_vae(3), binary_data(8)
+    torch.manual_seed(1)
+    draw = model.draw(x)
+    units = draw.unit_rates
+    torch.testing.assert_close(units.sum(1), draw.rate)
+    floor = float(units.detach().mean(0).sort().values[:2].mean())
+    assert (units.mean(0) > floor).sum() == 2
+    likelihood = draw.log_likelihood.mean()
+    free = gradients(model, lb.ELBO(free_bits=floor).surrogate(draw).mean())
+    aimed = {c: gradients(model, lb.ELBO(beta=7.0, capacity=c).surrogate(draw).mean()) for c in (0.0, 100.0)}
+    expected = [
+        (free, likelihood - units.mean(0).clamp_min(floor).sum()),
+        (aimed[0.0], likelihood - 7 * draw.rate.mean().abs()),
+        (aimed[100.0], likelihood - 7 * (draw.rate.mean() - 100).abs()),
+    ]
+    for found, value in expected:
+        for name, gradient in gradients(model, value).items():
+            torch.testing.assert_close(found[name], gradient)
+
+
+@pytest.mark.parametrize("objective", [lb.ELBO(beta=4.0), lb.ELBO(free_bits=0.5), lb.ELBO(capacity=3.0)], ids=repr)
+def test_weights_of_the_rate_do_not_touch_what_is_reported(objective):
+    draw = gaussian_vae().draw(binary_data())
+    assert torch.equal(objective.terms(draw)["bound"], lb.ELBO().terms(draw)["bound"])
+    torch.testing.assert_close(objective(draw), lb.ELBO()(draw), rtol=1e-14, atol=0)
+
+
+def test_a_schedule_moves_while_training_and_says_where_it_got_to(tmp_path, capsys):
+    model, x = gaussian_vae().float(), binary_data(20).float()
+    seen = []
+
+    class Watch(lb.Objective):
+        samples = 1
+
+        def bound(self, draw):
+            return lb.ELBO().bound(draw)
+
+        def at(self, step, epoch):
+            seen.append((step, epoch))
+            return self
+
+    lb.fit(model, Watch(), x, epochs=2, batch_size=8, progress=False)
+    assert seen == [(0, 0.0), (1, 0.4), (2, 0.8), (3, 1.0), (4, 1.4), (5, 1.8)]
+
+    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=10))
+    run = lb.fit(model, objective, x, epochs=2, batch_size=8, directory=tmp_path / "run")
+    assert run.history[-1]["schedules"] == {"beta": {"reached": 0.2, "end": 1.0}}
+    assert run.unfinished[0].startswith("beta reached 0.20, not 1.00: the training ended before the schedule")
+    assert "beta reached 0.20" in repr(run)
+    assert "beta reached 0.20" in capsys.readouterr().err
+    assert lb.fit(model, lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2)), x, epochs=2, progress=False).unfinished == ()
+    resumed = lb.fit(
+        model, objective, x, epochs=10, batch_size=8, directory=tmp_path / "run", resume=True, progress=False
+    )
+    assert resumed.unfinished == ()
+
+
+def test_warm_up_resumes_where_it_stood(tmp_path):
+    x = binary_data(20).float()
+    results = []
+    for parts in ((6,), (2, 6)):
+        torch.manual_seed(5)
+        model = gaussian_vae().float()
+        for epochs in parts:
+            run = lb.fit(
+                model, lb.ELBO(beta=lb.Ramp(0.0, 2.0, steps=15)), x, epochs=epochs, batch_size=8,
+                directory=tmp_path / str(len(parts)), resume=epochs != parts[0], progress=False,
+            )  # fmt: skip
+        results.append((run.history[-1]["train"], model.state_dict()))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+
+
+def test_a_model_with_discrete_latents_trains_and_is_evaluated():
+    torch.manual_seed(0)
+    patterns = (torch.rand(4, 6) > 0.5).float()
+    x = patterns[torch.randint(4, (400,))]
+    model = binary_vae(4).float()
+    before = lb.log_likelihood(model, x, samples=100).mean
+    lb.fit(model, lb.IWAE(8, "score-function"), x, epochs=60, learning_rate=0.01, progress=False)
+    after = lb.log_likelihood(model, x, samples=100)
+    assert after.mean > before + 1.5
+    assert lb.evaluate(model, lb.ELBO(), x).mean < after.mean
+    one, all_at_once = (lb.log_likelihood(model, x, 100, batch_size=size).per_example for size in (1, 400))
+    torch.testing.assert_close(one, all_at_once, rtol=1e-5, atol=1e-5)
