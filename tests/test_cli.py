@@ -15,6 +15,9 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.cli import main
+from lowerbound.evaluation.comparison import paired_difference
+from lowerbound.evaluation.health import latent_health
+from lowerbound.evaluation.importance import log_likelihood
 from lowerbound.recipes import RECIPES
 
 FAST = ["--hidden", "4", "--latent", "2", "--samples", "1", "--epochs", "2", "--pictures-every", "0"]
@@ -98,7 +101,7 @@ def copied(here, tmp_path) -> Path:
         *(
             f"from lowerbound.cli import main\ntry: main({arguments!r})\nexcept SystemExit as end: assert end.code == 0"
             for arguments in (["--help"], ["--version"], ["train", "--help"], ["train", "aevb-gaussian", "--help"],
-                              ["evaluate", "--help"], ["recipes"], ["datasets"])
+                              ["evaluate", "--help"], ["compare", "--help"], ["recipes"], ["datasets"])
         ),
     ],
 )  # fmt: skip
@@ -237,7 +240,7 @@ def test_evaluate_prints_one_json_object(here, capsys):
     code, out, err = call(capsys, "evaluate", "gaussian", "--samples", 3, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     told = json.loads(out)
-    assert set(told) == {"elbo", "rate", "distortion", "split", "examples", "samples", "seed", "unit"}
+    assert set(told) == {"elbo", "rate", "distortion", "health", "split", "examples", "samples", "seed", "unit"}
     assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-6)
     assert (told["split"], told["examples"], told["samples"], told["unit"]) == ("test", 6, 3, "nats")
 
@@ -259,6 +262,95 @@ def test_evaluate_in_words(here, capsys):
     assert out.startswith(
         f"test bound {told['elbo']['mean']:.2f} ± {told['elbo']['standard_error']:.2f} nats per example"
     )
+
+
+def test_evaluate_says_what_the_latents_carry(here, capsys):
+    _, out, _ = call(capsys, "evaluate", "gaussian", "--split", "train")
+    health = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])["health"]
+    expected = latent_health(lb.load("gaussian"), lb.load_data("pictures.npz").train)
+    assert health["units"] == 2
+    assert health["rate_per_unit"] == expected.rate_per_unit.tolist()
+    assert health["mutual_information"] == expected.mutual_information
+    assert health["aggregate_kl"] == pytest.approx(
+        sum(health["rate_per_unit"]) - health["mutual_information"], rel=1e-9
+    )
+    assert f"active units: {health['active_units']} of 2" in out
+    assert f"information about x: {health['mutual_information']:.2f} nats" in out
+    assert {"scale_floor_reached", "collapsed", "findings", "active_units"} <= health.keys()
+
+
+def test_a_collapse_is_said_first_and_with_its_cause(here, tmp_path, capsys):
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale="shared"))
+    objective = lb.ELBO(beta=lb.Ramp(8.0, 40.0, epochs=500))
+    data = np.load("vectors.npy")
+    lb.fit(
+        model,
+        objective,
+        data,
+        epochs=100,
+        learning_rate=0.03,
+        directory=tmp_path / "run",
+        progress=False,
+        pictures_every=0,
+    )
+    _, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy")
+    lines = out.splitlines()
+    assert lines[0].startswith("all bound ")
+    assert lines[1].startswith("posterior collapse: 0 of 2 units are active")
+    assert "beta = 14.4" in lines[1]  # what was reached, not the schedule's end
+    assert lines[2].startswith("the training ended while beta was 14.4, on its way to 40.")
+    assert lines[3] == "active units: 0 of 2"
+    told = json.loads(call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy", "--json")[1])["health"]
+    assert told["collapsed"] is True
+    assert [set(finding) for finding in told["findings"]] == [{"what", "cause", "remedy"}] * 2
+    (tmp_path / "run" / "metrics.jsonl").write_text("damaged")
+    _, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy")
+    assert "beta = 40" in out.splitlines()[1]
+
+
+def test_the_log_likelihood_comes_with_what_its_weights_say(here, capsys):
+    code, out, _ = call(capsys, "evaluate", "gaussian", "--log-likelihood", 40)
+    told = json.loads(call(capsys, "evaluate", "gaussian", "--log-likelihood", 40, "--json")[1])
+    expected = log_likelihood(lb.load("gaussian"), lb.load_data("pictures.npz").test, 40)
+    found = told["log_likelihood"]
+    assert found["mean"] == expected.mean > told["elbo"]["mean"]
+    assert (found["standard_error"], found["samples"], found["warning"]) == (
+        expected.standard_error,
+        40,
+        expected.warning,
+    )
+    assert found["effective_sample_size"]["least"] == float(expected.effective_sample_sizes.min())
+    assert code == 0
+    assert f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 samples" in out
+
+
+def test_gaps_are_a_table_with_advice(here, capsys):
+    _, out, _ = call(capsys, "evaluate", "gaussian", "--gaps")
+    gaps = json.loads(call(capsys, "evaluate", "gaussian", "--gaps", "--json")[1])["gaps"]
+    expected = gaps["log_likelihood"]["mean"] - gaps["amortised_bound"]["mean"]
+    parts = gaps["approximation_gap"]["mean"] + gaps["amortisation_gap"]["mean"]
+    assert gaps["inference_gap"]["mean"] == pytest.approx(expected, rel=1e-6) == pytest.approx(parts, rel=1e-6)
+    assert gaps["generalisation_gap"]["standard_error"] > 0
+    assert gaps["examples"] == 6
+    assert f"{gaps['amortisation_gap']['mean']:.3f}" in out
+    assert gaps["advice"] in out
+
+
+def test_a_model_without_a_posterior_over_z_has_a_bound_only(here, tmp_path, monkeypatch, capsys):
+    class Wrapped(lb.Model):
+        def __init__(self):
+            super().__init__()
+            self.vae = lb.load("gaussian")
+
+        def draw(self, x, samples=1, gradient="pathwise"):
+            return self.vae.draw(x, samples, gradient)
+
+    monkeypatch.setattr("lowerbound.training.load", lambda path: Wrapped())
+    code, out, _ = call(capsys, "evaluate", "gaussian")
+    assert code == 0
+    assert "a Wrapped has no single posterior over z" in out
+    assert json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"] is None
+    assert "Wrapped has no posterior to refine" in refused(capsys, "evaluate", "gaussian", "--gaps", "--json")
 
 
 def test_dequantised_data_have_bits_per_dimension(here, tmp_path, capsys):
@@ -298,6 +390,78 @@ def test_a_single_example_has_no_standard_error(here, tmp_path, capsys):
 
 def test_a_run_made_in_python_takes_its_data_from_the_flag(here, capsys):
     assert call(capsys, "evaluate", "python", "--data", "vectors.npy")[0] == 0
+
+
+# Comparing
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory) -> Path:
+    """Two runs that differ in seed and length, on data with a test part of its own."""
+    folder = tmp_path_factory.mktemp("parted")
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(folder / "parted.npz", x_train=pictures[:40], x_test=pictures[40:])
+    for name, epochs in (("short", 1), ("long", 8)):
+        where = ["--data", str(folder / "parted.npz"), "--out", str(folder / name)]
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["train", "aevb-gaussian", *where, *FAST, "--epochs", str(epochs), "--seed", str(epochs)])
+    return folder
+
+
+def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
+    monkeypatch.chdir(parted)
+    code, out, err = call(capsys, "compare", "short", "long", "--samples", 20, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    told = json.loads(out)
+    test = lb.load_data("parted.npz").test
+    expected = [log_likelihood(lb.load(run), test, 20) for run in ("short", "long")]
+    assert [run["log_likelihood"]["mean"] for run in told["runs"]] == [estimate.mean for estimate in expected]
+    assert [run["run"] for run in told["runs"]] == ["short", "long"]
+    difference = paired_difference(*expected)
+    assert told["difference"]["mean"] == difference.mean < 0
+    assert (told["difference"]["low"], told["difference"]["high"]) == (difference.low, difference.high)
+    assert told["better"] == "long"
+    assert (told["split"], told["examples"], told["samples"]) == ("test", 20, 20)
+    code, out, _ = call(capsys, "compare", "short", "long", "--samples", 20)
+    assert code == 0
+    assert out.splitlines()[0].startswith(f"short: test log likelihood {expected[0].mean:.2f} ± ")
+    assert out.splitlines()[-1] == difference.sentence("short", "long")
+    assert out.splitlines()[-1].startswith("long is better by ")
+
+
+def test_a_run_is_no_better_than_itself(here, capsys):
+    code, out, _ = call(capsys, "compare", "gaussian", "gaussian", "--samples", 5)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("no difference can be told")
+    assert json.loads(call(capsys, "compare", "gaussian", "gaussian", "--samples", 5, "--json")[1])["better"] is None
+
+
+def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here, tmp_path, capsys):
+    """The random test part is drawn by the seed."""
+    other = tmp_path / "other"
+    train = ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", other, *FAST, "--seed", 3]
+    assert call(capsys, *train)[0] == 0
+    line = refused(capsys, "compare", "gaussian", other)
+    assert "different test examples: seed 0 against 3; give --data" in line
+    assert call(capsys, "compare", "gaussian", other, "--samples", 3, "--data", "pictures.npz")[0] == 0
+    assert call(capsys, "compare", "gaussian", other, "--samples", 3, "--split", "all")[0] == 0
+    assert "(1, 8, 8)" in refused(capsys, "compare", "gaussian", other, "--data", "others.npy")
+
+
+@pytest.mark.parametrize(
+    ("second", "hint"),
+    [
+        ("bernoulli", "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways do not compare"),
+        ("vectors", "vectors.npy'; give --data"),
+        ("python", "--data NAME|PATH"),
+        ("nope", "no such directory"),
+        ("empty", "no config.yaml"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_cannot_be_compared_is_refused(second, hint, turned, here, capsys):
+    line = refused(capsys, "compare", *(["gaussian", second][:: -1 if turned else 1]))
+    assert (hint in line) or (turned and hint.split("; ")[-1] in line)
 
 
 # Pictures and numbers
@@ -445,6 +609,9 @@ MISTAKES = {
     "resume what Python made": (["train", "--resume", "python"], "made in Python"),
     "no samples": (["evaluate", "gaussian", "--samples", "0"], "--samples"),
     "unknown part": (["evaluate", "gaussian", "--split", "foo"], "'train', 'test', 'all'"),
+    "no draws": (["evaluate", "gaussian", "--log-likelihood", "0"], "--log-likelihood"),
+    "one run": (["compare", "gaussian"], "second"),
+    "no samples to compare": (["compare", "gaussian", "gaussian", "--samples", "0"], "--samples"),
     "negative noise": (["evaluate", "gaussian", "--seed", "-1"], "--seed"),
     "none": (["sample", "gaussian", "--out", "x.npy", "--count", "0"], "--count"),
     "pictures of vectors": (["sample", "vectors", "--out", "x.png"], "--out FILE.npy"),

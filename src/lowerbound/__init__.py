@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "annealed_log_likelihood": "evaluation",
     "Bernoulli": "conditionals",
+    "bidirectional": "evaluation",
     "Conditional": "conditionals",
     "constant": "networks",
     "conv": "networks",
@@ -26,7 +28,9 @@ _HOMES = {
     "fit": "training",
     "flatten_leading": "networks",
     "Gaussian": "conditionals",
+    "inference_gaps": "evaluation",
     "IWAE": "objectives",
+    "latent_health": "evaluation",
     "LatentModel": "models",
     "load": "training",
     "load_data": "data",
@@ -34,6 +38,7 @@ _HOMES = {
     "mlp": "networks",
     "Model": "models",
     "Objective": "objectives",
+    "paired_difference": "evaluation",
     "Ramp": "objectives",
     "recipes": "",
     "Renyi": "objectives",
@@ -59,6 +64,8 @@ __all__ = [
     "Renyi",
     "Run",
     "StandardNormal",
+    "annealed_log_likelihood",
+    "bidirectional",
     "constant",
     "conv",
     "describable",
@@ -66,10 +73,13 @@ __all__ = [
     "evaluate",
     "fit",
     "flatten_leading",
+    "inference_gaps",
+    "latent_health",
     "load",
     "load_data",
     "log_likelihood",
     "mlp",
+    "paired_difference",
     "recipes",
     "save",
 ]
@@ -79,7 +89,16 @@ if TYPE_CHECKING:
     from lowerbound.conditionals import Bernoulli, Conditional, Gaussian, StandardNormal
     from lowerbound.data import Dataset, Examples, load_data
     from lowerbound.describe import describable
-    from lowerbound.evaluation import Estimate, evaluate, log_likelihood
+    from lowerbound.evaluation import (
+        Estimate,
+        annealed_log_likelihood,
+        bidirectional,
+        evaluate,
+        inference_gaps,
+        latent_health,
+        log_likelihood,
+        paired_difference,
+    )
     from lowerbound.models import Draw, LatentModel, Model
     from lowerbound.networks import constant, conv, flatten_leading, mlp
     from lowerbound.objectives import ELBO, IWAE, Objective, Ramp, Renyi

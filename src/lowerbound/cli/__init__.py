@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from lowerbound import __version__
-from lowerbound.cli import inspecting, listing, training
+from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
 from lowerbound.errors import LowerboundError
 
 _OUR_FAULT = "this is a fault of lowerbound, not yours; please report it with the lines above"
@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-for part in (training, inspecting, listing):
+for part in (training, evaluating, comparing, inspecting, listing, selftesting):
     part.register(app)
 
 

@@ -1,72 +1,24 @@
-"""``lowerbound evaluate``, ``sample``, ``reconstruct`` and ``encode``: what a trained run can do."""
+"""``lowerbound sample``, ``reconstruct`` and ``encode``: what a trained run can make."""
 
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.runs import Split, describe_estimate, examples_of, objective_of, open_run
+from lowerbound.cli.runs import Data, Directory, ScoredPart, Seed, Split, examples_of, open_run, usual_part
 from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
 
-Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
 Part = Annotated[Split, typer.Option(help="Which part of the data.")]
-ScoredPart = Annotated[
-    Split | None, typer.Option(help="Which part of the data; if not given: test, but all of what --data names.")
-]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that is random.")]
 Count = Annotated[int, typer.Option(min=1, help="How many.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the four commands."""
-    for command in (evaluate, sample, reconstruct, encode):
+    """Add the three commands."""
+    for command in (sample, reconstruct, encode):
         app.command()(command)
-
-
-def evaluate(  # noqa: PLR0917 (typer calls it by name)
-    directory: Directory,
-    data: Data = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Draws of z for each example; the run's own number if not given.")
-    ] = None,
-    split: ScoredPart = None,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """The bound with its terms and standard errors, in nats per example."""
-    import lowerbound as lb
-
-    model, config = open_run(directory)
-    split = split or _usual_part(data)
-    examples = examples_of(config, data, split)
-    objective = objective_of(config, samples)
-    estimate = lb.evaluate(model, objective, examples, seed=seed)
-    if not as_json:
-        print(describe_estimate(estimate, split))
-        return
-    figures: dict[str, Any] = {
-        name: {"mean": part.mean, "standard_error": _number(part.standard_error)}
-        for name, part in {"elbo": estimate, **estimate.terms}.items()
-    }
-    if estimate.bits_per_dimension is not None:
-        figures["bits_per_dimension"] = estimate.bits_per_dimension
-    context = {"split": split, "examples": len(examples), "samples": objective.samples, "seed": seed, "unit": "nats"}
-    print(json.dumps(figures | context))
-
-
-def _usual_part(data: str | None) -> Split:
-    return "test" if data is None else "all"
-
-
-def _number(value: float) -> float | None:
-    """JSON has no nan."""
-    return None if math.isnan(value) else value
 
 
 def sample(
@@ -105,7 +57,7 @@ def reconstruct(
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split or _usual_part(data))
+    examples = examples_of(config, data, split or usual_part(data))
     model.check_data(examples)
     in_order = out.suffix == ".npy"  # a picture shows some of all classes, also where they are sorted
     shown = examples.subset(torch.arange(min(count, len(examples)))) if in_order else examples.spread(count)

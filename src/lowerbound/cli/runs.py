@@ -1,19 +1,35 @@
 """What the commands share: opening a run, its data and its objective, and saying an estimate."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
 
 from lowerbound.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples
-    from lowerbound.evaluation import Estimate
+    from lowerbound.evaluation import Estimate, LikelihoodEstimate
     from lowerbound.objectives import Objective
 
 Split = Literal["train", "test", "all"]
+
+Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
+ScoredPart = Annotated[
+    Split | None, typer.Option(help="Which part of the data; if not given: test, but all of what --data names.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that is random.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def usual_part(data: str | None) -> Split:
+    """The part that is scored where none is asked for."""
+    return "test" if data is None else "all"
 
 
 def section(config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml") -> dict[str, Any]:
@@ -37,7 +53,7 @@ def load_for_run(config: dict[str, Any]) -> "Dataset":
     """
     from lowerbound.data import load_data
 
-    source, settings = _data_of(config, None)
+    source, settings = data_of(config, None)
     return load_data(source, **settings)
 
 
@@ -46,11 +62,16 @@ def examples_of(config: dict[str, Any], source: str | None, split: Split) -> "Ex
     from lowerbound.data import load_data
     from lowerbound.data.reading import read_all
 
-    named, settings = _data_of(config, source)
+    named, settings = data_of(config, source)
     return read_all(named, **settings) if split == "all" else getattr(load_data(named, **settings), split)
 
 
-def _data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
+def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
+    """The source of a run's data, or another in its place, and the settings by which it is prepared.
+
+    Raises:
+        SettingsError: if there is none.
+    """
     from lowerbound.data import load_data
     from lowerbound.settings import checked
 
@@ -87,6 +108,18 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     return objective if samples is None else dataclasses.replace(cast(Any, objective), samples=samples)
 
 
+def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
+    """What the objective's schedules had come to when the training ended: ``{"beta": {"reached": 0.2, "end": 1.0}}``."""
+    try:
+        last = json.loads((directory / "metrics.jsonl").read_text(encoding="utf8").splitlines()[-1])
+        return {
+            name: {key: float(entry[key]) for key in ("reached", "end")}
+            for name, entry in last.get("schedules", {}).items()
+        }
+    except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
+        return {}  # the file is a record, which a run can be without
+
+
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
     """What is about to be trained on, on one line."""
     held_out = 0 if validation is None else len(validation)
@@ -105,12 +138,49 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
 def describe_estimate(estimate: "Estimate", part: str) -> str:
     """The bound with its terms and standard errors, on one line."""
     bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
-    terms = ", ".join(f"{name} {_figure(term)}" for name, term in estimate.terms.items())
+    terms = ", ".join(f"{name} {figure(term)}" for name, term in estimate.terms.items())
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
-    return f"{part} bound {_figure(estimate)} nats per example ({terms}; {examples}{bits})"
+    return f"{part} bound {figure(estimate)} nats per example ({terms}; {examples}{bits})"
 
 
-def _figure(estimate: "Estimate") -> str:
+def figure(estimate: "Estimate") -> str:
+    """A mean with its standard error."""
     error = "" if math.isnan(estimate.standard_error) else f" ± {estimate.standard_error:.2f}"
     return f"{estimate.mean:.2f}{error}"
+
+
+def as_numbers(estimate: "Estimate") -> dict[str, float | None]:
+    """The same for JSON."""
+    return {"mean": estimate.mean, "standard_error": or_none(estimate.standard_error)}
+
+
+def or_none(value: float) -> float | None:
+    """JSON has no nan and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def likelihood_as_numbers(estimate: "LikelihoodEstimate") -> dict[str, Any]:
+    """An importance-sampled log likelihood for JSON, with what its weights say of it."""
+    return {
+        **as_numbers(estimate),
+        **({} if estimate.bits_per_dimension is None else {"bits_per_dimension": estimate.bits_per_dimension}),
+        "samples": estimate.samples,
+        "effective_sample_size": {
+            "median": float(estimate.effective_sample_sizes.median()),
+            "least": float(estimate.effective_sample_sizes.min()),
+        },
+        "largest_pareto_k": or_none(float(estimate.pareto_k.max())),
+        "doubtful_examples": int(estimate.doubtful.sum()),
+        "warning": estimate.warning,
+    }
+
+
+def describe_likelihood(estimate: "LikelihoodEstimate") -> str:
+    """An importance-sampled log likelihood on one line."""
+    bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
+    sizes = estimate.effective_sample_sizes
+    return (
+        f"log likelihood {figure(estimate)} nats per example ({estimate.samples:,} samples; effective sample size "
+        f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least{bits})"
+    )

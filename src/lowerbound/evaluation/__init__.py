@@ -1,6 +1,25 @@
 """How good a model is, in nats, and how sure that figure is."""
 
+from lowerbound.evaluation.annealing import AnnealedEstimate, Interval, annealed_log_likelihood, bidirectional
+from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.estimate import Estimate, evaluate
+from lowerbound.evaluation.gaps import Gaps, inference_gaps
+from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
 
-__all__ = ["Estimate", "LikelihoodEstimate", "evaluate", "log_likelihood"]
+__all__ = [
+    "AnnealedEstimate",
+    "Difference",
+    "Estimate",
+    "Gaps",
+    "Interval",
+    "LatentHealth",
+    "LikelihoodEstimate",
+    "annealed_log_likelihood",
+    "bidirectional",
+    "evaluate",
+    "inference_gaps",
+    "latent_health",
+    "log_likelihood",
+    "paired_difference",
+]

@@ -59,7 +59,7 @@ class LikelihoodEstimate(Estimate):
         )
 
 
-class _Weights:
+class WeightSums:
     """Sums over an example's log weights, ``[B]`` each, that never hold more than a chunk of them and the largest."""
 
     def __init__(self, samples: int) -> None:
@@ -149,7 +149,7 @@ def log_likelihood(
     parts: list[dict[str, Tensor]] = []
     with evaluating(model), seeded(seed, device_of(model)):
         for _, x in batches(examples, model, seed=seed, batch_size=size):
-            weights = _Weights(samples)
+            weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, fitting(examples):
                 for start in range(0, samples, chunk):
                     next_chunk()

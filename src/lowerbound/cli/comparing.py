@@ -1,0 +1,113 @@
+"""``lowerbound compare``: which of two runs is better, as far as the examples can tell."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowerbound.cli.runs import (
+    AsJson,
+    Data,
+    ScoredPart,
+    Seed,
+    Split,
+    data_of,
+    describe_likelihood,
+    examples_of,
+    likelihood_as_numbers,
+    open_run,
+    or_none,
+    usual_part,
+)
+from lowerbound.errors import SettingsError
+
+if TYPE_CHECKING:
+    from lowerbound.data import Examples
+
+Run = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(compare)
+
+
+def compare(  # noqa: PLR0917 (typer calls it by name)
+    first: Run,
+    second: Run,
+    data: Data = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draws of z for each example.")] = 500,
+    split: ScoredPart = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Which of two runs is better: log likelihoods of the same examples on the same noise, and their difference."""
+    from lowerbound.evaluation.comparison import paired_difference
+    from lowerbound.evaluation.importance import log_likelihood
+
+    runs = {directory: open_run(directory) for directory in (first, second)}
+    part = split or usual_part(data)
+    examples = _same_examples({path: config for path, (_, config) in runs.items()}, data, part)
+    estimates = {path: log_likelihood(model, examples, samples, seed=seed) for path, (model, _) in runs.items()}
+    difference = paired_difference(estimates[first], estimates[second], seed=seed)
+    if not as_json:
+        for path, estimate in estimates.items():
+            print(f"{path}: {part} {describe_likelihood(estimate)}")
+            if estimate.warning is not None:
+                print(f"{path}: {estimate.warning}")
+        print(difference.sentence(str(first), str(second)))
+        return
+    figures = {
+        "runs": [
+            {"run": str(path), "log_likelihood": likelihood_as_numbers(estimates[path])} for path in (first, second)
+        ],
+        "difference": {
+            "mean": difference.mean,
+            "standard_error": or_none(difference.standard_error),
+            "low": or_none(difference.low),
+            "high": or_none(difference.high),
+            "level": difference.level,
+        },
+        "better": str(first if difference.mean > 0 else second) if difference.is_certain else None,
+    }
+    context = {"split": part, "examples": len(examples), "samples": samples, "seed": seed, "unit": "nats"}
+    print(json.dumps(figures | context))
+
+
+def _same_examples(configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split) -> "Examples":
+    """The examples that both runs are to be evaluated on.
+
+    Raises:
+        SettingsError: if the two would see different ones.
+    """
+    plans = [data_of(config, data) for config in configs.values()]
+    examples = examples_of(next(iter(configs.values())), data, part)
+    if all(plan == plans[0] for plan in plans):
+        return examples
+    other = examples_of(list(configs.values())[-1], data, part)
+    if _same(examples, other):
+        return examples
+    first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
+    unlike = ", ".join(
+        f"{name} {first[name]!r} against {second[name]!r}" for name in first if first[name] != second[name]
+    )
+    names = " and ".join(str(path) for path in configs)
+    remedy = (
+        "give --data NAME|PATH to evaluate both on the same"
+        if data is None and first["pixels"] == second["pixels"] and first["image_size"] == second["image_size"]
+        else "nats of data that are prepared in different ways do not compare, so train both on the same"
+    )
+    raise SettingsError(f"{names} were trained for different {part} examples: {unlike}; {remedy}")
+
+
+def _same(one: "Examples", other: "Examples") -> bool:
+    """Whether two sets of examples are the same numbers, made from the same values in the same way."""
+    return (one.shape, len(one), one.levels, one.pixels, one.digest()) == (
+        other.shape,
+        len(other),
+        other.levels,
+        other.pixels,
+        other.digest(),
+    )

@@ -1,0 +1,63 @@
+"""Checks of annealed importance sampling."""
+
+from __future__ import annotations
+
+import torch
+
+import lowerbound as lb
+from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
+from lowerbound.selftest.known import grid_vae, some_linear_vae
+from lowerbound.selftest.registry import check
+
+
+@check(
+    "annealing-gap",
+    "Annealing down from draws of the posterior ends at most 0.15 nats from annealing up from the prior",
+    tolerance=0.15,
+)
+def annealing_gap() -> float:
+    """The mean absolute gap over 10 examples that a linear Gaussian model simulates, at 500 distributions of 64 chains."""
+    model, _ = some_linear_vae()
+    interval = bidirectional(model, 10, distributions=500, chains=64, leapfrog_steps=2)
+    return float(interval.gap.per_example.abs().mean())
+
+
+@check(
+    "annealing-evidence",
+    "Annealing comes to the log likelihood of a linear Gaussian model, however bad its posterior",
+    tolerance=0.05,
+)
+def annealing_evidence() -> float:
+    """In the mean over 20 examples, at 200 distributions of 64 chains, which leaves about 0.02 nats."""
+    model, evidence = some_linear_vae(shift=5.0)
+    x = evidence.sample(torch.Size((20,)))
+    found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
+    return abs(found.mean - float(evidence.log_prob(x).mean()))
+
+
+@check(
+    "annealing-quadrature",
+    "Annealing comes to the log likelihood of a curved model with two latents, by a 200 x 200 grid",
+    tolerance=0.05,
+)
+def annealing_quadrature() -> float:
+    """In the mean over 20 binary examples, at 200 distributions of 64 chains, which leaves about 0.01 nats."""
+    model, x, expected = grid_vae(20)
+    found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
+    return abs(found.mean - float(expected.mean()))
+
+
+@check(
+    "annealing-at-length",
+    "Annealing with its default settings is within 0.15 nats from both sides in ten latents, behind a curved decoder",
+    tolerance=0.15,
+    thorough=True,
+)
+def annealing_at_length() -> float:
+    """The absolute mean gap over 20 examples."""
+    model = lb.LatentModel(
+        lb.StandardNormal(10),
+        lb.Gaussian(lb.mlp(30, 20)),
+        lb.Gaussian(lb.mlp(10, 40, 30, activation="tanh"), scale=0.3),
+    ).double()
+    return abs(bidirectional(model, 20).gap.mean)

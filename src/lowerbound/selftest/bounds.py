@@ -1,0 +1,262 @@
+"""Checks of the bounds' values, against closed forms and written-out sums."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from scipy import special, stats
+from sklearn.decomposition import PCA, FactorAnalysis
+
+import lowerbound as lb
+from lowerbound.models import Gradient
+from lowerbound.selftest.known import (
+    DOUBLE,
+    curved_vae,
+    errors_above,
+    errors_apart,
+    largest,
+    linear_vae,
+    rank_data,
+    some_linear_vae,
+    squared_weights,
+    standard_error,
+)
+from lowerbound.selftest.registry import check
+
+_COUNTS = (1, 2, 5, 10, 50)
+
+
+@check(
+    "probabilistic-pca",
+    "The best ELBO of a linear VAE is the log likelihood of probabilistic PCA, by scikit-learn (relative)",
+    tolerance=1e-12,
+)
+def probabilistic_pca() -> float:
+    """Tipping & Bishop 1999; a diagonal encoder suffices (Lucas et al. 2019)."""
+    x = rank_data(300, 5, 2)
+    pca = PCA(2).fit(x.numpy())
+    noise = torch.tensor(float(pca.noise_variance_), dtype=DOUBLE)
+    loadings = torch.from_numpy(pca.components_.T * np.sqrt(pca.explained_variance_ - float(noise)))
+    model, _ = linear_vae(loadings, torch.from_numpy(pca.mean_), noise.sqrt())
+    bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
+    return abs(bound.mean / float(pca.score(x.numpy())) - 1)
+
+
+@check(
+    "factor-analysis",
+    "The best ELBO of a linear VAE with a scale for each dimension is factor analysis', by scikit-learn (relative)",
+    tolerance=1e-9,
+)
+def factor_analysis() -> float:
+    """The factors are turned until their posterior is diagonal, which changes nothing."""
+    x = rank_data(300, 5, 2)
+    analysis = FactorAnalysis(2, tol=1e-4).fit(x.numpy())
+    noise = torch.from_numpy(np.sqrt(analysis.noise_variance_))
+    loadings = torch.from_numpy(analysis.components_.T.copy())
+    turn = torch.linalg.eigh(loadings.T @ (loadings / noise[:, None] ** 2))[1]
+    model, _ = linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
+    bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
+    return abs(bound.mean / float(analysis.score(x.numpy())) - 1)
+
+
+@check(
+    "exact-posterior", "Where q(z|x) is the exact posterior, every log weight is the log likelihood", tolerance=1e-12
+)
+def exact_posterior() -> float:
+    """50 draws for each of 6 examples."""
+    model, evidence = some_linear_vae()
+    x = torch.randn(6, 5, dtype=DOUBLE)
+    return largest(model.draw(x, 50).log_w - evidence.log_prob(x))
+
+
+@check(
+    "elbo-below-by-the-divergence",
+    "The ELBO is below the log likelihood by KL(q || posterior), where that is known (in standard errors)",
+    tolerance=4,
+)
+def elbo_below_by_the_divergence() -> float:
+    """With the KL term in closed form, and sampled: by chance it fails for one seed in 8,000."""
+    shift, widen = 0.6, 1.3
+    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    x = evidence.sample(torch.Size((1,))).expand(100_000, -1)
+    expected = evidence.log_prob(x[0]) - 2 * (0.5 * (widen**2 + shift**2 - 1) - math.log(widen))
+    with torch.no_grad():
+        draw = model.draw(x)
+        return max(errors_apart(lb.ELBO(kl=kl)(draw), expected) for kl in ("closed-form", "sampled"))
+
+
+@check(
+    "elbo-written-out",
+    "The ELBO is the mean log likelihood minus the KL term, both summed over dimensions, as written out with scipy",
+    tolerance=1e-12,
+)
+def elbo_written_out() -> float:
+    """Relative, with the KL term in closed form and sampled; every term is at the z that was drawn, once and for all."""
+    model, x = curved_vae(), torch.rand(4, 6, dtype=DOUBLE)
+    with torch.no_grad():
+        draw = model.draw(x, 3)
+        encoded = model.get_submodule("posterior.network")(x).numpy()
+        decoded = model.get_submodule("likelihood.network")(draw.z).numpy()
+    mean, deviation = encoded[:, :2], np.exp(0.5 * encoded[:, 2:])
+    log_p = stats.norm(decoded[..., :6], np.exp(0.5 * decoded[..., 6:])).logpdf(x.numpy()).sum(-1).mean(0)
+    kl = 0.5 * (deviation**2 + mean**2 - 1 - 2 * np.log(deviation)).sum(-1)
+    z = draw.z.numpy()
+    sampled = (stats.norm(mean, deviation).logpdf(z) - stats.norm.logpdf(z)).sum(-1).mean(0)
+    found = {"closed-form": kl, "auto": kl, "sampled": sampled}
+    return max(
+        largest(lb.ELBO(3, kl=kind)(draw) / torch.from_numpy(log_p - rate) - 1)  # type: ignore[arg-type]
+        for kind, rate in found.items()
+    )
+
+
+@check(
+    "estimators-agree",
+    "The ELBO's estimators with the KL term sampled and in closed form agree in mean (paired t of 200,000 draws)",
+    tolerance=4,
+)
+def estimators_agree() -> float:
+    """Estimators A and B of Kingma & Welling 2013: by chance it fails for one seed in 16,000."""
+    model, x = curved_vae(), torch.rand(1, 6, dtype=DOUBLE).expand(200_000, -1)
+    with torch.no_grad():
+        draw = model.draw(x)
+        return errors_apart(lb.ELBO(kl="sampled")(draw) - lb.ELBO(kl="closed-form")(draw))
+
+
+@check(
+    "one-sample", "The importance-weighted bound of one sample is the ELBO with sampled KL, bit for bit", tolerance=0
+)
+def one_sample() -> float:
+    """On the same draw."""
+    draw = curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE))
+    return largest(lb.IWAE(samples=1)(draw) - lb.ELBO(kl="sampled")(draw))
+
+
+@check(
+    "renyi-at-zero",
+    "The Rényi bound at alpha = 0 is the importance-weighted bound, and at alpha = 1 the ELBO, bit for bit",
+    tolerance=0,
+)
+def renyi_at_zero() -> float:
+    """On the same draw."""
+    draw = curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE), 7)
+    iwae = lb.Renyi(alpha=0.0, samples=7)(draw) - lb.IWAE(samples=7)(draw)
+    elbo = lb.Renyi(alpha=1.0, samples=7)(draw) - lb.ELBO(samples=7, kl="sampled")(draw)
+    return max(largest(iwae), largest(elbo))
+
+
+@check(
+    "renyi-divergence",
+    "The Rényi bound is below the log likelihood by the Rényi divergence of q from the posterior (in standard errors)",
+    tolerance=4,
+)
+def renyi_divergence() -> float:
+    """Li & Turner 2016, at alpha = 1/2, between Gaussians: by chance it fails for one seed in 16,000."""
+    shift, widen, draws = 0.6, 1.3, 200_000
+    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    x = evidence.sample(torch.Size((1,)))
+    between = 0.5 * (1 + widen**2)
+    divergence = 2 * (0.25 * shift**2 / between + math.log(between / widen))
+    with torch.no_grad():
+        draw = model.draw(x, draws)
+        found = lb.Renyi(alpha=0.5, samples=draws)(draw)
+        roots = (0.5 * (draw.log_w - draw.log_w.max())).exp()
+    error = 2 * standard_error(roots) / roots.mean(0)
+    return largest((found - evidence.log_prob(x) + divergence) / error)
+
+
+@check(
+    "rises-with-samples",
+    "The importance-weighted bound rises with the number of samples, and stays below the log likelihood (in standard errors)",
+    tolerance=3,
+)
+def rises_with_samples() -> float:
+    """Burda et al. 2016, theorem 1, at 1, 2, 5, 10 and 50 samples: by chance it fails for less than one seed in 150."""
+    model, evidence = some_linear_vae(shift=0.8, widen=1.2)
+    x = evidence.sample(torch.Size((1,))).expand(4000, -1)
+    with torch.no_grad():
+        bounds = [lb.IWAE(samples=count)(model.draw(x, count)) for count in _COUNTS]
+    drops = [few - many for few, many in pairwise(bounds)]
+    return max(errors_above(difference) for difference in (*drops, bounds[-1] - evidence.log_prob(x)))
+
+
+@check(
+    "gap-of-many-samples",
+    "The samples times the gap of the importance-weighted bound tend to Var(w) / (2 p(x)^2) (relative)",
+    tolerance=0.1,
+)
+def gap_of_many_samples() -> float:
+    """Maddison et al. 2017, at 200 samples, with ``mean w / p - 1``, whose mean is 0, as a control variate: to about 2%."""
+    shift, widen, samples = 0.5, 1.2, 200
+    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    x = evidence.sample(torch.Size((1,))).expand(6000, -1)
+    with torch.no_grad():
+        relative = lb.IWAE(samples=samples)(model.draw(x, samples)) - evidence.log_prob(x)
+    gap = float((relative.exp() - 1 - relative).mean())
+    expected = 0.5 * (squared_weights(shift, widen) - 1)
+    return abs(samples * gap / expected - 1)
+
+
+@check(
+    "groups-written-out",
+    "MIWAE averages the bounds of groups of an example's own samples, and CIWAE mixes in the ELBO, as written out",
+    tolerance=1e-12,
+)
+def groups_written_out() -> float:
+    """4 groups of 3 samples for 5 examples, where no two numbers can be mistaken for each other."""
+    draw = curved_vae().draw(torch.rand(5, 6, dtype=DOUBLE), 12)
+    log_w_MGB = draw.log_w.detach().numpy().reshape(4, 3, 5)
+    grouped = special.logsumexp(log_w_MGB, axis=1, b=1 / 3).mean(0)
+    whole = special.logsumexp(log_w_MGB, axis=(0, 1), b=1 / 12)
+    elbo = log_w_MGB.mean((0, 1))
+    found = {
+        lb.IWAE(samples=12, groups=4): grouped,
+        lb.IWAE(samples=12): whole,
+        lb.IWAE(samples=12, encoder_groups=4): whole,
+        lb.IWAE(samples=12, groups=4, elbo_weight=0.3): 0.3 * elbo + 0.7 * grouped,
+    }
+    return max(largest(objective(draw) - torch.from_numpy(expected)) for objective, expected in found.items())
+
+
+def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
+    """What is reported of all of these is the same: the ELBO."""
+    settings: list[dict[str, Any]] = [{}, {"beta": 4.0}, {"beta": 0.0}, {"capacity": 3.0, "beta": 10.0}]
+    if gradient in ("pathwise", "score-function"):
+        settings.append({"free_bits": 0.5})
+    return [lb.ELBO(samples=6, gradient=gradient, **entry) for entry in settings]
+
+
+@check(
+    "reported-bound",
+    "What is reported of an objective is its true bound, whatever carries the gradient: beta, free bits, DReG, VIMCO, ...",
+    tolerance=1e-12,
+)
+def reported_bound() -> float:
+    """An objective's value, its bound and its terms, for every gradient, against sums that are written out."""
+    model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
+    worst = 0.0
+    for gradient in get_args(Gradient):
+        draw = model.draw(x, 6, gradient)
+        log_w_MGB = draw.log_w.detach().numpy().reshape(2, 3, 5)
+        whole = special.logsumexp(log_w_MGB, axis=(0, 1), b=1 / 6)
+        grouped = special.logsumexp(log_w_MGB, axis=1, b=1 / 3).mean(0)
+        roots = 2 * special.logsumexp(0.5 * log_w_MGB, axis=(0, 1), b=1 / 6)
+        assert draw.analytic_rate is not None
+        elbo = (draw.log_likelihood.mean(0) - draw.analytic_rate).detach().numpy()
+        expected = dict.fromkeys(_of_the_elbo(gradient), elbo) | {
+            lb.ELBO(samples=6, gradient=gradient, kl="sampled"): log_w_MGB.mean((0, 1)),
+            lb.IWAE(samples=6, gradient=gradient): whole,
+            lb.IWAE(samples=6, gradient=gradient, encoder_groups=2): whole,
+            lb.IWAE(samples=6, gradient=gradient, groups=2): grouped,
+            lb.Renyi(samples=6, gradient=gradient, alpha=0.5): roots,
+        }
+        for objective, value in expected.items():
+            terms = objective.terms(draw)
+            for found in (objective(draw), objective.bound(draw), terms["bound"]):
+                worst = max(worst, largest(found - torch.from_numpy(value)))
+            if isinstance(objective, lb.ELBO):
+                worst = max(worst, largest(terms["bound"] + terms["rate"] + terms["distortion"]))
+    return worst

@@ -1,0 +1,124 @@
+"""Checks of densities and divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import integrate, stats
+from torch.distributions import Bernoulli, Distribution, Independent, Normal, kl_divergence
+
+import lowerbound as lb
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, closed_form_kl, closed_form_unit_kl
+from lowerbound.selftest.known import DOUBLE, bits, errors_apart, largest
+from lowerbound.selftest.registry import check
+
+_DRAWS = 100_000
+_Pairs = Sequence[tuple[Distribution, Distribution]]
+
+
+def _gaussians() -> _Pairs:
+    """Random Gaussians over three dimensions, ours and torch's."""
+    parameters = [(torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)]
+    return [(DiagonalNormal(loc, log), Independent(Normal(loc, log.exp()), 1)) for loc, log in parameters]
+
+
+def _bernoullis() -> _Pairs:
+    """The same of binary vectors."""
+    logits = [2 * torch.randn(4, 3, dtype=DOUBLE) for _ in range(4)]
+    return [(FactorialBernoulli(entry), Independent(Bernoulli(logits=entry), 1)) for entry in logits]
+
+
+def _from_torch(pairs: _Pairs) -> float:
+    """The largest difference of our closed form, as a whole and summed over units, from torch's."""
+    differences = []
+    for (q, q_torch), (p, p_torch) in pairwise(pairs):
+        expected, whole, units = kl_divergence(q_torch, p_torch), closed_form_kl(q, p), closed_form_unit_kl(q, p)
+        assert whole is not None
+        assert units is not None
+        differences += [largest(whole - expected), largest(units.sum(-1) - expected)]
+    return max(differences)
+
+
+def _from_draws(pairs: _Pairs) -> float:
+    """How many standard errors our closed form is from the mean of ``log q - log p`` over draws from q."""
+    apart = []
+    for (q, _), (p, _) in pairwise(pairs):
+        z, kl = q.sample(torch.Size((_DRAWS,))), closed_form_kl(q, p)
+        assert kl is not None
+        apart.append(errors_apart(q.log_prob(z) - p.log_prob(z), kl))
+    return max(apart)
+
+
+@check("gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10)
+def gaussian_kl() -> float:
+    """Over 12 pairs, each as a whole and by its units."""
+    return _from_torch(_gaussians())
+
+
+@check("bernoulli-kl", "The closed-form KL between factorial Bernoullis is that of torch", tolerance=1e-10)
+def bernoulli_kl() -> float:
+    """Over 12 pairs, each as a whole and by its units."""
+    return _from_torch(_bernoullis())
+
+
+@check(
+    "gaussian-kl-sampled",
+    "The closed-form KL between diagonal Gaussians is the mean of log q - log p over draws (in standard errors)",
+    tolerance=4,
+)
+def gaussian_kl_sampled() -> float:
+    """Over 12 pairs: by chance it fails for one seed in 1,300."""
+    return _from_draws(_gaussians())
+
+
+@check(
+    "bernoulli-kl-sampled",
+    "The closed-form KL between factorial Bernoullis is the mean of log q - log p over draws (in standard errors)",
+    tolerance=4,
+)
+def bernoulli_kl_sampled() -> float:
+    """Over 12 pairs: by chance it fails for one seed in 1,300."""
+    return _from_draws(_bernoullis())
+
+
+@check("bernoulli-sums-to-one", "A Bernoulli likelihood sums to 1 over all pictures", tolerance=1e-12)
+def bernoulli_sums_to_one() -> float:
+    """Over the 4,096 of twelve pixels, for three latents."""
+    p = lb.Bernoulli(lb.mlp(2, 8, (1, 3, 4))).double()(3 * torch.randn(3, 1, 2, dtype=DOUBLE))
+    pictures = bits(12).reshape(-1, 1, 3, 4)
+    return largest(p.log_prob(pictures).exp().sum(1) - 1)
+
+
+@check(
+    "gaussian-integrates-to-one", "A Gaussian likelihood, its scale bounded or not, integrates to 1", tolerance=1e-12
+)
+def gaussian_integrates_to_one() -> float:
+    """By adaptive quadrature, for scales from 1e-3 to 1e3, the outermost of them held back by their bounds."""
+    raw = torch.tensor([[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE)
+    with torch.no_grad():
+        p = lb.Gaussian(lb.mlp(2, 2)).double().from_parameters(raw)
+
+    def densities(steps: float) -> NDArray[np.float64]:
+        return (p.stddev[:, 0] * p.log_prob(p.mean + steps * p.stddev).exp()).numpy()
+
+    totals, _ = integrate.quad_vec(densities, -12, 12, epsabs=1e-14, epsrel=1e-14)
+    return float(np.abs(totals - 1).max())
+
+
+@check(
+    "gaussian-reads-mean-then-variance",
+    "A Gaussian takes the first half of a network's output as its mean, the second as its log variance",
+    tolerance=1e-12,
+)
+def gaussian_reads_mean_then_variance() -> float:
+    """Its density against scipy's, relative, and the moments that it says it has."""
+    raw, x = torch.randn(5, 6, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
+    mean, deviation = raw[:, :3], (0.5 * raw[:, 3:]).exp()
+    p = lb.Gaussian(lb.mlp(6, 6)).double().from_parameters(raw)
+    expected = torch.from_numpy(stats.norm(mean.numpy(), deviation.numpy()).logpdf(x.numpy()).sum(-1))
+    differences = [p.log_prob(x) / expected - 1, p.mean - mean, p.stddev - deviation]
+    return max(largest(difference) for difference in differences)

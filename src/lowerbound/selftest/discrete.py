@@ -1,0 +1,105 @@
+"""Checks of binary latents, few enough for all of their values to be counted through."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import lowerbound as lb
+from lowerbound.selftest.known import (
+    DOUBLE,
+    bits,
+    copied_vae,
+    errors_above,
+    errors_apart,
+    gradients,
+    largest,
+    log_joint,
+    of_decoder,
+    of_encoder,
+    set_linear,
+)
+from lowerbound.selftest.registry import check
+
+_COPIES = 100_000
+
+
+def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
+    """Twelve binary latents, examples, and their log p(x) by summing over all 4,096 values."""
+    model = lb.LatentModel(
+        lb.Bernoulli(lb.constant(12, -0.4, learned=False)),
+        lb.Bernoulli(lb.mlp(6, 12)),
+        lb.Gaussian(lb.mlp(12, 8, 6, activation="tanh"), scale=1.0),
+    ).double()
+    set_linear(model.posterior, 0.1 * torch.randn(12, 6, dtype=DOUBLE), torch.full((12,), -0.3, dtype=DOUBLE))
+    x = torch.randn(20, 6, dtype=DOUBLE)
+    return model, x, log_joint(model, x, bits(12)).logsumexp(0)
+
+
+@check(
+    "binary-bound",
+    "With 12 binary latents the importance-weighted bound is below the log likelihood by enumeration (in standard errors)",
+    tolerance=3,
+)
+def binary_bound() -> float:
+    """At 1 and 10 samples, for 20 examples: by chance it fails for far less than one seed in 20."""
+    model, x, exact = _twelve_bits()
+    with torch.no_grad():
+        bounds = [lb.IWAE(samples=count)(model.draw(x, count)) for count in (1, 10) for _ in range(200)]
+    return max(errors_above(torch.stack(part) - exact) for part in (bounds[:200], bounds[200:]))
+
+
+@check(
+    "binary-likelihood",
+    "With 12 binary latents the importance-sampled log likelihood is the one by enumeration",
+    tolerance=0.05,
+)
+def binary_likelihood() -> float:
+    """Of 20 examples, at 20,000 samples."""
+    model, x, exact = _twelve_bits()
+    return largest(lb.log_likelihood(model, x, 20_000).per_example - exact)
+
+
+def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
+    """Of the expected bound of two samples: the sum over both of their values, weighted by the probabilities of drawing them."""
+    model, x_1D = copied_vae(1, binary=True)
+    values = bits(3)
+    log_q = model.posterior(x_1D).log_prob(values)
+    log_w = model.likelihood(values[:, None]).log_prob(x_1D)[:, 0] + model.prior().log_prob(values) - log_q
+    pair_log_w, pair_log_q = (
+        torch.stack([entry[:, None].expand(8, 8), entry[None, :].expand(8, 8)]) for entry in (log_w, log_q)
+    )
+    bound = pair_log_w.mean(0) if isinstance(objective, lb.ELBO) else pair_log_w.logsumexp(0) - math.log(2)
+    expected = (pair_log_q.sum(0).exp() * bound).sum()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(expected, parameters)
+    return dict(zip(names, found, strict=True))
+
+
+def _apart_from_exact(objective: lb.Objective) -> float:
+    model, x = copied_vae(_COPIES, binary=True)
+    found, exact = gradients(model, objective, x, 0), _exact_gradient(objective)
+    return max(errors_apart(part(found), part(exact)[0]) for part in (of_encoder, of_decoder))
+
+
+@check(
+    "binary-elbo-gradient",
+    "With binary latents the score-function gradient of the ELBO is in mean the one by enumeration (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def binary_elbo_gradient() -> float:
+    """With the KL term in closed form and sampled, by 15 parameters: by chance it fails for one seed in 500."""
+    kinds = [lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")]
+    return max(_apart_from_exact(objective) for objective in kinds)
+
+
+@check(
+    "vimco-gradient",
+    "With binary latents VIMCO's gradient is in mean the one by enumeration of all pairs of samples (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def vimco_gradient() -> float:
+    """By 15 parameters: by chance it fails for one seed in 1,000."""
+    return _apart_from_exact(lb.IWAE(samples=2, gradient="score-function"))

@@ -1,0 +1,217 @@
+"""Checks of what is reported of a dataset: likelihoods, their doubts, means over examples, information."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from scipy import special
+from torch import Tensor, nn
+
+import lowerbound as lb
+from lowerbound.evaluation.health import latent_health
+from lowerbound.evaluation.pareto import pareto_shape, tail_length
+from lowerbound.selftest.known import DOUBLE, curved_vae, grid_vae, largest, set_linear, some_linear_vae
+from lowerbound.selftest.registry import check
+
+_SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class _Watching(lb.Objective):
+    """The importance-weighted bound, which keeps the log weights that it sees, ``[K, B]`` each."""
+
+    samples: int = 1
+    seen: list[Tensor] = field(default_factory=list)
+
+    def bound(self, draw: lb.Draw) -> Tensor:
+        self.seen.append(draw.log_w.detach())
+        return lb.IWAE(samples=self.samples).bound(draw)
+
+
+class _Counting(nn.Module):
+    """A decoder that counts what it decodes."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.decoded = 0
+
+    def forward(self, z: Tensor) -> torch.distributions.Distribution:
+        self.decoded += z.shape[:-1].numel()
+        p: torch.distributions.Distribution = self.decoder(z)
+        return p
+
+
+@check(
+    "log-likelihood-value",
+    "log_likelihood has the right sign and value where the evidence is known",
+    tolerance=0.02,
+)
+def log_likelihood_value() -> float:
+    """Of 20 examples, with a posterior that is off by a little: 5,000 samples leave a standard deviation of 0.004 nats."""
+    model, evidence = some_linear_vae(shift=0.2, widen=1.05)
+    x = evidence.sample(torch.Size((20,)))
+    return largest(lb.log_likelihood(model, x, 5000).per_example - evidence.log_prob(x))
+
+
+@check(
+    "log-likelihood-exact",
+    "log_likelihood is the evidence itself where the posterior is exact, for any number of samples and chunk size",
+    tolerance=1e-12,
+)
+def log_likelihood_exact() -> float:
+    """With few samples, one that is drawn but not counted shows. Pareto's shape of equal weights is minus infinity."""
+    model, evidence = some_linear_vae()
+    x = evidence.sample(torch.Size((5,)))
+    found = [lb.log_likelihood(model, x, samples, chunk_size=3) for samples in (1, 2, 3, 7, 40)]
+    return max(largest(estimate.per_example - evidence.log_prob(x)) for estimate in found)
+
+
+@check(
+    "sample-count", "log_likelihood decodes as many samples as asked, whatever its chunk and batch size", tolerance=0
+)
+def sample_count() -> float:
+    """Of 5 examples, counted by the decoder."""
+    model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
+    counting = _Counting(model.likelihood)
+    model = lb.LatentModel(model.prior, model.posterior, counting)
+    worst = 0
+    for samples, chunk, batch in product((1, 7, 12), _SIZES, (None, 2)):
+        counting.decoded = 0
+        lb.log_likelihood(model, x, samples, chunk_size=chunk, batch_size=batch)
+        worst = max(worst, abs(counting.decoded - 5 * samples))
+    return worst
+
+
+@check(
+    "chunks-and-batches",
+    "log_likelihood and its diagnostics are the same for all chunk and batch sizes (relative)",
+    tolerance=1e-9,
+)
+def chunks_and_batches() -> float:
+    """Value, ELBO, effective sample size and Pareto k-hat of each of 7 examples."""
+    model, x = curved_vae(), torch.rand(7, 6, dtype=DOUBLE)
+
+    def figures(chunk: int | None, batch: int | None) -> Tensor:
+        found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=chunk, batch_size=batch)
+        elbo = found.terms["elbo"].per_example
+        return torch.stack([found.per_example, elbo, found.effective_sample_sizes, found.pareto_k])
+
+    expected = figures(None, None)
+    return max(largest(figures(*sizes) / expected - 1) for sizes in product(_SIZES, (None, 1, 3)))
+
+
+@check(
+    "log-likelihood-written-out",
+    "log_likelihood, its ELBO and its effective sample size are those of the bound's own weights, as written out",
+    tolerance=1e-9,
+)
+def log_likelihood_written_out() -> float:
+    """``log mean w``, ``mean log w`` and ``(sum w)^2 / sum w^2`` of the draws that an evaluated bound has with the same seed."""
+    model, x, watching = curved_vae(), torch.rand(7, 6, dtype=DOUBLE), _Watching(60)
+    bound = lb.evaluate(model, watching, x, seed=3).per_example
+    found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=7)
+    log_w = torch.cat(watching.seen, 1).numpy()
+    shares = special.softmax(log_w, axis=0)
+    expected = {
+        "value": (found.per_example, special.logsumexp(log_w, axis=0) - math.log(60)),
+        "bound": (bound, special.logsumexp(log_w, axis=0) - math.log(60)),
+        "elbo": (found.terms["elbo"].per_example, log_w.mean(0)),
+        "effective": (found.effective_sample_sizes, 1 / (shares**2).sum(0)),
+    }
+    return max(largest(ours - torch.from_numpy(written)) for ours, written in expected.values())
+
+
+@check(
+    "pareto-shape",
+    "Pareto k-hat recovers the shape of known tails",
+    tolerance=0.05,
+)
+def pareto_shape_of_known_tails() -> float:
+    """Shapes from 0.2 to 1: the means of 100 fits to 20,000 weights each, whose standard error is at most 0.01."""
+    samples, shapes = 20_000, (0.2, 0.5, 0.8, 1.0)
+    worst = 0.0
+    for shape in shapes:
+        log_w = -shape * torch.rand(samples, 100, dtype=DOUBLE).log() - 700.0
+        largest_log_w = log_w.topk(tail_length(samples) + 1, dim=0).values
+        worst = max(worst, abs(float(pareto_shape(largest_log_w).mean()) - shape))
+    return worst
+
+
+@check(
+    "doubtful-weights",
+    "log_likelihood warns where a posterior misses so far that its weights are not to be trusted, and not where it fits",
+    tolerance=0,
+)
+def doubtful_weights() -> float:
+    """The share of 20 examples that are judged wrongly."""
+    judged = []
+    for shift, widen in ((0.2, 1.1), (3.0, 0.4)):
+        model, evidence = some_linear_vae(shift=shift, widen=widen)
+        judged.append(lb.log_likelihood(model, evidence.sample(torch.Size((20,))), 2000))
+    wrong = [judged[0].doubtful, ~judged[1].doubtful]
+    silent = judged[0].warning is not None or judged[1].warning is None
+    return max(float(part.double().mean()) for part in wrong) + silent
+
+
+@check(
+    "quadrature",
+    "log_likelihood of a curved model with two latents is the one by a 200 x 200 grid",
+    tolerance=0.05,
+)
+def quadrature() -> float:
+    """Of 8 binary examples at 20,000 samples, with the prior as the proposal."""
+    model, x, expected = grid_vae()
+    return largest(lb.log_likelihood(model, x, 20_000).per_example - expected)
+
+
+@check(
+    "mean-over-examples",
+    "A dataset's figure is the mean over its examples, whatever the batch size, a short last batch included (relative)",
+    tolerance=1e-12,
+)
+def mean_over_examples() -> float:
+    """Of 23 very different examples: the bound, its terms, and the standard error, against one example at a time."""
+    model, x = curved_vae(), torch.linspace(0, 8, 23, dtype=DOUBLE)[:, None] * torch.rand(23, 6, dtype=DOUBLE)
+    alone = lb.evaluate(model, lb.ELBO(samples=3), x, batch_size=1)
+    expected = {"bound": alone.per_example.numpy()}
+    expected |= {name: term.per_example.numpy() for name, term in alone.terms.items()}
+    worst = abs(alone.standard_error / (float(expected["bound"].std(ddof=1)) / math.sqrt(23)) - 1)
+    for size in (None, 5, 22, 23, 100):
+        found = lb.evaluate(model, lb.ELBO(samples=3), x, batch_size=size)
+        means = {"bound": found.mean} | {name: term.mean for name, term in found.terms.items()}
+        worst = max(worst, *(abs(mean / float(expected[name].mean()) - 1) for name, mean in means.items()))
+    return worst
+
+
+@check(
+    "examples-noise-is-their-own",
+    "An example's figures do not depend on the examples beside it (relative)",
+    tolerance=1e-12,
+)
+def noise_is_an_examples_own() -> float:
+    """The bound of the first 4 of 9, with and without the others."""
+    model, x = curved_vae(), torch.rand(9, 6, dtype=DOUBLE)
+    with_others, alone = (lb.evaluate(model, lb.ELBO(samples=3), part).per_example for part in (x, x[:4]))
+    return largest(with_others[:4] / alone - 1)
+
+
+@check(
+    "mutual-information",
+    "The information that latents carry about the data is log N where posteriors are separated, and 0 where they are the same",
+    tolerance=1e-6,
+)
+def mutual_information() -> float:
+    """Of 1,500 examples, more than are taken at once."""
+    x = torch.arange(1500, dtype=DOUBLE)[:, None]
+    model = lb.LatentModel(
+        lb.StandardNormal(1), lb.Gaussian(lb.mlp(1, 2)), lb.Gaussian(lb.mlp(1, 1), scale=1.0)
+    ).double()
+    worst = 0.0
+    for slope, expected in ((100.0, math.log(1500)), (0.0, 0.0)):
+        set_linear(model.posterior, torch.tensor([[slope], [0.0]], dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE))
+        worst = max(worst, abs(latent_health(model, x).mutual_information - expected))
+    return worst

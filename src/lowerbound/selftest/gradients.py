@@ -1,0 +1,242 @@
+"""Checks of the gradients that carry an objective, by the posterior's parameters and by the model's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import lowerbound as lb
+from lowerbound.models import Gradient
+from lowerbound.selftest.known import (
+    DOUBLE,
+    Rows,
+    copied_vae,
+    curved_vae,
+    errors_apart,
+    gradients,
+    largest,
+    of_decoder,
+    of_encoder,
+    slopes,
+    some_linear_vae,
+)
+from lowerbound.selftest.registry import check
+
+# Paired over this many copies of one example; with 5 samples each, 200,000 draws.
+_COPIES = 40_000
+_GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", "score-function")
+
+
+@check(
+    "slope-of-the-bound",
+    "The pathwise gradient is the slope of the bound in every parameter, by finite differences (relative)",
+    tolerance=1e-6,
+)
+def slope_of_the_bound() -> float:
+    """On the same noise, by central differences along one random direction; of the ELBO, IWAE, MIWAE, CIWAE and Rényi bounds."""
+    model, x, step = curved_vae(), torch.rand(3, 6, dtype=DOUBLE), 1e-5
+    direction = [torch.randn_like(parameter) for parameter in model.parameters()]
+    bounds = (
+        lb.ELBO(samples=6),
+        lb.ELBO(samples=6, kl="sampled"),
+        lb.IWAE(samples=6),
+        lb.IWAE(samples=6, groups=2),
+        lb.IWAE(samples=6, elbo_weight=0.3),
+        lb.Renyi(samples=6, alpha=0.5),
+    )
+
+    def moved(objective: lb.Objective, by: float) -> float:
+        with torch.no_grad():
+            for parameter, along in zip(model.parameters(), direction, strict=True):
+                parameter.add_(along, alpha=by)
+            torch.manual_seed(0)
+            value = float(objective.bound(model.draw(x, 6)).sum())
+            for parameter, along in zip(model.parameters(), direction, strict=True):
+                parameter.sub_(along, alpha=by)
+        return value
+
+    worst = 0.0
+    for objective in bounds:
+        expected = (moved(objective, step) - moved(objective, -step)) / (2 * step)
+        torch.manual_seed(0)
+        value = objective(model.draw(x, 6)).sum()
+        found = torch.autograd.grad(value, list(model.parameters()))
+        slope = sum(float((entry * along).sum()) for entry, along in zip(found, direction, strict=True))
+        worst = max(worst, abs(slope / expected - 1))
+    return worst
+
+
+@check(
+    "sticking-the-landing",
+    "Where q is the exact posterior, the encoder's gradient by sticking the landing and by DReG is 0 for each draw",
+    tolerance=1e-12,
+)
+def sticking_the_landing() -> float:
+    """Roeder et al. 2017: of the ELBO and of the importance-weighted bound of 5 samples, where the plain one is not 0."""
+    model, evidence = some_linear_vae()
+    x = evidence.sample(torch.Size((4,)))
+
+    def of(objective: lb.Objective) -> float:
+        found = gradients(model, objective, x, 0)
+        return max(largest(entry) for name, entry in found.items() if name.startswith("posterior"))
+
+    if not of(lb.ELBO(samples=5, kl="sampled")) > 0.1:
+        return math.inf
+    held: tuple[Gradient, ...] = ("sticking-the-landing", "dreg")
+    return max(of(kind(samples=5, gradient=gradient)) for kind in (lb.ELBO, lb.IWAE) for gradient in held)
+
+
+def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
+    """The largest paired t between the encoder's gradients of two objectives, on independent noise."""
+    model, x = copied_vae(copies)
+    a, b = (of_encoder(gradients(model, objective, x, seed)) for seed, objective in enumerate((first, second)))
+    return errors_apart(a - b)
+
+
+@check(
+    "score-function",
+    "The score-function and the pathwise gradient of the ELBO agree in mean (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def score_function() -> float:
+    """Of the encoder, with the KL term in closed form and sampled: by chance it fails for one seed in 2,000."""
+    kinds = (
+        (lb.ELBO(samples=5, gradient="score-function"), lb.ELBO(samples=5)),
+        (lb.ELBO(samples=5, gradient="score-function", kl="sampled"), lb.ELBO(samples=5, kl="sampled")),
+    )
+    return max(_paired(scored, pathwise) for scored, pathwise in kinds)
+
+
+@check(
+    "vimco-is-unbiased",
+    "VIMCO's and the pathwise gradient of the importance-weighted bound agree in mean (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def vimco_is_unbiased() -> float:
+    """Mnih & Rezende 2016; of the encoder at 5 samples: by chance it fails for one seed in 4,000."""
+    return _paired(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
+
+
+@check(
+    "dreg-is-unbiased",
+    "The doubly reparameterised and the pathwise gradient agree in mean, for more than one sample (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def dreg_is_unbiased() -> float:
+    """Tucker et al. 2019; of the encoder, of IWAE, MIWAE and Rényi bounds: by chance it fails for one seed in 1,300."""
+    return max(
+        _paired(lb.IWAE(samples=5, gradient="dreg"), lb.IWAE(samples=5)),
+        _paired(lb.IWAE(samples=6, groups=2, gradient="dreg"), lb.IWAE(samples=6, groups=2)),
+        _paired(lb.Renyi(samples=5, alpha=0.5, gradient="dreg"), lb.Renyi(samples=5, alpha=0.5)),
+    )
+
+
+@check(
+    "sticking-is-unbiased-for-one",
+    "Sticking the landing is unbiased for one sample under the logarithm (largest t of 200,000 draws)",
+    tolerance=4,
+)
+def sticking_is_unbiased_for_one() -> float:
+    """Of the encoder, of the ELBO and of IWAE at one sample: by chance it fails for one seed in 2,000."""
+    return max(
+        _paired(lb.ELBO(samples=5, gradient="sticking-the-landing"), lb.ELBO(samples=5)),
+        _paired(lb.IWAE(samples=1, gradient="sticking-the-landing"), lb.IWAE(samples=1), 5 * _COPIES),
+    )
+
+
+@check(
+    "sticking-is-biased-for-more",
+    "Sticking the landing is biased for 5 samples under the logarithm, and this test sees it (4 / largest t of 200,000 draws)",
+    tolerance=1,
+)
+def sticking_is_biased_for_more() -> float:
+    """What the tests of unbiasedness are worth: the same one must find this known bias."""
+    return 4 / _paired(lb.IWAE(samples=5, gradient="sticking-the-landing"), lb.IWAE(samples=5))
+
+
+@check(
+    "decoder-gradient",
+    "The decoder's gradient is that of the bound of all samples, whichever way the encoder's takes",
+    tolerance=1e-12,
+)
+def decoder_gradient() -> float:
+    """On the same noise: of IWAE with four gradients, and of PIWAE, whose encoder has another bound."""
+    model, x = copied_vae(6)
+    expected = of_decoder(gradients(model, lb.IWAE(samples=6), x, 0))
+    others = [lb.IWAE(samples=6, gradient=gradient) for gradient in _GRADIENTS]
+    others += [lb.IWAE(samples=6, gradient=gradient, encoder_groups=3) for gradient in _GRADIENTS]
+    return max(largest(of_decoder(gradients(model, objective, x, 0)) - expected) for objective in others)
+
+
+@check("piwae-encoder", "The encoder's gradient of PIWAE is that of MIWAE, for every gradient", tolerance=1e-12)
+def piwae_encoder() -> float:
+    """Rainforth et al. 2018, on the same noise."""
+    model, x = copied_vae(6)
+    differences = []
+    for gradient in _GRADIENTS:
+        partial = lb.IWAE(samples=6, gradient=gradient, encoder_groups=3)
+        multiple = lb.IWAE(samples=6, gradient=gradient, groups=3)
+        found = (of_encoder(gradients(model, objective, x, 0)) for objective in (partial, multiple))
+        differences.append(largest(next(found) - next(found)))
+    return max(differences)
+
+
+_COUNTS = (8, 32, 128)
+
+
+@check(
+    "signal-to-noise",
+    "Signal to noise of the gradient grows with samples as Rainforth et al. 2018 have it: IWAE's encoder -1/2, others +1/2",
+    tolerance=0.12,
+)
+def signal_to_noise() -> float:
+    """Slopes of logarithms over 8 to 128 samples, which 400,000 draws leave uncertain by about 0.03.
+
+    The mean of the encoder's gradient, which drowns in IWAE's noise, is taken from DReG's; that it is the same is a check of
+    its own.
+    """
+    by_dreg, by_iwae, of_prior = _signals_and_noises(400_000)
+    return _from_halves(by_dreg[:, 0] / by_iwae[:, 1], by_dreg[:, 0] / by_dreg[:, 1], of_prior[:, 0] / of_prior[:, 1])
+
+
+@check(
+    "signal-to-noise-at-length",
+    "Signal to noise of the gradient grows so with samples when each estimator's own mean is the signal",
+    tolerance=0.12,
+    thorough=True,
+)
+def signal_to_noise_at_length() -> float:
+    """With 24,000,000 draws, which leave IWAE's slope uncertain by about 0.04: by chance it fails for one seed in 300."""
+    passes = [_signals_and_noises(400_000, signed=True) for _ in range(60)]
+    by_dreg, by_iwae, of_prior = (torch.stack(part).mean(0) for part in zip(*passes, strict=True))
+    return _from_halves(*(part[:, 0].abs() / part[:, 1] for part in (by_iwae, by_dreg, of_prior)))
+
+
+def _from_halves(*lines: Tensor) -> float:
+    found = slopes([float(count) for count in _COUNTS], torch.stack(lines, 1))
+    return largest(found - torch.tensor([-0.5, 0.5, 0.5], dtype=DOUBLE))
+
+
+def _signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
+    """Mean and standard deviation of gradients for each count, ``[counts, 2]``: the encoder's by DReG and by IWAE, the prior's.
+
+    Of the toy model of Rainforth et al. 2018 in one dimension: z ~ N(mu, 1), x ~ N(z, 1), q = N(b, 2/3).
+    """
+    one, rows = torch.ones(1, dtype=DOUBLE), []
+    for count in _COUNTS:
+        copies = draws // count
+        model = lb.LatentModel(
+            lb.Gaussian(Rows(0.3 * one, copies), scale=1.0),
+            lb.Gaussian(Rows(0.55 * one, copies), scale=math.sqrt(2 / 3)),
+            lb.Gaussian(torch.nn.Identity(), scale=1.0),
+        ).double()
+        x = (0.5 * one).expand(copies, 1)
+        seeds = torch.randint(1 << 30, (2,)).tolist()
+        by_dreg = gradients(model, lb.IWAE(samples=count, gradient="dreg"), x, seeds[0])
+        by_iwae = gradients(model, lb.IWAE(samples=count), x, seeds[1])
+        parts = of_encoder(by_dreg), of_encoder(by_iwae), of_decoder(by_iwae)
+        rows.append([torch.cat([part.mean(0), part.std(0)]) for part in parts])
+    found = [torch.stack(part) for part in zip(*rows, strict=True)]
+    return found if signed else [part.abs() for part in found]

@@ -1,0 +1,227 @@
+"""Models whose answers are known, and the measures by which two numbers are compared.
+
+Suffixes of shapes: B examples, or copies of one with parameters of their own; K samples; J latent and D data dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+import lowerbound as lb
+from lowerbound.models import seeded
+
+DOUBLE = torch.float64
+CPU = torch.device("cpu")
+
+
+# Comparing
+
+
+def largest(difference: Tensor) -> float:
+    """The largest absolute entry; nan where one is not a number."""
+    return float(difference.detach().abs().max())
+
+
+def errors_apart(values: Tensor, expected: Tensor | float = 0.0) -> float:
+    """How many standard errors the mean over the first dimension lies from what is expected: the largest, over the rest.
+
+    Four of them come by chance once in 16,000 times for each entry, three once in 370 times.
+    """
+    return largest((values.mean(0) - expected) / standard_error(values))
+
+
+def errors_above(values: Tensor) -> float:
+    """How many standard errors the mean over the first dimension lies above 0: the largest, over the rest; at least 0."""
+    return max(0.0, float((values.mean(0) / standard_error(values)).max()))
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """Of the mean over the first dimension."""
+    return values.std(0) / math.sqrt(len(values))
+
+
+def slopes(x: list[float], y: Tensor) -> Tensor:
+    """Of straight lines through the logarithms of ``y``, ``[points, lines]``, against those of ``x``."""
+    x_log, y_log = torch.tensor(x, dtype=DOUBLE).log(), y.log()
+    x_centred = (x_log - x_log.mean())[:, None]
+    found: Tensor = (x_centred * y_log).sum(0) / x_centred.square().sum(0)
+    return found
+
+
+# Linear Gaussian models
+
+
+def linear_vae(
+    loadings_DJ: Tensor, offset_D: Tensor, noise: Tensor, *, shift: float = 0.0, widen: float = 1.0
+) -> tuple[lb.LatentModel, MultivariateNormal]:
+    """x = W z + b + noise with its exact posterior, or one that misses it by a known amount, and its evidence p(x).
+
+    Args:
+        loadings_DJ: W; ``W' diag(noise)^-2 W`` must be diagonal, so that the posterior is.
+        offset_D: b.
+        noise: the standard deviation, ``[D]``, or ``[]`` for one that all dimensions share.
+        shift: by how many of its standard deviations the mean of q misses, in each dimension.
+        widen: by what factor the standard deviation of q is too large.
+    """
+    dims, latents = loadings_DJ.shape
+    scaled_DJ = loadings_DJ / noise.expand(dims)[:, None] ** 2
+    precision_JJ = torch.eye(latents, dtype=DOUBLE) + loadings_DJ.T @ scaled_DJ
+    gain_JD = torch.linalg.solve(precision_JJ, scaled_DJ.T)
+    scale_J = precision_JJ.diagonal().rsqrt()
+    model = lb.LatentModel(
+        lb.StandardNormal(latents),
+        lb.Gaussian(lb.mlp(dims, 2 * latents), min_scale=1e-6),
+        lb.Gaussian(lb.mlp(latents, dims), scale="elementwise" if noise.dim() else "shared", min_scale=1e-6),
+    ).double()
+    set_linear(
+        model.posterior,
+        torch.cat([gain_JD, torch.zeros_like(gain_JD)]),
+        torch.cat([shift * scale_J - gain_JD @ offset_D, 2 * (widen * scale_J).log()]),
+    )
+    set_linear(model.likelihood, loadings_DJ, offset_D)
+    with torch.no_grad():
+        model.get_parameter("likelihood.log_variance").copy_(2 * noise.log())
+    covariance = loadings_DJ @ loadings_DJ.T + (noise.expand(dims) ** 2).diag()
+    return model, MultivariateNormal(offset_D, covariance)
+
+
+def set_linear(conditional: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Set the one layer of a conditional's network."""
+    with torch.no_grad():
+        conditional.get_parameter("network.layers.0.weight").copy_(weight)
+        conditional.get_parameter("network.layers.0.bias").copy_(bias)
+
+
+def orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) -> Tensor:
+    """Random directions at right angles, of these lengths, ``[D, J]``."""
+    directions: Tensor = torch.linalg.qr(torch.randn(dims, len(lengths), dtype=DOUBLE))[0]
+    return directions * torch.tensor(lengths, dtype=DOUBLE)
+
+
+def some_linear_vae(*, shift: float = 0.0, widen: float = 1.0) -> tuple[lb.LatentModel, MultivariateNormal]:
+    """Five dimensions and two latents."""
+    noise = torch.tensor(0.4, dtype=DOUBLE)
+    return linear_vae(orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen)
+
+
+def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
+    """``E_q[w^2] / p(x)^2`` of :func:`linear_vae`: of each latent, a Gaussian integral in closed form."""
+    spare = 2 * widen**2 - 1
+    return (widen**2 / math.sqrt(spare) * math.exp(shift**2 / spare)) ** latents
+
+
+def rank_data(count: int, dims: int, rank: int) -> Tensor:
+    """Examples of a few directions with a little noise, ``[count, D]``."""
+    mixing = torch.randn(rank, dims, dtype=DOUBLE)
+    return torch.randn(count, rank, dtype=DOUBLE) @ mixing + 0.3 * torch.randn(count, dims, dtype=DOUBLE) + 1.0
+
+
+# Models that are curved, but small
+
+
+def curved_vae(likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian) -> lb.LatentModel:
+    """Six dimensions, two latents, and hidden layers."""
+    outputs = 12 if likelihood is lb.Gaussian else 6
+    return lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")),
+        likelihood(lb.mlp(2, 8, outputs, activation="tanh")),
+    ).double()
+
+
+class Rows(nn.Module):
+    """Parameters of its own for each example, ``[B, P]``, in the place of a network; whatever it is given, it ignores."""
+
+    def __init__(self, row_P: Tensor, copies: int) -> None:
+        super().__init__()
+        self.rows_BP = nn.Parameter(row_P.detach().expand(copies, -1).clone())
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """The parameters."""
+        return self.rows_BP
+
+
+class Decoders(nn.Module):
+    """``W z + b`` with a W and b of its own for each example."""
+
+    def __init__(self, weight_DJ: Tensor, bias_D: Tensor, copies: int) -> None:
+        super().__init__()
+        self.weight_BDJ = nn.Parameter(weight_DJ.detach().expand(copies, -1, -1).clone())
+        self.bias_BD = nn.Parameter(bias_D.detach().expand(copies, -1).clone())
+
+    def forward(self, z_KBJ: Tensor) -> Tensor:
+        """``[K, B, D]``."""
+        x_KBD: Tensor = (self.weight_BDJ * z_KBJ[..., None, :]).sum(-1) + self.bias_BD
+        return x_KBD
+
+
+def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
+    """One small model and one example, many times over: gradients of one pass are independent draws of one gradient."""
+    generator = torch.Generator().manual_seed(0)
+    weight_DJ, x_D = (torch.randn(*size, dtype=DOUBLE, generator=generator) for size in ((3, 3), (3,)))
+    latents = 3 if binary else 2
+    posterior = Rows(0.4 * torch.randn(3 if binary else 4, dtype=DOUBLE, generator=generator), copies)
+    decoders = Decoders(weight_DJ[:, :latents], 0.3 * x_D.flip(0), copies)
+    model = lb.LatentModel(
+        lb.Bernoulli(lb.constant(3, 0.3, learned=False)) if binary else lb.StandardNormal(2),
+        lb.Bernoulli(posterior) if binary else lb.Gaussian(posterior),
+        lb.Gaussian(decoders, scale=1.0),
+    ).double()
+    return model, x_D.expand(copies, -1)
+
+
+def gradients(model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: int) -> dict[str, Tensor]:
+    """The gradient of the objective's sum over examples, by parameter."""
+    with seeded(seed, CPU):
+        value = objective(model.draw(x, objective.samples, objective.gradient)).sum()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
+
+
+def of_encoder(found: dict[str, Tensor]) -> Tensor:
+    """The part of the posterior's parameters, side by side: ``[B, P]`` where each example has parameters of its own."""
+    return torch.cat([entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1)
+
+
+def of_decoder(found: dict[str, Tensor]) -> Tensor:
+    """The part of the others' parameters, side by side."""
+    return torch.cat([entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1)
+
+
+# Counting and integrating
+
+
+def bits(count: int) -> Tensor:
+    """All binary vectors of a length, ``[2^count, count]``."""
+    return torch.tensor(list(product((0.0, 1.0), repeat=count)), dtype=DOUBLE)
+
+
+def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
+    """log p(x, z) of every example at every one of some latents, ``[K, B]``, without a draw."""
+    with torch.no_grad():
+        z_K1J = z_KJ[:, None]
+        joint: Tensor = model.likelihood(z_K1J).log_prob(x_BD) + model.prior().log_prob(z_K1J)
+        return joint
+
+
+def grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
+    """A curved model of binary data with two latents, examples of it, and their log p(x) by a 200 x 200 grid."""
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(8, 4)),
+        lb.Bernoulli(lb.mlp(2, 6, 8, activation="tanh")),
+    ).double()
+    with torch.no_grad():
+        for parameter in model.likelihood.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    set_linear(model.posterior, torch.zeros(4, 8, dtype=DOUBLE), torch.zeros(4, dtype=DOUBLE))
+    x = model.sample(examples)
+    axis = torch.linspace(-7, 7, 200, dtype=DOUBLE)
+    z = torch.cartesian_prod(axis, axis)
+    cell = 2 * math.log(float(axis[1] - axis[0]))
+    return model, x, log_joint(model, x, z).logsumexp(0) + cell

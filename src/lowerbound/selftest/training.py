@@ -1,0 +1,107 @@
+"""Checks of what training records, selects and reaches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from scipy import special
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+import lowerbound as lb
+from lowerbound.evaluation.health import latent_health
+from lowerbound.selftest.known import DOUBLE, curved_vae, rank_data
+from lowerbound.selftest.registry import check
+
+
+@dataclass(frozen=True, eq=False)
+class _Misleading(lb.Objective):
+    """The importance-weighted bound with a surrogate that is far above it, and what it saw: log weights, ``[K, B]`` each."""
+
+    samples: int = 4
+    seen: list[Tensor] = field(default_factory=list)
+
+    def bound(self, draw: lb.Draw) -> Tensor:
+        return lb.IWAE(samples=self.samples).bound(draw)
+
+    def surrogate(self, draw: lb.Draw) -> Tensor:
+        self.seen.append(draw.log_w.detach())
+        return self.bound(draw) + 100.0 + draw.log_likelihood.mean(0)
+
+
+@check(
+    "recorded-bound",
+    "The training bound that fit records is the true bound, averaged over examples, and not what carries the gradient (relative)",
+    tolerance=1e-12,
+)
+def recorded_bound() -> float:
+    """One epoch of 7 very different examples in batches of 5 and 2, against the weights that the objective saw."""
+    model, watching = curved_vae(), _Misleading()
+    x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
+    run = lb.fit(model, watching, x, epochs=1, batch_size=5, progress=False)
+    log_w = torch.cat(watching.seen, 1)[:, -len(x) :].numpy()  # before the first step fit may have tried the objective
+    expected = float((special.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean())
+    return abs(float(run.history[0]["train"]["bound"]) / expected - 1)
+
+
+@check(
+    "selection",
+    "The weights that fit keeps are those with the best true bound on the validation data (relative)",
+    tolerance=1e-12,
+)
+def selection() -> float:
+    """With beta = 4, and steps that are too long: the bound of the kept model is the best that was recorded, an early one's."""
+    x = rank_data(60, 6, 2)
+    model = curved_vae()
+    run = lb.fit(
+        model,
+        lb.ELBO(samples=3, beta=4.0),
+        x[:40],
+        validation=x[40:],
+        epochs=6,
+        batch_size=10,
+        learning_rate=0.3,
+        progress=False,
+    )
+    bounds = [record["validation"]["bound"] for record in run.history]
+    kept = lb.evaluate(model, lb.ELBO(samples=3), x[40:]).mean
+    return abs(kept / float(max(bounds)) - 1)
+
+
+@check(
+    "rank-ten",
+    "A VAE with ten latents, trained with the default settings, keeps all ten on data of rank ten (latents that are lost)",
+    tolerance=0,
+)
+def rank_ten() -> float:
+    """Of 50 dimensions and 2,000 examples, by 20 epochs; units whose posterior mean varies count (Burda et al. 2016)."""
+    mixing = 3 * torch.linalg.qr(torch.randn(50, 10))[0].T
+    x = torch.randn(2000, 10) @ mixing + 0.1 * torch.randn(2000, 50)
+    model = lb.LatentModel(
+        lb.StandardNormal(10), lb.Gaussian(lb.mlp(50, 64, 20)), lb.Gaussian(lb.mlp(10, 64, 50), scale="shared")
+    )
+    lb.fit(model, lb.ELBO(), x, epochs=20, progress=False)
+    return 10 - latent_health(model, x).active_units
+
+
+@check(
+    "trained-linear-vae",
+    "A linear VAE that is trained reaches the log likelihood of probabilistic PCA, by scikit-learn",
+    tolerance=1e-4,
+    thorough=True,
+)
+def trained_linear_vae() -> float:
+    """With the maximum likelihood scale, whose covariance divides by N where scikit-learn's divides by N - 1."""
+    x = rank_data(100, 5, 2)
+    centred = (x - x.mean(0)).numpy()
+    expected = float(PCA(2).fit(math.sqrt(99 / 100) * centred).score(centred))
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
+        lb.Gaussian(lb.mlp(2, 5), scale="shared", min_scale=1e-4),
+    ).double()
+    lb.fit(model, lb.ELBO(samples=32), x, epochs=4000, learning_rate=0.02, schedule="cosine", progress=False)
+    reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
+    return abs(reached - expected)

@@ -1,0 +1,497 @@
+"""What latents carry, against closed forms and quadrature; and each cause of a collapse, on a model that has it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import zuko
+from scipy import integrate, stats
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+
+import lowerbound as lb
+from lowerbound.distributions import DiagonalNormal
+from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.evaluation.diagnosis import (
+    broad_scale,
+    causes_of_collapse,
+    constant_data,
+    dead_units,
+    free_running,
+    look_at,
+    strong_rate_weight,
+)
+from lowerbound.evaluation.health import latent_health
+from lowerbound.recipes.aevb import aevb_gaussian
+
+DOUBLE = torch.float64
+
+
+class Table(nn.Module):
+    """A posterior that is read from tables by the example's number, which is its datum."""
+
+    def __init__(self, means, scales):
+        super().__init__()
+        self.means, self.log_scales = nn.Parameter(means), nn.Parameter(scales.log())
+
+    def forward(self, x):
+        row = x[:, 0].long()
+        return DiagonalNormal(self.means[row], self.log_scales[row], self.means.dim() - 1)
+
+
+def tabled(means, scales, posterior=Table) -> tuple[lb.LatentModel, torch.Tensor]:
+    """A model whose posteriors are given, and its data."""
+    likelihood = lb.Gaussian(lb.mlp(tuple(means.shape[1:]), 2))
+    model = lb.LatentModel(lb.StandardNormal(tuple(means.shape[1:])), posterior(means, scales), likelihood).double()
+    return model, torch.arange(len(means), dtype=DOUBLE)[:, None]
+
+
+@pytest.fixture
+def _small_passes(monkeypatch):
+    """Batches, and chunks of the mixture, that are far smaller than the data."""
+    monkeypatch.setattr("lowerbound.models.base._PASS_SIZE", 7)
+    monkeypatch.setattr("lowerbound.evaluation.health._CHUNK", 30)
+
+
+# What the latents carry
+
+
+@pytest.mark.usefixtures("_small_passes")
+def test_separated_posteriors_carry_the_logarithm_of_all_examples():
+    """Not of those in a batch: there are 60 examples in batches of 7."""
+    means = 100 * torch.arange(60, dtype=DOUBLE)[:, None] + torch.rand(60, 3, dtype=DOUBLE)
+    model, x = tabled(means, torch.full((60, 3), 0.7, dtype=DOUBLE))
+    health = latent_health(model, x)
+    assert health.mutual_information == pytest.approx(math.log(60), abs=1e-6)
+    assert health.saturated
+    assert (health.components, health.draws) == (60, 60)
+    assert "limited by log 60" in str(health)
+    assert not health.collapsed
+
+
+def test_the_same_posterior_everywhere_carries_nothing():
+    model, x = tabled(torch.full((30, 2), 1.5, dtype=DOUBLE), torch.full((30, 2), 0.7, dtype=DOUBLE))
+    health = latent_health(model, x)
+    assert abs(health.mutual_information) < 1e-9
+    assert health.aggregate_kl == pytest.approx(health.rate, abs=1e-9)
+    assert health.marginal_kl == pytest.approx(health.rate, abs=2.0)
+    assert health.collapsed
+    assert not health.saturated
+
+
+def test_information_is_quadrature_s():
+    """One latent, 12 posteriors that overlap; 12 x 4,000 draws at four standard errors: one false alarm in 16,000 runs for each."""
+    means, scales = torch.randn(12, 1, dtype=DOUBLE), 0.3 + torch.rand(12, 1, dtype=DOUBLE)
+    model, x = tabled(means, scales)
+
+    def mixture(z):
+        return stats.norm(means.numpy(), scales.numpy()).pdf(z).mean()
+
+    def integral(f):
+        return integrate.quad(f, -9, 9, limit=400)[0]
+
+    entropy = integral(lambda z: -mixture(z) * np.log(mixture(z)))
+    expected = entropy - float((scales.log() + 0.5 * math.log(2 * math.pi * math.e)).mean())
+    prior_kl = integral(lambda z: mixture(z) * (np.log(mixture(z)) - stats.norm.logpdf(z)))
+    health = latent_health(model, x, samples=4000)
+    error = 1 / math.sqrt(12 * 4000)  # the log ratios' standard deviation is below 1
+    assert 0.3 < expected < 1.5
+    assert health.mutual_information == pytest.approx(expected, abs=4 * error)
+    assert health.aggregate_kl == pytest.approx(prior_kl, abs=4 * error)
+    assert health.marginal_kl == pytest.approx(prior_kl, abs=4 * error)
+    assert abs(health.total_correlation) < 8 * error
+    assert not health.saturated
+
+
+def test_total_correlation_is_that_of_the_aggregate():
+    """Means correlated by 0.9: log det of their correlation. 2,000 examples; the mixture's own error is below 0.1 nats."""
+    correlation = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=DOUBLE)
+    means = MultivariateNormal(torch.zeros(2, dtype=DOUBLE), correlation).sample((2000,))
+    model, x = tabled(means, torch.full((2000, 2), 0.4, dtype=DOUBLE))
+    health = latent_health(model, x)
+    total = correlation + 0.16 * torch.eye(2, dtype=DOUBLE)
+    expected = 0.5 * float(total.diagonal().log().sum() - torch.logdet(total))
+    assert health.total_correlation == pytest.approx(expected, abs=0.1)
+    assert expected > 0.4
+    marginal = 0.5 * 2 * (1.16 - 1 - math.log(1.16))
+    assert health.marginal_kl == pytest.approx(marginal, abs=0.08)
+    information = 0.5 * float(torch.logdet(total)) - 2 * math.log(0.4)
+    assert health.mutual_information == pytest.approx(information, abs=0.1)
+
+
+def test_rates_are_closed_forms_by_unit():
+    means, scales = torch.randn(40, 3, dtype=DOUBLE), 0.3 + torch.rand(40, 3, dtype=DOUBLE)
+    model, x = tabled(means, scales)
+    expected = 0.5 * (means**2 + scales**2 - 1 - 2 * scales.log()).mean(0)
+    health = latent_health(model, x)
+    torch.testing.assert_close(health.rate_per_unit, expected, rtol=1e-12, atol=1e-12)
+    assert health.rate == pytest.approx(float(expected.sum()), rel=1e-12)
+    assert health.rate == pytest.approx(lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-12)
+    assert health.rate == pytest.approx(health.mutual_information + health.aggregate_kl, rel=1e-12)
+
+
+@pytest.mark.usefixtures("_small_passes")
+def test_active_units_vary_over_all_examples():
+    """The population variance, in batches of 7 and a last one of 4, of means far from 0."""
+    means = torch.randn(60, 4, dtype=DOUBLE) * torch.tensor([1.0, 0.11, 0.09, 0.0], dtype=DOUBLE)
+    means = (means - means.mean(0)) / means.std(0, correction=0).clamp_min(1e-12)
+    means = 1e5 + means * torch.tensor([1.0, 0.101, 0.099, 0.0], dtype=DOUBLE)
+    health = latent_health(*tabled(means, torch.ones(60, 4, dtype=DOUBLE)))
+    np.testing.assert_allclose(health.variances, [1.0, 0.101**2, 0.099**2, 0.0], atol=1e-9)
+    assert (health.active_units, health.units) == (2, 4)
+    assert health.active.tolist() == [True, True, False, False]
+
+
+def test_figures_do_not_depend_on_the_batches(monkeypatch):
+    model, x = tabled(torch.randn(50, 2, dtype=DOUBLE), torch.full((50, 2), 0.5, dtype=DOUBLE))
+    whole = latent_health(model, x, samples=3)
+    monkeypatch.setattr("lowerbound.models.base._PASS_SIZE", 16)
+    parts = latent_health(model, x, samples=3)
+    for name in ("rate", "mutual_information", "marginal_kl"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+    assert latent_health(model, x, samples=3, seed=1).mutual_information != whole.mutual_information
+
+
+def test_many_examples_are_spread_over(monkeypatch):
+    monkeypatch.setattr("lowerbound.evaluation.health._COMPONENTS", 500)
+    monkeypatch.setattr("lowerbound.evaluation.health._NUMBERS", 2 * 500 * 250)
+    means = 100 * torch.arange(1300, dtype=DOUBLE)[:, None] + torch.zeros(1, 2, dtype=DOUBLE)
+    health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
+    assert (health.examples, health.components, health.draws) == (1300, 500, 250)
+    assert health.mutual_information == pytest.approx(math.log(500), abs=1e-6)
+    # Draws are spread as well: the first half of the data is one posterior, where a draw tells log 2.
+    means[:650] = -1e4
+    health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
+    assert health.mutual_information == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(500), abs=0.01)
+
+
+def test_latents_that_are_images_count_each_entry_as_a_unit():
+    means = torch.randn(20, 2, 3, 3, dtype=DOUBLE)
+    health = latent_health(*tabled(means, torch.ones(20, 2, 3, 3, dtype=DOUBLE)))
+    assert (health.units, len(health.rate_per_unit), health.active_units) == (18, 18, 18)
+
+
+def test_binary_latents():
+    """Each of two bits copies one of the data: log 4."""
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(5, 1)
+    model = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(2, 2)), lb.Bernoulli(lb.mlp(2, 2)))
+    with torch.no_grad():
+        model.posterior.network.layers[0].weight.copy_(60 * torch.eye(2))
+        model.posterior.network.layers[0].bias.fill_(-30)
+    health = latent_health(model, x)
+    assert health.mutual_information == pytest.approx(math.log(4), abs=1e-6)
+    assert health.rate_per_unit.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
+    assert health.active_units == 2
+
+
+def test_posteriors_whose_units_are_not_independent():
+    class Slanted(Table):
+        def forward(self, x):
+            covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=DOUBLE)
+            return MultivariateNormal(super().forward(x).mean, covariance)
+
+    means = 100 * torch.arange(30, dtype=DOUBLE)[:, None] + torch.zeros(1, 2, dtype=DOUBLE)
+    health = latent_health(*tabled(means, torch.ones(30, 2, dtype=DOUBLE), Slanted))
+    assert health.mutual_information == pytest.approx(math.log(30), abs=1e-6)
+    assert health.rate_per_unit is None
+    assert health.marginal_kl is None
+    assert health.total_correlation is None
+    assert "by unit there is no closed form" in str(health)
+
+
+def test_a_flow_as_posterior():
+    model = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 4, hidden_features=(8,)), lb.Gaussian(lb.mlp(2, 8)))
+    x = torch.randn(40, 4)
+    health = latent_health(model, x)
+    assert health.rate_per_unit is None
+    assert health.mutual_information <= math.log(40) + 1e-6
+    assert health.rate == pytest.approx(lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-5)
+
+
+def test_torch_s_own_normal_is_one_too():
+    class Theirs(Table):
+        def forward(self, x):
+            q = super().forward(x)
+            return Independent(Normal(q.mean, q.stddev), 1)
+
+    means, scales = torch.randn(30, 2, dtype=DOUBLE), torch.full((30, 2), 0.5, dtype=DOUBLE)
+    ours, theirs = latent_health(*tabled(means, scales)), latent_health(*tabled(means, scales, Theirs))
+    torch.testing.assert_close(ours.rate_per_unit, theirs.rate_per_unit)
+    assert theirs.mutual_information == pytest.approx(ours.mutual_information, rel=1e-9)
+    assert theirs.marginal_kl == pytest.approx(ours.marginal_kl, rel=1e-9)
+
+
+def test_superfluous_units_are_no_collapse():
+    means = torch.randn(50, 10, dtype=DOUBLE) * (torch.arange(10) < 2)
+    health = latent_health(*tabled(means, torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10)))
+    assert (health.active_units, health.collapsed, health.findings) == (2, False, ())
+    assert "active units: 2 of 10; 8 superfluous ones are switched off" in str(health)
+
+
+# Collapse
+
+
+@pytest.fixture(scope="module")
+def digits() -> lb.Dataset:
+    return lb.load_data("digits")
+
+
+def digit_vae(scale="shared", activation="tanh", **more) -> lb.LatentModel:
+    entries = (2, 8, 8) if scale == "network" else (1, 8, 8)
+    return lb.LatentModel(
+        lb.StandardNormal(4),
+        lb.Gaussian(lb.mlp((1, 8, 8), 32, 8, activation=activation)),
+        lb.Gaussian(lb.mlp(4, 32, entries, activation=activation), scale=scale, **more),
+    )
+
+
+def test_rank_ten_data_have_ten_active_units_under_the_defaults():
+    """The recipe's own ten latents and settings: rate and reconstruction are summed alike, so that none switches off."""
+    mixing = torch.linalg.qr(torch.randn(40, 10))[0]
+    x = torch.randn(2000, 10) * torch.linspace(1, 2, 10) @ mixing.T + 0.2 * torch.randn(2000, 40)
+    model, objective = aevb_gaussian((40,))
+    lb.fit(model, objective, x, epochs=8, batch_size=32, progress=False)
+    health = latent_health(model, x, objective=objective)
+    assert (health.active_units, health.units) == (10, 10)
+    assert float(health.variances.min()) > 0.5
+    assert float(health.rate_per_unit.min()) > 1
+    assert (health.collapsed, health.findings) == (False, ())
+
+
+def test_a_model_that_learns_has_no_findings(digits):
+    model = digit_vae()
+    objective = lb.ELBO()
+    lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
+    health = latent_health(model, digits.test, objective=objective)
+    assert (health.collapsed, health.findings) == (False, ())
+    assert health.active_units >= 3
+    assert health.mutual_information > 2
+
+
+def causes(health) -> list[str]:
+    assert health.collapsed
+    units = f"{health.active_units} of {health.units} units are active"
+    assert all(finding.what.startswith(f"posterior collapse: {units}") for finding in health.findings)
+    assert all(finding.remedy for finding in health.findings)
+    assert str(health).startswith("posterior collapse: ")
+    return [finding.cause for finding in health.findings]
+
+
+def test_too_strong_a_weight_of_the_rate(digits):
+    model, objective = digit_vae(), lb.ELBO(beta=20.0)
+    lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
+    (cause,) = causes(latent_health(model, digits.test, objective=objective))
+    assert "beta = 20" in cause
+    (unknown,) = causes(latent_health(model, digits.test, objective=lb.ELBO()))  # the measurements find nothing else
+    assert unknown.startswith("cause not found")
+
+
+@pytest.mark.parametrize(("scale", "collapses"), [(10.0, True), (1.0, True), (0.2, False)])
+def test_a_scale_above_the_data_s(scale, collapses, digits):
+    """The largest standard deviation in any direction is 0.84."""
+    model, objective = digit_vae(scale=scale), lb.ELBO()
+    lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
+    health = latent_health(model, digits.test, objective=objective)
+    assert health.collapsed == collapses
+    if collapses:
+        (cause,) = causes(health)
+        assert f"({scale:g}) is above the data's standard deviation in every direction (at most 0.8" in cause
+        assert "set it near 0.2" in health.findings[0].remedy
+
+
+def test_the_scale_is_compared_with_the_direction_of_most_variance():
+    """One factor with 0.3 in each of 100 entries has a standard deviation of 3 along its direction."""
+    factor, entries = torch.randn(200, 1, dtype=DOUBLE), torch.full((1, 100), 0.3, dtype=DOUBLE)
+    x = factor @ entries
+    along = float(x.std(0).square().sum().sqrt())
+    for scale, expected in ((0.95 * along, False), (1.05 * along, True)):
+        model = lb.LatentModel(
+            lb.StandardNormal(2), lb.Gaussian(lb.mlp(100, 4)), lb.Gaussian(lb.mlp(2, 100), scale=scale)
+        )
+        with torch.no_grad():
+            model.likelihood.network.layers[0].weight.zero_()
+        look = look_at(model.double(), lb.Examples.of(x), 0)
+        assert (broad_scale(look) is not None) == expected
+
+
+def test_a_floor_above_the_data_s_scale(digits):
+    model, objective = digit_vae(min_scale=3.0), lb.ELBO()
+    lb.fit(model, objective, digits.train, epochs=10, learning_rate=0.01, progress=False)
+    health = latent_health(model, digits.test, objective=objective)
+    assert "is above the data's standard deviation" in causes(health)[0]
+    assert "min_scale" in health.findings[0].remedy
+
+
+def test_dead_units_in_the_encoder(digits):
+    model = digit_vae(activation="relu")
+    with torch.no_grad():
+        model.posterior.network.layers[0].bias.fill_(-100)
+    lb.fit(model, lb.ELBO(beta=20.0), digits.train, epochs=1, progress=False)
+    (cause,) = causes(latent_health(model, digits.test, objective=lb.ELBO(beta=20.0)))
+    assert cause.startswith("all units of posterior.network.layers.1, in the encoder, are constant")
+
+
+def test_some_dead_units_are_no_cause(digits):
+    model = digit_vae(scale=10.0, activation="relu")
+    with torch.no_grad():
+        for network in (model.posterior.network, model.likelihood.network):
+            network.layers[0].bias[:16] = -100
+    lb.fit(model, lb.ELBO(), digits.train, epochs=15, learning_rate=0.01, progress=False)
+    (cause,) = causes(latent_health(model, digits.test))
+    assert "is above the data's standard deviation" in cause
+
+
+def test_saturated_units_in_the_decoder(digits):
+    model = digit_vae(activation="tanh")
+    with torch.no_grad():
+        model.likelihood.network.layers[0].bias.copy_(100 * (-1) ** torch.arange(32))  # to 1 and -1 in turn
+    lb.fit(model, lb.ELBO(), digits.train, epochs=15, learning_rate=0.01, progress=False)
+    (cause,) = causes(latent_health(model, digits.test))
+    assert cause.startswith("all units of likelihood.network.layers.1, in the decoder, are constant")
+
+
+def test_an_encoder_that_is_constant_without_dead_units(digits):
+    model = digit_vae()
+    with torch.no_grad():
+        model.posterior.network.layers[-1].weight.zero_()
+    (cause,) = causes(latent_health(model, digits.test))
+    assert cause == "the encoder's output does not vary with x at all"
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+class Clusters(nn.Module):
+    """A likelihood that knows the data by heart: a mixture over whole examples, which hardly depends on z."""
+
+    def __init__(self, centres, slope=0.0):
+        super().__init__()
+        self.centres, self.slope = nn.Parameter(centres), slope
+
+    def forward(self, z):
+        leading = z.shape[:-1]
+        logits = torch.zeros(*leading, len(self.centres)) + self.slope * z.mean(-1, keepdim=True) * torch.arange(2)
+        centres = self.centres.expand(*leading, *self.centres.shape)
+        return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(centres, 0.1), 1))
+
+
+def test_a_decoder_that_needs_no_latents():
+    centres = torch.stack([torch.zeros(10), torch.ones(10)])
+    x = centres[torch.arange(200) % 2] + 0.1 * torch.randn(200, 10)
+    encoder = lb.Gaussian(lb.mlp(10, 4))
+    with torch.no_grad():
+        encoder.network.layers[0].weight.mul_(1e-3)
+    model = lb.LatentModel(lb.StandardNormal(2), encoder, Clusters(centres))
+    (cause,) = causes(latent_health(model, x, objective=lb.ELBO()))
+    assert cause.startswith("the decoder models x without z: log p(x|z) moves by 0 nats")
+    using = lb.LatentModel(lb.StandardNormal(2), encoder, Clusters(centres, slope=20.0))
+    assert free_running(look_at(using, lb.Examples.of(x), 0)) is None
+    noise = torch.randn(200, 10)
+    assert free_running(look_at(model, lb.Examples.of(noise), 0)) is None  # no better than independent entries
+
+
+def test_data_that_are_all_the_same(digits):
+    (cause,) = causes(latent_health(digit_vae(), digits.test.values[:1].repeat(20, 1, 1, 1)))
+    assert "the examples are all the same" in cause
+
+
+def test_too_few_examples_show_no_collapse(digits):
+    model = digit_vae(scale=10.0)
+    for count in (1, 4):
+        health = latent_health(model, digits.test.spread(count))
+        assert (health.collapsed, health.examples) == (False, count)
+
+
+@pytest.mark.parametrize(
+    ("objective", "schedules", "hint"),
+    [
+        (lb.ELBO(), {}, None),
+        (lb.ELBO(beta=4.0), {}, "beta = 4"),
+        (lb.ELBO(beta=0.5), {}, None),
+        (lb.ELBO(beta=lb.Ramp(0.0, 4.0, epochs=10)), {}, "beta = 4"),
+        (lb.ELBO(beta=lb.Ramp(0.0, 4.0, epochs=10)), {"beta": {"reached": 0.5, "end": 4.0}}, None),
+        (lb.ELBO(beta=lb.Ramp(4.0, 1.0, epochs=10)), {"beta": {"reached": 3.0, "end": 1.0}}, "beta = 3"),
+        (lb.ELBO(beta=10.0, capacity=0.0), {}, "capacity"),
+        (lb.ELBO(capacity=lb.Ramp(0.0, 25.0, epochs=9)), {"capacity": {"reached": 0.1, "end": 25.0}}, "0.1 nats"),
+        (lb.ELBO(free_bits=0.5), {}, "free bits of 0.5"),
+        (lb.IWAE(samples=5), {}, None),
+        (None, {}, None),
+    ],
+)  # fmt: skip
+def test_the_weight_of_the_rate(objective, schedules, hint):
+    cause = strong_rate_weight(objective, schedules)
+    assert (cause is None) == (hint is None)
+    assert cause is None or hint in cause[0]
+
+
+def test_causes_that_do_not_apply_say_nothing(digits):
+    look = look_at(digit_vae(), digits.test, 0)
+    assert [measure(look) for measure in (constant_data, dead_units, free_running)] == [None] * 3
+    ((cause, remedy),) = causes_of_collapse(look_at(digit_vae(scale=0.1), digits.test, 0), None, {})
+    assert "cause not found" in cause
+    assert "warm-up" in remedy
+
+
+# Findings without a collapse
+
+
+def test_a_warm_up_that_outlasted_the_training(digits):
+    health = latent_health(digit_vae(), digits.test, schedules={"beta": {"reached": 0.2, "end": 1.0}})
+    found = [finding for finding in health.findings if "beta was 0.2, on its way to 1" in finding.what]
+    assert len(found) == 1
+    ended = latent_health(digit_vae(), digits.test, schedules={"beta": {"reached": 1.0, "end": 1.0}})
+    assert not any("on its way" in finding.what for finding in ended.findings)
+
+
+def test_a_floor_that_holds_up_the_scale():
+    """Three of four entries are constant, and the decoder wants their scale far below the floor."""
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8), min_scale=0.01))
+    decoder = model.likelihood.network.layers[0]
+    with torch.no_grad():
+        decoder.weight[4:].zero_()
+        decoder.bias[4:] = torch.tensor([-100.0, -100.0, -100.0, -2.0])
+    health = latent_health(model, torch.randn(30, 4))
+    assert health.scale_floor_reached == 0.75
+    assert health.scale_ceiling_reached == 0
+    assert any("75% of the likelihood's scales are at their floor min_scale=0.01" in f.what for f in health.findings)
+    with torch.no_grad():
+        decoder.bias[4:] = torch.tensor([100.0, 0.0, 0.0, 0.0])
+    health = latent_health(model, torch.randn(30, 4))
+    assert (health.scale_floor_reached, health.scale_ceiling_reached) == (0, 0.25)
+    assert any("at their ceiling max_scale=1000" in finding.what for finding in health.findings)
+
+
+@pytest.mark.parametrize("likelihood", [lb.Gaussian(lb.mlp(2, 4), scale=0.3), lb.Bernoulli(lb.mlp(2, 4))])
+def test_no_floor_without_a_learned_scale(likelihood):
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), likelihood)
+    health = latent_health(model, torch.randn(30, 4).round().clamp(0, 1))
+    assert health.scale_floor_reached is None
+    assert health.scale_ceiling_reached is None
+
+
+# Use
+
+
+def test_the_model_and_torch_s_randomness_are_left_as_they_were():
+    model, x = tabled(torch.randn(30, 2, dtype=DOUBLE), torch.ones(30, 2, dtype=DOUBLE))
+    model.train()
+    before = torch.random.get_rng_state()
+    one, again = latent_health(model, x), latent_health(model, x)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
+    assert one.mutual_information == again.mutual_information
+
+
+def test_mistakes_are_named():
+    class Other(lb.Model):
+        def draw(self, x, samples=1, gradient="pathwise"):
+            raise AssertionError
+
+    model, x = tabled(torch.randn(30, 2, dtype=DOUBLE), torch.ones(30, 2, dtype=DOUBLE))
+    with pytest.raises(UnsupportedError, match=r"a Other has no single posterior.*lowerbound\.LatentModel"):
+        latent_health(Other(), x)
+    with pytest.raises(SettingsError, match="samples=0"):
+        latent_health(model, x, samples=0)
+    with pytest.raises(SettingsError, match="seed=-1"):
+        latent_health(model, x, seed=-1)
+    with pytest.raises(ShapeError, match=r"\(5,\)"):
+        latent_health(digit_vae(), torch.rand(3, 5))
