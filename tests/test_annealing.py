@@ -128,7 +128,7 @@ def test_transitions_leave_their_distribution_invariant(beta):
     model, evidence = linear_model()
     x = evidence.sample((2,))
     posterior = tempered_posterior(model, x, beta)
-    path = annealing._Path(model, x, {"distributions": 2, "leapfrog_steps": 3})
+    path = annealing.AnnealingPath(model, x, {"distributions": 2, "leapfrog_steps": 3})
     step = torch.full((2,), 1.2 / float(posterior.precision_matrix.diagonal(0, -2, -1).max()) ** 0.5, dtype=DOUBLE)
     whiten = torch.linalg.inv(torch.linalg.cholesky(posterior.covariance_matrix[0]))
     with torch.no_grad():

@@ -104,8 +104,8 @@ def annealed_log_likelihood(
     0.65 as the temperature rises; the run that gives the weights uses what it found, frozen. On real data the figure is never
     certified: no exact posterior draw exists for them, so no upper bound does. See :func:`bidirectional` for simulated data.
 
-    The noise of an example, and its pixels where those are random, depend on ``seed`` and its row alone. So ``batch_size`` does
-    not change a figure beyond rounding, which a trajectory on the edge between accepted and rejected can magnify.
+    The noise of an example, and its pixels where those are random, depend on ``seed`` and its row alone, so ``batch_size`` changes
+    a figure by no more than rounding does. Where the posterior is rough, long chains magnify rounding: into another draw.
 
     Args:
         model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
@@ -141,7 +141,7 @@ def annealed_log_likelihood(
     parts: list[dict[str, Tensor]] = []
     with evaluating(model), seeded(seed, device_of(model)):
         for rows, x in batches(examples, model, seed=seed, samples=chains, batch_size=batch_size):
-            path = _Path(model, x, settings)
+            path = AnnealingPath(model, x, settings)
             parts.append(path.anneal(_prior_draws(path.prior, chains, len(x)), path.pilot(rows)))
     estimate = _gathered(parts, settings)
     return replace(estimate, bits_per_dimension=examples.bits_per_dimension(estimate.mean))
@@ -197,7 +197,7 @@ def bidirectional(
             with noise.per_example(derived_seed(seed, "simulated"), rows):
                 z = _prior_draws(model.prior(), 1, len(rows))
                 x = model.likelihood(z).sample()[0]
-            path = _Path(model, x, settings)
+            path = AnnealingPath(model, x, settings)
             steps = path.pilot(rows)
             with noise.per_example(derived_seed(seed, "forward"), rows):
                 lower = path.anneal(_prior_draws(path.prior, chains, len(x)), steps)
@@ -208,7 +208,7 @@ def bidirectional(
     return Interval(_gathered(below, settings), _gathered(above, settings), torch.cat(simulated))
 
 
-class _State(NamedTuple):
+class ChainState(NamedTuple):
     """Where chains are, with log p(z) and log p(x given z), ``[C, B]`` in float64, and the gradients of these."""
 
     z: Tensor
@@ -218,14 +218,22 @@ class _State(NamedTuple):
     likelihood_gradient: Tensor
 
     def log_density(self, beta: float) -> Tensor:
+        """log p(z) + beta log p(x given z), ``[C, B]``."""
         return self.log_prior + beta * self.log_likelihood
 
     def gradient(self, beta: float) -> Tensor:
+        """Its gradient with respect to z, ``[C, B, *event]``."""
         return self.prior_gradient + beta * self.likelihood_gradient
 
 
-class _Path:
-    """The way from p(z) to p(z given x) for a batch ``x``, and the chains that go it."""
+class AnnealingPath:
+    """The way from p(z) to p(z given x) for a batch ``x``, and the chains that go it.
+
+    Args:
+        model: the model.
+        x: examples, ``[B, *event]``.
+        settings: ``distributions`` and ``leapfrog_steps``.
+    """
 
     def __init__(self, model: LatentModel, x: Tensor, settings: Mapping[str, int]) -> None:
         self.x = x
@@ -234,7 +242,7 @@ class _Path:
         self.settings = settings
         self.betas = _betas(settings["distributions"])
 
-    def at(self, z: Tensor) -> _State:
+    def at(self, z: Tensor) -> ChainState:
         """The state at ``z``. A density that is not finite counts as zero, so that no proposal there is accepted."""
         with torch.enable_grad():
             inside = z.nan_to_num(0, 0, 0).requires_grad_()
@@ -242,9 +250,9 @@ class _Path:
             gradients = [_gradient(term, inside).nan_to_num(0, 0, 0) for term in terms]
         finite = terms[0].isfinite() & terms[1].isfinite() & z.isfinite().flatten(2).all(2)
         log_prior, log_likelihood = (term.detach().double().where(finite, -math.inf) for term in terms)
-        return _State(z, log_prior, log_likelihood, *gradients)
+        return ChainState(z, log_prior, log_likelihood, *gradients)
 
-    def transition(self, state: _State, beta: float, step: Tensor) -> tuple[_State, Tensor]:
+    def transition(self, state: ChainState, beta: float, step: Tensor) -> tuple[ChainState, Tensor]:
         """A Hamiltonian trajectory at ``beta`` with step sizes ``[B]``: the new state, and the chances of its acceptance."""
         z, event = state.z, tuple(range(2, state.z.dim()))
         step = step.to(z.dtype).reshape(-1, *(1 for _ in event))
@@ -259,7 +267,7 @@ class _Path:
         chance = (gain - kinetic_gain).exp().clamp(max=1).nan_to_num(0)  # nan: from one zero density to another
         accepted = noise.uniform(tuple(chance.shape), 1, dtype=chance.dtype, device=chance.device) < chance
         moved = accepted.reshape(*accepted.shape, *(1 for _ in event))
-        return _State(*map(torch.where, (moved, accepted, accepted, moved, moved), proposal, state)), chance
+        return ChainState(*map(torch.where, (moved, accepted, accepted, moved, moved), proposal, state)), chance
 
     def pilot(self, rows: Tensor) -> Tensor:
         """Step sizes for each temperature and example, ``[T, B]``, from a run with chains and noise of its own."""

@@ -63,7 +63,7 @@ def log_likelihood_value() -> float:
     tolerance=1e-12,
 )
 def log_likelihood_exact() -> float:
-    """With few samples, one that is drawn but not counted shows. Pareto's shape of equal weights is minus infinity."""
+    """With few samples, one that is drawn but not counted shows."""
     model, evidence = some_linear_vae()
     x = evidence.sample(torch.Size((5,)))
     found = [lb.log_likelihood(model, x, samples, chunk_size=3) for samples in (1, 2, 3, 7, 40)]

@@ -26,6 +26,9 @@ from lowerbound.selftest.registry import check
 
 # Paired over this many copies of one example; with 5 samples each, 200,000 draws.
 _COPIES = 40_000
+# Of samples, over which slopes are taken.
+_COUNTS = (8, 32, 128)
+
 _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", "score-function")
 
 
@@ -181,9 +184,6 @@ def piwae_encoder() -> float:
         found = (of_encoder(gradients(model, objective, x, 0)) for objective in (partial, multiple))
         differences.append(largest(next(found) - next(found)))
     return max(differences)
-
-
-_COUNTS = (8, 32, 128)
 
 
 @check(

@@ -40,7 +40,7 @@ def recorded_bound() -> float:
     """One epoch of 7 very different examples in batches of 5 and 2, against the weights that the objective saw."""
     model, watching = curved_vae(), _Misleading()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
-    run = lb.fit(model, watching, x, epochs=1, batch_size=5, progress=False)
+    run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
     log_w = torch.cat(watching.seen, 1)[:, -len(x) :].numpy()  # before the first step fit may have tried the objective
     expected = float((special.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean())
     return abs(float(run.history[0]["train"]["bound"]) / expected - 1)
@@ -63,6 +63,7 @@ def selection() -> float:
         epochs=6,
         batch_size=10,
         learning_rate=0.3,
+        device="cpu",
         progress=False,
     )
     bounds = [record["validation"]["bound"] for record in run.history]
@@ -82,7 +83,7 @@ def rank_ten() -> float:
     model = lb.LatentModel(
         lb.StandardNormal(10), lb.Gaussian(lb.mlp(50, 64, 20)), lb.Gaussian(lb.mlp(10, 64, 50), scale="shared")
     )
-    lb.fit(model, lb.ELBO(), x, epochs=20, progress=False)
+    lb.fit(model, lb.ELBO(), x, epochs=20, device="cpu", progress=False)
     return 10 - latent_health(model, x).active_units
 
 
@@ -102,6 +103,15 @@ def trained_linear_vae() -> float:
         lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
         lb.Gaussian(lb.mlp(2, 5), scale="shared", min_scale=1e-4),
     ).double()
-    lb.fit(model, lb.ELBO(samples=32), x, epochs=4000, learning_rate=0.02, schedule="cosine", progress=False)
+    lb.fit(
+        model,
+        lb.ELBO(samples=32),
+        x,
+        epochs=4000,
+        learning_rate=0.02,
+        schedule="cosine",
+        device="cpu",
+        progress=False,
+    )
     reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
     return abs(reached - expected)
