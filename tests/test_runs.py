@@ -619,3 +619,14 @@ def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch
     assert metrics(tmp_path / "resumed") == metrics(tmp_path / "straight")
     one, other = state_of(tmp_path / "resumed"), state_of(tmp_path / "straight")
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_run_of_an_earlier_version_goes_on(data, tmp_path):
+    """Its configuration lacks settings that objectives have got since."""
+    train(tmp_path / "run", data, epochs=1)
+    file = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    for name in ("beta", "free_bits", "capacity"):
+        del config["objective"][name]
+    file.write_text(yaml.safe_dump(config))
+    assert train(tmp_path / "run", data, epochs=2, resume=True).history[-1]["epoch"] == 2
