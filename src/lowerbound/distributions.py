@@ -206,13 +206,21 @@ def _kl_bernoulli_bernoulli(q: FactorialBernoulli, p: FactorialBernoulli) -> Ten
     return _bernoulli_unit_kl(q, p).flatten(-q.event_dims).sum(-1)
 
 
-def _as_diagonal(distribution: Distribution) -> DiagonalNormal:
+def as_diagonal(distribution: Distribution) -> DiagonalNormal | None:
+    """The same distribution as ours, if it is ours or torch's ``Independent(Normal)``; else ``None``."""
     if isinstance(distribution, DiagonalNormal):
         return distribution
     base = getattr(distribution, "base_dist", None)
     if not isinstance(distribution, Independent) or not isinstance(base, Normal):
-        raise NotImplementedError
+        return None
     return DiagonalNormal(base.loc, base.scale.log(), len(distribution.event_shape))
+
+
+def _as_diagonal(distribution: Distribution) -> DiagonalNormal:
+    ours = as_diagonal(distribution)
+    if ours is None:
+        raise NotImplementedError  # torch's protocol: no closed form
+    return ours
 
 
 @register_kl(DiagonalNormal, Independent)  # type: ignore[untyped-decorator]

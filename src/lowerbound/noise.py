@@ -191,7 +191,7 @@ def uniform(
 
 
 class _Foreign(TorchFunctionMode):
-    """Answers requests for torch's normal noise of a certain leading shape from the examples' own streams."""
+    """Answers requests for torch's normal and Bernoulli noise of a certain leading shape from the examples' own streams."""
 
     def __init__(self, leading: tuple[int, int]) -> None:
         super().__init__()
@@ -203,6 +203,11 @@ class _Foreign(TorchFunctionMode):
             with torch.DisableTorchFunction():
                 like = args[0]
                 return like.copy_(standard_normal(tuple(like.shape), 1, dtype=like.dtype, device=like.device))
+        if func is torch.bernoulli and tuple(args[0].shape[:2]) == self.leading and not args[1:] and not kwargs:
+            with torch.DisableTorchFunction():
+                chances = args[0]
+                threshold = uniform(tuple(chances.shape), 1, dtype=chances.dtype, device=chances.device)
+                return (threshold < chances).to(chances.dtype)
         return func(*args, **kwargs)
 
 
@@ -210,7 +215,7 @@ class _Foreign(TorchFunctionMode):
 def for_foreign(samples: int, examples: int) -> Iterator[None]:
     """Within the block, distributions that draw ``[samples, examples, ...]`` by torch's own means get the examples' noise.
 
-    This covers ``torch.distributions.Normal``, and with it the flows of zuko. It changes nothing where no example's
+    This covers ``torch.distributions.Normal``, and with it the flows of zuko, and ``torch.distributions.Bernoulli``. It changes nothing where no example's
     streams are in force, as in training.
     """
     if torch.compiler.is_compiling() or _PER_EXAMPLE.get() is None:

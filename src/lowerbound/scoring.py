@@ -36,8 +36,8 @@ def dataset_terms(
     """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
 
     The noise of an example depends on ``seed`` and its row alone, so neither the batch size nor the other examples change
-    its figures beyond rounding. (A distribution of another library that draws otherwise than by torch's normal noise, such
-    as a discrete one, takes it from torch's generator, seeded once: its figures are reproducible for one batch size.)
+    its figures beyond rounding. (A distribution of another library that draws otherwise than by torch's normal or
+    Bernoulli noise takes it from torch's generator, seeded once: its figures are reproducible for one batch size.)
     """
     examples = Examples.of(data)
     parts: list[dict[str, Tensor]] = []

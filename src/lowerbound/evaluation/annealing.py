@@ -196,7 +196,8 @@ def bidirectional(
         for rows in torch.arange(count).split(batch_size or examples_per_pass(chains * dimensions)):
             with noise.per_example(derived_seed(seed, "simulated"), rows):
                 z = _prior_draws(model.prior(), 1, len(rows))
-                x = model.likelihood(z).sample()[0]
+                with noise.for_foreign(1, len(rows)):
+                    x = model.likelihood(z).sample()[0]
             path = AnnealingPath(model, x, settings)
             steps = path.pilot(rows)
             with noise.per_example(derived_seed(seed, "forward"), rows):

@@ -37,7 +37,8 @@ class LikelihoodEstimate(Estimate):
     @property
     def doubtful(self) -> Tensor:
         """Which examples' figures are not to be trusted, ``[N]``."""
-        few = self.effective_sample_sizes < min(_FEWEST_EFFECTIVE, self.samples)
+        # nan: all weights were zero, or not numbers
+        few = ~(self.effective_sample_sizes >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
         return few | ~(self.pareto_k <= reliable_shape(self.samples))
 
     @property
@@ -48,7 +49,7 @@ class LikelihoodEstimate(Estimate):
             return None
         worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
         reason = (
-            f"{self.samples} samples are too few to judge their weights"
+            f"{self.samples} draw{'s' if self.samples > 1 else ''} of z cannot tell whether their weights can be trusted"
             if bool(self.pareto_k.isnan().all())
             else f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at most "
             f"{reliable_shape(self.samples):.2f} is reliable; least effective sample size {float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
@@ -110,7 +111,8 @@ def log_likelihood(
     On average this is at most log p(x) (Burda et al. 2016), and nears it as the samples increase. For each example exactly
     ``samples`` latents are drawn and decoded. They come a chunk at a time and only sums of their weights are
     kept, so memory is bounded for any number of samples and examples; neither ``batch_size`` nor ``chunk_size`` changes the
-    figures beyond rounding, and with the same ``seed`` they are those of ``evaluate(model, IWAE(samples), data)``.
+    figures beyond rounding, and with the same ``seed`` they are those of ``evaluate(model, IWAE(samples), data)``. (Posteriors
+    of other libraries that draw otherwise than by torch's normal or Bernoulli noise are reproducible for one batch size.)
 
     Args:
         model: any model whose likelihood is a density.

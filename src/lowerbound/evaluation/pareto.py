@@ -11,6 +11,9 @@ from torch import Tensor
 _PRIOR_COUNT = 10.0
 _FEWEST = 5
 
+# Weights that differ by less than a thousandth, or by no more than float32 can tell apart, have no tail.
+_EVEN, _ROUNDING = 1e-3, 1e-6
+
 
 def tail_length(samples: int) -> int:
     """How many of the largest weights make the tail: ``min(S / 5, 3 sqrt(S))``, rounded up (Vehtari et al. 2024)."""
@@ -51,7 +54,7 @@ def pareto_shape(largest_log_w: Tensor) -> Tensor:
         return torch.full_like(ordered[0], math.nan)
     weights = (ordered - ordered[-1]).exp()
     excess = weights[1:] - weights[0]  # [T, B], ascending
-    flat = excess[-1] <= 0
+    flat = ~(ordered[-1] - ordered[0] > (_ROUNDING * ordered[-1].abs()).clamp_min(_EVEN))
     excess = torch.where(flat, torch.linspace(0.5, 1, count, dtype=excess.dtype, device=excess.device)[:, None], excess)
     tiny = torch.finfo(excess.dtype).tiny
     excess = excess.clamp_min(tiny)

@@ -63,6 +63,8 @@ def fitting(examples: Examples) -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (ShapeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ShapeError(

@@ -105,16 +105,15 @@ class Draw:
     def with_scaled_paths(self, surrogate: Tensor, scale: Tensor) -> Tensor:
         """``surrogate``, ``[B]``, whose gradient is multiplied by ``scale``, ``[K, B]``, where it comes back to the latents.
 
-        So what reaches the posterior's parameters through z is weighted anew, and no other gradient is changed. The
-        gradients of other values from the same draw are not affected, unless they are added to this one.
+        So what reaches the posterior's parameters through z is weighted anew, and no other gradient is changed. It costs a
+        pass backward from the surrogate to z; the result can be added to other terms of the same draw.
         """
         if not self.z.requires_grad:
             return surrogate
-        if "_paths" not in self.__dict__:
-            self.__dict__["_paths"] = _Paths()
-            self.z.register_hook(self.__dict__["_paths"].scaled)
-        value: Tensor = _Announced.apply(surrogate, self.__dict__["_paths"], scale)  # type: ignore[no-untyped-call]
-        return value
+        (path,) = torch.autograd.grad(surrogate.sum(), self.z, retain_graph=True)
+        missing = path * (scale - 1).reshape(*scale.shape, *(1,) * (path.dim() - scale.dim()))
+        # Linear in z, with the slope that is missing; its value is taken away again.
+        return surrogate + (missing * (self.z - self.z.detach())).flatten(2).sum(2).sum(0)
 
     @_once
     def unit_rates(self) -> Tensor | None:
@@ -140,34 +139,6 @@ class Draw:
     def rate(self) -> Tensor:
         """KL(q(z given x) || p(z)), ``[B]``: in closed form where there is one, else sampled."""
         return self.sampled_rate if self.analytic_rate is None else self.analytic_rate
-
-
-class _Paths:
-    """What multiplies the gradient that comes back to z in the backward pass under way; nothing, unless it was announced."""
-
-    def __init__(self) -> None:
-        self.scale: Tensor | None = None
-
-    def scaled(self, gradient: Tensor) -> Tensor:
-        """The hook on z: uses the scale, once."""
-        scale, self.scale = self.scale, None
-        if scale is None:
-            return gradient
-        return gradient * scale.reshape(*scale.shape, *(1,) * (gradient.dim() - scale.dim()))
-
-
-class _Announced(torch.autograd.Function):
-    """The identity; a backward pass comes through here before it comes to z."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, paths: _Paths, scale: Tensor) -> Tensor:
-        ctx.paths, ctx.scale = paths, scale
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        ctx.paths.scale = ctx.scale
-        return gradient, None, None
 
 
 def _term(draw: Draw, compute: Callable[[], Tensor] | None) -> Tensor:

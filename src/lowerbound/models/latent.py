@@ -15,6 +15,7 @@ from lowerbound import noise
 from lowerbound.conditionals import Conditional
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
+from lowerbound.distributions import as_diagonal
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.models.base import Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded
 from lowerbound.models.draw import Draw, Gradient
@@ -88,9 +89,17 @@ class LatentModel(Model):
 
     def _held(self, q: Distribution, x: Tensor) -> Distribution:
         """The posterior given x with its parameters held fixed: no gradient reaches them."""
-        held = getattr(q, "held", None)
+        ours = as_diagonal(q)
+        held = getattr(q if ours is None else ours, "held", None)
         if held is not None:
             return cast(Distribution, held())
+        # Another library's distribution may hold networks of its own, so it is made again from fixed parameters.
+        changing = next((module for module in self.posterior.modules() if _differs_between_passes(module)), None)
+        if changing is not None:
+            raise UnsupportedError(
+                f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, so that a second pass "
+                "with its parameters held fixed gives another distribution; use gradient='pathwise', or leave that layer out"
+            )
         fixed = {name: value.detach() for name, value in self.posterior.state_dict(keep_vars=True).items()}
         return cast(Distribution, functional_call(self.posterior, fixed, (x,)))
 
@@ -195,6 +204,10 @@ def _scored(q: Distribution, z: Tensor) -> Tensor:
             f"the posterior returned {type(q).__name__}, which cannot score a given point: its log_prob is not implemented; "
             "use a posterior whose density can be evaluated"
         ) from None
+
+
+def _differs_between_passes(module: nn.Module) -> bool:
+    return module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
 
 
 def _not_a_distribution(role: str, part: Any) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, cast, get_args
+from copy import copy
+from dataclasses import fields, is_dataclass
+from numbers import Real
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
@@ -72,14 +75,13 @@ class Objective(ABC):
 
     def __call__(self, draw: Draw) -> Tensor:
         """The bound's value with the surrogate's gradient, ``[B]``."""
-        bound, surrogate = self.bound(draw), self.surrogate(draw)
-        return surrogate + (bound - surrogate).detach()
+        surrogate = self.surrogate(draw)
+        return self.bound(draw).detach() + (surrogate - surrogate.detach())
 
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change while it trains, by name."""
-        if not is_dataclass(self):
-            return {}
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        names = [entry.name for entry in fields(self)] if is_dataclass(self) else list(vars(self))
+        values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if isinstance(value, Schedule)}
 
     def at(self: Self, step: int, epoch: float) -> Self:
@@ -87,9 +89,10 @@ class Objective(ABC):
         schedules = self.schedules()
         if not schedules:
             return self
-        current: Any = self
-        numbers = {name: schedule.at(step, epoch) for name, schedule in schedules.items()}
-        return cast(Self, replace(current, **numbers))
+        current = copy(self)
+        for name, schedule in schedules.items():
+            object.__setattr__(current, name, schedule.at(step, epoch))  # frozen for everyone else
+        return current
 
 
 def check_common(objective: Objective) -> None:
@@ -118,6 +121,20 @@ def whole_number(name: str, value: Any) -> int:
     if number < 1:
         raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
     return number
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Refuse what is no finite number from ``low`` to ``high``, and a schedule that goes outside of them.
+
+    Raises:
+        SettingsError: naming it, and what is allowed.
+    """
+    ends = (value.at(0, 0.0), value.end) if isinstance(value, Schedule) else (value,)
+    for number in ends:
+        real = isinstance(number, Real) and not isinstance(number, bool)
+        if not real or not math.isfinite(number) or not low <= number <= high:
+            allowed = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+            raise SettingsError(f"{name}={value!r} must be a finite number {allowed}")
 
 
 def refuse_no_others(name: str, samples: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, refuse_no_others
+from lowerbound.objectives.base import Objective, check_common, check_number, refuse_no_others
 from lowerbound.objectives.schedules import Schedule, value_of
 
 
@@ -39,7 +38,7 @@ class ELBO(Objective):
             of what is climbed; ``"dreg"`` is ``"sticking-the-landing"`` here.
         beta: the weight of the rate (Higgins et al. 2017), or a schedule such as ``Ramp(0.0, 1.0, epochs=100)``, the KL
             warm-up of Bowman et al. 2016 and Sønderby et al. 2016.
-        free_bits: lambda in nats: the rate of a unit below which it is not penalised (Kingma et al. 2016).
+        free_bits: lambda in nats, or a schedule: the rate of a unit below which it is not penalised (Kingma et al. 2016).
         capacity: C in nats, or a schedule: the rate that is aimed at (Burgess et al. 2018, whose gamma is ``beta``).
 
     Raises:
@@ -62,7 +61,7 @@ class ELBO(Objective):
     kl: Literal["auto", "closed-form", "sampled"] = "auto"
     gradient: Gradient = "pathwise"
     beta: float | Schedule = 1.0
-    free_bits: float = 0.0
+    free_bits: float | Schedule = 0.0
     capacity: float | Schedule | None = None
 
     def __post_init__(self) -> None:
@@ -75,17 +74,14 @@ class ELBO(Objective):
             raise SettingsError(
                 f"ELBO: gradient={self.gradient!r} is about the sampled KL term; it excludes kl='closed-form'"
             )
-        for name in ("beta", "free_bits", "capacity"):
-            value = getattr(self, name)
-            number = 0.0 if value is None else value_of(value)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise SettingsError(f"ELBO: {name}={value!r} must be a finite number of at least 0, in nats")
+        check_number("ELBO: beta", self.beta, 0)
+        check_number("ELBO: free_bits", self.free_bits, 0)
+        if self.capacity is not None:
+            check_number("ELBO: capacity", self.capacity, 0)
         if self.free_bits and (self.capacity is not None or self.kl == "sampled" or self._samples_the_path):
             raise SettingsError(
-                "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, kl='sampled' and "
-                f"gradient={self.gradient!r}"
-                if self._samples_the_path
-                else "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity and kl='sampled'"
+                "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, kl='sampled', and the "
+                "gradients 'sticking-the-landing' and 'dreg'"
             )
 
     @property
@@ -111,7 +107,7 @@ class ELBO(Objective):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the gradient asked for, ``[B]``."""
-        plain = self.capacity is None and not self.free_bits and value_of(self.beta) == 1.0
+        plain = self.capacity is None and not value_of(self.free_bits) and value_of(self.beta) == 1.0
         if plain and self.gradient == "pathwise":
             return self.bound(draw)
         if self.gradient == "score-function":
@@ -122,15 +118,15 @@ class ELBO(Objective):
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
         """What is subtracted in the place of the rate, ``[B]``."""
         beta = value_of(self.beta)
-        if self.free_bits:
+        least = value_of(self.free_bits)
+        if least:
             if draw.unit_rates is None:
                 raise UnsupportedError(
                     f"free_bits needs a rate of each unit, and {type(draw.q).__name__} against {type(draw.prior).__name__} "
                     "has none in closed form; use free_bits=0"
                 )
             units = draw.unit_rates
-            floor = torch.full_like(units, self.free_bits)
-            return beta * torch.where(units.mean(0) > self.free_bits, units, floor).flatten(1).sum(1)
+            return beta * torch.where(units.mean(0) > least, units, torch.full_like(units, least)).flatten(1).sum(1)
         return self._weight(rate) * rate
 
     def _weight(self, rate: Tensor) -> float | Tensor:

@@ -14,10 +14,14 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, refuse_no_others, whole_number
+from lowerbound.objectives.base import Objective, check_common, check_number, refuse_no_others, whole_number
+from lowerbound.objectives.schedules import Schedule, value_of
 
-# Relative to the largest weight of an example, below the rounding of every floating type that a bound is computed in.
+# A normalised weight below the rounding of every floating type that a bound is computed in.
 _NEGLIGIBLE = 1e-20
+
+# Orders 1 - alpha nearer to 0 than this are computed about the mean, where the logarithm of a mean would lose its digits.
+_SMALL_ORDER = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,16 @@ class PowerMean:
         mean = log_w_KB.mean(0)
         if self.alpha == 1 or self.elbo_weight == 1:
             return mean
-        log_w_MGB, order = self._grouped(log_w_KB), 1 - self.alpha
-        of_groups = (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
-        power = of_groups.mean(0)
+        power = self._of_groups(self._grouped(log_w_KB)).mean(0)
         return power if self.elbo_weight == 0 else self.elbo_weight * mean + (1 - self.elbo_weight) * power
+
+    def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
+        """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
+        order = 1 - self.alpha
+        if abs(order) < _SMALL_ORDER:
+            mean = log_w_MGB.mean(1)
+            return mean + torch.expm1(order * (log_w_MGB - mean[:, None])).mean(1).log1p() / order
+        return (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
         """``df / d log w_k``, ``[K, B]``; they sum to 1 over the samples."""
@@ -65,15 +75,27 @@ class PowerMean:
         log_w_MGB = self._grouped(log_w_KB)
         count = log_w_MGB.shape[1]
         others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
-        one_out_MGGB = torch.where(
-            torch.eye(count, dtype=torch.bool, device=log_w_KB.device)[:, :, None],
-            others_MGB[:, :, None],
-            log_w_MGB[:, None],
-        )  # the second axis says which sample was replaced
-        group = PowerMean(self.alpha, 1, self.elbo_weight)
-        with_all_MB = group.value(log_w_MGB.transpose(0, 1))
-        without_MGB = group.value(one_out_MGGB.movedim(2, 0))
-        return ((with_all_MB[:, None] - without_MGB) / self.groups).flatten(0, 1)
+        of_elbo_MGB = (log_w_MGB - others_MGB) / count
+        if self.alpha == 1 or self.elbo_weight == 1:
+            return of_elbo_MGB.flatten(0, 1) / self.groups
+        of_power_MGB = self._of_groups(log_w_MGB)[:, None] - self._with_one_replaced(log_w_MGB, others_MGB)
+        mixed_MGB = self.elbo_weight * of_elbo_MGB + (1 - self.elbo_weight) * of_power_MGB
+        return mixed_MGB.flatten(0, 1) / self.groups
+
+    def _with_one_replaced(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
+        """The logarithm of each group's power mean if one log weight were another, for each of them, ``[M, G, B]``."""
+        order, count = 1 - self.alpha, log_w_MGB.shape[1]
+        if abs(order) < _SMALL_ORDER:
+            mean = log_w_MGB.mean(1, keepdim=True)
+            own, stand_in = (torch.expm1(order * (log_w - mean)) for log_w in (log_w_MGB, others_MGB))
+            return mean + ((own.sum(1, keepdim=True) - own + stand_in) / count).log1p() / order
+        # The sum without a term, from the sums before and after it: nothing is subtracted, so nothing cancels.
+        terms = order * log_w_MGB
+        edge = torch.full_like(terms[:, :1], -math.inf)
+        before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
+        after = torch.cat([terms.flip(1).logcumsumexp(1).flip(1)[:, 1:], edge], 1)
+        total = torch.logaddexp(torch.logaddexp(before, after), order * others_MGB)
+        return (total - math.log(count)) / order
 
     def _grouped(self, log_w_KB: Tensor) -> Tensor:
         return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])
@@ -104,17 +126,22 @@ class _PowerBound(Objective):
         if self.gradient == "pathwise" and model == posterior:
             return model.value(draw.log_w)
         log_w_KB = draw.log_w.detach()
-        model_KB, posterior_KB = model.weights(log_w_KB), posterior.weights(log_w_KB)
+        model_KB = model.weights(log_w_KB)
+        posterior_KB = model_KB if model == posterior else posterior.weights(log_w_KB)
         joint_KB = draw.log_likelihood + draw.log_prior
         if self.gradient == "score-function":
             signal_KB = posterior.advantages(log_w_KB)
             return (model_KB * joint_KB + (signal_KB - posterior_KB) * draw.log_q).sum(0)
         path_KB = posterior.path_weights(log_w_KB) if self.gradient == "dreg" else posterior_KB
-        # All that comes back to z has been weighted for the model's parameters; on the way to the posterior's it is
-        # weighted anew. The floor is below rounding, and lets the weight be divided by.
+        log_w_held_KB = joint_KB - draw.log_q_held
+        # A weight of zero has no gradient, and its logarithm is none that one could multiply.
+        log_w_held_KB = torch.where(log_w_held_KB.isfinite(), log_w_held_KB, torch.zeros_like(log_w_held_KB))
+        # What comes back to z has been weighted for the model's parameters; on the way to the posterior's it is weighted
+        # anew. The floor is below rounding, and lets the weight be divided by.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
-        weighted = (floored_KB * (joint_KB - draw.log_q_held)).sum(0)
-        surrogate = draw.with_scaled_paths(weighted, path_KB / floored_KB)
+        surrogate = (floored_KB * log_w_held_KB).sum(0)
+        if path_KB is not model_KB:
+            surrogate = draw.with_scaled_paths(surrogate, path_KB / floored_KB)
         if self.gradient == "pathwise":
             surrogate = surrogate - (posterior_KB * draw.log_q_at_fixed_z).sum(0)
         return surrogate
@@ -153,7 +180,7 @@ class IWAE(_PowerBound):
         gradient: see :class:`lowerbound.Objective`.
         groups: of the bound; divides ``samples``.
         encoder_groups: of what the encoder climbs, if that is to be another; divides ``samples``.
-        elbo_weight: from 0 to 1.
+        elbo_weight: from 0 to 1, or a schedule.
 
     Raises:
         SettingsError: for settings that are unknown or out of range.
@@ -171,19 +198,18 @@ class IWAE(_PowerBound):
     gradient: Gradient = "pathwise"
     groups: int = 1
     encoder_groups: int | None = None
-    elbo_weight: float = 0.0
+    elbo_weight: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", whole_number("IWAE: groups", self.groups))
         if self.encoder_groups is not None:
             object.__setattr__(self, "encoder_groups", whole_number("IWAE: encoder_groups", self.encoder_groups))
-        if isinstance(self.elbo_weight, bool) or not 0 <= self.elbo_weight <= 1:
-            raise SettingsError(f"IWAE: elbo_weight={self.elbo_weight!r} must be a number from 0 to 1")
+        check_number("IWAE: elbo_weight", self.elbo_weight, 0, 1)
         _check(self, "IWAE", self._means())
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
-        model = PowerMean(0.0, self.groups, self.elbo_weight)
-        return model, PowerMean(0.0, self.encoder_groups or self.groups, self.elbo_weight)
+        model = PowerMean(0.0, self.groups, value_of(self.elbo_weight))
+        return model, PowerMean(0.0, self.encoder_groups or self.groups, value_of(self.elbo_weight))
 
 
 @describable
@@ -199,7 +225,7 @@ class Renyi(_PowerBound):
     the bound and rises to it with K, so it stays a lower bound; above 1 it comes down to the bound from at most the ELBO.
 
     Args:
-        alpha: at least 0; below, the limit would be an upper bound.
+        alpha: at least 0, or a schedule; below 0 the limit would be an upper bound.
         samples: K, the draws for each example.
         gradient: see :class:`lowerbound.Objective`.
 
@@ -214,17 +240,14 @@ class Renyi(_PowerBound):
         True
     """
 
-    alpha: float = 0.5
+    alpha: float | Schedule = 0.5
     samples: int = 50
     gradient: Gradient = "pathwise"
 
     def __post_init__(self) -> None:
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 <= self.alpha < math.inf:
-            raise SettingsError(
-                f"Renyi: alpha={self.alpha!r} must be a finite number of at least 0: below 0 it is no lower bound"
-            )
+        check_number("Renyi: alpha", self.alpha, 0)
         _check(self, "Renyi", self._means())
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
-        mean = PowerMean(float(self.alpha))
+        mean = PowerMean(float(value_of(self.alpha)))
         return mean, mean

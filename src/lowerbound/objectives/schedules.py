@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
@@ -58,12 +59,14 @@ class Ramp(Schedule):
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise SettingsError("Ramp: give its length once, as epochs= or as steps=")
-        if not 0 < (self.epochs or self.steps or 0) < math.inf:
-            raise SettingsError(
-                f"Ramp: a length of {self.epochs if self.steps is None else self.steps} must be positive"
-            )
-        if not (math.isfinite(self.start) and math.isfinite(self.stop)):
-            raise SettingsError(f"Ramp: start={self.start} and stop={self.stop} must be finite")
+        for name in ("start", "stop", "epochs", "steps"):
+            value = getattr(self, name)
+            real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not real:
+                raise SettingsError(f"Ramp: {name}={value!r} must be a finite number")
+        length = self.epochs if self.steps is None else self.steps
+        if length is None or length <= 0:
+            raise SettingsError(f"Ramp: a length of {length} must be positive")
 
     @property
     def end(self) -> float:

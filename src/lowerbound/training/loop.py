@@ -207,14 +207,23 @@ class Loop:
         return torch.randperm(len(self.train), generator=generator).to(self.device)
 
     def unfinished(self) -> list[str]:
-        """What to say of schedules of the objective that have not come to their end."""
-        step, epoch = self.progress.step, self._epochs_taken
-        return [
-            f"{name} reached {schedule.at(step, epoch):.2f}, not {schedule.end:.2f}: the training ended before the schedule; "
-            "train longer or shorten it"
-            for name, schedule in self.objective.schedules().items()
-            if not schedule.ended(step, epoch)
-        ]
+        """What to say of schedules of the objective that the weights which are kept have not seen to their end."""
+        progress = self.progress
+        if not progress.history:
+            return []
+        best = progress.best_epoch
+        kept = progress.history[best - 1 if best else -1].get("schedules", {})
+        last = progress.history[-1].get("schedules", {})
+        lines = []
+        for name, schedule in kept.items():
+            if not schedule["ended"] and schedule["reached"] != schedule["end"]:
+                why = (
+                    f"the weights that were kept are those of epoch {best}; without validation it is the last ones"
+                    if last[name]["ended"]
+                    else "the training ended before the schedule; train longer or shorten it"
+                )
+                lines.append(f"{name} reached {schedule['reached']:.3g}, not {schedule['end']:.3g}: {why}")
+        return lines
 
     @property
     def _epochs_taken(self) -> float:
@@ -253,7 +262,8 @@ class Loop:
         if schedules:
             now = (progress.step, self._epochs_taken)
             record["schedules"] = {
-                name: {"reached": schedule.at(*now), "end": schedule.end} for name, schedule in schedules.items()
+                name: {"reached": schedule.at(*now), "end": schedule.end, "ended": schedule.ended(*now)}
+                for name, schedule in schedules.items()
             }
         if self.validation is not None:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
