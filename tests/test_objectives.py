@@ -382,6 +382,22 @@ def test_a_schedule_moves_while_training_and_says_where_it_got_to(tmp_path, caps
     assert resumed.unfinished == ()
 
 
+def test_schedules_of_one_s_own_objectives_move_too():
+    class Mine(lb.Objective):
+        weight = lb.Ramp(0.0, 1.0, steps=10)
+
+        def __init__(self):
+            self.other = lb.Ramp(2.0, 3.0, steps=10)
+
+        def bound(self, draw):
+            return lb.ELBO().bound(draw)
+
+    mine = Mine()
+    assert mine.schedules().keys() == {"weight", "other"}
+    assert (mine.at(5, 0.0).weight, mine.at(5, 0.0).other) == (0.5, 2.5)
+    assert isinstance(mine.weight, lb.Ramp)
+
+
 def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     model, x = gaussian_vae().float(), binary_data(20).float()
     x = torch.cat([x[:2]] * 10)

@@ -6,7 +6,6 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import fields, is_dataclass
 from numbers import Real
 from typing import Any, TypeVar, get_args
 
@@ -80,8 +79,9 @@ class Objective(ABC):
 
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change while it trains, by name."""
-        names = [entry.name for entry in fields(self)] if is_dataclass(self) else list(vars(self))
-        values = {name: getattr(self, name) for name in names}
+        values: dict[str, Any] = {}
+        for part in (*reversed(type(self).__mro__), self):
+            values |= vars(part)
         return {name: value for name, value in values.items() if isinstance(value, Schedule)}
 
     def at(self: Self, step: int, epoch: float) -> Self:
