@@ -15,6 +15,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
+from lowerbound.models import watching
 
 DOUBLE = torch.float64
 
@@ -124,6 +125,7 @@ def test_a_posterior_that_fits_badly_is_called_so():
     assert bad.doubtful.all()
     assert "10 of 10 examples is not to be trusted" in bad.warning
     assert "k-hat" in bad.warning
+    assert "doubtful=10 of 10" in repr(bad)
     assert "1 draw of z cannot tell" in lb.log_likelihood(model, x, samples=1).warning
 
 
@@ -144,7 +146,17 @@ def test_weights_that_are_all_zero_give_minus_infinity():
     assert (lb.log_likelihood(model, evidence.sample((3,)), 100).per_example == -math.inf).all()
 
 
+def test_progress_can_be_watched():
+    model, evidence = linear_vae()
+    seen = []
+    with watching(lambda done, total: seen.append((done, total))):
+        lb.log_likelihood(model, evidence.sample((10,)), samples=10, batch_size=4)
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
 def test_bad_requests_are_refused():
+    with pytest.raises(SettingsError, match=r"evaluate: model must be a lowerbound\.Model, not ELBO"):
+        lb.evaluate(lb.ELBO(), linear_vae()[0], torch.zeros(3, 5))
     model, _ = linear_vae()
     with pytest.raises(SettingsError, match="log_likelihood: samples=0"):
         lb.log_likelihood(model, torch.zeros(3, 5), samples=0)

@@ -282,6 +282,13 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
     flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1), lb.Bernoulli(lb.mlp(2, 6)))
     with pytest.raises(UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"):
         lb.fit(flow, lb.ELBO(free_bits=0.1), x, directory=tmp_path / "run", progress=False)
+    mixed = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6)))
+    with pytest.raises(
+        UnsupportedError, match="prior's FactorialBernoulli is discrete and the posterior's DiagonalNormal is cont"
+    ):
+        lb.log_likelihood(mixed, x)
+    with pytest.raises(UnsupportedError, match="neither has a density under the other"):
+        lb.fit(mixed, lb.ELBO(), x, directory=tmp_path / "run", progress=False)
     with pytest.raises(UnsupportedError, match="gradient='reinforce' is unknown"):
         discrete.draw(x, gradient="reinforce")
     assert not (tmp_path / "run").exists()

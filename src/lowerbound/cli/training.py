@@ -183,7 +183,7 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     program = str(invoked) if invoked.name == "lowerbound" and not shutil.which("lowerbound") else "lowerbound"
     run_directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
     for command in (
-        f"evaluate {run_directory} --samples 64",
+        f"evaluate {run_directory} --log-likelihood 100",
         f"sample {run_directory} --count 100 --out samples.{suffix}",
         f"encode {run_directory} --out latents.csv",
     ):

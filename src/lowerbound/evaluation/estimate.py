@@ -12,6 +12,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
+from lowerbound.objectives.base import refuse_other_types
 from lowerbound.scoring import dataset_terms
 
 
@@ -87,6 +88,7 @@ def evaluate(
         >>> abs(estimate.mean + estimate.terms["rate"].mean + estimate.terms["distortion"].mean) < 1e-4
         True
     """
+    refuse_other_types("evaluate", model, objective)
     check_seed("evaluate", seed)
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")

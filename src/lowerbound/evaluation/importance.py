@@ -19,6 +19,9 @@ from lowerbound.objectives.base import whole_number
 # Fewer effective samples than this say that a few weights decide.
 _FEWEST_EFFECTIVE = 10.0
 
+# Weights with at least this share of effective samples are so even that their tail does not matter.
+_EVEN = 0.9
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LikelihoodEstimate(Estimate):
@@ -34,12 +37,17 @@ class LikelihoodEstimate(Estimate):
     effective_sample_sizes: Tensor = None  # type: ignore[assignment]
     pareto_k: Tensor = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        count = int(self.doubtful.sum())
+        return super().__repr__()[:-1] + (f", doubtful={count} of {len(self.per_example)})" if count else ")")
+
     @property
     def doubtful(self) -> Tensor:
         """Which examples' figures are not to be trusted, ``[N]``."""
-        # nan: all weights were zero, or not numbers
-        few = ~(self.effective_sample_sizes >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
-        return few | ~(self.pareto_k <= reliable_shape(self.samples))
+        effective = self.effective_sample_sizes  # nan: all weights were zero, or not numbers
+        few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
+        even = effective >= _EVEN * self.samples if self.samples > 1 else torch.zeros_like(few)
+        return few | (~even & ~(self.pareto_k <= reliable_shape(self.samples)))
 
     @property
     def warning(self) -> str | None:

@@ -10,6 +10,7 @@ from lowerbound.models.base import (
     fitting,
     rows_per_pass,
     seeded,
+    watching,
 )
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.latent import LatentModel
@@ -27,4 +28,5 @@ __all__ = [
     "fitting",
     "rows_per_pass",
     "seeded",
+    "watching",
 ]

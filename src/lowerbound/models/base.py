@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from lowerbound.models.draw import Draw, Gradient
 _PASS_SIZE = 1 << 22
 # The same where one example is met with many samples: 4 MiB, which stay in a processor's cache from layer to layer.
 _ROWS_SIZE = 1 << 20
+
+_WATCHER: ContextVar[Callable[[int, int], None] | None] = ContextVar("lowerbound_watcher", default=None)
 
 
 class Model(nn.Module, ABC):
@@ -110,10 +113,23 @@ def batches(
     device, dtype = device_of(model), dtype_of(model)
     size = batch_size or examples_per_pass(samples * math.prod(examples.shape))
     numbers = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    done = _WATCHER.get()
     for index in torch.arange(len(examples)).split(size):
         rows = numbers[index]
         with noise.per_example(seed, rows):
             yield rows, examples.batch(index, dtype).to(device)
+        if done is not None:
+            done(int(index[-1]) + 1, len(examples))
+
+
+@contextmanager
+def watching(done: Callable[[int, int], None]) -> Iterator[None]:
+    """Within the block, ``done(so_far, in_all)`` is called after each batch of examples that is evaluated."""
+    token = _WATCHER.set(done)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
 
 
 @contextmanager

@@ -228,12 +228,27 @@ def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor,
         raise ShapeError(
             f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over {tuple(prior.event_shape)}"
         )
+    if not torch.compiler.is_compiling() and {_is_discrete(q), _is_discrete(prior)} == {True, False}:
+        kinds = ("continuous", "discrete")
+        raise UnsupportedError(
+            f"the prior's {type(prior).__name__} is {kinds[bool(_is_discrete(prior))]} and the posterior's "
+            f"{type(q).__name__} is {kinds[bool(_is_discrete(q))]}: neither has a density under the other; use two of one kind"
+        )
     if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):
         raise ShapeError(
             f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape {tuple(p.batch_shape)}, but "
             f"the data has events of shape {tuple(x.shape[1:])}, and the batch shape is to be {(samples, len(x))}: "
             "samples, examples (torch.distributions.Independent makes batch dimensions part of the event)"
         )
+
+
+def _is_discrete(distribution: Distribution) -> bool | None:
+    """Whether draws are from a countable set; ``None`` if it does not say."""
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return None
+    return None if support is None else bool(support.is_discrete)
 
 
 def _mean(distribution: Distribution) -> Tensor:

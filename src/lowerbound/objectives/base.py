@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor
 
 from lowerbound.errors import SettingsError
-from lowerbound.models import Draw, Gradient
+from lowerbound.models import Draw, Gradient, Model
 from lowerbound.objectives.schedules import Schedule
 
 Self = TypeVar("Self", bound="Objective")
@@ -106,6 +106,22 @@ def check_common(objective: Objective) -> None:
     if objective.gradient not in get_args(Gradient):
         known = ", ".join(map(repr, get_args(Gradient)))
         raise SettingsError(f"{name}: gradient={objective.gradient!r} is unknown; choose one of {known}")
+
+
+def refuse_other_types(name: str, model: Any, objective: Any) -> None:
+    """Refuse what is no model or no objective, as where the two are exchanged.
+
+    Raises:
+        SettingsError: naming what was found instead.
+    """
+    for argument, value, kind in (("model", model, Model), ("objective", objective, Objective)):
+        if not isinstance(value, kind):
+            found = (
+                f"the class {value.__name__}; call it: {value.__name__}()"
+                if isinstance(value, type)
+                else type(value).__name__
+            )
+            raise SettingsError(f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}")
 
 
 def whole_number(name: str, value: Any) -> int:

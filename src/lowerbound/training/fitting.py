@@ -122,7 +122,9 @@ def fit(
         True
     """
     given = locals()
-    _refuse_other_types(model, objective)
+    from lowerbound.objectives.base import refuse_other_types
+
+    refuse_other_types("fit", model, objective)
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
     from lowerbound.data import Examples
     from lowerbound.models import seeded
@@ -152,20 +154,6 @@ def fit(
     state = loop.progress
     path = files.path if files else None
     return Run(model, objective, state.history, path, state.best_epoch, state.stopped_early, tuple(loop.unfinished()))
-
-
-def _refuse_other_types(model: Any, objective: Any) -> None:
-    from lowerbound.models import Model
-    from lowerbound.objectives import Objective
-
-    for name, value, kind in (("model", model, Model), ("objective", objective, Objective)):
-        if not isinstance(value, kind):
-            found = (
-                f"the class {value.__name__}; call it: {value.__name__}()"
-                if isinstance(value, type)
-                else type(value).__name__
-            )
-            raise SettingsError(f"fit: {name} must be a lowerbound.{kind.__name__}, not {found}")
 
 
 def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples") -> None:
