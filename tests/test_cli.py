@@ -15,6 +15,8 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.cli import main
+from lowerbound.cli.runs import dumps, schedules_reached
+from lowerbound.describe import describe
 from lowerbound.evaluation.comparison import paired_difference
 from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.importance import log_likelihood
@@ -148,7 +150,7 @@ def test_training_says_what_came_of_it_and_what_is_next(here, tmp_path, capsys):
     assert told.startswith("test bound ")
     assert "nats per example" in told
     assert f"pictures: {out}/manifold.png, {out}/bound.png" in told
-    assert f"  lowerbound evaluate {out} --samples 64" in told
+    assert f"  lowerbound evaluate {out} --log-likelihood 100" in told
 
 
 def test_the_next_commands_work(copied, tmp_path, monkeypatch, capsys):
@@ -240,7 +242,10 @@ def test_evaluate_prints_one_json_object(here, capsys):
     code, out, err = call(capsys, "evaluate", "gaussian", "--samples", 3, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     told = json.loads(out)
-    assert set(told) == {"elbo", "rate", "distortion", "health", "split", "examples", "samples", "seed", "unit"}
+    figures = {"bound", "objective", "elbo", "rate", "distortion", "health"}
+    assert set(told) == figures | {"split", "examples", "samples", "seed", "unit"}
+    assert told["bound"] == told["elbo"]
+    assert (told["objective"]["kind"], told["objective"]["samples"]) == ("ELBO", 3)
     assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-6)
     assert (told["split"], told["examples"], told["samples"], told["unit"]) == ("test", 6, 3, "nats")
 
@@ -264,6 +269,71 @@ def test_evaluate_in_words(here, capsys):
     )
 
 
+def test_a_run_by_another_bound_has_both_that_and_the_elbo(copied, capsys):
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(change(objective=describe(lb.IWAE(samples=20)))(config))
+    told = json.loads(call(capsys, "evaluate", copied, "--json")[1])
+    model, test = lb.load(copied), lb.load_data(config["data"]["source"]).test
+    assert told["bound"]["mean"] == lb.evaluate(model, lb.IWAE(samples=20), test).mean
+    assert told["elbo"]["mean"] == lb.evaluate(model, lb.ELBO(samples=20), test).mean < told["bound"]["mean"]
+    assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-9)
+    assert told["objective"] == describe(lb.IWAE(samples=20))
+    line = call(capsys, "evaluate", copied)[1].splitlines()[0]
+    assert line.startswith(f"test bound (IWAE) {told['bound']['mean']:.2f} ± ")
+    assert f"; ELBO {told['elbo']['mean']:.2f} ± " in line
+    assert f"(rate {told['rate']['mean']:.2f} ± " in line
+
+
+def test_what_is_no_number_is_null_in_json():
+    """Wherever it stands: JSON has no nan and no infinity."""
+    told = dumps({"a": -float("inf"), "b": [1.5, float("nan"), {"c": float("inf")}], "d": (True, None, "x", 3)})
+    assert told == '{"a": null, "b": [1.5, null, {"c": null}], "d": [true, null, "x", 3]}'
+
+
+def test_a_likelihood_of_minus_infinity_is_null_or_refused(here, monkeypatch, capsys):
+    from lowerbound.evaluation import importance
+
+    def without_density(*given, **named):
+        found = log_likelihood(*given, **named)
+        found.per_example[2] = -float("inf")
+        return found
+
+    monkeypatch.setattr(importance, "log_likelihood", without_density)
+    out = call(capsys, "evaluate", "gaussian", "--log-likelihood", 20, "--json")[1]
+    assert "Infinity" not in out
+    assert json.loads(out)["log_likelihood"]["mean"] is None
+    assert "gaussian: the log likelihood is -inf at row 2" in refused(capsys, "compare", "gaussian", "gaussian")
+
+
+def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
+    lines = [
+        {
+            "epoch": n,
+            "validation": {"bound": bound},
+            "schedules": {"beta": {"reached": n / 4, "end": 1.0, "ended": n == 4}},
+        }
+        for n, bound in ((1, -9.0), (2, -5.0), (3, -5.0), (4, -7.0))
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert schedules_reached(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0, "ended": False, "epoch": 2}}
+    lines[-1]["validation"]["bound"] = -4.0
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert schedules_reached(tmp_path) == {"beta": {"reached": 1.0, "end": 1.0, "ended": True}}
+    file.write_text(json.dumps({"epoch": 1, "schedules": {"beta": {"reached": 0.5, "end": 1.0}}}) + "\n")
+    assert schedules_reached(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
+
+
+def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, capsys):
+    model = lb.LatentModel(
+        lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp((1, 8, 8), 2)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+    )
+    monkeypatch.setattr("lowerbound.training.load", lambda path: model)
+    monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
+    for more in ([], ["--json"]):
+        assert "cannot be reparameterised" in refused(capsys, "evaluate", "gaussian", "--gaps", *more)
+
+
 def test_evaluate_says_what_the_latents_carry(here, capsys):
     _, out, _ = call(capsys, "evaluate", "gaussian", "--split", "train")
     health = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])["health"]
@@ -275,7 +345,9 @@ def test_evaluate_says_what_the_latents_carry(here, capsys):
         sum(health["rate_per_unit"]) - health["mutual_information"], rel=1e-9
     )
     assert f"active units: {health['active_units']} of 2" in out
-    assert f"information about x: {health['mutual_information']:.2f} nats" in out
+    figure = f"{health['mutual_information']:.2f} ± {health['mutual_information_error']:.2f}"
+    assert f"information about x: {figure} nats" in out
+    assert health["upper_bounds"] == (["aggregate_kl", "total_correlation"] if expected.saturated else [])
     assert {"scale_floor_reached", "collapsed", "findings", "active_units"} <= health.keys()
 
 
@@ -417,6 +489,9 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     expected = [log_likelihood(lb.load(run), test, 20) for run in ("short", "long")]
     assert [run["log_likelihood"]["mean"] for run in told["runs"]] == [estimate.mean for estimate in expected]
     assert [run["run"] for run in told["runs"]] == ["short", "long"]
+    shares = [float(estimate.doubtful.double().mean()) for estimate in expected]
+    assert [run["log_likelihood"]["doubtful_share"] for run in told["runs"]] == shares
+    assert told["difference"]["doubtful_share"] >= max(shares)
     difference = paired_difference(*expected)
     assert told["difference"]["mean"] == difference.mean < 0
     assert (told["difference"]["low"], told["difference"]["high"]) == (difference.low, difference.high)

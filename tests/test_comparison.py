@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lowerbound.errors import SettingsError, ShapeError
-from lowerbound.evaluation import Estimate
+from lowerbound.errors import DataError, SettingsError, ShapeError
+from lowerbound.evaluation import Estimate, LikelihoodEstimate
 from lowerbound.evaluation.comparison import paired_difference
 
 DOUBLE = torch.float64
@@ -117,3 +117,34 @@ def test_mistakes_are_named():
     for wrong in ({"level": 1.0}, {"level": math.nan}, {"resamples": 3}, {"seed": -1}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             paired_difference(a, b, **wrong)
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+def test_a_figure_that_is_no_number_is_refused_by_its_row(value):
+    a, b = estimates()
+    values = b.per_example.clone()
+    values[[3, 7]] = value
+    with pytest.raises(
+        DataError, match=rf"the second estimate is {value} at row 3 .*2 such of 200 examples.*more samples"
+    ) as told:
+        paired_difference(a, Estimate(values))
+    assert "\n" not in str(told.value)
+    with pytest.raises(DataError, match="the first estimate"):
+        paired_difference(Estimate(values), Estimate(values))
+
+
+def test_doubtful_figures_qualify_the_sentence():
+    a, b = estimates()
+    sizes = torch.full((200,), 100.0, dtype=DOUBLE)
+    shapes = torch.full((200,), 0.1, dtype=DOUBLE)
+    shapes[:150] = 2.0
+    doubtful = LikelihoodEstimate(a.per_example, samples=1000, effective_sample_sizes=sizes, pareto_k=shapes)
+    difference = paired_difference(doubtful, b)
+    assert difference.doubtful == 0.75
+    assert difference.sentence().startswith("the first is better by 0.")
+    assert (
+        "lower bounds can tell that are too low by unknown and different amounts: of 75% of the"
+        in difference.sentence()
+    )
+    assert paired_difference(a, b).doubtful == 0
+    assert "lower bounds" not in str(paired_difference(a, b))

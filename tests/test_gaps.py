@@ -8,6 +8,7 @@ import zuko
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import lowerbound as lb
+import lowerbound.evaluation.gaps as gaps_module
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
 
@@ -88,6 +89,42 @@ def test_a_correlated_posterior_is_an_approximation_gap_of_the_known_divergence(
     shift = torch.full((4,), 0.7, dtype=DOUBLE)
     assert gaps.amortisation.mean == pytest.approx(0.5 * float(shift @ precision @ shift), abs=0.1)
     assert int(gaps.log_likelihood.doubtful.sum()) <= 4
+
+
+def widened(factor: float) -> tuple[lb.LatentModel, MultivariateNormal]:
+    """A model whose mean-field posterior is exact but for its standard deviation."""
+    model, evidence, _ = linear_vae(ORTHOGONAL)
+    with torch.no_grad():
+        model.posterior.network.layers[0].bias[2:] += 2 * math.log(factor)
+    return model, evidence
+
+
+def test_a_long_way_to_the_best_posterior_is_gone_to_its_end():
+    """One round falls short by tens of nats, which would be blamed on the family."""
+    model, evidence = widened(30.0)
+    gaps = inference_gaps(model, evidence.sample((20,)), samples=200, steps=60)
+    assert abs(gaps.approximation.mean) < 0.05
+    assert gaps.advice.startswith("amortisation dominates")
+    assert gaps.warning is None
+
+
+def test_a_search_that_stops_short_says_so():
+    model, evidence = widened(30.0)
+    gaps = inference_gaps(model, evidence.sample((5,)), samples=50, steps=3, learning_rate=0.01)
+    assert gaps.last_gain > 0.05
+    assert gaps.warning.startswith("the search for the best bound had not converged: its last round still gained")
+    assert "richer posterior" not in gaps.advice
+    assert gaps.advice.startswith("approximation cannot be told from amortisation")
+
+
+@pytest.mark.parametrize(("shift", "rounds"), [(0.0, 1), (1.0, 2)])
+def test_a_search_that_is_done_takes_one_more_round_at_most(shift, rounds, monkeypatch):
+    taken = []
+    real = gaps_module._Search._climb
+    monkeypatch.setattr(gaps_module._Search, "_climb", lambda self, *given: taken.append(1) or real(self, *given))
+    model, evidence, _ = linear_vae(ORTHOGONAL, shift=shift)
+    inference_gaps(model, evidence.sample((5,)), samples=50)
+    assert len(taken) == rounds
 
 
 def test_figures_do_not_depend_on_the_batches():

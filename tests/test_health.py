@@ -21,6 +21,7 @@ from lowerbound.evaluation.diagnosis import (
     free_running,
     look_at,
     strong_rate_weight,
+    unfinished,
 )
 from lowerbound.evaluation.health import latent_health
 from lowerbound.recipes.aevb import aevb_gaussian
@@ -65,7 +66,8 @@ def test_separated_posteriors_carry_the_logarithm_of_all_examples():
     health = latent_health(model, x)
     assert health.mutual_information == pytest.approx(math.log(60), abs=1e-6)
     assert health.saturated
-    assert (health.components, health.draws) == (60, 60)
+    assert (health.components, health.draws, latent_health(model, x, samples=1).draws) == (60, 1020, 60)
+    assert "(an upper bound, and so is the total correlation)" in str(health)
     assert "limited by log 60" in str(health)
     assert not health.collapsed
 
@@ -101,7 +103,59 @@ def test_information_is_quadrature_s():
     assert health.aggregate_kl == pytest.approx(prior_kl, abs=4 * error)
     assert health.marginal_kl == pytest.approx(prior_kl, abs=4 * error)
     assert abs(health.total_correlation) < 8 * error
-    assert not health.saturated
+
+
+def channel(count: int, units: int, information: float) -> tuple[lb.LatentModel, torch.Tensor]:
+    """Posteriors that carry so many nats over endless data, and whose mean there is the prior."""
+    variance = math.exp(-2 * information / units)
+    means = math.sqrt(1 - variance) * torch.randn(count, units, dtype=DOUBLE)
+    return tabled(means, torch.full((count, units), math.sqrt(variance), dtype=DOUBLE))
+
+
+def test_the_standard_error_is_that_over_sets_of_examples():
+    """2 nats in 10 units, 60 sets of 300: the standard deviation of 60 is known to a tenth, so a third is over three errors."""
+    found = [latent_health(*channel(300, 10, 2.0), seed=seed) for seed in range(60)]
+    values = torch.tensor([health.mutual_information for health in found])
+    told = torch.tensor([health.mutual_information_error for health in found]).square().mean().sqrt()
+    assert float(told) == pytest.approx(float(values.std()), rel=0.35)
+    assert "± 0.0" in next(line for line in found[0].lines() if line.startswith("information"))
+
+
+def test_the_rate_of_all_examples_steadies_the_information(monkeypatch):
+    """200 draws for 2,000 examples: without it the standard deviation is 0.15, of the few draws' own log densities."""
+    monkeypatch.setattr("lowerbound.evaluation.health._NUMBERS", 1)
+    model, x = channel(2000, 50, 4.0)
+    values = torch.tensor([latent_health(model, x, seed=seed).mutual_information for seed in range(20)])
+    assert float(values.std()) < 0.06
+
+
+def test_too_few_examples_are_said_to_be_too_few():
+    """The aggregate is the prior, but of 1,000 examples a draw's own makes up nearly half."""
+    health = latent_health(*channel(1000, 10, 6.0))
+    assert health.aggregate_kl > 0.4
+    assert health.mutual_information < math.log(1000) - 1
+    assert 0.3 < health.own_share < 0.6
+    assert health.saturated
+    enough = latent_health(*channel(1000, 10, 2.0))
+    assert abs(enough.aggregate_kl) < 0.15
+    assert not enough.saturated
+    assert "upper bound" not in str(enough)
+    same = latent_health(*tabled(torch.zeros(4, 2, dtype=DOUBLE), torch.ones(4, 2, dtype=DOUBLE)))
+    assert (same.own_share, same.saturated) == (pytest.approx(0.25), False)
+
+
+@pytest.mark.parametrize("count", [5, 8, 16])
+def test_few_examples_that_carry_something_have_not_collapsed(count):
+    """0.36 nats in 2 units: at most 5 of 100 sets; expected are 0 or 1."""
+    found = [latent_health(*channel(count, 2, 0.36), seed=seed) for seed in range(100)]
+    assert sum(health.collapsed for health in found) <= 5
+
+
+def test_a_sign_is_told_and_not_hidden():
+    health = latent_health(*channel(20, 2, 1.0))
+    below = type(health)(**vars(health) | {"mutual_information": -0.3, "mutual_information_error": 0.25})
+    assert "information about x: -0.30 ± 0.25 nats" in str(below)
+    assert "information about x: 0.00 ± 0.25 nats" in str(type(below)(**vars(below) | {"mutual_information": -0.001}))
 
 
 def test_total_correlation_is_that_of_the_aggregate():
@@ -227,6 +281,16 @@ def test_superfluous_units_are_no_collapse():
     health = latent_health(*tabled(means, torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10)))
     assert (health.active_units, health.collapsed, health.findings) == (2, False, ())
     assert "active units: 2 of 10; 8 superfluous ones are switched off" in str(health)
+
+
+def test_units_are_switched_off_where_they_have_no_rate_and_that_can_be_told():
+    """Seven units that are inactive, but shifted for all x alike, which costs."""
+    means = torch.randn(50, 10, dtype=DOUBLE) * (torch.arange(10) < 2) + (torch.arange(10) > 2)
+    scales = torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10)
+    shifted = str(latent_health(*tabled(means, scales))).splitlines()
+    assert shifted[0] == "active units: 2 of 10; 1 superfluous one is switched off"
+    few = latent_health(*tabled(means[:10], scales[:10]))
+    assert next(line for line in few.lines() if line.startswith("active")) == "active units: 2 of 10"
 
 
 # Collapse
@@ -423,6 +487,22 @@ def test_the_weight_of_the_rate(objective, schedules, hint):
     assert cause is None or hint in cause[0]
 
 
+def test_channels_of_a_few_examples_are_not_taken_for_draws():
+    """Four examples, as many as draws: half of the first layer's channels are dead, and hardly a number of it else."""
+    encoder = lb.conv((1, 8, 8), 6, 4, activation="relu")
+    layer = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        layer.weight[3:].zero_()
+        layer.bias.copy_(torch.tensor([9.0, 9.0, 9.0, -9.0, -9.0, -9.0]))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.conv(2, 6, (1, 8, 8)), scale="shared")
+    )
+    dead = look_at(model, lb.Examples.of(torch.rand(4, 1, 8, 8)), 0).dead
+    shares = {path.split(".")[0]: share for path, share in dead.items()}
+    assert shares["posterior"] == 0.5
+    assert shares["likelihood"] < 0.9
+
+
 def test_causes_that_do_not_apply_say_nothing(digits):
     look = look_at(digit_vae(), digits.test, 0)
     assert [measure(look) for measure in (constant_data, dead_units, free_running)] == [None] * 3
@@ -438,8 +518,15 @@ def test_a_warm_up_that_outlasted_the_training(digits):
     health = latent_health(digit_vae(), digits.test, schedules={"beta": {"reached": 0.2, "end": 1.0}})
     found = [finding for finding in health.findings if "beta was 0.2, on its way to 1" in finding.what]
     assert len(found) == 1
-    ended = latent_health(digit_vae(), digits.test, schedules={"beta": {"reached": 1.0, "end": 1.0}})
-    assert not any("on its way" in finding.what for finding in ended.findings)
+    for schedule in (
+        {"reached": 1.0, "end": 1.0},
+        {"reached": 1.0, "end": 1.0, "ended": False},
+        {"reached": 0.9999, "end": 1.0, "ended": False},
+        {"reached": 0.5, "end": 1.0, "ended": True},
+    ):
+        assert not list(unfinished({"beta": schedule}))
+    (kept,) = unfinished({"beta": {"reached": 0.12345, "end": 1.0, "ended": False, "epoch": 7}})
+    assert kept.what == "the weights are those of epoch 7, when beta was 0.123, on its way to 1"
 
 
 def test_a_floor_that_holds_up_the_scale():

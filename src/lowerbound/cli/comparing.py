@@ -1,6 +1,5 @@
 """``lowerbound compare``: which of two runs is better, as far as the examples can tell."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +14,10 @@ from lowerbound.cli.runs import (
     Split,
     data_of,
     describe_likelihood,
+    dumps,
     examples_of,
     likelihood_as_numbers,
     open_run,
-    or_none,
     usual_part,
 )
 from lowerbound.errors import SettingsError
@@ -44,13 +43,15 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     as_json: AsJson = False,
 ) -> None:
     """Which of two runs is better: log likelihoods of the same examples on the same noise, and their difference."""
-    from lowerbound.evaluation.comparison import paired_difference
+    from lowerbound.evaluation.comparison import check_finite, paired_difference
     from lowerbound.evaluation.importance import log_likelihood
 
     runs = {directory: open_run(directory) for directory in (first, second)}
     part = split or usual_part(data)
     examples = _same_examples({path: config for path, (_, config) in runs.items()}, data, part)
     estimates = {path: log_likelihood(model, examples, samples, seed=seed) for path, (model, _) in runs.items()}
+    for path, estimate in estimates.items():
+        check_finite(estimate, f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
     if not as_json:
         for path, estimate in estimates.items():
@@ -65,15 +66,16 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         ],
         "difference": {
             "mean": difference.mean,
-            "standard_error": or_none(difference.standard_error),
-            "low": or_none(difference.low),
-            "high": or_none(difference.high),
+            "standard_error": difference.standard_error,
+            "low": difference.low,
+            "high": difference.high,
             "level": difference.level,
+            "doubtful_share": difference.doubtful,
         },
         "better": str(first if difference.mean > 0 else second) if difference.is_certain else None,
     }
     context = {"split": part, "examples": len(examples), "samples": samples, "seed": seed, "unit": "nats"}
-    print(json.dumps(figures | context))
+    print(dumps(figures | context))
 
 
 def _same_examples(configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split) -> "Examples":

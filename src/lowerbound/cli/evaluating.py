@@ -1,6 +1,5 @@
 """``lowerbound evaluate``: how good a run is, in nats, and what its latents carry."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +13,11 @@ from lowerbound.cli.runs import (
     as_numbers,
     describe_estimate,
     describe_likelihood,
+    dumps,
     examples_of,
     likelihood_as_numbers,
     objective_of,
     open_run,
-    or_none,
     schedules_reached,
     usual_part,
 )
@@ -57,7 +56,8 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """The bound with its terms and standard errors, in nats per example, and what the latents carry."""
     import lowerbound as lb
-    from lowerbound.evaluation.gaps import inference_gaps
+    from lowerbound.describe import describe
+    from lowerbound.evaluation.gaps import check_refinable, inference_gaps
     from lowerbound.evaluation.health import latent_health
     from lowerbound.evaluation.importance import log_likelihood as importance_sampled
 
@@ -65,11 +65,16 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     part = split or usual_part(data)
     examples = examples_of(config, data, part)
     objective = objective_of(config, samples)
+    if gaps:  # refused before all that takes long
+        check_refinable(model, examples)
     told = _Told(as_json)
     estimate = lb.evaluate(model, objective, examples, seed=seed)
+    is_elbo = isinstance(objective, lb.ELBO)
+    elbo = estimate if is_elbo else lb.evaluate(model, lb.ELBO(samples=objective.samples), examples, seed=seed)
+    figures = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
     told.add(
-        describe_estimate(estimate, part),
-        {name: as_numbers(term) for name, term in {"elbo": estimate, **estimate.terms}.items()},
+        describe_estimate(estimate, part) if is_elbo else describe_estimate(estimate, part, objective, elbo),
+        {"objective": describe(objective)} | {name: as_numbers(term) for name, term in figures.items()},
     )
     if estimate.bits_per_dimension is not None:
         told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
@@ -87,7 +92,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         train = examples_of(config, None, "train") if data is None and part == "test" else None
         found = inference_gaps(model, examples.spread(_REFINED), train=train, seed=seed)
         told.add(f"{found}\n{found.advice}", {"gaps": _gaps_as_numbers(found)})
-        told.warn(found.log_likelihood.warning)
+        told.warn(found.log_likelihood.warning, found.warning)
     told.end(_context(part, examples, objective.samples, seed))
 
 
@@ -116,7 +121,7 @@ class _Told:
     def end(self, context: dict[str, Any]) -> None:
         """Print the JSON object."""
         if self.figures is not None:
-            print(json.dumps(self.figures | context))
+            print(dumps(self.figures | context))
 
 
 def _context(part: str, examples: "Examples", samples: int, seed: int) -> dict[str, Any]:
@@ -131,11 +136,14 @@ def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
         "units": health.units,
         "variances": health.variances.tolist(),
         "mutual_information": health.mutual_information,
+        "mutual_information_error": health.mutual_information_error,
         "mutual_information_saturated": health.saturated,
+        "own_share": health.own_share,
         "components": health.components,
         "aggregate_kl": health.aggregate_kl,
         "marginal_kl": health.marginal_kl,
         "total_correlation": health.total_correlation,
+        "upper_bounds": ["aggregate_kl", "total_correlation"] if health.saturated else [],
         "scale_floor_reached": health.scale_floor_reached,
         "scale_ceiling_reached": health.scale_ceiling_reached,
         "collapsed": health.collapsed,
@@ -144,8 +152,11 @@ def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
 
 
 def _gaps_as_numbers(gaps: "Gaps") -> dict[str, Any]:
-    rows = {
-        name.replace(" ", "_"): {"mean": mean, "standard_error": or_none(error)} for name, mean, error in gaps.rows()
-    }
+    rows = {name.replace(" ", "_"): {"mean": mean, "standard_error": error} for name, mean, error in gaps.rows()}
     examples = len(gaps.log_likelihood.per_example)
-    return rows | {"examples": examples, "advice": gaps.advice, "warning": gaps.log_likelihood.warning}
+    return rows | {
+        "examples": examples,
+        "advice": gaps.advice,
+        "warning": gaps.log_likelihood.warning,
+        "search_warning": gaps.warning,
+    }

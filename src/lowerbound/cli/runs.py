@@ -109,15 +109,30 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
 
 
 def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
-    """What the objective's schedules had come to when the training ended: ``{"beta": {"reached": 0.2, "end": 1.0}}``."""
+    """What the objective's schedules had come to when the weights that a run kept were reached.
+
+    These are the weights of the epoch whose validation bound was best, or without validation of the last. Each entry is as in
+    ``metrics.jsonl``: ``{"beta": {"reached": 0.2, "end": 1.0, "ended": False}}``, with the ``epoch`` if it was not the last.
+    """
     try:
-        last = json.loads((directory / "metrics.jsonl").read_text(encoding="utf8").splitlines()[-1])
-        return {
-            name: {key: float(entry[key]) for key in ("reached", "end")}
-            for name, entry in last.get("schedules", {}).items()
-        }
+        lines = (directory / "metrics.jsonl").read_text(encoding="utf8").splitlines()
+        records = [json.loads(line) for line in lines if line.strip()]
+        kept = records[-1]
+        if "validation" in kept:
+            kept = max((record for record in records if "validation" in record), key=_validation_bound)
+        epoch = {} if kept is records[-1] else {"epoch": int(kept["epoch"])}
+        return {name: _progress(entry) | epoch for name, entry in kept.get("schedules", {}).items()}
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
         return {}  # the file is a record, which a run can be without
+
+
+def _validation_bound(record: Mapping[str, Any]) -> float:
+    return float(record["validation"]["bound"])
+
+
+def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
+    ended = {"ended": bool(entry["ended"])} if "ended" in entry else {}
+    return {"reached": float(entry["reached"]), "end": float(entry["end"]), **ended}
 
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
@@ -135,13 +150,25 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     )
 
 
-def describe_estimate(estimate: "Estimate", part: str) -> str:
-    """The bound with its terms and standard errors, on one line."""
+def describe_estimate(
+    estimate: "Estimate", part: str, objective: "Objective | None" = None, elbo: "Estimate | None" = None
+) -> str:
+    """The bound with its terms and standard errors, on one line.
+
+    Args:
+        estimate: of the bound.
+        part: of the data.
+        objective: whose bound it is, if that is no ELBO.
+        elbo: which is then told as well, with its terms.
+    """
     bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
-    terms = ", ".join(f"{name} {figure(term)}" for name, term in estimate.terms.items())
+    terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
-    return f"{part} bound {figure(estimate)} nats per example ({terms}; {examples}{bits})"
+    if elbo is None:
+        return f"{part} bound {figure(estimate)} nats per example ({terms}; {examples}{bits})"
+    name = type(objective).__name__
+    return f"{part} bound ({name}) {figure(estimate)} nats per example ({examples}{bits}); ELBO {figure(elbo)} nats ({terms})"
 
 
 def figure(estimate: "Estimate") -> str:
@@ -150,14 +177,22 @@ def figure(estimate: "Estimate") -> str:
     return f"{estimate.mean:.2f}{error}"
 
 
-def as_numbers(estimate: "Estimate") -> dict[str, float | None]:
-    """The same for JSON."""
-    return {"mean": estimate.mean, "standard_error": or_none(estimate.standard_error)}
+def as_numbers(estimate: "Estimate") -> dict[str, float]:
+    """The same for :func:`dumps`."""
+    return {"mean": estimate.mean, "standard_error": estimate.standard_error}
 
 
-def or_none(value: float) -> float | None:
-    """JSON has no nan and no infinity."""
-    return value if math.isfinite(value) else None
+def dumps(figures: Any) -> str:
+    """One JSON object, with null in the place of numbers that JSON does not have: nan and the infinities."""
+    return json.dumps(_finite(figures), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def likelihood_as_numbers(estimate: "LikelihoodEstimate") -> dict[str, Any]:
@@ -170,8 +205,9 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate") -> dict[str, Any]:
             "median": float(estimate.effective_sample_sizes.median()),
             "least": float(estimate.effective_sample_sizes.min()),
         },
-        "largest_pareto_k": or_none(float(estimate.pareto_k.max())),
+        "largest_pareto_k": float(estimate.pareto_k.max()),
         "doubtful_examples": int(estimate.doubtful.sum()),
+        "doubtful_share": float(estimate.doubtful.double().mean()),
         "warning": estimate.warning,
     }
 

@@ -1,10 +1,10 @@
 """``lowerbound selftest``: what the package says of its numbers, measured on this machine."""
 
-import json
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lowerbound.cli.runs import dumps
 
 if TYPE_CHECKING:
     from lowerbound.selftest import Outcome
@@ -40,11 +40,7 @@ def selftest(
             console.print(_line(outcome))
     failed = [outcome.name for outcome in ended if not outcome.passed]
     if as_json:
-        print(
-            json.dumps(
-                {"passed": not failed, "checks": [_entry(outcome) for outcome in ended], "versions": _versions()}
-            )
-        )
+        print(dumps({"passed": not failed, "checks": [_entry(outcome) for outcome in ended], "versions": _versions()}))
     else:
         console.print(f"{len(ended) - len(failed)} of {len(ended)} statements hold", style="bold")
     if failed:
@@ -67,7 +63,7 @@ def _entry(outcome: "Outcome") -> dict[str, Any]:
     entry = {
         "name": outcome.name,
         "statement": outcome.statement,
-        "measured": outcome.measured if math.isfinite(outcome.measured) else None,  # JSON has no nan
+        "measured": outcome.measured,
         "tolerance": outcome.tolerance,
         "passed": outcome.passed,
         "seconds": round(outcome.seconds, 3),

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.estimate import Estimate
+from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.noise import derived_seed
 
 # Numbers held at once while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
+
+# From this share of doubtful examples on, the sentence says so.
+_DOUBTFUL = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +31,15 @@ class Difference:
         low: the lower end of the interval for the mean; nan for a single example.
         high: its upper end.
         level: how often such an interval covers the true mean.
+        doubtful: the share of examples for which either figure is doubtful, see
+            :attr:`~lowerbound.evaluation.LikelihoodEstimate.doubtful`: the interval does not hold their bias.
     """
 
     per_example: Tensor
     low: float
     high: float
     level: float
+    doubtful: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -58,9 +65,20 @@ class Difference:
         ahead, sign = (first, 1) if self.mean >= 0 else (second, -1)
         low, high = sorted((sign * self.low, sign * self.high))
         interval = f"[{low:.4g}, {high:.4g}]"
+        but = self._qualification()
         if self.is_certain:
-            return f"{ahead} is better by {abs(self.mean):.4g} nats {interval} per example ({how})"
-        return f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats [{self.low:.4g}, {self.high:.4g}] ({how})"
+            return f"{ahead} is better by {abs(self.mean):.4g} nats {interval} per example ({how}){but}"
+        interval = f"[{self.low:.4g}, {self.high:.4g}]"
+        return f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats {interval} ({how}){but}"
+
+    def _qualification(self) -> str:
+        """What the interval leaves out, as a clause."""
+        if self.doubtful < _DOUBTFUL:
+            return ""
+        return (
+            f", as far as lower bounds can tell that are too low by unknown and different amounts: of {100 * self.doubtful:.0f}% of "
+            "the examples a figure is doubtful"
+        )
 
     def __str__(self) -> str:
         return self.sentence()
@@ -90,6 +108,7 @@ def paired_difference(
 
     Raises:
         ShapeError: if the estimates are over different numbers of examples.
+        DataError: if an example's figure is not finite, naming the estimate and the first such example.
         SettingsError: for a level outside of (0, 1), or fewer than 100 resamples.
 
     Example:
@@ -107,12 +126,36 @@ def paired_difference(
             f"paired_difference: level={level} must lie between 0 and 1, resamples={resamples} be at least 100, and "
             f"seed={seed} at least 0"
         )
+    check_finite(a, "the first estimate")
+    check_finite(b, "the second estimate")
     difference = a.per_example - b.per_example
+    doubtful = _doubtful_share(a, b)
     values = difference.numpy()
     if len(values) == 1:
-        return Difference(difference, math.nan, math.nan, level)
+        return Difference(difference, math.nan, math.nan, level, doubtful)
     low, high = _interval(values, _resampled_means(values, resamples, seed), level)
-    return Difference(difference, low, high, level)
+    return Difference(difference, low, high, level, doubtful)
+
+
+def check_finite(estimate: Estimate, name: str) -> None:
+    """Refuse figures whose mean says nothing.
+
+    Raises:
+        DataError: naming the estimate, the first example at fault, and what to do.
+    """
+    faulty = (~estimate.per_example.isfinite()).nonzero().flatten()
+    if len(faulty):
+        row = int(faulty[0])
+        raise DataError(
+            f"{name} is {float(estimate.per_example[row]):g} at row {row} (counted from 0; {len(faulty):,} such of "
+            f"{len(estimate.per_example):,} examples), so a mean difference says nothing: take more samples, or if the model gives "
+            "the example no density at all, leave it out of both"
+        )
+
+
+def _doubtful_share(*estimates: Estimate) -> float:
+    flags = [estimate.doubtful for estimate in estimates if isinstance(estimate, LikelihoodEstimate)]
+    return float(sum(flags[1:], flags[0]).bool().double().mean()) if flags else 0.0
 
 
 def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:

@@ -57,9 +57,8 @@ class Look:
         model: the model.
         x: the examples, ``[B, *event]``.
         q: their posteriors.
-        z: draws from the prior, ``[K, B, *latent]``.
-        p: the likelihood at draws from the posterior.
-        log_likelihood: at the draws from the prior, ``[K, B]``.
+        p: the likelihood at draws from the posterior, ``[K, B]`` of them.
+        log_likelihood: at draws from the prior, ``[K, B]``.
         dead: for each activation in encoder and decoder, by its path, the share of its units that never change.
     """
 
@@ -85,11 +84,14 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
     few = examples.spread(min(_EXAMPLES, max(16, per_pass)))
     with evaluating(model):
         _, x = next(batches(few, model, seed=seed, batch_size=len(few)))
-        with noise.per_example(noise.derived_seed(seed, "look"), torch.arange(len(x))), _watching(model) as dead:
-            q = model.posterior(x)
-            p = model.likelihood(drawn(q, _DRAWS))
-            z = model.prior().sample(torch.Size((_DRAWS, len(x))))
-            log_likelihood = model.likelihood(z).log_prob(x).double()
+        dead: dict[str, float] = {}
+        with noise.per_example(noise.derived_seed(seed, "look"), torch.arange(len(x))):
+            with _watching(model, dead, (len(x),)):
+                q = model.posterior(x)
+            with _watching(model, dead, (_DRAWS, len(x))):
+                p = model.likelihood(drawn(q, _DRAWS))
+                z = model.prior().sample(torch.Size((_DRAWS, len(x))))
+                log_likelihood = model.likelihood(z).log_prob(x).double()
     return Look(model, x, q, p, log_likelihood, dead)
 
 
@@ -101,13 +103,18 @@ def drawn(q: Distribution, draws: int) -> Tensor:
 
 
 @contextmanager
-def _watching(model: LatentModel) -> Iterator[dict[str, float]]:
-    """Within the block, the share of units that never change is noted for every activation of torch's that is passed."""
-    dead: dict[str, float] = {}
+def _watching(model: LatentModel, dead: dict[str, float], given: tuple[int, ...]) -> Iterator[None]:
+    """Within the block, the share of units that never change is noted for every activation of torch's that is passed.
+
+    Args:
+        model: whose modules to watch.
+        dead: where to note it.
+        given: the leading shape of what goes into the model's part; a network may flatten it.
+    """
 
     def note(path: str) -> Any:
-        def hook(module: nn.Module, given: Any, y: Tensor) -> None:
-            leading = 2 if y.dim() > 2 and y.shape[0] == _DRAWS else 1
+        def hook(module: nn.Module, arguments: Any, y: Tensor) -> None:
+            leading = len(given) if y.shape[: len(given)] == given else 1
             units = y.detach().flatten(0, leading - 1).flatten(1).double()
             low, high = units.amin(0), units.amax(0)
             constant = high - low <= _CONSTANT * (1 + high.abs())
@@ -121,7 +128,7 @@ def _watching(model: LatentModel) -> Iterator[dict[str, float]]:
         if type(module).__module__ == "torch.nn.modules.activation" and not list(module.children())
     ]
     try:
-        yield dead
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -294,11 +301,20 @@ def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterat
 
 
 def unfinished(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
-    """Findings about schedules that the training ended before."""
+    """Findings about schedules whose end the model's weights have not seen, as far as three digits show it."""
     for name, schedule in schedules.items():
-        if schedule["reached"] != schedule["end"]:
+        reached, end = (f"{schedule[key]:.3g}" for key in ("reached", "end"))
+        if reached == end or schedule.get("ended", False):
+            continue
+        if "epoch" in schedule:
             yield Finding(
-                f"the training ended while {name} was {schedule['reached']:.3g}, on its way to {schedule['end']:.3g}",
+                f"the weights are those of epoch {schedule['epoch']:g}, when {name} was {reached}, on its way to {end}",
+                "the validation bound was best before the schedule came to its end",
+                "train without validation, which keeps the last weights, or shorten the schedule; or train for longer if it had not ended",
+            )
+        else:
+            yield Finding(
+                f"the training ended while {name} was {reached}, on its way to {end}",
                 f"the schedule of {name} is longer than the training",
                 "train for longer (--resume goes on), or shorten the schedule",
             )

@@ -30,6 +30,9 @@ _EPSILON = 0.1
 # A gap below this many nats is not worth working on.
 _SMALL = 0.5
 
+# The search goes on, round by round, until one gains fewer nats than this in the mean, or there were so many.
+_SETTLED, _ROUNDS = 0.05, 10
+
 
 class _Refinable(Protocol):
     """A posterior whose parameters are its network's output, see :class:`lowerbound.conditionals.Parametric`."""
@@ -50,12 +53,24 @@ class Gaps:
         best_bound: with q refined for each example.
         amortised_bound: with the encoder's q.
         train_log_likelihood: of as many training examples, where those were given.
+        last_gain: nats that the last round of the search gained in the mean.
     """
 
     log_likelihood: LikelihoodEstimate
     best_bound: Estimate
     amortised_bound: Estimate
     train_log_likelihood: LikelihoodEstimate | None = None
+    last_gain: float = 0.0
+
+    @property
+    def warning(self) -> str | None:
+        """That the search for the best q had not converged; ``None`` where it had."""
+        if self.last_gain < _SETTLED:
+            return None
+        return (
+            f"the search for the best bound had not converged: its last round still gained {self.last_gain:.2f} nats, so that the "
+            "approximation gap is too large and the amortisation gap too small; take more steps"
+        )
 
     @property
     def approximation(self) -> Estimate:
@@ -96,6 +111,11 @@ class Gaps:
             return (
                 f"inference is fine (the bound is {approximation + amortisation:.2f} nats below the log likelihood): only a "
                 "better decoder or prior can raise the likelihood"
+            )
+        if self.warning is not None and approximation > amortisation:
+            return (
+                f"approximation cannot be told from amortisation ({approximation + amortisation:.2f} nats in all): the search for "
+                "the best bound had not converged; take more steps before changing the posterior"
             )
         if amortisation >= approximation:
             return (
@@ -148,8 +168,10 @@ def inference_gaps(
 
     The best bound :math:`\mathcal L^*` has a q of its own for each example: from the encoder's output, which becomes free, it
     is climbed by Adam with a cosine decay, by the pathwise gradient that sticks the landing (Roeder et al. 2017), whose noise
-    vanishes as q comes near the posterior. Start or end is kept, whichever is better on fresh noise that both share; the
-    bounds are then estimated on noise that had no part in that choice.
+    vanishes as q comes near the posterior. Start or end is kept, whichever is better on fresh noise that both share. Such
+    rounds follow each other until one gains less than 0.05 nats in the mean over the examples; after ten,
+    :attr:`Gaps.warning` says that the search had not converged. The bounds are then estimated on noise that had no part in
+    any of this.
 
     log p(x) is estimated by importance sampling from both the refined and the encoder's q, whose mixture is the proposal
     (Owen & Zhou 2000): a lower bound in expectation, as the larger of two estimates would not be, and close if either q
@@ -161,11 +183,11 @@ def inference_gaps(
 
     Args:
         model: a :class:`~lowerbound.LatentModel` whose posterior has ``from_parameters``, such as ``lb.Gaussian``.
-        data: examples, an array or a tensor, ``[N, *event]``. The cost is that of ``30 * steps`` passes for each, so a few
-            hundred, as ``Examples.spread`` gives them, usually do.
+        data: examples, an array or a tensor, ``[N, *event]``. The cost of a round is that of ``30 * steps`` passes for each, and
+            there are usually one or two; so a few hundred, as ``Examples.spread`` gives them, do.
         train: training data, of which as many examples are taken at even distances, for the generalisation gap.
         samples: K, the draws for each bound; for log p(x) twice as many.
-        steps: of Adam; 0 leaves the encoder's q.
+        steps: of Adam in each round; 0 leaves the encoder's q.
         learning_rate: its step size at the start, in units of the parameters of q.
         seed: of all noise.
         batch_size: examples taken at once; by default what keeps memory small.
@@ -197,12 +219,13 @@ def inference_gaps(
     others = None if train is None else Examples.of(train, name="training data").spread(len(examples))
     if others is not None and others.shape != examples.shape:
         raise ShapeError(f"inference_gaps: training examples of shape {others.shape}, data of shape {examples.shape}")
-    search = _Search(_refinable(model, examples), samples, steps, learning_rate, seed)
+    search = _Search(check_refinable(model, examples), samples, steps, learning_rate, seed)
     parts = [search.over(part, batch_size) for part in (examples, others) if part is not None]
-    return Gaps(*parts[0], train_log_likelihood=parts[1][0] if others is not None else None)
+    likelihood, best, amortised, gain = parts[0]
+    return Gaps(likelihood, best, amortised, parts[1][0] if others is not None else None, gain)
 
 
-def _refinable(model: Model, examples: Examples) -> LatentModel:
+def check_refinable(model: Model, examples: Examples) -> LatentModel:
     """The model, if the posterior of each example can be searched for.
 
     Raises:
@@ -241,12 +264,21 @@ class _Search:
     learning_rate: float
     seed: int
 
-    def over(self, examples: Examples, batch_size: int | None) -> tuple[LikelihoodEstimate, Estimate, Estimate]:
-        """The log likelihood, the best and the amortised bound of some examples."""
-        parts: list[dict[str, Tensor]] = []
+    def over(self, examples: Examples, batch_size: int | None) -> tuple[LikelihoodEstimate, Estimate, Estimate, float]:
+        """The log likelihood, the best and the amortised bound of some examples, and what the last round gained."""
         with evaluating(self.model), seeded(self.seed, device_of(self.model)):
-            for rows, x in batches(examples, self.model, seed=self.seed, samples=_DRAWS, batch_size=batch_size):
-                parts.append({name: figure.cpu() for name, figure in self._of_batch(x, rows).items()})
+            found: list[Tensor | None] = []
+            gain = 0.0
+            for turn in range(_ROUNDS if self.steps else 0):
+                # Whether to go on is asked of all examples together, so that it does not depend on the batches.
+                climbed = [
+                    self._climb(x, rows, raw, turn) for (x, rows), raw in self._batches(examples, batch_size, found)
+                ]
+                found = [raw for raw, _ in climbed]
+                gain = float(torch.cat([gains for _, gains in climbed]).mean())
+                if gain < _SETTLED:
+                    break
+            parts = [self._figures(x, rows, raw) for (x, rows), raw in self._batches(examples, batch_size, found)]
         figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         log_likelihood = LikelihoodEstimate(
             figures["log_likelihood"],
@@ -254,19 +286,37 @@ class _Search:
             effective_sample_sizes=figures["effective"],
             pareto_k=figures["pareto_k"],
         )
-        return log_likelihood, Estimate(figures["refined"]), Estimate(figures["amortised"])
+        return log_likelihood, Estimate(figures["refined"]), Estimate(figures["amortised"]), gain
 
-    def _of_batch(self, x: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """What is known of a batch ``[B, *event]``, ``[B]`` each."""
+    def _batches(
+        self, examples: Examples, batch_size: int | None, found: list[Tensor | None]
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor | None]]:
+        """Examples and their rows, with what has been found for them so far, if anything."""
+        passes = batches(examples, self.model, seed=self.seed, samples=_DRAWS, batch_size=batch_size)
+        for number, (rows, x) in enumerate(passes):
+            yield (x, rows), found[number] if found else None
+
+    def _start(self, x: Tensor) -> Tensor:
+        """The encoder's parameters of q."""
         posterior = cast(_Refinable, self.model.posterior)
-        start = posterior.parameters_from(posterior.network, x)
-        with self._noise(rows, "refine"):
+        return posterior.parameters_from(posterior.network, x)
+
+    def _climb(self, x: Tensor, rows: Tensor, found: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
+        """Another round for a batch: the better parameters, ``[B, ...]``, and what they gain on fixed noise, ``[B]``."""
+        start = self._start(x) if found is None else found
+        with self._noise(rows, "refine", turn):
             end = self._refined(start, x)
         (started, ended), _ = self._scores((start, end), x, rows, "choose")
         worse = (ended <= started) | ~torch.isfinite(ended)
         best = torch.where(worse.reshape(-1, *[1] * (start.dim() - 1)), start, end)
-        (amortised, refined), weights = self._scores((start, best), x, rows, "report")
-        return weights.figures() | {"refined": refined, "amortised": amortised}
+        return best, torch.where(worse, 0.0, ended - started).cpu()
+
+    def _figures(self, x: Tensor, rows: Tensor, found: Tensor | None) -> dict[str, Tensor]:
+        """What is known of a batch ``[B, *event]``, ``[B]`` each."""
+        start = self._start(x)
+        bounds, weights = self._scores((start, start if found is None else found), x, rows, "report")
+        figures = weights.figures() | {"refined": bounds[1], "amortised": bounds[0]}
+        return {name: figure.cpu() for name, figure in figures.items()}
 
     def _noise(self, rows: Tensor, *purpose: str | int) -> Any:
         return noise.per_example(derived_seed(self.seed, "gaps", *purpose), rows)

@@ -37,8 +37,15 @@ _ACTIVE = 0.01
 # Below so many nats about x the latents carry nothing, whatever else they do; and below the second if no unit is active either.
 _NOTHING, _NEXT_TO_NOTHING = 0.1, 0.5
 
-# Fewer examples than this cannot show a collapse: their mutual information with anything is next to nothing.
-_FEWEST = 5
+# Fewer examples than this cannot show a collapse: their mutual information with anything is next to nothing. And fewer than the
+# second cannot show that a unit is superfluous, which also means that its own rate is below the third.
+_FEWEST, _FEWEST_FOR_UNITS, _OFF = 5, 20, 0.01
+
+# Where draws are not asked for, each example has so many that they come to this in all.
+_DRAWS = 1000
+
+# A draw's own component has this share in q(z), beyond one among equals, where the mixture has too few, see ``saturated``.
+_OWN_SHARE = 0.2
 
 # The mixture q(z) has at most so many components, and numbers [draws, components, units] in all come to about the second; the third
 # is for posteriors whose units are not independent, such as flows, where a density may cost a network.
@@ -59,7 +66,9 @@ class LatentHealth:
         rate: KL(q(z given x) || p(z)).
         rate_per_unit: the same for each unit, ``[J]``; ``None`` where there is no closed form or units are not independent.
         variances: of the posterior's means over all examples, ``[J]``.
-        mutual_information: between x and z under q, at most ``log(components)``.
+        mutual_information: between x and z under q, at most ``log(components)``; an estimate, which chance may take below 0.
+        mutual_information_error: its standard error, of the draws and of the examples.
+        own_share: the mean share that a draw's own example has in q(z): from one in ``components`` to 1.
         components: how many examples' posteriors make up the mixture q(z).
         draws: how many draws of z it was averaged over.
         marginal_kl: the sum over units of KL(q(z_j) || p(z_j)); ``None`` where units are not independent given x.
@@ -74,6 +83,8 @@ class LatentHealth:
     rate_per_unit: Tensor | None
     variances: Tensor
     mutual_information: float
+    mutual_information_error: float
+    own_share: float
     components: int
     draws: int
     marginal_kl: float | None
@@ -99,8 +110,12 @@ class LatentHealth:
 
     @property
     def saturated(self) -> bool:
-        """Whether the mutual information is within half a nat of the logarithm of ``components``, its upper limit."""
-        return self.mutual_information > math.log(self.components) - 0.5
+        """Whether the examples are too few for q(z), which a draw's own share in it shows: by more than a fifth above one of equals.
+
+        A share s adds about -log(1 - s) to log q(z), here 0.2 nats or more. The mutual information is then a lower bound,
+        limited by the logarithm of ``components``, and aggregate KL and total correlation are upper bounds.
+        """
+        return self.own_share - 1 / self.components > _OWN_SHARE * (1 - 1 / self.components)
 
     @property
     def aggregate_kl(self) -> float:
@@ -117,28 +132,48 @@ class LatentHealth:
 
     def lines(self) -> Iterator[str]:
         """The figures in words."""
-        off = self.units - self.active_units
-        rest = f"; {off} superfluous ones are switched off" if off and not self.collapsed else ""
+        off = self._switched_off
+        rest = f"; {off} superfluous {'one is' if off == 1 else 'ones are'} switched off" if off else ""
         yield f"active units: {self.active_units} of {self.units}{rest}"
         if self.rate_per_unit is None:
             yield f"rate: {self.rate:.2f} nats; by unit there is no closed form"
         else:
             largest = ", ".join(f"{rate:.2f}" for rate in self.rate_per_unit.sort(descending=True).values[:10].tolist())
             yield f"rate: {self.rate:.2f} nats; by unit: {largest}{', ...' if self.units > 10 else ''}"
-        limit = f" (saturated: a lower bound, limited by log {self.components:,})" if self.saturated else ""
+        limit, bound = ("", "")
+        if self.saturated:
+            limit = f" (saturated: a lower bound, limited by log {self.components:,})"
+            bound = " (an upper bound, and so is the total correlation)"
         yield (
-            f"information about x: {self.mutual_information:.2f} nats{limit}; aggregate posterior to prior: "
-            f"{self.aggregate_kl:.2f} nats"
+            f"information about x: {self._carried} nats{limit}; aggregate posterior to prior: "
+            f"{_plain(self.aggregate_kl)} nats{bound}"
         )
         if self.scale_floor_reached is not None:
             yield f"likelihood scales at their floor: {100 * self.scale_floor_reached:.1f}%"
+
+    @property
+    def _switched_off(self) -> int:
+        """How many units are neither active nor have a rate, as far as that can be told."""
+        if self.rate_per_unit is None or self.collapsed or self.examples < _FEWEST_FOR_UNITS:
+            return 0
+        return int((~self.active & (self.rate_per_unit < _OFF)).sum())
+
+    @property
+    def _carried(self) -> str:
+        error = "" if math.isnan(self.mutual_information_error) else f" ± {self.mutual_information_error:.2f}"
+        return _plain(self.mutual_information) + error
+
+
+def _plain(value: float) -> str:
+    """Two decimals, and no sign of a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def latent_health(
     model: Model,
     data: Any,
     *,
-    samples: int = 1,
+    samples: int | None = None,
     seed: int = 0,
     objective: Any = None,
     schedules: Mapping[str, Mapping[str, float]] | None = None,
@@ -152,21 +187,24 @@ def latent_health(
     (Hoffman & Johnson 2016). The mixture q(z) is over all examples, each draw's own among them, up to 10,000 of them at even
     distances; so the mutual information is at most the logarithm of their number, and comes to it where the posteriors do
     not overlap: then it is a lower bound on what an endless supply of data would have. Draws are taken for as many examples as
-    keep the cost bounded, at even distances as well.
+    keep the cost bounded, at even distances as well. Chance makes such a draw's :math:`\log q(z \mid x)` too high or too low
+    against the rate, which is known of all examples; the mutual information is regressed on that difference, which is exact
+    where posteriors are separated or all the same, and elsewhere as good as estimating the aggregate KL by itself.
 
     A unit is active if the mean of its posterior varies: :math:`\mathrm{Var}_x(\mathbb E_q[z_j]) > 0.01` (Burda et al. 2016),
     the population variance over all examples. Units that a model does not need switch off, which harms nothing. It has
-    collapsed if the latents carry less than 0.1 nats about x, or less than 0.5 with no unit active. Each likely cause is then
+    collapsed if the latents carry less than 0.1 nats about x, or less than 0.5 with no unit active, by two standard errors. Each likely cause is then
     measured: see :mod:`lowerbound.evaluation.diagnosis`.
 
     Args:
         model: a :class:`~lowerbound.LatentModel`.
         data: examples, an array or a tensor, ``[N, *event]``.
-        samples: draws of z for each example that the mutual information is averaged over.
+        samples: draws of z for each example that the mutual information is averaged over; by default so many that there are
+            1,000 in all.
         seed: of all noise.
         objective: what the model was trained by, whose weight of the rate may be the cause.
-        schedules: what the objective's schedules had reached when the training ended, as the last line of a run's
-            ``metrics.jsonl`` has it: ``{"beta": {"reached": 0.2, "end": 1.0}}``.
+        schedules: what the objective's schedules had reached when the weights were those of the model, as the line of that
+            epoch in a run's ``metrics.jsonl`` has it: ``{"beta": {"reached": 0.2, "end": 1.0, "ended": False}}``.
 
     Returns:
         :class:`LatentHealth`, whose ``findings`` say what is wrong, why, and what to do.
@@ -193,11 +231,13 @@ def latent_health(
             f"latent_health: a {type(model).__name__} has no single posterior over z; it takes a lowerbound.LatentModel"
         )
     check_seed("latent_health", seed)
-    samples = whole_number("latent_health: samples", samples)
+    asked = None if samples is None else whole_number("latent_health: samples", samples)
     examples = Examples.of(data)
     model.check_data(examples)
+    samples = asked or math.ceil(_DRAWS / len(examples))
     with evaluating(model), seeded(seed, device_of(model)):
-        figures = _rates(model, examples, samples, seed) | _information(model, examples, samples, seed)
+        figures, rates = _rates(model, examples, asked or 1, seed)
+        figures |= _information(model, examples, samples, seed, rates)
         look = look_at(model, examples, seed)
         shares = scale_bounds(look)
         floor, ceiling = shares or (None, None)
@@ -206,7 +246,7 @@ def latent_health(
         causes = causes_of_collapse(look, objective, schedules) if collapsed else ()
     what = (
         f"posterior collapse: {health.active_units} of {health.units} units are active, and z carries "
-        f"{abs(health.mutual_information):.2f} nats about x"
+        f"{health._carried} nats about x"
     )
     findings = [Finding(what, *cause) for cause in causes]
     findings += [*unfinished(schedules), *(bounds_reached(model.likelihood, shares) if shares else ())]
@@ -214,20 +254,23 @@ def latent_health(
 
 
 def _has_collapsed(health: LatentHealth) -> bool:
-    known = health.mutual_information
-    return health.examples >= _FEWEST and (known < _NOTHING or (known < _NEXT_TO_NOTHING and not health.active_units))
+    at_most = health.mutual_information + 2 * health.mutual_information_error
+    return health.examples >= _FEWEST and (
+        at_most < _NOTHING or (at_most < _NEXT_TO_NOTHING and not health.active_units)
+    )
 
 
-def _rates(model: LatentModel, examples: Examples, samples: int, seed: int) -> dict[str, Any]:
-    """The rate, by unit where there is a closed form, and the variance of the posterior's means: over all examples."""
-    rate, count = 0.0, 0
+def _rates(model: LatentModel, examples: Examples, samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """The rate, by unit where there is a closed form, and the variance of the posterior's means: over all examples; and each's rate."""
+    rates: list[Tensor] = []
+    count = 0
     per_unit: Tensor | None = None
     mean, squares = torch.zeros(()), torch.zeros(())
     for _, x in batches(examples, model, seed=seed):
         q, prior = model.posterior(x), model.prior()
         units = closed_form_unit_kl(q, prior)
         total = closed_form_kl(q, prior) if units is None else units.flatten(1).double().sum(1)
-        rate += float((model.draw(x, samples).sampled_rate if total is None else total).double().sum())
+        rates.append((model.draw(x, samples).sampled_rate if total is None else total).double().cpu())
         if units is not None:
             per_unit = units.flatten(1).double().sum(0) + (0 if per_unit is None else per_unit)
         means = _mean(model, q, x).flatten(1).double()
@@ -236,12 +279,14 @@ def _rates(model: LatentModel, examples: Examples, samples: int, seed: int) -> d
         shift = here - mean
         squares = squares + (means - here).square().sum(0) + shift.square() * (count * len(x) / new)
         mean, count = mean + shift * (len(x) / new), new
-    return {
+    rate_N = torch.cat(rates)
+    figures = {
         "examples": count,
-        "rate": rate / count,
+        "rate": float(rate_N.mean()),
         "rate_per_unit": None if per_unit is None else (per_unit / count).cpu(),
         "variances": (squares / count).cpu(),
     }
+    return figures, rate_N
 
 
 def _mean(model: LatentModel, q: Distribution, x: Tensor) -> Tensor:
@@ -251,9 +296,9 @@ def _mean(model: LatentModel, q: Distribution, x: Tensor) -> Tensor:
         return model.encode(x)
 
 
-def _information(model: LatentModel, examples: Examples, samples: int, seed: int) -> dict[str, Any]:
-    """The mutual information of x and z, and the sum of the units' divergences from the prior."""
-    mixture, own, z = _mixture(model, examples, samples, seed)
+def _information(model: LatentModel, examples: Examples, samples: int, seed: int, rates: Tensor) -> dict[str, Any]:
+    """The mutual information of x and z, and the sum of the units' divergences from the prior; ``rates`` are all examples' own."""
+    mixture, own, z, groups = _mixture(model, examples, samples, seed)
     components = sum(q.batch_shape[0] for q in mixture)
     joint = torch.full_like(own, -math.inf)
     marginal: Tensor | None = None
@@ -274,18 +319,43 @@ def _information(model: LatentModel, examples: Examples, samples: int, seed: int
                     z.new_zeros(len(z), density_PBJ.shape[2], dtype=torch.float64) if marginal is None else marginal
                 )
                 marginal[part] += density_PBJ.exp_().sum(1)
-    information = float((own - joint).mean()) + math.log(components)
+    prior = model.prior()
+    excess = own - (prior.log_prob(z) if prior_units is None else prior_units(z).flatten(1).sum(1)).double()
+    information, error = _regressed(own - joint + math.log(components), excess, rates, groups)
     marginal_kl = None
     if marginal is not None and prior_units is not None:
         log_marginal = marginal.log() - math.log(components)
         marginal_kl = float((log_marginal - prior_units(z).flatten(1)).sum(1).mean())
-    return {"mutual_information": information, "components": components, "draws": len(z), "marginal_kl": marginal_kl}
+    return {
+        "mutual_information": information,
+        "mutual_information_error": error,
+        "own_share": float((own - joint).exp().mean()),
+        "components": components,
+        "draws": len(z),
+        "marginal_kl": marginal_kl,
+    }
+
+
+def _regressed(y: Tensor, t: Tensor, known: Tensor, groups: Tensor) -> tuple[float, float]:
+    """The mean of ``y`` and its standard error, given that ``t``, ``[P]`` like it, should have the mean of ``known``, ``[N]``.
+
+    Where ``y`` does not depend on ``t``, such as where it is the same for all draws, it is the mean as it is. ``groups`` says
+    whose draw each is, since those of one example vary together.
+    """
+    deviation = t - t.mean()
+    spread = float(deviation.square().sum())
+    slope = float((deviation * (y - y.mean())).sum()) / spread if spread > 0 else 0.0
+    rest = y - slope * (t - float(known.mean()))
+    index, count = groups.unique(return_inverse=True)[1], groups.unique(return_counts=True)[1]
+    means = torch.zeros(len(count), dtype=rest.dtype, device=rest.device).index_add_(0, index, rest) / count
+    variance = float(means.var()) / len(means) if len(means) > 1 else math.nan
+    return float(rest.mean()), math.sqrt(variance + slope**2 * float(known.var(correction=0)) / len(known))
 
 
 def _mixture(
     model: LatentModel, examples: Examples, samples: int, seed: int
-) -> tuple[list[Distribution], Tensor, Tensor]:
-    """The posteriors that make up q(z), and draws ``[P, *latent]`` from some of them with their own log density, ``[P]``."""
+) -> tuple[list[Distribution], Tensor, Tensor, Tensor]:
+    """The posteriors that make up q(z), the own log density of draws from some, ``[P]``, the draws, and whose they are, ``[P]``."""
     _, x = next(batches(examples.spread(1), model, seed=seed))
     first = model.posterior(x)
     costly = _unit_density(first) is None
@@ -293,7 +363,7 @@ def _mixture(
     budget = _COSTLY if costly else _NUMBERS // first.event_shape.numel()
     points = min(count, max(200, budget // (count * samples)))
     chosen = torch.linspace(0, count - 1, points).round().long().unique()
-    mixture, own, draws, at = [], [], [], 0
+    mixture, own, draws, groups, at = [], [], [], [], 0
     for _, batch in batches(examples.spread(count), model, seed=seed):
         q = model.posterior(batch)
         here = chosen[(chosen >= at) & (chosen < at + len(batch))] - at
@@ -301,9 +371,11 @@ def _mixture(
         density = q.log_prob(z).double() if units is None else units(z).flatten(2).sum(2)
         own.append(density[:, here].flatten())
         draws.append(z[:, here].flatten(0, 1))
+        groups.append((here + at).repeat(samples))
         mixture.append(q)
         at += len(batch)
-    return mixture, torch.cat(own), torch.cat(draws)
+    own_P = torch.cat(own)
+    return mixture, own_P, torch.cat(draws), torch.cat(groups).to(own_P.device)
 
 
 def _unit_density(q: Distribution) -> Callable[[Tensor], Tensor] | None:

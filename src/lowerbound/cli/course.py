@@ -1,0 +1,45 @@
+"""How far a long evaluation is: a bar on a terminal, else a line now and then; on standard error."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_PATIENCE_SECONDS = 2.0
+_BETWEEN_LINES_SECONDS = 30.0
+
+
+@contextmanager
+def course(what: str) -> Iterator[None]:
+    """Within the block, an evaluation that takes longer than two seconds shows how many examples are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lowerbound.models import watching
+
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed:,} of {task.total:,} examples"), TimeRemainingColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+    task = bar.add_task(what, total=None)
+    began = said = time.monotonic()
+
+    def done(so_far: int, in_all: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if so_far >= in_all or now - began < _PATIENCE_SECONDS:
+            return
+        if console.is_terminal:
+            bar.start()
+            bar.update(task, completed=so_far, total=in_all)
+        elif now - said > _BETWEEN_LINES_SECONDS:
+            said = now
+            left = (now - began) * (in_all - so_far) / so_far
+            print(f"{what}: {so_far:,} of {in_all:,} examples, {left:,.0f} s left", file=sys.stderr)
+
+    try:
+        with watching(done):
+            yield
+    finally:
+        bar.stop()
