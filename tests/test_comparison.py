@@ -133,18 +133,23 @@ def test_a_figure_that_is_no_number_is_refused_by_its_row(value):
         paired_difference(Estimate(values), Estimate(values))
 
 
-def test_doubtful_figures_qualify_the_sentence():
+def test_a_doubtful_figure_cannot_lose():
+    """It is too low by an unknown amount, so its model may be the better one; where it wins all the same, the verdict stands."""
     a, b = estimates()
+    assert str(paired_difference(a, b)).startswith("the first is better by 0.")
     sizes = torch.full((200,), 100.0, dtype=DOUBLE)
     shapes = torch.full((200,), 0.1, dtype=DOUBLE)
     shapes[:150] = 2.0
-    doubtful = LikelihoodEstimate(a.per_example, samples=1000, effective_sample_sizes=sizes, pareto_k=shapes)
-    difference = paired_difference(doubtful, b)
-    assert difference.doubtful == 0.75
-    assert difference.sentence().startswith("the first is better by 0.")
+    doubtful = {"samples": 1000, "effective_sample_sizes": sizes, "pareto_k": shapes}
+    winner = paired_difference(LikelihoodEstimate(a.per_example, **doubtful), b)
+    assert winner.doubtful == (0.75, 0.0)
+    assert winner.is_certain
+    assert winner.sentence().startswith("the first is better by 0.")
+    loser = paired_difference(a, LikelihoodEstimate(b.per_example, **doubtful))
+    assert loser.excludes_zero
+    assert not loser.is_certain
+    assert loser.sentence("r/a", "r/b").startswith("which is better cannot be told: the figure of r/a is higher by 0.")
     assert (
-        "lower bounds can tell that are too low by unknown and different amounts: of 75% of the"
-        in difference.sentence()
+        "that of r/b is too low by an unknown amount, for it is doubtful in 75% of the examples; anneal"
+        in loser.sentence("r/a", "r/b")
     )
-    assert paired_difference(a, b).doubtful == 0
-    assert "lower bounds" not in str(paired_difference(a, b))

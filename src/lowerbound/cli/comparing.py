@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.runs import (
+    ANNEALED,
+    Anneal,
     AsJson,
     Data,
     ScoredPart,
@@ -39,25 +41,36 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     data: Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Draws of z for each example.")] = 500,
     split: ScoredPart = None,
+    anneal: Anneal = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Which of two runs is better: log likelihoods of the same examples on the same noise, and their difference."""
+    from lowerbound.cli.course import course
+    from lowerbound.evaluation.annealing import annealed_log_likelihood
     from lowerbound.evaluation.comparison import check_finite, paired_difference
     from lowerbound.evaluation.importance import log_likelihood
 
     runs = {directory: open_run(directory) for directory in (first, second)}
     part = split or usual_part(data)
     examples = _same_examples({path: config for path, (_, config) in runs.items()}, data, part)
-    estimates = {path: log_likelihood(model, examples, samples, seed=seed) for path, (model, _) in runs.items()}
-    for path, estimate in estimates.items():
-        check_finite(estimate, f"{path}: the log likelihood")
+    if anneal is not None:
+        examples = examples.spread(ANNEALED)
+    estimates: dict[Path, Any] = {}
+    for path, (model, _) in runs.items():
+        with course(str(path)):
+            if anneal is None:
+                estimates[path] = log_likelihood(model, examples, samples, seed=seed)
+            else:
+                estimates[path] = annealed_log_likelihood(model, examples, distributions=anneal, seed=seed)
+        check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
     if not as_json:
         for path, estimate in estimates.items():
             print(f"{path}: {part} {describe_likelihood(estimate)}")
-            if estimate.warning is not None:
-                print(f"{path}: {estimate.warning}")
+            warning = getattr(estimate, "warning", None)
+            if warning is not None:
+                print(f"{path}: {warning}")
         print(difference.sentence(str(first), str(second)))
         return
     figures = {
@@ -70,11 +83,12 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             "low": difference.low,
             "high": difference.high,
             "level": difference.level,
-            "doubtful_share": difference.doubtful,
+            "sentence": difference.sentence(str(first), str(second)),
         },
         "better": str(first if difference.mean > 0 else second) if difference.is_certain else None,
     }
-    context = {"split": part, "examples": len(examples), "samples": samples, "seed": seed, "unit": "nats"}
+    how = {"samples": samples} if anneal is None else {"distributions": anneal}
+    context = {"split": part, "examples": len(examples), **how, "seed": seed, "unit": "nats"}
     print(dumps(figures | context))
 
 

@@ -42,4 +42,5 @@ def course(what: str) -> Iterator[None]:
         with watching(done):
             yield
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.runs import (
+    ANNEALED,
+    Anneal,
     AsJson,
     Data,
     Directory,
@@ -47,6 +49,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(min=1, help="Also the log likelihood, by importance sampling with so many draws, such as 5000."),
     ] = None,
+    anneal: Anneal = None,
     gaps: Annotated[
         bool,
         typer.Option("--gaps", help=f"Also where the bound loses to the log likelihood, on {_REFINED} examples."),
@@ -56,6 +59,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """The bound with its terms and standard errors, in nats per example, and what the latents carry."""
     import lowerbound as lb
+    from lowerbound.cli.course import course
     from lowerbound.describe import describe
     from lowerbound.evaluation.gaps import check_refinable, inference_gaps
     from lowerbound.evaluation.health import latent_health
@@ -79,9 +83,15 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     if estimate.bits_per_dimension is not None:
         told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
     if log_likelihood is not None:
-        likelihood = importance_sampled(model, examples, log_likelihood, seed=seed)
+        with course("log likelihood"):
+            likelihood = importance_sampled(model, examples, log_likelihood, seed=seed)
         told.add(describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)})
         told.warn(likelihood.warning)
+    if anneal is not None:
+        few = examples.spread(ANNEALED)
+        with course("annealing"):
+            annealed = lb.annealed_log_likelihood(model, few, distributions=anneal, seed=seed)
+        told.add(describe_likelihood(annealed), {"annealed_log_likelihood": likelihood_as_numbers(annealed)})
     if isinstance(model, lb.LatentModel):
         health = latent_health(model, examples, seed=seed, objective=objective, schedules=schedules_reached(directory))
         told.warn(*map(str, health.findings))
@@ -90,7 +100,8 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         told.add(f"latents: not looked at, a {type(model).__name__} has no single posterior over z", {"health": None})
     if gaps:
         train = examples_of(config, None, "train") if data is None and part == "test" else None
-        found = inference_gaps(model, examples.spread(_REFINED), train=train, seed=seed)
+        with course("gaps"):
+            found = inference_gaps(model, examples.spread(_REFINED), train=train, seed=seed)
         told.add(f"{found}\n{found.advice}", {"gaps": _gaps_as_numbers(found)})
         told.warn(found.log_likelihood.warning, found.warning)
     told.end(_context(part, examples, objective.samples, seed))

@@ -13,7 +13,7 @@ from lowerbound.errors import SettingsError, StorageError
 
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples
-    from lowerbound.evaluation import Estimate, LikelihoodEstimate
+    from lowerbound.evaluation import AnnealedEstimate, Estimate, LikelihoodEstimate
     from lowerbound.objectives import Objective
 
 Split = Literal["train", "test", "all"]
@@ -21,9 +21,23 @@ Split = Literal["train", "test", "all"]
 Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
 ScoredPart = Annotated[
-    Split | None, typer.Option(help="Which part of the data; if not given: test, but all of what --data names.")
+    Split | None,
+    typer.Option(
+        help="Which part of the data; if not given: test, but all of what --data names. What a training held out for "
+        "validation belongs to train."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that is random.")]
+# Annealing costs thousands of passes for each example.
+ANNEALED = 100
+Anneal = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help=f"Anneal with so many distributions, such as 500, on up to {ANNEALED} examples at even distances: slower than "
+        "importance sampling, and good where the posterior fits badly.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -105,7 +119,12 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
         raise StorageError(f"the run's config.yaml: {described!r} is no objective; restore the file as it was written")
-    return objective if samples is None else dataclasses.replace(cast(Any, objective), samples=samples)
+    if samples is None:
+        return objective
+    changed: dict[str, Any] = {"samples": samples}
+    if getattr(objective, "encoder_groups", None) is not None:
+        changed["encoder_groups"] = None  # what the encoder climbed has no part in the bound
+    return cast(objectives.Objective, dataclasses.replace(cast(Any, objective), **changed))
 
 
 def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
@@ -195,16 +214,23 @@ def _finite(value: Any) -> Any:
     return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def likelihood_as_numbers(estimate: "LikelihoodEstimate") -> dict[str, Any]:
-    """An importance-sampled log likelihood for JSON, with what its weights say of it."""
-    return {
+def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
+    """A log likelihood for JSON, with what its weights say of it."""
+    from lowerbound.evaluation.annealing import AnnealedEstimate
+
+    numbers: dict[str, Any] = {
         **as_numbers(estimate),
         **({} if estimate.bits_per_dimension is None else {"bits_per_dimension": estimate.bits_per_dimension}),
-        "samples": estimate.samples,
         "effective_sample_size": {
             "median": float(estimate.effective_sample_sizes.median()),
             "least": float(estimate.effective_sample_sizes.min()),
         },
+    }
+    if isinstance(estimate, AnnealedEstimate):
+        acceptance = float(estimate.acceptance.mean())
+        return numbers | dict(estimate.settings) | {"examples": len(estimate.per_example), "acceptance": acceptance}
+    return numbers | {
+        "samples": estimate.samples,
         "largest_pareto_k": float(estimate.pareto_k.max()),
         "doubtful_examples": int(estimate.doubtful.sum()),
         "doubtful_share": float(estimate.doubtful.double().mean()),
@@ -212,11 +238,22 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate") -> dict[str, Any]:
     }
 
 
-def describe_likelihood(estimate: "LikelihoodEstimate") -> str:
-    """An importance-sampled log likelihood on one line."""
+def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> str:
+    """A log likelihood on one line, with how it was come by."""
+    from lowerbound.evaluation.annealing import AnnealedEstimate
+
     bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
     sizes = estimate.effective_sample_sizes
+    if isinstance(estimate, AnnealedEstimate):
+        settings = estimate.settings
+        kind = "annealed log likelihood"
+        how = (
+            f"{len(estimate.per_example):,} examples, {settings['distributions']:,} distributions, {settings['chains']} chains, "
+            f"acceptance {float(estimate.acceptance.mean()):.2f}"
+        )
+    else:
+        kind, how = "log likelihood", f"{estimate.samples:,} samples"
     return (
-        f"log likelihood {figure(estimate)} nats per example ({estimate.samples:,} samples; effective sample size "
+        f"{kind} {figure(estimate)} nats per example ({how}; effective sample size "
         f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least{bits})"
     )

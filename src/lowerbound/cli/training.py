@@ -174,7 +174,9 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     import lowerbound as lb
     from lowerbound.report.figures import is_image
 
-    print(describe_estimate(lb.evaluate(run.model, run.objective, test), "test"))
+    estimate = lb.evaluate(run.model, run.objective, test)
+    elbo = None if isinstance(run.objective, lb.ELBO) else lb.evaluate(run.model, lb.ELBO(run.objective.samples), test)
+    print(describe_estimate(estimate, "test", run.objective, elbo))
     pictures = [max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")]
     pictures += [path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")]
     print("pictures: " + ", ".join(str(path) for path in pictures if path))  # bound.png at least

@@ -18,7 +18,7 @@ from lowerbound.noise import derived_seed
 # Numbers held at once while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
 
-# From this share of doubtful examples on, the sentence says so.
+# From this share of doubtful examples on, a figure may be too low to lose by.
 _DOUBTFUL = 0.1
 
 
@@ -31,15 +31,15 @@ class Difference:
         low: the lower end of the interval for the mean; nan for a single example.
         high: its upper end.
         level: how often such an interval covers the true mean.
-        doubtful: the share of examples for which either figure is doubtful, see
-            :attr:`~lowerbound.evaluation.LikelihoodEstimate.doubtful`: the interval does not hold their bias.
+        doubtful: the shares of examples for which the first's and the second's figure is doubtful, see
+            :attr:`~lowerbound.evaluation.LikelihoodEstimate.doubtful`: these are too low, and the interval does not say by how much.
     """
 
     per_example: Tensor
     low: float
     high: float
     level: float
-    doubtful: float = 0.0
+    doubtful: tuple[float, float] = (0.0, 0.0)
 
     @property
     def mean(self) -> float:
@@ -52,9 +52,18 @@ class Difference:
         return Estimate(self.per_example).standard_error
 
     @property
-    def is_certain(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether one is better: the interval excludes 0, and the lower figure is not doubtful, which could make it so."""
+        return self.excludes_zero and self._doubt_of_the_lower < _DOUBTFUL
+
+    @property
+    def _doubt_of_the_lower(self) -> float:
+        return self.doubtful[1 if self.mean >= 0 else 0]
 
     def sentence(self, first: str = "the first", second: str = "the second") -> str:
         """What the figures say, in one sentence, with names for the two that were compared."""
@@ -62,22 +71,17 @@ class Difference:
         if count == 1:
             return f"no difference can be told from a single example ({first} - {second}: {self.mean:+.4g} nats)"
         how = f"{100 * self.level:g}% paired bootstrap interval over {count:,} examples"
-        ahead, sign = (first, 1) if self.mean >= 0 else (second, -1)
+        if not self.excludes_zero:
+            interval = f"[{self.low:.4g}, {self.high:.4g}]"
+            return f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats {interval} ({how})"
+        ahead, behind, sign = (first, second, 1) if self.mean >= 0 else (second, first, -1)
         low, high = sorted((sign * self.low, sign * self.high))
-        interval = f"[{low:.4g}, {high:.4g}]"
-        but = self._qualification()
+        by = f"by {abs(self.mean):.4g} nats [{low:.4g}, {high:.4g}] per example ({how})"
         if self.is_certain:
-            return f"{ahead} is better by {abs(self.mean):.4g} nats {interval} per example ({how}){but}"
-        interval = f"[{self.low:.4g}, {self.high:.4g}]"
-        return f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats {interval} ({how}){but}"
-
-    def _qualification(self) -> str:
-        """What the interval leaves out, as a clause."""
-        if self.doubtful < _DOUBTFUL:
-            return ""
+            return f"{ahead} is better {by}"
         return (
-            f", as far as lower bounds can tell that are too low by unknown and different amounts: of {100 * self.doubtful:.0f}% of "
-            "the examples a figure is doubtful"
+            f"which is better cannot be told: the figure of {ahead} is higher {by}, but that of {behind} is too low by an unknown "
+            f"amount, for it is doubtful in {100 * self._doubt_of_the_lower:.0f}% of the examples; anneal to decide"
         )
 
     def __str__(self) -> str:
@@ -93,8 +97,9 @@ def paired_difference(
 
     Examples differ among each other far more than two models do on one of them, so the examples' differences are
     resampled, not the two estimates: bias-corrected and accelerated (Efron 1987), which for a mean has closed forms for all
-    but the resampling. The interval is about the examples' choice; noise that is within the estimates, such as that of
-    importance sampling, is in it as far as it differs from example to example.
+    but the resampling. The interval is about the examples' choice. Noise within the estimates, such as that of importance
+    sampling, is in it as far as it differs from example to example; their bias is not. So where the lower of two
+    importance-sampled figures is doubtful, no verdict is given: its model may be the better one.
 
     Args:
         a: one estimate, such as of ``lb.evaluate``.
@@ -129,7 +134,7 @@ def paired_difference(
     check_finite(a, "the first estimate")
     check_finite(b, "the second estimate")
     difference = a.per_example - b.per_example
-    doubtful = _doubtful_share(a, b)
+    doubtful = (_doubtful_share(a), _doubtful_share(b))
     values = difference.numpy()
     if len(values) == 1:
         return Difference(difference, math.nan, math.nan, level, doubtful)
@@ -153,9 +158,8 @@ def check_finite(estimate: Estimate, name: str) -> None:
         )
 
 
-def _doubtful_share(*estimates: Estimate) -> float:
-    flags = [estimate.doubtful for estimate in estimates if isinstance(estimate, LikelihoodEstimate)]
-    return float(sum(flags[1:], flags[0]).bool().double().mean()) if flags else 0.0
+def _doubtful_share(estimate: Estimate) -> float:
+    return float(estimate.doubtful.double().mean()) if isinstance(estimate, LikelihoodEstimate) else 0.0
 
 
 def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
