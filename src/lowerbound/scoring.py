@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
-from lowerbound.models import Draw, Model, batches, device_of, evaluating, seeded
+from lowerbound.models import Draw, Model, batches, device_of, evaluating, gathered, seeded
 from lowerbound.objectives import Objective
 
 
@@ -40,9 +41,10 @@ def dataset_terms(
     Bernoulli noise takes it from torch's generator, seeded once: its figures are reproducible for one batch size.)
     """
     examples = Examples.of(data)
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(model), seeded(seed, device_of(model)):
+
+    def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
-            terms = terms_of(objective, model.draw(x, objective.samples, objective.gradient), len(x))
-            parts.append({name: term.double().cpu() for name, term in terms.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            yield terms_of(objective, model.draw(x, objective.samples, objective.gradient), len(x))
+
+    with evaluating(model), seeded(seed, device_of(model)):
+        return gathered(len(examples), of_batches())

@@ -10,7 +10,7 @@ C chains, B examples of a batch, N of a data set, T distributions: z is ``[C, B,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,17 @@ from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
-from lowerbound.models import LatentModel, Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded
+from lowerbound.models import (
+    LatentModel,
+    Model,
+    batches,
+    device_of,
+    dtype_of,
+    evaluating,
+    examples_per_pass,
+    gathered,
+    seeded,
+)
 from lowerbound.noise import derived_seed
 from lowerbound.objectives.base import whole_number
 
@@ -138,12 +148,14 @@ def annealed_log_likelihood(
     model = _checked("annealed_log_likelihood", model, settings, batch_size)
     examples = Examples.of(data)
     model.check_data(examples)
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(model), seeded(seed, device_of(model)):
+
+    def of_batches() -> Iterator[dict[str, Tensor]]:
         for rows, x in batches(examples, model, seed=seed, samples=chains, batch_size=batch_size):
             path = AnnealingPath(model, x, settings)
-            parts.append(path.anneal(_prior_draws(path.prior, chains, len(x)), path.pilot(rows)))
-    estimate = _gathered(parts, settings)
+            yield path.anneal(_prior_draws(path.prior, chains, len(x)), path.pilot(rows))
+
+    with evaluating(model), seeded(seed, device_of(model)):
+        estimate = _estimate(gathered(len(examples), of_batches()), settings)
     return replace(estimate, bits_per_dimension=examples.bits_per_dimension(estimate.mean))
 
 
@@ -206,7 +218,8 @@ def bidirectional(
                 upper = path.anneal(z.expand(chains, *z.shape[1:]), steps, down=True)
             parts.append((lower, upper, x.cpu()))
     below, above, simulated = zip(*parts, strict=True)
-    return Interval(_gathered(below, settings), _gathered(above, settings), torch.cat(simulated))
+    lower_side, upper_side = (_estimate(gathered(count, side), settings) for side in (below, above))
+    return Interval(lower_side, upper_side, torch.cat(simulated))
 
 
 class ChainState(NamedTuple):
@@ -327,8 +340,8 @@ def _prior_draws(prior: Distribution, samples: int, examples: int) -> Tensor:
         return prior.rsample(size) if prior.has_rsample else prior.sample(size)
 
 
-def _gathered(parts: Sequence[dict[str, Tensor]], settings: Mapping[str, int]) -> AnnealedEstimate:
-    value, acceptance, effective = (torch.cat([part[name] for part in parts]) for name in parts[0])
+def _estimate(figures: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:
+    value, acceptance, effective = figures.values()
     return AnnealedEstimate(value, acceptance=acceptance, effective_sample_sizes=effective, settings=settings)
 
 

@@ -16,7 +16,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
-from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, seeded
+from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, gathered, seeded
 from lowerbound.noise import derived_seed
 from lowerbound.objectives.base import whole_number
 
@@ -278,8 +278,8 @@ class _Search:
                 gain = float(torch.cat([gains for _, gains in climbed]).mean())
                 if gain < _SETTLED:
                     break
-            parts = [self._figures(x, rows, raw) for (x, rows), raw in self._batches(examples, batch_size, found)]
-        figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            parts = (self._figures(x, rows, raw) for (x, rows), raw in self._batches(examples, batch_size, found))
+            figures = gathered(len(examples), parts)
         log_likelihood = LikelihoodEstimate(
             figures["log_likelihood"],
             samples=2 * self.samples,

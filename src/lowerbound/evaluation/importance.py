@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models import Model, batches, device_of, evaluating, fitting, rows_per_pass, seeded
+from lowerbound.models import Model, batches, device_of, evaluating, fitting, gathered, rows_per_pass, seeded
 from lowerbound.objectives.base import whole_number
 
 # Fewer effective samples than this say that a few weights decide.
@@ -156,16 +157,18 @@ def log_likelihood(
     rows = rows_per_pass(examples.shape)
     size = whole_number("log_likelihood: batch_size", batch_size or min(1024, max(1, rows // samples)))
     chunk = min(samples, whole_number("log_likelihood: chunk_size", chunk_size or max(1, rows // size)))
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(model), seeded(seed, device_of(model)):
+
+    def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x in batches(examples, model, seed=seed, batch_size=size):
             weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, fitting(examples):
                 for start in range(0, samples, chunk):
                     next_chunk()
                     weights.add(model.draw(x, min(chunk, samples - start)).log_w)
-            parts.append({name: figure.cpu() for name, figure in weights.figures().items()})
-    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            yield weights.figures()
+
+    with evaluating(model), seeded(seed, device_of(model)):
+        figures = gathered(len(examples), of_batches())
     value = figures["log_likelihood"]
     return LikelihoodEstimate(
         value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -120,6 +120,20 @@ def batches(
             yield rows, examples.batch(index, dtype).to(device)
         if done is not None:
             done(int(index[-1]) + 1, len(examples))
+
+
+def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Figures of all examples, ``[count]`` each on the CPU in float64, from those of batches in order.
+
+    They are written into place as they come: small tensors that outlive a batch would pin the memory of its large ones.
+    """
+    whole: dict[str, Tensor] = {}
+    start = 0
+    for part in parts:
+        for name, figure in part.items():
+            whole.setdefault(name, torch.empty(count, dtype=torch.float64))[start : start + len(figure)] = figure
+        start += len(next(iter(part.values())))
+    return whole
 
 
 @contextmanager
