@@ -189,13 +189,14 @@ def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
                 if figures is not None:
                     x, y = zip(*[(point["samples"], point[part]) for point in figures["points"]], strict=True)
                     axes.plot(x, y, line, color=colour, label=f"{label} ({part})")
-        axes.set(xscale="log", title=f"{latent} latents", xlabel="training samples")
+        axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"{latent} latents", xlabel="training samples")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("bound (nats per example)")
     panels[0].set_ylim((-160, -95) if data == "mnist" else (400, 1300))
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    panels[-1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right")
+    if handles:
+        panels[-1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right")
     figure.savefig(RESULTS / f"{data}.png", dpi=120)
 
 

@@ -258,11 +258,15 @@ def write_page() -> None:
                 if figures["points"]:
                     x, y = zip(*[(point["samples"], point[part]) for point in figures["points"]], strict=True)
                     axes.plot(x, y, line, color=colour, marker=".", label=f"{METHODS[method]} ({part})")
-        axes.set(xscale="log", title=f"N = {size:,}", xlabel="training samples")
+        axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"N = {size:,}", xlabel="training samples")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("log p(x) (nats per example)")
-    figure.axes[1].legend(frameon=False, fontsize=8)
+    handles = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.axes[1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right")
     figure.savefig(RESULTS / "figure.png", dpi=120)
     lines = [
         "# The marginal likelihood of AEVB, wake-sleep and Monte Carlo EM",
