@@ -918,3 +918,17 @@ def test_a_command_of_the_shell(home):
     assert told.stdout == ""
     assert told.stderr.count("\n") == 1
     assert "Traceback" not in told.stderr
+
+
+def test_a_run_made_in_python_on_binary_pixels_is_evaluated_on_binary_pixels(here, tmp_path, capsys):
+    binary = lb.load_data("pictures.npz", pixels="binarize")
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Bernoulli(lb.mlp(2, (1, 8, 8))))
+    lb.fit(model, lb.ELBO(), binary.train, epochs=1, directory=tmp_path / "run", progress=False)
+    code, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "pictures.npz")
+    assert code == 0
+    assert out.startswith("all bound ")
+
+
+def test_help_has_a_short_name(capsys):
+    for arguments in (["-h"], ["evaluate", "-h"]):
+        assert call(capsys, *arguments)[0] == 0

@@ -348,7 +348,7 @@ def test_too_strong_a_weight_of_the_rate(digits):
     (cause,) = causes(latent_health(model, digits.test, objective=objective))
     assert "beta = 20" in cause
     (unknown,) = causes(latent_health(model, digits.test, objective=lb.ELBO()))  # the measurements find nothing else
-    assert unknown.startswith("cause not found")
+    assert unknown.startswith("none found")
 
 
 @pytest.mark.parametrize(("scale", "collapses"), [(10.0, True), (1.0, True), (0.2, False)])
@@ -507,7 +507,7 @@ def test_causes_that_do_not_apply_say_nothing(digits):
     look = look_at(digit_vae(), digits.test, 0)
     assert [measure(look) for measure in (constant_data, dead_units, free_running)] == [None] * 3
     ((cause, remedy),) = causes_of_collapse(look_at(digit_vae(scale=0.1), digits.test, 0), None, {})
-    assert "cause not found" in cause
+    assert "none found" in cause
     assert "warm-up" in remedy
 
 

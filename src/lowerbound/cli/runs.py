@@ -89,11 +89,18 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
     from lowerbound.data import load_data
     from lowerbound.settings import checked
 
-    data = section(config, "data") if config.get("data") else {}
+    data: dict[str, Any] = section(config, "data") if config.get("data") else {"pixels": _pixels_of(config)}
     named = data.pop("source", None)
     if source is None and named is None:
         raise SettingsError("the run was made in Python and records no data by name; say which: --data NAME|PATH")
     return source or named, checked(load_data, data, name="data")
+
+
+def _pixels_of(config: dict[str, Any]) -> str:
+    """What a run that was made in Python did with its pixels."""
+    examples = config.get("examples")
+    train = examples.get("train") if isinstance(examples, dict) else None
+    return str(train.get("pixels", "as-is")) if isinstance(train, dict) else "as-is"
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:

@@ -117,6 +117,9 @@ def annealed_log_likelihood(
     The noise of an example, and its pixels where those are random, depend on ``seed`` and its row alone, so ``batch_size`` changes
     a figure by no more than rounding does. Where the posterior is rough, long chains magnify rounding: into another draw.
 
+    An example costs ``distributions * chains * leapfrog_steps`` passes through the likelihood and back, and a quarter more for
+    the pilot run at the usual settings: take some examples of a large dataset (``data.spread(100)``).
+
     Args:
         model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
         data: examples, an array or a tensor, ``[N, *event]``.

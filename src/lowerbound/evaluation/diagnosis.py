@@ -207,8 +207,9 @@ def broad_scale(look: Look) -> Cause | None:
     left = float(variances[: max(0, len(variances) - units)].sum()) / max(1, x.shape[1] - units)
     advice = math.sqrt(left) if left > 0 else 0.1 * math.sqrt(float(variances.sum()) / x.shape[1])
     learned = isinstance(getattr(look.model.likelihood, "scale", None), str)
+    floor = getattr(look.model.likelihood, "min_scale", 0.0)
     remedy = (
-        "lower the floor min_scale, start the scale lower, or train for longer"
+        f"{f'lower the floor min_scale={floor:g}' if floor >= advice else f'fix the scale near {advice:.2g}'}, or train for longer"
         if learned
         else f"learn the scale (scale='shared'), or set it near {advice:.2g}, which as many principal components leave"
     )
@@ -258,15 +259,15 @@ def causes_of_collapse(look: Look, objective: Any, schedules: Mapping[str, Mappi
         if certain is not None:
             yield certain
             return
-    found = [
-        cause
-        for cause in (broad_scale(look), strong_rate_weight(objective, schedules), free_running(look))
-        if cause is not None
-    ]
+    weight, scale = strong_rate_weight(objective, schedules), broad_scale(look)
+    if weight is not None and isinstance(getattr(look.model.likelihood, "scale", None), str):
+        scale = None  # a learned scale widens where z carries nothing: that is what followed, and not the cause
+    found = [cause for cause in (weight, scale, free_running(look)) if cause is not None]
     yield from found or [
         (
-            "cause not found: scale, weight of the rate, dead units and a decoder that needs no z were measured and are not it",
-            "try a warm-up (beta=lb.Ramp(0.0, 1.0, epochs=...)), free_bits, a lower learning rate, or longer training",
+            "none found: scale, weight of the rate, dead units and a decoder that needs no z were measured and are not it",
+            "try a KL warm-up (beta=lb.Ramp(0.0, 1.0, epochs=...), --kl-warmup), free_bits (--free-bits), a lower learning "
+            "rate, or longer training",
         )
     ]
 
