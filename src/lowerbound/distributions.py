@@ -266,3 +266,13 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return kl
     except NotImplementedError:
         return None
+
+
+def drawn(distribution: Distribution, samples: int) -> Tensor:
+    """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``, from the examples' own noise where that is in force.
+
+    They are reparameterised where the distribution can be.
+    """
+    size = torch.Size((samples,))
+    with noise.for_foreign(samples, distribution.batch_shape[0]):
+        return distribution.rsample(size) if distribution.has_rsample else distribution.sample(size)

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from lowerbound import noise
 from lowerbound.data.examples import Examples
+from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.models import (
@@ -336,11 +337,9 @@ def _gradient(log_density: Tensor, z: Tensor) -> Tensor:
 def _prior_draws(prior: Distribution, samples: int, examples: int) -> Tensor:
     """``[samples, examples, *event]`` draws from the prior, from the examples' own noise."""
     try:
-        prior, size = prior.expand(torch.Size((examples,))), torch.Size((samples,))
+        return drawn(prior.expand(torch.Size((examples,))), samples)
     except NotImplementedError:
-        size = torch.Size((samples, examples))
-    with noise.for_foreign(samples, examples):
-        return prior.rsample(size) if prior.has_rsample else prior.sample(size)
+        return prior.sample(torch.Size((samples, examples)))
 
 
 def _estimate(figures: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:

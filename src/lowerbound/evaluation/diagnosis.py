@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent
 
 from lowerbound import noise
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
 from lowerbound.models import LatentModel, batches, evaluating, examples_per_pass
 
 # Examples and draws that are looked at.
@@ -93,13 +93,6 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
                 z = model.prior().sample(torch.Size((_DRAWS, len(x))))
                 log_likelihood = model.likelihood(z).log_prob(x).double()
     return Look(model, x, q, p, log_likelihood, dead)
-
-
-def drawn(q: Distribution, draws: int) -> Tensor:
-    """``[draws, B, *latent]``, from the examples' own noise; reparameterised or not, since no gradient is wanted."""
-    size = torch.Size((draws,))
-    with noise.for_foreign(draws, q.batch_shape[0]):
-        return q.rsample(size) if q.has_rsample else q.sample(size)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from lowerbound import noise
 from lowerbound.data.examples import Examples
+from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
@@ -329,7 +330,7 @@ class _Search:
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
         for step in range(self.steps):
             adam.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-            z = _drawn(posterior.from_parameters(raw), _DRAWS)
+            z = drawn(posterior.from_parameters(raw), _DRAWS)
             held = posterior.from_parameters(raw.detach())  # q's own parameters get no gradient by its score
             bound = (self._log_joint(z, x) - held.log_prob(z)).mean(0)
             (gradient,) = torch.autograd.grad(-bound.sum(), raw)
@@ -352,15 +353,9 @@ class _Search:
         for start in range(0, self.samples, _DRAWS):
             for own, q in enumerate(both):
                 with self._noise(rows, purpose, start):
-                    z = _drawn(q, min(_DRAWS, self.samples - start))
+                    z = drawn(q, min(_DRAWS, self.samples - start))
                 log_joint = self._log_joint(z, x).double()
                 log_q = torch.stack([other.log_prob(z).double() for other in both])
                 bounds[own] += (log_joint - log_q[own]).sum(0)
                 weights.add(log_joint - log_q.logsumexp(0) + math.log(2))
         return bounds / self.samples, weights
-
-
-def _drawn(q: Distribution, draws: int) -> Tensor:
-    """``[draws, B, J]``, from the examples' own noise."""
-    with noise.for_foreign(draws, q.batch_shape[0]):
-        return q.rsample(torch.Size((draws,)))

@@ -16,13 +16,12 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, closed_form_kl, closed_form_unit_kl
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, closed_form_kl, closed_form_unit_kl, drawn
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.diagnosis import (
     Finding,
     bounds_reached,
     causes_of_collapse,
-    drawn,
     look_at,
     scale_bounds,
     unfinished,
