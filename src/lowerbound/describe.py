@@ -93,3 +93,21 @@ def build(description: Any) -> Any:
         return KINDS[kind](**{name: build(entry) for name, entry in arguments.items()})
     except TypeError as error:
         raise StorageError(f"the description of {kind} does not fit this version of lowerbound: {error}") from None
+
+
+def completed(description: Any) -> Any:
+    """A description with the settings that its parts did not have yet when it was written, at their defaults.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> completed({"kind": "ELBO", "samples": 7}) == describe(lb.ELBO(samples=7))
+        True
+    """
+    if isinstance(description, list):
+        return [completed(entry) for entry in description]
+    if not isinstance(description, dict):
+        return description
+    known = {name: completed(entry) for name, entry in description.items()}
+    kind = KINDS.get(str(known.get("kind")))
+    parameters = inspect.signature(kind).parameters.values() if kind is not None else ()
+    return {entry.name: describe(entry.default) for entry in parameters if entry.default is not entry.empty} | known

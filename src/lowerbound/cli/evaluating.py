@@ -16,6 +16,7 @@ from lowerbound.cli.runs import (
     describe_estimate,
     describe_likelihood,
     dumps,
+    elbo_beside,
     examples_of,
     likelihood_as_numbers,
     objective_of,
@@ -73,11 +74,11 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         check_refinable(model, examples)
     told = _Told(as_json)
     estimate = lb.evaluate(model, objective, examples, seed=seed)
-    is_elbo = isinstance(objective, lb.ELBO)
-    elbo = estimate if is_elbo else lb.evaluate(model, lb.ELBO(samples=objective.samples), examples, seed=seed)
+    beside = elbo_beside(model, objective, examples, seed)
+    elbo = beside or estimate
     figures = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
     told.add(
-        describe_estimate(estimate, part) if is_elbo else describe_estimate(estimate, part, objective, elbo),
+        describe_estimate(estimate, part, objective, beside),
         {"objective": describe(objective)} | {name: as_numbers(term) for name, term in figures.items()},
     )
     if estimate.bits_per_dimension is not None:

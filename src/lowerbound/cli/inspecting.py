@@ -60,7 +60,7 @@ def reconstruct(
     examples = examples_of(config, data, split or usual_part(data))
     model.check_data(examples)
     in_order = out.suffix == ".npy"  # a picture shows some of all classes, also where they are sorted
-    shown = examples.subset(torch.arange(min(count, len(examples)))) if in_order else examples.spread(count)
+    shown = examples.first(count) if in_order else examples.spread(count)
     images = model.reconstruct(shown)
     if out.suffix == ".npy":
         _write(images, out)

@@ -14,6 +14,7 @@ from lowerbound.errors import SettingsError, StorageError
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples
     from lowerbound.evaluation import AnnealedEstimate, Estimate, LikelihoodEstimate
+    from lowerbound.models import Model
     from lowerbound.objectives import Objective
 
 Split = Literal["train", "test", "all"]
@@ -176,16 +177,23 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     )
 
 
-def describe_estimate(
-    estimate: "Estimate", part: str, objective: "Objective | None" = None, elbo: "Estimate | None" = None
-) -> str:
+def elbo_beside(model: "Model", objective: "Objective", examples: "Examples", seed: int = 0) -> "Estimate | None":
+    """The ELBO of as many samples as the objective takes; ``None`` where the objective's bound is one."""
+    import lowerbound as lb
+
+    if isinstance(objective, lb.ELBO):
+        return None
+    return lb.evaluate(model, lb.ELBO(samples=objective.samples), examples, seed=seed)
+
+
+def describe_estimate(estimate: "Estimate", part: str, objective: "Objective", elbo: "Estimate | None") -> str:
     """The bound with its terms and standard errors, on one line.
 
     Args:
         estimate: of the bound.
         part: of the data.
-        objective: whose bound it is, if that is no ELBO.
-        elbo: which is then told as well, with its terms.
+        objective: whose bound it is.
+        elbo: which is told as well, with its terms, where the bound is none; see :func:`elbo_beside`.
     """
     bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
     terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.flags import flag, flags, with_flags
-from lowerbound.cli.runs import describe_estimate, describe_examples, load_for_run, section
+from lowerbound.cli.runs import describe_estimate, describe_examples, elbo_beside, load_for_run, section
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
@@ -175,8 +175,7 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     from lowerbound.report.figures import is_image
 
     estimate = lb.evaluate(run.model, run.objective, test)
-    elbo = None if isinstance(run.objective, lb.ELBO) else lb.evaluate(run.model, lb.ELBO(run.objective.samples), test)
-    print(describe_estimate(estimate, "test", run.objective, elbo))
+    print(describe_estimate(estimate, "test", run.objective, elbo_beside(run.model, run.objective, test)))
     pictures = [max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")]
     pictures += [path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")]
     print("pictures: " + ", ".join(str(path) for path in pictures if path))  # bound.png at least

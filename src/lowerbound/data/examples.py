@@ -158,6 +158,10 @@ class Examples:
         files = None if self.files is None else tuple(self.files[position] for position in index.tolist())
         return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()], files=files)
 
+    def first(self, count: int) -> Examples:
+        """The first ``count`` examples, or all if there are fewer."""
+        return self.subset(torch.arange(min(count, len(self)), device=self.values.device))
+
     def spread(self, count: int) -> Examples:
         """``count`` examples at even distances, or all if there are fewer: a look at data that are sorted by class."""
         last = len(self) - 1

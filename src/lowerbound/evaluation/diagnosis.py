@@ -16,6 +16,7 @@ from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
 from lowerbound.models import LatentModel, batches, evaluating, examples_per_pass
+from lowerbound.objectives.schedules import cut_short
 
 # Examples and draws that are looked at.
 _EXAMPLES = 500
@@ -297,9 +298,9 @@ def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterat
 def unfinished(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
     """Findings about schedules whose end the model's weights have not seen, as far as three digits show it."""
     for name, schedule in schedules.items():
-        reached, end = (f"{schedule[key]:.3g}" for key in ("reached", "end"))
-        if reached == end or schedule.get("ended", False):
+        if not cut_short(schedule):
             continue
+        reached, end = (f"{schedule[key]:.3g}" for key in ("reached", "end"))
         if "epoch" in schedule:
             yield Finding(
                 f"the weights are those of epoch {schedule['epoch']:g}, when {name} was {reached}, on its way to {end}",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from abc import ABC, abstractmethod
 from copy import copy
-from numbers import Real
 from typing import Any, TypeVar, get_args
 
 from torch import Tensor
@@ -137,20 +135,6 @@ def whole_number(name: str, value: Any) -> int:
     if number < 1:
         raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
     return number
-
-
-def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Refuse what is no finite number from ``low`` to ``high``, and a schedule that goes outside of them.
-
-    Raises:
-        SettingsError: naming it, and what is allowed.
-    """
-    ends = (value.at(0, 0.0), value.end) if isinstance(value, Schedule) else (value,)
-    for number in ends:
-        real = isinstance(number, Real) and not isinstance(number, bool)
-        if not real or not math.isfinite(number) or not low <= number <= high:
-            allowed = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
-            raise SettingsError(f"{name}={value!r} must be a finite number {allowed}")
 
 
 def refuse_no_others(name: str, samples: int) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, check_number, refuse_no_others
-from lowerbound.objectives.schedules import Schedule, value_of
+from lowerbound.objectives.base import Objective, check_common, refuse_no_others
+from lowerbound.objectives.schedules import Schedule, check_number, value_of
 
 
 @describable

@@ -14,8 +14,8 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, check_number, refuse_no_others, whole_number
-from lowerbound.objectives.schedules import Schedule, value_of
+from lowerbound.objectives.base import Objective, check_common, refuse_no_others, whole_number
+from lowerbound.objectives.schedules import Schedule, check_number, value_of
 
 # A normalised weight below the rounding of every floating type that a bound is computed in.
 _NEGLIGIBLE = 1e-20

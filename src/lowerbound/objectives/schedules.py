@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
@@ -59,11 +61,8 @@ class Ramp(Schedule):
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise SettingsError("Ramp: give its length once, as epochs= or as steps=")
-        for name in ("start", "stop", "epochs", "steps"):
-            value = getattr(self, name)
-            real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-            if value is not None and not real:
-                raise SettingsError(f"Ramp: {name}={value!r} must be a finite number")
+        for name in ("start", "stop", "epochs" if self.steps is None else "steps"):
+            check_number(f"Ramp: {name}", getattr(self, name))
         length = self.epochs if self.steps is None else self.steps
         if length is None or length <= 0:
             raise SettingsError(f"Ramp: a length of {length} must be positive")
@@ -89,3 +88,23 @@ class Ramp(Schedule):
 def value_of(number: float | Schedule) -> float:
     """A number as it is, and a schedule's end."""
     return number.end if isinstance(number, Schedule) else number
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse what is no finite number from ``low`` to ``high``, and a schedule that goes outside of them.
+
+    Raises:
+        SettingsError: naming it, and what is allowed.
+    """
+    ends = (value.at(0, 0.0), value.end) if isinstance(value, Schedule) else (value,)
+    for number in ends:
+        real = isinstance(number, Real) and not isinstance(number, bool)
+        if not real or not math.isfinite(number) or not low <= number <= high:
+            least = "" if low == -math.inf else f" of at least {low:g}"
+            allowed = f" from {low:g} to {high:g}" if high < math.inf else least
+            raise SettingsError(f"{name}={value!r} must be a finite number{allowed}")
+
+
+def cut_short(schedule: Mapping[str, Any]) -> bool:
+    """Whether a recorded schedule, ``{"reached", "end", "ended"}``, stopped where three digits tell it from its end."""
+    return not schedule.get("ended", False) and f"{schedule['reached']:.3g}" != f"{schedule['end']:.3g}"

@@ -163,7 +163,7 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     from lowerbound.models import batches, device_of, evaluating, seeded
 
     with evaluating(model), seeded(0, device_of(model)):
-        for _, x in batches(train.subset(torch.arange(min(2, len(train)), device=train.values.device)), model, seed=0):
+        for _, x in batches(train.first(2), model, seed=0):
             with torch.enable_grad():
                 objective(model.draw(x, objective.samples, objective.gradient))
 

@@ -19,6 +19,7 @@ from lowerbound.errors import LowerboundError, NonFiniteError
 from lowerbound.models import Model, device_of, dtype_of
 from lowerbound.noise import derived_seed
 from lowerbound.objectives import Objective
+from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
 from lowerbound.training.step import TrainingStep
 
@@ -216,7 +217,7 @@ class Loop:
         last = progress.history[-1].get("schedules", {})
         lines = []
         for name, schedule in kept.items():
-            if not schedule["ended"] and schedule["reached"] != schedule["end"]:
+            if cut_short(schedule):
                 why = (
                     f"the weights that were kept are those of epoch {best}; without validation it is the last ones"
                     if last[name]["ended"]

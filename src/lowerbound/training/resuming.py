@@ -7,12 +7,9 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 import lowerbound
-from lowerbound.describe import build, describe, foreign_parts
+from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.models import seeded
 from lowerbound.training.loop import Loop, Progress
 from lowerbound.training.observers import restore_random_state
 from lowerbound.training.record import RunDirectory, optimizer_from_files, read_checkpoint
@@ -97,21 +94,13 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         before = {"seed": training["seed"], "batch_size": training["batch_size"]}
         before |= {"averaged weights": training["ema"] is not None}
         before |= {name: config[name] for name in identity}
-        before |= {name: _completed(config[name]) for name in ("objective", "model")}
+        before |= {name: completed(config[name]) for name in ("objective", "model")}
     except (KeyError, TypeError):
         raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
     different = next(iter(_differences(before, now)), None)
     if different is not None:
         name, was, value = different
         raise SettingsError(f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same")
-
-
-def _completed(description: Any) -> Any:
-    """A description with the settings that an earlier version did not have yet, at their defaults."""
-    if any(foreign_parts(description)):
-        return description
-    with seeded(0, torch.device("cpu")):
-        return describe(build(description))
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
