@@ -15,6 +15,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal, closed_form_kl, soft_clamp
+from lowerbound.selftest.known import fitted_linear_vae, linear_vae, rank_data
 
 DOUBLE = torch.float64
 
@@ -89,39 +90,9 @@ def test_a_smooth_bound_is_smooth_and_keeps_its_bounds():
 # Linear Gaussian models, whose evidence is known
 
 
-def linear_model(loadings, offset, noise_scale) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """A linear VAE at its exact posterior, and its evidence.
-
-    ``loadings`` [D, J] must make ``W' diag(noise)^-2 W`` diagonal, so that the posterior is.
-    """
-    dims, latents = loadings.shape
-    noise = torch.as_tensor(noise_scale, dtype=DOUBLE).expand(dims)
-    precision = torch.eye(latents, dtype=DOUBLE) + loadings.T @ (loadings / noise[:, None] ** 2)
-    gain = torch.linalg.solve(precision, (loadings / noise[:, None] ** 2).T)
-    scale = "shared" if isinstance(noise_scale, float) else "elementwise"
-    model = lb.LatentModel(
-        lb.StandardNormal(latents),
-        lb.Gaussian(lb.mlp(dims, 2 * latents), min_scale=1e-6),
-        lb.Gaussian(lb.mlp(latents, dims), scale=scale, min_scale=1e-6),
-    ).double()
-    encoder, decoder = model.posterior.network.layers[0], model.likelihood.network.layers[0]
-    with torch.no_grad():
-        encoder.weight.copy_(torch.cat([gain, torch.zeros_like(gain)]))
-        encoder.bias.copy_(torch.cat([-gain @ offset, -precision.diagonal().log()]))
-        decoder.weight.copy_(loadings)
-        decoder.bias.copy_(offset)
-        model.likelihood.log_variance.copy_(2 * torch.as_tensor(noise_scale, dtype=DOUBLE).log())
-    return model, MultivariateNormal(offset, loadings @ loadings.T + (noise**2).diag())
-
-
-def rank_two_data(count: int = 300, dims: int = 5) -> torch.Tensor:
-    mixing = torch.randn(2, dims, dtype=DOUBLE)
-    return torch.randn(count, 2, dtype=DOUBLE) @ mixing + 0.3 * torch.randn(count, dims, dtype=DOUBLE) + 1.0
-
-
 def test_every_log_weight_is_the_evidence_at_the_exact_posterior():
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * torch.tensor([2.0, 0.7], dtype=DOUBLE)
-    model, evidence = linear_model(loadings, torch.randn(5, dtype=DOUBLE), 0.4)
+    model, evidence = linear_vae(loadings, torch.randn(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE))
     x = torch.randn(6, 5, dtype=DOUBLE)
     log_w = model.draw(x, samples=50).log_w
     torch.testing.assert_close(log_w, evidence.log_prob(x).expand(50, 6), rtol=0, atol=1e-12)
@@ -129,51 +100,37 @@ def test_every_log_weight_is_the_evidence_at_the_exact_posterior():
 
 def test_a_linear_vae_at_its_optimum_has_the_score_of_probabilistic_pca():
     """Lucas et al. 2019: a diagonal encoder suffices."""
-    x = rank_two_data()
+    x = rank_data(300, 5, 2)
     pca = PCA(2).fit(x.numpy())
     noise = float(pca.noise_variance_)
     lengths = torch.from_numpy(np.sqrt(pca.explained_variance_ - noise))
     loadings = torch.from_numpy(pca.components_.T) * lengths
-    model, evidence = linear_model(loadings, torch.from_numpy(pca.mean_), math.sqrt(noise))
+    model, evidence = linear_vae(loadings, torch.from_numpy(pca.mean_), torch.tensor(noise, dtype=DOUBLE).sqrt())
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     assert bound.mean == pytest.approx(pca.score(x.numpy()), rel=1e-12)
     assert bound.mean == pytest.approx(float(evidence.log_prob(x).mean()), rel=1e-12)
 
 
 def test_a_linear_vae_with_elementwise_noise_has_the_score_of_factor_analysis():
-    x = rank_two_data()
+    x = rank_data(300, 5, 2)
     analysis = FactorAnalysis(2, tol=1e-8, max_iter=20_000).fit(x.numpy())
     noise = torch.from_numpy(np.sqrt(analysis.noise_variance_))
     loadings = torch.from_numpy(analysis.components_.T.copy())
     turn = torch.linalg.eigh(loadings.T @ (loadings / noise[:, None] ** 2))[1]
-    model, _ = linear_model(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
+    model, _ = linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     assert bound.mean == pytest.approx(analysis.score(x.numpy()), rel=1e-9)
 
 
 def test_a_trained_linear_vae_reaches_probabilistic_pca():
     """Within 1e-4 nat of the maximum likelihood solution, whose covariance divides by n."""
-    x = rank_two_data(count=100)
+    x = rank_data(100, 5, 2)
     centred = x - x.mean(0)
     spectrum, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
     noise = spectrum[:-2].mean()
     loadings = vectors[:, -2:] * (spectrum[-2:] - noise).sqrt()
     best = MultivariateNormal(x.mean(0), loadings @ loadings.T + noise * torch.eye(5, dtype=DOUBLE))
-    model = lb.LatentModel(
-        lb.StandardNormal(2),
-        lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
-        lb.Gaussian(lb.mlp(2, 5), scale="shared", min_scale=1e-4),
-    ).double()
-    lb.fit(
-        model,
-        lb.ELBO(samples=32),
-        x,
-        epochs=4000,
-        batch_size=100,
-        learning_rate=0.02,
-        schedule="cosine",
-        progress=False,
-    )
+    model = fitted_linear_vae(x)
     reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
     expected = float(best.log_prob(x).mean())
     assert reached == pytest.approx(expected, abs=1e-4)
@@ -249,7 +206,7 @@ def test_the_bound_and_its_gradient_are_pyro_s(samples, likelihood, kl, theirs):
 
 def test_the_bound_is_below_the_evidence_and_rises_to_it_as_q_nears_the_posterior():
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * 1.5
-    model, evidence = linear_model(loadings, torch.zeros(5, dtype=DOUBLE), 0.4)
+    model, evidence = linear_vae(loadings, torch.zeros(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE))
     x = evidence.sample((200,))
     bounds = []
     for shift in (1.0, 0.5, 0.1, 0.0):

@@ -121,6 +121,27 @@ def rank_data(count: int, dims: int, rank: int) -> Tensor:
     return torch.randn(count, rank, dtype=DOUBLE) @ mixing + 0.3 * torch.randn(count, dims, dtype=DOUBLE) + 1.0
 
 
+def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
+    """A linear VAE of two latents, trained on ``x``, ``[N, 5]``, in one batch until its bound no longer rises."""
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
+        lb.Gaussian(lb.mlp(2, 5), scale="shared", min_scale=1e-4),
+    ).double()
+    lb.fit(
+        model,
+        lb.ELBO(samples=32),
+        x,
+        epochs=4000,
+        batch_size=len(x),
+        learning_rate=0.02,
+        schedule="cosine",
+        device="cpu",
+        progress=False,
+    )
+    return model
+
+
 # Models that are curved, but small
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lowerbound as lb
 from lowerbound.evaluation.health import latent_health
-from lowerbound.selftest.known import DOUBLE, curved_vae, rank_data
+from lowerbound.selftest.known import DOUBLE, curved_vae, fitted_linear_vae, rank_data
 from lowerbound.selftest.registry import check
 
 
@@ -98,20 +98,6 @@ def trained_linear_vae() -> float:
     x = rank_data(100, 5, 2)
     centred = (x - x.mean(0)).numpy()
     expected = float(PCA(2).fit(math.sqrt(99 / 100) * centred).score(centred))
-    model = lb.LatentModel(
-        lb.StandardNormal(2),
-        lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
-        lb.Gaussian(lb.mlp(2, 5), scale="shared", min_scale=1e-4),
-    ).double()
-    lb.fit(
-        model,
-        lb.ELBO(samples=32),
-        x,
-        epochs=4000,
-        learning_rate=0.02,
-        schedule="cosine",
-        device="cpu",
-        progress=False,
-    )
+    model = fitted_linear_vae(x)
     reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
     return abs(reached - expected)
