@@ -11,6 +11,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.objectives.importance import PowerMean
+from lowerbound.training.loop import Observer
 
 DOUBLE = torch.float64
 GRADIENTS = ("pathwise", "sticking-the-landing", "dreg", "score-function")
@@ -361,20 +362,21 @@ def test_weights_of_the_rate_do_not_touch_what_is_reported(objective):
 
 def test_a_schedule_moves_while_training_and_says_where_it_got_to(tmp_path, capsys):
     model, x = gaussian_vae().float(), binary_data(20).float()
-    seen = []
+    seen, reached = [], []
 
-    class Watch(lb.Objective):
-        samples = 1
-
-        def bound(self, draw):
-            return lb.ELBO().bound(draw)
-
+    class Watched(lb.Ramp):
         def at(self, step, epoch):
             seen.append((step, epoch))
-            return self
+            return super().at(step, epoch)
 
-    lb.fit(model, Watch(), x, epochs=2, batch_size=8, progress=False)
-    assert seen == [(0, 0.0), (1, 0.4), (2, 0.8), (3, 1.0), (4, 1.4), (5, 1.8)]
+    class Watch(Observer):
+        def on_step(self, loop):
+            reached.append((seen[-1], float(loop.step.current.beta)))
+
+    watched = lb.ELBO(beta=Watched(0.0, 1.0, epochs=2))
+    lb.fit(model, watched, x, epochs=2, batch_size=8, progress=False, observers=[Watch()])
+    assert [when for when, _ in reached] == [(0, 0.0), (1, 0.4), (2, 0.8), (3, 1.0), (4, 1.4), (5, 1.8)]
+    assert [beta for _, beta in reached] == pytest.approx([0.0, 0.2, 0.4, 0.5, 0.7, 0.9])
 
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=10))
     run = lb.fit(model, objective, x, epochs=2, batch_size=8, directory=tmp_path / "run")

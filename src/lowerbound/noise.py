@@ -119,6 +119,19 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's random state on the CPU, and on the device where it has its own."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what :func:`random_state` took."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 @contextmanager
 def per_example(seed: int, indices: Tensor) -> Iterator[None]:
     """Within the block, noise for a batch comes from the streams of its examples.

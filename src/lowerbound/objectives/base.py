@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, TypeVar, get_args
 
@@ -84,12 +85,18 @@ class Objective(ABC):
 
     def at(self: Self, step: int, epoch: float) -> Self:
         """The objective when ``step`` steps, or ``epoch`` passes over the data, have been taken: its schedules are numbers."""
-        schedules = self.schedules()
-        if not schedules:
+        return self.holding({name: schedule.at(step, epoch) for name, schedule in self.schedules().items()})
+
+    def holding(self: Self, values: Mapping[str, float | Tensor]) -> Self:
+        """The same objective with these values in the place of its schedules.
+
+        Tensors without dimensions can be filled anew from step to step, which a compiled step follows.
+        """
+        if not values:
             return self
         current = copy(self)
-        for name, schedule in schedules.items():
-            object.__setattr__(current, name, schedule.at(step, epoch))  # frozen for everyone else
+        for name, value in values.items():
+            object.__setattr__(current, name, value)  # frozen for everyone else
         return current
 
 

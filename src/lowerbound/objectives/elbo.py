@@ -12,7 +12,7 @@ from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient
 from lowerbound.objectives.base import Objective, check_common, refuse_no_others
-from lowerbound.objectives.schedules import Schedule, check_number, value_of
+from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
 
 
 @describable
@@ -107,7 +107,7 @@ class ELBO(Objective):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the gradient asked for, ``[B]``."""
-        plain = self.capacity is None and not value_of(self.free_bits) and value_of(self.beta) == 1.0
+        plain = self.capacity is None and not self._frees_bits and is_always(value_of(self.beta), 1.0)
         if plain and self.gradient == "pathwise":
             return self.bound(draw)
         if self.gradient == "score-function":
@@ -115,18 +115,22 @@ class ELBO(Objective):
         rate = (draw.log_q_held - draw.log_prior).mean(0) if self._samples_the_path else self.rate(draw)
         return draw.log_likelihood.mean(0) - self._penalty(draw, rate)
 
+    @property
+    def _frees_bits(self) -> bool:
+        return not is_always(value_of(self.free_bits), 0.0)
+
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
         """What is subtracted in the place of the rate, ``[B]``."""
         beta = value_of(self.beta)
-        least = value_of(self.free_bits)
-        if least:
+        if self._frees_bits:
+            least = value_of(self.free_bits)
             if draw.unit_rates is None:
                 raise UnsupportedError(
                     f"free_bits needs a rate of each unit, and {type(draw.q).__name__} against {type(draw.prior).__name__} "
                     "has none in closed form; use free_bits=0"
                 )
             units = draw.unit_rates
-            return beta * torch.where(units.mean(0) > least, units, torch.full_like(units, least)).flatten(1).sum(1)
+            return beta * torch.where(units.mean(0) > least, units, least).flatten(1).sum(1)
         return self._weight(rate) * rate
 
     def _weight(self, rate: Tensor) -> float | Tensor:

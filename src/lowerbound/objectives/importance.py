@@ -6,7 +6,8 @@ Suffixes of shapes: M groups, G samples in each, K = M G samples in all, B examp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,13 +16,18 @@ from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient
 from lowerbound.objectives.base import Objective, check_common, refuse_no_others, whole_number
-from lowerbound.objectives.schedules import Schedule, check_number, value_of
+from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
 
 # A normalised weight below the rounding of every floating type that a bound is computed in.
 _NEGLIGIBLE = 1e-20
 
 # Orders 1 - alpha nearer to 0 than this are computed about the mean, where the logarithm of a mean would lose its digits.
 _SMALL_ORDER = 0.1
+
+# In the place of an order of 0, of which that computation would take the inverse.
+_LEAST_ORDER = 1e-12
+
+_Order = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,45 @@ class PowerMean:
         elbo_weight: lambda.
     """
 
-    alpha: float = 0.0
+    alpha: float | Tensor = 0.0
     groups: int = 1
-    elbo_weight: float = 0.0
+    elbo_weight: float | Tensor = 0.0
+
+    @property
+    def _is_elbo(self) -> bool:
+        return is_always(self.alpha, 1.0) or is_always(self.elbo_weight, 1.0)
 
     def value(self, log_w_KB: Tensor) -> Tensor:
         """f, ``[B]``, from log weights ``[K, B]``."""
         mean = log_w_KB.mean(0)
-        if self.alpha == 1 or self.elbo_weight == 1:
+        if self._is_elbo:
             return mean
         power = self._of_groups(self._grouped(log_w_KB)).mean(0)
-        return power if self.elbo_weight == 0 else self.elbo_weight * mean + (1 - self.elbo_weight) * power
+        return power if is_always(self.elbo_weight, 0.0) else self.elbo_weight * mean + (1 - self.elbo_weight) * power
 
     def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
-        order = 1 - self.alpha
-        if abs(order) < _SMALL_ORDER:
+
+        def small(order: _Order) -> Tensor:
             mean = log_w_MGB.mean(1)
             return mean + torch.expm1(order * (log_w_MGB - mean[:, None])).mean(1).log1p() / order
-        return (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
+
+        def large(order: _Order) -> Tensor:
+            return (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
+
+        return self._by_order(small, large)
+
+    def _by_order(self, small: Callable[[_Order], Tensor], large: Callable[[_Order], Tensor]) -> Tensor:
+        """What one of two formulas gives for the order 1 - alpha, whichever keeps its digits there."""
+        order = 1 - self.alpha
+        if not isinstance(order, Tensor):
+            return small(order) if abs(order) < _SMALL_ORDER else large(order)
+        # Both are computed; the one that does not count gets an order at which it and its gradient are finite.
+        is_small = order.abs() < _SMALL_ORDER
+        beside_zero = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
+        return torch.where(
+            is_small, small(torch.where(is_small, beside_zero, _LEAST_ORDER)), large(torch.where(is_small, 1.0, order))
+        )
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
         """``df / d log w_k``, ``[K, B]``; they sum to 1 over the samples."""
@@ -76,7 +102,7 @@ class PowerMean:
         count = log_w_MGB.shape[1]
         others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
         of_elbo_MGB = (log_w_MGB - others_MGB) / count
-        if self.alpha == 1 or self.elbo_weight == 1:
+        if self._is_elbo:
             return of_elbo_MGB.flatten(0, 1) / self.groups
         of_power_MGB = self._of_groups(log_w_MGB)[:, None] - self._with_one_replaced(log_w_MGB, others_MGB)
         mixed_MGB = self.elbo_weight * of_elbo_MGB + (1 - self.elbo_weight) * of_power_MGB
@@ -84,18 +110,23 @@ class PowerMean:
 
     def _with_one_replaced(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean if one log weight were another, for each of them, ``[M, G, B]``."""
-        order, count = 1 - self.alpha, log_w_MGB.shape[1]
-        if abs(order) < _SMALL_ORDER:
+        count = log_w_MGB.shape[1]
+
+        def small(order: _Order) -> Tensor:
             mean = log_w_MGB.mean(1, keepdim=True)
             own, stand_in = (torch.expm1(order * (log_w - mean)) for log_w in (log_w_MGB, others_MGB))
             return mean + ((own.sum(1, keepdim=True) - own + stand_in) / count).log1p() / order
-        # The sum without a term, from the sums before and after it: nothing is subtracted, so nothing cancels.
-        terms = order * log_w_MGB
-        edge = torch.full_like(terms[:, :1], -math.inf)
-        before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
-        after = torch.cat([terms.flip(1).logcumsumexp(1).flip(1)[:, 1:], edge], 1)
-        total = torch.logaddexp(torch.logaddexp(before, after), order * others_MGB)
-        return (total - math.log(count)) / order
+
+        def large(order: _Order) -> Tensor:
+            # The sum without a term, from the sums before and after it: nothing is subtracted, so nothing cancels.
+            terms = order * log_w_MGB
+            edge = torch.full_like(terms[:, :1], -math.inf)
+            before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
+            after = torch.cat([terms.flip(1).logcumsumexp(1).flip(1)[:, 1:], edge], 1)
+            total = torch.logaddexp(torch.logaddexp(before, after), order * others_MGB)
+            return (total - math.log(count)) / order
+
+        return self._by_order(small, large)
 
     def _grouped(self, log_w_KB: Tensor) -> Tensor:
         return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])
@@ -113,7 +144,7 @@ class _PowerBound(Objective):
     """A bound that is a power mean of the weights, whose encoder may climb another one."""
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
-        """What the model's parameters climb, which is also the bound, and what the posterior's climb."""
+        """What the model's parameters climb, which is also the bound, and what the posterior's climb: one object if the same."""
         raise NotImplementedError
 
     def bound(self, draw: Draw) -> Tensor:
@@ -123,11 +154,11 @@ class _PowerBound(Objective):
     def surrogate(self, draw: Draw) -> Tensor:
         """A sum whose gradient is the one asked for, ``[B]``."""
         model, posterior = self._means()
-        if self.gradient == "pathwise" and model == posterior:
+        if self.gradient == "pathwise" and model is posterior:
             return model.value(draw.log_w)
         log_w_KB = draw.log_w.detach()
         model_KB = model.weights(log_w_KB)
-        posterior_KB = model_KB if model == posterior else posterior.weights(log_w_KB)
+        posterior_KB = model_KB if model is posterior else posterior.weights(log_w_KB)
         joint_KB = draw.log_likelihood + draw.log_prior
         if self.gradient == "score-function":
             signal_KB = posterior.advantages(log_w_KB)
@@ -209,7 +240,8 @@ class IWAE(_PowerBound):
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
         model = PowerMean(0.0, self.groups, value_of(self.elbo_weight))
-        return model, PowerMean(0.0, self.encoder_groups or self.groups, value_of(self.elbo_weight))
+        groups = self.encoder_groups or self.groups
+        return model, model if groups == self.groups else replace(model, groups=groups)
 
 
 @describable
@@ -249,5 +281,5 @@ class Renyi(_PowerBound):
         _check(self, "Renyi", self._means())
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
-        mean = PowerMean(float(value_of(self.alpha)))
+        mean = PowerMean(value_of(self.alpha))
         return mean, mean

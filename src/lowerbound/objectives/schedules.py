@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
+
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 
@@ -85,9 +87,14 @@ class Ramp(Schedule):
         return step / self.steps if self.steps is not None else epoch / (self.epochs or math.inf)
 
 
-def value_of(number: float | Schedule) -> float:
-    """A number as it is, and a schedule's end."""
+def value_of(number: float | Schedule | Tensor) -> float | Tensor:
+    """A number as it is, and a schedule's end. While it trains, a schedule's value is a tensor without dimensions."""
     return number.end if isinstance(number, Schedule) else number
+
+
+def is_always(value: float | Tensor, number: float) -> bool:
+    """Whether a setting is a number that does not change while it trains."""
+    return not isinstance(value, Tensor) and value == number
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -61,6 +61,10 @@ def fit(
     ] = None,
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")] = 0,
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")] = "auto",
+    compile: Annotated[
+        Literal["auto", "always", "never"],
+        Field(description="compile the steps; auto where the training is long enough to gain by it"),
+    ] = "auto",
     pictures_every: Annotated[int, Field(ge=0, description="epochs between pictures; 0 for none")] = 1,
     validation: Any = None,
     directory: "str | os.PathLike[str] | None" = None,
@@ -92,6 +96,8 @@ def fit(
         patience: early stopping: how many epochs without a better validation bound to wait.
         seed: of the order of the examples and of all noise.
         device: where to train; ``"auto"`` is a GPU if there is one.
+        compile: ``"always"``: the steps are compiled by torch's compiler. ``"never"``. ``"auto"``: if the steps left, timed by
+            the first ones, take minutes, and compiled ones prove quicker. The two agree to rounding.
         pictures_every: how many epochs lie between two pictures; 0 for none.
         validation: examples, or the fraction of ``data`` to hold out at random.
         directory: where to write the run: configuration, metrics, checkpoints and pictures.
@@ -230,6 +236,7 @@ def _make_loop(
         patience=settings["patience"],
         seed=settings["seed"],
         observers=[],
+        compile=settings["compile"],
     )
 
 

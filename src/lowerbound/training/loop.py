@@ -21,7 +21,11 @@ from lowerbound.noise import derived_seed
 from lowerbound.objectives import Objective
 from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
+from lowerbound.training.compiling import Choice, Pacer
 from lowerbound.training.step import TrainingStep
+
+# Steps on a device after which it is asked whether it refused one.
+_UNCHECKED_STEPS = 256
 
 
 @dataclass(eq=False)
@@ -48,6 +52,8 @@ class Progress:
     """Whether the training has reached its end, by its length or by early stopping."""
     stopped_early: bool = False
     """Whether early stopping ended it."""
+    compiled: bool = False
+    """Whether its steps are compiled."""
 
 
 class Observer:
@@ -58,6 +64,9 @@ class Observer:
 
     def on_start(self, loop: Loop) -> None:
         """Before the first step."""
+
+    def on_choice(self, loop: Loop, line: str) -> None:
+        """When it is decided whether the steps are compiled; the line says why."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -89,6 +98,7 @@ class Loop:
     patience: int | None
     seed: int
     observers: list[Observer]
+    compile: Choice = "never"
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] | None = None
     stop_requested: bool = False
@@ -97,26 +107,25 @@ class Loop:
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.train = self.train.to(self.device)
-        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.clip_norm)
+        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.train, self.clip_norm, self.ema)
+        self.pacer = Pacer(self.step, self.compile, self.batch_size, self._tell)
+        self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.sums: dict[str, Tensor] = {}
         self.started = time.perf_counter()
 
     def resume(self, progress: Progress) -> None:
         """Go on from where an earlier training stood; its weights and optimiser state are the caller's to put back."""
         self.progress = progress
-        self.step.taken = progress.step
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
-        self.sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in progress.sums.items()
-        }
+        self.step.resume(progress.step, progress.sums)
+        self.pacer.resume(progress.compiled)
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
 
     @property
     def between_steps(self) -> bool:
         """Whether weights and progress belong together, which they do not where a step was cut short."""
-        return self.step.taken == self.progress.step
+        return self.step.taken == self.progress.step == int(self.step.accepted)
 
     @property
     def seconds(self) -> float:
@@ -153,13 +162,15 @@ class Loop:
 
     def averages(self) -> dict[str, float]:
         """The terms of the epoch under way, averaged over the examples seen; costs a synchronisation with the device."""
-        return {name: float(value) / self.progress.position for name, value in self.sums.items()}
+        return {name: total / self.progress.position for name, total in self.step.totals.items()}
 
     def snapshot(self) -> Progress:
         """Where the training stands now, in plain numbers."""
-        return replace(
-            self.progress, seconds=self.seconds, sums={name: float(value) for name, value in self.sums.items()}
-        )
+        return replace(self.progress, seconds=self.seconds, sums=self.step.totals, compiled=self.pacer.compiles)
+
+    def _tell(self, line: str) -> None:
+        for observer in self.observers:
+            observer.on_choice(self, line)
 
     def _epoch(self) -> None:
         progress = self.progress
@@ -168,21 +179,36 @@ class Loop:
         began, first = time.perf_counter(), progress.position
         while progress.position < len(order) and progress.step < self.total_steps:
             if self.stop_requested:
+                self._check()
                 raise KeyboardInterrupt
             self._take(order[progress.position : progress.position + self.batch_size])
             for observer in self.observers:
                 observer.on_step(self)
+            if len(self.step.unchecked) >= _UNCHECKED_STEPS:
+                self._check()
+        self._check()
         rate = (progress.position - first) / (time.perf_counter() - began)
         record = self._record(self.averages(), rate)
         progress.history.append(record)
         if progress.position == len(order):
             progress.epoch += 1
-            progress.position, self.sums = 0, {}
+            progress.position = 0
+            self.step.begin_epoch()
         patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
         progress.stopped_early = not patient
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
         for observer in self.observers:
             observer.on_epoch(self, record)
+
+    def _check(self) -> None:
+        """See whether a step was refused; if so, the training stands where it stood before that step."""
+        try:
+            self.step.check()
+        except NonFiniteError:
+            progress = self.progress
+            batches = -(-progress.position // self.batch_size) - (progress.step - self.step.taken)
+            progress.step, progress.position = self.step.taken, batches * self.batch_size
+            raise
 
     def healthy(self) -> bool:
         """Whether all weights are finite, as they are unless an update of finite gradients overflowed."""
@@ -234,13 +260,9 @@ class Loop:
     def _take(self, index: Tensor) -> None:
         """One step on the examples at ``index``, with everything that belongs to it."""
         self._set_rates(self.factor(self.progress.step))
-        self.step.objective = self.objective.at(self.progress.step, self._epochs_taken)
-        terms = self.step(self.train.batch(index, self.dtype))
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        for name, term in terms.items():
-            total = term.sum(dtype=torch.float64)
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        now = (self.progress.step, self._epochs_taken)
+        scheduled = {name: schedule.at(*now) for name, schedule in self.schedules.items()}
+        self.pacer(index, scheduled, self.total_steps - self.progress.step)
         self.progress.position += len(index)
         self.progress.step += 1  # last: see between_steps
 
@@ -259,12 +281,11 @@ class Loop:
             "learning_rate": self.base_rates[0] * self.factor(progress.step - 1),
             "examples_per_second": rate,
         }
-        schedules = self.objective.schedules()
-        if schedules:
+        if self.schedules:
             now = (progress.step, self._epochs_taken)
             record["schedules"] = {
                 name: {"reached": schedule.at(*now), "end": schedule.end, "ended": schedule.ended(*now)}
-                for name, schedule in schedules.items()
+                for name, schedule in self.schedules.items()
             }
         if self.validation is not None:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 import lowerbound
 from lowerbound.conditionals import StandardNormal
 from lowerbound.describe import describe
 from lowerbound.models import Model
+from lowerbound.noise import random_state
 from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
 from lowerbound.storage import FORMAT
 from lowerbound.training.loop import Loop, Observer
@@ -52,6 +52,10 @@ class Display(Observer):
         self.task = self.bar.add_task("starting", total=loop.total_steps, completed=loop.progress.step, speed="")
         self.live = Live(self.bar, console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
+
+    def on_choice(self, loop: Loop, line: str) -> None:
+        """Print the line."""
+        self.console.print(line)
 
     def on_step(self, loop: Loop) -> None:
         """A few times a second, read the running sums and show them."""
@@ -132,19 +136,6 @@ class Recorder(Observer):
         state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
         self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
         self.written = time.monotonic()
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's random state on the CPU, and on the device where it has its own."""
-    state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
-
-
-def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what :func:`random_state` took."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @dataclass(eq=False)

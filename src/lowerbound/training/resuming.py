@@ -10,8 +10,8 @@ from typing import Any
 import lowerbound
 from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
+from lowerbound.noise import restore_random_state
 from lowerbound.training.loop import Loop, Progress
-from lowerbound.training.observers import restore_random_state
 from lowerbound.training.record import RunDirectory, optimizer_from_files, read_checkpoint
 
 

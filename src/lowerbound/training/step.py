@@ -1,114 +1,224 @@
-"""A training step, and what it says when the numbers end."""
+"""A training step: one function of tensors, from draw to update, which torch's compiler takes as a whole."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.errors import NonFiniteError
-from lowerbound.models import Draw, Model
+from lowerbound.data.examples import Examples
+from lowerbound.models import Draw, Model, device_of, dtype_of
+from lowerbound.noise import random_state, restore_random_state
 from lowerbound.objectives import Objective
 from lowerbound.scoring import terms_of
+from lowerbound.training.failing import diagnosis
+
+# The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are.
+_COMPILER: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": {"fallback_random": True}}
 
 
 @dataclass(eq=False)
 class TrainingStep:
-    """One step: from parameters, optimiser state and a batch to new ones and the bound's terms, ``[B]`` each.
+    """One step: from parameters, optimiser state and the numbers of some examples to new ones, and sums of the bound's terms.
 
-    The bound and the norm of all gradients are checked before the optimiser sees them, so that it is never fed anything
-    that is not a number.
+    Nothing in it depends on a value that the device would have to be asked for. The bound and the norm of all gradients
+    decide, on the device, whether the optimiser sees them, so that it is never fed anything that is not a number.
 
     Args:
         model: is changed in place.
         objective: is maximised, averaged over the batch.
         optimizer: of the model's parameters.
+        examples: to learn from, on the model's device.
         clip_norm: gradients whose total norm is larger are scaled down to it.
+        averaged: the average of the weights, kept up to date.
     """
 
     model: Model
     objective: Objective
     optimizer: Optimizer
+    examples: Examples
     clip_norm: float | None = None
+    averaged: AveragedModel | None = None
     taken: int = 0
 
     def __post_init__(self) -> None:
+        self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
         kept = self.model.state_dict(keep_vars=True)
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None
+        self.values = {name: torch.zeros((), device=self.device) for name in self.objective.schedules()}
+        self.current = self.objective.holding(self.values)
+        self.refused = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.accepted = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.unchecked: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.compiled: Callable[[Tensor], None] | None = None
+        self.last: tuple[Tensor, Draw, Tensor] | None = None  # data, draw and bound of the last uncompiled step
+        self.number = next(_NUMBERS)
+        _STEPS[self.number] = self
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+    def __call__(self, index: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False) -> None:
         """Take the step.
 
+        Args:
+            index: of the examples to take it on.
+            scheduled: values in the place of the objective's schedules.
+            compiled: whether to take it as the compiler made it, which :meth:`compile` asks for.
+
         Raises:
-            NonFiniteError: if the bound or a gradient is not finite; no parameter has been touched.
+            NonFiniteError: where the numbers are at hand without waiting for a device, see :meth:`check`.
         """
-        self.model.zero_grad(set_to_none=True)
+        for name, value in scheduled.items():
+            self.values[name].fill_(value)
+        self.unchecked.append((index, random_state(self.device)))
+        self.last = None
+        take = self.compiled if compiled else None
+        (take or self.take)(index)
+        if self.device.type == "cpu":
+            self.check()
+
+    def forget(self) -> None:
+        """Take back a step that did not come to its update, with its noise."""
+        _, random = self.unchecked.pop()
+        restore_random_state(random, self.device)
+
+    def check(self) -> None:
+        """Wait for the device, and see whether it refused a step, and with it all later ones.
+
+        Raises:
+            NonFiniteError: if the bound or a gradient is not finite; parameters are those of before that step.
+        """
+        unchecked, self.unchecked = self.unchecked, []
+        if not bool(self.refused):
+            return
+        accepted = int(self.accepted)
+        later = self.taken - accepted
+        if self.last is None or later > 1:  # the refused step once more, on the same noise, to see where it began
+            index, random = unchecked[-later]
+            restore_random_state(random, self.device)
+            self.take(index)
+        assert self.last is not None
+        self.taken = accepted
+        raise diagnosis(self.model, self.optimizer, accepted + 1, self.last)
+
+    def resume(self, taken: int, totals: Mapping[str, float]) -> None:
+        """Go on from where an earlier training stood: so many steps taken, and these sums of the epoch under way."""
+        self.taken = taken
+        self.accepted.fill_(taken)
+        if totals:
+            self.names = tuple(totals)
+            self.sums = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Sums over the examples seen of the epoch under way, by term; costs a synchronisation with the device."""
+        return {} if self.sums is None else dict(zip(self.names, self.sums.tolist(), strict=True))
+
+    def begin_epoch(self) -> None:
+        """From here on the sums are another epoch's."""
+        if self.sums is not None:
+            self.sums.zero_()
+
+    def take(self, index: Tensor) -> None:
+        """The step itself."""
+        x = self.examples.batch(index, self.dtype)
         buffers = [buffer.clone() for buffer in self.buffers]
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
-        bound = self.objective(draw).mean()
-        (-bound).backward()
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if not bool(torch.isfinite(bound) & torch.isfinite(norm)):
+        climbed = self.current.surrogate(draw).mean()
+        slopes = torch.autograd.grad(-climbed, self.parameters, allow_unused=True)
+        with torch.no_grad():
+            pairs = [(p, slope) for p, slope in zip(self.parameters, slopes, strict=True) if slope is not None]
+            parameters, gradients = [p for p, _ in pairs], [slope for _, slope in pairs]
+            terms = terms_of(self.current, draw, len(x))  # before the update, of which a term must not know
+            bound, norm = terms["bound"].mean(), _norm(gradients)
+            self.refused |= ~(bound.isfinite() & norm.isfinite())
+            self.accepted += ~self.refused
             for buffer, before in zip(self.buffers, buffers, strict=True):
-                buffer.copy_(before)
-            raise self._diagnosis(draw, bound, x)
-        terms = terms_of(self.objective, draw, len(x))  # what was not read yet must be computed before the update
-        if self.clip_norm is not None:
-            clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+                buffer.copy_(torch.where(self.refused, before, buffer))
+            if self.clip_norm is not None:
+                scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+                gradients = [gradient * scale for gradient in gradients]
+            self._add(terms)
+            if torch.compiler.is_compiling():
+                _update(parameters, gradients, self.refused, self.number)
+            else:
+                self.last = (x, draw, bound)
+                self.update(parameters, gradients)
+
+    def update(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Let the optimiser, and the average of the weights, take their steps, unless this one is refused."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
+        if self.device.type == "cpu":
+            if not bool(self.refused):
+                self._advance()
+            return
+        # Elsewhere the answer is not asked for: the update is made, and taken back on the device where it was refused.
+        changing = self._changing()
+        before = [tensor.clone() for tensor in changing]
+        self._advance()
+        for tensor, old in zip(changing, before, strict=True):
+            tensor.copy_(torch.where(self.refused, old, tensor))
+
+    def _advance(self) -> None:
         self.optimizer.step()
-        return {name: term.detach() for name, term in terms.items()}
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
-    @torch.no_grad()
-    def _diagnosis(self, draw: Draw, bound: Tensor, x: Tensor) -> NonFiniteError:
-        """The first quantity on the way from data to gradient that is not finite, and what to do about it."""
-        step = self.taken + 1
-        term, tensor = _first_non_finite(self.model, draw, bound, x)
-        rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
-        largest, where = max((float(p.abs().max()), name) for name, p in self.model.named_parameters() if p.numel())
-        name = type(self.optimizer).__name__
-        dimensions = math.prod(x.shape[1:])
-        if term == "data":
-            cause, remedy = "the data holds such values", "drop or fill those rows"
-        elif step == 1:
-            cause = "the model gives such values before any training"
-            remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
-        else:
-            cause = (
-                f"steps of {name} at learning rate {rate:g} are too long for a bound that sums over {dimensions} dimensions "
-                f"(the largest parameter is now {largest:.3g}, in {where})"
-            )
-            remedy = "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger min_scale of the likelihood also helps"
-        return NonFiniteError(
-            f"step {step}: the {term} is not finite, first in {tensor}. Likely cause: {cause}. Remedy: {remedy}. "
-            f"No parameter was changed: the model has its finite values of step {step - 1}",
-            step=step,
-            term=term,
-            tensor=tensor,
-        )
+    def _changing(self) -> list[Tensor]:
+        """All tensors that an update changes."""
+        states = (value for state in self.optimizer.state.values() for value in state.values())
+        averages = [] if self.averaged is None else self.averaged.module.state_dict().values()
+        return [*self.parameters, *(value for value in states if isinstance(value, Tensor)), *averages]
+
+    def compile(self) -> None:
+        """Have the steps to come compiled; the first of them waits for the compiler."""
+        compiled = torch.compile(self.take, **_COMPILER)
+
+        def take(index: Tensor) -> None:
+            with torch._dynamo.config.patch(trace_autograd_ops=True):
+                compiled(index)
+
+        self.compiled = take
+
+    def _add(self, terms: Mapping[str, Tensor]) -> None:
+        sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms.values()])
+        if self.sums is None:
+            self.names, self.sums = tuple(terms), torch.zeros_like(sums)
+        self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
 
 
-def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
-    q = draw.q
-    on_the_way: list[tuple[str, str, Tensor | None]] = [
-        ("data", "x", x),
-        ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
-        ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
-        ("latents", "z", draw.z),
-        ("log_likelihood", "log p(x given z)", draw.log_likelihood),
-        ("rate", "KL(q(z given x) || p(z))", draw.rate),
-        ("bound", "the objective's bound", bound),
-    ]
-    for term, tensor, value in on_the_way:
-        if value is not None and not bool(torch.isfinite(value).all()):
-            return term, tensor
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return "gradient", name
-    return "gradient", "the norm of all gradients together"
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+_NUMBERS = count()
+_STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
+
+
+@torch.library.custom_op("lowerbound::update", mutates_args=("parameters",))
+def _update(parameters: list[Tensor], gradients: list[Tensor], refused: Tensor, step: int) -> None:
+    """The update within a compiled step, of which the compiler sees no more than that it changes the parameters.
+
+    So any optimiser can be part of one graph, with its own fused kernels.
+    """
+    _STEPS[step].update(parameters, gradients)
+
+
+@_update.register_fake
+def _(parameters: list[Tensor], gradients: list[Tensor], refused: Tensor, step: int) -> None:
+    return None

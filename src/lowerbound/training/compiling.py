@@ -1,0 +1,137 @@
+"""Whether the steps of a training are compiled: decided by what a few timed steps say, and told in one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowerbound.errors import LowerboundError
+from lowerbound.training.step import TrainingStep
+
+Choice = Literal["auto", "always", "never"]
+
+# Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
+_FIRST, _TIMED = 3, 10
+
+# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes about 30 seconds itself, and saves
+# a fifth to a half of the time of a step.
+_WORTH_COMPILING = 120.0
+
+
+@dataclass(eq=False)
+class Pacer:
+    """Takes the steps of a training, compiled or not.
+
+    Args:
+        step: to take.
+        choice: ``"auto"``: compiled where the training is long enough to gain by it, and a few steps show that it does.
+            ``"always"``: from the second step on. ``"never"``.
+        batch_size: of the steps that may be compiled; a last short one is taken uncompiled, for one of another shape would
+            have to be compiled for itself.
+        tell: is given the line that says what was decided, and why.
+    """
+
+    step: TrainingStep
+    choice: Choice
+    batch_size: int
+    tell: Callable[[str], None]
+    times: list[float] = field(default_factory=list)
+    uncompiled: float | None = None
+    took: float | None = None
+
+    def __post_init__(self) -> None:
+        self.decided = self.choice == "never"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the steps are compiled now."""
+        return self.step.compiled is not None
+
+    def resume(self, compiled: bool) -> None:
+        """Go on as an earlier training did, so that rounding is the same."""
+        if compiled and self.choice != "never":
+            self.step.compile()
+            self.decided = True
+
+    def __call__(self, index: Tensor, scheduled: Mapping[str, float], left: int) -> None:
+        """Take a step.
+
+        Args:
+            index: of the examples.
+            scheduled: values of the objective's schedules.
+            left: how many steps there will be, this one included.
+        """
+        if self.decided or len(index) != self.batch_size:
+            self.step(index, scheduled, compiled=self.compiles and len(index) == self.batch_size)
+            return
+        self._synchronize()
+        began, compiled = time.perf_counter(), self.compiles
+        failure = self._take(index, scheduled)
+        self._synchronize()
+        self.times.append(time.perf_counter() - began)
+        if failure is not None:
+            self._settle(f"uncompiled: the compiler failed ({failure})", compiled=False)
+        elif compiled:
+            self._compare()
+        else:
+            self._consider(left - 1)
+
+    def _take(self, index: Tensor, scheduled: Mapping[str, float]) -> str | None:
+        """A step, which is taken uncompiled if the compiler fails; why it did."""
+        taken = self.step.taken
+        try:
+            self.step(index, scheduled, compiled=self.compiles)
+        except LowerboundError:
+            raise
+        except Exception as error:
+            if not self.compiles or self.step.taken != taken:
+                raise
+            self.step.forget()
+            self.step(index, scheduled)
+            return next(iter(str(error).splitlines()), type(error).__name__)
+        return None
+
+    def _consider(self, left: int) -> None:
+        """After an uncompiled step: whether to ask the compiler."""
+        if self.choice == "always":
+            self._begin()
+            return
+        if len(self.times) < _FIRST + _TIMED:
+            return
+        self.uncompiled = median(self.times[_FIRST:])
+        seconds = left * self.uncompiled
+        if seconds < _WORTH_COMPILING:
+            self._settle(f"uncompiled: the steps take {seconds:.0f} s, too little to gain by compiling", compiled=False)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.step.compile()
+        self.times = []
+
+    def _compare(self) -> None:
+        """After a compiled step: whether to go on so."""
+        if self.choice == "always":
+            self._settle(f"compiled in {self.times[0]:.0f} s", compiled=True)
+        if self.uncompiled is None or len(self.times) < _FIRST + _TIMED:
+            return
+        compiled = median(self.times[_FIRST:])
+        figures = f"{1e3 * compiled:.3g} ms a step, uncompiled {1e3 * self.uncompiled:.3g} ms"
+        gains = compiled < self.uncompiled
+        self._settle(f"{'compiled' if gains else 'uncompiled'}: compiled in {self.times[0]:.0f} s to {figures}", gains)
+
+    def _settle(self, line: str, compiled: bool) -> None:
+        self.decided = True
+        if not compiled:
+            self.step.compiled = None
+        self.tell(line)
+
+    def _synchronize(self) -> None:
+        if self.step.device.type == "cuda":
+            torch.cuda.synchronize(self.step.device)
