@@ -212,45 +212,6 @@ def test_the_gradient_reaches_every_parameter(name):
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", [name for name in MODELS if "flow" not in name])
-def test_a_bound_compiles_as_one_graph(name):
-    """Without breaks, so that a compiler can have the whole step; here the graph is run as it is."""
-    vae, goal, x = MODELS[name](), lb.ELBO(samples=3), images(name)
-
-    def bound():
-        draw = vae.draw(x, 3)
-        return goal(draw), goal.terms(draw)
-
-    torch.compiler.reset()
-    torch.manual_seed(2)
-    eager, eager_terms = bound()
-    torch.manual_seed(2)
-    compiled, terms = torch.compile(bound, fullgraph=True, backend="eager")()
-    torch.testing.assert_close(compiled, eager)
-    torch.testing.assert_close(terms, eager_terms)
-
-
-# They ask autograd for a gradient within the step, which torch's compiler does not take as it is set by default.
-ASKS_WITHIN = {"IWAE, dreg", "Renyi, dreg", "PIWAE", "PIWAE, dreg"}
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("which", [which for which in OBJECTIVES if which not in ASKS_WITHIN])
-def test_an_objective_compiles_as_one_graph(which):
-    vae, goal, x = MODELS["Gaussian"](), OBJECTIVES[which](), images("Gaussian")
-
-    def value():
-        draw = vae.draw(x, goal.samples, goal.gradient)
-        return goal(draw), goal.terms(draw)
-
-    torch.compiler.reset()
-    torch.manual_seed(2)
-    eager = value()
-    torch.manual_seed(2)
-    torch.testing.assert_close(torch.compile(value, fullgraph=True, backend="eager")(), eager)
-
-
 @model
 def test_terms_are_computed_only_when_read(name, monkeypatch):
     vae = MODELS[name]()

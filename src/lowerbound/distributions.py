@@ -161,13 +161,13 @@ class FactorialBernoulli(Distribution):
         """The same distribution, repeated over ``batch_shape``."""
         return FactorialBernoulli(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims)
 
-    @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""
         shape = self._extended_shape(torch.Size(sample_shape))
         examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
         threshold = noise.uniform(tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device)
-        return (threshold < self.mean).to(self.logits.dtype)
+        with torch.no_grad():  # not as a decorator, which the compiler does not follow
+            return (threshold < self.mean).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of ``value``, in nats, summed over the event's dimensions."""

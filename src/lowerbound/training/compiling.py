@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -43,7 +45,7 @@ class Pacer:
     tell: Callable[[str], None]
     times: list[float] = field(default_factory=list)
     uncompiled: float | None = None
-    took: float | None = None
+    pieces: str = ""
 
     def __post_init__(self) -> None:
         self.decided = self.choice == "never"
@@ -56,8 +58,8 @@ class Pacer:
     def resume(self, compiled: bool) -> None:
         """Go on as an earlier training did, so that rounding is the same."""
         if compiled and self.choice != "never":
-            self.step.compile()
-            self.decided = True
+            self.choice = "always"
+            self._begin()
 
     def __call__(self, index: Tensor, scheduled: Mapping[str, float], left: int) -> None:
         """Take a step.
@@ -93,6 +95,10 @@ class Pacer:
             if not self.compiles or self.step.taken != taken:
                 raise
             self.step.forget()
+            if isinstance(error, torch._dynamo.exc.Unsupported) and not self.pieces:
+                self.pieces = f", in pieces because of {_place(error)}"
+                self.step.compile(whole=False)
+                return self._take(index, scheduled)
             self.step(index, scheduled)
             return next(iter(str(error).splitlines()), type(error).__name__)
         return None
@@ -118,13 +124,14 @@ class Pacer:
     def _compare(self) -> None:
         """After a compiled step: whether to go on so."""
         if self.choice == "always":
-            self._settle(f"compiled in {self.times[0]:.0f} s", compiled=True)
+            self._settle(f"compiled in {self.times[0]:.0f} s{self.pieces}", compiled=True)
         if self.uncompiled is None or len(self.times) < _FIRST + _TIMED:
             return
         compiled = median(self.times[_FIRST:])
         figures = f"{1e3 * compiled:.3g} ms a step, uncompiled {1e3 * self.uncompiled:.3g} ms"
         gains = compiled < self.uncompiled
-        self._settle(f"{'compiled' if gains else 'uncompiled'}: compiled in {self.times[0]:.0f} s to {figures}", gains)
+        verdict = "compiled" if gains else "uncompiled"
+        self._settle(f"{verdict}: compiled in {self.times[0]:.0f} s{self.pieces} to {figures}", gains)
 
     def _settle(self, line: str, compiled: bool) -> None:
         self.decided = True
@@ -135,3 +142,9 @@ class Pacer:
     def _synchronize(self) -> None:
         if self.step.device.type == "cuda":
             torch.cuda.synchronize(self.step.device)
+
+
+def _place(error: Exception) -> str:
+    """Where the compiler could not go on: the last line of code that its message names."""
+    places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+    return "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1]) if places else "the model"

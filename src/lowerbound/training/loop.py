@@ -108,7 +108,7 @@ class Loop:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.train = self.train.to(self.device)
         self.step = TrainingStep(self.model, self.objective, self.optimizer, self.train, self.clip_norm, self.ema)
-        self.pacer = Pacer(self.step, self.compile, self.batch_size, self._tell)
+        self.pacer = Pacer(self.step, self.compile, min(self.batch_size, len(self.train)), self._tell)
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()

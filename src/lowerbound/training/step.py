@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -21,7 +22,7 @@ from lowerbound.scoring import terms_of
 from lowerbound.training.failing import diagnosis
 
 # The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are.
-_COMPILER: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": {"fallback_random": True}}
+_COMPILER: dict[str, Any] = {"dynamic": False, "options": {"fallback_random": True}}
 
 
 @dataclass(eq=False)
@@ -85,6 +86,8 @@ class TrainingStep:
         (take or self.take)(index)
         if self.device.type == "cpu":
             self.check()
+        if self.averaged is not None:  # of the running statistics too, which a graph has put in their place by now
+            self._unless_refused(self.refused, self._average, list(self.averaged.module.state_dict().values()))
 
     def forget(self) -> None:
         """Take back a step that did not come to its update, with its noise."""
@@ -136,59 +139,59 @@ class TrainingStep:
         climbed = self.current.surrogate(draw).mean()
         slopes = torch.autograd.grad(-climbed, self.parameters, allow_unused=True)
         with torch.no_grad():
-            pairs = [(p, slope) for p, slope in zip(self.parameters, slopes, strict=True) if slope is not None]
-            parameters, gradients = [p for p, _ in pairs], [slope for _, slope in pairs]
             terms = terms_of(self.current, draw, len(x))  # before the update, of which a term must not know
-            bound, norm = terms["bound"].mean(), _norm(gradients)
+            bound, norm = terms["bound"].mean(), _norm(slopes)
             self.refused |= ~(bound.isfinite() & norm.isfinite())
             self.accepted += ~self.refused
             for buffer, before in zip(self.buffers, buffers, strict=True):
                 buffer.copy_(torch.where(self.refused, before, buffer))
             if self.clip_norm is not None:
                 scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-                gradients = [gradient * scale for gradient in gradients]
+                slopes = tuple(None if slope is None else slope * scale for slope in slopes)
             self._add(terms)
             if torch.compiler.is_compiling():
-                _update(parameters, gradients, self.refused, self.number)
+                _update(self.parameters, list(slopes), self.refused, self.number)
             else:
                 self.last = (x, draw, bound)
-                self.update(parameters, gradients)
+                self.update(slopes, self.refused)
 
-    def update(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Let the optimiser, and the average of the weights, take their steps, unless this one is refused."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+    def update(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
+        """Let the optimiser take its step, unless it is refused."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
-        if self.device.type == "cpu":
-            if not bool(self.refused):
-                self._advance()
-            return
-        # Elsewhere the answer is not asked for: the update is made, and taken back on the device where it was refused.
-        changing = self._changing()
-        before = [tensor.clone() for tensor in changing]
-        self._advance()
-        for tensor, old in zip(changing, before, strict=True):
-            tensor.copy_(torch.where(self.refused, old, tensor))
-
-    def _advance(self) -> None:
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-
-    def _changing(self) -> list[Tensor]:
-        """All tensors that an update changes."""
         states = (value for state in self.optimizer.state.values() for value in state.values())
-        averages = [] if self.averaged is None else self.averaged.module.state_dict().values()
-        return [*self.parameters, *(value for value in states if isinstance(value, Tensor)), *averages]
+        changing = [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
+        self._unless_refused(refused, self.optimizer.step, changing)
 
-    def compile(self) -> None:
-        """Have the steps to come compiled; the first of them waits for the compiler."""
-        compiled = torch.compile(self.take, **_COMPILER)
+    def _average(self) -> None:
+        assert self.averaged is not None
+        self.averaged.update_parameters(self.model)
+
+    def _unless_refused(self, refused: Tensor, change: Callable[[], Any], changing: Sequence[Tensor]) -> None:
+        """Make a change of some tensors, unless the step is refused."""
+        if self.device.type == "cpu":
+            if not bool(refused):
+                change()
+            return
+        # Elsewhere the answer is not asked for: the change is made, and taken back on the device where it was refused.
+        before = [tensor.clone() for tensor in changing]
+        change()
+        for tensor, old in zip(changing, before, strict=True):
+            tensor.copy_(torch.where(refused, old, tensor))
+
+    def compile(self, *, whole: bool = True) -> None:
+        """Have steps compiled; the first of them waits for the compiler.
+
+        Args:
+            whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
+        """
+        compiled = torch.compile(self.take, fullgraph=whole, **_COMPILER)
 
         def take(index: Tensor) -> None:
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
+            with torch._dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
+                # Between pieces the compiler looks at gradients that nobody asked for.
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
                 compiled(index)
 
         self.compiled = take
@@ -200,8 +203,8 @@ class TrainingStep:
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
 
 
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm
 
@@ -211,14 +214,18 @@ _STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
 
 
 @torch.library.custom_op("lowerbound::update", mutates_args=("parameters",))
-def _update(parameters: list[Tensor], gradients: list[Tensor], refused: Tensor, step: int) -> None:
+def _update(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
     """The update within a compiled step, of which the compiler sees no more than that it changes the parameters.
 
     So any optimiser can be part of one graph, with its own fused kernels.
     """
-    _STEPS[step].update(parameters, gradients)
+    taken = _STEPS[step]
+    taken.update(gradients, refused)
+    for given, own in zip(parameters, taken.parameters, strict=True):
+        if given.data_ptr() != own.data_ptr():  # a copy, which the compiler will put in the parameter's place
+            given.copy_(own)
 
 
 @_update.register_fake
-def _(parameters: list[Tensor], gradients: list[Tensor], refused: Tensor, step: int) -> None:
+def _(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
     return None

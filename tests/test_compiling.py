@@ -1,0 +1,341 @@
+"""The training step as one graph: complete, in agreement with the uncompiled one, and chosen for a reason."""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lowerbound as lb
+from lowerbound.errors import NonFiniteError
+from lowerbound.recipes import RECIPES
+from lowerbound.training import compiling
+from lowerbound.training import step as stepping
+from lowerbound.training.loop import Observer
+from lowerbound.training.optim import averaged, make_optimizer
+from lowerbound.training.step import TrainingStep
+
+sys.path.insert(0, str(Path(__file__).parent))
+from constructors import MODELS, OBJECTIVES, images
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _afresh():
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
+    monkeypatch.setattr(stepping, "_COMPILER", stepping._COMPILER | {"backend": "eager", "options": None})
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
+    monkeypatch.setattr(stepping, "_COMPILER", stepping._COMPILER | {"backend": "aot_eager", "options": None})
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def make_vae(likelihood=None) -> lb.LatentModel:
+    torch.manual_seed(0)
+    decoder = likelihood or lb.Gaussian(lb.mlp(2, 8, 6, activation="tanh"), scale=1.0)
+    return lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")), decoder)
+
+
+def binary(shape: tuple[int, ...], count: int = 12) -> lb.Examples:
+    torch.manual_seed(1)
+    return lb.Examples.of(torch.rand(count, *shape) < 0.5)
+
+
+def make_step(model, objective, examples, optimizer="adam", **settings) -> TrainingStep:
+    return TrainingStep(model.train(), objective, make_optimizer(model, optimizer, 1e-2, None), examples, **settings)
+
+
+def after(step: TrainingStep, steps: int = 3, *, compiled: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Weights and sums after some steps, of which the first is never compiled."""
+    torch.manual_seed(3)
+    scheduled = step.objective.schedules()
+    for number in range(steps):
+        values = {name: schedule.at(number, number / 2) for name, schedule in scheduled.items()}
+        if compiled and number == 1:
+            step.compile()
+        step(torch.arange(len(step.examples)), values, compiled=compiled and number > 0)
+    return {name: value.clone() for name, value in step.model.state_dict().items()}, step.totals
+
+
+def agree(make, **tolerance) -> None:
+    """Both ways of taking steps end at the same weights and sums."""
+    compiled, eager = after(make(), compiled=True), after(make(), compiled=False)
+    torch.testing.assert_close(compiled[0], eager[0], **tolerance)
+    assert compiled[1] == pytest.approx(eager[1], rel=1e-5)
+    assert graphs() == 1
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_choice(self, loop, line) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("which", OBJECTIVES)
+def test_the_step_of_every_objective_is_one_graph(which, traced):
+    def make():
+        torch.manual_seed(0)
+        return make_step(MODELS["Gaussian"](), OBJECTIVES[which](), lb.Examples.of(images("Gaussian")))
+
+    agree(make)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "flow" not in name])
+def test_the_step_of_every_model_is_one_graph(name, traced):
+    def make():
+        torch.manual_seed(0)
+        return make_step(MODELS[name](), lb.ELBO(samples=3), lb.Examples.of(images(name)))
+
+    agree(make)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "flow" in name])
+def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
+    watcher, examples = Told(), lb.Examples.of(images(name))
+    bounds = []
+    for choice in ("always", "never"):
+        torch.manual_seed(0)
+        run = lb.fit(MODELS[name](), lb.ELBO(), examples, compile=choice, progress=False, observers=[watcher])
+        bounds.append([record["train"]["bound"] for record in run.history])
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert len(watcher.lines) == 1
+    assert re.fullmatch(r"compiled in \d+ s, in pieces because of zuko/transforms.py, line \d+", watcher.lines[0])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_step_of_every_recipe_is_one_graph(name, traced):
+    recipe = RECIPES[name]
+
+    def make():
+        torch.manual_seed(0)
+        model, objective = recipe.build((1, 8, 8), {"hidden": 8, "latent": 3})
+        grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte())
+        return make_step(model, objective, grey.prepare(recipe.pixels))
+
+    agree(make)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad", "rmsprop", "nadam"])
+def test_any_optimiser_is_part_of_the_graph(optimizer, lowered):
+    agree(lambda: make_step(make_vae(), lb.ELBO(), binary((6,)), optimizer, clip_norm=0.1))
+
+
+def test_averages_and_running_statistics_follow(lowered):
+    def make():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))
+        model = make_vae(lb.Bernoulli(lb.flatten_leading(net, 2, 6)))
+        steps.append(make_step(model, lb.ELBO(), binary((6,)), averaged=averaged(model, 0.5)))
+        return steps[-1]
+
+    steps = []
+    agree(make)
+    torch.testing.assert_close(*(dict(step.averaged.module.state_dict()) for step in steps))
+
+
+def test_the_compiler_itself_agrees():
+    """The whole way down to machine code, once."""
+
+    def make():
+        torch.manual_seed(1)
+        likelihood = lb.Bernoulli(lb.mlp(2, 8, 6))
+        objective = lb.ELBO(samples=3, beta=lb.Ramp(0.0, 1.0, steps=4))
+        return make_step(make_vae(likelihood), objective, binary((6,)))
+
+    agree(make, rtol=1e-4, atol=1e-6)
+
+
+def test_an_epoch_with_schedules_and_a_short_batch_compiles_once(traced):
+    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2), free_bits=lb.Ramp(0.5, 0.1, epochs=3))
+    settings = {"epochs": 4, "batch_size": 5, "clip_norm": 1.0, "ema": 0.9, "schedule": "cosine", "warmup_steps": 3}
+    histories = []
+    for choice in ("always", "never"):
+        run = lb.fit(make_vae(), objective, binary((6,)), compile=choice, progress=False, validation=0.1, **settings)
+        histories.append([record["train"]["bound"] for record in run.history])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+    assert graphs() == 1
+
+
+def test_a_run_goes_on_compiled_as_if_it_had_never_stopped(traced, tmp_path):
+    settings = {"batch_size": 5, "compile": "always", "progress": False, "pictures_every": 0}
+    whole = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=4, **settings)
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=2, directory=tmp_path / "run", **settings)
+    again = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=4, directory=tmp_path / "run", resume=True, **settings)
+    assert [record["train"] for record in again.history] == [record["train"] for record in whole.history]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+
+
+class _Asking(TorchDispatchMode):
+    """Forbids to ask the device for a value."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a value was asked for"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Steps are taken as on another device, whose values are not at hand."""
+
+    class Elsewhere:
+        type = "elsewhere"
+
+    def move(step):
+        monkeypatch.setattr(stepping, "random_state", lambda device: {"cpu": torch.get_rng_state()})
+        monkeypatch.setattr(stepping, "restore_random_state", lambda state, device: torch.set_rng_state(state["cpu"]))
+        step.device = Elsewhere()
+        return step
+
+    return move
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad"])
+def test_a_step_asks_the_device_for_nothing(optimizer, elsewhere):
+    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=4))
+
+    step = elsewhere(make_step(make_vae(), objective, binary((6,)), optimizer, clip_norm=0.1))
+    with _Asking():
+        for number in range(3):
+            step(torch.arange(12), {"beta": number / 4})
+    step.check()
+    assert step.taken == 3 == int(step.accepted)
+
+
+def test_the_average_counts_its_updates_here():
+    """It asks whether the first one is due; so the count must not lie on a device."""
+    assert averaged(make_vae(), 0.5).n_averaged.device.type == "cpu"
+
+
+class Failing(nn.Module):
+    """A decoder whose output is not a number once its weights have moved too far."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.linear, self.limit, self.start = nn.Linear(2, 6), limit, 0.0
+
+    def forward(self, z):
+        y = self.linear(z)
+        return y + torch.where((self.linear.weight.sum() - self.start).abs() > self.limit, math.nan, 0.0)
+
+
+def failing_step(objective=None, **settings) -> TrainingStep:
+    torch.manual_seed(0)
+    failing = Failing(math.inf)
+    step = make_step(make_vae(lb.Gaussian(failing, scale=1.0)), objective or lb.ELBO(), binary((6,)), "sgd", **settings)
+    failing.start = float(failing.linear.weight.detach().sum())
+    failing.limit = 0.05
+    return step
+
+
+def until_refused(step: TrainingStep, *, compiled: bool) -> NonFiniteError:
+    with pytest.raises(NonFiniteError) as caught:
+        after(step, 100, compiled=compiled)
+    return caught.value
+
+
+def test_a_compiled_step_that_is_refused_is_explained_as_an_uncompiled_one(lowered):
+    steps = [failing_step(), failing_step()]
+    errors = [until_refused(step, compiled=compiled) for step, compiled in zip(steps, (True, False), strict=True)]
+    assert str(errors[0]) == str(errors[1])
+    assert errors[0].step > 2
+    torch.testing.assert_close(*(dict(step.model.state_dict()) for step in steps))
+    assert steps[0].taken == steps[1].taken == errors[0].step - 1
+
+
+def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
+    here, there = failing_step(), elsewhere(failing_step())
+    expected = until_refused(here, compiled=False)
+    torch.manual_seed(3)
+    for _ in range(expected.step + 5):
+        there(torch.arange(12), {})
+    assert there.taken == expected.step + 5
+    with pytest.raises(NonFiniteError) as caught:
+        there.check()
+    assert str(caught.value) == str(expected)
+    assert there.taken == expected.step - 1
+    torch.testing.assert_close(dict(there.model.state_dict()), dict(here.model.state_dict()))
+    assert there.totals == pytest.approx(here.totals)
+
+
+# The choice
+
+
+def told(monkeypatch, *, worth: float = 0.0, seconds=None, **settings) -> tuple[list[str], lb.Run]:
+    """What a training says of its choice, where each step is said to have taken a time."""
+    monkeypatch.setattr(compiling, "_WORTH_COMPILING", worth)
+    if seconds is not None:
+        readings = iter(seconds)
+        now = [0.0]
+
+        def clock():
+            now[0] += next(readings, 0.0)
+            return now[0]
+
+        monkeypatch.setattr(compiling.time, "perf_counter", clock)
+    watcher = Told()
+    settings = {"epochs": 20, "batch_size": 5, "progress": False, "observers": [watcher]} | settings
+    run = lb.fit(make_vae(), lb.ELBO(), binary((6,)), **settings)
+    return watcher.lines, run
+
+
+def test_a_short_training_is_not_compiled(monkeypatch):
+    lines, _ = told(monkeypatch, worth=1e6)
+    assert len(lines) == 1
+    assert lines[0].startswith("uncompiled: the steps take")
+    assert graphs() == 0
+
+
+def test_a_compiler_that_fails_is_told_of_and_does_without(monkeypatch):
+    def fail(*given, **more):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    expected = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=20, batch_size=5, progress=False, compile="never")
+    monkeypatch.setattr(torch, "compile", lambda *given, **more: fail)
+    for choice in ("auto", "always"):
+        lines, run = told(monkeypatch, compile=choice)
+        assert lines == ["uncompiled: the compiler failed (no C++ compiler)"]
+        assert [r["train"] for r in run.history] == [r["train"] for r in expected.history]
+
+
+def test_nothing_is_said_where_nothing_was_to_decide(monkeypatch):
+    assert told(monkeypatch, compile="never")[0] == []
+
+
+@pytest.mark.parametrize(("milliseconds", "verdict"), [(1.0, "compiled: "), (3.0, "uncompiled: ")])
+def test_the_quicker_way_is_kept(milliseconds, verdict, traced, monkeypatch):
+    times = []
+
+    class Timed(compiling.Pacer):
+        def _compare(self):
+            self.times[-1] = milliseconds / 1e3 if len(self.times) > 1 else 20.0
+            super()._compare()
+
+        def _consider(self, left):
+            self.times[-1] = 2e-3
+            super()._consider(left)
+            times.append(self)
+
+    monkeypatch.setattr("lowerbound.training.loop.Pacer", Timed)
+    lines, _ = told(monkeypatch)
+    assert lines == [f"{verdict}compiled in 20 s to {milliseconds:.3g} ms a step, uncompiled 2 ms"]
+    assert times[-1].compiles == (verdict == "compiled: ")
