@@ -179,7 +179,7 @@ def names() -> list[str]:
 
 def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
     """The figure of one data set as the paper has it: a panel for each number of latents, samples on a logarithmic axis."""
-    figure = Figure(figsize=(3.1 * len(LATENTS[data]), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(LATENTS[data]), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(LATENTS[data]), sharey=True)
     for axes, latent in zip(panels, LATENTS[data], strict=True):
@@ -196,7 +196,7 @@ def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
     panels[0].set_ylim((-175, -95) if data == "mnist" else (400, 1300))
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        panels[-1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right")
+        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, loc="outside upper center", ncols=4)
     figure.savefig(RESULTS / f"{data}.png", dpi=120)
 
 
