@@ -1,11 +1,10 @@
 """What the commands share: opening a run, its data and its objective, and saying an estimate."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -127,12 +126,7 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
         raise StorageError(f"the run's config.yaml: {described!r} is no objective; restore the file as it was written")
-    if samples is None:
-        return objective
-    changed: dict[str, Any] = {"samples": samples}
-    if getattr(objective, "encoder_groups", None) is not None:
-        changed["encoder_groups"] = None  # what the encoder climbed has no part in the bound
-    return cast(objectives.Objective, dataclasses.replace(cast(Any, objective), **changed))
+    return objective if samples is None else objective.with_samples(samples)
 
 
 def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:

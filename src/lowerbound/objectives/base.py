@@ -6,7 +6,8 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, TypeVar, get_args
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar, cast, get_args
 
 from torch import Tensor
 
@@ -76,6 +77,14 @@ class Objective(ABC):
         surrogate = self.surrogate(draw)
         return self.bound(draw).detach() + (surrogate - surrogate.detach())
 
+    def with_samples(self: Self, samples: int) -> Self:
+        """The same bound from another number of samples, as an evaluation may ask for.
+
+        Raises:
+            SettingsError: if the bound does not allow that number.
+        """
+        return replace(cast(Any, self), samples=samples) if is_dataclass(self) else self.holding({"samples": samples})
+
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change while it trains, by name."""
         values: dict[str, Any] = {}
@@ -88,7 +97,7 @@ class Objective(ABC):
         return self.holding({name: schedule.at(step, epoch) for name, schedule in self.schedules().items()})
 
     def holding(self: Self, values: Mapping[str, float | Tensor]) -> Self:
-        """The same objective with these values in the place of its schedules.
+        """The same objective with these values in the place of its own, such as its schedules.
 
         Tensors without dimensions can be filled anew from step to step, which a compiled step follows.
         """

@@ -238,6 +238,10 @@ class IWAE(_PowerBound):
         check_number("IWAE: elbo_weight", self.elbo_weight, 0, 1)
         _check(self, "IWAE", self._means())
 
+    def with_samples(self, samples: int) -> IWAE:
+        """The same bound from another number of samples; what the encoder climbed has no part in it."""
+        return replace(self, samples=samples, encoder_groups=None)
+
     def _means(self) -> tuple[PowerMean, PowerMean]:
         model = PowerMean(0.0, self.groups, value_of(self.elbo_weight))
         groups = self.encoder_groups or self.groups
