@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
-from lowerbound.errors import NonFiniteError
+from lowerbound.errors import NonFiniteError, SettingsError
+from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
@@ -175,6 +176,29 @@ def test_an_epoch_with_schedules_and_a_short_batch_compiles_once(traced):
     assert graphs() == 1
 
 
+class Ways(Observer):
+    """Which way each step was taken."""
+
+    def __init__(self) -> None:
+        self.compiled: list[bool] = []
+
+    def on_step(self, loop) -> None:
+        self.compiled.append(loop.step.last is None)
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
+    """Whether compiled steps were found quicker or not; it is not asked again."""
+    monkeypatch.setattr(compiling, "_WORTH_COMPILING", 0.0)
+    medians = iter([2.0, 1.0 if verdict else 3.0])
+    monkeypatch.setattr(compiling, "median", lambda times: next(medians))
+    settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, **settings)
+    ways = Ways()
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=16, resume=True, observers=[ways], **settings)
+    assert ways.compiled == [verdict] * 4
+
+
 def test_a_run_goes_on_compiled_as_if_it_had_never_stopped(traced, tmp_path):
     settings = {"batch_size": 5, "compile": "always", "progress": False, "pictures_every": 0}
     whole = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=4, **settings)
@@ -183,6 +207,127 @@ def test_a_run_goes_on_compiled_as_if_it_had_never_stopped(traced, tmp_path):
     assert [record["train"] for record in again.history] == [record["train"] for record in whole.history]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
+
+
+class Own(nn.Module):
+    """Parameters whose raw gradients are not laid out in memory as they are: transposed, and one number for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 2))
+        self.shift = nn.Parameter(torch.randn(6))
+
+    def forward(self, z):
+        return torch.einsum("...i,oi->...o", z, self.weight) + self.shift.sum()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
+def test_gradients_reach_the_optimiser_as_parameters_lie(optimizer, lowered):
+    def make():
+        torch.manual_seed(2)
+        own = lb.Gaussian(Own(), scale=1.0)
+        return make_step(make_vae(own), lb.ELBO(), binary((6,)), optimizer)
+
+    agree(make)
+    step, by_hand = make(), make()
+    torch.manual_seed(3)
+    step(torch.arange(12), {})
+    torch.manual_seed(3)
+    loss = -lb.ELBO()(by_hand.model.draw(by_hand.examples.batch(torch.arange(12)))).mean()
+    loss.backward()
+    by_hand.optimizer.step()
+    torch.testing.assert_close(dict(step.model.state_dict()), dict(by_hand.model.state_dict()))
+
+
+def test_frozen_and_unused_parameters_stay(lowered):
+    def make():
+        model = make_vae()
+        model.posterior.requires_grad_(False)
+        model.unused = nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        return TrainingStep(model.train(), lb.ELBO(), optimizer, binary((6,)))
+
+    before = dict(make().model.state_dict())
+    agree(make)
+    weights, _ = after(make(), compiled=False)
+    same = {name for name, value in weights.items() if torch.equal(value, before[name])}
+    assert same == {name for name in before if name.startswith("posterior") or name == "unused"}
+
+
+def test_an_objective_made_of_another_may_pass_its_schedule_on():
+    class Mine(lb.Objective):
+        beta = lb.Ramp(0.0, 1.0, steps=3)
+
+        def bound(self, draw):
+            return lb.ELBO().bound(draw)
+
+        def surrogate(self, draw):
+            return lb.ELBO(beta=self.beta).surrogate(draw)
+
+    ramp = lb.Ramp(0.0, 1.0, steps=3)
+    torch.testing.assert_close(
+        after(make_step(make_vae(), Mine(), binary((6,))), compiled=False),
+        after(make_step(make_vae(), lb.ELBO(beta=ramp), binary((6,))), compiled=False),
+    )
+
+
+def test_terms_in_another_order_keep_their_names_and_other_terms_are_refused():
+    class Changing(lb.Objective):
+        def bound(self, draw):
+            return lb.ELBO().bound(draw)
+
+        def terms(self, draw):
+            turns.append(0)
+            terms = super().terms(draw)
+            if len(turns) == 3:
+                return terms | {"new": terms["bound"]}
+            return dict(reversed(terms.items())) if len(turns) == 2 else terms
+
+    turns = []
+    step, plain = (make_step(make_vae(), objective, binary((6,))) for objective in (Changing(), lb.ELBO()))
+    assert after(step, 2, compiled=False)[1] == after(plain, 2, compiled=False)[1]
+    with pytest.raises(SettingsError, match=r"its terms were bound, rate, distortion, and are now .*new"):
+        step(torch.arange(12), {})
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.95, 1.0, 1.5])
+def test_a_scheduled_order_has_the_gradient_of_the_number(alpha):
+    log_w = torch.tensor([[0.0, -math.inf], [1.0, 0.0], [2.0, 1.0]], dtype=torch.float64)
+    if alpha >= 0.95:
+        log_w[0, 1] = -3.0  # a weight of zero has a bound, and a gradient, below these orders only
+    results = []
+    for value in (alpha, torch.tensor(alpha, dtype=torch.float64)):
+        at = log_w.clone().requires_grad_()
+        bound = PowerMean(value).value(at)
+        bound.sum().backward()
+        results.append((bound.detach(), at.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_a_step_that_is_cut_short_leaves_no_trace():
+    """Neither of its noise nor in running statistics, so that a checkpoint written then is one between two steps."""
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.cut = nn.BatchNorm1d(2), False
+
+        def forward(self, z):
+            y = self.norm(z.flatten(0, -2)).reshape(z.shape)
+            if self.cut:
+                raise KeyboardInterrupt
+            return torch.cat([y, y, y], -1)
+
+    cut = Cut()
+    step = make_step(make_vae(lb.Gaussian(cut, scale=1.0)), lb.ELBO(), binary((6,)))
+    step(torch.arange(12), {})
+    before, noise = {name: value.clone() for name, value in step.model.state_dict().items()}, torch.get_rng_state()
+    cut.cut = True
+    with pytest.raises(KeyboardInterrupt):
+        step(torch.arange(12), {})
+    assert torch.equal(torch.get_rng_state(), noise)
+    assert all(torch.equal(value, before[name]) for name, value in step.model.state_dict().items())
+    assert step.unchecked == []
 
 
 class _Asking(TorchDispatchMode):
@@ -214,8 +359,9 @@ def test_a_step_asks_the_device_for_nothing(optimizer, elsewhere):
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=4))
 
     step = elsewhere(make_step(make_vae(), objective, binary((6,)), optimizer, clip_norm=0.1))
+    step(torch.arange(12), {"beta": 0.0})  # the first one may: it makes the optimiser's state
     with _Asking():
-        for number in range(3):
+        for number in (1, 2):
             step(torch.arange(12), {"beta": number / 4})
     step.check()
     assert step.taken == 3 == int(step.accepted)
@@ -260,6 +406,14 @@ def test_a_compiled_step_that_is_refused_is_explained_as_an_uncompiled_one(lower
     assert errors[0].step > 2
     torch.testing.assert_close(*(dict(step.model.state_dict()) for step in steps))
     assert steps[0].taken == steps[1].taken == errors[0].step - 1
+
+
+def test_a_first_step_that_a_device_refuses_leaves_the_optimiser_as_it_was(elsewhere):
+    step = elsewhere(make_step(make_vae(lb.Gaussian(lb.mlp(2, 6), scale=1e-30)), lb.ELBO(), binary((6,))))
+    step(torch.arange(12), {})
+    assert not step.optimizer.state
+    with pytest.raises(NonFiniteError):
+        step.check()
 
 
 def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
@@ -307,7 +461,8 @@ def test_a_short_training_is_not_compiled(monkeypatch):
 
 def test_a_compiler_that_fails_is_told_of_and_does_without(monkeypatch):
     def fail(*given, **more):
-        raise RuntimeError("no C++ compiler\nand much more")
+        torch.rand(3)  # what it drew must not be missed
+        raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand much more")
 
     expected = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=20, batch_size=5, progress=False, compile="never")
     monkeypatch.setattr(torch, "compile", lambda *given, **more: fail)
@@ -315,6 +470,53 @@ def test_a_compiler_that_fails_is_told_of_and_does_without(monkeypatch):
         lines, run = told(monkeypatch, compile=choice)
         assert lines == ["uncompiled: the compiler failed (no C++ compiler)"]
         assert [r["train"] for r in run.history] == [r["train"] for r in expected.history]
+
+
+def test_a_mistake_of_the_user_s_is_not_taken_for_the_compiler_s(monkeypatch):
+    def fail(*given, **more):
+        raise ConnectionError("the data service is away")
+
+    monkeypatch.setattr(torch, "compile", lambda *given, **more: fail)
+    with pytest.raises(ConnectionError):
+        told(monkeypatch, compile="always")
+
+
+def test_a_hook_that_the_compiler_would_not_call_keeps_the_steps_uncompiled(monkeypatch):
+    called = []
+    model = make_vae()
+    next(model.parameters()).register_post_accumulate_grad_hook(called.append)
+    watcher = Told()
+    lb.fit(model, lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
+    assert watcher.lines == ["uncompiled: a parameter has a hook on its gradient"]
+    assert len(called) == 3
+
+
+def test_every_training_of_a_program_can_be_compiled(traced):
+    watcher = Told()
+    for _ in range(12):
+        lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
+    assert all(line.startswith("compiled in") for line in watcher.lines)
+    assert len(watcher.lines) == 12
+
+
+def test_a_model_that_changes_from_step_to_step_is_trained_uncompiled(traced):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.steps = nn.Linear(2, 6), 0
+
+        def forward(self, z):
+            self.steps += self.training
+            return self.linear(z) / self.steps if self.training else self.linear(z)
+
+    bounds, watcher = [], Told()
+    for choice in ("always", "never"):
+        torch.manual_seed(1)
+        model = make_vae(lb.Gaussian(Counting(), scale=1.0))
+        run = lb.fit(model, lb.ELBO(), binary((6,)), compile=choice, epochs=12, progress=False, observers=[watcher])
+        bounds.append([record["train"]["bound"] for record in run.history])
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert watcher.lines[-1].startswith("uncompiled: the compiler failed (")
 
 
 def test_nothing_is_said_where_nothing_was_to_decide(monkeypatch):

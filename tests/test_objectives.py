@@ -403,7 +403,8 @@ def test_schedules_of_one_s_own_objectives_move_too():
 
     mine = Mine()
     assert mine.schedules().keys() == {"weight", "other"}
-    assert (mine.at(5, 0.0).weight, mine.at(5, 0.0).other) == (0.5, 2.5)
+    now = mine.holding({name: schedule.at(5, 0.0) for name, schedule in mine.schedules().items()})
+    assert (now.weight, now.other) == (0.5, 2.5)
     assert isinstance(mine.weight, lb.Ramp)
 
 

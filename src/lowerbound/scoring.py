@@ -22,6 +22,8 @@ def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tenso
         ShapeError: if a term has another shape, which would broadcast into a wrong figure.
     """
     terms = objective.terms(draw)
+    if "bound" not in terms:
+        raise ShapeError(f"{type(objective).__name__}: terms() reports {', '.join(terms)}, but no 'bound'")
     for name, term in terms.items():
         if term.shape != (examples,):
             raise ShapeError(

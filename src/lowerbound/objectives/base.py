@@ -34,7 +34,8 @@ class Objective(ABC):
 
     To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs of a :class:`lowerbound.Draw`; add
     ``samples`` as a field to let it be chosen. If what carries the gradient is not the bound, override :meth:`surrogate`;
-    the value that is reported, logged and used for selection stays the bound.
+    the value that is reported, logged and used for selection stays the bound. A field may hold a
+    :class:`lowerbound.Schedule`; while it trains, such a field is a tensor without dimensions with the value of the step.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -91,10 +92,6 @@ class Objective(ABC):
         for part in (*reversed(type(self).__mro__), self):
             values |= vars(part)
         return {name: value for name, value in values.items() if isinstance(value, Schedule)}
-
-    def at(self: Self, step: int, epoch: float) -> Self:
-        """The objective when ``step`` steps, or ``epoch`` passes over the data, have been taken: its schedules are numbers."""
-        return self.holding({name: schedule.at(step, epoch) for name, schedule in self.schedules().items()})
 
     def holding(self: Self, values: Mapping[str, float | Tensor]) -> Self:
         """The same objective with these values in the place of its own, such as its schedules.

@@ -62,26 +62,28 @@ class PowerMean:
     def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
 
-        def small(order: _Order) -> Tensor:
-            mean = log_w_MGB.mean(1)
-            return mean + torch.expm1(order * (log_w_MGB - mean[:, None])).mean(1).log1p() / order
+        def small(order: _Order, log_w: Tensor) -> Tensor:
+            mean = log_w.mean(1)
+            return mean + torch.expm1(order * (log_w - mean[:, None])).mean(1).log1p() / order
 
-        def large(order: _Order) -> Tensor:
-            return (torch.logsumexp(order * log_w_MGB, 1) - math.log(log_w_MGB.shape[1])) / order
+        def large(order: _Order, log_w: Tensor) -> Tensor:
+            return (torch.logsumexp(order * log_w, 1) - math.log(log_w.shape[1])) / order
 
-        return self._by_order(small, large)
+        return self._by_order(small, large, log_w_MGB)
 
-    def _by_order(self, small: Callable[[_Order], Tensor], large: Callable[[_Order], Tensor]) -> Tensor:
-        """What one of two formulas gives for the order 1 - alpha, whichever keeps its digits there."""
+    def _by_order(self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor) -> Tensor:
+        """What one of two formulas gives for the order 1 - alpha and these weights, whichever keeps its digits there."""
         order = 1 - self.alpha
         if not isinstance(order, Tensor):
-            return small(order) if abs(order) < _SMALL_ORDER else large(order)
-        # Both are computed; the one that does not count gets an order at which it and its gradient are finite.
+            return small(order, *log_w) if abs(order) < _SMALL_ORDER else large(order, *log_w)
+        # Both are computed; the one that does not count gets numbers at which it and its gradient are finite.
         is_small = order.abs() < _SMALL_ORDER
         beside_zero = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
-        return torch.where(
-            is_small, small(torch.where(is_small, beside_zero, _LEAST_ORDER)), large(torch.where(is_small, 1.0, order))
+        of_small = small(
+            torch.where(is_small, beside_zero, _LEAST_ORDER), *(torch.where(is_small, w, 0.0) for w in log_w)
         )
+        of_large = large(torch.where(is_small, 1.0, order), *(torch.where(is_small, 0.0, w) for w in log_w))
+        return torch.where(is_small, of_small, of_large)
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
         """``df / d log w_k``, ``[K, B]``; they sum to 1 over the samples."""
@@ -112,21 +114,21 @@ class PowerMean:
         """The logarithm of each group's power mean if one log weight were another, for each of them, ``[M, G, B]``."""
         count = log_w_MGB.shape[1]
 
-        def small(order: _Order) -> Tensor:
-            mean = log_w_MGB.mean(1, keepdim=True)
-            own, stand_in = (torch.expm1(order * (log_w - mean)) for log_w in (log_w_MGB, others_MGB))
+        def small(order: _Order, log_w: Tensor, others: Tensor) -> Tensor:
+            mean = log_w.mean(1, keepdim=True)
+            own, stand_in = (torch.expm1(order * (weights - mean)) for weights in (log_w, others))
             return mean + ((own.sum(1, keepdim=True) - own + stand_in) / count).log1p() / order
 
-        def large(order: _Order) -> Tensor:
+        def large(order: _Order, log_w: Tensor, others: Tensor) -> Tensor:
             # The sum without a term, from the sums before and after it: nothing is subtracted, so nothing cancels.
-            terms = order * log_w_MGB
+            terms = order * log_w
             edge = torch.full_like(terms[:, :1], -math.inf)
             before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
             after = torch.cat([terms.flip(1).logcumsumexp(1).flip(1)[:, 1:], edge], 1)
-            total = torch.logaddexp(torch.logaddexp(before, after), order * others_MGB)
+            total = torch.logaddexp(torch.logaddexp(before, after), order * others)
             return (total - math.log(count)) / order
 
-        return self._by_order(small, large)
+        return self._by_order(small, large, log_w_MGB, others_MGB)
 
     def _grouped(self, log_w_KB: Tensor) -> Tensor:
         return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])

@@ -103,6 +103,8 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     Raises:
         SettingsError: naming it, and what is allowed.
     """
+    if isinstance(value, Tensor) and not value.dim():  # a schedule's value while it trains
+        return
     ends = (value.at(0, 0.0), value.end) if isinstance(value, Schedule) else (value,)
     for number in ends:
         real = isinstance(number, Real) and not isinstance(number, bool)

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowerbound.errors import LowerboundError
 from lowerbound.training.step import TrainingStep
 
 Choice = Literal["auto", "always", "never"]
@@ -55,11 +54,20 @@ class Pacer:
         """Whether the steps are compiled now."""
         return self.step.compiled is not None
 
-    def resume(self, compiled: bool) -> None:
+    @property
+    def verdict(self) -> bool | None:
+        """Whether the steps are compiled from here on; ``None`` if that is not decided, and they are not compiled now."""
+        return True if self.compiles else False if self.decided else None
+
+    def resume(self, verdict: bool | None) -> None:
         """Go on as an earlier training did, so that rounding is the same."""
-        if compiled and self.choice != "never":
+        if verdict is None or self.choice == "never":
+            return
+        if verdict:
             self.choice = "always"
             self._begin()
+        elif self.choice == "auto":
+            self.decided = True
 
     def __call__(self, index: Tensor, scheduled: Mapping[str, float], left: int) -> None:
         """Take a step.
@@ -69,39 +77,39 @@ class Pacer:
             scheduled: values of the objective's schedules.
             left: how many steps there will be, this one included.
         """
-        if self.decided or len(index) != self.batch_size:
-            self.step(index, scheduled, compiled=self.compiles and len(index) == self.batch_size)
+        if len(index) != self.batch_size:
+            self.step(index, scheduled)
+            return
+        if self.decided:
+            self._take(index, scheduled)
             return
         self._synchronize()
         began, compiled = time.perf_counter(), self.compiles
-        failure = self._take(index, scheduled)
+        self._take(index, scheduled)
         self._synchronize()
         self.times.append(time.perf_counter() - began)
-        if failure is not None:
-            self._settle(f"uncompiled: the compiler failed ({failure})", compiled=False)
-        elif compiled:
+        if self.decided:
+            return  # by the compiler, which failed
+        if compiled:
             self._compare()
         else:
             self._consider(left - 1)
 
-    def _take(self, index: Tensor, scheduled: Mapping[str, float]) -> str | None:
-        """A step, which is taken uncompiled if the compiler fails; why it did."""
-        taken = self.step.taken
+    def _take(self, index: Tensor, scheduled: Mapping[str, float]) -> None:
+        """A step, which is taken uncompiled, like all later ones, if the compiler fails."""
         try:
             self.step(index, scheduled, compiled=self.compiles)
-        except LowerboundError:
-            raise
         except Exception as error:
-            if not self.compiles or self.step.taken != taken:
+            if not (self.compiles and _is_the_compilers(error)):
                 raise
-            self.step.forget()
             if isinstance(error, torch._dynamo.exc.Unsupported) and not self.pieces:
                 self.pieces = f", in pieces because of {_place(error)}"
                 self.step.compile(whole=False)
-                return self._take(index, scheduled)
+                self._take(index, scheduled)
+                return
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            self._settle(f"uncompiled: the compiler failed ({reason})", compiled=False)
             self.step(index, scheduled)
-            return next(iter(str(error).splitlines()), type(error).__name__)
-        return None
 
     def _consider(self, left: int) -> None:
         """After an uncompiled step: whether to ask the compiler."""
@@ -118,6 +126,9 @@ class Pacer:
             self._begin()
 
     def _begin(self) -> None:
+        if any(parameter._post_accumulate_grad_hooks for parameter in self.step.parameters):
+            self._settle("uncompiled: a parameter has a hook on its gradient", compiled=False)
+            return
         self.step.compile()
         self.times = []
 
@@ -142,6 +153,14 @@ class Pacer:
     def _synchronize(self) -> None:
         if self.step.device.type == "cuda":
             torch.cuda.synchronize(self.step.device)
+
+
+def _is_the_compilers(error: Exception) -> bool:
+    """Whether the compiler failed: as it compiled, or because a changing model had it compile again and again."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    return isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit, InvalidCxxCompiler))
 
 
 def _place(error: Exception) -> str:

@@ -52,8 +52,8 @@ class Progress:
     """Whether the training has reached its end, by its length or by early stopping."""
     stopped_early: bool = False
     """Whether early stopping ended it."""
-    compiled: bool = False
-    """Whether its steps are compiled."""
+    compiled: bool | None = None
+    """Whether its steps are compiled; ``None`` while that is not decided."""
 
 
 class Observer:
@@ -166,7 +166,7 @@ class Loop:
 
     def snapshot(self) -> Progress:
         """Where the training stands now, in plain numbers."""
-        return replace(self.progress, seconds=self.seconds, sums=self.step.totals, compiled=self.pacer.compiles)
+        return replace(self.progress, seconds=self.seconds, sums=self.step.totals, compiled=self.pacer.verdict)
 
     def _tell(self, line: str) -> None:
         for observer in self.observers:

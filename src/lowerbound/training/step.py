@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
+from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Model, device_of, dtype_of
 from lowerbound.noise import random_state, restore_random_state
 from lowerbound.objectives import Objective
@@ -22,7 +23,21 @@ from lowerbound.scoring import terms_of
 from lowerbound.training.failing import diagnosis
 
 # The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are.
-_COMPILER: dict[str, Any] = {"dynamic": False, "options": {"fallback_random": True}}
+_COMPILER: dict[str, Any] = {
+    "dynamic": False,
+    "options": {"fallback_random": True},
+    "isolate_recompiles": True,  # what other trainings had compiled does not count
+    "recompile_limit": 3,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Beginning:
+    """All that a step needs to be taken once more."""
+
+    index: Tensor
+    scheduled: dict[str, float]
+    random: dict[str, Tensor]
 
 
 @dataclass(eq=False)
@@ -55,13 +70,17 @@ class TrainingStep:
         # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
         kept = self.model.state_dict(keep_vars=True)
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        self.updated = False  # until then the optimiser's state may not be there
         self.names: tuple[str, ...] = ()
         self.sums: Tensor | None = None
-        self.values = {name: torch.zeros((), device=self.device) for name in self.objective.schedules()}
+        # In double precision, which does not spread: a tensor without dimensions leaves the type of others as it is.
+        self.values = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.objective.schedules()
+        }
         self.current = self.objective.holding(self.values)
         self.refused = torch.zeros((), dtype=torch.bool, device=self.device)
         self.accepted = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.unchecked: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.unchecked: list[_Beginning] = []
         self.compiled: Callable[[Tensor], None] | None = None
         self.last: tuple[Tensor, Draw, Tensor] | None = None  # data, draw and bound of the last uncompiled step
         self.number = next(_NUMBERS)
@@ -78,21 +97,29 @@ class TrainingStep:
         Raises:
             NonFiniteError: where the numbers are at hand without waiting for a device, see :meth:`check`.
         """
-        for name, value in scheduled.items():
-            self.values[name].fill_(value)
-        self.unchecked.append((index, random_state(self.device)))
+        begins = _Beginning(index, dict(scheduled), random_state(self.device))
+        taken, buffers = self.taken, [buffer.clone() for buffer in self.buffers]
+        self.unchecked.append(begins)
         self.last = None
-        take = self.compiled if compiled else None
-        (take or self.take)(index)
+        self.model.zero_grad(set_to_none=True)
+        try:
+            self._take(begins, self.compiled if compiled else None)
+        except BaseException:
+            if self.taken == taken:  # it did not come to its update, so it is taken back
+                self.unchecked.pop()
+                restore_random_state(begins.random, self.device)
+                for buffer, before in zip(self.buffers, buffers, strict=True):
+                    buffer.copy_(before)
+            raise
         if self.device.type == "cpu":
             self.check()
         if self.averaged is not None:  # of the running statistics too, which a graph has put in their place by now
             self._unless_refused(self.refused, self._average, list(self.averaged.module.state_dict().values()))
 
-    def forget(self) -> None:
-        """Take back a step that did not come to its update, with its noise."""
-        _, random = self.unchecked.pop()
-        restore_random_state(random, self.device)
+    def _take(self, begins: _Beginning, take: Callable[[Tensor], None] | None = None) -> None:
+        for name, value in begins.scheduled.items():
+            self.values[name].fill_(value)
+        (take or self.take)(begins.index)
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
@@ -106,11 +133,13 @@ class TrainingStep:
         accepted = int(self.accepted)
         later = self.taken - accepted
         if self.last is None or later > 1:  # the refused step once more, on the same noise, to see where it began
-            index, random = unchecked[-later]
-            restore_random_state(random, self.device)
-            self.take(index)
+            restore_random_state(unchecked[-later].random, self.device)
+            self.model.zero_grad(set_to_none=True)
+            self._take(unchecked[-later])
         assert self.last is not None
         self.taken = accepted
+        if self.averaged is not None and self.device.type != "cpu":
+            self.averaged.n_averaged -= later
         raise diagnosis(self.model, self.optimizer, accepted + 1, self.last)
 
     def resume(self, taken: int, totals: Mapping[str, float]) -> None:
@@ -128,6 +157,7 @@ class TrainingStep:
 
     def begin_epoch(self) -> None:
         """From here on the sums are another epoch's."""
+        self.last = None  # what it holds would outlive the epoch
         if self.sums is not None:
             self.sums.zero_()
 
@@ -136,8 +166,7 @@ class TrainingStep:
         x = self.examples.batch(index, self.dtype)
         buffers = [buffer.clone() for buffer in self.buffers]
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
-        climbed = self.current.surrogate(draw).mean()
-        slopes = torch.autograd.grad(-climbed, self.parameters, allow_unused=True)
+        slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
             terms = terms_of(self.current, draw, len(x))  # before the update, of which a term must not know
             bound, norm = terms["bound"].mean(), _norm(slopes)
@@ -147,34 +176,55 @@ class TrainingStep:
                 buffer.copy_(torch.where(self.refused, before, buffer))
             if self.clip_norm is not None:
                 scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-                slopes = tuple(None if slope is None else slope * scale for slope in slopes)
+                slopes = [None if slope is None else slope * scale for slope in slopes]
             self._add(terms)
             if torch.compiler.is_compiling():
-                _update(self.parameters, list(slopes), self.refused, self.number)
+                _update(self.parameters, slopes, self.refused, self.number)
             else:
                 self.last = (x, draw, bound)
                 self.update(slopes, self.refused)
+
+    def _slopes(self, loss: Tensor) -> list[Tensor | None]:
+        """The gradient of each parameter, laid out in memory as the parameter is: fused optimisers count on it."""
+        if not torch.compiler.is_compiling():
+            loss.backward()
+            return [parameter.grad for parameter in self.parameters]
+        learning = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = dict(zip(learning, torch.autograd.grad(loss, learning, allow_unused=True), strict=True))
+        slopes = [(parameter, found.get(parameter)) for parameter in self.parameters]
+        return [
+            slope if slope is None or slope.stride() == parameter.stride() else torch.empty_like(parameter).copy_(slope)
+            for parameter, slope in slopes
+        ]
 
     def update(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
         """Let the optimiser take its step, unless it is refused."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
-        states = (value for state in self.optimizer.state.values() for value in state.values())
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
         changing = [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
-        self._unless_refused(refused, self.optimizer.step, changing)
+        self._unless_refused(refused, self.optimizer.step, changing, at_hand=not self.updated)
+        self.updated = True
 
     def _average(self) -> None:
         assert self.averaged is not None
         self.averaged.update_parameters(self.model)
 
-    def _unless_refused(self, refused: Tensor, change: Callable[[], Any], changing: Sequence[Tensor]) -> None:
-        """Make a change of some tensors, unless the step is refused."""
-        if self.device.type == "cpu":
+    def _unless_refused(
+        self, refused: Tensor, change: Callable[[], Any], changing: Sequence[Tensor], *, at_hand: bool = False
+    ) -> None:
+        """Make a change of some tensors, unless the step is refused.
+
+        ``at_hand`` says to wait for the device, as must be where the change makes tensors that are not there yet; so it must
+        where some of them are not on the device.
+        """
+        elsewhere = any(tensor.device != refused.device for tensor in changing)
+        if self.device.type == "cpu" or at_hand or elsewhere:
             if not bool(refused):
                 change()
             return
-        # Elsewhere the answer is not asked for: the change is made, and taken back on the device where it was refused.
+        # The answer is not asked for: the change is made, and taken back on the device where it was refused.
         before = [tensor.clone() for tensor in changing]
         change()
         for tensor, old in zip(changing, before, strict=True):
@@ -187,25 +237,38 @@ class TrainingStep:
             whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
         """
         compiled = torch.compile(self.take, fullgraph=whole, **_COMPILER)
+        patch = torch._dynamo.config.patch(trace_autograd_ops=True)
 
         def take(index: Tensor) -> None:
-            with torch._dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
-                # Between pieces the compiler looks at gradients that nobody asked for.
-                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+            with patch:
                 compiled(index)
 
-        self.compiled = take
+        def take_in_pieces(index: Tensor) -> None:
+            with warnings.catch_warnings():
+                # Between pieces the compiler looks at gradients that nobody asked for.
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+                take(index)
+
+        self.compiled = take if whole else take_in_pieces
 
     def _add(self, terms: Mapping[str, Tensor]) -> None:
-        sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms.values()])
         if self.sums is None:
-            self.names, self.sums = tuple(terms), torch.zeros_like(sums)
+            self.names, self.sums = (
+                tuple(terms),
+                torch.zeros(len(terms), dtype=torch.float64, device=self.refused.device),
+            )
+        if terms.keys() != set(self.names):
+            raise SettingsError(
+                f"{type(self.objective).__name__}: its terms were {', '.join(self.names)}, and are now {', '.join(terms)}; "
+                "report the same at every step"
+            )
+        sums = torch.stack([terms[name].detach().sum(dtype=torch.float64) for name in self.names])
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
 
 
 def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     return norm
 
 
