@@ -91,9 +91,9 @@ class Curve(Observer):
         if self.path.exists():
             self.points = [p for p in json.loads(self.path.read_text()) if p["samples"] <= step * BATCH]
 
-    def measure(self, model: lb.LatentModel, step: int, seconds: float) -> None:
-        """Add a point to the curve, if one belongs there."""
-        if step not in POINTS or any(point["samples"] == step * BATCH for point in self.points):
+    def measure(self, model: lb.LatentModel, step: int, seconds: float, *, last: bool = False) -> None:
+        """Add a point to the curve, if one belongs there, as at its end."""
+        if (step not in POINTS and not last) or any(point["samples"] == step * BATCH for point in self.points):
             return
         point: dict[str, float] = {"samples": step * BATCH, "seconds": seconds}
         for part, x in self.parts.items():
@@ -238,6 +238,7 @@ def run_em(em: MonteCarloEM, curve: Curve, steps: int, path: Path) -> None:
             em.save(path)
             written = time.monotonic()
     em.save(path)
+    curve.measure(em.model, em.iteration, before + time.monotonic() - began, last=True)
 
 
 def names() -> list[str]:
