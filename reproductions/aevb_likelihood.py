@@ -91,11 +91,11 @@ class Curve(Observer):
         if self.path.exists():
             self.points = [p for p in json.loads(self.path.read_text()) if p["samples"] <= step * BATCH]
 
-    def measure(self, model: lb.LatentModel, step: int, seconds: float, *, last: bool = False) -> None:
+    def measure(self, model: lb.LatentModel, step: int, *, last: bool = False) -> None:
         """Add a point to the curve, if one belongs there, as at its end."""
         if (step not in POINTS and not last) or any(point["samples"] == step * BATCH for point in self.points):
             return
-        point: dict[str, float] = {"samples": step * BATCH, "seconds": seconds}
+        point: dict[str, float] = {"samples": step * BATCH}
         for part, x in self.parts.items():
             point[part], point[f"{part}_effective"] = marginal_likelihood(model, x)
         self.points.append(point)
@@ -108,7 +108,7 @@ class Curve(Observer):
     def on_step(self, loop: Loop) -> None:
         """Measure where it is time."""
         model: Any = loop.model
-        self.measure(model, loop.progress.step, loop.seconds)
+        self.measure(model, loop.progress.step)
 
 
 class MonteCarloEM:
@@ -229,16 +229,15 @@ def run_em(em: MonteCarloEM, curve: Curve, steps: int, path: Path) -> None:
     if path.exists():
         em.load(path)
     curve.restart(em.iteration)
-    began = written = time.monotonic()
-    before = curve.points[-1]["seconds"] if curve.points else 0.0
+    written = time.monotonic()
     while em.iteration < steps:
         em.iterate()
-        curve.measure(em.model, em.iteration, before + time.monotonic() - began)
+        curve.measure(em.model, em.iteration)
         if time.monotonic() - written > 60:
             em.save(path)
             written = time.monotonic()
     em.save(path)
-    curve.measure(em.model, em.iteration, before + time.monotonic() - began, last=True)
+    curve.measure(em.model, em.iteration, last=True)
 
 
 def names() -> list[str]:
@@ -286,15 +285,15 @@ def write_page() -> None:
         f"latents with {GRID:,} points under the prior: no encoder has a part in it. The effective number of points is the median "
         "over test examples at the end of the curve.",
         "",
-        "| curve | step size | training samples | log p(x), train | test | effective points | time |",
-        "|---|---|---|---|---|---|---|",
+        "| curve | step size | training samples | log p(x), train | test | effective points |",
+        "|---|---|---|---|---|---|",
     ]
     for name, figures in done.items():
         for point in figures["points"]:
             if point["samples"] in (10**6, figures["points"][-1]["samples"]):
                 lines.append(
                     f"| [{name}](aevb-likelihood/{name}.json) | {figures['rate']} | {point['samples']:,} | {point['train']:.2f} | "
-                    f"{point['test']:.2f} | {point['test_effective']:,.0f} | {point['seconds'] / 60:.0f} min |"
+                    f"{point['test']:.2f} | {point['test_effective']:,.0f} |"
                 )
     lines += ["", "![figure 3](aevb-likelihood/figure.png)", ""]
     missing = [name for name in names() if name not in done]
