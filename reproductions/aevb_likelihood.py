@@ -283,7 +283,8 @@ def write_page() -> None:
         "",
         f"log p(x) of {EXAMPLES} training and {EXAMPLES} test examples, binarised once, by quasi-Monte-Carlo integration over the "
         f"latents with {GRID:,} points under the prior: no encoder has a part in it. The effective number of points is the median "
-        "over test examples at the end of the curve.",
+        "over test examples at the end of the curve. All curves are of the same examples, so methods compare; a training and a test "
+        "curve are of different ones, and so few that their means also differ by chance.",
         "",
         "| curve | step size | training samples | log p(x), train | test | effective points |",
         "|---|---|---|---|---|---|",
