@@ -70,6 +70,7 @@ class TrainingStep:
         # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
         kept = self.model.state_dict(keep_vars=True)
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
+        self.before = [buffer.clone() for buffer in self.buffers]
         self.updated = False  # until then the optimiser's state may not be there
         self.names: tuple[str, ...] = ()
         self.sums: Tensor | None = None
@@ -98,7 +99,7 @@ class TrainingStep:
             NonFiniteError: where the numbers are at hand without waiting for a device, see :meth:`check`.
         """
         begins = _Beginning(index, dict(scheduled), random_state(self.device))
-        taken, buffers = self.taken, [buffer.clone() for buffer in self.buffers]
+        taken = self.taken
         self.unchecked.append(begins)
         self.last = None
         self.model.zero_grad(set_to_none=True)
@@ -108,17 +109,17 @@ class TrainingStep:
             if self.taken == taken:  # it did not come to its update, so it is taken back
                 self.unchecked.pop()
                 restore_random_state(begins.random, self.device)
-                for buffer, before in zip(self.buffers, buffers, strict=True):
-                    buffer.copy_(before)
+                _copy(self.before, self.buffers)
             raise
         if self.device.type == "cpu":
             self.check()
         if self.averaged is not None:  # of the running statistics too, which a graph has put in their place by now
-            self._unless_refused(self.refused, self._average, list(self.averaged.module.state_dict().values()))
+            self._unless_refused(self.refused, self._average, self._averages)
 
     def _take(self, begins: _Beginning, take: Callable[[Tensor], None] | None = None) -> None:
         for name, value in begins.scheduled.items():
             self.values[name].fill_(value)
+        _copy(self.buffers, self.before)
         (take or self.take)(begins.index)
 
     def check(self) -> None:
@@ -164,7 +165,6 @@ class TrainingStep:
     def take(self, index: Tensor) -> None:
         """The step itself."""
         x = self.examples.batch(index, self.dtype)
-        buffers = [buffer.clone() for buffer in self.buffers]
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
@@ -172,7 +172,7 @@ class TrainingStep:
             bound, norm = terms["bound"].mean(), _norm(slopes)
             self.refused |= ~(bound.isfinite() & norm.isfinite())
             self.accepted += ~self.refused
-            for buffer, before in zip(self.buffers, buffers, strict=True):
+            for buffer, before in zip(self.buffers, self.before, strict=True):
                 buffer.copy_(torch.where(self.refused, before, buffer))
             if self.clip_norm is not None:
                 scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -202,32 +202,38 @@ class TrainingStep:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
-        changing = [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
-        self._unless_refused(refused, self.optimizer.step, changing, at_hand=not self.updated)
+        self._unless_refused(refused, self.optimizer.step, self._optimized, at_hand=not self.updated)
         self.updated = True
+
+    def _optimized(self) -> list[Tensor]:
+        states = (value for state in self.optimizer.state.values() for value in state.values())
+        return [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
 
     def _average(self) -> None:
         assert self.averaged is not None
         self.averaged.update_parameters(self.model)
 
+    def _averages(self) -> list[Tensor]:
+        assert self.averaged is not None
+        return list(self.averaged.module.state_dict().values())
+
     def _unless_refused(
-        self, refused: Tensor, change: Callable[[], Any], changing: Sequence[Tensor], *, at_hand: bool = False
+        self, refused: Tensor, change: Callable[[], Any], changing: Callable[[], list[Tensor]], *, at_hand: bool = False
     ) -> None:
         """Make a change of some tensors, unless the step is refused.
 
         ``at_hand`` says to wait for the device, as must be where the change makes tensors that are not there yet; so it must
         where some of them are not on the device.
         """
-        elsewhere = any(tensor.device != refused.device for tensor in changing)
-        if self.device.type == "cpu" or at_hand or elsewhere:
+        tensors = [] if at_hand or self.device.type == "cpu" else changing()
+        if not tensors or any(tensor.device != refused.device for tensor in tensors):
             if not bool(refused):
                 change()
             return
         # The answer is not asked for: the change is made, and taken back on the device where it was refused.
-        before = [tensor.clone() for tensor in changing]
+        before = [tensor.clone() for tensor in tensors]
         change()
-        for tensor, old in zip(changing, before, strict=True):
+        for tensor, old in zip(tensors, before, strict=True):
             tensor.copy_(torch.where(refused, old, tensor))
 
     def compile(self, *, whole: bool = True) -> None:
@@ -253,10 +259,8 @@ class TrainingStep:
 
     def _add(self, terms: Mapping[str, Tensor]) -> None:
         if self.sums is None:
-            self.names, self.sums = (
-                tuple(terms),
-                torch.zeros(len(terms), dtype=torch.float64, device=self.refused.device),
-            )
+            self.names = tuple(terms)
+            self.sums = torch.zeros(len(terms), dtype=torch.float64, device=self.refused.device)
         if terms.keys() != set(self.names):
             raise SettingsError(
                 f"{type(self.objective).__name__}: its terms were {', '.join(self.names)}, and are now {', '.join(terms)}; "
@@ -264,6 +268,11 @@ class TrainingStep:
             )
         sums = torch.stack([terms[name].detach().sum(dtype=torch.float64) for name in self.names])
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
+
+
+def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+    for tensor, copy in zip(tensors, copies, strict=True):
+        copy.copy_(tensor)
 
 
 def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
