@@ -193,7 +193,7 @@ def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("bound (nats per example)")
-    panels[0].set_ylim((-175, -95) if data == "mnist" else (400, 1300))
+    panels[0].set_ylim((-175, -95) if data == "mnist" else (400, 1400))
     handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
         figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, loc="outside upper center", ncols=4)
