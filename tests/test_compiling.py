@@ -16,6 +16,7 @@ from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
+from lowerbound.training.feeding import Feed
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import averaged, make_optimizer
 from lowerbound.training.step import TrainingStep
@@ -24,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from constructors import MODELS, OBJECTIVES, images
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +64,9 @@ def binary(shape: tuple[int, ...], count: int = 12) -> lb.Examples:
 
 
 def make_step(model, objective, examples, optimizer="adam", **settings) -> TrainingStep:
-    return TrainingStep(model.train(), objective, make_optimizer(model, optimizer, 1e-2, None), examples, **settings)
+    return TrainingStep(
+        model.train(), objective, make_optimizer(model, optimizer, 1e-2, None), Feed(examples, CPU), **settings
+    )
 
 
 def after(step: TrainingStep, steps: int = 3, *, compiled: bool) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -71,7 +77,7 @@ def after(step: TrainingStep, steps: int = 3, *, compiled: bool) -> tuple[dict[s
         values = {name: schedule.at(number, number / 2) for name, schedule in scheduled.items()}
         if compiled and number == 1:
             step.compile()
-        step(torch.arange(len(step.examples)), values, compiled=compiled and number > 0)
+        step(torch.arange(len(step.feed.examples)), values, compiled=compiled and number > 0)
     return {name: value.clone() for name, value in step.model.state_dict().items()}, step.totals
 
 
@@ -233,7 +239,7 @@ def test_gradients_reach_the_optimiser_as_parameters_lie(optimizer, lowered):
     torch.manual_seed(3)
     step(torch.arange(12), {})
     torch.manual_seed(3)
-    loss = -lb.ELBO()(by_hand.model.draw(by_hand.examples.batch(torch.arange(12)))).mean()
+    loss = -lb.ELBO()(by_hand.model.draw(by_hand.feed.examples.batch(torch.arange(12)))).mean()
     loss.backward()
     by_hand.optimizer.step()
     torch.testing.assert_close(dict(step.model.state_dict()), dict(by_hand.model.state_dict()))
@@ -245,7 +251,7 @@ def test_frozen_and_unused_parameters_stay(lowered):
         model.posterior.requires_grad_(False)
         model.unused = nn.Parameter(torch.ones(2))
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        return TrainingStep(model.train(), lb.ELBO(), optimizer, binary((6,)))
+        return TrainingStep(model.train(), lb.ELBO(), optimizer, Feed(binary((6,)), CPU))
 
     before = dict(make().model.state_dict())
     assert_agreement(make)

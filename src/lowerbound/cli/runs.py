@@ -158,11 +158,16 @@ def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
     """What is about to be trained on, on one line."""
+    from lowerbound.data.mapped import Mapped
+
     held_out = 0 if validation is None else len(validation)
     size = " x ".join(str(side) for side in train.shape)
-    values = (
-        f"{train.levels} levels" if train.levels else f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
-    )
+    if train.levels:
+        values = f"{train.levels} levels"
+    elif isinstance(train.values, Mapped):
+        values = str(train.values.dtype).removeprefix("torch.")  # their span would take another reading of the file
+    else:
+        values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
     pixels = "" if train.pixels == "as-is" else f", pixels {train.pixels}"
     classes = "" if train.labels is None else f", {len(train.labels.unique())} classes"
     return (

@@ -90,8 +90,9 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
             values["epochs"] = None  # the recipe's usual number, which nobody asked for
         source = _absolute(values["data"])
         data = {"source": source, **_part(values, load_data), "seed": values["seed"]}
-        if data["image_size"] is None and Path(source).is_dir():
-            data["image_size"] = recipe.image_size
+        if Path(source).is_dir():
+            data["image_size"] = data["image_size"] or recipe.image_size
+            data["cache"] = data["cache"] or str((values["out"] or Path("runs", "new")).absolute().parent / "decoded")
         plan = {
             "recipe": {"name": recipe.name, "arguments": _part(values, recipe.make)},
             "data": data,
@@ -105,7 +106,8 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
 
 def _more_help(recipe: Recipe) -> dict[str, str]:
     usual = recipe.image_size
-    return {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
+    size = {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
+    return size | {"cache": ": decoded/ beside the run"}
 
 
 def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.memory import refuse_absurd
+from lowerbound.data.mapped import Mapped
+from lowerbound.data.memory import refuse_absurd, stays_in_file
+from lowerbound.data.options import KeepIn
 from lowerbound.errors import DataError
 
 Array = NDArray[Any]
@@ -39,7 +42,7 @@ def as_examples(array: Array, *, name: str, labels: Array | None = None) -> Exam
     taken for images with their channels last. uint8 counts as pixels of 256 levels and booleans as binary pixels.
 
     Args:
-        array: the values; kept, not copied, where its layout allows.
+        array: the values; kept, not copied, where its layout allows. A memory-mapped one stays in its file.
         name: what messages call it.
         labels: integers, ``[N]``.
 
@@ -50,11 +53,25 @@ def as_examples(array: Array, *, name: str, labels: Array | None = None) -> Exam
         >>> as_examples(np.zeros((5, 28, 28, 3), dtype=np.uint8), name="pictures").shape
         (3, 28, 28)
     """
+    if isinstance(array, np.memmap):
+        return _mapped_examples(array, name)
     values = _with_usable_type(array, name)
     values = np.require(_channels_first(values, name), requirements=["C", "W"])
     levels = {"b": 2, "u": 256}.get(values.dtype.kind)
     tensor = torch.from_numpy(values.astype(np.uint8) if values.dtype.kind == "b" else values)
     return Examples(tensor, levels=levels, labels=None if labels is None else _as_labels(labels, name), name=name)
+
+
+def _mapped_examples(array: np.memmap[Any, Any], name: str) -> Examples:
+    if not array.dtype.isnative or array.dtype.kind not in "buf" or array.dtype.itemsize > 8:
+        _with_usable_type(array[:1], name)
+        raise DataError(
+            f"{name}: entries of type {array.dtype} cannot stay in their file; read them into memory (--keep-in memory), "
+            'or write the file again with .astype("float32")'
+        )
+    _with_usable_type(array[:1], name)
+    values = Mapped.of(array, partial(_channels_first, name=name))
+    return Examples(values, levels={"b": 2, "u": 256}.get(array.dtype.kind), name=name)
 
 
 def _with_usable_type(array: Array, name: str) -> Array:
@@ -107,7 +124,7 @@ def _as_labels(labels: Array, name: str) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def read_array_file(path: Path) -> Parts:
+def read_array_file(path: Path, keep_in: KeepIn = "memory") -> Parts:
     """The examples in a ``.npy``, ``.npz`` or IDX file (gzipped or not).
 
     An ``.npz`` holds ``x_train`` and ``x_test`` (with ``y_train``, ``y_test``), or ``train`` and ``test``, or ``x`` (with
@@ -124,7 +141,9 @@ def read_array_file(path: Path) -> Parts:
     if not start:
         raise DataError(f"{path}: the file is empty; write or copy it again")
     if start.startswith(b"\x93NUMPY"):
-        return as_examples(_read_npy(path), name=str(path))
+        return as_examples(_read_npy(path, keep_in), name=str(path))
+    if keep_in == "file":
+        raise DataError(f"{path}: only a .npy file can be used without reading it into memory; write it as one")
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
     if start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy":
@@ -135,8 +154,11 @@ def read_array_file(path: Path) -> Parts:
     )
 
 
-def _read_npy(path: Path) -> Array:
+def _read_npy(path: Path, keep_in: KeepIn) -> Array:
     explained = _explained(path, "write it again with numpy.save(path, array), without object entries")
+    if stays_in_file(keep_in, path.stat().st_size):
+        with explained:
+            return cast(Array, np.load(path, mmap_mode="r", allow_pickle=False))
     with explained, path.open("rb") as file:
         return cast(Array, np.load(file, allow_pickle=False))
 

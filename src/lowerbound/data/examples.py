@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor
 
 from lowerbound import noise
+from lowerbound.data.mapped import Mapped
 from lowerbound.data.options import Pixels
 from lowerbound.errors import DataError, SettingsError
 
-_CHUNK = 4096
+# Bytes of values that are looked at together.
+_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``N`` examples that stay in memory in their storage type; :meth:`batch` turns some of them into numbers.
+    """``N`` examples in their storage type, in memory or in their file; :meth:`batch` turns some of them into numbers.
 
     Integer storage with ``levels`` known (8-bit images: 256) is scaled to [0, 1]. ``pixels`` says how it gets there:
 
@@ -31,7 +34,7 @@ class Examples:
     - ``"binarize-once"``: drawn once, from ``seed``, by :meth:`prepare` ("static" binarisation).
 
     Args:
-        values: ``[N, *shape]``, uint8 with ``levels``, or floating point.
+        values: ``[N, *shape]``, uint8 with ``levels``, or floating point: a tensor, or memory-mapped.
         levels: how many values an integer entry can take; ``None`` for floating point.
         pixels: one of the above.
         labels: an integer for each example, ``[N]``, or ``None``.
@@ -49,7 +52,7 @@ class Examples:
         tensor([[0.2000, 0.4000]])
     """
 
-    values: Tensor
+    values: Tensor | Mapped
     levels: int | None = None
     pixels: Pixels = "as-is"
     labels: Tensor | None = None
@@ -77,18 +80,15 @@ class Examples:
                 f"{self.name}: only data of known discretisation (uint8 pixels) can be dequantised, these are "
                 f"{self.values.dtype}; leave pixels='as-is'"
             )
-        if self.pixels == "binarize" and self.levels is None and not _within_unit_interval(self.values):
-            raise DataError(
-                f"{self.name}: only values in [0, 1] can be binarised, these span "
-                f"[{self.values.min():.4g}, {self.values.max():.4g}]; rescale them first"
-            )
+        if self.pixels == "binarize" and self.levels is None:
+            _refuse_outside_unit_interval(self.values, self.name)
 
     @classmethod
     def of(cls, data: Any, *, name: str = "data") -> Examples:
         """Examples from an array, a tensor, nested lists, or something that already is examples.
 
         uint8 counts as pixels of 256 levels, booleans as binary pixels, floating point is kept, and integers are refused
-        as ambiguous.
+        as ambiguous. Memory-mapped arrays stay in their file, all else is copied.
 
         Raises:
             DataError: for what is none of these.
@@ -97,6 +97,9 @@ class Examples:
             return data
         if hasattr(data, "train") and hasattr(data, "test"):
             raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
+        if isinstance(data, np.memmap):
+            levels = {"b": 2, "u": 256}.get(data.dtype.kind)
+            return cls(Mapped.of(data), levels=levels, name=name)
         try:
             tensor = data.detach().cpu() if isinstance(data, Tensor) else torch.from_numpy(np.array(data))
         except (TypeError, ValueError) as error:
@@ -122,7 +125,10 @@ class Examples:
 
     def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The examples at ``index`` as numbers, ``[B, *shape]``; random where ``pixels`` says so."""
-        raw = self.values[index]
+        return self.numbers(self.values[index], dtype)
+
+    def numbers(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What stored values of some examples, ``[B, *shape]``, stand for; random where ``pixels`` says so."""
         if self.levels is None:
             x = raw.to(dtype)
         elif self.pixels == "dequantize":
@@ -143,10 +149,14 @@ class Examples:
             raise SettingsError(f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}")
         if pixels != "binarize-once":
             return replace(self, pixels=pixels)
+        if isinstance(self.values, Mapped):
+            raise SettingsError(
+                f"pixels='binarize-once' makes a copy of all values, and {self.name} is kept in its file; use 'binarize'"
+            )
         dynamic = replace(self, pixels="binarize")
         binary = torch.empty_like(self.values, dtype=torch.uint8)
         rows = torch.arange(len(self)) if self.rows is None else self.rows
-        for index in torch.arange(len(self)).split(_CHUNK):
+        for index in _chunks(self.values):
             with noise.per_example(noise.derived_seed(seed, "binarize-once"), rows[index]):
                 binary[index] = dynamic.batch(index).to(torch.uint8)
         return replace(self, values=binary, levels=2, pixels="as-is")
@@ -156,7 +166,8 @@ class Examples:
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         labels = None if self.labels is None else self.labels[index.cpu()]
         files = None if self.files is None else tuple(self.files[position] for position in index.tolist())
-        return replace(self, values=self.values[index], labels=labels, rows=rows[index.cpu()], files=files)
+        values = self.values.select(index) if isinstance(self.values, Mapped) else self.values[index]
+        return replace(self, values=values, labels=labels, rows=rows[index.cpu()], files=files)
 
     def first(self, count: int) -> Examples:
         """The first ``count`` examples, or all if there are fewer."""
@@ -190,7 +201,10 @@ class Examples:
 
     def digest(self) -> str:
         """The SHA-256 digest of the values, which says whether two sets of examples are the same."""
-        return hashlib.sha256(self.values.cpu().contiguous().numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for index in _chunks(self.values):
+            digest.update(self.values[index].cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def bits_per_dimension(self, bound: float) -> float | None:
         """``-bound / (D log 2) + log2(levels)``, for dequantised data; ``None`` where no discretisation is known.
@@ -239,7 +253,7 @@ class Dataset:
         parts = (train.labels, test.labels)
         whole = replace(
             train,
-            values=torch.cat([train.values, test.values]),
+            values=_joined(train.values, test.values),
             labels=None if parts[0] is None or parts[1] is None else torch.cat([parts[0], parts[1]]),
             rows=None,
             files=None if train.files is None or test.files is None else train.files + test.files,
@@ -249,17 +263,47 @@ class Dataset:
         return replace(whole.subset(torch.cat([train.rows, test.rows]).argsort()), rows=None)
 
 
-def _refuse_non_finite(values: Tensor, name: str) -> None:
-    for index in torch.arange(len(values)).split(_CHUNK):
-        bad = ~torch.isfinite(values[index]).flatten(1).all(1)
+def _joined(first: Tensor | Mapped, second: Tensor | Mapped) -> Tensor | Mapped:
+    if isinstance(first, Mapped) and isinstance(second, Mapped):
+        return first.joined(second)
+    return torch.cat([first.to("cpu"), second.to("cpu")])
+
+
+def _chunks(values: Tensor | Mapped) -> Iterator[Tensor]:
+    """The row numbers of all values, so many at a time as memory does not feel."""
+    size = max(1, _CHUNK // (values.dtype.itemsize * math.prod(values.shape[1:])))
+    yield from torch.arange(len(values), device=values.device).split(size)
+
+
+def _is_news(what: str, values: Tensor | Mapped) -> bool:
+    """Whether the values are still to be looked through for this; a file is not read again for every part of it."""
+    if not isinstance(values, Mapped):
+        return True
+    news = what not in values.known
+    values.known.add(what)
+    return news
+
+
+def _refuse_non_finite(values: Tensor | Mapped, name: str) -> None:
+    if not _is_news("finite", values):
+        return
+    for index in _chunks(values):
+        chunk = values[index]
+        bad = ~torch.isfinite(chunk).flatten(1).all(1)
         if bad.any():
-            row = int(index[bad][0])
-            column = int((~torch.isfinite(values[row])).flatten().nonzero()[0])
+            row, flat = int(index[bad][0]), chunk[bad][0].flatten()
+            column = int((~torch.isfinite(flat)).nonzero()[0])
             raise DataError(
-                f"{name}: row {row}, entry {column} is {values[row].flatten()[column].item()}; "
-                "drop such rows or fill them before training"
+                f"{name}: row {row}, entry {column} is {flat[column].item()}; drop such rows or fill them before training"
             )
 
 
-def _within_unit_interval(values: Tensor) -> bool:
-    return bool((values.min() >= 0) & (values.max() <= 1))
+def _refuse_outside_unit_interval(values: Tensor | Mapped, name: str) -> None:
+    if not _is_news("within [0, 1]", values):
+        return
+    spans = torch.stack([torch.stack(values[index].aminmax()) for index in _chunks(values)])
+    low, high = float(spans[:, 0].min()), float(spans[:, 1].max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"{name}: only values in [0, 1] can be binarised, these span [{low:.4g}, {high:.4g}]; rescale them first"
+        )

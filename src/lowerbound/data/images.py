@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from lowerbound.data.arrays import Parts
+from lowerbound.data.decoded import decoded_file, write_decoded
 from lowerbound.data.examples import Examples
-from lowerbound.data.memory import refuse_absurd
-from lowerbound.data.options import Color, Resize
-from lowerbound.data.picture import Size, planes, read_picture, recolor, resized
+from lowerbound.data.mapped import Mapped
+from lowerbound.data.memory import refuse_absurd, stays_in_file
+from lowerbound.data.options import Color, KeepIn, Resize
+from lowerbound.data.picture import Size, planes, quiet, read_picture_aloud, recolor, resized
 from lowerbound.errors import DataError
 
 SUFFIXES = (
@@ -26,6 +34,11 @@ SUFFIXES = (
     *(".pgm", ".ppm", ".pbm", ".pnm"),
 )
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+
+# Bytes of decoded pictures from which on they are kept, so that no later run waits for the decoding.
+_WORTH_KEEPING = 1 << 26
+# Pictures that are decoded ahead.
+_AHEAD = 256
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,15 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def read_image_folder(folder: Path, *, size: Size | None, color: Color, resize: Resize) -> Parts:
+def read_image_folder(
+    folder: Path,
+    *,
+    size: Size | None,
+    color: Color,
+    resize: Resize,
+    keep_in: KeepIn = "memory",
+    cache: Path | None = None,
+) -> Parts:
     """The pictures in a folder, as uint8 images ``[N, C, H, W]``.
 
     Three layouts are read: pictures in the folder itself; one sub-folder for each class, which becomes the label
@@ -54,6 +75,9 @@ def read_image_folder(folder: Path, *, size: Size | None, color: Color, resize: 
         size: ``(height, width)`` to bring them to, or ``None`` if they have one size.
         color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, else 3.
         resize: how to bring a picture to ``size``.
+        keep_in: ``"memory"``; ``"file"``: in ``cache``, decoded once, where they stay as they are used. ``"auto"``: many
+            pictures are decoded once, and read into memory if they fit.
+        cache: the folder for decoded pictures; without it there are none.
 
     Raises:
         DataError: if there are no pictures, one cannot be read, or sizes differ, naming the file.
@@ -61,13 +85,16 @@ def read_image_folder(folder: Path, *, size: Size | None, color: Color, resize: 
     both = (folder / "train", folder / "test")
     roots = both if all(root.is_dir() for root in both) else (folder,)
     listings = [_list(root) for root in roots]
-    values = _read_all([file for listing in listings for file in listing.files], size=size, color=color, resize=resize)
+    files = [file for listing in listings for file in listing.files]
+    load = partial(_load, size=size, color=color, resize=resize)
+    kept = None if cache is None or keep_in == "memory" else decoded_file(folder, files, (size, color, resize), cache)
+    values = _read_all(files, load, keep_in, kept)
     found = {name for listing in listings for name in listing.classes or ()}
     label_names = tuple(sorted(found, key=_natural))
     starts = np.cumsum([0, *(len(listing.files) for listing in listings)])
     parts = [
         Examples(
-            torch.from_numpy(values[start:stop]),
+            _part(values, start, stop),
             levels=256,
             labels=None
             if listing.classes is None
@@ -137,30 +164,73 @@ def _what_else(entries: Sequence[Path]) -> str:
     return f"{found}; to read {arrays[0]}, give the path of that file" if arrays else found
 
 
-def _read_all(files: Sequence[Path], *, size: Size | None, color: Color, resize: Resize) -> NDArray[np.uint8]:
-    """All pictures as one array ``[N, C, H, W]``; grey ones are spread over three channels once one is in colour."""
-    values: NDArray[np.uint8] | None = None
-    for row, file in enumerate(files):
-        image = recolor(read_picture(file), color)
-        if size is not None:
-            image = resized(image, size, resize)
-        pixels = planes(image)
-        if values is None:
-            values = _allocate(len(files), pixels.shape)
-        if pixels.shape[1:] != values.shape[2:]:
-            raise DataError(
-                f"{files[0]} has {values.shape[3]} x {values.shape[2]} pixels (width x height), but {file} has "
-                f"{image.width} x {image.height}; set image_size (--image-size 64) to bring all to one size"
-            )
-        if len(pixels) > values.shape[1]:
-            grey, values = values, _allocate(len(files), pixels.shape)
-            values[:row] = grey[:row]
-        values[row] = pixels
-    assert values is not None  # a listing is never empty
-    return values
+_Pixels = NDArray[np.uint8]
+_Load = Callable[..., _Pixels]
 
 
-def _allocate(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+class _Colored(Exception):
+    """A picture in colour, after ones in grey."""
+
+
+def _load(file: Path, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
+    image = recolor(read_picture_aloud(file), color)
+    return planes(image if size is None else resized(image, size, resize))
+
+
+def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | None) -> _Pixels:
+    """All pictures as one array ``[N, C, H, W]``, memory-mapped where they stay in a file."""
+    if kept is not None and kept.exists():
+        return _open(kept, keep_in)
+    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        first = load(files[0])
+        shape = (len(files), *first.shape)
+        rows = _decoded(files, load, first.shape, pool)
+        try:
+            if kept is not None and (keep_in == "file" or math.prod(shape) >= _WORTH_KEEPING):
+                write_decoded(kept, shape, rows)
+                return _open(kept, keep_in)
+            values = _allocate(*shape)
+            for row, pixels in enumerate(rows):
+                values[row] = pixels
+            return values
+        except _Colored:
+            pass
+    return _read_all(files, partial(load, color="rgb"), keep_in, kept)
+
+
+def _decoded(
+    files: Sequence[Path], load: Callable[[Path], _Pixels], shape: tuple[int, ...], pool: ThreadPoolExecutor
+) -> Iterator[_Pixels]:
+    """Pictures in their order, decoded by several threads a few at a time.
+
+    Raises:
+        DataError: if one has another size than the first.
+        _Colored: if one is in colour and the first was not.
+    """
+    for start in range(0, len(files), _AHEAD):
+        some = files[start : start + _AHEAD]
+        for file, pixels in zip(some, pool.map(load, some), strict=True):
+            if pixels.shape[1:] != shape[1:]:
+                raise DataError(
+                    f"{files[0]} has {shape[2]} x {shape[1]} pixels (width x height), but {file} has "
+                    f"{pixels.shape[2]} x {pixels.shape[1]}; set image_size (--image-size 64) to bring all to one size"
+                )
+            if len(pixels) > shape[0]:
+                raise _Colored
+            yield np.broadcast_to(pixels, shape)
+
+
+def _open(kept: Path, keep_in: KeepIn) -> _Pixels:
+    return cast(_Pixels, np.load(kept, mmap_mode="r" if stays_in_file(keep_in, kept.stat().st_size) else None))
+
+
+def _part(values: _Pixels, start: int, stop: int) -> Tensor | Mapped:
+    if isinstance(values, np.memmap):
+        return Mapped.of(values).select(torch.arange(start, stop))
+    return torch.from_numpy(values[start:stop])
+
+
+def _allocate(count: int, *shape: int) -> NDArray[np.uint8]:
     refuse_absurd(
         count * int(np.prod(shape)),
         f"{count} pictures of shape {shape} do not fit into memory",
@@ -196,9 +266,14 @@ def convert_images(examples: Examples, *, size: Size | None, color: Color, resiz
             f"{examples.name}: {' and '.join(wish)} can be had for uint8 images of 1 or 3 channels only, these are "
             f"{examples.values.dtype} of shape {shape}"
         )
+    if isinstance(examples.values, Mapped):
+        raise DataError(
+            f"{examples.name}: pictures of shape {shape} that stay in their file are not brought to another size or colour; "
+            "write them so, or read them into memory (keep_in='memory', --keep-in memory)"
+        )
     raw = examples.values.cpu().numpy()
     height, width = size or shape[1:]
-    result = _allocate(len(raw), (channels, height, width))
+    result = _allocate(len(raw), channels, height, width)
     for row, pixels in enumerate(raw):
         image = recolor(
             Image.fromarray(np.ascontiguousarray(pixels[0] if shape[0] == 1 else np.moveaxis(pixels, 0, 2))), color

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from lowerbound.data.options import Color, Pixels, Resize
+from lowerbound.data.options import Color, KeepIn, Pixels, Resize
 from lowerbound.settings import checked, has_settings, settings_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ def load_data(
         Pixels,
         Field(description="8-bit pixels as they are, dequantised, or binary: drawn at every pass or once"),
     ] = "as-is",
+    keep_in: Annotated[
+        KeepIn,
+        Field(description="memory; or the file, of which memory holds what is in use; auto: the file if it is large"),
+    ] = "auto",
+    cache: Annotated[
+        str | None, Field(description="folder that keeps what many pictures were decoded to, if not the usual one")
+    ] = None,
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of the random test part and of binarize-once")] = 0,
 ) -> "Dataset":
     """A training and a test part, from wherever the data are.
@@ -42,7 +49,7 @@ def load_data(
             - the path of a folder of pictures, see :func:`~lowerbound.data.images.read_image_folder`, or of MNIST's four
               files;
             - the path of a ``.npy``, ``.npz`` or IDX file, see :func:`~lowerbound.data.arrays.read_array_file`;
-            - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples` (it is copied);
+            - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples` (it is copied, unless it is memory-mapped);
             - :class:`Examples` or a :class:`Dataset`;
             - a pair ``(train, test)`` of any of these.
         image_size: brings pictures to this height and width: an integer for squares, or ``(height, width)``.
@@ -51,6 +58,11 @@ def load_data(
         resize: how to reach ``image_size``: ``"crop"`` keeps the aspect and cuts the middle out, ``"stretch"`` does not.
         test_fraction: how much to hold out at random where ``source`` has no test part of its own; ignored where it has.
         pixels: what to make of 8-bit pixels, see :class:`Examples`; ``"as-is"`` leaves given examples as they are.
+        keep_in: where the values are while they are used. ``"memory"``, in their storage type. ``"file"``: in the ``.npy``
+            file, which is memory-mapped; a folder of pictures is decoded once into such a file, for all later runs too.
+            ``"auto"``: in memory if they take up to a quarter of it, and decoded pictures of 64 MiB and more are kept for
+            later runs in any case. Memory-mapped arrays stay as they are but for ``"memory"``.
+        cache: the folder for decoded pictures; ``~/.cache/lowerbound/pictures`` (``$XDG_CACHE_HOME``) if not given.
         seed: for the random test part, and for ``pixels="binarize-once"``.
 
     Raises:

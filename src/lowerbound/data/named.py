@@ -150,13 +150,15 @@ def _read_parts(name: str, place: Path) -> tuple[Examples, Examples]:
     if isinstance(parts, Examples):
         raise DataError(f"{place}: has no test part, so it is not {name}; expected x_train, y_train, x_test, y_test")
     files = [place] * len(_IDX) if place.suffix == ".npz" else [idx_files(place)[stem] for stem in _IDX]
-    contents = [content for part in parts for content in (part.values, part.labels)]
+    contents = [content for part in parts for content in (part.values.to("cpu"), part.labels)]
     for file, content, digest in zip(files, contents, DIGESTS[name], strict=True):
         if content is None:
             raise DataError(f"{file}: has no labels, so it is not {name}; expected x_train, y_train, x_test, y_test")
         _check_digest(content.numpy(), name=name, digest=digest, file=file)
     shape = CATALOGUE[name].shape  # some keep each image as a row of 784
-    train, test = (replace(part, values=part.values.reshape(-1, *shape), label_names=_LABELS[name]) for part in parts)
+    train, test = (
+        replace(part, values=part.values.to("cpu").reshape(-1, *shape), label_names=_LABELS[name]) for part in parts
+    )
     return train, test
 
 
@@ -213,8 +215,8 @@ def _read_frey(file: Path) -> Examples:
                 f"{file}: ff has the shape {frames.shape}, expected (560, 1965); delete or replace the file"
             )
         examples = as_examples(frames.T.reshape(-1, 28, 20), name=str(file))
-    _check_digest(examples.values.numpy(), name="frey-faces", digest=DIGESTS["frey-faces"][0], file=file)
-    return replace(examples, values=examples.values.reshape(-1, *CATALOGUE["frey-faces"].shape))
+    _check_digest(examples.values.to("cpu").numpy(), name="frey-faces", digest=DIGESTS["frey-faces"][0], file=file)
+    return replace(examples, values=examples.values.to("cpu").reshape(-1, *CATALOGUE["frey-faces"].shape))
 
 
 def _read_mat(file: Path, key: str) -> NDArray[Any]:

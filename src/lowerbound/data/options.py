@@ -5,3 +5,4 @@ from typing import Literal
 Pixels = Literal["as-is", "dequantize", "binarize", "binarize-once"]
 Color = Literal["keep", "grey", "rgb"]
 Resize = Literal["crop", "stretch"]
+KeepIn = Literal["auto", "memory", "file"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,29 +76,40 @@ def read_picture(path: Path) -> Image.Image:
         DataError: naming the file, if it is empty, damaged, has more than 100 megapixels (told from its header, before
             anything is decoded), or pixels of unknown scale.
     """
-    # Pillow warns about metadata and suspicious sizes; the sizes are judged here.
+    with quiet():
+        return read_picture_aloud(path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block no warning is shown: Pillow's are about metadata, and sizes, which are judged here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            if not path.stat().st_size:
-                raise DataError(f"{path}: the file is empty; delete it or copy it again")
-            # Given a name, Pillow would map the file, and then mistakes width for height in turned TIFFs.
-            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _gigantic(path, f"{image.width} x {image.height} pixels")
-                image.load()
-                return _upright(_eight_bit(image, path), image)
-        except DataError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise _gigantic(path, "a size at which Pillow suspects an attack") from error
-        except UnidentifiedImageError as error:
-            raise DataError(
-                f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or damaged; delete it or save it again"
-            ) from error
-        except Exception as error:  # decoders of damaged files raise whatever they stumble over
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise DataError(f"{path}: the picture cannot be read ({reason}); delete it or copy it again") from error
+        yield
+
+
+def read_picture_aloud(path: Path) -> Image.Image:
+    """:func:`read_picture` for several threads, which cannot each keep warnings quiet."""
+    try:
+        if not path.stat().st_size:
+            raise DataError(f"{path}: the file is empty; delete it or copy it again")
+        # Given a name, Pillow would map the file, and then mistakes width for height in turned TIFFs.
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _gigantic(path, f"{image.width} x {image.height} pixels")
+            image.load()
+            return _upright(_eight_bit(image, path), image)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _gigantic(path, "a size at which Pillow suspects an attack") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or damaged; delete it or save it again"
+        ) from error
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: the picture cannot be read ({reason}); delete it or copy it again") from error
 
 
 def _gigantic(path: Path, size: str) -> DataError:

@@ -69,23 +69,23 @@ class Pacer:
         elif self.choice == "auto":
             self.decided = True
 
-    def __call__(self, index: Tensor, scheduled: Mapping[str, float], left: int) -> None:
+    def __call__(self, batch: Tensor, scheduled: Mapping[str, float], left: int) -> None:
         """Take a step.
 
         Args:
-            index: of the examples.
+            batch: of the feed.
             scheduled: values of the objective's schedules.
             left: how many steps there will be, this one included.
         """
-        if len(index) != self.batch_size:
-            self.step(index, scheduled)
+        if len(batch) != self.batch_size:
+            self.step(batch, scheduled)
             return
         if self.decided:
-            self._take(index, scheduled)
+            self._take(batch, scheduled)
             return
         self._synchronize()
         began, compiled = time.perf_counter(), self.compiles
-        self._take(index, scheduled)
+        self._take(batch, scheduled)
         self._synchronize()
         self.times.append(time.perf_counter() - began)
         if self.decided:
@@ -95,21 +95,21 @@ class Pacer:
         else:
             self._consider(left - 1)
 
-    def _take(self, index: Tensor, scheduled: Mapping[str, float]) -> None:
+    def _take(self, batch: Tensor, scheduled: Mapping[str, float]) -> None:
         """A step, which is taken uncompiled, like all later ones, if the compiler fails."""
         try:
-            self.step(index, scheduled, compiled=self.compiles)
+            self.step(batch, scheduled, compiled=self.compiles)
         except Exception as error:
             if not (self.compiles and _is_the_compilers(error)):
                 raise
             if isinstance(error, torch._dynamo.exc.Unsupported) and not self.pieces:
                 self.pieces = f", in pieces because of {_place(error)}"
                 self.step.compile(whole=False)
-                self._take(index, scheduled)
+                self._take(batch, scheduled)
                 return
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             self._settle(f"uncompiled: the compiler failed ({reason})", compiled=False)
-            self.step(index, scheduled)
+            self.step(batch, scheduled)
 
     def _consider(self, left: int) -> None:
         """After an uncompiled step: whether to ask the compiler."""

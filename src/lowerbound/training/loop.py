@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -22,10 +23,12 @@ from lowerbound.objectives import Objective
 from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
 from lowerbound.training.compiling import Choice, Pacer
+from lowerbound.training.feeding import Feed
 from lowerbound.training.step import TrainingStep
 
-# Steps on a device after which it is asked whether it refused one.
+# Steps on a device after which it is asked whether it refused one; fewer where each holds its batch until then.
 _UNCHECKED_STEPS = 256
+_UNCHECKED_BATCHES = 32
 
 
 @dataclass(eq=False)
@@ -106,8 +109,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.train = self.train.to(self.device)
-        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.train, self.clip_norm, self.ema)
+        self.feed = Feed(self.train, self.device)
+        self.train = self.feed.examples
+        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.feed, self.clip_norm, self.ema)
         self.pacer = Pacer(self.step, self.compile, min(self.batch_size, len(self.train)), self._tell)
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -177,15 +181,17 @@ class Loop:
         order = self._order()
         self.model.train()
         began, first = time.perf_counter(), progress.position
-        while progress.position < len(order) and progress.step < self.total_steps:
-            if self.stop_requested:
-                self._check()
-                raise KeyboardInterrupt
-            self._take(order[progress.position : progress.position + self.batch_size])
-            for observer in self.observers:
-                observer.on_step(self)
-            if len(self.step.unchecked) >= _UNCHECKED_STEPS:
-                self._check()
+        left = order[first:][: (self.total_steps - progress.step) * self.batch_size]
+        with closing(self.feed.batches(left, self.batch_size)) as batches:
+            for batch in batches:
+                if self.stop_requested:
+                    self._check()
+                    raise KeyboardInterrupt
+                self._take(batch)
+                for observer in self.observers:
+                    observer.on_step(self)
+                if len(self.step.unchecked) >= (_UNCHECKED_STEPS if self.feed.at_hand else _UNCHECKED_BATCHES):
+                    self._check()
         self._check()
         rate = (progress.position - first) / (time.perf_counter() - began)
         record = self._record(self.averages(), rate)
@@ -231,7 +237,7 @@ class Loop:
     def _order(self) -> Tensor:
         """The order of this epoch's examples: a function of the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
-        return torch.randperm(len(self.train), generator=generator).to(self.device)
+        return torch.randperm(len(self.train), generator=generator)
 
     def unfinished(self) -> list[str]:
         """What to say of schedules of the objective that the weights which are kept have not seen to their end."""
@@ -257,13 +263,13 @@ class Loop:
         """Passes over the data so far, with the part of the one under way."""
         return self.progress.epoch + self.progress.position / len(self.train)
 
-    def _take(self, index: Tensor) -> None:
-        """One step on the examples at ``index``, with everything that belongs to it."""
+    def _take(self, batch: Tensor) -> None:
+        """One step on a batch, with everything that belongs to it."""
         self._set_rates(self.factor(self.progress.step))
         now = (self.progress.step, self._epochs_taken)
         scheduled = {name: schedule.at(*now) for name, schedule in self.schedules.items()}
-        self.pacer(index, scheduled, self.total_steps - self.progress.step)
-        self.progress.position += len(index)
+        self.pacer(batch, scheduled, self.total_steps - self.progress.step)
+        self.progress.position += len(batch)
         self.progress.step += 1  # last: see between_steps
 
     def _set_rates(self, factor: float) -> None:

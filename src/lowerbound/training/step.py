@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Model, device_of, dtype_of
 from lowerbound.noise import random_state, restore_random_state
 from lowerbound.objectives import Objective
 from lowerbound.scoring import terms_of
 from lowerbound.training.failing import diagnosis
+from lowerbound.training.feeding import Feed
 
 # The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are.
 _COMPILER: dict[str, Any] = {
@@ -35,14 +35,14 @@ _COMPILER: dict[str, Any] = {
 class _Beginning:
     """All that a step needs to be taken once more."""
 
-    index: Tensor
+    batch: Tensor
     scheduled: dict[str, float]
     random: dict[str, Tensor]
 
 
 @dataclass(eq=False)
 class TrainingStep:
-    """One step: from parameters, optimiser state and the numbers of some examples to new ones, and sums of the bound's terms.
+    """One step: from parameters, optimiser state and a batch of examples to new ones, and sums of the bound's terms.
 
     Nothing in it depends on a value that the device would have to be asked for. The bound and the norm of all gradients
     decide, on the device, whether the optimiser sees them, so that it is never fed anything that is not a number.
@@ -51,7 +51,7 @@ class TrainingStep:
         model: is changed in place.
         objective: is maximised, averaged over the batch.
         optimizer: of the model's parameters.
-        examples: to learn from, on the model's device.
+        feed: of the examples to learn from.
         clip_norm: gradients whose total norm is larger are scaled down to it.
         averaged: the average of the weights, kept up to date.
     """
@@ -59,7 +59,7 @@ class TrainingStep:
     model: Model
     objective: Objective
     optimizer: Optimizer
-    examples: Examples
+    feed: Feed
     clip_norm: float | None = None
     averaged: AveragedModel | None = None
     taken: int = 0
@@ -87,18 +87,18 @@ class TrainingStep:
         self.number = next(_NUMBERS)
         _STEPS[self.number] = self
 
-    def __call__(self, index: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False) -> None:
+    def __call__(self, batch: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False) -> None:
         """Take the step.
 
         Args:
-            index: of the examples to take it on.
+            batch: of the feed.
             scheduled: values in the place of the objective's schedules.
             compiled: whether to take it as the compiler made it, which :meth:`compile` asks for.
 
         Raises:
             NonFiniteError: where the numbers are at hand without waiting for a device, see :meth:`check`.
         """
-        begins = _Beginning(index, dict(scheduled), random_state(self.device))
+        begins = _Beginning(batch, dict(scheduled), random_state(self.device))
         taken = self.taken
         self.unchecked.append(begins)
         self.last = None
@@ -120,7 +120,7 @@ class TrainingStep:
         for name, value in begins.scheduled.items():
             self.values[name].fill_(value)
         _copy(self.buffers, self.before)
-        (take or self.take)(begins.index)
+        (take or self.take)(begins.batch)
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
@@ -162,9 +162,10 @@ class TrainingStep:
         if self.sums is not None:
             self.sums.zero_()
 
-    def take(self, index: Tensor) -> None:
+    def take(self, batch: Tensor) -> None:
         """The step itself."""
-        x = self.examples.batch(index, self.dtype)
+        examples = self.feed.examples
+        x = examples.batch(batch, self.dtype) if self.feed.at_hand else examples.numbers(batch, self.dtype)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
@@ -245,15 +246,15 @@ class TrainingStep:
         compiled = torch.compile(self.take, fullgraph=whole, **_COMPILER)
         patch = torch._dynamo.config.patch(trace_autograd_ops=True)
 
-        def take(index: Tensor) -> None:
+        def take(batch: Tensor) -> None:
             with patch:
-                compiled(index)
+                compiled(batch)
 
-        def take_in_pieces(index: Tensor) -> None:
+        def take_in_pieces(batch: Tensor) -> None:
             with warnings.catch_warnings():
                 # Between pieces the compiler looks at gradients that nobody asked for.
                 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
-                take(index)
+                take(batch)
 
         self.compiled = take if whole else take_in_pieces
 

@@ -1,0 +1,71 @@
+"""The batches of an epoch: numbers of examples that are at hand, or else the examples themselves, read ahead of the steps."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+
+# Bytes that are read at once, how often that many are read ahead, and by how many threads, which wait for the disk.
+_READ = 1 << 22
+_AHEAD = 4
+_READERS = 4
+
+# The share of a device's free memory that examples may take.
+_SHARE = 2
+
+
+class Feed:
+    """Where the steps of a training have their examples from.
+
+    Examples that fit are moved to the device, in their storage type, and a batch is made of their numbers. Of others, which stay
+    in a file or in the machine's memory, batches are read and sent to the device ahead of the steps.
+
+    Args:
+        examples: to learn from.
+        device: to learn on.
+    """
+
+    def __init__(self, examples: Examples, device: torch.device) -> None:
+        self.device = device
+        self.at_hand = isinstance(examples.values, Tensor) and _fits(examples.values, device)
+        self.examples = examples.to(device) if self.at_hand else examples
+
+    def batches(self, order: Tensor, size: int) -> Generator[Tensor]:
+        """Batches of ``size`` examples in this order: their numbers ``[B]`` if they are at hand, else what is stored of them."""
+        if self.at_hand:
+            yield from order.to(self.device).split(size)
+            return
+        shape, itemsize = self.examples.values.shape[1:], self.examples.values.dtype.itemsize
+        together = max(1, _READ // (size * math.prod(shape) * itemsize))
+        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="lowerbound-reader")
+        ahead: deque[Future[Tensor]] = deque()
+        try:
+            for numbers in order.split(size * together):
+                ahead.append(pool.submit(self._read, numbers))
+                if len(ahead) > _AHEAD:
+                    yield from self._sent(ahead.popleft()).split(size)
+            while ahead:
+                yield from self._sent(ahead.popleft()).split(size)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, numbers: Tensor) -> Tensor:
+        values = self.examples.values[numbers]
+        return values.pin_memory() if self.device.type == "cuda" else values
+
+    def _sent(self, read: Future[Tensor]) -> Tensor:
+        return read.result().to(self.device, non_blocking=True)
+
+
+def _fits(values: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda" or values.device.type == "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return values.numel() * values.element_size() <= free // _SHARE

@@ -1,0 +1,288 @@
+"""Values that stay in their file: the same numbers as in memory, and no more memory than is in use."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lowerbound as lb
+from lowerbound.data import images, memory
+from lowerbound.data.arrays import as_examples
+from lowerbound.data.mapped import Mapped
+from lowerbound.errors import DataError, SettingsError
+from lowerbound.training import feeding
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "vectors": RNG.normal(size=(30, 4)),
+    "single precision": RNG.normal(size=(30, 4)).astype(np.float32),
+    "half precision": RNG.normal(size=(30, 4)).astype(np.float16),
+    "grey": RNG.integers(0, 256, (30, 6, 5), dtype=np.uint8),
+    "channels last": RNG.integers(0, 256, (30, 6, 5, 3), dtype=np.uint8),
+    "channels first": RNG.integers(0, 256, (30, 3, 6, 5), dtype=np.uint8),
+    "binary": RNG.random((30, 7)) < 0.5,
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(array):
+        np.save(tmp_path / "values.npy", array)
+        return tmp_path / "values.npy"
+
+    return save
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_file_gives_the_same_parts_as_memory(name, saved):
+    path = saved(ARRAYS[name])
+    mapped, read = (lb.load_data(path, keep_in=place, test_fraction=0.3) for place in ("file", "memory"))
+    for part in ("train", "test"):
+        there, here = getattr(mapped, part), getattr(read, part)
+        assert isinstance(there.values, Mapped)
+        assert isinstance(here.values, torch.Tensor)
+        assert (there.shape, there.levels, len(there)) == (here.shape, here.levels, len(here))
+        index = torch.tensor([3, 0, 3, 5])
+        assert torch.equal(there.batch(index), here.batch(index))
+        assert torch.equal(there.subset(index).batch(index[1:2]), here.subset(index).batch(index[1:2]))
+        assert torch.equal(there.to("cpu").values.float(), here.values.float())
+        if name != "half precision":  # which memory holds in single precision
+            assert there.digest() == here.digest()
+    every = torch.arange(30)
+    assert torch.equal(mapped.all().batch(every), read.all().batch(every))
+
+
+def test_what_is_large_stays_in_its_file_and_what_is_small_does_not(saved, monkeypatch):
+    path = saved(ARRAYS["grey"])
+    assert isinstance(lb.load_data(path).train.values, torch.Tensor)
+    monkeypatch.setattr(memory, "physical_memory", lambda: 4 * path.stat().st_size - 4)
+    assert isinstance(lb.load_data(path).train.values, Mapped)
+    assert isinstance(lb.load_data(path, keep_in="memory").train.values, torch.Tensor)
+
+
+def test_a_memory_map_that_is_given_stays_one(saved):
+    array = np.load(saved(ARRAYS["grey"]), mmap_mode="r")
+    assert isinstance(lb.load_data(array).train.values, Mapped)
+    assert isinstance(lb.load_data((array, ARRAYS["grey"])).train.values, Mapped)
+    assert isinstance(lb.load_data(array, keep_in="memory").train.values, torch.Tensor)
+    assert isinstance(lb.Examples.of(array).values, Mapped)
+    part = as_examples(array[10:20], name="part")
+    assert torch.equal(
+        part.batch(torch.arange(10)), as_examples(ARRAYS["grey"][10:20], name="a").batch(torch.arange(10))
+    )
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_memory_is_given_back_without_losing_a_value(mode, saved, monkeypatch):
+    monkeypatch.setattr("lowerbound.data.mapped._GIVEN_BACK", 1)
+    array = np.load(saved(ARRAYS["grey"]), mmap_mode=mode)
+    expected = ARRAYS["grey"].copy()
+    if mode != "r":
+        array[3], expected[3] = 7, 7
+    values = Mapped.of(array)
+    for _ in range(3):
+        assert np.array_equal(values[torch.arange(30)].numpy(), expected)
+
+
+def test_what_cannot_stay_in_its_file_is_refused_with_a_way_out(saved):
+    with pytest.raises(DataError, match=r"entries of type >f4 cannot stay.*--keep-in memory"):
+        lb.load_data(saved(np.ones((9, 3), dtype=">f4")), keep_in="file")
+    with pytest.raises(DataError, match=r"do not lie one behind the other.*ascontiguousarray"):
+        lb.load_data(saved(np.asfortranarray(ARRAYS["vectors"])), keep_in="file")
+    with pytest.raises(DataError, match="integers of type int64 may be pixels"):
+        lb.load_data(saved(np.ones((9, 3), dtype=np.int64)), keep_in="file")
+    with pytest.raises(SettingsError, match=r"binarize-once.*use 'binarize'"):
+        lb.load_data(saved(ARRAYS["grey"]), keep_in="file", pixels="binarize-once")
+    with pytest.raises(DataError, match=r"another size.*--keep-in memory"):
+        lb.load_data(saved(ARRAYS["grey"]), keep_in="file", image_size=4)
+    bad = ARRAYS["vectors"].copy()
+    bad[17, 2] = np.nan
+    with pytest.raises(DataError, match=r"row 17, entry 2 is nan"):
+        lb.load_data(saved(bad), keep_in="file")
+    with pytest.raises(DataError, match=r"span \[.*\]; rescale"):
+        lb.load_data(saved(ARRAYS["vectors"]), keep_in="file", pixels="binarize")
+
+
+def test_only_npy_files_can_stay(tmp_path):
+    np.savez(tmp_path / "values.npz", x=ARRAYS["grey"])
+    with pytest.raises(DataError, match=r"only a \.npy file"):
+        lb.load_data(tmp_path / "values.npz", keep_in="file")
+
+
+def test_two_files_do_not_become_one(tmp_path):
+    for name in ("train", "test"):
+        np.save(tmp_path / f"{name}.npy", ARRAYS["grey"])
+    pair = lb.load_data((tmp_path / "train.npy", tmp_path / "test.npy"), keep_in="file")
+    with pytest.raises(DataError, match="--split train or test"):
+        pair.all()
+
+
+def test_a_file_is_looked_through_once(saved, monkeypatch):
+    looks = []
+    finite = torch.isfinite
+    path = saved(ARRAYS["vectors"])
+    monkeypatch.setattr(torch, "isfinite", lambda values: looks.append(len(values)) or finite(values))
+    lb.load_data(path, keep_in="file").train.subset(torch.arange(3)).prepare("as-is")
+    assert looks == [30]
+
+
+def make_vae():
+    torch.manual_seed(0)
+    decoder = lb.Gaussian(lb.mlp(2, 8, (2, 6, 5)))
+    return lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 6, 5), 8, 4)), decoder)
+
+
+@pytest.mark.parametrize("compile", ["never", "always"])
+@pytest.mark.parametrize("read", [1, 300, 1 << 20])
+def test_training_from_a_file_is_training_from_memory(read, compile, saved, monkeypatch):
+    """Whether batches are read one by one, or several together."""
+    monkeypatch.setattr(feeding, "_READ", read)
+    monkeypatch.setattr("lowerbound.training.step._COMPILER", {"backend": "eager", "dynamic": False})
+    path = saved(ARRAYS["grey"])
+    settings = {"epochs": 3, "batch_size": 4, "progress": False, "compile": compile, "pictures_every": 0}
+    runs = []
+    for place in ("file", "memory"):
+        data = lb.load_data(path, keep_in=place, pixels="dequantize")
+        runs.append(lb.fit(make_vae(), lb.ELBO(), data.train, validation=data.test, **settings))
+    there, here = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    histories = [[(r["train"], r["validation"]) for r in run.history] for run in runs]
+    assert histories[0] == histories[1]
+
+
+def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(saved, tmp_path):
+    path = saved(ARRAYS["grey"])
+    settings = {"batch_size": 4, "progress": False, "pictures_every": 0}
+    runs = []
+    for steps in ((20,), (11, 20)):
+        for count in steps:
+            data = lb.load_data(path, keep_in="file")
+            directory = tmp_path / f"run-{len(steps)}"
+            runs.append(
+                lb.fit(
+                    make_vae(),
+                    lb.ELBO(),
+                    data.train,
+                    steps=count,
+                    directory=directory,
+                    resume=count > steps[0],
+                    **settings,
+                )
+            )
+    whole, _, again = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_readers_end_with_an_epoch_that_is_cut_short(saved):
+    import threading
+
+    feed = feeding.Feed(lb.Examples.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r")), torch.device("cpu"))
+    batches = feed.batches(torch.arange(30), 4)
+    assert torch.equal(next(batches), torch.from_numpy(ARRAYS["grey"][:4]))
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lowerbound-reader")]
+
+
+# Pictures
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "faces"
+    place.mkdir()
+    for number in range(12):
+        Image.fromarray(RNG.integers(0, 256, (6, 5), dtype=np.uint8)).save(place / f"{number}.png")
+    return place
+
+
+def test_pictures_are_decoded_once(folder, tmp_path, monkeypatch):
+    settings = {"cache": str(tmp_path / "decoded")}
+    read = lb.load_data(folder, keep_in="memory", **settings)
+    assert not (tmp_path / "decoded").exists()
+    mapped = lb.load_data(folder, keep_in="file", **settings)
+    assert isinstance(mapped.train.values, Mapped)
+    index = torch.arange(len(read.train))
+    assert torch.equal(mapped.train.batch(index), read.train.batch(index))
+    assert mapped.train.files == read.train.files
+    (kept,) = (tmp_path / "decoded").iterdir()
+    assert kept.name.startswith("faces-")
+    monkeypatch.setattr(images, "_read_all", _only_opens(images._read_all, monkeypatch))
+    again = lb.load_data(folder, keep_in="file", **settings)
+    assert torch.equal(again.train.batch(index), read.train.batch(index))
+
+
+def _only_opens(read_all, monkeypatch):
+    def forbidden(path):
+        raise AssertionError(f"{path} was decoded again")
+
+    monkeypatch.setattr(images, "read_picture_aloud", forbidden)
+    return read_all
+
+
+def test_changed_pictures_and_settings_are_decoded_anew(folder, tmp_path):
+    settings = {"keep_in": "file", "cache": str(tmp_path / "decoded")}
+    lb.load_data(folder, **settings)
+    assert lb.load_data(folder, image_size=4, **settings).shape == (1, 4, 4)
+    Image.fromarray(np.full((6, 5), 9, dtype=np.uint8)).save(folder / "0.png")
+    data = lb.load_data(folder, **settings)
+    assert (data.all().batch(torch.tensor([0])) == 9 / 255).all()
+    assert len(list((tmp_path / "decoded").iterdir())) == 3
+
+
+@pytest.mark.parametrize("keep_in", ["memory", "file"])
+def test_grey_pictures_before_one_in_colour_are_spread_over_its_channels(keep_in, folder, tmp_path):
+    Image.new("RGB", (5, 6), (255, 0, 0)).save(folder / "9.png")
+    data = lb.load_data(folder, keep_in=keep_in, cache=str(tmp_path / "decoded"))
+    x = data.all().batch(torch.arange(12))
+    assert x.shape == (12, 3, 6, 5)
+    assert torch.equal(x[0, 0], x[0, 2])
+    assert torch.equal(x[9, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_many_pictures_are_kept_but_used_from_memory(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_WORTH_KEEPING", 12 * 30)
+    data = lb.load_data(folder, cache=str(tmp_path / "decoded"))
+    assert isinstance(data.train.values, torch.Tensor)
+    assert len(list((tmp_path / "decoded").iterdir())) == 1
+
+
+def test_nothing_half_written_is_left_behind(folder, tmp_path):
+    (folder / "11.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"11\.png"):
+        lb.load_data(folder, keep_in="file", cache=str(tmp_path / "decoded"))
+    assert list((tmp_path / "decoded").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/decoded: cannot keep decoded pictures there.*--cache DIR"):
+        lb.load_data(folder, keep_in="file", cache=str(tmp_path / "file" / "decoded"))
+
+
+def test_no_room_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    with pytest.raises(DataError, match=r"the decoded pictures take .* GiB are free; give another folder"):
+        lb.load_data(folder, keep_in="file", cache=str(tmp_path / "decoded"))
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_SELF"), reason="says how much memory a process took on Unix only")
+def test_a_large_file_takes_little_memory(tmp_path):
+    """A gigabyte that is gathered from twice at random takes less than half of that."""
+    path = tmp_path / "large.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 18, 4096)})
+        file.truncate(file.tell() + (1 << 30))
+    program = f"""
+import resource, torch, lowerbound as lb
+data = lb.load_data({str(path)!r}, keep_in="file")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for index in torch.randperm(len(data.train)).split(1000):
+    data.train.batch(index)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 450
