@@ -125,7 +125,9 @@ def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
         bounds.append([record["train"]["bound"] for record in run.history])
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
     assert len(watcher.lines) == 1
-    assert re.fullmatch(r"compiled in \d+ s, in pieces because of zuko/transforms.py, line \d+", watcher.lines[0])
+    assert re.fullmatch(
+        r"compiled: \d+ s to compile, in pieces because of zuko/transforms.py, line \d+", watcher.lines[0]
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -196,8 +198,7 @@ class Ways(Observer):
 def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
     """Whether compiled steps were found quicker or not; it is not asked again."""
     monkeypatch.setattr(compiling, "_WORTH_COMPILING", 0.0)
-    medians = iter([2.0, 1.0 if verdict else 3.0])
-    monkeypatch.setattr(compiling, "median", lambda times: next(medians))
+    Clock(monkeypatch, {"uncompiled": 2.0, "compiled": 1.0 if verdict else 3.0})
     settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, **settings)
     ways = Ways()
@@ -488,7 +489,7 @@ def test_every_training_of_a_program_can_be_compiled(traced):
     watcher = Told()
     for _ in range(12):
         lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
-    assert all(line.startswith("compiled in") for line in watcher.lines)
+    assert all(re.fullmatch(r"compiled: \d+ s to compile", line) for line in watcher.lines)
     assert len(watcher.lines) == 12
 
 
@@ -516,21 +517,112 @@ def test_nothing_is_said_where_nothing_was_to_decide(monkeypatch):
     assert told(monkeypatch, compile="never")[0] == []
 
 
-@pytest.mark.parametrize(("milliseconds", "verdict"), [(1.0, "compiled: "), (3.0, "uncompiled: ")])
-def test_the_quicker_way_is_kept(milliseconds, verdict, traced, monkeypatch):
-    times = []
+class Clock:
+    """Says of each way how long its steps take, in milliseconds."""
 
-    class Timed(compiling.Pacer):
-        def _compare(self):
-            self.times[-1] = milliseconds / 1e3 if len(self.times) > 1 else 20.0
-            super()._compare()
+    def __init__(self, monkeypatch, milliseconds: dict[str, float], seconds: float = 20.0) -> None:
+        self.pacers: list[compiling.Pacer] = []
 
-        def _consider(self, left):
-            self.times[-1] = 2e-3
-            super()._consider(left)
-            times.append(self)
+        class Timed(compiling.Pacer):
+            def _consider(pacer, left):
+                first = pacer.compiles and len(pacer.times) == 1
+                pacer.times[-1] = seconds if first else milliseconds[str(pacer.way)] / 1e3
+                if pacer not in self.pacers:
+                    self.pacers.append(pacer)
+                super()._consider(left)
 
-    monkeypatch.setattr("lowerbound.training.loop.Pacer", Timed)
+        monkeypatch.setattr("lowerbound.training.loop.Pacer", Timed)
+
+
+@pytest.mark.parametrize(("milliseconds", "line"), [
+    (1.0, "compiled: 1 ms a step, uncompiled 2 ms; 20 s to compile"),
+    (3.0, "uncompiled: 2 ms a step, compiled 3 ms; 20 s to compile"),
+])  # fmt: skip
+def test_the_quicker_way_is_kept(milliseconds, line, traced, monkeypatch):
+    clock = Clock(monkeypatch, {"uncompiled": 2.0, "compiled": milliseconds})
     lines, _ = told(monkeypatch)
-    assert lines == [f"{verdict}compiled in 20 s to {milliseconds:.3g} ms a step, uncompiled 2 ms"]
-    assert times[-1].compiles == (verdict == "compiled: ")
+    assert lines == [line]
+    assert clock.pacers[0].compiles == line.startswith("compiled")
+
+
+UNITS = {"uncompiled": 4.0, "uncompiled in bfloat16": 3.0, "compiled": 2.0, "compiled in bfloat16": 1.0}
+
+
+@pytest.mark.parametrize(("choice", "worth", "units", "times", "line"), [
+    ("auto", 0.0, True, {}, "compiled in bfloat16: 1 ms a step, compiled 2 ms, uncompiled in bfloat16 3 ms, uncompiled 4 ms; "
+     "20 s to compile"),
+    ("auto", 0.0, True, {"compiled": 0.5}, "compiled: 0.5 ms a step, compiled in bfloat16 1 ms, uncompiled in bfloat16 3 ms, "
+     "uncompiled 4 ms; 20 s to compile"),
+    ("auto", 1e6, True, {}, "uncompiled in bfloat16: the steps take 0 s, too little to gain by compiling; 3 ms a step, "
+     "uncompiled 4 ms"),
+    ("auto", 0.0, False, {}, "compiled: 2 ms a step, uncompiled 4 ms; 20 s to compile"),
+    ("never", 0.0, True, {}, "uncompiled in bfloat16: 3 ms a step, uncompiled 4 ms"),
+    ("always", 0.0, True, {}, "compiled in bfloat16: 1 ms a step, compiled 2 ms; 20 s to compile"),
+])  # fmt: skip
+def test_the_precision_is_chosen_by_time(choice, worth, units, times, line, traced, monkeypatch):
+    monkeypatch.setattr(compiling, "has_matrix_units", lambda device: units)
+    Clock(monkeypatch, UNITS | times)
+    assert told(monkeypatch, worth=worth, compile=choice, precision="auto", epochs=40)[0] == [line]
+
+
+@pytest.mark.parametrize("compile", ["always", "never"])
+def test_networks_compute_in_bfloat16_and_nothing_else_does(compile, traced):
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 6)
+
+        def forward(self, z):
+            y = self.linear(z)
+            seen.append((z.dtype, y.dtype))
+            return y
+
+    class Terms(Observer):
+        def on_step(self, loop):
+            if loop.step.last is not None:
+                _, draw, bound = loop.step.last
+                dtypes.update(term.dtype for term in (draw.z, draw.log_likelihood, draw.rate, bound))
+
+    dtypes = set()
+    model = make_vae(lb.Gaussian(Watched(), scale=1.0))
+    settings = {"epochs": 4, "batch_size": 5, "progress": False, "observers": [Terms()]}
+    lb.fit(model, lb.ELBO(), binary((6,)), compile=compile, precision="bfloat16", validation=0.2, **settings)
+    assert {(torch.float32, torch.bfloat16), (torch.float32, torch.float32)} == set(seen)  # training, evaluation
+    assert dtypes == {torch.float32}
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert all(module.network_dtype is None for module in (model.prior, model.posterior, model.likelihood))
+
+
+@pytest.mark.parametrize("which", ["ELBO", "IWAE", "DReG", "STL"])
+def test_the_step_in_bfloat16_agrees_with_float32_to_its_precision(which, lowered):
+    results = []
+    for half in (False, True):
+        for compiled in (False, True):
+            step = make_step(make_vae(), OBJECTIVES.get(which, OBJECTIVES["ELBO"])(), binary((6,)), half=half)
+            results.append(after(step, compiled=compiled)[1]["bound"])
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[3] == pytest.approx(results[2], rel=5e-3)
+    assert results[2] == pytest.approx(results[0], rel=5e-3)
+    assert results[2] != results[0]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "has_matrix_units", lambda device: True)
+    Clock(monkeypatch, {"uncompiled": 2.0, "uncompiled in bfloat16": 1.0 if half else 3.0})
+    settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    settings |= {"compile": "never"}
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, precision="auto", **settings)
+    taken = []
+
+    class Halves(Observer):
+        def on_step(self, loop):
+            taken.append(loop.step.half)
+
+    settings |= {"resume": True, "observers": [Halves()]}
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=16, precision="auto", **settings)
+    assert taken == [half] * 4
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=17, precision="float32", **settings)
+    assert taken[4:] == [False] * 2

@@ -448,3 +448,25 @@ def test_a_model_with_discrete_latents_trains_and_is_evaluated():
     assert lb.evaluate(model, lb.ELBO(), x).mean < after.mean
     one, all_at_once = (lb.log_likelihood(model, x, 100, batch_size=size).per_example for size in (1, 400))
     torch.testing.assert_close(one, all_at_once, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gradient", ["pathwise", "sticking-the-landing", "dreg", "score-function"])
+def test_weights_that_do_not_count_give_no_denormal_gradients(dtype, gradient):
+    """With which a processor multiplies many times as slowly."""
+    torch.manual_seed(0)
+    likelihood = lb.Gaussian(lb.mlp(2, 6), scale=0.02)
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), likelihood).to(dtype)
+    seen = []
+
+    def watch(module, given, out):
+        out.register_hook(seen.append)
+
+    likelihood.network.register_forward_hook(watch)
+    draw = model.draw(torch.randn(5, 6, dtype=dtype), 40, gradient)
+    assert (draw.log_w.amax(0) - draw.log_w.amin(0)).min() > 1000
+    lb.IWAE(40, gradient).surrogate(draw).sum().backward()
+    tiny = torch.finfo(dtype).tiny
+    for slope in seen:
+        assert slope.isfinite().all()
+        assert not ((slope != 0) & (slope.abs() < tiny)).any()

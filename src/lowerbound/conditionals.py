@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
@@ -29,6 +31,8 @@ class Conditional(nn.Module, ABC):
     distribution from ``forward``. Override :meth:`check_data` if data can lie outside of the support.
     Any other module whose ``forward`` returns a distribution, such as a flow of the library zuko, serves as well.
     """
+
+    network_dtype: torch.dtype | None = None  # see networks_in
 
     @abstractmethod
     def forward(self, *given: Tensor) -> Distribution:
@@ -58,8 +62,29 @@ class Conditional(nn.Module, ABC):
         own = next((parameter.dtype for parameter in network.parameters()), None)
         if own in _HALF:
             given = tuple(value.to(own) for value in given)
-        raw: Tensor = network(*given)
+        if own == torch.float32 and self.network_dtype is not None and given:
+            with torch.autocast(given[0].device.type, self.network_dtype, cache_enabled=False):
+                raw: Tensor = network(*given)
+        else:
+            raw = network(*given)
         return raw.float() if raw.dtype in _HALF else raw
+
+
+@contextmanager
+def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Within the block, networks of a model's conditionals multiply matrices in this floating type.
+
+    Their parameters stay as they are, and so does everything after their output: terms of a bound are computed in float32. A
+    flow of another library is not a conditional of ours, and computes as ever.
+    """
+    ours = [] if dtype is None else [module for module in model.modules() if isinstance(module, Conditional)]
+    for module in ours:
+        module.network_dtype = dtype
+    try:
+        yield
+    finally:
+        for module in ours:
+            module.network_dtype = None
 
 
 class Parametric(Conditional):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -221,7 +221,8 @@ def _decoded(
 
 
 def _open(kept: Path, keep_in: KeepIn) -> _Pixels:
-    return cast(_Pixels, np.load(kept, mmap_mode="r" if stays_in_file(keep_in, kept.stat().st_size) else None))
+    mode: Literal["r"] | None = "r" if stays_in_file(keep_in, kept.stat().st_size) else None
+    return cast(_Pixels, np.load(kept, mmap_mode=mode, allow_pickle=False))
 
 
 def _part(values: _Pixels, start: int, stop: int) -> Tensor | Mapped:

@@ -67,7 +67,7 @@ class PowerMean:
             return mean + torch.expm1(order * (log_w - mean[:, None])).mean(1).log1p() / order
 
         def large(order: _Order, log_w: Tensor) -> Tensor:
-            return (torch.logsumexp(order * log_w, 1) - math.log(log_w.shape[1])) / order
+            return (torch.logsumexp(_that_count(order * log_w), 1) - math.log(log_w.shape[1])) / order
 
         return self._by_order(small, large, log_w_MGB)
 
@@ -135,11 +135,27 @@ class PowerMean:
 
     def _shares(self, log_w_KB: Tensor) -> Tensor:
         """The normalised weights within each group, ``[M, G, B]``."""
-        return ((1 - self.alpha) * self._grouped(log_w_KB)).softmax(1)
+        terms_MGB = (1 - self.alpha) * self._grouped(log_w_KB)
+        shares_MGB = terms_MGB.softmax(1)
+        return torch.where(terms_MGB < _floor(terms_MGB), 0.0, shares_MGB)
 
     def _mixed(self, log_w_KB: Tensor, of_groups_MGB: Tensor) -> Tensor:
         power_KB = of_groups_MGB.flatten(0, 1) / self.groups
         return self.elbo_weight / len(log_w_KB) + (1 - self.elbo_weight) * power_KB
+
+
+def _floor(terms_MGB: Tensor) -> Tensor:
+    """What is this far below the largest of a group has no part in its sum, and its share would be a denormal number.
+
+    On a CPU, products of matrices with such numbers take many times as long.
+    """
+    return terms_MGB.detach().amax(1, keepdim=True) + 2.5 * math.log(torch.finfo(terms_MGB.dtype).eps)
+
+
+def _that_count(terms_MGB: Tensor) -> Tensor:
+    """The terms of a sum of exponentials, raised to the floor where they are below it: so they have no gradient there."""
+    floor_M1B = _floor(terms_MGB)
+    return torch.where(terms_MGB < floor_M1B, floor_M1B, terms_MGB)
 
 
 class _PowerBound(Objective):

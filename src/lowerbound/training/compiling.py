@@ -1,4 +1,4 @@
-"""Whether the steps of a training are compiled: decided by what a few timed steps say, and told in one line."""
+"""How the steps of a training are taken, compiled or not and in which precision: decided by a few timed steps, told in one line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from lowerbound.training.step import TrainingStep
 
 Choice = Literal["auto", "always", "never"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 # Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 3, 10
@@ -25,14 +26,28 @@ _FIRST, _TIMED = 3, 10
 _WORTH_COMPILING = 120.0
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to take steps."""
+
+    compiled: bool
+    half: bool
+    """Whether networks compute in bfloat16."""
+
+    def __str__(self) -> str:
+        return ("compiled" if self.compiled else "uncompiled") + (" in bfloat16" if self.half else "")
+
+
 @dataclass(eq=False)
 class Pacer:
-    """Takes the steps of a training, compiled or not.
+    """Takes the steps of a training, compiled or not, in one precision or another.
 
     Args:
         step: to take.
         choice: ``"auto"``: compiled where the training is long enough to gain by it, and a few steps show that it does.
             ``"always"``: from the second step on. ``"never"``.
+        precision: of the networks. ``"auto"``: bfloat16 where there are matrix units for it, and a few steps show that they are
+            quicker.
         batch_size: of the steps that may be compiled; a last short one is taken uncompiled, for one of another shape would
             have to be compiled for itself.
         tell: is given the line that says what was decided, and why.
@@ -40,34 +55,47 @@ class Pacer:
 
     step: TrainingStep
     choice: Choice
+    precision: Precision
     batch_size: int
     tell: Callable[[str], None]
     times: list[float] = field(default_factory=list)
-    uncompiled: float | None = None
+    measured: dict[Way, float] = field(default_factory=dict)
     pieces: str = ""
 
     def __post_init__(self) -> None:
-        self.decided = self.choice == "never"
+        asked = [self.precision == "bfloat16"]
+        if self.precision == "auto":
+            asked = [False, True] if has_matrix_units(self.step.device) else [False]
+        self.precisions = asked
+        self.way = Way(False, asked[0])
+        self.trying = [] if self.choice == "always" else [Way(False, half) for half in asked[1:]]
+        self.may_compile = self.choice != "never"
+        self.decided = not (self.trying or self.may_compile)
+        self.made: dict[Way, Callable[[Tensor], None]] = {}
+        self._go(self.way)
 
     @property
     def compiles(self) -> bool:
         """Whether the steps are compiled now."""
-        return self.step.compiled is not None
+        return self.way.compiled
 
     @property
-    def verdict(self) -> bool | None:
-        """Whether the steps are compiled from here on; ``None`` if that is not decided, and they are not compiled now."""
-        return True if self.compiles else False if self.decided else None
+    def verdict(self) -> Way | None:
+        """How steps are taken from here on; ``None`` if that is not decided."""
+        return self.way if self.decided or self.compiles else None
 
-    def resume(self, verdict: bool | None) -> None:
-        """Go on as an earlier training did, so that rounding is the same."""
-        if verdict is None or self.choice == "never":
+    def resume(self, compiled: bool | None, half: bool | None) -> None:
+        """Go on as an earlier training did, so that rounding is the same, but for what is asked for now."""
+        if compiled is None:
             return
-        if verdict:
-            self.choice = "always"
-            self._begin()
-        elif self.choice == "auto":
-            self.decided = True
+        if self.precision == "auto" and half is not None:
+            self.precisions = [half]
+        compiled = compiled and self.choice != "never"
+        self.decided = not compiled and self.choice != "always"
+        self.trying, self.may_compile, self.choice = [], not self.decided, "always" if compiled else self.choice
+        self._go(Way(False, self.precisions[0]))
+        if compiled:
+            self._compile()
 
     def __call__(self, batch: Tensor, scheduled: Mapping[str, float], left: int) -> None:
         """Take a step.
@@ -84,16 +112,13 @@ class Pacer:
             self._take(batch, scheduled)
             return
         self._synchronize()
-        began, compiled = time.perf_counter(), self.compiles
+        began, way = time.perf_counter(), self.way
         self._take(batch, scheduled)
         self._synchronize()
+        if self.way is not way or self.decided:
+            return  # because the compiler failed
         self.times.append(time.perf_counter() - began)
-        if self.decided:
-            return  # by the compiler, which failed
-        if compiled:
-            self._compare()
-        else:
-            self._consider(left - 1)
+        self._consider(left - 1)
 
     def _take(self, batch: Tensor, scheduled: Mapping[str, float]) -> None:
         """A step, which is taken uncompiled, like all later ones, if the compiler fails."""
@@ -104,55 +129,86 @@ class Pacer:
                 raise
             if isinstance(error, torch._dynamo.exc.Unsupported) and not self.pieces:
                 self.pieces = f", in pieces because of {_place(error)}"
-                self.step.compile(whole=False)
+                self._make(self.way)
                 self._take(batch, scheduled)
                 return
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            self._settle(f"uncompiled: the compiler failed ({reason})", compiled=False)
+            self._settle(f"the compiler failed ({reason})", compiled=False)
             self.step(batch, scheduled)
 
     def _consider(self, left: int) -> None:
-        """After an uncompiled step: whether to ask the compiler."""
-        if self.choice == "always":
-            self._begin()
+        """After a step that was timed: whether to try another way, or to stay with the best."""
+        enough = 1 if self.choice == "always" and len(self.precisions) == 1 else _FIRST + _TIMED
+        if self.choice == "always" and not self.compiles:
+            self._compile()
             return
-        if len(self.times) < _FIRST + _TIMED:
+        if len(self.times) < enough:
             return
-        self.uncompiled = median(self.times[_FIRST:])
-        seconds = left * self.uncompiled
-        if seconds < _WORTH_COMPILING:
-            self._settle(f"uncompiled: the steps take {seconds:.0f} s, too little to gain by compiling", compiled=False)
+        self.measured[self.way] = median(self.times[_FIRST:] or self.times)
+        if self.compiles:
+            self.compile_seconds = self.times[0]
+        if self.trying:
+            self._go(self.trying.pop(0))
+            return
+        seconds = left * min(self.measured.values())
+        if not self.may_compile:
+            self._settle(self._figures())
+        elif seconds < _WORTH_COMPILING:
+            others = f"; {self._figures()}" if len(self.measured) > 1 else ""
+            self._settle(f"the steps take {seconds:.0f} s, too little to gain by compiling{others}")
         else:
-            self._begin()
+            self._compile()
 
-    def _begin(self) -> None:
+    def _compile(self) -> None:
+        """From now on, compiled steps in every precision that is asked for."""
         if any(parameter._post_accumulate_grad_hooks for parameter in self.step.parameters):
-            self._settle("uncompiled: a parameter has a hook on its gradient", compiled=False)
+            self._settle("a parameter has a hook on its gradient", compiled=False)
             return
-        self.step.compile()
-        self.times = []
+        self.may_compile = False
+        first, *self.trying = [Way(True, half) for half in self.precisions]
+        self._go(first)
 
-    def _compare(self) -> None:
-        """After a compiled step: whether to go on so."""
-        if self.choice == "always":
-            self._settle(f"compiled in {self.times[0]:.0f} s{self.pieces}", compiled=True)
-        if self.uncompiled is None or len(self.times) < _FIRST + _TIMED:
-            return
-        compiled = median(self.times[_FIRST:])
-        figures = f"{1e3 * compiled:.3g} ms a step, uncompiled {1e3 * self.uncompiled:.3g} ms"
-        gains = compiled < self.uncompiled
-        verdict = "compiled" if gains else "uncompiled"
-        self._settle(f"{verdict}: compiled in {self.times[0]:.0f} s{self.pieces} to {figures}", gains)
-
-    def _settle(self, line: str, compiled: bool) -> None:
-        self.decided = True
-        if not compiled:
+    def _go(self, way: Way) -> None:
+        """From now on, steps of this way."""
+        self.way, self.times = way, []
+        self.step.half = way.half
+        if not way.compiled:
             self.step.compiled = None
-        self.tell(line)
+        elif way in self.made:
+            self.step.compiled = self.made[way]
+        else:
+            self._make(way)
+
+    def _make(self, way: Way) -> None:
+        self.step.compile(whole=not self.pieces)
+        assert self.step.compiled is not None
+        self.made[way] = self.step.compiled
+
+    def _figures(self) -> str:
+        if len(self.measured) == 1 and self.compiles:
+            return f"{self.compile_seconds:.0f} s to compile{self.pieces}"
+        best, *others = sorted(self.measured, key=self.measured.__getitem__)
+        line = f"{1e3 * self.measured[best]:.3g} ms a step"
+        line += "".join(f", {way} {1e3 * self.measured[way]:.3g} ms" for way in others)
+        return line + (f"; {self.compile_seconds:.0f} s to compile{self.pieces}" if self.made else "")
+
+    def _settle(self, reason: str, compiled: bool = True) -> None:
+        """Stay with the quickest of the ways that were timed, or of the uncompiled ones."""
+        ways = [way for way in self.measured if compiled or not way.compiled] or [Way(False, self.precisions[0])]
+        self._go(min(ways, key=lambda way: self.measured.get(way, 0.0)))
+        self.decided = True
+        self.tell(f"{self.way}: {reason}")
 
     def _synchronize(self) -> None:
         if self.step.device.type == "cuda":
             torch.cuda.synchronize(self.step.device)
+
+
+def has_matrix_units(device: torch.device) -> bool:
+    """Whether a device has units that multiply matrices of bfloat16: tensor cores, or a processor's AMX."""
+    if device.type == "cuda":
+        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _is_the_compilers(error: Exception) -> bool:

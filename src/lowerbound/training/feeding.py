@@ -39,6 +39,8 @@ class Feed:
 
     def batches(self, order: Tensor, size: int) -> Generator[Tensor]:
         """Batches of ``size`` examples in this order: their numbers ``[B]`` if they are at hand, else what is stored of them."""
+        if not len(order):
+            return
         if self.at_hand:
             yield from order.to(self.device).split(size)
             return

@@ -22,7 +22,7 @@ from lowerbound.noise import derived_seed
 from lowerbound.objectives import Objective
 from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
-from lowerbound.training.compiling import Choice, Pacer
+from lowerbound.training.compiling import Choice, Pacer, Precision
 from lowerbound.training.feeding import Feed
 from lowerbound.training.step import TrainingStep
 
@@ -57,6 +57,8 @@ class Progress:
     """Whether early stopping ended it."""
     compiled: bool | None = None
     """Whether its steps are compiled; ``None`` while that is not decided."""
+    half: bool | None = None
+    """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
 
 
 class Observer:
@@ -69,7 +71,7 @@ class Observer:
         """Before the first step."""
 
     def on_choice(self, loop: Loop, line: str) -> None:
-        """When it is decided whether the steps are compiled; the line says why."""
+        """When it is decided how the steps are taken; the line says why."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -102,6 +104,7 @@ class Loop:
     seed: int
     observers: list[Observer]
     compile: Choice = "never"
+    precision: Precision = "float32"
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] | None = None
     stop_requested: bool = False
@@ -112,7 +115,8 @@ class Loop:
         self.feed = Feed(self.train, self.device)
         self.train = self.feed.examples
         self.step = TrainingStep(self.model, self.objective, self.optimizer, self.feed, self.clip_norm, self.ema)
-        self.pacer = Pacer(self.step, self.compile, min(self.batch_size, len(self.train)), self._tell)
+        size = min(self.batch_size, len(self.train))
+        self.pacer = Pacer(self.step, self.compile, self.precision, size, self._tell)
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()
@@ -123,7 +127,7 @@ class Loop:
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
-        self.pacer.resume(progress.compiled)
+        self.pacer.resume(progress.compiled, progress.half)
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
 
     @property
@@ -170,7 +174,9 @@ class Loop:
 
     def snapshot(self) -> Progress:
         """Where the training stands now, in plain numbers."""
-        return replace(self.progress, seconds=self.seconds, sums=self.step.totals, compiled=self.pacer.verdict)
+        now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
+        way = self.pacer.verdict
+        return now if way is None else replace(now, compiled=way.compiled, half=way.half)
 
     def _tell(self, line: str) -> None:
         for observer in self.observers:

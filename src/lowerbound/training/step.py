@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from lowerbound.conditionals import networks_in
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Model, device_of, dtype_of
 from lowerbound.noise import random_state, restore_random_state
@@ -62,6 +63,8 @@ class TrainingStep:
     feed: Feed
     clip_norm: float | None = None
     averaged: AveragedModel | None = None
+    half: bool = False
+    """Whether networks compute in bfloat16; parameters, their gradients and the terms of the bound do not."""
     taken: int = 0
 
     def __post_init__(self) -> None:
@@ -104,7 +107,8 @@ class TrainingStep:
         self.last = None
         self.model.zero_grad(set_to_none=True)
         try:
-            self._take(begins, self.compiled if compiled else None)
+            with networks_in(self.model, torch.bfloat16 if self.half else None):
+                self._take(begins, self.compiled if compiled else None)
         except BaseException:
             if self.taken == taken:  # it did not come to its update, so it is taken back
                 self.unchecked.pop()
@@ -136,7 +140,8 @@ class TrainingStep:
         if self.last is None or later > 1:  # the refused step once more, on the same noise, to see where it began
             restore_random_state(unchecked[-later].random, self.device)
             self.model.zero_grad(set_to_none=True)
-            self._take(unchecked[-later])
+            with networks_in(self.model, torch.bfloat16 if self.half else None):
+                self._take(unchecked[-later])
         assert self.last is not None
         self.taken = accepted
         if self.averaged is not None and self.device.type != "cpu":
