@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests format clean
+.PHONY: help demo test lint types tests format benchmark clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
-	@echo "make test     install the tools, then lint, check types and run all tests"
-	@echo "make format   format the code"
-	@echo "make clean    remove the virtual environment and the caches"
+	@echo "make demo       install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
+	@echo "make test       install the tools, then lint, check types and run all tests"
+	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
+	@echo "make format     format the code"
+	@echo "make clean      remove the virtual environment and the caches"
 
 demo: $(VENV)/.installed
 	@rm -rf runs/demo
@@ -34,8 +35,17 @@ format: $(VENV)/.installed-tools
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+benchmark: .venv-benchmark/.installed
+	@.venv-benchmark/bin/python benchmarks/run.py
+
+.venv-benchmark/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	@$(PYTHON) -m venv .venv-benchmark
+	@.venv-benchmark/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--editable . --requirement benchmarks/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-benchmark .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

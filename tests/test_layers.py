@@ -23,7 +23,7 @@ LAYERS = [
     ["models"],
     ["conditionals"],
     ["networks", "distributions", "data", "report"],
-    ["describe", "noise", "settings"],
+    ["describe", "noise", "settings", "allocating"],
     ["errors"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lowerbound import noise
+from lowerbound.allocating import keeping_freed_memory
 from lowerbound.data.examples import Examples
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
@@ -167,7 +168,7 @@ def log_likelihood(
                     weights.add(model.draw(x, min(chunk, samples - start)).log_w)
             yield weights.figures()
 
-    with evaluating(model), seeded(seed, device_of(model)):
+    with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
         figures = gathered(len(examples), of_batches())
     value = figures["log_likelihood"]
     return LikelihoodEstimate(

@@ -140,10 +140,10 @@ def fit(
 
     refuse_other_types("fit", model, objective)
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
+    from lowerbound.allocating import keeping_freed_memory
     from lowerbound.data import Examples
     from lowerbound.models import seeded
     from lowerbound.noise import derived_seed
-    from lowerbound.training.allocating import keeping_freed_memory
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.resuming import amend_config, config_of, restore
     from lowerbound.training.run import Run

@@ -185,7 +185,7 @@ class TrainingStep:
                 slopes = [None if slope is None else slope * scale for slope in slopes]
             self._add(terms)
             if torch.compiler.is_compiling():
-                _update(self.parameters, slopes, self.refused, self.number)
+                torch.ops.lowerbound.update(self.parameters, slopes, self.refused, self.number)
             else:
                 self.last = (x, draw, bound)
                 self.update(slopes, self.refused)
@@ -249,11 +249,14 @@ class TrainingStep:
             whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
         """
         compiled = torch.compile(self.take, fullgraph=whole, **_COMPILER)
-        patch = torch._dynamo.config.patch(trace_autograd_ops=True)
+        config = torch._dynamo.config
 
         def take(batch: Tensor) -> None:
-            with patch:
+            before, config.trace_autograd_ops = config.trace_autograd_ops, True  # config.patch would take 30 us
+            try:
                 compiled(batch)
+            finally:
+                config.trace_autograd_ops = before
 
         def take_in_pieces(batch: Tensor) -> None:
             with warnings.catch_warnings():
@@ -291,8 +294,14 @@ _NUMBERS = count()
 _STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
 
 
-@torch.library.custom_op("lowerbound::update", mutates_args=("parameters",))
-def _update(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
+# Defined without torch's decorator for operations, which takes longer to call than a small optimiser to run.
+torch.library.define(
+    "lowerbound::update", "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt step) -> ()"
+)
+
+
+@torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
+def _update_now(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
     """The update within a compiled step, of which the compiler sees no more than that it changes the parameters.
 
     So any optimiser can be part of one graph, with its own fused kernels.
@@ -304,6 +313,6 @@ def _update(parameters: list[Tensor], gradients: list[Tensor | None], refused: T
             given.copy_(own)
 
 
-@_update.register_fake
+@torch.library.register_fake("lowerbound::update")  # type: ignore[untyped-decorator]
 def _(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
     return None

@@ -1,4 +1,4 @@
-"""Memory that a training step frees is kept for the next one."""
+"""Memory that is freed is kept for what comes next."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _LARGEST = 1 << 30
 def keeping_freed_memory() -> Iterator[None]:
     """Within the block, tensors of up to a gigabyte on the CPU are not given back to the system when they are freed.
 
-    Otherwise the system takes tensors of 32 MiB and more back at once, and clears each page anew in every step: a quarter
-    of the time of a step of many samples. Where there is another allocator than glibc's, nothing is changed.
+    Otherwise the system takes large ones back at once, and clears each page anew when it is asked for again: a quarter of the
+    time of a training step of many samples, and half of that of a log likelihood. Where there is another allocator than
+    glibc's, nothing is changed.
     """
     library = ctypes.CDLL(None)
     set_option, trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)

@@ -1,0 +1,50 @@
+"""lowerbound, by ``lb.fit`` as a user would call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tasks import LEARNING_RATE, Task, initial, load
+
+import lowerbound as lb
+from lowerbound.training.loop import Observer
+
+
+def make(task: Task) -> tuple[lb.LatentModel, Any]:
+    """The task's model with the first weights that all contenders have, and its objective."""
+    kind = {"bernoulli": lb.Bernoulli, "gaussian": lb.Gaussian}[task.likelihood]
+    encoder = lb.mlp(task.dimensions, *task.hidden, 2 * task.latent, activation="tanh")
+    decoder = lb.mlp(task.latent, *reversed(task.hidden), task.outputs, activation="tanh")
+    for network, values in zip((encoder, decoder), initial(task)):
+        linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+        for layer, (weight, bias) in zip(linear, values):
+            layer.weight.data.copy_(torch.from_numpy(weight.T))
+            layer.bias.data.copy_(torch.from_numpy(bias))
+    model = lb.LatentModel(lb.StandardNormal(task.latent), lb.Gaussian(encoder), kind(decoder))
+    return model, lb.IWAE(task.samples) if task.iwae else lb.ELBO(samples=task.samples)
+
+
+def examples(task: Task, values: Any) -> lb.Examples:
+    """Binary pixels, or pixels of 256 levels."""
+    return lb.Examples(torch.from_numpy(values), levels=2 if task.data == "mnist" else 256)
+
+
+def run(task: Task, folder: Path, conversation: Any, precision: str = "float32", compile: str = "always") -> None:
+    """Train until there are no more requests."""
+    train, test = (examples(task, values) for values in load(task, folder))
+    model, objective = make(task)
+    talk = conversation(lambda: lb.evaluate(model, lb.ELBO(), test).mean)
+
+    class Rounds(Observer):
+        def on_epoch(self, loop: Any, record: dict[str, Any]) -> None:
+            if loop.progress.epoch % task.epochs == 0:
+                loop.model.eval()
+                talk.round_done()
+
+    talk.ready()
+    # A training of 100 rounds is what compile="auto" is told to expect.
+    settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False, "seed": 1}
+    settings |= {"precision": precision, "compile": compile, "observers": [Rounds()], "epochs": 100 * task.epochs}
+    lb.fit(model, objective, train, **settings)

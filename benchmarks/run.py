@@ -1,0 +1,228 @@
+"""Measures training and evaluation beside other libraries, in one sitting, and writes RESULTS.md: ``make benchmark``.
+
+Contenders are processes of their own, which take turns: while one trains a round the others wait. Ratios are of medians over
+rounds; before them come warm rounds, which hold the compilation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tasks import TASKS, Task
+
+import lowerbound as lb
+
+HERE = Path(__file__).parent
+WARM, ROUNDS = 2, 5
+TARGET = -105.0
+
+
+class Contender:
+    """A worker process, as seen from here."""
+
+    def __init__(self, name: str, task: str, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), name, task, str(folder), *options]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def round(self) -> float:
+        """Seconds that a round took."""
+        self._ask("go")
+        return float(self._answer()["seconds"])
+
+    def bound(self) -> float:
+        """The bound on the test data, one draw each."""
+        self._ask("bound")
+        return float(self._answer()["bound"])
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+    def _ask(self, request: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            assert self.process.stderr is not None
+            raise SystemExit(f"a contender ended: {self.process.stderr.read()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def contenders(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Contender]]:
+    """Processes by name; each is (library, options)."""
+    with ExitStack() as stack:
+        running = {}
+        for name, (library, *options) in asked.items():
+            running[name] = Contender(library, task, folder, *options)
+            stack.callback(running[name].close)
+        yield running
+
+
+def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
+    """Floating-point operations per second of a matrix product, now."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    return 2.0 * size**3 / median(times[2:])
+
+
+def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Examples per second of each contender, alternating, and the bounds after the same number of rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
+    rates: list[float] = []
+    with contenders(task, folder, asked) as running:
+        for turn in range(WARM + ROUNDS):
+            for name, contender in running.items():
+                seconds[name].append(contender.round())
+            rates.append(product_rate())
+            print(task, {name: f"{values[-1]:.2f} s" for name, values in seconds.items()}, flush=True)
+        bounds = {name: contender.bound() for name, contender in running.items()}
+    sizes: Task = TASKS[task]
+    count = sizes.steps * sizes.batch
+    figures = {name: count / median(values[WARM:]) for name, values in seconds.items()}
+    rate = median(rates[WARM:])
+    floor = sizes.operations / rate
+    return {
+        "examples_per_second": figures,
+        "first_round_seconds": {name: values[0] for name, values in seconds.items()},
+        "test_bound": bounds,
+        "product_gflops": rate / 1e9,
+        "floor_ms": 1e3 * floor,
+        "share_of_floor": {name: floor * figure / sizes.batch for name, figure in figures.items()},
+    }
+
+
+def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]], most: int = 60) -> dict[str, Any]:
+    """Seconds of training, compilation included, until the test bound, looked at after each pass, reaches the target."""
+    results = {}
+    for name, ways in asked.items():
+        with contenders("mnist", folder, {name: ways}) as running:
+            spent, passes, bound = 0.0, 0, -np.inf
+            while bound < TARGET and passes < most:
+                spent, passes = spent + running[name].round(), passes + 1
+                bound = running[name].bound()
+        results[name] = {"seconds": spent, "passes": passes, "bound": bound}
+        print("to the bound", name, results[name], flush=True)
+    return results
+
+
+def alone(script: str, *arguments: object) -> dict[str, Any]:
+    """What a script of its own process measures."""
+    command = [sys.executable, "-W", "ignore", str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script}: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(script, *arguments, answer, flush=True)
+    return answer
+
+
+def write_data(folder: Path) -> None:
+    """MNIST with its pixels drawn once, and the faces, as arrays."""
+    for name, source in (("mnist", "mnist"), ("faces", "olivetti")):
+        data = lb.load_data(source, **({"pixels": "binarize-once"} if name == "mnist" else {"test_fraction": 0.04}))
+        for part in ("train", "test"):
+            values = getattr(data, part).values.numpy()
+            np.save(folder / f"{name}-{part}.npy", values.reshape(len(values), -1))
+
+
+def machine() -> str:
+    """Processor, cores, and the versions of all that took part."""
+    names = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        key, _, value = line.partition(":")
+        names.setdefault(key.strip(), value.strip())
+    flags = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in names.get("flags", "").split()]
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "optax", "pyro-ppl", "pythae"))
+    return (
+        f"{names.get('model name', platform.processor())}, {os.cpu_count()} cores ({', '.join(flags)}); "
+        f"Python {platform.python_version()}, {libraries}"
+    )
+
+
+MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
+    "mnist": lambda folder: throughput(
+        "mnist",
+        folder,
+        {
+            "lowerbound": ("lowerbound",),
+            "lowerbound, uncompiled": ("lowerbound", "float32", "never"),
+            "JAX": ("jax",),
+            "Pyro": ("pyro",),
+            "pythae": ("pythae",),
+        },
+    ),
+    "to-the-bound": lambda folder: time_to_bound(
+        folder,
+        {"lowerbound": ("lowerbound", "float32", "auto"), "JAX": ("jax",), "Pyro": ("pyro",), "pythae": ("pythae",)},
+    ),
+    **{
+        task: lambda folder, task=task: throughput(
+            task,
+            folder,
+            {
+                "lowerbound": ("lowerbound",),
+                "lowerbound, bfloat16": ("lowerbound", "bfloat16"),
+                "JAX": ("jax",),
+                "JAX, bfloat16": ("jax", "bfloat16"),
+            },
+        )
+        for task in ("faces", "iwae")
+    },
+    "wide": lambda folder: throughput("wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}),
+    "likelihood": lambda folder: alone("likelihood.py", folder),
+    "memory": lambda folder: alone("memory.py"),
+    "mapped": lambda folder: alone("mapped.py", folder),
+}
+
+
+def main() -> None:
+    """Measure what is named, or all, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all if none is given")
+    names = parser.parse_args().names or list(MEASUREMENTS)
+    unknown = set(names) - set(MEASUREMENTS)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    results = HERE / "results.json"
+    figures = json.loads(results.read_text()) if results.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder))
+        for name in names:
+            figures[name] = MEASUREMENTS[name](Path(folder)) | {"machine": machine()}
+            results.write_text(json.dumps(figures, indent=1) + "\n")
+    from page import write_page
+
+    write_page(figures, HERE / "RESULTS.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""One contender in a process of its own, which trains a round when it is told to: ``python worker.py NAME TASK FOLDER [OPTION]``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks import TASKS
+
+
+class Conversation:
+    """Requests come on standard input, answers go to standard output, a line of JSON each."""
+
+    def __init__(self, bound: Callable[[], float]) -> None:
+        self.bound = bound
+        self.began = 0.0
+
+    def ready(self) -> None:
+        """Everything is there but for the first round."""
+        self._answer({"ready": True})
+        self._wait()
+
+    def round_done(self) -> None:
+        """A round is trained, and the device has finished it."""
+        self._answer({"seconds": time.perf_counter() - self.began})
+        self._wait()
+
+    def _wait(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == "go":
+                self.began = time.perf_counter()
+                return
+            if line.strip() == "bound":
+                self._answer({"bound": self.bound()})
+        raise SystemExit
+
+    @staticmethod
+    def _answer(answer: dict[str, object]) -> None:
+        print(json.dumps(answer), file=ANSWERS, flush=True)
+
+
+if __name__ == "__main__":
+    ANSWERS, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between
+    name, task, folder, *option = sys.argv[1:]
+    importlib.import_module(f"contenders.{name}_").run(TASKS[task], Path(folder), Conversation, *option)

@@ -1,0 +1,38 @@
+"""Densities that take a shorter way where no gradient is asked for."""
+
+import pytest
+import torch
+from torch import nn
+
+from lowerbound.distributions import FactorialBernoulli
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 31, 32, 33, 63, 65, 97, 784, 1000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize("leading", [(3, 4), (4,), (5, 3, 4)])
+def test_a_bernoulli_is_the_same_with_and_without_a_gradient(dimensions, scale, leading):
+    torch.manual_seed(dimensions)
+    logits, value = scale * torch.randn(*leading, dimensions), (torch.rand(4, dimensions) < 0.5).float()
+    exact = nn.functional.logsigmoid((2 * value - 1).double() * logits.double()).sum(-1)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found = FactorialBernoulli(logits).log_prob(value)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    with torch.no_grad():
+        found = FactorialBernoulli(logits.double()).log_prob(value.double())
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-11)
+
+
+def test_a_bernoulli_s_own_logits_are_left_as_they_are():
+    logits = torch.randn(3, 4, 2, 5)
+    before = logits.clone()
+    with torch.no_grad():
+        found = FactorialBernoulli(logits, event_dims=2).log_prob(torch.ones(4, 2, 5))
+    assert torch.equal(logits, before)
+    torch.testing.assert_close(found, -nn.functional.softplus(-logits).sum((-1, -2)))
+
+
+def test_extreme_logits_are_finite():
+    with torch.no_grad():
+        found = FactorialBernoulli(torch.full((2, 100), 1e4)).log_prob(torch.tensor([[1.0], [0.0]]).expand(2, 100))
+    assert found.tolist() == pytest.approx([0.0, -1e6], abs=0.1)
