@@ -42,11 +42,12 @@ def train(path: Path, place: str) -> None:
     from contenders.lowerbound_ import make
 
     import lowerbound as lb
+    from lowerbound.data.mapped import Mapped
     from lowerbound.training.loop import Observer
 
     model, objective = make(TASKS["mnist"])
     values = np.load(path, mmap_mode="r" if place == "file" else None)
-    data = lb.Examples(torch.from_numpy(values), levels=2) if place == "memory" else lb.data.arrays.as_examples(values, name="large")
+    data = lb.Examples(Mapped.of(values) if place == "file" else torch.from_numpy(values), levels=2)
     most = 0.0
 
     class Rounds(Observer):
@@ -54,7 +55,8 @@ def train(path: Path, place: str) -> None:
             self.wait()
 
         def wait(self) -> None:
-            sys.stdin.readline()
+            if not sys.stdin.readline():
+                raise SystemExit
             self.steps, self.began = 0, time.perf_counter()
 
         def on_step(self, loop: Any) -> None:
@@ -66,7 +68,12 @@ def train(path: Path, place: str) -> None:
                 print(json.dumps({"seconds": time.perf_counter() - self.began, "gib": most}), flush=True)
                 self.wait()
 
-    settings: dict[str, Any] = {"batch_size": 100, "learning_rate": LEARNING_RATE, "compile": "always", "progress": False}
+    settings: dict[str, Any] = {
+        "batch_size": 100,
+        "learning_rate": LEARNING_RATE,
+        "compile": "always",
+        "progress": False,
+    }
     lb.fit(model, objective, data, steps=10**6, observers=[Rounds()], **settings)
 
 
@@ -89,7 +96,8 @@ def main(folder: Path) -> None:
         memory = dict.fromkeys(places, 0.0)
         for _ in range(WARM + ROUNDS):
             for place, process in running.items():
-                assert process.stdin is not None and process.stdout is not None
+                assert process.stdin is not None
+                assert process.stdout is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
                 answer = json.loads(process.stdout.readline())

@@ -17,8 +17,12 @@ def write_page(figures: dict[str, Any], path: Path) -> None:
     """RESULTS.md: a table for each piece of work that was measured."""
     lines = ["# Speed, beside other libraries", ""]
     lines += ["Written by `make benchmark` from `benchmarks/results.json`.", ""]
-    lines += ["Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation."]
-    lines += ["The floor is the floating-point operations of the matrix products, counted by hand, over the rate of a product of"]
+    lines += [
+        "Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation."
+    ]
+    lines += [
+        "The floor is the floating-point operations of the matrix products, counted by hand, over the rate of a product of"
+    ]
     lines += ["2048 x 2048 matrices in float32 measured between the rounds; a share above 1 is bfloat16's.", ""]
     for machine in dict.fromkeys(entry["machine"] for entry in figures.values()):
         measured = ", ".join(name for name, entry in figures.items() if entry["machine"] == machine)
@@ -33,7 +37,9 @@ def write_page(figures: dict[str, Any], path: Path) -> None:
     if "memory" in figures:
         entry = figures["memory"]
         lines += ["", f"## Memory of a log likelihood with K = {entry['samples']:,}", ""]
-        lines += [f"At most {entry['peak_gib']:.2f} GiB for the process, of which {entry['before_gib']:.2f} before it began."]
+        lines += [
+            f"At most {entry['peak_gib']:.2f} GiB for the process, of which {entry['before_gib']:.2f} before it began."
+        ]
     if "mapped" in figures:
         entry = figures["mapped"]
         lines += ["", f"## Data of {entry['gigabytes']:.0f} GB in a file", ""]
@@ -48,7 +54,10 @@ def write_page(figures: dict[str, Any], path: Path) -> None:
 def _training(title: str, entry: dict[str, Any]) -> list[str]:
     rates, ours = entry["examples_per_second"], entry["examples_per_second"]["lowerbound"]
     lines = ["", f"## {title[0].upper()}{title[1:]}", ""]
-    lines += [f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is {entry['floor_ms']:.2f} ms.", ""]
+    lines += [
+        f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is {entry['floor_ms']:.2f} ms.",
+        "",
+    ]
     lines += ["| | examples/s | lowerbound is | share of the floor | first round | test bound at the end |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, rate in rates.items():
@@ -66,7 +75,13 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
 
 
 def _to_the_bound(entry: dict[str, Any]) -> list[str]:
-    lines = ["", "## The first of these, to a test bound of -105 nats", "", "Seconds of training, compilation included.", ""]
+    lines = [
+        "",
+        "## The first of these, to a test bound of -105 nats",
+        "",
+        "Seconds of training, compilation included.",
+        "",
+    ]
     lines += ["| | seconds | passes | bound reached |", "|---|---|---|---|"]
     return lines + [
         f"| {name} | {way['seconds']:.1f} | {way['passes']} | {way['bound']:.2f} |"

@@ -99,7 +99,7 @@ def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> di
     seconds: dict[str, list[float]] = {name: [] for name in asked}
     rates: list[float] = []
     with contenders(task, folder, asked) as running:
-        for turn in range(WARM + ROUNDS):
+        for _ in range(WARM + ROUNDS):
             for name, contender in running.items():
                 seconds[name].append(contender.round())
             rates.append(product_rate())
