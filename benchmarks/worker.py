@@ -6,10 +6,11 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
-from tasks import TASKS
+from tasks import TASKS, Task
 
 
 class Conversation:
@@ -18,6 +19,14 @@ class Conversation:
     def __init__(self, bound: Callable[[], float]) -> None:
         self.bound = bound
         self.began = 0.0
+
+    def rounds(self, task: Task) -> Iterator[int]:
+        """The number of each epoch to train, until there are no more requests."""
+        self.ready()
+        for number in count(1):
+            yield number
+            if number % task.epochs == 0:
+                self.round_done()
 
     def ready(self) -> None:
         """Everything is there but for the first round."""

@@ -72,12 +72,6 @@ def run(task: Task, folder: Path, conversation: Any, precision: str = "float32")
         x = test.astype(jnp.float32) * scale(task)
         return float(score(parameters, x, jax.random.PRNGKey(0)).mean())
 
-    talk = conversation(bound)
-    talk.ready()
-    number = 0
-    while True:
-        for _ in range(task.epochs):
-            number += 1
-            parameters, state, value = epoch(parameters, state, jax.random.PRNGKey(number))
+    for number in conversation(bound).rounds(task):
+        parameters, state, value = epoch(parameters, state, jax.random.PRNGKey(number))
         value.block_until_ready()
-        talk.round_done()

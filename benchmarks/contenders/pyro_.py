@@ -41,10 +41,6 @@ def run(task: Task, folder: Path, conversation: Any) -> None:
     def bound() -> float:
         return -float(svi.evaluate_loss(test.float())) / len(test)
 
-    talk = conversation(bound)
-    talk.ready()
-    while True:
-        for _ in range(task.epochs):
-            for index in torch.randperm(len(train)).split(task.batch):
-                svi.step(train[index].float())
-        talk.round_done()
+    for _ in conversation(bound).rounds(task):
+        for index in torch.randperm(len(train)).split(task.batch):
+            svi.step(train[index].float())

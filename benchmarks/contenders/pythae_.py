@@ -70,11 +70,5 @@ def run(task: Task, folder: Path, conversation: Any) -> None:
         model.eval()
         return -float(model({"data": test}).loss)
 
-    talk = conversation(bound)
-    talk.ready()
-    number = 0
-    while True:
-        for _ in range(task.epochs):
-            number += 1
-            trainer.train_step(number)
-        talk.round_done()
+    for number in conversation(bound).rounds(task):
+        trainer.train_step(number)

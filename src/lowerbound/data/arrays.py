@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.examples import Examples
+from lowerbound.data.examples import Examples, levels_of
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.memory import refuse_absurd, stays_in_file
 from lowerbound.data.options import KeepIn
@@ -57,21 +57,24 @@ def as_examples(array: Array, *, name: str, labels: Array | None = None) -> Exam
         return _mapped_examples(array, name)
     values = _with_usable_type(array, name)
     values = np.require(_channels_first(values, name), requirements=["C", "W"])
-    levels = {"b": 2, "u": 256}.get(values.dtype.kind)
     tensor = torch.from_numpy(values.astype(np.uint8) if values.dtype.kind == "b" else values)
-    return Examples(tensor, levels=levels, labels=None if labels is None else _as_labels(labels, name), name=name)
+    return Examples(
+        tensor,
+        levels=levels_of(values.dtype),
+        labels=None if labels is None else _as_labels(labels, name),
+        name=name,
+    )
 
 
 def _mapped_examples(array: np.memmap[Any, Any], name: str) -> Examples:
+    _with_usable_type(array[:1], name)
     if not array.dtype.isnative or array.dtype.kind not in "buf" or array.dtype.itemsize > 8:
-        _with_usable_type(array[:1], name)
         raise DataError(
             f"{name}: entries of type {array.dtype} cannot stay in their file; read them into memory (--keep-in memory), "
             'or write the file again with .astype("float32")'
         )
-    _with_usable_type(array[:1], name)
     values = Mapped.of(array, partial(_channels_first, name=name))
-    return Examples(values, levels={"b": 2, "u": 256}.get(array.dtype.kind), name=name)
+    return Examples(values, levels=levels_of(array.dtype), name=name)
 
 
 def _with_usable_type(array: Array, name: str) -> Array:

@@ -98,8 +98,7 @@ class Examples:
         if hasattr(data, "train") and hasattr(data, "test"):
             raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
         if isinstance(data, np.memmap):
-            levels = {"b": 2, "u": 256}.get(data.dtype.kind)
-            return cls(Mapped.of(data), levels=levels, name=name)
+            return cls(Mapped.of(data), levels=levels_of(data.dtype), name=name)
         try:
             tensor = data.detach().cpu() if isinstance(data, Tensor) else torch.from_numpy(np.array(data))
         except (TypeError, ValueError) as error:
@@ -261,6 +260,11 @@ class Dataset:
         if train.rows is None or test.rows is None:
             return whole
         return replace(whole.subset(torch.cat([train.rows, test.rows]).argsort()), rows=None)
+
+
+def levels_of(dtype: np.dtype[Any]) -> int | None:
+    """How many values an entry of a numpy type counts as: 2 for booleans, 256 for pixels, ``None`` for numbers."""
+    return {"b": 2, "u": 256}.get(dtype.kind)
 
 
 def _joined(first: Tensor | Mapped, second: Tensor | Mapped) -> Tensor | Mapped:

@@ -61,6 +61,7 @@ class Pacer:
     times: list[float] = field(default_factory=list)
     measured: dict[Way, float] = field(default_factory=dict)
     pieces: str = ""
+    compile_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         asked = [self.precision == "bfloat16"]

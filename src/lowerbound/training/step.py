@@ -70,6 +70,7 @@ class TrainingStep:
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.of_model = list(self.model.parameters())
         # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
         kept = self.model.state_dict(keep_vars=True)
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
@@ -105,10 +106,8 @@ class TrainingStep:
         taken = self.taken
         self.unchecked.append(begins)
         self.last = None
-        self.model.zero_grad(set_to_none=True)
         try:
-            with networks_in(self.model, torch.bfloat16 if self.half else None):
-                self._take(begins, self.compiled if compiled else None)
+            self._take(begins, self.compiled if compiled else None)
         except BaseException:
             if self.taken == taken:  # it did not come to its update, so it is taken back
                 self.unchecked.pop()
@@ -124,7 +123,10 @@ class TrainingStep:
         for name, value in begins.scheduled.items():
             self.values[name].fill_(value)
         _copy(self.buffers, self.before)
-        (take or self.take)(begins.batch)
+        for parameter in self.of_model:  # as zero_grad does, which looks for them in all modules each time
+            parameter.grad = None
+        with networks_in(self.model, torch.bfloat16 if self.half else None):
+            (take or self.take)(begins.batch)
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
@@ -139,9 +141,7 @@ class TrainingStep:
         later = self.taken - accepted
         if self.last is None or later > 1:  # the refused step once more, on the same noise, to see where it began
             restore_random_state(unchecked[-later].random, self.device)
-            self.model.zero_grad(set_to_none=True)
-            with networks_in(self.model, torch.bfloat16 if self.half else None):
-                self._take(unchecked[-later])
+            self._take(unchecked[-later])
         assert self.last is not None
         self.taken = accepted
         if self.averaged is not None and self.device.type != "cpu":
