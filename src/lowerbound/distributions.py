@@ -53,7 +53,7 @@ class DiagonalNormal(Distribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, loc: Tensor, log_scale: Tensor, event_dims: int = 1) -> None:
-        shape = torch.broadcast_shapes(loc.shape, log_scale.shape)
+        shape = _common(loc.shape, log_scale.shape)
         batch_dims = len(shape) - event_dims
         self.loc = loc
         self.log_scale = log_scale
@@ -112,8 +112,7 @@ class DiagonalNormal(Distribution):
     def _sum_over_event(self, term: Tensor) -> Tensor:
         if term.dim() == 0:
             return term * self.event_shape.numel()
-        shape = torch.broadcast_shapes(term.shape, self.event_shape)
-        return term.expand(shape).flatten(-self.event_dims).sum(-1)
+        return term.expand(_common(term.shape, self.event_shape)).flatten(-self.event_dims).sum(-1)
 
 
 class FactorialBernoulli(Distribution):
@@ -212,6 +211,11 @@ def _bernoulli_log_prob(value: Tensor, logits: Tensor) -> Tensor:
             halves[..., 0] *= product[..., -1]
         product, factors = halves, 2 * factors
     return linear + product.log_().sum(-1)
+
+
+def _common(a: torch.Size, b: torch.Size) -> torch.Size:
+    """The shape that both broadcast to; torch's function takes as long as a small product of matrices."""
+    return a if a[len(a) - len(b) :] == b else torch.broadcast_shapes(a, b)
 
 
 def _normal_unit_kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:

@@ -1,6 +1,7 @@
 """``lowerbound train``: from a recipe or a configuration file to a run directory."""
 
 import inspect
+import os
 import shlex
 import shutil
 import sys
@@ -124,6 +125,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     """Load the data, build the model, train it, and say what came of it and where it is."""
     recipe = find_recipe(plan["recipe"].get("name"))
     training = checked(fit, plan["training"], name="training")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # read with torch, whose profiler announces itself otherwise
     import torch
 
     import lowerbound as lb

@@ -19,8 +19,6 @@ from lowerbound.models.draw import Draw, Gradient
 
 # Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
 _PASS_SIZE = 1 << 22
-# The same where one example is met with many samples: 4 MiB, which stay in a processor's cache from layer to layer.
-_ROWS_SIZE = 1 << 20
 
 _WATCHER: ContextVar[Callable[[int, int], None] | None] = ContextVar("lowerbound_watcher", default=None)
 
@@ -94,7 +92,7 @@ def examples_per_pass(numbers_per_example: int) -> int:
 
 def rows_per_pass(shape: tuple[int, ...]) -> int:
     """How many pairs of a sample and an example of this shape to take at once outside of training."""
-    return max(1, min(8192, _ROWS_SIZE // math.prod(shape)))
+    return max(1, min(8192, _PASS_SIZE // math.prod(shape)))
 
 
 def batches(

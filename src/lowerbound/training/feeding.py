@@ -6,11 +6,16 @@ import math
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
+
+# What a profile calls the making of batches.
+DATA = "lowerbound::data"
 
 # Bytes that are read at once, how often that many are read ahead, and by how many threads, which wait for the disk.
 _READ = 1 << 22
@@ -58,12 +63,24 @@ class Feed:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def numbers(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
+        """What a batch stands for, ``[B, *shape]``, on the device; random where the examples' pixels are."""
+        with _labelled():
+            return self.examples.batch(batch, dtype) if self.at_hand else self.examples.numbers(batch, dtype)
+
     def _read(self, numbers: Tensor) -> Tensor:
         values = self.examples.values[numbers]
         return values.pin_memory() if self.device.type == "cuda" else values
 
     def _sent(self, read: Future[Tensor]) -> Tensor:
-        return read.result().to(self.device, non_blocking=True)
+        with _labelled():
+            return read.result().to(self.device, non_blocking=True)
+
+
+def _labelled() -> AbstractContextManager[Any]:
+    if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
+        return nullcontext()
+    return torch.profiler.record_function(DATA)
 
 
 def _fits(values: Tensor, device: torch.device) -> bool:

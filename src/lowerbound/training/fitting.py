@@ -69,6 +69,7 @@ def fit(
         Literal["auto", "float32", "bfloat16"],
         Field(description="of the networks' matrix products; auto: the quicker, where there are units for bfloat16"),
     ] = "float32",
+    profile: Annotated[bool, Field(description="show where the time of a step goes, and write it to the run")] = False,
     pictures_every: Annotated[int, Field(ge=0, description="epochs between pictures; 0 for none")] = 1,
     validation: Any = None,
     directory: "str | os.PathLike[str] | None" = None,
@@ -106,6 +107,9 @@ def fit(
             for it (AMX, tensor cores), and moves the bound by some tenths of a percent at most; parameters, the optimiser,
             the terms of the bound and every evaluation stay in float32. ``"auto"``: bfloat16 where a machine has such units
             and a few timed steps are quicker in it.
+        profile: whether to take some steps apart, once it is decided how they are taken, and say where their time goes: to
+            matrix products, elementwise operations, the optimiser, data, and Python. Written to ``profile.md`` in
+            ``directory``.
         pictures_every: how many epochs lie between two pictures; 0 for none.
         validation: examples, or the fraction of ``data`` to hold out at random.
         directory: where to write the run: configuration, metrics, checkpoints and pictures.
@@ -247,13 +251,17 @@ def _make_loop(
         observers=[],
         compile=settings["compile"],
         precision=settings["precision"],
+        profiled=settings["profile"],
     )
 
 
 def _observers(files: "RunDirectory | None", settings: Mapping[str, Any], progress: bool) -> list[Any]:
     from lowerbound.training.observers import Display, Painter, Recorder
+    from lowerbound.training.profiling import Profiler
 
     watching: list[Any] = [Display()] if progress else []
+    if settings["profile"]:
+        watching.append(Profiler(None if files is None else files.path / "profile.md"))
     if files is not None:
         watching += [Recorder(files), Painter(files, settings["pictures_every"], settings["seed"])]
     return watching

@@ -71,7 +71,7 @@ class Observer:
         """Before the first step."""
 
     def on_choice(self, loop: Loop, line: str) -> None:
-        """When it is decided how the steps are taken; the line says why."""
+        """When it is decided how the steps are taken, which the line says with the reason, or when they are profiled."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -105,6 +105,7 @@ class Loop:
     observers: list[Observer]
     compile: Choice = "never"
     precision: Precision = "float32"
+    profiled: bool = False
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] | None = None
     stop_requested: bool = False
@@ -114,9 +115,11 @@ class Loop:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
         self.feed = Feed(self.train, self.device)
         self.train = self.feed.examples
-        self.step = TrainingStep(self.model, self.objective, self.optimizer, self.feed, self.clip_norm, self.ema)
+        self.step = TrainingStep(
+            self.model, self.objective, self.optimizer, self.feed, self.clip_norm, self.ema, self.profiled
+        )
         size = min(self.batch_size, len(self.train))
-        self.pacer = Pacer(self.step, self.compile, self.precision, size, self._tell)
+        self.pacer = Pacer(self.step, self.compile, self.precision, size, self.tell)
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()
@@ -178,7 +181,8 @@ class Loop:
         way = self.pacer.verdict
         return now if way is None else replace(now, compiled=way.compiled, half=way.half)
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Let all observers know what was decided or found out about how the steps are taken."""
         for observer in self.observers:
             observer.on_choice(self, line)
 

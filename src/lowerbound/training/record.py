@@ -33,6 +33,7 @@ class RunDirectory:
         checkpoints/best/                  the model with the best validation bound
         samples/ reconstructions/          a picture for each epoch
         bound.png  manifold.png
+        profile.md                         where the time of a step goes, if that was asked for
 
     Args:
         path: of the directory.

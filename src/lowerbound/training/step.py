@@ -32,6 +32,10 @@ _COMPILER: dict[str, Any] = {
 }
 
 
+# So that a profile tells apart what it makes.
+_NAMED: dict[str, Any] = {"options": {**_COMPILER["options"], "cpp.enable_kernel_profile": True}}
+
+
 @dataclass(frozen=True, eq=False)
 class _Beginning:
     """All that a step needs to be taken once more."""
@@ -63,6 +67,8 @@ class TrainingStep:
     feed: Feed
     clip_norm: float | None = None
     averaged: AveragedModel | None = None
+    profiled: bool = False
+    """Whether what the compiler makes is named, so that a profile tells it apart."""
     half: bool = False
     """Whether networks compute in bfloat16; parameters, their gradients and the terms of the bound do not."""
     taken: int = 0
@@ -169,8 +175,7 @@ class TrainingStep:
 
     def take(self, batch: Tensor) -> None:
         """The step itself."""
-        examples = self.feed.examples
-        x = examples.batch(batch, self.dtype) if self.feed.at_hand else examples.numbers(batch, self.dtype)
+        x = self.feed.numbers(batch, self.dtype)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
@@ -248,7 +253,8 @@ class TrainingStep:
         Args:
             whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
         """
-        compiled = torch.compile(self.take, fullgraph=whole, **_COMPILER)
+        settings = _COMPILER | (_NAMED if self.profiled else {})
+        compiled = torch.compile(self.take, fullgraph=whole, **settings)
         config = torch._dynamo.config
 
         def take(batch: Tensor) -> None:
