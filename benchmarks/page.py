@@ -11,49 +11,66 @@ _WORK = {
     "wide": "train 784-1000-1000-50, Bernoulli, batch 1000, L = 1, MNIST",
     "iwae": "train IWAE, K = 50, 784-200-200-50, batch 100, MNIST",
 }
+_LIKELIHOOD = "log likelihood, 5,000 samples, of the first model"
+_PEERS = ("JAX", "Pyro", "pythae")
+
+_HEAD = """# Speed, beside other libraries
+
+Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says what the figures mean, what limits
+them and what was tried.
+
+Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation, for which nothing
+that was compiled before is found. The floor is the floating-point operations of the matrix products, counted by hand, over the
+rate of a product of 2048 x 2048 matrices in float32 measured between the rounds; a share above 1 is bfloat16's.
+"""
 
 
 def write_page(figures: dict[str, Any], path: Path) -> None:
-    """RESULTS.md: a table for each piece of work that was measured."""
-    lines = ["# Speed, beside other libraries", ""]
-    lines += ["Written by `make benchmark` from `benchmarks/results.json`.", ""]
-    lines += [
-        "Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation."
-    ]
-    lines += [
-        "The floor is the floating-point operations of the matrix products, counted by hand, over the rate of a product of"
-    ]
-    lines += ["2048 x 2048 matrices in float32 measured between the rounds; a share above 1 is bfloat16's.", ""]
-    for machine in dict.fromkeys(entry["machine"] for entry in figures.values()):
-        measured = ", ".join(name for name, entry in figures.items() if entry["machine"] == machine)
-        lines += [f"- {measured}: {machine}"]
-    for task, title in _WORK.items():
-        if task in figures:
-            lines += _training(title, figures[task])
-    if "to-the-bound" in figures:
-        lines += _to_the_bound(figures["to-the-bound"])
-    if "likelihood" in figures:
-        lines += _likelihood(figures["likelihood"])
-    if "memory" in figures:
-        entry = figures["memory"]
-        lines += ["", f"## Memory of a log likelihood with K = {entry['samples']:,}", ""]
-        lines += [
-            f"At most {entry['peak_gib']:.2f} GiB for the process, of which {entry['before_gib']:.2f} before it began."
-        ]
-    if "mapped" in figures:
-        entry = figures["mapped"]
-        lines += ["", f"## Data of {entry['gigabytes']:.0f} GB in a file", ""]
-        lines += [
-            f"{entry['examples_per_second']['file']:,.0f} examples/s from the memory-mapped file, "
-            f"{entry['examples_per_second']['memory']:,.0f} from memory: {entry['ratio']:.3f} of it. The process held "
-            f"{entry['resident_gib']['file']:.2f} GiB at most, against {entry['resident_gib']['memory']:.2f}."
-        ]
-    path.write_text("\n".join(lines) + "\n")
+    """RESULTS.md: for each machine a summary, and a table for each piece of work that was measured."""
+    lines = [_HEAD]
+    for machine, measured in figures.items():
+        processor, _, libraries = machine.partition("; ")
+        lines += [f"# On {processor}", "", *_summary(measured), "", f"{libraries}."]
+        of = dict.fromkeys(entry["commit"] for entry in measured.values())
+        commits = [(hash, ", ".join(name for name in measured if measured[name]["commit"] == hash)) for hash in of]
+        lines += ["Measured at commit " + "; at ".join(f"{hash}: {names}" for hash, names in commits) + "."]
+        for name, entry in measured.items():
+            if name in _WORK:
+                lines += _training(_WORK[name], entry)
+        for name, write in _SECTIONS.items():
+            if name in measured:
+                lines += write(measured[name])
+        lines += [""]
+    path.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _title(text: str) -> list[str]:
+    return ["", f"## {text[0].upper()}{text[1:]}", ""]
+
+
+def _summary(measured: dict[str, Any]) -> list[str]:
+    lines = ["| work | lowerbound | x JAX | x Pyro | x pythae | share of the floor |", "|---|---|---|---|---|---|"]
+    rows = [(_WORK[name], measured[name], "examples_per_second") for name in _WORK if name in measured]
+    if "likelihood" in measured:
+        rows.append((_LIKELIHOOD, measured["likelihood"], "images_per_second"))
+    for title, entry, unit in rows:
+        rates = entry[unit]
+        for own in (name for name in ("lowerbound", "lowerbound, bfloat16") if name in rates):
+            peers = [f"{rates[own] / rates[peer]:.2f}" if peer in rates else "" for peer in _PEERS]
+            shown = f"{rates[own]:,.0f} {unit.split('_')[0]}/s"
+            cells = [title + own.removeprefix("lowerbound"), shown, *peers, f"{entry['share_of_floor'][own]:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    if "to-the-bound" in measured:
+        ways = measured["to-the-bound"]
+        own = ways["lowerbound"]["seconds"]
+        peers = [f"{ways[peer]['seconds'] / own:.2f}" if peer in ways else "" for peer in _PEERS]
+        lines.append(f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} | |")
+    return lines
 
 
 def _training(title: str, entry: dict[str, Any]) -> list[str]:
     rates, ours = entry["examples_per_second"], entry["examples_per_second"]["lowerbound"]
-    lines = ["", f"## {title[0].upper()}{title[1:]}", ""]
+    lines = _title(title)
     lines += [
         f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is {entry['floor_ms']:.2f} ms.",
         "",
@@ -75,13 +92,8 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
 
 
 def _to_the_bound(entry: dict[str, Any]) -> list[str]:
-    lines = [
-        "",
-        "## The first of these, to a test bound of -105 nats",
-        "",
-        "Seconds of training, compilation included.",
-        "",
-    ]
+    lines = _title("the first of these, to a test bound of -105 nats")
+    lines += ["Seconds of training, compilation included.", ""]
     lines += ["| | seconds | passes | bound reached |", "|---|---|---|---|"]
     return lines + [
         f"| {name} | {way['seconds']:.1f} | {way['passes']} | {way['bound']:.2f} |"
@@ -92,9 +104,52 @@ def _to_the_bound(entry: dict[str, Any]) -> list[str]:
 
 def _likelihood(entry: dict[str, Any]) -> list[str]:
     rates = entry["images_per_second"]
-    lines = ["", "## Log likelihood, 5,000 samples, of the first model", ""]
+    lines = _title(_LIKELIHOOD)
     lines += ["| | images/s | lowerbound is | share of the floor |", "|---|---|---|---|"]
     return lines + [
         f"| {name} | {rate:.1f} | {rates['lowerbound'] / rate:.2f} x | {entry['share_of_floor'][name]:.2f} |"
         for name, rate in rates.items()
     ]
+
+
+def _memory(entry: dict[str, Any]) -> list[str]:
+    lines = _title(f"memory of a log likelihood with K = {entry['samples']:,}")
+    return [*lines, f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it began."]
+
+
+def _stored(what: str, entry: dict[str, Any]) -> list[str]:
+    rates, held = entry["examples_per_second"], entry["resident_gib"]
+    lines = _title(f"{what} of {entry['gigabytes']:.2g} GB in a file")
+    lines += [
+        f"{rates['file']:,.0f} examples/s from the file, {rates['memory']:,.0f} from memory: {entry['ratio']:.3f} of it (median over "
+        f"pairs of rounds). The process held {held['file']:.2f} GiB at most, against {held['memory']:.2f}."
+    ]
+    return lines
+
+
+def _growth(entry: dict[str, Any]) -> list[str]:
+    lines = _title("growth of the time of a step")
+    lines += ["![time of a step against batch size, samples and width](growth.png)", ""]
+    lines += ["| | sizes | ms a step | slope at the end |", "|---|---|---|---|"]
+    for name, sweep in entry["sweeps"].items():
+        times = ", ".join(f"{1e3 * value:.3g}" for value in sweep["seconds"].values())
+        lines += [f"| {name} | {', '.join(sweep['seconds'])} | {times} | {sweep['slope']:.2f} |"]
+    return lines
+
+
+def _profiles(entry: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, text in entry["tables"].items():
+        lines += [*_title(f"profile: {name}"), text.rstrip()]
+    return lines
+
+
+_SECTIONS = {
+    "to-the-bound": _to_the_bound,
+    "likelihood": _likelihood,
+    "memory": _memory,
+    "array": lambda entry: _stored("an array", entry),
+    "pictures": lambda entry: _stored("a folder of pictures", entry),
+    "growth": _growth,
+    "profiles": _profiles,
+}

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from page import write_page
 from tasks import TASKS, Task
 
 import lowerbound as lb
@@ -37,9 +38,10 @@ class Contender:
 
     def __init__(self, name: str, task: str, folder: Path, *options: str) -> None:
         command = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), name, task, str(folder), *options]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        # Nothing that an earlier process had compiled is found, so that the first round holds all of the compilation.
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         self._answer()
 
     def round(self) -> float:
@@ -168,6 +170,12 @@ def machine() -> str:
     )
 
 
+def commit() -> str:
+    """What is measured; marked where files have changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
 MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "mnist": lambda folder: throughput(
         "mnist",
@@ -200,7 +208,10 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "wide": lambda folder: throughput("wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}),
     "likelihood": lambda folder: alone("likelihood.py", folder),
     "memory": lambda folder: alone("memory.py"),
-    "mapped": lambda folder: alone("mapped.py", folder),
+    "array": lambda folder: alone("stored.py", folder, "array"),
+    "pictures": lambda folder: alone("stored.py", folder, "pictures"),
+    "growth": lambda folder: alone("growth.py", HERE / "growth.png"),
+    "profiles": lambda folder: alone("profiles.py", folder),
 }
 
 
@@ -214,13 +225,12 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
     results = HERE / "results.json"
     figures = json.loads(results.read_text()) if results.exists() else {}
+    here = figures.setdefault(machine(), {})
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
         for name in names:
-            figures[name] = MEASUREMENTS[name](Path(folder)) | {"machine": machine()}
+            here[name] = MEASUREMENTS[name](Path(folder)) | {"commit": commit()}
             results.write_text(json.dumps(figures, indent=1) + "\n")
-    from page import write_page
-
     write_page(figures, HERE / "RESULTS.md")
 
 

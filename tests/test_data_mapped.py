@@ -1,5 +1,6 @@
 """Values that stay in their file: the same numbers as in memory, and no more memory than is in use."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -77,15 +78,56 @@ def test_a_memory_map_that_is_given_stays_one(saved):
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
-def test_memory_is_given_back_without_losing_a_value(mode, saved, monkeypatch):
-    monkeypatch.setattr("lowerbound.data.mapped._GIVEN_BACK", 1)
+def test_what_a_map_shows_is_what_is_read(mode, saved):
     array = np.load(saved(ARRAYS["grey"]), mmap_mode=mode)
     expected = ARRAYS["grey"].copy()
+    values = Mapped.of(array)
     if mode != "r":
         array[3], expected[3] = 7, 7
-    values = Mapped.of(array)
-    for _ in range(3):
-        assert np.array_equal(values[torch.arange(30)].numpy(), expected)
+    assert (values.source.handle is None) == (mode == "c")
+    for order in (
+        torch.arange(30),
+        torch.arange(30).flip(0),
+        torch.tensor([4]),
+        torch.tensor([5, 5, 2]),
+        torch.arange(0),
+    ):
+        assert np.array_equal(values[order].numpy(), expected[order.numpy()])
+
+
+@pytest.mark.parametrize("part", [slice(10, 20), slice(29, 30), slice(0, 1)])
+def test_a_slice_of_a_map_begins_where_it_begins(part, tmp_path):
+    large = np.random.default_rng(0).random((30, 700)).astype("float32")
+    np.save(tmp_path / "large.npy", large)
+    values = Mapped.of(np.load(tmp_path / "large.npy", mmap_mode="r")[part])
+    assert values.source.handle is not None
+    assert np.array_equal(values[torch.arange(len(values)).flip(0)].numpy(), large[part][::-1])
+
+
+def test_rows_are_read_in_pieces_where_one_call_does_not_give_all(saved, monkeypatch):
+    monkeypatch.setattr("lowerbound.data.mapped._MOST", 7)
+    values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
+    for order in (torch.arange(30), torch.tensor([8, 3])):
+        assert np.array_equal(values[order].numpy(), ARRAYS["grey"][order.numpy()])
+
+
+def test_a_file_that_was_replaced_is_not_read_in_the_place_of_the_map(saved):
+    path = saved(ARRAYS["grey"])
+    array = np.load(path, mmap_mode="r")
+    path.unlink()
+    np.save(path, 255 - ARRAYS["grey"])
+    assert np.array_equal(Mapped.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
+    path.unlink()
+    assert np.array_equal(Mapped.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
+
+
+def test_a_file_that_becomes_shorter_is_reported(saved):
+    path = saved(ARRAYS["grey"])
+    values = Mapped.of(np.load(path, mmap_mode="r"))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(DataError, match="the file has become shorter"):
+        values[torch.tensor([0, 29])]
 
 
 def test_what_cannot_stay_in_its_file_is_refused_with_a_way_out(saved):
@@ -137,10 +179,13 @@ def make_vae():
 
 
 @pytest.mark.parametrize("compile", ["never", "always"])
-@pytest.mark.parametrize("read", [1, 300, 1 << 20])
-def test_training_from_a_file_is_training_from_memory(read, compile, saved, monkeypatch):
+@pytest.mark.parametrize("pool", [1, 300, 1 << 20])
+def test_training_from_a_file_is_training_from_memory_in_the_same_order(pool, compile, saved, monkeypatch):
     """Whether batches are read one by one, or several together."""
-    monkeypatch.setattr(feeding, "_READ", read)
+    monkeypatch.setattr(feeding, "_POOL", pool)
+    monkeypatch.setattr(
+        feeding.Feed, "order", lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator)
+    )
     monkeypatch.setattr("lowerbound.training.step._COMPILER", {"backend": "eager", "dynamic": False})
     path = saved(ARRAYS["grey"])
     settings = {"epochs": 3, "batch_size": 4, "progress": False, "compile": compile, "pictures_every": 0}
@@ -154,7 +199,64 @@ def test_training_from_a_file_is_training_from_memory(read, compile, saved, monk
     assert histories[0] == histories[1]
 
 
-def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(saved, tmp_path):
+def feed_of(path):
+    return feeding.Feed(lb.Examples.of(np.load(path, mmap_mode="r")), torch.device("cpu"))
+
+
+def generator():
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 300])
+def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
+    """Every example once, whole blocks in a pool, each pool shuffled, and another order from another seed."""
+    monkeypatch.setattr(feeding, "_BLOCK", 50)
+    monkeypatch.setattr(feeding, "_POOL", 1000)
+    np.save(tmp_path / "rows.npy", np.arange(2030, dtype=np.uint8).reshape(203, 10))
+    feed = feed_of(tmp_path / "rows.npy")
+    order = feed.order(size, generator())
+    assert torch.equal(order.sort().values, torch.arange(203))
+    assert torch.equal(order, feed.order(size, generator()))
+    assert not torch.equal(order, feed.order(size, torch.Generator().manual_seed(4)))
+    assert feed.in_blocks(size) == (size < 203)
+    if feed.in_blocks(size):
+        pool = 100 // size * size
+        blocks = [set((part // 5).tolist()) for part in order.split(pool)]
+        assert sum(map(len, blocks)) <= 41 + len(blocks) - 1  # a block may lie across two pools
+        assert len((order[:pool].diff() == 1).nonzero()) < 0.2 * pool
+    read = torch.cat(list(feed.batches(order, size)))
+    assert torch.equal(read, torch.from_numpy(np.load(tmp_path / "rows.npy"))[order])
+
+
+def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved):
+    feed = feed_of(saved(ARRAYS["grey"]))
+    assert torch.equal(feed.order(4, generator()), torch.randperm(30, generator=generator()))
+
+
+@pytest.mark.parametrize("between", [0, 30, 60, 1 << 12])
+def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monkeypatch):
+    monkeypatch.setattr("lowerbound.data.mapped._BETWEEN", between)
+    values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
+    calls = []
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, size, start: calls.append(size) or read(handle, size, start))
+    index = torch.tensor([3, 4, 9, 2, 12, 12, 14, 29])
+    assert np.array_equal(values[index].numpy(), ARRAYS["grey"][index.numpy()])
+    assert calls == {0: [90, 30, 30, 30, 30], 30: [90, 30, 90, 30], 60: [90, 180, 30], 4096: [840]}[between]
+
+
+def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "_POOL", 200)
+    path = saved(ARRAYS["grey"])
+    settings = {"batch_size": 4, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    lb.fit(make_vae(), lb.ELBO(), lb.load_data(path, keep_in="file").train, epochs=1, **settings)
+    with pytest.raises(SettingsError, match=r"examples\.train\.order=blocks"):
+        lb.fit(make_vae(), lb.ELBO(), lb.load_data(path).train, epochs=2, resume=True, **settings)
+
+
+@pytest.mark.parametrize("pool", [100, 1 << 20])
+def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(pool, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "_POOL", pool)
     path = saved(ARRAYS["grey"])
     settings = {"batch_size": 4, "progress": False, "pictures_every": 0}
     runs = []
@@ -180,7 +282,7 @@ def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(saved, tmp_path):
 def test_readers_end_with_an_epoch_that_is_cut_short(saved):
     import threading
 
-    feed = feeding.Feed(lb.Examples.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r")), torch.device("cpu"))
+    feed = feed_of(saved(ARRAYS["grey"]))
     batches = feed.batches(torch.arange(30), 4)
     assert torch.equal(next(batches), torch.from_numpy(ARRAYS["grey"][:4]))
     batches.close()

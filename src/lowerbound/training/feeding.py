@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.mapped import Mapped
 
 # What a profile calls the making of batches.
 DATA = "lowerbound::data"
 
-# Bytes that are read at once, how often that many are read ahead, and by how many threads, which wait for the disk.
-_READ = 1 << 22
-_AHEAD = 4
-_READERS = 4
+# Examples in a file are put in order in two steps. Blocks of so many bytes, which a disk gives in one go, are shuffled; then, within
+# pools of so many bytes of them, the examples. A pool is read at once, and so many pools ahead.
+_BLOCK = 1 << 17
+_POOL = 1 << 25
+_AHEAD = 2
 
 # The share of a device's free memory that examples may take.
 _SHARE = 2
@@ -30,7 +32,7 @@ class Feed:
     """Where the steps of a training have their examples from.
 
     Examples that fit are moved to the device, in their storage type, and a batch is made of their numbers. Of others, which stay
-    in a file or in the machine's memory, batches are read and sent to the device ahead of the steps.
+    in a file or in the machine's memory, batches are read and sent to the device ahead of the steps, many at once.
 
     Args:
         examples: to learn from.
@@ -42,6 +44,25 @@ class Feed:
         self.at_hand = isinstance(examples.values, Tensor) and _fits(examples.values, device)
         self.examples = examples.to(device) if self.at_hand else examples
 
+    def order(self, size: int, generator: torch.Generator) -> Tensor:
+        """The numbers of all examples in an order for batches of ``size``: any, but from a file one that can be read quickly."""
+        count = len(self.examples)
+        if not self.in_blocks(size):
+            return torch.randperm(count, generator=generator)
+        block = max(1, _BLOCK // _row_size(self.examples.values))
+        blocks = torch.randperm(-(-count // block), generator=generator)
+        numbers = (blocks[:, None] * block + torch.arange(block)).flatten()
+        pools = numbers[numbers < count].split(self._together(size))
+        return torch.cat([some[torch.randperm(len(some), generator=generator)] for some in pools])
+
+    def in_blocks(self, size: int) -> bool:
+        """Whether examples that lie together in a file stay near each other in the order of batches of ``size``."""
+        return isinstance(self.examples.values, Mapped) and len(self.examples) > self._together(size)
+
+    def _together(self, size: int) -> int:
+        """How many examples are read at once: whole batches."""
+        return size * max(1, _POOL // (size * _row_size(self.examples.values)))
+
     def batches(self, order: Tensor, size: int) -> Generator[Tensor]:
         """Batches of ``size`` examples in this order: their numbers ``[B]`` if they are at hand, else what is stored of them."""
         if not len(order):
@@ -49,19 +70,17 @@ class Feed:
         if self.at_hand:
             yield from order.to(self.device).split(size)
             return
-        shape, itemsize = self.examples.values.shape[1:], self.examples.values.dtype.itemsize
-        together = max(1, _READ // (size * math.prod(shape) * itemsize))
-        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="lowerbound-reader")
+        readers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="lowerbound-reader")
         ahead: deque[Future[Tensor]] = deque()
         try:
-            for numbers in order.split(size * together):
-                ahead.append(pool.submit(self._read, numbers))
+            for numbers in order.split(self._together(size)):
+                ahead.append(readers.submit(self._read, numbers))
                 if len(ahead) > _AHEAD:
                     yield from self._sent(ahead.popleft()).split(size)
             while ahead:
                 yield from self._sent(ahead.popleft()).split(size)
         finally:
-            pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
 
     def numbers(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         """What a batch stands for, ``[B, *shape]``, on the device; random where the examples' pixels are."""
@@ -81,6 +100,10 @@ def _labelled() -> AbstractContextManager[Any]:
     if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
         return nullcontext()
     return torch.profiler.record_function(DATA)
+
+
+def _row_size(values: Tensor | Mapped) -> int:
+    return math.prod(values.shape[1:]) * values.dtype.itemsize
 
 
 def _fits(values: Tensor, device: torch.device) -> bool:

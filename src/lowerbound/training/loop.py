@@ -247,7 +247,7 @@ class Loop:
     def _order(self) -> Tensor:
         """The order of this epoch's examples: a function of the seed and the epoch alone."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
-        return torch.randperm(len(self.train), generator=generator)
+        return self.feed.order(self.batch_size, generator)
 
     def unfinished(self) -> list[str]:
         """What to say of schedules of the objective that the weights which are kept have not seen to their end."""

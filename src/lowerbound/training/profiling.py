@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,12 @@ class Profiler(Observer):
         self.profile.__exit__(None, None, None)
         self.done = True
         attribute = "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
-        kinds, operations = _shares(self.profile.events(), attribute, 1e6 * seconds * self.steps)
-        table = _table(str(loop.pacer.way), self.plain, kinds, operations)
+        kinds, operations = shares(self.profile.events(), attribute, 1e6 * seconds * self.steps)
+        text = table("a step", str(loop.pacer.way), self.plain, kinds, operations)
         if self.path is not None:
             with writing(self.path):
-                self.path.write_text(table, encoding="utf8")
-        loop.tell(table + (f"\nwritten to {self.path}" if self.path is not None else ""))
+                self.path.write_text(text, encoding="utf8")
+        loop.tell(text + (f"\nwritten to {self.path}" if self.path is not None else ""))
 
     @staticmethod
     def _wait(loop: Loop) -> None:
@@ -121,8 +121,14 @@ class Profiler(Observer):
             torch.cuda.synchronize(loop.device)
 
 
-def _shares(events: Iterable[Any], attribute: str, whole: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Shares of the time of each kind of work, and of each operation."""
+def shares(events: Iterable[Any], attribute: str, whole: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of the time of each kind of work, and of each operation.
+
+    Args:
+        events: of torch's profiler.
+        attribute: of an event that holds its own time, in microseconds.
+        whole: the time that they are shares of, in microseconds.
+    """
     kinds: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
     for event in events:
@@ -152,9 +158,18 @@ def _kind(event: Any) -> str | None:
     return ELEMENTWISE
 
 
-def _table(way: str, seconds: float, kinds: dict[str, float], operations: dict[str, float]) -> str:
-    lines = [f"Where the time of a step goes: {1e3 * seconds:.3g} ms, {way}.", ""]
-    rows = [(name, kinds[name]) for name in (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)]
+def table(what: str, way: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]) -> str:
+    """The shares as Markdown.
+
+    Args:
+        what: took the time.
+        way: how it was taken.
+        seconds: it took.
+        kinds: the share of each kind of work, see :func:`shares`.
+        operations: the share of each operation.
+    """
+    lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {way}.", ""]
+    rows = [(name, kinds.get(name, 0.0)) for name in (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)]
     lines += _rows("work", rows, seconds)
     dearest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED]
     lines += ["", "The operations that take longest:", "", *_rows("operation", dearest, seconds)]
@@ -164,5 +179,5 @@ def _table(way: str, seconds: float, kinds: dict[str, float], operations: dict[s
 def _rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list[str]:
     shown = [(name if len(name) <= 60 else f"{name[:57]}...", share) for name, share in rows]
     width = max(len(title), *(len(name) for name, _ in shown)) if shown else len(title)
-    lines = [f"| {title:<{width}} | ms a step | share |", f"|{'-' * (width + 2)}|----------:|------:|"]
+    lines = [f"| {title:<{width}} |        ms | share |", f"|{'-' * (width + 2)}|----------:|------:|"]
     return lines + [f"| {name:<{width}} | {1e3 * seconds * share:9.3f} | {share:5.1%} |" for name, share in shown]

@@ -30,7 +30,7 @@ def config_of(loop: Loop, settings: Mapping[str, Any], config: Mapping[str, Any]
 def _identity(loop: Loop) -> dict[str, Any]:
     """What must not change on the way: the objective, the model, and the examples."""
     parts = {"train": loop.train, "validation": loop.validation}
-    return {
+    identity: dict[str, Any] = {
         "objective": describe(loop.objective),
         "model": describe(loop.model),
         "examples": {
@@ -45,6 +45,9 @@ def _identity(loop: Loop) -> dict[str, Any]:
             if part is not None
         },
     }
+    if loop.feed.in_blocks(loop.batch_size):  # as they are where they are read from a file, but not in memory
+        identity["examples"]["train"]["order"] = "blocks"
+    return identity
 
 
 def restore(loop: Loop, files: RunDirectory) -> None:

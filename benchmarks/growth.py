@@ -1,0 +1,92 @@
+"""How the time of a step grows with the batch, the number of samples and the width: ``python growth.py FIGURE``.
+
+Steps of the auto-encoder 784-200-20 with Bernoulli pixels, compiled, float32; one of the three is changed at a time. The figure is
+drawn log-log; the slope is of the line through the three largest sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from contenders.lowerbound_ import make
+from tasks import LEARNING_RATE, TASKS, Task
+
+import lowerbound as lb
+from lowerbound.training.loop import Observer
+
+BASE = TASKS["mnist"]
+SWEEPS = {
+    "batch": {size: replace(BASE, batch=size) for size in (10, 32, 100, 320, 1000, 3200, 10_000)},
+    "samples": {size: replace(BASE, samples=size, iwae=True) for size in (1, 3, 10, 30, 100, 300)},
+    "width": {size: replace(BASE, hidden=(size,)) for size in (12, 50, 200, 800, 3200, 6400)},
+}
+TITLES = {"batch": "examples in a batch", "samples": "samples K of the IWAE", "width": "units of a hidden layer"}
+
+
+def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
+    """The median over steps that take ``timed`` seconds together, 5 of them at least."""
+    model, objective = make(task)
+    data = lb.Examples((torch.rand(10_000, task.dimensions) < 0.13).to(torch.uint8), levels=2)
+    times: list[float] = []
+
+    class Clock(Observer):
+        def on_step(self, loop: Any) -> None:
+            times.append(time.perf_counter())
+            if len(times) > warm + 5 and times[-1] - times[warm] > timed:
+                raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False}
+    with contextlib.suppress(KeyboardInterrupt):
+        lb.fit(model, objective, data, steps=10**6, compile="always", observers=[Clock()], **settings)
+    return float(np.median(np.diff(times[warm:])))
+
+
+def slope(sizes: list[int], seconds: list[float]) -> float:
+    """Of the line through the three largest, log-log."""
+    return float(np.polyfit(np.log(sizes[-3:]), np.log(seconds[-3:]), 1)[0])
+
+
+def draw(figures: dict[str, Any], path: str) -> None:
+    """The three courses, with their slopes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    for axes, (name, entry) in zip(figure.subplots(1, 3, sharey=True), figures.items(), strict=True):
+        sizes = [int(size) for size in entry["seconds"]]
+        seconds = list(entry["seconds"].values())
+        axes.loglog(sizes, [1e3 * value for value in seconds], "o-", label="measured")
+        axes.loglog(
+            sizes, [1e3 * value for value in entry["floor_seconds"].values()], "--", label="matrix products alone"
+        )
+        axes.loglog([], [], " ", label=f"slope at the end: {entry['slope']:.2f}")
+        axes.set_xlabel(TITLES[name])
+        axes.grid(True, which="major", alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+        if name == "batch":
+            axes.set_ylabel("ms a step")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    from run import product_rate
+
+    figures: dict[str, Any] = {}
+    for name, sweep in SWEEPS.items():
+        rate = median(product_rate() for _ in range(3))
+        seconds = {size: seconds_of_step(task) for size, task in sweep.items()}
+        floors = {size: task.operations / rate for size, task in sweep.items()}
+        figures[name] = {
+            "seconds": seconds,
+            "floor_seconds": floors,
+            "slope": slope(list(seconds), list(seconds.values())),
+        }
+    draw(figures, sys.argv[1])
+    print(json.dumps({"sweeps": figures}))

@@ -1,0 +1,161 @@
+"""Training on data that stay in a file, beside the same data in memory: ``python stored.py FOLDER KIND``.
+
+KIND is "array", 8 GB of binary pixels in a ``.npy`` file, or "pictures", a folder of PNG files that are decoded once. They are made
+in FOLDER and deleted afterwards. Both trainings are one process each, which take turns; rounds before the first pass over what is
+used of the file do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tasks import LEARNING_RATE, TASKS
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Some data, and how many steps are a round.
+
+    Args:
+        task: whose model is trained.
+        rows: examples.
+        steps: in a round.
+        warm: rounds that do not count.
+        rounds: that do.
+    """
+
+    task: str
+    rows: int
+    steps: int
+    warm: int
+    rounds: int
+
+
+KINDS = {
+    "array": Kind("mnist", 8 * 10**9 // 784, steps=1500, warm=3, rounds=6),
+    "pictures": Kind("faces", 20_000, steps=150, warm=6, rounds=8),
+}
+
+
+def write_array(path: Path) -> None:
+    """Random binary pixels, a part at a time."""
+    rng, rows = np.random.default_rng(0), KINDS["array"].rows
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)})
+        block = (rng.random((100_000, 784)) < 0.13).view(np.uint8)
+        for start in range(0, rows, len(block)):
+            file.write(np.roll(block, start // len(block), axis=1)[: rows - start].tobytes())
+
+
+def write_pictures(folder: Path) -> None:
+    """Smooth random pictures of 64 x 64."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(KINDS["pictures"].rows):
+        small = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+        small.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.png", compress_level=1)
+
+
+def resident() -> float:
+    """GiB of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def load(kind: str, path: Path, place: str) -> Any:
+    """The examples, in memory or left in their file."""
+    import torch
+
+    import lowerbound as lb
+    from lowerbound.data.mapped import Mapped
+
+    if kind == "pictures":
+        return lb.load_data(path, keep_in=place, cache=path.parent / "decoded", test_fraction=0.01).train
+    values = np.load(path, mmap_mode="r" if place == "file" else None)
+    return lb.Examples(Mapped.of(values) if place == "file" else torch.from_numpy(values), levels=2)
+
+
+def train(kind: str, path: Path, place: str) -> None:
+    """Rounds of steps when asked for; answers with the seconds of each and the most memory that was seen."""
+    from contenders.lowerbound_ import make
+
+    import lowerbound as lb
+    from lowerbound.training.loop import Observer
+
+    sizes = KINDS[kind]
+    model, objective = make(TASKS[sizes.task])
+    data = load(kind, path, place)
+    most = 0.0
+
+    class Rounds(Observer):
+        def on_start(self, loop: Any) -> None:
+            self.wait()
+
+        def wait(self) -> None:
+            if not sys.stdin.readline():
+                raise SystemExit
+            self.steps, self.began = 0, time.perf_counter()
+
+        def on_step(self, loop: Any) -> None:
+            nonlocal most
+            self.steps += 1
+            if self.steps % 50 == 0:
+                most = max(most, resident())
+            if self.steps == sizes.steps:
+                print(json.dumps({"seconds": time.perf_counter() - self.began, "gib": most}), flush=True)
+                self.wait()
+
+    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE, "compile": "always", "progress": False}
+    settings |= {"batch_size": TASKS[sizes.task].batch, "steps": 10**6, "observers": [Rounds()]}
+    lb.fit(model, objective, data, **settings)
+
+
+def measure(folder: Path, kind: str) -> dict[str, Any]:
+    """Both, in turns."""
+    path, sizes = folder / f"large-{kind}", KINDS[kind]
+    places = ("file", "memory")
+    command = [sys.executable, "-W", "ignore", __file__, kind, str(path)]
+    try:
+        (write_array if kind == "array" else write_pictures)(path)
+        running = {
+            place: subprocess.Popen([*command, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for place in places
+        }
+        seconds: dict[str, list[float]] = {place: [] for place in places}
+        memory = dict.fromkeys(places, 0.0)
+        for _ in range(sizes.warm + sizes.rounds):
+            for place, process in running.items():
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                answer = json.loads(process.stdout.readline())
+                seconds[place].append(answer["seconds"])
+                memory[place] = answer["gib"]
+        for process in running.values():
+            process.kill()
+    finally:
+        path.unlink(missing_ok=True) if kind == "array" else shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(folder / "decoded", ignore_errors=True)
+    ratio = median(a / b for a, b in zip(seconds["memory"][sizes.warm :], seconds["file"][sizes.warm :], strict=True))
+    size, batch = TASKS[sizes.task].dimensions * sizes.rows, TASKS[sizes.task].batch
+    rates = {place: sizes.steps * batch / median(values[sizes.warm :]) for place, values in seconds.items()}
+    return {"gigabytes": size / 1e9, "examples_per_second": rates, "resident_gib": memory, "ratio": ratio}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        train(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    else:
+        print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
