@@ -162,7 +162,7 @@ def machine() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         key, _, value = line.partition(":")
         names.setdefault(key.strip(), value.strip())
-    flags = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in names.get("flags", "").split()]
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in names.get("flags", "").split()]
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "optax", "pyro-ppl", "pythae"))
     return (
         f"{names.get('model name', platform.processor())}, {os.cpu_count()} cores ({', '.join(flags)}); "

@@ -560,7 +560,7 @@ UNITS = {"uncompiled": 4.0, "uncompiled in bfloat16": 3.0, "compiled": 2.0, "com
     ("always", 0.0, True, {}, "compiled in bfloat16: 1 ms a step, compiled 2 ms; 20 s to compile"),
 ])  # fmt: skip
 def test_the_precision_is_chosen_by_time(choice, worth, units, times, line, traced, monkeypatch):
-    monkeypatch.setattr(compiling, "has_matrix_units", lambda device: units)
+    monkeypatch.setattr(compiling, "multiplies_bfloat16", lambda device: units)
     Clock(monkeypatch, UNITS | times)
     assert told(monkeypatch, worth=worth, compile=choice, precision="auto", epochs=40)[0] == [line]
 
@@ -610,7 +610,7 @@ def test_the_step_in_bfloat16_agrees_with_float32_to_its_precision(which, lowere
 
 @pytest.mark.parametrize("half", [True, False])
 def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "has_matrix_units", lambda device: True)
+    monkeypatch.setattr(compiling, "multiplies_bfloat16", lambda device: True)
     Clock(monkeypatch, {"uncompiled": 2.0, "uncompiled in bfloat16": 1.0 if half else 3.0})
     settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
     settings |= {"compile": "never"}
@@ -626,3 +626,21 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypa
     assert taken == [half] * 4
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=17, precision="float32", **settings)
     assert taken[4:] == [False] * 2
+
+
+def test_graphs_of_the_device_are_asked_for_where_there_is_one():
+    options = {kind: stepping._settings(torch.device(kind), False)["options"] for kind in ("cpu", "cuda")}
+    assert options["cpu"] == {"fallback_random": True}
+    assert options["cuda"] == {"fallback_random": True, "triton.cudagraphs": True}
+    assert stepping._settings(torch.device("cpu"), True)["options"]["cpp.enable_kernel_profile"]
+    # The update counts steps in Python, which a graph that is replayed would not.
+    assert torch.Tag.cudagraph_unsafe in torch.ops.lowerbound.update.default.tags
+
+
+def test_all_that_a_step_changes_stays_where_it_lies():
+    """As a graph of the device's needs it."""
+    step = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=3)), binary((6,)))
+    step(torch.arange(12), dict.fromkeys(step.values, 0.5))
+    before = [tensor.data_ptr() for tensor in step._in_place()]
+    step(torch.arange(12), dict.fromkeys(step.values, 0.7))
+    assert [tensor.data_ptr() for tensor in step._in_place()] == before

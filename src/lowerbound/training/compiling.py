@@ -66,7 +66,7 @@ class Pacer:
     def __post_init__(self) -> None:
         asked = [self.precision == "bfloat16"]
         if self.precision == "auto":
-            asked = [False, True] if has_matrix_units(self.step.device) else [False]
+            asked = [False, True] if multiplies_bfloat16(self.step.device) else [False]
         self.precisions = asked
         self.way = Way(False, asked[0])
         self.trying = [] if self.choice == "always" else [Way(False, half) for half in asked[1:]]
@@ -205,11 +205,12 @@ class Pacer:
             torch.cuda.synchronize(self.step.device)
 
 
-def has_matrix_units(device: torch.device) -> bool:
-    """Whether a device has units that multiply matrices of bfloat16: tensor cores, or a processor's AMX."""
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units that multiply matrices of bfloat16: tensor cores, or a processor's AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _is_the_compilers(error: Exception) -> bool:

@@ -32,10 +32,6 @@ _COMPILER: dict[str, Any] = {
 }
 
 
-# So that a profile tells apart what it makes.
-_NAMED: dict[str, Any] = {"options": {**_COMPILER["options"], "cpp.enable_kernel_profile": True}}
-
-
 @dataclass(frozen=True, eq=False)
 class _Beginning:
     """All that a step needs to be taken once more."""
@@ -253,11 +249,17 @@ class TrainingStep:
         Args:
             whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
         """
-        settings = _COMPILER | (_NAMED if self.profiled else {})
+        settings = _settings(self.device, self.profiled)
         compiled = torch.compile(self.take, fullgraph=whole, **settings)
         config = torch._dynamo.config
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:  # a graph of the device's changes what lies where it lay when the graph was recorded
+            for tensor in self._in_place():
+                torch._dynamo.mark_static_address(tensor)
 
         def take(batch: Tensor) -> None:
+            if on_cuda:
+                torch.compiler.cudagraph_mark_step_begin()
             before, config.trace_autograd_ops = config.trace_autograd_ops, True  # config.patch would take 30 us
             try:
                 compiled(batch)
@@ -272,6 +274,11 @@ class TrainingStep:
 
         self.compiled = take if whole else take_in_pieces
 
+    def _in_place(self) -> list[Tensor]:
+        """What steps change, beside parameters."""
+        sums = [] if self.sums is None else [self.sums]
+        return [self.refused, self.accepted, *self.values.values(), *self.buffers, *self.before, *sums]
+
     def _add(self, terms: Mapping[str, Tensor]) -> None:
         if self.sums is None:
             self.names = tuple(terms)
@@ -283,6 +290,14 @@ class TrainingStep:
             )
         sums = torch.stack([terms[name].detach().sum(dtype=torch.float64) for name in self.names])
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
+
+
+def _settings(device: torch.device, profiled: bool) -> dict[str, Any]:
+    """The compiler's, for steps on this device."""
+    more = {"cpp.enable_kernel_profile": True} if profiled else {}
+    if device.type == "cuda":  # what mode="reduce-overhead" stands for, which goes with no other option
+        more["triton.cudagraphs"] = True
+    return _COMPILER | {"options": {**_COMPILER["options"], **more}} if more else _COMPILER
 
 
 def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
@@ -302,7 +317,9 @@ _STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
 
 # Defined without torch's decorator for operations, which takes longer to call than a small optimiser to run.
 torch.library.define(
-    "lowerbound::update", "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt step) -> ()"
+    "lowerbound::update",
+    "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt step) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),  # it counts steps, which a graph of the device's that is replayed would not
 )
 
 
