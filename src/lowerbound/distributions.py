@@ -194,13 +194,9 @@ def _bernoulli_log_prob(value: Tensor, logits: Tensor) -> Tensor:
 
     .. math:: \sum_d \left( (x_d - \tfrac12) \eta_d - \tfrac12 |\eta_d| \right) + \log \prod_d \sigma(|\eta_d|)
 
-    The first term is a product of matrices, and a logarithm is taken of a product of many entries.
+    The first term is a product of matrices with vectors, and a logarithm is taken of a product of many entries.
     """
-    centred = value - 0.5
-    if logits.dim() == value.dim() + 1 == 3:
-        linear = torch.einsum("kbd,bd->kb", logits, centred)
-    else:
-        linear = (centred * logits).sum(-1)
+    linear = torch.linalg.vecdot(logits, value - 0.5)
     sizes = logits.abs()
     linear -= 0.5 * sizes.sum(-1)
     product, factors = sizes.sigmoid_(), 1

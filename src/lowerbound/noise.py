@@ -22,6 +22,9 @@ from torch.overrides import TorchFunctionMode
 _PER_EXAMPLE: ContextVar[_ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
 
 
+_OF_NUMPY = (torch.float32, torch.float64)
+
+
 class _ExampleStreams:
     """One stream of random numbers for each of some examples; every request moves all of them on."""
 
@@ -38,13 +41,14 @@ class _ExampleStreams:
         shape: tuple[int, ...],
         axis: int,
         draw: Callable[[np.random.Generator, tuple[int, ...]], Any],
+        dtype: torch.dtype,
     ) -> Tensor:
         """An array of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream."""
-        before, after = shape[:axis], shape[axis + 1 :]
-        rows = np.empty((len(self.indices), *before, *after))
+        filled = torch.empty(shape, dtype=dtype if dtype in _OF_NUMPY else torch.float64)
+        rows = np.moveaxis(filled.numpy(), axis, 0)
         for row, generator in enumerate(self._generators()):
-            rows[row] = draw(generator, (*before, *after))
-        return torch.from_numpy(np.moveaxis(rows, 0, axis))
+            rows[row] = draw(generator, rows.shape[1:])
+        return filled
 
     def _generators(self) -> Iterable[np.random.Generator]:
         """A generator for each example, at the beginning of this request's part of its stream, or where the last chunk left it."""
@@ -182,7 +186,7 @@ def standard_normal(
     streams = _streams(shape, axis)
     if streams is None:
         return torch.randn(shape, dtype=dtype, device=device)
-    return streams.fill(shape, axis, lambda g, s: g.standard_normal(s)).to(device, dtype)
+    return streams.fill(shape, axis, lambda g, s: g.standard_normal(s), dtype).to(device, dtype)
 
 
 def uniform(
@@ -200,7 +204,7 @@ def uniform(
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
     # 24 bits survive the rounding to float32, so that 1.0 cannot come out.
-    return streams.fill(shape, axis, lambda g, s: g.integers(1 << 24, size=s) / (1 << 24)).to(device, dtype)
+    return streams.fill(shape, axis, lambda g, s: g.integers(1 << 24, size=s) / (1 << 24), dtype).to(device, dtype)
 
 
 class _Foreign(TorchFunctionMode):

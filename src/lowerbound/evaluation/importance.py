@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from lowerbound.objectives.base import whole_number
 
 # Fewer effective samples than this say that a few weights decide.
 _FEWEST_EFFECTIVE = 10.0
+
+# Examples taken at once where there are so many samples of each that one alone would fill a pass.
+_TOGETHER = 8
 
 # Weights with at least this share of effective samples are so even that their tail does not matter.
 _EVEN = 0.9
@@ -156,16 +159,15 @@ def log_likelihood(
     examples = Examples.of(data)
     model.check_support(examples)
     rows = rows_per_pass(examples.shape)
-    size = whole_number("log_likelihood: batch_size", batch_size or min(1024, max(1, rows // samples)))
+    size = whole_number("log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows))))
     chunk = min(samples, whole_number("log_likelihood: chunk_size", chunk_size or max(1, rows // size)))
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x in batches(examples, model, seed=seed, batch_size=size):
             weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, fitting(examples):
-                for start in range(0, samples, chunk):
-                    next_chunk()
-                    weights.add(model.draw(x, min(chunk, samples - start)).log_w)
+                for draw in model.draws(x, _sizes(samples, chunk, next_chunk)):
+                    weights.add(draw.log_w)
             yield weights.figures()
 
     with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
@@ -179,3 +181,10 @@ def log_likelihood(
         figures["effective"],
         figures["pareto_k"],
     )
+
+
+def _sizes(samples: int, chunk: int, next_chunk: Callable[[], None]) -> Iterator[int]:
+    """The sizes of chunks, whose noise goes on where that of the last one ended."""
+    for start in range(0, samples, chunk):
+        next_chunk()
+        yield min(chunk, samples - start)

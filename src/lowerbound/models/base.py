@@ -34,6 +34,14 @@ class Model(nn.Module, ABC):
     def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
         """``samples`` draws of the latents of a batch ``x``, ``[B, *event]``."""
 
+    def draws(self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise") -> Iterator[Draw]:
+        """For each of ``sizes``, so many draws of the latents of one batch.
+
+        Override it where something that does not depend on the draws can be computed once.
+        """
+        for samples in sizes:
+            yield self.draw(x, samples, gradient)
+
     def check_data(self, examples: Examples) -> None:
         """Refuse data that the model cannot take, by name, before any work is done.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast, get_args
 
 import torch
@@ -71,9 +71,23 @@ class LatentModel(Model):
             UnsupportedError: if the posterior does not allow that gradient, by name.
             ShapeError: if the parts do not fit each other or the data.
         """
+        q, prior = self._given(x)
+        return self._drawn(q, prior, x, samples, gradient)
+
+    def draws(self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise") -> Iterator[Draw]:
+        """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once."""
+        q, prior = self._given(x)
+        for samples in sizes:
+            yield self._drawn(q, prior, x, samples, gradient)
+
+    def _given(self, x: Tensor) -> tuple[Distribution, Distribution]:
+        """What does not depend on the draws: q(z given x) and p(z)."""
         q, prior = self.posterior(x), self.prior()
         if not isinstance(q, Distribution):
             raise UnsupportedError(_not_a_distribution("posterior", q))
+        return q, prior
+
+    def _drawn(self, q: Distribution, prior: Distribution, x: Tensor, samples: int, gradient: Gradient) -> Draw:
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = _sampler(q, gradient)(q, Size((samples,)))
         p = self.likelihood(z)
