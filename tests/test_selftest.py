@@ -119,13 +119,13 @@ def the_reconstruction_is_averaged_over_dimensions(patch):
 
 @breaks("exact-posterior", "elbo-written-out", "log-likelihood-exact")
 def what_is_scored_is_another_sample_than_what_is_decoded(patch):
-    original = LatentModel.draw
+    original = LatentModel._drawn
 
-    def draw(self, *args, **kwargs):
-        honest = original(self, *args, **kwargs)
+    def drawn(self, *args):
+        honest = original(self, *args)
         return replace(honest, prior_term=lambda: honest.prior.log_prob(honest.z.roll(1, 0)) + 0.01)
 
-    patch.setattr(LatentModel, "draw", draw)
+    patch.setattr(LatentModel, "_drawn", drawn)
 
 
 # Bounds
@@ -279,11 +279,11 @@ def the_effective_sample_size_is_not_squared(patch):
 
 @breaks("sample-count", "log-likelihood-exact")
 def one_sample_more_is_drawn_than_divided_by(patch):
-    original = LatentModel.draw
+    original = LatentModel._drawn
     patch.setattr(
         LatentModel,
-        "draw",
-        lambda self, x, samples=1, gradient="pathwise": original(self, x, samples + 1, gradient),
+        "_drawn",
+        lambda self, q, prior, x, samples, gradient: original(self, q, prior, x, samples + 1, gradient),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -170,10 +170,8 @@ class FactorialBernoulli(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of ``value``, in nats, summed over the event's dimensions."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # where one pass makes the gradient too
-            terms = value * self.logits - nn.functional.softplus(self.logits)
-            return terms.flatten(-self.event_dims).sum(-1)
-        return _bernoulli_log_prob(value.flatten(-self.event_dims), self.logits.flatten(-self.event_dims))
+        entries = value.flatten(-self.event_dims), self.logits.flatten(-self.event_dims)
+        return cast(Tensor, _BernoulliLogProb.apply(*entries))  # type: ignore[no-untyped-call]
 
     def held(self) -> FactorialBernoulli:
         """The same distribution with its parameters held fixed: no gradient reaches them."""
@@ -189,24 +187,45 @@ class FactorialBernoulli(Distribution):
 _FACTORS = 32
 
 
-def _bernoulli_log_prob(value: Tensor, logits: Tensor) -> Tensor:
+class _BernoulliLogProb(torch.autograd.Function):
     r"""The log probability of Bernoulli entries, summed over the last axis, in few passes over the logits.
 
     .. math:: \sum_d \left( (x_d - \tfrac12) \eta_d - \tfrac12 |\eta_d| \right) + \log \prod_d \sigma(|\eta_d|)
 
-    The first term is a product of matrices with vectors, and a logarithm is taken of a product of many entries.
+    The first term is a product of matrices with vectors, and a logarithm is taken of a product of many entries, which spares
+    most of what is dear in :math:`\log(1 + e^\eta)`.
     """
-    linear = torch.linalg.vecdot(logits, value - 0.5)
-    sizes = logits.abs()
-    linear -= 0.5 * sizes.sum(-1)
-    product, factors = sizes.sigmoid_(), 1
-    while factors < _FACTORS and product.shape[-1] > 1:
-        half = product.shape[-1] // 2
-        halves = product[..., :half] * product[..., half : 2 * half]
-        if product.shape[-1] % 2:
-            halves[..., 0] *= product[..., -1]
-        product, factors = halves, 2 * factors
-    return linear + product.log_().sum(-1)
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, logits: Tensor) -> Tensor:
+        """``[*leading]`` of values and logits ``[*leading, D]``, which broadcast."""
+        sizes = logits.abs()
+        total: Tensor = torch.linalg.vecdot(logits, value - 0.5) - 0.5 * sizes.sum(-1)
+        product, factors = sizes.sigmoid_(), 1
+        while factors < _FACTORS and product.shape[-1] > 1:
+            half = product.shape[-1] // 2
+            if product.shape[-1] % 2:
+                total = total + product[..., -1].log()
+            product, factors = product[..., :half] * product[..., half : 2 * half], 2 * factors
+        return total + product.log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """What the gradient is made of."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """``eta`` for the values, ``x - sigma(eta)`` for the logits."""
+        value, logits = ctx.saved_tensors
+        of_value, of_logits = ctx.needs_input_grad
+        slope = slope.unsqueeze(-1)
+        return (
+            (slope * logits).sum_to_size(value.shape) if of_value else None,
+            (slope * (value - logits.sigmoid())).sum_to_size(logits.shape) if of_logits else None,
+        )
 
 
 def _common(a: torch.Size, b: torch.Size) -> torch.Size:

@@ -159,7 +159,9 @@ def log_likelihood(
     examples = Examples.of(data)
     model.check_support(examples)
     rows = rows_per_pass(examples.shape)
-    size = whole_number("log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows))))
+    size = whole_number(
+        "log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows)))
+    )
     chunk = min(samples, whole_number("log_likelihood: chunk_size", chunk_size or max(1, rows // size)))
 
     def of_batches() -> Iterator[dict[str, Tensor]]:

@@ -25,6 +25,9 @@ _FIRST, _TIMED = 3, 10
 # a fifth to a half of the time of a step.
 _WORTH_COMPILING = 120.0
 
+# Steps still to take from which on they are compiled thoroughly: 5 to 10 seconds for 0.2 to 0.5 milliseconds a step.
+_WORTH_THOROUGHNESS = 30_000
+
 
 @dataclass(frozen=True)
 class Way:
@@ -60,6 +63,7 @@ class Pacer:
     tell: Callable[[str], None]
     times: list[float] = field(default_factory=list)
     measured: dict[Way, float] = field(default_factory=dict)
+    left: int = 0
     pieces: str = ""
     compile_seconds: float = 0.0
 
@@ -85,8 +89,15 @@ class Pacer:
         """How steps are taken from here on; ``None`` if that is not decided."""
         return self.way if self.decided or self.compiles else None
 
-    def resume(self, compiled: bool | None, half: bool | None) -> None:
-        """Go on as an earlier training did, so that rounding is the same, but for what is asked for now."""
+    def resume(self, compiled: bool | None, half: bool | None, left: int) -> None:
+        """Go on as an earlier training did, so that rounding is the same, but for what is asked for now.
+
+        Args:
+            compiled: whether its steps were; ``None`` where that was not decided.
+            half: whether its networks computed in bfloat16; likewise.
+            left: how many steps there will be.
+        """
+        self.left = left
         if compiled is None:
             return
         if self.precision == "auto" and half is not None:
@@ -113,13 +124,14 @@ class Pacer:
             self._take(batch, scheduled)
             return
         self._synchronize()
+        self.left = left
         began, way = time.perf_counter(), self.way
         self._take(batch, scheduled)
         self._synchronize()
         if self.way is not way or self.decided:
             return  # because the compiler failed
         self.times.append(time.perf_counter() - began)
-        self._consider(left - 1)
+        self._consider()
 
     def _take(self, batch: Tensor, scheduled: Mapping[str, float]) -> None:
         """A step, which is taken uncompiled, like all later ones, if the compiler fails."""
@@ -137,7 +149,7 @@ class Pacer:
             self._settle(f"the compiler failed ({reason})", compiled=False)
             self.step(batch, scheduled)
 
-    def _consider(self, left: int) -> None:
+    def _consider(self) -> None:
         """After a step that was timed: whether to try another way, or to stay with the best."""
         enough = 1 if self.choice == "always" and len(self.precisions) == 1 else _FIRST + _TIMED
         if self.choice == "always" and not self.compiles:
@@ -151,7 +163,7 @@ class Pacer:
         if self.trying:
             self._go(self.trying.pop(0))
             return
-        seconds = left * min(self.measured.values())
+        seconds = (self.left - 1) * min(self.measured.values())
         if not self.may_compile:
             self._settle(self._figures())
         elif seconds < _WORTH_COMPILING:
@@ -181,7 +193,7 @@ class Pacer:
             self._make(way)
 
     def _make(self, way: Way) -> None:
-        self.step.compile(whole=not self.pieces)
+        self.step.compile(whole=not self.pieces, thoroughly=self.left >= _WORTH_THOROUGHNESS)
         assert self.step.compiled is not None
         self.made[way] = self.step.compiled
 

@@ -6,17 +6,13 @@ import math
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.mapped import Mapped
-
-# What a profile calls the making of batches.
-DATA = "lowerbound::data"
+from lowerbound.training.labels import DATA, labelled
 
 # Examples in a file are put in order in two steps. Blocks of so many bytes, which a disk gives in one go, are shuffled; then, within
 # pools of so many bytes of them, the examples. A pool is read at once, and so many pools ahead.
@@ -84,7 +80,7 @@ class Feed:
 
     def numbers(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         """What a batch stands for, ``[B, *shape]``, on the device; random where the examples' pixels are."""
-        with _labelled():
+        with labelled(DATA):
             return self.examples.batch(batch, dtype) if self.at_hand else self.examples.numbers(batch, dtype)
 
     def _read(self, numbers: Tensor) -> Tensor:
@@ -92,14 +88,8 @@ class Feed:
         return values.pin_memory() if self.device.type == "cuda" else values
 
     def _sent(self, read: Future[Tensor]) -> Tensor:
-        with _labelled():
+        with labelled(DATA):
             return read.result().to(self.device, non_blocking=True)
-
-
-def _labelled() -> AbstractContextManager[Any]:
-    if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
-        return nullcontext()
-    return torch.profiler.record_function(DATA)
 
 
 def _row_size(values: Tensor | Mapped) -> int:

@@ -130,7 +130,7 @@ class Loop:
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
-        self.pacer.resume(progress.compiled, progress.half)
+        self.pacer.resume(progress.compiled, progress.half, self.total_steps - progress.step)
         progress.finished = progress.stopped_early or progress.step >= self.total_steps
 
     @property

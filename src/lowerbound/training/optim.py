@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowerbound.errors import SettingsError
@@ -138,3 +141,101 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of a model's weights and buffers, updated by ``update_parameters``."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+class QuickStep:
+    """An optimiser's step: of torch's Adam and AdamW without the bookkeeping, which takes as long as a small update itself.
+
+    The kernel is their own fused one, with the state and the settings that the optimiser holds, so the two ways can be mixed,
+    and end at the same bits. Any other optimiser takes its ordinary step, and so does one with hooks, with settings that are
+    tensors, or whose gradients come and go.
+
+    Args:
+        optimizer: whose step to take.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.kernel = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}.get(
+            type(optimizer)
+        )
+        self.held: list[_Held] | None = None
+
+    def __call__(self) -> None:
+        """Take the step."""
+        if self.kernel is None or self._observed() or not self._hold():
+            self.optimizer.step()
+            return
+        for held in self.held or ():
+            group = held.group
+            torch._foreach_add_(held.steps, 1)
+            self.kernel(
+                held.parameters,
+                [cast(Tensor, parameter.grad) for parameter in held.parameters],
+                held.means,
+                held.squares,
+                [],
+                held.steps,
+                amsgrad=False,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=group["maximize"],
+            )
+
+    def _observed(self) -> bool:
+        """Whether anybody has to be told of a step."""
+        hooks = (
+            self.optimizer._optimizer_step_pre_hooks,
+            self.optimizer._optimizer_step_post_hooks,
+            _global_optimizer_pre_hooks,
+            _global_optimizer_post_hooks,
+        )
+        return any(hooks) or "step" in vars(self.optimizer)
+
+    def _hold(self) -> bool:
+        """Whether what the kernel works on is at hand, and as it was."""
+        groups, state = self.optimizer.param_groups, self.optimizer.state
+        if self.held is None:
+            if not all(map(_plain, groups)):
+                return False
+            self.held = [_Held.of(group, state) for group in groups]
+        if len(self.held) == len(groups) and all(
+            held.fits(group, state) for held, group in zip(self.held, groups, strict=True)
+        ):
+            return True
+        self.held = None
+        return False
+
+
+def _plain(group: dict[str, Any]) -> bool:
+    """Whether a group's settings are those that :class:`QuickStep` passes on, and its parameters of one device and type."""
+    numbers = (group["lr"], *group["betas"], group["weight_decay"], group["eps"])
+    kinds = {(parameter.device, parameter.dtype) for parameter in group["params"]}
+    unusual = group["amsgrad"] or group["capturable"] or group["differentiable"] or not group["fused"]
+    return not unusual and all(isinstance(number, float | int) for number in numbers) and len(kinds) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A group of an Adam, with the state of those of its parameters that have had gradients."""
+
+    group: dict[str, Any]
+    parameters: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+
+    @classmethod
+    def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> _Held:
+        parameters = [parameter for parameter in group["params"] if state.get(parameter)]
+        names = ("exp_avg", "exp_avg_sq", "step")
+        return cls(group, parameters, *([state[parameter][name] for parameter in parameters] for name in names))
+
+    def fits(self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether it is this group, its state is still the optimiser's, and the same parameters have gradients."""
+        given = [parameter for parameter in group["params"] if parameter.grad is not None]
+        same = len(given) == len(self.parameters) and all(map(operator.is_, given, self.parameters))
+        return group is self.group and same and (not given or state[given[0]]["step"] is self.steps[0])

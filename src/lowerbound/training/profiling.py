@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lowerbound.storage import writing
-from lowerbound.training.feeding import DATA
+from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
 
 PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON = (
@@ -146,7 +146,7 @@ def _kind(event: Any) -> str | None:
     while above is not None:
         names.append(above.name)
         above = above.cpu_parent
-    if any(name.startswith(("lowerbound::update", "Optimizer.")) for name in names):
+    if any(name.startswith((UPDATE, "Optimizer.")) for name in names):
         return OPTIMISER
     if DATA in names or (names[0].startswith("graph_") and "_index" in names[0]):
         return GIVEN

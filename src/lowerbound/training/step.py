@@ -22,11 +22,14 @@ from lowerbound.objectives import Objective
 from lowerbound.scoring import terms_of
 from lowerbound.training.failing import diagnosis
 from lowerbound.training.feeding import Feed
+from lowerbound.training.labels import UPDATE, labelled
+from lowerbound.training.optim import QuickStep
 
-# The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are.
+# The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are. A hyperbolic tangent
+# is 2 sigmoid(2x) - 1, with the same absolute error in a third of the time.
 _COMPILER: dict[str, Any] = {
     "dynamic": False,
-    "options": {"fallback_random": True},
+    "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
     "isolate_recompiles": True,  # what other trainings had compiled does not count
     "recompile_limit": 3,
 }
@@ -77,6 +80,7 @@ class TrainingStep:
         kept = self.model.state_dict(keep_vars=True)
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
         self.before = [buffer.clone() for buffer in self.buffers]
+        self.optimize = QuickStep(self.optimizer)
         self.updated = False  # until then the optimiser's state may not be there
         self.names: tuple[str, ...] = ()
         self.sums: Tensor | None = None
@@ -209,7 +213,8 @@ class TrainingStep:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # before the update, so that one cut short is not mistaken for none
-        self._unless_refused(refused, self.optimizer.step, self._optimized, at_hand=not self.updated)
+        with labelled(UPDATE):
+            self._unless_refused(refused, self.optimize, self._optimized, at_hand=not self.updated)
         self.updated = True
 
     def _optimized(self) -> list[Tensor]:
@@ -243,13 +248,15 @@ class TrainingStep:
         for tensor, old in zip(tensors, before, strict=True):
             tensor.copy_(torch.where(refused, old, tensor))
 
-    def compile(self, *, whole: bool = True) -> None:
+    def compile(self, *, whole: bool = True, thoroughly: bool = False) -> None:
         """Have steps compiled; the first of them waits for the compiler.
 
         Args:
             whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
+            thoroughly: on a CPU, also what calls the graph's operations one after another, which Python does otherwise. It
+                takes some seconds more, and a few tenths of a millisecond from every step.
         """
-        settings = _settings(self.device, self.profiled)
+        settings = _settings(self.device, self.profiled, whole and thoroughly)
         compiled = torch.compile(self.take, fullgraph=whole, **settings)
         config = torch._dynamo.config
         on_cuda = self.device.type == "cuda"
@@ -292,9 +299,11 @@ class TrainingStep:
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
 
 
-def _settings(device: torch.device, profiled: bool) -> dict[str, Any]:
+def _settings(device: torch.device, profiled: bool, thoroughly: bool = False) -> dict[str, Any]:
     """The compiler's, for steps on this device."""
     more = {"cpp.enable_kernel_profile": True} if profiled else {}
+    if thoroughly and device.type == "cpu":
+        more["cpp_wrapper"] = True
     if device.type == "cuda":  # what mode="reduce-overhead" stands for, which goes with no other option
         more["triton.cudagraphs"] = True
     return _COMPILER | {"options": {**_COMPILER["options"], **more}} if more else _COMPILER

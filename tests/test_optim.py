@@ -1,0 +1,70 @@
+"""Steps without bookkeeping are those that the optimiser would have taken, bit for bit, and give way where it matters."""
+
+import pytest
+import torch
+from torch import nn
+
+from lowerbound.training.optim import QuickStep, make_optimizer
+
+
+def make(name: str, steps: int, quick: bool) -> tuple[nn.Module, torch.optim.Optimizer, QuickStep]:
+    """A network after some steps of changing rates on random gradients, which one parameter lacks at times."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+    optimizer = make_optimizer(model, name, 1e-2, 0.1)
+    step = QuickStep(optimizer)
+    generator = torch.Generator().manual_seed(1)
+    for number in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if number in (0, 3):
+            model[1].bias.grad = None
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 / (1 + number)
+        step() if quick else optimizer.step()
+    return model, optimizer, step
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_both_ways_end_at_the_same_bits(name):
+    (model, optimizer, step), (expected, theirs, _) = (make(name, 7, quick) for quick in (True, False))
+    assert (step.held is not None) == (name != "sgd")
+    for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, other)
+    states = zip(optimizer.state.values(), theirs.state.values(), strict=True)
+    for ours, other in states:
+        assert all(torch.equal(ours[key], other[key]) for key in other if isinstance(other[key], torch.Tensor))
+
+
+def test_a_state_that_is_put_back_is_the_one_that_goes_on():
+    model, optimizer, step = make("adam", 6, True)
+    expected, theirs, _ = make("adam", 6, False)
+    for some, one in ((model, optimizer), (expected, theirs)):
+        one.load_state_dict(one.state_dict())
+        for parameter in some.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    step()
+    theirs.step()
+    assert [int(state["step"]) for state in optimizer.state.values()] == [7, 7, 7, 5]
+    for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, other)
+
+
+def test_hooks_are_called():
+    _, optimizer, step = make("adam", 2, True)
+    seen = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(1))
+    step()
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("settings", [{"amsgrad": True}, {"fused": False}, {"lr": torch.tensor(1e-2)}])
+def test_unusual_settings_are_left_to_the_optimiser(settings):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter], **({"lr": 1e-2, "fused": True} | settings))
+    step = QuickStep(optimizer)
+    for _ in range(3):
+        parameter.grad = torch.ones(3)
+        step()
+    assert step.held is None
+    assert float(parameter.detach()[0]) == pytest.approx(1 - 3e-2, abs=1e-4)
