@@ -165,7 +165,7 @@ def test_averages_and_running_statistics_follow(lowered):
     torch.testing.assert_close(*(dict(step.averaged.module.state_dict()) for step in steps))
 
 
-def test_the_compiler_itself_agrees():
+def test_the_compiler_itself_agrees(monkeypatch):
     """The whole way down to machine code, once."""
 
     def make():
@@ -176,9 +176,17 @@ def test_the_compiler_itself_agrees():
 
     assert_agreement(make, rtol=1e-4, atol=1e-6)
     torch.compiler.reset()
-    (plain, _), (thorough, _) = after(make(), compiled=True), after(make(), compiled=True, thoroughly=True)
+    step = make()
+    (plain, _), (thorough, _) = after(make(), compiled=True), after(step, compiled=True, thoroughly=True)
     for name, value in plain.items():  # so that a run that is resumed near its end need not know how it was compiled
         assert torch.equal(thorough[name], value)
+
+    def update(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        step(torch.arange(12), {"beta": 1.0}, compiled=True)
 
 
 def test_an_epoch_with_schedules_and_a_short_batch_compiles_once(traced):

@@ -81,6 +81,7 @@ class TrainingStep:
         self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
         self.before = [buffer.clone() for buffer in self.buffers]
         self.optimize = QuickStep(self.optimizer)
+        self.interrupted: BaseException | None = None  # what ended an update within a compiled step
         self.updated = False  # until then the optimiser's state may not be there
         self.names: tuple[str, ...] = ()
         self.sums: Tensor | None = None
@@ -270,8 +271,12 @@ class TrainingStep:
             before, config.trace_autograd_ops = config.trace_autograd_ops, True  # config.patch would take 30 us
             try:
                 compiled(batch)
+            except BaseException as error:
+                if self.interrupted is None or error is self.interrupted:
+                    raise
+                raise self.interrupted from None  # compiled thoroughly, all that comes out is a RuntimeError
             finally:
-                config.trace_autograd_ops = before
+                config.trace_autograd_ops, self.interrupted = before, None
 
         def take_in_pieces(batch: Tensor) -> None:
             with warnings.catch_warnings():
@@ -339,7 +344,11 @@ def _update_now(parameters: list[Tensor], gradients: list[Tensor | None], refuse
     So any optimiser can be part of one graph, with its own fused kernels.
     """
     taken = _STEPS[step]
-    taken.update(gradients, refused)
+    try:
+        taken.update(gradients, refused)
+    except BaseException as error:
+        taken.interrupted = error
+        raise
     for given, own in zip(parameters, taken.parameters, strict=True):
         if given.data_ptr() != own.data_ptr():  # a copy, which the compiler will put in the parameter's place
             given.copy_(own)
