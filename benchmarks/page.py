@@ -127,6 +127,23 @@ def _stored(what: str, entry: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _precision(entry: dict[str, Any]) -> list[str]:
+    lines = _title("test bounds after the same training in float32 and bfloat16")
+    lines += ["By the objective that is trained, in nats; means over seeds.", ""]
+    lines += [
+        "| | passes | float32 | bfloat16 | differs by | seeds of float32 differ by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, bounds in entry["bounds"].items():
+        single, half = (bounds[precision] for precision in ("float32", "bfloat16"))
+        means = [sum(values) / len(values) for values in (single, half)]
+        spread = (max(single) - min(single)) / abs(means[0])
+        lines += [
+            f"| {name} | {bounds['epochs']} | {means[0]:,.2f} | {means[1]:,.2f} | {abs(means[1] / means[0] - 1):.2%} | {spread:.2%} |"
+        ]
+    return lines
+
+
 def _growth(entry: dict[str, Any]) -> list[str]:
     lines = _title("growth of the time of a step")
     lines += ["![time of a step against batch size, samples and width](growth.png)", ""]
@@ -150,6 +167,7 @@ _SECTIONS = {
     "memory": _memory,
     "array": lambda entry: _stored("an array", entry),
     "pictures": lambda entry: _stored("a folder of pictures", entry),
+    "precision": _precision,
     "growth": _growth,
     "profiles": _profiles,
 }

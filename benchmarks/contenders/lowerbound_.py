@@ -31,8 +31,15 @@ def examples(task: Task, values: Any) -> lb.Examples:
     return lb.Examples(torch.from_numpy(values), levels=2 if task.data == "mnist" else 256)
 
 
-def run(task: Task, folder: Path, conversation: Any, precision: str = "float32", compile: str = "always") -> None:
-    """Train until there are no more requests."""
+def run(
+    task: Task,
+    folder: Path,
+    conversation: Any,
+    precision: str = "float32",
+    compile: str = "always",
+    rounds: str = "100",
+) -> None:
+    """Train until there are no more requests, for so many rounds at most, of which compile="auto" knows."""
     train, test = (examples(task, values) for values in load(task, folder))
     model, objective = make(task)
     talk = conversation(lambda: lb.evaluate(model, lb.ELBO(), test).mean)
@@ -44,7 +51,11 @@ def run(task: Task, folder: Path, conversation: Any, precision: str = "float32",
                 talk.round_done()
 
     talk.ready()
-    # A training of 100 rounds is what compile="auto" is told to expect.
     settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False, "seed": 1}
-    settings |= {"precision": precision, "compile": compile, "observers": [Rounds()], "epochs": 100 * task.epochs}
+    settings |= {
+        "precision": precision,
+        "compile": compile,
+        "observers": [Rounds()],
+        "epochs": int(rounds) * task.epochs,
+    }
     lb.fit(model, objective, train, **settings)
