@@ -244,7 +244,10 @@ def main() -> None:
     figures = json.loads(results.read_text()) if results.exists() else {}
     here = figures.setdefault(machine(), {})
     with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder))
+        try:
+            write_data(Path(folder))
+        except lb.errors.LowerboundError as error:
+            raise SystemExit(f"error: {error}") from None
         for name in names:
             here[name] = MEASUREMENTS[name](Path(folder)) | {"commit": commit()}
             results.write_text(json.dumps(figures, indent=1) + "\n")
