@@ -144,6 +144,16 @@ def _precision(entry: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _demo(entry: dict[str, Any]) -> list[str]:
+    seconds = entry["seconds"]
+    lines = _title("the training of make demo, beside that of an earlier commit")
+    return [
+        *lines,
+        f"{seconds['now']:.1f} s from the start of the command; {seconds['earlier']:.1f} s at {entry['revision']}: "
+        f"{seconds['earlier'] / seconds['now']:.2f} x as fast (medians, in turns).",
+    ]
+
+
 def _growth(entry: dict[str, Any]) -> list[str]:
     lines = _title("growth of the time of a step")
     lines += ["![time of a step against batch size, samples and width](growth.png)", ""]
@@ -168,6 +178,7 @@ _SECTIONS = {
     "array": lambda entry: _stored("an array", entry),
     "pictures": lambda entry: _stored("a folder of pictures", entry),
     "precision": _precision,
+    "demo": _demo,
     "growth": _growth,
     "profiles": _profiles,
 }

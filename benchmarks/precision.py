@@ -16,7 +16,7 @@ from tasks import LEARNING_RATE, TASKS, load
 import lowerbound as lb
 
 # Passes over the data.
-EPOCHS = {"mnist": 10, "faces": 100, "iwae": 4}
+EPOCHS = {"mnist": 5, "faces": 50, "iwae": 2}
 SEEDS, HELD_OUT = (0, 1), {"mnist": 5000, "faces": 80, "iwae": 1000}
 
 

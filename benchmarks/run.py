@@ -31,6 +31,7 @@ from lowerbound.training.compiling import multiplies_bfloat16
 
 HERE = Path(__file__).parent
 WARM, ROUNDS = 2, 5
+BEFORE = "cedb556"  # the last commit before work on speed began
 TARGET, MOST = -105.0, 20
 
 
@@ -228,6 +229,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "pictures": lambda folder: alone("stored.py", folder, "pictures"),
     "precision": lambda folder: alone("precision.py", folder),
     "growth": lambda folder: alone("growth.py", HERE / "growth.png"),
+    "demo": lambda folder: alone("demo.py", BEFORE),
     "profiles": lambda folder: alone("profiles.py", folder),
 }
 

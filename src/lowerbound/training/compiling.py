@@ -21,9 +21,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 3, 10
 
-# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes about 30 seconds itself, and saves
+# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes 10 to 20 seconds itself, and saves
 # a fifth to a half of the time of a step.
-_WORTH_COMPILING = 120.0
+_WORTH_COMPILING = 60.0
 
 # Steps still to take from which on they are compiled thoroughly: 5 to 10 seconds for 0.2 to 0.5 milliseconds a step.
 _WORTH_THOROUGHNESS = 30_000
