@@ -42,7 +42,9 @@ class Contender:
         command = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), name, task, str(folder), *options]
         # Nothing that an earlier process had compiled is found, so that the first round holds all of the compilation.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
-        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        # What libraries have to say goes to a file: a pipe that nobody reads fills up, and they would wait.
+        self.said = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         self._answer()
 
@@ -60,6 +62,7 @@ class Contender:
         """End the process."""
         self.process.kill()
         self.process.wait()
+        self.said.close()
 
     def _ask(self, request: str) -> None:
         assert self.process.stdin is not None
@@ -70,8 +73,8 @@ class Contender:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            assert self.process.stderr is not None
-            raise SystemExit(f"a contender ended: {self.process.stderr.read()[-2000:]}")
+            self.said.seek(0)
+            raise SystemExit(f"a contender ended: {self.said.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
