@@ -45,7 +45,7 @@ def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
 
     settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False}
     with contextlib.suppress(KeyboardInterrupt):
-        lb.fit(model, objective, data, steps=10**6, compile="always", observers=[Clock()], **settings)
+        lb.fit(model, objective, data, steps=20_000, compile="always", observers=[Clock()], **settings)
     return float(np.median(np.diff(times[warm:])))
 
 
