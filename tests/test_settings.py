@@ -197,3 +197,7 @@ def test_a_recipe_of_ones_own_becomes_a_command(own_recipe):
     command = typer.main.get_command(app).commands["train"].commands["my-own"]
     defaults = {parameter.name: parameter.default for parameter in command.params}
     assert (defaults["latent"], defaults["epochs"], defaults["pixels"]) == (2, 2, "binarize")
+
+
+def test_a_path_may_be_given_where_a_folder_is_wanted(tmp_path):
+    assert checked(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)

@@ -5,6 +5,7 @@ the checks of its value, the schema of a run's ``config.yaml``, and the flags of
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -64,7 +65,7 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
         raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
     try:
-        settings = schema(**{key: _python_number(value) for key, value in values.items()})
+        settings = schema(**{key: _value(value) for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:1])
@@ -72,6 +73,8 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
     return {field: getattr(settings, field) for field in schema.model_fields}
 
 
-def _python_number(value: Any) -> Any:
-    """numpy's scalars as Python's numbers; anything else as it is."""
+def _value(value: Any) -> Any:
+    """numpy's scalars as Python's numbers, and paths as text; anything else as it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
