@@ -20,7 +20,8 @@ Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../d
 them and what was tried.
 
 Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation, for which nothing
-that was compiled before is found. The floor is the floating-point operations of the matrix products, counted by hand, over the
+that was compiled before is found. Trainings to a bound are run once each, one after another. A test bound at the end is one seed's: the order
+of the examples differs between contenders, and moves it by some nats after few passes. The floor is the floating-point operations of the matrix products, counted by hand, over the
 rate of a product of 2048 x 2048 matrices in float32 measured between the rounds; a share above 1 is bfloat16's.
 """
 

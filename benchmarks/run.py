@@ -254,9 +254,10 @@ def main() -> None:
         except lb.errors.LowerboundError as error:
             raise SystemExit(f"error: {error}") from None
         for name in names:
-            here[name] = MEASUREMENTS[name](Path(folder)) | {"commit": commit()}
+            measured = commit()  # before, for another one may be made meanwhile
+            here[name] = MEASUREMENTS[name](Path(folder)) | {"commit": measured}
             results.write_text(json.dumps(figures, indent=1) + "\n")
-    write_page(figures, HERE / "RESULTS.md")
+            write_page(figures, HERE / "RESULTS.md")
 
 
 if __name__ == "__main__":

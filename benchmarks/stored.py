@@ -94,8 +94,8 @@ def train(kind: str, path: Path, place: str) -> None:
     from lowerbound.training.loop import Observer
 
     sizes = KINDS[kind]
-    model, objective = make(TASKS[sizes.task])
     data = load(kind, path, place)
+    model, objective = make(TASKS[sizes.task], data.shape if kind == "pictures" else ())
     most = 0.0
 
     class Rounds(Observer):

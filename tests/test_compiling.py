@@ -491,14 +491,25 @@ def test_a_mistake_of_the_user_s_is_not_taken_for_the_compiler_s(monkeypatch):
         told(monkeypatch, compile="always")
 
 
-def test_a_hook_that_the_compiler_would_not_call_keeps_the_steps_uncompiled(monkeypatch):
+@pytest.mark.parametrize("register", ["register_post_accumulate_grad_hook", "register_hook"])
+def test_a_hook_that_the_compiler_would_not_call_keeps_the_steps_uncompiled(register):
     called = []
     model = make_vae()
-    next(model.parameters()).register_post_accumulate_grad_hook(called.append)
+    getattr(next(model.parameters()), register)(called.append)
     watcher = Told()
     lb.fit(model, lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
     assert watcher.lines == ["uncompiled: a parameter has a hook on its gradient"]
-    assert len(called) == 3
+    assert len(called) >= 3  # and once before the training begins
+
+
+def test_a_compiler_that_cannot_be_asked_is_told_of(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("torch.compile is not supported here")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    watcher = Told()
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
+    assert watcher.lines == ["uncompiled: the compiler failed (torch.compile is not supported here)"]
 
 
 def test_every_training_of_a_program_can_be_compiled(traced):

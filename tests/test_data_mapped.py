@@ -388,3 +388,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 450
+
+
+def test_what_was_refused_is_refused_again_and_in_every_part(tmp_path):
+    values = np.zeros((20, 3), dtype=np.float32)
+    values[15] = 200.0
+    np.save(tmp_path / "odd.npy", values)
+    mapped = lb.Examples(Mapped.of(np.load(tmp_path / "odd.npy", mmap_mode="r")))
+    for _ in range(2):
+        with pytest.raises(DataError, match="can be binarised"):
+            mapped.prepare("binarize")
+    fine, odd = mapped.subset(torch.arange(10)), mapped.subset(torch.arange(10, 20))
+    fine.prepare("binarize")
+    with pytest.raises(DataError, match="can be binarised"):
+        odd.prepare("binarize")

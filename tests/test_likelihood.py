@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,3 +212,16 @@ def test_fewer_samples_need_a_lighter_tail():
     assert reliable_shape(100) == pytest.approx(0.5)
     assert reliable_shape(5000) == 0.7
     assert [tail_length(n) for n in (10, 100, 5000)] == [2, 20, 213]
+
+
+def test_a_draw_of_ones_own_is_what_is_evaluated():
+    class Shifted(lb.LatentModel):
+        def draw(self, x, samples=1, gradient="pathwise"):
+            honest = super().draw(x, samples, gradient)
+            return replace(honest, likelihood_term=lambda: honest.likelihood_term() + 100)
+
+    torch.manual_seed(0)
+    parts = lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+    x = torch.randn(9, 6)
+    plain, shifted = (lb.log_likelihood(kind(*parts), x, samples=20).mean for kind in (lb.LatentModel, Shifted))
+    assert shifted - plain == pytest.approx(100, abs=1e-3)

@@ -68,3 +68,54 @@ def test_unusual_settings_are_left_to_the_optimiser(settings):
         step()
     assert step.held is None
     assert float(parameter.detach()[0]) == pytest.approx(1 - 3e-2, abs=1e-4)
+
+
+def both(options, change, parameters=None) -> tuple[list, list]:
+    """Parameters after steps of the two kinds, with something changed after the second step."""
+    ends = []
+    for quick in (True, False):
+        values = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+        groups = [{"params": values}] if parameters is None else parameters(values)
+        optimizer = torch.optim.Adam(groups, **({"lr": 0.1, "fused": True} | options))
+        step = QuickStep(optimizer)
+        for number in range(5):
+            for value in values:
+                if value.requires_grad:
+                    value.grad = torch.linspace(-1, 1, len(value)) * (number + 1)
+            if number == 2:
+                change(optimizer, values)
+            step() if quick else optimizer.step()
+        ends.append([value.detach() for value in values])
+    return ends[0], ends[1]
+
+
+def one_state_is_reset(optimizer, values):
+    optimizer.state[values[1]] = {}
+
+
+def all_states_are_cleared(optimizer, values):
+    optimizer.state.clear()
+
+
+def amsgrad_is_switched_on(optimizer, values):
+    optimizer.param_groups[0]["amsgrad"] = True
+    for state in optimizer.state.values():
+        state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+
+
+def a_group_without_gradients(values):
+    values[0].requires_grad_(False)
+    return [{"params": values[:1]}, {"params": values[1:]}]
+
+
+@pytest.mark.parametrize(("options", "change", "parameters"), [
+    ({"decoupled_weight_decay": True, "weight_decay": 0.1}, lambda *_: None, None),
+    ({}, one_state_is_reset, None),
+    ({}, all_states_are_cleared, None),
+    ({}, amsgrad_is_switched_on, None),
+    ({}, lambda *_: None, a_group_without_gradients),
+])  # fmt: skip
+def test_what_changes_on_the_way_is_noticed(options, change, parameters):
+    ours, theirs = both(options, change, parameters)
+    for found, expected in zip(ours, theirs, strict=True):
+        assert torch.equal(found, expected)

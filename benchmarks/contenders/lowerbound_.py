@@ -12,11 +12,12 @@ import lowerbound as lb
 from lowerbound.training.loop import Observer
 
 
-def make(task: Task) -> tuple[lb.LatentModel, Any]:
-    """The task's model with the first weights that all contenders have, and its objective."""
+def make(task: Task, shape: tuple[int, ...] = ()) -> tuple[lb.LatentModel, Any]:
+    """The task's model with the first weights that all contenders have, and its objective; of pictures if they have a shape."""
+    outputs = (task.outputs // task.dimensions * shape[0], *shape[1:]) if shape else task.outputs
     kind = {"bernoulli": lb.Bernoulli, "gaussian": lb.Gaussian}[task.likelihood]
-    encoder = lb.mlp(task.dimensions, *task.hidden, 2 * task.latent, activation="tanh")
-    decoder = lb.mlp(task.latent, *reversed(task.hidden), task.outputs, activation="tanh")
+    encoder = lb.mlp(shape or task.dimensions, *task.hidden, 2 * task.latent, activation="tanh")
+    decoder = lb.mlp(task.latent, *reversed(task.hidden), outputs, activation="tanh")
     for network, values in zip((encoder, decoder), initial(task)):
         linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
         for layer, (weight, bias) in zip(linear, values):

@@ -279,17 +279,19 @@ def _chunks(values: Tensor | Mapped) -> Iterator[Tensor]:
     yield from torch.arange(len(values), device=values.device).split(size)
 
 
-def _is_news(what: str, values: Tensor | Mapped) -> bool:
-    """Whether the values are still to be looked through for this; a file is not read again for every part of it."""
-    if not isinstance(values, Mapped):
-        return True
-    news = what not in values.known
-    values.known.add(what)
-    return news
+def _is_known(what: str, values: Tensor | Mapped) -> bool:
+    """Whether the values have been looked through for this; a file is not read again for every part of it."""
+    return isinstance(values, Mapped) and what in values.known
+
+
+def _learn(what: str, values: Tensor | Mapped) -> None:
+    """Remember that the values have been looked through for this, and nothing was found."""
+    if isinstance(values, Mapped):
+        values.known.add(what)
 
 
 def _refuse_non_finite(values: Tensor | Mapped, name: str) -> None:
-    if not _is_news("finite", values):
+    if _is_known("finite", values):
         return
     for index in _chunks(values):
         chunk = values[index]
@@ -300,10 +302,11 @@ def _refuse_non_finite(values: Tensor | Mapped, name: str) -> None:
             raise DataError(
                 f"{name}: row {row}, entry {column} is {flat[column].item()}; drop such rows or fill them before training"
             )
+    _learn("finite", values)
 
 
 def _refuse_outside_unit_interval(values: Tensor | Mapped, name: str) -> None:
-    if not _is_news("within [0, 1]", values):
+    if _is_known("within [0, 1]", values):
         return
     spans = torch.stack([torch.stack(values[index].aminmax()) for index in _chunks(values)])
     low, high = float(spans[:, 0].min()), float(spans[:, 1].max())
@@ -311,3 +314,4 @@ def _refuse_outside_unit_interval(values: Tensor | Mapped, name: str) -> None:
         raise DataError(
             f"{name}: only values in [0, 1] can be binarised, these span [{low:.4g}, {high:.4g}]; rescale them first"
         )
+    _learn("within [0, 1]", values)

@@ -160,7 +160,7 @@ class Mapped:
 
     def select(self, index: Tensor) -> Mapped:
         """These of the rows; they stay in their file."""
-        return replace(self, rows=self._in_file(index))
+        return replace(self, rows=self._in_file(index), known=set(self.known))
 
     def joined(self, other: Mapped) -> Mapped:
         """The rows of both.

@@ -76,6 +76,9 @@ class LatentModel(Model):
 
     def draws(self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise") -> Iterator[Draw]:
         """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once."""
+        if type(self).draw is not LatentModel.draw:  # a subclass's own
+            yield from super().draws(x, sizes, gradient)
+            return
         q, prior = self._given(x)
         for samples in sizes:
             yield self._drawn(q, prior, x, samples, gradient)

@@ -21,9 +21,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 3, 10
 
-# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes 10 to 20 seconds itself, and saves
-# a fifth to a half of the time of a step.
-_WORTH_COMPILING = 60.0
+# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes 10 to 30 seconds itself, for each
+# precision, and saves a fifth to a half of the time of a step.
+_WORTH_COMPILING = 90.0
 
 # Steps still to take from which on they are compiled thoroughly: 5 to 10 seconds for 0.2 to 0.5 milliseconds a step.
 _WORTH_THOROUGHNESS = 30_000
@@ -145,8 +145,7 @@ class Pacer:
                 self._make(self.way)
                 self._take(batch, scheduled)
                 return
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            self._settle(f"the compiler failed ({reason})", compiled=False)
+            self._settle(f"the compiler failed ({_first_line(error)})", compiled=False)
             self.step(batch, scheduled)
 
     def _consider(self) -> None:
@@ -166,7 +165,7 @@ class Pacer:
         seconds = (self.left - 1) * min(self.measured.values())
         if not self.may_compile:
             self._settle(self._figures())
-        elif seconds < _WORTH_COMPILING:
+        elif seconds < _WORTH_COMPILING * len(self.precisions):
             others = f"; {self._figures()}" if len(self.measured) > 1 else ""
             self._settle(f"the steps take {seconds:.0f} s, too little to gain by compiling{others}")
         else:
@@ -174,12 +173,15 @@ class Pacer:
 
     def _compile(self) -> None:
         """From now on, compiled steps in every precision that is asked for."""
-        if any(parameter._post_accumulate_grad_hooks for parameter in self.step.parameters):
+        if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in self.step.parameters):
             self._settle("a parameter has a hook on its gradient", compiled=False)
             return
         self.may_compile = False
         first, *self.trying = [Way(True, half) for half in self.precisions]
-        self._go(first)
+        try:
+            self._go(first)
+        except RuntimeError as error:  # as where it does not know this version of Python
+            self._settle(f"the compiler failed ({_first_line(error)})", compiled=False)
 
     def _go(self, way: Way) -> None:
         """From now on, steps of this way."""
@@ -223,6 +225,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
     units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_the_compilers(error: Exception) -> bool:

@@ -102,10 +102,10 @@ def fit(
         seed: of the order of the examples and of all noise.
         device: where to train; ``"auto"`` is a GPU if there is one.
         compile: ``"always"``: the steps are compiled by torch's compiler. ``"never"``. ``"auto"``: if the steps left, timed by
-            the first ones, take minutes, and compiled ones prove quicker. The two agree to rounding.
+            the first ones, take a minute and a half, and compiled ones prove quicker. The two agree to rounding.
         precision: in which the networks multiply matrices. ``"bfloat16"`` is several times quicker where there are matrix units
-            for it (AMX, AVX-512 BF16, tensor cores), and moves the bound by some tenths of a percent at most; parameters, the optimiser,
-            the terms of the bound and every evaluation stay in float32. ``"auto"``: bfloat16 where a machine has such units
+            for it (AMX, AVX-512 BF16, tensor cores), and rounds their factors to three digits; parameters, the optimiser, the
+            terms of the bound and every evaluation stay in float32. ``"auto"``: bfloat16 where a machine has such units
             and a few timed steps are quicker in it.
         profile: whether to take some steps apart, once it is decided how they are taken, and say where their time goes: to
             matrix products, elementwise operations, the optimiser, data, and Python. Written to ``profile.md`` in

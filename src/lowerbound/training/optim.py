@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, cast
 
 import torch
@@ -146,9 +146,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
 class QuickStep:
     """An optimiser's step: of torch's Adam and AdamW without the bookkeeping, which takes as long as a small update itself.
 
-    The kernel is their own fused one, with the state and the settings that the optimiser holds, so the two ways can be mixed,
-    and end at the same bits. Any other optimiser takes its ordinary step, and so does one with hooks, with settings that are
-    tensors, or whose gradients come and go.
+    The kernel is their own fused one, with the state and the settings that the optimiser holds at the time, so the two ways can be
+    mixed, and end at the same bits. Any other optimiser takes its ordinary step, and so does one with hooks, with settings that
+    are unusual, or whose gradients come and go.
 
     Args:
         optimizer: whose step to take.
@@ -156,34 +156,16 @@ class QuickStep:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.kernel = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}.get(
-            type(optimizer)
-        )
+        self.known = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
         self.held: list[_Held] | None = None
 
     def __call__(self) -> None:
         """Take the step."""
-        if self.kernel is None or self._observed() or not self._hold():
+        if not self.known or self._observed() or not self._hold():
             self.optimizer.step()
             return
         for held in self.held or ():
-            group = held.group
-            torch._foreach_add_(held.steps, 1)
-            self.kernel(
-                held.parameters,
-                [cast(Tensor, parameter.grad) for parameter in held.parameters],
-                held.means,
-                held.squares,
-                [],
-                held.steps,
-                amsgrad=False,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=group["maximize"],
-            )
+            held.step()
 
     def _observed(self) -> bool:
         """Whether anybody has to be told of a step."""
@@ -198,9 +180,10 @@ class QuickStep:
     def _hold(self) -> bool:
         """Whether what the kernel works on is at hand, and as it was."""
         groups, state = self.optimizer.param_groups, self.optimizer.state
+        if not all(map(_plain, groups)):
+            self.held = None
+            return False
         if self.held is None:
-            if not all(map(_plain, groups)):
-                return False
             self.held = [_Held.of(group, state) for group in groups]
         if len(self.held) == len(groups) and all(
             held.fits(group, state) for held, group in zip(self.held, groups, strict=True)
@@ -211,11 +194,10 @@ class QuickStep:
 
 
 def _plain(group: dict[str, Any]) -> bool:
-    """Whether a group's settings are those that :class:`QuickStep` passes on, and its parameters of one device and type."""
+    """Whether a group's settings are those that :class:`QuickStep` passes on."""
     numbers = (group["lr"], *group["betas"], group["weight_decay"], group["eps"])
-    kinds = {(parameter.device, parameter.dtype) for parameter in group["params"]}
     unusual = group["amsgrad"] or group["capturable"] or group["differentiable"] or not group["fused"]
-    return not unusual and all(isinstance(number, float | int) for number in numbers) and len(kinds) == 1
+    return not unusual and all(isinstance(number, float | int) for number in numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,18 +206,48 @@ class _Held:
 
     group: dict[str, Any]
     parameters: list[Tensor]
+    states: list[dict[str, Tensor]]
     means: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
+    alike: bool
+    """Whether the parameters are of one device and type, as one call of the kernel wants them."""
 
     @classmethod
-    def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> _Held:
+    def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> _Held:
         parameters = [parameter for parameter in group["params"] if state.get(parameter)]
-        names = ("exp_avg", "exp_avg_sq", "step")
-        return cls(group, parameters, *([state[parameter][name] for parameter in parameters] for name in names))
+        states = [state[parameter] for parameter in parameters]
+        means, squares, steps = ([own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
+        return cls(group, parameters, states, means, squares, steps, len(kinds) <= 1)
 
-    def fits(self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> bool:
+    def fits(self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> bool:
         """Whether it is this group, its state is still the optimiser's, and the same parameters have gradients."""
         given = [parameter for parameter in group["params"] if parameter.grad is not None]
-        same = len(given) == len(self.parameters) and all(map(operator.is_, given, self.parameters))
-        return group is self.group and same and (not given or state[given[0]]["step"] is self.steps[0])
+        same = group is self.group and len(given) == len(self.parameters) and all(map(is_, given, self.parameters))
+        return (
+            same and self.alike and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
+        )
+
+    def step(self) -> None:
+        """Call the kernel, as torch does."""
+        if not self.parameters:
+            return
+        group = self.group
+        torch._foreach_add_(self.steps, 1)
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        kernel(
+            self.parameters,
+            [cast(Tensor, parameter.grad) for parameter in self.parameters],
+            self.means,
+            self.squares,
+            [],
+            self.steps,
+            amsgrad=False,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
