@@ -16,7 +16,7 @@ from tasks import LEARNING_RATE, TASKS, load
 import lowerbound as lb
 
 # Passes over the data.
-EPOCHS = {"mnist": 5, "faces": 50, "iwae": 2}
+EPOCHS = {"mnist": 3, "faces": 30, "iwae": 1}
 SEEDS, HELD_OUT = (0, 1), {"mnist": 5000, "faces": 80, "iwae": 1000}
 
 
