@@ -132,8 +132,12 @@ class TrainingStep:
         _copy(self.buffers, self.before)
         for parameter in self.of_model:  # as zero_grad does, which looks for them in all modules each time
             parameter.grad = None
+        batch = begins.batch
+        if not self.feed.at_hand:
+            # Not within the graph, where the compiler would make numbers of bytes anew wherever it uses them.
+            batch = self.feed.numbers(batch, self.dtype)
         with networks_in(self.model, torch.bfloat16 if self.half else None):
-            (take or self.take)(begins.batch)
+            (take or self.take)(batch)
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
@@ -175,8 +179,8 @@ class TrainingStep:
             self.sums.zero_()
 
     def take(self, batch: Tensor) -> None:
-        """The step itself."""
-        x = self.feed.numbers(batch, self.dtype)
+        """The step itself, on the numbers of examples that are at hand, or on what they are, ``[B, *shape]``."""
+        x = self.feed.numbers(batch, self.dtype) if self.feed.at_hand else batch
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
