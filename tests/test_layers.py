@@ -16,14 +16,14 @@ LAYERS = [
     ["cli"],
     ["selftest"],
     ["recipes"],
-    ["training", "evaluation"],
+    ["training", "evaluation", "ascent"],
     ["scoring"],
     ["objectives"],
     ["storage"],
     ["models"],
     ["conditionals"],
     ["networks", "distributions", "data", "report"],
-    ["describe", "noise", "settings", "allocating"],
+    ["describe", "noise", "settings", "allocating", "variables"],
     ["errors"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

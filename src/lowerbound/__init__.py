@@ -14,6 +14,7 @@ _HOMES = {
     "annealed_log_likelihood": "evaluation",
     "Bernoulli": "conditionals",
     "bidirectional": "evaluation",
+    "ByVariable": "conditionals",
     "Conditional": "conditionals",
     "constant": "networks",
     "conv": "networks",
@@ -27,6 +28,8 @@ _HOMES = {
     "Examples": "data",
     "fit": "training",
     "flatten_leading": "networks",
+    "full_rank": "conditionals",
+    "FullRankGaussian": "conditionals",
     "Gaussian": "conditionals",
     "inference_gaps": "evaluation",
     "IWAE": "objectives",
@@ -35,6 +38,10 @@ _HOMES = {
     "load": "training",
     "load_data": "data",
     "log_likelihood": "evaluation",
+    "LogJoint": "models",
+    "low_rank": "conditionals",
+    "LowRankGaussian": "conditionals",
+    "mean_field": "conditionals",
     "mlp": "networks",
     "Model": "models",
     "Objective": "objectives",
@@ -45,25 +52,31 @@ _HOMES = {
     "Run": "training",
     "save": "storage",
     "StandardNormal": "conditionals",
+    "Variable": "variables",
 }
 
 __all__ = [
     "ELBO",
     "IWAE",
     "Bernoulli",
+    "ByVariable",
     "Conditional",
     "Dataset",
     "Draw",
     "Estimate",
     "Examples",
+    "FullRankGaussian",
     "Gaussian",
     "LatentModel",
+    "LogJoint",
+    "LowRankGaussian",
     "Model",
     "Objective",
     "Ramp",
     "Renyi",
     "Run",
     "StandardNormal",
+    "Variable",
     "annealed_log_likelihood",
     "bidirectional",
     "constant",
@@ -73,11 +86,14 @@ __all__ = [
     "evaluate",
     "fit",
     "flatten_leading",
+    "full_rank",
     "inference_gaps",
     "latent_health",
     "load",
     "load_data",
     "log_likelihood",
+    "low_rank",
+    "mean_field",
     "mlp",
     "paired_difference",
     "recipes",
@@ -86,7 +102,18 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lowerbound import errors, recipes
-    from lowerbound.conditionals import Bernoulli, Conditional, Gaussian, StandardNormal
+    from lowerbound.conditionals import (
+        Bernoulli,
+        ByVariable,
+        Conditional,
+        FullRankGaussian,
+        Gaussian,
+        LowRankGaussian,
+        StandardNormal,
+        full_rank,
+        low_rank,
+        mean_field,
+    )
     from lowerbound.data import Dataset, Examples, load_data
     from lowerbound.describe import describable
     from lowerbound.evaluation import (
@@ -99,11 +126,12 @@ if TYPE_CHECKING:
         log_likelihood,
         paired_difference,
     )
-    from lowerbound.models import Draw, LatentModel, Model
+    from lowerbound.models import Draw, LatentModel, LogJoint, Model
     from lowerbound.networks import constant, conv, flatten_leading, mlp
     from lowerbound.objectives import ELBO, IWAE, Objective, Ramp, Renyi
     from lowerbound.storage import save
     from lowerbound.training import Run, fit, load
+    from lowerbound.variables import Variable
 
 
 def __getattr__(name: str) -> Any:

@@ -254,12 +254,15 @@ def conv(
 class Constant(nn.Module):
     """The same numbers whatever it is given; made by :func:`constant`."""
 
-    def __init__(self, outputs: int | Shape, value: float = 0.0, learned: bool = True) -> None:
+    def __init__(self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0) -> None:
         super().__init__()
         self.outputs = self.output_shape = as_shape(outputs)
         self.value = value
         self.learned = learned
+        self.spread = spread
         numbers = torch.full(self.outputs, float(value))
+        if spread:
+            numbers += spread * torch.randn(self.outputs)
         if learned:
             self.numbers = nn.Parameter(numbers)
         else:
@@ -270,13 +273,14 @@ class Constant(nn.Module):
         return self.numbers
 
 
-def constant(outputs: int | Shape, value: float = 0.0, *, learned: bool = True) -> Constant:
+def constant(outputs: int | Shape, value: float = 0.0, *, learned: bool = True, spread: float = 0.0) -> Constant:
     """In the place of a network, for a distribution that depends on nothing: the parameters of a prior.
 
     Args:
         outputs: the shape of the numbers.
         value: where they start.
         learned: whether they are trained.
+        spread: the standard deviation of what is added to ``value`` at random.
 
     Example:
         >>> import lowerbound as lb
@@ -285,7 +289,7 @@ def constant(outputs: int | Shape, value: float = 0.0, *, learned: bool = True) 
         >>> lb.Gaussian(lb.constant(6))().event_shape  # a Gaussian prior whose mean and scale are learned
         torch.Size([3])
     """
-    return Constant(outputs, value, learned)
+    return Constant(outputs, value, learned, spread)
 
 
 def _sides(image: Shape, strides: Shape) -> list[Shape]:

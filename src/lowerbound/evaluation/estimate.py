@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import refuse_other_types
 from lowerbound.scoring import dataset_terms
+
+# Evaluations of a model that holds its data itself.
+_REPETITIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ def check_seed(name: str, seed: int) -> None:
 
 
 def evaluate(
-    model: Model, objective: Objective, data: Any, *, seed: int = 0, batch_size: int | None = None
+    model: Model, objective: Objective, data: Any = None, *, seed: int = 0, batch_size: int | None = None
 ) -> Estimate:
     """The objective's true bound on some data, with its terms: nats per example, averaged over examples.
 
@@ -68,7 +70,8 @@ def evaluate(
     Args:
         model: any model.
         objective: which bound, with how many samples.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself, which
+            is evaluated 100 times, so that the standard error is that of the draws.
         seed: of the latents' noise, and of the pixels' where those are random.
         batch_size: examples taken at once; by default what keeps memory small.
 
@@ -92,7 +95,7 @@ def evaluate(
     check_seed("evaluate", seed)
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
-    examples = Examples.of(data)
+    examples = model.examples(data, count=_REPETITIONS)
     model.check_data(examples)
     terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)
     bound = terms.pop("bound")

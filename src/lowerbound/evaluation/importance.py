@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lowerbound import noise
 from lowerbound.allocating import keeping_freed_memory
-from lowerbound.data.examples import Examples
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.models import Model, batches, device_of, evaluating, fitting, gathered, rows_per_pass, seeded
@@ -110,7 +109,7 @@ class WeightSums:
 
 def log_likelihood(
     model: Model,
-    data: Any,
+    data: Any = None,
     samples: int = 5000,
     *,
     seed: int = 0,
@@ -156,7 +155,7 @@ def log_likelihood(
     """
     check_seed("log_likelihood", seed)
     samples = whole_number("log_likelihood: samples", samples)
-    examples = Examples.of(data)
+    examples = model.examples(data)
     model.check_support(examples)
     rows = rows_per_pass(examples.shape)
     size = whole_number(

@@ -14,12 +14,14 @@ from lowerbound.models.base import (
     watching,
 )
 from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.joint import LogJoint
 from lowerbound.models.latent import LatentModel
 
 __all__ = [
     "Draw",
     "Gradient",
     "LatentModel",
+    "LogJoint",
     "Model",
     "batches",
     "device_of",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lowerbound import noise
 from lowerbound.data.examples import Examples
-from lowerbound.errors import ShapeError
+from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.models.draw import Draw, Gradient
 
 # Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
@@ -41,6 +41,19 @@ class Model(nn.Module, ABC):
         """
         for samples in sizes:
             yield self.draw(x, samples, gradient)
+
+    repeats: bool = False
+    """Whether examples are only repetitions, because the model holds its data itself."""
+
+    def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
+        """The data as examples; ``count`` repetitions where the model holds them itself.
+
+        Raises:
+            SettingsError: if there are none.
+        """
+        if data is None:
+            raise SettingsError(f"{name}: a {type(self).__name__} needs data; pass examples, an array or a tensor")
+        return Examples.of(data, name=name)
 
     def check_data(self, examples: Examples) -> None:
         """Refuse data that the model cannot take, by name, before any work is done.

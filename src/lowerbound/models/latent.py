@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
-from torch.func import functional_call
 
 from lowerbound import noise
 from lowerbound.conditionals import Conditional
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
-from lowerbound.distributions import as_diagonal
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.models.base import Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded
 from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.sampling import held, not_a_distribution, sampler, scored
 from lowerbound.noise import derived_seed
 
 # Draws that stand in for a mean without a closed form.
@@ -87,12 +86,12 @@ class LatentModel(Model):
         """What does not depend on the draws: q(z given x) and p(z)."""
         q, prior = self.posterior(x), self.prior()
         if not isinstance(q, Distribution):
-            raise UnsupportedError(_not_a_distribution("posterior", q))
+            raise UnsupportedError(not_a_distribution("posterior", q))
         return q, prior
 
     def _drawn(self, q: Distribution, prior: Distribution, x: Tensor, samples: int, gradient: Gradient) -> Draw:
         with noise.for_foreign(samples, len(x)):
-            z, posterior_term = _sampler(q, gradient)(q, Size((samples,)))
+            z, posterior_term = sampler(q, gradient)(q, Size((samples,)))
         p = self.likelihood(z)
         _check_fit(q, prior, p, x, samples)
         return Draw(
@@ -100,28 +99,12 @@ class LatentModel(Model):
             likelihood_term=lambda: p.log_prob(x),
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
-            held_posterior_term=lambda: _scored(self._held(q, x), z),
-            fixed_point_term=lambda: _scored(q, z.detach()),
+            held_posterior_term=lambda: scored(held(q, self.posterior, x), z),
+            fixed_point_term=lambda: scored(q, z.detach()),
             q=q,
             prior=prior,
             p=p,
         )
-
-    def _held(self, q: Distribution, x: Tensor) -> Distribution:
-        """The posterior given x with its parameters held fixed: no gradient reaches them."""
-        ours = as_diagonal(q)
-        held = getattr(q if ours is None else ours, "held", None)
-        if held is not None:
-            return cast(Distribution, held())
-        # Another library's distribution may hold networks of its own, so it is made again from fixed parameters.
-        changing = next((module for module in self.posterior.modules() if _differs_between_passes(module)), None)
-        if changing is not None:
-            raise UnsupportedError(
-                f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, so that a second pass "
-                "with its parameters held fixed gives another distribution; use gradient='pathwise', or leave that layer out"
-            )
-        fixed = {name: value.detach() for name, value in self.posterior.state_dict(keep_vars=True).items()}
-        return cast(Distribution, functional_call(self.posterior, fixed, (x,)))
 
     def check_support(self, examples: Examples) -> None:
         """Refuse data outside of the likelihood's support.
@@ -185,62 +168,11 @@ class LatentModel(Model):
         return examples_per_pass(math.prod(p.event_shape))
 
 
-def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """``[K, B, J]`` draws of z, and log q at them: in the same pass where the distribution offers it, as flows do."""
-    if not q.has_rsample:
-        raise UnsupportedError(
-            f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no gradient goes through its draws; "
-            "use gradient='score-function', or a posterior with rsample, such as Gaussian"
-        )
-    together = getattr(q, "rsample_and_log_prob", None)
-    if together is None:
-        z = q.rsample(size)
-        return z, lambda: _scored(q, z)
-    z, log_q = together(size)
-    return z, lambda: log_q
-
-
-def _held_fixed(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Draws of z through which no gradient goes, and log q at them."""
-    z = q.sample(size).detach()
-    return z, lambda: _scored(q, z)
-
-
-_Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
-
-
-def _sampler(q: Distribution, gradient: Gradient) -> _Sampler:
-    """How z is drawn for a gradient; where none is recorded, any way will do."""
-    if gradient not in get_args(Gradient):
-        known = ", ".join(map(repr, get_args(Gradient)))
-        raise UnsupportedError(f"gradient={gradient!r} is unknown; LatentModel knows {known}")
-    no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
-    return _held_fixed if no_path else _reparameterised
-
-
-def _scored(q: Distribution, z: Tensor) -> Tensor:
-    try:
-        return q.log_prob(z)
-    except NotImplementedError:
-        raise UnsupportedError(
-            f"the posterior returned {type(q).__name__}, which cannot score a given point: its log_prob is not implemented; "
-            "use a posterior whose density can be evaluated"
-        ) from None
-
-
-def _differs_between_passes(module: nn.Module) -> bool:
-    return module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
-
-
-def _not_a_distribution(role: str, part: Any) -> str:
-    return f"the {role} returned a {type(part).__name__}; its forward must return a torch.distributions.Distribution"
-
-
 def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int) -> None:
     """Shapes broadcast silently, so each mismatch is refused by name."""
     for role, part in (("prior", prior), ("likelihood", p)):
         if not isinstance(part, Distribution):
-            raise UnsupportedError(_not_a_distribution(role, part))
+            raise UnsupportedError(not_a_distribution(role, part))
     if q.batch_shape != x.shape[:1]:
         raise ShapeError(
             f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for "

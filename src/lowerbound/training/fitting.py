@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 _DEFAULT_EPOCHS = 10
 
+# Steps of an epoch where the model holds its data itself.
+_REPETITIONS = 100
+
 
 @has_settings
 def fit(
     model: "Model",
     objective: "Objective",
-    data: Any,
+    data: Any = None,
     *,
     epochs: Annotated[
         int | None, Field(ge=1, description="passes over the training data (10 if --steps is not given)")
@@ -87,7 +90,8 @@ def fit(
     Args:
         model: is trained in place and moved to ``device``.
         objective: such as ``lb.ELBO(samples=7)``.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself, of which
+            an epoch is 100 steps.
         epochs: passes over the data; 10 where ``steps`` is not given either.
         steps: optimiser steps, instead of epochs.
         batch_size: examples in a step; the last batch of an epoch may be short.
@@ -145,14 +149,15 @@ def fit(
     refuse_other_types("fit", model, objective)
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
     from lowerbound.allocating import keeping_freed_memory
-    from lowerbound.data import Examples
     from lowerbound.models import seeded
     from lowerbound.noise import derived_seed
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.resuming import amend_config, config_of, restore
     from lowerbound.training.run import Run
 
-    train, held_out = _hold_out(Examples.of(data, name="training data"), validation, seed)
+    if model.repeats:
+        settings["batch_size"] = 1
+    train, held_out = _hold_out(model.examples(data, name="training data", count=_REPETITIONS), validation, seed)
     _refuse_conflicts(settings, held_out, directory, resume)
     model.to(_device(settings["device"]))
     for part in (train, held_out):

@@ -1,0 +1,134 @@
+"""Mean-field variational inference by coordinate ascent, where every factor's best update has a closed form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lowerbound.errors import DataError, NonFiniteError, SettingsError
+
+
+class Factor(Protocol):
+    """One factor of a mean-field posterior: a distribution with an entropy."""
+
+    def entropy(self) -> Tensor:
+        """In nats; summed over whatever independent copies it holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """What coordinate ascent came to.
+
+    Args:
+        factors: of the posterior, by name.
+        bounds: the evidence lower bound in nats, before the first update and after each.
+        updated: the factor that each of those updates was of; one shorter than ``bounds``.
+        converged: whether the last sweep changed the bound by less than the tolerance.
+    """
+
+    factors: Mapping[str, Any]
+    bounds: tuple[float, ...]
+    updated: tuple[str, ...]
+    converged: bool
+
+    @property
+    def bound(self) -> float:
+        """The evidence lower bound at the end, in nats."""
+        return self.bounds[-1]
+
+    def __repr__(self) -> str:
+        ended = "converged" if self.converged else "not converged"
+        return f"Ascent(bound={self.bound:.6g} nats after {len(self.updated)} updates, {ended}; factors: {', '.join(self.factors)})"
+
+
+class CoordinateAscent(ABC):
+    r"""A model and a factorised posterior :math:`q(z) = \prod_j q_j(z_j)` whose factors are updated in turn, each to its best:
+
+    .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
+
+    No update lowers the bound, which is what :meth:`fit` watches (Bishop 2006, chapter 10; Blei et al. 2017).
+
+    To write your own: subclass, give the first factors in :meth:`start`, the best update of each in :meth:`update`, and
+    :meth:`expected_log_joint`; all in double precision.
+    """
+
+    @abstractmethod
+    def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
+        """The factors before the first update, in the order of the updates."""
+
+    @abstractmethod
+    def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
+        """The best factor of that name, given the others."""
+
+    @abstractmethod
+    def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
+        """``E_q log p(x, z)``, in nats, with all its constants."""
+
+    def bound(self, factors: Mapping[str, Any], x: Tensor) -> float:
+        """The evidence lower bound, ``E_q log p(x, z)`` plus the entropies of the factors, in nats."""
+        entropies = torch.stack([torch.as_tensor(factor.entropy()).sum() for factor in factors.values()])
+        return float(self.expected_log_joint(factors, x) + entropies.sum())
+
+    def fit(self, x: Any, *, tolerance: float = 1e-10, sweeps: int = 1000, seed: int = 0) -> Ascent:
+        """Update the factors in turn until the bound rests.
+
+        Args:
+            x: the data; :meth:`prepare` says in which shape.
+            tolerance: of the relative change of the bound over a sweep through all factors.
+            sweeps: at most so many.
+            seed: of the first factors, where they are random.
+
+        Raises:
+            SettingsError: for settings that are out of range.
+            DataError: if the data cannot be used.
+            NonFiniteError: if the bound stops being a number, naming the update.
+        """
+        if not tolerance > 0 or isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
+            raise SettingsError(f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number of at least 1")
+        data = self.prepare(x)
+        factors = self.start(data, torch.Generator().manual_seed(seed))
+        bounds, updated, converged = [self.bound(factors, data)], [], False
+        for _ in range(sweeps):
+            before = bounds[-1]
+            for name in factors:
+                factors[name] = self.update(name, factors, data)
+                updated.append(name)
+                bounds.append(self._finite(self.bound(factors, data), name, len(updated)))
+            converged = abs(bounds[-1] - before) <= tolerance * max(1.0, abs(bounds[-1]))
+            if converged:
+                break
+        return Ascent(factors, tuple(bounds), tuple(updated), converged)
+
+    def prepare(self, x: Any) -> Tensor:
+        """The data as a tensor in double precision, ``[N, *event]``.
+
+        Raises:
+            DataError: if they are not numbers, or not finite, naming the first such row.
+        """
+        try:
+            data = torch.as_tensor(x).double()
+        except (TypeError, ValueError) as error:
+            raise DataError(f"data: cannot be read as an array of numbers ({error})") from None
+        if data.dim() == 0 or data.numel() == 0:
+            raise DataError(f"data: expected at least one row, got the shape {tuple(data.shape)}")
+        broken = ~data.isfinite().reshape(len(data), -1).all(1)
+        if broken.any():
+            raise DataError(f"data: row {int(broken.nonzero()[0])} holds a number that is not finite; leave it out or mend it")
+        return data
+
+    @staticmethod
+    def _finite(bound: float, name: str, step: int) -> float:
+        if not torch.isfinite(torch.tensor(bound)):
+            raise NonFiniteError(
+                f"step {step}: the bound is not finite after the update of {name!r}. Likely cause: a prior that is improper or far from the "
+                "data's scale. Remedy: standardise the data, or widen the prior",
+                step=step,
+                term="bound",
+                tensor=name,
+            )
+        return bound

@@ -1,0 +1,102 @@
+"""Coordinate ascent for a linear regression whose scales are unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Gamma, MultivariateNormal
+
+from lowerbound.ascent.base import CoordinateAscent, Factor
+from lowerbound.ascent.gaussian import check_positive, expected_gamma_log_prob, expected_log
+from lowerbound.errors import DataError
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class LinearRegression(CoordinateAscent):
+    r"""Bayesian linear regression with :math:`q(w, \alpha, \beta) = q(w) q(\alpha) q(\beta)`.
+
+    .. math:: y_n \sim N(w^\top x_n, \beta^{-1}), \quad w \sim N(0, \alpha^{-1} I), \quad
+        \alpha \sim \operatorname{Gamma}(a_0, b_0), \quad \beta \sim \operatorname{Gamma}(c_0, d_0)
+
+    The data are the columns of ``x`` and, as the last one, ``y`` (Bishop 2006, section 10.3).
+
+    Args:
+        concentration: ``a_0`` and ``c_0``.
+        rate: ``b_0`` and ``d_0``.
+
+    Raises:
+        SettingsError: if one of them is not positive.
+
+    Example:
+        >>> table = torch.tensor([[1.0, 2.1], [2.0, 3.9], [3.0, 6.1], [4.0, 7.9]])
+        >>> weights = LinearRegression().fit(table).factors["weights"]
+        >>> round(float(weights.mean), 1)
+        2.0
+    """
+
+    def __init__(self, concentration: float = 1e-6, rate: float = 1e-6) -> None:
+        check_positive("LinearRegression", concentration=concentration, rate=rate)
+        self.concentration = concentration
+        self.rate = rate
+
+    def prepare(self, x: Any) -> Tensor:
+        """A table ``[N, D + 1]``.
+
+        Raises:
+            DataError: if it has not two columns at least.
+        """
+        table = super().prepare(x)
+        if table.dim() != 2 or table.shape[1] < 2:
+            raise DataError(f"data: expected a table [N, D + 1] with y in its last column, got the shape {tuple(table.shape)}")
+        return table
+
+    def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
+        """Weights given precisions of 1 and of the outputs."""
+        one = x.new_ones(())
+        weights_precision = Gamma(one, one)
+        noise_precision = Gamma(one, x[:, -1].var(correction=0).clamp(min=torch.finfo(x.dtype).tiny))
+        weights = self._weights(x, weights_precision, noise_precision)
+        return {"weights": weights, "weights_precision": weights_precision, "noise_precision": noise_precision}
+
+    def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
+        """A Gaussian for the weights, gamma distributions for the two precisions."""
+        weights = factors["weights"]
+        if name == "weights":
+            return self._weights(x, factors["weights_precision"], factors["noise_precision"])
+        if name == "weights_precision":
+            count, squares = weights.event_shape.numel(), self._size(weights)
+        else:
+            count, squares = len(x), self._residuals(weights, x)
+        return Gamma(x.new_tensor(self.concentration + 0.5 * count), self.rate + 0.5 * squares)
+
+    def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
+        """The likelihood's, the weights' and the precisions'."""
+        weights, alpha, beta = (factors[name] for name in ("weights", "weights_precision", "noise_precision"))
+        likelihood = len(x) * (expected_log(beta) - _LOG_TWO_PI) - beta.mean * self._residuals(weights, x)
+        prior = weights.event_shape.numel() * (expected_log(alpha) - _LOG_TWO_PI) - alpha.mean * self._size(weights)
+        hyper = [expected_gamma_log_prob(gamma, self.concentration, self.rate) for gamma in (alpha, beta)]
+        return 0.5 * (likelihood + prior) + hyper[0] + hyper[1]
+
+    @staticmethod
+    def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
+        inputs, outputs = x[:, :-1], x[:, -1]
+        precision = alpha.mean * torch.eye(inputs.shape[1], dtype=x.dtype) + beta.mean * inputs.mT @ inputs
+        mean = torch.linalg.solve(precision, beta.mean * inputs.mT @ outputs)
+        return MultivariateNormal(mean, precision_matrix=precision)
+
+    @staticmethod
+    def _size(weights: MultivariateNormal) -> Tensor:
+        """``E |w|^2``."""
+        return weights.mean.square().sum() + weights.variance.sum()
+
+    @staticmethod
+    def _residuals(weights: MultivariateNormal, x: Tensor) -> Tensor:
+        """``E |y - X w|^2``."""
+        inputs, outputs = x[:, :-1], x[:, -1]
+        shift = outputs - inputs @ weights.mean
+        return shift.square().sum() + ((inputs.mT @ inputs) * weights.covariance_matrix).sum()

@@ -1,0 +1,31 @@
+"""Modules that return distributions: priors, posteriors and likelihoods are all of this one kind."""
+
+from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
+from lowerbound.conditionals.bernoulli import Bernoulli
+from lowerbound.conditionals.gaussian import (
+    FullRankGaussian,
+    Gaussian,
+    LowRankGaussian,
+    StandardNormal,
+    full_rank,
+    low_rank,
+    mean_field,
+)
+from lowerbound.conditionals.structured import ByVariable, Parts
+
+__all__ = [
+    "Bernoulli",
+    "ByVariable",
+    "Conditional",
+    "FullRankGaussian",
+    "Gaussian",
+    "LowRankGaussian",
+    "Parametric",
+    "Parts",
+    "StandardNormal",
+    "event_dims_of",
+    "full_rank",
+    "low_rank",
+    "mean_field",
+    "networks_in",
+]

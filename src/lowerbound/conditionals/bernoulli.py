@@ -1,0 +1,56 @@
+"""Binary entries given by a network."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lowerbound.conditionals.base import Parametric, event_dims_of
+from lowerbound.describe import describable
+from lowerbound.distributions import FactorialBernoulli
+from lowerbound.errors import DataError
+
+
+@describable
+class Bernoulli(Parametric):
+    r"""Independent binary entries with probabilities from a network, which gives their logits.
+
+    .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
+
+    Args:
+        network: from what is given to the logits ``eta``, ``[*leading, *event]``.
+
+    Example:
+        >>> from lowerbound.networks import mlp
+        >>> Bernoulli(mlp(2, 32, (1, 8, 8)))(torch.zeros(7, 5, 2)).log_prob(torch.ones(5, 1, 8, 8)).shape
+        torch.Size([7, 5])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.event_dims = event_dims_of(network)
+
+    def from_parameters(self, raw: Tensor) -> FactorialBernoulli:
+        """The Bernoulli distribution of these logits."""
+        return FactorialBernoulli(raw, self.event_dims)
+
+    def check_data(self, x: Tensor, rows: Tensor, name: str = "data") -> None:
+        """Refuse values that are neither 0 nor 1.
+
+        Raises:
+            DataError: for values outside of [0, 1], and for grey values, whose Bernoulli "likelihood" would not be one.
+        """
+        outside = ((x < 0) | (x > 1)).flatten(1).any(1)
+        if outside.any():
+            worst = x[outside][0]
+            raise DataError(
+                f"{name}: a Bernoulli likelihood wants values in [0, 1], but row {int(rows[outside.cpu()][0])} spans "
+                f"[{worst.min():.4g}, {worst.max():.4g}]; rescale the data, or use a Gaussian likelihood"
+            )
+        grey = ((x != 0) & (x != 1)).flatten(1).any(1)
+        if grey.any():
+            raise DataError(
+                f"{name}: row {int(rows[grey.cpu()][0])} has grey values, and a Bernoulli likelihood of those is not a likelihood: "
+                "set pixels='binarize' (--pixels binarize) to draw binary pixels at every pass, pixels='binarize-once' to "
+                "draw them once, or use a Gaussian likelihood"
+            )

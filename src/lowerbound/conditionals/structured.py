@@ -1,0 +1,74 @@
+"""A posterior that is made of others, one for each group of variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.conditionals.base import Conditional
+from lowerbound.distributions import SideBySide
+from lowerbound.errors import SettingsError
+from lowerbound.variables import Variables
+
+Make = Callable[[int], nn.Module]
+
+
+class Parts(Conditional):
+    """Independent posteriors over the parts of a vector; made by :class:`ByVariable`.
+
+    Args:
+        parts: each returns a distribution over vectors.
+        order: where each entry of the vector stands in the parts, one after another; ``[J]``.
+    """
+
+    order: Tensor
+
+    def __init__(self, parts: Sequence[nn.Module], order: Tensor) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, *given: Tensor) -> Distribution:
+        """The parts side by side."""
+        return SideBySide([cast(Distribution, part(*given)) for part in self.parts], self.order)
+
+
+class ByVariable:
+    """A posterior structured by variable: groups of variables, independent of each other, each with a posterior of its own.
+
+    Args:
+        posteriors: for a variable, or a tuple of them, a function from the number of dimensions to a module, such as
+            :func:`mean_field` or :func:`full_rank`.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> structured = ByVariable({("mean", "scale"): lb.full_rank, "effects": lb.mean_field})
+        >>> structured.over(Variables({"mean": (), "effects": (8,), "scale": ()}))().event_shape
+        torch.Size([10])
+    """
+
+    def __init__(self, posteriors: Mapping[str | tuple[str, ...], Make]) -> None:
+        self.posteriors = {
+            (names,) if isinstance(names, str) else tuple(names): make for names, make in posteriors.items()
+        }
+
+    def over(self, variables: Variables) -> Parts:
+        """The posterior over these variables.
+
+        Raises:
+            SettingsError: if a variable is in no group, in two, or unknown.
+        """
+        named = [name for names in self.posteriors for name in names]
+        odd = {name for name in named if named.count(name) > 1} | (set(named) ^ set(variables.parts))
+        if odd:
+            raise SettingsError(
+                f"ByVariable: {', '.join(sorted(odd))} must be in exactly one group; the variables are {', '.join(variables.parts)}"
+            )
+        places = dict(zip(variables.parts, torch.arange(variables.size).split(variables.sizes), strict=True))
+        groups = [torch.cat([places[name] for name in names]) for names in self.posteriors]
+        parts = [make(len(group)) for make, group in zip(self.posteriors.values(), groups, strict=True)]
+        return Parts(parts, torch.argsort(torch.cat(groups)))

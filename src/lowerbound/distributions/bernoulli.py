@@ -1,0 +1,126 @@
+"""Binary entries."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from lowerbound import noise
+
+
+class FactorialBernoulli(Distribution):
+    r"""Independent binary entries, held by their logits.
+
+    .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
+
+    Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+
+    Args:
+        logits: ``eta``, ``[*batch, *event]``.
+        event_dims: how many trailing dimensions make one event.
+
+    Example:
+        >>> q = FactorialBernoulli(torch.zeros(3, 2))
+        >>> q.batch_shape, q.event_shape, q.log_prob(torch.ones(2))
+        (torch.Size([3]), torch.Size([2]), tensor([-1.3863, -1.3863, -1.3863]))
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, logits: Tensor, event_dims: int = 1) -> None:
+        self.logits = logits
+        self.event_dims = event_dims
+        batch_dims = logits.dim() - event_dims
+        super().__init__(logits.shape[:batch_dims], logits.shape[batch_dims:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All binary vectors."""
+        return constraints.independent(constraints.boolean, self.event_dims)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities of 1, ``[*batch, *event]``."""
+        return self.logits.sigmoid()
+
+    @property
+    def variance(self) -> Tensor:
+        """``p (1 - p)``, ``[*batch, *event]``."""
+        return self.mean * (1 - self.mean)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialBernoulli:
+        """The same distribution, repeated over ``batch_shape``."""
+        return FactorialBernoulli(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
+        threshold = noise.uniform(tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device)
+        with torch.no_grad():  # not as a decorator, which the compiler does not follow
+            return (threshold < self.mean).to(self.logits.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of ``value``, in nats, summed over the event's dimensions."""
+        value = value.to(torch.promote_types(value.dtype, self.logits.dtype))
+        entries = value.flatten(-self.event_dims), self.logits.flatten(-self.event_dims)
+        return cast(Tensor, _BernoulliLogProb.apply(*entries))  # type: ignore[no-untyped-call]
+
+    def held(self) -> FactorialBernoulli:
+        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        return FactorialBernoulli(self.logits.detach(), self.event_dims)
+
+    def entropy(self) -> Tensor:
+        """In nats, ``[*batch]``."""
+        terms = nn.functional.softplus(self.logits) - self.mean * self.logits
+        return terms.flatten(-self.event_dims).sum(-1)
+
+
+# Probabilities of at least a half that are multiplied before one logarithm is taken: their product is far from underflow.
+_FACTORS = 32
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    r"""The log probability of Bernoulli entries, summed over the last axis, in few passes over the logits.
+
+    .. math:: \sum_d \left( (x_d - \tfrac12) \eta_d - \tfrac12 |\eta_d| \right) + \log \prod_d \sigma(|\eta_d|)
+
+    The first terms cancel within an entry that is fitted well, so they are put together before they are summed. A logarithm is taken
+    of a product of many entries, which spares most of what is dear in :math:`\log(1 + e^\eta)`. It has no forward-mode derivative,
+    since the compiler takes no function that has one.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, logits: Tensor) -> Tensor:
+        """``[*leading]`` of values and logits ``[*leading, D]``, which broadcast."""
+        sizes = logits.abs()
+        total = torch.mul(logits, value - 0.5).sub_(sizes, alpha=0.5).sum(-1)
+        product, factors = sizes.sigmoid_(), 1
+        while factors < _FACTORS and product.shape[-1] > 1:
+            half = product.shape[-1] // 2
+            if product.shape[-1] % 2:
+                total = total + product[..., -1].log()
+            product, factors = product[..., :half] * product[..., half : 2 * half], 2 * factors
+        return total + product.log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """What the gradient is made of."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """``eta`` for the values, ``x - sigma(eta)`` for the logits."""
+        value, logits = ctx.saved_tensors
+        of_value, of_logits = ctx.needs_input_grad
+        slope = slope.unsqueeze(-1)
+        return (
+            (slope * logits).sum_to_size(value.shape) if of_value else None,
+            (slope * (value - logits.sigmoid())).sum_to_size(logits.shape) if of_logits else None,
+        )

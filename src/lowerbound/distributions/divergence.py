@@ -1,0 +1,113 @@
+"""Kullback-Leibler divergences in closed form, and draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, kl_divergence, register_kl
+
+from lowerbound import noise
+from lowerbound.distributions.bernoulli import FactorialBernoulli
+from lowerbound.distributions.normal import DiagonalNormal
+from lowerbound.distributions.vectors import Lebesgue
+
+
+def _normal_unit_kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    # [ (sigma_q / sigma_p)^2 - 1 - 2 log(sigma_q / sigma_p) + ((mu_q - mu_p) / sigma_p)^2 ] / 2
+    log_ratio = q.log_scale - p.log_scale
+    squared_shift = ((q.loc - p.loc) * (-p.log_scale).exp()).square()
+    return 0.5 * (torch.expm1(2 * log_ratio) - 2 * log_ratio + squared_shift)
+
+
+def _bernoulli_unit_kl(q: FactorialBernoulli, p: FactorialBernoulli) -> Tensor:
+    # pi_q (eta_q - eta_p) - log(1 + e^eta_q) + log(1 + e^eta_p)
+    return q.mean * (q.logits - p.logits) - nn.functional.softplus(q.logits) + nn.functional.softplus(p.logits)
+
+
+@register_kl(DiagonalNormal, DiagonalNormal)  # type: ignore[untyped-decorator]
+def _kl_diagonal_diagonal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    return q._sum_over_event(_normal_unit_kl(q, p))
+
+
+@register_kl(FactorialBernoulli, FactorialBernoulli)  # type: ignore[untyped-decorator]
+def _kl_bernoulli_bernoulli(q: FactorialBernoulli, p: FactorialBernoulli) -> Tensor:
+    return _bernoulli_unit_kl(q, p).flatten(-q.event_dims).sum(-1)
+
+
+def as_diagonal(distribution: Distribution) -> DiagonalNormal | None:
+    """The same distribution as ours, if it is ours or torch's ``Independent(Normal)``; else ``None``."""
+    if isinstance(distribution, DiagonalNormal):
+        return distribution
+    base = getattr(distribution, "base_dist", None)
+    if not isinstance(distribution, Independent) or not isinstance(base, Normal):
+        return None
+    return DiagonalNormal(base.loc, base.scale.log(), len(distribution.event_shape))
+
+
+def _as_diagonal(distribution: Distribution) -> DiagonalNormal:
+    ours = as_diagonal(distribution)
+    if ours is None:
+        raise NotImplementedError  # torch's protocol: no closed form
+    return ours
+
+
+@register_kl(DiagonalNormal, Independent)  # type: ignore[untyped-decorator]
+def _kl_diagonal_independent(q: DiagonalNormal, p: Independent[Any]) -> Tensor:
+    kl: Tensor = _kl_diagonal_diagonal(q, _as_diagonal(p))
+    return kl
+
+
+@register_kl(Independent, DiagonalNormal)  # type: ignore[untyped-decorator]
+def _kl_independent_diagonal(q: Independent[Any], p: DiagonalNormal) -> Tensor:
+    kl: Tensor = _kl_diagonal_diagonal(_as_diagonal(q), p)
+    return kl
+
+
+@register_kl(Distribution, Lebesgue)  # type: ignore[untyped-decorator]
+def _kl_to_nothing(q: Distribution, p: Lebesgue) -> Tensor:
+    return -q.entropy()
+
+
+def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats, where both have independent entries; else ``None``.
+
+    Example:
+        >>> q, p = DiagonalNormal(torch.ones(2), torch.zeros(2)), DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> closed_form_unit_kl(q, p)
+        tensor([0.5000, 0.5000])
+    """
+    if isinstance(q, FactorialBernoulli) and isinstance(p, FactorialBernoulli):
+        units = _bernoulli_unit_kl(q, p)
+    else:
+        try:
+            units = _normal_unit_kl(_as_diagonal(q), _as_diagonal(p))
+        except NotImplementedError:
+            return None
+    return units.expand(q.batch_shape + q.event_shape)
+
+
+def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q || p) in nats where a closed form is registered with torch, else ``None``.
+
+    Example:
+        >>> q, p = DiagonalNormal(torch.ones(2), torch.zeros(2)), DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> closed_form_kl(q, p)
+        tensor(1.)
+    """
+    try:
+        kl: Tensor = kl_divergence(q, p)
+        return kl
+    except NotImplementedError:
+        return None
+
+
+def drawn(distribution: Distribution, samples: int) -> Tensor:
+    """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``, from the examples' own noise where that is in force.
+
+    They are reparameterised where the distribution can be.
+    """
+    size = torch.Size((samples,))
+    with noise.for_foreign(samples, distribution.batch_shape[0]):
+        return distribution.rsample(size) if distribution.has_rsample else distribution.sample(size)

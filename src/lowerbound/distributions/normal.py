@@ -1,0 +1,200 @@
+"""Gaussians: diagonal ones, and those with any covariance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from lowerbound import noise
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+def soft_clamp(x: Tensor, low: float, high: float, knee: float = 1.0) -> Tensor:
+    """A smooth bound: the identity on ``[low + knee, high - knee]``, and within ``[low, high]`` for every finite number.
+
+    Beyond the inner interval an excess ``e`` becomes ``e / (1 + |e| / knee)``, so the function is continuously
+    differentiable, its slope falls as ``1 / (1 + |e| / knee)^2`` and never vanishes, and the usual case costs no
+    exponential.
+
+    Example:
+        >>> soft_clamp(torch.tensor([-1e9, 0.5, 1e9]), low=-10.0, high=10.0)
+        tensor([-10.0000,   0.5000,  10.0000])
+    """
+    inner = x.clamp(low + knee, high - knee)
+    excess = x - inner
+    return inner + excess / (1 + excess.abs() / knee)
+
+
+class DiagonalNormal(Distribution):
+    r"""A Gaussian with independent dimensions, held by its mean and the logarithm of its standard deviation.
+
+    .. math:: \log N(x; \mu, \sigma^2) = -\sum_d \left( \tfrac12 ((x_d - \mu_d) / \sigma_d)^2 + \log \sigma_d + \tfrac12 \log 2\pi \right)
+
+    ``torch.distributions.Normal`` keeps the scale, takes its logarithm back in every density and reads the memory more
+    often. Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+
+    Args:
+        loc: the mean, ``[*batch, *event]``.
+        log_scale: the logarithm of the standard deviation, in a shape that broadcasts with ``loc``.
+        event_dims: how many trailing dimensions make one event.
+
+    Example:
+        >>> q = DiagonalNormal(torch.zeros(3, 2), torch.zeros(()))
+        >>> q.batch_shape, q.event_shape, q.log_prob(torch.zeros(2))
+        (torch.Size([3]), torch.Size([2]), tensor([-1.8379, -1.8379, -1.8379]))
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, event_dims: int = 1) -> None:
+        shape = _common(loc.shape, log_scale.shape)
+        batch_dims = len(shape) - event_dims
+        self.loc = loc
+        self.log_scale = log_scale
+        self.event_dims = event_dims
+        super().__init__(shape[:batch_dims], shape[batch_dims:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All real vectors."""
+        return constraints.independent(constraints.real, self.event_dims)
+
+    @property
+    def mean(self) -> Tensor:
+        """``mu``, ``[*batch, *event]``."""
+        return self.loc.expand(self._extended_shape())
+
+    mode = mean
+
+    @property
+    def stddev(self) -> Tensor:
+        """``sigma``, ``[*batch, *event]``."""
+        return self.log_scale.exp().expand(self._extended_shape())
+
+    @property
+    def variance(self) -> Tensor:
+        """``sigma^2``, ``[*batch, *event]``."""
+        return (2 * self.log_scale).exp().expand(self._extended_shape())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiagonalNormal:
+        """The same distribution, repeated over ``batch_shape``."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        return DiagonalNormal(self.loc.expand(shape), self.log_scale.expand(shape), self.event_dims)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws ``mu + sigma * eps``, ``[*sample_shape, *batch, *event]``."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
+        eps = noise.standard_normal(tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device)
+        return torch.addcmul(self.loc, self.log_scale.exp(), eps)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density of ``value``, in nats, summed over the event's dimensions."""
+        standardised = (value - self.loc) * (-self.log_scale).exp()
+        quadratic = standardised.square().flatten(-self.event_dims).sum(-1)
+        return -0.5 * quadratic - self._sum_over_event(self.log_scale) - self.event_shape.numel() * _HALF_LOG_TWO_PI
+
+    def held(self) -> DiagonalNormal:
+        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        return DiagonalNormal(self.loc.detach(), self.log_scale.detach(), self.event_dims)
+
+    def entropy(self) -> Tensor:
+        """``sum_d log sigma_d + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
+        constant = self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)
+        return (self._sum_over_event(self.log_scale) + constant).expand(self.batch_shape)
+
+    def _sum_over_event(self, term: Tensor) -> Tensor:
+        if term.dim() == 0:
+            return term * self.event_shape.numel()
+        return term.expand(_common(term.shape, self.event_shape)).flatten(-self.event_dims).sum(-1)
+
+
+class TriangularNormal(Distribution):
+    r"""A Gaussian with any covariance, held by its mean and the Cholesky factor of the covariance.
+
+    .. math:: \log N(x; \mu, L L^\top) = -\tfrac12 \| L^{-1} (x - \mu) \|^2 - \sum_d \log L_{dd} - \tfrac{D}{2} \log 2\pi
+
+    Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+
+    Args:
+        loc: the mean, ``[*batch, D]``.
+        factor: ``L``, lower triangular with a positive diagonal, ``[*batch, D, D]``.
+
+    Example:
+        >>> q = TriangularNormal(torch.zeros(2), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        >>> q.variance, q.log_prob(torch.zeros(2))
+        (tensor([1., 2.]), tensor(-1.8379))
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, loc: Tensor, factor: Tensor) -> None:
+        self.loc = loc
+        self.factor = factor
+        super().__init__(_common(loc.shape[:-1], factor.shape[:-2]), loc.shape[-1:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All real vectors."""
+        return constraints.real_vector
+
+    @property
+    def mean(self) -> Tensor:
+        """``mu``, ``[*batch, D]``."""
+        return self.loc.expand(self._extended_shape())
+
+    mode = mean
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """``L L^T``, ``[*batch, D, D]``."""
+        covariance: Tensor = self.factor @ self.factor.mT
+        return covariance
+
+    @property
+    def variance(self) -> Tensor:
+        """The diagonal of ``L L^T``, ``[*batch, D]``."""
+        return self.factor.square().sum(-1).expand(self._extended_shape())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TriangularNormal:
+        """The same distribution, repeated over ``batch_shape``."""
+        shape = torch.Size(batch_shape)
+        event = self.event_shape
+        return TriangularNormal(self.loc.expand(shape + event), self.factor.expand(shape + event + event))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws ``mu + L eps``, ``[*sample_shape, *batch, D]``."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        examples_axis = len(shape) - 2 if self.batch_shape else -1
+        eps = noise.standard_normal(tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + (self.factor @ eps.unsqueeze(-1)).squeeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density of ``value``, in nats."""
+        shift = (value - self.loc).unsqueeze(-1)
+        standardised: Tensor = torch.linalg.solve_triangular(self.factor, shift, upper=False).squeeze(-1)
+        quadratic = standardised.square().sum(-1)
+        return -0.5 * quadratic - self._log_volume() - self.event_shape.numel() * _HALF_LOG_TWO_PI
+
+    def held(self) -> TriangularNormal:
+        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        return TriangularNormal(self.loc.detach(), self.factor.detach())
+
+    def entropy(self) -> Tensor:
+        """``sum_d log L_dd + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
+        return (self._log_volume() + self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)).expand(self.batch_shape)
+
+    def _log_volume(self) -> Tensor:
+        return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _common(a: torch.Size, b: torch.Size) -> torch.Size:
+    """The shape that both broadcast to; torch's function takes as long as a small product of matrices."""
+    return a if a[len(a) - len(b) :] == b else torch.broadcast_shapes(a, b)

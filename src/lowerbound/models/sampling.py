@@ -1,0 +1,101 @@
+"""How latents are drawn from a posterior for each kind of gradient, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast, get_args
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+from torch.func import functional_call
+
+from lowerbound.distributions import as_diagonal
+from lowerbound.errors import UnsupportedError
+from lowerbound.models.draw import Gradient
+
+
+def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
+    """``[K, B, J]`` draws of z, and log q at them: in the same pass where the distribution offers it, as flows do."""
+    if not q.has_rsample:
+        raise UnsupportedError(
+            f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no gradient goes through its draws; "
+            "use gradient='score-function', or a posterior with rsample, such as Gaussian"
+        )
+    together = getattr(q, "rsample_and_log_prob", None)
+    if together is None:
+        z = q.rsample(size)
+        return z, lambda: scored(q, z)
+    z, log_q = together(size)
+    return z, lambda: log_q
+
+
+def _held_fixed(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Draws of z through which no gradient goes, and log q at them."""
+    z = q.sample(size).detach()
+    return z, lambda: scored(q, z)
+
+
+_Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
+
+
+def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
+    """How z is drawn for a gradient; where none is recorded, any way will do.
+
+    Returns:
+        A function from q and a shape to draws, and what gives log q at them.
+
+    Raises:
+        UnsupportedError: for a gradient that is unknown.
+    """
+    if gradient not in get_args(Gradient):
+        known = ", ".join(map(repr, get_args(Gradient)))
+        raise UnsupportedError(f"gradient={gradient!r} is unknown; there are {known}")
+    no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
+    return _held_fixed if no_path else _reparameterised
+
+
+def scored(q: Distribution, z: Tensor) -> Tensor:
+    """log q at a given point.
+
+    Raises:
+        UnsupportedError: if q cannot score one, by name.
+    """
+    try:
+        return q.log_prob(z)
+    except NotImplementedError:
+        raise UnsupportedError(
+            f"the posterior returned {type(q).__name__}, which cannot score a given point: its log_prob is not implemented; "
+            "use a posterior whose density can be evaluated"
+        ) from None
+
+
+def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:
+    """The distribution ``q`` that a posterior returned, with its parameters held fixed: no gradient reaches them.
+
+    Raises:
+        UnsupportedError: if a second pass through the posterior would give another distribution.
+    """
+    ours = as_diagonal(q)
+    own = getattr(q if ours is None else ours, "held", None)
+    if own is not None:
+        return cast(Distribution, own())
+    # Another library's distribution may hold networks of its own, so it is made again from fixed parameters.
+    changing = next((module for module in posterior.modules() if _differs_between_passes(module)), None)
+    if changing is not None:
+        raise UnsupportedError(
+            f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, so that a second pass "
+            "with its parameters held fixed gives another distribution; use gradient='pathwise', or leave that layer out"
+        )
+    fixed = {name: value.detach() for name, value in posterior.state_dict(keep_vars=True).items()}
+    again = cast(Distribution, functional_call(posterior, fixed, given))
+    return again if again.batch_shape == q.batch_shape else again.expand(q.batch_shape)
+
+
+def _differs_between_passes(module: nn.Module) -> bool:
+    return module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
+
+
+def not_a_distribution(role: str, part: Any) -> str:
+    """What to say of a part of a model that returned something else."""
+    return f"the {role} returned a {type(part).__name__}; its forward must return a torch.distributions.Distribution"

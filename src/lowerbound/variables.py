@@ -1,0 +1,145 @@
+"""Named variables of any shape and support, and the vector of real numbers in which a posterior is fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+from torch.distributions.transforms import Transform
+
+from lowerbound.errors import SettingsError, ShapeError
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The shape and the support of a variable.
+
+    Args:
+        shape: of one value; ``()`` is a number.
+        support: where values lie: any of ``torch.distributions.constraints`` to which torch has a bijection, such as
+            ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex``, ``corr_cholesky``, ``lower_cholesky`` or
+            ``ordered_vector``.
+
+    Raises:
+        SettingsError: if the shape or the support cannot be used.
+
+    Example:
+        >>> Variable((3,), constraints.simplex).numbers  # three shares that sum to one are two free numbers
+        2
+    """
+
+    shape: tuple[int, ...] = ()
+    support: Any = constraints.real
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape):
+            raise SettingsError(f"Variable: shape={self.shape!r} must be a tuple of whole numbers of at least 1")
+        try:
+            _ = self.free_shape
+        except NotImplementedError:
+            raise SettingsError(
+                f"Variable: torch has no bijection to {self.support}; give a constraint such as positive, simplex or interval"
+            ) from None
+        except ValueError as error:
+            raise SettingsError(f"Variable: the shape {self.shape} does not go with {self.support}: {error}") from None
+
+    @property
+    def transform(self) -> Transform:
+        """From real numbers of ``free_shape`` to values."""
+        return cast(Transform, biject_to(self.support))
+
+    @property
+    def free_shape(self) -> tuple[int, ...]:
+        """The shape of the real numbers that stand for a value."""
+        return tuple(self.transform.inverse_shape(self.shape))
+
+    @property
+    def numbers(self) -> int:
+        """How many real numbers stand for a value."""
+        return math.prod(self.free_shape)
+
+
+class Variables:
+    """Variables by name, side by side in one vector of real numbers.
+
+    Args:
+        variables: by name, in the order in which they stand in the vector. A tuple is the shape of a real variable, a whole
+            number that of a real vector.
+
+    Raises:
+        SettingsError: if there are none, a name cannot be an argument's, or one of them is none of these.
+
+    Example:
+        >>> both = Variables({"mean": (2,), "scale": Variable((), constraints.positive)})
+        >>> values, log_det = both.values(torch.zeros(5, 3))
+        >>> values["mean"].shape, values["scale"], log_det
+        (torch.Size([5, 2]), tensor([1., 1., 1., 1., 1.]), tensor([0., 0., 0., 0., 0.]))
+    """
+
+    def __init__(self, variables: Mapping[str, Variable | tuple[int, ...] | int]) -> None:
+        if not variables:
+            raise SettingsError("LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}")
+        self.parts: dict[str, Variable] = {name: _variable(name, value) for name, value in variables.items()}
+        self.sizes = [part.numbers for part in self.parts.values()]
+        self.size = sum(self.sizes)
+
+    def values(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What a vector of real numbers stands for, and the logarithm of the volume that a unit of it becomes.
+
+        Args:
+            free: ``[*leading, size]``.
+
+        Returns:
+            Values ``[*leading, *shape]`` by name, and the log absolute determinant of the Jacobian, ``[*leading]``.
+        """
+        leading = free.shape[:-1]
+        values, log_det = {}, free.new_zeros(leading)
+        for (name, part), flat in zip(self.parts.items(), free.split(self.sizes, -1), strict=True):
+            numbers = flat.reshape(*leading, *part.free_shape)
+            transform = part.transform
+            values[name] = transform(numbers)
+            if part.support is not constraints.real:
+                change = transform.log_abs_det_jacobian(numbers, values[name])
+                log_det = log_det + change.reshape(*leading, -1).sum(-1)
+        return values, log_det
+
+    def free(self, values: Mapping[str, Any]) -> Tensor:
+        """The vector of real numbers, ``[*leading, size]``, that stands for these values.
+
+        Raises:
+            SettingsError: if a variable is missing or unknown.
+            ShapeError: if one has another shape.
+        """
+        if values.keys() != self.parts.keys():
+            odd = ", ".join(sorted(values.keys() ^ self.parts.keys()))
+            raise SettingsError(f"give a value for each of {', '.join(self.parts)}; missing or unknown: {odd}")
+        numbers = []
+        for name, part in self.parts.items():
+            value = torch.as_tensor(values[name])
+            leading = value.shape[: value.dim() - len(part.shape)]
+            if value.shape[len(leading) :] != part.shape:
+                raise ShapeError(f"{name}: has the shape {tuple(value.shape)}, which does not end in {part.shape}")
+            numbers.append(part.transform.inv(value).reshape(*leading, part.numbers))
+        return torch.cat(numbers, -1)
+
+
+def _variable(name: str, value: Any) -> Variable:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SettingsError(f"LogJoint: {name!r} is no name for an argument of the log joint; use a Python identifier")
+    if isinstance(value, Variable):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value,)
+    if not isinstance(value, tuple | list):
+        raise SettingsError(
+            f"LogJoint: the variable {name} is {value!r}; give a shape, such as () or (3,), or a Variable"
+        )
+    try:
+        return Variable(tuple(value))
+    except SettingsError as error:
+        raise SettingsError(f"LogJoint: {name}: {error}") from None
