@@ -26,15 +26,17 @@ def numbers() -> torch.Tensor:
     return torch.tensor([1.2, 0.3, 2.2, 1.9, 0.8], dtype=torch.float64)
 
 
-def table() -> torch.Tensor:
+def table(count: int = 30) -> torch.Tensor:
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(30, 2))
-    return torch.from_numpy(np.column_stack([inputs, inputs @ [1.0, -2.0] + 0.5 * rng.normal(size=30)]))
+    inputs = rng.normal(size=(count, 2))
+    return torch.from_numpy(np.column_stack([inputs, inputs @ [1.0, -2.0] + 0.5 * rng.normal(size=count)]))
 
 
 def clusters() -> torch.Tensor:
     rng = np.random.default_rng(1)
-    return torch.from_numpy(np.concatenate([rng.normal(shift, scale, (60, 2)) for shift, scale in ((-2, 1), (1, 0.5), (3, 1))]))
+    return torch.from_numpy(
+        np.concatenate([rng.normal(shift, scale, (60, 2)) for shift, scale in ((-2, 1), (1, 0.5), (3, 1))])
+    )
 
 
 MODELS = {
@@ -61,10 +63,12 @@ def test_the_bound_never_falls_and_comes_to_rest(name):
 
 
 def test_mean_field_on_a_gaussian_is_what_theory_says():
-    ascent = MODELS["known Gaussian"][0]().fit()
+    ascent = MODELS["known Gaussian"][0]().fit(tolerance=1e-15)
     factors = list(ascent.factors.values())
     np.testing.assert_allclose([float(factor.mean) for factor in factors], [0.5, -1.0, 2.0], atol=1e-6)
-    np.testing.assert_allclose([float(factor.variance) for factor in factors], 1 / PRECISION.diagonal().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        [float(factor.variance) for factor in factors], 1 / PRECISION.diagonal().numpy(), rtol=1e-12
+    )
     gap = 0.5 * float(PRECISION.diagonal().log().sum() - PRECISION.logdet())
     assert -ascent.bound == pytest.approx(gap, abs=1e-6)  # the evidence of a density is 1
 
@@ -115,10 +119,10 @@ def test_the_bound_of_a_regression_is_that_of_draws():
 
 
 def test_a_regression_with_much_data_and_little_prior_is_least_squares():
-    data = table()
+    data = table(3000)
     ascent = LinearRegression().fit(data)
     least, _, _, _ = np.linalg.lstsq(data[:, :-1].numpy(), data[:, -1].numpy())
-    np.testing.assert_allclose(ascent.factors["weights"].mean, least, rtol=0.01)
+    np.testing.assert_allclose(ascent.factors["weights"].mean, least, rtol=1e-3)
 
 
 def test_the_bound_of_a_mixture_is_that_of_draws():
@@ -157,7 +161,12 @@ def test_a_mixture_is_scikit_learn_s_up_to_a_constant():
 
     def theirs(iterations):
         model = BayesianGaussianMixture(
-            n_components=4, weight_concentration_prior_type="dirichlet_distribution", reg_covar=0.0, tol=0.0, max_iter=iterations, random_state=0
+            n_components=4,
+            weight_concentration_prior_type="dirichlet_distribution",
+            reg_covar=0.0,
+            tol=0.0,
+            max_iter=iterations,
+            random_state=0,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -34,8 +34,6 @@ VARIABLES = {
     "simplex": lb.Variable((4,), constraints.simplex),
     "batch of simplices": lb.Variable((2, 3), constraints.simplex),
     "correlation": lb.Variable((3, 3), constraints.corr_cholesky),
-    "triangle": lb.Variable((3, 3), constraints.lower_cholesky),
-    "ordered": lb.Variable((3,), constraints.ordered_vector),
 }
 
 
@@ -100,19 +98,23 @@ def test_full_rank_is_exact_on_a_gaussian():
     torch.testing.assert_close(q.mean.detach(), CENTRE, rtol=0, atol=1e-6)
     torch.testing.assert_close(q.covariance_matrix.detach(), PRECISION.inverse(), rtol=0, atol=1e-6)
     exact = MultivariateNormal(CENTRE, precision_matrix=PRECISION)
-    ours = MultivariateNormal(q.mean, q.covariance_matrix)
+    ours = MultivariateNormal(q.mean.detach(), q.covariance_matrix.detach())
     assert float(torch.distributions.kl_divergence(ours, exact)) < 1e-6
-    assert lb.evaluate(model, objective).mean == pytest.approx(0.7, abs=1e-5)
+    weights = lb.evaluate(
+        model, lb.ELBO(samples=10, kl="sampled")
+    ).per_example  # all the same, for the posterior is exact
+    torch.testing.assert_close(weights, torch.full_like(weights, 0.7), rtol=0, atol=1e-5)
 
 
 def test_mean_field_has_the_variances_that_theory_predicts():
     model = make(lb.mean_field).double()
-    lb.fit(model, lb.ELBO(samples=50), steps=3000, learning_rate=0.05, schedule="exponential", progress=False)
+    settings = {"learning_rate": 0.05, "schedule": "exponential", "ema": 0.995}
+    lb.fit(model, lb.ELBO(samples=100), steps=3000, progress=False, **settings)
     q = model.posterior()
     torch.testing.assert_close(q.variance.detach(), 1 / PRECISION.diagonal(), rtol=0.01, atol=0)
     gap = 0.5 * float(PRECISION.diagonal().log().sum() - PRECISION.logdet())
     estimate = lb.evaluate(model, lb.ELBO(samples=1000))
-    assert 0.7 - estimate.mean == pytest.approx(gap, abs=0.005)
+    assert 0.7 - estimate.mean == pytest.approx(gap, abs=4 * estimate.standard_error)
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -182,20 +184,12 @@ def test_batches_with_their_scale_give_the_bound_of_all_data():
         return Normal(0.0, 2.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
 
     model = lb.LogJoint(log_joint, lb.full_rank, {"mean": ()}, size=60).double()
-    lb.fit(
-        model,
-        lb.ELBO(samples=10),
-        x,
-        epochs=300,
-        batch_size=25,
-        learning_rate=0.02,
-        schedule="exponential",
-        progress=False,
-    )
+    settings = {"batch_size": 25, "learning_rate": 0.05, "schedule": "exponential", "ema": 0.99}
+    lb.fit(model, lb.ELBO(samples=20), x, epochs=500, progress=False, **settings)
     precision = 60 + 1 / 4
     q = model.posterior()
-    assert float(q.mean) == pytest.approx(float(x.sum()) / precision, abs=0.01)
-    assert float(q.variance) == pytest.approx(1 / precision, rel=0.1)
+    assert float(q.mean.detach()) == pytest.approx(float(x.sum()) / precision, abs=0.01)
+    assert float(q.variance.detach()) == pytest.approx(1 / precision, rel=0.1)
     covariance = torch.eye(60, dtype=torch.float64) + 4.0
     exact = float(MultivariateNormal(torch.zeros(60, dtype=torch.float64), covariance).log_prob(x[:, 0]))
     estimate = lb.evaluate(model, lb.ELBO(samples=2000), x, batch_size=60)
@@ -207,7 +201,7 @@ def test_full_rank_is_the_posterior_of_a_linear_regression():
 
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(40, 3))
-    outputs = inputs @ [1.0, -2.0, 0.5] + 0.3 * rng.normal(size=40)
+    outputs = inputs @ [1.0, -2.0, 0.5] + 2.0 * rng.normal(size=40)
     ridge = BayesianRidge(fit_intercept=False).fit(inputs, outputs)
     a, b = torch.from_numpy(inputs), torch.from_numpy(outputs)
 
@@ -219,9 +213,7 @@ def test_full_rank_is_the_posterior_of_a_linear_regression():
     objective = lb.ELBO(samples=10, gradient="sticking-the-landing")
     lb.fit(model, objective, steps=4000, learning_rate=0.05, schedule="exponential", progress=False)
     q = model.posterior()
-    precision = (
-        ridge.lambda_ * np.eye(3) + ridge.alpha_ * inputs.T @ inputs
-    )  # at the hyperparameters that it ended with
+    precision = ridge.lambda_ * np.eye(3) + ridge.alpha_ * inputs.T @ inputs
     np.testing.assert_allclose(q.covariance_matrix.detach(), np.linalg.inv(precision), atol=1e-6)
     np.testing.assert_allclose(
         q.mean.detach(), ridge.coef_, atol=1e-4
@@ -229,16 +221,19 @@ def test_full_rank_is_the_posterior_of_a_linear_regression():
 
 
 def test_draws_are_resampled_towards_the_truth():
-    model = make(lb.mean_field).double()
+    """Mean field is too narrow, by as much as theory says; its draws, weighted, are not."""
+    precision = torch.tensor([[2.0, 0.63], [0.63, 1.0]], dtype=torch.float64)
+
+    def log_joint(a, b):
+        z = torch.stack([a, b], -1)
+        return -0.5 * ((z @ precision) * z).sum(-1)
+
+    model = make(lb.mean_field, log_joint, {"a": (), "b": ()}).double()
     lb.fit(model, lb.ELBO(samples=20), steps=1500, learning_rate=0.03, schedule="cosine", progress=False)
-    plain, better = (model.posterior_sample(20_000, resample=again, seed=1) for again in (False, True))
-    truth = PRECISION.inverse().diagonal()
-    for found, tolerance in ((plain, None), (better, 0.1)):
-        variances = torch.stack([found[name].var() for name in "abc"])
-        if tolerance is None:
-            assert (variances < 0.95 * truth).all()
-        else:
-            torch.testing.assert_close(variances, truth, rtol=tolerance, atol=0)
+    plain, better = (model.posterior_sample(5000, resample=again, seed=1) for again in (False, True))
+    narrow, truth = 1 / precision.diagonal(), precision.inverse().diagonal()
+    for draws, expected in ((plain, narrow), (better, truth)):
+        torch.testing.assert_close(torch.stack([draws[name].var() for name in "ab"]), expected, rtol=0.1, atol=0)
 
 
 def test_a_run_is_resumed_as_if_it_had_never_stopped(tmp_path):
@@ -298,12 +293,15 @@ def test_data_are_refused_where_there_are_none_and_wanted_where_there_are():
         model.posterior_sample(3, resample=True)
 
 
-def test_a_function_of_one_draw_becomes_one_of_many_by_vmap():
+def test_a_log_joint_may_be_written_for_one_draw():
     def one(a, b, c):
         z = torch.stack([a, b, c]) - CENTRE.float()
         return -0.5 * z @ PRECISION.float() @ z
 
-    model = make(lb.full_rank, torch.vmap(one))
+    model = lb.LogJoint(one, lb.full_rank, {"a": (), "b": (), "c": ()}, vectorized=False)
+    same = lb.LogJoint(gaussian, lb.full_rank, {"a": (), "b": (), "c": ()})
+    shift = lb.evaluate(same, lb.ELBO()).per_example - lb.evaluate(model, lb.ELBO()).per_example
+    torch.testing.assert_close(shift, shift[:1].expand(100), rtol=1e-4, atol=1e-4)  # the density's constant
     run = lb.fit(model, lb.ELBO(samples=8), steps=200, learning_rate=0.05, progress=False)
     assert run.history[-1]["train"]["bound"] > run.history[0]["train"]["bound"]
 

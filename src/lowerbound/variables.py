@@ -22,8 +22,7 @@ class Variable:
     Args:
         shape: of one value; ``()`` is a number.
         support: where values lie: any of ``torch.distributions.constraints`` to which torch has a bijection, such as
-            ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex``, ``corr_cholesky``, ``lower_cholesky`` or
-            ``ordered_vector``.
+            ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex`` or ``corr_cholesky``.
 
     Raises:
         SettingsError: if the shape or the support cannot be used.

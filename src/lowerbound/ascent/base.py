@@ -89,7 +89,9 @@ class CoordinateAscent(ABC):
             NonFiniteError: if the bound stops being a number, naming the update.
         """
         if not tolerance > 0 or isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-            raise SettingsError(f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number of at least 1")
+            raise SettingsError(
+                f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number of at least 1"
+            )
         data = self.prepare(x)
         factors = self.start(data, torch.Generator().manual_seed(seed))
         bounds, updated, converged = [self.bound(factors, data)], [], False
@@ -118,7 +120,9 @@ class CoordinateAscent(ABC):
             raise DataError(f"data: expected at least one row, got the shape {tuple(data.shape)}")
         broken = ~data.isfinite().reshape(len(data), -1).all(1)
         if broken.any():
-            raise DataError(f"data: row {int(broken.nonzero()[0])} holds a number that is not finite; leave it out or mend it")
+            raise DataError(
+                f"data: row {int(broken.nonzero()[0])} holds a number that is not finite; leave it out or mend it"
+            )
         return data
 
     @staticmethod

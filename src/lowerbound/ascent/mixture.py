@@ -65,7 +65,9 @@ class NormalWishart:
         """In nats, ``[C]``."""
         size = self.mean.shape[1]
         means = 0.5 * size * (1 + _LOG_TWO_PI - self.strength.log()) - 0.5 * self.expected_log_det
-        wishart = -self.log_normaliser - 0.5 * (self.freedom - size - 1) * self.expected_log_det + 0.5 * self.freedom * size
+        wishart = (
+            -self.log_normaliser - 0.5 * (self.freedom - size - 1) * self.expected_log_det + 0.5 * self.freedom * size
+        )
         return means + wishart
 
 
@@ -112,7 +114,9 @@ class GaussianMixture(CoordinateAscent):
     def __init__(self, components: int, concentration: float | None = None, strength: float = 1.0) -> None:
         if isinstance(components, bool) or not isinstance(components, int) or components < 1:
             raise SettingsError(f"GaussianMixture: components={components!r} must be a whole number of at least 1")
-        check_positive("GaussianMixture", concentration=1.0 if concentration is None else concentration, strength=strength)
+        check_positive(
+            "GaussianMixture", concentration=1.0 if concentration is None else concentration, strength=strength
+        )
         self.components = components
         self.concentration = 1.0 / components if concentration is None else concentration
         self.strength = strength
@@ -125,7 +129,9 @@ class GaussianMixture(CoordinateAscent):
         """
         data = super().prepare(x)
         if data.dim() != 2 or len(data) < max(2, self.components):
-            raise DataError(f"data: expected at least {max(2, self.components)} vectors [N, D], got the shape {tuple(data.shape)}")
+            raise DataError(
+                f"data: expected at least {max(2, self.components)} vectors [N, D], got the shape {tuple(data.shape)}"
+            )
         if bool(torch.linalg.cholesky_ex(self._covariance(data)).info):
             raise DataError("data: a column is constant or a combination of others; leave it out")
         return data
@@ -183,7 +189,9 @@ class GaussianMixture(CoordinateAscent):
         shift = components.mean - prior.mean
         quadratic = torch.einsum("cd,cde,ce->c", shift, components.precision, shift)
         log_det = components.expected_log_det
-        means = 0.5 * (size * (prior.strength.log() - _LOG_TWO_PI) + log_det - size * prior.strength / components.strength)
+        means = 0.5 * (
+            size * (prior.strength.log() - _LOG_TWO_PI) + log_det - size * prior.strength / components.strength
+        )
         means = means - 0.5 * prior.strength * quadratic
         trace = (prior.inverse_scale * components.precision).sum((1, 2))
         wisharts = prior.log_normaliser + 0.5 * (prior.freedom - size - 1) * log_det - 0.5 * trace

@@ -52,7 +52,9 @@ class LinearRegression(CoordinateAscent):
         """
         table = super().prepare(x)
         if table.dim() != 2 or table.shape[1] < 2:
-            raise DataError(f"data: expected a table [N, D + 1] with y in its last column, got the shape {tuple(table.shape)}")
+            raise DataError(
+                f"data: expected a table [N, D + 1] with y in its last column, got the shape {tuple(table.shape)}"
+            )
         return table
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:

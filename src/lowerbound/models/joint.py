@@ -41,12 +41,14 @@ class LogJoint(Model):
 
     Args:
         log_joint: called with a value for each variable by its name, ``[K, *shape]``, K draws at once; gives the log joint density
-            of each, ``[K]``. ``torch.vmap`` makes it of a function of one draw. With ``size``, it is called with a batch of examples
+            of each, ``[K]``. With ``size``, it is called with a batch of examples
             ``[B, *event]`` and the factor ``size / B`` first, with which it has to multiply the log likelihood of the batch.
         posterior: q(u): a module that is given nothing and returns a distribution over ``[J]``, or a function from J to one,
             such as :func:`mean_field`, :func:`full_rank`, ``lambda size: zuko.flows.NSF(size)``, or :class:`ByVariable`.
         variables: their shapes by name, or :class:`Variable` where not every real number is a value.
         size: how many examples there are, if the log joint is given them in batches.
+        vectorized: whether the log joint takes K draws at once; if not, it is written for one, ``[*shape]`` to a number, and
+            ``torch.vmap`` does the rest.
 
     Raises:
         SettingsError: if the variables or the posterior cannot be used.
@@ -70,6 +72,7 @@ class LogJoint(Model):
         posterior: nn.Module | Callable[[int], nn.Module] | ByVariable,
         variables: Mapping[str, Variable | tuple[int, ...] | int],
         size: int | None = None,
+        vectorized: bool = True,
     ) -> None:
         super().__init__()
         if not callable(log_joint):
@@ -77,6 +80,7 @@ class LogJoint(Model):
         self.log_joint = log_joint
         self.variables = Variables(variables)
         self.size = None if size is None else _size(size)
+        self.vectorized = vectorized
         self.posterior = _made(posterior, self.variables)
 
     def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
@@ -150,12 +154,15 @@ class LogJoint(Model):
         leading = u.shape[:-1]
         values, log_det = self.variables.values(u.reshape(-1, u.shape[-1]))
         given = () if x is None else (x, cast(int, self.size) / len(x))
-        value = self.log_joint(*given, **values)
+        if self.vectorized:
+            value = self.log_joint(*given, **values)
+        else:
+            value = torch.vmap(lambda one: self.log_joint(*given, **one))(values)
         if not isinstance(value, Tensor) or value.shape != log_det.shape:
             found = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
                 f"LogJoint: the log joint gave {found} for {len(log_det)} draws, expected ({len(log_det)},): one number for each draw. "
-                "Its arguments have the draws as first dimension; sum over all others, or write it for one draw and pass torch.vmap(log_joint)"
+                "Its arguments have the draws as first dimension; sum over all others, or write it for one draw and pass vectorized=False"
             )
         return (value + log_det).reshape(leading)
 
