@@ -33,6 +33,8 @@ CONDITIONALS = {
     "Gaussian with sigmoid mean": (lambda: lb.Gaussian(lb.mlp(4, 6), mean="sigmoid"), (3,)),
     "Gaussian of one's own network": (lambda: lb.Gaussian(nn.Linear(4, 6)), (3,)),
     "Gaussian that depends on nothing": (lambda: lb.Gaussian(lb.constant(6)), (3,)),
+    "FullRankGaussian": (lambda: lb.FullRankGaussian(lb.mlp(4, 8, 9)), (3,)),
+    "LowRankGaussian": (lambda: lb.LowRankGaussian(lb.mlp(4, 8, 12), rank=2), (3,)),
     "Bernoulli that depends on nothing": (lambda: lb.Bernoulli(lb.constant(3, learned=False)), (3,)),
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
 }
@@ -106,6 +108,8 @@ MODELS = {
         lb.StandardNormal((2, 2, 2)),
         lb.Gaussian(lb.mlp((2, 2, 2), (2, 9, 7))),
     ),
+    "full rank posterior": lambda: _vae(lb.FullRankGaussian(lb.mlp(IMAGE, 16, 5))),
+    "low rank posterior": lambda: _vae(lb.LowRankGaussian(lb.mlp(IMAGE, 16, 6), rank=1)),
     "learned prior": lambda: _vae(prior=lb.Gaussian(lb.constant(4))),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))),

@@ -184,7 +184,7 @@ def test_batches_with_their_scale_give_the_bound_of_all_data():
         return Normal(0.0, 2.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
 
     model = lb.LogJoint(log_joint, lb.full_rank, {"mean": ()}, size=60).double()
-    settings = {"batch_size": 25, "learning_rate": 0.05, "schedule": "exponential", "ema": 0.99}
+    settings = {"batch_size": 25, "learning_rate": 0.1, "schedule": "exponential", "ema": 0.99}
     lb.fit(model, lb.ELBO(samples=20), x, epochs=500, progress=False, **settings)
     precision = 60 + 1 / 4
     q = model.posterior()

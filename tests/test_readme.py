@@ -11,14 +11,32 @@ from lowerbound.recipes import RECIPES
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_runs(capsys, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+
+
+def test_the_first_example_runs(capsys):
+    code = EXAMPLES[0]
     assert len(code.strip().splitlines()) <= 12
     names: dict[str, object] = {}
     exec(code.replace("epochs=20", "epochs=2, progress=False"), names)
     assert re.match(r"Estimate\(mean=-?[\d.]+, standard_error=", capsys.readouterr().out)
     assert names["pictures"].shape == (64, 1, 8, 8)
     assert names["embedding"].shape == (180, 10)
+
+
+def test_the_example_of_a_log_joint_runs(capsys):
+    (code,) = EXAMPLES[1:]
+    names: dict[str, object] = {}
+    exec(code.replace("steps=2000", "steps=300, progress=False"), names)
+    assert re.match(
+        r"Estimate\(mean=-[\d.]+, standard_error=.*\nLikelihoodEstimate\(mean=-[\d.]+", capsys.readouterr().out
+    )
+    assert {name: draws.shape for name, draws in names["draws"].items()} == {
+        "mean": (1000,),
+        "spread": (1000,),
+        "standardised": (1000, 8),
+    }
+    assert (names["draws"]["spread"] > 0).all()
 
 
 ROOT = README.parent

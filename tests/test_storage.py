@@ -205,7 +205,7 @@ def test_a_class_cannot_take_the_name_of_another():
     class Gaussian(nn.Module):
         pass
 
-    with pytest.raises(SettingsError, match=r"lowerbound\.conditionals\.Gaussian is registered"):
+    with pytest.raises(SettingsError, match=r"lowerbound\.conditionals\.gaussian\.Gaussian is registered"):
         lb.describable(Gaussian)
     assert build({"kind": "StandardNormal", "shape": [2]}).shape == (2,)
 

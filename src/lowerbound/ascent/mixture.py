@@ -37,7 +37,8 @@ class NormalWishart:
     @property
     def precision(self) -> Tensor:
         """``E Lambda``, ``[C, D, D]``."""
-        return self.freedom[:, None, None] * torch.linalg.inv(self.inverse_scale)
+        found: Tensor = self.freedom[:, None, None] * torch.linalg.inv(self.inverse_scale)
+        return found
 
     @property
     def expected_log_det(self) -> Tensor:
@@ -52,7 +53,8 @@ class NormalWishart:
         size = self.mean.shape[1]
         half = 0.5 * self.freedom
         constant = size * math.log(2) * half + torch.special.multigammaln(half, size)
-        return half * self.inverse_scale.logdet() - constant
+        found: Tensor = half * self.inverse_scale.logdet() - constant
+        return found
 
     def expected_log_prob(self, x: Tensor) -> Tensor:
         """``E log N(x_n; mu_c, Lambda_c^-1)``, ``[N, C]``."""
@@ -83,7 +85,8 @@ class Assignments:
 
     def entropy(self) -> Tensor:
         """In nats, ``[N]``."""
-        return -torch.special.xlogy(self.shares, self.shares).sum(1)
+        found: Tensor = -torch.special.xlogy(self.shares, self.shares).sum(1)
+        return found
 
 
 class GaussianMixture(CoordinateAscent):
@@ -195,7 +198,8 @@ class GaussianMixture(CoordinateAscent):
         means = means - 0.5 * prior.strength * quadratic
         trace = (prior.inverse_scale * components.precision).sum((1, 2))
         wisharts = prior.log_normaliser + 0.5 * (prior.freedom - size - 1) * log_det - 0.5 * trace
-        return examples + proportions + (means + wisharts).sum()
+        found: Tensor = examples + proportions + (means + wisharts).sum()
+        return found
 
     @staticmethod
     def _log_proportions(factors: Mapping[str, Any]) -> Tensor:
@@ -205,4 +209,5 @@ class GaussianMixture(CoordinateAscent):
 
     @staticmethod
     def _covariance(x: Tensor) -> Tensor:
-        return torch.atleast_2d(torch.cov(x.mT))
+        found: Tensor = torch.atleast_2d(torch.cov(x.mT))
+        return found

@@ -82,7 +82,8 @@ class LinearRegression(CoordinateAscent):
         likelihood = len(x) * (expected_log(beta) - _LOG_TWO_PI) - beta.mean * self._residuals(weights, x)
         prior = weights.event_shape.numel() * (expected_log(alpha) - _LOG_TWO_PI) - alpha.mean * self._size(weights)
         hyper = [expected_gamma_log_prob(gamma, self.concentration, self.rate) for gamma in (alpha, beta)]
-        return 0.5 * (likelihood + prior) + hyper[0] + hyper[1]
+        found: Tensor = 0.5 * (likelihood + prior) + hyper[0] + hyper[1]
+        return found
 
     @staticmethod
     def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:

@@ -20,6 +20,7 @@ class Bernoulli(Parametric):
         network: from what is given to the logits ``eta``, ``[*leading, *event]``.
 
     Example:
+        >>> import torch
         >>> from lowerbound.networks import mlp
         >>> Bernoulli(mlp(2, 32, (1, 8, 8)))(torch.zeros(7, 5, 2)).log_prob(torch.ones(5, 1, 8, 8)).shape
         torch.Size([7, 5])

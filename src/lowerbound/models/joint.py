@@ -62,7 +62,7 @@ class LogJoint(Model):
         >>> model = LogJoint(log_joint, lb.full_rank, {"mean": ()})
         >>> run = lb.fit(model, lb.ELBO(samples=10), steps=500, learning_rate=0.05, progress=False)
         >>> exact = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1)  # log p(x) in closed form
-        >>> abs(lb.evaluate(model, lb.ELBO(samples=100)).mean - float(exact.log_prob(x))) < 0.01
+        >>> abs(lb.evaluate(model, lb.ELBO(samples=100)).mean - float(exact.log_prob(x))) < 0.05
         True
     """
 
