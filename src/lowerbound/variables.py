@@ -36,10 +36,13 @@ class Variable:
     support: Any = constraints.real
 
     def __post_init__(self) -> None:
+        shape = (self.shape,) if isinstance(self.shape, int) else self.shape
+        object.__setattr__(self, "shape", tuple(shape))
         if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape):
             raise SettingsError(f"Variable: shape={self.shape!r} must be a tuple of whole numbers of at least 1")
         try:
-            _ = self.free_shape
+            zeros = torch.zeros(self.free_shape)
+            self.transform.log_abs_det_jacobian(zeros, self.transform(zeros))
         except NotImplementedError:
             raise SettingsError(
                 f"Variable: torch has no bijection to {self.support}; give a constraint such as positive, simplex or interval"

@@ -51,7 +51,7 @@ class CoordinateAscent(ABC):
 
     .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
 
-    No update lowers the bound, which is what :meth:`fit` watches (Bishop 2006, chapter 10; Blei et al. 2017).
+    No update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017); a fall beyond rounding in :attr:`Ascent.bounds` shows a mistake.
 
     To write your own: subclass, give the first factors in :meth:`start`, the best update of each in :meth:`update`, and
     :meth:`expected_log_joint`; all in double precision.
@@ -113,7 +113,7 @@ class CoordinateAscent(ABC):
             DataError: if they are not numbers, or not finite, naming the first such row.
         """
         try:
-            data = torch.as_tensor(x).double()
+            data = torch.as_tensor(x).detach().cpu().double()
         except (TypeError, ValueError) as error:
             raise DataError(f"data: cannot be read as an array of numbers ({error})") from None
         if data.dim() == 0 or data.numel() == 0:

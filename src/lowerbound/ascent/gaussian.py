@@ -65,7 +65,9 @@ class KnownGaussian(CoordinateAscent):
             raise ShapeError(
                 f"KnownGaussian: a mean of shape {tuple(self.mean.shape)} does not go with a precision of {tuple(self.precision.shape)}"
             )
-        if not torch.equal(self.precision, self.precision.mT) or bool(torch.linalg.cholesky_ex(self.precision).info):
+        symmetric = torch.allclose(self.precision, self.precision.mT, rtol=1e-9)
+        self.precision = 0.5 * (self.precision + self.precision.mT)
+        if not symmetric or bool(torch.linalg.cholesky_ex(self.precision).info):
             raise SettingsError("KnownGaussian: the precision must be symmetric and positive definite")
 
     def fit(self, x: Any = (0.0,), **settings: Any) -> Any:

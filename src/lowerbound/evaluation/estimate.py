@@ -97,6 +97,8 @@ def evaluate(
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
     examples = model.examples(data, count=_REPETITIONS)
     model.check_data(examples)
+    if model.in_batches:
+        batch_size = len(examples)
     terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)
     bound = terms.pop("bound")
     return Estimate(

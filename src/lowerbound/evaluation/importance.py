@@ -157,6 +157,8 @@ def log_likelihood(
     samples = whole_number("log_likelihood: samples", samples)
     examples = model.examples(data)
     model.check_support(examples)
+    if model.in_batches:
+        batch_size = len(examples)  # weights are those of all data
     rows = rows_per_pass(examples.shape)
     size = whole_number(
         "log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows)))

@@ -45,6 +45,9 @@ class Model(nn.Module, ABC):
     repeats: bool = False
     """Whether examples are only repetitions, because the model holds its data itself."""
 
+    in_batches: bool = False
+    """Whether a batch stands for all data, whose draws it shares, so that only what is linear in log weights may be averaged over batches."""
+
     def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
         """The data as examples; ``count`` repetitions where the model holds them itself.
 

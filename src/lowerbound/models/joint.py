@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from lowerbound import noise
 from lowerbound.conditionals import ByVariable
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import Lebesgue
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.base import Model, device_of, dtype_of, evaluating, seeded
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.sampling import held, sampler, scored
@@ -36,7 +37,8 @@ class LogJoint(Model):
     .. math:: \log p(x, T(u)) + \log \left| \det \tfrac{\partial T}{\partial u} \right|
 
     so the bound is one of the evidence :math:`\log p(x)` itself, in whatever coordinates (Kucukelbir et al. 2017). Objectives,
-    training and evaluation are those of the auto-encoder, which is the amortised special case of this. The bound is of all data
+    training and evaluation are those of the auto-encoder, which is the amortised special case of this; but where data come in batches, only
+    the ELBO can be trained by them, and a figure is that of one set of draws for all examples. The bound is of all data
     together, in nats; ``rate`` is minus the entropy of q, and ``distortion`` minus the expected log joint.
 
     Args:
@@ -90,7 +92,12 @@ class LogJoint(Model):
             SettingsError: if data are missing, or there should be none.
         """
         if not self.repeats:
-            return super().examples(data, name=name, count=count)
+            examples = super().examples(data, name=name, count=count)
+            if len(examples) != self.size:
+                raise SettingsError(
+                    f"{name}: {len(examples)} examples, but this log joint was made for size={self.size}, by which it scales a batch"
+                )
+            return examples
         if data is None:
             return Examples(torch.zeros(count, 1), name=_NOTHING)
         if isinstance(data, Examples) and data.name == _NOTHING:
@@ -104,6 +111,11 @@ class LogJoint(Model):
     def repeats(self) -> bool:  # type: ignore[override]
         """Whether examples are only repetitions, because the log joint holds its data itself."""
         return self.size is None
+
+    @property
+    def in_batches(self) -> bool:  # type: ignore[override]
+        """Whether the log joint is given its data in batches."""
+        return self.size is not None
 
     def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
         """``samples`` draws from q, and the log joint at them.
@@ -178,6 +190,7 @@ class LogJoint(Model):
 
         Raises:
             UnsupportedError: if they are to be resampled, but a batch of data is needed for the weights.
+            NonFiniteError: if too few draws have a weight.
         """
         with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
             if not resample:
@@ -187,7 +200,15 @@ class LogJoint(Model):
                     "posterior_sample: resample=True needs the weights of all data at once, and this log joint is given them in batches"
                 )
             draw = self.draw(torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self)), _OVERDRAWN * count)
-            weights = draw.log_w[:, 0].double()
+            weights = draw.log_w[:, 0].double().nan_to_num(nan=-math.inf)
+            if int(weights.isfinite().sum()) < count:
+                raise NonFiniteError(
+                    f"posterior_sample: fewer than {count} of {len(weights)} draws have a finite log joint. Likely cause: a posterior that lies "
+                    "where the log joint is not a number. Remedy: train it longer, or look at the log joint",
+                    step=0,
+                    term="log_w",
+                    tensor="the log joint",
+                )
             # The largest of log w plus Gumbel noise are draws without replacement (Efraimidis & Spirakis 2006).
             gumbel = -torch.empty_like(weights).exponential_().log()
             return self.variables.values(draw.z[(weights + gumbel).topk(count).indices, 0])[0]

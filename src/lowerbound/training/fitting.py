@@ -157,6 +157,11 @@ def fit(
 
     if model.repeats:
         settings["batch_size"] = 1
+    if model.in_batches and type(objective).__name__ != "ELBO":
+        raise SettingsError(
+            f"fit: {type(objective).__name__} of batches is no bound of all data, since it is not linear in log weights; use lb.ELBO, or a log "
+            "joint that holds its data itself"
+        )
     train, held_out = _hold_out(model.examples(data, name="training data", count=_REPETITIONS), validation, seed)
     _refuse_conflicts(settings, held_out, directory, resume)
     model.to(_device(settings["device"]))
