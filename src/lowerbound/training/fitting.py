@@ -151,13 +151,14 @@ def fit(
     from lowerbound.allocating import keeping_freed_memory
     from lowerbound.models import seeded
     from lowerbound.noise import derived_seed
+    from lowerbound.objectives import ELBO
     from lowerbound.training.record import RunDirectory
     from lowerbound.training.resuming import amend_config, config_of, restore
     from lowerbound.training.run import Run
 
     if model.repeats:
         settings["batch_size"] = 1
-    if model.in_batches and type(objective).__name__ != "ELBO":
+    if model.in_batches and not isinstance(objective, ELBO):
         raise SettingsError(
             f"fit: {type(objective).__name__} of batches is no bound of all data, since it is not linear in log weights; use lb.ELBO, or a log "
             "joint that holds its data itself"
