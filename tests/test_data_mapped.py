@@ -4,6 +4,8 @@ import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +228,18 @@ def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
         assert len((order[:pool].diff() == 1).nonzero()) < 0.2 * pool
     read = torch.cat(list(feed.batches(order, size)))
     assert torch.equal(read, torch.from_numpy(np.load(tmp_path / "rows.npy"))[order])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
+def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
+    """More threads of OpenMP's than cores make those of the training sleep at every wait: a fifth of its speed on two cores."""
+    np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
+    values = feed_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
+    with ThreadPoolExecutor(1) as reader:
+        reader.submit(int).result()
+        threads = set(os.listdir("/proc/self/task"))
+        reader.submit(values.__getitem__, torch.randperm(20_000)).result()
+        assert set(os.listdir("/proc/self/task")) <= threads
 
 
 def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved):

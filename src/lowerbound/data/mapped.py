@@ -106,7 +106,7 @@ class Mapped:
 
     source: _File
     arrange: Callable[[NDArray[Any]], NDArray[Any]]
-    rows: Tensor | None = None
+    rows: NDArray[np.int64] | None = None
     known: set[str] = field(default_factory=set)
 
     device = torch.device("cpu")
@@ -155,7 +155,7 @@ class Mapped:
         return self.dtype.is_floating_point
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        taken = self.source.rows(self._in_file(index).numpy())
+        taken = self.source.rows(self._in_file(index))
         return torch.from_numpy(np.ascontiguousarray(self.arrange(taken)))
 
     def select(self, index: Tensor) -> Mapped:
@@ -174,12 +174,14 @@ class Mapped:
                 "one of the two parts (--split train or test), or read them (--keep-in memory)"
             )
         both = [part._in_file(torch.arange(len(part))) for part in (self, other)]
-        return replace(self, rows=torch.cat(both), known=self.known & other.known)
+        return replace(self, rows=np.concatenate(both), known=self.known & other.known)
 
     def to(self, device: torch.device | str) -> Tensor:
         """All of them, in the memory of a device."""
         return self[torch.arange(len(self))].to(device)
 
-    def _in_file(self, index: Tensor) -> Tensor:
-        index = index.cpu()
-        return index if self.rows is None else self.rows[index]
+    def _in_file(self, index: Tensor) -> NDArray[np.int64]:
+        # By numpy: an operation of torch's may be parallel, and starts threads of OpenMP's in each thread that reads ahead. With
+        # more of them than cores, all threads, those of the training too, sleep where they used to wait for each other awake.
+        numbers: NDArray[np.int64] = index.cpu().numpy()
+        return numbers if self.rows is None else self.rows[numbers]
