@@ -235,11 +235,16 @@ def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
     """More threads of OpenMP's than cores make those of the training sleep at every wait: a fifth of its speed on two cores."""
     np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
     values = feed_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
-    with ThreadPoolExecutor(1) as reader:
-        reader.submit(int).result()
-        threads = set(os.listdir("/proc/self/task"))
-        reader.submit(values.__getitem__, torch.randperm(20_000)).result()
-        assert set(os.listdir("/proc/self/task")) <= threads
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            reader.submit(int).result()
+            threads = set(os.listdir("/proc/self/task"))
+            reader.submit(values.__getitem__, torch.randperm(20_000)).result()
+            assert set(os.listdir("/proc/self/task")) <= threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved):
