@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests format benchmark clean
+.PHONY: help demo test lint types tests format benchmark reference clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
 	@echo "make test       install the tools, then lint, check types and run all tests"
 	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
+	@echo "make reference  draw the reference of the posteriors with NumPyro, in a virtual environment of its own"
 	@echo "make format     format the code"
 	@echo "make clean      remove the virtual environment and the caches"
 
@@ -44,8 +45,17 @@ benchmark: .venv-benchmark/.installed
 		--editable . --requirement benchmarks/requirements.txt
 	@touch $@
 
+# What is committed is not drawn again: remove docs/results/posteriors/reference/NAME.json first.
+reference: .venv-mcmc/.installed
+	@.venv-mcmc/bin/python reproductions/reference_draws.py
+
+.venv-mcmc/.installed: reproductions/requirements-mcmc.txt
+	@$(PYTHON) -m venv .venv-mcmc
+	@.venv-mcmc/bin/python -m pip --disable-pip-version-check install --quiet --requirement reproductions/requirements-mcmc.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-benchmark .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-benchmark .venv-mcmc .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
