@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests format benchmark reference clean
+.PHONY: help demo test lint types tests docs format benchmark reference clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
-	@echo "make test       install the tools, then lint, check types and run all tests"
+	@echo "make test       install the tools, then lint, check types, run all tests and build the documentation"
+	@echo "make docs       build the documentation into build/docs, and check its links"
 	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
 	@echo "make reference  draw the reference of the posteriors with NumPyro, in a virtual environment of its own"
 	@echo "make format     format the code"
@@ -20,7 +21,7 @@ demo: $(VENV)/.installed
 	@rm -rf runs/demo
 	@$(BIN)/lowerbound train aevb-gaussian --data digits --epochs 40 --pictures-every 10 --out runs/demo
 
-test: lint types tests
+test: lint types tests docs
 
 lint: $(VENV)/.installed-tools
 	@$(BIN)/ruff format --check .
@@ -31,6 +32,10 @@ types: $(VENV)/.installed-tools
 
 tests: $(VENV)/.installed-tools
 	@$(BIN)/pytest --numprocesses 2
+
+docs: $(VENV)/.installed-docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo "build/docs/index.html: open it in a browser, or serve it: $(BIN)/python -m http.server --directory build/docs"
 
 format: $(VENV)/.installed-tools
 	@$(BIN)/ruff format .
@@ -71,4 +76,9 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-tools: $(VENV)/.installed
 	@echo "installing the tools"
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "installing what builds the documentation"
+	@$(PIP) --editable ".[docs]"
 	@touch $@

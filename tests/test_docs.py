@@ -1,0 +1,127 @@
+"""What the documentation shows: its code runs, its commands are understood, its links lead somewhere, and it leaves no public name out."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import lowerbound as lb
+from lowerbound import ascent
+from lowerbound.recipes import RECIPES
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "_extensions"))
+import sitecheck
+
+from pages import ROOT, blocks, check_options, command_lines, pages, prose, run
+
+ALL = pages("*.md", "docs/**/*.md", "benchmarks/*.md")
+WITH_CODE = [
+    page
+    for page in pages("docs/**/*.md")
+    if page != "docs/notebook-errors.md"  # whose output is compared number by number, in a test of its own
+    and any(block.language in ("python", "console") for block in blocks(page))
+]
+REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages("docs/api/*.md"))
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(page)
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_commands_are_understood(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.MULTILINE)
+    for _, (program, *arguments) in command_lines(page):
+        if program == "make":
+            assert set(arguments) <= set(targets), arguments
+        else:
+            check_options(arguments)
+
+
+def test_a_command_that_is_wrong_is_seen():
+    for arguments in (["train", "aevb-gaussian"], ["evaluate", "runs/a", "--sampels", "5"], ["draw"]):
+        with pytest.raises(Exception, match=r"Missing parameter: data|No such (option|command)"):
+            check_options(arguments)
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)\s:]+)\)", prose(page)):
+        file, _, place = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if place and there.suffix == ".md":
+            assert place in _places(there), target
+
+
+def _places(page: Path) -> set[str]:
+    """What a link can name in a page: its headings, in small letters with dashes."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf8"), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_names_that_a_page_mentions_exist(page):
+    text = (ROOT / page).read_text(encoding="utf8")
+    for name in re.findall(r"\blb\.([A-Za-z_]\w*)", text):
+        assert hasattr(lb, name), name
+    for recipe in re.findall(r"lowerbound train ([a-z][\w-]*)", prose(page)):
+        assert recipe in RECIPES, recipe
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"lowerbound.{name}" for name in lb.__all__ if name not in ("errors", "recipes")),
+        *(f"lowerbound.ascent.{name}" for name in ascent.__all__),
+        *(f"lowerbound.recipes.{recipe.make.__name__}" for recipe in RECIPES.values()),
+    ],
+)
+def test_the_reference_has_every_public_name(name):
+    assert re.search(rf"^\.\. auto(class|function|exception):: {re.escape(name)}$", REFERENCE, re.MULTILINE)
+
+
+def test_the_reference_has_every_error():
+    assert ".. automodule:: lowerbound.errors\n   :members:" in REFERENCE
+
+
+def test_every_page_is_in_the_navigation():
+    """But for pages that a pattern brings in."""
+    listed = set()
+    for page in pages("docs/**/*.md"):
+        for block in blocks(page):
+            if block.language.startswith("{toctree}"):
+                entries = [
+                    re.sub(r".*<(.*)>", r"\1", line) for line in block.text.splitlines() if line and line[0] != ":"
+                ]
+                for entry in entries:
+                    listed |= set((ROOT / page).parent.resolve().glob(f"{entry}.md"))
+                    listed.add(((ROOT / page).parent / f"{entry}.md").resolve())
+    assert {(ROOT / page).resolve() for page in pages("docs/**/*.md")} - listed == {(ROOT / "docs/index.md").resolve()}
+
+
+def test_what_is_wrong_in_a_site_is_found(tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "picture.png").touch()
+    (tmp_path / "index.html").write_text(
+        '<a id="here"></a><a href="#here">1</a><a href="more/">2</a><a href="more/index.html#there">3</a><img src="picture.png">'
+        '<a href="https://example.org">4</a><img src="data:image/png;base64,">'
+    )
+    (tmp_path / "more" / "index.html").write_text('<h1 id="there"></h1><a href="../index.html">1</a>')
+    assert list(sitecheck.broken(tmp_path)) == []
+    (tmp_path / "bad.html").write_text(
+        '<a href="gone.html">1</a><a href="index.html#gone">2</a><img src="gone.png"><script src="https://example.org/a.js"></script>'
+    )
+    found = list(sitecheck.broken(tmp_path))
+    assert [page for page, _ in found] == ["bad.html"] * 4
+    assert [fault.split(":")[0] for _, fault in found] == [
+        "<a> leads nowhere",
+        "<a> names a place that is not there",
+        "<img> leads nowhere",
+        "<script> would be fetched from elsewhere",
+    ]
