@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests docs format benchmark reference clean
+.PHONY: help demo test lint types tests docs tutorial format benchmark reference clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
 	@echo "make test       install the tools, then lint, check types, run all tests and build the documentation"
 	@echo "make docs       build the documentation into build/docs, and check its links"
+	@echo "make tutorial   execute the notebooks of the tutorial, and write their outputs into them (ten minutes)"
 	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
 	@echo "make reference  draw the reference of the posteriors with NumPyro, in a virtual environment of its own"
 	@echo "make format     format the code"
@@ -36,6 +37,9 @@ tests: $(VENV)/.installed-tools
 docs: $(VENV)/.installed-docs
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
 	@echo "build/docs/index.html: open it in a browser, or serve it: $(BIN)/python -m http.server --directory build/docs"
+
+tutorial: $(VENV)/.installed-tools
+	@$(BIN)/python docs/tutorial/execute.py
 
 format: $(VENV)/.installed-tools
 	@$(BIN)/ruff format .
