@@ -23,13 +23,15 @@ WITH_CODE = [
     if page != "docs/notebook-errors.md"  # whose output is compared number by number, in a test of its own
     and any(block.language in ("python", "console") for block in blocks(page))
 ]
+# What a reader would wait for, and a test does not.
+QUICKER = {"docs/index.md": lambda code: code.replace("epochs=10", "epochs=1, progress=False")}
 REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages("docs/api/*.md"))
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run(page)
+    run(page, QUICKER.get(page, str))
 
 
 @pytest.mark.parametrize("page", ALL)
