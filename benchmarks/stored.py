@@ -42,7 +42,7 @@ class Kind:
 
 
 KINDS = {
-    "array": Kind("mnist", 8 * 10**9 // 784, steps=1500, warm=3, rounds=6),
+    "array": Kind("mnist", 8 * 10**9 // 784, steps=600, warm=5, rounds=20),
     "pictures": Kind("faces", 20_000, steps=150, warm=6, rounds=8),
 }
 

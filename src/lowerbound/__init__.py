@@ -46,12 +46,14 @@ _HOMES = {
     "Model": "models",
     "Objective": "objectives",
     "paired_difference": "evaluation",
+    "posterior_health": "evaluation",
     "Ramp": "objectives",
     "recipes": "",
     "Renyi": "objectives",
     "Run": "training",
     "save": "storage",
     "StandardNormal": "conditionals",
+    "to_arviz": "evaluation.inference_data",
     "Variable": "variables",
 }
 
@@ -96,8 +98,10 @@ __all__ = [
     "mean_field",
     "mlp",
     "paired_difference",
+    "posterior_health",
     "recipes",
     "save",
+    "to_arviz",
 ]
 
 if TYPE_CHECKING:
@@ -125,10 +129,12 @@ if TYPE_CHECKING:
         latent_health,
         log_likelihood,
         paired_difference,
+        posterior_health,
     )
     from lowerbound.models import Draw, LatentModel, LogJoint, Model
     from lowerbound.networks import constant, conv, flatten_leading, mlp
     from lowerbound.objectives import ELBO, IWAE, Objective, Ramp, Renyi
+    from lowerbound.evaluation.inference_data import to_arviz
     from lowerbound.storage import save
     from lowerbound.training import Run, fit, load
     from lowerbound.variables import Variable

@@ -35,6 +35,10 @@ class StorageError(LowerboundError, OSError):
     """A run, checkpoint or model file that is missing, damaged, in the way, or not loadable without help."""
 
 
+class LogJointError(LowerboundError):
+    """A log joint density of the user's own raised an error: names it, and the variables with the shapes that it was called with."""
+
+
 class NonFiniteError(LowerboundError, ArithmeticError):
     """The bound or a gradient stopped being a number; the model still has its last finite parameters.
 

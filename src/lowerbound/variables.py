@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -109,6 +110,14 @@ class Variables:
                 change = transform.log_abs_det_jacobian(numbers, values[name])
                 log_det = log_det + change.reshape(*leading, -1).sum(-1)
         return values, log_det
+
+    def names(self) -> list[str]:
+        """A name for each of the real numbers: of a number by itself the variable's, else with its place, as in ``effect[2]``."""
+        return [
+            name if not part.free_shape else f"{name}[{', '.join(map(str, place))}]"
+            for name, part in self.parts.items()
+            for place in product(*map(range, part.free_shape))
+        ]
 
     def free(self, values: Mapping[str, Any]) -> Tensor:
         """The vector of real numbers, ``[*leading, size]``, that stands for these values.

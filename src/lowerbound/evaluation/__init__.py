@@ -6,6 +6,7 @@ from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
 from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
+from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
 
 __all__ = [
     "AnnealedEstimate",
@@ -15,6 +16,7 @@ __all__ = [
     "Interval",
     "LatentHealth",
     "LikelihoodEstimate",
+    "PosteriorHealth",
     "annealed_log_likelihood",
     "bidirectional",
     "evaluate",
@@ -22,4 +24,5 @@ __all__ = [
     "latent_health",
     "log_likelihood",
     "paired_difference",
+    "posterior_health",
 ]

@@ -70,8 +70,8 @@ def evaluate(
     Args:
         model: any model.
         objective: which bound, with how many samples.
-        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself, which
-            is evaluated 100 times, so that the standard error is that of the draws.
+        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself. A LogJoint
+            is evaluated 100 times, on all data, so that the standard error is that of the draws.
         seed: of the latents' noise, and of the pixels' where those are random.
         batch_size: examples taken at once; by default what keeps memory small.
 
@@ -95,10 +95,8 @@ def evaluate(
     check_seed("evaluate", seed)
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
-    examples = model.examples(data, count=_REPETITIONS)
+    model, examples = model.given(data, count=_REPETITIONS)
     model.check_data(examples)
-    if model.in_batches:
-        batch_size = len(examples)
     terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)
     bound = terms.pop("bound")
     return Estimate(

@@ -155,11 +155,9 @@ def log_likelihood(
     """
     check_seed("log_likelihood", seed)
     samples = whole_number("log_likelihood: samples", samples)
-    examples = model.examples(data)
+    model, examples = model.given(data)
     model.check_support(examples)
-    if model.in_batches:
-        batch_size = len(examples)  # weights are those of all data
-    rows = rows_per_pass(examples.shape)
+    rows = rows_per_pass(model.numbers_per_draw(examples))
     size = whole_number(
         "log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows)))
     )

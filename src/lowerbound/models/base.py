@@ -48,6 +48,9 @@ class Model(nn.Module, ABC):
     in_batches: bool = False
     """Whether a batch stands for all data, whose draws it shares, so that only what is linear in log weights may be averaged over batches."""
 
+    step_size: float = 1e-3
+    """The learning rate where none is asked for."""
+
     def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
         """The data as examples; ``count`` repetitions where the model holds them itself.
 
@@ -57,6 +60,14 @@ class Model(nn.Module, ABC):
         if data is None:
             raise SettingsError(f"{name}: a {type(self).__name__} needs data; pass examples, an array or a tensor")
         return Examples.of(data, name=name)
+
+    def given(self, data: Any, *, count: int = 1) -> tuple[Model, Examples]:
+        """The model whose figures on some examples are those of this one on the data, and these examples."""
+        return self, self.examples(data, count=count)
+
+    def numbers_per_draw(self, examples: Examples) -> int:
+        """How many numbers one draw for one example takes, at the least: what passes are cut by, so that memory stays bounded."""
+        return math.prod(examples.shape)
 
     def check_data(self, examples: Examples) -> None:
         """Refuse data that the model cannot take, by name, before any work is done.
@@ -114,9 +125,9 @@ def examples_per_pass(numbers_per_example: int) -> int:
     return max(1, min(1024, _PASS_SIZE // max(1, numbers_per_example)))
 
 
-def rows_per_pass(shape: tuple[int, ...]) -> int:
-    """How many pairs of a sample and an example of this shape to take at once outside of training."""
-    return max(1, min(8192, _PASS_SIZE // math.prod(shape)))
+def rows_per_pass(numbers: int) -> int:
+    """How many pairs of a sample and an example, of so many numbers each, to take at once outside of training."""
+    return max(1, min(8192, _PASS_SIZE // max(1, numbers)))
 
 
 def batches(
@@ -133,11 +144,12 @@ def batches(
     """
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
-    size = batch_size or examples_per_pass(samples * math.prod(examples.shape))
-    numbers = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    numbers = model.numbers_per_draw(examples) if isinstance(model, Model) else math.prod(examples.shape)
+    size = batch_size or examples_per_pass(samples * numbers)
+    all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
     done = _WATCHER.get()
     for index in torch.arange(len(examples)).split(size):
-        rows = numbers[index]
+        rows = all_rows[index]
         with noise.per_example(seed, rows):
             yield rows, examples.batch(index, dtype).to(device)
         if done is not None:

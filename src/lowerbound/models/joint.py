@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,10 +16,18 @@ from lowerbound import noise
 from lowerbound.conditionals import ByVariable
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import Lebesgue
-from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
-from lowerbound.models.base import Model, device_of, dtype_of, evaluating, seeded
+from lowerbound.errors import (
+    LogJointError,
+    LowerboundError,
+    NonFiniteError,
+    SettingsError,
+    ShapeError,
+    UnsupportedError,
+)
+from lowerbound.models.base import Model, device_of, dtype_of, evaluating, rows_per_pass, seeded
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.sampling import held, sampler, scored
+from lowerbound.models.starting import pathfinder
 from lowerbound.noise import derived_seed
 from lowerbound.variables import Variable, Variables
 
@@ -38,8 +48,8 @@ class LogJoint(Model):
 
     so the bound is one of the evidence :math:`\log p(x)` itself, in whatever coordinates (Kucukelbir et al. 2017). Objectives,
     training and evaluation are those of the auto-encoder, which is the amortised special case of this; but where data come in batches, only
-    the ELBO can be trained by them, and a figure is that of one set of draws for all examples. The bound is of all data
-    together, in nats; ``rate`` is minus the entropy of q, and ``distortion`` minus the expected log joint.
+    the ELBO can be trained by them. The bound is of all data together, in nats; ``rate`` is minus the entropy of q, and ``distortion`` minus
+    the expected log joint.
 
     Args:
         log_joint: called with a value for each variable by its name, ``[K, *shape]``, K draws at once; gives the log joint density
@@ -53,7 +63,7 @@ class LogJoint(Model):
             ``torch.vmap`` does the rest.
 
     Raises:
-        SettingsError: if the variables or the posterior cannot be used.
+        SettingsError: if the variables or the posterior cannot be used, or the log joint takes others.
 
     Example:
         >>> import lowerbound as lb
@@ -67,6 +77,10 @@ class LogJoint(Model):
         >>> abs(lb.evaluate(model, lb.ELBO(samples=100)).mean - float(exact.log_prob(x))) < 0.05
         True
     """
+
+    step_size = 0.05
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -83,7 +97,11 @@ class LogJoint(Model):
         self.variables = Variables(variables)
         self.size = None if size is None else _size(size)
         self.vectorized = vectorized
+        self.held = 0  # numbers of data that the log joint is known to hold
         self.posterior = _made(posterior, self.variables)
+        _refuse_other_arguments(log_joint, self.variables, 0 if size is None else 2)
+        self.register_buffer("centre", torch.zeros(self.variables.size))
+        self.register_buffer("spread", torch.ones(self.variables.size))
 
     def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
         """The data; where the log joint holds them itself, ``count`` repetitions of nothing, each with draws of its own.
@@ -106,6 +124,44 @@ class LogJoint(Model):
             f"{name}: this log joint holds its data itself, so pass none; or give LogJoint(..., size=N) a log joint of "
             "(batch, scale, **variables)"
         )
+
+    def given(self, data: Any, *, count: int = 1) -> tuple[Model, Examples]:
+        """What holds its data is evaluated ``count`` times; what is given them in batches holds them all for that."""
+        examples = self.examples(data, count=count)
+        if self.repeats:
+            return self, examples
+        whole = self.holding(examples)
+        return whole, whole.examples(None, count=count)
+
+    def holding(self, data: Any) -> LogJoint:
+        """The same model with the same posterior, not a copy of it, whose log joint holds all data instead of getting them in batches.
+
+        Args:
+            data: all examples.
+
+        Raises:
+            SettingsError: if it holds its data already, or these are not as many as it was made for.
+        """
+        examples = self.examples(data)
+        x = examples.batch(torch.arange(len(examples)), dtype_of(self)).to(device_of(self))
+        whole = LogJoint(partial(self.log_joint, x, 1.0), self.posterior, self.variables.parts, None, self.vectorized)
+        whole.centre, whole.spread, whole.held = self.centre, self.spread, x.numel()
+        return whole.train(self.training)
+
+    def numbers_per_draw(self, examples: Examples) -> int:
+        """All variables, and all data that are known to be held."""
+        return self.variables.size + self.held
+
+    def check_data(self, examples: Examples) -> None:
+        """Refuse a log joint that cannot be evaluated.
+
+        Raises:
+            LogJointError: if it raises an error.
+            ShapeError: if it does not give a number for each draw.
+        """
+        with evaluating(self), seeded(0, device_of(self)), noise.per_example(0, torch.arange(min(2, len(examples)))):
+            x = examples.first(2).batch(torch.arange(min(2, len(examples))), dtype_of(self)).to(device_of(self))
+            self.draw(x, 2).log_likelihood  # noqa: B018 (computed when it is asked for)
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -164,12 +220,9 @@ class LogJoint(Model):
     def _log_joint(self, u: Tensor, x: Tensor | None) -> Tensor:
         """log p(x, T(u)) with the volume's change, ``[*leading]`` for ``[*leading, J]``."""
         leading = u.shape[:-1]
-        values, log_det = self.variables.values(u.reshape(-1, u.shape[-1]))
+        values, log_det = self.values(u.reshape(-1, u.shape[-1]))
         given = () if x is None else (x, cast(int, self.size) / len(x))
-        if self.vectorized:
-            value = self.log_joint(*given, **values)
-        else:
-            value = torch.vmap(lambda one: self.log_joint(*given, **one))(values)
+        value = self._called(given, values) if torch.compiler.is_compiling() else self._guarded(given, values)
         if not isinstance(value, Tensor) or value.shape != log_det.shape:
             found = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
@@ -177,6 +230,92 @@ class LogJoint(Model):
                 "Its arguments have the draws as first dimension; sum over all others, or write it for one draw and pass vectorized=False"
             )
         return (value + log_det).reshape(leading)
+
+    def start(self, paths: int = 4, *, seed: int = 0) -> LogJoint:
+        """Standardise the posterior's space: centre and spread of the best Gaussian along paths to modes (Pathfinder, Zhang et al. 2022).
+
+        One step size then suits all variables, however far from 0 and on whatever scales they are. Whatever the posterior's family, q
+        becomes that Gaussian without its correlations if q is N(0, I), as it is before training. See :func:`lowerbound.models.starting.pathfinder`.
+
+        Args:
+            paths: how many, from different points; each costs some hundred evaluations of the log joint and its gradient.
+            seed: of those points, and of the draws that tell which Gaussian is best.
+
+        Returns:
+            This model.
+
+        Raises:
+            UnsupportedError: if the log joint is given its data in batches; start ``model.holding(data)``, which has the same posterior.
+            NonFiniteError: if no path finds a point at which the log joint is finite.
+
+        Example:
+            >>> import lowerbound as lb
+            >>> from torch.distributions import Normal
+            >>> far = lambda mass: Normal(5000.0, 300.0).log_prob(mass)
+            >>> model = lb.LogJoint(far, lb.mean_field, {"mass": ()}).start()
+            >>> abs(lb.evaluate(model, lb.ELBO(samples=10)).mean) < 0.1  # log 1 = 0, before any training
+            True
+        """
+        self.centre.zero_()
+        self.spread.fill_(1.0)
+        centre, spread = pathfinder(
+            lambda u: self.log_density(u.to(self.centre)), self.variables.size, paths, seed=seed
+        )
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
+        return self
+
+    def log_density(self, u: Tensor) -> Tensor:
+        """The log joint at points of the posterior's space, with the change of volume: ``[*leading]`` for ``[*leading, J]``, in nats.
+
+        Raises:
+            UnsupportedError: if the log joint is given its data in batches; ask ``model.holding(data)``.
+        """
+        if self.size is not None:
+            raise UnsupportedError(
+                "LogJoint: the density needs all data at once, and this log joint is given them in batches; ask model.holding(data)"
+            )
+        return self._log_joint(u, None)
+
+    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The variables' values by name, ``[*leading, *shape]``, at points of the posterior's space, ``[*leading, J]``.
+
+        Its points are standardised: real numbers are ``centre + spread * u``, which :meth:`start` chooses.
+
+        Returns:
+            The values, and the log absolute determinant of their change with u, ``[*leading]``.
+        """
+        values, log_det = self.variables.values(self.centre + self.spread * u)
+        return values, log_det + self.spread.log().sum()
+
+    def _called(self, given: tuple[Any, ...], values: dict[str, Tensor]) -> Any:
+        if self.vectorized:
+            return self.log_joint(*given, **values)
+        return torch.vmap(lambda one: self.log_joint(*given, **one))(values)
+
+    def _guarded(self, given: tuple[Any, ...], values: dict[str, Tensor]) -> Any:
+        try:
+            return self._called(given, values)
+        except (LowerboundError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise self._told(error, given, values) from error
+
+    def _told(self, error: Exception, given: tuple[Any, ...], values: dict[str, Tensor]) -> LogJointError:
+        """What the log joint's own error says, with what it was called with."""
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
+        batch = f"a batch {tuple(given[0].shape)}, " if given else ""
+        reason = " ".join(str(error).split())
+        remedy = (
+            "draws are the first dimension of each; write it for one draw and pass vectorized=False if that is simpler"
+        )
+        if "same device" in reason:
+            remedy = f"the posterior is on {device_of(self)}: move the data that the log joint uses there, or fit with device='cpu'"
+        elif "dtype" in reason or "same type" in reason:
+            remedy = f"the posterior is of {dtype_of(self)}: make the data that the log joint uses of that type, or call model.double()"
+        return LogJointError(
+            f"LogJoint: the log joint, called with {batch}{shapes}, failed: {reason}. Likely remedy: {remedy}"
+        )
 
     @torch.no_grad()
     def posterior_sample(self, count: int, *, resample: bool = False, seed: int | None = None) -> dict[str, Tensor]:
@@ -194,24 +333,58 @@ class LogJoint(Model):
         """
         with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
             if not resample:
-                return self.variables.values(self.posterior().sample(Size((count,))))[0]
+                return self.values(self.posterior().sample(Size((count,))))[0]
             if self.size is not None:
                 raise UnsupportedError(
                     "posterior_sample: resample=True needs the weights of all data at once, and this log joint is given them in batches"
                 )
-            draw = self.draw(torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self)), _OVERDRAWN * count)
-            weights = draw.log_w[:, 0].double().nan_to_num(nan=-math.inf)
-            if int(weights.isfinite().sum()) < count:
+            u, finite = self._heaviest(count)
+            if finite < count:
                 raise NonFiniteError(
-                    f"posterior_sample: fewer than {count} of {len(weights)} draws have a finite log joint. Likely cause: a posterior that lies "
+                    f"posterior_sample: fewer than {count} of {_OVERDRAWN * count} draws have a finite log joint. Likely cause: a posterior that lies "
                     "where the log joint is not a number. Remedy: train it longer, or look at the log joint",
                     step=0,
                     term="log_w",
                     tensor="the log joint",
                 )
-            # The largest of log w plus Gumbel noise are draws without replacement (Efraimidis & Spirakis 2006).
-            gumbel = -torch.empty_like(weights).exponential_().log()
-            return self.variables.values(draw.z[(weights + gumbel).topk(count).indices, 0])[0]
+            return self.values(u)[0]
+
+    def _heaviest(self, count: int) -> tuple[Tensor, int]:
+        """``count`` of 25 times as many draws, in proportion to their weights, and how many of all have a finite one.
+
+        The largest of log w plus Gumbel noise are draws without replacement (Efraimidis & Spirakis 2006), a chunk at a time.
+        """
+        keys, u, finite = torch.empty(0), torch.empty(0), 0
+        x = torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
+        whole, chunk = _OVERDRAWN * count, rows_per_pass(self.variables.size + self.held)
+        for start in range(0, whole, chunk):
+            draw = self.draw(x, min(chunk, whole - start))
+            weights = draw.log_w[:, 0].double().nan_to_num(nan=-math.inf)
+            finite += int(weights.isfinite().sum())
+            key = weights - torch.empty_like(weights).exponential_().log()
+            keys, u = (
+                torch.cat([keys.to(key), key]),
+                torch.cat([u.reshape(-1, self.variables.size).to(draw.z), draw.z[:, 0]]),
+            )
+            best = keys.topk(min(count, len(keys))).indices
+            keys, u = keys[best], u[best]
+        return u, finite
+
+
+def _refuse_other_arguments(log_joint: Callable[..., Tensor], variables: Variables, given: int) -> None:
+    """A log joint that takes other arguments than the variables fails at every draw."""
+    try:
+        signature = inspect.signature(log_joint)
+    except (TypeError, ValueError):
+        return  # what is built in does not tell
+    try:
+        signature.bind(*[None] * given, **dict.fromkeys(variables.parts))
+    except TypeError as error:
+        batch = "a batch and its scale first, then " if given else ""
+        raise SettingsError(
+            f"LogJoint: the log joint is called with {batch}the variables {', '.join(variables.parts)} by name, but takes {signature}: {error}; "
+            "give both the same names"
+        ) from None
 
 
 def _made(posterior: Any, variables: Variables) -> nn.Module:

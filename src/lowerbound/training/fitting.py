@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lowerbound.training.run import Run
 
 _DEFAULT_EPOCHS = 10
+_BATCH_SIZE = 100
+
+# Steps after which a training that stops by itself stops all the same.
+_MOST_STEPS = 100_000
 
 # Steps of an epoch where the model holds its data itself.
 _REPETITIONS = 100
@@ -44,7 +48,7 @@ def fit(
     steps: Annotated[int | None, Field(ge=1, description="optimiser steps, instead of epochs")] = None,
     batch_size: Annotated[
         int, Field(ge=1, description="examples in a step; the last batch of an epoch may be short")
-    ] = 100,
+    ] = _BATCH_SIZE,
     optimizer: Annotated[str | Any, Field(description="any optimiser of torch.optim, by name")] = "adam",
     learning_rate: Annotated[
         float | None, Field(gt=0, allow_inf_nan=False, description="the optimiser's step size (0.001 if not given)")
@@ -61,6 +65,12 @@ def fit(
     ] = None,
     patience: Annotated[
         int | None, Field(ge=1, description="stop after so many epochs without a better validation bound")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        Field(
+            gt=0, description="average the weights, halve the learning rate, and stop once neither gains so many nats"
+        ),
     ] = None,
     seed: Annotated[int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")] = 0,
     device: Annotated[str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")] = "auto",
@@ -92,19 +102,22 @@ def fit(
         objective: such as ``lb.ELBO(samples=7)``.
         data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself, of which
             an epoch is 100 steps.
-        epochs: passes over the data; 10 where ``steps`` is not given either.
+        epochs: passes over the data; 10 where ``steps`` is not given either, with ``tolerance`` as many as come to 100,000 steps.
         steps: optimiser steps, instead of epochs.
-        batch_size: examples in a step; the last batch of an epoch may be short.
+        batch_size: examples in a step; the last batch of an epoch may be short. Nothing to set where the model holds its data.
         optimizer: a name of ``torch.optim`` in any case, a class, a function of (parameters, lr), or an instance.
-        learning_rate: the optimiser's step size, 1e-3 by default; an instance has its own.
+        learning_rate: the optimiser's step size; by default 1e-3, and 0.05 for a :class:`lowerbound.LogJoint`; an instance has its own.
         schedule: of the learning rate: a name, or a function from progress in [0, 1] to a factor.
         warmup_steps: over which the learning rate rises from near 0.
         weight_decay: as the optimiser understands it; the reported bound does not contain it.
         clip_norm: gradients whose total norm is larger are scaled down to it.
         ema: the decay of an exponential moving average of the weights, which is then what is validated and kept.
         patience: early stopping: how many epochs without a better validation bound to wait.
+        tolerance: stop by itself, unattended: train at one learning rate until the average of the weights over a window of
+            steps gains no more than so many nats on the best one before; then halve the rate, double the window, and go on from the best average;
+            stop when three windows in a row have not gained. See :mod:`lowerbound.training.settling`.
         seed: of the order of the examples and of all noise.
-        device: where to train; ``"auto"`` is a GPU if there is one.
+        device: where to train; ``"auto"`` is a GPU if there is one, but the model's own device if the model holds its data.
         compile: ``"always"``: the steps are compiled by torch's compiler. ``"never"``. ``"auto"``: if the steps left, timed by
             the first ones, take a minute and a half, and compiled ones prove quicker. The two agree to rounding.
         precision: in which the networks multiply matrices. ``"bfloat16"`` is several times quicker where there are matrix units
@@ -157,6 +170,7 @@ def fit(
     from lowerbound.training.run import Run
 
     if model.repeats:
+        _refuse_batches(settings["batch_size"], validation)
         settings["batch_size"] = 1
     if model.in_batches and not isinstance(objective, ELBO):
         raise SettingsError(
@@ -165,7 +179,8 @@ def fit(
         )
     train, held_out = _hold_out(model.examples(data, name="training data", count=_REPETITIONS), validation, seed)
     _refuse_conflicts(settings, held_out, directory, resume)
-    model.to(_device(settings["device"]))
+    if not (model.repeats and settings["device"] == "auto"):  # data that it holds would stay behind
+        model.to(_device(settings["device"]))
     for part in (train, held_out):
         if part is not None:
             model.check_data(part)
@@ -183,7 +198,29 @@ def fit(
             loop.run()
     state = loop.progress
     path = files.path if files else None
-    return Run(model, objective, state.history, path, state.best_epoch, state.stopped_early, tuple(loop.unfinished()))
+    return Run(
+        model,
+        objective,
+        state.history,
+        path,
+        state.best_epoch,
+        state.stopped_early,
+        tuple(loop.unfinished()),
+        state.settled,
+    )
+
+
+def _refuse_batches(batch_size: int, validation: Any) -> None:
+    """A model that holds its data has neither batches nor anything to hold out."""
+    if batch_size != _BATCH_SIZE:
+        raise SettingsError(
+            f"fit: batch_size={batch_size}, but this log joint holds its data itself; how many draws a step averages is the objective's samples, "
+            "and LogJoint(..., size=N) takes data in batches"
+        )
+    if validation is not None:
+        raise SettingsError(
+            "fit: validation is given, but this log joint holds its data itself, of which none can be held out"
+        )
 
 
 def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples") -> None:
@@ -220,6 +257,13 @@ def _refuse_conflicts(settings: Mapping[str, Any], held_out: Any, directory: Any
         raise SettingsError(
             "fit: patience is about the validation bound, but there is no validation; pass validation=0.1 (--validation 0.1)"
         )
+    if settings["tolerance"] is not None:
+        own = {"schedule": settings["schedule"] != "constant", "ema": settings["ema"], "patience": settings["patience"]}
+        for name in (name for name, asked in own.items() if asked):
+            raise SettingsError(
+                f"fit: tolerance and {name} are both given; with tolerance the learning rate falls, weights are averaged and the "
+                "training stops by a rule of its own"
+            )
     if resume and directory is None:
         raise SettingsError("fit: resume=True needs the directory of the run to go on with")
 
@@ -241,23 +285,32 @@ def _device(name: str) -> "torch.device":
 def _make_loop(
     model: "Model", objective: "Objective", train: "Examples", held_out: "Examples | None", settings: Mapping[str, Any]
 ) -> "Loop":
+    from torch.optim import Optimizer
+
     from lowerbound.training.loop import Loop
     from lowerbound.training.optim import averaged, make_optimizer, make_schedule
+    from lowerbound.training.settling import Settling
 
     steps_per_epoch = -(-len(train) // settings["batch_size"])
-    total_steps = settings["steps"] or (settings["epochs"] or _DEFAULT_EPOCHS) * steps_per_epoch
+    settling = None if settings["tolerance"] is None else Settling(model, settings["tolerance"])
+    epochs = settings["epochs"] or (-(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS)
+    total_steps = settings["steps"] or epochs * steps_per_epoch
+    rate = settings["learning_rate"]
+    if rate is None and not isinstance(settings["optimizer"], Optimizer):
+        rate = model.step_size
     return Loop(
         model=model,
         objective=objective,
         train=train,
         validation=held_out,
-        optimizer=make_optimizer(model, settings["optimizer"], settings["learning_rate"], settings["weight_decay"]),
+        optimizer=make_optimizer(model, settings["optimizer"], rate, settings["weight_decay"]),
         factor=make_schedule(settings["schedule"], settings["warmup_steps"], total_steps),
         total_steps=total_steps,
         batch_size=settings["batch_size"],
         clip_norm=settings["clip_norm"],
-        ema=None if settings["ema"] is None else averaged(model, settings["ema"]),
+        ema=settling.average if settling else None if settings["ema"] is None else averaged(model, settings["ema"]),
         patience=settings["patience"],
+        settling=settling,
         seed=settings["seed"],
         observers=[],
         compile=settings["compile"],

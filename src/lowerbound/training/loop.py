@@ -24,6 +24,7 @@ from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
 from lowerbound.training.compiling import Choice, Pacer, Precision
 from lowerbound.training.feeding import Feed
+from lowerbound.training.settling import Settling
 from lowerbound.training.step import TrainingStep
 
 # Steps on a device after which it is asked whether it refused one; fewer where each holds its batch until then.
@@ -59,6 +60,16 @@ class Progress:
     """Whether its steps are compiled; ``None`` while that is not decided."""
     half: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
+    pace: float = 1.0
+    """The factor that has come to the learning rate where the training stops by itself."""
+    window: int = 0
+    """There: the steps of the window under way."""
+    window_end: int = 0
+    """There: the step at which it ends."""
+    idle: int = 0
+    """There: windows in a row that did not gain."""
+    settled: bool = False
+    """There: whether the training has stopped by itself."""
 
 
 class Observer:
@@ -103,6 +114,7 @@ class Loop:
     patience: int | None
     seed: int
     observers: list[Observer]
+    settling: Settling | None = None
     compile: Choice = "never"
     precision: Precision = "float32"
     profiled: bool = False
@@ -130,8 +142,8 @@ class Loop:
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
-        self.pacer.resume(progress.compiled, progress.half, self.total_steps - progress.step)
-        progress.finished = progress.stopped_early or progress.step >= self.total_steps
+        self.pacer.resume(progress.compiled, progress.half, self._steps_left())
+        progress.finished = progress.stopped_early or progress.settled or progress.step >= self.total_steps
 
     @property
     def between_steps(self) -> bool:
@@ -205,6 +217,9 @@ class Loop:
         self._check()
         rate = (progress.position - first) / (time.perf_counter() - began)
         record = self._record(self.averages(), rate)
+        window = None if self.settling is None else self.settling.consider(self)
+        if window is not None:
+            record["window"] = window
         progress.history.append(record)
         if progress.position == len(order):
             progress.epoch += 1
@@ -212,7 +227,7 @@ class Loop:
             self.step.begin_epoch()
         patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
         progress.stopped_early = not patient
-        progress.finished = progress.stopped_early or progress.step >= self.total_steps
+        progress.finished = progress.stopped_early or progress.settled or progress.step >= self.total_steps
         for observer in self.observers:
             observer.on_epoch(self, record)
 
@@ -254,6 +269,8 @@ class Loop:
         progress = self.progress
         if not progress.history:
             return []
+        if self.settling is not None and not progress.settled:
+            return [self.settling.unfinished(self)]
         best = progress.best_epoch
         kept = progress.history[best - 1 if best else -1].get("schedules", {})
         last = progress.history[-1].get("schedules", {})
@@ -275,12 +292,15 @@ class Loop:
 
     def _take(self, batch: Tensor) -> None:
         """One step on a batch, with everything that belongs to it."""
-        self._set_rates(self.factor(self.progress.step))
+        self._set_rates(self.factor(self.progress.step) * self.progress.pace)
         now = (self.progress.step, self._epochs_taken)
         scheduled = {name: schedule.at(*now) for name, schedule in self.schedules.items()}
-        self.pacer(batch, scheduled, self.total_steps - self.progress.step)
+        self.pacer(batch, scheduled, self._steps_left())
         self.progress.position += len(batch)
         self.progress.step += 1  # last: see between_steps
+
+    def _steps_left(self) -> int:
+        return self.total_steps - self.progress.step if self.settling is None else self.settling.likely_left(self)
 
     def _set_rates(self, factor: float) -> None:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -294,7 +314,7 @@ class Loop:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train": averages,
-            "learning_rate": self.base_rates[0] * self.factor(progress.step - 1),
+            "learning_rate": self.base_rates[0] * self.factor(progress.step - 1) * progress.pace,
             "examples_per_second": rate,
         }
         if self.schedules:
@@ -308,7 +328,8 @@ class Loop:
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             bound = record["validation"]["bound"]
             self._refuse(not math.isfinite(bound), "validation bound", "the mean over the validation data")
-            if progress.best_bound is None or bound > progress.best_bound:
+            better = progress.best_bound is None or bound > progress.best_bound
+            if better and self.settling is None:
                 progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
                 self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
         return record | {"seconds": self.seconds}

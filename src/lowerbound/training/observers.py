@@ -93,8 +93,13 @@ class Display(Observer):
         progress = loop.progress
         if progress.stopped_early:
             self.console.print(f"stopped early: no better validation bound in {loop.patience} epochs")
+        if progress.settled:
+            self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
-            self.console.print(f"kept epoch {progress.best_epoch}, validation bound {progress.best_bound:.2f} nats")
+            kept, of = (f"epoch {progress.best_epoch}", "validation ")
+            if loop.settling is not None:
+                kept, of = (f"the average of the weights up to epoch {progress.best_epoch}", "")
+            self.console.print(f"kept {kept}, {of}bound {progress.best_bound:.2f} nats")
         for line in loop.unfinished():
             self.console.print(line)
 

@@ -95,7 +95,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     try:
         training = config["training"]
         before = {"seed": training["seed"], "batch_size": training["batch_size"]}
-        before |= {"averaged weights": training["ema"] is not None}
+        before |= {"averaged weights": training["ema"] is not None or training.get("tolerance") is not None}
         before |= {name: config[name] for name in identity}
         before |= {name: completed(config[name]) for name in ("objective", "model")}
     except (KeyError, TypeError):

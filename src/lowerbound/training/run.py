@@ -26,9 +26,11 @@ class Run:
         objective: what was maximised.
         history: a record for each epoch, as in ``metrics.jsonl``.
         directory: of the run's files, or ``None``.
-        best_epoch: the epoch whose weights were kept where there was validation, else 0.
+        best_epoch: the epoch whose weights were kept where there was validation, or at which the window of averaged weights ended that were
+            kept where there was a tolerance, else 0.
         stopped_early: whether early stopping ended it.
-        unfinished: a line for each schedule of the objective that had not come to its end.
+        unfinished: a line for each schedule of the objective that had not come to its end, and for a training that had not settled.
+        settled: whether it stopped by itself, see ``tolerance`` of :func:`lowerbound.fit`.
     """
 
     model: Model
@@ -38,6 +40,7 @@ class Run:
     best_epoch: int
     stopped_early: bool
     unfinished: tuple[str, ...] = ()
+    settled: bool = False
 
     def __repr__(self) -> str:
         last = self.history[-1]

@@ -1,0 +1,185 @@
+"""Where a posterior starts: the best of the Gaussians along an optimiser's way to a mode.
+
+The mode itself is a bad place where it is far from most of the mass, as in hierarchical models, whose density may have no maximum at all. On the way
+there, a quasi-Newton optimiser estimates the curvature at each of its points, which makes a Gaussian of it; the one with the
+largest bound is taken (Pathfinder: Zhang, Carpenter, Gelman & Vehtari 2022, *Pathfinder: Parallel quasi-Newton variational inference*).
+
+Suffixes: J dimensions, M pairs of the optimiser's memory, N draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from lowerbound.errors import NonFiniteError
+
+Float = NDArray[np.float64]
+
+# Pairs of steps and changes of the gradient that make the curvature; points of a path at most; draws that tell how good a Gaussian is.
+_MEMORY, _POINTS, _DRAWS = 6, 1000, 20
+
+# Paths but the first begin at random within this distance of 0 in each direction.
+_WITHIN = 2.0
+
+# A pair is used if the curvature along it is positive, and not so small that dividing by it loses all digits.
+_STEEPEST = 1e12
+
+
+@dataclass(frozen=True)
+class Curved:
+    """A Gaussian at a point of a path, with the inverse Hessian of limited memory ``diag(alpha) + beta gamma beta'`` as its covariance.
+
+    Args:
+        mean: ``[J]``.
+        alpha: the diagonal, ``[J]``.
+        beta: ``[J, 2M]``.
+        gamma: ``[2M, 2M]``.
+    """
+
+    mean: Float
+    alpha: Float
+    beta: Float
+    gamma: Float
+
+    @property
+    def variance(self) -> Float:
+        """The diagonal of the covariance, ``[J]``."""
+        low_rank: Float = np.einsum("ji,ik,jk->j", self.beta, self.gamma, self.beta)
+        return self.alpha + low_rank
+
+    def draws(self, noise_NJ: Float) -> tuple[Float, Float]:
+        """Draws from the Gaussian and their log densities, ``[N, J]`` and ``[N]``.
+
+        The root of the covariance is that of a small matrix in the directions of ``beta``, and of ``alpha`` in all others.
+        """
+        root = np.sqrt(self.alpha)
+        basis, upper = np.linalg.qr(self.beta / root[:, None])
+        factor = np.linalg.cholesky(np.eye(len(upper)) + upper @ self.gamma @ upper.T)
+        within = noise_NJ @ basis
+        spread = noise_NJ + (within @ factor.T - within) @ basis.T
+        log_det = np.log(self.alpha).sum() + 2 * np.log(np.diag(factor)).sum()
+        size = noise_NJ.shape[1]
+        log_density = -0.5 * (np.square(noise_NJ).sum(1) + log_det + size * math.log(2 * math.pi))
+        return self.mean + root * spread, log_density
+
+
+def pathfinder(
+    log_density: Callable[[Tensor], Tensor], size: int, paths: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviations of the Gaussian with the largest bound along some paths to modes.
+
+    Args:
+        log_density: of points ``[N, size]``, ``[N]``; differentiable, up to a constant.
+        size: of the space, J.
+        paths: how many; the first begins at 0.
+        seed: of the other beginnings, and of the draws that bounds are estimated from.
+
+    Returns:
+        Two tensors ``[size]``, float64.
+
+    Raises:
+        NonFiniteError: if there is no Gaussian with a finite bound.
+    """
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((_DRAWS, size))
+    best: tuple[float, Curved | None] = (-math.inf, None)
+    for number in range(paths):
+        begin = generator.uniform(-_WITHIN, _WITHIN, size) if number else np.zeros(size)
+        for candidate in _curved(_path(log_density, begin)):
+            bound = _bound(log_density, candidate, noise)
+            if bound > best[0]:
+                best = (bound, candidate)
+    if best[1] is None:
+        raise NonFiniteError(
+            f"start: none of {paths} paths found a point around which the log joint is finite. Likely cause: a log joint that is not a number "
+            "near 0 in unconstrained coordinates. Remedy: look at its value there, give variables other supports or scales, or start without",
+            step=0,
+            term="log joint",
+            tensor="the log joint",
+        )
+    return torch.from_numpy(best[1].mean), torch.from_numpy(np.sqrt(best[1].variance))
+
+
+def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[Float, Float]]:
+    """The points of an optimiser, with the gradient of the log density at each."""
+    seen: dict[bytes, Float] = {}
+
+    def loss(point: Float) -> tuple[float, Float]:
+        with torch.enable_grad():
+            u = torch.from_numpy(point.copy()).requires_grad_()
+            value = log_density(u[None]).sum()
+            (slope,) = torch.autograd.grad(value, u) if value.requires_grad else (torch.zeros_like(u),)
+        slope_J = slope.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
+        seen[point.tobytes()] = slope_J
+        height = float(value.detach())
+        return (-height if math.isfinite(height) else 1e100), -slope_J
+
+    points = [begin]
+    minimize(
+        loss,
+        begin,
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda point: points.append(point.copy()),
+        options={"maxcor": _MEMORY, "maxiter": _POINTS, "maxfun": 4 * _POINTS},
+    )
+    return [(point, seen[point.tobytes()]) for point in points if point.tobytes() in seen]
+
+
+def _curved(path: list[tuple[Float, Float]]) -> list[Curved]:
+    """A Gaussian at each point of a path but the first."""
+    made: list[Curved] = []
+    alpha = np.ones(len(path[0][0]))
+    memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY)
+    for (before, slope_before), (point, slope) in pairwise(path):
+        step, change = point - before, slope_before - slope
+        along = float(step @ change)
+        if along > 0 and float(change @ change) < _STEEPEST * along:
+            alpha = _diagonal(alpha, step, change)
+            memory.append((step, change))
+        if memory:
+            made.append(_gaussian(point, slope, alpha, memory))
+    return made
+
+
+def _diagonal(alpha: Float, step: Float, change: Float) -> Float:
+    """The diagonal of the inverse Hessian, brought up to date so that it explains the last step (Gilbert & Lemarechal 1989)."""
+    a, b, c = float(change @ (alpha * change)), float(change @ step), float(step @ (step / alpha))
+    updated: Float = 1 / (a / (b * alpha) + change**2 / b - a * step**2 / (b * c * alpha**2))
+    return updated if bool((updated > 0).all()) else alpha
+
+
+def _gaussian(point: Float, slope: Float, alpha: Float, memory: deque[tuple[Float, Float]]) -> Curved:
+    """One Newton step from the point, and the inverse Hessian in compact form (Byrd, Nocedal & Schnabel 1994)."""
+    steps, changes = (np.stack(part, 1) for part in zip(*memory, strict=True))
+    along = steps.T @ changes
+    inverse = np.linalg.inv(np.triu(along))
+    scaled = alpha[:, None] * changes
+    corner = inverse.T @ (np.diag(np.diag(along)) + changes.T @ scaled) @ inverse
+    gamma = np.block([[np.zeros_like(along), -inverse], [-inverse.T, corner]])
+    beta = np.concatenate([scaled, steps], 1)
+    mean = point + alpha * slope + beta @ (gamma @ (beta.T @ slope))
+    return Curved(mean, alpha, beta, gamma)
+
+
+@torch.no_grad()
+def _bound(log_density: Callable[[Tensor], Tensor], candidate: Curved, noise_NJ: Float) -> float:
+    try:
+        draws, log_q = candidate.draws(noise_NJ)
+    except np.linalg.LinAlgError:
+        return -math.inf
+    if not (np.isfinite(draws).all() and np.isfinite(log_q).all() and (candidate.variance > 0).all()):
+        return -math.inf
+    heights = log_density(torch.from_numpy(draws)).double().cpu().numpy()
+    bound = float(np.mean(heights - log_q))
+    return bound if math.isfinite(bound) else -math.inf

@@ -1,0 +1,157 @@
+"""Verdicts on posteriors: a good fit is called good, and of a bad one it is said why and what to try."""
+
+import pytest
+import torch
+from torch.distributions import Gamma, HalfCauchy, MultivariateNormal, Normal, StudentT, constraints
+
+import lowerbound as lb
+from lowerbound.errors import LogJointError, SettingsError, UnsupportedError
+from lowerbound.evaluation import posterior
+
+EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+FIT = {"learning_rate": 0.05, "schedule": "cosine", "progress": False}
+
+
+def fitted(log_joint, posterior, variables, steps=1000, samples=10):
+    torch.manual_seed(0)
+    model = lb.LogJoint(log_joint, posterior, variables)
+    if steps:
+        lb.fit(model, lb.ELBO(samples=samples), steps=steps, **FIT)
+    return model
+
+
+def correlated(size, correlation):
+    covariance = torch.full((size, size), correlation) + (1 - correlation) * torch.eye(size)
+    return MultivariateNormal(torch.zeros(size), covariance)
+
+
+def centred_schools(mean, spread, school):
+    prior = Normal(0.0, 5.0).log_prob(mean) + HalfCauchy(5.0).log_prob(spread)
+    school_prior = Normal(mean[:, None], spread[:, None]).log_prob(school).sum(-1)
+    return prior + school_prior + Normal(school, ERROR).log_prob(EFFECT).sum(-1)
+
+
+def causes(health):
+    return " | ".join(finding.cause for finding in health.findings)
+
+
+def test_an_exact_posterior_is_good():
+    model = fitted(correlated(3, 0.5).log_prob, lb.full_rank, {"value": 3}, steps=2000)
+    health = lb.posterior_health(model)
+    assert health.verdict == "good"
+    assert not health.findings
+    assert health.log_evidence == pytest.approx(0.0, abs=0.01)
+    assert 0 <= health.gap < 0.01
+    assert str(health).startswith("good: Pareto k-hat")
+
+
+def test_figures_are_those_of_the_log_likelihood():
+    model = fitted(correlated(2, 0.3).log_prob, lb.mean_field, {"value": 2}, steps=300)
+    health, estimate = lb.posterior_health(model, samples=20_000), lb.log_likelihood(model, samples=20_000)
+    assert health.log_evidence == pytest.approx(estimate.mean, abs=5 * health.log_evidence_error)
+    assert health.elbo == pytest.approx(estimate.terms["elbo"].mean, abs=6 * health.elbo_error)
+    assert health.effective_samples == pytest.approx(float(estimate.effective_sample_sizes), rel=0.2)
+
+
+def test_correlation_that_q_lacks_is_named():
+    health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
+    assert health.verdict != "good"
+    assert "value[0] and value[1] have the correlation 0." in health.findings[0].cause
+    assert "lb.full_rank" in health.findings[0].remedy
+
+
+def test_scales_that_are_too_small_are_named():
+    model = fitted(lambda a: StudentT(3.0).log_prob(a), lb.mean_field, {"a": ()})
+    health = lb.posterior_health(model)
+    assert health.verdict != "good"
+    assert "q is too narrow in a" in causes(health)
+
+
+def test_skewness_is_named():
+    model = fitted(lambda a: Gamma(0.5, 1.0).log_prob(a.exp()) + a, lb.mean_field, {"a": ()})
+    health = lb.posterior_health(model)
+    assert "a is skewed (-" in causes(health)
+
+
+def test_a_training_that_is_not_at_its_end_is_named():
+    far = lambda a, b: Normal(3.0, 0.5).log_prob(a) + Normal(0.0, 1.0).log_prob(b)  # noqa: E731
+    health = lb.posterior_health(fitted(far, lb.mean_field, {"a": (), "b": ()}, steps=0))
+    assert "most of it in a: the training had not come to its end" in causes(health)
+    assert "tolerance" in health.findings[0].remedy
+    settled = fitted(far, lb.mean_field, {"a": (), "b": ()})
+    assert lb.posterior_health(settled).findings == ()
+
+
+def test_the_centred_eight_schools_are_called_bad():
+    """A hierarchy whose scale the effects narrow to a funnel (Yao et al. 2018 find k-hat above 0.7 for it)."""
+    variables = {"mean": (), "spread": lb.Variable((), constraints.positive), "school": 8}
+    health = lb.posterior_health(fitted(centred_schools, lb.mean_field, variables, steps=3000))
+    assert health.verdict == "bad"
+    assert health.pareto_k > 0.7
+    assert health.findings
+    assert "trust neither" in str(health)
+    assert "at least" in str(health)
+
+
+def test_what_moments_do_not_show_is_said(monkeypatch):
+    for name in ("_correlated", "_narrow", "_skewed"):
+        monkeypatch.setattr(posterior, name, lambda look: None)
+    health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
+    assert "a shape that q cannot take" in causes(health)
+
+
+def test_data_in_batches_are_judged_together():
+    torch.manual_seed(0)
+    x = torch.randn(50, 1)
+    model = lb.LogJoint(
+        lambda batch, scale, mean: (
+            Normal(0.0, 1.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
+        ),
+        lb.full_rank,
+        {"mean": ()},
+        size=50,
+    )
+    lb.fit(model, lb.ELBO(samples=10), x, steps=1000, batch_size=25, **FIT)
+    health = lb.posterior_health(model, x)
+    exact = MultivariateNormal(torch.zeros(50), torch.eye(50) + 1.0).log_prob(x[:, 0])
+    assert health.verdict == "good"
+    assert health.log_evidence == pytest.approx(float(exact), abs=0.02)
+    with pytest.raises(SettingsError, match="needs data"):
+        lb.posterior_health(model)
+
+
+def test_other_models_are_sent_elsewhere():
+    with pytest.raises(UnsupportedError, match="latent_health"):
+        lb.posterior_health(lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4))))
+
+
+def test_draws_go_to_arviz():
+    arviz = pytest.importorskip("arviz", reason="ArviZ is not installed")
+    model = fitted(correlated(3, 0.5).log_prob, lb.full_rank, {"value": 3}, steps=0)
+    data = lb.to_arviz(model, 400, dims={"value": ["place"]}, coords={"place": ["a", "b", "c"]}, seed=1)
+    assert data.posterior["value"].sizes == {"chain": 1, "draw": 400, "place": 3}
+    assert torch.equal(
+        torch.from_numpy(data.posterior["value"].values[0]), model.posterior_sample(400, seed=1)["value"]
+    )
+    assert list(arviz.summary(data, kind="stats").index) == ["value[a]", "value[b]", "value[c]"]
+    with pytest.raises(UnsupportedError, match="LogJoint"):
+        lb.to_arviz(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(("log_joint", "message"), [
+    (lambda a: Normal(torch.zeros(7), 1.0).log_prob(a).sum(-1), r"called with a \(4, 3\), failed: .*first dimension of each"),
+    (lambda a: a @ torch.zeros(3, dtype=torch.float64), r"make the data that the log joint uses of that type"),
+    (lambda a: {}["missing"], "missing"),
+])  # fmt: skip
+def test_errors_of_a_log_joint_are_told_with_its_shapes(log_joint, message):
+    model = lb.LogJoint(log_joint, lb.mean_field, {"a": 3})
+    with pytest.raises((LogJointError, KeyError), match=message):
+        lb.evaluate(model, lb.ELBO())
+
+
+def test_a_log_joint_of_other_arguments_is_refused():
+    with pytest.raises(SettingsError, match="give both the same names"):
+        lb.LogJoint(lambda a, b: a + b, lb.mean_field, {"a": (), "c": ()})
+    with pytest.raises(SettingsError, match="give both the same names"):
+        lb.LogJoint(lambda x, scale: x, lb.mean_field, {"x": ()}, size=3)

@@ -1,0 +1,159 @@
+"""Trainings that stop by themselves, and posteriors that start by themselves."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import HalfNormal, MultivariateNormal, Normal, constraints
+
+import lowerbound as lb
+from lowerbound.errors import NonFiniteError, SettingsError
+from lowerbound.models.starting import pathfinder
+from lowerbound.training.loop import Observer
+
+# Far from 0, on scales that differ by a factor of a million, and correlated.
+CENTRE = torch.tensor([5000.0, -2.0, 0.003], dtype=torch.float64)
+SCALES = torch.tensor([300.0, 1.0, 0.0003], dtype=torch.float64)
+CORRELATION = torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, -0.5], [0.0, -0.5, 1.0]], dtype=torch.float64)
+TARGET = MultivariateNormal(CENTRE, SCALES[:, None] * CORRELATION * SCALES)
+
+
+def make(posterior=lb.full_rank) -> lb.LogJoint:
+    return lb.LogJoint(TARGET.log_prob, posterior, {"value": 3}).double()
+
+
+def settle(model, tolerance=0.01, **settings):
+    return lb.fit(model, lb.ELBO(samples=10), tolerance=tolerance, progress=False, **settings)
+
+
+def test_a_training_settles_within_its_tolerance_of_the_best():
+    model = make().start()
+    run = settle(model)
+    assert run.settled
+    assert not run.unfinished
+    draws = model.posterior_sample(200_000, seed=0)["value"]
+    standardised = (draws - model.centre) / model.spread
+    log_q = model.posterior().log_prob(standardised).detach() - model.spread.log().sum()
+    gap = float((log_q - TARGET.log_prob(draws)).mean())
+    assert gap < 0.01  # KL(q || posterior), whose best value is 0
+    assert ((draws.mean(0) - CENTRE) / SCALES).abs().max() < 0.05
+
+
+def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain():
+    run = settle(make().start())
+    windows = [record["window"] for record in run.history if "window" in record]
+    idle = 0
+    for before, after in pairwise(windows):
+        moving = before.get("gain", math.inf) > max(0.01, before["gain_error"])
+        idle = 0 if moving else idle + 1
+        assert after["pace"] == before["pace"] * (1.0 if moving else 0.5)
+        assert after["window"] == before["window"] * (1 if moving else 2)
+    assert idle == 2  # and the last window is the third
+    rates = [record["learning_rate"] for record in run.history]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] == pytest.approx(0.05 * windows[-1]["pace"])
+
+
+def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(tmp_path):
+    class Interrupt(Observer):
+        def on_step(self, loop):
+            if loop.progress.step == 530:
+                raise KeyboardInterrupt
+
+    whole, broken = make().start(), make().start()
+    run = settle(whole)
+    with pytest.raises(KeyboardInterrupt):
+        settle(broken, directory=tmp_path / "run", observers=[Interrupt()])
+    again = settle(broken, directory=tmp_path / "run", resume=True)
+    assert again.settled
+    assert again.history[-1]["step"] == run.history[-1]["step"]
+    for ours, theirs in zip(broken.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    resumed = settle(make().start(), directory=tmp_path / "run", resume=True)  # complete: nothing happens
+    assert resumed.history[-1]["step"] == run.history[-1]["step"]
+
+
+def test_steps_that_run_out_before_are_said():
+    run = settle(make().start(), steps=500)
+    assert not run.settled
+    assert "has not settled to tolerance=0.01 in 500 steps" in run.unfinished[0]
+    assert "train longer" in repr(run)
+
+
+def test_an_auto_encoder_settles_too():
+    digits = lb.load_data("digits")
+    vae = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 16, 4)), lb.Gaussian(lb.mlp(2, 16, (1, 8, 8)), scale=0.3)
+    )
+    settings = {"learning_rate": 0.02, "validation": 0.2, "epochs": 30}
+    run = lb.fit(vae, lb.ELBO(), digits.train, tolerance=0.5, progress=False, **settings)
+    assert run.best_epoch
+    kept = run.history[run.best_epoch - 1]["window"]["bound"]
+    assert kept == max(record["window"]["bound"] for record in run.history if "window" in record)
+
+
+def test_data_in_batches_settle_on_all_of_them():
+    torch.manual_seed(0)
+    x = torch.randn(200, 1) + 3
+    model = lb.LogJoint(
+        lambda batch, scale, mean: (
+            Normal(0.0, 10.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
+        ),
+        lb.full_rank,
+        {"mean": ()},
+        size=200,
+    )
+    model.holding(x).start()
+    run = settle(model, data=x, batch_size=100)
+    assert run.settled
+    exact = MultivariateNormal(torch.zeros(200), torch.eye(200) + 100.0).log_prob(x[:, 0])
+    estimate = lb.evaluate(model, lb.ELBO(samples=10), x)
+    assert estimate.mean == pytest.approx(float(exact), abs=0.02 + 4 * estimate.standard_error)
+    assert len(estimate.per_example) == 100
+    assert 0 < estimate.standard_error < 0.1
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"schedule": "cosine"}, "tolerance and schedule are both given"),
+    ({"ema": 0.9}, "tolerance and ema are both given"),
+    ({"tolerance": 0.0}, "tolerance"),
+    ({"batch_size": 10}, "holds its data itself"),
+    ({"validation": 0.1}, "none can be held out"),
+])  # fmt: skip
+def test_settings_in_conflict_are_refused(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        settle(make(), **{"tolerance": 0.1} | settings)
+
+
+def test_a_start_is_the_posterior_itself_where_that_is_gaussian():
+    mean, scale = pathfinder(TARGET.log_prob, 3, paths=4)
+    torch.testing.assert_close((mean - CENTRE) / SCALES, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-2)
+    torch.testing.assert_close(scale / SCALES, torch.ones(3, dtype=torch.float64), rtol=0.5, atol=0)  # of few steps
+
+
+def test_a_start_is_no_mode_of_a_funnel():
+    """Whose density has no maximum: it grows without end as the effects shrink together."""
+
+    def funnel(log_scale, effects):
+        return Normal(0.0, 3.0).log_prob(log_scale) + Normal(0.0, log_scale.exp()[:, None]).log_prob(effects).sum(-1)
+
+    model = lb.LogJoint(funnel, lb.mean_field, {"log_scale": (), "effects": 9}).start()
+    before = lb.LogJoint(funnel, lb.mean_field, {"log_scale": (), "effects": 9})
+    assert model.centre.abs().max() < 10
+    assert lb.evaluate(model, lb.ELBO(samples=100)).mean >= lb.evaluate(before, lb.ELBO(samples=100)).mean - 0.5
+
+
+def test_a_start_goes_with_constraints_and_leaves_the_evidence_alone():
+    def log_joint(scale):
+        return HalfNormal(1.0).log_prob(scale / 1e4) - math.log(1e4)
+
+    model = lb.LogJoint(log_joint, lb.full_rank, {"scale": lb.Variable((), constraints.positive)}).start()
+    assert lb.log_likelihood(model, samples=20_000).mean == pytest.approx(0.0, abs=0.05)
+    assert model.posterior_sample(10_000, resample=True, seed=0)["scale"].mean() == pytest.approx(7979, rel=0.05)
+
+
+def test_no_start_is_found_where_the_log_joint_is_not_a_number():
+    model = lb.LogJoint(lambda a: a * math.nan, lb.mean_field, {"a": ()})
+    with pytest.raises(NonFiniteError, match="none of 4 paths"):
+        model.start()
