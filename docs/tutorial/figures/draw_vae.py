@@ -102,7 +102,7 @@ def figure() -> str:
         words(662, 244, "L × M × D", GREY),
         # The two terms, and their sum.
         rectangle(216, 292, (120, 44), POSTERIOR),
-        symbols(276, 320, "KL( _q_ || _p_ )"),
+        symbols(276, 320, "KL(_q_ || _p_)"),
         words(276, 355, "closed form: M", GREY),
         rectangle(588, 292, (140, 44), LIKELIHOOD),
         symbols(658, 320, "log _p_(_x_ | _z_)"),
