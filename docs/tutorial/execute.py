@@ -77,6 +77,7 @@ def execute(path: Path, small: bool) -> None:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # of the kernel itself: it warns of how it is spoken to on this machine
         record_timing=False,
         coalesce_streams=True,
     ).execute()
