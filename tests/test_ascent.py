@@ -17,7 +17,7 @@ from lowerbound.ascent import (
     LinearRegression,
     MeanAndPrecision,
 )
-from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
+from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError, ShapeError
 
 PRECISION = torch.tensor([[3.0, 1.0, 0.5], [1.0, 2.0, -0.7], [0.5, -0.7, 1.5]], dtype=torch.float64)
 
@@ -228,3 +228,49 @@ def test_a_model_of_ones_own_and_a_bound_that_is_no_number():
 
 def test_an_ascent_that_is_cut_short_says_so():
     assert not GaussianMixture(3).fit(clusters(), sweeps=2).converged
+
+
+def test_columns_of_very_different_scales_are_regressed_on():
+    torch.manual_seed(0)
+    x = torch.randn(100, 3, dtype=torch.float64) * torch.tensor([1e8, 1.0, 1e-6], dtype=torch.float64)
+    weights = torch.tensor([2e-8, -1.0, 3e6], dtype=torch.float64)
+    y = x @ weights + 0.1 * torch.randn(100, dtype=torch.float64)
+    found = LinearRegression(rate=1e-12).fit(torch.cat([x, y[:, None]], 1)).factors["weights"]
+    scales = x.std(0)  # the prior is flat against so many rows, so it is least squares
+    expected = torch.linalg.lstsq(x / scales, y).solution / scales
+    torch.testing.assert_close(found.mean / expected, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+def test_fewer_rows_than_columns_are_regressed_on():
+    torch.manual_seed(0)
+    table = torch.randn(4, 8, dtype=torch.float64)
+    fitted = LinearRegression(concentration=1.0, rate=1.0).fit(table)
+    alpha, beta = (fitted.factors[name].mean for name in ("weights_precision", "noise_precision"))
+    weights = LinearRegression._weights(table, fitted.factors["weights_precision"], fitted.factors["noise_precision"])
+    precision = alpha * torch.eye(7, dtype=torch.float64) + beta * table[:, :-1].mT @ table[:, :-1]
+    torch.testing.assert_close(weights.covariance_matrix, precision.inverse(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(weights.mean, beta * precision.inverse() @ table[:, :-1].mT @ table[:, -1])
+
+
+def test_outputs_that_do_not_vary_are_refused():
+    with pytest.raises(DataError, match="is 3 in all 5 rows"):
+        LinearRegression().fit(torch.cat([torch.randn(5, 2), torch.full((5, 1), 3.0)], 1))
+
+
+def test_an_update_that_lowers_the_bound_is_refused():
+    class Wrong(LinearRegression):
+        def update(self, name, factors, x):
+            factor = super().update(name, factors, x)
+            return Gamma(factor.concentration, 3 * factor.rate) if name == "noise_precision" else factor
+
+    with pytest.raises(LowerboundError, match="the update of 'noise_precision' lowers the bound"):
+        Wrong().fit(torch.randn(20, 3))
+
+
+def test_what_torch_refuses_within_an_update_is_told():
+    class Broken(LinearRegression):
+        def update(self, name, factors, x):
+            return Gamma(x.new_tensor(-1.0), x.new_tensor(1.0))
+
+    with pytest.raises(NonFiniteError, match="not finite after the update of 'weights'"):
+        Broken().fit(torch.randn(20, 3))

@@ -53,7 +53,7 @@ _HOMES = {
     "Run": "training",
     "save": "storage",
     "StandardNormal": "conditionals",
-    "to_arviz": "evaluation.inference_data",
+    "to_arviz": "evaluation",
     "Variable": "variables",
 }
 
@@ -130,11 +130,11 @@ if TYPE_CHECKING:
         log_likelihood,
         paired_difference,
         posterior_health,
+        to_arviz,
     )
     from lowerbound.models import Draw, LatentModel, LogJoint, Model
     from lowerbound.networks import constant, conv, flatten_leading, mlp
     from lowerbound.objectives import ELBO, IWAE, Objective, Ramp, Renyi
-    from lowerbound.evaluation.inference_data import to_arviz
     from lowerbound.storage import save
     from lowerbound.training import Run, fit, load
     from lowerbound.variables import Variable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lowerbound.errors import DataError, NonFiniteError, SettingsError
+from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError
+
+# A bound may fall by so much of itself in double precision.
+_ROUNDING = 1e-8
 
 
 class Factor(Protocol):
@@ -51,7 +55,7 @@ class CoordinateAscent(ABC):
 
     .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
 
-    No update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017); a fall beyond rounding in :attr:`Ascent.bounds` shows a mistake.
+    No update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017); one that does shows a mistake, and is refused.
 
     To write your own: subclass, give the first factors in :meth:`start`, the best update of each in :meth:`update`, and
     :meth:`expected_log_joint`; all in double precision.
@@ -87,6 +91,7 @@ class CoordinateAscent(ABC):
             SettingsError: for settings that are out of range.
             DataError: if the data cannot be used.
             NonFiniteError: if the bound stops being a number, naming the update.
+            LowerboundError: if an update lowers the bound, as none does that is the best.
         """
         if not tolerance > 0 or isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
             raise SettingsError(
@@ -98,9 +103,8 @@ class CoordinateAscent(ABC):
         for _ in range(sweeps):
             before = bounds[-1]
             for name in factors:
-                factors[name] = self.update(name, factors, data)
                 updated.append(name)
-                bounds.append(self._finite(self.bound(factors, data), name, len(updated)))
+                bounds.append(self._raised(name, factors, data, bounds[-1], len(updated)))
             converged = abs(bounds[-1] - before) <= tolerance * max(1.0, abs(bounds[-1]))
             if converged:
                 break
@@ -125,14 +129,31 @@ class CoordinateAscent(ABC):
             )
         return data
 
-    @staticmethod
-    def _finite(bound: float, name: str, step: int) -> float:
-        if not torch.isfinite(torch.tensor(bound)):
+    def _raised(self, name: str, factors: dict[str, Any], x: Tensor, before: float, step: int) -> float:
+        """Update a factor in its place, and give the bound after it."""
+        try:
+            factors[name] = self.update(name, factors, x)
+            bound = self.bound(factors, x)
+        except LowerboundError:
+            raise
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # torch's, of parameters that are not numbers and of singular matrices
+            reason, bound = f" ({' '.join(str(error).split())[:200]})", math.nan
+        else:
+            reason = ""
+        if not math.isfinite(bound):
             raise NonFiniteError(
-                f"step {step}: the bound is not finite after the update of {name!r}. Likely cause: a prior that is improper or far from the "
+                f"step {step}: the bound is not finite after the update of {name!r}{reason}. Likely cause: a prior that is improper or far from the "
                 "data's scale. Remedy: standardise the data, or widen the prior",
                 step=step,
                 term="bound",
                 tensor=name,
+            )
+        if bound < before - _ROUNDING * max(1.0, abs(before)):
+            raise LowerboundError(
+                f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to {bound:.10g}, so it is not the best factor given the others, "
+                f"or not of the model whose expected_log_joint {type(self).__name__} has; derive both from the same log joint"
             )
         return bound

@@ -48,12 +48,17 @@ class LinearRegression(CoordinateAscent):
         """A table ``[N, D + 1]``.
 
         Raises:
-            DataError: if it has not two columns at least.
+            DataError: if it has not two columns at least, or all outputs are the same.
         """
         table = super().prepare(x)
         if table.dim() != 2 or table.shape[1] < 2:
             raise DataError(
                 f"data: expected a table [N, D + 1] with y in its last column, got the shape {tuple(table.shape)}"
+            )
+        if len(table) > 1 and bool((table[:, -1] == table[0, -1]).all()):
+            raise DataError(
+                f"data: y, the last column, is {float(table[0, -1]):g} in all {len(table)} rows, so there is nothing to explain, and the noise's precision "
+                "would have no bound; give outputs that vary"
             )
         return table
 
@@ -88,9 +93,14 @@ class LinearRegression(CoordinateAscent):
     @staticmethod
     def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
         inputs, outputs = x[:, :-1], x[:, -1]
-        precision = alpha.mean * torch.eye(inputs.shape[1], dtype=x.dtype) + beta.mean * inputs.mT @ inputs
-        mean = torch.linalg.solve(precision, beta.mean * inputs.mT @ outputs)
-        return MultivariateNormal(mean, precision_matrix=precision)
+        # By singular values: inputs.T @ inputs would square the ratio between the scales of its columns, and lose what lies below.
+        left, values, right = torch.linalg.svd(inputs, full_matrices=inputs.shape[0] < inputs.shape[1])
+        values = torch.cat([values, values.new_zeros(len(right) - len(values))])
+        left = torch.cat([left, left.new_zeros(len(left), len(values) - left.shape[1])], 1)
+        precision = alpha.mean + beta.mean * values.square()
+        mean = right.mT @ (beta.mean * values / precision * (left.mT @ outputs))
+        triangle = torch.linalg.qr(right / precision.sqrt()[:, None]).R
+        return MultivariateNormal(mean, scale_tril=triangle.mT * triangle.diagonal().sign())
 
     @staticmethod
     def _size(weights: MultivariateNormal) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -174,12 +176,11 @@ class TriangularNormal(Distribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         examples_axis = len(shape) - 2 if self.batch_shape else -1
         eps = noise.standard_normal(tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + (self.factor @ eps.unsqueeze(-1)).squeeze(-1)
+        return self.loc + self._columns(torch.matmul, eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats."""
-        shift = (value - self.loc).unsqueeze(-1)
-        standardised: Tensor = torch.linalg.solve_triangular(self.factor, shift, upper=False).squeeze(-1)
+        standardised = self._columns(partial(torch.linalg.solve_triangular, upper=False), value - self.loc)
         quadratic = standardised.square().sum(-1)
         return -0.5 * quadratic - self._log_volume() - self.event_shape.numel() * _HALF_LOG_TWO_PI
 
@@ -191,8 +192,24 @@ class TriangularNormal(Distribution):
         """``sum_d log L_dd + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
         return (self._log_volume() + self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)).expand(self.batch_shape)
 
+    def _columns(self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor) -> Tensor:
+        """A function of the factor and of columns ``[*batch, D, K]``, applied to rows ``[*samples, *batch, D]``.
+
+        All rows of a factor are its columns at once: to broadcast it would copy it for each of them.
+        """
+        factor = _without_repetition(self.factor)
+        value = value.expand(_common(value.shape, factor.shape[:-1]))
+        columns = value.reshape(-1, *factor.shape[:-1]).movedim(0, -1)
+        return function(factor, columns).movedim(-1, 0).reshape(value.shape)
+
     def _log_volume(self) -> Tensor:
         return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _without_repetition(factor: Tensor) -> Tensor:
+    """A matrix that is repeated over a batch, as itself."""
+    repeated = factor.dim() > 2 and not any(factor.stride()[:-2])
+    return factor[(0,) * (factor.dim() - 2)] if repeated else factor
 
 
 def _common(a: torch.Size, b: torch.Size) -> torch.Size:

@@ -6,6 +6,7 @@ from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
 from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
+from lowerbound.evaluation.inference_data import to_arviz
 from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "log_likelihood",
     "paired_difference",
     "posterior_health",
+    "to_arviz",
 ]
