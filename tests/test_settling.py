@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import zuko
 from torch.distributions import HalfNormal, MultivariateNormal, Normal, constraints
 
 import lowerbound as lb
@@ -72,6 +73,14 @@ def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(tmp_path):
         assert torch.equal(ours, theirs)
     resumed = settle(make().start(), directory=tmp_path / "run", resume=True)  # complete: nothing happens
     assert resumed.history[-1]["step"] == run.history[-1]["step"]
+
+
+def test_a_flow_with_masks_settles():
+    model = lb.LogJoint(
+        TARGET.log_prob, lambda size: zuko.flows.NICE(size, transforms=1, hidden_features=(8,)), {"value": 3}
+    ).double()
+    run = settle(model.start(), steps=400)
+    assert run.best_epoch == 4
 
 
 def test_steps_that_run_out_before_are_said():

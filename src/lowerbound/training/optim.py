@@ -138,9 +138,19 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
     return factor
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a model's weights and buffers, updated by ``update_parameters``."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+def averaged(model: nn.Module, decay: float | None) -> AveragedModel:
+    """A moving average of a model's weights and buffers, updated by ``update_parameters``: exponential, or of equal weights where ``decay`` is ``None``."""
+    average = _average_equally if decay is None else get_ema_multi_avg_fn(decay)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+@torch.no_grad()
+def _average_equally(averages: list[Tensor], current: list[Tensor], count: Any) -> None:
+    """Take one more into the average of ``count`` of them; of what is no floating point number, such as a mask, the last one."""
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, current, 1 / (count + 1))
+    else:
+        torch._foreach_copy_(averages, current)
 
 
 class QuickStep:

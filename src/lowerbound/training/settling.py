@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from lowerbound.data.examples import Examples
 from lowerbound.models import Model
 from lowerbound.scoring import dataset_terms
+from lowerbound.training.optim import averaged
 
 if TYPE_CHECKING:
     from lowerbound.training.loop import Loop
@@ -54,7 +55,7 @@ class Settling:
     average: AveragedModel = field(init=False)
 
     def __post_init__(self) -> None:
-        self.average = AveragedModel(self.model, use_buffers=True)
+        self.average = averaged(self.model, None)
         self.examples: tuple[Model, Examples] | None = None
         self.best: Tensor | None = None
 
