@@ -52,7 +52,9 @@ def _training(entry: Any, parent: Any) -> str:
     recipes = {name: entry.get_command(context, name) for name in entry.list_commands(context)}
     flags = {name: _panels(recipe, _context(recipe, context)) for name, recipe in recipes.items()}
     everywhere = [{row for rows in panels.values() for row in rows} for panels in flags.values()]
-    common = set.intersection(*everywhere)
+    common = set.intersection(*everywhere) - {
+        row for own in flags.values() for name in own if name.startswith("Recipe") for row in own[name]
+    }
     shared = {panel: [row for row in rows if row in common] for panel, rows in next(iter(flags.values())).items()}
     parts = [_command(entry, parent), "### All recipes\n"]
     parts += [_panel(panel, rows) for panel, rows in shared.items() if rows]
@@ -140,9 +142,9 @@ def _reached(entry: Recipe) -> str:
 
 
 def _auto_encoders(name: str) -> list[Row]:
-    records = [
-        (path, json.loads(path.read_text(encoding="utf8"))) for path in sorted((RESULTS / "aevb").glob("*.json"))
-    ]
+    page = (RESULTS / "aevb.md").read_text(encoding="utf8")
+    paths = sorted((RESULTS / "aevb").glob("*.json"), key=lambda path: page.find(f"aevb/{path.name}"))
+    records = [(path, json.loads(path.read_text(encoding="utf8"))) for path in paths]
     rows = []
     for path, record in records:
         if record["recipe"] != name:

@@ -1,4 +1,4 @@
-"""References of docstrings by short names, napoleon's reading of properties, and links out of ``docs/`` to pages that the site includes."""
+"""How docstrings are read, what their short references name, and links out of ``docs/`` to pages that the site includes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,12 @@ def _docstring(app: Sphinx, what: str, *more: Any) -> None:
     napoleon._process_docstring(app, kind, *more)
 
 
+def _signature(app: Sphinx, what: str, name: str, *more: Any) -> tuple[str | None, str | None]:
+    """A default that is made anew for each instance, which Python shows as no expression."""
+    _, _, signature, returns = more
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect them."""
     app.setup_extension("sphinx.ext.napoleon")
@@ -75,6 +81,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         if listener.handler is napoleon._process_docstring:
             app.disconnect(listener.id)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("source-read", _here)
     app.connect("missing-reference", _by_short_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
