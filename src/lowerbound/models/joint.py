@@ -231,7 +231,9 @@ class LogJoint(Model):
             )
         return (value + log_det).reshape(leading)
 
-    def start(self, paths: int = 4, *, seed: int = 0) -> LogJoint:
+    def start(
+        self, paths: int = 4, *, at: Mapping[str, Any] | None = None, spread: float = 1.0, seed: int = 0
+    ) -> LogJoint:
         """Standardise the posterior's space: centre and spread of the best Gaussian along paths to modes (Pathfinder, Zhang et al. 2022).
 
         One step size then suits all variables, however far from 0 and on whatever scales they are. Whatever the posterior's family, q
@@ -239,12 +241,15 @@ class LogJoint(Model):
 
         Args:
             paths: how many, from different points; each costs some hundred evaluations of the log joint and its gradient.
+            at: a value for each variable, to start there instead of looking for a place.
+            spread: the standard deviation about ``at``, in unconstrained coordinates.
             seed: of those points, and of the draws that tell which Gaussian is best.
 
         Returns:
             This model.
 
         Raises:
+            SettingsError, ShapeError: if ``at`` lacks a variable or has another shape, or the spread is not positive.
             UnsupportedError: if the log joint is given its data in batches; start ``model.holding(data)``, which has the same posterior.
             NonFiniteError: if no path finds a point at which the log joint is finite.
 
@@ -256,13 +261,19 @@ class LogJoint(Model):
             >>> abs(lb.evaluate(model, lb.ELBO(samples=10)).mean) < 0.1  # log 1 = 0, before any training
             True
         """
+        if not 0 < spread < math.inf or isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
+            raise SettingsError(
+                f"start: spread={spread!r} must be positive and finite, and paths={paths!r} a whole number of at least 1"
+            )
+        if at is not None:
+            self.centre.copy_(self.variables.free(at))
+            self.spread.fill_(spread)
+            return self
         self.centre.zero_()
         self.spread.fill_(1.0)
-        centre, spread = pathfinder(
-            lambda u: self.log_density(u.to(self.centre)), self.variables.size, paths, seed=seed
-        )
-        self.centre.copy_(centre)
-        self.spread.copy_(spread)
+        found = pathfinder(lambda u: self.log_density(u.to(self.centre)), self.variables.size, paths, seed=seed)
+        self.centre.copy_(found[0])
+        self.spread.copy_(found[1])
         return self
 
     def log_density(self, u: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any, cast
@@ -145,12 +145,12 @@ def averaged(model: nn.Module, decay: float | None) -> AveragedModel:
 
 
 @torch.no_grad()
-def _average_equally(averages: list[Tensor], current: list[Tensor], count: Any) -> None:
+def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
     """Take one more into the average of ``count`` of them; of what is no floating point number, such as a mask, the last one."""
     if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, current, 1 / (count + 1))
+        torch._foreach_lerp_(list(averages), list(current), 1 / (count + 1))
     else:
-        torch._foreach_copy_(averages, current)
+        torch._foreach_copy_(list(averages), list(current))
 
 
 class QuickStep:
