@@ -14,17 +14,18 @@ EXAMPLES = [block.text for block in blocks("README.md") if block.language == "py
 
 
 def _quick(code: str) -> str:
-    return code.replace("epochs=20", "epochs=2, progress=False").replace("steps=2000", "steps=300, progress=False")
+    return code.replace("epochs=20", "epochs=2, progress=False").replace("tolerance=0.01", "steps=300, progress=False")
 
 
 def test_the_examples_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert all(_quick(code) != code for code in EXAMPLES)
     names = run("README.md", _quick)
-    first, second, third = capsys.readouterr().out.strip().splitlines()
+    first, verdict, bound, *findings = capsys.readouterr().out.strip().splitlines()
     assert re.match(r"Estimate\(mean=-?[\d.]+, standard_error=", first)
-    assert re.match(r"Estimate\(mean=-[\d.]+, standard_error=", second)
-    assert re.match(r"LikelihoodEstimate\(mean=-[\d.]+", third)
+    assert re.match(r"(good|usable|bad): Pareto k-hat", verdict)
+    assert re.match(r"bound: -3\d\.\d+ ± [\d.]+ nats; log p\(x\): ", bound)
+    assert all("Remedy" in finding for finding in findings)
     assert names["pictures"].shape == (64, 1, 8, 8)
     assert names["embedding"].shape == (180, 10)
     assert {name: draws.shape for name, draws in names["draws"].items()} == {
@@ -41,6 +42,6 @@ def test_the_first_example_is_short():
 
 def test_the_table_s_names_exist():
     for name in ("StandardNormal", "Gaussian", "Bernoulli", "mlp", "conv", "constant", "flatten_leading", "ELBO", "IWAE",
-                 "Renyi", "log_likelihood", "annealed_log_likelihood", "inference_gaps", "latent_health"):  # fmt: skip
+                 "Renyi", "log_likelihood", "annealed_log_likelihood", "inference_gaps", "latent_health", "posterior_health"):  # fmt: skip
         assert f"`{name}" in README.read_text(encoding="utf8")
         assert hasattr(lb, name)
