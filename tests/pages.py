@@ -7,7 +7,6 @@
 """
 
 import contextlib
-import copy
 import doctest
 import io
 import re
@@ -27,6 +26,7 @@ from lowerbound.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+PAGE = "page"  # the module that the code of a page believes to be in
 FENCE = re.compile(r"^( *)(`{3,})([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,14 +62,14 @@ def prose(page: str | Path) -> str:
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Classes and recipes that are registered within the block are forgotten afterwards."""
-    before = copy.copy(KINDS), copy.copy(RECIPES)
+    """Classes and recipes that a page has registered are forgotten after the block."""
     try:
         yield
     finally:
-        for registry, entries in zip((KINDS, RECIPES), before, strict=True):
-            registry.clear()
-            registry.update(entries)
+        for kind in [name for name, value in KINDS.items() if value.__module__ == PAGE]:
+            del KINDS[kind]
+        for name in [name for name, recipe in RECIPES.items() if recipe.make.__module__ == PAGE]:
+            del RECIPES[name]
 
 
 def run(page: str | Path, change: Callable[[str], str] = lambda code: code) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def run(page: str | Path, change: Callable[[str], str] = lambda code: code) -> d
     Raises:
         AssertionError: where something printed is not what the page shows.
     """
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": PAGE}
     with registered():
         for block in blocks(page):
             if block.language == "python" and block.text.startswith(">>>"):
