@@ -11,7 +11,7 @@ NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 
 
 def test_every_block_of_code_is_followed_by_its_output():
-    assert len(BLOCKS) == PAGE.read_text(encoding="utf8").count("```python\n") == 13
+    assert len(BLOCKS) == PAGE.read_text(encoding="utf8").count("```python\n") == 14
 
 
 def test_the_code_prints_what_the_page_shows(capsys):
