@@ -49,7 +49,7 @@ def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain():
         moving = before.get("gain", math.inf) > max(0.01, before["gain_error"])
         idle = 0 if moving else idle + 1
         assert after["pace"] == before["pace"] * (1.0 if moving else 0.5)
-        assert after["window"] == before["window"] * (1 if moving else 2)
+        assert after["steps"] == before["steps"] * (1 if moving else 2)
     assert idle == 2  # and the last window is the third
     rates = [record["learning_rate"] for record in run.history]
     assert rates[0] == pytest.approx(0.05)

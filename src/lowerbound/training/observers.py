@@ -79,7 +79,8 @@ class Display(Observer):
         if "validation" in record:
             line += f"  validation {_terms(record['validation'])}"
         left = (loop.total_steps - loop.progress.step) * loop.batch_size / record["examples_per_second"]
-        remaining = "" if loop.progress.finished else f"  {left:,.0f} s left"
+        most = "at most " if loop.settling is not None else ""
+        remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
 
     def on_interrupt(self, loop: Loop) -> None:

@@ -79,7 +79,7 @@ class Settling:
             progress.window, progress.window_end = _WINDOW, _WINDOW
         if progress.step < progress.window_end and progress.step < loop.total_steps:
             return None
-        bounds = self._bounds(loop)
+        bounds, steps = self._bounds(loop), int(self.average.n_averaged)  # of whole epochs
         gain, error = self._gain(loop, bounds)
         if gain > 0:
             self.best = bounds
@@ -89,13 +89,13 @@ class Settling:
             "bound": float(bounds.mean()),
             "gain": gain,
             "gain_error": error,
-            "window": progress.window,
+            "steps": steps,
             "pace": progress.pace,
         }
         self._decide(loop, gain > max(self.tolerance, error))
         rate = loop.base_rates[0] * found["pace"]
         loop.tell(
-            f"{found['window']:,} steps at learning rate {rate:.3g}: their average has the bound {found['bound']:.3f}"
+            f"{steps:,} steps at learning rate {rate:.3g}: their average has the bound {found['bound']:.3f}"
             + ("" if math.isinf(gain) else f", {gain:+.2g} ± {error:.1g} nats")
         )
         self.average.n_averaged.zero_()
@@ -106,17 +106,18 @@ class Settling:
         """What to say where the steps ran out before."""
         windows = [record["window"] for record in loop.progress.history if "window" in record]
         gain = windows[-1].get("gain") if windows else None
-        last = "" if gain is None else f"; the last window of {windows[-1]['window']:,} steps gained {gain:+.2g} nats"
+        last = "" if gain is None else f"; the last window of {windows[-1]['steps']:,} steps gained {gain:+.2g} nats"
         return f"the training has not settled to tolerance={self.tolerance:g} in {loop.progress.step:,} steps{last}: train longer"
 
     def _decide(self, loop: Loop, moving: bool) -> None:
         progress = loop.progress
         progress.idle = 0 if moving else progress.idle + 1
-        progress.settled = progress.idle >= _IDLE
-        if not moving and not progress.settled and loop.best_weights is not None:
+        progress.settled = progress.idle >= _IDLE and loop.best_weights is not None
+        if not moving and not progress.settled:
             progress.pace *= _CUT
             progress.window *= _GROWTH
-            loop.model.load_state_dict(loop.best_weights)
+            if loop.best_weights is not None:
+                loop.model.load_state_dict(loop.best_weights)
 
     def _gain(self, loop: Loop, bounds: Tensor) -> tuple[float, float]:
         """How much these bounds are above the best average's, in nats, and the standard error of that."""
