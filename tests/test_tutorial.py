@@ -52,12 +52,15 @@ def texts(output: dict[str, Any]) -> Iterator[str]:
 
 
 def shows(code: str) -> bool:
-    """Whether a cell has something to show: it prints at its top level, or ends with an expression."""
+    """Whether a cell has something to show: at its top level it prints or shows, or it ends with a value that is no call."""
     body = ast.parse(code).body
     outside = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    calls = [node for part in outside for node in ast.walk(part) if isinstance(node, ast.Call)]
-    prints = any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
-    return prints or (bool(body) and isinstance(body[-1], ast.Expr))
+    calls = [node.func for part in outside for node in ast.walk(part) if isinstance(node, ast.Call)]
+    names = {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
+    last = body[-1] if body else None
+    return bool(names & {"print", "display", "show"}) or (
+        isinstance(last, ast.Expr) and not isinstance(last.value, ast.Call)
+    )
 
 
 def faults_of_outputs(cell: dict[str, Any]) -> Iterator[str]:
@@ -135,6 +138,18 @@ def whole() -> dict[str, Any]:
     notebook = {"cells": code, "metadata": {"lowerbound": {"small": {"draws": 1}}}}
     notebook["metadata"]["lowerbound"]["executed"] = script().code_digest(notebook)
     return notebook
+
+
+@pytest.mark.parametrize(
+    "code", ["print(1)", "for x in a:\n    print(x)", "plt.plot(x)\nplt.show()", "x = 1\nx", "f'{x}'"]
+)
+def test_a_cell_that_shows_something_is_known(code):
+    assert shows(code)
+
+
+@pytest.mark.parametrize("code", ["", "x = 1", "def f():\n    print(1)", "plt.style.use('plain')", "assert x"])
+def test_a_cell_that_shows_nothing_is_known(code):
+    assert not shows(code)
 
 
 BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
