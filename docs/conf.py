@@ -64,7 +64,6 @@ nitpick_ignore_regex = [
 # How it looks.
 html_theme = "furo"
 highlight_language = "text"
-smartquotes_action = "q"  # two dashes begin a flag
 html_title = f"lowerbound {version}"
 html_static_path = [
     "_static",

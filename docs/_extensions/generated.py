@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,8 +88,9 @@ def _panels(entry: Any, context: Any) -> dict[str, list[Row]]:
 
 
 def _row(parameter: Any, context: Any) -> Row:
+    text = re.sub(r"(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", parameter.help or "")
     if parameter.param_type_name == "argument":
-        return f"`{parameter.name.upper()}`", "path", parameter.help or ""
+        return f"`{parameter.name.upper()}`", "path", text
     flag = " / ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
     kind = (
         ""
@@ -98,7 +100,7 @@ def _row(parameter: Any, context: Any) -> Row:
     limits = parameter._get_number_range_help_str()
     default = "required" if parameter.required else _shown(parameter.default)
     more = ", ".join(part for part in (kind.lower(), limits, default) if part)
-    return flag, more, parameter.help or ""
+    return flag, more, text
 
 
 def _shown(default: Any) -> str:

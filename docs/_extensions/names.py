@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import reduce
 from importlib import import_module
 from typing import Any
@@ -66,6 +67,10 @@ def _docstring(app: Sphinx, what: str, *more: Any) -> None:
     """As napoleon, which takes the text before the first colon of a property's docstring for its type; here it is text."""
     kind = "method" if what in ("attribute", "data", "property") else what
     napoleon._process_docstring(app, kind, *more)
+    lines = more[-1]
+    lines[:] = [
+        re.sub(r"^((?:\s*:[^:]+:)?\s*)([A-Za-z]\.)", r"\1\\\2", line) for line in lines
+    ]  # a symbol numbers no list
 
 
 def _signature(app: Sphinx, what: str, name: str, *more: Any) -> tuple[str | None, str | None]:
