@@ -73,12 +73,12 @@ def reference(problem: str) -> Figures:
     return figures
 
 
-def fitted(problem: str, family: str, seed: int) -> tuple[lb.LogJoint, lb.Run]:
-    """A posterior of that family, started and trained."""
-    make, gradient, settings = FAMILIES[family]
+def fitted(problem: str, family: str, seed: int, **settings: Any) -> tuple[lb.LogJoint, lb.Run]:
+    """A posterior of that family, started and trained, by the family's settings or others."""
+    make, gradient, usual = FAMILIES[family]
     torch.manual_seed(seed)
     model = log_joint_model(problem, make).start(seed=seed)
-    run = lb.fit(model, lb.ELBO(samples=SAMPLES, gradient=gradient), seed=seed, progress=False, **settings)
+    run = lb.fit(model, lb.ELBO(samples=SAMPLES, gradient=gradient), seed=seed, progress=False, **(settings or usual))
     return model, run
 
 

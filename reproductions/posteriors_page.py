@@ -87,8 +87,12 @@ def verdicts(references: dict[str, Figures], cells: dict[str, Figures]) -> list[
             found = worst(cell, where)
             check(f"full rank, {title}: largest error of a mean, {coordinates} coordinates", f"{span(found, 3)} sd", f"below {WANTED_ERROR:g} sd", max(found) < WANTED_ERROR)  # fmt: skip
     for problem, title in problems_of(cells, "mean-field"):
-        off = np.abs(ratios(cells[f"{problem}/mean-field"]) / predicted(references[problem]) - 1)
-        check(f"mean field, {title}: standard deviations against theory, largest relative difference", f"{off.max():.3f}", f"below {WANTED_FACTOR:g}" + ("" if problem in NEAR_GAUSSIAN else " on a Gaussian, which this is not"), bool(off.max() < WANTED_FACTOR))  # fmt: skip
+        cell = cells[f"{problem}/mean-field"]
+        off = np.abs(ratios(cell) / predicted(references[problem]) - 1)
+        within = f"{(off < WANTED_FACTOR).sum()} of {len(off)} variables within {WANTED_FACTOR:g}"
+        check(f"mean field, {title}: sd against theory for a Gaussian posterior, largest relative difference", f"{off.max():.3f}; {within}", f"below {WANTED_FACTOR:g}", bool(off.max() < WANTED_FACTOR))  # fmt: skip
+        found = left(cell, "variance_steps")
+        check(f"mean field, {title}: variances against theory for any posterior, largest relative difference", f"{found:.3f}", f"below {WANTED_FACTOR:g}", found < WANTED_FACTOR)  # fmt: skip
     for problem, title in problems_of(cells, "full-rank"):
         cell = cells[f"{problem}/full-rank"]
         errors = [seed["log_likelihood"] - evidence_of(references[problem]) for seed in cell["seeds"]]
@@ -143,7 +147,7 @@ def evidence_rows(references: dict[str, Figures], cells: dict[str, Figures]) -> 
         rows.append(
             f"| {PROBLEMS[problem].title} | {FAMILIES[family]} | {average(cell, 'elbo') - truth:.3f} | {span(errors, 3)} | "
             f"{max(seed['log_likelihood_error'] for seed in seeds):.3f} | {span([seed['pareto_k'] for seed in seeds])} | {share:.1%} | "
-            f"{doubtful} of {len(seeds)} |"
+            f"{doubtful} of {len(seeds)} | {', '.join(sorted({seed['verdict'] for seed in seeds}))} |"
         )
     return rows
 
@@ -202,9 +206,147 @@ def write_page() -> None:
         return
     draw_factors(references, cells)
     draw_errors(cells)
+    draw_spread(cells)
     (RESULTS.parent / "posteriors.md").write_text("\n".join(page(references, cells)) + "\n", encoding="utf8")
 
 
 def page(references: dict[str, Figures], cells: dict[str, Figures]) -> list[str]:
     """The lines of the page."""
-    return ["# Posteriors of log joints against long runs of NUTS", "", *verdicts(references, cells)]
+    truth = next(iter(references.values()))
+    cell = cells.get("logistic/full-rank") or next(iter(cells.values()))
+    return [
+        "# Posteriors of log joints against long runs of NUTS",
+        "",
+        f"Written by `python reproductions/posteriors.py`. The reference is {truth['sampler']}: {truth['chains']} chains of "
+        f"{truth['draws']:,} draws after {truth['warmup']:,} of warm-up, in float64 (`make reference`, "
+        "`reproductions/reference_draws.py`). Each model is written twice, for torch and for NumPyro, and both log densities are compared "
+        f"at {len(truth['points'])} points. The sampler's summaries and thinned draws are in [posteriors/reference](posteriors/reference). All "
+        "errors of means are in standard deviations (sd) of the reference; a range is over seeds or over variables, as said.",
+        "",
+        "- *Eight schools* (Rubin 1981): mean ~ N(0, 5), spread ~ half-Cauchy(5). Non-centred (the unknowns are standardised effects) "
+        "and centred (the effects themselves, which have a funnel).",
+        "- *Logistic regression*: 569 tumours, 30 standardised columns (Wolberg, Mangasarian & Street 1993), priors N(0, 1).",
+        "- *Hierarchical regression*: log investment of 11 firms in 20 years on log value and log capital (Grunfeld 1958), standardised; each "
+        "firm has a level and a slope of its own.",
+        "",
+        f"Every fit begins with `model.start()` and stops by itself, `lb.fit(..., tolerance={cell['settings']['tolerance']:g})`, with "
+        f'{cell["samples"]} draws a step and the gradient "{cell["gradient"]}"; the flow takes a fixed number of steps. Nothing was tuned for one '
+        "problem. Each fit was made with 3 seeds.",
+        "",
+        "| check | found | wanted | verdict |",
+        "|---|---|---|---|",
+        *verdicts(references, cells),
+        "",
+        *reasons(references, cells),
+        "## The reference",
+        "",
+        "The evidence log p(x), in nats, is found without lowerbound: by bridge sampling between the draws and a Gaussian fitted to those of other "
+        "chains (Meng & Wong 1996), by importance sampling from a Student-t fitted to the draws, and for eight schools by quadrature "
+        "over the spread, given which all else is Gaussian. The centred draws are the non-centred ones in other coordinates.",
+        "",
+        "| posterior | unknowns | largest R-hat | least effective draws | divergences | bridge | Student-t | quadrature |",
+        "|---|---|---|---|---|---|---|---|",
+        *reference_rows(references),
+        "",
+        "## The fits",
+        "",
+        "Errors are the largest over variables, their range is over seeds; ratios are of sd, their range is over variables. *Left* is how far "
+        "the fit is from the best q of its family, to first order: the Newton step that is left for a mean, in sd, and the part by which a variance is "
+        "off, each the largest over variables and seeds, and each an estimate whose own error is in the JSON. Both vanish at the optimum of any of "
+        "these families, whatever the posterior. An error well above what is left is the family's. *Resampled* draws are "
+        "`posterior_sample(n, resample=True)`. Times are on a machine that other work shared.",
+        "",
+        "| posterior | family | error, unconstrained | error, original | left of means | sd ratio | left of variances | "
+        "resampled: error, unconstrained | error, original | sd ratio | time |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *fit_rows(cells),
+        "",
+        "![errors of means](posteriors/errors.png)",
+        "",
+        "*Every variable and seed. The lines are at 0.1 sd.*",
+        "",
+        "![the spread of eight schools](posteriors/spread.png)",
+        "",
+        "*The logarithm of the spread has a long tail to the left, where the effects are equal; no Gaussian has it, and the flow does.*",
+        "",
+        "## The evidence",
+        "",
+        "The bound and the importance-sampled log p(x) (`lb.log_likelihood`), both minus the independent figure (quadrature where there is one, else the "
+        f"bridge), with {cell['likelihood_samples']:,} draws; its own standard error, by the effective sample size; k-hat; the share of "
+        "effective draws; in how many fits it carries a warning, and the verdicts of `lb.posterior_health`, from 10,000 draws.",
+        "",
+        "| posterior | family | bound | log p(x) | standard error | k-hat | effective | warnings | verdicts |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *evidence_rows(references, cells),
+        "",
+        "## Mean field's standard deviations",
+        "",
+        "On a Gaussian posterior with precision P and covariance C, the best mean-field q has the variances 1 / P_ii, so its standard deviations are "
+        "those of the posterior times 1 / sqrt(P_ii C_ii) (Bishop 2006, section 10.1). P is the inverse of the reference's covariance. For any "
+        "posterior, the best q has the variances 1 / E_q[-d^2 log p / du_i^2] (Opper & Archambeau 2009): the curvature is averaged over q, not over the "
+        "posterior. Where the posterior is no Gaussian the two differ. In the hierarchical regression the coefficients of the firms are on the line; the "
+        "means and spreads from which these come are below it, since mean field puts the spreads too low and the curvature of a mean is that of "
+        "its coefficients divided by the spread squared. In eight schools it is the spread. The second theory is checked by the column *left of variances*. "
+        "A variance that is off by a relative r costs r^2 / 4 nat, so training to a tolerance of 0.01 nat can leave a variance 20% off.",
+        "",
+        "![measured against predicted](posteriors/factors.png)",
+        "",
+        *factor_rows(references, cells),
+        "",
+        f"Machine: {'; '.join(sorted({part['machine'] for part in cells.values()}))}, {cell['threads']} thread.",
+    ]
+
+
+def factor_rows(references: dict[str, Figures], cells: dict[str, Figures]) -> list[str]:
+    rows = [
+        "| posterior | predicted, range over variables | measured / predicted, range | correlation |",
+        "|---|---|---|---|",
+    ]
+    for problem, title in problems_of(cells, "mean-field"):
+        found, expected = ratios(cells[f"{problem}/mean-field"]), predicted(references[problem])
+        rows.append(
+            f"| {title} | {span(expected)} | {span(found / expected)} | {np.corrcoef(found, expected)[0, 1]:.4f} |"
+        )
+    return rows
+
+
+def reasons(references: dict[str, Figures], cells: dict[str, Figures]) -> list[str]:
+    """Where a mean is off by more than is wanted, and whether the fit or the family is at fault."""
+    rows = []
+    for name, cell in cells.items():
+        problem, family = name.split("/")
+        errors = np.mean([seed["unconstrained"]["errors"] for seed in cell["seeds"]], 0)
+        if max(worst(cell, "unconstrained")) < WANTED_ERROR:
+            continue
+        at = int(np.abs(errors).argmax())
+        spread = np.std([seed["unconstrained"]["errors"][at] for seed in cell["seeds"]], ddof=1)
+        of_it = np.abs([seed["left"]["mean_steps"][at] for seed in cell["seeds"]]).max()
+        rows.append(
+            f"| {PROBLEMS[problem].title} | {FAMILIES[family]} | {references[problem]['unconstrained']['names'][at]} | {errors[at]:+.3f} | "
+            f"{spread:.3f} | {of_it:.3f} | {span(worst(cell, 'resampled_unconstrained'))} |"
+        )
+    return [
+        f"## Where a mean is off by more than {WANTED_ERROR:g} sd",
+        "",
+        "Three seeds agree, and the step that is left is much smaller than the error: the family is at fault, not the training, so neither more steps, nor "
+        "more draws, nor averages would mend it. A richer family does, or weights do where k-hat allows.",
+        "",
+        "| posterior | family | worst variable | error, averaged over seeds | its sd over seeds | left | worst error, resampled |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ] if rows else []  # fmt: skip
+
+
+def draw_spread(cells: dict[str, Figures]) -> None:
+    """The logarithm of the schools' spread, the variable that no Gaussian fits: the reference and three families."""
+    figure, (axes,) = new_figure(6.4, 3.6, 1)
+    reference = np.load(RESULTS / "reference" / "schools.npz")["draws"][:, 1]
+    edges = np.arange(-8.0, 5.01, 0.25)
+    axes.hist(reference, edges[::2], density=True, color="#d8d8d8", label="NUTS")
+    for family, colour in (("mean-field", "#d1495b"), ("full-rank", "#1f6f8b"), ("flow", "#66a182")):
+        if cell := cells.get(f"schools/{family}"):
+            density = np.mean([seed["log_spread"] for seed in cell["seeds"]], 0)
+            axes.plot((edges[1:] + edges[:-1]) / 2, density, color=colour, label=FAMILIES[family])
+    axes.set(xlim=(-6, 5), xlabel="log spread, eight schools, non-centred", ylabel="density")
+    finish(figure, axes, "spread.png")
