@@ -94,9 +94,10 @@ def faults(notebook: dict[str, Any], digest: Callable[[Any], str]) -> Iterator[s
         yield from (f"code cell {number} {fault}" for fault in faults_of_outputs(cell))
 
 
-def test_there_are_notebooks_numbered_from_one():
-    assert [path.name[0] for path in NOTEBOOKS] == [str(number) for number in range(1, len(NOTEBOOKS) + 1)]
-    assert NOTEBOOKS
+def test_each_notebook_has_a_number_of_its_own():
+    numbers = [path.name[0] for path in NOTEBOOKS]
+    assert numbers[:3] == ["1", "2", "3"]
+    assert len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
