@@ -28,9 +28,13 @@ def settle(model, tolerance=0.01, **settings):
     return lb.fit(model, lb.ELBO(samples=10), tolerance=tolerance, progress=False, **settings)
 
 
-def test_a_training_settles_within_its_tolerance_of_the_best():
-    model = make().start()
-    run = settle(model)
+@pytest.fixture(scope="module")
+def settled():
+    return settle(make().start())
+
+
+def test_a_training_settles_within_its_tolerance_of_the_best(settled):
+    run, model = settled, settled.model
     assert run.settled
     assert not run.unfinished
     draws = model.posterior_sample(200_000, seed=0)["value"]
@@ -41,9 +45,8 @@ def test_a_training_settles_within_its_tolerance_of_the_best():
     assert ((draws.mean(0) - CENTRE) / SCALES).abs().max() < 0.05
 
 
-def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain():
-    run = settle(make().start())
-    windows = [record["window"] for record in run.history if "window" in record]
+def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain(settled):
+    windows = [record["window"] for record in settled.history if "window" in record]
     idle = 0
     for before, after in pairwise(windows):
         moving = before.get("gain", math.inf) > max(0.01, before["gain_error"])
@@ -51,28 +54,27 @@ def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain():
         assert after["pace"] == before["pace"] * (1.0 if moving else 0.5)
         assert after["steps"] == before["steps"] * (1 if moving else 2)
     assert idle == 2  # and the last window is the third
-    rates = [record["learning_rate"] for record in run.history]
+    rates = [record["learning_rate"] for record in settled.history]
     assert rates[0] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.05 * windows[-1]["pace"])
 
 
-def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(tmp_path):
+def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(settled, tmp_path):
     class Interrupt(Observer):
         def on_step(self, loop):
             if loop.progress.step == 530:
                 raise KeyboardInterrupt
 
-    whole, broken = make().start(), make().start()
-    run = settle(whole)
+    broken = make().start()
     with pytest.raises(KeyboardInterrupt):
         settle(broken, directory=tmp_path / "run", observers=[Interrupt()])
     again = settle(broken, directory=tmp_path / "run", resume=True)
     assert again.settled
-    assert again.history[-1]["step"] == run.history[-1]["step"]
-    for ours, theirs in zip(broken.state_dict().values(), whole.state_dict().values(), strict=True):
+    assert again.history[-1]["step"] == settled.history[-1]["step"]
+    for ours, theirs in zip(broken.state_dict().values(), settled.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
     resumed = settle(make().start(), directory=tmp_path / "run", resume=True)  # complete: nothing happens
-    assert resumed.history[-1]["step"] == run.history[-1]["step"]
+    assert resumed.history[-1]["step"] == settled.history[-1]["step"]
 
 
 def test_a_flow_with_masks_settles():
