@@ -190,6 +190,13 @@ def write(found: list[dict[str, Any]]) -> None:
             f"{result['point']['test']['bound']:.2f}; the posterior's ended at {result['full']['test']['bound']:.2f}. "
             f"{100 * result['full']['pruned']:.0f}% of the weights kept their prior: the pictures do not need them.\n"
         )
+    behind = [result for result in found if result["full"]["test"]["bound"] < result["point"]["test"]["bound"]]
+    if behind:
+        counts = " and ".join(f"{result['pictures']:,}" for result in behind)
+        lines.append(
+            f"A posterior does not overfit; but mean field pays for taking weights as independent by giving up those that matter little, and with {counts} "
+            "pictures the point is the better model of new ones.\n"
+        )
     (RESULTS.parent / "full-bayes.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf8")
     figure = Figure(figsize=(4.2 * len(found), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
