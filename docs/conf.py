@@ -33,7 +33,6 @@ myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # would be fetched from elsewhere
-suppress_warnings = ["toc.empty_glob", "mystnb.unknown_mime_type"]
 
 # The reference.
 autodoc_member_order = "bysource"
@@ -64,6 +63,7 @@ nitpick_ignore_regex = [
 # How it looks.
 html_theme = "furo"
 highlight_language = "text"
+pygments_dark_style = "github-dark"
 html_title = f"lowerbound {version}"
 html_static_path = [
     "_static",

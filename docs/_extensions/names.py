@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import reduce
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -20,6 +21,12 @@ INCLUDED = {"../benchmarks/RESULTS.md": "/benchmarks.md", "../CONTRIBUTING.md": 
 def _here(app: Sphinx, docname: str, source: list[str]) -> None:
     for there, here in INCLUDED.items():
         source[0] = source[0].replace(f"]({there}", f"]({here}")
+    folder = Path(app.srcdir, docname).parent
+
+    def text_of_folder(link: re.Match[str]) -> str:  # which the repository shows, and a site has no page for
+        return link[1] if (folder / link[2]).is_dir() else link[0]
+
+    source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", text_of_folder, source[0])
 
 
 def _by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
