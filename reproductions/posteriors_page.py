@@ -328,17 +328,29 @@ def reasons(references: dict[str, Figures], cells: dict[str, Figures]) -> list[s
     return [
         f"## Where a mean is off by more than {WANTED_ERROR:g} sd",
         "",
-        "The seeds agree, and what is left of any mean of the fit (see below) is smaller than the error: the family is at fault, not the training or its "
+        "Of the Gaussian families the seeds agree, and what is left of any mean (see below) is smaller than the error: the family is at fault, not the training or its "
         "Monte-Carlo error, so neither more steps, nor more draws, nor averages would mend it. In eight schools, non-centred, it is the spread: its "
         "logarithm has a long tail to the left, which no Gaussian has. The mean of the logarithm comes out right all the same, that of the spread does "
         "not; weighted draws mend the latter, and cannot mend the former, whose tail q does not reach. Where k-hat is above 0.7 weights do "
         "not help either, and the fit is called bad.",
         "",
+        *flow_lines(cells),
         "| posterior | family | worst variable | error, averaged over seeds | its sd over seeds | left of means | worst error, resampled |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
     ] if rows else []  # fmt: skip
+
+
+def flow_lines(cells: dict[str, Figures]) -> list[str]:
+    """Why the flow is off, if it was fitted."""
+    if not (cell := cells.get("schools/flow")):
+        return []
+    return [
+        f"The flow is another case: it has the tail, but {cell['settings']['steps']:,} steps do not bring it to its optimum, as what is left of its variances "
+        f"shows, {left(cell, 'variance_steps'):.2f}. Its errors are those of a training that is too short. Weights mend them.",
+        "",
+    ]
 
 
 def draw_spread(cells: dict[str, Figures]) -> None:
