@@ -16,7 +16,7 @@ from posterior_models import log_density, log_joint_model
 from posteriors import fitted, real_numbers, reference
 from posteriors_page import evidence_of, predicted
 
-# Steps of a brief fit: enough for the tolerances below, of which three other seeds used at most the part that each test states.
+# Steps of a brief fit.
 STEPS = {"logistic": 500, "hierarchical": 800, "schools-centred": 500}
 
 
@@ -37,7 +37,7 @@ def test_both_sides_have_the_same_log_density(problem):
 
 @pytest.mark.parametrize("problem", ["logistic", "hierarchical"])
 def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
-    """The seed is fixed; with others the largest error of a mean was 0.016 to 0.041 sd, and that of log p(x) 0.011 nat."""
+    """The seed is fixed; of three, the largest error of a mean was 0.015 to 0.041 sd, that of an sd 16%, that of log p(x) 0.032 nat."""
     truth = reference(problem)
     model, mean, sd = moments_of(problem, "full-rank")
     errors = (mean - truth["unconstrained"]["mean"]) / truth["unconstrained"]["sd"]
@@ -49,17 +49,17 @@ def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
 
 
 def test_mean_field_is_too_narrow_by_as_much_as_theory_says():
-    """Within 10% for each of 31 variables; with other seeds, and by what is not Gaussian, the worst was 3.6% to 7%."""
+    """Within 15% for each of 31 variables. The seed is fixed; of three, the worst was 6% to 9%, and 4% after a training to its end."""
     truth = reference("logistic")
     model, _, sd = moments_of("logistic", "mean-field")
     ratio, expected = sd / truth["unconstrained"]["sd"], predicted(truth)
-    assert np.abs(ratio / expected - 1).max() < 0.1
+    assert np.abs(ratio / expected - 1).max() < 0.15
     assert expected.max() < 0.8  # so that a q of the right width would fail
     assert lb.log_likelihood(model, samples=5000).warning is not None
 
 
 def test_a_centred_funnel_is_called_bad():
-    """k-hat was 0.77 and 0.90 with two seeds, where 0.7 is the limit; the seed is fixed."""
+    """The seed is fixed; of three, k-hat was 0.77 to 0.90, where 0.7 is the limit."""
     model, *_ = moments_of("schools-centred", "full-rank")
     assert lb.log_likelihood(model, samples=20_000).warning is not None
 
