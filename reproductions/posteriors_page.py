@@ -220,7 +220,7 @@ def page(references: dict[str, Figures], cells: dict[str, Figures]) -> list[str]
         f"Written by `python reproductions/posteriors.py`. The reference is {truth['sampler']}: {truth['chains']} chains of "
         f"{truth['draws']:,} draws after {truth['warmup']:,} of warm-up, in float64 (`make reference`, "
         "`reproductions/reference_draws.py`). Each model is written twice, for torch and for NumPyro, and both log densities are compared "
-        f"at {len(truth['points'])} points. The sampler's summaries and thinned draws are in [posteriors/reference](posteriors/reference). All "
+        f"at {len(truth['points'])} points. The sampler's summaries and thinned draws are in `posteriors/reference`. All "
         "errors of means are in standard deviations (sd) of the reference; a range is over seeds or over variables, as said.",
         "",
         "- *Eight schools* (Rubin 1981): mean ~ N(0, 5), spread ~ half-Cauchy(5). Non-centred (the unknowns are standardised effects) "
