@@ -274,3 +274,12 @@ def test_what_torch_refuses_within_an_update_is_told():
 
     with pytest.raises(NonFiniteError, match="not finite after the update of 'weights'"):
         Broken().fit(torch.randn(20, 3))
+
+
+def test_columns_that_nearly_repeat_each_other_are_regressed_on():
+    torch.manual_seed(0)
+    a = torch.randn(100, 1, dtype=torch.float64)
+    columns = [1e6 * a, 1e6 * (a + 1e-6 * torch.randn_like(a)), 1e-4 * torch.randn_like(a)]
+    table = torch.cat([*columns, a + 0.1 * torch.randn_like(a)], 1)
+    bounds = torch.tensor(LinearRegression().fit(table).bounds)
+    assert bounds.diff().min() > -1e-7

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributions import MultivariateNormal
 
-from lowerbound.distributions import FactorialBernoulli
+from lowerbound.distributions import FactorialBernoulli, TriangularNormal
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 31, 32, 33, 63, 65, 97, 784, 1000])
@@ -74,3 +75,18 @@ def test_entries_that_are_fitted_well_cancel_before_they_are_summed(dimensions, 
 def test_types_are_promoted(of_value, of_logits, result):
     logits, value = torch.randn(3, 4, 5).to(of_logits), (torch.rand(4, 5) < 0.5).to(of_value)
     assert FactorialBernoulli(logits).log_prob(value).dtype == result
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3), (2, 1), (1, 3)])
+def test_a_factor_of_a_batch_goes_with_its_own_rows(batch):
+    torch.manual_seed(0)
+    factor = torch.tril(torch.rand(*batch, 4, 4, dtype=torch.float64)) + torch.eye(4, dtype=torch.float64)
+    loc = torch.randn(2, 3, 4, dtype=torch.float64) if len(batch) == 2 else torch.randn(*batch, 4, dtype=torch.float64)
+    ours = TriangularNormal(loc, factor)
+    theirs = MultivariateNormal(loc, scale_tril=factor)
+    value = torch.randn(5, *ours.batch_shape, 4, dtype=torch.float64)
+    torch.testing.assert_close(ours.log_prob(value), theirs.log_prob(value), rtol=1e-12, atol=1e-12)
+    torch.manual_seed(1)
+    draws = ours.rsample((50_000,))
+    torch.testing.assert_close(draws.var(0), theirs.variance, rtol=0.1, atol=0)
+    assert ours.expand((0, *ours.batch_shape)).rsample((3,)).shape == (3, 0, *ours.batch_shape, 4)

@@ -1,11 +1,14 @@
 """Verdicts on posteriors: a good fit is called good, and of a bad one it is said why and what to try."""
 
+import math
+
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Gamma, HalfCauchy, MultivariateNormal, Normal, StudentT, constraints
 
 import lowerbound as lb
-from lowerbound.errors import LogJointError, SettingsError, UnsupportedError
+from lowerbound.errors import LogJointError, NonFiniteError, SettingsError, UnsupportedError
 from lowerbound.evaluation import posterior
 
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -77,7 +80,7 @@ def test_skewness_is_named():
 def test_a_training_that_is_not_at_its_end_is_named():
     far = lambda a, b: Normal(3.0, 0.5).log_prob(a) + Normal(0.0, 1.0).log_prob(b)  # noqa: E731
     health = lb.posterior_health(fitted(far, lb.mean_field, {"a": (), "b": ()}, steps=0))
-    assert "most of it in a: the training had not come to its end" in causes(health)
+    assert "most of it in a: if it was trained by the ELBO, the training had not come to its end" in causes(health)
     assert "tolerance" in health.findings[0].remedy
     settled = fitted(far, lb.mean_field, {"a": (), "b": ()})
     assert lb.posterior_health(settled).findings == ()
@@ -95,7 +98,7 @@ def test_the_centred_eight_schools_are_called_bad():
 
 
 def test_what_moments_do_not_show_is_said(monkeypatch):
-    for name in ("_correlated", "_narrow", "_skewed"):
+    for name in ("_correlated", "_spread", "_skewed"):
         monkeypatch.setattr(posterior, name, lambda look: None)
     health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
     assert "a shape that q cannot take" in causes(health)
@@ -155,3 +158,83 @@ def test_a_log_joint_of_other_arguments_is_refused():
         lb.LogJoint(lambda a, b: a + b, lb.mean_field, {"a": (), "c": ()})
     with pytest.raises(SettingsError, match="give both the same names"):
         lb.LogJoint(lambda x, scale: x, lb.mean_field, {"x": ()}, size=3)
+
+
+def test_a_posterior_that_is_much_too_wide_is_not_good():
+    """Its weights average well, so k-hat is small; its draws are not the posterior's."""
+    model = fitted(lambda a: Normal(0.0, 1.0).log_prob(a), lb.mean_field, {"a": ()}, steps=0)
+    health = lb.posterior_health(model.start(at={"a": 0.0}, spread=10.0))
+    assert health.verdict == "usable"
+    assert "q is too wide in a: its standard deviation is 10" in causes(health)
+
+
+def test_draws_that_are_impossible_are_told():
+    def cut(a):
+        return torch.where(a.abs() < 1.7, Normal(0.0, 1.0).log_prob(a), -math.inf)
+
+    model = fitted(cut, lb.mean_field, {"a": ()}, steps=0)
+    health = lb.posterior_health(model)
+    assert health.verdict == "usable"
+    assert "% of the draws are impossible" in health.findings[0].what
+    assert (model.posterior_sample(500, resample=True)["a"].abs() < 1.7).all()
+
+
+def test_a_log_joint_that_is_nowhere_possible_is_bad():
+    model = fitted(lambda a: torch.where(a > 40.0, a, -math.inf), lb.mean_field, {"a": ()}, steps=0)
+    health = lb.posterior_health(model)
+    assert health.verdict == "bad"
+    assert "100% of the draws are impossible" in str(health)
+    with pytest.raises(NonFiniteError, match="fewer than 100"):
+        model.posterior_sample(100, resample=True)
+
+
+def test_an_infinite_log_joint_is_refused():
+    model = fitted(lambda a: torch.where(a > 0, math.inf, a), lb.mean_field, {"a": ()}, steps=0)
+    with pytest.raises(NonFiniteError, match="the log joint is infinite"):
+        lb.posterior_health(model)
+
+
+def test_a_log_joint_without_a_gradient_is_judged_by_its_weights_alone():
+    model = fitted(lambda a: Normal(0.0, 1.0).log_prob(a.detach()), lb.mean_field, {"a": ()}, steps=0)
+    health = lb.posterior_health(model)
+    assert health.verdict == "good"
+    assert not health.findings
+
+
+def test_few_draws_give_no_verdict():
+    model = fitted(lambda a: Normal(0.0, 1.0).log_prob(a), lb.mean_field, {"a": ()}, steps=0)
+    with pytest.raises(SettingsError, match="too few for a verdict"):
+        lb.posterior_health(model, samples=1)
+
+
+def test_a_module_of_a_log_joint_is_evaluated_as_such():
+    class Joint(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.normal = nn.BatchNorm1d(1)
+            self.seen = []
+
+        def forward(self, x, scale, a):
+            self.seen.append(self.training)
+            return Normal(0.0, 1.0).log_prob(a) + scale * self.normal(x).sum()
+
+    joint = Joint()
+    model = lb.LogJoint(joint, lb.mean_field, {"a": ()}, size=20)
+    x = torch.randn(20, 1) + 5
+    lb.evaluate(model, lb.ELBO(), x)
+    lb.posterior_health(model, x, samples=100)
+    assert not any(joint.seen)
+    assert joint.training
+    assert joint.normal.running_mean == 0
+
+
+def test_passes_are_cut_by_what_a_log_joint_takes():
+    x = torch.randn(100_000)
+    model = fitted(lambda a: Normal(a[:, None], 1.0).log_prob(x).sum(-1), lb.mean_field, {"a": ()}, steps=0)
+    assert model.numbers_per_draw(model.examples(None)) == 100_000
+    seen = []
+    held = lb.LogJoint(
+        lambda a: seen.append(len(a)) or Normal(a[:, None], 1.0).log_prob(x).sum(-1), lb.mean_field, {"a": ()}
+    )
+    lb.evaluate(held, lb.ELBO(samples=10))
+    assert max(seen) <= 50

@@ -232,7 +232,7 @@ def test_resuming_something_else_is_refused(change, message, data, tmp_path):
     [
         ({"optimizer": "sgd"}, "Adam, not SGD"),
         ({"model": make_vae(3)}, r"has model\.prior\.shape=\[2\], not \[3\]"),
-        ({"ema": 0.5}, "has averaged weights=False, not True"),
+        ({"ema": 0.5}, "has averaged weights=none, not exponentially"),
     ],
 )
 def test_resuming_with_other_parts_is_refused(change, message, data, tmp_path):

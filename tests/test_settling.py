@@ -9,7 +9,7 @@ import zuko
 from torch.distributions import HalfNormal, MultivariateNormal, Normal, constraints
 
 import lowerbound as lb
-from lowerbound.errors import NonFiniteError, SettingsError
+from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.starting import pathfinder
 from lowerbound.training.loop import Observer
 
@@ -46,7 +46,7 @@ def test_a_training_settles_within_its_tolerance_of_the_best(settled):
 
 
 def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain(settled):
-    windows = [record["window"] for record in settled.history if "window" in record]
+    windows = ended(settled.history)
     idle = 0
     for before, after in pairwise(windows):
         moving = before.get("gain", math.inf) > max(0.01, before["gain_error"])
@@ -168,3 +168,94 @@ def test_no_start_is_found_where_the_log_joint_is_not_a_number():
     model = lb.LogJoint(lambda a: a * math.nan, lb.mean_field, {"a": ()})
     with pytest.raises(NonFiniteError, match="none of 4 paths"):
         model.start()
+
+
+def ended(history):
+    """What each window came to."""
+    return [record["window"] for record in history if "window" in record]
+
+
+def test_a_window_that_is_cut_short_decides_nothing(settled, tmp_path):
+    """Steps that run out within a window do not settle it, and a run that goes on with more ends as one that had them at once."""
+    windows = ended(settled.history)
+    before_last = sum(window["steps"] for window in windows[:-1])
+    cut = settle(make().start(), directory=tmp_path / "run", steps=before_last + 100)
+    assert not cut.settled
+    assert ended(cut.history) == windows[:-1]
+    again = settle(make().start(), directory=tmp_path / "run", resume=True)
+    assert again.settled
+    for ours, theirs in zip(again.model.state_dict().values(), settled.model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    further = settle(make().start(), 0.0001, directory=tmp_path / "run", resume=True)
+    assert further.history[-1]["step"] > again.history[-1]["step"]
+
+
+def vae():
+    torch.manual_seed(0)
+    return lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 8, 4)), lb.Gaussian(lb.mlp(2, 8, (1, 8, 8)), scale=0.3)
+    )
+
+
+def test_windows_are_whole_epochs_and_grow_with_them():
+    digits = lb.load_data("digits").train.first(300)
+    run = lb.fit(vae(), lb.ELBO(), digits, tolerance=1e6, batch_size=1, learning_rate=0.01, progress=False)
+    assert run.settled
+    assert [window["steps"] for window in ended(run.history)] == [300, 300, 600, 1200]
+
+
+def test_windows_begin_where_schedules_and_warm_up_have_ended():
+    digits = lb.load_data("digits").train.first(500)
+    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=60))
+    run = lb.fit(vae(), objective, digits, tolerance=1e6, learning_rate=0.01, epochs=120, progress=False)
+    first = next(record for record in run.history if "window" in record)
+    assert first["epoch"] == 99
+    assert first["window"]["steps"] == 200
+    warmed = lb.fit(vae(), lb.ELBO(), digits, tolerance=1e6, warmup_steps=100, epochs=80, progress=False)
+    assert next(record for record in warmed.history if "window" in record)["epoch"] == 60
+
+
+def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
+    make_run = {"directory": tmp_path / "run", "progress": False}
+    lb.fit(make(), lb.ELBO(samples=2), steps=10, ema=0.9, **make_run)
+    with pytest.raises(SettingsError, match="averaged weights=exponentially, not by windows"):
+        lb.fit(make(), lb.ELBO(samples=2), steps=20, tolerance=0.1, resume=True, **make_run)
+
+
+@pytest.mark.parametrize(("at", "error", "message"), [
+    ({"scale": 0.0}, SettingsError, "no value of it|border"),
+    ({"scale": -1.0}, SettingsError, "no value of it"),
+    ({"scale": math.nan}, SettingsError, "no value of it"),
+    ({"scale": [1.0, 2.0]}, ShapeError, "expected"),
+    ({"other": 1.0}, SettingsError, "missing or unknown"),
+])  # fmt: skip
+def test_a_start_at_what_cannot_be_is_refused(at, error, message):
+    model = lb.LogJoint(
+        lambda scale: HalfNormal(1.0).log_prob(scale), lb.full_rank, {"scale": lb.Variable((), constraints.positive)}
+    ).start()
+    before = model.centre.clone(), model.spread.clone()
+    with pytest.raises(error, match=message):
+        model.start(at=at)
+    assert torch.equal(model.centre, before[0])
+    assert torch.equal(model.spread, before[1])
+
+
+def test_a_start_that_fails_leaves_all_as_it_was():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    noisy = lb.LogJoint(lambda a: Normal(0.0, 1.0).log_prob(a) + 0 * torch.rand(()), lb.mean_field, {"a": ()}).start(
+        paths=1
+    )
+    assert torch.equal(torch.rand(3), expected)  # the user's random numbers are the user's
+    assert (float(noisy.centre), float(noisy.spread)) == (0.0, 1.0)  # the mode is where the path begins
+    batched = lb.LogJoint(lambda x, scale, a: a, lb.mean_field, {"a": ()}, size=5).start(at={"a": 3.0}, spread=0.5)
+    with pytest.raises(UnsupportedError, match="holding"):
+        batched.start()
+    assert (float(batched.centre), float(batched.spread)) == (3.0, 0.5)
+
+
+def test_validation_of_batches_of_all_data_is_refused():
+    model = lb.LogJoint(lambda x, scale, a: a, lb.mean_field, {"a": ()}, size=50)
+    with pytest.raises(SettingsError, match="posterior_health"):
+        lb.fit(model, lb.ELBO(), torch.zeros(50, 1), validation=0.2, progress=False)

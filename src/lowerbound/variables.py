@@ -119,6 +119,27 @@ class Variables:
             for place in product(*map(range, part.free_shape))
         ]
 
+    def point(self, values: Mapping[str, Any]) -> Tensor:
+        """The real numbers ``[size]`` that stand for one value of each variable.
+
+        Raises:
+            SettingsError: if a variable is missing or unknown, or has no such value.
+            ShapeError: if one has another shape.
+        """
+        for name, part in self.parts.items():
+            if name in values:
+                value = torch.as_tensor(values[name])
+                if value.shape != part.shape:
+                    raise ShapeError(f"{name}: has the shape {tuple(value.shape)}, expected {part.shape}")
+                _refuse_impossible(name, part, value)
+        free = self.free(values)
+        for name, part in zip(self.parts, free.split(self.sizes), strict=True):
+            if not bool(part.isfinite().all()):
+                raise SettingsError(
+                    f"{name}: {torch.as_tensor(values[name]).tolist()} lies on the border of its support; give a value inside"
+                )
+        return free
+
     def free(self, values: Mapping[str, Any]) -> Tensor:
         """The vector of real numbers, ``[*leading, size]``, that stands for these values.
 
@@ -137,6 +158,11 @@ class Variables:
                 raise ShapeError(f"{name}: has the shape {tuple(value.shape)}, which does not end in {part.shape}")
             numbers.append(part.transform.inv(value).reshape(*leading, part.numbers))
         return torch.cat(numbers, -1)
+
+
+def _refuse_impossible(name: str, part: Variable, value: Tensor) -> None:
+    if not bool(part.support.check(value).all()) or not bool(value.isfinite().all()):
+        raise SettingsError(f"{name}: {value.tolist()} is no value of it; give finite ones of {part.support}")
 
 
 def _variable(name: str, value: Any) -> Variable:

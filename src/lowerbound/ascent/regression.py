@@ -112,4 +112,4 @@ class LinearRegression(CoordinateAscent):
         """``E |y - X w|^2``."""
         inputs, outputs = x[:, :-1], x[:, -1]
         shift = outputs - inputs @ weights.mean
-        return shift.square().sum() + ((inputs.mT @ inputs) * weights.covariance_matrix).sum()
+        return shift.square().sum() + (inputs @ weights.scale_tril).square().sum()

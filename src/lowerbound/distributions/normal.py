@@ -197,8 +197,12 @@ class TriangularNormal(Distribution):
 
         All rows of a factor are its columns at once: to broadcast it would copy it for each of them.
         """
+        value = value.expand(_common(value.shape, self._extended_shape()))
+        if not value.numel():
+            return value
         factor = _without_repetition(self.factor)
-        value = value.expand(_common(value.shape, factor.shape[:-1]))
+        if factor.dim() > 2:
+            factor = factor.expand(self.batch_shape + factor.shape[-2:])
         columns = value.reshape(-1, *factor.shape[:-1]).movedim(0, -1)
         return function(factor, columns).movedim(-1, 0).reshape(value.shape)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,16 +15,16 @@ from lowerbound.conditionals import ByVariable
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import Lebesgue
 from lowerbound.errors import (
-    LogJointError,
-    LowerboundError,
     NonFiniteError,
     SettingsError,
     ShapeError,
     UnsupportedError,
 )
 from lowerbound.models.base import Model, device_of, dtype_of, evaluating, rows_per_pass, seeded
+from lowerbound.models.density import OfAll, called, refuse_other_arguments
 from lowerbound.models.draw import Draw, Gradient
-from lowerbound.models.sampling import held, sampler, scored
+from lowerbound.models.measuring import Largest
+from lowerbound.models.sampling import held, sampler, scored, weighed
 from lowerbound.models.starting import pathfinder
 from lowerbound.noise import derived_seed
 from lowerbound.variables import Variable, Variables
@@ -36,6 +34,9 @@ _NOTHING = "no data"
 
 # Draws from which one is taken, where draws are taken in proportion to their weights.
 _OVERDRAWN = 25
+
+# Draws from which it is seen how many numbers one takes.
+_LOOKED_AT = 4
 
 
 class LogJoint(Model):
@@ -97,9 +98,9 @@ class LogJoint(Model):
         self.variables = Variables(variables)
         self.size = None if size is None else _size(size)
         self.vectorized = vectorized
-        self.held = 0  # numbers of data that the log joint is known to hold
+        self.numbers: int | None = None  # in the largest tensor that a draw takes, once that has been looked at
         self.posterior = _made(posterior, self.variables)
-        _refuse_other_arguments(log_joint, self.variables, 0 if size is None else 2)
+        refuse_other_arguments(log_joint, self.variables.parts, 0 if size is None else 2)
         self.register_buffer("centre", torch.zeros(self.variables.size))
         self.register_buffer("spread", torch.ones(self.variables.size))
 
@@ -143,14 +144,20 @@ class LogJoint(Model):
             SettingsError: if it holds its data already, or these are not as many as it was made for.
         """
         examples = self.examples(data)
-        x = examples.batch(torch.arange(len(examples)), dtype_of(self)).to(device_of(self))
-        whole = LogJoint(partial(self.log_joint, x, 1.0), self.posterior, self.variables.parts, None, self.vectorized)
-        whole.centre, whole.spread, whole.held = self.centre, self.spread, x.numel()
-        return whole.train(self.training)
+        rows = torch.arange(len(examples))
+        with noise.per_example(0, rows):
+            x = examples.batch(rows, dtype_of(self)).to(device_of(self))
+        whole = LogJoint(OfAll(self.log_joint, x), self.posterior, self.variables.parts, None, self.vectorized)
+        whole.centre, whole.spread, whole.training = self.centre, self.spread, self.training
+        return whole
 
     def numbers_per_draw(self, examples: Examples) -> int:
-        """All variables, and all data that are known to be held."""
-        return self.variables.size + self.held
+        """As many as the largest tensor of the log joint has for a draw, which is looked at once; and all variables at least."""
+        if self.numbers is None and self.repeats:
+            with evaluating(self), seeded(0, device_of(self)), Largest() as largest:
+                self.draw(torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self)), _LOOKED_AT).log_likelihood  # noqa: B018
+            self.numbers = -(-largest.numbers // _LOOKED_AT)
+        return max(self.variables.size, self.numbers or 0)
 
     def check_data(self, examples: Examples) -> None:
         """Refuse a log joint that cannot be evaluated.
@@ -222,7 +229,7 @@ class LogJoint(Model):
         leading = u.shape[:-1]
         values, log_det = self.values(u.reshape(-1, u.shape[-1]))
         given = () if x is None else (x, cast(int, self.size) / len(x))
-        value = self._called(given, values) if torch.compiler.is_compiling() else self._guarded(given, values)
+        value = called(self.log_joint, given, values, vectorized=self.vectorized)
         if not isinstance(value, Tensor) or value.shape != log_det.shape:
             found = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
@@ -249,7 +256,7 @@ class LogJoint(Model):
             This model.
 
         Raises:
-            SettingsError, ShapeError: if ``at`` lacks a variable or has another shape, or the spread is not positive.
+            SettingsError, ShapeError: if ``at`` lacks a variable, has another shape or an impossible value, or the spread is not positive.
             UnsupportedError: if the log joint is given its data in batches; start ``model.holding(data)``, which has the same posterior.
             NonFiniteError: if no path finds a point at which the log joint is finite.
 
@@ -265,16 +272,19 @@ class LogJoint(Model):
             raise SettingsError(
                 f"start: spread={spread!r} must be positive and finite, and paths={paths!r} a whole number of at least 1"
             )
-        if at is not None:
-            self.centre.copy_(self.variables.free(at))
-            self.spread.fill_(spread)
-            return self
-        self.centre.zero_()
-        self.spread.fill_(1.0)
-        found = pathfinder(lambda u: self.log_density(u.to(self.centre)), self.variables.size, paths, seed=seed)
-        self.centre.copy_(found[0])
-        self.spread.copy_(found[1])
+        if at is None:
+            with evaluating(self), seeded(seed, device_of(self)):
+                centre, scale = pathfinder(self._plain_density, self.variables.size, paths, seed=seed)
+        else:
+            centre, scale = self.variables.point(at), torch.tensor(spread)
+        self.centre.copy_(centre)
+        self.spread.copy_(scale)
         return self
+
+    def _plain_density(self, point: Tensor) -> Tensor:
+        """The log joint at real numbers that stand for the variables, whatever centre and spread are."""
+        self._refuse_batches("start")
+        return self._log_joint((point.to(self.centre) - self.centre) / self.spread, None)
 
     def log_density(self, u: Tensor) -> Tensor:
         """The log joint at points of the posterior's space, with the change of volume: ``[*leading]`` for ``[*leading, J]``, in nats.
@@ -282,11 +292,14 @@ class LogJoint(Model):
         Raises:
             UnsupportedError: if the log joint is given its data in batches; ask ``model.holding(data)``.
         """
+        self._refuse_batches("log_density")
+        return self._log_joint(u, None)
+
+    def _refuse_batches(self, name: str) -> None:
         if self.size is not None:
             raise UnsupportedError(
-                "LogJoint: the density needs all data at once, and this log joint is given them in batches; ask model.holding(data)"
+                f"{name}: needs all data at once, and this log joint is given them in batches; use model.holding(data), which has the same posterior"
             )
-        return self._log_joint(u, None)
 
     def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The variables' values by name, ``[*leading, *shape]``, at points of the posterior's space, ``[*leading, J]``.
@@ -298,35 +311,6 @@ class LogJoint(Model):
         """
         values, log_det = self.variables.values(self.centre + self.spread * u)
         return values, log_det + self.spread.log().sum()
-
-    def _called(self, given: tuple[Any, ...], values: dict[str, Tensor]) -> Any:
-        if self.vectorized:
-            return self.log_joint(*given, **values)
-        return torch.vmap(lambda one: self.log_joint(*given, **one))(values)
-
-    def _guarded(self, given: tuple[Any, ...], values: dict[str, Tensor]) -> Any:
-        try:
-            return self._called(given, values)
-        except (LowerboundError, torch.OutOfMemoryError):
-            raise
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise self._told(error, given, values) from error
-
-    def _told(self, error: Exception, given: tuple[Any, ...], values: dict[str, Tensor]) -> LogJointError:
-        """What the log joint's own error says, with what it was called with."""
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
-        batch = f"a batch {tuple(given[0].shape)}, " if given else ""
-        reason = " ".join(str(error).split())
-        remedy = (
-            "draws are the first dimension of each; write it for one draw and pass vectorized=False if that is simpler"
-        )
-        if "same device" in reason:
-            remedy = f"the posterior is on {device_of(self)}: move the data that the log joint uses there, or fit with device='cpu'"
-        elif "dtype" in reason or "same type" in reason:
-            remedy = f"the posterior is of {dtype_of(self)}: make the data that the log joint uses of that type, or call model.double()"
-        return LogJointError(
-            f"LogJoint: the log joint, called with {batch}{shapes}, failed: {reason}. Likely remedy: {remedy}"
-        )
 
     @torch.no_grad()
     def posterior_sample(self, count: int, *, resample: bool = False, seed: int | None = None) -> dict[str, Tensor]:
@@ -340,15 +324,12 @@ class LogJoint(Model):
 
         Raises:
             UnsupportedError: if they are to be resampled, but a batch of data is needed for the weights.
-            NonFiniteError: if too few draws have a weight.
+            NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
         with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]
-            if self.size is not None:
-                raise UnsupportedError(
-                    "posterior_sample: resample=True needs the weights of all data at once, and this log joint is given them in batches"
-                )
+            self._refuse_batches("posterior_sample(resample=True)")
             u, finite = self._heaviest(count)
             if finite < count:
                 raise NonFiniteError(
@@ -367,10 +348,10 @@ class LogJoint(Model):
         """
         keys, u, finite = torch.empty(0), torch.empty(0), 0
         x = torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
-        whole, chunk = _OVERDRAWN * count, rows_per_pass(self.variables.size + self.held)
+        whole, chunk = _OVERDRAWN * count, rows_per_pass(self.numbers_per_draw(self.examples(None)))
         for start in range(0, whole, chunk):
             draw = self.draw(x, min(chunk, whole - start))
-            weights = draw.log_w[:, 0].double().nan_to_num(nan=-math.inf)
+            weights = weighed(draw.log_w[:, 0])
             finite += int(weights.isfinite().sum())
             key = weights - torch.empty_like(weights).exponential_().log()
             keys, u = (
@@ -380,22 +361,6 @@ class LogJoint(Model):
             best = keys.topk(min(count, len(keys))).indices
             keys, u = keys[best], u[best]
         return u, finite
-
-
-def _refuse_other_arguments(log_joint: Callable[..., Tensor], variables: Variables, given: int) -> None:
-    """A log joint that takes other arguments than the variables fails at every draw."""
-    try:
-        signature = inspect.signature(log_joint)
-    except (TypeError, ValueError):
-        return  # what is built in does not tell
-    try:
-        signature.bind(*[None] * given, **dict.fromkeys(variables.parts))
-    except TypeError as error:
-        batch = "a batch and its scale first, then " if given else ""
-        raise SettingsError(
-            f"LogJoint: the log joint is called with {batch}the variables {', '.join(variables.parts)} by name, but takes {signature}: {error}; "
-            "give both the same names"
-        ) from None
 
 
 def _made(posterior: Any, variables: Variables) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
@@ -11,7 +12,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from lowerbound.distributions import as_diagonal
-from lowerbound.errors import UnsupportedError
+from lowerbound.errors import NonFiniteError, UnsupportedError
 from lowerbound.models.draw import Gradient
 
 
@@ -68,6 +69,24 @@ def scored(q: Distribution, z: Tensor) -> Tensor:
             f"the posterior returned {type(q).__name__}, which cannot score a given point: its log_prob is not implemented; "
             "use a posterior whose density can be evaluated"
         ) from None
+
+
+def weighed(log_w: Tensor) -> Tensor:
+    """Log weights of draws in double precision; a draw whose weight is not a number counts as impossible.
+
+    Raises:
+        NonFiniteError: if one is infinite, by which all others would count for nothing.
+    """
+    log_w = log_w.double()
+    if bool((log_w == math.inf).any()):
+        raise NonFiniteError(
+            "the log joint is infinite at a draw from q, so no average over draws means anything. Likely cause: a density that has no upper limit. Remedy: "
+            "look at the log joint there, or give variables supports that keep them away",
+            step=0,
+            term="log_w",
+            tensor="the log joint",
+        )
+    return torch.where(log_w.isnan(), -math.inf, log_w)
 
 
 def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:

@@ -10,10 +10,11 @@ Suffixes: J dimensions, M pairs of the optimiser's memory, N draws.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ Float = NDArray[np.float64]
 
 # Pairs of steps and changes of the gradient that make the curvature; points of a path at most; draws that tell how good a Gaussian is.
 _MEMORY, _POINTS, _DRAWS = 6, 1000, 20
+
+# Points that an optimiser tries before it moves, at most; numbers that a path holds, about.
+_TRIED, _NUMBERS = 40, 4_000_000
 
 # Paths but the first begin at random within this distance of 0 in each direction.
 _WITHIN = 2.0
@@ -112,7 +116,9 @@ def pathfinder(
 
 def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[Float, Float]]:
     """The points of an optimiser, with the gradient of the log density at each."""
-    seen: dict[bytes, Float] = {}
+    # The optimiser moves to one of the points that it has tried last.
+    seen: OrderedDict[bytes, Float] = OrderedDict()
+    path: list[tuple[Float, Float]] = []
 
     def loss(point: Float) -> tuple[float, Float]:
         with torch.enable_grad():
@@ -121,26 +127,36 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
             (slope,) = torch.autograd.grad(value, u) if value.requires_grad else (torch.zeros_like(u),)
         slope_J = slope.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
         seen[point.tobytes()] = slope_J
+        if len(seen) > _TRIED:
+            seen.popitem(last=False)
         height = float(value.detach())
         return (-height if math.isfinite(height) else 1e100), -slope_J
 
-    points = [begin]
+    def moved(xk: Float) -> None:
+        slope_J = seen.get(xk.tobytes())
+        if slope_J is not None:
+            path.append((xk.copy(), slope_J))
+
+    loss(begin)
+    moved(begin)
+    most: Any = {"maxcor": _MEMORY, "maxiter": min(_POINTS, max(50, _NUMBERS // len(begin))), "maxfun": 4 * _POINTS}
     minimize(
         loss,
         begin,
         jac=True,
         method="L-BFGS-B",
-        callback=lambda point: points.append(point.copy()),
-        options={"maxcor": _MEMORY, "maxiter": _POINTS, "maxfun": 4 * _POINTS},
+        callback=moved,
+        options=most,
     )
-    return [(point, seen[point.tobytes()]) for point in points if point.tobytes() in seen]
+    return path
 
 
-def _curved(path: list[tuple[Float, Float]]) -> list[Curved]:
-    """A Gaussian at each point of a path but the first."""
-    made: list[Curved] = []
+def _curved(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
+    """A Gaussian at each point of a path but the first; of a path of one point, which is a mode then, with variances of 1."""
     alpha = np.ones(len(path[0][0]))
     memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY)
+    if len(path) == 1:
+        yield Curved(path[0][0], alpha, np.zeros((len(alpha), 0)), np.zeros((0, 0)))
     for (before, slope_before), (point, slope) in pairwise(path):
         step, change = point - before, slope_before - slope
         along = float(step @ change)
@@ -148,8 +164,7 @@ def _curved(path: list[tuple[Float, Float]]) -> list[Curved]:
             alpha = _diagonal(alpha, step, change)
             memory.append((step, change))
         if memory:
-            made.append(_gaussian(point, slope, alpha, memory))
-    return made
+            yield _gaussian(point, slope, alpha, memory)
 
 
 def _diagonal(alpha: Float, step: Float, change: Float) -> Float:

@@ -109,7 +109,7 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
 def _ignore_the_start(axes: Any, values: list[float]) -> None:
     """Limits that show where a course ends, however far away its first epochs were."""
     low, high = np.quantile(values, [0.05, 0.95])
-    span = max(high - low, 1e-9)
+    span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))
     margin = 0.08 * span
     axes.set_ylim(max(min(values), low - 0.5 * span) - margin, min(max(values), high + 0.5 * span) + margin)
 

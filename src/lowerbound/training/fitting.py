@@ -172,6 +172,11 @@ def fit(
     if model.repeats:
         _refuse_batches(settings["batch_size"], validation)
         settings["batch_size"] = 1
+    if model.in_batches and validation is not None:
+        raise SettingsError(
+            f"fit: validation is given, but this log joint was made for all data (size={len(model.examples(data))}), and a bound of others is another's; "
+            "train on all, and judge the posterior by lb.posterior_health"
+        )
     if model.in_batches and not isinstance(objective, ELBO):
         raise SettingsError(
             f"fit: {type(objective).__name__} of batches is no bound of all data, since it is not linear in log weights; use lb.ELBO, or a log "
@@ -292,7 +297,9 @@ def _make_loop(
     from lowerbound.training.settling import Settling
 
     steps_per_epoch = -(-len(train) // settings["batch_size"])
-    settling = None if settings["tolerance"] is None else Settling(model, settings["tolerance"])
+    settling = (
+        None if settings["tolerance"] is None else Settling(model, settings["tolerance"], settings["warmup_steps"])
+    )
     epochs = settings["epochs"] or (-(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS)
     total_steps = settings["steps"] or epochs * steps_per_epoch
     rate = settings["learning_rate"]

@@ -286,6 +286,11 @@ class Loop:
         return lines
 
     @property
+    def changing(self) -> bool:
+        """Whether a schedule of the objective has not come to its end."""
+        return not all(schedule.ended(self.progress.step, self._epochs_taken) for schedule in self.schedules.values())
+
+    @property
     def _epochs_taken(self) -> float:
         """Passes over the data so far, with the part of the one under way."""
         return self.progress.epoch + self.progress.position / len(self.train)

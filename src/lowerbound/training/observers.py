@@ -41,7 +41,8 @@ class Display(Observer):
     def on_start(self, loop: Loop) -> None:
         """Start the live line where there is a terminal."""
         if loop.progress.finished:
-            self.console.print(f"complete at epoch {loop.progress.epoch}: more epochs or steps would go on from here")
+            more = "a smaller tolerance" if loop.progress.settled else "more epochs or steps"
+            self.console.print(f"complete at epoch {loop.progress.epoch}: {more} would go on from here")
         self.speed = (time.perf_counter(), loop.progress.step)
         if not self.console.is_terminal:
             return

@@ -78,6 +78,8 @@ def restore(loop: Loop, files: RunDirectory) -> None:
         loop.resume(Progress(**state["progress"]))
     except TypeError:
         raise StorageError(f"{files.path}: the checkpoint was written by another version of lowerbound") from None
+    if loop.settling is not None:
+        loop.settling.resume(loop, files.read_config()["training"].get("tolerance"))
     best = files.best()
     if best is not None:
         loop.best_weights = read_checkpoint(best)[0]["model"]
@@ -89,13 +91,14 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
-        "averaged weights": loop.ema is not None,
+        "averaged weights": "none" if loop.ema is None else "exponentially" if loop.settling is None else "by windows",
         **identity,
     }
     try:
         training = config["training"]
         before = {"seed": training["seed"], "batch_size": training["batch_size"]}
-        before |= {"averaged weights": training["ema"] is not None or training.get("tolerance") is not None}
+        windows, decay = training.get("tolerance"), training["ema"]
+        before |= {"averaged weights": "by windows" if windows else "none" if decay is None else "exponentially"}
         before |= {name: config[name] for name in identity}
         before |= {name: completed(config[name]) for name in ("objective", "model")}
     except (KeyError, TypeError):

@@ -48,10 +48,12 @@ class Settling:
     Args:
         model: that is trained.
         tolerance: the gain in nats that is worth going on for.
+        warmup_steps: over which the learning rate rises; no window begins before.
     """
 
     model: Model
     tolerance: float
+    warmup_steps: int = 0
     average: AveragedModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,11 +77,12 @@ class Settling:
             What was found, or ``None`` within a window.
         """
         progress = loop.progress
-        if not progress.window:
-            progress.window, progress.window_end = _WINDOW, _WINDOW
-        if progress.step < progress.window_end and progress.step < loop.total_steps:
+        if not self._begun(loop):
             return None
-        bounds, steps = self._bounds(loop), int(self.average.n_averaged)  # of whole epochs
+        cut_short = progress.step < progress.window_end
+        if cut_short and (progress.step < loop.total_steps or loop.best_weights is not None):
+            return None
+        bounds, steps = self._bounds(loop), int(self.average.n_averaged)
         gain, error = self._gain(loop, bounds)
         if gain > 0:
             self.best = bounds
@@ -92,15 +95,35 @@ class Settling:
             "steps": steps,
             "pace": progress.pace,
         }
-        self._decide(loop, gain > max(self.tolerance, error))
+        if not cut_short:
+            self._decide(loop, gain > max(self.tolerance, error))
+            self.average.n_averaged.zero_()
+            progress.window_end = progress.step + progress.window
         rate = loop.base_rates[0] * found["pace"]
         loop.tell(
             f"{steps:,} steps at learning rate {rate:.3g}: their average has the bound {found['bound']:.3f}"
             + ("" if math.isinf(gain) else f", {gain:+.2g} ± {error:.1g} nats")
         )
-        self.average.n_averaged.zero_()
-        progress.window_end = progress.step + progress.window
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _begun(self, loop: Loop) -> bool:
+        """Whether windows have begun: of whole epochs, and not before the objective is what it will be and the rate has risen."""
+        progress = loop.progress
+        if not progress.window:
+            epoch = -(-len(loop.train) // loop.batch_size)
+            progress.window = -(-_WINDOW // epoch) * epoch
+            progress.window_end = progress.window
+        changing = loop.changing or progress.step < self.warmup_steps
+        if changing:
+            self.average.n_averaged.zero_()
+            progress.window_end = progress.step + progress.window
+        return not changing
+
+    def resume(self, loop: Loop, tolerance: float | None) -> None:
+        """Go on from a training that had this tolerance: with a smaller one, where it had settled."""
+        progress = loop.progress
+        if progress.settled and tolerance is not None and self.tolerance < tolerance:
+            progress.settled, progress.idle, progress.finished = False, 0, progress.step >= loop.total_steps
 
     def unfinished(self, loop: Loop) -> str:
         """What to say where the steps ran out before."""
@@ -144,5 +167,5 @@ class Settling:
             count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
         model, examples = model.given(data, count=count)
         if not loop.model.in_batches:
-            examples = examples.first(_EXAMPLES)
+            examples = examples.spread(min(_EXAMPLES, len(examples)))
         return dataset_terms(model, loop.objective, examples, seed=loop.seed)["bound"]
