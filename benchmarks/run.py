@@ -231,6 +231,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "array": lambda folder: alone("stored.py", folder, "array"),
     "pictures": lambda folder: alone("stored.py", folder, "pictures"),
     "precision": lambda folder: alone("precision.py", folder),
+    "plain": lambda folder: alone("plain.py", folder),
     "growth": lambda folder: alone("growth.py", HERE / "growth.png"),
     "demo": lambda folder: alone("demo.py", BEFORE),
     "profiles": lambda folder: alone("profiles.py", folder),
