@@ -238,7 +238,7 @@ def _findings(look: _Look, verdict: Verdict) -> Iterator[Finding]:
     impossible = 1 - float(look.possible.double().mean())
     if impossible:
         yield Finding(
-            f"{100 * impossible:.2g}% of the draws are impossible, so the bound is minus infinity",
+            f"{100 * impossible:.3g}% of the draws are impossible, so the bound is minus infinity",
             "q reaches beyond where the log joint is finite",
             "give each variable its support (lb.Variable), and look at the log joint where it is not a number",
         )
