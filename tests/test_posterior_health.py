@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Gamma, HalfCauchy, MultivariateNormal, Normal, StudentT, constraints
 
 import lowerbound as lb
-from lowerbound.errors import LogJointError, NonFiniteError, SettingsError, UnsupportedError
+from lowerbound.errors import LogJointError, NonFiniteError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation import posterior
 
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -238,3 +238,29 @@ def test_passes_are_cut_by_what_a_log_joint_takes():
     )
     lb.evaluate(held, lb.ELBO(samples=10))
     assert max(seen) <= 50
+
+
+def test_a_log_joint_that_mixes_draws_is_refused():
+    model = lb.LogJoint(
+        lambda a, b: Normal(0.0, 1.0).log_prob(a) + Normal(0.0, 1.0).log_prob(b).sum(), lb.mean_field, {"a": (), "b": 2}
+    )
+    with pytest.raises(ShapeError, match=r"it mixes draws.*\.sum\(-1\), not \.sum\(\)"):
+        lb.fit(model, lb.ELBO(), steps=2, progress=False)
+
+
+def test_a_value_outside_of_a_support_is_told_as_such():
+    model = lb.LogJoint(lambda scale: HalfCauchy(1.0, validate_args=True).log_prob(scale), lb.mean_field, {"scale": ()})
+    with pytest.raises(LogJointError, match=r"does not allow: give the variable its support"):
+        lb.evaluate(model, lb.ELBO(samples=50))
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: lb.Variable(constraints.positive, ()), "the support comes second"),
+    (lambda: lb.Variable((), "positive"), "must be one of torch.distributions.constraints"),
+    (lambda: lb.LogJoint(lambda a: a, lb.mean_field, ["a"]), "must be a dictionary"),
+    (lambda: lb.LogJoint(lambda a: a, lb.mean_field, {"a": constraints.positive}), r"give lb.Variable\(\(\), "),
+    (lambda: lb.LogJoint(lambda a: a, lb.mean_field, {"a": ()}).posterior_sample(0), "at least 1"),
+])  # fmt: skip
+def test_mistakes_in_variables_are_told(call, message):
+    with pytest.raises(SettingsError, match=message):
+        call()

@@ -37,6 +37,14 @@ class Variable:
     support: Any = constraints.real
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, int | tuple | list):
+            raise SettingsError(
+                f"Variable: shape={self.shape!r} must be a tuple of whole numbers; the support comes second"
+            )
+        if not isinstance(self.support, constraints.Constraint):
+            raise SettingsError(
+                f"Variable: support={self.support!r} must be one of torch.distributions.constraints, such as constraints.positive"
+            )
         shape = (self.shape,) if isinstance(self.shape, int) else self.shape
         object.__setattr__(self, "shape", tuple(shape))
         if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape):
@@ -85,6 +93,10 @@ class Variables:
     """
 
     def __init__(self, variables: Mapping[str, Variable | tuple[int, ...] | int]) -> None:
+        if not isinstance(variables, Mapping):
+            raise SettingsError(
+                f"LogJoint: variables={variables!r} must be a dictionary from names to shapes: {{'mean': (2,)}}"
+            )
         if not variables:
             raise SettingsError("LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}")
         self.parts: dict[str, Variable] = {name: _variable(name, value) for name, value in variables.items()}
@@ -172,6 +184,10 @@ def _variable(name: str, value: Any) -> Variable:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = (value,)
+    if isinstance(value, constraints.Constraint):
+        raise SettingsError(
+            f"LogJoint: the variable {name} is {value}, a support without a shape; give lb.Variable((), {value})"
+        )
     if not isinstance(value, tuple | list):
         raise SettingsError(
             f"LogJoint: the variable {name} is {value!r}; give a shape, such as () or (3,), or a Variable"

@@ -320,7 +320,7 @@ def _spread(look: _Look) -> tuple[str, str] | None:
         return None
     return (
         f"q is too narrow in {look.names[worst]}: its standard deviation is {1 / float(ratio[worst]):.2f} of what the weighted draws have",
-        "a richer posterior (lb.full_rank where it is mean field, else a flow); for uncertainty use posterior_sample(..., resample=True); lb.IWAE instead of lb.ELBO makes q wider",
+        "a richer posterior (lb.full_rank where it is mean field, else a flow), or lb.IWAE instead of lb.ELBO, which makes q wider",
     )
 
 

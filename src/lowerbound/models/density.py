@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound.errors import LogJointError, LowerboundError, SettingsError
+from lowerbound.errors import LogJointError, LowerboundError, SettingsError, ShapeError
+
+# Characters of an error that are told; torch's may hold all the data.
+_LONGEST = 300
 
 
 class OfAll(nn.Module):
@@ -86,14 +89,41 @@ def called(
         raise _told(error, given, values) from error
 
 
+def refuse_mixed_draws(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> None:
+    """Refuse a log joint that gives a draw another value beside other draws than alone, as one does that sums over the draws too.
+
+    Args:
+        log_joint: of points ``[K, J]``, ``[K]``. One that is random, such as a bound of its own draws, cannot be told.
+        u: some points.
+
+    Raises:
+        ShapeError: saying so.
+    """
+    together, again = log_joint(u), log_joint(u)
+    if not torch.equal(together, again) or not bool(together.isfinite().all()):
+        return
+    alone = torch.cat([log_joint(one) for one in u.split(1)])
+    if not torch.allclose(alone, together, rtol=1e-3, atol=1e-3):
+        raise ShapeError(
+            f"LogJoint: the log joint of a draw is {float(together[0]):.6g} beside {len(u) - 1} others, but {float(alone[0]):.6g} alone, so it mixes draws. "
+            "Likely cause: a sum or mean over all dimensions; keep the first one: .sum(-1), not .sum()"
+        )
+
+
 def _told(error: Exception, given: tuple[Any, ...], values: dict[str, Tensor]) -> LogJointError:
     """What the log joint's own error says, with what it was called with."""
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
     batch = f"a batch {tuple(given[0].shape)}, " if given else ""
     reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
     some = next(iter(values.values()))
     remedy = "draws are the first dimension of each; write it for one draw and pass vectorized=False if that is simpler"
-    if "same device" in reason:
+    if "support" in reason or "constraint" in reason:
+        remedy = (
+            "a variable, or the data, has values that this distribution does not allow: give the variable its support, such as "
+            "lb.Variable((), constraints.positive), or mend the data"
+        )
+    elif "same device" in reason:
         remedy = (
             f"the posterior is on {some.device}: move the data that the log joint uses there, or fit with device='cpu'"
         )

@@ -21,7 +21,7 @@ from lowerbound.errors import (
     UnsupportedError,
 )
 from lowerbound.models.base import Model, device_of, dtype_of, evaluating, rows_per_pass, seeded
-from lowerbound.models.density import OfAll, called, refuse_other_arguments
+from lowerbound.models.density import OfAll, called, refuse_mixed_draws, refuse_other_arguments
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.measuring import Largest
 from lowerbound.models.sampling import held, sampler, scored, weighed
@@ -164,11 +164,14 @@ class LogJoint(Model):
 
         Raises:
             LogJointError: if it raises an error.
-            ShapeError: if it does not give a number for each draw.
+            ShapeError: if it does not give a number for each draw, or mixes them.
         """
         with evaluating(self), seeded(0, device_of(self)), noise.per_example(0, torch.arange(min(2, len(examples)))):
             x = examples.first(2).batch(torch.arange(min(2, len(examples))), dtype_of(self)).to(device_of(self))
-            self.draw(x, 2).log_likelihood  # noqa: B018 (computed when it is asked for)
+            draw = self.draw(x, 2)
+            draw.log_likelihood  # noqa: B018 (computed when it is asked for)
+            if self.vectorized:
+                refuse_mixed_draws(lambda u: self._log_joint(u, None if self.repeats else x), draw.z[:, 0])
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -323,9 +326,12 @@ class LogJoint(Model):
             seed: makes the draws reproducible, and leaves torch's own generator alone.
 
         Raises:
+            SettingsError: if there are to be none.
             UnsupportedError: if they are to be resampled, but a batch of data is needed for the weights.
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise SettingsError(f"posterior_sample: count={count!r} must be a whole number of at least 1")
         with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]

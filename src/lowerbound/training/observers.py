@@ -25,7 +25,10 @@ _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
 
 
-def _terms(terms: dict[str, float]) -> str:
+def _terms(terms: dict[str, float], loop: Loop) -> str:
+    if loop.model.repeats or loop.model.in_batches:
+        joint, entropy = -terms["distortion"], -terms["rate"]
+        return f"{terms['bound']:.2f} nats (expected log joint {joint:.2f}, entropy {entropy:.2f})"
     return f"{terms['bound']:.2f} nats (rate {terms['rate']:.2f}, distortion {terms['distortion']:.2f})"
 
 
@@ -76,9 +79,9 @@ class Display(Observer):
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Print the epoch's line."""
-        line = f"epoch {record['epoch']:>4}  train {_terms(record['train'])}"
+        line = f"epoch {record['epoch']:>4}  train {_terms(record['train'], loop)}"
         if "validation" in record:
-            line += f"  validation {_terms(record['validation'])}"
+            line += f"  validation {_terms(record['validation'], loop)}"
         left = (loop.total_steps - loop.progress.step) * loop.batch_size / record["examples_per_second"]
         most = "at most " if loop.settling is not None else ""
         remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
