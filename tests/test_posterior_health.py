@@ -264,3 +264,10 @@ def test_a_value_outside_of_a_support_is_told_as_such():
 def test_mistakes_in_variables_are_told(call, message):
     with pytest.raises(SettingsError, match=message):
         call()
+
+
+def test_a_log_joint_without_a_gradient_is_not_trained_by_one():
+    model = lb.LogJoint(lambda a: Normal(0.0, 1.0).log_prob(a.detach()), lb.mean_field, {"a": ()})
+    with pytest.raises(SettingsError, match="no gradient with respect to its variables"):
+        lb.fit(model, lb.ELBO(), steps=2, progress=False)
+    lb.fit(model, lb.ELBO(samples=5, gradient="score-function"), steps=2, progress=False)

@@ -237,7 +237,14 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     with evaluating(model), seeded(0, device_of(model)):
         for _, x in batches(train.first(2), model, seed=0):
             with torch.enable_grad():
-                objective(model.draw(x, objective.samples, objective.gradient))
+                draw = model.draw(x, objective.samples, objective.gradient)
+                objective(draw)
+                by_path = objective.gradient != "score-function" and (model.repeats or model.in_batches)
+                if by_path and not draw.log_likelihood.requires_grad:
+                    raise SettingsError(
+                        "fit: the log joint has no gradient with respect to its variables, so nothing could be learned of them; compute it by torch from "
+                        "them, without numpy and .detach(), or take lb.ELBO(samples=K, gradient='score-function')"
+                    )
 
 
 def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Examples, Examples | None]":
