@@ -271,3 +271,12 @@ def test_a_log_joint_without_a_gradient_is_not_trained_by_one():
     with pytest.raises(SettingsError, match="no gradient with respect to its variables"):
         lb.fit(model, lb.ELBO(), steps=2, progress=False)
     lb.fit(model, lb.ELBO(samples=5, gradient="score-function"), steps=2, progress=False)
+
+
+def test_where_a_log_joint_is_not_a_number_is_told_in_a_training():
+    model = lb.LogJoint(lambda slope, rest: (slope - 5).log() + rest.sum(-1), lb.mean_field, {"slope": (), "rest": 6})
+    with pytest.raises(
+        NonFiniteError,
+        match=r"the log joint.*no finite value at slope = [-\d.]+, rest = \[.*, \.\.\.\].*model\.start\(\)",
+    ):
+        lb.fit(model, lb.ELBO(), steps=2, progress=False)

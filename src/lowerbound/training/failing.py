@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
-from lowerbound.models import Draw
+from lowerbound.models import Draw, LogJoint
 
 
 @torch.no_grad()
@@ -30,6 +30,9 @@ def diagnosis(model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Ten
     dimensions = math.prod(x.shape[1:])
     if term == "data":
         cause, remedy = "the data holds such values", "drop or fill those rows"
+    elif isinstance(model, LogJoint):
+        tensor = tensor.replace("log p(x given z)", "the log joint")
+        cause, remedy = _in_a_log_joint(model, draw, f"steps of {name} at learning rate {rate:g} are too long")
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
@@ -46,6 +49,25 @@ def diagnosis(model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Ten
         term=term,
         tensor=tensor,
     )
+
+
+def _in_a_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, str]:
+    """The variables' values where the log joint is not finite, and what to do about it."""
+    broken = ~draw.log_likelihood.isfinite()
+    if not bool(broken.any()):
+        return too_long, "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0"
+    values, _ = model.values(draw.z[broken][:1])
+    shown = ", ".join(f"{name} = {_short(value[0])}" for name, value in values.items())
+    remedy = "look at it there; give variables the supports they have (lb.Variable); begin with model.start(), or take a smaller learning_rate"
+    return f"it has no finite value at {shown}", remedy
+
+
+def _short(value: Tensor) -> str:
+    """The first numbers of a value."""
+    numbers = [f"{number:.4g}" for number in value.flatten()[:4].tolist()]
+    if value.dim() == 0:
+        return numbers[0]
+    return f"[{', '.join(numbers)}{', ...' if value.numel() > len(numbers) else ''}]"
 
 
 def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
