@@ -582,3 +582,9 @@ def test_mistakes_are_named():
         latent_health(model, x, seed=-1)
     with pytest.raises(ShapeError, match=r"\(5,\)"):
         latent_health(digit_vae(), torch.rand(3, 5))
+
+
+def test_too_few_examples_to_tell_are_said():
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6)))
+    assert "cannot be told from 3 examples" in str(lb.latent_health(model, torch.randn(3, 3)))
+    assert "cannot be told" not in str(lb.latent_health(model, torch.randn(9, 3)))

@@ -149,6 +149,8 @@ class LatentHealth:
         )
         if self.scale_floor_reached is not None:
             yield f"likelihood scales at their floor: {100 * self.scale_floor_reached:.1f}%"
+        if self.examples < _FEWEST:
+            yield f"whether the latents have collapsed cannot be told from {self.examples} examples; give {_FEWEST} or more"
 
     @property
     def _switched_off(self) -> int:
