@@ -5,6 +5,7 @@ the checks of its value, the schema of a run's ``config.yaml``, and the flags of
 """
 
 import inspect
+import operator
 import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -78,3 +79,18 @@ def _value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+
+
+def whole_number(name: str, value: Any) -> int:
+    """``value`` as an integer of at least 1.
+
+    Raises:
+        SettingsError: if it is none, naming it.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
+    return number

@@ -13,7 +13,8 @@ from torch.distributions import Dirichlet
 
 from lowerbound.ascent.base import CoordinateAscent, Factor
 from lowerbound.ascent.gaussian import check_positive
-from lowerbound.errors import DataError, SettingsError
+from lowerbound.errors import DataError
+from lowerbound.settings import whole_number
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -115,8 +116,7 @@ class GaussianMixture(CoordinateAscent):
     """
 
     def __init__(self, components: int, concentration: float | None = None, strength: float = 1.0) -> None:
-        if isinstance(components, bool) or not isinstance(components, int) or components < 1:
-            raise SettingsError(f"GaussianMixture: components={components!r} must be a whole number of at least 1")
+        components = whole_number("GaussianMixture: components", components)
         check_positive(
             "GaussianMixture", concentration=1.0 if concentration is None else concentration, strength=strength
         )

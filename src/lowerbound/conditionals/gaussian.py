@@ -15,6 +15,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape, constant
+from lowerbound.settings import whole_number
 
 
 @describable
@@ -215,12 +216,10 @@ class LowRankGaussian(Parametric):
     def __init__(self, network: nn.Module, rank: int, min_scale: float = 1e-6, max_scale: float = 1e6) -> None:
         super().__init__()
         self.network = network
-        self.rank = rank
+        self.rank = whole_number("LowRankGaussian: rank", rank)
         self.min_scale = min_scale
         self.max_scale = max_scale
         _check_scales(self)
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise SettingsError(f"LowRankGaussian: rank={rank!r} must be a whole number of at least 1")
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None and math.prod(declared) % (2 + self.rank):
             raise ShapeError(

@@ -35,7 +35,7 @@ from lowerbound.models import (
     seeded,
 )
 from lowerbound.noise import derived_seed
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 # The steepness of the path of temperatures (Wu et al. 2017).
 _DELTA = 4.0

@@ -19,7 +19,7 @@ from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, gathered, seeded
 from lowerbound.noise import derived_seed
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 # Draws of z held at once for each example, and in each step of the refinement.
 _DRAWS = 10

@@ -28,7 +28,7 @@ from lowerbound.evaluation.diagnosis import (
 )
 from lowerbound.evaluation.estimate import check_seed
 from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, seeded
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 # Var_x(E_q[z_j]) above which a unit is active (Burda et al. 2016).
 _ACTIVE = 0.01

@@ -15,7 +15,7 @@ from lowerbound.allocating import keeping_freed_memory
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.models import Model, batches, device_of, evaluating, fitting, gathered, rows_per_pass, seeded
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 # Fewer effective samples than this say that a few weights decide.
 _FEWEST_EFFECTIVE = 10.0

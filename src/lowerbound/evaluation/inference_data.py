@@ -11,7 +11,7 @@ import torch
 import lowerbound
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import LogJoint, device_of, evaluating, seeded
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 
 def to_arviz(

@@ -18,9 +18,9 @@ from lowerbound.evaluation.diagnosis import Finding
 from lowerbound.evaluation.estimate import check_seed
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
-from lowerbound.models import LogJoint, device_of, dtype_of, evaluating, rows_per_pass, seeded
+from lowerbound.models import LogJoint, device_of, evaluating, rows_per_pass, seeded
 from lowerbound.models.sampling import weighed
-from lowerbound.objectives.base import whole_number
+from lowerbound.settings import whole_number
 
 Verdict = Literal["good", "usable", "bad"]
 
@@ -220,10 +220,9 @@ def _verdict(found: dict[str, float], samples: int) -> Verdict:
 
 def _look(model: LogJoint, samples: int) -> _Look:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    x = torch.zeros(1, 1, dtype=dtype_of(model), device=device_of(model))
     chunk = rows_per_pass(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
     for start in range(0, samples, chunk):
-        draw = model.draw(x, min(chunk, samples - start))
+        draw = model.draw(model.repetition, min(chunk, samples - start))
         log_q = draw.log_q[:, 0]
         with torch.enable_grad():
             u = draw.z[:, 0].detach().requires_grad_()

@@ -27,6 +27,7 @@ from lowerbound.models.measuring import Largest
 from lowerbound.models.sampling import held, sampler, scored, weighed
 from lowerbound.models.starting import pathfinder
 from lowerbound.noise import derived_seed
+from lowerbound.settings import whole_number
 from lowerbound.variables import Variable, Variables
 
 # What a message calls data where there are none.
@@ -96,7 +97,7 @@ class LogJoint(Model):
             raise SettingsError(f"LogJoint: log_joint must be a function, not {type(log_joint).__name__}")
         self.log_joint = log_joint
         self.variables = Variables(variables)
-        self.size = None if size is None else _size(size)
+        self.size = None if size is None else whole_number("LogJoint: size", size)
         self.vectorized = vectorized
         self.numbers: int | None = None  # in the largest tensor that a draw takes, once that has been looked at
         self.posterior = _made(posterior, self.variables)
@@ -155,7 +156,7 @@ class LogJoint(Model):
         """As many as the largest tensor of the log joint has for a draw, which is looked at once; and all variables at least."""
         if self.numbers is None and self.repeats:
             with evaluating(self), seeded(0, device_of(self)), Largest() as largest:
-                self.draw(torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self)), _LOOKED_AT).log_likelihood  # noqa: B018
+                self.draw(self.repetition, _LOOKED_AT).log_likelihood  # noqa: B018
             self.numbers = -(-largest.numbers // _LOOKED_AT)
         return max(self.variables.size, self.numbers or 0)
 
@@ -172,6 +173,11 @@ class LogJoint(Model):
             draw.log_likelihood  # noqa: B018 (computed when it is asked for)
             if self.vectorized:
                 refuse_mixed_draws(lambda u: self._log_joint(u, None if self.repeats else x), draw.z[:, 0])
+
+    @property
+    def repetition(self) -> Tensor:
+        """What stands for the data in one pass of a log joint that holds them itself, ``[1, 1]``."""
+        return torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
 
     @property
     def repeats(self) -> bool:  # type: ignore[override]
@@ -271,10 +277,9 @@ class LogJoint(Model):
             >>> abs(lb.evaluate(model, lb.ELBO(samples=10)).mean) < 0.1  # log 1 = 0, before any training
             True
         """
-        if not 0 < spread < math.inf or isinstance(paths, bool) or not isinstance(paths, int) or paths < 1:
-            raise SettingsError(
-                f"start: spread={spread!r} must be positive and finite, and paths={paths!r} a whole number of at least 1"
-            )
+        paths = whole_number("start: paths", paths)
+        if not 0 < spread < math.inf:
+            raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
             with evaluating(self), seeded(seed, device_of(self)):
                 centre, scale = pathfinder(self._plain_density, self.variables.size, paths, seed=seed)
@@ -330,8 +335,7 @@ class LogJoint(Model):
             UnsupportedError: if they are to be resampled, but a batch of data is needed for the weights.
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise SettingsError(f"posterior_sample: count={count!r} must be a whole number of at least 1")
+        count = whole_number("posterior_sample: count", count)
         with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]
@@ -353,10 +357,9 @@ class LogJoint(Model):
         The largest of log w plus Gumbel noise are draws without replacement (Efraimidis & Spirakis 2006), a chunk at a time.
         """
         keys, u, finite = torch.empty(0), torch.empty(0), 0
-        x = torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
         whole, chunk = _OVERDRAWN * count, rows_per_pass(self.numbers_per_draw(self.examples(None)))
         for start in range(0, whole, chunk):
-            draw = self.draw(x, min(chunk, whole - start))
+            draw = self.draw(self.repetition, min(chunk, whole - start))
             weights = weighed(draw.log_w[:, 0])
             finite += int(weights.isfinite().sum())
             key = weights - torch.empty_like(weights).exponential_().log()
@@ -382,14 +385,6 @@ def _made(posterior: Any, variables: Variables) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise SettingsError(f"LogJoint: posterior({variables.size}) gave {type(made).__name__}, not a torch.nn.Module")
     return made
-
-
-def _size(size: Any) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise SettingsError(
-            f"LogJoint: size={size!r} must be a whole number of at least 1: how many examples there are"
-        )
-    return size
 
 
 def _shown(q: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
@@ -14,6 +13,7 @@ from torch import Tensor
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient, Model
 from lowerbound.objectives.schedules import Schedule
+from lowerbound.settings import whole_number
 
 Self = TypeVar("Self", bound="Objective")
 
@@ -133,21 +133,6 @@ def refuse_other_types(name: str, model: Any, objective: Any) -> None:
                 else type(value).__name__
             )
             raise SettingsError(f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}")
-
-
-def whole_number(name: str, value: Any) -> int:
-    """``value`` as an integer of at least 1.
-
-    Raises:
-        SettingsError: if it is none, naming it.
-    """
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
-    return number
 
 
 def refuse_no_others(name: str, samples: int) -> None:

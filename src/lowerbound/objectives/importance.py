@@ -15,8 +15,9 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, refuse_no_others, whole_number
+from lowerbound.objectives.base import Objective, check_common, refuse_no_others
 from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
+from lowerbound.settings import whole_number
 
 # A normalised weight below the rounding of every floating type that a bound is computed in.
 _NEGLIGIBLE = 1e-20

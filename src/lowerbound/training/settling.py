@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.data.examples import Examples
 from lowerbound.models import Model
 from lowerbound.scoring import dataset_terms
 from lowerbound.training.optim import averaged
@@ -58,7 +57,6 @@ class Settling:
 
     def __post_init__(self) -> None:
         self.average = averaged(self.model, None)
-        self.examples: tuple[Model, Examples] | None = None
         self.best: Tensor | None = None
 
     def likely_left(self, loop: Loop) -> int:
