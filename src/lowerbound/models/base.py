@@ -48,6 +48,11 @@ class Model(nn.Module, ABC):
     in_batches: bool = False
     """Whether a batch stands for all data, whose draws it shares, so that only what is linear in log weights may be averaged over batches."""
 
+    @property
+    def shares_draws(self) -> bool:
+        """Whether one set of latents is that of all data, as a log joint's variables are, and no example has its own."""
+        return self.repeats or self.in_batches
+
     step_size: float = 1e-3
     """The learning rate where none is asked for."""
 

@@ -239,7 +239,7 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
             with torch.enable_grad():
                 draw = model.draw(x, objective.samples, objective.gradient)
                 objective(draw)
-                by_path = objective.gradient != "score-function" and (model.repeats or model.in_batches)
+                by_path = objective.gradient != "score-function" and model.shares_draws
                 if by_path and not draw.log_likelihood.requires_grad:
                     raise SettingsError(
                         "fit: the log joint has no gradient with respect to its variables, so nothing could be learned of them; compute it by torch from "

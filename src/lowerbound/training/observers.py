@@ -26,7 +26,7 @@ _CHECKPOINT_SECONDS = 30.0
 
 
 def _terms(terms: dict[str, float], loop: Loop) -> str:
-    if loop.model.repeats or loop.model.in_batches:
+    if loop.model.shares_draws:
         joint, entropy = -terms["distortion"], -terms["rate"]
         return f"{terms['bound']:.2f} nats (expected log joint {joint:.2f}, entropy {entropy:.2f})"
     return f"{terms['bound']:.2f} nats (rate {terms['rate']:.2f}, distortion {terms['distortion']:.2f})"
