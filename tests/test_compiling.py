@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
+from lowerbound.compiler import asked
 from lowerbound.errors import NonFiniteError, SettingsError
 from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
@@ -39,15 +40,13 @@ def _afresh():
 @pytest.fixture
 def traced(monkeypatch):
     """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
-    monkeypatch.setattr(stepping, "_COMPILER", stepping._COMPILER | {"backend": "eager"})
-    monkeypatch.setattr(stepping, "_settings", lambda *_: stepping._COMPILER | {"options": None})
+    monkeypatch.setattr(stepping, "asked", lambda **_: asked() | {"backend": "eager", "options": None})
 
 
 @pytest.fixture
 def lowered(monkeypatch):
     """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
-    monkeypatch.setattr(stepping, "_COMPILER", stepping._COMPILER | {"backend": "aot_eager"})
-    monkeypatch.setattr(stepping, "_settings", lambda *_: stepping._COMPILER | {"options": None})
+    monkeypatch.setattr(stepping, "asked", lambda **_: asked() | {"backend": "aot_eager", "options": None})
 
 
 def graphs() -> int:
@@ -213,7 +212,7 @@ class Ways(Observer):
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
     """Whether compiled steps were found quicker or not; it is not asked again."""
-    monkeypatch.setattr(compiling, "_WORTH_COMPILING", 0.0)
+    monkeypatch.setattr(compiling, "WORTH_COMPILING", 0.0)
     Clock(monkeypatch, {"uncompiled": 2.0, "compiled": 1.0 if verdict else 3.0})
     settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, **settings)
@@ -455,7 +454,7 @@ def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
 
 def told(monkeypatch, *, worth: float = 0.0, **settings) -> tuple[list[str], lb.Run]:
     """What a training says of its choice, and the run."""
-    monkeypatch.setattr(compiling, "_WORTH_COMPILING", worth)
+    monkeypatch.setattr(compiling, "WORTH_COMPILING", worth)
     watcher = Told()
     settings = {"epochs": 20, "batch_size": 5, "progress": False, "observers": [watcher]} | settings
     run = lb.fit(make_vae(), lb.ELBO(), binary((6,)), **settings)

@@ -23,7 +23,7 @@ LAYERS = [
     ["models"],
     ["conditionals"],
     ["networks", "distributions", "data", "report"],
-    ["describe", "noise", "settings", "allocating", "variables"],
+    ["describe", "noise", "settings", "allocating", "compiler", "variables"],
     ["errors"],
 ]
 RANK = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 """``lowerbound evaluate``: how good a run is, in nats, and what its latents carry."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,10 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(min=1, help="Also the log likelihood, by importance sampling with so many draws, such as 5000."),
     ] = None,
+    compile: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Compile the log likelihood; auto where it takes long enough to gain by it."),
+    ] = "auto",
     anneal: Anneal = None,
     gaps: Annotated[
         bool,
@@ -85,8 +89,9 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
     if log_likelihood is not None:
         with course("log likelihood"):
-            likelihood = importance_sampled(model, examples, log_likelihood, seed=seed)
+            likelihood = importance_sampled(model, examples, log_likelihood, seed=seed, compile=compile)
         told.add(describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)})
+        told.add(likelihood.pace or "", {})
         told.warn(likelihood.warning)
     if anneal is not None:
         few = examples.spread(ANNEALED)

@@ -245,6 +245,7 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> 
         return numbers | dict(estimate.settings) | {"examples": len(estimate.per_example), "acceptance": acceptance}
     return numbers | {
         "samples": estimate.samples,
+        "pace": estimate.pace,
         "largest_pareto_k": float(estimate.pareto_k.max()),
         "doubtful_examples": int(estimate.doubtful.sum()),
         "doubtful_share": float(estimate.doubtful.double().mean()),

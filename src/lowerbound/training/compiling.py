@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lowerbound.compiler import WORTH_COMPILING, Choice, failure, is_the_compilers, place, synchronize
 from lowerbound.training.step import TrainingStep
 
-Choice = Literal["auto", "always", "never"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 # Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 3, 10
-
-# Seconds of uncompiled steps still to take from which on the compiler is asked. It takes 10 to 30 seconds itself, for each
-# precision, and saves a fifth to a half of the time of a step.
-_WORTH_COMPILING = 90.0
 
 # Steps still to take from which on they are compiled thoroughly: 5 to 10 seconds for 0.2 to 0.5 milliseconds a step.
 _WORTH_THOROUGHNESS = 30_000
@@ -123,11 +117,11 @@ class Pacer:
         if self.decided:
             self._take(batch, scheduled)
             return
-        self._synchronize()
+        synchronize(self.step.device)
         self.left = left
         began, way = time.perf_counter(), self.way
         self._take(batch, scheduled)
-        self._synchronize()
+        synchronize(self.step.device)
         if self.way is not way or self.decided:
             return  # because the compiler failed
         self.times.append(time.perf_counter() - began)
@@ -138,14 +132,14 @@ class Pacer:
         try:
             self.step(batch, scheduled, compiled=self.compiles)
         except Exception as error:
-            if not (self.compiles and _is_the_compilers(error)):
+            if not (self.compiles and is_the_compilers(error)):
                 raise
             if isinstance(error, torch._dynamo.exc.Unsupported) and not self.pieces:
-                self.pieces = f", in pieces because of {_place(error)}"
+                self.pieces = f", in pieces because of {place(error)}"
                 self._make(self.way)
                 self._take(batch, scheduled)
                 return
-            self._settle(f"the compiler failed ({_first_line(error)})", compiled=False)
+            self._settle(failure(error), compiled=False)
             self.step(batch, scheduled)
 
     def _consider(self) -> None:
@@ -165,7 +159,7 @@ class Pacer:
         seconds = (self.left - 1) * min(self.measured.values())
         if not self.may_compile:
             self._settle(self._figures())
-        elif seconds < _WORTH_COMPILING * len(self.precisions):
+        elif seconds < WORTH_COMPILING * len(self.precisions):
             others = f"; {self._figures()}" if len(self.measured) > 1 else ""
             self._settle(f"the steps take {seconds:.0f} s, too little to gain by compiling{others}")
         else:
@@ -181,7 +175,7 @@ class Pacer:
         try:
             self._go(first)
         except RuntimeError as error:  # as where it does not know this version of Python
-            self._settle(f"the compiler failed ({_first_line(error)})", compiled=False)
+            self._settle(failure(error), compiled=False)
 
     def _go(self, way: Way) -> None:
         """From now on, steps of this way."""
@@ -214,10 +208,6 @@ class Pacer:
         self.decided = True
         self.tell(f"{self.way}: {reason}")
 
-    def _synchronize(self) -> None:
-        if self.step.device.type == "cuda":
-            torch.cuda.synchronize(self.step.device)
-
 
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has units that multiply matrices of bfloat16: tensor cores, or a processor's AMX or AVX-512 BF16."""
@@ -225,21 +215,3 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
     units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(units.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _is_the_compilers(error: Exception) -> bool:
-    """Whether the compiler failed: as it compiled, or because a changing model had it compile again and again."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    return isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit, InvalidCxxCompiler))
-
-
-def _place(error: Exception) -> str:
-    """Where the compiler could not go on: the last line of code that its message names."""
-    places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
-    return "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1]) if places else "the model"

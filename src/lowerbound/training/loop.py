@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from lowerbound.compiler import Choice
 from lowerbound.data.examples import Examples
 from lowerbound.errors import LowerboundError, NonFiniteError
 from lowerbound.models import Model, device_of, dtype_of
@@ -22,7 +23,7 @@ from lowerbound.noise import derived_seed
 from lowerbound.objectives import Objective
 from lowerbound.objectives.schedules import cut_short
 from lowerbound.scoring import dataset_terms
-from lowerbound.training.compiling import Choice, Pacer, Precision
+from lowerbound.training.compiling import Pacer, Precision
 from lowerbound.training.feeding import Feed
 from lowerbound.training.settling import Settling
 from lowerbound.training.step import TrainingStep

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from lowerbound.compiler import asked
 from lowerbound.conditionals import networks_in
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Model, device_of, dtype_of
@@ -24,15 +25,6 @@ from lowerbound.training.failing import diagnosis
 from lowerbound.training.feeding import Feed
 from lowerbound.training.labels import UPDATE, labelled
 from lowerbound.training.optim import QuickStep
-
-# The compiler's settings: random numbers are those of the uncompiled step, and shapes are what they are. A hyperbolic tangent
-# is 2 sigmoid(2x) - 1, which is off by a rounding of 1 at most, in a third of the time.
-_COMPILER: dict[str, Any] = {
-    "dynamic": False,
-    "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
-    "isolate_recompiles": True,  # what other trainings had compiled does not count
-    "recompile_limit": 3,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,12 +302,12 @@ class TrainingStep:
 
 def _settings(device: torch.device, profiled: bool, thoroughly: bool = False) -> dict[str, Any]:
     """The compiler's, for steps on this device."""
-    more = {"cpp.enable_kernel_profile": True} if profiled else {}
+    more: dict[str, Any] = {"cpp.enable_kernel_profile": True} if profiled else {}
     if thoroughly and device.type == "cpu":
         more["cpp_wrapper"] = True
     if device.type == "cuda":  # what mode="reduce-overhead" stands for, which goes with no other option
         more["triton.cudagraphs"] = True
-    return _COMPILER | {"options": {**_COMPILER["options"], **more}} if more else _COMPILER
+    return asked(**more)
 
 
 def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
