@@ -6,6 +6,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from lowerbound.distributions import FactorialBernoulli, TriangularNormal
+from lowerbound.distributions.bernoulli import _exp_of_negative, _in_one_pass
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 31, 32, 33, 63, 65, 97, 784, 1000])
@@ -16,8 +17,30 @@ def test_a_bernoulli_is_its_formula(dimensions, scale, leading):
     logits, value = scale * torch.randn(*leading, dimensions), (torch.rand(4, dimensions) < 0.5).float()
     exact = nn.functional.logsigmoid((2 * value - 1).double() * logits.double()).sum(-1)
     torch.testing.assert_close(FactorialBernoulli(logits).log_prob(value).double(), exact, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(_in_one_pass(value, logits).double(), exact, rtol=1e-5, atol=1e-4)  # what is compiled
     found = FactorialBernoulli(logits.double()).log_prob(value.double())
     torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-11)
+
+
+def test_the_exponential_that_is_compiled_is_the_exponential():
+    x = -torch.cat([torch.linspace(0, 88, 100_001), torch.tensor([1e-30, 1e4, 1e30, torch.inf])])
+    assert (_exp_of_negative(x).double() - x.double().exp()).abs().max() < 2e-7
+    assert _exp_of_negative(torch.tensor(torch.nan)).isnan()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_is_compiled_of_a_bernoulli_agrees():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    logits, value = (30 * torch.randn(5, 4, 77)).requires_grad_(), (torch.rand(4, 77) < 0.5).float()
+
+    def log_prob(logits):
+        return FactorialBernoulli(logits).log_prob(value)
+
+    plain, compiled = log_prob(logits), torch.compile(log_prob, fullgraph=True, dynamic=False)(logits)
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-4)
+    slopes = [torch.autograd.grad(found.sum(), logits)[0] for found in (compiled, plain)]
+    torch.testing.assert_close(*slopes)
 
 
 def test_a_bernoulli_s_gradients_are_its_formula_s_to_the_second_order():
