@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
-from lowerbound.compiler import asked
+from lowerbound import compiler
 from lowerbound.errors import NonFiniteError, SettingsError
 from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
@@ -40,13 +40,15 @@ def _afresh():
 @pytest.fixture
 def traced(monkeypatch):
     """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
-    monkeypatch.setattr(stepping, "asked", lambda **_: asked() | {"backend": "eager", "options": None})
+    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "eager", "options": {}})
+    monkeypatch.setattr(stepping, "_options", lambda *_: {})
 
 
 @pytest.fixture
 def lowered(monkeypatch):
     """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
-    monkeypatch.setattr(stepping, "asked", lambda **_: asked() | {"backend": "aot_eager", "options": None})
+    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "aot_eager", "options": {}})
+    monkeypatch.setattr(stepping, "_options", lambda *_: {})
 
 
 def graphs() -> int:
@@ -674,12 +676,11 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypa
 
 
 def test_graphs_of_the_device_are_asked_for_where_there_is_one():
-    options = {kind: stepping._settings(torch.device(kind), False)["options"] for kind in ("cpu", "cuda")}
-    assert options["cuda"] == options["cpu"] | {"triton.cudagraphs": True}
-    assert stepping._settings(CPU, True)["options"]["cpp.enable_kernel_profile"]
-    thorough = {kind: stepping._settings(torch.device(kind), False, True)["options"] for kind in ("cpu", "cuda")}
-    assert thorough["cpu"] == options["cpu"] | {"cpp_wrapper": True}
-    assert thorough["cuda"] == options["cuda"]
+    options = {kind: stepping._options(torch.device(kind), False) for kind in ("cpu", "cuda")}
+    assert options == {"cpu": {}, "cuda": {"triton.cudagraphs": True}}
+    assert stepping._options(CPU, True)["cpp.enable_kernel_profile"]
+    thorough = {kind: stepping._options(torch.device(kind), False, True) for kind in ("cpu", "cuda")}
+    assert thorough == {"cpu": {"cpp_wrapper": True}, "cuda": options["cuda"]}
     # The update counts steps in Python, which a graph that is replayed would not.
     assert torch.Tag.cudagraph_unsafe in torch.ops.lowerbound.update.default.tags
 

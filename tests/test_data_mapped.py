@@ -188,7 +188,7 @@ def test_training_from_a_file_is_training_from_memory_in_the_same_order(pool, co
     monkeypatch.setattr(
         feeding.Feed, "order", lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator)
     )
-    monkeypatch.setattr("lowerbound.training.step.asked", lambda **_: {"backend": "eager", "dynamic": False})
+    monkeypatch.setattr("lowerbound.compiler._ASKED", {"backend": "eager", "dynamic": False, "options": {}})
     path = saved(ARRAYS["grey"])
     settings = {"epochs": 3, "batch_size": 4, "progress": False, "compile": compile, "pictures_every": 0}
     runs = []

@@ -1,15 +1,20 @@
 """Likelihoods of a long evaluation as torch's compiler makes them: equal to rounding, chosen for a reason, told in one line."""
 
+import gc
 import re
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Bernoulli, Distribution, Independent
 
 import lowerbound as lb
-from lowerbound.compiler import asked
+from lowerbound import compiler
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.evaluation import LikelihoodEstimate, pacing
 
@@ -28,7 +33,7 @@ def _afresh():
 @pytest.fixture
 def traced(monkeypatch):
     """The compiler's first stage alone: the graph is captured, and then run as it is."""
-    monkeypatch.setattr(pacing, "asked", lambda **_: asked() | {"backend": "eager", "options": None})
+    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "eager", "options": {}})
 
 
 def both(model: lb.LatentModel, data, samples: int = 10, **settings) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
@@ -74,30 +79,126 @@ def test_chunks_of_another_shape_are_taken_uncompiled(settings, traced):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-class Clock:
-    """Says how long the chunks of each way take, in seconds."""
+class Clock(nn.Linear):
+    """A decoder that takes all of the time there is: so many seconds a chunk, uncompiled or as the compiler made it."""
 
     def __init__(self, monkeypatch, uncompiled: float, compiled: float, compiling: float = 20.0) -> None:
-        class Timed(pacing.PacedLikelihood):
-            def _consider(paced):
-                seconds = uncompiled if paced.compiled is None else compiled if len(paced.seconds) > 1 else compiling
-                paced.seconds[-1] = seconds
-                super()._consider()
+        super().__init__(2, 63)
+        self.now, self.next, self.taken = 0.0, [uncompiled, uncompiled, 10 * uncompiled], []
+        self.uncompiled, self.compiled, self.compiling = uncompiled, compiled, compiling
+        monkeypatch.setattr(pacing, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(pacing, "compiled", self.made)
 
-        monkeypatch.setattr(pacing, "PacedLikelihood", Timed)
+    def forward(self, z):
+        self.now += self.next.pop(0) if self.next else self.uncompiled
+        self.taken.append(tuple(z.shape[:2]))
+        return super().forward(z)
+
+    def made(self, function):
+        self.next = [self.compiling, self.compiled, 10 * self.compiled]
+
+        def call(*given):
+            self.next = self.next or [self.compiled]
+            return function(*given)
+
+        return call
 
 
 @pytest.mark.parametrize(("uncompiled", "compiled", "line"), [
     (2.0, 1.0, "compiled: 1e+03 ms a chunk compiled, 2e+03 ms uncompiled; 20 s to compile"),
     (2.0, 3.0, "uncompiled: 3e+03 ms a chunk compiled, 2e+03 ms uncompiled; 20 s to compile"),
-    (0.5, 0.1, None),
+    (0.68, 0.1, "compiled: 100 ms a chunk compiled, 680 ms uncompiled; 20 s to compile"),
+    (0.67, 0.1, None),  # of 137.5 chunks there are 133.5 left when it is decided
 ])  # fmt: skip
-def test_it_is_compiled_where_that_is_worth_it_and_quicker(uncompiled, compiled, line, traced, monkeypatch):
-    Clock(monkeypatch, uncompiled, compiled)
-    model, data = MODELS["binary"](), images("binary")
-    found = lb.log_likelihood(model, data, 200, batch_size=4, chunk_size=4)  # 150 chunks
+@pytest.mark.parametrize("latent", [(2,), (2, 1, 3), ()])
+def test_it_is_compiled_where_that_is_worth_it_and_quicker(uncompiled, compiled, line, latent, monkeypatch):
+    class Fixed(nn.Module):
+        def forward(self, *given):
+            zeros = torch.zeros([*(len(x) for x in given), *latent])
+            return DiagonalNormal(zeros, zeros, len(latent))
+
+    class Two(nn.Module):
+        def forward(self, z):
+            return z.flatten(2)[..., :2] if latent else torch.stack([z, z], -1)
+
+    clock = Clock(monkeypatch, uncompiled, compiled)
+    model = lb.LatentModel(Fixed(), Fixed(), lb.Bernoulli(nn.Sequential(Two(), clock)))
+    found = lb.log_likelihood(model, torch.zeros(11, 63), 200, batch_size=4, chunk_size=4)
     assert found.pace == line
-    assert same(found, lb.log_likelihood(model, data, 200, batch_size=4, chunk_size=4, compile="never"))
+    assert clock.taken == [(4, 4)] * 100 + [(4, 3)] * 50
+
+
+def test_few_long_chunks_are_not_compiled(monkeypatch):
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(63, 4)), lb.Bernoulli(Clock(monkeypatch, 100.0, 1.0))
+    )
+    assert lb.log_likelihood(model, torch.zeros(4, 63), 7, chunk_size=1).pace is None
+
+
+@pytest.mark.parametrize(("samples", "line"), [
+    (4, "uncompiled: there was one chunk only, or no second one of the same shape"),
+    (7, "uncompiled: there was one chunk only, or no second one of the same shape"),
+    (8, "compiled: 20 s to compile"),
+])  # fmt: skip
+def test_who_asks_for_it_is_told_what_came_of_it(samples, line, monkeypatch):
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(63, 4)), lb.Bernoulli(Clock(monkeypatch, 2.0, 1.0)))
+    assert lb.log_likelihood(model, torch.zeros(3, 63), samples, chunk_size=4, compile="always").pace == line
+
+
+class Foreign(nn.Linear):
+    """A decoder of one's own, which returns a distribution of torch's that checks its data."""
+
+    def forward(self, z):
+        return Independent(Bernoulli(logits=super().forward(z)), 1)
+
+
+@pytest.mark.parametrize("choice", ["never", "always"])
+def test_data_of_every_batch_are_checked_and_other_distributions_go_on_checking(choice, traced, monkeypatch):
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), Foreign(2, 6))
+    data = torch.zeros(10, 6)
+    estimates = [lb.log_likelihood(model, data, 9, batch_size=2, chunk_size=3, compile=c) for c in ("never", choice)]
+    assert same(*estimates)
+    assert choice == "never" or estimates[1].pace.startswith("compiled")
+    data[9, 0] = 7
+    with pytest.raises(ValueError, match="within the support"):
+        lb.log_likelihood(model, data, 9, batch_size=2, chunk_size=3, compile=choice)
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(0.0, -1.0)
+
+
+def test_what_a_subclass_holds_beside_its_parts_is_evaluated_too(traced):
+    class Own(lb.LatentModel):
+        def __init__(self):
+            super().__init__(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), None)
+            self.decoder, self.switched = nn.Sequential(nn.Linear(2, 6), nn.Dropout(0.5)), []
+            self.likelihood = partial(Own.decoded, self)
+
+        def decoded(self, z):
+            return FactorialBernoulli(self.decoder(z))
+
+        def train(self, mode=True):
+            self.__dict__.setdefault("switched", []).append(mode)
+            return super().train(mode)
+
+    torch.manual_seed(0)
+    model = Own().double()
+    plain, compiled = both(model, torch.zeros(11, 6), samples=12)
+    assert same(plain, compiled)
+    assert compiled.pace.startswith("compiled")
+    assert False in model.switched
+    assert model.training
+
+
+def test_what_was_compiled_goes_with_the_evaluation(traced):
+    """And no limit of the compiler's counts it."""
+    model, data = MODELS["binary"](), images("binary")
+    kept = []
+    for _ in range(3):
+        assert both(model, data)[1].pace.startswith("compiled")
+        gc.collect()
+        kept.append(sum(issubclass(type(thing), torch.fx.GraphModule) for thing in gc.get_objects()))
+    assert kept[2] == kept[1]
 
 
 def test_a_short_evaluation_is_not_compiled(monkeypatch):
@@ -125,8 +226,22 @@ def test_a_decoder_that_is_no_graph_is_told_of_and_does_without(traced):
     model = MODELS["binary"]()
     model.likelihood = lb.Bernoulli(lb.flatten_leading(nn.Sequential(Breaking(), lb.mlp(2, IMAGE)), 2, IMAGE))
     plain, found = both(model, images("binary"))
-    assert found.pace.startswith("uncompiled: the compiler failed (")
+    assert re.fullmatch(r"uncompiled: the compiler failed \(.* in tests/test_pacing.py, line \d+\)", found.pace)
     assert torch.equal(plain.per_example, found.per_example)
+
+
+def test_a_decoder_that_changes_from_call_to_call_is_told_of_and_does_without(traced):
+    class Counting(nn.Linear):
+        calls = 0
+
+        def forward(self, z):
+            self.calls += 1
+            return super().forward(z) + 0 * self.calls
+
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(Counting(2, 6)))
+    plain, found = both(model, torch.zeros(11, 6), samples=40)
+    assert found.pace == "uncompiled: the compiler failed (something in the model changes from call to call)"
+    assert same(plain, found)
 
 
 def test_errors_that_are_not_the_compilers_are_not_hidden(monkeypatch):

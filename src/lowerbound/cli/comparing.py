@@ -10,6 +10,7 @@ from lowerbound.cli.runs import (
     ANNEALED,
     Anneal,
     AsJson,
+    Compile,
     Data,
     ScoredPart,
     Seed,
@@ -41,6 +42,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     data: Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Draws of z for each example.")] = 500,
     split: ScoredPart = None,
+    compile: Compile = "auto",
     anneal: Anneal = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -60,7 +62,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     for path, (model, _) in runs.items():
         with course(str(path)):
             if anneal is None:
-                estimates[path] = log_likelihood(model, examples, samples, seed=seed)
+                estimates[path] = log_likelihood(model, examples, samples, seed=seed, compile=compile)
             else:
                 estimates[path] = annealed_log_likelihood(model, examples, distributions=anneal, seed=seed)
         check_finite(estimates[path], f"{path}: the log likelihood")
@@ -68,9 +70,9 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     if not as_json:
         for path, estimate in estimates.items():
             print(f"{path}: {part} {describe_likelihood(estimate)}")
-            warning = getattr(estimate, "warning", None)
-            if warning is not None:
-                print(f"{path}: {warning}")
+            for line in (getattr(estimate, "pace", None), getattr(estimate, "warning", None)):
+                if line is not None:
+                    print(f"{path}: {line}")
         print(difference.sentence(str(first), str(second)))
         return
     figures = {

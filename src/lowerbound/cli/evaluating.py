@@ -1,6 +1,6 @@
 """``lowerbound evaluate``: how good a run is, in nats, and what its latents carry."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,6 +8,7 @@ from lowerbound.cli.runs import (
     ANNEALED,
     Anneal,
     AsJson,
+    Compile,
     Data,
     Directory,
     ScoredPart,
@@ -50,10 +51,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(min=1, help="Also the log likelihood, by importance sampling with so many draws, such as 5000."),
     ] = None,
-    compile: Annotated[
-        Literal["auto", "always", "never"],
-        typer.Option(help="Compile the log likelihood; auto where it takes long enough to gain by it."),
-    ] = "auto",
+    compile: Compile = "auto",
     anneal: Anneal = None,
     gaps: Annotated[
         bool,

@@ -38,6 +38,10 @@ Anneal = Annotated[
         "importance sampling, and good where the posterior fits badly.",
     ),
 ]
+Compile = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option(help="Compile importance-sampled log likelihoods; auto where they take long enough to gain by it."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

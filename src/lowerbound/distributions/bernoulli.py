@@ -135,21 +135,16 @@ def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
     entries = logits * (value - 0.5) - 0.5 * sizes
     inverses = 1 + _exp_of_negative(-sizes)  # of sigma(|eta|): no division
     whole = logits.shape[-1] // _FACTORS * _FACTORS
-    total = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    total = entries[..., whole:].sum(-1) - inverses[..., whole:].prod(-1).log()
     if whole:
         by_factor = (-1, (_FACTORS, whole // _FACTORS))
-        sums, products = (
-            entries[..., :whole].unflatten(*by_factor).sum(-2),
-            inverses[..., :whole].unflatten(*by_factor).prod(-2),
-        )
-        total = total + (sums - products.log()).sum(-1)
-    if whole < logits.shape[-1]:
-        total = total + (entries[..., whole:].sum(-1) - inverses[..., whole:].prod(-1).log())
+        sums = entries[..., :whole].unflatten(*by_factor).sum(-2)
+        total = total + (sums - inverses[..., :whole].unflatten(*by_factor).prod(-2).log()).sum(-1)
     return total
 
 
 def _exp_of_negative(x: Tensor) -> Tensor:
-    r"""``e^x`` of float32 values of at most 0, off by less than 2e-7, in operations that the compiler makes one loop of.
+    r"""``e^x`` of float32 values of at most 0, off by less than 2e-7 in all, in operations that the compiler makes one loop of.
 
     .. math:: e^x = 2^n \sum_{k=0}^6 \frac{r^k}{k!}, \qquad n = \mathrm{round}(x / \log 2), \quad r = x - n \log 2
 

@@ -37,7 +37,7 @@ class LikelihoodEstimate(Estimate):
         samples: K, the draws for each example.
         effective_sample_sizes: ``(sum w)^2 / sum w^2`` of each example's weights, ``[N]``: from 1 to K.
         pareto_k: the shape of the weights' upper tail, ``[N]``: above about 0.7 the estimate is too low by an unknown amount.
-        pace: whether likelihoods were compiled, and what that cost and gained; ``None`` where the compiler was not asked.
+        pace: whether likelihoods were compiled, and what that cost and gained; ``None`` where that was not considered.
     """
 
     samples: int = 0
@@ -140,7 +140,8 @@ def log_likelihood(
         chunk_size: samples of each taken at once; by default what keeps memory small.
         compile: ``"always"``: likelihoods are computed by torch's compiler, from the second chunk on. ``"never"``. ``"auto"``:
             where what is left, timed by the first chunks, takes a minute and a half, and compiled ones prove quicker. The two
-            agree to rounding. A subclass of :class:`lowerbound.LatentModel` with a ``draw`` of its own is never compiled.
+            agree to rounding. A chunk of another shape than the first is taken uncompiled; so is every one of a model other than
+            :class:`lowerbound.LatentModel`, or with a ``draw`` of its own.
 
     Returns:
         A :class:`LikelihoodEstimate`: the mean over examples with its standard error, per-example values, effective sample
@@ -171,13 +172,13 @@ def log_likelihood(
         "log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows)))
     )
     chunk = whole_number("log_likelihood: chunk_size", chunk_size or _even(samples, max(1, rows // size)))
-    model, likelihood = paced(model, compile, samples * len(examples))
+    draws, likelihood = paced(model, compile, samples * len(examples))
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x in batches(examples, model, seed=seed, batch_size=size):
             weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, fitting(examples):
-                for draw in model.draws(x, _sizes(samples, chunk, next_chunk)):
+                for draw in draws(x, _sizes(samples, chunk, next_chunk)):
                     weights.add(draw.log_w)
                     if likelihood is not None:
                         likelihood.done(draw.z)

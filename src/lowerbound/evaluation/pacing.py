@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from statistics import median
 
-import torch
-from torch import Size, Tensor, nn
+from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.compiler import WORTH_COMPILING, Choice, asked, failure, is_the_compilers, synchronize
-from lowerbound.models import LatentModel, Model, device_of
+from lowerbound.compiler import WORTH_COMPILING, Choice, compiled, failure, is_the_compilers, synchronize
+from lowerbound.conditionals import Conditional
+from lowerbound.models import Draw, LatentModel, Model, device_of, seeded
 
 # Chunks before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 1, 3
 
 
-class PacedLikelihood(nn.Module):
+class PacedLikelihood:
     """A model's p(x given z) for one evaluation, whose density is computed as torch's compiler made it where that is quicker.
 
     A chunk of draws of another shape than the first is always taken uncompiled, for it would have to be compiled for itself.
 
     Args:
-        likelihood: the model's own.
+        model: whose likelihood it is.
         choice: ``"auto"``: compiled where the evaluation is long enough to gain by it, and a few chunks show that it does.
             ``"always"``: from the second chunk on.
         pairs: of a sample and an example, that there will be in all.
-        device: of the model.
     """
 
-    def __init__(self, likelihood: nn.Module, choice: Choice, pairs: int, device: torch.device) -> None:
-        super().__init__()
-        self.likelihood = likelihood
-        self.choice, self.left, self.device = choice, pairs, device
+    def __init__(self, model: LatentModel, choice: Choice, pairs: int) -> None:
+        self.likelihood, self.device = model.likelihood, device_of(model)
+        self.choice, self.left = choice, pairs
         self.shape, self.event = Size(), Size()
         self.compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.checked: Tensor | None = None  # the last data that were
         self.seconds: list[float] = []
         self.uncompiled_seconds = 0.0
         self.decided = False
-        self.line: str | None = None
+        self.verdict: str | None = None
         self.began = time.perf_counter()
 
-    def forward(self, z: Tensor) -> Distribution:
-        """The likelihood, given latents ``[K, B, J]``."""
+    @property
+    def line(self) -> str | None:
+        """What was decided, and why; ``None`` where nothing was to be decided."""
+        if self.verdict is not None or (self.compiled is None and self.choice == "auto"):
+            return self.verdict
+        if self.compiled is not None and self.seconds:  # it ended before it was decided
+            return f"compiled: {self._to_compile()}"
+        return "uncompiled: there was one chunk only, or no second one of the same shape"
+
+    def __call__(self, z: Tensor) -> Distribution:
+        """The likelihood, given latents ``[K, B, *latent]``."""
         if self.compiled is not None and z.shape == self.shape:
             return _Later(self, z)
         p: Distribution = self.likelihood(z)
@@ -54,18 +63,32 @@ class PacedLikelihood(nn.Module):
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """log p(x given z), ``[K, B]``, compiled unless the compiler fails."""
         if self.compiled is not None:
+            self._check(z, x)
             try:
-                return self.compiled(z, x)
+                log_prob: Tensor = self.compiled(z, x)
             except Exception as error:
                 if not is_the_compilers(error):
                     raise
                 self._settle(failure(error), compiled=False)
-        return _log_prob(self.likelihood, z, x)
+            else:
+                return log_prob
+        return self._log_prob(z, x)
+
+    def _log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+        log_prob: Tensor = self.likelihood(z).log_prob(x)
+        return log_prob
+
+    def _check(self, z: Tensor, x: Tensor) -> None:
+        """Have the data of each batch checked by a distribution of another library, which does not when it is compiled."""
+        if self.checked is not x and not isinstance(self.likelihood, Conditional):
+            with seeded(0, self.device):
+                self._log_prob(z[:1], x)
+        self.checked = x
 
     def done(self, z: Tensor) -> None:
-        """The chunk with these latents, ``[K, B, J]``, is done: time it, and decide how to go on."""
+        """The chunk with these latents, ``[K, B, *latent]``, is done: time it, and decide how to go on."""
         self.shape = self.shape or z.shape
-        self.left -= z[..., 0].numel()
+        self.left -= z.shape[:2].numel()
         if self.decided:
             return
         synchronize(self.device)
@@ -73,21 +96,21 @@ class PacedLikelihood(nn.Module):
         if z.shape == self.shape:
             self.seconds.append(now - self.began)
             self._consider()
-        self.began = now
+        self.began = time.perf_counter()
 
     def _consider(self) -> None:
         if self.choice == "always":
             if self.compiled is None:
                 self._compile()
             else:
-                self._settle(f"{self.seconds[0]:.0f} s to compile")
+                self._settle(self._to_compile())
         elif len(self.seconds) == _FIRST + _TIMED:
-            seconds = median(self.seconds[_FIRST:])
+            seconds, chunks = median(self.seconds[_FIRST:]), self.left / self.shape[:2].numel()
             if self.compiled is not None:
                 quicker = seconds < self.uncompiled_seconds
                 figures = f"{1e3 * seconds:.3g} ms a chunk compiled, {1e3 * self.uncompiled_seconds:.3g} ms uncompiled"
-                self._settle(f"{figures}; {self.seconds[0]:.0f} s to compile", compiled=quicker)
-            elif self.left / self.shape[:2].numel() * seconds < WORTH_COMPILING:
+                self._settle(f"{figures}; {self._to_compile()}", compiled=quicker)
+            elif chunks * seconds < WORTH_COMPILING or chunks < 2 * len(self.seconds):
                 self.decided = True
             else:
                 self.uncompiled_seconds = seconds
@@ -97,17 +120,25 @@ class PacedLikelihood(nn.Module):
         """From the next chunk on, which waits for the compiler."""
         self.seconds = []
         likelihood = self.likelihood
+
+        def log_prob(z: Tensor, x: Tensor) -> Tensor:
+            found: Tensor = likelihood(z).log_prob(x)
+            return found
+
         try:
-            self.compiled = torch.compile(lambda z, x: _log_prob(likelihood, z, x), fullgraph=True, **asked())
+            self.compiled = compiled(log_prob)
         except RuntimeError as error:  # as where it does not know this version of Python
             self._settle(failure(error), compiled=False)
+
+    def _to_compile(self) -> str:
+        return f"{self.seconds[0]:.0f} s to compile"
 
     def _settle(self, reason: str, compiled: bool = True) -> None:
         """Go on like this to the end."""
         self.decided = True
         if not compiled:
             self.compiled = None
-        self.line = f"{'compiled' if compiled else 'uncompiled'}: {reason}"
+        self.verdict = f"{'compiled' if compiled else 'uncompiled'}: {reason}"
 
 
 class _Later(Distribution):
@@ -122,25 +153,18 @@ class _Later(Distribution):
         return self.paced.log_prob(self.z, value)
 
 
-def paced(model: Model, choice: Choice, pairs: int) -> tuple[Model, PacedLikelihood | None]:
-    """A model that draws as this one does, and its likelihood that is to be told of each chunk; ``None`` where none is compiled.
+def paced(
+    model: Model, choice: Choice, pairs: int
+) -> tuple[Callable[[Tensor, Iterable[int]], Iterator[Draw]], PacedLikelihood | None]:
+    """A model's ``draws``, and its likelihood in them that is to be told of each chunk; ``None`` where it is not to be compiled.
 
     Args:
         model: whose likelihood may be compiled if it is a latent-variable model whose draws are the usual ones.
         choice: whether to, see :class:`PacedLikelihood`.
         pairs: of a sample and an example, that there will be in all.
     """
-    usual = isinstance(model, LatentModel) and (type(model).draw, type(model).draws) == (
-        LatentModel.draw,
-        LatentModel.draws,
-    )
-    if choice == "never" or not usual:
-        return model, None
-    assert isinstance(model, LatentModel)
-    likelihood = PacedLikelihood(model.likelihood, choice, pairs, device_of(model))
-    return LatentModel(model.prior, model.posterior, likelihood), likelihood
-
-
-def _log_prob(likelihood: nn.Module, z: Tensor, x: Tensor) -> Tensor:
-    log_prob: Tensor = likelihood(z).log_prob(x)
-    return log_prob
+    usual = LatentModel.draw, LatentModel.draws
+    if choice == "never" or not isinstance(model, LatentModel) or (type(model).draw, type(model).draws) != usual:
+        return model.draws, None
+    likelihood = PacedLikelihood(model, choice, pairs)
+    return partial(model.draws, likelihood=likelihood), likelihood

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -73,14 +73,27 @@ class LatentModel(Model):
         q, prior = self._given(x)
         return self._drawn(q, prior, x, samples, gradient)
 
-    def draws(self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise") -> Iterator[Draw]:
-        """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once."""
+    def draws(
+        self,
+        x: Tensor,
+        sizes: Iterable[int],
+        gradient: Gradient = "pathwise",
+        likelihood: Callable[[Tensor], Distribution] | None = None,
+    ) -> Iterator[Draw]:
+        """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once.
+
+        Args:
+            x: data, ``[B, *event]``.
+            sizes: K of each.
+            gradient: as for :meth:`draw`.
+            likelihood: p(x given z) in the place of the model's own.
+        """
         if type(self).draw is not LatentModel.draw:  # a subclass's own
             yield from super().draws(x, sizes, gradient)
             return
         q, prior = self._given(x)
         for samples in sizes:
-            yield self._drawn(q, prior, x, samples, gradient)
+            yield self._drawn(q, prior, x, samples, gradient, likelihood=likelihood)
 
     def _given(self, x: Tensor) -> tuple[Distribution, Distribution]:
         """What does not depend on the draws: q(z given x) and p(z)."""
@@ -89,10 +102,19 @@ class LatentModel(Model):
             raise UnsupportedError(not_a_distribution("posterior", q))
         return q, prior
 
-    def _drawn(self, q: Distribution, prior: Distribution, x: Tensor, samples: int, gradient: Gradient) -> Draw:
+    def _drawn(
+        self,
+        q: Distribution,
+        prior: Distribution,
+        x: Tensor,
+        samples: int,
+        gradient: Gradient,
+        *,
+        likelihood: Callable[[Tensor], Distribution] | None = None,
+    ) -> Draw:
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = sampler(q, gradient)(q, Size((samples,)))
-        p = self.likelihood(z)
+        p = (likelihood or self.likelihood)(z)
         _check_fit(q, prior, p, x, samples)
         return Draw(
             z=z,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.compiler import asked
+from lowerbound.compiler import compiled
 from lowerbound.conditionals import networks_in
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Model, device_of, dtype_of
@@ -253,8 +253,7 @@ class TrainingStep:
             thoroughly: on a CPU, also what calls the graph's operations one after another, which Python does otherwise. It
                 takes some seconds more, and a few tenths of a millisecond from every step.
         """
-        settings = _settings(self.device, self.profiled, whole and thoroughly)
-        compiled = torch.compile(self.take, fullgraph=whole, **settings)
+        made = compiled(self.take, whole=whole, **_options(self.device, self.profiled, whole and thoroughly))
         config = torch._dynamo.config
         on_cuda = self.device.type == "cuda"
         if on_cuda:  # a graph of the device's changes what lies where it lay when the graph was recorded
@@ -266,7 +265,7 @@ class TrainingStep:
                 torch.compiler.cudagraph_mark_step_begin()
             before, config.trace_autograd_ops = config.trace_autograd_ops, True  # config.patch would take 30 us
             try:
-                compiled(batch)
+                made(batch)
             except BaseException as error:
                 if self.interrupted is None or error is self.interrupted:
                     raise
@@ -300,14 +299,14 @@ class TrainingStep:
         self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
 
 
-def _settings(device: torch.device, profiled: bool, thoroughly: bool = False) -> dict[str, Any]:
+def _options(device: torch.device, profiled: bool, thoroughly: bool = False) -> dict[str, Any]:
     """The compiler's, for steps on this device."""
     more: dict[str, Any] = {"cpp.enable_kernel_profile": True} if profiled else {}
     if thoroughly and device.type == "cpu":
         more["cpp_wrapper"] = True
     if device.type == "cuda":  # what mode="reduce-overhead" stands for, which goes with no other option
         more["triton.cudagraphs"] = True
-    return asked(**more)
+    return more
 
 
 def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
