@@ -152,6 +152,10 @@ def test_progress_can_be_watched():
     seen = []
     with watching(lambda done, total: seen.append((done, total))):
         lb.log_likelihood(model, evidence.sample((10,)), samples=10, batch_size=4)
+        assert seen == [(4, 10), (8, 10), (10, 10)]
+        seen.clear()
+        binary = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5)))
+        lb.log_likelihood(binary, torch.zeros(10, 5), samples=10, batch_size=4)  # whose data are looked at before
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 

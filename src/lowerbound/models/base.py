@@ -176,8 +176,8 @@ def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Ten
 
 
 @contextmanager
-def watching(done: Callable[[int, int], None]) -> Iterator[None]:
-    """Within the block, ``done(so_far, in_all)`` is called after each batch of examples that is evaluated."""
+def watching(done: Callable[[int, int], None] | None) -> Iterator[None]:
+    """Within the block, ``done(so_far, in_all)`` is called after each batch of examples that is evaluated; with ``None`` nothing is."""
     token = _WATCHER.set(done)
     try:
         yield

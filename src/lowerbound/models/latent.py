@@ -15,7 +15,7 @@ from lowerbound.conditionals import Conditional
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.errors import ShapeError, UnsupportedError
-from lowerbound.models.base import Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded
+from lowerbound.models.base import Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded, watching
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.sampling import held, not_a_distribution, sampler, scored
 from lowerbound.noise import derived_seed
@@ -138,8 +138,9 @@ class LatentModel(Model):
         if check is not None and getattr(check, "__func__", None) is not Conditional.check_data:
             # Pixels that are drawn as 0 or 1 are alike everywhere.
             some = examples.first(_ALIKE) if examples.pixels == "binarize" else examples
-            for rows, x in batches(some, self, seed=0):
-                check(x, rows, examples.name)
+            with watching(None):
+                for rows, x in batches(some, self, seed=0):
+                    check(x, rows, examples.name)
 
     @torch.no_grad()
     def sample(self, count: int, *, mean: bool = False, seed: int | None = None) -> Tensor:
