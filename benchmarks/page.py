@@ -174,6 +174,23 @@ def _growth(entry: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _products(entry: dict[str, Any]) -> list[str]:
+    lines = _title("the matrix products of a step, each by itself")
+    lines += [
+        "Milliseconds: of the output, of the gradient of the input (which the first layer needs none of), of that of the weights.",
+        "",
+    ]
+    lines += ["| | rows x inputs x outputs | at the rate of the large product | as they are |", "|---|---|---|---|"]
+    for name, layers in entry["tasks"].items():
+        for layer in layers:
+            sizes, times = (
+                " x ".join(map(str, layer["layer"])),
+                ", ".join(f"{value:.2f}" for value in layer["milliseconds"]),
+            )
+            lines += [f"| {name} | {sizes} | {layer['floor']:.2f} | {times} |"]
+    return lines
+
+
 def _profiles(entry: dict[str, Any]) -> list[str]:
     lines = []
     for name, text in entry["tables"].items():
@@ -192,4 +209,5 @@ _SECTIONS = {
     "demo": _demo,
     "growth": _growth,
     "profiles": _profiles,
+    "products": _products,
 }

@@ -235,6 +235,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "growth": lambda folder: alone("growth.py", HERE / "growth.png"),
     "demo": lambda folder: alone("demo.py", BEFORE),
     "profiles": lambda folder: alone("profiles.py", folder),
+    "products": lambda folder: alone("products.py"),
 }
 
 

@@ -53,14 +53,19 @@ class Task:
         return self.epochs * (self.examples // self.batch)
 
     @property
-    def operations(self) -> float:
-        """Floating-point operations of the matrix products of a step, forward and backward, counted by hand."""
+    def layers(self) -> list[tuple[int, int, int]]:
+        """Rows, inputs and outputs of each linear layer."""
         encoder = [self.dimensions, *self.hidden, 2 * self.latent]
         decoder = [self.latent, *reversed(self.hidden), self.outputs]
-        products = [a * b for a, b in zip(encoder, encoder[1:])], [a * b for a, b in zip(decoder, decoder[1:])]
+        rows = ((encoder, self.batch), (decoder, self.batch * self.samples))
+        return [(count, *sizes) for units, count in rows for sizes in zip(units, units[1:])]
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of the matrix products of a step, forward and backward, counted by hand."""
+        products = [rows * inputs * outputs for rows, inputs, outputs in self.layers]
         # A product forward, one for the weights' gradient, one for the input's, which the data need none of.
-        once = self.batch * (3 * sum(products[0]) - products[0][0])
-        return 2.0 * (once + self.batch * self.samples * 3 * sum(products[1]))
+        return 2.0 * (3 * sum(products) - products[0])
 
 
 TASKS = {
