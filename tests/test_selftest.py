@@ -121,8 +121,8 @@ def the_reconstruction_is_averaged_over_dimensions(patch):
 def what_is_scored_is_another_sample_than_what_is_decoded(patch):
     original = LatentModel._drawn
 
-    def drawn(self, *args):
-        honest = original(self, *args)
+    def drawn(self, *args, **more):
+        honest = original(self, *args, **more)
         return replace(honest, prior_term=lambda: honest.prior.log_prob(honest.z.roll(1, 0)) + 0.01)
 
     patch.setattr(LatentModel, "_drawn", drawn)
@@ -283,7 +283,7 @@ def one_sample_more_is_drawn_than_divided_by(patch):
     patch.setattr(
         LatentModel,
         "_drawn",
-        lambda self, q, prior, x, samples, gradient: original(self, q, prior, x, samples + 1, gradient),
+        lambda self, q, prior, x, samples, *args, **more: original(self, q, prior, x, samples + 1, *args, **more),
     )
 
 
