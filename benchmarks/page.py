@@ -183,10 +183,8 @@ def _products(entry: dict[str, Any]) -> list[str]:
     lines += ["| | rows x inputs x outputs | at the rate of the large product | as they are |", "|---|---|---|---|"]
     for name, layers in entry["tasks"].items():
         for layer in layers:
-            sizes, times = (
-                " x ".join(map(str, layer["layer"])),
-                ", ".join(f"{value:.2f}" for value in layer["milliseconds"]),
-            )
+            sizes = " x ".join(map(str, layer["layer"]))
+            times = ", ".join(f"{value:.2f}" for value in layer["milliseconds"])
             lines += [f"| {name} | {sizes} | {layer['floor']:.2f} | {times} |"]
     return lines
 

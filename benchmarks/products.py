@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
-from run import product_rate
+from run import product_rate, typical
 from tasks import TASKS
 
 FIRST, ROUNDS = 5, 20
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """The median."""
-    times = []
-    for _ in range(FIRST + ROUNDS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return 1e3 * median(times[FIRST:])
 
 
 def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
@@ -34,7 +21,7 @@ def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
     works = (lambda: torch.addmm(bias, x, weight.T), lambda: slope @ weight, lambda: slope.T @ x)
     return {
         "layer": [rows, inputs, outputs],
-        "milliseconds": [milliseconds(work) for work in works],
+        "milliseconds": [1e3 * typical(work, FIRST, ROUNDS) for work in works],
         "floor": 2e3 * rows * inputs * outputs / rate,
     }
 

@@ -90,15 +90,22 @@ def contenders(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> It
         yield running
 
 
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that some work takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def typical(work: Callable[[], object], first: int, rounds: int) -> float:
+    """The median of the seconds that it takes, after some times that do not count."""
+    return median([timed(work) for _ in range(first + rounds)][first:])
+
+
 def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
     """Floating-point operations per second of a matrix product, now."""
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    times = []
-    for _ in range(8):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    return 2.0 * size**3 / median(times[2:])
+    return 2.0 * size**3 / typical(lambda: a @ b, 2, 6)
 
 
 def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -17,6 +17,33 @@ def _seeded():
         yield
 
 
+@pytest.fixture
+def fresh_compiler():
+    """Nothing was compiled before, and nothing is counted."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
+    _compile_with(monkeypatch, "eager")
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
+    _compile_with(monkeypatch, "aot_eager")
+
+
+def _compile_with(monkeypatch, backend: str) -> None:
+    from lowerbound import compiler
+    from lowerbound.training import step
+
+    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": backend, "options": {}})
+    monkeypatch.setattr(step, "_options", lambda *_: {})
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets; tests that need it are skipped where LOWERBOUND_DATA does not name it."""

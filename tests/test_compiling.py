@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
-from lowerbound import compiler
 from lowerbound.errors import NonFiniteError, SettingsError
 from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
@@ -25,30 +24,13 @@ from lowerbound.training.step import TrainingStep
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import MODELS, OBJECTIVES, images
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _afresh():
-    torch.compiler.reset()
-    torch._dynamo.utils.counters.clear()
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
-    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "eager", "options": {}})
-    monkeypatch.setattr(stepping, "_options", lambda *_: {})
-
-
-@pytest.fixture
-def lowered(monkeypatch):
-    """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
-    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "aot_eager", "options": {}})
-    monkeypatch.setattr(stepping, "_options", lambda *_: {})
 
 
 def graphs() -> int:

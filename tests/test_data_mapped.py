@@ -182,13 +182,12 @@ def make_vae():
 
 @pytest.mark.parametrize("compile", ["never", "always"])
 @pytest.mark.parametrize("pool", [1, 300, 1 << 20])
-def test_training_from_a_file_is_training_from_memory_in_the_same_order(pool, compile, saved, monkeypatch):
+def test_training_from_a_file_is_training_from_memory_in_the_same_order(pool, compile, saved, traced, monkeypatch):
     """Whether batches are read one by one, or several together."""
     monkeypatch.setattr(feeding, "_POOL", pool)
     monkeypatch.setattr(
         feeding.Feed, "order", lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator)
     )
-    monkeypatch.setattr("lowerbound.compiler._ASKED", {"backend": "eager", "dynamic": False, "options": {}})
     path = saved(ARRAYS["grey"])
     settings = {"epochs": 3, "batch_size": 4, "progress": False, "compile": compile, "pictures_every": 0}
     runs = []

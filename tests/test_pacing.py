@@ -13,7 +13,6 @@ from torch import nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 import lowerbound as lb
-from lowerbound import compiler
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.evaluation import LikelihoodEstimate, pacing
@@ -21,19 +20,10 @@ from lowerbound.evaluation import LikelihoodEstimate, pacing
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import IMAGE, MODELS, images
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _afresh():
-    torch.compiler.reset()
-    torch._dynamo.utils.counters.clear()
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """The compiler's first stage alone: the graph is captured, and then run as it is."""
-    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": "eager", "options": {}})
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("fresh_compiler"),
+]
 
 
 def both(model: lb.LatentModel, data, samples: int = 10, **settings) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:

@@ -25,7 +25,7 @@ WORTH_COMPILING = 90.0
 _ASKED: dict[str, Any] = {
     "dynamic": False,
     "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
-    "isolate_recompiles": True,
+    "isolate_recompiles": True,  # what else had compiled does not count, in the parts of what is compiled in pieces either
     "recompile_limit": 3,
 }
 
@@ -108,9 +108,3 @@ def place(error: Exception) -> str:
     """Where the compiler could not go on: the last line of code that its message names."""
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     return "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1]) if places else "the model"
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a device, so that time can be told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

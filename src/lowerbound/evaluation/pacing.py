@@ -10,9 +10,9 @@ from statistics import median
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.compiler import WORTH_COMPILING, Choice, compiled, failure, is_the_compilers, synchronize
+from lowerbound.compiler import WORTH_COMPILING, Choice, compiled, failure, is_the_compilers
 from lowerbound.conditionals import Conditional
-from lowerbound.models import Draw, LatentModel, Model, device_of, seeded
+from lowerbound.models import Draw, LatentModel, Model, device_of, seeded, synchronize
 
 # Chunks before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 1, 3
@@ -32,6 +32,7 @@ class PacedLikelihood:
 
     def __init__(self, model: LatentModel, choice: Choice, pairs: int) -> None:
         self.likelihood, self.device = model.likelihood, device_of(model)
+        self.plain = _scorer(model.likelihood)
         self.choice, self.left = choice, pairs
         self.shape, self.event = Size(), Size()
         self.compiled: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -72,17 +73,13 @@ class PacedLikelihood:
                 self._settle(failure(error), compiled=False)
             else:
                 return log_prob
-        return self._log_prob(z, x)
-
-    def _log_prob(self, z: Tensor, x: Tensor) -> Tensor:
-        log_prob: Tensor = self.likelihood(z).log_prob(x)
-        return log_prob
+        return self.plain(z, x)
 
     def _check(self, z: Tensor, x: Tensor) -> None:
         """Have the data of each batch checked by a distribution of another library, which does not when it is compiled."""
         if self.checked is not x and not isinstance(self.likelihood, Conditional):
             with seeded(0, self.device):
-                self._log_prob(z[:1], x)
+                self.plain(z[:1], x)
         self.checked = x
 
     def done(self, z: Tensor) -> None:
@@ -119,14 +116,8 @@ class PacedLikelihood:
     def _compile(self) -> None:
         """From the next chunk on, which waits for the compiler."""
         self.seconds = []
-        likelihood = self.likelihood
-
-        def log_prob(z: Tensor, x: Tensor) -> Tensor:
-            found: Tensor = likelihood(z).log_prob(x)
-            return found
-
         try:
-            self.compiled = compiled(log_prob)
+            self.compiled = compiled(self.plain)
         except RuntimeError as error:  # as where it does not know this version of Python
             self._settle(failure(error), compiled=False)
 
@@ -139,6 +130,16 @@ class PacedLikelihood:
         if not compiled:
             self.compiled = None
         self.verdict = f"{'compiled' if compiled else 'uncompiled'}: {reason}"
+
+
+def _scorer(likelihood: Callable[[Tensor], Distribution]) -> Callable[[Tensor, Tensor], Tensor]:
+    """log p(x given z) of z and x: it holds no more than the likelihood, so that no more is compiled."""
+
+    def log_prob(z: Tensor, x: Tensor) -> Tensor:
+        found: Tensor = likelihood(z).log_prob(x)
+        return found
+
+    return log_prob
 
 
 class _Later(Distribution):

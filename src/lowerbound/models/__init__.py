@@ -11,6 +11,7 @@ from lowerbound.models.base import (
     gathered,
     rows_per_pass,
     seeded,
+    synchronize,
     watching,
 )
 from lowerbound.models.draw import Draw, Gradient
@@ -32,5 +33,6 @@ __all__ = [
     "gathered",
     "rows_per_pass",
     "seeded",
+    "synchronize",
     "watching",
 ]

@@ -119,6 +119,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for a device, so that time can be told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def dtype_of(model: nn.Module) -> torch.dtype:
     """The floating type of a model's data: that of its parameters, but float32 at least."""
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowerbound.compiler import WORTH_COMPILING, Choice, failure, is_the_compilers, place, synchronize
+from lowerbound.compiler import WORTH_COMPILING, Choice, failure, is_the_compilers, place
+from lowerbound.models import synchronize
 from lowerbound.training.step import TrainingStep
 
 Precision = Literal["auto", "float32", "bfloat16"]

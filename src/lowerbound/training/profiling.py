@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
+from lowerbound.models import synchronize
 from lowerbound.storage import writing
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
@@ -95,11 +95,11 @@ class Profiler(Observer):
             kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (loop.device.type == "cuda")
             self.profile = profile(activities=kinds, acc_events=True)
             self.profile.__enter__()
-        self._wait(loop)
+        synchronize(loop.device)
         self.begun = time.perf_counter()
 
     def _end(self, loop: Loop) -> None:
-        self._wait(loop)
+        synchronize(loop.device)
         assert self.begun is not None
         seconds, self.begun = (time.perf_counter() - self.begun) / self.steps, None
         if self.plain is None:
@@ -114,11 +114,6 @@ class Profiler(Observer):
             with writing(self.path):
                 self.path.write_text(text, encoding="utf8")
         loop.tell(text + (f"\nwritten to {self.path}" if self.path is not None else ""))
-
-    @staticmethod
-    def _wait(loop: Loop) -> None:
-        if loop.device.type == "cuda":
-            torch.cuda.synchronize(loop.device)
 
 
 def shares(events: Iterable[Any], attribute: str, whole: float) -> tuple[dict[str, float], dict[str, float]]:
