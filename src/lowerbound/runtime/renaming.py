@@ -1,4 +1,4 @@
-"""Public names that were renamed: the old ones work for one version, with a warning that gives the new one."""
+"""Renamed public names: an old name works for one version and warns of the new one."""
 
 from __future__ import annotations
 
