@@ -13,14 +13,26 @@ from statistics import median
 
 ROOT, ROUNDS = Path(__file__).parent.parent, 5
 TRAINING = "import sys; from lowerbound.cli import main; sys.argv[0] = 'lowerbound'; main()"
-ARGUMENTS = ["train", "aevb-gaussian", "--data", "digits", "--epochs", "40", "--pictures-every", "10", "--out"]
+ARGUMENTS = [
+    "train",
+    "aevb-gaussian",
+    "--data",
+    "digits",
+    "--epochs",
+    "40",
+    "--pictures-every",
+    "10",
+    "--out",
+]
 
 
 def seconds(source: Path, run: str) -> float:
     """Of the training, from the start of the command."""
     began = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-c", TRAINING, *ARGUMENTS, run]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, check=True)
+    subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, check=True
+    )
     return time.perf_counter() - began
 
 
@@ -29,7 +41,9 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         git = ["git", "-C", str(ROOT), "worktree"]
         earlier = Path(folder) / "earlier"
-        subprocess.run([*git, "add", "--detach", str(earlier), revision], capture_output=True, check=True)
+        subprocess.run(
+            [*git, "add", "--detach", str(earlier), revision], capture_output=True, check=True
+        )
         try:
             sources = {"earlier": earlier / "src", "now": ROOT / "src"}
             times: dict[str, list[float]] = {name: [] for name in sources}
@@ -37,6 +51,8 @@ if __name__ == "__main__":
                 for name, source in sources.items():
                     times[name].append(seconds(source, f"{folder}/{name}-{number}"))
         finally:
-            subprocess.run([*git, "remove", "--force", str(earlier)], capture_output=True, check=True)
+            subprocess.run(
+                [*git, "remove", "--force", str(earlier)], capture_output=True, check=True
+            )
     found = {name: median(values[1:]) for name, values in times.items()}
     print(json.dumps({"revision": revision, "seconds": found}))

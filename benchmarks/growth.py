@@ -28,7 +28,11 @@ SWEEPS = {
     "samples": {size: replace(BASE, samples=size, iwae=True) for size in (1, 3, 10, 30, 100, 300)},
     "width": {size: replace(BASE, hidden=(size,)) for size in (12, 50, 200, 800, 3200, 6400)},
 }
-TITLES = {"batch": "examples in a batch", "samples": "samples K of the IWAE", "width": "units of a hidden layer"}
+TITLES = {
+    "batch": "examples in a batch",
+    "samples": "samples K of the IWAE",
+    "width": "units of a hidden layer",
+}
 
 
 def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
@@ -43,9 +47,15 @@ def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
             if len(times) > warm + 5 and times[-1] - times[warm] > timed:
                 raise KeyboardInterrupt
 
-    settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False}
+    settings: dict[str, Any] = {
+        "batch_size": task.batch,
+        "learning_rate": LEARNING_RATE,
+        "progress": False,
+    }
     with contextlib.suppress(KeyboardInterrupt):
-        lb.fit(model, objective, data, steps=20_000, compile="always", observers=[Clock()], **settings)
+        lb.fit(
+            model, objective, data, steps=20_000, compile="always", observers=[Clock()], **settings
+        )
     return float(np.median(np.diff(times[warm:])))
 
 
@@ -59,12 +69,17 @@ def draw(figures: dict[str, Any], path: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    for axes, (name, entry) in zip(figure.subplots(1, 3, sharey=True), figures.items(), strict=True):
+    for axes, (name, entry) in zip(
+        figure.subplots(1, 3, sharey=True), figures.items(), strict=True
+    ):
         sizes = [int(size) for size in entry["seconds"]]
         seconds = list(entry["seconds"].values())
         axes.loglog(sizes, [1e3 * value for value in seconds], "o-", label="measured")
         axes.loglog(
-            sizes, [1e3 * value for value in entry["floor_seconds"].values()], "--", label="matrix products alone"
+            sizes,
+            [1e3 * value for value in entry["floor_seconds"].values()],
+            "--",
+            label="matrix products alone",
         )
         axes.loglog([], [], " ", label=f"slope at the end: {entry['slope']:.2f}")
         axes.set_xlabel(TITLES[name])

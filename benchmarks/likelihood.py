@@ -18,7 +18,7 @@ from run import product_rate, timed
 from tasks import TASKS, load
 
 import lowerbound as lb
-from lowerbound.models import watching
+from lowerbound.models.passes import watching
 
 SAMPLES, IMAGES, ROUNDS = 5000, 80, 7
 FEW = 8  # of the other contenders, whose rate is as steady
@@ -51,9 +51,16 @@ if __name__ == "__main__":
         began.append(time.perf_counter())
 
     with watching(halt):
-        estimate = lb.log_likelihood(ours, given.first((1 + ROUNDS) * IMAGES), SAMPLES, compile="always")
+        estimate = lb.log_likelihood(
+            ours, given.first((1 + ROUNDS) * IMAGES), SAMPLES, compile="always"
+        )
     # The decoder's products alone: the encoder sees an image once.
-    floor = 2.0 * SAMPLES * (task.latent * task.hidden[0] + task.hidden[0] * task.outputs) / median(rates[1:])
+    floor = (
+        2.0
+        * SAMPLES
+        * (task.latent * task.hidden[0] + task.hidden[0] * task.outputs)
+        / median(rates[1:])
+    )
     medians = {name: median(values[1:]) for name, values in seconds.items()}
     answer = {
         "images_per_second": {name: 1 / value for name, value in medians.items()},

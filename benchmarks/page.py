@@ -33,8 +33,15 @@ def write_page(figures: dict[str, Any], path: Path) -> None:
         processor, _, libraries = machine.partition("; ")
         lines += [f"# On {processor}", "", *_summary(measured), "", f"{libraries}."]
         of = dict.fromkeys(entry["commit"] for entry in measured.values())
-        commits = [(hash, ", ".join(name for name in measured if measured[name]["commit"] == hash)) for hash in of]
-        lines += ["Measured at commit " + "; at ".join(f"{hash}: {names}" for hash, names in commits) + "."]
+        commits = [
+            (hash, ", ".join(name for name in measured if measured[name]["commit"] == hash))
+            for hash in of
+        ]
+        lines += [
+            "Measured at commit "
+            + "; at ".join(f"{hash}: {names}" for hash, names in commits)
+            + "."
+        ]
         for name, entry in measured.items():
             if name in _WORK:
                 lines += _training(_WORK[name], entry)
@@ -50,8 +57,13 @@ def _title(text: str) -> list[str]:
 
 
 def _summary(measured: dict[str, Any]) -> list[str]:
-    lines = ["| work | lowerbound | x JAX | x Pyro | x pythae | share of the floor |", "|---|---|---|---|---|---|"]
-    rows = [(_WORK[name], measured[name], "examples_per_second") for name in _WORK if name in measured]
+    lines = [
+        "| work | lowerbound | x JAX | x Pyro | x pythae | share of the floor |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [
+        (_WORK[name], measured[name], "examples_per_second") for name in _WORK if name in measured
+    ]
     if "likelihood" in measured:
         rows.append((_LIKELIHOOD, measured["likelihood"], "images_per_second"))
     for title, entry, unit in rows:
@@ -59,13 +71,20 @@ def _summary(measured: dict[str, Any]) -> list[str]:
         for own in (name for name in ("lowerbound", "lowerbound, bfloat16") if name in rates):
             peers = [f"{rates[own] / rates[peer]:.2f}" if peer in rates else "" for peer in _PEERS]
             shown = f"{rates[own]:,.0f} {unit.split('_')[0]}/s"
-            cells = [title + own.removeprefix("lowerbound"), shown, *peers, f"{entry['share_of_floor'][own]:.2f}"]
+            cells = [
+                title + own.removeprefix("lowerbound"),
+                shown,
+                *peers,
+                f"{entry['share_of_floor'][own]:.2f}",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     if "to-the-bound" in measured:
         ways = measured["to-the-bound"]
         own = ways["lowerbound"]["seconds"]
         peers = [f"{ways[peer]['seconds'] / own:.2f}" if peer in ways else "" for peer in _PEERS]
-        lines.append(f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} | |")
+        lines.append(
+            f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} | |"
+        )
     return lines
 
 
@@ -76,7 +95,9 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
         f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is {entry['floor_ms']:.2f} ms.",
         "",
     ]
-    lines += ["| | examples/s | lowerbound is | share of the floor | first round | test bound at the end |"]
+    lines += [
+        "| | examples/s | lowerbound is | share of the floor | first round | test bound at the end |"
+    ]
     lines += ["|---|---|---|---|---|---|"]
     for name, rate in rates.items():
         lines += [
@@ -88,7 +109,9 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
         bounds = [entry["test_bound"][name] for name in ("lowerbound", "lowerbound, bfloat16")]
         lines += ["", f"lowerbound in bfloat16 is {half / rates['JAX']:.2f} x JAX in float32"]
         lines[-1] += f" ({half / rates['JAX, bfloat16']:.2f} x JAX in bfloat16)"
-        lines[-1] += f"; its test bound differs from float32's by {abs(bounds[1] / bounds[0] - 1):.2%}."
+        lines[-1] += (
+            f"; its test bound differs from float32's by {abs(bounds[1] / bounds[0] - 1):.2%}."
+        )
     return lines
 
 
@@ -115,7 +138,10 @@ def _likelihood(entry: dict[str, Any]) -> list[str]:
 
 def _memory(entry: dict[str, Any]) -> list[str]:
     lines = _title(f"memory of a log likelihood with K = {entry['samples']:,}")
-    return [*lines, f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it began."]
+    return [
+        *lines,
+        f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it began.",
+    ]
 
 
 def _stored(what: str, entry: dict[str, Any]) -> list[str]:
@@ -180,7 +206,10 @@ def _products(entry: dict[str, Any]) -> list[str]:
         "Milliseconds: of the output, of the gradient of the input (which the first layer needs none of), of that of the weights.",
         "",
     ]
-    lines += ["| | rows x inputs x outputs | at the rate of the large product | as they are |", "|---|---|---|---|"]
+    lines += [
+        "| | rows x inputs x outputs | at the rate of the large product | as they are |",
+        "|---|---|---|---|",
+    ]
     for name, layers in entry["tasks"].items():
         for layer in layers:
             sizes = " x ".join(map(str, layer["layer"]))

@@ -27,7 +27,12 @@ SEEDS, EPOCHS = 8, 2
 def ours(train: lb.Examples, test: lb.Examples, seed: int) -> float:
     """By lb.fit."""
     model, objective = make(TASK)
-    settings = {"epochs": EPOCHS, "batch_size": TASK.batch, "learning_rate": LEARNING_RATE, "seed": seed}
+    settings = {
+        "epochs": EPOCHS,
+        "batch_size": TASK.batch,
+        "learning_rate": LEARNING_RATE,
+        "seed": seed,
+    }
     lb.fit(model, objective, train, progress=False, compile="never", **settings)
     return lb.evaluate(model, lb.ELBO(), test).mean
 
@@ -56,9 +61,15 @@ if __name__ == "__main__":
     train, test = load(TASK, Path(sys.argv[1]))
     values = torch.from_numpy(train).reshape(len(train), -1)
     bounds = {
-        "lowerbound": [ours(examples(TASK, train), examples(TASK, test), seed) for seed in range(SEEDS)],
+        "lowerbound": [
+            ours(examples(TASK, train), examples(TASK, test), seed) for seed in range(SEEDS)
+        ],
         "plain": [plain(values, examples(TASK, test), seed) for seed in range(SEEDS)],
     }
     error = math.sqrt(sum(variance(found) for found in bounds.values()) / SEEDS)
     difference = mean(bounds["lowerbound"]) - mean(bounds["plain"])
-    print(json.dumps({"bounds": bounds, "epochs": EPOCHS, "difference": difference, "standard_error": error}))
+    print(
+        json.dumps(
+            {"bounds": bounds, "epochs": EPOCHS, "difference": difference, "standard_error": error}
+        )
+    )

@@ -27,7 +27,11 @@ def bound(name: str, folder: Path, precision: str, seed: int) -> float:
     if name == "faces":  # of which there are too few for a figure without noise
         train, test = train[:-held_out], train[-held_out:]
     model, objective = make(task)
-    settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "compile": "never"}
+    settings: dict[str, Any] = {
+        "batch_size": task.batch,
+        "learning_rate": LEARNING_RATE,
+        "compile": "never",
+    }
     settings |= {"epochs": EPOCHS[name], "seed": seed, "precision": precision, "progress": False}
     lb.fit(model, objective, examples(task, train), **settings)
     return lb.evaluate(model, objective, examples(task, test).first(held_out), seed=seed).mean

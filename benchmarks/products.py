@@ -15,7 +15,8 @@ FIRST, ROUNDS = 5, 20
 def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
     """The three products of a layer: its output, the gradients of its input and of its weights."""
     x, weight, bias, slope = (
-        torch.randn(shape) for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+        torch.randn(shape)
+        for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
     )
     rate = product_rate()
     works = (lambda: torch.addmm(bias, x, weight.T), lambda: slope @ weight, lambda: slope.T @ x)
@@ -27,4 +28,8 @@ def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"tasks": {name: [of(*layer) for layer in task.layers] for name, task in TASKS.items()}}))
+    print(
+        json.dumps(
+            {"tasks": {name: [of(*layer) for layer in task.layers] for name, task in TASKS.items()}}
+        )
+    )

@@ -14,7 +14,7 @@ from contenders.lowerbound_ import examples, make
 from tasks import LEARNING_RATE, TASKS, Task, load
 
 import lowerbound as lb
-from lowerbound.models import watching
+from lowerbound.models.passes import watching
 from lowerbound.training.profiling import shares, table
 
 
@@ -39,11 +39,15 @@ def of_training(task: Task, folder: Path, compile: str = "always") -> str:
         return (Path(run) / "profile.md").read_text()
 
 
-def of_likelihood(task: Task, folder: Path, compile: str = "always", images: int = 48, samples: int = 5000) -> str:
+def of_likelihood(
+    task: Task, folder: Path, compile: str = "always", images: int = 48, samples: int = 5000
+) -> str:
     """The same of an importance-sampled log likelihood, an image in the place of a step, once it is compiled."""
     model, _ = make(task)
     some = examples(task, load(task, folder)[1]).first(3 * images)
-    profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
+    profile = torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True
+    )
     times: list[float] = []
 
     def halt(so_far: int, in_all: int) -> None:
@@ -55,7 +59,9 @@ def of_likelihood(task: Task, folder: Path, compile: str = "always", images: int
         elif so_far == in_all:
             profile.stop()
 
-    named = torch._inductor.config.patch({"cpp.enable_kernel_profile": True})  # what the compiler makes, in the profile
+    named = torch._inductor.config.patch(
+        {"cpp.enable_kernel_profile": True}
+    )  # what the compiler makes, in the profile
     with watching(halt), named:
         lb.log_likelihood(model, some, samples, compile=compile)
     begun, plain, profiled, ended = times

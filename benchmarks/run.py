@@ -39,12 +39,25 @@ class Contender:
     """A worker process, as seen from here."""
 
     def __init__(self, name: str, task: str, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), name, task, str(folder), *options]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(HERE / "worker.py"),
+            name,
+            task,
+            str(folder),
+            *options,
+        ]
         # Nothing that an earlier process had compiled is found, so that the first round holds all of the compilation.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
         # What libraries have to say goes to a file: a pipe that nobody reads fills up, and they would wait.
         self.said = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": self.said,
+        }
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         self._answer()
 
@@ -80,7 +93,9 @@ class Contender:
 
 
 @contextmanager
-def contenders(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Contender]]:
+def contenders(
+    task: str, folder: Path, asked: dict[str, tuple[str, ...]]
+) -> Iterator[dict[str, Contender]]:
     """Processes by name; each is (library, options)."""
     with ExitStack() as stack:
         running = {}
@@ -117,7 +132,9 @@ def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> di
             for name, contender in running.items():
                 seconds[name].append(contender.round())
             rates.append(product_rate())
-            print(task, {name: f"{values[-1]:.2f} s" for name, values in seconds.items()}, flush=True)
+            print(
+                task, {name: f"{values[-1]:.2f} s" for name, values in seconds.items()}, flush=True
+            )
         bounds = {name: contender.bound() for name, contender in running.items()}
     sizes: Task = TASKS[task]
     count = sizes.steps * sizes.batch
@@ -162,7 +179,9 @@ def alone(script: str, *arguments: object) -> dict[str, Any]:
 def write_data(folder: Path) -> None:
     """MNIST with its pixels drawn once, and the faces, as arrays."""
     for name, source in (("mnist", "mnist"), ("faces", "olivetti")):
-        data = lb.load_data(source, **({"pixels": "binarize-once"} if name == "mnist" else {"test_fraction": 0.04}))
+        data = lb.load_data(
+            source, **({"pixels": "binarize-once"} if name == "mnist" else {"test_fraction": 0.04})
+        )
         for part in ("train", "test"):
             values = getattr(data, part).values.numpy()
             np.save(folder / f"{name}-{part}.npy", values.reshape(len(values), -1))
@@ -171,11 +190,19 @@ def write_data(folder: Path) -> None:
 def machine() -> str:
     """Processor, cores, and the versions of all that took part."""
     names = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         key, _, value = line.partition(":")
         names.setdefault(key.strip(), value.strip())
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in names.get("flags", "").split()]
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "optax", "pyro-ppl", "pythae"))
+    flags = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if flag in names.get("flags", "").split()
+    ]
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "jax", "optax", "pyro-ppl", "pythae")
+    )
     return (
         f"{names.get('model name', platform.processor())}, {os.cpu_count()} cores ({', '.join(flags)}); "
         f"Python {platform.python_version()}, {libraries}"
@@ -232,7 +259,9 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
         )
         for task in ("faces", "iwae")
     },
-    "wide": lambda folder: throughput("wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}),
+    "wide": lambda folder: throughput(
+        "wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
+    ),
     "likelihood": lambda folder: alone("likelihood.py", folder),
     "memory": lambda folder: alone("memory.py"),
     "array": lambda folder: alone("stored.py", folder, "array"),
@@ -249,11 +278,18 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
 def main() -> None:
     """Measure what is named, or all, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all if none is given")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(MEASUREMENTS)}; all if none is given",
+    )
     names = parser.parse_args().names or list(MEASUREMENTS)
     unknown = set(names) - set(MEASUREMENTS)
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+        parser.error(
+            f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}"
+        )
     results = HERE / "results.json"
     figures = json.loads(results.read_text()) if results.exists() else {}
     here = figures.setdefault(machine(), {})

@@ -51,7 +51,9 @@ def write_array(path: Path) -> None:
     """Random binary pixels, a part at a time."""
     rng, rows = np.random.default_rng(0), KINDS["array"].rows
     with path.open("wb") as file:
-        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)})
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (rows, 784)}
+        )
         block = (rng.random((100_000, 784)) < 0.13).view(np.uint8)
         for start in range(0, rows, len(block)):
             file.write(np.roll(block, start // len(block), axis=1)[: rows - start].tobytes())
@@ -65,7 +67,9 @@ def write_pictures(folder: Path) -> None:
     folder.mkdir()
     for number in range(KINDS["pictures"].rows):
         small = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
-        small.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.png", compress_level=1)
+        small.resize((64, 64), Image.Resampling.BICUBIC).save(
+            folder / f"{number:05d}.png", compress_level=1
+        )
 
 
 def resident() -> float:
@@ -81,7 +85,9 @@ def load(kind: str, path: Path, place: str) -> Any:
     from lowerbound.data.mapped import Mapped
 
     if kind == "pictures":
-        return lb.load_data(path, keep_in=place, cache=path.parent / "decoded", test_fraction=0.01).train
+        return lb.load_data(
+            path, keep_in=place, cache=path.parent / "decoded", test_fraction=0.01
+        ).train
     values = np.load(path, mmap_mode="r" if place == "file" else None)
     return lb.Examples(Mapped.of(values) if place == "file" else torch.from_numpy(values), levels=2)
 
@@ -113,10 +119,17 @@ def train(kind: str, path: Path, place: str) -> None:
             if self.steps % 50 == 0:
                 most = max(most, resident())
             if self.steps == sizes.steps:
-                print(json.dumps({"seconds": time.perf_counter() - self.began, "gib": most}), flush=True)
+                print(
+                    json.dumps({"seconds": time.perf_counter() - self.began, "gib": most}),
+                    flush=True,
+                )
                 self.wait()
 
-    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE, "compile": "always", "progress": False}
+    settings: dict[str, Any] = {
+        "learning_rate": LEARNING_RATE,
+        "compile": "always",
+        "progress": False,
+    }
     settings |= {"batch_size": TASKS[sizes.task].batch, "steps": 10**6, "observers": [Rounds()]}
     lb.fit(model, objective, data, **settings)
 
@@ -129,7 +142,9 @@ def measure(folder: Path, kind: str) -> dict[str, Any]:
     try:
         (write_array if kind == "array" else write_pictures)(path)
         running = {
-            place: subprocess.Popen([*command, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            place: subprocess.Popen(
+                [*command, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             for place in places
         }
         seconds: dict[str, list[float]] = {place: [] for place in places}
@@ -148,10 +163,21 @@ def measure(folder: Path, kind: str) -> dict[str, Any]:
     finally:
         path.unlink(missing_ok=True) if kind == "array" else shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(folder / "decoded", ignore_errors=True)
-    ratio = median(a / b for a, b in zip(seconds["memory"][sizes.warm :], seconds["file"][sizes.warm :], strict=True))
+    ratio = median(
+        a / b
+        for a, b in zip(seconds["memory"][sizes.warm :], seconds["file"][sizes.warm :], strict=True)
+    )
     size, batch = TASKS[sizes.task].dimensions * sizes.rows, TASKS[sizes.task].batch
-    rates = {place: sizes.steps * batch / median(values[sizes.warm :]) for place, values in seconds.items()}
-    return {"gigabytes": size / 1e9, "examples_per_second": rates, "resident_gib": memory, "ratio": ratio}
+    rates = {
+        place: sizes.steps * batch / median(values[sizes.warm :])
+        for place, values in seconds.items()
+    }
+    return {
+        "gigabytes": size / 1e9,
+        "examples_per_second": rates,
+        "resident_gib": memory,
+        "ratio": ratio,
+    }
 
 
 if __name__ == "__main__":

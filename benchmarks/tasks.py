@@ -69,18 +69,41 @@ class Task:
 
 
 TASKS = {
-    "mnist": Task((200,), 20, "bernoulli", batch=100, samples=1, data="mnist", epochs=1, examples=60_000),
-    "faces": Task((200,), 10, "gaussian", batch=32, samples=7, data="faces", epochs=10, examples=384),
-    "wide": Task((1000, 1000), 50, "bernoulli", batch=1000, samples=1, data="mnist", epochs=1, examples=60_000),
+    "mnist": Task(
+        (200,), 20, "bernoulli", batch=100, samples=1, data="mnist", epochs=1, examples=60_000
+    ),
+    "faces": Task(
+        (200,), 10, "gaussian", batch=32, samples=7, data="faces", epochs=10, examples=384
+    ),
+    "wide": Task(
+        (1000, 1000),
+        50,
+        "bernoulli",
+        batch=1000,
+        samples=1,
+        data="mnist",
+        epochs=1,
+        examples=60_000,
+    ),
     "iwae": Task(
-        (200, 200), 50, "bernoulli", batch=100, samples=50, data="mnist", epochs=1, examples=12_000, iwae=True
+        (200, 200),
+        50,
+        "bernoulli",
+        batch=100,
+        samples=50,
+        data="mnist",
+        epochs=1,
+        examples=12_000,
+        iwae=True,
     ),
 }
 
 
 def load(task: Task, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Training and test examples, uint8."""
-    return np.load(folder / f"{task.data}-train.npy")[: task.examples], np.load(folder / f"{task.data}-test.npy")
+    return np.load(folder / f"{task.data}-train.npy")[: task.examples], np.load(
+        folder / f"{task.data}-test.npy"
+    )
 
 
 def scale(task: Task) -> float:
@@ -93,11 +116,14 @@ def layers(sizes: list[int], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(seed)
     bounds = [(a, b, 1 / math.sqrt(a)) for a, b in zip(sizes, sizes[1:])]
     return [
-        (rng.uniform(-r, r, (a, b)).astype(np.float32), rng.uniform(-r, r, b).astype(np.float32)) for a, b, r in bounds
+        (rng.uniform(-r, r, (a, b)).astype(np.float32), rng.uniform(-r, r, b).astype(np.float32))
+        for a, b, r in bounds
     ]
 
 
-def initial(task: Task) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
+def initial(
+    task: Task,
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
     """The first weights of encoder and decoder, which all contenders begin with."""
     encoder = [task.dimensions, *task.hidden, 2 * task.latent]
     decoder = [task.latent, *reversed(task.hidden), task.outputs]

@@ -55,4 +55,6 @@ class Conversation:
 if __name__ == "__main__":
     ANSWERS, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between
     name, task, folder, *option = sys.argv[1:]
-    importlib.import_module(f"contenders.{name}_").run(TASKS[task], Path(folder), Conversation, *option)
+    importlib.import_module(f"contenders.{name}_").run(
+        TASKS[task], Path(folder), Conversation, *option
+    )

@@ -47,12 +47,18 @@ napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     # Other libraries' names: their references are not at hand when this is built without a network.
-    (r"py:.*", r"(torch|numpy|np|zuko|typer|collections|pathlib|pydantic|os|typing|dataclasses|abc)\..*"),
+    (
+        r"py:.*",
+        r"(torch|numpy|np|zuko|typer|collections|pathlib|pydantic|os|typing|dataclasses|abc)\..*",
+    ),
     (
         r"py:(class|obj|data)",
         r"(nn\.Module|constraints\.\w+|Tensor|Size|Distribution|Transform|Optimizer|Generator|NDArray.*)",
     ),
-    (r"py:(class|obj|data|exc)", r"(Any|Callable|Iterable|Iterator|Literal.*|Mapping|Path|Sequence|ABC|Protocol|Enum)"),
+    (
+        r"py:(class|obj|data|exc)",
+        r"(Any|Callable|Iterable|Iterator|Literal.*|Mapping|Path|Sequence|ABC|Protocol|Enum)",
+    ),
     (
         r"py:(class|obj|data|exc)",
         r"(int|float|str|bool|dict|list|tuple|type|object|Exception|ValueError|TypeError|OSError)",
@@ -67,7 +73,10 @@ pygments_dark_style = "github-dark"
 html_title = f"lowerbound {version}"
 html_static_path = [
     "_static",
-    *(f"{folder}/static" for folder in find_spec("sphinx-mathjax-offline").submodule_search_locations),
+    *(
+        f"{folder}/static"
+        for folder in find_spec("sphinx-mathjax-offline").submodule_search_locations
+    ),
 ]
 mathjax_path = "mathjax/tex-chtml.js"  # a copy in the site itself, not the usual one from elsewhere
 html_css_files = ["lowerbound.css"]

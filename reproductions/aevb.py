@@ -158,7 +158,11 @@ def collect(directory: Path, name: str, pictures: tuple[str, ...]) -> list[str]:
 
 def write_page() -> None:
     """docs/results/aevb.md, from the figures that are there."""
-    done = {name: json.loads(path.read_text()) for name in EXPERIMENTS if (path := RESULTS / f"{name}.json").exists()}
+    done = {
+        name: json.loads(path.read_text())
+        for name in EXPERIMENTS
+        if (path := RESULTS / f"{name}.json").exists()
+    }
     lines = [
         "# Auto-encoding variational Bayes, on real data",
         "",
@@ -183,10 +187,17 @@ def write_page() -> None:
             f"{figures['epochs']} | {minutes:.1f} min | [{name}.json](aevb/{name}.json) |"
         )
     machines = sorted({figures["machine"] for figures in done.values()})
-    lines += ["", f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.", ""]
+    lines += [
+        "",
+        f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.",
+        "",
+    ]
     for name, figures in done.items():
         lines += [f"## {figures['title']}", "", figures["text"], ""]
-        lines += [f"{figures['train_examples']:,} training and {figures['test_examples']:,} test examples.", ""]
+        lines += [
+            f"{figures['train_examples']:,} training and {figures['test_examples']:,} test examples.",
+            "",
+        ]
         lines += [
             f"![{name}: {picture.removesuffix('.png').rsplit('-')[-1]}](aevb/{picture})"
             for picture in figures["pictures"]

@@ -87,21 +87,36 @@ class Curve(Observer):
     def on_start(self, loop: Loop) -> None:
         if self.path.exists():
             known = json.loads(self.path.read_text())
-            self.points = [point for point in known if point["samples"] <= loop.progress.step * BATCH]
+            self.points = [
+                point for point in known if point["samples"] <= loop.progress.step * BATCH
+            ]
 
     def on_step(self, loop: Loop) -> None:
-        if loop.progress.step in POINTS and not any(p["samples"] == loop.progress.step * BATCH for p in self.points):
-            bounds = {part: lb.evaluate(loop.model, lb.ELBO(), examples).mean for part, examples in self.parts.items()}
+        if loop.progress.step in POINTS and not any(
+            p["samples"] == loop.progress.step * BATCH for p in self.points
+        ):
+            bounds = {
+                part: lb.evaluate(loop.model, lb.ELBO(), examples).mean
+                for part, examples in self.parts.items()
+            }
             loop.model.train()
-            self.points.append({"samples": loop.progress.step * BATCH, "seconds": loop.seconds, **bounds})
+            self.points.append(
+                {"samples": loop.progress.step * BATCH, "seconds": loop.seconds, **bounds}
+            )
             self.path.write_text(json.dumps(self.points))
 
 
 def data_of(name: str) -> lb.Dataset:
-    return lb.load_data("mnist", pixels="binarize") if name == "mnist" else lb.load_data("frey-faces", seed=0)
+    return (
+        lb.load_data("mnist", pixels="binarize")
+        if name == "mnist"
+        else lb.load_data("frey-faces", seed=0)
+    )
 
 
-def make(data: str, shape: tuple[int, ...], latent: int, method: str) -> tuple[lb.Model, lb.Objective]:
+def make(
+    data: str, shape: tuple[int, ...], latent: int, method: str
+) -> tuple[lb.Model, lb.Objective]:
     """The paper's networks, with weights from N(0, 0.01)."""
     torch.manual_seed(0)
     hidden = 500 if data == "mnist" else 200
@@ -119,7 +134,9 @@ def make(data: str, shape: tuple[int, ...], latent: int, method: str) -> tuple[l
     return model, WakeSleep() if method == "wake-sleep" else lb.ELBO()
 
 
-def train(model: lb.Model, objective: lb.Objective, examples: lb.Examples, rate: float, **settings: Any) -> lb.Run:
+def train(
+    model: lb.Model, objective: lb.Objective, examples: lb.Examples, rate: float, **settings: Any
+) -> lb.Run:
     """Adagrad on minibatches of 100; the prior N(0, I) on all weights is a decay of one over the number of examples."""
     return lb.fit(
         model, objective, examples,
@@ -156,7 +173,10 @@ def run(name: str) -> None:
         choice.write_text(json.dumps(best_rate(data, examples.train, int(latent), method)))
     rate = json.loads(choice.read_text())
     model, objective = make(data, examples.shape, int(latent), method)
-    curve = Curve(directory / "curve.json", {"train": examples.train.spread(len(examples.test)), "test": examples.test})
+    curve = Curve(
+        directory / "curve.json",
+        {"train": examples.train.spread(len(examples.test)), "test": examples.test},
+    )
     train(
         model, objective, examples.train, rate,
         steps=SAMPLES // BATCH, directory=directory / "run", resume=(directory / "run" / "config.yaml").exists(),
@@ -183,26 +203,49 @@ def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(LATENTS[data]), sharey=True)
     for axes, latent in zip(panels, LATENTS[data], strict=True):
-        for suffix, colour, label in (("", "#d1495b", "AEVB"), ("-wake-sleep", "#1f6f8b", "wake-sleep")):
+        for suffix, colour, label in (
+            ("", "#d1495b", "AEVB"),
+            ("-wake-sleep", "#1f6f8b", "wake-sleep"),
+        ):
             figures = done.get(f"{data}-{latent}{suffix}")
             for part, line in (("train", "-"), ("test", "--")):
                 if figures is not None:
-                    x, y = zip(*[(point["samples"], point[part]) for point in figures["points"]], strict=True)
+                    x, y = zip(
+                        *[(point["samples"], point[part]) for point in figures["points"]],
+                        strict=True,
+                    )
                     axes.plot(x, y, line, color=colour, label=f"{label} ({part})")
-        axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"{latent} latents", xlabel="training samples")
+        axes.set(
+            xscale="log", xlim=(8e4, 1.25e7), title=f"{latent} latents", xlabel="training samples"
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("bound (nats per example)")
     panels[0].set_ylim((-175, -95) if data == "mnist" else (400, 1400))
-    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: line
+        for axes in panels
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     if handles:
-        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=9, loc="outside upper center", ncols=4)
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            frameon=False,
+            fontsize=9,
+            loc="outside upper center",
+            ncols=4,
+        )
     figure.savefig(RESULTS / f"{data}.png", dpi=120)
 
 
 def write_page() -> None:
     """docs/results/aevb-curves.md and its figures, from the curves that are there."""
-    done = {name: json.loads(path.read_text()) for name in names() if (path := RESULTS / f"{name}.json").exists()}
+    done = {
+        name: json.loads(path.read_text())
+        for name in names()
+        if (path := RESULTS / f"{name}.json").exists()
+    }
     lines = [
         "# The bound against training samples, beside wake-sleep",
         "",
@@ -221,8 +264,14 @@ def write_page() -> None:
     ]
     for name, figures in done.items():
         at = {point["samples"]: point for point in figures["points"]}
-        cells = [f"{at[samples][part]:,.1f}" for samples in (10**5, 10**6, 10**7) for part in ("train", "test")]
-        lines.append(f"| [{name}](aevb-curves/{name}.json) | {figures['rate']} | {' | '.join(cells)} |")
+        cells = [
+            f"{at[samples][part]:,.1f}"
+            for samples in (10**5, 10**6, 10**7)
+            for part in ("train", "test")
+        ]
+        lines.append(
+            f"| [{name}](aevb-curves/{name}.json) | {figures['rate']} | {' | '.join(cells)} |"
+        )
     lines += ["", *claims(done), ""]
     for data in LATENTS:
         draw(data, done)
@@ -244,10 +293,14 @@ def claims(done: dict[str, dict[str, Any]]) -> list[str]:
         f"({', '.join(f'{name} {last[name] - last[other]:+,.1f}' for name, other in pairs)})."
     )
     for data, latents in LATENTS.items():
-        known = [(latent, last[f"{data}-{latent}"]) for latent in latents if f"{data}-{latent}" in last]
+        known = [
+            (latent, last[f"{data}-{latent}"]) for latent in latents if f"{data}-{latent}" in last
+        ]
         if len(known) > 1:
             values = ", ".join(f"{latent}: {value:,.1f}" for latent, value in known)
-            lines.append(f"- *Superfluous latents do not overfit*: {data}, AEVB by number of latents: {values}.")
+            lines.append(
+                f"- *Superfluous latents do not overfit*: {data}, AEVB by number of latents: {values}."
+            )
     return lines
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import lowerbound as lb
 from lowerbound.evaluation.annealing import AnnealingPath
-from lowerbound.noise import derived_seed
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Loop, Observer
 
 ROOT = Path(__file__).parents[1]
@@ -89,11 +89,15 @@ class Curve(Observer):
     def restart(self, step: int) -> None:
         """Keep what was measured up to a step."""
         if self.path.exists():
-            self.points = [p for p in json.loads(self.path.read_text()) if p["samples"] <= step * BATCH]
+            self.points = [
+                p for p in json.loads(self.path.read_text()) if p["samples"] <= step * BATCH
+            ]
 
     def measure(self, model: lb.LatentModel, step: int, *, last: bool = False) -> None:
         """Add a point to the curve, if one belongs there, as at its end."""
-        if (step not in POINTS and not last) or any(point["samples"] == step * BATCH for point in self.points):
+        if (step not in POINTS and not last) or any(
+            point["samples"] == step * BATCH for point in self.points
+        ):
             return
         point: dict[str, float] = {"samples": step * BATCH}
         for part, x in self.parts.items():
@@ -135,11 +139,15 @@ class MonteCarloEM:
         per_epoch = len(self.examples) // BATCH
         epoch, batch = divmod(self.iteration, per_epoch)
         generator = torch.Generator().manual_seed(derived_seed(0, "order", epoch))
-        index = torch.randperm(len(self.examples), generator=generator)[batch * BATCH : (batch + 1) * BATCH]
+        index = torch.randperm(len(self.examples), generator=generator)[
+            batch * BATCH : (batch + 1) * BATCH
+        ]
         torch.manual_seed(derived_seed(0, "iteration", self.iteration))
         x = self.examples.batch(index)
         with torch.no_grad():
-            posterior = AnnealingPath(self.model, x, {"distributions": 2, "leapfrog_steps": LEAPFROG_STEPS})
+            posterior = AnnealingPath(
+                self.model, x, {"distributions": 2, "leapfrog_steps": LEAPFROG_STEPS}
+            )
             step = self.log_step.exp().expand(len(x))
             state, chance = posterior.transition(posterior.at(self.z[index][None]), 1.0, step)
             self.z[index] = state.z[0]
@@ -156,14 +164,20 @@ class MonteCarloEM:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for number, state in enumerate(self.optimizer.state.values()):
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        tensors |= {"z": self.z, "log_step": self.log_step, "iteration": torch.tensor(self.iteration)}
+        tensors |= {
+            "z": self.z,
+            "log_step": self.log_step,
+            "iteration": torch.tensor(self.iteration),
+        }
         save_file(tensors, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
         tensors = load_file(path)
-        self.model.load_state_dict({name: tensors[f"model.{name}"] for name in self.model.state_dict()})
+        self.model.load_state_dict(
+            {name: tensors[f"model.{name}"] for name in self.model.state_dict()}
+        )
         for number, state in enumerate(self.optimizer.state.values()):
             for name, value in state.items():
                 value.copy_(tensors[f"optimizer.{number}.{name}"])
@@ -196,7 +210,9 @@ def run(name: str) -> None:
     data = lb.load_data("mnist", pixels="binarize")
     examples = data.train.subset(torch.arange(int(size)))
     parts = {
-        part: lb.Examples.prepare(source.spread(EXAMPLES), "binarize-once", seed=1).batch(torch.arange(EXAMPLES))
+        part: lb.Examples.prepare(source.spread(EXAMPLES), "binarize-once", seed=1).batch(
+            torch.arange(EXAMPLES)
+        )
         for part, source in (("train", examples), ("test", data.test))
     }
     directory = RUNS / name
@@ -247,7 +263,11 @@ def names() -> list[str]:
 
 def write_page() -> None:
     """docs/results/aevb-likelihood.md and its figure, from the curves that are there."""
-    done = {name: json.loads(path.read_text()) for name in names() if (path := RESULTS / f"{name}.json").exists()}
+    done = {
+        name: json.loads(path.read_text())
+        for name in names()
+        if (path := RESULTS / f"{name}.json").exists()
+    }
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     colours = {"aevb": "#d1495b", "wake-sleep": "#1f6f8b", "mcem": "#66a182"}
@@ -256,17 +276,26 @@ def write_page() -> None:
             figures = done.get(f"{method}-{size}", {"points": []})
             for part, line in (("train", "-"), ("test", "--")):
                 if figures["points"]:
-                    x, y = zip(*[(point["samples"], point[part]) for point in figures["points"]], strict=True)
-                    axes.plot(x, y, line, color=colour, marker=".", label=f"{METHODS[method]} ({part})")
+                    x, y = zip(
+                        *[(point["samples"], point[part]) for point in figures["points"]],
+                        strict=True,
+                    )
+                    axes.plot(
+                        x, y, line, color=colour, marker=".", label=f"{METHODS[method]} ({part})"
+                    )
         axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"N = {size:,}", xlabel="training samples")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("log p(x) (nats per example)")
     handles = {
-        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: line
+        for axes in figure.axes
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        figure.axes[1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right")
+        figure.axes[1].legend(
+            handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right"
+        )
     figure.savefig(RESULTS / "figure.png", dpi=120)
     lines = [
         "# The marginal likelihood of AEVB, wake-sleep and Monte Carlo EM",

@@ -87,7 +87,9 @@ def importance() -> Figures:
     model, images = decoder()
     points = []
     for samples in SAMPLES:
-        estimate, seconds = timed(lambda samples=samples: lb.log_likelihood(model, images, samples=samples))
+        estimate, seconds = timed(
+            lambda samples=samples: lb.log_likelihood(model, images, samples=samples)
+        )
         effective = float(estimate.effective_sample_sizes.median())
         points.append({"samples": samples, "effective": effective, **summary(estimate, seconds)})
     return {"points": points}
@@ -96,7 +98,9 @@ def importance() -> Figures:
 def annealed(distributions: int) -> Figures:
     """The annealed figure of the test images."""
     model, images = decoder()
-    estimate, seconds = timed(lambda: annealed_log_likelihood(model, images, **settings(distributions)))
+    estimate, seconds = timed(
+        lambda: annealed_log_likelihood(model, images, **settings(distributions))
+    )
     return {**estimate.settings, **chains_of(estimate), **summary(estimate, seconds)}
 
 
@@ -132,9 +136,13 @@ def digits() -> Figures:
     model.double()
     images = data.test.spread(DIGITS).prepare("binarize-once", seed=1)
     truth = quadrature(model, images, SIDE)
-    sampled, sampling_seconds = timed(lambda: lb.log_likelihood(model, images, samples=DIGITS_SAMPLES))
+    sampled, sampling_seconds = timed(
+        lambda: lb.log_likelihood(model, images, samples=DIGITS_SAMPLES)
+    )
     found, annealing_seconds = timed(
-        lambda: annealed_log_likelihood(model, images, distributions=DIGITS_DISTRIBUTIONS, chains=DIGITS_CHAINS)
+        lambda: annealed_log_likelihood(
+            model, images, distributions=DIGITS_DISTRIBUTIONS, chains=DIGITS_CHAINS
+        )
     )
     return {
         "quadrature": truth.tolist(),
@@ -158,7 +166,9 @@ def quadrature(model: lb.LatentModel, images: lb.Examples, side: int) -> Tensor:
 
 
 def parts() -> dict[str, Callable[[], Figures]]:
-    by_distributions = {f"annealed-{count}": lambda count=count: annealed(count) for count in DISTRIBUTIONS}
+    by_distributions = {
+        f"annealed-{count}": lambda count=count: annealed(count) for count in DISTRIBUTIONS
+    }
     return {"importance": importance, **by_distributions, "simulated": simulated, "digits": digits}
 
 
@@ -169,7 +179,12 @@ def run(name: str) -> None:
         print(f"{name}: {target} is there already", file=sys.stderr)
         return
     machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound {lb.__version__}"
-    figures = {**parts()[name](), "epochs": EPOCHS, "threads": torch.get_num_threads(), "machine": machine}
+    figures = {
+        **parts()[name](),
+        "epochs": EPOCHS,
+        "threads": torch.get_num_threads(),
+        "machine": machine,
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
 
@@ -179,12 +194,16 @@ def verdicts(done: dict[str, Figures]) -> list[str]:
     rows = []
 
     def check(name: str, found: str, wanted: str, holds: bool) -> None:
-        rows.append(f"| {name} | {found} | {wanted} | {'holds' if holds else '**does not hold**'} |")
+        rows.append(
+            f"| {name} | {found} | {wanted} | {'holds' if holds else '**does not hold**'} |"
+        )
 
     last = f"annealed-{DISTRIBUTIONS[-1]}"
     if {"importance", last} <= done.keys():
         bound = done["importance"]["points"][-1]
-        difference = lb.Estimate(torch.tensor(done[last]["per_example"]) - torch.tensor(bound["per_example"]))
+        difference = lb.Estimate(
+            torch.tensor(done[last]["per_example"]) - torch.tensor(bound["per_example"])
+        )
         above = int((difference.per_example > 0).sum())
         check(
             f"test images: annealing with {DISTRIBUTIONS[-1]} distributions minus the bound of {bound['samples']:,} samples",
@@ -211,9 +230,18 @@ def verdicts(done: dict[str, Figures]) -> list[str]:
                 bool(error.max() < WANTED_ERROR),
             )
     if {"importance", last, "simulated"} <= done.keys():
-        seconds = [done["importance"]["points"][-1]["seconds"], done[last]["seconds"], done["simulated"]["seconds"]]
+        seconds = [
+            done["importance"]["points"][-1]["seconds"],
+            done[last]["seconds"],
+            done["simulated"]["seconds"],
+        ]
         minutes = sum(seconds) / 60
-        check("time of the first two", f"{minutes:.1f} min", f"below {WANTED_MINUTES} min", minutes < WANTED_MINUTES)
+        check(
+            "time of the first two",
+            f"{minutes:.1f} min",
+            f"below {WANTED_MINUTES} min",
+            minutes < WANTED_MINUTES,
+        )
     return rows
 
 
@@ -221,14 +249,31 @@ def estimates(done: dict[str, Figures]) -> list[str]:
     """A row for each estimate of the test and simulated images."""
     rows = []
     for point in done.get("importance", {}).get("points", []):
-        rows.append(("test", f"importance bound, {point['samples']:,} samples", point, point["effective"], ""))
+        rows.append(
+            (
+                "test",
+                f"importance bound, {point['samples']:,} samples",
+                point,
+                point["effective"],
+                "",
+            )
+        )
     for count in DISTRIBUTIONS:
         if figures := done.get(f"annealed-{count}"):
             rows.append(
-                ("test", f"annealing, {count} distributions", figures, figures["effective"], figures["acceptance"])
+                (
+                    "test",
+                    f"annealing, {count} distributions",
+                    figures,
+                    figures["effective"],
+                    figures["acceptance"],
+                )
             )
     if figures := done.get("simulated"):
-        rows += [("simulated", f"annealing, {side} side", figures[side], "", "") for side in ("lower", "upper")]
+        rows += [
+            ("simulated", f"annealing, {side} side", figures[side], "", "")
+            for side in ("lower", "upper")
+        ]
     return [
         f"| {images} | {name} | {figures['mean']:.3f} ± {figures['standard_error']:.2f} | "
         f"{effective if effective == '' else f'{effective:.1f}'} | {acceptance if acceptance == '' else f'{acceptance:.2f}'} | "
@@ -247,10 +292,20 @@ def draw_figure(done: dict[str, Figures]) -> None:
     axes = figure.subplots()
     sampled = [(point["samples"], point["mean"]) for point in done["importance"]["points"]]
     found = [done[f"annealed-{count}"] for count in DISTRIBUTIONS]
-    costs = [(part["distributions"] * part["chains"] * part["leapfrog_steps"], part["mean"]) for part in found]
-    for points, label, colour in ((sampled, "importance bound", "#d1495b"), (costs, "annealing", "#1f6f8b")):
+    costs = [
+        (part["distributions"] * part["chains"] * part["leapfrog_steps"], part["mean"])
+        for part in found
+    ]
+    for points, label, colour in (
+        (sampled, "importance bound", "#d1495b"),
+        (costs, "annealing", "#1f6f8b"),
+    ):
         axes.plot(*zip(*points, strict=True), label=label, color=colour, marker="o")
-    axes.set(xscale="log", xlabel="passes through the decoder for each image", ylabel="log p(x), nats per image")
+    axes.set(
+        xscale="log",
+        xlabel="passes through the decoder for each image",
+        ylabel="log p(x), nats per image",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(RESULTS / "bounds.png", dpi=120)
@@ -301,7 +356,10 @@ def write_page() -> None:
             "",
         ]
     machines = sorted({f"{part['machine']}, {part['threads']} thread(s)" for part in done.values()})
-    lines += [f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.", ""]
+    lines += [
+        f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.",
+        "",
+    ]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     (RESULTS.parent / "annealing.md").write_text("\n".join(lines), encoding="utf8")
 

@@ -73,14 +73,18 @@ class Pictures(nn.Module):
     def elbo(self, x: Tensor, weights: Weights, z: Tensor, q: Any) -> Tensor:
         """The bound of each picture, ``[K, B]``, for K draws of the weights and of the latents ``[K, B, J]``."""
         by_path = {path: weights[name] for name, path in self.names.items()}
-        log_likelihood = torch.vmap(lambda own, at: functional_call(self.held[0], own, (at,)).log_prob(x))(by_path, z)
+        log_likelihood = torch.vmap(
+            lambda own, at: functional_call(self.held[0], own, (at,)).log_prob(x)
+        )(by_path, z)
         return log_likelihood + Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z)
 
     def forward(self, x: Tensor, scale: float, **weights: Tensor) -> Tensor:
         """The log joint's bound, ``[K]``."""
         q = self.encoder(x)
         z = q.rsample((len(next(iter(weights.values()))),))
-        prior = sum(Normal(0.0, PRIOR).log_prob(value).flatten(1).sum(1) for value in weights.values())
+        prior = sum(
+            Normal(0.0, PRIOR).log_prob(value).flatten(1).sum(1) for value in weights.values()
+        )
         return scale * self.elbo(x, weights, z, q).sum(-1) + prior
 
 
@@ -106,7 +110,10 @@ class Course(Observer):
     def on_step(self, loop: Loop) -> None:
         """Every so many steps."""
         if (loop.progress.step + 1) % EVERY == 0:
-            bounds = {name: judged(self.pictures, self.draw(8), x, 1)["bound"] for name, x in self.parts.items()}
+            bounds = {
+                name: judged(self.pictures, self.draw(8), x, 1)["bound"]
+                for name, x in self.parts.items()
+            }
             self.course.append({"step": loop.progress.step + 1, **bounds})
 
 
@@ -116,14 +123,26 @@ def full(train: Tensor, test: Tensor) -> dict[str, Any]:
     pictures = Pictures(decoder())
     weights = pictures.weights()
     variables = {name: tuple(value.shape) for name, value in weights.items()}
-    model = lb.LogJoint(pictures, lb.mean_field, variables, size=len(train)).start(at=weights, spread=START)
+    model = lb.LogJoint(pictures, lb.mean_field, variables, size=len(train)).start(
+        at=weights, spread=START
+    )
     groups = [
         {"params": pictures.parameters(), "lr": RATE},
         {"params": model.posterior.parameters(), "lr": WEIGHTS_RATE},
     ]
-    course = Course(pictures, lambda count: model.posterior_sample(count, seed=1), {"train": train, "test": test})
+    course = Course(
+        pictures,
+        lambda count: model.posterior_sample(count, seed=1),
+        {"train": train, "test": test},
+    )
     optimizer = torch.optim.Adam(groups)
-    settings = {"optimizer": optimizer, "steps": STEPS, "batch_size": BATCH, "schedule": "cosine", "progress": False}
+    settings = {
+        "optimizer": optimizer,
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "schedule": "cosine",
+        "progress": False,
+    }
     lb.fit(model, lb.ELBO(samples=WEIGHT_DRAWS), train, observers=[course], **settings)
     draws = model.posterior_sample(JUDGED_BY, seed=2)
     scales = model.posterior().stddev.detach() * model.spread
@@ -146,18 +165,32 @@ def point(train: Tensor, test: Tensor) -> dict[str, Any]:
         return {name: value[None] for name, value in pictures.weights().items()}
 
     course = Course(pictures, draw, {"train": train, "test": test})
-    settings = {"learning_rate": RATE, "steps": STEPS, "batch_size": BATCH, "schedule": "cosine", "progress": False}
+    settings = {
+        "learning_rate": RATE,
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "schedule": "cosine",
+        "progress": False,
+    }
     lb.fit(model, lb.ELBO(), train, observers=[course], **settings)
     parts = {"test": test, "train": train}
     samples = LATENT_DRAWS // 8 * JUDGED_BY
-    return {"course": course.course} | {name: judged(pictures, draw(1), x, samples) for name, x in parts.items()}
+    return {"course": course.course} | {
+        name: judged(pictures, draw(1), x, samples) for name, x in parts.items()
+    }
 
 
 def measure(count: int) -> dict[str, Any]:
     """Both on so many pictures."""
     digits = lb.load_data("digits").prepare("binarize-once")
-    train, test = (part.batch(torch.arange(len(part)), torch.float32) for part in (digits.train, digits.test))
-    return {"pictures": count, "full": full(train[:count], test), "point": point(train[:count], test)}
+    train, test = (
+        part.batch(torch.arange(len(part)), torch.float32) for part in (digits.train, digits.test)
+    )
+    return {
+        "pictures": count,
+        "full": full(train[:count], test),
+        "point": point(train[:count], test),
+    }
 
 
 def write(found: list[dict[str, Any]]) -> None:
@@ -180,7 +213,9 @@ def write(found: list[dict[str, Any]]) -> None:
                 result[way]["test"]["log_likelihood"],
             ]
             lines.append(
-                f"| {result['pictures']:,} | {name} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |"
+                f"| {result['pictures']:,} | {name} | "
+                + " | ".join(f"{figure:.2f}" for figure in figures)
+                + " |"
             )
     lines += ["", "![The course of the bounds](full-bayes/course.png)", ""]
     for result in found:
@@ -190,7 +225,11 @@ def write(found: list[dict[str, Any]]) -> None:
             f"{result['point']['test']['bound']:.2f}; the posterior's ended at {result['full']['test']['bound']:.2f}. "
             f"{100 * result['full']['pruned']:.0f}% of the weights kept their prior: the pictures do not need them.\n"
         )
-    behind = [result for result in found if result["full"]["test"]["bound"] < result["point"]["test"]["bound"]]
+    behind = [
+        result
+        for result in found
+        if result["full"]["test"]["bound"] < result["point"]["test"]["bound"]
+    ]
     if behind:
         counts = " and ".join(f"{result['pictures']:,}" for result in behind)
         lines.append(
@@ -206,7 +245,11 @@ def write(found: list[dict[str, Any]]) -> None:
             for part, style in (("train", ":"), ("test", "-")):
                 values = [entry[part] for entry in result[way]["course"]]
                 axes.plot(steps, values, style, color=colour, label=f"{names[way]}, {part}")
-        axes.set(title=f"{result['pictures']:,} pictures", xlabel="step", ylabel="bound (nats per picture)")
+        axes.set(
+            title=f"{result['pictures']:,} pictures",
+            xlabel="step",
+            ylabel="bound (nats per picture)",
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(RESULTS / "course.png", dpi=110)
@@ -219,7 +262,12 @@ def main() -> None:
         path = RESULTS / f"{count}.json"
         if not path.exists():
             path.write_text(json.dumps(measure(count), indent=1) + "\n", encoding="utf8")
-    write([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"), key=lambda path: int(path.stem))])
+    write(
+        [
+            json.loads(path.read_text())
+            for path in sorted(RESULTS.glob("*.json"), key=lambda path: int(path.stem))
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def verdicts(done: list[dict[str, float]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", choices=[*CELLS, []], help="which cells; all if none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "cells", nargs="*", choices=[*CELLS, []], help="which cells; all if none is named"
+    )
     parser.add_argument("--stages", type=int, default=8, choices=range(1, 9))
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

@@ -46,7 +46,11 @@ class Problem:
     def coordinates(self) -> list[str]:
         """A name for each entry of u."""
         return [
-            f"log {name}" if name in self.positive else name if not shape else f"{name}[{entry + 1}]"
+            f"log {name}"
+            if name in self.positive
+            else name
+            if not shape
+            else f"{name}[{entry + 1}]"
             for name, shape in self.unknowns.items()
             for entry in range(int(np.prod(shape)))
         ]

@@ -19,7 +19,11 @@ def schools(effect: Tensor, error: Tensor) -> LogDensity:
     def log_joint(mean: Tensor, spread: Tensor, standardised: Tensor) -> Tensor:
         prior = Normal(0.0, 5.0).log_prob(mean) + HalfCauchy(5.0).log_prob(spread)
         effects = mean[:, None] + spread[:, None] * standardised
-        return prior + Normal(0.0, 1.0).log_prob(standardised).sum(-1) + Normal(effects, error).log_prob(effect).sum(-1)
+        return (
+            prior
+            + Normal(0.0, 1.0).log_prob(standardised).sum(-1)
+            + Normal(effects, error).log_prob(effect).sum(-1)
+        )
 
     return log_joint
 
@@ -63,7 +67,9 @@ def hierarchical(invest: Tensor, value: Tensor, capital: Tensor, firm: Tensor) -
         slopes: Tensor,
     ) -> Tensor:
         prior = Normal(0.0, 1.0).log_prob(torch.stack([level, slope, value])).sum(0)
-        prior = prior + HalfNormal(1.0).log_prob(torch.stack([level_spread, slope_spread, noise])).sum(0)
+        prior = prior + HalfNormal(1.0).log_prob(
+            torch.stack([level_spread, slope_spread, noise])
+        ).sum(0)
         firms = Normal(level[:, None], level_spread[:, None]).log_prob(levels)
         firms = firms + Normal(slope[:, None], slope_spread[:, None]).log_prob(slopes)
         fitted = levels[:, firm] + slopes[:, firm] * capital + value[:, None] * of_value
@@ -85,7 +91,9 @@ def log_joint_model(name: str, posterior: Callable[[int], nn.Module]) -> lb.LogJ
     problem = PROBLEMS[name]
     data = {part: torch.as_tensor(values) for part, values in problem.data().items()}
     variables = {
-        unknown: lb.Variable(shape, constraints.positive if unknown in problem.positive else constraints.real)
+        unknown: lb.Variable(
+            shape, constraints.positive if unknown in problem.positive else constraints.real
+        )
         for unknown, shape in problem.unknowns.items()
     }
     return lb.LogJoint(_LOG_JOINTS[name](**data), posterior, variables).double()

@@ -53,7 +53,10 @@ def flow(size: int) -> nn.Module:
 TOLERANCE = 0.01
 UNATTENDED = {"tolerance": TOLERANCE}
 BY_THE_CLOCK = {"steps": 1500, "learning_rate": 0.01, "schedule": "cosine"}
-FAMILIES: dict[str, tuple[Callable[[int], nn.Module], Literal["sticking-the-landing", "pathwise"], dict[str, Any]]] = {
+FAMILIES: dict[
+    str,
+    tuple[Callable[[int], nn.Module], Literal["sticking-the-landing", "pathwise"], dict[str, Any]],
+] = {
     "mean-field": (lb.mean_field, "sticking-the-landing", UNATTENDED),
     "full-rank": (lb.full_rank, "sticking-the-landing", UNATTENDED),
     "low-rank": (lb.low_rank(RANK), "sticking-the-landing", UNATTENDED),
@@ -69,7 +72,9 @@ CELLS = [
 
 def reference(problem: str) -> Figures:
     """What the sampler found."""
-    figures: Figures = json.loads((RESULTS / "reference" / f"{problem}.json").read_text(encoding="utf8"))
+    figures: Figures = json.loads(
+        (RESULTS / "reference" / f"{problem}.json").read_text(encoding="utf8")
+    )
     return figures
 
 
@@ -78,7 +83,13 @@ def fitted(problem: str, family: str, seed: int, **settings: Any) -> tuple[lb.Lo
     make, gradient, usual = FAMILIES[family]
     torch.manual_seed(seed)
     model = log_joint_model(problem, make).start(seed=seed)
-    run = lb.fit(model, lb.ELBO(samples=SAMPLES, gradient=gradient), seed=seed, progress=False, **(settings or usual))
+    run = lb.fit(
+        model,
+        lb.ELBO(samples=SAMPLES, gradient=gradient),
+        seed=seed,
+        progress=False,
+        **(settings or usual),
+    )
     return model, run
 
 
@@ -108,7 +119,9 @@ def what_is_left(model: lb.LogJoint, truth: Figures) -> Figures:
     covariance, sd = np.array(truth["covariance"]), np.array(truth["unconstrained"]["sd"])
     q = model.posterior()
     v = q.sample((SLOPES,)).detach().requires_grad_()
-    (slopes,) = torch.autograd.grad((log_density(model, real_numbers(model, v)) - q.log_prob(v)).sum(), v)
+    (slopes,) = torch.autograd.grad(
+        (log_density(model, real_numbers(model, v)) - q.log_prob(v)).sum(), v
+    )
     scaled = ((v - v.mean(0)) * slopes).detach().numpy()
     steps = (slopes / model.spread).numpy() @ covariance / sd
     return {
@@ -121,7 +134,10 @@ def what_is_left(model: lb.LogJoint, truth: Figures) -> Figures:
 
 def resampled(model: lb.LogJoint, seed: int) -> Tensor:
     """Draws of u in proportion to their importance weights."""
-    values = [model.posterior_sample(RESAMPLED, resample=True, seed=TIMES * seed + time) for time in range(TIMES)]
+    values = [
+        model.posterior_sample(RESAMPLED, resample=True, seed=TIMES * seed + time)
+        for time in range(TIMES)
+    ]
     return torch.cat([model.variables.free(part) for part in values])
 
 
@@ -151,7 +167,9 @@ def measured(problem: str, family: str, seed: int) -> Figures:
         originals = np.stack(list(PROBLEMS[problem].originals(u).values()), -1)
         figures[f"{prefix}original"] = compared(*moments(originals), truth["original"])
         if problem.startswith("schools"):
-            figures[f"{prefix}log_spread"] = np.histogram(u[:, 1], BINS, density=True)[0].round(5).tolist()
+            figures[f"{prefix}log_spread"] = (
+                np.histogram(u[:, 1], BINS, density=True)[0].round(5).tolist()
+            )
     figures["resampled_unconstrained"] = compared(*moments(again), truth["unconstrained"])
     likelihood = lb.log_likelihood(model, samples=LIKELIHOOD_SAMPLES, seed=seed)
     health = lb.posterior_health(model, seed=seed)

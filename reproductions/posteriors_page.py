@@ -12,8 +12,18 @@ WANTED_R_HAT = 1.005
 WANTED_FACTOR = 0.05
 WANTED_EVIDENCE = 0.05
 NEAR_GAUSSIAN = ("logistic", "hierarchical")
-COLOURS = {"schools": "#1f6f8b", "schools-centred": "#d1495b", "logistic": "#edae49", "hierarchical": "#66a182"}
-FAMILIES = {"mean-field": "mean field", "full-rank": "full rank", "low-rank": "low rank, 3", "flow": "spline flow"}
+COLOURS = {
+    "schools": "#1f6f8b",
+    "schools-centred": "#d1495b",
+    "logistic": "#edae49",
+    "hierarchical": "#66a182",
+}
+FAMILIES = {
+    "mean-field": "mean field",
+    "full-rank": "full rank",
+    "low-rank": "low rank, 3",
+    "flow": "spline flow",
+}
 
 Figures = dict[str, Any]
 
@@ -21,9 +31,17 @@ Figures = dict[str, Any]
 def read() -> tuple[dict[str, Figures], dict[str, Figures]]:
     """The references by problem, and the cells by problem/family, that are there."""
     references = {name: RESULTS / "reference" / f"{name}.json" for name in PROBLEMS}
-    cells = {f"{name}/{family}": RESULTS / f"{name}-{family}.json" for name in PROBLEMS for family in FAMILIES}
+    cells = {
+        f"{name}/{family}": RESULTS / f"{name}-{family}.json"
+        for name in PROBLEMS
+        for family in FAMILIES
+    }
     return tuple(  # type: ignore[return-value]
-        {name: json.loads(path.read_text(encoding="utf8")) for name, path in paths.items() if path.exists()}
+        {
+            name: json.loads(path.read_text(encoding="utf8"))
+            for name, path in paths.items()
+            if path.exists()
+        }
         for paths in (references, cells)
     )
 
@@ -70,7 +88,9 @@ def verdicts(references: dict[str, Figures], cells: dict[str, Figures]) -> list[
     rows = []
 
     def check(name: str, found: str, wanted: str, holds: bool) -> None:
-        rows.append(f"| {name} | {found} | {wanted} | {'holds' if holds else '**does not hold**'} |")
+        rows.append(
+            f"| {name} | {found} | {wanted} | {'holds' if holds else '**does not hold**'} |"
+        )
 
     apart = max(cell["densities_apart"] for cell in cells.values())
     check("log densities in torch and in NumPyro, largest relative difference", f"{apart:.1g}", f"below {WANTED_DENSITIES:g}", apart < WANTED_DENSITIES)  # fmt: skip
@@ -95,7 +115,9 @@ def verdicts(references: dict[str, Figures], cells: dict[str, Figures]) -> list[
         check(f"mean field, {title}: variances against theory for any posterior, largest relative difference", f"{found:.3f}", f"below {WANTED_FACTOR:g}", found < WANTED_FACTOR)  # fmt: skip
     for problem, title in problems_of(cells, "full-rank"):
         cell = cells[f"{problem}/full-rank"]
-        errors = [seed["log_likelihood"] - evidence_of(references[problem]) for seed in cell["seeds"]]
+        errors = [
+            seed["log_likelihood"] - evidence_of(references[problem]) for seed in cell["seeds"]
+        ]
         doubtful = [seed["warning"] is not None for seed in cell["seeds"]]
         if problem == "schools-centred":
             k_hat = [seed["pareto_k"] for seed in cell["seeds"]]
@@ -106,7 +128,9 @@ def verdicts(references: dict[str, Figures], cells: dict[str, Figures]) -> list[
 
 
 def problems_of(cells: dict[str, Figures], family: str) -> list[tuple[str, str]]:
-    return [(name, problem.title) for name, problem in PROBLEMS.items() if f"{name}/{family}" in cells]
+    return [
+        (name, problem.title) for name, problem in PROBLEMS.items() if f"{name}/{family}" in cells
+    ]
 
 
 def reference_rows(references: dict[str, Figures]) -> list[str]:
@@ -167,7 +191,9 @@ def draw_factors(references: dict[str, Figures], cells: dict[str, Figures]) -> N
     axes.plot([0, 1.2], [0, 1.2], color="#999999", linewidth=0.8, zorder=0)
     for problem, title in problems_of(cells, "mean-field"):
         found, expected = ratios(cells[f"{problem}/mean-field"]), predicted(references[problem])
-        axes.scatter(expected, found, s=22, color=COLOURS[problem], label=title, alpha=0.8, linewidths=0)
+        axes.scatter(
+            expected, found, s=22, color=COLOURS[problem], label=title, alpha=0.8, linewidths=0
+        )
     axes.set(
         xlim=(0, 1.1), ylim=(0, 1.1), aspect="equal",
         xlabel="sd of mean field / sd of the posterior, predicted", ylabel="measured",
@@ -177,12 +203,19 @@ def draw_factors(references: dict[str, Figures], cells: dict[str, Figures]) -> N
 
 def draw_errors(cells: dict[str, Figures]) -> None:
     """The errors of means of full rank, and what is left of them after resampling: every variable and seed, but for the centred schools."""
-    names = [(problem, title) for problem, title in problems_of(cells, "full-rank") if problem != "schools-centred"]
+    names = [
+        (problem, title)
+        for problem, title in problems_of(cells, "full-rank")
+        if problem != "schools-centred"
+    ]
     figure, (axes,) = new_figure(7.2, 3.6, 1)
     rng = np.random.default_rng(0)
     for place, (problem, _) in enumerate(names):
         seeds = cells[f"{problem}/full-rank"]["seeds"]
-        for shift, where, colour in ((-0.18, "unconstrained", "#1f6f8b"), (0.18, "resampled_unconstrained", "#edae49")):
+        for shift, where, colour in (
+            (-0.18, "unconstrained", "#1f6f8b"),
+            (0.18, "resampled_unconstrained", "#edae49"),
+        ):
             errors = np.concatenate([seed[where]["errors"] for seed in seeds])
             label = {-0.18: "full rank", 0.18: "its draws, resampled"}[shift] if not place else None
             axes.scatter(place + shift + 0.1 * (rng.random(len(errors)) - 0.5), errors, s=12, color=colour, label=label, alpha=0.7, linewidths=0)  # fmt: skip
@@ -207,7 +240,9 @@ def write_page() -> None:
     draw_factors(references, cells)
     draw_errors(cells)
     draw_spread(cells)
-    (RESULTS.parent / "posteriors.md").write_text("\n".join(page(references, cells)) + "\n", encoding="utf8")
+    (RESULTS.parent / "posteriors.md").write_text(
+        "\n".join(page(references, cells)) + "\n", encoding="utf8"
+    )
 
 
 def page(references: dict[str, Figures], cells: dict[str, Figures]) -> list[str]:
@@ -317,7 +352,10 @@ def reasons(references: dict[str, Figures], cells: dict[str, Figures]) -> list[s
         problem, family = name.split("/")
         for where in ("unconstrained", "original"):
             by_seed = np.array([seed[where]["errors"] for seed in cell["seeds"]])
-            same = references[problem]["original"]["names"] == references[problem]["unconstrained"]["names"]
+            same = (
+                references[problem]["original"]["names"]
+                == references[problem]["unconstrained"]["names"]
+            )
             if np.abs(by_seed).max() < WANTED_ERROR or (where == "original" and same):
                 continue
             at = int(np.abs(by_seed.mean(0)).argmax())
@@ -359,7 +397,11 @@ def draw_spread(cells: dict[str, Figures]) -> None:
     reference = np.load(RESULTS / "reference" / "schools.npz")["draws"][:, 1]
     edges = np.arange(-8.0, 5.01, 0.25)
     axes.hist(reference, edges[::2], density=True, color="#d8d8d8", label="NUTS")
-    for family, colour in (("mean-field", "#d1495b"), ("full-rank", "#1f6f8b"), ("flow", "#66a182")):
+    for family, colour in (
+        ("mean-field", "#d1495b"),
+        ("full-rank", "#1f6f8b"),
+        ("flow", "#66a182"),
+    ):
         if cell := cells.get(f"schools/{family}"):
             density = np.mean([seed["log_spread"] for seed in cell["seeds"]], 0)
             axes.plot((edges[1:] + edges[:-1]) / 2, density, color=colour, label=FAMILIES[family])

@@ -46,8 +46,12 @@ Figures = dict[str, Any]
 def schools(effect: Any, error: Any) -> None:
     mean = numpyro.sample("mean", dist.Normal(0.0, 5.0))
     spread = numpyro.sample("spread", dist.HalfCauchy(5.0))
-    standardised = numpyro.sample("standardised", dist.Normal(0.0, 1.0).expand([len(EFFECT)]).to_event(1))
-    numpyro.sample("effect", dist.Normal(mean + spread * standardised, error).to_event(1), obs=effect)
+    standardised = numpyro.sample(
+        "standardised", dist.Normal(0.0, 1.0).expand([len(EFFECT)]).to_event(1)
+    )
+    numpyro.sample(
+        "effect", dist.Normal(mean + spread * standardised, error).to_event(1), obs=effect
+    )
 
 
 def centred_schools(effect: Any, error: Any) -> None:
@@ -60,13 +64,18 @@ def centred_schools(effect: Any, error: Any) -> None:
 def logistic(inputs: Any, outcome: Any) -> None:
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 1.0))
     weights = numpyro.sample("weights", dist.Normal(0.0, 1.0).expand([inputs.shape[1]]).to_event(1))
-    numpyro.sample("outcome", dist.Bernoulli(logits=intercept + inputs @ weights).to_event(1), obs=outcome)
+    numpyro.sample(
+        "outcome", dist.Bernoulli(logits=intercept + inputs @ weights).to_event(1), obs=outcome
+    )
 
 
 def hierarchical(invest: Any, value: Any, capital: Any, firm: Any) -> None:
-    level, slope, of_value = (numpyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("level", "slope", "value"))
+    level, slope, of_value = (
+        numpyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("level", "slope", "value")
+    )
     level_spread, slope_spread, noise = (
-        numpyro.sample(name, dist.HalfNormal(1.0)) for name in ("level_spread", "slope_spread", "noise")
+        numpyro.sample(name, dist.HalfNormal(1.0))
+        for name in ("level_spread", "slope_spread", "noise")
     )
     levels = numpyro.sample("levels", dist.Normal(level, level_spread).expand([FIRMS]).to_event(1))
     slopes = numpyro.sample("slopes", dist.Normal(slope, slope_spread).expand([FIRMS]).to_event(1))
@@ -89,7 +98,9 @@ def log_density(name: str, u: np.ndarray) -> np.ndarray:
     def one(parts: Arrays) -> Any:
         return -potential_energy(MODELS[name], (), data, parts)
 
-    return np.asarray(jax.jit(lambda parts: jax.lax.map(one, parts, batch_size=500))(PROBLEMS[name].split(u)))
+    return np.asarray(
+        jax.jit(lambda parts: jax.lax.map(one, parts, batch_size=500))(PROBLEMS[name].split(u))
+    )
 
 
 def sampled(name: str) -> tuple[np.ndarray, Figures]:
@@ -101,7 +112,8 @@ def sampled(name: str) -> tuple[np.ndarray, Figures]:
     sampler.run(jax.random.PRNGKey(0), extra_fields=("diverging", "num_steps"), **problem.data())
     values = sampler.get_samples(group_by_chain=True)
     parts = [
-        np.log(values[part]) if part in problem.positive else np.asarray(values[part]) for part in problem.unknowns
+        np.log(values[part]) if part in problem.positive else np.asarray(values[part])
+        for part in problem.unknowns
     ]
     extra = sampler.get_extra_fields()
     return np.concatenate([part.reshape(CHAINS, DRAWS, -1) for part in parts], -1), {
@@ -132,7 +144,9 @@ def described(names: list[str], draws: np.ndarray) -> Figures:
         "names": names,
         "mean": rounded(pooled.mean(0)),
         "sd": rounded(pooled.std(0, ddof=1)),
-        "quantiles": {str(level): rounded(np.quantile(pooled, level, axis=0)) for level in QUANTILES},
+        "quantiles": {
+            str(level): rounded(np.quantile(pooled, level, axis=0)) for level in QUANTILES
+        },
         "r_hat": rounded(split_gelman_rubin(draws)),
         "effective": rounded(effective),
         "effective_squares": rounded(effective_sample_size((draws - pooled.mean(0)) ** 2)),
@@ -148,7 +162,8 @@ def evidence(name: str, draws: np.ndarray) -> Figures:
     """log p(x) from draws ``[chains, draws, J]``, in two ways, without lowerbound."""
     rng = np.random.default_rng(0)
     bridges = [
-        bridge(name, draws[chain], np.concatenate(np.delete(draws, chain, 0)), rng) for chain in range(len(draws))
+        bridge(name, draws[chain], np.concatenate(np.delete(draws, chain, 0)), rng)
+        for chain in range(len(draws))
     ]
     pooled = draws.reshape(-1, draws.shape[-1])
     mean, root = pooled.mean(0), np.linalg.cholesky(np.cov(pooled.T) * (FREEDOM - 2) / FREEDOM)
@@ -165,7 +180,9 @@ def evidence(name: str, draws: np.ndarray) -> Figures:
     }
 
 
-def bridge(name: str, held_out: np.ndarray, fitted_to: np.ndarray, rng: np.random.Generator) -> float:
+def bridge(
+    name: str, held_out: np.ndarray, fitted_to: np.ndarray, rng: np.random.Generator
+) -> float:
     """Bridge sampling with the best bridge (Meng & Wong 1996), from a Gaussian fitted to draws of other chains."""
     mean, root = fitted_to.mean(0), np.linalg.cholesky(np.cov(fitted_to.T))
     noise = rng.normal(size=(PROPOSALS, len(mean)))
@@ -173,27 +190,51 @@ def bridge(name: str, held_out: np.ndarray, fitted_to: np.ndarray, rng: np.rando
 
     def log_q(u: np.ndarray) -> np.ndarray:
         standard = np.linalg.solve(root, (u - mean).T)
-        return -0.5 * (standard**2).sum(0) - np.log(np.diag(root)).sum() - 0.5 * len(mean) * math.log(2 * math.pi)
+        return (
+            -0.5 * (standard**2).sum(0)
+            - np.log(np.diag(root)).sum()
+            - 0.5 * len(mean) * math.log(2 * math.pi)
+        )
 
     of_posterior = log_density(name, held_out) - log_q(held_out)
     of_proposals = log_density(name, proposals) - log_q(proposals)
     share = len(held_out) / (len(held_out) + PROPOSALS)
     estimate = float(np.median(of_posterior))
     for _ in range(1000):
-        above = logsumexp(of_proposals - np.logaddexp(math.log(share) + of_proposals, math.log1p(-share) + estimate))
-        below = logsumexp(-np.logaddexp(math.log(share) + of_posterior, math.log1p(-share) + estimate))
-        last, estimate = estimate, float(above - math.log(PROPOSALS) - below + math.log(len(held_out)))
+        above = logsumexp(
+            of_proposals
+            - np.logaddexp(math.log(share) + of_proposals, math.log1p(-share) + estimate)
+        )
+        below = logsumexp(
+            -np.logaddexp(math.log(share) + of_posterior, math.log1p(-share) + estimate)
+        )
+        last, estimate = (
+            estimate,
+            float(above - math.log(PROPOSALS) - below + math.log(len(held_out))),
+        )
         if abs(estimate - last) < 1e-10:
             return estimate
     raise ArithmeticError(f"{name}: bridge sampling did not converge")
 
 
-def student(mean: np.ndarray, root: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def student(
+    mean: np.ndarray, root: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws from a multivariate Student-t with that location and root of its scale matrix, and their log densities."""
     size = len(mean)
-    noise = rng.normal(size=(PROPOSALS, size)) / np.sqrt(rng.chisquare(FREEDOM, (PROPOSALS, 1)) / FREEDOM)
-    constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - 0.5 * size * math.log(FREEDOM * math.pi)
-    log_q = constant - np.log(np.diag(root)).sum() - 0.5 * (FREEDOM + size) * np.log1p((noise**2).sum(1) / FREEDOM)
+    noise = rng.normal(size=(PROPOSALS, size)) / np.sqrt(
+        rng.chisquare(FREEDOM, (PROPOSALS, 1)) / FREEDOM
+    )
+    constant = (
+        math.lgamma((FREEDOM + size) / 2)
+        - math.lgamma(FREEDOM / 2)
+        - 0.5 * size * math.log(FREEDOM * math.pi)
+    )
+    log_q = (
+        constant
+        - np.log(np.diag(root)).sum()
+        - 0.5 * (FREEDOM + size) * np.log1p((noise**2).sum(1) / FREEDOM)
+    )
     return mean + noise @ root.T, log_q
 
 
@@ -240,7 +281,8 @@ def write(name: str, draws: np.ndarray, how: Figures) -> None:
         "unconstrained": described(problem.coordinates, draws),
         "covariance": rounded(covariance),
         "original": described(
-            list(originals), np.stack([value.reshape(draws.shape[:2]) for value in originals.values()], -1)
+            list(originals),
+            np.stack([value.reshape(draws.shape[:2]) for value in originals.values()], -1),
         ),
         "points": points.tolist(),
         "log_densities": log_density(name, points).tolist(),
@@ -251,7 +293,10 @@ def write(name: str, draws: np.ndarray, how: Figures) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(figures) + "\n", encoding="utf8")
     np.savez_compressed(folder / f"{name}.npz", draws=thinned.astype(np.float32))
-    least, worst = min(figures["unconstrained"]["effective"]), max(figures["unconstrained"]["r_hat"])
+    least, worst = (
+        min(figures["unconstrained"]["effective"]),
+        max(figures["unconstrained"]["r_hat"]),
+    )
     print(f"{name}: R-hat at most {worst:.4f}, effective sample size at least {least:,.0f}, {how['divergences']} divergences, {figures['evidence']}", file=sys.stderr)  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def lowered(monkeypatch):
 
 
 def _compile_with(monkeypatch, backend: str) -> None:
-    from lowerbound import compiler
+    from lowerbound.runtime import compiler
     from lowerbound.training import step
 
     monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": backend, "options": {}})

@@ -11,14 +11,34 @@ IMAGE = (1, 9, 7)
 NETWORKS = {
     "mlp without hidden layers": (lambda: lb.mlp(6, 4), (6,), (4,)),
     "mlp": (lambda: lb.mlp(6, 8, 4), (6,), (4,)),
-    "deep mlp between shapes": (lambda: lb.mlp(IMAGE, 8, 8, 8, (2, 3, 3), activation="gelu"), IMAGE, (2, 3, 3)),
+    "deep mlp between shapes": (
+        lambda: lb.mlp(IMAGE, 8, 8, 8, (2, 3, 3), activation="gelu"),
+        IMAGE,
+        (2, 3, 3),
+    ),
     "mlp with a class as activation": (lambda: lb.mlp(6, 8, 4, activation=nn.PReLU), (6,), (4,)),
     "conv encoder": (lambda: lb.conv(IMAGE, 4, 8, 5, activation="tanh"), IMAGE, (5,)),
     "conv decoder": (lambda: lb.conv(5, 8, 4, (2, 9, 7)), (5,), (2, 9, 7)),
-    "conv with strides 3 and 1": (lambda: lb.conv((3, 10, 11), 4, 4, 5, stride=(3, 1)), (3, 10, 11), (5,)),
-    "conv back with strides 1 and 3": (lambda: lb.conv(5, 4, 4, (3, 10, 11), stride=(1, 3)), (5,), (3, 10, 11)),
-    "conv with a hidden layer": (lambda: lb.conv((1, 64, 64), 2, 2, 2, 5, hidden=(8,)), (1, 64, 64), (5,)),
-    "flatten_leading": (lambda: lb.flatten_leading(nn.Conv2d(1, 2, 3), IMAGE, (2, 7, 5)), IMAGE, (2, 7, 5)),
+    "conv with strides 3 and 1": (
+        lambda: lb.conv((3, 10, 11), 4, 4, 5, stride=(3, 1)),
+        (3, 10, 11),
+        (5,),
+    ),
+    "conv back with strides 1 and 3": (
+        lambda: lb.conv(5, 4, 4, (3, 10, 11), stride=(1, 3)),
+        (5,),
+        (3, 10, 11),
+    ),
+    "conv with a hidden layer": (
+        lambda: lb.conv((1, 64, 64), 2, 2, 2, 5, hidden=(8,)),
+        (1, 64, 64),
+        (5,),
+    ),
+    "flatten_leading": (
+        lambda: lb.flatten_leading(nn.Conv2d(1, 2, 3), IMAGE, (2, 7, 5)),
+        IMAGE,
+        (2, 7, 5),
+    ),
 }
 
 # What is given to each has the shape (4,).
@@ -28,19 +48,30 @@ CONDITIONALS = {
     "Gaussian": (lambda: lb.Gaussian(lb.mlp(4, 8, 6)), (3,)),
     "Gaussian over images": (lambda: lb.Gaussian(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
     "Gaussian with fixed scale": (lambda: lb.Gaussian(lb.mlp(4, 3), scale=0.1), (3,)),
-    "Gaussian with shared scale": (lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="shared"), (1, 5, 4)),
-    "Gaussian with elementwise scale": (lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="elementwise"), (1, 5, 4)),
+    "Gaussian with shared scale": (
+        lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="shared"),
+        (1, 5, 4),
+    ),
+    "Gaussian with elementwise scale": (
+        lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="elementwise"),
+        (1, 5, 4),
+    ),
     "Gaussian with sigmoid mean": (lambda: lb.Gaussian(lb.mlp(4, 6), mean="sigmoid"), (3,)),
     "Gaussian of one's own network": (lambda: lb.Gaussian(nn.Linear(4, 6)), (3,)),
     "Gaussian that depends on nothing": (lambda: lb.Gaussian(lb.constant(6)), (3,)),
     "FullRankGaussian": (lambda: lb.FullRankGaussian(lb.mlp(4, 8, 9)), (3,)),
     "LowRankGaussian": (lambda: lb.LowRankGaussian(lb.mlp(4, 8, 12), rank=2), (3,)),
-    "Bernoulli that depends on nothing": (lambda: lb.Bernoulli(lb.constant(3, learned=False)), (3,)),
+    "Bernoulli that depends on nothing": (
+        lambda: lb.Bernoulli(lb.constant(3, learned=False)),
+        (3,),
+    ),
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
 }
 
 # Whatever they are given, they ignore.
-UNCONDITIONAL = {name for name in CONDITIONALS if name.startswith("StandardNormal") or "on nothing" in name}
+UNCONDITIONAL = {
+    name for name in CONDITIONALS if name.startswith("StandardNormal") or "on nothing" in name
+}
 
 OBJECTIVES = {
     "ELBO": lb.ELBO,
@@ -49,7 +80,9 @@ OBJECTIVES = {
     "ELBO, estimator B": lambda: lb.ELBO(samples=3, kl="closed-form"),
     "ELBO, sticking the landing": lambda: lb.ELBO(samples=3, gradient="sticking-the-landing"),
     "ELBO, score function": lambda: lb.ELBO(samples=3, gradient="score-function"),
-    "ELBO, sampled score function": lambda: lb.ELBO(samples=3, kl="sampled", gradient="score-function"),
+    "ELBO, sampled score function": lambda: lb.ELBO(
+        samples=3, kl="sampled", gradient="score-function"
+    ),
     "ELBO, beta": lambda: lb.ELBO(beta=4.0),
     "ELBO, warm-up": lambda: lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2)),
     "ELBO, capacity": lambda: lb.ELBO(beta=10.0, capacity=lb.Ramp(0.0, 5.0, steps=3)),
@@ -92,7 +125,9 @@ MODELS = {
     "Gaussian": _vae,
     "fixed scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3)),
     "shared scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="shared")),
-    "elementwise scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")),
+    "elementwise scale": lambda: _vae(
+        likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")
+    ),
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
     "convolutional": lambda: _vae(
         lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))
@@ -100,7 +135,9 @@ MODELS = {
     "own networks": lambda: _vae(
         lb.Gaussian(nn.Sequential(nn.Flatten(), nn.Linear(63, 4))),
         likelihood=lb.Gaussian(
-            lb.flatten_leading(nn.Sequential(nn.Linear(2, 126), nn.Unflatten(1, (2, 9, 7))), 2, (2, 9, 7))
+            lb.flatten_leading(
+                nn.Sequential(nn.Linear(2, 126), nn.Unflatten(1, (2, 9, 7))), 2, (2, 9, 7)
+            )
         ),
     ),
     "image latents": lambda: _vae(
@@ -112,7 +149,9 @@ MODELS = {
     "low rank posterior": lambda: _vae(lb.LowRankGaussian(lb.mlp(IMAGE, 16, 6), rank=1)),
     "learned prior": lambda: _vae(prior=lb.Gaussian(lb.constant(4))),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
-    "flow posterior": lambda: _vae(Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))),
+    "flow posterior": lambda: _vae(
+        Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))
+    ),
 }
 
 

@@ -42,7 +42,9 @@ class Block:
 
 def pages(*patterns: str) -> list[str]:
     """Pages of the repository, as paths from its root."""
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+    return sorted(
+        str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)
+    )
 
 
 def blocks(page: str | Path) -> list[Block]:
@@ -96,7 +98,9 @@ def run(page: str | Path, change: Callable[[str], str] = lambda code: code) -> d
 
 
 def _run_doctest(block: Block, names: dict[str, Any]) -> None:
-    test = doctest.DocTestParser().get_doctest(block.text, names, block.page.name, str(block.page), block.line - 1)
+    test = doctest.DocTestParser().get_doctest(
+        block.text, names, block.page.name, str(block.page), block.line - 1
+    )
     report = io.StringIO()
     doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.write, clear_globs=False)
     names.update(test.globs)
@@ -110,7 +114,9 @@ def _run_console(block: Block) -> None:
         shown = f"{block.page.name}, line {block.line}: {line}\n{printed}"
         assert code == (2 if re.search(r"^lowerbound: ", expected, re.MULTILINE) else 0), shown
         if expected.strip():
-            assert doctest.OutputChecker().check_output(expected.rstrip() + "\n", printed, FLAGS), shown
+            assert doctest.OutputChecker().check_output(expected.rstrip() + "\n", printed, FLAGS), (
+                shown
+            )
 
 
 def _called(line: str) -> tuple[int, str]:
@@ -133,7 +139,9 @@ def command_lines(page: str | Path) -> Iterator[tuple[int, list[str]]]:
     for block in blocks(page):
         if block.language not in ("", "sh"):
             continue
-        for number, line in enumerate(block.text.replace("\\\n", " ").splitlines(), start=block.line):
+        for number, line in enumerate(
+            block.text.replace("\\\n", " ").splitlines(), start=block.line
+        ):
             if line.startswith(("lowerbound ", "make ")):
                 yield number, shlex.split(line, comments=True)
 

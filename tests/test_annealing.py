@@ -8,12 +8,12 @@ from torch import nn
 from torch.distributions import Gamma, Independent, MultivariateNormal
 
 import lowerbound as lb
-from lowerbound import noise
 from lowerbound.conditionals import Conditional
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation import annealing
 from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
+from lowerbound.runtime import noise
 
 DOUBLE = torch.float64
 
@@ -31,12 +31,17 @@ def linear_model(latent=2, dims=5, noise_scale=0.5) -> tuple[lb.LatentModel, Mul
         layer.weight.copy_(torch.randn(dims, math.prod(shape), dtype=DOUBLE))
         layer.bias.copy_(torch.randn(dims, dtype=DOUBLE))
     weight, offset = layer.weight.detach(), layer.bias.detach()
-    return model, MultivariateNormal(offset, weight @ weight.T + noise_scale**2 * torch.eye(dims, dtype=DOUBLE))
+    return model, MultivariateNormal(
+        offset, weight @ weight.T + noise_scale**2 * torch.eye(dims, dtype=DOUBLE)
+    )
 
 
 def tempered_posterior(model: lb.LatentModel, x: torch.Tensor, beta: float) -> MultivariateNormal:
     """p(z) p(x given z)^beta, normalised, of a linear model."""
-    layer, precision = model.likelihood.network.layers[0], beta * torch.exp(-2 * model.likelihood.log_scale).double()
+    layer, precision = (
+        model.likelihood.network.layers[0],
+        beta * torch.exp(-2 * model.likelihood.log_scale).double(),
+    )
     weight = layer.weight.detach()
     total = torch.eye(weight.shape[1], dtype=DOUBLE) + precision * weight.T @ weight
     mean = torch.linalg.solve(total, precision * weight.T @ (x - layer.bias.detach()).T).T
@@ -61,7 +66,9 @@ def curved_model(likelihood: str, dims=6) -> lb.LatentModel:
 
 
 @torch.no_grad()
-def on_a_grid(model: lb.LatentModel, x: torch.Tensor, side: int = 200, reach: float = 6.0) -> torch.Tensor:
+def on_a_grid(
+    model: lb.LatentModel, x: torch.Tensor, side: int = 200, reach: float = 6.0
+) -> torch.Tensor:
     """log p(x, z) dz at the midpoints of a grid, ``[side, side, B]``."""
     edges = torch.linspace(-reach, reach, side + 1, dtype=DOUBLE)
     z = torch.cartesian_prod(*[(edges[1:] + edges[:-1]) / 2] * 2)[:, None]
@@ -72,7 +79,9 @@ def on_a_grid(model: lb.LatentModel, x: torch.Tensor, side: int = 200, reach: fl
 def modes(log_joint: torch.Tensor) -> torch.Tensor:
     """How many local maxima at least a tenth as high as the highest each example has, ``[B]``."""
     images = log_joint.permute(2, 0, 1)[:, None]
-    peaks = (nn.functional.max_pool2d(images, 3, 1, 1) == images) & (images > images.amax((2, 3), True) - math.log(10))
+    peaks = (nn.functional.max_pool2d(images, 3, 1, 1) == images) & (
+        images > images.amax((2, 3), True) - math.log(10)
+    )
     return peaks.sum((1, 2, 3))
 
 
@@ -106,7 +115,10 @@ def test_weights_have_the_evidence_as_their_mean(distributions):
     model, evidence = linear_model(dims=2, noise_scale=2.0)
     interval = bidirectional(model, 600, distributions=distributions, chains=40, leapfrog_steps=2)
     truth = evidence.log_prob(interval.examples)
-    for ratio in ((interval.lower.per_example - truth).exp(), (truth - interval.upper.per_example).exp()):
+    for ratio in (
+        (interval.lower.per_example - truth).exp(),
+        (truth - interval.upper.per_example).exp(),
+    ):
         assert within(ratio, 1.0)
         assert float(ratio.std()) / math.sqrt(len(ratio)) < 0.015
 
@@ -114,7 +126,9 @@ def test_weights_have_the_evidence_as_their_mean(distributions):
 def test_two_distributions_are_importance_sampling_from_the_prior():
     model, evidence = linear_model()
     x = evidence.sample((3,))
-    estimate = annealed_log_likelihood(model, x, distributions=2, chains=50, leapfrog_steps=1, seed=4)
+    estimate = annealed_log_likelihood(
+        model, x, distributions=2, chains=50, leapfrog_steps=1, seed=4
+    )
     with noise.per_example(4, torch.arange(3)), torch.no_grad():
         z = noise.standard_normal((50, 3, 2), 1, dtype=DOUBLE)
         expected = model.likelihood(z).log_prob(x).logsumexp(0) - math.log(50)
@@ -129,7 +143,9 @@ def test_transitions_leave_their_distribution_invariant(beta):
     x = evidence.sample((2,))
     posterior = tempered_posterior(model, x, beta)
     path = annealing.AnnealingPath(model, x, {"distributions": 2, "leapfrog_steps": 3})
-    step = torch.full((2,), 1.2 / float(posterior.precision_matrix.diagonal(0, -2, -1).max()) ** 0.5, dtype=DOUBLE)
+    step = torch.full(
+        (2,), 1.2 / float(posterior.precision_matrix.diagonal(0, -2, -1).max()) ** 0.5, dtype=DOUBLE
+    )
     whiten = torch.linalg.inv(torch.linalg.cholesky(posterior.covariance_matrix[0]))
     with torch.no_grad():
         state = path.at(posterior.sample((20_000,)))
@@ -169,7 +185,9 @@ def test_two_latents_agree_with_quadrature(likelihood):
     torch.testing.assert_close(fine.flatten(0, 1).logsumexp(0), truth, rtol=0, atol=1e-6)
     estimate = annealed_log_likelihood(model, x, distributions=120, chains=2000, leapfrog_steps=4)
     assert float((estimate.per_example - truth).abs().max()) < 0.05
-    spread = (1 / estimate.effective_sample_sizes - 1 / 2000).sqrt()  # of the logarithm of a mean weight
+    spread = (
+        1 / estimate.effective_sample_sizes - 1 / 2000
+    ).sqrt()  # of the logarithm of a mean weight
     assert float(spread.max()) < 0.0125
     assert 0.4 < float(estimate.acceptance.min()) <= float(estimate.acceptance.max()) < 0.9
 
@@ -198,7 +216,9 @@ def test_densities_that_are_no_numbers_count_as_zero():
 
 
 def test_figures_depend_neither_on_the_batches_nor_on_other_examples():
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6))).double()
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6))
+    ).double()
     grey = lb.Examples.of(torch.rand(7, 6)).prepare("binarize")
     settings = {"distributions": 15, "chains": 3, "leapfrog_steps": 2, "seed": 5}
     whole = annealed_log_likelihood(model, grey, **settings)
@@ -210,7 +230,9 @@ def test_figures_depend_neither_on_the_batches_nor_on_other_examples():
     both = [bidirectional(model, 3, batch_size=size, **settings) for size in (None, 2)]
     assert torch.equal(both[0].examples, both[1].examples)
     for side in ("lower", "upper", "gap"):
-        torch.testing.assert_close(*(getattr(interval, side).per_example for interval in both), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            *(getattr(interval, side).per_example for interval in both), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_the_seed_decides_and_the_rest_stays_as_it_was():
@@ -219,19 +241,31 @@ def test_the_seed_decides_and_the_rest_stays_as_it_was():
     model.train()
     model.posterior.eval()
     modes_before = [module.training for module in model.modules()]
-    random_before, weights = torch.get_rng_state(), [parameter.clone() for parameter in model.parameters()]
+    random_before, weights = (
+        torch.get_rng_state(),
+        [parameter.clone() for parameter in model.parameters()],
+    )
     settings = {"distributions": 5, "chains": 2, "leapfrog_steps": 2}
-    first, again, other = (annealed_log_likelihood(model, x, seed=seed, **settings) for seed in (1, 1, 2))
+    first, again, other = (
+        annealed_log_likelihood(model, x, seed=seed, **settings) for seed in (1, 1, 2)
+    )
     assert torch.equal(first.per_example, again.per_example)
     assert not (first.per_example == other.per_example).any()
-    assert torch.equal(*(bidirectional(model, 2, seed=1, **settings).gap.per_example for _ in range(2)))
+    assert torch.equal(
+        *(bidirectional(model, 2, seed=1, **settings).gap.per_example for _ in range(2))
+    )
     assert first.settings == {**settings, "seed": 1}
     assert first.per_example.dtype == DOUBLE
     assert [module.training for module in model.modules()] == modes_before
     assert torch.equal(torch.get_rng_state(), random_before)
     assert torch.is_grad_enabled()
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    assert all(torch.equal(parameter, weight) for parameter, weight in zip(model.parameters(), weights, strict=True))
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
+    assert all(
+        torch.equal(parameter, weight)
+        for parameter, weight in zip(model.parameters(), weights, strict=True)
+    )
 
 
 def test_float32_models_give_float64_figures():
@@ -270,14 +304,21 @@ def test_models_without_trajectories_are_refused_by_name():
     linear = linear_model()[0]
 
     def changed(**parts):
-        kept = {"prior": linear.prior, "posterior": linear.posterior, "likelihood": linear.likelihood}
+        kept = {
+            "prior": linear.prior,
+            "posterior": linear.posterior,
+            "likelihood": linear.likelihood,
+        }
         return lb.LatentModel(**{**kept, **parts})
 
     binary = FactorialBernoulli(torch.zeros(2, dtype=DOUBLE))
     positive = Independent(Gamma(torch.ones(2, dtype=DOUBLE), 1.0), 1)
     for model, words in (
         (_OneOfMyOwn(), "_OneOfMyOwn is not a LatentModel.*lb.log_likelihood"),
-        (changed(prior=_Prior(binary)), "FactorialBernoulli, whose latents are discrete or bounded.*lb.log_likelihood"),
+        (
+            changed(prior=_Prior(binary)),
+            "FactorialBernoulli, whose latents are discrete or bounded.*lb.log_likelihood",
+        ),
         (changed(prior=_Prior(positive)), "Independent, whose latents are discrete or bounded"),
     ):
         with pytest.raises(UnsupportedError, match=f"annealed_log_likelihood: .*{words}"):
@@ -285,7 +326,9 @@ def test_models_without_trajectories_are_refused_by_name():
         with pytest.raises(UnsupportedError, match=f"bidirectional: .*{words}"):
             bidirectional(model)
     detached = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(2, 4)), _Detached())
-    with pytest.raises(UnsupportedError, match=r"has no gradient with respect to z.*lb\.log_likelihood"):
+    with pytest.raises(
+        UnsupportedError, match=r"has no gradient with respect to z.*lb\.log_likelihood"
+    ):
         annealed_log_likelihood(detached, torch.zeros(2, 2))
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch.distributions import Categorical, Dirichlet, Gamma, Independent, MultivariateNormal, Normal, Wishart
+from torch.distributions import (
+    Categorical,
+    Dirichlet,
+    Gamma,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    Wishart,
+)
 
 from lowerbound.ascent import (
     Assignments,
@@ -29,13 +37,17 @@ def numbers() -> torch.Tensor:
 def table(count: int = 30) -> torch.Tensor:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, 2))
-    return torch.from_numpy(np.column_stack([inputs, inputs @ [1.0, -2.0] + 0.5 * rng.normal(size=count)]))
+    return torch.from_numpy(
+        np.column_stack([inputs, inputs @ [1.0, -2.0] + 0.5 * rng.normal(size=count)])
+    )
 
 
 def clusters() -> torch.Tensor:
     rng = np.random.default_rng(1)
     return torch.from_numpy(
-        np.concatenate([rng.normal(shift, scale, (60, 2)) for shift, scale in ((-2, 1), (1, 0.5), (3, 1))])
+        np.concatenate(
+            [rng.normal(shift, scale, (60, 2)) for shift, scale in ((-2, 1), (1, 0.5), (3, 1))]
+        )
     )
 
 
@@ -65,7 +77,9 @@ def test_the_bound_never_falls_and_comes_to_rest(name):
 def test_mean_field_on_a_gaussian_is_what_theory_says():
     ascent = MODELS["known Gaussian"][0]().fit(tolerance=1e-15)
     factors = list(ascent.factors.values())
-    np.testing.assert_allclose([float(factor.mean) for factor in factors], [0.5, -1.0, 2.0], atol=1e-6)
+    np.testing.assert_allclose(
+        [float(factor.mean) for factor in factors], [0.5, -1.0, 2.0], atol=1e-6
+    )
     np.testing.assert_allclose(
         [float(factor.variance) for factor in factors], 1 / PRECISION.diagonal().numpy(), rtol=1e-12
     )
@@ -77,7 +91,9 @@ def test_the_evidence_of_mean_and_precision_is_the_integral_and_above_the_bound(
     model, x = MeanAndPrecision(0.5, 0.7, 2.0, 1.5), numbers().numpy()
 
     def joint(mean, precision):
-        prior = stats.gamma(2.0, scale=1 / 1.5).pdf(precision) * stats.norm(0.5, (0.7 * precision) ** -0.5).pdf(mean)
+        prior = stats.gamma(2.0, scale=1 / 1.5).pdf(precision) * stats.norm(
+            0.5, (0.7 * precision) ** -0.5
+        ).pdf(mean)
         return prior * stats.norm(mean, precision**-0.5).pdf(x).prod()
 
     exact, _ = integrate.dblquad(joint, 1e-6, 30, -15, 15, epsabs=1e-12)
@@ -99,7 +115,11 @@ def test_the_bound_of_mean_and_precision_is_that_of_draws():
     q_mean, q_precision = ascent.factors["mean"], ascent.factors["precision"]
     mean, precision = q_mean.sample((200_000,)), q_precision.sample((200_000,))
     log_joint = Normal(mean[:, None], precision[:, None].rsqrt()).log_prob(x).sum(1)
-    log_joint = log_joint + Normal(0.5, (0.7 * precision).rsqrt()).log_prob(mean) + Gamma(2.0, 1.5).log_prob(precision)
+    log_joint = (
+        log_joint
+        + Normal(0.5, (0.7 * precision).rsqrt()).log_prob(mean)
+        + Gamma(2.0, 1.5).log_prob(precision)
+    )
     value, error = sampled_bound(log_joint, q_mean.log_prob(mean) + q_precision.log_prob(precision))
     assert ascent.bound == pytest.approx(value, abs=4 * error)
 
@@ -129,11 +149,15 @@ def test_the_bound_of_a_mixture_is_that_of_draws():
     torch.manual_seed(0)
     model, x = GaussianMixture(2, 0.8), clusters()[::9]
     ascent, draws = model.fit(x, sweeps=3), 20_000
-    shares, pi, parts = (ascent.factors[name] for name in ("assignments", "proportions", "components"))
+    shares, pi, parts = (
+        ascent.factors[name] for name in ("assignments", "proportions", "components")
+    )
     prior = model.prior(x)
     q_s, s = Categorical(shares.shares), Categorical(shares.shares).sample((draws,))
     proportions = pi.sample((draws,))
-    log_joint = proportions.log().gather(1, s).sum(1) + Dirichlet(torch.full((2,), 0.8).double()).log_prob(proportions)
+    log_joint = proportions.log().gather(1, s).sum(1) + Dirichlet(
+        torch.full((2,), 0.8).double()
+    ).log_prob(proportions)
     log_q = q_s.log_prob(s).sum(1) + pi.log_prob(proportions)
     density = []
     for c in range(2):
@@ -147,7 +171,9 @@ def test_the_bound_of_a_mixture_is_that_of_draws():
         mean = q_mean.sample()
         log_joint = log_joint + p_mean.log_prob(mean) + p_precision.log_prob(precision)
         log_q = log_q + q_mean.log_prob(mean) + q_precision.log_prob(precision)
-        density.append(MultivariateNormal(mean[:, None], precision_matrix=precision[:, None]).log_prob(x))
+        density.append(
+            MultivariateNormal(mean[:, None], precision_matrix=precision[:, None]).log_prob(x)
+        )
     log_joint = log_joint + torch.stack(density, -1).gather(2, s[..., None])[..., 0].sum(1)
     value, error = sampled_bound(log_joint, log_q)
     assert ascent.bound == pytest.approx(value, abs=4 * error)
@@ -232,12 +258,18 @@ def test_an_ascent_that_is_cut_short_says_so():
 
 def test_columns_of_very_different_scales_are_regressed_on():
     torch.manual_seed(0)
-    x = torch.randn(100, 3, dtype=torch.float64) * torch.tensor([1e8, 1.0, 1e-6], dtype=torch.float64)
-    y = x[:, :2] @ torch.tensor([2e-8, -1.0], dtype=torch.float64) + 0.1 * torch.randn(100, dtype=torch.float64)
+    x = torch.randn(100, 3, dtype=torch.float64) * torch.tensor(
+        [1e8, 1.0, 1e-6], dtype=torch.float64
+    )
+    y = x[:, :2] @ torch.tensor([2e-8, -1.0], dtype=torch.float64) + 0.1 * torch.randn(
+        100, dtype=torch.float64
+    )
     found = LinearRegression(rate=1e-12).fit(torch.cat([x, y[:, None]], 1)).factors["weights"]
     scales = x.std(0)  # the prior is flat against so many rows
     expected = torch.linalg.lstsq(x[:, :2] / scales[:2], y).solution / scales[:2]
-    torch.testing.assert_close(found.mean[:2] / expected, torch.ones(2, dtype=torch.float64), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        found.mean[:2] / expected, torch.ones(2, dtype=torch.float64), rtol=0, atol=0.02
+    )
     assert abs(float(found.mean[2])) < 1
 
 
@@ -246,10 +278,16 @@ def test_fewer_rows_than_columns_are_regressed_on():
     table = torch.randn(4, 8, dtype=torch.float64)
     fitted = LinearRegression(concentration=1.0, rate=1.0).fit(table)
     alpha, beta = (fitted.factors[name].mean for name in ("weights_precision", "noise_precision"))
-    weights = LinearRegression._weights(table, fitted.factors["weights_precision"], fitted.factors["noise_precision"])
+    weights = LinearRegression._weights(
+        table, fitted.factors["weights_precision"], fitted.factors["noise_precision"]
+    )
     precision = alpha * torch.eye(7, dtype=torch.float64) + beta * table[:, :-1].mT @ table[:, :-1]
-    torch.testing.assert_close(weights.covariance_matrix, precision.inverse(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(weights.mean, beta * precision.inverse() @ table[:, :-1].mT @ table[:, -1])
+    torch.testing.assert_close(
+        weights.covariance_matrix, precision.inverse(), rtol=1e-9, atol=1e-12
+    )
+    torch.testing.assert_close(
+        weights.mean, beta * precision.inverse() @ table[:, :-1].mT @ table[:, -1]
+    )
 
 
 def test_outputs_that_do_not_vary_are_refused():
@@ -261,7 +299,11 @@ def test_an_update_that_lowers_the_bound_is_refused():
     class Wrong(LinearRegression):
         def update(self, name, factors, x):
             factor = super().update(name, factors, x)
-            return Gamma(factor.concentration, 3 * factor.rate) if name == "noise_precision" else factor
+            return (
+                Gamma(factor.concentration, 3 * factor.rate)
+                if name == "noise_precision"
+                else factor
+            )
 
     with pytest.raises(LowerboundError, match="the update of 'noise_precision' lowers the bound"):
         Wrong().fit(torch.randn(20, 3))

@@ -22,7 +22,18 @@ from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.importance import log_likelihood
 from lowerbound.recipes import RECIPES
 
-FAST = ["--hidden", "4", "--latent", "2", "--samples", "1", "--epochs", "2", "--pictures-every", "0"]
+FAST = [
+    "--hidden",
+    "4",
+    "--latent",
+    "2",
+    "--samples",
+    "1",
+    "--epochs",
+    "2",
+    "--pictures-every",
+    "0",
+]
 COUNT = 60
 
 
@@ -38,7 +49,11 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 def refused(capsys, *arguments) -> str:
     """The one line with which a mistake ends."""
     code, _, err = call(capsys, *arguments)
-    lines = [line for line in err.splitlines() if not line.startswith("epoch ") and " training, " not in line]
+    lines = [
+        line
+        for line in err.splitlines()
+        if not line.startswith("epoch ") and " training, " not in line
+    ]
     assert code == 2, err
     assert len(lines) == 1, err
     assert lines[0].startswith("lowerbound: ")
@@ -48,14 +63,17 @@ def refused(capsys, *arguments) -> str:
 def metrics(directory: Path) -> list[dict]:
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")} for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")}
+        for line in lines
     ]
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Without matplotlib, which takes most of the time of so short a training."""
-    monkeypatch.setattr("lowerbound.training.observers.save_course", lambda history, path: path.touch())
+    monkeypatch.setattr(
+        "lowerbound.training.observers.save_course", lambda history, path: path.touch()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +85,27 @@ def home(tmp_path_factory) -> Path:
     np.savez(folder / "pictures.npz", x=pictures, y=np.arange(COUNT) % 7)
     np.save(folder / "others.npy", draw.integers(0, 256, (20, 9, 9), dtype=np.uint8))
     np.save(folder / "vectors.npy", draw.random((COUNT, 6), dtype=np.float32))
-    for name, source in (("gaussian", "pictures.npz"), ("bernoulli", "pictures.npz"), ("vectors", "vectors.npy")):
+    for name, source in (
+        ("gaussian", "pictures.npz"),
+        ("bernoulli", "pictures.npz"),
+        ("vectors", "vectors.npy"),
+    ):
         recipe = "aevb-bernoulli" if name == "bernoulli" else "aevb-gaussian"
         with pytest.raises(SystemExit, match=r"^0$"):
-            main(["train", recipe, "--data", str(folder / source), "--out", str(folder / name), *FAST])
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+            main(
+                [
+                    "train",
+                    recipe,
+                    "--data",
+                    str(folder / source),
+                    "--out",
+                    str(folder / name),
+                    *FAST,
+                ]
+            )
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+    )
     data = np.load(folder / "vectors.npy")
     lb.fit(model, lb.ELBO(), data, epochs=1, directory=folder / "python", progress=False)
     (folder / "empty").mkdir()
@@ -109,7 +143,9 @@ def copied(here, tmp_path) -> Path:
 )  # fmt: skip
 def test_nothing_heavy_is_imported_to_answer(program):
     check = "import sys; heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'} & sys.modules.keys(); assert not heavy, heavy"
-    subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def test_the_version(capsys):
@@ -127,7 +163,11 @@ def test_recipes_are_listed_with_their_settings(capsys):
 def test_datasets_are_listed(capsys):
     code, out, err = call(capsys, "datasets")
     assert (code, err) == (0, "")
-    assert [name for name in ("digits", "mnist", "frey-faces") if name in out] == ["digits", "mnist", "frey-faces"]
+    assert [name for name in ("digits", "mnist", "frey-faces") if name in out] == [
+        "digits",
+        "mnist",
+        "frey-faces",
+    ]
 
 
 def test_without_arguments_the_help_is_shown(capsys):
@@ -141,7 +181,9 @@ def test_without_arguments_the_help_is_shown(capsys):
 
 def test_training_says_what_came_of_it_and_what_is_next(here, tmp_path, capsys):
     out = tmp_path / "run"
-    code, told, err = call(capsys, "train", "aevb-gaussian", "--data", "pictures.npz", "--out", out, *FAST)
+    code, told, err = call(
+        capsys, "train", "aevb-gaussian", "--data", "pictures.npz", "--out", out, *FAST
+    )
     assert code == 0
     first, *epochs = err.splitlines()[:3]
     parts = "49 training, 5 validation and 6 test examples of 1 x 8 x 8, 256 levels, 7 classes"
@@ -161,21 +203,49 @@ def test_the_next_commands_work(copied, tmp_path, monkeypatch, capsys):
 
 
 def test_a_configuration_runs_again_to_the_same_figures(here, tmp_path, capsys):
-    code, _, _ = call(capsys, "train", "--config", "gaussian/config.yaml", "--out", tmp_path / "again")
+    code, _, _ = call(
+        capsys, "train", "--config", "gaussian/config.yaml", "--out", tmp_path / "again"
+    )
     assert code == 0
     assert metrics(tmp_path / "again") == metrics(here / "gaussian")
-    assert (tmp_path / "again" / "config.yaml").read_text() == (here / "gaussian" / "config.yaml").read_text()
+    assert (tmp_path / "again" / "config.yaml").read_text() == (
+        here / "gaussian" / "config.yaml"
+    ).read_text()
 
 
 def test_a_configuration_may_run_for_longer(here, tmp_path, capsys):
-    assert call(capsys, "train", "--config", "gaussian/config.yaml", "--out", tmp_path / "x", "--epochs", 3)[0] == 0
+    assert (
+        call(
+            capsys,
+            "train",
+            "--config",
+            "gaussian/config.yaml",
+            "--out",
+            tmp_path / "x",
+            "--epochs",
+            3,
+        )[0]
+        == 0
+    )
     assert metrics(tmp_path / "x")[:2] == metrics(here / "gaussian")
     assert len(metrics(tmp_path / "x")) == 3
 
 
 def test_resuming_for_longer_is_as_training_for_longer(copied, tmp_path, capsys):
     assert call(capsys, "train", "--resume", copied, "--epochs", 3)[0] == 0
-    assert call(capsys, "train", "--config", copied / "config.yaml", "--out", tmp_path / "x", "--epochs", 3)[0] == 0
+    assert (
+        call(
+            capsys,
+            "train",
+            "--config",
+            copied / "config.yaml",
+            "--out",
+            tmp_path / "x",
+            "--epochs",
+            3,
+        )[0]
+        == 0
+    )
     assert metrics(copied) == metrics(tmp_path / "x")
 
 
@@ -246,8 +316,15 @@ def test_evaluate_prints_one_json_object(here, capsys):
     assert set(told) == figures | {"split", "examples", "samples", "seed", "unit"}
     assert told["bound"] == told["elbo"]
     assert (told["objective"]["kind"], told["objective"]["samples"]) == ("ELBO", 3)
-    assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-6)
-    assert (told["split"], told["examples"], told["samples"], told["unit"]) == ("test", 6, 3, "nats")
+    assert told["elbo"]["mean"] == pytest.approx(
+        -(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-6
+    )
+    assert (told["split"], told["examples"], told["samples"], told["unit"]) == (
+        "test",
+        6,
+        3,
+        "nats",
+    )
 
 
 def test_evaluate_is_what_the_library_computes(here, capsys):
@@ -258,7 +335,10 @@ def test_evaluate_is_what_the_library_computes(here, capsys):
 
 @pytest.mark.parametrize(("split", "count"), [("train", 54), ("test", 6), ("all", 60)])
 def test_the_parts_of_the_data(split, count, here, capsys):
-    assert json.loads(call(capsys, "evaluate", "gaussian", "--split", split, "--json")[1])["examples"] == count
+    assert (
+        json.loads(call(capsys, "evaluate", "gaussian", "--split", split, "--json")[1])["examples"]
+        == count
+    )
 
 
 def test_evaluate_in_words(here, capsys):
@@ -275,8 +355,14 @@ def test_a_run_by_another_bound_has_both_that_and_the_elbo(copied, capsys):
     told = json.loads(call(capsys, "evaluate", copied, "--json")[1])
     model, test = lb.load(copied), lb.load_data(config["data"]["source"]).test
     assert told["bound"]["mean"] == lb.evaluate(model, lb.IWAE(samples=20), test).mean
-    assert told["elbo"]["mean"] == lb.evaluate(model, lb.ELBO(samples=20), test).mean < told["bound"]["mean"]
-    assert told["elbo"]["mean"] == pytest.approx(-(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-9)
+    assert (
+        told["elbo"]["mean"]
+        == lb.evaluate(model, lb.ELBO(samples=20), test).mean
+        < told["bound"]["mean"]
+    )
+    assert told["elbo"]["mean"] == pytest.approx(
+        -(told["rate"]["mean"] + told["distortion"]["mean"]), rel=1e-9
+    )
     assert told["objective"] == describe(lb.IWAE(samples=20))
     line = call(capsys, "evaluate", copied)[1].splitlines()[0]
     assert line.startswith(f"test bound (IWAE) {told['bound']['mean']:.2f} ± ")
@@ -286,7 +372,13 @@ def test_a_run_by_another_bound_has_both_that_and_the_elbo(copied, capsys):
 
 def test_what_is_no_number_is_null_in_json():
     """Wherever it stands: JSON has no nan and no infinity."""
-    told = dumps({"a": -float("inf"), "b": [1.5, float("nan"), {"c": float("inf")}], "d": (True, None, "x", 3)})
+    told = dumps(
+        {
+            "a": -float("inf"),
+            "b": [1.5, float("nan"), {"c": float("inf")}],
+            "d": (True, None, "x", 3),
+        }
+    )
     assert told == '{"a": null, "b": [1.5, null, {"c": null}], "d": [true, null, "x", 3]}'
 
 
@@ -302,7 +394,9 @@ def test_a_likelihood_of_minus_infinity_is_null_or_refused(here, monkeypatch, ca
     out = call(capsys, "evaluate", "gaussian", "--log-likelihood", 20, "--json")[1]
     assert "Infinity" not in out
     assert json.loads(out)["log_likelihood"]["mean"] is None
-    assert "gaussian: the log likelihood is -inf at row 2" in refused(capsys, "compare", "gaussian", "gaussian")
+    assert "gaussian: the log likelihood is -inf at row 2" in refused(
+        capsys, "compare", "gaussian", "gaussian"
+    )
 
 
 def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
@@ -316,27 +410,37 @@ def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
     ]
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert schedules_reached(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0, "ended": False, "epoch": 2}}
+    assert schedules_reached(tmp_path) == {
+        "beta": {"reached": 0.5, "end": 1.0, "ended": False, "epoch": 2}
+    }
     lines[-1]["validation"]["bound"] = -4.0
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert schedules_reached(tmp_path) == {"beta": {"reached": 1.0, "end": 1.0, "ended": True}}
-    file.write_text(json.dumps({"epoch": 1, "schedules": {"beta": {"reached": 0.5, "end": 1.0}}}) + "\n")
+    file.write_text(
+        json.dumps({"epoch": 1, "schedules": {"beta": {"reached": 0.5, "end": 1.0}}}) + "\n"
+    )
     assert schedules_reached(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
 
 
 def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, capsys):
     model = lb.LatentModel(
-        lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp((1, 8, 8), 2)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        lb.Bernoulli(lb.constant(2)),
+        lb.Bernoulli(lb.mlp((1, 8, 8), 2)),
+        lb.Gaussian(lb.mlp(2, (2, 8, 8))),
     )
-    monkeypatch.setattr("lowerbound.training.load", lambda path: model)
+    monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: model)
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
     for more in ([], ["--json"]):
-        assert "cannot be reparameterised" in refused(capsys, "evaluate", "gaussian", "--gaps", *more)
+        assert "cannot be reparameterised" in refused(
+            capsys, "evaluate", "gaussian", "--gaps", *more
+        )
 
 
 def test_evaluate_says_what_the_latents_carry(here, capsys):
     _, out, _ = call(capsys, "evaluate", "gaussian", "--split", "train")
-    health = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])["health"]
+    health = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])[
+        "health"
+    ]
     expected = latent_health(lb.load("gaussian"), lb.load_data("pictures.npz").train)
     assert health["units"] == 2
     assert health["rate_per_unit"] == expected.rate_per_unit.tolist()
@@ -347,12 +451,16 @@ def test_evaluate_says_what_the_latents_carry(here, capsys):
     assert f"active units: {health['active_units']} of 2" in out
     figure = f"{health['mutual_information']:.2f} ± {health['mutual_information_error']:.2f}"
     assert f"information about x: {figure} nats" in out
-    assert health["upper_bounds"] == (["aggregate_kl", "total_correlation"] if expected.saturated else [])
+    assert health["upper_bounds"] == (
+        ["aggregate_kl", "total_correlation"] if expected.saturated else []
+    )
     assert {"scale_floor_reached", "collapsed", "findings", "active_units"} <= health.keys()
 
 
 def test_a_collapse_is_said_first_and_with_its_cause(here, tmp_path, capsys):
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale="shared"))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale="shared")
+    )
     objective = lb.ELBO(beta=lb.Ramp(8.0, 40.0, epochs=500))
     data = np.load("vectors.npy")
     lb.fit(
@@ -372,7 +480,9 @@ def test_a_collapse_is_said_first_and_with_its_cause(here, tmp_path, capsys):
     assert "beta = 14.4" in lines[1]  # what was reached, not the schedule's end
     assert lines[2].startswith("the training ended while beta was 14.4, on its way to 40.")
     assert lines[3] == "active units: 0 of 2"
-    told = json.loads(call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy", "--json")[1])["health"]
+    told = json.loads(
+        call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy", "--json")[1]
+    )["health"]
     assert told["collapsed"] is True
     assert [set(finding) for finding in told["findings"]] == [{"what", "cause", "remedy"}] * 2
     (tmp_path / "run" / "metrics.jsonl").write_text("damaged")
@@ -393,7 +503,10 @@ def test_the_log_likelihood_comes_with_what_its_weights_say(here, capsys):
     )
     assert found["effective_sample_size"]["least"] == float(expected.effective_sample_sizes.min())
     assert code == 0
-    assert f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 samples" in out
+    assert (
+        f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 samples"
+        in out
+    )
 
 
 def test_gaps_are_a_table_with_advice(here, capsys):
@@ -401,7 +514,11 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     gaps = json.loads(call(capsys, "evaluate", "gaussian", "--gaps", "--json")[1])["gaps"]
     expected = gaps["log_likelihood"]["mean"] - gaps["amortised_bound"]["mean"]
     parts = gaps["approximation_gap"]["mean"] + gaps["amortisation_gap"]["mean"]
-    assert gaps["inference_gap"]["mean"] == pytest.approx(expected, rel=1e-6) == pytest.approx(parts, rel=1e-6)
+    assert (
+        gaps["inference_gap"]["mean"]
+        == pytest.approx(expected, rel=1e-6)
+        == pytest.approx(parts, rel=1e-6)
+    )
     assert gaps["generalisation_gap"]["standard_error"] > 0
     assert gaps["examples"] == 6
     assert f"{gaps['amortisation_gap']['mean']:.3f}" in out
@@ -417,12 +534,14 @@ def test_a_model_without_a_posterior_over_z_has_a_bound_only(here, tmp_path, mon
         def draw(self, x, samples=1, gradient="pathwise"):
             return self.vae.draw(x, samples, gradient)
 
-    monkeypatch.setattr("lowerbound.training.load", lambda path: Wrapped())
+    monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: Wrapped())
     code, out, _ = call(capsys, "evaluate", "gaussian")
     assert code == 0
     assert "a Wrapped has no single posterior over z" in out
     assert json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"] is None
-    assert "Wrapped has no posterior to refine" in refused(capsys, "evaluate", "gaussian", "--gaps", "--json")
+    assert "Wrapped has no posterior to refine" in refused(
+        capsys, "evaluate", "gaussian", "--gaps", "--json"
+    )
 
 
 def test_dequantised_data_have_bits_per_dimension(here, tmp_path, capsys):
@@ -438,24 +557,60 @@ def test_dequantised_data_have_bits_per_dimension(here, tmp_path, capsys):
     ]
     assert call(capsys, *arguments, *FAST)[0] == 0
     told = json.loads(call(capsys, "evaluate", tmp_path / "run", "--json")[1])
-    assert told["bits_per_dimension"] == pytest.approx(-told["elbo"]["mean"] / (64 * np.log(2)) + 8, rel=1e-9)
+    assert told["bits_per_dimension"] == pytest.approx(
+        -told["elbo"]["mean"] / (64 * np.log(2)) + 8, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_run_is_applied_to_all_of_a_few_new_examples(count, here, tmp_path, capsys):
     np.save(tmp_path / "few.npy", np.zeros((count, 8, 8), np.uint8))
-    told = json.loads(call(capsys, "evaluate", "gaussian", "--data", tmp_path / "few.npy", "--json")[1])
+    told = json.loads(
+        call(capsys, "evaluate", "gaussian", "--data", tmp_path / "few.npy", "--json")[1]
+    )
     assert (told["examples"], told["split"]) == (count, "all")
-    assert call(capsys, "encode", "gaussian", "--data", tmp_path / "few.npy", "--out", tmp_path / "z.npy")[0] == 0
+    assert (
+        call(
+            capsys,
+            "encode",
+            "gaussian",
+            "--data",
+            tmp_path / "few.npy",
+            "--out",
+            tmp_path / "z.npy",
+        )[0]
+        == 0
+    )
     assert len(np.load(tmp_path / "z.npy")) == count
-    _, told, _ = call(capsys, "reconstruct", "gaussian", "--data", tmp_path / "few.npy", "--out", tmp_path / "r.png")
+    _, told, _ = call(
+        capsys,
+        "reconstruct",
+        "gaussian",
+        "--data",
+        tmp_path / "few.npy",
+        "--out",
+        tmp_path / "r.png",
+    )
     assert told.startswith(f"wrote {count} pairs, all there are, to ")
 
 
 def test_a_single_example_has_no_standard_error(here, tmp_path, capsys):
-    np.savez(tmp_path / "one.npz", x_train=np.zeros((2, 8, 8), np.uint8), x_test=np.zeros((1, 8, 8), np.uint8))
+    np.savez(
+        tmp_path / "one.npz",
+        x_train=np.zeros((2, 8, 8), np.uint8),
+        x_test=np.zeros((1, 8, 8), np.uint8),
+    )
     told = json.loads(
-        call(capsys, "evaluate", "gaussian", "--data", tmp_path / "one.npz", "--split", "test", "--json")[1]
+        call(
+            capsys,
+            "evaluate",
+            "gaussian",
+            "--data",
+            tmp_path / "one.npz",
+            "--split",
+            "test",
+            "--json",
+        )[1]
     )
     assert told["elbo"]["standard_error"] is None
 
@@ -476,7 +631,18 @@ def parted(tmp_path_factory) -> Path:
     for name, epochs in (("short", 1), ("long", 8)):
         where = ["--data", str(folder / "parted.npz"), "--out", str(folder / name)]
         with pytest.raises(SystemExit, match=r"^0$"):
-            main(["train", "aevb-gaussian", *where, *FAST, "--epochs", str(epochs), "--seed", str(epochs)])
+            main(
+                [
+                    "train",
+                    "aevb-gaussian",
+                    *where,
+                    *FAST,
+                    "--epochs",
+                    str(epochs),
+                    "--seed",
+                    str(epochs),
+                ]
+            )
     return folder
 
 
@@ -487,13 +653,18 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     told = json.loads(out)
     test = lb.load_data("parted.npz").test
     expected = [log_likelihood(lb.load(run), test, 20) for run in ("short", "long")]
-    assert [run["log_likelihood"]["mean"] for run in told["runs"]] == [estimate.mean for estimate in expected]
+    assert [run["log_likelihood"]["mean"] for run in told["runs"]] == [
+        estimate.mean for estimate in expected
+    ]
     assert [run["run"] for run in told["runs"]] == ["short", "long"]
     shares = [float(estimate.doubtful.double().mean()) for estimate in expected]
     assert [run["log_likelihood"]["doubtful_share"] for run in told["runs"]] == shares
     difference = paired_difference(*expected)
     assert told["difference"]["mean"] == difference.mean < 0
-    assert (told["difference"]["low"], told["difference"]["high"]) == (difference.low, difference.high)
+    assert (told["difference"]["low"], told["difference"]["high"]) == (
+        difference.low,
+        difference.high,
+    )
     assert told["better"] == ("long" if difference.is_certain else None)
     assert told["difference"]["sentence"] == difference.sentence("short", "long")
     assert (told["split"], told["examples"], told["samples"]) == ("test", 20, 20)
@@ -501,7 +672,10 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     assert code == 0
     assert out.splitlines()[0].startswith(f"short: test log likelihood {expected[0].mean:.2f} ± ")
     assert out.splitlines()[-1] == difference.sentence("short", "long")
-    assert "long is better by " in out.splitlines()[-1] or "the figure of long is higher by " in out.splitlines()[-1]
+    assert (
+        "long is better by " in out.splitlines()[-1]
+        or "the figure of long is higher by " in out.splitlines()[-1]
+    )
 
 
 def test_annealing_decides_where_importance_sampling_cannot(parted, monkeypatch, capsys):
@@ -510,7 +684,12 @@ def test_annealing_decides_where_importance_sampling_cannot(parted, monkeypatch,
     told = json.loads(out)
     assert code == 0
     assert (told["better"], told["distributions"], told["examples"]) == ("long", 30, 20)
-    assert told["runs"][0]["log_likelihood"].keys() >= {"mean", "standard_error", "acceptance", "chains"}
+    assert told["runs"][0]["log_likelihood"].keys() >= {
+        "mean",
+        "standard_error",
+        "acceptance",
+        "chains",
+    }
     code, out, _ = call(capsys, "evaluate", "long", "--anneal", 30)
     assert code == 0
     assert "annealed log likelihood " in out
@@ -518,10 +697,33 @@ def test_annealing_decides_where_importance_sampling_cannot(parted, monkeypatch,
 
 
 def test_evaluating_with_more_samples_leaves_the_encoder_s_groups_out(here, capsys):
-    where = ["--data", "pictures.npz", "--out", "partial", "--samples", "4", "--encoder-groups", "2", "--epochs", "1"]
+    where = [
+        "--data",
+        "pictures.npz",
+        "--out",
+        "partial",
+        "--samples",
+        "4",
+        "--encoder-groups",
+        "2",
+        "--epochs",
+        "1",
+    ]
     with pytest.raises(SystemExit, match=r"^0$"):
         main(
-            ["train", "iwae", *where, "--hidden", "8", "--latent", "2", "--pictures-every", "0", "--pixels", "binarize"]
+            [
+                "train",
+                "iwae",
+                *where,
+                "--hidden",
+                "8",
+                "--latent",
+                "2",
+                "--pictures-every",
+                "0",
+                "--pixels",
+                "binarize",
+            ]
         )
     assert "test bound (IWAE) " in capsys.readouterr().out
     code, out, _ = call(capsys, "evaluate", "partial", "--samples", 5, "--json")
@@ -532,7 +734,12 @@ def test_a_run_is_no_better_than_itself(here, capsys):
     code, out, _ = call(capsys, "compare", "gaussian", "gaussian", "--samples", 5)
     assert code == 0
     assert out.splitlines()[-1].startswith("no difference can be told")
-    assert json.loads(call(capsys, "compare", "gaussian", "gaussian", "--samples", 5, "--json")[1])["better"] is None
+    assert (
+        json.loads(call(capsys, "compare", "gaussian", "gaussian", "--samples", 5, "--json")[1])[
+            "better"
+        ]
+        is None
+    )
 
 
 def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here, tmp_path, capsys):
@@ -542,7 +749,9 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
     assert call(capsys, *train)[0] == 0
     line = refused(capsys, "compare", "gaussian", other)
     assert "different test examples: seed 0 against 3; give --data" in line
-    assert call(capsys, "compare", "gaussian", other, "--samples", 3, "--data", "pictures.npz")[0] == 0
+    assert (
+        call(capsys, "compare", "gaussian", other, "--samples", 3, "--data", "pictures.npz")[0] == 0
+    )
     assert call(capsys, "compare", "gaussian", other, "--samples", 3, "--split", "all")[0] == 0
     assert "(1, 8, 8)" in refused(capsys, "compare", "gaussian", other, "--data", "others.npy")
 
@@ -568,9 +777,13 @@ def test_what_cannot_be_compared_is_refused(second, hint, turned, here, capsys):
 
 def test_samples_as_numbers_are_draws_and_as_means_are_means(here, tmp_path, capsys):
     for name, flags in (("draws", []), ("explicit", ["--draw"]), ("means", ["--mean"])):
-        code, _, _ = call(capsys, "sample", "bernoulli", "--count", 5, "--out", tmp_path / f"{name}.npy", *flags)
+        code, _, _ = call(
+            capsys, "sample", "bernoulli", "--count", 5, "--out", tmp_path / f"{name}.npy", *flags
+        )
         assert code == 0
-    draws, explicit, means = (np.load(tmp_path / f"{name}.npy") for name in ("draws", "explicit", "means"))
+    draws, explicit, means = (
+        np.load(tmp_path / f"{name}.npy") for name in ("draws", "explicit", "means")
+    )
     model = lb.load("bernoulli")
     np.testing.assert_array_equal(draws, explicit)
     np.testing.assert_array_equal(draws, model.sample(5, seed=0).numpy())
@@ -580,22 +793,38 @@ def test_samples_as_numbers_are_draws_and_as_means_are_means(here, tmp_path, cap
 
 def test_samples_depend_on_the_seed(here, tmp_path, capsys):
     for seed in (0, 1):
-        call(capsys, "sample", "gaussian", "--seed", seed, "--count", 4, "--out", tmp_path / f"{seed}.npy")
+        call(
+            capsys,
+            "sample",
+            "gaussian",
+            "--seed",
+            seed,
+            "--count",
+            4,
+            "--out",
+            tmp_path / f"{seed}.npy",
+        )
     assert not np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
 
 
 def test_samples_as_a_picture(here, tmp_path, capsys):
-    code, out, _ = call(capsys, "sample", "gaussian", "--count", 9, "--out", tmp_path / "new" / "x.png")
+    code, out, _ = call(
+        capsys, "sample", "gaussian", "--count", 9, "--out", tmp_path / "new" / "x.png"
+    )
     assert (code, out) == (0, f"wrote 9 to {tmp_path / 'new' / 'x.png'}\n")
     with Image.open(tmp_path / "new" / "x.png") as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
 
 
 def test_reconstructions(here, tmp_path, capsys):
-    assert call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.npy")[0] == 0
+    assert (
+        call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.npy")[0] == 0
+    )
     expected = lb.load("gaussian").reconstruct(lb.load_data("pictures.npz").test)[:4]
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected.numpy(), rtol=1e-6)
-    assert call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.png")[0] == 0
+    assert (
+        call(capsys, "reconstruct", "gaussian", "--count", 4, "--out", tmp_path / "x.png")[0] == 0
+    )
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (4 * 98 + 2, 52)
 
@@ -619,7 +848,9 @@ def test_a_table_of_codes_names_rows_and_labels(split, count, here, tmp_path, ca
     assert [int(line[1]) for line in lines] == [row % 7 for row in rows]
     pixels = torch.from_numpy(np.load("pictures.npz")["x"][rows][:, None])
     codes = np.array([[float(entry) for entry in line[2:]] for line in lines])
-    np.testing.assert_allclose(codes, lb.load("gaussian").encode(pixels).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        codes, lb.load("gaussian").encode(pixels).numpy(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_table_of_codes_names_the_files_of_pictures(tmp_path, capsys):
@@ -735,7 +966,8 @@ INSPECTING = {
 
 @pytest.mark.parametrize("command", INSPECTING)
 @pytest.mark.parametrize(
-    ("directory", "hint"), [("nope", "no such directory"), ("empty", "no config.yaml"), ("file", "no such directory")]
+    ("directory", "hint"),
+    [("nope", "no such directory"), ("empty", "no config.yaml"), ("file", "no such directory")],
 )
 def test_what_is_no_run_is_refused(command, directory, hint, here, capsys):
     assert hint in refused(capsys, command, directory, *INSPECTING[command])
@@ -743,7 +975,9 @@ def test_what_is_no_run_is_refused(command, directory, hint, here, capsys):
 
 @pytest.mark.parametrize("command", ["evaluate", "reconstruct", "encode"])
 def test_data_of_another_shape_are_refused(command, here, capsys):
-    assert "(1, 8, 8)" in refused(capsys, command, "gaussian", "--data", "others.npy", *INSPECTING[command])
+    assert "(1, 8, 8)" in refused(
+        capsys, command, "gaussian", "--data", "others.npy", *INSPECTING[command]
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "reconstruct", "encode"])
@@ -758,10 +992,18 @@ def test_another_suffix_is_refused(command, here, capsys):
 
 @pytest.mark.parametrize(
     ("command", "out"),
-    [("sample", "x.npy"), ("sample", "x.png"), ("reconstruct", "x.png"), ("reconstruct", "x.npy"), ("encode", "x.csv")],
+    [
+        ("sample", "x.npy"),
+        ("sample", "x.png"),
+        ("reconstruct", "x.png"),
+        ("reconstruct", "x.npy"),
+        ("encode", "x.csv"),
+    ],
 )
 def test_what_cannot_be_written_is_named(command, out, here, capsys):
-    assert f"file/{out}: cannot be written" in refused(capsys, command, "gaussian", "--out", f"file/{out}")
+    assert f"file/{out}: cannot be written" in refused(
+        capsys, command, "gaussian", "--out", f"file/{out}"
+    )
 
 
 # Damaged configurations
@@ -778,7 +1020,13 @@ def change(**entries):
 
 
 SECTIONS = ["recipe", "data", "training", "objective"]
-NOT_A_CONFIGURATION = {"not YAML": "a: [1,", "a list": "- 1\n", "nothing": "", "a word": "hello", "binary": "\0\1"}
+NOT_A_CONFIGURATION = {
+    "not YAML": "a: [1,",
+    "a list": "- 1\n",
+    "nothing": "",
+    "a word": "hello",
+    "binary": "\0\1",
+}
 
 
 @pytest.mark.parametrize("content", NOT_A_CONFIGURATION.values(), ids=NOT_A_CONFIGURATION)
@@ -786,11 +1034,15 @@ NOT_A_CONFIGURATION = {"not YAML": "a: [1,", "a list": "- 1\n", "nothing": "", "
 def test_a_file_that_is_no_configuration_is_named(way, content, copied, capsys):
     (copied / "config.yaml").write_text(content)
     target = copied / "config.yaml" if way == "--config" else copied
-    assert "config.yaml" in refused(capsys, *([way, target] if way == "evaluate" else ["train", way, target]))
+    assert "config.yaml" in refused(
+        capsys, *([way, target] if way == "evaluate" else ["train", way, target])
+    )
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe\xfa", b"training: !!python/object/apply:os.system [true]"], ids=["bytes", "code"]
+    "content",
+    [b"\xff\xfe\xfa", b"training: !!python/object/apply:os.system [true]"],
+    ids=["bytes", "code"],
 )
 def test_a_configuration_runs_no_code(content, copied, capsys):
     (copied / "config.yaml").write_bytes(content)
@@ -837,7 +1089,9 @@ def test_a_damaged_section_is_refused_where_it_is_read(way, name, entry, copied,
 def test_a_wrong_entry_of_a_configuration_is_named(entries, hint, copied, tmp_path, capsys):
     config = yaml.safe_load((copied / "config.yaml").read_text())
     (copied / "config.yaml").write_text(change(**entries)(config))
-    assert hint in refused(capsys, "train", "--config", copied / "config.yaml", "--out", tmp_path / "new")
+    assert hint in refused(
+        capsys, "train", "--config", copied / "config.yaml", "--out", tmp_path / "new"
+    )
 
 
 @pytest.mark.parametrize(
@@ -893,7 +1147,9 @@ def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, 
     out = tmp_path / "run"
     code, _, err = call(capsys, *TRAIN, "--out", out)
     assert code == 130
-    assert err.splitlines()[1:] == [f"lowerbound: interrupted; go on with: lowerbound train --resume {out}"]
+    assert err.splitlines()[1:] == [
+        f"lowerbound: interrupted; go on with: lowerbound train --resume {out}"
+    ]
     monkeypatch.undo()
     assert call(capsys, "train", "--resume", out)[0] == 0
     assert metrics(out) == metrics(here / "gaussian")
@@ -901,7 +1157,15 @@ def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, 
 
 def test_numbers_that_end_are_explained(here, tmp_path, capsys):
     np.save(tmp_path / "huge.npy", np.full((40, 6), 1e30, dtype=np.float32))
-    arguments = ["train", "aevb-gaussian", "--data", tmp_path / "huge.npy", "--out", tmp_path / "run", *FAST]
+    arguments = [
+        "train",
+        "aevb-gaussian",
+        "--data",
+        tmp_path / "huge.npy",
+        "--out",
+        tmp_path / "run",
+        *FAST,
+    ]
     line = refused(capsys, *arguments)
     assert "step 1: the log_likelihood is not finite" in line
     assert "scale of the data" in line
@@ -920,9 +1184,13 @@ def test_a_command_of_the_shell(home):
     assert "Traceback" not in told.stderr
 
 
-def test_a_run_made_in_python_on_binary_pixels_is_evaluated_on_binary_pixels(here, tmp_path, capsys):
+def test_a_run_made_in_python_on_binary_pixels_is_evaluated_on_binary_pixels(
+    here, tmp_path, capsys
+):
     binary = lb.load_data("pictures.npz", pixels="binarize")
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Bernoulli(lb.mlp(2, (1, 8, 8))))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Bernoulli(lb.mlp(2, (1, 8, 8)))
+    )
     lb.fit(model, lb.ELBO(), binary.train, epochs=1, directory=tmp_path / "run", progress=False)
     code, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "pictures.npz")
     assert code == 0

@@ -35,14 +35,23 @@ def test_the_interval_is_scipy_s():
     a, b = estimates(count=40)
     values = (a.per_example - b.per_example).numpy()
     scipy = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1), batch=1000
+        (values,),
+        np.mean,
+        n_resamples=20_000,
+        method="BCa",
+        rng=np.random.default_rng(1),
+        batch=1000,
     )
     ours = paired_difference(a, b, resamples=20_000)
     error = ours.standard_error
     assert ours.low == pytest.approx(scipy.confidence_interval.low, abs=0.1 * error)
     assert ours.high == pytest.approx(scipy.confidence_interval.high, abs=0.1 * error)
-    percentile = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1, batch=1000)
-    assert ours.low < percentile.confidence_interval.low - 0.1 * error  # the skew is seen, so the tolerance can fail
+    percentile = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=1, batch=1000
+    )
+    assert (
+        ours.low < percentile.confidence_interval.low - 0.1 * error
+    )  # the skew is seen, so the tolerance can fail
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -56,7 +65,11 @@ def test_the_interval_covers_as_often_as_it_says(level):
     for repetition in range(400):
         values = torch.from_numpy(1 - generator.exponential(size=60))
         difference = paired_difference(
-            Estimate(values), Estimate(torch.zeros(60, dtype=DOUBLE)), resamples=1000, level=level, seed=repetition
+            Estimate(values),
+            Estimate(torch.zeros(60, dtype=DOUBLE)),
+            resamples=1000,
+            level=level,
+            seed=repetition,
         )
         covered += difference.low <= 0 <= difference.high
     assert abs(covered / 400 - level) < 4 * math.sqrt(level * (1 - level) / 400) + 0.03
@@ -71,7 +84,9 @@ def test_pairing_sees_what_two_standard_errors_hide():
 def test_swapping_the_two_turns_everything_round():
     a, b = estimates()
     one, other = paired_difference(a, b), paired_difference(b, a)
-    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.1 * one.standard_error)
+    assert (one.low, one.high) == pytest.approx(
+        (-other.high, -other.low), abs=0.1 * one.standard_error
+    )
     assert one.sentence("runs/a", "runs/b").startswith("runs/a is better by 0.")
     assert other.sentence("runs/b", "runs/a").startswith("runs/a is better by 0.")
 
@@ -125,7 +140,8 @@ def test_a_figure_that_is_no_number_is_refused_by_its_row(value):
     values = b.per_example.clone()
     values[[3, 7]] = value
     with pytest.raises(
-        DataError, match=rf"the second estimate is {value} at row 3 .*2 such of 200 examples.*more samples"
+        DataError,
+        match=rf"the second estimate is {value} at row 3 .*2 such of 200 examples.*more samples",
     ) as told:
         paired_difference(a, Estimate(values))
     assert "\n" not in str(told.value)
@@ -148,7 +164,9 @@ def test_a_doubtful_figure_cannot_lose():
     loser = paired_difference(a, LikelihoodEstimate(b.per_example, **doubtful))
     assert loser.excludes_zero
     assert not loser.is_certain
-    assert loser.sentence("r/a", "r/b").startswith("which is better cannot be told: the figure of r/a is higher by 0.")
+    assert loser.sentence("r/a", "r/b").startswith(
+        "which is better cannot be told: the figure of r/a is higher by 0."
+    )
     assert (
         "that of r/b is too low by an unknown amount, for it is doubtful in 75% of the examples; anneal"
         in loser.sentence("r/a", "r/b")

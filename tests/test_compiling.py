@@ -40,7 +40,9 @@ def graphs() -> int:
 def make_vae(likelihood=None) -> lb.LatentModel:
     torch.manual_seed(0)
     decoder = likelihood or lb.Gaussian(lb.mlp(2, 8, 6, activation="tanh"), scale=1.0)
-    return lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")), decoder)
+    return lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")), decoder
+    )
 
 
 def binary(shape: tuple[int, ...], count: int = 12) -> lb.Examples:
@@ -50,7 +52,11 @@ def binary(shape: tuple[int, ...], count: int = 12) -> lb.Examples:
 
 def make_step(model, objective, examples, optimizer="adam", **settings) -> TrainingStep:
     return TrainingStep(
-        model.train(), objective, make_optimizer(model, optimizer, 1e-2, None), Feed(examples, CPU), **settings
+        model.train(),
+        objective,
+        make_optimizer(model, optimizer, 1e-2, None),
+        Feed(examples, CPU),
+        **settings,
     )
 
 
@@ -88,7 +94,9 @@ class Told(Observer):
 def test_the_step_of_every_objective_is_one_graph(which, traced):
     def make():
         torch.manual_seed(0)
-        return make_step(MODELS["Gaussian"](), OBJECTIVES[which](), lb.Examples.of(images("Gaussian")))
+        return make_step(
+            MODELS["Gaussian"](), OBJECTIVES[which](), lb.Examples.of(images("Gaussian"))
+        )
 
     assert_agreement(make)
 
@@ -108,12 +116,15 @@ def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
     bounds = []
     for choice in ("always", "never"):
         torch.manual_seed(0)
-        run = lb.fit(MODELS[name](), lb.ELBO(), examples, compile=choice, progress=False, observers=[watcher])
+        run = lb.fit(
+            MODELS[name](), lb.ELBO(), examples, compile=choice, progress=False, observers=[watcher]
+        )
         bounds.append([record["train"]["bound"] for record in run.history])
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
     assert len(watcher.lines) == 1
     assert re.fullmatch(
-        r"compiled: \d+ s to compile, in pieces because of zuko/transforms.py, line \d+", watcher.lines[0]
+        r"compiled: \d+ s to compile, in pieces because of zuko/transforms.py, line \d+",
+        watcher.lines[0],
     )
 
 
@@ -124,7 +135,9 @@ def test_the_step_of_every_recipe_is_one_graph(name, traced):
     def make():
         torch.manual_seed(0)
         model, objective = recipe.build((1, 8, 8), {"hidden": 8, "latent": 3})
-        grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte())
+        grey = lb.Examples.of(
+            (torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
+        )
         return make_step(model, objective, grey.prepare(recipe.pixels))
 
     assert_agreement(make)
@@ -132,7 +145,9 @@ def test_the_step_of_every_recipe_is_one_graph(name, traced):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad", "rmsprop", "nadam"])
 def test_any_optimiser_is_part_of_the_graph(optimizer, lowered):
-    assert_agreement(lambda: make_step(make_vae(), lb.ELBO(), binary((6,)), optimizer, clip_norm=0.1))
+    assert_agreement(
+        lambda: make_step(make_vae(), lb.ELBO(), binary((6,)), optimizer, clip_norm=0.1)
+    )
 
 
 def test_averages_and_running_statistics_follow(lowered):
@@ -160,8 +175,16 @@ def test_the_compiler_itself_agrees(monkeypatch):
     assert_agreement(make, rtol=1e-4, atol=1e-6)
     torch.compiler.reset()
     step = make()
-    (plain, _), (thorough, _) = after(make(), compiled=True), after(step, compiled=True, thoroughly=True)
-    for name, value in plain.items():  # so that a run that is resumed near its end need not know how it was compiled
+    (plain, _), (thorough, _) = (
+        after(make(), compiled=True),
+        after(step, compiled=True, thoroughly=True),
+    )
+    for (
+        name,
+        value,
+    ) in (
+        plain.items()
+    ):  # so that a run that is resumed near its end need not know how it was compiled
         assert torch.equal(thorough[name], value)
 
     def update(*_):
@@ -174,10 +197,25 @@ def test_the_compiler_itself_agrees(monkeypatch):
 
 def test_an_epoch_with_schedules_and_a_short_batch_compiles_once(traced):
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2), free_bits=lb.Ramp(0.5, 0.1, epochs=3))
-    settings = {"epochs": 4, "batch_size": 5, "clip_norm": 1.0, "ema": 0.9, "schedule": "cosine", "warmup_steps": 3}
+    settings = {
+        "epochs": 4,
+        "batch_size": 5,
+        "clip_norm": 1.0,
+        "ema": 0.9,
+        "schedule": "cosine",
+        "warmup_steps": 3,
+    }
     histories = []
     for choice in ("always", "never"):
-        run = lb.fit(make_vae(), objective, binary((6,)), compile=choice, progress=False, validation=0.1, **settings)
+        run = lb.fit(
+            make_vae(),
+            objective,
+            binary((6,)),
+            compile=choice,
+            progress=False,
+            validation=0.1,
+            **settings,
+        )
         histories.append([record["train"]["bound"] for record in run.history])
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
     assert graphs() == 1
@@ -198,10 +236,17 @@ def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
     """Whether compiled steps were found quicker or not; it is not asked again."""
     monkeypatch.setattr(compiling, "WORTH_COMPILING", 0.0)
     Clock(monkeypatch, {"uncompiled": 2.0, "compiled": 1.0 if verdict else 3.0})
-    settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    settings = {
+        "batch_size": 6,
+        "progress": False,
+        "pictures_every": 0,
+        "directory": tmp_path / "run",
+    }
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, **settings)
     ways = Ways()
-    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=16, resume=True, observers=[ways], **settings)
+    lb.fit(
+        make_vae(), lb.ELBO(), binary((6,)), epochs=16, resume=True, observers=[ways], **settings
+    )
     assert ways.compiled == [verdict] * 4
 
 
@@ -209,8 +254,18 @@ def test_a_run_goes_on_compiled_as_if_it_had_never_stopped(traced, tmp_path):
     settings = {"batch_size": 5, "compile": "always", "progress": False, "pictures_every": 0}
     whole = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=4, **settings)
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=2, directory=tmp_path / "run", **settings)
-    again = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=4, directory=tmp_path / "run", resume=True, **settings)
-    assert [record["train"] for record in again.history] == [record["train"] for record in whole.history]
+    again = lb.fit(
+        make_vae(),
+        lb.ELBO(),
+        binary((6,)),
+        epochs=4,
+        directory=tmp_path / "run",
+        resume=True,
+        **settings,
+    )
+    assert [record["train"] for record in again.history] == [
+        record["train"] for record in whole.history
+    ]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
 
@@ -290,9 +345,13 @@ def test_terms_in_another_order_keep_their_names_and_other_terms_are_refused():
             return dict(reversed(terms.items())) if len(turns) == 2 else terms
 
     turns = []
-    step, plain = (make_step(make_vae(), objective, binary((6,))) for objective in (Changing(), lb.ELBO()))
+    step, plain = (
+        make_step(make_vae(), objective, binary((6,))) for objective in (Changing(), lb.ELBO())
+    )
     assert after(step, 2, compiled=False)[1] == after(plain, 2, compiled=False)[1]
-    with pytest.raises(SettingsError, match=r"its terms were bound, rate, distortion, and are now .*new"):
+    with pytest.raises(
+        SettingsError, match=r"its terms were bound, rate, distortion, and are now .*new"
+    ):
         step(torch.arange(12), {})
 
 
@@ -327,7 +386,10 @@ def test_a_step_that_is_cut_short_leaves_no_trace():
     cut = Cut()
     step = make_step(make_vae(lb.Gaussian(cut, scale=1.0)), lb.ELBO(), binary((6,)))
     step(torch.arange(12), {})
-    before, noise = {name: value.clone() for name, value in step.model.state_dict().items()}, torch.get_rng_state()
+    before, noise = (
+        {name: value.clone() for name, value in step.model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     cut.cut = True
     with pytest.raises(KeyboardInterrupt):
         step(torch.arange(12), {})
@@ -353,7 +415,11 @@ def elsewhere(monkeypatch):
 
     def move(step):
         monkeypatch.setattr(stepping, "random_state", lambda device: {"cpu": torch.get_rng_state()})
-        monkeypatch.setattr(stepping, "restore_random_state", lambda state, device: torch.set_rng_state(state["cpu"]))
+        monkeypatch.setattr(
+            stepping,
+            "restore_random_state",
+            lambda state, device: torch.set_rng_state(state["cpu"]),
+        )
         step.device = Elsewhere()
         return step
 
@@ -403,7 +469,10 @@ def until_refused(step: TrainingStep, *, compiled: bool) -> NonFiniteError:
 
 def test_a_compiled_step_that_is_refused_is_explained_as_an_uncompiled_one(lowered):
     steps = [failing_step(), failing_step()]
-    errors = [until_refused(step, compiled=compiled) for step, compiled in zip(steps, (True, False), strict=True)]
+    errors = [
+        until_refused(step, compiled=compiled)
+        for step, compiled in zip(steps, (True, False), strict=True)
+    ]
     assert str(errors[0]) == str(errors[1])
     assert errors[0].step > 2
     torch.testing.assert_close(*(dict(step.model.state_dict()) for step in steps))
@@ -411,7 +480,9 @@ def test_a_compiled_step_that_is_refused_is_explained_as_an_uncompiled_one(lower
 
 
 def test_a_first_step_that_a_device_refuses_leaves_the_optimiser_as_it_was(elsewhere):
-    step = elsewhere(make_step(make_vae(lb.Gaussian(lb.mlp(2, 6), scale=1e-30)), lb.ELBO(), binary((6,))))
+    step = elsewhere(
+        make_step(make_vae(lb.Gaussian(lb.mlp(2, 6), scale=1e-30)), lb.ELBO(), binary((6,)))
+    )
     step(torch.arange(12), {})
     assert not step.optimizer.state
     with pytest.raises(NonFiniteError):
@@ -457,7 +528,15 @@ def test_a_compiler_that_fails_is_told_of_and_does_without(monkeypatch):
         torch.rand(3)  # what it drew must not be missed
         raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand much more")
 
-    expected = lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=20, batch_size=5, progress=False, compile="never")
+    expected = lb.fit(
+        make_vae(),
+        lb.ELBO(),
+        binary((6,)),
+        epochs=20,
+        batch_size=5,
+        progress=False,
+        compile="never",
+    )
     monkeypatch.setattr(torch, "compile", lambda *given, **more: fail)
     for choice in ("auto", "always"):
         lines, run = told(monkeypatch, compile=choice)
@@ -480,7 +559,15 @@ def test_a_hook_that_the_compiler_would_not_call_keeps_the_steps_uncompiled(regi
     model = make_vae()
     getattr(next(model.parameters()), register)(called.append)
     watcher = Told()
-    lb.fit(model, lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
+    lb.fit(
+        model,
+        lb.ELBO(),
+        binary((6,)),
+        compile="always",
+        epochs=3,
+        progress=False,
+        observers=[watcher],
+    )
     assert watcher.lines == ["uncompiled: a parameter has a hook on its gradient"]
     assert len(called) >= 3  # and once before the training begins
 
@@ -491,14 +578,32 @@ def test_a_compiler_that_cannot_be_asked_is_told_of(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", refuse)
     watcher = Told()
-    lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
-    assert watcher.lines == ["uncompiled: the compiler failed (torch.compile is not supported here)"]
+    lb.fit(
+        make_vae(),
+        lb.ELBO(),
+        binary((6,)),
+        compile="always",
+        epochs=3,
+        progress=False,
+        observers=[watcher],
+    )
+    assert watcher.lines == [
+        "uncompiled: the compiler failed (torch.compile is not supported here)"
+    ]
 
 
 def test_every_training_of_a_program_can_be_compiled(traced):
     watcher = Told()
     for _ in range(12):
-        lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", epochs=3, progress=False, observers=[watcher])
+        lb.fit(
+            make_vae(),
+            lb.ELBO(),
+            binary((6,)),
+            compile="always",
+            epochs=3,
+            progress=False,
+            observers=[watcher],
+        )
     assert all(re.fullmatch(r"compiled: \d+ s to compile", line) for line in watcher.lines)
     assert len(watcher.lines) == 12
 
@@ -517,7 +622,15 @@ def test_a_model_that_changes_from_step_to_step_is_trained_uncompiled(traced):
     for choice in ("always", "never"):
         torch.manual_seed(1)
         model = make_vae(lb.Gaussian(Counting(), scale=1.0))
-        run = lb.fit(model, lb.ELBO(), binary((6,)), compile=choice, epochs=12, progress=False, observers=[watcher])
+        run = lb.fit(
+            model,
+            lb.ELBO(),
+            binary((6,)),
+            compile=choice,
+            epochs=12,
+            progress=False,
+            observers=[watcher],
+        )
         bounds.append([record["train"]["bound"] for record in run.history])
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
     assert watcher.lines[-1].startswith("uncompiled: the compiler failed (")
@@ -538,7 +651,15 @@ def test_a_long_training_is_compiled_thoroughly(steps, traced, monkeypatch):
 
     monkeypatch.setattr(TrainingStep, "compile", watched)
     with pytest.raises(KeyboardInterrupt):
-        lb.fit(make_vae(), lb.ELBO(), binary((6,)), compile="always", steps=steps, progress=False, observers=[Enough()])
+        lb.fit(
+            make_vae(),
+            lb.ELBO(),
+            binary((6,)),
+            compile="always",
+            steps=steps,
+            progress=False,
+            observers=[Enough()],
+        )
     assert asked == [steps > 100]
 
 
@@ -574,7 +695,12 @@ def test_the_quicker_way_is_kept(milliseconds, line, traced, monkeypatch):
     assert clock.pacers[0].compiles == line.startswith("compiled")
 
 
-UNITS = {"uncompiled": 4.0, "uncompiled in bfloat16": 3.0, "compiled": 2.0, "compiled in bfloat16": 1.0}
+UNITS = {
+    "uncompiled": 4.0,
+    "uncompiled in bfloat16": 3.0,
+    "compiled": 2.0,
+    "compiled in bfloat16": 1.0,
+}
 
 
 @pytest.mark.parametrize(("choice", "worth", "units", "times", "line"), [
@@ -612,16 +738,30 @@ def test_networks_compute_in_bfloat16_and_nothing_else_does(compile, traced):
         def on_step(self, loop):
             if loop.step.last is not None:
                 _, draw, bound = loop.step.last
-                dtypes.update(term.dtype for term in (draw.z, draw.log_likelihood, draw.rate, bound))
+                dtypes.update(
+                    term.dtype for term in (draw.z, draw.log_likelihood, draw.rate, bound)
+                )
 
     dtypes = set()
     model = make_vae(lb.Gaussian(Watched(), scale=1.0))
     settings = {"epochs": 4, "batch_size": 5, "progress": False, "observers": [Terms()]}
-    lb.fit(model, lb.ELBO(), binary((6,)), compile=compile, precision="bfloat16", validation=0.2, **settings)
-    assert {(torch.float32, torch.bfloat16), (torch.float32, torch.float32)} == set(seen)  # training, evaluation
+    lb.fit(
+        model,
+        lb.ELBO(),
+        binary((6,)),
+        compile=compile,
+        precision="bfloat16",
+        validation=0.2,
+        **settings,
+    )
+    assert {(torch.float32, torch.bfloat16), (torch.float32, torch.float32)} == set(
+        seen
+    )  # training, evaluation
     assert dtypes == {torch.float32}
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
-    assert all(module.network_dtype is None for module in (model.prior, model.posterior, model.likelihood))
+    assert all(
+        module.network_dtype is None for module in (model.prior, model.posterior, model.likelihood)
+    )
 
 
 @pytest.mark.parametrize("which", ["ELBO", "IWAE", "DReG", "STL"])
@@ -629,7 +769,9 @@ def test_the_step_in_bfloat16_agrees_with_float32_to_its_precision(which, lowere
     results = []
     for half in (False, True):
         for compiled in (False, True):
-            step = make_step(make_vae(), OBJECTIVES.get(which, OBJECTIVES["ELBO"])(), binary((6,)), half=half)
+            step = make_step(
+                make_vae(), OBJECTIVES.get(which, OBJECTIVES["ELBO"])(), binary((6,)), half=half
+            )
             results.append(after(step, compiled=compiled)[1]["bound"])
     assert results[1] == pytest.approx(results[0], rel=1e-5)
     assert results[3] == pytest.approx(results[2], rel=5e-3)
@@ -641,7 +783,12 @@ def test_the_step_in_bfloat16_agrees_with_float32_to_its_precision(which, lowere
 def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "multiplies_bfloat16", lambda device: True)
     Clock(monkeypatch, {"uncompiled": 2.0, "uncompiled in bfloat16": 1.0 if half else 3.0})
-    settings = {"batch_size": 6, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    settings = {
+        "batch_size": 6,
+        "progress": False,
+        "pictures_every": 0,
+        "directory": tmp_path / "run",
+    }
     settings |= {"compile": "never"}
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, precision="auto", **settings)
     taken = []
@@ -661,7 +808,9 @@ def test_graphs_of_the_device_are_asked_for_where_there_is_one():
     options = {kind: stepping._options(torch.device(kind), False) for kind in ("cpu", "cuda")}
     assert options == {"cpu": {}, "cuda": {"triton.cudagraphs": True}}
     assert stepping._options(CPU, True)["cpp.enable_kernel_profile"]
-    thorough = {kind: stepping._options(torch.device(kind), False, True) for kind in ("cpu", "cuda")}
+    thorough = {
+        kind: stepping._options(torch.device(kind), False, True) for kind in ("cpu", "cuda")
+    }
     assert thorough == {"cpu": {"cpp_wrapper": True}, "cuda": options["cuda"]}
     # The update counts steps in Python, which a graph that is replayed would not.
     assert torch.Tag.cudagraph_unsafe in torch.ops.lowerbound.update.default.tags

@@ -125,7 +125,11 @@ def test_damaged_npz(tmp_path):
 
 @pytest.mark.parametrize(
     "keys",
-    [("x_train", "y_train", "x_test", "y_test"), ("X_train", "Y_train", "X_test", "Y_test"), ("train", "", "test", "")],
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("X_train", "Y_train", "X_test", "Y_test"),
+        ("train", "", "test", ""),
+    ],
 )
 def test_npz_with_two_parts(tmp_path, keys):
     contents = dict(zip(keys, (GREYS, np.arange(20), GREYS[:4], np.arange(4)), strict=True))
@@ -156,7 +160,9 @@ def test_npz_of_unclear_keys_lists_them(tmp_path):
         load_data(tmp_path / "b.npz")
 
 
-@pytest.mark.parametrize("labels", [np.zeros(20), np.zeros((20, 1), dtype=int), np.zeros(19, dtype=int)])
+@pytest.mark.parametrize(
+    "labels", [np.zeros(20), np.zeros((20, 1), dtype=int), np.zeros(19, dtype=int)]
+)
 def test_labels_are_integers_one_each(tmp_path, labels):
     np.savez(tmp_path / "a.npz", x=GREYS, y=labels)
     with pytest.raises(DataError, match=r"a\.npz \[x\].*labels"):
@@ -165,7 +171,8 @@ def test_labels_are_integers_one_each(tmp_path, labels):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    ("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")]
+    ("code", "dtype"),
+    [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")],
 )
 def test_idx_types(tmp_path, code, dtype, packed):
     array = np.arange(24).reshape(4, 3, 2).astype(dtype)
@@ -201,7 +208,9 @@ def test_damaged_idx(tmp_path, content, message):
 
 def test_idx_folder_has_two_parts(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(GREYS, 8))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.arange(20, dtype=np.uint8), 8)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(idx(np.arange(20, dtype=np.uint8), 8))
+    )
     with pytest.raises(DataError, match=r"has no t10k-images-idx3-ubyte\.gz beside train-images"):
         load_data(tmp_path)
     (tmp_path / "t10k-images.idx3-ubyte").write_bytes(idx(GREYS[:3], 8))
@@ -238,7 +247,10 @@ def test_pairs(tmp_path):
     assert (len(data.train), len(data.test)) == (20, 4)
     for pair, message in (
         ((GREYS, GREYS[:, :5]), r"\(1, 6, 5\).*\(1, 5, 5\)"),
-        ((GREYS, GREYS / 255), "train holds torch.uint8 with 256 levels, but test torch.float64 with no levels"),
+        (
+            (GREYS, GREYS / 255),
+            "train holds torch.uint8 with 256 levels, but test torch.float64 with no levels",
+        ),
         ((GREYS, np.arange(20)), r"looks like labels.*Examples\(values, labels="),
         ((GREYS,), "a tuple of 1 entries"),
         ((tmp_path / "both.npz", GREYS), "train: this part of the pair has two parts itself"),
@@ -250,7 +262,8 @@ def test_pairs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", [None, {}, object(), [1, [2]], b"bytes", 3, torch.utils.data.TensorDataset(torch.ones(2))]
+    "source",
+    [None, {}, object(), [1, [2]], b"bytes", 3, torch.utils.data.TensorDataset(torch.ones(2))],
 )
 def test_what_is_no_array_is_refused(source):
     with pytest.raises(DataError, match="data: "):
@@ -279,10 +292,13 @@ def test_images_in_memory_are_resized_and_recoloured():
 
 
 @pytest.mark.parametrize("settings", [{"image_size": 9}, {"color": "rgb"}])
-@pytest.mark.parametrize("array", [np.zeros((9, 4)), np.zeros((9, 8, 8)), np.zeros((9, 2, 8, 8), dtype=np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((9, 4)), np.zeros((9, 8, 8)), np.zeros((9, 2, 8, 8), dtype=np.uint8)]
+)
 def test_only_pictures_are_resized(array, settings):
     with pytest.raises(
-        DataError, match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels only"
+        DataError,
+        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels only",
     ):
         load_data(array, **settings)
 
@@ -291,7 +307,9 @@ def test_wishes_that_are_met_already_pass():
     assert load_data(np.zeros((9, 8, 8)), image_size=8, color="grey").shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan"), float("inf"), "half", None, True, 0.001])
+@pytest.mark.parametrize(
+    "fraction", [0, 1, -0.1, 1.5, float("nan"), float("inf"), "half", None, True, 0.001]
+)
 def test_test_fractions_out_of_range(fraction):
     with pytest.raises(SettingsError, match="fraction"):
         load_data(GREYS, test_fraction=fraction)
@@ -300,7 +318,10 @@ def test_test_fractions_out_of_range(fraction):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"image_size": size} for size in (0, -1, 5000, 8.5, "big", True, (1, 2, 3), (0, 4), (), [8, None])),
+        *(
+            {"image_size": size}
+            for size in (0, -1, 5000, 8.5, "big", True, (1, 2, 3), (0, 4), (), [8, None])
+        ),
         *({"seed": seed} for seed in (-1, 0.5, "0", None, True, 1 << 64)),
         {"color": "red"},
         {"color": None},
@@ -314,7 +335,9 @@ def test_settings_out_of_range_are_named(settings):
 
 
 def test_settings_that_pass():
-    assert load_data(GREYS, image_size=[8, 9], seed=np.int64(3), test_fraction=np.float32(0.5)).shape == (
+    assert load_data(
+        GREYS, image_size=[8, 9], seed=np.int64(3), test_fraction=np.float32(0.5)
+    ).shape == (
         1,
         8,
         9,
@@ -324,7 +347,9 @@ def test_settings_that_pass():
 def test_pixels_and_seed():
     static = load_data(GREYS, pixels="binarize-once", seed=5)
     assert static.train.levels == 2
-    assert torch.equal(static.test.values, load_data(GREYS, pixels="binarize-once", seed=5).test.values)
+    assert torch.equal(
+        static.test.values, load_data(GREYS, pixels="binarize-once", seed=5).test.values
+    )
     dynamic = load_data(GREYS, pixels="binarize")
     assert dynamic.train.pixels == "binarize"
     assert load_data(dynamic).test.pixels == "binarize"
@@ -335,7 +360,10 @@ def test_pixels_and_seed():
 @pytest.mark.parametrize("name", ["nowhere.npy", "no/such/folder", "", "a\0b", "x" * 5000])
 def test_missing_paths(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no such file or folder.*digits, mnist, fashion-mnist, frey-faces, olivetti"):
+    with pytest.raises(
+        DataError,
+        match=r"no such file or folder.*digits, mnist, fashion-mnist, frey-faces, olivetti",
+    ):
         load_data(name)
 
 

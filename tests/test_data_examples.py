@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowerbound import noise
 from lowerbound.data import Dataset, Examples
 from lowerbound.errors import DataError, SettingsError
+from lowerbound.runtime import noise
 
 
 def everything(examples: Examples, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -80,7 +80,9 @@ def test_static_binarisation_does_not_depend_on_chunks(greys, monkeypatch):
 @pytest.mark.parametrize("levels", [2, 17, 243, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_largest_noise_does_not_leave_the_bin(monkeypatch, levels, dtype):
-    monkeypatch.setattr(noise, "uniform", lambda shape, axis, **_: torch.full(shape, 1 - 2.0**-24, dtype=dtype))
+    monkeypatch.setattr(
+        noise, "uniform", lambda shape, axis, **_: torch.full(shape, 1 - 2.0**-24, dtype=dtype)
+    )
     values = torch.arange(levels).to(torch.uint8)[None]
     x = everything(Examples(values, levels=levels, pixels="dequantize"), dtype)
     assert x.max() < 1
@@ -114,7 +116,12 @@ def test_bits_per_dimension(bound, levels, shape):
 
 
 def test_uniform_density_costs_all_bits():
-    assert Examples(torch.zeros(2, 5, dtype=torch.uint8), levels=256, pixels="dequantize").bits_per_dimension(0) == 8
+    assert (
+        Examples(
+            torch.zeros(2, 5, dtype=torch.uint8), levels=256, pixels="dequantize"
+        ).bits_per_dimension(0)
+        == 8
+    )
 
 
 @given(count=st.integers(2, 60), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
@@ -135,10 +142,14 @@ def test_split_is_disjoint_and_complete(count, fraction, seed):
 
 def test_splits_differ_between_seeds():
     examples = Examples.of(torch.rand(100, 1))
-    assert not torch.equal(examples.split(0.5, seed=0)[1].values, examples.split(0.5, seed=1)[1].values)
+    assert not torch.equal(
+        examples.split(0.5, seed=0)[1].values, examples.split(0.5, seed=1)[1].values
+    )
 
 
-@pytest.mark.parametrize(("bad", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+@pytest.mark.parametrize(
+    ("bad", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")]
+)
 def test_the_first_row_that_is_not_finite_is_named(bad, shown):
     values = torch.zeros(5000, 2, 3)
     values[4321, 1, 1] = values[4800, 0, 0] = bad
@@ -152,7 +163,9 @@ def test_integers_are_refused(dtype):
         Examples.of(torch.zeros(2, 2, dtype=dtype), name="counts")
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [(torch.float16, torch.float32), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(torch.float16, torch.float32), (torch.bfloat16, torch.float32)]
+)
 def test_narrow_floats_are_widened(dtype, kept):
     assert Examples.of(torch.zeros(2, 2, dtype=dtype)).values.dtype == kept
 
@@ -186,7 +199,9 @@ def test_treatments_that_have_no_meaning_are_refused():
     with pytest.raises(DataError, match="floats: only data of known discretisation"):
         floats.prepare("dequantize")
     for pixels in ("binarize", "binarize-once"):
-        with pytest.raises(DataError, match=r"floats: only values in \[0, 1\] can be binarised, .*0\.5, 1\.5"):
+        with pytest.raises(
+            DataError, match=r"floats: only values in \[0, 1\] can be binarised, .*0\.5, 1\.5"
+        ):
             floats.prepare(pixels)
     with pytest.raises(SettingsError, match="pixels='fuzzy' is unknown"):
         floats.prepare("fuzzy")

@@ -27,7 +27,9 @@ def save(path: Path, array: np.ndarray = GREY, **settings) -> Path:
 
 
 def read(folder: Path, **settings) -> torch.Tensor:
-    parts = read_image_folder(folder, **{"size": None, "color": "keep", "resize": "crop", **settings})
+    parts = read_image_folder(
+        folder, **{"size": None, "color": "keep", "resize": "crop", **settings}
+    )
     assert not isinstance(parts, tuple)
     return parts.values
 
@@ -113,7 +115,10 @@ def test_litter_is_passed_over(tmp_path):
     ("files", "message"),
     [
         ((), "it is empty"),
-        (("a.npy", "b.npy", "c.txt", "d"), "found 2 .npy, 1 .txt, 1 file without suffix; to read a.npy, give the path"),
+        (
+            ("a.npy", "b.npy", "c.txt", "d"),
+            "found 2 .npy, 1 .txt, 1 file without suffix; to read a.npy, give the path",
+        ),
         (("a.heic", "sub/b.txt"), "found 1 .heic, 1 folder without pictures"),
     ],
 )
@@ -130,16 +135,22 @@ def test_pictures_that_would_be_lost_are_refused(tmp_path):
     save(tmp_path / "mixed" / "loose.png")
     save(tmp_path / "mixed" / "class" / "1.png")
     with pytest.raises(
-        DataError, match=r"mixed: has 1 pictures \(the first is loose\.png\) beside class folders .*\(class\)"
+        DataError,
+        match=r"mixed: has 1 pictures \(the first is loose\.png\) beside class folders .*\(class\)",
     ):
         load_data(tmp_path / "mixed")
     save(tmp_path / "deep" / "a" / "b" / "1.png")
-    with pytest.raises(DataError, match=r"deep/a/b: pictures more than one folder below .*deep; give .*deep/a instead"):
+    with pytest.raises(
+        DataError,
+        match=r"deep/a/b: pictures more than one folder below .*deep; give .*deep/a instead",
+    ):
         load_data(tmp_path / "deep")
 
 
 def test_a_single_picture_is_no_data_set(tmp_path):
-    with pytest.raises(DataError, match=f"one picture is not a data set; give the folder .*{tmp_path.name}"):
+    with pytest.raises(
+        DataError, match=f"one picture is not a data set; give the folder .*{tmp_path.name}"
+    ):
         load_data(save(tmp_path / "1.png"))
 
 
@@ -147,7 +158,8 @@ def test_different_sizes_name_two_files(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", GREY[:, :4])
     with pytest.raises(
-        DataError, match=r"a\.png has 5 x 6 .* but .*b\.png has 4 x 6; set image_size \(--image-size 64\)"
+        DataError,
+        match=r"a\.png has 5 x 6 .* but .*b\.png has 4 x 6; set image_size \(--image-size 64\)",
     ):
         load_data(tmp_path)
     assert load_data(tmp_path, image_size=(8, 7), test_fraction=0.5).shape == (1, 8, 7)
@@ -196,10 +208,20 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size, and has no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("side", [10_001, 13_000, 60_000])
@@ -268,13 +290,18 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
 
 
 def test_float_pictures_in_the_unit_interval(tmp_path):
-    assert decoded(save(tmp_path / "a.tif", np.array([[0, 0.5, 1]], dtype=np.float32))).tolist() == [[0, 128, 255]]
+    assert decoded(
+        save(tmp_path / "a.tif", np.array([[0, 0.5, 1]], dtype=np.float32))
+    ).tolist() == [[0, 128, 255]]
 
 
 @pytest.mark.parametrize(
     ("array", "kind"),
     [
-        (np.array([[0, 255]], dtype=np.float32), r"floating-point pixels outside \[0, 1\], from 0.0 to 255.0"),
+        (
+            np.array([[0, 255]], dtype=np.float32),
+            r"floating-point pixels outside \[0, 1\], from 0.0 to 255.0",
+        ),
         (np.array([[0, np.nan]], dtype=np.float32), "floating-point pixels"),
         (np.array([[0, 70_000]], dtype=np.int32), "32-bit integer pixels, from 0 to 70000"),
     ],
@@ -305,7 +332,9 @@ def test_orientation_is_respected(tmp_path, orientation, suffix):
         7: GREY[::-1, ::-1].T,
         8: np.rot90(GREY),
     }
-    assert np.array_equal(decoded(save(tmp_path / f"a{suffix}", GREY, exif=exif)), upright[orientation])
+    assert np.array_equal(
+        decoded(save(tmp_path / f"a{suffix}", GREY, exif=exif)), upright[orientation]
+    )
 
 
 def test_damaged_exif_does_not_damage_the_picture(tmp_path):
@@ -322,7 +351,9 @@ def test_the_first_frame_of_an_animation(tmp_path, suffix):
 
 def test_foreign_formats_are_not_decoded(tmp_path):
     """PostScript under the name of a PNG would start another program."""
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(DataError, match=r"a\.png: not a picture of a kind that can be read"):
         load_data(tmp_path)
 
@@ -349,10 +380,17 @@ def test_a_constant_stays_constant_at_any_size(source, target):
 
 def test_shrinking_is_antialiased():
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
-    assert np.abs(np.asarray(resized(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127).max() <= 12
+    assert (
+        np.abs(
+            np.asarray(resized(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127
+        ).max()
+        <= 12
+    )
 
 
-@pytest.mark.skipif("LOWERBOUND_DATA" not in os.environ, reason="LOWERBOUND_DATA names no folder of data sets")
+@pytest.mark.skipif(
+    "LOWERBOUND_DATA" not in os.environ, reason="LOWERBOUND_DATA names no folder of data sets"
+)
 def test_faces_of_forty_people():
     folder = Path(os.environ["LOWERBOUND_DATA"]) / "orl_faces"
     if not folder.is_dir():

@@ -43,7 +43,9 @@ def saved(tmp_path):
 @pytest.mark.parametrize("name", ARRAYS)
 def test_a_file_gives_the_same_parts_as_memory(name, saved):
     path = saved(ARRAYS[name])
-    mapped, read = (lb.load_data(path, keep_in=place, test_fraction=0.3) for place in ("file", "memory"))
+    mapped, read = (
+        lb.load_data(path, keep_in=place, test_fraction=0.3) for place in ("file", "memory")
+    )
     for part in ("train", "test"):
         there, here = getattr(mapped, part), getattr(read, part)
         assert isinstance(there.values, Mapped)
@@ -51,7 +53,9 @@ def test_a_file_gives_the_same_parts_as_memory(name, saved):
         assert (there.shape, there.levels, len(there)) == (here.shape, here.levels, len(here))
         index = torch.tensor([3, 0, 3, 5])
         assert torch.equal(there.batch(index), here.batch(index))
-        assert torch.equal(there.subset(index).batch(index[1:2]), here.subset(index).batch(index[1:2]))
+        assert torch.equal(
+            there.subset(index).batch(index[1:2]), here.subset(index).batch(index[1:2])
+        )
         assert torch.equal(there.to("cpu").values.float(), here.values.float())
         if name != "half precision":  # which memory holds in single precision
             assert there.digest() == here.digest()
@@ -75,7 +79,8 @@ def test_a_memory_map_that_is_given_stays_one(saved):
     assert isinstance(lb.Examples.of(array).values, Mapped)
     part = as_examples(array[10:20], name="part")
     assert torch.equal(
-        part.batch(torch.arange(10)), as_examples(ARRAYS["grey"][10:20], name="a").batch(torch.arange(10))
+        part.batch(torch.arange(10)),
+        as_examples(ARRAYS["grey"][10:20], name="a").batch(torch.arange(10)),
     )
 
 
@@ -169,7 +174,9 @@ def test_a_file_is_looked_through_once(saved, monkeypatch):
     looks = []
     finite = torch.isfinite
     path = saved(ARRAYS["vectors"])
-    monkeypatch.setattr(torch, "isfinite", lambda values: looks.append(len(values)) or finite(values))
+    monkeypatch.setattr(
+        torch, "isfinite", lambda values: looks.append(len(values)) or finite(values)
+    )
     lb.load_data(path, keep_in="file").train.subset(torch.arange(3)).prepare("as-is")
     assert looks == [30]
 
@@ -182,14 +189,24 @@ def make_vae():
 
 @pytest.mark.parametrize("compile", ["never", "always"])
 @pytest.mark.parametrize("pool", [1, 300, 1 << 20])
-def test_training_from_a_file_is_training_from_memory_in_the_same_order(pool, compile, saved, traced, monkeypatch):
+def test_training_from_a_file_is_training_from_memory_in_the_same_order(
+    pool, compile, saved, traced, monkeypatch
+):
     """Whether batches are read one by one, or several together."""
     monkeypatch.setattr(feeding, "_POOL", pool)
     monkeypatch.setattr(
-        feeding.Feed, "order", lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator)
+        feeding.Feed,
+        "order",
+        lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator),
     )
     path = saved(ARRAYS["grey"])
-    settings = {"epochs": 3, "batch_size": 4, "progress": False, "compile": compile, "pictures_every": 0}
+    settings = {
+        "epochs": 3,
+        "batch_size": 4,
+        "progress": False,
+        "compile": compile,
+        "pictures_every": 0,
+    }
     runs = []
     for place in ("file", "memory"):
         data = lb.load_data(path, keep_in=place, pixels="dequantize")
@@ -229,7 +246,9 @@ def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
     assert torch.equal(read, torch.from_numpy(np.load(tmp_path / "rows.npy"))[order])
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them"
+)
 def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
     """More threads of OpenMP's than cores make those of the training sleep at every wait: a fifth of its speed on two cores."""
     np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
@@ -257,16 +276,26 @@ def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monk
     values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     calls = []
     read = os.pread
-    monkeypatch.setattr(os, "pread", lambda handle, size, start: calls.append(size) or read(handle, size, start))
+    monkeypatch.setattr(
+        os, "pread", lambda handle, size, start: calls.append(size) or read(handle, size, start)
+    )
     index = torch.tensor([3, 4, 9, 2, 12, 12, 14, 29])
     assert np.array_equal(values[index].numpy(), ARRAYS["grey"][index.numpy()])
-    assert calls == {0: [90, 30, 30, 30, 30], 30: [90, 30, 90, 30], 60: [90, 180, 30], 4096: [840]}[between]
+    assert (
+        calls
+        == {0: [90, 30, 30, 30, 30], 30: [90, 30, 90, 30], 60: [90, 180, 30], 4096: [840]}[between]
+    )
 
 
 def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(feeding, "_POOL", 200)
     path = saved(ARRAYS["grey"])
-    settings = {"batch_size": 4, "progress": False, "pictures_every": 0, "directory": tmp_path / "run"}
+    settings = {
+        "batch_size": 4,
+        "progress": False,
+        "pictures_every": 0,
+        "directory": tmp_path / "run",
+    }
     lb.fit(make_vae(), lb.ELBO(), lb.load_data(path, keep_in="file").train, epochs=1, **settings)
     with pytest.raises(SettingsError, match=r"examples\.train\.order=blocks"):
         lb.fit(make_vae(), lb.ELBO(), lb.load_data(path).train, epochs=2, resume=True, **settings)
@@ -304,7 +333,9 @@ def test_readers_end_with_an_epoch_that_is_cut_short(saved):
     batches = feed.batches(torch.arange(30), 4)
     assert torch.equal(next(batches), torch.from_numpy(ARRAYS["grey"][:4]))
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lowerbound-reader")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("lowerbound-reader")
+    ]
 
 
 # Pictures
@@ -379,22 +410,30 @@ def test_nothing_half_written_is_left_behind(folder, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/decoded: cannot keep decoded pictures there.*--cache DIR"):
+    with pytest.raises(
+        DataError, match=r"file/decoded: cannot keep decoded pictures there.*--cache DIR"
+    ):
         lb.load_data(folder, keep_in="file", cache=str(tmp_path / "file" / "decoded"))
 
 
 def test_no_room_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    with pytest.raises(DataError, match=r"the decoded pictures take .* GiB are free; give another folder"):
+    with pytest.raises(
+        DataError, match=r"the decoded pictures take .* GiB are free; give another folder"
+    ):
         lb.load_data(folder, keep_in="file", cache=str(tmp_path / "decoded"))
 
 
-@pytest.mark.skipif(not hasattr(resource, "RUSAGE_SELF"), reason="says how much memory a process took on Unix only")
+@pytest.mark.skipif(
+    not hasattr(resource, "RUSAGE_SELF"), reason="says how much memory a process took on Unix only"
+)
 def test_a_large_file_takes_little_memory(tmp_path):
     """A gigabyte that is gathered from twice at random takes less than half of that."""
     path = tmp_path / "large.npy"
     with path.open("wb") as file:
-        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 18, 4096)})
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 18, 4096)}
+        )
         file.truncate(file.tell() + (1 << 30))
     program = f"""
 import resource, torch, lowerbound as lb
@@ -404,7 +443,9 @@ for index in torch.randperm(len(data.train)).split(1000):
     data.train.batch(index)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 450
 
 

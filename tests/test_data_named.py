@@ -19,7 +19,12 @@ from scipy.io import savemat
 from lowerbound.data import CATALOGUE, fetch, load_data, named
 from lowerbound.errors import DataError
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 RANDOM = np.random.default_rng(0)
 ARRAYS = (
     RANDOM.integers(0, 256, (12, 28, 28), dtype=np.uint8),
@@ -32,7 +37,11 @@ REAL = os.environ.get("LOWERBOUND_DATA")
 
 
 def idx(array: np.ndarray) -> bytes:
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+    return gzip.compress(
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def put_idx(folder: Path, arrays=ARRAYS, names=FILES) -> Path:
@@ -94,7 +103,9 @@ def test_the_catalogue_is_light():
         "import sys; from lowerbound.data.catalogue import CATALOGUE; "
         "assert not {'torch', 'numpy', 'PIL', 'sklearn'} & set(sys.modules); print(*CATALOGUE)"
     )
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert listed.split() == ["digits", "mnist", "fashion-mnist", "frey-faces", "olivetti"]
 
 
@@ -177,7 +188,12 @@ def test_other_content_is_refused_by_its_file(machine, wrong):
         ({"x": ARRAYS[0]}, "has no test part"),
         ({"x_train": ARRAYS[0], "x_test": ARRAYS[2]}, "has no labels"),
         (
-            {"x_train": ARRAYS[0] / 255, "y_train": ARRAYS[1], "x_test": ARRAYS[2], "y_test": ARRAYS[3]},
+            {
+                "x_train": ARRAYS[0] / 255,
+                "y_train": ARRAYS[1],
+                "x_test": ARRAYS[2],
+                "y_test": ARRAYS[3],
+            },
             "not the published",
         ),
     ],
@@ -212,7 +228,9 @@ def test_only_what_lacks_is_downloaded(machine, monkeypatch):
 @pytest.mark.parametrize("bad", [b"", b"<html>", idx(ARRAYS[0])[:-9], idx(ARRAYS[0][::-1])])
 def test_the_second_home_is_tried_and_nothing_broken_stays(machine, monkeypatch, bad):
     good = serve({f"{name}.gz": idx(array) for name, array in zip(FILES, ARRAYS, strict=True)}, [])
-    monkeypatch.setattr(fetch, "open_url", lambda url: io.BytesIO(bad) if "amazonaws" in url else good(url))
+    monkeypatch.setattr(
+        fetch, "open_url", lambda url: io.BytesIO(bad) if "amazonaws" in url else good(url)
+    )
     assert_is_the_set(load_data("mnist"), "mnist")
     monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "second"))
     monkeypatch.setattr(fetch, "open_url", lambda url: io.BytesIO(bad))
@@ -288,7 +306,12 @@ def test_frey_faces(machine, monkeypatch, form):
         savemat(stream, matrix)
         monkeypatch.setattr(fetch, "open_url", serve({"frey_rawface.mat": stream.getvalue()}, []))
     data = load_data("frey-faces")
-    assert (data.name, data.shape, len(data.train), len(data.test)) == ("frey-faces", (1, 28, 20), 1769, 196)
+    assert (data.name, data.shape, len(data.train), len(data.test)) == (
+        "frey-faces",
+        (1, 28, 20),
+        1769,
+        196,
+    )
     rows = {row.numpy().tobytes() for part in (data.train, data.test) for row in part.values}
     assert rows == {frame.tobytes() for frame in FRAMES}
 

@@ -14,10 +14,17 @@ from lowerbound.distributions.bernoulli import _exp_of_negative, _in_one_pass
 @pytest.mark.parametrize("leading", [(3, 4), (4,), (5, 3, 4)])
 def test_a_bernoulli_is_its_formula(dimensions, scale, leading):
     torch.manual_seed(dimensions)
-    logits, value = scale * torch.randn(*leading, dimensions), (torch.rand(4, dimensions) < 0.5).float()
+    logits, value = (
+        scale * torch.randn(*leading, dimensions),
+        (torch.rand(4, dimensions) < 0.5).float(),
+    )
     exact = nn.functional.logsigmoid((2 * value - 1).double() * logits.double()).sum(-1)
-    torch.testing.assert_close(FactorialBernoulli(logits).log_prob(value).double(), exact, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(_in_one_pass(value, logits).double(), exact, rtol=1e-5, atol=1e-4)  # what is compiled
+    torch.testing.assert_close(
+        FactorialBernoulli(logits).log_prob(value).double(), exact, rtol=1e-5, atol=1e-4
+    )
+    torch.testing.assert_close(
+        _in_one_pass(value, logits).double(), exact, rtol=1e-5, atol=1e-4
+    )  # what is compiled
     found = FactorialBernoulli(logits.double()).log_prob(value.double())
     torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-11)
 
@@ -31,7 +38,9 @@ def test_the_exponential_that_is_compiled_is_the_exponential():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_what_is_compiled_of_a_bernoulli_agrees(monkeypatch):
     calls = []
-    monkeypatch.setattr(bernoulli, "_in_one_pass", lambda *given: calls.append(1) or _in_one_pass(*given))
+    monkeypatch.setattr(
+        bernoulli, "_in_one_pass", lambda *given: calls.append(1) or _in_one_pass(*given)
+    )
     torch.manual_seed(0)
     torch.compiler.reset()
     logits, value = (30 * torch.randn(5, 4, 77)).requires_grad_(), (torch.rand(4, 77) < 0.5).float()
@@ -39,7 +48,10 @@ def test_what_is_compiled_of_a_bernoulli_agrees(monkeypatch):
     def log_prob(logits):
         return FactorialBernoulli(logits).log_prob(value)
 
-    plain, compiled = log_prob(logits), torch.compile(log_prob, fullgraph=True, dynamic=False)(logits)
+    plain, compiled = (
+        log_prob(logits),
+        torch.compile(log_prob, fullgraph=True, dynamic=False)(logits),
+    )
     assert calls
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-4)
     slopes = [torch.autograd.grad(found.sum(), logits)[0] for found in (compiled, plain)]
@@ -58,10 +70,14 @@ def test_a_bernoulli_s_gradients_are_its_formula_s_to_the_second_order():
         return (value * logits - nn.functional.softplus(logits)).sum(-1)
 
     slope = torch.randn(3, 4, dtype=torch.float64)
-    found, expected = (torch.autograd.grad(f(value, logits), (value, logits), slope) for f in (log_prob, formula))
+    found, expected = (
+        torch.autograd.grad(f(value, logits), (value, logits), slope) for f in (log_prob, formula)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradgradcheck(log_prob, (value, logits))
-    one_by_one = torch.func.vmap(torch.func.grad(lambda eta: log_prob(value[0].detach(), eta)))(logits[:, 0].detach())
+    one_by_one = torch.func.vmap(torch.func.grad(lambda eta: log_prob(value[0].detach(), eta)))(
+        logits[:, 0].detach()
+    )
     torch.testing.assert_close(one_by_one, (value[0] - logits[:, 0].sigmoid()).detach())
 
 
@@ -76,11 +92,15 @@ def test_a_bernoulli_s_own_logits_are_left_as_they_are():
 
 def test_extreme_logits_are_finite():
     with torch.no_grad():
-        found = FactorialBernoulli(torch.full((2, 100), 1e4)).log_prob(torch.tensor([[1.0], [0.0]]).expand(2, 100))
+        found = FactorialBernoulli(torch.full((2, 100), 1e4)).log_prob(
+            torch.tensor([[1.0], [0.0]]).expand(2, 100)
+        )
     assert found.tolist() == pytest.approx([0.0, -1e6], abs=0.1)
 
 
-@pytest.mark.parametrize(("dimensions", "size"), [(784, 15.0), (784, 30.0), (12288, 20.0), (12288, 100.0)])
+@pytest.mark.parametrize(
+    ("dimensions", "size"), [(784, 15.0), (784, 30.0), (12288, 20.0), (12288, 100.0)]
+)
 def test_entries_that_are_fitted_well_cancel_before_they_are_summed(dimensions, size):
     """Nearly all entries have large logits of the right sign, so that the sum is small beside its terms."""
     torch.manual_seed(0)
@@ -106,8 +126,14 @@ def test_types_are_promoted(of_value, of_logits, result):
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3), (2, 1), (1, 3)])
 def test_a_factor_of_a_batch_goes_with_its_own_rows(batch):
     torch.manual_seed(0)
-    factor = torch.tril(torch.rand(*batch, 4, 4, dtype=torch.float64)) + torch.eye(4, dtype=torch.float64)
-    loc = torch.randn(2, 3, 4, dtype=torch.float64) if len(batch) == 2 else torch.randn(*batch, 4, dtype=torch.float64)
+    factor = torch.tril(torch.rand(*batch, 4, 4, dtype=torch.float64)) + torch.eye(
+        4, dtype=torch.float64
+    )
+    loc = (
+        torch.randn(2, 3, 4, dtype=torch.float64)
+        if len(batch) == 2
+        else torch.randn(*batch, 4, dtype=torch.float64)
+    )
     ours = TriangularNormal(loc, factor)
     theirs = MultivariateNormal(loc, scale_tril=factor)
     value = torch.randn(5, *ours.batch_shape, 4, dtype=torch.float64)

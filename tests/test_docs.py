@@ -20,7 +20,8 @@ ALL = pages("*.md", "docs/**/*.md", "benchmarks/*.md")
 WITH_CODE = [
     page
     for page in pages("docs/**/*.md")
-    if page != "docs/notebook-errors.md"  # whose output is compared number by number, in a test of its own
+    if page
+    != "docs/notebook-errors.md"  # whose output is compared number by number, in a test of its own
     and any(block.language in ("python", "console") for block in blocks(page))
 ]
 # What a reader would wait for, and a test does not.
@@ -31,14 +32,18 @@ REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run(page, QUICKER.get(page, str))  # raises where a block fails, or prints other than what the page shows
+    run(
+        page, QUICKER.get(page, str)
+    )  # raises where a block fails, or prints other than what the page shows
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err  # as of a thread, which raises nothing here
 
 
 @pytest.mark.parametrize("page", ALL)
 def test_commands_are_understood(page):
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.MULTILINE)
+    targets = re.findall(
+        r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.MULTILINE
+    )
     for _, (program, *arguments) in command_lines(page):
         if program == "make":
             assert set(arguments) <= set(targets), arguments
@@ -47,7 +52,11 @@ def test_commands_are_understood(page):
 
 
 def test_a_command_that_is_wrong_is_seen():
-    for arguments in (["train", "aevb-gaussian"], ["evaluate", "runs/a", "--sampels", "5"], ["draw"]):
+    for arguments in (
+        ["train", "aevb-gaussian"],
+        ["evaluate", "runs/a", "--sampels", "5"],
+        ["draw"],
+    ):
         with pytest.raises(Exception, match=r"Missing parameter: data|No such (option|command)"):
             check_options(arguments)
 
@@ -66,7 +75,9 @@ def test_links_lead_somewhere(page):
 def _places(page: Path) -> set[str]:
     """What a link can name in a page: its headings, in small letters with dashes."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf8"), re.MULTILINE)
-    return {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("page", ALL)
@@ -87,7 +98,9 @@ def test_names_that_a_page_mentions_exist(page):
     ],
 )
 def test_the_reference_has_every_public_name(name):
-    assert re.search(rf"^\.\. auto(class|function|exception):: {re.escape(name)}$", REFERENCE, re.MULTILINE)
+    assert re.search(
+        rf"^\.\. auto(class|function|exception):: {re.escape(name)}$", REFERENCE, re.MULTILINE
+    )
 
 
 def test_the_reference_has_every_error():
@@ -101,12 +114,16 @@ def test_every_page_is_in_the_navigation():
         for block in blocks(page):
             if block.language.startswith("{toctree}"):
                 entries = [
-                    re.sub(r".*<(.*)>", r"\1", line) for line in block.text.splitlines() if line and line[0] != ":"
+                    re.sub(r".*<(.*)>", r"\1", line)
+                    for line in block.text.splitlines()
+                    if line and line[0] != ":"
                 ]
                 for entry in entries:
                     listed |= set((ROOT / page).parent.resolve().glob(f"{entry}.md"))
                     listed.add(((ROOT / page).parent / f"{entry}.md").resolve())
-    assert {(ROOT / page).resolve() for page in pages("docs/**/*.md")} - listed == {(ROOT / "docs/index.md").resolve()}
+    assert {(ROOT / page).resolve() for page in pages("docs/**/*.md")} - listed == {
+        (ROOT / "docs/index.md").resolve()
+    }
 
 
 def test_what_is_wrong_in_a_site_is_found(tmp_path):
@@ -116,7 +133,9 @@ def test_what_is_wrong_in_a_site_is_found(tmp_path):
         '<a id="here"></a><a href="#here">1</a><a href="more/">2</a><a href="more/index.html#there">3</a><img src="picture.png">'
         '<a href="https://example.org">4</a><img src="data:image/png;base64,">'
     )
-    (tmp_path / "more" / "index.html").write_text('<h1 id="there"></h1><a href="../index.html">1</a>')
+    (tmp_path / "more" / "index.html").write_text(
+        '<h1 id="there"></h1><a href="../index.html">1</a>'
+    )
     assert list(sitecheck.broken(tmp_path)) == []
     (tmp_path / "bad.html").write_text(
         '<a href="gone.html">1</a><a href="index.html#gone">2</a><img src="gone.png"><script src="https://example.org/a.js"></script>'

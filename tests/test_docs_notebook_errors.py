@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "notebook-errors.md"
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(encoding="utf8"), re.DOTALL)
+BLOCKS = re.findall(
+    r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(encoding="utf8"), re.DOTALL
+)
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 
 

@@ -19,12 +19,15 @@ ORTHOGONAL = torch.tensor([[1.2, 0.0], [0.0, 0.6], [0.5, 0.0], [0.0, -0.8]], dty
 SLANTED = (
     NOISE
     * torch.linalg.cholesky(
-        torch.block_diag(*2 * [torch.tensor([[4.0, 1.8], [1.8, 4.0]], dtype=DOUBLE)]) - torch.eye(4, dtype=DOUBLE)
+        torch.block_diag(*2 * [torch.tensor([[4.0, 1.8], [1.8, 4.0]], dtype=DOUBLE)])
+        - torch.eye(4, dtype=DOUBLE)
     ).T
 )
 
 
-def linear_vae(loadings: torch.Tensor, shift: float = 0.0) -> tuple[lb.LatentModel, MultivariateNormal, torch.Tensor]:
+def linear_vae(
+    loadings: torch.Tensor, shift: float = 0.0
+) -> tuple[lb.LatentModel, MultivariateNormal, torch.Tensor]:
     """A linear VAE with the best diagonal encoder but for ``shift``, its evidence, and the precision of its posterior."""
     dims, latents = loadings.shape
     precision = torch.eye(latents, dtype=DOUBLE) + loadings.T @ loadings / NOISE**2
@@ -38,7 +41,9 @@ def linear_vae(loadings: torch.Tensor, shift: float = 0.0) -> tuple[lb.LatentMod
     with torch.no_grad():
         encoder.weight.copy_(torch.cat([gain, torch.zeros_like(gain)]))
         # The mean-field optimum has the variances 1 / P_jj, which is the posterior's own where P is diagonal.
-        encoder.bias.copy_(torch.cat([torch.full((latents,), shift, dtype=DOUBLE), -precision.diagonal().log()]))
+        encoder.bias.copy_(
+            torch.cat([torch.full((latents,), shift, dtype=DOUBLE), -precision.diagonal().log()])
+        )
         decoder.weight.copy_(loadings)
         decoder.bias.zero_()
         model.likelihood.log_scale.fill_(math.log(NOISE))  # in double precision
@@ -50,7 +55,9 @@ def test_at_the_exact_posterior_there_are_no_gaps():
     model, evidence, _ = linear_vae(ORTHOGONAL)
     x = evidence.sample((30,))
     gaps = inference_gaps(model, x, samples=20, steps=20)
-    torch.testing.assert_close(gaps.log_likelihood.per_example, evidence.log_prob(x), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        gaps.log_likelihood.per_example, evidence.log_prob(x), rtol=0, atol=1e-9
+    )
     for gap in (gaps.approximation, gaps.amortisation, gaps.inference):
         assert float(gap.per_example.abs().max()) < 1e-6
     assert gaps.advice.startswith("inference is fine")
@@ -112,7 +119,9 @@ def test_a_search_that_stops_short_says_so():
     model, evidence = widened(30.0)
     gaps = inference_gaps(model, evidence.sample((5,)), samples=50, steps=3, learning_rate=0.01)
     assert gaps.last_gain > 0.05
-    assert gaps.warning.startswith("the search for the best bound had not converged: its last round still gained")
+    assert gaps.warning.startswith(
+        "the search for the best bound had not converged: its last round still gained"
+    )
     assert "richer posterior" not in gaps.advice
     assert gaps.advice.startswith("approximation cannot be told from amortisation")
 
@@ -121,7 +130,9 @@ def test_a_search_that_stops_short_says_so():
 def test_a_search_that_is_done_takes_one_more_round_at_most(shift, rounds, monkeypatch):
     taken = []
     real = gaps_module._Search._climb
-    monkeypatch.setattr(gaps_module._Search, "_climb", lambda self, *given: taken.append(1) or real(self, *given))
+    monkeypatch.setattr(
+        gaps_module._Search, "_climb", lambda self, *given: taken.append(1) or real(self, *given)
+    )
     model, evidence, _ = linear_vae(ORTHOGONAL, shift=shift)
     inference_gaps(model, evidence.sample((5,)), samples=50)
     assert len(taken) == rounds
@@ -135,9 +146,15 @@ def test_figures_do_not_depend_on_the_batches():
         parts = inference_gaps(model, x, samples=25, steps=15, seed=3, batch_size=batch_size)
         for name in ("log_likelihood", "best_bound", "amortised_bound"):
             torch.testing.assert_close(
-                getattr(parts, name).per_example, getattr(whole, name).per_example, rtol=1e-9, atol=1e-9
+                getattr(parts, name).per_example,
+                getattr(whole, name).per_example,
+                rtol=1e-9,
+                atol=1e-9,
             )
-    assert inference_gaps(model, x, samples=25, steps=15, seed=4).best_bound.mean != whole.best_bound.mean
+    assert (
+        inference_gaps(model, x, samples=25, steps=15, seed=4).best_bound.mean
+        != whole.best_bound.mean
+    )
 
 
 def test_no_steps_leave_the_encoder_s_posterior():
@@ -202,19 +219,30 @@ def test_the_advice_names_the_largest_gap(approximation, amortisation, train, ad
     gaps = Gaps(likelihood, best, lb.Estimate(best.per_example - amortisation), others)
     assert gaps.advice.startswith(advice)
     lines = str(gaps).splitlines()
-    assert f"{approximation:.3f}  ±0.000" in next(line for line in lines if line.startswith("approximation"))
-    assert f"{amortisation:.3f}  ±0.000" in next(line for line in lines if line.startswith("amortisation"))
+    assert f"{approximation:.3f}  ±0.000" in next(
+        line for line in lines if line.startswith("approximation")
+    )
+    assert f"{amortisation:.3f}  ±0.000" in next(
+        line for line in lines if line.startswith("amortisation")
+    )
     assert len(lines) == (7 if train is None else 9)
 
 
 def test_what_cannot_be_refined_is_refused_by_name():
     x = torch.rand(4, 4)
     likelihood = lb.Gaussian(lb.mlp(2, 8))
-    flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 4, hidden_features=(8,)), likelihood)
-    with pytest.raises(UnsupportedError, match=r"the posterior is a MAF, which has no network.*lowerbound\.Gaussian"):
+    flow = lb.LatentModel(
+        lb.StandardNormal(2), zuko.flows.MAF(2, 4, hidden_features=(8,)), likelihood
+    )
+    with pytest.raises(
+        UnsupportedError,
+        match=r"the posterior is a MAF, which has no network.*lowerbound\.Gaussian",
+    ):
         inference_gaps(flow, x)
     binary = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(4, 2)), likelihood)
-    with pytest.raises(UnsupportedError, match="FactorialBernoulli, which cannot be reparameterised"):
+    with pytest.raises(
+        UnsupportedError, match="FactorialBernoulli, which cannot be reparameterised"
+    ):
         inference_gaps(binary, x)
 
     class Other(lb.Model):

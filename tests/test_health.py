@@ -8,7 +8,13 @@ import torch
 import zuko
 from scipy import integrate, stats
 from torch import nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
@@ -44,14 +50,16 @@ class Table(nn.Module):
 def tabled(means, scales, posterior=Table) -> tuple[lb.LatentModel, torch.Tensor]:
     """A model whose posteriors are given, and its data."""
     likelihood = lb.Gaussian(lb.mlp(tuple(means.shape[1:]), 2))
-    model = lb.LatentModel(lb.StandardNormal(tuple(means.shape[1:])), posterior(means, scales), likelihood).double()
+    model = lb.LatentModel(
+        lb.StandardNormal(tuple(means.shape[1:])), posterior(means, scales), likelihood
+    ).double()
     return model, torch.arange(len(means), dtype=DOUBLE)[:, None]
 
 
 @pytest.fixture
 def _small_passes(monkeypatch):
     """Batches, and chunks of the mixture, that are far smaller than the data."""
-    monkeypatch.setattr("lowerbound.models.base._PASS_SIZE", 7)
+    monkeypatch.setattr("lowerbound.runtime.memory._PASS_SIZE", 7)
     monkeypatch.setattr("lowerbound.evaluation.health._CHUNK", 30)
 
 
@@ -66,14 +74,20 @@ def test_separated_posteriors_carry_the_logarithm_of_all_examples():
     health = latent_health(model, x)
     assert health.mutual_information == pytest.approx(math.log(60), abs=1e-6)
     assert health.saturated
-    assert (health.components, health.draws, latent_health(model, x, samples=1).draws) == (60, 1020, 60)
+    assert (health.components, health.draws, latent_health(model, x, samples=1).draws) == (
+        60,
+        1020,
+        60,
+    )
     assert "(an upper bound, and so is the total correlation)" in str(health)
     assert "limited by log 60" in str(health)
     assert not health.collapsed
 
 
 def test_the_same_posterior_everywhere_carries_nothing():
-    model, x = tabled(torch.full((30, 2), 1.5, dtype=DOUBLE), torch.full((30, 2), 0.7, dtype=DOUBLE))
+    model, x = tabled(
+        torch.full((30, 2), 1.5, dtype=DOUBLE), torch.full((30, 2), 0.7, dtype=DOUBLE)
+    )
     health = latent_health(model, x)
     assert abs(health.mutual_information) < 1e-9
     assert health.aggregate_kl == pytest.approx(health.rate, abs=1e-9)
@@ -116,7 +130,9 @@ def test_the_standard_error_is_that_over_sets_of_examples():
     """2 nats in 10 units, 60 sets of 300: the standard deviation of 60 is known to a tenth, so a third is over three errors."""
     found = [latent_health(*channel(300, 10, 2.0), seed=seed) for seed in range(60)]
     values = torch.tensor([health.mutual_information for health in found])
-    told = torch.tensor([health.mutual_information_error for health in found]).square().mean().sqrt()
+    told = (
+        torch.tensor([health.mutual_information_error for health in found]).square().mean().sqrt()
+    )
     assert float(told) == pytest.approx(float(values.std()), rel=0.35)
     assert "± 0.0" in next(line for line in found[0].lines() if line.startswith("information"))
 
@@ -125,7 +141,9 @@ def test_the_rate_of_all_examples_steadies_the_information(monkeypatch):
     """200 draws for 2,000 examples: without it the standard deviation is 0.15, of the few draws' own log densities."""
     monkeypatch.setattr("lowerbound.evaluation.health._NUMBERS", 1)
     model, x = channel(2000, 50, 4.0)
-    values = torch.tensor([latent_health(model, x, seed=seed).mutual_information for seed in range(20)])
+    values = torch.tensor(
+        [latent_health(model, x, seed=seed).mutual_information for seed in range(20)]
+    )
     assert float(values.std()) < 0.06
 
 
@@ -153,9 +171,13 @@ def test_few_examples_that_carry_something_have_not_collapsed(count):
 
 def test_a_sign_is_told_and_not_hidden():
     health = latent_health(*channel(20, 2, 1.0))
-    below = type(health)(**vars(health) | {"mutual_information": -0.3, "mutual_information_error": 0.25})
+    below = type(health)(
+        **vars(health) | {"mutual_information": -0.3, "mutual_information_error": 0.25}
+    )
     assert "information about x: -0.30 ± 0.25 nats" in str(below)
-    assert "information about x: 0.00 ± 0.25 nats" in str(type(below)(**vars(below) | {"mutual_information": -0.001}))
+    assert "information about x: 0.00 ± 0.25 nats" in str(
+        type(below)(**vars(below) | {"mutual_information": -0.001})
+    )
 
 
 def test_total_correlation_is_that_of_the_aggregate():
@@ -181,7 +203,9 @@ def test_rates_are_closed_forms_by_unit():
     health = latent_health(model, x)
     torch.testing.assert_close(health.rate_per_unit, expected, rtol=1e-12, atol=1e-12)
     assert health.rate == pytest.approx(float(expected.sum()), rel=1e-12)
-    assert health.rate == pytest.approx(lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-12)
+    assert health.rate == pytest.approx(
+        lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-12
+    )
     assert health.rate == pytest.approx(health.mutual_information + health.aggregate_kl, rel=1e-12)
 
 
@@ -200,7 +224,7 @@ def test_active_units_vary_over_all_examples():
 def test_figures_do_not_depend_on_the_batches(monkeypatch):
     model, x = tabled(torch.randn(50, 2, dtype=DOUBLE), torch.full((50, 2), 0.5, dtype=DOUBLE))
     whole = latent_health(model, x, samples=3)
-    monkeypatch.setattr("lowerbound.models.base._PASS_SIZE", 16)
+    monkeypatch.setattr("lowerbound.runtime.memory._PASS_SIZE", 16)
     parts = latent_health(model, x, samples=3)
     for name in ("rate", "mutual_information", "marginal_kl"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
@@ -217,7 +241,9 @@ def test_many_examples_are_spread_over(monkeypatch):
     # Draws are spread as well: the first half of the data is one posterior, where a draw tells log 2.
     means[:650] = -1e4
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
-    assert health.mutual_information == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(500), abs=0.01)
+    assert health.mutual_information == pytest.approx(
+        0.5 * math.log(2) + 0.5 * math.log(500), abs=0.01
+    )
 
 
 def test_latents_that_are_images_count_each_entry_as_a_unit():
@@ -229,7 +255,9 @@ def test_latents_that_are_images_count_each_entry_as_a_unit():
 def test_binary_latents():
     """Each of two bits copies one of the data: log 4."""
     x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(5, 1)
-    model = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(2, 2)), lb.Bernoulli(lb.mlp(2, 2)))
+    model = lb.LatentModel(
+        lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(2, 2)), lb.Bernoulli(lb.mlp(2, 2))
+    )
     with torch.no_grad():
         model.posterior.network.layers[0].weight.copy_(60 * torch.eye(2))
         model.posterior.network.layers[0].bias.fill_(-30)
@@ -255,12 +283,16 @@ def test_posteriors_whose_units_are_not_independent():
 
 
 def test_a_flow_as_posterior():
-    model = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 4, hidden_features=(8,)), lb.Gaussian(lb.mlp(2, 8)))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), zuko.flows.MAF(2, 4, hidden_features=(8,)), lb.Gaussian(lb.mlp(2, 8))
+    )
     x = torch.randn(40, 4)
     health = latent_health(model, x)
     assert health.rate_per_unit is None
     assert health.mutual_information <= math.log(40) + 1e-6
-    assert health.rate == pytest.approx(lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-5)
+    assert health.rate == pytest.approx(
+        lb.evaluate(model, lb.ELBO(), x).terms["rate"].mean, rel=1e-5
+    )
 
 
 def test_torch_s_own_normal_is_one_too():
@@ -270,7 +302,10 @@ def test_torch_s_own_normal_is_one_too():
             return Independent(Normal(q.mean, q.stddev), 1)
 
     means, scales = torch.randn(30, 2, dtype=DOUBLE), torch.full((30, 2), 0.5, dtype=DOUBLE)
-    ours, theirs = latent_health(*tabled(means, scales)), latent_health(*tabled(means, scales, Theirs))
+    ours, theirs = (
+        latent_health(*tabled(means, scales)),
+        latent_health(*tabled(means, scales, Theirs)),
+    )
     torch.testing.assert_close(ours.rate_per_unit, theirs.rate_per_unit)
     assert theirs.mutual_information == pytest.approx(ours.mutual_information, rel=1e-9)
     assert theirs.marginal_kl == pytest.approx(ours.marginal_kl, rel=1e-9)
@@ -278,7 +313,9 @@ def test_torch_s_own_normal_is_one_too():
 
 def test_superfluous_units_are_no_collapse():
     means = torch.randn(50, 10, dtype=DOUBLE) * (torch.arange(10) < 2)
-    health = latent_health(*tabled(means, torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10)))
+    health = latent_health(
+        *tabled(means, torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10))
+    )
     assert (health.active_units, health.collapsed, health.findings) == (2, False, ())
     assert "active units: 2 of 10; 8 superfluous ones are switched off" in str(health)
 
@@ -290,7 +327,9 @@ def test_units_are_switched_off_where_they_have_no_rate_and_that_can_be_told():
     shifted = str(latent_health(*tabled(means, scales))).splitlines()
     assert shifted[0] == "active units: 2 of 10; 1 superfluous one is switched off"
     few = latent_health(*tabled(means[:10], scales[:10]))
-    assert next(line for line in few.lines() if line.startswith("active")) == "active units: 2 of 10"
+    assert (
+        next(line for line in few.lines() if line.startswith("active")) == "active units: 2 of 10"
+    )
 
 
 # Collapse
@@ -336,7 +375,9 @@ def test_a_model_that_learns_has_no_findings(digits):
 def causes(health) -> list[str]:
     assert health.collapsed
     units = f"{health.active_units} of {health.units} units are active"
-    assert all(finding.what.startswith(f"posterior collapse: {units}") for finding in health.findings)
+    assert all(
+        finding.what.startswith(f"posterior collapse: {units}") for finding in health.findings
+    )
     assert all(finding.remedy for finding in health.findings)
     assert str(health).startswith("posterior collapse: ")
     return [finding.cause for finding in health.findings]
@@ -347,7 +388,9 @@ def test_too_strong_a_weight_of_the_rate(digits):
     lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
     (cause,) = causes(latent_health(model, digits.test, objective=objective))
     assert "beta = 20" in cause
-    (unknown,) = causes(latent_health(model, digits.test, objective=lb.ELBO()))  # the measurements find nothing else
+    (unknown,) = causes(
+        latent_health(model, digits.test, objective=lb.ELBO())
+    )  # the measurements find nothing else
     assert unknown.startswith("none found")
 
 
@@ -360,7 +403,10 @@ def test_a_scale_above_the_data_s(scale, collapses, digits):
     assert health.collapsed == collapses
     if collapses:
         (cause,) = causes(health)
-        assert f"({scale:g}) is above the data's standard deviation in every direction (at most 0.8" in cause
+        assert (
+            f"({scale:g}) is above the data's standard deviation in every direction (at most 0.8"
+            in cause
+        )
         assert "set it near 0.2" in health.findings[0].remedy
 
 
@@ -371,7 +417,9 @@ def test_the_scale_is_compared_with_the_direction_of_most_variance():
     along = float(x.std(0).square().sum().sqrt())
     for scale, expected in ((0.95 * along, False), (1.05 * along, True)):
         model = lb.LatentModel(
-            lb.StandardNormal(2), lb.Gaussian(lb.mlp(100, 4)), lb.Gaussian(lb.mlp(2, 100), scale=scale)
+            lb.StandardNormal(2),
+            lb.Gaussian(lb.mlp(100, 4)),
+            lb.Gaussian(lb.mlp(2, 100), scale=scale),
         )
         with torch.no_grad():
             model.likelihood.network.layers[0].weight.zero_()
@@ -409,10 +457,14 @@ def test_some_dead_units_are_no_cause(digits):
 def test_saturated_units_in_the_decoder(digits):
     model = digit_vae(activation="tanh")
     with torch.no_grad():
-        model.likelihood.network.layers[0].bias.copy_(100 * (-1) ** torch.arange(32))  # to 1 and -1 in turn
+        model.likelihood.network.layers[0].bias.copy_(
+            100 * (-1) ** torch.arange(32)
+        )  # to 1 and -1 in turn
     lb.fit(model, lb.ELBO(), digits.train, epochs=15, learning_rate=0.01, progress=False)
     (cause,) = causes(latent_health(model, digits.test))
-    assert cause.startswith("all units of likelihood.network.layers.1, in the decoder, are constant")
+    assert cause.startswith(
+        "all units of likelihood.network.layers.1, in the decoder, are constant"
+    )
 
 
 def test_an_encoder_that_is_constant_without_dead_units(digits):
@@ -433,7 +485,9 @@ class Clusters(nn.Module):
 
     def forward(self, z):
         leading = z.shape[:-1]
-        logits = torch.zeros(*leading, len(self.centres)) + self.slope * z.mean(-1, keepdim=True) * torch.arange(2)
+        logits = torch.zeros(*leading, len(self.centres)) + self.slope * z.mean(
+            -1, keepdim=True
+        ) * torch.arange(2)
         centres = self.centres.expand(*leading, *self.centres.shape)
         return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(centres, 0.1), 1))
 
@@ -450,7 +504,9 @@ def test_a_decoder_that_needs_no_latents():
     using = lb.LatentModel(lb.StandardNormal(2), encoder, Clusters(centres, slope=20.0))
     assert free_running(look_at(using, lb.Examples.of(x), 0)) is None
     noise = torch.randn(200, 10)
-    assert free_running(look_at(model, lb.Examples.of(noise), 0)) is None  # no better than independent entries
+    assert (
+        free_running(look_at(model, lb.Examples.of(noise), 0)) is None
+    )  # no better than independent entries
 
 
 def test_data_that_are_all_the_same(digits):
@@ -495,7 +551,9 @@ def test_channels_of_a_few_examples_are_not_taken_for_draws():
         layer.weight[3:].zero_()
         layer.bias.copy_(torch.tensor([9.0, 9.0, 9.0, -9.0, -9.0, -9.0]))
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.conv(2, 6, (1, 8, 8)), scale="shared")
+        lb.StandardNormal(2),
+        lb.Gaussian(encoder),
+        lb.Gaussian(lb.conv(2, 6, (1, 8, 8)), scale="shared"),
     )
     dead = look_at(model, lb.Examples.of(torch.rand(4, 1, 8, 8)), 0).dead
     shares = {path.split(".")[0]: share for path, share in dead.items()}
@@ -515,8 +573,12 @@ def test_causes_that_do_not_apply_say_nothing(digits):
 
 
 def test_a_warm_up_that_outlasted_the_training(digits):
-    health = latent_health(digit_vae(), digits.test, schedules={"beta": {"reached": 0.2, "end": 1.0}})
-    found = [finding for finding in health.findings if "beta was 0.2, on its way to 1" in finding.what]
+    health = latent_health(
+        digit_vae(), digits.test, schedules={"beta": {"reached": 0.2, "end": 1.0}}
+    )
+    found = [
+        finding for finding in health.findings if "beta was 0.2, on its way to 1" in finding.what
+    ]
     assert len(found) == 1
     for schedule in (
         {"reached": 1.0, "end": 1.0},
@@ -531,7 +593,9 @@ def test_a_warm_up_that_outlasted_the_training(digits):
 
 def test_a_floor_that_holds_up_the_scale():
     """Three of four entries are constant, and the decoder wants their scale far below the floor."""
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8), min_scale=0.01))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8), min_scale=0.01)
+    )
     decoder = model.likelihood.network.layers[0]
     with torch.no_grad():
         decoder.weight[4:].zero_()
@@ -539,7 +603,10 @@ def test_a_floor_that_holds_up_the_scale():
     health = latent_health(model, torch.randn(30, 4))
     assert health.scale_floor_reached == 0.75
     assert health.scale_ceiling_reached == 0
-    assert any("75% of the likelihood's scales are at their floor min_scale=0.01" in f.what for f in health.findings)
+    assert any(
+        "75% of the likelihood's scales are at their floor min_scale=0.01" in f.what
+        for f in health.findings
+    )
     with torch.no_grad():
         decoder.bias[4:] = torch.tensor([100.0, 0.0, 0.0, 0.0])
     health = latent_health(model, torch.randn(30, 4))
@@ -547,7 +614,9 @@ def test_a_floor_that_holds_up_the_scale():
     assert any("at their ceiling max_scale=1000" in finding.what for finding in health.findings)
 
 
-@pytest.mark.parametrize("likelihood", [lb.Gaussian(lb.mlp(2, 4), scale=0.3), lb.Bernoulli(lb.mlp(2, 4))])
+@pytest.mark.parametrize(
+    "likelihood", [lb.Gaussian(lb.mlp(2, 4), scale=0.3), lb.Bernoulli(lb.mlp(2, 4))]
+)
 def test_no_floor_without_a_learned_scale(likelihood):
     model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), likelihood)
     health = latent_health(model, torch.randn(30, 4).round().clamp(0, 1))
@@ -574,7 +643,9 @@ def test_mistakes_are_named():
             raise AssertionError
 
     model, x = tabled(torch.randn(30, 2, dtype=DOUBLE), torch.ones(30, 2, dtype=DOUBLE))
-    with pytest.raises(UnsupportedError, match=r"a Other has no single posterior.*lowerbound\.LatentModel"):
+    with pytest.raises(
+        UnsupportedError, match=r"a Other has no single posterior.*lowerbound\.LatentModel"
+    ):
         latent_health(Other(), x)
     with pytest.raises(SettingsError, match="samples=0"):
         latent_health(model, x, samples=0)
@@ -585,6 +656,8 @@ def test_mistakes_are_named():
 
 
 def test_too_few_examples_to_tell_are_said():
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6)))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
     assert "cannot be told from 3 examples" in str(lb.latent_health(model, torch.randn(3, 3)))
     assert "cannot be told" not in str(lb.latent_health(model, torch.randn(9, 3)))

@@ -8,11 +8,18 @@ import torch
 import zuko
 from scipy import integrate
 from torch import nn
-from torch.distributions import Dirichlet, Gamma, LKJCholesky, MultivariateNormal, Normal, constraints
+from torch.distributions import (
+    Dirichlet,
+    Gamma,
+    LKJCholesky,
+    MultivariateNormal,
+    Normal,
+    constraints,
+)
 
 import lowerbound as lb
+from lowerbound.conditionals.variables import Variables
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.variables import Variables
 
 PRECISION = torch.tensor([[3.0, 1.0, 0.5], [1.0, 2.0, -0.7], [0.5, -0.7, 1.5]], dtype=torch.float64)
 CENTRE = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
@@ -85,11 +92,15 @@ def test_every_gradient_is_that_of_the_closed_form_on_average(objective, gradien
     slopes = torch.cat(torch.autograd.grad(expected, (loc, log_variance)))
     found = []
     for _ in range(40):
-        value = objective(samples=samples, gradient=gradient)(model.draw(torch.zeros(500, 1), samples, gradient)).mean()
+        value = objective(samples=samples, gradient=gradient)(
+            model.draw(torch.zeros(500, 1), samples, gradient)
+        ).mean()
         found.append(torch.autograd.grad(value, numbers)[0])
     found = torch.stack(found)
     t = (found.mean(0) - slopes) / (found.std(0) / math.sqrt(len(found)))
-    assert t.abs().max() < 4.5  # six comparisons, 39 degrees of freedom: fails by chance less than once in 2,000
+    assert (
+        t.abs().max() < 4.5
+    )  # six comparisons, 39 degrees of freedom: fails by chance less than once in 2,000
 
 
 def test_full_rank_is_exact_on_a_gaussian():
@@ -132,9 +143,14 @@ def test_transforms_invert_and_their_volumes_are_the_jacobian_s(name):
     if name in ("real", "positive", "unit interval", "interval"):
         for row in range(5):
             jacobian = torch.autograd.functional.jacobian(
-                lambda u: torch.cat([value.reshape(-1) for value in variables.values(u[None])[0].values()]), free[row]
+                lambda u: torch.cat(
+                    [value.reshape(-1) for value in variables.values(u[None])[0].values()]
+                ),
+                free[row],
             )
-            assert float(jacobian.slogdet().logabsdet) == pytest.approx(float(log_det[row]), abs=1e-10)
+            assert float(jacobian.slogdet().logabsdet) == pytest.approx(
+                float(log_det[row]), abs=1e-10
+            )
 
 
 def test_a_simplex_is_integrated_over_with_its_own_measure():
@@ -148,14 +164,19 @@ def test_a_simplex_is_integrated_over_with_its_own_measure():
     lb.fit(model, lb.ELBO(samples=20), steps=400, learning_rate=0.05, progress=False)
     assert lb.log_likelihood(model, samples=20_000).mean == pytest.approx(0.0, abs=0.02)
     shares = model.posterior_sample(20_000, resample=True, seed=0)["value"]
-    torch.testing.assert_close(shares.mean(0), concentration / concentration.sum(), rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        shares.mean(0), concentration / concentration.sum(), rtol=0, atol=0.01
+    )
 
 
 def test_the_evidence_of_positive_and_bounded_variables_is_the_integral():
     def log_joint(rate, share):
         return Gamma(3.0, 2.0).log_prob(rate) + 2 * torch.log1p(-share) - rate * share
 
-    support = {"rate": lb.Variable((), constraints.positive), "share": lb.Variable((), constraints.unit_interval)}
+    support = {
+        "rate": lb.Variable((), constraints.positive),
+        "share": lb.Variable((), constraints.unit_interval),
+    }
     model = make(lb.full_rank, log_joint, support)
     lb.fit(model, lb.ELBO(samples=20), steps=500, learning_rate=0.05, progress=False)
 
@@ -183,7 +204,9 @@ def test_batches_with_their_scale_give_the_bound_of_all_data():
     x = torch.randn(60, 1, dtype=torch.float64) + 1.5
 
     def log_joint(batch, scale, mean):
-        return Normal(0.0, 2.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
+        return Normal(0.0, 2.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(
+            batch[:, 0]
+        ).sum(-1)
 
     model = lb.LogJoint(log_joint, lb.full_rank, {"mean": ()}, size=60).double()
     settings = {"batch_size": 25, "learning_rate": 0.1, "schedule": "exponential", "ema": 0.99}
@@ -193,7 +216,9 @@ def test_batches_with_their_scale_give_the_bound_of_all_data():
     assert float(q.mean.detach()) == pytest.approx(float(x.sum()) / precision, abs=0.01)
     assert float(q.variance.detach()) == pytest.approx(1 / precision, rel=0.1)
     covariance = torch.eye(60, dtype=torch.float64) + 4.0
-    exact = float(MultivariateNormal(torch.zeros(60, dtype=torch.float64), covariance).log_prob(x[:, 0]))
+    exact = float(
+        MultivariateNormal(torch.zeros(60, dtype=torch.float64), covariance).log_prob(x[:, 0])
+    )
     assert lb.evaluate(model, lb.ELBO(samples=2000), x).mean == pytest.approx(exact, abs=0.05)
     assert lb.log_likelihood(model, x, samples=5000).mean == pytest.approx(
         exact, abs=0.05
@@ -237,11 +262,22 @@ def test_draws_are_resampled_towards_the_truth():
         return -0.5 * ((z @ precision) * z).sum(-1)
 
     model = make(lb.mean_field, log_joint, {"a": (), "b": ()}).double()
-    lb.fit(model, lb.ELBO(samples=20), steps=1500, learning_rate=0.03, schedule="cosine", progress=False)
-    plain, better = (model.posterior_sample(5000, resample=again, seed=1) for again in (False, True))
+    lb.fit(
+        model,
+        lb.ELBO(samples=20),
+        steps=1500,
+        learning_rate=0.03,
+        schedule="cosine",
+        progress=False,
+    )
+    plain, better = (
+        model.posterior_sample(5000, resample=again, seed=1) for again in (False, True)
+    )
     narrow, truth = 1 / precision.diagonal(), precision.inverse().diagonal()
     for draws, expected in ((plain, narrow), (better, truth)):
-        torch.testing.assert_close(torch.stack([draws[name].var() for name in "ab"]), expected, rtol=0.1, atol=0)
+        torch.testing.assert_close(
+            torch.stack([draws[name].var() for name in "ab"]), expected, rtol=0.1, atol=0
+        )
 
 
 def test_a_run_is_resumed_as_if_it_had_never_stopped(tmp_path):
@@ -259,7 +295,9 @@ def test_a_run_is_resumed_as_if_it_had_never_stopped(tmp_path):
 
 def test_a_figure_does_not_depend_on_how_repetitions_are_batched():
     model = make(lb.full_rank)
-    whole, parts = (lb.evaluate(model, lb.ELBO(samples=4), batch_size=size).per_example for size in (100, 7))
+    whole, parts = (
+        lb.evaluate(model, lb.ELBO(samples=4), batch_size=size).per_example for size in (100, 7)
+    )
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
     assert whole.unique().numel() == 100
 
@@ -309,7 +347,9 @@ def test_a_log_joint_may_be_written_for_one_draw():
     model = lb.LogJoint(one, lb.full_rank, {"a": (), "b": (), "c": ()}, vectorized=False)
     same = lb.LogJoint(gaussian, lb.full_rank, {"a": (), "b": (), "c": ()})
     shift = lb.evaluate(same, lb.ELBO()).per_example - lb.evaluate(model, lb.ELBO()).per_example
-    torch.testing.assert_close(shift, shift[:1].expand(100), rtol=1e-4, atol=1e-4)  # the density's constant
+    torch.testing.assert_close(
+        shift, shift[:1].expand(100), rtol=1e-4, atol=1e-4
+    )  # the density's constant
     run = lb.fit(model, lb.ELBO(samples=8), steps=200, learning_rate=0.05, progress=False)
     assert run.history[-1]["train"]["bound"] > run.history[0]["train"]["bound"]
 

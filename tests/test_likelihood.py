@@ -16,7 +16,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models import watching
+from lowerbound.models.passes import watching
 
 DOUBLE = torch.float64
 
@@ -40,12 +40,16 @@ def linear_vae(shift: float = 0.3) -> tuple[lb.LatentModel, MultivariateNormal]:
     torch.manual_seed(3)
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * 1.5
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Gaussian(Counting(lb.mlp(2, 5)), scale=0.4)
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(5, 4)),
+        lb.Gaussian(Counting(lb.mlp(2, 5)), scale=0.4),
     ).double()
     precision = torch.eye(2, dtype=DOUBLE) + loadings.T @ loadings / 0.16
     encoder, decoder = model.posterior.network.layers[0], model.likelihood.network.network.layers[0]
     with torch.no_grad():
-        encoder.weight.copy_(torch.cat([torch.linalg.solve(precision, loadings.T / 0.16), torch.zeros(2, 5)]))
+        encoder.weight.copy_(
+            torch.cat([torch.linalg.solve(precision, loadings.T / 0.16), torch.zeros(2, 5)])
+        )
         encoder.bias.copy_(torch.cat([torch.full((2,), shift), -precision.diagonal().log() + 0.4]))
         decoder.weight.copy_(loadings)
         decoder.bias.zero_()
@@ -65,7 +69,9 @@ def test_the_estimate_is_log_p_of_x():
     assert estimate.terms["elbo"].mean < estimate.mean
 
 
-@pytest.mark.parametrize(("batch_size", "chunk_size"), [(None, None), (1, 1), (3, 7), (7, 64), (4, 100), (100, 1000)])
+@pytest.mark.parametrize(
+    ("batch_size", "chunk_size"), [(None, None), (1, 1), (3, 7), (7, 64), (4, 100), (100, 1000)]
+)
 def test_as_many_samples_are_decoded_as_asked_and_chunks_change_nothing(batch_size, chunk_size):
     model, evidence = linear_vae()
     x = evidence.sample((10,))
@@ -74,13 +80,17 @@ def test_as_many_samples_are_decoded_as_asked_and_chunks_change_nothing(batch_si
     parts = lb.log_likelihood(model, x, samples=100, batch_size=batch_size, chunk_size=chunk_size)
     assert model.likelihood.network.decoded == 100 * 10
     torch.testing.assert_close(parts.per_example, whole.per_example, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(parts.effective_sample_sizes, whole.effective_sample_sizes, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        parts.effective_sample_sizes, whole.effective_sample_sizes, rtol=1e-9, atol=0
+    )
     torch.testing.assert_close(parts.pareto_k, whole.pareto_k, rtol=1e-9, atol=1e-9)
 
 
 def test_binary_pixels_and_flows_have_the_same_noise_in_any_chunks():
     flow = lb.LatentModel(
-        lb.StandardNormal(2), zuko.flows.MAF(2, 6, transforms=1, hidden_features=(8,)), lb.Bernoulli(lb.mlp(2, 6))
+        lb.StandardNormal(2),
+        zuko.flows.MAF(2, 6, transforms=1, hidden_features=(8,)),
+        lb.Bernoulli(lb.mlp(2, 6)),
     ).double()
     data = lb.Examples.of(torch.randint(256, (9, 6), dtype=torch.uint8)).prepare("binarize")
     whole = lb.log_likelihood(flow, data, samples=50, batch_size=9, chunk_size=50)
@@ -104,7 +114,8 @@ def test_distributions_of_torch_have_the_examples_noise_too():
     model.posterior = Plain().double()
     x = evidence.sample((10,))
     whole, parts = (
-        lb.log_likelihood(model, x, 60, batch_size=size, chunk_size=chunk) for size, chunk in ((10, 60), (3, 7))
+        lb.log_likelihood(model, x, 60, batch_size=size, chunk_size=chunk)
+        for size, chunk in ((10, 60), (3, 7))
     )
     torch.testing.assert_close(parts.per_example, whole.per_example, rtol=1e-12, atol=1e-12)
     a, b = (lb.evaluate(model, lb.ELBO(3), x, batch_size=size).per_example for size in (10, 3))
@@ -154,13 +165,19 @@ def test_progress_can_be_watched():
         lb.log_likelihood(model, evidence.sample((10,)), samples=10, batch_size=4)
         assert seen == [(4, 10), (8, 10), (10, 10)]
         seen.clear()
-        binary = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5)))
-        lb.log_likelihood(binary, torch.zeros(10, 5), samples=10, batch_size=4)  # whose data are looked at before
+        binary = lb.LatentModel(
+            lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5))
+        )
+        lb.log_likelihood(
+            binary, torch.zeros(10, 5), samples=10, batch_size=4
+        )  # whose data are looked at before
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(SettingsError, match=r"evaluate: model must be a lowerbound\.Model, not ELBO"):
+    with pytest.raises(
+        SettingsError, match=r"evaluate: model must be a lowerbound\.Model, not ELBO"
+    ):
         lb.evaluate(lb.ELBO(), linear_vae()[0], torch.zeros(3, 5))
     model, _ = linear_vae()
     with pytest.raises(SettingsError, match="log_likelihood: samples=0"):
@@ -169,7 +186,9 @@ def test_bad_requests_are_refused():
         lb.log_likelihood(model, torch.zeros(3, 5), seed=-1)
     with pytest.raises(ShapeError, match="do not go through the model"):
         lb.log_likelihood(model, torch.zeros(3, 4))
-    binary = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5)))
+    binary = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5))
+    )
     with pytest.raises(DataError, match="grey values"):
         lb.log_likelihood(binary, torch.full((3, 5), 0.5))
 
@@ -187,7 +206,9 @@ lb.log_likelihood(vae, x, samples=int(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     grown = int(
-        subprocess.run([sys.executable, "-c", code, "400000"], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code, "400000"], capture_output=True, text=True, check=True
+        ).stdout
     )
     assert grown < 200_000  # kilobytes; the logits of one picture at once would be 1.2 million
 
@@ -227,5 +248,7 @@ def test_a_draw_of_ones_own_is_what_is_evaluated():
     torch.manual_seed(0)
     parts = lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
     x = torch.randn(9, 6)
-    plain, shifted = (lb.log_likelihood(kind(*parts), x, samples=20).mean for kind in (lb.LatentModel, Shifted))
+    plain, shifted = (
+        lb.log_likelihood(kind(*parts), x, samples=20).mean for kind in (lb.LatentModel, Shifted)
+    )
     assert shifted - plain == pytest.approx(100, abs=1e-3)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from lowerbound import noise
 from lowerbound.data import Examples
-from lowerbound.noise import derived_seed, per_example, standard_normal
+from lowerbound.runtime import noise
+from lowerbound.runtime.noise import derived_seed, per_example, standard_normal
 
 DRAWS = {"standard_normal": noise.standard_normal, "uniform": noise.uniform}
 
@@ -114,7 +114,9 @@ def test_type_is_honoured(draw):
 
 def test_purposes_do_not_share_their_numbers():
     seeds = {
-        derived_seed(seed, *purpose) for seed in range(20) for purpose in [("order", 0), ("order", 1), ("training",)]
+        derived_seed(seed, *purpose)
+        for seed in range(20)
+        for purpose in [("order", 0), ("order", 1), ("training",)]
     }
     assert len(seeds) == 60
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -125,4 +127,7 @@ def test_pixels_drawn_once_are_unrelated_to_the_latents_noise():
     grey = Examples.of(torch.full((2000, 10), 0.5)).prepare("binarize-once", seed=0).values.double()
     with per_example(0, torch.arange(2000)):
         latents = standard_normal((1, 2000, 10), 1, dtype=torch.float64)[0]
-    assert abs(float(torch.corrcoef(torch.stack([grey.flatten(), latents.flatten()]))[0, 1])) < 5 / 20_000**0.5
+    assert (
+        abs(float(torch.corrcoef(torch.stack([grey.flatten(), latents.flatten()]))[0, 1]))
+        < 5 / 20_000**0.5
+    )

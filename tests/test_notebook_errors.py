@@ -40,7 +40,10 @@ def faces(count: int = 96) -> torch.Tensor:
 
 
 def test_1_the_first_half_of_the_output_is_the_mean_and_the_second_the_log_variance():
-    for role in (known_gaussian(), lb.Gaussian(Constant(torch.cat([MEAN, LOG_VARIANCE])))(torch.zeros(7, 3, 4))):
+    for role in (
+        known_gaussian(),
+        lb.Gaussian(Constant(torch.cat([MEAN, LOG_VARIANCE])))(torch.zeros(7, 3, 4)),
+    ):
         torch.testing.assert_close(role.mean[0].reshape(-1, 2)[0], MEAN)
         torch.testing.assert_close(role.variance[0].reshape(-1, 2)[0], LOG_VARIANCE.exp())
 
@@ -96,7 +99,11 @@ def test_5_the_log_density_is_exact():
 def test_6_what_is_scored_is_the_data_and_neither_parameter():
     p = lb.Gaussian(Constant(torch.cat([MEAN, LOG_VARIANCE])))(torch.zeros(1, 1, 4))
     model_score = float(p.log_prob(torch.tensor([[1.3, -0.2]])).detach())
-    arguments = {"x": np.array([1.3, -0.2]), "mean": MEAN.numpy(), "log_variance": LOG_VARIANCE.numpy()}
+    arguments = {
+        "x": np.array([1.3, -0.2]),
+        "mean": MEAN.numpy(),
+        "log_variance": LOG_VARIANCE.numpy(),
+    }
 
     def score(x, mean, log_variance):
         return stats.norm(mean, np.exp(log_variance / 2)).logpdf(x).sum()
@@ -112,7 +119,9 @@ def test_7_training_raises_the_bound(optimizer):
     model, objective = lb.recipes.aevb_gaussian((1, 8, 8), latent=2, hidden=16)
     data = lb.load_data("digits").train
     before = lb.evaluate(model, objective, data).mean
-    lb.fit(model, objective, data, epochs=1, optimizer=optimizer, learning_rate=1e-3, progress=False)
+    lb.fit(
+        model, objective, data, epochs=1, optimizer=optimizer, learning_rate=1e-3, progress=False
+    )
     assert lb.evaluate(model, objective, data).mean > before
 
 
@@ -137,7 +146,9 @@ def test_8_a_step_is_taken_and_everything_that_it_needs_exists():
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     run = lb.fit(model, objective, faces(32), steps=1, batch_size=32, progress=False)
     assert run.history[-1]["step"] == 1
-    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    assert all(
+        not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()
+    )
 
 
 def test_8_the_recipe_is_the_notebook_s_system():
@@ -147,14 +158,20 @@ def test_8_the_recipe_is_the_notebook_s_system():
     draw = model.draw(faces(32), objective.samples)
     assert draw.z.shape == (7, 32, 10)
     assert draw.p.mean.shape == (7, 32, 1, 64, 64)
-    for network, sizes in ((model.posterior.network, (4096, 200, 20)), (model.likelihood.network, (10, 200, 8192))):
+    for network, sizes in (
+        (model.posterior.network, (4096, 200, 20)),
+        (model.likelihood.network, (10, 200, 8192)),
+    ):
         linear, tanh, last = network.layers
         assert isinstance(tanh, nn.Tanh)
         assert (linear.in_features, linear.out_features, last.out_features) == sizes
     assert recipe.training["batch_size"] == 32
     assert recipe.image_size == 64
     assert settings_of(lb.fit).model_fields["epochs"].default is None
-    assert len(lb.fit(*recipe.build((4,), {"hidden": 4}), torch.rand(8, 4), progress=False).history) == 10
+    assert (
+        len(lb.fit(*recipe.build((4,), {"hidden": 4}), torch.rand(8, 4), progress=False).history)
+        == 10
+    )
 
 
 class Recording(lb.LatentModel):
@@ -187,14 +204,20 @@ def test_10_pictures_are_drawn_from_the_prior_pixel_by_pixel():
     with torch.no_grad():
         decoder.layers[0].weight.copy_(torch.tensor([[2.0], [0.0]]))
         decoder.layers[0].bias.copy_(torch.tensor([0.3, 0.1]))
-    model = lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(decoder, scale=0.5))
+    model = lb.LatentModel(
+        lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(decoder, scale=0.5)
+    )
     count = 40_000
     x = model.sample(count, seed=1)
     assert x.shape == (count, 2)
-    expected = torch.tensor([[4.25, 0.0], [0.0, 0.25]])  # W W' + sigma^2: z is N(0, 1), the noise independent
+    expected = torch.tensor(
+        [[4.25, 0.0], [0.0, 0.25]]
+    )  # W W' + sigma^2: z is N(0, 1), the noise independent
     spread = (expected.diagonal()[:, None] * expected.diagonal()).sqrt()
     assert ((torch.cov(x.T) - expected).abs() < 5 * spread * math.sqrt(2 / count)).all()
-    assert ((x.mean(0) - torch.tensor([0.3, 0.1])).abs() < 5 * (expected.diagonal() / count).sqrt()).all()
+    assert (
+        (x.mean(0) - torch.tensor([0.3, 0.1])).abs() < 5 * (expected.diagonal() / count).sqrt()
+    ).all()
     means = model.sample(count, mean=True, seed=1)
     assert float(means.var(0)[1]) == 0.0
     assert float(means.var(0)[0]) == pytest.approx(4.0, rel=0.05)
@@ -210,7 +233,15 @@ def check_that_it_ends_well(data: object) -> None:
     model, objective = RECIPES["aevb-gaussian"].build((1, 64, 64), {})
     message = None
     try:
-        lb.fit(model, objective, data, optimizer="sgd", learning_rate=1e-2, batch_size=32, progress=False)
+        lb.fit(
+            model,
+            objective,
+            data,
+            optimizer="sgd",
+            learning_rate=1e-2,
+            batch_size=32,
+            progress=False,
+        )
     except NonFiniteError as error:
         message = str(error)
     if message is not None:
@@ -226,11 +257,15 @@ def test_11_plain_sgd_at_a_large_step_is_never_silent():
 
 
 def test_11_plain_sgd_at_a_large_step_on_real_faces(real_data):
-    check_that_it_ends_well(lb.load_data(real_data / "orl_faces", image_size=64, resize="stretch").train)
+    check_that_it_ends_well(
+        lb.load_data(real_data / "orl_faces", image_size=64, resize="stretch").train
+    )
 
 
 def test_12_q_depends_on_the_data_and_the_kl_is_from_q_to_the_prior():
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+    )
     draw = model.draw(torch.rand(3, 6))
     assert len(draw.q.mean.unique(dim=0)) == 3
     assert draw.prior.mean.abs().sum() == 0

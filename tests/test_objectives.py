@@ -63,7 +63,10 @@ def test_weights_are_derivatives_and_path_weights_leave_their_own_out(mean):
     (first,) = torch.autograd.grad(mean.value(log_w).sum(), log_w, create_graph=True)
     torch.testing.assert_close(mean.weights(log_w), first)
     second = torch.stack(
-        [torch.autograd.grad(first[k].sum(), log_w, retain_graph=True, allow_unused=True)[0][k] for k in range(6)]
+        [
+            torch.autograd.grad(first[k].sum(), log_w, retain_graph=True, allow_unused=True)[0][k]
+            for k in range(6)
+        ]
         if first.requires_grad
         else [torch.zeros(4, dtype=DOUBLE)] * 6
     )
@@ -90,7 +93,9 @@ def test_groups_and_combinations_are_what_rainforth_defines():
     torch.testing.assert_close(lb.IWAE(6)(draw), single)
     torch.testing.assert_close(lb.IWAE(6, groups=2)(draw), of_two)
     torch.testing.assert_close(lb.IWAE(6, encoder_groups=2)(draw), single)
-    torch.testing.assert_close(lb.IWAE(6, elbo_weight=0.05)(draw), 0.05 * log_w.mean(0) + 0.95 * single)
+    torch.testing.assert_close(
+        lb.IWAE(6, elbo_weight=0.05)(draw), 0.05 * log_w.mean(0) + 0.95 * single
+    )
     torch.testing.assert_close(lb.IWAE(6, groups=6)(draw), log_w.mean(0))
 
 
@@ -154,14 +159,18 @@ def test_negligible_weights_divide_without_harm():
     shift = torch.tensor([0.0, 0.0, -200.0, -200.0])[:, None]
     draw.__dict__["log_likelihood"] = draw.log_likelihood + shift
     found = gradients(model, lb.IWAE(4, encoder_groups=2)(draw).sum())
-    expected = gradients(model, 0.5 * (draw.log_w[:2].logsumexp(0) + draw.log_w[2:].logsumexp(0)).sum())
+    expected = gradients(
+        model, 0.5 * (draw.log_w[:2].logsumexp(0) + draw.log_w[2:].logsumexp(0)).sum()
+    )
     for name, gradient in found.items():
         if name.startswith("posterior"):
             torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "objective", [lb.IWAE(6, "dreg"), lb.IWAE(6, encoder_groups=3), lb.Renyi(0.5, 6, "dreg")], ids=repr
+    "objective",
+    [lb.IWAE(6, "dreg"), lb.IWAE(6, encoder_groups=3), lb.Renyi(0.5, 6, "dreg")],
+    ids=repr,
 )
 def test_gradients_of_one_draw_add_up(objective):
     """Other terms of the same draw have their own gradients, beside this one, before it and after it."""
@@ -169,10 +178,15 @@ def test_gradients_of_one_draw_add_up(objective):
     draw = model.draw(x, 6)
     alone = gradients(model, objective(draw).sum())
     plain = gradients(model, draw.log_w.logsumexp(0).sum())
-    more = gradients(model, draw.z.square().sum() + draw.log_likelihood.sum() + draw.log_prior.sum() + draw.log_q.sum())
+    more = gradients(
+        model,
+        draw.z.square().sum() + draw.log_likelihood.sum() + draw.log_prior.sum() + draw.log_q.sum(),
+    )
     decoder = list(model.likelihood.parameters())
     torch.autograd.grad(objective(draw).sum(), decoder, retain_graph=True)
-    terms = draw.z.square().sum() + draw.log_likelihood.sum() + draw.log_prior.sum() + draw.log_q.sum()
+    terms = (
+        draw.z.square().sum() + draw.log_likelihood.sum() + draw.log_prior.sum() + draw.log_q.sum()
+    )
     together = gradients(model, objective(draw).sum() + terms)
     again = gradients(model, draw.log_w.logsumexp(0).sum())
     for name in alone:
@@ -188,7 +202,9 @@ def test_a_weight_of_zero_does_no_harm(gradient):
         if gradient == "score-function":
             continue  # its baseline is the mean of logarithms, which is then none
         draw = model.draw(x, 6, gradient)
-        draw.__dict__["log_likelihood"] = draw.log_likelihood.index_fill(0, torch.tensor([2]), -math.inf)
+        draw.__dict__["log_likelihood"] = draw.log_likelihood.index_fill(
+            0, torch.tensor([2]), -math.inf
+        )
         found = gradients(model, objective(draw).sum())
         assert objective(draw).isfinite().all()
         assert all(value.isfinite().all() for value in found.values())
@@ -233,7 +249,9 @@ def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make
         if beta != 1.0:
             value = draw.log_likelihood.mean(0) - beta * draw.sampled_rate
         expected = expected + probability * value.sum()
-        for name, gradient in gradients(model, objective(draw_at(points[list(choice)][:, None])).sum()).items():
+        for name, gradient in gradients(
+            model, objective(draw_at(points[list(choice)][:, None])).sum()
+        ).items():
             estimated[name] = estimated.get(name, 0) + probability.detach() * gradient
     for name, gradient in gradients(model, expected).items():
         torch.testing.assert_close(estimated[name], gradient, rtol=1e-10, atol=1e-12)
@@ -253,7 +271,9 @@ class Implicit(torch.distributions.Distribution):
         self.loc = loc
 
     def rsample(self, sample_shape=()):
-        return (self.loc + torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype)).tanh()
+        return (
+            self.loc + torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype)
+        ).tanh()
 
 
 class ImplicitPosterior(nn.Module):
@@ -269,23 +289,32 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
     discrete = binary_vae().float()
     x = binary_data(20).float()
     for gradient in ("pathwise", "sticking-the-landing", "dreg"):
-        with pytest.raises(UnsupportedError, match="FactorialBernoulli, which cannot be reparameterised"):
+        with pytest.raises(
+            UnsupportedError, match="FactorialBernoulli, which cannot be reparameterised"
+        ):
             lb.fit(discrete, lb.IWAE(4, gradient), x, directory=tmp_path / "run", progress=False)
     implicit = lb.LatentModel(lb.StandardNormal(2), ImplicitPosterior(), lb.Bernoulli(lb.mlp(2, 6)))
     with pytest.raises(UnsupportedError, match="Implicit, which cannot score a given point"):
         lb.fit(implicit, lb.IWAE(4, "dreg"), x, directory=tmp_path / "run", progress=False)
     dropping = lb.LatentModel(
-        lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1, hidden_features=(8,)), lb.Bernoulli(lb.mlp(2, 6))
+        lb.StandardNormal(2),
+        zuko.flows.MAF(2, 6, 1, hidden_features=(8,)),
+        lb.Bernoulli(lb.mlp(2, 6)),
     )
     dropping.posterior.append_dropout = nn.Dropout()
     with pytest.raises(UnsupportedError, match="NormalizingFlow whose network has a Dropout"):
         dropping.train().draw(x, 2, "dreg").log_q_held  # noqa: B018
     flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1), lb.Bernoulli(lb.mlp(2, 6)))
-    with pytest.raises(UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"):
-        lb.fit(flow, lb.ELBO(free_bits=0.1), x, directory=tmp_path / "run", progress=False)
-    mixed = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6)))
     with pytest.raises(
-        UnsupportedError, match="prior's FactorialBernoulli is discrete and the posterior's DiagonalNormal is cont"
+        UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"
+    ):
+        lb.fit(flow, lb.ELBO(free_bits=0.1), x, directory=tmp_path / "run", progress=False)
+    mixed = lb.LatentModel(
+        lb.Bernoulli(lb.constant(2)), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6))
+    )
+    with pytest.raises(
+        UnsupportedError,
+        match="prior's FactorialBernoulli is discrete and the posterior's DiagonalNormal is cont",
     ):
         lb.log_likelihood(mixed, x)
     with pytest.raises(UnsupportedError, match="neither has a density under the other"):
@@ -342,7 +371,10 @@ def test_penalties_are_what_their_papers_say():
     assert (units.mean(0) > floor).sum() == 2
     likelihood = draw.log_likelihood.mean()
     free = gradients(model, lb.ELBO(free_bits=floor).surrogate(draw).mean())
-    aimed = {c: gradients(model, lb.ELBO(beta=7.0, capacity=c).surrogate(draw).mean()) for c in (0.0, 100.0)}
+    aimed = {
+        c: gradients(model, lb.ELBO(beta=7.0, capacity=c).surrogate(draw).mean())
+        for c in (0.0, 100.0)
+    }
     expected = [
         (free, likelihood - units.mean(0).clamp_min(floor).sum()),
         (aimed[0.0], likelihood - 7 * draw.rate.mean().abs()),
@@ -353,7 +385,9 @@ def test_penalties_are_what_their_papers_say():
             torch.testing.assert_close(found[name], gradient)
 
 
-@pytest.mark.parametrize("objective", [lb.ELBO(beta=4.0), lb.ELBO(free_bits=0.5), lb.ELBO(capacity=3.0)], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [lb.ELBO(beta=4.0), lb.ELBO(free_bits=0.5), lb.ELBO(capacity=3.0)], ids=repr
+)
 def test_weights_of_the_rate_do_not_touch_what_is_reported(objective):
     draw = gaussian_vae().draw(binary_data())
     assert torch.equal(objective.terms(draw)["bound"], lb.ELBO().terms(draw)["bound"])
@@ -375,18 +409,39 @@ def test_a_schedule_moves_while_training_and_says_where_it_got_to(tmp_path, caps
 
     watched = lb.ELBO(beta=Watched(0.0, 1.0, epochs=2))
     lb.fit(model, watched, x, epochs=2, batch_size=8, progress=False, observers=[Watch()])
-    assert [when for when, _ in reached] == [(0, 0.0), (1, 0.4), (2, 0.8), (3, 1.0), (4, 1.4), (5, 1.8)]
+    assert [when for when, _ in reached] == [
+        (0, 0.0),
+        (1, 0.4),
+        (2, 0.8),
+        (3, 1.0),
+        (4, 1.4),
+        (5, 1.8),
+    ]
     assert [beta for _, beta in reached] == pytest.approx([0.0, 0.2, 0.4, 0.5, 0.7, 0.9])
 
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=10))
     run = lb.fit(model, objective, x, epochs=2, batch_size=8, directory=tmp_path / "run")
     assert run.history[-1]["schedules"] == {"beta": {"reached": 0.2, "end": 1.0, "ended": False}}
-    assert run.unfinished[0].startswith("beta reached 0.2, not 1: the training ended before the schedule")
+    assert run.unfinished[0].startswith(
+        "beta reached 0.2, not 1: the training ended before the schedule"
+    )
     assert "beta reached 0.2" in repr(run)
     assert "beta reached 0.2" in capsys.readouterr().err
-    assert lb.fit(model, lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2)), x, epochs=2, progress=False).unfinished == ()
+    assert (
+        lb.fit(
+            model, lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=2)), x, epochs=2, progress=False
+        ).unfinished
+        == ()
+    )
     resumed = lb.fit(
-        model, objective, x, epochs=10, batch_size=8, directory=tmp_path / "run", resume=True, progress=False
+        model,
+        objective,
+        x,
+        epochs=10,
+        batch_size=8,
+        directory=tmp_path / "run",
+        resume=True,
+        progress=False,
     )
     assert resumed.unfinished == ()
 
@@ -413,7 +468,16 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     x = torch.cat([x[:2]] * 10)
     lb.fit(model, lb.ELBO(8), x, epochs=100, batch_size=8, learning_rate=0.03, progress=False)
     objective = lb.ELBO(beta=lb.Ramp(1.0, 1e3, epochs=5))
-    run = lb.fit(model, objective, x, epochs=6, batch_size=8, learning_rate=0.05, validation=x, progress=False)
+    run = lb.fit(
+        model,
+        objective,
+        x,
+        epochs=6,
+        batch_size=8,
+        learning_rate=0.05,
+        validation=x,
+        progress=False,
+    )
     assert 1 <= run.best_epoch < 5
     assert run.unfinished[0].endswith(
         f"the weights that were kept are those of epoch {run.best_epoch}; without validation it is the last ones"
@@ -446,7 +510,9 @@ def test_a_model_with_discrete_latents_trains_and_is_evaluated():
     after = lb.log_likelihood(model, x, samples=100)
     assert after.mean > before + 1.5
     assert lb.evaluate(model, lb.ELBO(), x).mean < after.mean
-    one, all_at_once = (lb.log_likelihood(model, x, 100, batch_size=size).per_example for size in (1, 400))
+    one, all_at_once = (
+        lb.log_likelihood(model, x, 100, batch_size=size).per_example for size in (1, 400)
+    )
     torch.testing.assert_close(one, all_at_once, rtol=1e-5, atol=1e-5)
 
 

@@ -27,13 +27,19 @@ def make(name: str, steps: int, quick: bool) -> tuple[nn.Module, torch.optim.Opt
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_both_ways_end_at_the_same_bits(name):
-    (model, optimizer, step), (expected, theirs, _) = (make(name, 7, quick) for quick in (True, False))
+    (model, optimizer, step), (expected, theirs, _) = (
+        make(name, 7, quick) for quick in (True, False)
+    )
     assert (step.held is not None) == (name != "sgd")
     for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, other)
     states = zip(optimizer.state.values(), theirs.state.values(), strict=True)
     for ours, other in states:
-        assert all(torch.equal(ours[key], other[key]) for key in other if isinstance(other[key], torch.Tensor))
+        assert all(
+            torch.equal(ours[key], other[key])
+            for key in other
+            if isinstance(other[key], torch.Tensor)
+        )
 
 
 def test_a_state_that_is_put_back_is_the_one_that_goes_on():
@@ -58,7 +64,9 @@ def test_hooks_are_called():
     assert seen == [1]
 
 
-@pytest.mark.parametrize("settings", [{"amsgrad": True}, {"fused": False}, {"lr": torch.tensor(1e-2)}])
+@pytest.mark.parametrize(
+    "settings", [{"amsgrad": True}, {"fused": False}, {"lr": torch.tensor(1e-2)}]
+)
 def test_unusual_settings_are_left_to_the_optimiser(settings):
     parameter = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([parameter], **({"lr": 1e-2, "fused": True} | settings))

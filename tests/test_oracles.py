@@ -37,17 +37,25 @@ def test_densities_are_torch_s_and_scipy_s():
     scipy = stats.norm(ours.loc.numpy(), ours.stddev.numpy()).logpdf(x.numpy()).sum((-1, -2))
     np.testing.assert_allclose(ours.log_prob(x).numpy(), scipy, rtol=1e-12)
     for name in ("mean", "variance", "stddev"):
-        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_scales_that_broadcast_give_the_same_figures():
     loc, x = torch.randn(4, 5, 3, dtype=DOUBLE), torch.randn(4, 5, 3, dtype=DOUBLE)
-    for log_scale in (torch.tensor(0.3, dtype=DOUBLE), torch.randn(3, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE)):
+    for log_scale in (
+        torch.tensor(0.3, dtype=DOUBLE),
+        torch.randn(3, dtype=DOUBLE),
+        torch.randn(5, 1, dtype=DOUBLE),
+    ):
         ours = DiagonalNormal(loc, log_scale, 2)
         full = DiagonalNormal(loc, log_scale.expand(4, 5, 3), 2)
         torch.testing.assert_close(ours.log_prob(x), full.log_prob(x), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(ours.entropy(), full.entropy(), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(kl_divergence(full, ours), torch.zeros(4, dtype=DOUBLE), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            kl_divergence(full, ours), torch.zeros(4, dtype=DOUBLE), rtol=0, atol=1e-12
+        )
         torch.testing.assert_close(ours.expand((6, 4)).log_prob(x), full.log_prob(x).expand(6, 4))
 
 
@@ -84,15 +92,21 @@ def test_a_smooth_bound_is_smooth_and_keeps_its_bounds():
     assert (y.abs() < 10).all()
     assert (slope > 0).all()
     assert (y[1:] > y[:-1]).all()
-    assert (slope[1:] - slope[:-1]).abs().max() < 2.5 * 0.01  # no jump: the slope's own slope is at most 2 / knee
+    assert (
+        slope[1:] - slope[:-1]
+    ).abs().max() < 2.5 * 0.01  # no jump: the slope's own slope is at most 2 / knee
 
 
 # Linear Gaussian models, whose evidence is known
 
 
 def test_every_log_weight_is_the_evidence_at_the_exact_posterior():
-    loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * torch.tensor([2.0, 0.7], dtype=DOUBLE)
-    model, evidence = linear_vae(loadings, torch.randn(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE))
+    loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * torch.tensor(
+        [2.0, 0.7], dtype=DOUBLE
+    )
+    model, evidence = linear_vae(
+        loadings, torch.randn(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
+    )
     x = torch.randn(6, 5, dtype=DOUBLE)
     log_w = model.draw(x, samples=50).log_w
     torch.testing.assert_close(log_w, evidence.log_prob(x).expand(50, 6), rtol=0, atol=1e-12)
@@ -105,7 +119,9 @@ def test_a_linear_vae_at_its_optimum_has_the_score_of_probabilistic_pca():
     noise = float(pca.noise_variance_)
     lengths = torch.from_numpy(np.sqrt(pca.explained_variance_ - noise))
     loadings = torch.from_numpy(pca.components_.T) * lengths
-    model, evidence = linear_vae(loadings, torch.from_numpy(pca.mean_), torch.tensor(noise, dtype=DOUBLE).sqrt())
+    model, evidence = linear_vae(
+        loadings, torch.from_numpy(pca.mean_), torch.tensor(noise, dtype=DOUBLE).sqrt()
+    )
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     assert bound.mean == pytest.approx(pca.score(x.numpy()), rel=1e-12)
     assert bound.mean == pytest.approx(float(evidence.log_prob(x).mean()), rel=1e-12)
@@ -165,7 +181,10 @@ def test_estimators_a_and_b_agree():
 def pyro_model_and_guide(vae: lb.LatentModel):
     def model(x):
         with pyro.plate("examples", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=DOUBLE), torch.ones(2, dtype=DOUBLE)).to_event(1))
+            z = pyro.sample(
+                "z",
+                dist.Normal(torch.zeros(2, dtype=DOUBLE), torch.ones(2, dtype=DOUBLE)).to_event(1),
+            )
             p = vae.likelihood(z)
             if isinstance(p, DiagonalNormal):
                 pyro.sample("x", dist.Normal(p.mean, p.stddev).to_event(1), obs=x)
@@ -180,10 +199,14 @@ def pyro_model_and_guide(vae: lb.LatentModel):
     return model, guide
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("samples", [1, 7])
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize(("kl", "theirs"), [("closed-form", TraceMeanField_ELBO), ("sampled", Trace_ELBO)])
+@pytest.mark.parametrize(
+    ("kl", "theirs"), [("closed-form", TraceMeanField_ELBO), ("sampled", Trace_ELBO)]
+)
 def test_the_bound_and_its_gradient_are_pyro_s(samples, likelihood, kl, theirs):
     """On the same weights and noise, to a relative 1e-6."""
     vae = small_vae(likelihood)
@@ -206,7 +229,9 @@ def test_the_bound_and_its_gradient_are_pyro_s(samples, likelihood, kl, theirs):
 
 def test_the_bound_is_below_the_evidence_and_rises_to_it_as_q_nears_the_posterior():
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * 1.5
-    model, evidence = linear_vae(loadings, torch.zeros(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE))
+    model, evidence = linear_vae(
+        loadings, torch.zeros(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
+    )
     x = evidence.sample((200,))
     bounds = []
     for shift in (1.0, 0.5, 0.1, 0.0):

@@ -26,11 +26,14 @@ pytestmark = [
 ]
 
 
-def both(model: lb.LatentModel, data, samples: int = 10, **settings) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
+def both(
+    model: lb.LatentModel, data, samples: int = 10, **settings
+) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
     """Uncompiled, and compiled in chunks of which the last is shorter, as is the last batch."""
     settings = {"batch_size": 4, "chunk_size": 4} | settings
     plain, compiled = (
-        lb.log_likelihood(model, data, samples, compile=choice, **settings) for choice in ("never", "always")
+        lb.log_likelihood(model, data, samples, compile=choice, **settings)
+        for choice in ("never", "always")
     )
     assert plain.pace is None
     return plain, compiled
@@ -61,7 +64,9 @@ def test_what_the_compiler_makes_agrees(name):
     assert torch.allclose(plain.effective_sample_sizes, compiled.effective_sample_sizes, rtol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}, {"chunk_size": 1}, {"chunk_size": 10}, {"batch_size": 11}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"batch_size": 1}, {"chunk_size": 1}, {"chunk_size": 10}, {"batch_size": 11}]
+)
 def test_chunks_of_another_shape_are_taken_uncompiled(settings, traced):
     torch.manual_seed(0)
     plain, quick = both(MODELS["binary"](), images("binary"), **settings)
@@ -72,7 +77,9 @@ def test_chunks_of_another_shape_are_taken_uncompiled(settings, traced):
 class Clock(nn.Linear):
     """A decoder that takes all of the time there is: so many seconds a chunk, uncompiled or as the compiler made it."""
 
-    def __init__(self, monkeypatch, uncompiled: float, compiled: float, compiling: float = 20.0) -> None:
+    def __init__(
+        self, monkeypatch, uncompiled: float, compiled: float, compiling: float = 20.0
+    ) -> None:
         super().__init__(2, 63)
         self.now, self.next, self.taken = 0.0, [uncompiled, uncompiled, 10 * uncompiled], []
         self.uncompiled, self.compiled, self.compiling = uncompiled, compiled, compiling
@@ -101,7 +108,9 @@ class Clock(nn.Linear):
     (0.67, 0.1, None),  # of 137.5 chunks there are 133.5 left when it is decided
 ])  # fmt: skip
 @pytest.mark.parametrize("latent", [(2,), (2, 1, 3), ()])
-def test_it_is_compiled_where_that_is_worth_it_and_quicker(uncompiled, compiled, line, latent, monkeypatch):
+def test_it_is_compiled_where_that_is_worth_it_and_quicker(
+    uncompiled, compiled, line, latent, monkeypatch
+):
     class Fixed(nn.Module):
         def forward(self, *given):
             zeros = torch.zeros([*(len(x) for x in given), *latent])
@@ -120,7 +129,9 @@ def test_it_is_compiled_where_that_is_worth_it_and_quicker(uncompiled, compiled,
 
 def test_few_long_chunks_are_not_compiled(monkeypatch):
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(63, 4)), lb.Bernoulli(Clock(monkeypatch, 100.0, 1.0))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(63, 4)),
+        lb.Bernoulli(Clock(monkeypatch, 100.0, 1.0)),
     )
     assert lb.log_likelihood(model, torch.zeros(4, 63), 7, chunk_size=1).pace is None
 
@@ -131,8 +142,13 @@ def test_few_long_chunks_are_not_compiled(monkeypatch):
     (8, "compiled: 20 s to compile"),
 ])  # fmt: skip
 def test_who_asks_for_it_is_told_what_came_of_it(samples, line, monkeypatch):
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(63, 4)), lb.Bernoulli(Clock(monkeypatch, 2.0, 1.0)))
-    assert lb.log_likelihood(model, torch.zeros(3, 63), samples, chunk_size=4, compile="always").pace == line
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(63, 4)), lb.Bernoulli(Clock(monkeypatch, 2.0, 1.0))
+    )
+    assert (
+        lb.log_likelihood(model, torch.zeros(3, 63), samples, chunk_size=4, compile="always").pace
+        == line
+    )
 
 
 class Foreign(nn.Linear):
@@ -143,11 +159,16 @@ class Foreign(nn.Linear):
 
 
 @pytest.mark.parametrize("choice", ["never", "always"])
-def test_data_of_every_batch_are_checked_and_other_distributions_go_on_checking(choice, traced, monkeypatch):
+def test_data_of_every_batch_are_checked_and_other_distributions_go_on_checking(
+    choice, traced, monkeypatch
+):
     monkeypatch.setattr(Distribution, "_validate_args", True)
     model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), Foreign(2, 6))
     data = torch.zeros(10, 6)
-    estimates = [lb.log_likelihood(model, data, 9, batch_size=2, chunk_size=3, compile=c) for c in ("never", choice)]
+    estimates = [
+        lb.log_likelihood(model, data, 9, batch_size=2, chunk_size=3, compile=c)
+        for c in ("never", choice)
+    ]
     assert same(*estimates)
     assert choice == "never" or estimates[1].pace.startswith("compiled")
     data[9, 0] = 7
@@ -187,7 +208,9 @@ def test_what_was_compiled_goes_with_the_evaluation(traced):
     for _ in range(3):
         assert both(model, data)[1].pace.startswith("compiled")
         gc.collect()
-        kept.append(sum(issubclass(type(thing), torch.fx.GraphModule) for thing in gc.get_objects()))
+        kept.append(
+            sum(issubclass(type(thing), torch.fx.GraphModule) for thing in gc.get_objects())
+        )
     assert kept[2] == kept[1]
 
 
@@ -214,9 +237,13 @@ def test_a_decoder_that_is_no_graph_is_told_of_and_does_without(traced):
             return z
 
     model = MODELS["binary"]()
-    model.likelihood = lb.Bernoulli(lb.flatten_leading(nn.Sequential(Breaking(), lb.mlp(2, IMAGE)), 2, IMAGE))
+    model.likelihood = lb.Bernoulli(
+        lb.flatten_leading(nn.Sequential(Breaking(), lb.mlp(2, IMAGE)), 2, IMAGE)
+    )
     plain, found = both(model, images("binary"))
-    assert re.fullmatch(r"uncompiled: the compiler failed \(.* in tests/test_pacing.py, line \d+\)", found.pace)
+    assert re.fullmatch(
+        r"uncompiled: the compiler failed \(.* in tests/test_pacing.py, line \d+\)", found.pace
+    )
     assert torch.equal(plain.per_example, found.per_example)
 
 
@@ -228,9 +255,14 @@ def test_a_decoder_that_changes_from_call_to_call_is_told_of_and_does_without(tr
             self.calls += 1
             return super().forward(z) + 0 * self.calls
 
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(Counting(2, 6)))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(Counting(2, 6))
+    )
     plain, found = both(model, torch.zeros(11, 6), samples=40)
-    assert found.pace == "uncompiled: the compiler failed (something in the model changes from call to call)"
+    assert (
+        found.pace
+        == "uncompiled: the compiler failed (something in the model changes from call to call)"
+    )
     assert same(plain, found)
 
 
@@ -256,7 +288,9 @@ def test_a_model_that_draws_in_its_own_way_is_left_alone(monkeypatch):
 
 
 def test_mistakes_are_told_as_ever(traced):
-    with pytest.raises(SettingsError, match="log_likelihood: compile='yes' must be one of auto, always, never"):
+    with pytest.raises(
+        SettingsError, match="log_likelihood: compile='yes' must be one of auto, always, never"
+    ):
         lb.log_likelihood(MODELS["binary"](), images("binary"), 10, compile="yes")
     with pytest.raises(ShapeError, match="do not go through the model"):
         lb.log_likelihood(MODELS["binary"](), torch.zeros(5, 1, 4, 4), 10, compile="always")

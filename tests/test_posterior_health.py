@@ -8,7 +8,13 @@ from torch import nn
 from torch.distributions import Gamma, HalfCauchy, MultivariateNormal, Normal, StudentT, constraints
 
 import lowerbound as lb
-from lowerbound.errors import LogJointError, NonFiniteError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import (
+    LogJointError,
+    NonFiniteError,
+    SettingsError,
+    ShapeError,
+    UnsupportedError,
+)
 from lowerbound.evaluation import posterior
 
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -51,10 +57,15 @@ def test_an_exact_posterior_is_good():
 
 def test_figures_are_those_of_the_log_likelihood():
     model = fitted(correlated(2, 0.3).log_prob, lb.mean_field, {"value": 2}, steps=300)
-    health, estimate = lb.posterior_health(model, samples=20_000), lb.log_likelihood(model, samples=20_000)
+    health, estimate = (
+        lb.posterior_health(model, samples=20_000),
+        lb.log_likelihood(model, samples=20_000),
+    )
     assert health.log_evidence == pytest.approx(estimate.mean, abs=5 * health.log_evidence_error)
     assert health.elbo == pytest.approx(estimate.terms["elbo"].mean, abs=6 * health.elbo_error)
-    assert health.effective_samples == pytest.approx(float(estimate.effective_sample_sizes), rel=0.2)
+    assert health.effective_samples == pytest.approx(
+        float(estimate.effective_sample_sizes), rel=0.2
+    )
 
 
 def test_correlation_that_q_lacks_is_named():
@@ -80,7 +91,10 @@ def test_skewness_is_named():
 def test_a_training_that_is_not_at_its_end_is_named():
     far = lambda a, b: Normal(3.0, 0.5).log_prob(a) + Normal(0.0, 1.0).log_prob(b)  # noqa: E731
     health = lb.posterior_health(fitted(far, lb.mean_field, {"a": (), "b": ()}, steps=0))
-    assert "most of it in a: if it was trained by the ELBO, the training had not come to its end" in causes(health)
+    assert (
+        "most of it in a: if it was trained by the ELBO, the training had not come to its end"
+        in causes(health)
+    )
     assert "tolerance" in health.findings[0].remedy
     settled = fitted(far, lb.mean_field, {"a": (), "b": ()})
     assert lb.posterior_health(settled).findings == ()
@@ -109,7 +123,8 @@ def test_data_in_batches_are_judged_together():
     x = torch.randn(50, 1)
     model = lb.LogJoint(
         lambda batch, scale, mean: (
-            Normal(0.0, 1.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
+            Normal(0.0, 1.0).log_prob(mean)
+            + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
         ),
         lb.full_rank,
         {"mean": ()},
@@ -126,16 +141,23 @@ def test_data_in_batches_are_judged_together():
 
 def test_other_models_are_sent_elsewhere():
     with pytest.raises(UnsupportedError, match="latent_health"):
-        lb.posterior_health(lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4))))
+        lb.posterior_health(
+            lb.LatentModel(
+                lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4))
+            )
+        )
 
 
 def test_draws_go_to_arviz():
     arviz = pytest.importorskip("arviz", reason="ArviZ is not installed")
     model = fitted(correlated(3, 0.5).log_prob, lb.full_rank, {"value": 3}, steps=0)
-    data = lb.to_arviz(model, 400, dims={"value": ["place"]}, coords={"place": ["a", "b", "c"]}, seed=1)
+    data = lb.to_arviz(
+        model, 400, dims={"value": ["place"]}, coords={"place": ["a", "b", "c"]}, seed=1
+    )
     assert data.posterior["value"].sizes == {"chain": 1, "draw": 400, "place": 3}
     assert torch.equal(
-        torch.from_numpy(data.posterior["value"].values[0]), model.posterior_sample(400, seed=1)["value"]
+        torch.from_numpy(data.posterior["value"].values[0]),
+        model.posterior_sample(400, seed=1)["value"],
     )
     assert list(arviz.summary(data, kind="stats").index) == ["value[a]", "value[b]", "value[c]"]
     with pytest.raises(UnsupportedError, match="LogJoint"):
@@ -195,7 +217,9 @@ def test_an_infinite_log_joint_is_refused():
 
 
 def test_a_log_joint_without_a_gradient_is_judged_by_its_weights_alone():
-    model = fitted(lambda a: Normal(0.0, 1.0).log_prob(a.detach()), lb.mean_field, {"a": ()}, steps=0)
+    model = fitted(
+        lambda a: Normal(0.0, 1.0).log_prob(a.detach()), lb.mean_field, {"a": ()}, steps=0
+    )
     health = lb.posterior_health(model)
     assert health.verdict == "good"
     assert not health.findings
@@ -230,11 +254,15 @@ def test_a_module_of_a_log_joint_is_evaluated_as_such():
 
 def test_passes_are_cut_by_what_a_log_joint_takes():
     x = torch.randn(100_000)
-    model = fitted(lambda a: Normal(a[:, None], 1.0).log_prob(x).sum(-1), lb.mean_field, {"a": ()}, steps=0)
+    model = fitted(
+        lambda a: Normal(a[:, None], 1.0).log_prob(x).sum(-1), lb.mean_field, {"a": ()}, steps=0
+    )
     assert model.numbers_per_draw(model.examples(None)) == 100_000
     seen = []
     held = lb.LogJoint(
-        lambda a: seen.append(len(a)) or Normal(a[:, None], 1.0).log_prob(x).sum(-1), lb.mean_field, {"a": ()}
+        lambda a: seen.append(len(a)) or Normal(a[:, None], 1.0).log_prob(x).sum(-1),
+        lb.mean_field,
+        {"a": ()},
     )
     lb.evaluate(held, lb.ELBO(samples=10))
     assert max(seen) <= 50
@@ -242,14 +270,20 @@ def test_passes_are_cut_by_what_a_log_joint_takes():
 
 def test_a_log_joint_that_mixes_draws_is_refused():
     model = lb.LogJoint(
-        lambda a, b: Normal(0.0, 1.0).log_prob(a) + Normal(0.0, 1.0).log_prob(b).sum(), lb.mean_field, {"a": (), "b": 2}
+        lambda a, b: Normal(0.0, 1.0).log_prob(a) + Normal(0.0, 1.0).log_prob(b).sum(),
+        lb.mean_field,
+        {"a": (), "b": 2},
     )
     with pytest.raises(ShapeError, match=r"it mixes draws.*\.sum\(-1\), not \.sum\(\)"):
         lb.fit(model, lb.ELBO(), steps=2, progress=False)
 
 
 def test_a_value_outside_of_a_support_is_told_as_such():
-    model = lb.LogJoint(lambda scale: HalfCauchy(1.0, validate_args=True).log_prob(scale), lb.mean_field, {"scale": ()})
+    model = lb.LogJoint(
+        lambda scale: HalfCauchy(1.0, validate_args=True).log_prob(scale),
+        lb.mean_field,
+        {"scale": ()},
+    )
     with pytest.raises(LogJointError, match=r"does not allow: give the variable its support"):
         lb.evaluate(model, lb.ELBO(samples=50))
 
@@ -274,7 +308,11 @@ def test_a_log_joint_without_a_gradient_is_not_trained_by_one():
 
 
 def test_where_a_log_joint_is_not_a_number_is_told_in_a_training():
-    model = lb.LogJoint(lambda slope, rest: (slope - 5).log() + rest.sum(-1), lb.mean_field, {"slope": (), "rest": 6})
+    model = lb.LogJoint(
+        lambda slope, rest: (slope - 5).log() + rest.sum(-1),
+        lb.mean_field,
+        {"slope": (), "rest": 6},
+    )
     with pytest.raises(
         NonFiniteError,
         match=r"the log joint.*no finite value at slope = [-\d.]+, rest = \[.*, \.\.\.\].*model\.start\(\)",

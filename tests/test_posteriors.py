@@ -22,17 +22,27 @@ STEPS = {"logistic": 500, "hierarchical": 800, "schools-centred": 500}
 
 def moments_of(problem, family):
     """A brief fit, and the means and standard deviations of its q in the problem's coordinates."""
-    model, _ = fitted(problem, family, 0, steps=STEPS[problem], learning_rate=0.06, schedule="cosine")
+    model, _ = fitted(
+        problem, family, 0, steps=STEPS[problem], learning_rate=0.06, schedule="cosine"
+    )
     with torch.no_grad():
         q = model.posterior()
-        return model, real_numbers(model, q.mean).numpy(), (model.spread * q.variance.sqrt()).numpy()
+        return (
+            model,
+            real_numbers(model, q.mean).numpy(),
+            (model.spread * q.variance.sqrt()).numpy(),
+        )
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_both_sides_have_the_same_log_density(problem):
     truth = reference(problem)
-    ours = log_density(log_joint_model(problem, lb.mean_field), torch.tensor(truth["points"], dtype=torch.float64))
-    torch.testing.assert_close(ours, torch.tensor(truth["log_densities"], dtype=torch.float64), rtol=1e-5, atol=0)
+    ours = log_density(
+        log_joint_model(problem, lb.mean_field), torch.tensor(truth["points"], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        ours, torch.tensor(truth["log_densities"], dtype=torch.float64), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("problem", ["logistic", "hierarchical"])
@@ -42,7 +52,9 @@ def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
     model, mean, sd = moments_of(problem, "full-rank")
     errors = (mean - truth["unconstrained"]["mean"]) / truth["unconstrained"]["sd"]
     assert np.abs(errors).max() < 0.1
-    assert np.abs(sd / truth["unconstrained"]["sd"] - 1).max() < 0.2  # a Gaussian misses some of what is skewed
+    assert (
+        np.abs(sd / truth["unconstrained"]["sd"] - 1).max() < 0.2
+    )  # a Gaussian misses some of what is skewed
     estimate = lb.log_likelihood(model, samples=5000)
     assert estimate.warning is None
     assert estimate.mean == pytest.approx(evidence_of(truth), abs=0.1)

@@ -19,16 +19,31 @@ def few_steps(monkeypatch):
 
 
 def train(directory, examples, **settings):
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 16, 4)), lb.Bernoulli(lb.mlp(2, 16, 6)))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 16, 4)), lb.Bernoulli(lb.mlp(2, 16, 6))
+    )
     data = (torch.rand(examples, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
-    settings = {"batch_size": 10, "compile": "never", "device": "cpu", "progress": False, **settings}
+    settings = {
+        "batch_size": 10,
+        "compile": "never",
+        "device": "cpu",
+        "progress": False,
+        **settings,
+    }
     lb.fit(model, lb.ELBO(), data, profile=True, directory=directory, **settings)
     return model
 
 
 def shares(text, first):
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|") and "%" in line]
-    found = {name.strip(): (float(ms), float(share.strip().rstrip("%")) / 100) for name, ms, share in rows}
+    rows = [
+        line.strip("|").split("|")
+        for line in text.splitlines()
+        if line.startswith("|") and "%" in line
+    ]
+    found = {
+        name.strip(): (float(ms), float(share.strip().rstrip("%")) / 100)
+        for name, ms, share in rows
+    }
     return {name: found[name] for name in first}
 
 
@@ -58,8 +73,19 @@ def test_profiling_changes_no_figure(tmp_path):
     once = train(tmp_path / "a", 100, epochs=2)
     torch.manual_seed(0)
     data = (torch.rand(100, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
-    plain = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 16, 4)), lb.Bernoulli(lb.mlp(2, 16, 6)))
-    lb.fit(plain, lb.ELBO(), data, epochs=2, batch_size=10, compile="never", device="cpu", progress=False)
+    plain = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 16, 4)), lb.Bernoulli(lb.mlp(2, 16, 6))
+    )
+    lb.fit(
+        plain,
+        lb.ELBO(),
+        data,
+        epochs=2,
+        batch_size=10,
+        compile="never",
+        device="cpu",
+        progress=False,
+    )
     for name, value in once.state_dict().items():
         assert torch.equal(value, plain.state_dict()[name])
 

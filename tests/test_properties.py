@@ -44,7 +44,10 @@ def test_networks_reach_every_parameter_and_input(name):
     net = make().double()
     x = torch.randn(6, *inputs, dtype=torch.float64, requires_grad=True)
     net(x).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in net.parameters()
+    )
     assert x.grad.abs().sum() > 0
 
 
@@ -81,7 +84,10 @@ def test_conv_brings_every_size_back():
         (lambda: lb.mlp(4), "at least its inputs and its outputs"),
         (lambda: lb.mlp(4, 0, 2), "0"),
         (lambda: lb.mlp(4, 2.5, 2), "2.5"),
-        (lambda: lb.mlp(4, 8, 2, activation="tan"), "activation='tan' is unknown; choose one of elu"),
+        (
+            lambda: lb.mlp(4, 8, 2, activation="tan"),
+            "activation='tan' is unknown; choose one of elu",
+        ),
         (lambda: lb.conv((1, 8, 8), 4), "at least one layer"),
         (lambda: lb.conv((1, 8, 8), 4, 4, 4, 4, 2), "has shrunk to 1 x 1 before layer 4"),
         (lambda: lb.conv((1, 8, 8), 4, (1, 8, 8)), "from an image"),
@@ -134,7 +140,9 @@ def test_conditionals_are_rebuilt_from_their_description(name):
     part = CONDITIONALS[name][0]()
     description = describe(part)
     if name == "Gaussian of one's own network":
-        assert list(foreign_parts(description)) == [("model.network", "torch.nn.modules.linear.Linear")]
+        assert list(foreign_parts(description)) == [
+            ("model.network", "torch.nn.modules.linear.Linear")
+        ]
         return
     again = build(description)
     again.load_state_dict(part.state_dict())
@@ -156,13 +164,29 @@ def test_scales_stay_between_their_bounds():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: lb.Gaussian(lb.mlp(4, 3)), ShapeError, r"\(3,\) cannot be split into mean and log variance"),
+        (
+            lambda: lb.Gaussian(lb.mlp(4, 3)),
+            ShapeError,
+            r"\(3,\) cannot be split into mean and log variance",
+        ),
         (lambda: lb.Gaussian(lb.mlp(4, 4), scale=0.0), SettingsError, "scale=0.0 is unknown"),
-        (lambda: lb.Gaussian(lb.mlp(4, 4), scale="learned"), SettingsError, "scale='learned' is unknown"),
+        (
+            lambda: lb.Gaussian(lb.mlp(4, 4), scale="learned"),
+            SettingsError,
+            "scale='learned' is unknown",
+        ),
         (lambda: lb.Gaussian(lb.mlp(4, 4), mean="tanh"), SettingsError, "mean='tanh' is unknown"),
         (lambda: lb.Gaussian(lb.mlp(4, 4), min_scale=0.0), SettingsError, "must be positive"),
-        (lambda: lb.Gaussian(lb.mlp(4, 4), min_scale=1.0, max_scale=2.0), SettingsError, r"more than e\^2 times"),
-        (lambda: lb.Gaussian(torch.nn.Linear(4, 4), scale="elementwise"), ShapeError, "declares its output_shape"),
+        (
+            lambda: lb.Gaussian(lb.mlp(4, 4), min_scale=1.0, max_scale=2.0),
+            SettingsError,
+            r"more than e\^2 times",
+        ),
+        (
+            lambda: lb.Gaussian(torch.nn.Linear(4, 4), scale="elementwise"),
+            ShapeError,
+            "declares its output_shape",
+        ),
         (lambda: lb.StandardNormal(0), SettingsError, "0 is not a size"),
     ],
 )
@@ -190,14 +214,23 @@ def test_every_objective_gives_a_bound_for_each_example(name, which):
     if isinstance(goal, lb.ELBO):
         torch.testing.assert_close(terms["bound"], -(terms["rate"] + terms["distortion"]))
     bound.sum().backward()
-    assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in vae.parameters())
+    assert all(
+        parameter.grad is None or torch.isfinite(parameter.grad).all()
+        for parameter in vae.parameters()
+    )
 
 
 @model
 def test_terms_have_the_stated_shapes(name):
     draw = MODELS[name]().draw(images(name), samples=3)
     assert draw.z.shape[:2] == (3, 11)
-    assert draw.log_likelihood.shape == draw.log_prior.shape == draw.log_q.shape == draw.log_w.shape == (3, 11)
+    assert (
+        draw.log_likelihood.shape
+        == draw.log_prior.shape
+        == draw.log_q.shape
+        == draw.log_w.shape
+        == (3, 11)
+    )
     assert draw.rate.shape == draw.sampled_rate.shape == (11,)
     torch.testing.assert_close(draw.log_w, draw.log_likelihood + draw.log_prior - draw.log_q)
 
@@ -227,7 +260,9 @@ def test_terms_are_computed_only_when_read(name, monkeypatch):
     lb.ELBO()(draw)
     lb.ELBO()(draw)
     expected = (
-        ["likelihood_term"] if draw.analytic_rate is not None else ["likelihood_term", "prior_term", "posterior_term"]
+        ["likelihood_term"]
+        if draw.analytic_rate is not None
+        else ["likelihood_term", "prior_term", "posterior_term"]
     )
     assert sorted(read) == sorted(expected)
 
@@ -296,7 +331,9 @@ def test_objectives_are_frozen_and_described(name):
     assert build(describe(goal)) == goal
 
 
-@pytest.mark.parametrize("settings", [{"samples": 0}, {"samples": 1.5}, {"samples": True}, {"kl": "exact"}])
+@pytest.mark.parametrize(
+    "settings", [{"samples": 0}, {"samples": 1.5}, {"samples": True}, {"kl": "exact"}]
+)
 def test_objectives_refuse_bad_settings(settings):
     with pytest.raises(SettingsError, match=f"ELBO: {next(iter(settings))}="):
         lb.ELBO(**settings)
@@ -337,7 +374,8 @@ def test_a_bound_of_another_shape_is_refused():
         lambda: lb.fit(vae, Forgetful(), x, epochs=1, progress=False),
     ):
         with pytest.raises(
-            ShapeError, match=r"Forgetful: the term 'bound' has the shape \(5, 11\), expected .* \(11,\)"
+            ShapeError,
+            match=r"Forgetful: the term 'bound' has the shape \(5, 11\), expected .* \(11,\)",
         ):
             use()
 
@@ -366,22 +404,31 @@ def test_an_example_keeps_its_noise_in_every_part_of_its_dataset():
     whole, test = vae.encode(data.all()), vae.encode(data.test)
     torch.testing.assert_close(test, whole[data.test.rows])
     bounds = lb.evaluate(vae, lb.ELBO(), data.all()).per_example
-    torch.testing.assert_close(lb.evaluate(vae, lb.ELBO(), data.test).per_example, bounds[data.test.rows])
+    torch.testing.assert_close(
+        lb.evaluate(vae, lb.ELBO(), data.test).per_example, bounds[data.test.rows]
+    )
 
 
 def test_what_does_not_go_through_a_model_is_named_with_a_remedy():
     vae = MODELS["Gaussian"]()
-    with pytest.raises(ShapeError, match=r"data: examples of shape \(9, 7\) do not go through the model: MLP takes"):
+    with pytest.raises(
+        ShapeError, match=r"data: examples of shape \(9, 7\) do not go through the model: MLP takes"
+    ):
         lb.evaluate(vae, lb.ELBO(), torch.rand(4, 9, 7))
     own = lb.LatentModel(
-        vae.prior, vae.posterior, lb.Gaussian(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 126)))
+        vae.prior,
+        vae.posterior,
+        lb.Gaussian(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 126))),
     )
     with pytest.raises(ShapeError, match=r"flatten_leading"):
         lb.evaluate(own, lb.ELBO(), images("Gaussian"))
-    with pytest.raises(UnsupportedError, match="the likelihood returned a Tensor; its forward must return"):
+    with pytest.raises(
+        UnsupportedError, match="the likelihood returned a Tensor; its forward must return"
+    ):
         lb.LatentModel(vae.prior, vae.posterior, lb.mlp(2, IMAGE)).draw(images("Gaussian"))
     with pytest.raises(
-        SettingsError, match=r"objective must be a lowerbound.Objective, not the class ELBO; call it: ELBO\(\)"
+        SettingsError,
+        match=r"objective must be a lowerbound.Objective, not the class ELBO; call it: ELBO\(\)",
     ):
         lb.fit(vae, lb.ELBO, images("Gaussian"))
     with pytest.raises(SettingsError, match=r"model must be a lowerbound.Model, not ELBO"):
@@ -391,7 +438,9 @@ def test_what_does_not_go_through_a_model_is_named_with_a_remedy():
 def test_parts_that_do_not_fit_are_refused_by_name():
     x = torch.rand(3, *IMAGE)
     encoder, decoder = lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Gaussian(lb.mlp(2, (2, 9, 7)))
-    with pytest.raises(ShapeError, match=r"posterior is over events of shape \(2,\) and the prior over \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"posterior is over events of shape \(2,\) and the prior over \(3,\)"
+    ):
         lb.LatentModel(lb.StandardNormal(3), encoder, decoder).draw(x)
     with pytest.raises(ShapeError, match=r"likelihood is over events of shape \(6,\)"):
         lb.LatentModel(lb.StandardNormal(2), encoder, lb.Gaussian(lb.mlp(2, 12))).draw(x)
@@ -416,7 +465,10 @@ def test_bernoulli_says_what_it_wants():
 
 
 def test_bits_per_dimension_are_reported_for_dequantised_pixels_only():
-    vae, eight_bits = MODELS["Gaussian"](), lb.Examples.of((torch.rand(9, *IMAGE) * 255).to(torch.uint8))
+    vae, eight_bits = (
+        MODELS["Gaussian"](),
+        lb.Examples.of((torch.rand(9, *IMAGE) * 255).to(torch.uint8)),
+    )
     assert lb.evaluate(vae, lb.ELBO(), eight_bits).bits_per_dimension is None
     estimate = lb.evaluate(vae, lb.ELBO(), eight_bits.prepare("dequantize"))
     expected = -estimate.mean / (63 * torch.log(torch.tensor(2.0)).item()) + 8

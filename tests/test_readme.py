@@ -14,7 +14,9 @@ EXAMPLES = [block.text for block in blocks("README.md") if block.language == "py
 
 
 def _quick(code: str) -> str:
-    return code.replace("epochs=20", "epochs=2, progress=False").replace("tolerance=0.01", "steps=300, progress=False")
+    return code.replace("epochs=20", "epochs=2, progress=False").replace(
+        "tolerance=0.01", "steps=300, progress=False"
+    )
 
 
 def test_the_examples_run(capsys, tmp_path, monkeypatch):

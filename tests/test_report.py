@@ -25,11 +25,15 @@ def shade(value: int, size: int = 48, channels: int = 1) -> torch.Tensor:
 
 
 def record(epoch: int, *parts: str) -> dict:
-    return {"epoch": epoch} | {part: {"bound": -9.0 + epoch, "rate": 1.0, "distortion": 8.0 - epoch} for part in parts}
+    return {"epoch": epoch} | {
+        part: {"bound": -9.0 + epoch, "rate": 1.0, "distortion": 8.0 - epoch} for part in parts
+    }
 
 
 def test_tiles_run_row_by_row_with_gaps_between_and_around(tmp_path):
-    sheet = pixels(save_grid(torch.cat([shade(10), shade(20), shade(30)]), tmp_path / "grid.png", columns=2))
+    sheet = pixels(
+        save_grid(torch.cat([shade(10), shade(20), shade(30)]), tmp_path / "grid.png", columns=2)
+    )
     expected = np.full((2 * 50 + GAP, 2 * 50 + GAP), WHITE)
     expected[2:50, 2:50] = 10
     expected[2:50, 52:100] = 20
@@ -46,7 +50,9 @@ def test_height_and_width_are_not_confused(tmp_path):
 def test_small_images_are_enlarged_by_a_whole_factor(tmp_path):
     image = torch.arange(64).reshape(1, 1, 8, 8) / 255
     sheet = pixels(save_grid(image, tmp_path / "grid.png"))
-    np.testing.assert_array_equal(sheet[2:-2, 2:-2], np.kron(np.arange(64).reshape(8, 8), np.ones((6, 6))))
+    np.testing.assert_array_equal(
+        sheet[2:-2, 2:-2], np.kron(np.arange(64).reshape(8, 8), np.ones((6, 6)))
+    )
 
 
 def test_large_images_keep_their_size(tmp_path):
@@ -61,13 +67,17 @@ def test_colours_keep_their_channel(tmp_path):
     assert sheet[0, 0].tolist() == [WHITE] * 3
 
 
-@pytest.mark.parametrize(("value", "grey"), [(-3.0, 0), (0.0, 0), (0.5, 128), (1.0, 255), (7.0, 255)])
+@pytest.mark.parametrize(
+    ("value", "grey"), [(-3.0, 0), (0.0, 0), (0.5, 128), (1.0, 255), (7.0, 255)]
+)
 def test_values_are_clipped_and_rounded(value, grey, tmp_path):
     sheet = pixels(save_grid(torch.full((1, 1, 48, 48), value), tmp_path / "grid.png"))
     assert np.unique(sheet[2:-2, 2:-2]).tolist() == [grey]
 
 
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (64, 8, 8)])
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (64, 8, 8)]
+)
 def test_a_grid_is_about_square(count, columns, rows, tmp_path):
     sheet = pixels(save_grid(torch.zeros(count, 1, 48, 48), tmp_path / "grid.png"))
     assert sheet.shape == (rows * 50 + GAP, columns * 50 + GAP)
@@ -86,7 +96,8 @@ def test_what_is_no_picture_is_refused(shape, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((1, 8, 8), True), ((3, 8, 8), True), ((2, 8, 8), False), ((64,), False), ((8, 8), False)]
+    ("shape", "expected"),
+    [((1, 8, 8), True), ((3, 8, 8), True), ((2, 8, 8), False), ((64,), False), ((8, 8), False)],
 )
 def test_which_shapes_are_pictures(shape, expected):
     assert is_image(shape) is expected
@@ -127,8 +138,12 @@ def test_the_course_is_a_png_of_one_size(history, tmp_path):
 def test_the_course_shows_the_validation_in_its_own_colour(tmp_path):
     red = np.array([0xD1, 0x49, 0x5B])
     epochs = range(1, 6)
-    without = pixels(save_course([record(e, "train") for e in epochs], tmp_path / "without.png"))[..., :3]
-    beside = pixels(save_course([record(e, "train", "validation") for e in epochs], tmp_path / "with.png"))[..., :3]
+    without = pixels(save_course([record(e, "train") for e in epochs], tmp_path / "without.png"))[
+        ..., :3
+    ]
+    beside = pixels(
+        save_course([record(e, "train", "validation") for e in epochs], tmp_path / "with.png")
+    )[..., :3]
     assert not (without == red).all(-1).any()
     assert (beside == red).all(-1).any()
 
@@ -142,7 +157,9 @@ def test_the_manifold_is_the_grid_of_inverse_gaussian_quantiles(side):
         for row in range(side)
         for column in range(side)
     ]
-    torch.testing.assert_close(points, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        points, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_the_manifold_leaves_equal_probability_between_its_points():

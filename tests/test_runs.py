@@ -20,11 +20,12 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.storage import read_tensors
-from lowerbound.training import fitting, observers
+from lowerbound.training import fitting
+from lowerbound.runs.directory import RunDirectory, read_checkpoint
+from lowerbound.runs.tensor_files import read_tensors
+from lowerbound.training import observers
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import QuickStep
-from lowerbound.training.record import RunDirectory, read_checkpoint
 
 SIZE = 4
 SOURCES = sorted(Path(lb.__file__).parent.rglob("*.py"))
@@ -40,22 +41,35 @@ def make_vae(latent: int = 2, shape=SIZE) -> lb.LatentModel:
 
 
 def train(directory, data, model=None, objective=None, **settings):
-    settings = {"epochs": 6, "batch_size": 8, "progress": False, "device": "cpu", "learning_rate": 0.01} | settings
-    return lb.fit(model or make_vae(), objective or lb.ELBO(), data, directory=directory, **settings)
+    settings = {
+        "epochs": 6,
+        "batch_size": 8,
+        "progress": False,
+        "device": "cpu",
+        "learning_rate": 0.01,
+    } | settings
+    return lb.fit(
+        model or make_vae(), objective or lb.ELBO(), data, directory=directory, **settings
+    )
 
 
 def metrics(directory: Path) -> list[dict]:
     """The lines of ``metrics.jsonl``, apart from what a clock says."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")} for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")}
+        for line in lines
     ]
 
 
 def state_of(directory: Path) -> dict[str, torch.Tensor]:
     """All tensors of the newest checkpoint: weights, averages, optimiser and random state."""
     files, _ = RunDirectory(directory).read_newest()
-    return {f"{file}/{name}": value for file, tensors in files.items() for name, value in tensors.items()}
+    return {
+        f"{file}/{name}": value
+        for file, tensors in files.items()
+        for name, value in tensors.items()
+    }
 
 
 def names(directory: Path) -> list[str]:
@@ -127,7 +141,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 9], ids=["first step", "within an epoch", "end of an epoch"])
+@pytest.mark.parametrize(
+    "stop_after", [1, 7, 9], ids=["first step", "within an epoch", "end of an epoch"]
+)
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def test_resuming_is_as_if_it_had_never_stopped(settings, stop_after, data, tmp_path):
     straight = train(tmp_path / "straight", data, **settings)
@@ -188,11 +204,18 @@ def test_a_training_may_go_on_for_longer(data, tmp_path):
 
 def test_resuming_what_is_finished_changes_nothing(data, tmp_path):
     first = train(tmp_path / "run", data, ema=0.9, validation=0.25)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"}
+    before = {
+        path: path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.suffix != ".png"
+    }
     again = train(tmp_path / "run", data, ema=0.9, validation=0.25, resume=True)
     assert {path: path.read_bytes() for path in before} == before
     assert again.history == first.history
-    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in first.model.state_dict().items())
+    assert all(
+        torch.equal(again.model.state_dict()[name], value)
+        for name, value in first.model.state_dict().items()
+    )
 
 
 def test_early_stopping_is_final(data, tmp_path):
@@ -200,7 +223,11 @@ def test_early_stopping_is_final(data, tmp_path):
     first = train(tmp_path / "run", data + 4, **settings)
     assert first.stopped_early
     again = train(tmp_path / "run", data + 4, resume=True, **settings)
-    assert (again.stopped_early, again.best_epoch, again.history) == (True, first.best_epoch, first.history)
+    assert (again.stopped_early, again.best_epoch, again.history) == (
+        True,
+        first.best_epoch,
+        first.history,
+    )
 
 
 def test_metrics_newer_than_the_checkpoint_are_dropped(data, tmp_path):
@@ -277,7 +304,10 @@ def test_an_epoch_that_the_steps_cut_short_goes_on(data, tmp_path):
     assert [record["step"] for record in resumed.history] == [3, 6, 9]
     assert metrics(tmp_path / "cut")[0] == metrics(tmp_path / "straight")[0]
     assert resumed.history[1]["train"] == pytest.approx(straight.history[1]["train"], rel=1e-12)
-    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), straight.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(resumed.model.parameters(), straight.model.parameters(), strict=True)
+    )
 
 
 def test_the_best_weights_survive_a_resumption_without_a_better_epoch(data, tmp_path):
@@ -293,7 +323,13 @@ def test_the_best_weights_survive_a_resumption_without_a_better_epoch(data, tmp_
     sums = newest / "SHA256SUMS"
     lines = [line for line in sums.read_text().splitlines() if not line.endswith("state.json")]
     sums.write_text(
-        "\n".join([*lines, f"{hashlib.sha256((newest / 'state.json').read_bytes()).hexdigest()}  state.json"]) + "\n"
+        "\n".join(
+            [
+                *lines,
+                f"{hashlib.sha256((newest / 'state.json').read_bytes()).hexdigest()}  state.json",
+            ]
+        )
+        + "\n"
     )
     resumed = train(tmp_path / "run", data, **settings | {"epochs": 5}, resume=True)
     assert config.exists()
@@ -305,7 +341,10 @@ def test_the_best_model_is_found_where_a_crash_put_it_aside(data, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     before = lb.load(tmp_path / "run").state_dict()
     (checkpoints / "best").rename(checkpoints / ".best.retired")
-    assert all(torch.equal(value, before[name]) for name, value in lb.load(tmp_path / "run").state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in lb.load(tmp_path / "run").state_dict().items()
+    )
 
 
 def test_the_best_model_loads_where_only_the_newest_checkpoint_is_damaged(data, tmp_path):
@@ -313,17 +352,22 @@ def test_the_best_model_loads_where_only_the_newest_checkpoint_is_damaged(data, 
     before = lb.load(tmp_path / "run").state_dict()
     (newest,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     (newest / "state.json").write_bytes(b"{damaged")
-    assert all(torch.equal(value, before[name]) for name, value in lb.load(tmp_path / "run").state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in lb.load(tmp_path / "run").state_dict().items()
+    )
 
 
 def test_a_full_disk_is_the_user_s_to_mend(data, tmp_path, monkeypatch):
-    from lowerbound.training import record
+    from lowerbound.runs import directory as record
 
     def full(*given):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(record, "write_tensors", full)
-    with pytest.raises(StorageError, match="cannot be written \\(No space left on device\\); make room"):
+    with pytest.raises(
+        StorageError, match="cannot be written \\(No space left on device\\); make room"
+    ):
         train(tmp_path / "run", data, epochs=1)
 
 
@@ -332,7 +376,9 @@ def test_resuming_nothing_is_refused(data, tmp_path):
         train(tmp_path / "run", data, resume=True)
 
 
-@pytest.mark.parametrize("content", ["{}", "training: 3", "training: {seed: 0}", "training: {seed: 0, batch_size: 8}"])
+@pytest.mark.parametrize(
+    "content", ["{}", "training: 3", "training: {seed: 0}", "training: {seed: 0, batch_size: 8}"]
+)
 def test_resuming_without_the_settings_is_refused(content, data, tmp_path):
     train(tmp_path / "run", data, epochs=1)
     (tmp_path / "run" / "config.yaml").write_text(content)
@@ -349,12 +395,20 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-FILES = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "SHA256SUMS"]
+FILES = [
+    "model.safetensors",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "state.json",
+    "SHA256SUMS",
+]
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])  # fmt: skip
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(file, damage, data, tmp_path, every_epoch):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    file, damage, data, tmp_path, every_epoch
+):
     train(tmp_path / "straight", data, epochs=4)
     train(tmp_path / "run", data, epochs=3)
     assert names(tmp_path / "run") == ["step-00000006", "step-00000009"]
@@ -369,7 +423,9 @@ def test_damage_everywhere_is_named_file_by_file(data, tmp_path, every_epoch):
     train(tmp_path / "run", data, epochs=2)
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
         flip_a_byte(folder / "model.safetensors")
-    with pytest.raises(StorageError, match=r"step-00000006/model\.safetensors.*step-00000003/model\.safetensors"):
+    with pytest.raises(
+        StorageError, match=r"step-00000006/model\.safetensors.*step-00000003/model\.safetensors"
+    ):
         train(tmp_path / "run", data, resume=True)
 
 
@@ -384,7 +440,14 @@ def test_a_damaged_model_is_not_loaded(data, tmp_path):
 
 
 def test_the_files_of_a_run(pictures, tmp_path):
-    train(tmp_path / "run", pictures, make_vae(2, (1, 8, 8)), epochs=4, pictures_every=2, validation=0.25)
+    train(
+        tmp_path / "run",
+        pictures,
+        make_vae(2, (1, 8, 8)),
+        epochs=4,
+        pictures_every=2,
+        validation=0.25,
+    )
     root = tmp_path / "run"
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     last = "checkpoints/step-00000008"
@@ -442,14 +505,21 @@ def test_the_best_checkpoint_is_the_best_epochs(data, tmp_path, every_epoch):
     best, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "best")
     assert state["epoch"] == run.best_epoch < 20
     short = train(None, data + 4, epochs=run.best_epoch, **settings)
-    assert all(torch.equal(best["model"][name], value) for name, value in short.model.state_dict().items())
+    assert all(
+        torch.equal(best["model"][name], value) for name, value in short.model.state_dict().items()
+    )
     loaded = lb.load(tmp_path / "run")
-    assert lb.evaluate(loaded, lb.ELBO(), data + 1).mean == pytest.approx(state["validation_bound"], rel=1e-9)
+    assert lb.evaluate(loaded, lb.ELBO(), data + 1).mean == pytest.approx(
+        state["validation_bound"], rel=1e-9
+    )
 
 
 def test_the_average_is_what_is_loaded(data, tmp_path):
     run = train(tmp_path / "run", data, ema=0.9)
-    loaded, raw = lb.load(tmp_path / "run").state_dict(), RunDirectory(tmp_path / "run").read_newest()[0]["model"]
+    loaded, raw = (
+        lb.load(tmp_path / "run").state_dict(),
+        RunDirectory(tmp_path / "run").read_newest()[0]["model"],
+    )
     assert all(torch.equal(loaded[name], value) for name, value in run.model.state_dict().items())
     assert not all(torch.equal(loaded[name], value) for name, value in raw.items())
 
@@ -458,7 +528,11 @@ def test_digests_verify_with_the_systems_own_tool(data, tmp_path):
     train(tmp_path / "run", data, epochs=1, validation=0.25)
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
         told = subprocess.run(
-            ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True
+            ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         listed = {line.removesuffix(": OK") for line in told.stdout.splitlines()}
         assert listed == {path.name for path in folder.iterdir()} - {"SHA256SUMS"}
@@ -487,7 +561,12 @@ def test_the_configuration_says_all_settings(data, tmp_path):
     }  # fmt: skip
     digest = config["examples"]["train"].pop("sha256")
     assert len(bytes.fromhex(digest)) == 32
-    assert config["examples"]["train"] == {"count": 15, "shape": [SIZE], "pixels": "as-is", "levels": None}
+    assert config["examples"]["train"] == {
+        "count": 15,
+        "shape": [SIZE],
+        "pixels": "as-is",
+        "levels": None,
+    }
     assert config["examples"]["validation"]["count"] == 5
     assert config["versions"]["torch"] == torch.__version__
     assert config["lowerbound"] == lb.__version__
@@ -495,7 +574,9 @@ def test_the_configuration_says_all_settings(data, tmp_path):
 
 def test_parts_of_ones_own_are_recorded_by_name(data, tmp_path):
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(nn.Linear(SIZE, 4)), lb.Gaussian(nn.Linear(2, SIZE), scale=1.0)
+        lb.StandardNormal(2),
+        lb.Gaussian(nn.Linear(SIZE, 4)),
+        lb.Gaussian(nn.Linear(2, SIZE), scale=1.0),
     )
     train(tmp_path / "run", data, model, epochs=1, optimizer=torch.optim.SGD, schedule=abs)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -522,7 +603,9 @@ def test_a_run_whose_numbers_end_leaves_its_last_finite_checkpoint(data, tmp_pat
         train(tmp_path / "run", data * 1e4, optimizer="sgd", learning_rate=100.0, epochs=20)
     _, state = RunDirectory(tmp_path / "run").read_newest()
     assert state["progress"]["step"] == caught.value.step - 1
-    with pytest.warns(UserWarning, match="this training failed, so its model may be worthless: step"):
+    with pytest.warns(
+        UserWarning, match="this training failed, so its model may be worthless: step"
+    ):
         loaded = lb.load(tmp_path / "run")
     assert all(value.isfinite().all() for value in loaded.state_dict().values())
 
@@ -535,7 +618,13 @@ def test_no_file_of_a_run_is_a_pickle(pictures, tmp_path):
     for path in tmp_path.rglob("*"):
         if path.is_file():
             # protocol 2 to 5 begin so; torch.save writes a zip
-            assert path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), path
+            assert path.read_bytes()[:2] not in (
+                b"\x80\x02",
+                b"\x80\x03",
+                b"\x80\x04",
+                b"\x80\x05",
+                b"PK",
+            ), path
             assert path.suffix in (".yaml", ".jsonl", ".json", ".safetensors", ".png", ""), path
 
 
@@ -552,7 +641,13 @@ def test_no_source_reads_or_writes_pickles(path):
                 "shelve",
             }
         elif isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+            assert (node.module or "").split(".")[0] not in {
+                "pickle",
+                "dill",
+                "cloudpickle",
+                "marshal",
+                "shelve",
+            }
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in calls
@@ -611,7 +706,10 @@ def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch
         check=False,
     )
     assert killed.returncode == 130
-    assert killed.stderr.splitlines()[-1] == "lowerbound: interrupted; go on with: lowerbound train --resume resumed"
+    assert (
+        killed.stderr.splitlines()[-1]
+        == "lowerbound: interrupted; go on with: lowerbound train --resume resumed"
+    )
     assert "Traceback" not in killed.stderr
     assert names(tmp_path / "resumed") == ["best", "step-00000005"]
     for rest in (["train", "--resume", "resumed"], [*arguments, "straight"]):

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lowerbound import noise
 from lowerbound.cli import main
 from lowerbound.conditionals import Gaussian
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, divergence, normal
@@ -21,11 +20,13 @@ from lowerbound.evaluation import annealing, estimate, health, importance, paret
 from lowerbound.models import Draw, LatentModel
 from lowerbound.objectives import ELBO, IWAE, Objective, Renyi
 from lowerbound.objectives.importance import PowerMean
+from lowerbound.runtime import noise
 from lowerbound.selftest import CHECKS, Check, check, outcomes, run_checks
 from lowerbound.training.step import TrainingStep
 
 THOROUGH = pytest.mark.skipif(
-    "LOWERBOUND_THOROUGH" not in os.environ, reason="set LOWERBOUND_THOROUGH to run the checks that take minutes"
+    "LOWERBOUND_THOROUGH" not in os.environ,
+    reason="set LOWERBOUND_THOROUGH to run the checks that take minutes",
 )
 
 
@@ -62,7 +63,13 @@ def negated(function):
 # Densities and divergences
 
 
-@breaks("gaussian-kl", "gaussian-kl-sampled", "elbo-written-out", "elbo-below-by-the-divergence", "estimators-agree")
+@breaks(
+    "gaussian-kl",
+    "gaussian-kl-sampled",
+    "elbo-written-out",
+    "elbo-below-by-the-divergence",
+    "estimators-agree",
+)
 def the_gaussian_kl_has_the_wrong_sign(patch):
     patch.setattr(divergence, "_normal_unit_kl", negated(divergence._normal_unit_kl))
 
@@ -78,7 +85,9 @@ def the_bernoulli_kl_has_the_wrong_sign(patch):
     patch.setattr(divergence, "_bernoulli_unit_kl", negated(divergence._bernoulli_unit_kl))
 
 
-@breaks("gaussian-reads-mean-then-variance", "exact-posterior", "elbo-written-out", "probabilistic-pca")
+@breaks(
+    "gaussian-reads-mean-then-variance", "exact-posterior", "elbo-written-out", "probabilistic-pca"
+)
 def mean_and_log_variance_are_swapped(patch):
     original = Gaussian.from_parameters
 
@@ -91,20 +100,33 @@ def mean_and_log_variance_are_swapped(patch):
     patch.setattr(Gaussian, "from_parameters", swapped)
 
 
-@breaks("gaussian-reads-mean-then-variance", "exact-posterior", "probabilistic-pca", "factor-analysis")
+@breaks(
+    "gaussian-reads-mean-then-variance", "exact-posterior", "probabilistic-pca", "factor-analysis"
+)
 def the_log_variance_is_taken_for_the_log_scale(patch):
     original = Gaussian._bounded_log_scale
-    patch.setattr(Gaussian, "_bounded_log_scale", lambda self, log_variance: 2 * original(self, log_variance))
+    patch.setattr(
+        Gaussian, "_bounded_log_scale", lambda self, log_variance: 2 * original(self, log_variance)
+    )
 
 
-@breaks("gaussian-integrates-to-one", "gaussian-reads-mean-then-variance", "exact-posterior", "factor-analysis")
+@breaks(
+    "gaussian-integrates-to-one",
+    "gaussian-reads-mean-then-variance",
+    "exact-posterior",
+    "factor-analysis",
+)
 def the_gaussian_density_lacks_its_constant(patch):
     patch.setattr(normal, "_HALF_LOG_TWO_PI", 0.0)
 
 
 @breaks("bernoulli-sums-to-one", "bernoulli-kl-sampled")
 def the_bernoulli_density_lacks_its_normaliser(patch):
-    patch.setattr(FactorialBernoulli, "log_prob", lambda self, x: (x * self.logits).flatten(-self.event_dims).sum(-1))
+    patch.setattr(
+        FactorialBernoulli,
+        "log_prob",
+        lambda self, x: (x * self.logits).flatten(-self.event_dims).sum(-1),
+    )
 
 
 @breaks("rank-ten", "elbo-written-out", "probabilistic-pca")
@@ -131,20 +153,38 @@ def what_is_scored_is_another_sample_than_what_is_decoded(patch):
 # Bounds
 
 
-@breaks("probabilistic-pca", "elbo-written-out", "elbo-below-by-the-divergence", "reported-bound", "one-sample")
+@breaks(
+    "probabilistic-pca",
+    "elbo-written-out",
+    "elbo-below-by-the-divergence",
+    "reported-bound",
+    "one-sample",
+)
 def the_elbo_adds_the_rate(patch):
     patch.setattr(ELBO, "bound", lambda self, draw: draw.log_likelihood.mean(0) + self.rate(draw))
 
 
 @breaks("one-sample", "renyi-at-zero", "elbo-written-out", "reported-bound")
 def the_elbo_never_samples_its_rate(patch):
-    patch.setattr(ELBO, "bound", lambda self, draw: draw.log_likelihood.mean(0) - draw.analytic_rate)
+    patch.setattr(
+        ELBO, "bound", lambda self, draw: draw.log_likelihood.mean(0) - draw.analytic_rate
+    )
 
 
-@breaks("rises-with-samples", "gap-of-many-samples", "groups-written-out", "binary-bound", "renyi-divergence")
+@breaks(
+    "rises-with-samples",
+    "gap-of-many-samples",
+    "groups-written-out",
+    "binary-bound",
+    "renyi-divergence",
+)
 def the_importance_weighted_bound_lacks_log_k(patch):
     original = PowerMean.value
-    patch.setattr(PowerMean, "value", lambda self, log_w: original(self, log_w) + math.log(len(log_w) // self.groups))
+    patch.setattr(
+        PowerMean,
+        "value",
+        lambda self, log_w: original(self, log_w) + math.log(len(log_w) // self.groups),
+    )
 
 
 @breaks("groups-written-out")
@@ -174,7 +214,11 @@ def an_objective_gives_its_surrogate(patch):
 @breaks("reported-bound", "recorded-bound", "selection")
 def the_terms_report_the_surrogate(patch):
     original = Objective.terms
-    patch.setattr(Objective, "terms", lambda self, draw: original(self, draw) | {"bound": self.surrogate(draw)})
+    patch.setattr(
+        Objective,
+        "terms",
+        lambda self, draw: original(self, draw) | {"bound": self.surrogate(draw)},
+    )
 
 
 # Gradients
@@ -216,7 +260,11 @@ def the_posterior_is_not_held(patch):
 
 @breaks("sticking-the-landing", "sticking-is-unbiased-for-one", "dreg-is-unbiased")
 def the_held_posterior_is_another(patch):
-    patch.setattr(DiagonalNormal, "held", lambda self: DiagonalNormal(self.loc.detach(), self.log_scale.detach() + 0.3))
+    patch.setattr(
+        DiagonalNormal,
+        "held",
+        lambda self: DiagonalNormal(self.loc.detach(), self.log_scale.detach() + 0.3),
+    )
 
 
 @breaks("score-function", "binary-elbo-gradient")
@@ -234,7 +282,10 @@ def the_elbo_s_baseline_contains_the_sample_itself(patch):
 @breaks("vimco-is-unbiased", "vimco-gradient")
 def vimco_s_baseline_contains_the_sample_itself(patch):
     def advantages(self, log_w):
-        replaced = [torch.cat([log_w[:k], log_w.mean(0, keepdim=True), log_w[k + 1 :]]) for k in range(len(log_w))]
+        replaced = [
+            torch.cat([log_w[:k], log_w.mean(0, keepdim=True), log_w[k + 1 :]])
+            for k in range(len(log_w))
+        ]
         return self.value(log_w) - torch.stack([self.value(entry) for entry in replaced])
 
     patch.setattr(PowerMean, "advantages", advantages)
@@ -248,7 +299,9 @@ def piwae_s_encoder_climbs_the_bound_of_all_samples(patch):
 @breaks("decoder-gradient", "reported-bound", "groups-written-out")
 def piwae_s_decoder_climbs_the_bound_of_groups(patch):
     patch.setattr(
-        IWAE, "_means", lambda self: (PowerMean(0.0, self.encoder_groups or self.groups, self.elbo_weight),) * 2
+        IWAE,
+        "_means",
+        lambda self: (PowerMean(0.0, self.encoder_groups or self.groups, self.elbo_weight),) * 2,
     )
 
 
@@ -260,15 +313,30 @@ def figures_changed(patch, change):
     patch.setattr(importance.WeightSums, "figures", lambda self: change(self, original(self)))
 
 
-@breaks("log-likelihood-value", "log-likelihood-exact", "log-likelihood-written-out", "quadrature", "binary-likelihood")
+@breaks(
+    "log-likelihood-value",
+    "log-likelihood-exact",
+    "log-likelihood-written-out",
+    "quadrature",
+    "binary-likelihood",
+)
 def log_likelihood_is_negated(patch):
     figures_changed(patch, lambda self, known: known | {"log_likelihood": -known["log_likelihood"]})
 
 
-@breaks("log-likelihood-value", "log-likelihood-exact", "log-likelihood-written-out", "quadrature", "binary-likelihood")
+@breaks(
+    "log-likelihood-value",
+    "log-likelihood-exact",
+    "log-likelihood-written-out",
+    "quadrature",
+    "binary-likelihood",
+)
 def log_likelihood_lacks_log_k(patch):
     figures_changed(
-        patch, lambda self, known: known | {"log_likelihood": known["log_likelihood"] + math.log(self.samples)}
+        patch,
+        lambda self, known: (
+            known | {"log_likelihood": known["log_likelihood"] + math.log(self.samples)}
+        ),
     )
 
 
@@ -283,7 +351,9 @@ def one_sample_more_is_drawn_than_divided_by(patch):
     patch.setattr(
         LatentModel,
         "_drawn",
-        lambda self, q, prior, x, samples, *args, **more: original(self, q, prior, x, samples + 1, *args, **more),
+        lambda self, q, prior, x, samples, *args, **more: original(
+            self, q, prior, x, samples + 1, *args, **more
+        ),
     )
 
 
@@ -308,7 +378,12 @@ def every_chunk_draws_anew(patch):
     patch.setattr(noise, "in_chunks", in_chunks)
 
 
-@breaks("examples-noise-is-their-own", "chunks-and-batches", "mean-over-examples", "log-likelihood-written-out")
+@breaks(
+    "examples-noise-is-their-own",
+    "chunks-and-batches",
+    "mean-over-examples",
+    "log-likelihood-written-out",
+)
 def noise_does_not_belong_to_examples(patch):
     @contextmanager
     def per_example(seed, indices):
@@ -324,7 +399,8 @@ def evaluate_averages_the_means_of_batches(patch):
     def averaged(*args, batch_size=None, **kwargs):
         terms = original(*args, batch_size=batch_size, **kwargs)
         return {
-            name: torch.stack([part.mean() for part in term.split(batch_size or 10)]) for name, term in terms.items()
+            name: torch.stack([part.mean() for part in term.split(batch_size or 10)])
+            for name, term in terms.items()
         }
 
     patch.setattr(estimate, "dataset_terms", averaged)
@@ -335,7 +411,9 @@ def fit_averages_the_means_of_batches(patch):
     original, examples_in_a_batch = TrainingStep._add, 7 / 2
 
     def add(self, terms):
-        original(self, {name: term / len(term) * examples_in_a_batch for name, term in terms.items()})
+        original(
+            self, {name: term / len(term) * examples_in_a_batch for name, term in terms.items()}
+        )
 
     patch.setattr(TrainingStep, "_add", add)
 
@@ -347,7 +425,11 @@ def the_prior_of_pareto_s_shape_weighs_too_much(patch):
 
 @breaks("doubtful-weights")
 def all_weights_are_trusted(patch):
-    patch.setattr(importance.LikelihoodEstimate, "doubtful", property(lambda self: self.per_example > math.inf))
+    patch.setattr(
+        importance.LikelihoodEstimate,
+        "doubtful",
+        property(lambda self: self.per_example > math.inf),
+    )
 
 
 @breaks("mutual-information")
@@ -366,7 +448,11 @@ def the_temperatures_end_too_soon(patch):
 
 @breaks("annealing-evidence")
 def proposals_are_accepted_after_the_wrong_sign(patch):
-    patch.setattr(annealing.ChainState, "log_density", lambda self, beta: -self.log_prior - beta * self.log_likelihood)
+    patch.setattr(
+        annealing.ChainState,
+        "log_density",
+        lambda self, beta: -self.log_prior - beta * self.log_likelihood,
+    )
 
 
 @breaks("annealing-evidence")
@@ -384,7 +470,9 @@ def annealed_weights_lack_log_c(patch):
 
     def anneal(self, z, steps, *, down=False):
         known = original(self, z, steps, down=down)
-        return known | {"log_likelihood": known["log_likelihood"] + (-1 if down else 1) * math.log(len(z))}
+        return known | {
+            "log_likelihood": known["log_likelihood"] + (-1 if down else 1) * math.log(len(z))
+        }
 
     patch.setattr(annealing.AnnealingPath, "anneal", anneal)
 
@@ -392,7 +480,9 @@ def annealed_weights_lack_log_c(patch):
 @breaks("annealing-at-length")
 def chains_never_move(patch):
     patch.setattr(
-        annealing.AnnealingPath, "transition", lambda self, state, beta, step: (state, torch.ones_like(state.log_prior))
+        annealing.AnnealingPath,
+        "transition",
+        lambda self, state, beta, step: (state, torch.ones_like(state.log_prior)),
     )
 
 
@@ -401,7 +491,9 @@ def chains_never_move(patch):
 
 @breaks("trained-linear-vae")
 def the_rate_is_climbed_down_twice(patch):
-    patch.setattr(ELBO, "surrogate", lambda self, draw: draw.log_likelihood.mean(0) - 2 * self.rate(draw))
+    patch.setattr(
+        ELBO, "surrogate", lambda self, draw: draw.log_likelihood.mean(0) - 2 * self.rate(draw)
+    )
 
 
 PAIRS = [(name, red) for name, (_, reds) in MUTATIONS.items() for red in reds]
@@ -410,7 +502,12 @@ PAIRS = [(name, red) for name, (_, reds) in MUTATIONS.items() for red in reds]
 @pytest.mark.parametrize(
     ("mutation", "name"),
     [
-        pytest.param(mutation, name, marks=THOROUGH if CHECKS[name].thorough else (), id=f"{mutation}: {name}")
+        pytest.param(
+            mutation,
+            name,
+            marks=THOROUGH if CHECKS[name].thorough else (),
+            id=f"{mutation}: {name}",
+        )
         for mutation, name in PAIRS
     ],
 )
@@ -471,7 +568,10 @@ def test_an_error_in_a_check_is_a_statement_that_does_not_hold(monkeypatch):
 
 
 def test_thorough_checks_are_left_out_unless_asked_for(monkeypatch):
-    kept = {"quick": broken_check("quick", measure=float), "slow": broken_check("slow", measure=float, thorough=True)}
+    kept = {
+        "quick": broken_check("quick", measure=float),
+        "slow": broken_check("slow", measure=float, thorough=True),
+    }
     monkeypatch.setattr("lowerbound.selftest.registry.CHECKS", kept)
     assert [outcome.name for outcome in outcomes()] == ["quick"]
     assert [outcome.name for outcome in outcomes(thorough=True)] == ["quick", "slow"]
@@ -489,8 +589,12 @@ def test_every_statement_is_said_once_and_a_statistical_one_says_how_often_it_er
     assert len({entry.statement for entry in CHECKS.values()}) == len(CHECKS)
     for entry in CHECKS.values():
         assert entry.measure.__doc__, entry.name
-        assert entry.statement[0].isupper() or entry.statement.startswith("log_likelihood"), entry.name
-        if "standard errors)" in entry.statement or (" draws)" in entry.statement and entry.tolerance > 1):
+        assert entry.statement[0].isupper() or entry.statement.startswith("log_likelihood"), (
+            entry.name
+        )
+        if "standard errors)" in entry.statement or (
+            " draws)" in entry.statement and entry.tolerance > 1
+        ):
             assert "by chance it fails for" in entry.measure.__doc__, entry.name
 
 
@@ -508,7 +612,9 @@ def test_the_command_says_each_statement_and_how_many_hold(capsys):
     lines = out.splitlines()
     assert (code, err) == (0, "")
     assert len(lines) == 3
-    assert lines[0].startswith("✓ The closed-form KL between diagonal Gaussians is that of torch (gaussian-kl): ")
+    assert lines[0].startswith(
+        "✓ The closed-form KL between diagonal Gaussians is that of torch (gaussian-kl): "
+    )
     assert "(at most 1e-10), " in lines[0]
     assert lines[-1] == "2 of 2 statements hold"
 
@@ -543,7 +649,10 @@ def test_the_command_prints_one_object(capsys, monkeypatch):
 def test_a_wrong_name_ends_with_the_nearest(capsys):
     code, out, err = call(capsys, "--only", "vimco-gradiant")
     assert (code, out) == (2, "")
-    assert err == "lowerbound: selftest: there is no check 'vimco-gradiant'; did you mean 'vimco-gradient'?\n"
+    assert (
+        err
+        == "lowerbound: selftest: there is no check 'vimco-gradiant'; did you mean 'vimco-gradient'?\n"
+    )
 
 
 def test_the_help_needs_no_torch():
@@ -551,5 +660,7 @@ def test_the_help_needs_no_torch():
         "import sys\nfrom lowerbound.cli import main\ntry:\n    main(['selftest', '--help'])\nexcept SystemExit as ended:\n"
         "    assert not ended.code\nassert 'torch' not in sys.modules"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "--thorough" in shown

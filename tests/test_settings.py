@@ -44,7 +44,9 @@ def own_recipe():
         The rest is not the summary.
         """
         model = lb.LatentModel(
-            lb.StandardNormal(latent), lb.Gaussian(lb.mlp(shape, 2 * latent)), lb.Bernoulli(lb.mlp(latent, shape))
+            lb.StandardNormal(latent),
+            lb.Gaussian(lb.mlp(shape, 2 * latent)),
+            lb.Bernoulli(lb.mlp(latent, shape)),
         )
         return model, lb.ELBO()
 
@@ -166,7 +168,9 @@ def test_the_usual_training_of_a_recipe_is_valid(name):
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():
-    with pytest.raises(SettingsError, match="no recipe 'aevb-gausian'; did you mean 'aevb-gaussian'"):
+    with pytest.raises(
+        SettingsError, match="no recipe 'aevb-gausian'; did you mean 'aevb-gaussian'"
+    ):
         find_recipe("aevb-gausian")
 
 
@@ -176,7 +180,9 @@ def test_an_unlike_recipe_is_refused_with_all():
 
 
 def test_a_recipe_refuses_what_it_does_not_take():
-    with pytest.raises(SettingsError, match="aevb-gaussian: there is no setting 'latents'; did you mean 'latent'"):
+    with pytest.raises(
+        SettingsError, match="aevb-gaussian: there is no setting 'latents'; did you mean 'latent'"
+    ):
         find_recipe("aevb-gaussian").build((4,), {"latents": 3})
 
 

@@ -10,13 +10,15 @@ from torch.distributions import HalfNormal, MultivariateNormal, Normal, constrai
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
-from lowerbound.models.starting import pathfinder
+from lowerbound.models.pathfinder import pathfinder
 from lowerbound.training.loop import Observer
 
 # Far from 0, on scales that differ by a factor of a million, and correlated.
 CENTRE = torch.tensor([5000.0, -2.0, 0.003], dtype=torch.float64)
 SCALES = torch.tensor([300.0, 1.0, 0.0003], dtype=torch.float64)
-CORRELATION = torch.tensor([[1.0, 0.6, 0.0], [0.6, 1.0, -0.5], [0.0, -0.5, 1.0]], dtype=torch.float64)
+CORRELATION = torch.tensor(
+    [[1.0, 0.6, 0.0], [0.6, 1.0, -0.5], [0.0, -0.5, 1.0]], dtype=torch.float64
+)
 TARGET = MultivariateNormal(CENTRE, SCALES[:, None] * CORRELATION * SCALES)
 
 
@@ -71,15 +73,21 @@ def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(settled, t
     again = settle(broken, directory=tmp_path / "run", resume=True)
     assert again.settled
     assert again.history[-1]["step"] == settled.history[-1]["step"]
-    for ours, theirs in zip(broken.state_dict().values(), settled.model.state_dict().values(), strict=True):
+    for ours, theirs in zip(
+        broken.state_dict().values(), settled.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(ours, theirs)
-    resumed = settle(make().start(), directory=tmp_path / "run", resume=True)  # complete: nothing happens
+    resumed = settle(
+        make().start(), directory=tmp_path / "run", resume=True
+    )  # complete: nothing happens
     assert resumed.history[-1]["step"] == settled.history[-1]["step"]
 
 
 def test_a_flow_with_masks_settles():
     model = lb.LogJoint(
-        TARGET.log_prob, lambda size: zuko.flows.NICE(size, transforms=1, hidden_features=(8,)), {"value": 3}
+        TARGET.log_prob,
+        lambda size: zuko.flows.NICE(size, transforms=1, hidden_features=(8,)),
+        {"value": 3},
     ).double()
     run = settle(model.start(), steps=400)
     assert run.best_epoch == 4
@@ -95,7 +103,9 @@ def test_steps_that_run_out_before_are_said():
 def test_an_auto_encoder_settles_too():
     digits = lb.load_data("digits")
     vae = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 16, 4)), lb.Gaussian(lb.mlp(2, 16, (1, 8, 8)), scale=0.3)
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp((1, 8, 8), 16, 4)),
+        lb.Gaussian(lb.mlp(2, 16, (1, 8, 8)), scale=0.3),
     )
     settings = {"learning_rate": 0.02, "validation": 0.2, "epochs": 30}
     run = lb.fit(vae, lb.ELBO(), digits.train, tolerance=0.5, progress=False, **settings)
@@ -109,7 +119,8 @@ def test_data_in_batches_settle_on_all_of_them():
     x = torch.randn(200, 1) + 3
     model = lb.LogJoint(
         lambda batch, scale, mean: (
-            Normal(0.0, 10.0).log_prob(mean) + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
+            Normal(0.0, 10.0).log_prob(mean)
+            + scale * Normal(mean[:, None], 1.0).log_prob(batch[:, 0]).sum(-1)
         ),
         lb.full_rank,
         {"mean": ()},
@@ -139,29 +150,42 @@ def test_settings_in_conflict_are_refused(settings, message):
 
 def test_a_start_is_the_posterior_itself_where_that_is_gaussian():
     mean, scale = pathfinder(TARGET.log_prob, 3, paths=4)
-    torch.testing.assert_close((mean - CENTRE) / SCALES, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-2)
-    torch.testing.assert_close(scale / SCALES, torch.ones(3, dtype=torch.float64), rtol=0.5, atol=0)  # of few steps
+    torch.testing.assert_close(
+        (mean - CENTRE) / SCALES, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-2
+    )
+    torch.testing.assert_close(
+        scale / SCALES, torch.ones(3, dtype=torch.float64), rtol=0.5, atol=0
+    )  # of few steps
 
 
 def test_a_start_is_no_mode_of_a_funnel():
     """Whose density has no maximum: it grows without end as the effects shrink together."""
 
     def funnel(log_scale, effects):
-        return Normal(0.0, 3.0).log_prob(log_scale) + Normal(0.0, log_scale.exp()[:, None]).log_prob(effects).sum(-1)
+        return Normal(0.0, 3.0).log_prob(log_scale) + Normal(
+            0.0, log_scale.exp()[:, None]
+        ).log_prob(effects).sum(-1)
 
     model = lb.LogJoint(funnel, lb.mean_field, {"log_scale": (), "effects": 9}).start()
     before = lb.LogJoint(funnel, lb.mean_field, {"log_scale": (), "effects": 9})
     assert model.centre.abs().max() < 10
-    assert lb.evaluate(model, lb.ELBO(samples=100)).mean >= lb.evaluate(before, lb.ELBO(samples=100)).mean - 0.5
+    assert (
+        lb.evaluate(model, lb.ELBO(samples=100)).mean
+        >= lb.evaluate(before, lb.ELBO(samples=100)).mean - 0.5
+    )
 
 
 def test_a_start_goes_with_constraints_and_leaves_the_evidence_alone():
     def log_joint(scale):
         return HalfNormal(1.0).log_prob(scale / 1e4) - math.log(1e4)
 
-    model = lb.LogJoint(log_joint, lb.full_rank, {"scale": lb.Variable((), constraints.positive)}).start()
+    model = lb.LogJoint(
+        log_joint, lb.full_rank, {"scale": lb.Variable((), constraints.positive)}
+    ).start()
     assert lb.log_likelihood(model, samples=20_000).mean == pytest.approx(0.0, abs=0.05)
-    assert model.posterior_sample(10_000, resample=True, seed=0)["scale"].mean() == pytest.approx(7979, rel=0.05)
+    assert model.posterior_sample(10_000, resample=True, seed=0)["scale"].mean() == pytest.approx(
+        7979, rel=0.05
+    )
 
 
 def test_no_start_is_found_where_the_log_joint_is_not_a_number():
@@ -184,7 +208,9 @@ def test_a_window_that_is_cut_short_decides_nothing(settled, tmp_path):
     assert ended(cut.history) == windows[:-1]
     again = settle(make().start(), directory=tmp_path / "run", resume=True)
     assert again.settled
-    for ours, theirs in zip(again.model.state_dict().values(), settled.model.state_dict().values(), strict=True):
+    for ours, theirs in zip(
+        again.model.state_dict().values(), settled.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(ours, theirs)
     further = settle(make().start(), 0.0001, directory=tmp_path / "run", resume=True)
     assert further.history[-1]["step"] > again.history[-1]["step"]
@@ -193,13 +219,17 @@ def test_a_window_that_is_cut_short_decides_nothing(settled, tmp_path):
 def vae():
     torch.manual_seed(0)
     return lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 8, 4)), lb.Gaussian(lb.mlp(2, 8, (1, 8, 8)), scale=0.3)
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp((1, 8, 8), 8, 4)),
+        lb.Gaussian(lb.mlp(2, 8, (1, 8, 8)), scale=0.3),
     )
 
 
 def test_windows_are_whole_epochs_and_grow_with_them():
     digits = lb.load_data("digits").train.first(300)
-    run = lb.fit(vae(), lb.ELBO(), digits, tolerance=1e6, batch_size=1, learning_rate=0.01, progress=False)
+    run = lb.fit(
+        vae(), lb.ELBO(), digits, tolerance=1e6, batch_size=1, learning_rate=0.01, progress=False
+    )
     assert run.settled
     assert [window["steps"] for window in ended(run.history)] == [300, 300, 600, 1200]
 
@@ -207,11 +237,15 @@ def test_windows_are_whole_epochs_and_grow_with_them():
 def test_windows_begin_where_schedules_and_warm_up_have_ended():
     digits = lb.load_data("digits").train.first(500)
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=60))
-    run = lb.fit(vae(), objective, digits, tolerance=1e6, learning_rate=0.01, epochs=120, progress=False)
+    run = lb.fit(
+        vae(), objective, digits, tolerance=1e6, learning_rate=0.01, epochs=120, progress=False
+    )
     first = next(record for record in run.history if "window" in record)
     assert first["epoch"] == 99
     assert first["window"]["steps"] == 200
-    warmed = lb.fit(vae(), lb.ELBO(), digits, tolerance=1e6, warmup_steps=100, epochs=80, progress=False)
+    warmed = lb.fit(
+        vae(), lb.ELBO(), digits, tolerance=1e6, warmup_steps=100, epochs=80, progress=False
+    )
     assert next(record for record in warmed.history if "window" in record)["epoch"] == 59
 
 
@@ -231,7 +265,9 @@ def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
 ])  # fmt: skip
 def test_a_start_at_what_cannot_be_is_refused(at, error, message):
     model = lb.LogJoint(
-        lambda scale: HalfNormal(1.0).log_prob(scale), lb.full_rank, {"scale": lb.Variable((), constraints.positive)}
+        lambda scale: HalfNormal(1.0).log_prob(scale),
+        lb.full_rank,
+        {"scale": lb.Variable((), constraints.positive)},
     ).start()
     before = model.centre.clone(), model.spread.clone()
     with pytest.raises(error, match=message):
@@ -244,12 +280,17 @@ def test_a_start_that_fails_leaves_all_as_it_was():
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    noisy = lb.LogJoint(lambda a: Normal(0.0, 1.0).log_prob(a) + 0 * torch.rand(()), lb.mean_field, {"a": ()}).start(
-        paths=1
-    )
+    noisy = lb.LogJoint(
+        lambda a: Normal(0.0, 1.0).log_prob(a) + 0 * torch.rand(()), lb.mean_field, {"a": ()}
+    ).start(paths=1)
     assert torch.equal(torch.rand(3), expected)  # the user's random numbers are the user's
-    assert (float(noisy.centre), float(noisy.spread)) == (0.0, 1.0)  # the mode is where the path begins
-    batched = lb.LogJoint(lambda x, scale, a: a, lb.mean_field, {"a": ()}, size=5).start(at={"a": 3.0}, spread=0.5)
+    assert (float(noisy.centre), float(noisy.spread)) == (
+        0.0,
+        1.0,
+    )  # the mode is where the path begins
+    batched = lb.LogJoint(lambda x, scale, a: a, lb.mean_field, {"a": ()}, size=5).start(
+        at={"a": 3.0}, spread=0.5
+    )
     with pytest.raises(UnsupportedError, match="holding"):
         batched.start()
     assert (float(batched.centre), float(batched.spread)) == (3.0, 0.5)

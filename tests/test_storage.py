@@ -11,7 +11,8 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.describe import build, describe, foreign_parts
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.storage import FORMAT, read_tensors, write_tensors
+from lowerbound.runs.saving import FORMAT
+from lowerbound.runs.tensor_files import read_tensors, write_tensors
 
 IMAGE = (1, 8, 8)
 
@@ -58,7 +59,9 @@ class MyNetwork(nn.Module):
 
 def with_my_network(outputs: int = 4) -> lb.LatentModel:
     return lb.LatentModel(
-        lb.StandardNormal(outputs // 2), lb.Gaussian(MyNetwork(outputs)), lb.Bernoulli(lb.mlp(outputs // 2, IMAGE))
+        lb.StandardNormal(outputs // 2),
+        lb.Gaussian(MyNetwork(outputs)),
+        lb.Bernoulli(lb.mlp(outputs // 2, IMAGE)),
     )
 
 
@@ -137,7 +140,9 @@ def test_the_file_begins_with_a_length_and_json(file):
 
 def test_without_a_constructor_a_foreign_part_is_named_with_the_way_out(tmp_path):
     path = lb.save(with_my_network(), tmp_path / "vae")
-    with pytest.raises(StorageError, match=r"model\.posterior\.network is of .*MyNetwork.*constructor=make_model"):
+    with pytest.raises(
+        StorageError, match=r"model\.posterior\.network is of .*MyNetwork.*constructor=make_model"
+    ):
         lb.load(path)
 
 
@@ -150,18 +155,24 @@ def test_with_a_constructor_it_comes_back(x, tmp_path):
 
 def test_a_constructor_of_another_model_is_refused(tmp_path):
     path = lb.save(with_my_network(), tmp_path / "vae")
-    with pytest.raises(StorageError, match=r"do not fit the model that was constructed: .*linear\.weight"):
+    with pytest.raises(
+        StorageError, match=r"do not fit the model that was constructed: .*linear\.weight"
+    ):
         lb.load(path, lambda: with_my_network(6))
 
 
 def test_a_constructor_makes_the_precision_that_was_saved(tmp_path):
     path = lb.save(with_my_network().double(), tmp_path / "vae")
-    assert {value.dtype for value in lb.load(path, with_my_network).state_dict().values()} == {torch.float64}
+    assert {value.dtype for value in lb.load(path, with_my_network).state_dict().values()} == {
+        torch.float64
+    }
 
 
 def test_an_activation_of_ones_own_is_a_foreign_part_too(tmp_path):
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 5, 4, activation=nn.PReLU)), lb.Gaussian(lb.mlp(2, 12))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(6, 5, 4, activation=nn.PReLU)),
+        lb.Gaussian(lb.mlp(2, 12)),
     )
     assert list(foreign_parts(describe(model))) == [
         ("model.posterior.network.activation", "torch.nn.modules.activation.PReLU")
@@ -184,7 +195,9 @@ class Scaled(nn.Module):
 
 def test_a_describable_part_needs_no_constructor(x, tmp_path):
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Bernoulli(Scaled(lb.mlp(2, IMAGE), factor=0.3))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(IMAGE, 4)),
+        lb.Bernoulli(Scaled(lb.mlp(2, IMAGE), factor=0.3)),
     )
     again = lb.load(lb.save(model, tmp_path / "vae"))
     assert again.likelihood.network.factor == 0.3
@@ -197,7 +210,9 @@ def test_a_describable_part_that_forgets_an_argument_is_named():
         def __init__(self, width: int) -> None:
             super().__init__()
 
-    with pytest.raises(StorageError, match=r"Forgetful is describable, but keeps no attribute 'width'"):
+    with pytest.raises(
+        StorageError, match=r"Forgetful is describable, but keeps no attribute 'width'"
+    ):
         describe(Forgetful(3))
 
 
@@ -205,13 +220,19 @@ def test_a_class_cannot_take_the_name_of_another():
     class Gaussian(nn.Module):
         pass
 
-    with pytest.raises(SettingsError, match=r"lowerbound\.conditionals\.gaussian\.Gaussian is registered"):
+    with pytest.raises(
+        SettingsError, match=r"lowerbound\.conditionals\.gaussian\.Gaussian is registered"
+    ):
         lb.describable(Gaussian)
     assert build({"kind": "StandardNormal", "shape": [2]}).shape == (2,)
 
 
 def test_a_class_may_be_defined_again():
-    again = type("Scaled", (nn.Module,), {"__module__": Scaled.__module__, "__qualname__": Scaled.__qualname__})
+    again = type(
+        "Scaled",
+        (nn.Module,),
+        {"__module__": Scaled.__module__, "__qualname__": Scaled.__qualname__},
+    )
     assert lb.describable(again) is again
     assert lb.describable(Scaled) is Scaled
 
@@ -219,7 +240,9 @@ def test_a_class_may_be_defined_again():
 # Files that are not what they should be
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, -1], ids=["empty", "length", "header", "one byte short"])
+@pytest.mark.parametrize(
+    "keep", [0, 4, 100, -1], ids=["empty", "length", "header", "one byte short"]
+)
 def test_a_truncated_file_is_refused_by_name(keep, file):
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(StorageError, match=r"vae\.safetensors: not a readable safetensors file"):

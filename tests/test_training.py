@@ -14,8 +14,8 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from lowerbound.noise import derived_seed
 from lowerbound.training import fitting
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 
@@ -25,8 +25,14 @@ SIZE = 4
 
 def make_vae(seed: int = 0, *, likelihood=None) -> lb.LatentModel:
     torch.manual_seed(seed)
-    decoder = lb.Gaussian(lb.mlp(2, 5, SIZE, activation="tanh"), scale=1.0) if likelihood is None else likelihood
-    return lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 5, 4, activation="tanh")), decoder)
+    decoder = (
+        lb.Gaussian(lb.mlp(2, 5, SIZE, activation="tanh"), scale=1.0)
+        if likelihood is None
+        else likelihood
+    )
+    return lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 5, 4, activation="tanh")), decoder
+    )
 
 
 def train(model, data, objective=None, **settings):
@@ -43,7 +49,10 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def timeless(history: list[dict]) -> list[dict]:
-    return [{k: v for k, v in record.items() if k not in ("seconds", "examples_per_second")} for record in history]
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "examples_per_second")}
+        for record in history
+    ]
 
 
 @pytest.fixture
@@ -93,7 +102,9 @@ def test_any_optimiser_by_name_improves_the_bound(name, vae, data):
     assert lb.evaluate(vae, lb.ELBO(samples=20), data).mean > before
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", torch.optim.Adam, lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True)])
+@pytest.mark.parametrize(
+    "optimizer", ["Adam", torch.optim.Adam, lambda p, lr: torch.optim.Adam(p, lr=lr, fused=True)]
+)
 def test_a_name_a_class_and_a_factory_train_alike(optimizer, data):
     reference = train(make_vae(), data, optimizer="adam", learning_rate=0.01)
     other = train(make_vae(), data, optimizer=optimizer, learning_rate=0.01)
@@ -220,7 +231,12 @@ def test_sgd_with_clipping_moves_the_weights_by_exactly_the_norm(vae, data, watc
     trace = watch(Trace())
     train(vae, 100 * data, steps=3, epochs=None, optimizer="sgd", learning_rate=0.5, clip_norm=0.2)
     for before, after in zip(trace.weights, trace.weights[1:], strict=False):
-        moved = math.sqrt(sum(float((after[name].double() - before[name].double()).square().sum()) for name in before))
+        moved = math.sqrt(
+            sum(
+                float((after[name].double() - before[name].double()).square().sum())
+                for name in before
+            )
+        )
         assert moved == pytest.approx(0.5 * 0.2, rel=1e-4)
 
 
@@ -237,7 +253,9 @@ def test_weight_decay_of_sgd_adds_its_gradient(data):
     plain = weights(train(make_vae(), data, **options).model)
     decayed = weights(train(make_vae(), data, weight_decay=0.3, **options).model)
     for name, value in start.items():
-        torch.testing.assert_close(plain[name] - decayed[name], 0.1 * 0.3 * value, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            plain[name] - decayed[name], 0.1 * 0.3 * value, atol=1e-6, rtol=1e-4
+        )
 
 
 def test_the_step_ascends_the_gradient_of_the_mean_bound(vae, data, watch):
@@ -262,7 +280,9 @@ def test_the_bound_of_an_epoch_is_the_mean_over_its_examples(vae):
     run = train(vae, data, batch_size=4, optimizer="sgd", learning_rate=1e-20)
     expected = lb.evaluate(vae, lb.ELBO(), data)
     assert run.history[0]["train"]["bound"] == pytest.approx(expected.mean, rel=1e-5)
-    assert run.history[0]["train"]["distortion"] == pytest.approx(expected.terms["distortion"].mean, rel=1e-5)
+    assert run.history[0]["train"]["distortion"] == pytest.approx(
+        expected.terms["distortion"].mean, rel=1e-5
+    )
 
 
 class Constant(nn.Module):
@@ -279,16 +299,30 @@ class Constant(nn.Module):
 def test_the_terms_of_a_record_add_up(vae, data):
     terms = train(vae, data, epochs=2, validation=0.25).history[-1]
     for part in ("train", "validation"):
-        assert terms[part]["bound"] == pytest.approx(-terms[part]["rate"] - terms[part]["distortion"], rel=1e-6)
+        assert terms[part]["bound"] == pytest.approx(
+            -terms[part]["rate"] - terms[part]["distortion"], rel=1e-6
+        )
 
 
 def test_a_fixed_decoder_learns_the_closed_form_mean():
     # with a constant decoder of unit scale the bound's optimum is q = p and offset = the data's mean: D/2 log 2 pi + ...
     data = torch.randn(64, SIZE) + 3
     model = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
-    train(model, data, epochs=300, batch_size=64, learning_rate=0.1, optimizer="adam", schedule="cosine")
-    torch.testing.assert_close(model.likelihood.network.offset.detach(), data.mean(0), atol=1e-3, rtol=0)
-    best = -0.5 * SIZE * math.log(2 * math.pi) - 0.5 * float((data - data.mean(0)).square().sum(1).mean())
+    train(
+        model,
+        data,
+        epochs=300,
+        batch_size=64,
+        learning_rate=0.1,
+        optimizer="adam",
+        schedule="cosine",
+    )
+    torch.testing.assert_close(
+        model.likelihood.network.offset.detach(), data.mean(0), atol=1e-3, rtol=0
+    )
+    best = -0.5 * SIZE * math.log(2 * math.pi) - 0.5 * float(
+        (data - data.mean(0)).square().sum(1).mean()
+    )
     assert lb.evaluate(model, lb.ELBO(), data).mean == pytest.approx(best, abs=0.02)
 
 
@@ -308,12 +342,20 @@ class Backwards(lb.Objective):
 
 def test_the_bound_is_reported_and_the_surrogate_carries_the_gradient(data, watch):
     trace = watch(Trace())
-    options = {"steps": 1, "epochs": None, "batch_size": 20, "optimizer": "sgd", "learning_rate": 1.0}
+    options = {
+        "steps": 1,
+        "epochs": None,
+        "batch_size": 20,
+        "optimizer": "sgd",
+        "learning_rate": 1.0,
+    }
     run = train(make_vae(), data, Backwards(), **options)
     plain = train(make_vae(), data, lb.ELBO(), **options)
     assert run.history[0]["train"] == plain.history[0]["train"]
     before, after = trace.weights[:2]
-    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("likelihood"))
+    assert all(
+        torch.equal(before[name], after[name]) for name in before if name.startswith("likelihood")
+    )
     model = make_vae()
     (-0.1 * model.draw(data).rate).mean().backward()
     for name, parameter in model.posterior.named_parameters(prefix="posterior"):
@@ -357,14 +399,18 @@ def test_what_is_validated_is_the_average(data):
 
 def test_early_stopping_keeps_the_best_epoch(data):
     # training on far away data makes the validation bound worse after some epochs
-    run = train(make_vae(), data + 4, epochs=60, learning_rate=0.03, validation=data + 1, patience=3)
+    run = train(
+        make_vae(), data + 4, epochs=60, learning_rate=0.03, validation=data + 1, patience=3
+    )
     bounds = [record["validation"]["bound"] for record in run.history]
     best = max(range(len(bounds)), key=bounds.__getitem__)
     assert run.stopped_early
     assert run.best_epoch == best + 1
     assert len(bounds) == best + 1 + 3
     assert 1 < run.best_epoch < len(bounds) < 60
-    assert lb.evaluate(run.model, run.objective, data + 1, seed=0).mean == pytest.approx(bounds[best], rel=1e-9)
+    assert lb.evaluate(run.model, run.objective, data + 1, seed=0).mean == pytest.approx(
+        bounds[best], rel=1e-9
+    )
 
 
 def test_validation_chooses_the_weights_without_patience_too(data):
@@ -372,7 +418,9 @@ def test_validation_chooses_the_weights_without_patience_too(data):
     bounds = [record["validation"]["bound"] for record in run.history]
     assert not run.stopped_early
     assert len(bounds) == 20
-    assert lb.evaluate(run.model, run.objective, data + 1).mean == pytest.approx(max(bounds), rel=1e-9)
+    assert lb.evaluate(run.model, run.objective, data + 1).mean == pytest.approx(
+        max(bounds), rel=1e-9
+    )
 
 
 def test_without_validation_the_last_weights_are_kept(data, watch):
@@ -438,19 +486,21 @@ def test_terms_are_those_of_the_weights_before_the_update(data, monkeypatch):
         parts = make_vae()
         return lb.LatentModel(Prior(), parts.posterior, parts.likelihood)
 
-    seen = train(make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1.0).history[0][
-        "train"
-    ]
-    frozen = train(make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1e-30).history[0][
-        "train"
-    ]
+    seen = train(
+        make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1.0
+    ).history[0]["train"]
+    frozen = train(
+        make(), data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1e-30
+    ).history[0]["train"]
     assert seen == frozen
 
 
 def test_running_statistics_go_back_with_a_refused_step(data):
     net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * SIZE))
     vae = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 4)), lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(SIZE, 4)),
+        lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE)),
     )
     with pytest.raises(NonFiniteError):
         train(vae, data, epochs=50, optimizer="sgd", learning_rate=1e10)
@@ -460,7 +510,9 @@ def test_running_statistics_go_back_with_a_refused_step(data):
 def test_averaged_weights_come_with_averaged_statistics(data):
     net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2 * SIZE))
     vae = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, 4)), lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(SIZE, 4)),
+        lb.Gaussian(lb.flatten_leading(net, 2, 2 * SIZE)),
     )
     train(vae, data, steps=3, epochs=None, ema=0.5)
     assert not torch.equal(net[1].running_var, torch.ones(8))
@@ -475,12 +527,16 @@ def test_a_small_model_is_trained_on_one_thread(width, expected, data):
             threads.append(torch.get_num_threads())
 
     vae = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(SIZE, width, 4)), lb.Gaussian(lb.mlp(2, width, 2 * SIZE))
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(SIZE, width, 4)),
+        lb.Gaussian(lb.mlp(2, width, 2 * SIZE)),
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        train(vae, data, lb.ELBO(samples=50), steps=1, epochs=None, batch_size=20, observers=[Watch()])
+        train(
+            vae, data, lb.ELBO(samples=50), steps=1, epochs=None, batch_size=20, observers=[Watch()]
+        )
         assert threads == [expected]
         assert torch.get_num_threads() == 2
     finally:
@@ -509,7 +565,9 @@ def test_a_seed_fixes_every_figure(data):
 
 
 def test_other_seeds_give_other_figures(data):
-    one, other = (train(make_vae(), data, seed=seed).history[0]["train"]["bound"] for seed in (1, 2))
+    one, other = (
+        train(make_vae(), data, seed=seed).history[0]["train"]["bound"] for seed in (1, 2)
+    )
     assert one != other
 
 
@@ -544,7 +602,9 @@ class Modes(nn.Module):
 
 def test_dropout_is_active_in_training_only(data):
     encoder = Modes(4)
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0))
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0)
+    )
     train(model, data, epochs=2, batch_size=10, validation=data[:5])
     # each set is checked once, then the gradient, then two steps and a validation for each epoch
     assert encoder.seen == [False, False, False, True, True, False, True, True, False]
@@ -577,11 +637,15 @@ def test_data_may_come_as(convert, data):
 def test_pixels_are_scaled_to_the_unit_interval():
     pixels = np.arange(80, dtype=np.uint8).reshape(20, SIZE)
     scaled = (torch.from_numpy(pixels) / 255).float()
-    assert timeless(train(make_vae(), pixels).history) == timeless(train(make_vae(), scaled).history)
+    assert timeless(train(make_vae(), pixels).history) == timeless(
+        train(make_vae(), scaled).history
+    )
 
 
 def test_the_run_says_what_came_of_it(vae, data):
-    assert repr(train(vae, data, validation=0.25)).startswith("Run(epochs=1, steps=2, bound: train -")
+    assert repr(train(vae, data, validation=0.25)).startswith(
+        "Run(epochs=1, steps=2, bound: train -"
+    )
 
 
 # Data that do not fit
@@ -644,9 +708,14 @@ class Poisoned(nn.Module):
 
 @pytest.mark.parametrize(
     ("where", "term", "tensor"),
-    [("value", "log_likelihood", "log p(x given z)"), ("gradient", "gradient", "posterior.network.layers.0.weight")],
+    [
+        ("value", "log_likelihood", "log p(x given z)"),
+        ("gradient", "gradient", "posterior.network.layers.0.weight"),
+    ],
 )
-def test_a_number_that_ends_is_named_and_never_reaches_the_weights(where, term, tensor, data, watch):
+def test_a_number_that_ends_is_named_and_never_reaches_the_weights(
+    where, term, tensor, data, watch
+):
     trace = watch(Trace())
     model = make_vae(likelihood=lb.Gaussian(Poisoned(4, where), scale=1.0))
     with pytest.raises(NonFiniteError, match=rf"step 5: the {term} is not finite") as caught:
@@ -674,7 +743,9 @@ def test_an_objective_that_overflows_is_told_from_its_terms(vae, data):
 
 def test_too_long_steps_are_named_with_a_remedy(data):
     model = make_vae(likelihood=lb.Gaussian(lb.mlp(2, SIZE), scale=1e-3))
-    with pytest.raises(NonFiniteError, match=r"SGD at learning rate 100 .*optimizer='adam'") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"SGD at learning rate 100 .*optimizer='adam'"
+    ) as caught:
         train(model, 100 * data, optimizer="sgd", learning_rate=100.0, epochs=20)
     assert caught.value.step > 1
 

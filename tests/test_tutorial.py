@@ -70,7 +70,9 @@ def faults_of_outputs(cell: dict[str, Any]) -> Iterator[str]:
         if output["output_type"] == "error" or output.get("name") == "stderr":
             yield "has an error or a warning as output"
         for text in texts(output):
-            yield from (f"shows {name}" for name, pattern in GARBAGE.items() if re.search(pattern, text))
+            yield from (
+                f"shows {name}" for name, pattern in GARBAGE.items() if re.search(pattern, text)
+            )
             if len(platform.node()) > 3 and platform.node() in text:
                 yield "shows the name of this machine"
 
@@ -82,10 +84,21 @@ def faults(notebook: dict[str, Any], digest: Callable[[Any], str]) -> Iterator[s
     if len(parameters) != 1:
         yield f"has {len(parameters)} cells tagged parameters"
     else:
-        assigned = [node for node in ast.parse("".join(parameters[0]["source"])).body if isinstance(node, ast.Assign)]
-        names = {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
+        assigned = [
+            node
+            for node in ast.parse("".join(parameters[0]["source"])).body
+            if isinstance(node, ast.Assign)
+        ]
+        names = {
+            target.id
+            for node in assigned
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
         odd = notebook["metadata"]["lowerbound"]["small"].keys() - names
-        yield from (f"has a small setting {name} that is none of its parameters" for name in sorted(odd))
+        yield from (
+            f"has a small setting {name} that is none of its parameters" for name in sorted(odd)
+        )
     if notebook["metadata"]["lowerbound"].get("executed") != digest(notebook):
         yield "has outputs of other code: execute it again"
     if [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):
@@ -108,7 +121,9 @@ def test_the_committed_outputs_are_whole(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
-    prose = "\n".join("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    prose = "\n".join(
+        "".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown"
+    )
     for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", prose):
         assert (FOLDER / target).exists(), target
 
@@ -130,9 +145,19 @@ def output(text: str) -> dict[str, Any]:
 
 def whole() -> dict[str, Any]:
     """A small notebook without a fault."""
-    cells = [("draws = 3\nseed = 0", []), ("print(draws)", [output("3\n")]), ("def show():\n    print(1)", [])]
+    cells = [
+        ("draws = 3\nseed = 0", []),
+        ("print(draws)", [output("3\n")]),
+        ("def show():\n    print(1)", []),
+    ]
     code = [
-        {"cell_type": "code", "execution_count": number, "metadata": {}, "source": source, "outputs": outputs}
+        {
+            "cell_type": "code",
+            "execution_count": number,
+            "metadata": {},
+            "source": source,
+            "outputs": outputs,
+        }
         for number, (source, outputs) in enumerate(cells, 1)
     ]
     code[0]["metadata"] = {"tags": ["parameters"]}
@@ -142,13 +167,16 @@ def whole() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "code", ["print(1)", "for x in a:\n    print(x)", "plt.plot(x)\nplt.show()", "x = 1\nx", "f'{x}'"]
+    "code",
+    ["print(1)", "for x in a:\n    print(x)", "plt.plot(x)\nplt.show()", "x = 1\nx", "f'{x}'"],
 )
 def test_a_cell_that_shows_something_is_known(code):
     assert shows(code)
 
 
-@pytest.mark.parametrize("code", ["", "x = 1", "def f():\n    print(1)", "plt.style.use('plain')", "assert x"])
+@pytest.mark.parametrize(
+    "code", ["", "x = 1", "def f():\n    print(1)", "plt.style.use('plain')", "assert x"]
+)
 def test_a_cell_that_shows_nothing_is_known(code):
     assert not shows(code)
 
@@ -158,11 +186,21 @@ BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "other code": lambda notebook: notebook["cells"][1].update(source="print(draws + 0)"),
     "out of order": lambda notebook: notebook["cells"][1].update(execution_count=7),
     "no parameters": lambda notebook: notebook["cells"][0]["metadata"].clear(),
-    "an unknown setting": lambda notebook: notebook["metadata"]["lowerbound"]["small"].update(drawz=1),
-    "a warning": lambda notebook: notebook["cells"][1]["outputs"].append({**output("look"), "name": "stderr"}),
-    "a path": lambda notebook: notebook["cells"][1]["outputs"].append(output("saved to /home/anna/fit.pt")),
-    "a progress bar": lambda notebook: notebook["cells"][1]["outputs"].append(output("10%|█   | 1/10\r")),
-    "an address": lambda notebook: notebook["cells"][1]["outputs"].append(output("<Axes at 0x7f3a1c22d0>")),
+    "an unknown setting": lambda notebook: notebook["metadata"]["lowerbound"]["small"].update(
+        drawz=1
+    ),
+    "a warning": lambda notebook: notebook["cells"][1]["outputs"].append(
+        {**output("look"), "name": "stderr"}
+    ),
+    "a path": lambda notebook: notebook["cells"][1]["outputs"].append(
+        output("saved to /home/anna/fit.pt")
+    ),
+    "a progress bar": lambda notebook: notebook["cells"][1]["outputs"].append(
+        output("10%|█   | 1/10\r")
+    ),
+    "an address": lambda notebook: notebook["cells"][1]["outputs"].append(
+        output("<Axes at 0x7f3a1c22d0>")
+    ),
 }
 
 

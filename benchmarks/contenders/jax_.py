@@ -62,7 +62,9 @@ def run(task: Task, folder: Path, conversation: Any, precision: str = "float32")
     def epoch(parameters: Any, state: Any, key: Any) -> Any:
         key, own = jax.random.split(key)
         count = task.examples // task.batch
-        order = jax.random.permutation(own, task.examples)[: count * task.batch].reshape(count, task.batch)
+        order = jax.random.permutation(own, task.examples)[: count * task.batch].reshape(
+            count, task.batch
+        )
         (parameters, state, _), losses = jax.lax.scan(step, (parameters, state, key), order)
         return parameters, state, losses.mean()
 

@@ -52,7 +52,12 @@ def run(
                 talk.round_done()
 
     talk.ready()
-    settings: dict[str, Any] = {"batch_size": task.batch, "learning_rate": LEARNING_RATE, "progress": False, "seed": 1}
+    settings: dict[str, Any] = {
+        "batch_size": task.batch,
+        "learning_rate": LEARNING_RATE,
+        "progress": False,
+        "seed": 1,
+    }
     settings |= {
         "precision": precision,
         "compile": compile,

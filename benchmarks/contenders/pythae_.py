@@ -45,8 +45,12 @@ class Decoder(BaseDecoder):
 def build(task: Task) -> VAE:
     """The task's model as one of pythae's."""
     ours, _ = make(task)
-    config = VAEConfig(input_dim=(task.dimensions,), latent_dim=task.latent, reconstruction_loss="bce")
-    return VAE(config, encoder=Encoder(ours.posterior.network), decoder=Decoder(ours.likelihood.network))
+    config = VAEConfig(
+        input_dim=(task.dimensions,), latent_dim=task.latent, reconstruction_loss="bce"
+    )
+    return VAE(
+        config, encoder=Encoder(ours.posterior.network), decoder=Decoder(ours.likelihood.network)
+    )
 
 
 def run(task: Task, folder: Path, conversation: Any) -> None:
@@ -62,7 +66,9 @@ def run(task: Task, folder: Path, conversation: Any) -> None:
         no_cuda=True,
         seed=1,
     )
-    trainer = BaseTrainer(model, BaseDataset(train, torch.zeros(len(train))), training_config=settings)
+    trainer = BaseTrainer(
+        model, BaseDataset(train, torch.zeros(len(train))), training_config=settings
+    )
     trainer.prepare_training()
 
     @torch.no_grad()

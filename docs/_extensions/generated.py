@@ -27,7 +27,12 @@ Row = tuple[str, ...]
 def table(head: Row, rows: Iterable[Row]) -> str:
     """A table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return (
+        "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        + "\n"
+    )
 
 
 def commands() -> str:
@@ -44,7 +49,9 @@ def commands() -> str:
 def _command(entry: Any, parent: Any, level: int = 2) -> str:
     context = _context(entry, parent)
     panels = _panels(entry, context)
-    return "\n".join([_head(entry, context, level), *(_panel(name, rows) for name, rows in panels.items())])
+    return "\n".join(
+        [_head(entry, context, level), *(_panel(name, rows) for name, rows in panels.items())]
+    )
 
 
 def _training(entry: Any, parent: Any) -> str:
@@ -54,14 +61,23 @@ def _training(entry: Any, parent: Any) -> str:
     flags = {name: _panels(recipe, _context(recipe, context)) for name, recipe in recipes.items()}
     everywhere = [{row for rows in panels.values() for row in rows} for panels in flags.values()]
     common = set.intersection(*everywhere) - {
-        row for own in flags.values() for name in own if name.startswith("Recipe") for row in own[name]
+        row
+        for own in flags.values()
+        for name in own
+        if name.startswith("Recipe")
+        for row in own[name]
     }
-    shared = {panel: [row for row in rows if row in common] for panel, rows in next(iter(flags.values())).items()}
+    shared = {
+        panel: [row for row in rows if row in common]
+        for panel, rows in next(iter(flags.values())).items()
+    }
     parts = [_command(entry, parent), "### All recipes\n"]
     parts += [_panel(panel, rows) for panel, rows in shared.items() if rows]
     for name, recipe in recipes.items():
         parts.append(_head(recipe, _context(recipe, context), 3))
-        parts.append("What all recipes share stands above; this recipe's own arguments and defaults are:\n")
+        parts.append(
+            "What all recipes share stands above; this recipe's own arguments and defaults are:\n"
+        )
         own = [row for rows in flags[name].values() for row in rows if row not in common]
         parts.append(_panel("", own))
     return "\n".join(parts)
@@ -83,7 +99,9 @@ def _panels(entry: Any, context: Any) -> dict[str, list[Row]]:
     for parameter in entry.get_params(context):
         if "--help" in parameter.opts or parameter.get_help_record(context) is None:
             continue
-        panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(_row(parameter, context))
+        panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(
+            _row(parameter, context)
+        )
     return panels
 
 
@@ -145,7 +163,9 @@ def _reached(entry: Recipe) -> str:
 
 def _auto_encoders(name: str) -> list[Row]:
     page = (RESULTS / "aevb.md").read_text(encoding="utf8")
-    paths = sorted((RESULTS / "aevb").glob("*.json"), key=lambda path: page.find(f"aevb/{path.name}"))
+    paths = sorted(
+        (RESULTS / "aevb").glob("*.json"), key=lambda path: page.find(f"aevb/{path.name}")
+    )
     records = [(path, json.loads(path.read_text(encoding="utf8"))) for path in paths]
     rows = []
     for path, record in records:
@@ -153,7 +173,9 @@ def _auto_encoders(name: str) -> list[Row]:
             continue
         chosen = {**record["arguments"], **record["training"]}
         settings = ", ".join(
-            f"`{key}={value!r}`" for key, value in chosen.items() if key not in ("epochs", "pictures_every")
+            f"`{key}={value!r}`"
+            for key, value in chosen.items()
+            if key not in ("epochs", "pictures_every")
         )
         bound = record["test"]["bound"]
         rows.append(
@@ -171,7 +193,9 @@ def _auto_encoders(name: str) -> list[Row]:
 
 def _importance_weighted() -> list[Row]:
     rows = []
-    for path in sorted((RESULTS / "iwae").glob("*.json"), key=lambda path: json.loads(path.read_text())["k"]):
+    for path in sorted(
+        (RESULTS / "iwae").glob("*.json"), key=lambda path: json.loads(path.read_text())["k"]
+    ):
         record = json.loads(path.read_text(encoding="utf8"))
         rows.append(
             (
@@ -189,7 +213,12 @@ def _importance_weighted() -> list[Row]:
 def datasets() -> str:
     """The data sets that have a name."""
     rows = [
-        (f"`{entry.name}`", " x ".join(map(str, entry.shape)), entry.description, "; ".join(entry.files) or "nothing")
+        (
+            f"`{entry.name}`",
+            " x ".join(map(str, entry.shape)),
+            entry.description,
+            "; ".join(entry.files) or "nothing",
+        )
         for entry in CATALOGUE.values()
     ]
     return table(("name", "one example", "what it is", "what to put into `$LOWERBOUND_DATA`"), rows)

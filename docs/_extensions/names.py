@@ -23,13 +23,17 @@ def _here(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"]({there}", f"]({here}")
     folder = Path(app.srcdir, docname).parent
 
-    def text_of_folder(link: re.Match[str]) -> str:  # which the repository shows, and a site has no page for
+    def text_of_folder(
+        link: re.Match[str],
+    ) -> str:  # which the repository shows, and a site has no page for
         return link[1] if (folder / link[2]).is_dir() else link[0]
 
     source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", text_of_folder, source[0])
 
 
-def _by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+def _by_short_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
+) -> nodes.Node | None:
     """A docstring says ``:class:`Examples``` where the page has ``lowerbound.Examples``: right if there is one such name only.
 
     What exists in the library but has no place in the reference stays text; what does not exist is a warning.
@@ -39,11 +43,17 @@ def _by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, conte
     domain: Any = env.domains["py"]
     parts = node["reftarget"].split(".")
     for ending in (f".{'.'.join(parts[-2:])}", f".{parts[-1]}"):
-        entries = {entry.node_id: (name, entry) for name, entry in domain.objects.items() if name.endswith(ending)}
+        entries = {
+            entry.node_id: (name, entry)
+            for name, entry in domain.objects.items()
+            if name.endswith(ending)
+        }
         if len(entries) == 1:
             name, entry = next(iter(entries.values()))
             target = app.builder.get_relative_uri(node.get("refdoc", ""), entry.docname)
-            link = nodes.reference("", "", internal=True, refuri=f"{target}#{entry.node_id}", reftitle=name)
+            link = nodes.reference(
+                "", "", internal=True, refuri=f"{target}#{entry.node_id}", reftitle=name
+            )
             link.append(content)
             return link
     context = str(node.get("py:module") or "lowerbound").split(".")

@@ -47,7 +47,10 @@ def broken(folder: Path) -> Iterator[tuple[str, str]]:
     Args:
         folder: of the built pages.
     """
-    pages = {path.resolve(): Page(path.read_text(encoding="utf8")) for path in sorted(folder.rglob("*.html"))}
+    pages = {
+        path.resolve(): Page(path.read_text(encoding="utf8"))
+        for path in sorted(folder.rglob("*.html"))
+    }
     for path, page in pages.items():
         for tag, target in page.references:
             fault = _fault(path, tag, target, pages)

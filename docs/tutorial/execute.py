@@ -37,7 +37,11 @@ def set_small(notebook: Any) -> None:
     """Add the small settings in a cell after the one that is tagged ``parameters``."""
     import nbformat
 
-    tagged = [place for place, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [
+        place
+        for place, cell in enumerate(notebook.cells)
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
     (place,) = tagged
     settings = notebook.metadata["lowerbound"]["small"]
     lines = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
@@ -54,7 +58,11 @@ def clean(notebook: Any) -> None:
     """Leave nothing of this machine or this hour in a notebook, so that executing it twice gives the same file."""
     for cell in notebook.cells:
         cell.metadata = {name: value for name, value in cell.metadata.items() if name == "tags"}
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     notebook.metadata["lowerbound"]["executed"] = code_digest(notebook)
 
@@ -77,7 +85,9 @@ def execute(path: Path, small: bool) -> None:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        extra_arguments=["--log-level=ERROR"],  # of the kernel itself: it warns of how it is spoken to on this machine
+        extra_arguments=[
+            "--log-level=ERROR"
+        ],  # of the kernel itself: it warns of how it is spoken to on this machine
         record_timing=False,
         coalesce_streams=True,
     ).execute()
@@ -98,7 +108,9 @@ def chosen(names: Sequence[str]) -> list[Path]:
     paths = sorted(FOLDER.glob("[0-9]-*.ipynb"))
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
-            raise SystemExit(f"no notebook starts with {name!r}; there are {', '.join(path.name for path in paths)}")
+            raise SystemExit(
+                f"no notebook starts with {name!r}; there are {', '.join(path.name for path in paths)}"
+            )
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 
@@ -106,12 +118,20 @@ def main() -> None:
     """Execute what the command line names."""
     parser = argparse.ArgumentParser(description="Execute the notebooks of the tutorial.")
     parser.add_argument(
-        "names", nargs="*", help="beginnings of file names, such as 1 or 2-mean-field; all if not given"
+        "names",
+        nargs="*",
+        help="beginnings of file names, such as 1 or 2-mean-field; all if not given",
     )
-    parser.add_argument("--small", action="store_true", help="small settings, a test of the code; nothing is written")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="small settings, a test of the code; nothing is written",
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel's debugger speaks on standard error
+    os.environ.setdefault(
+        "PYDEVD_DISABLE_FILE_VALIDATION", "1"
+    )  # else the kernel's debugger speaks on standard error
     for path in chosen(arguments.names):
         start = time.perf_counter()
         execute(path, arguments.small)

@@ -92,7 +92,9 @@ def build(description: Any) -> Any:
     try:
         return KINDS[kind](**{name: build(entry) for name, entry in arguments.items()})
     except TypeError as error:
-        raise StorageError(f"the description of {kind} does not fit this version of lowerbound: {error}") from None
+        raise StorageError(
+            f"the description of {kind} does not fit this version of lowerbound: {error}"
+        ) from None
 
 
 def completed(description: Any) -> Any:
@@ -110,4 +112,8 @@ def completed(description: Any) -> Any:
     known = {name: completed(entry) for name, entry in description.items()}
     kind = KINDS.get(str(known.get("kind")))
     parameters = inspect.signature(kind).parameters.values() if kind is not None else ()
-    return {entry.name: describe(entry.default) for entry in parameters if entry.default is not entry.empty} | known
+    return {
+        entry.name: describe(entry.default)
+        for entry in parameters
+        if entry.default is not entry.empty
+    } | known

@@ -44,7 +44,9 @@ def as_shape(size: int | Shape) -> Shape:
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise SettingsError(f"{size!r} is not a size: give a whole number of at least 1, or a tuple of them")
+        raise SettingsError(
+            f"{size!r} is not a size: give a whole number of at least 1, or a tuple of them"
+        )
     return shape
 
 
@@ -68,11 +70,17 @@ class FlattenLeading(nn.Module):
         output_shape: the shape of one event coming out, if it is to be declared; by default what ``network`` declares.
     """
 
-    def __init__(self, network: nn.Module, input_shape: int | Shape, output_shape: int | Shape | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, input_shape: int | Shape, output_shape: int | Shape | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.input_shape = as_shape(input_shape)
-        declared = getattr(network, "output_shape", None) if output_shape is None else as_shape(output_shape)
+        declared = (
+            getattr(network, "output_shape", None)
+            if output_shape is None
+            else as_shape(output_shape)
+        )
         self.output_shape: Shape | None = declared
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +108,11 @@ class MLP(nn.Module):
     """A multi-layer perceptron between events of any shape; made by :func:`mlp`."""
 
     def __init__(
-        self, inputs: int | Shape, hidden: Shape, outputs: int | Shape, activation: Activation = "relu"
+        self,
+        inputs: int | Shape,
+        hidden: Shape,
+        outputs: int | Shape,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.inputs = self.input_shape = as_shape(inputs)
@@ -196,16 +208,25 @@ class Conv(nn.Module):
     def _decoder(self, strides: Shape) -> list[nn.Module]:
         depths = (*self.channels, self.outputs[0])
         sides = _sides(self.outputs, strides[::-1])[::-1]
-        layers: list[nn.Module] = [MLP(self.inputs, self.hidden, (depths[0], *sides[0]), self.activation)]
+        layers: list[nn.Module] = [
+            MLP(self.inputs, self.hidden, (depths[0], *sides[0]), self.activation)
+        ]
         for layer, stride in enumerate(strides):
             slack = cast(
                 tuple[int, int],
-                tuple(to - at * stride for at, to in zip(sides[layer], sides[layer + 1], strict=True)),
+                tuple(
+                    to - at * stride for at, to in zip(sides[layer], sides[layer + 1], strict=True)
+                ),
             )
             layers += [
                 _activation(self.activation),
                 nn.ConvTranspose2d(
-                    depths[layer], depths[layer + 1], stride + 2, stride, padding=1, output_padding=slack
+                    depths[layer],
+                    depths[layer + 1],
+                    stride + 2,
+                    stride,
+                    padding=1,
+                    output_padding=slack,
                 ),
             ]
         return layers
@@ -247,14 +268,23 @@ def conv(
             "conv needs its inputs, the channels of at least one layer, and its outputs: conv((1, 64, 64), 32, 20)"
         )
     *channels, outputs = sizes
-    return Conv(inputs, cast(Shape, tuple(channels)), outputs, activation=activation, stride=stride, hidden=hidden)
+    return Conv(
+        inputs,
+        cast(Shape, tuple(channels)),
+        outputs,
+        activation=activation,
+        stride=stride,
+        hidden=hidden,
+    )
 
 
 @describable
 class Constant(nn.Module):
     """The same numbers whatever it is given; made by :func:`constant`."""
 
-    def __init__(self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0) -> None:
+    def __init__(
+        self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0
+    ) -> None:
         super().__init__()
         self.outputs = self.output_shape = as_shape(outputs)
         self.value = value
@@ -273,7 +303,9 @@ class Constant(nn.Module):
         return self.numbers
 
 
-def constant(outputs: int | Shape, value: float = 0.0, *, learned: bool = True, spread: float = 0.0) -> Constant:
+def constant(
+    outputs: int | Shape, value: float = 0.0, *, learned: bool = True, spread: float = 0.0
+) -> Constant:
     """In the place of a network, for a distribution that depends on nothing: the parameters of a prior.
 
     Args:

@@ -22,7 +22,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def has_settings(function: Function) -> Function:
     """Decorator: ``help()`` and editors see the plain types; the descriptions and bounds stay for :func:`settings_of`."""
     signature = inspect.signature(function)
-    plain = [parameter.replace(annotation=_plain(parameter.annotation)) for parameter in signature.parameters.values()]
+    plain = [
+        parameter.replace(annotation=_plain(parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
     vars(function).update(_settings=signature, __signature__=signature.replace(parameters=plain))
     return function
 
@@ -35,15 +38,23 @@ def _plain(annotation: Any) -> Any:
 def settings_of(function: Callable[..., Any]) -> type[BaseModel]:
     """The settings of a function, as a pydantic model."""
     fields: dict[str, Any] = {
-        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in vars(function).get("_settings", inspect.signature(function)).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and get_origin(parameter.annotation) is Annotated
+        name: (
+            parameter.annotation,
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for name, parameter in vars(function)
+        .get("_settings", inspect.signature(function))
+        .parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and get_origin(parameter.annotation) is Annotated
     }
     config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
     return create_model(function.__name__, __config__=config, **fields)
 
 
-def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None) -> dict[str, Any]:
+def checked(
+    function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None
+) -> dict[str, Any]:
     """The settings of ``function`` with ``values`` filled in, checked and converted.
 
     Raises:
@@ -63,7 +74,9 @@ def checked(function: Callable[..., Any], values: Mapping[str, Any], *, name: st
         raise SettingsError(f"{name}: expected settings by name, not {values!r}")
     for unknown in values.keys() - schema.model_fields.keys():
         near = get_close_matches(str(unknown), schema.model_fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
+        )
         raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
     try:
         settings = schema(**{key: _value(value) for key, value in values.items()})
@@ -78,7 +91,11 @@ def _value(value: Any) -> Any:
     """numpy's scalars as Python's numbers, and paths as text; anything else as it is."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+    return (
+        value.item()
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+        else value
+    )
 
 
 def whole_number(name: str, value: Any) -> int:

@@ -16,7 +16,9 @@ DATA, POSTERIOR, LIKELIHOOD, NOISE = (
 )
 
 
-def rectangle(x: float, y: float, size: tuple[float, float], colours: tuple[str, str], copies: int = 1) -> str:
+def rectangle(
+    x: float, y: float, size: tuple[float, float], colours: tuple[str, str], copies: int = 1
+) -> str:
     """A box whose upper left corner is at (x, y), in front of ``copies - 1`` others."""
     (width, height), (fill, line) = size, colours
     return "".join(
@@ -31,7 +33,11 @@ def network(x: float, y: float, narrowing: bool, colours: tuple[str, str], name:
     fill, line = colours
     corners = f"{x},{y - left} {x + 88},{y - right} {x + 88},{y + right} {x},{y + left}"
     shape = f'<polygon points="{corners}" fill="{fill}" stroke="{line}" stroke-linejoin="round"/>'
-    return shape + words(x + 44, y - 2, name, size=14, bold=True) + words(x + 44, y + 15, "200 tanh", GREY)
+    return (
+        shape
+        + words(x + 44, y - 2, name, size=14, bold=True)
+        + words(x + 44, y + 15, "200 tanh", GREY)
+    )
 
 
 def arrow(*points: tuple[float, float], colour: str = INK) -> str:
@@ -41,7 +47,9 @@ def arrow(*points: tuple[float, float], colour: str = INK) -> str:
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4" marker-end="url(#{head})"/>'
 
 
-def words(x: float, y: float, text: str, colour: str = INK, *, size: float = 13, bold: bool = False) -> str:
+def words(
+    x: float, y: float, text: str, colour: str = INK, *, size: float = 13, bold: bool = False
+) -> str:
     """A line of words, centred at x."""
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle"{weight}>{text}</text>'
@@ -51,7 +59,8 @@ def symbols(x: float, y: float, text: str, colour: str = INK, size: float = 17) 
     """A formula, centred at x: letters between underscores are variables, and italic."""
     pieces = text.split("_")
     styled = "".join(
-        f'<tspan font-style="italic">{piece}</tspan>' if turn % 2 else piece for turn, piece in enumerate(pieces)
+        f'<tspan font-style="italic">{piece}</tspan>' if turn % 2 else piece
+        for turn, piece in enumerate(pieces)
     )
     return (
         f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle" '
@@ -61,7 +70,9 @@ def symbols(x: float, y: float, text: str, colour: str = INK, size: float = 17) 
 
 def parameters(x: float, colours: tuple[str, str], copies: int) -> str:
     """The mean and the log variance that a network gives, one above the other."""
-    boxes = rectangle(x, 128, (64, 34), colours, copies) + rectangle(x, 188, (64, 34), colours, copies)
+    boxes = rectangle(x, 128, (64, 34), colours, copies) + rectangle(
+        x, 188, (64, 34), colours, copies
+    )
     return boxes + symbols(x + 32, 150, "_μ_") + symbols(x + 32, 210, "log _σ_²")
 
 
@@ -75,7 +86,9 @@ def head(name: str, colour: str) -> str:
 
 def figure() -> str:
     """The whole figure."""
-    title = "From an example to its bound: encoder, noise, L samples of z, decoder, and the two terms"
+    title = (
+        "From an example to its bound: encoder, noise, L samples of z, decoder, and the two terms"
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="Helvetica, Arial, &quot;DejaVu Sans&quot;, sans-serif" role="img" aria-label="{title}">',

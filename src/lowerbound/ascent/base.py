@@ -75,7 +75,9 @@ class CoordinateAscent(ABC):
 
     def bound(self, factors: Mapping[str, Any], x: Tensor) -> float:
         """The evidence lower bound, ``E_q log p(x, z)`` plus the entropies of the factors, in nats."""
-        entropies = torch.stack([torch.as_tensor(factor.entropy()).sum() for factor in factors.values()])
+        entropies = torch.stack(
+            [torch.as_tensor(factor.entropy()).sum() for factor in factors.values()]
+        )
         return float(self.expected_log_joint(factors, x) + entropies.sum())
 
     def fit(self, x: Any, *, tolerance: float = 1e-10, sweeps: int = 1000, seed: int = 0) -> Ascent:
@@ -93,7 +95,12 @@ class CoordinateAscent(ABC):
             NonFiniteError: if the bound stops being a number, naming the update.
             LowerboundError: if an update lowers the bound, as none does that is the best.
         """
-        if not tolerance > 0 or isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
+        if (
+            not tolerance > 0
+            or isinstance(sweeps, bool)
+            or not isinstance(sweeps, int)
+            or sweeps < 1
+        ):
             raise SettingsError(
                 f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number of at least 1"
             )
@@ -129,7 +136,9 @@ class CoordinateAscent(ABC):
             )
         return data
 
-    def _raised(self, name: str, factors: dict[str, Any], x: Tensor, before: float, step: int) -> float:
+    def _raised(
+        self, name: str, factors: dict[str, Any], x: Tensor, before: float, step: int
+    ) -> float:
         """Update a factor in its place, and give the bound after it."""
         try:
             factors[name] = self.update(name, factors, x)

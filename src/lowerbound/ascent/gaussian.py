@@ -68,7 +68,9 @@ class KnownGaussian(CoordinateAscent):
         symmetric = torch.allclose(self.precision, self.precision.mT, rtol=1e-9)
         self.precision = 0.5 * (self.precision + self.precision.mT)
         if not symmetric or bool(torch.linalg.cholesky_ex(self.precision).info):
-            raise SettingsError("KnownGaussian: the precision must be symmetric and positive definite")
+            raise SettingsError(
+                "KnownGaussian: the precision must be symmetric and positive definite"
+            )
 
     def fit(self, x: Any = (0.0,), **settings: Any) -> Any:
         """As :meth:`CoordinateAscent.fit`, but there are no data."""
@@ -118,8 +120,16 @@ class MeanAndPrecision(CoordinateAscent):
         True
     """
 
-    def __init__(self, mean: float = 0.0, strength: float = 1.0, concentration: float = 1.0, rate: float = 1.0) -> None:
-        check_positive("MeanAndPrecision", strength=strength, concentration=concentration, rate=rate)
+    def __init__(
+        self,
+        mean: float = 0.0,
+        strength: float = 1.0,
+        concentration: float = 1.0,
+        rate: float = 1.0,
+    ) -> None:
+        check_positive(
+            "MeanAndPrecision", strength=strength, concentration=concentration, rate=rate
+        )
         self.mean = mean
         self.strength = strength
         self.concentration = concentration
@@ -139,7 +149,8 @@ class MeanAndPrecision(CoordinateAscent):
         if name == "mean":
             return self._mean(x, factors["precision"])
         return Gamma(
-            x.new_tensor(self.concentration + 0.5 * (len(x) + 1)), self.rate + 0.5 * self._squares(factors["mean"], x)
+            x.new_tensor(self.concentration + 0.5 * (len(x) + 1)),
+            self.rate + 0.5 * self._squares(factors["mean"], x),
         )
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -155,15 +166,23 @@ class MeanAndPrecision(CoordinateAscent):
         x = self.prepare(x)
         count, strength = len(x), self.strength + len(x)
         concentration = self.concentration + 0.5 * count
-        spread = (x - x.mean()).square().sum() + self.strength * count / strength * (x.mean() - self.mean) ** 2
-        value = math.lgamma(concentration) - math.lgamma(self.concentration) + self.concentration * math.log(self.rate)
+        spread = (x - x.mean()).square().sum() + self.strength * count / strength * (
+            x.mean() - self.mean
+        ) ** 2
+        value = (
+            math.lgamma(concentration)
+            - math.lgamma(self.concentration)
+            + self.concentration * math.log(self.rate)
+        )
         value += 0.5 * (math.log(self.strength) - math.log(strength) - count * _LOG_TWO_PI)
         found: Tensor = value - concentration * (self.rate + 0.5 * spread).log()
         return found
 
     def _mean(self, x: Tensor, precision: Gamma) -> Normal:
         strength = self.strength + len(x)
-        return Normal((self.strength * self.mean + x.sum()) / strength, (strength * precision.mean).rsqrt())
+        return Normal(
+            (self.strength * self.mean + x.sum()) / strength, (strength * precision.mean).rsqrt()
+        )
 
     def _squares(self, mean: Normal, x: Tensor) -> Tensor:
         """``E [sum (x - mu)^2 + lambda_0 (mu - mu_0)^2]``."""

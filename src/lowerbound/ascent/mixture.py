@@ -69,7 +69,9 @@ class NormalWishart:
         size = self.mean.shape[1]
         means = 0.5 * size * (1 + _LOG_TWO_PI - self.strength.log()) - 0.5 * self.expected_log_det
         wishart = (
-            -self.log_normaliser - 0.5 * (self.freedom - size - 1) * self.expected_log_det + 0.5 * self.freedom * size
+            -self.log_normaliser
+            - 0.5 * (self.freedom - size - 1) * self.expected_log_det
+            + 0.5 * self.freedom * size
         )
         return means + wishart
 
@@ -115,10 +117,14 @@ class GaussianMixture(CoordinateAscent):
         [-5, 5]
     """
 
-    def __init__(self, components: int, concentration: float | None = None, strength: float = 1.0) -> None:
+    def __init__(
+        self, components: int, concentration: float | None = None, strength: float = 1.0
+    ) -> None:
         components = whole_number("GaussianMixture: components", components)
         check_positive(
-            "GaussianMixture", concentration=1.0 if concentration is None else concentration, strength=strength
+            "GaussianMixture",
+            concentration=1.0 if concentration is None else concentration,
+            strength=strength,
         )
         self.components = components
         self.concentration = 1.0 / components if concentration is None else concentration
@@ -142,7 +148,9 @@ class GaussianMixture(CoordinateAscent):
     def prior(self, x: Tensor) -> NormalWishart:
         """Of each component, ``[1, ...]``."""
         one = x.new_ones(1)
-        return NormalWishart(x.mean(0)[None], self.strength * one, self._covariance(x)[None], x.shape[1] * one)
+        return NormalWishart(
+            x.mean(0)[None], self.strength * one, self._covariance(x)[None], x.shape[1] * one
+        )
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
         """Each example with the nearest of C that lie far apart (Arthur & Vassilvitskii 2007)."""
@@ -152,7 +160,9 @@ class GaussianMixture(CoordinateAscent):
             distances = torch.cdist(standardised, centres).square().amin(1)
             if not bool(distances.any()):
                 distances = torch.ones_like(distances)
-            centres = torch.cat([centres, standardised[torch.multinomial(distances, 1, generator=generator)]])
+            centres = torch.cat(
+                [centres, standardised[torch.multinomial(distances, 1, generator=generator)]]
+            )
         nearest = torch.cdist(standardised, centres).argmin(1)
         assignments = Assignments(torch.nn.functional.one_hot(nearest, self.components).to(x.dtype))
         return self.factors(assignments, x)
@@ -167,7 +177,11 @@ class GaussianMixture(CoordinateAscent):
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
         """Shares of each example, a Dirichlet distribution, normal-Wishart distributions."""
         if name == "assignments":
-            return Assignments((self._log_proportions(factors) + factors["components"].expected_log_prob(x)).softmax(1))
+            return Assignments(
+                (
+                    self._log_proportions(factors) + factors["components"].expected_log_prob(x)
+                ).softmax(1)
+            )
         shares = factors["assignments"].shares
         counts = shares.sum(0)
         if name == "proportions":
@@ -183,7 +197,11 @@ class GaussianMixture(CoordinateAscent):
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
         """The examples', the assignments', the proportions' and the components'."""
-        shares, components, prior = factors["assignments"].shares, factors["components"], self.prior(x)
+        shares, components, prior = (
+            factors["assignments"].shares,
+            factors["components"],
+            self.prior(x),
+        )
         log_proportions = self._log_proportions(factors)
         examples = (shares * (log_proportions + components.expected_log_prob(x))).sum()
         count, size = self.components, x.shape[1]
@@ -193,7 +211,9 @@ class GaussianMixture(CoordinateAscent):
         quadratic = torch.einsum("cd,cde,ce->c", shift, components.precision, shift)
         log_det = components.expected_log_det
         means = 0.5 * (
-            size * (prior.strength.log() - _LOG_TWO_PI) + log_det - size * prior.strength / components.strength
+            size * (prior.strength.log() - _LOG_TWO_PI)
+            + log_det
+            - size * prior.strength / components.strength
         )
         means = means - 0.5 * prior.strength * quadratic
         trace = (prior.inverse_scale * components.precision).sum((1, 2))

@@ -66,9 +66,15 @@ class LinearRegression(CoordinateAscent):
         """Weights given precisions of 1 and of the outputs."""
         one = x.new_ones(())
         weights_precision = Gamma(one, one)
-        noise_precision = Gamma(one, x[:, -1].var(correction=0).clamp(min=torch.finfo(x.dtype).tiny))
+        noise_precision = Gamma(
+            one, x[:, -1].var(correction=0).clamp(min=torch.finfo(x.dtype).tiny)
+        )
         weights = self._weights(x, weights_precision, noise_precision)
-        return {"weights": weights, "weights_precision": weights_precision, "noise_precision": noise_precision}
+        return {
+            "weights": weights,
+            "weights_precision": weights_precision,
+            "noise_precision": noise_precision,
+        }
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
         """A Gaussian for the weights, gamma distributions for the two precisions."""
@@ -83,10 +89,18 @@ class LinearRegression(CoordinateAscent):
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
         """The likelihood's, the weights' and the precisions'."""
-        weights, alpha, beta = (factors[name] for name in ("weights", "weights_precision", "noise_precision"))
-        likelihood = len(x) * (expected_log(beta) - _LOG_TWO_PI) - beta.mean * self._residuals(weights, x)
-        prior = weights.event_shape.numel() * (expected_log(alpha) - _LOG_TWO_PI) - alpha.mean * self._size(weights)
-        hyper = [expected_gamma_log_prob(gamma, self.concentration, self.rate) for gamma in (alpha, beta)]
+        weights, alpha, beta = (
+            factors[name] for name in ("weights", "weights_precision", "noise_precision")
+        )
+        likelihood = len(x) * (expected_log(beta) - _LOG_TWO_PI) - beta.mean * self._residuals(
+            weights, x
+        )
+        prior = weights.event_shape.numel() * (
+            expected_log(alpha) - _LOG_TWO_PI
+        ) - alpha.mean * self._size(weights)
+        hyper = [
+            expected_gamma_log_prob(gamma, self.concentration, self.rate) for gamma in (alpha, beta)
+        ]
         found: Tensor = 0.5 * (likelihood + prior) + hyper[0] + hyper[1]
         return found
 
@@ -94,7 +108,9 @@ class LinearRegression(CoordinateAscent):
     def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
         inputs, outputs = x[:, :-1], x[:, -1]
         # By singular values: inputs.T @ inputs would square the ratio between the scales of its columns, and lose what lies below.
-        left, values, right = torch.linalg.svd(inputs, full_matrices=inputs.shape[0] < inputs.shape[1])
+        left, values, right = torch.linalg.svd(
+            inputs, full_matrices=inputs.shape[0] < inputs.shape[1]
+        )
         values = torch.cat([values, values.new_zeros(len(right) - len(values))])
         left = torch.cat([left, left.new_zeros(len(left), len(values) - left.shape[1])], 1)
         precision = alpha.mean + beta.mean * values.square()

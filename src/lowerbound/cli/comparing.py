@@ -62,9 +62,13 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     for path, (model, _) in runs.items():
         with course(str(path)):
             if anneal is None:
-                estimates[path] = log_likelihood(model, examples, samples, seed=seed, compile=compile)
+                estimates[path] = log_likelihood(
+                    model, examples, samples, seed=seed, compile=compile
+                )
             else:
-                estimates[path] = annealed_log_likelihood(model, examples, distributions=anneal, seed=seed)
+                estimates[path] = annealed_log_likelihood(
+                    model, examples, distributions=anneal, seed=seed
+                )
         check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
     if not as_json:
@@ -77,7 +81,8 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         return
     figures = {
         "runs": [
-            {"run": str(path), "log_likelihood": likelihood_as_numbers(estimates[path])} for path in (first, second)
+            {"run": str(path), "log_likelihood": likelihood_as_numbers(estimates[path])}
+            for path in (first, second)
         ],
         "difference": {
             "mean": difference.mean,
@@ -94,7 +99,9 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     print(dumps(figures | context))
 
 
-def _same_examples(configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split) -> "Examples":
+def _same_examples(
+    configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split
+) -> "Examples":
     """The examples that both runs are to be evaluated on.
 
     Raises:
@@ -109,12 +116,16 @@ def _same_examples(configs: Mapping[Path, dict[str, Any]], data: str | None, par
         return examples
     first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
     unlike = ", ".join(
-        f"{name} {first[name]!r} against {second[name]!r}" for name in first if first[name] != second[name]
+        f"{name} {first[name]!r} against {second[name]!r}"
+        for name in first
+        if first[name] != second[name]
     )
     names = " and ".join(str(path) for path in configs)
     remedy = (
         "give --data NAME|PATH to evaluate both on the same"
-        if data is None and first["pixels"] == second["pixels"] and first["image_size"] == second["image_size"]
+        if data is None
+        and first["pixels"] == second["pixels"]
+        and first["image_size"] == second["image_size"]
         else "nats of data that are prepared in different ways do not compare, so train both on the same"
     )
     raise SettingsError(f"{names} were trained for different {part} examples: {unlike}; {remedy}")

@@ -15,7 +15,7 @@ def course(what: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lowerbound.models import watching
+    from lowerbound.models.passes import watching
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(

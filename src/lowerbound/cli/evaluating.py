@@ -44,18 +44,25 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     directory: Directory,
     data: Data = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Draws of z for each example; the run's own number if not given.")
+        int | None,
+        typer.Option(min=1, help="Draws of z for each example; the run's own number if not given."),
     ] = None,
     split: ScoredPart = None,
     log_likelihood: Annotated[
         int | None,
-        typer.Option(min=1, help="Also the log likelihood, by importance sampling with so many draws, such as 5000."),
+        typer.Option(
+            min=1,
+            help="Also the log likelihood, by importance sampling with so many draws, such as 5000.",
+        ),
     ] = None,
     compile: Compile = "auto",
     anneal: Anneal = None,
     gaps: Annotated[
         bool,
-        typer.Option("--gaps", help=f"Also where the bound loses to the log likelihood, on {_REFINED} examples."),
+        typer.Option(
+            "--gaps",
+            help=f"Also where the bound loses to the log likelihood, on {_REFINED} examples.",
+        ),
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -81,27 +88,40 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     figures = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
     told.add(
         describe_estimate(estimate, part, objective, beside),
-        {"objective": describe(objective)} | {name: as_numbers(term) for name, term in figures.items()},
+        {"objective": describe(objective)}
+        | {name: as_numbers(term) for name, term in figures.items()},
     )
     if estimate.bits_per_dimension is not None:
         told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
     if log_likelihood is not None:
         with course("log likelihood"):
-            likelihood = importance_sampled(model, examples, log_likelihood, seed=seed, compile=compile)
-        told.add(describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)})
+            likelihood = importance_sampled(
+                model, examples, log_likelihood, seed=seed, compile=compile
+            )
+        told.add(
+            describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)}
+        )
         told.add(likelihood.pace or "", {})
         told.warn(likelihood.warning)
     if anneal is not None:
         few = examples.spread(ANNEALED)
         with course("annealing"):
             annealed = lb.annealed_log_likelihood(model, few, distributions=anneal, seed=seed)
-        told.add(describe_likelihood(annealed), {"annealed_log_likelihood": likelihood_as_numbers(annealed)})
+        told.add(
+            describe_likelihood(annealed),
+            {"annealed_log_likelihood": likelihood_as_numbers(annealed)},
+        )
     if isinstance(model, lb.LatentModel):
-        health = latent_health(model, examples, seed=seed, objective=objective, schedules=schedules_reached(directory))
+        health = latent_health(
+            model, examples, seed=seed, objective=objective, schedules=schedules_reached(directory)
+        )
         told.warn(*map(str, health.findings))
         told.add("\n".join(health.lines()), {"health": _health_as_numbers(health)})
     else:
-        told.add(f"latents: not looked at, a {type(model).__name__} has no single posterior over z", {"health": None})
+        told.add(
+            f"latents: not looked at, a {type(model).__name__} has no single posterior over z",
+            {"health": None},
+        )
     if gaps:
         train = examples_of(config, None, "train") if data is None and part == "test" else None
         with course("gaps"):
@@ -140,7 +160,13 @@ class _Told:
 
 
 def _context(part: str, examples: "Examples", samples: int, seed: int) -> dict[str, Any]:
-    return {"split": part, "examples": len(examples), "samples": samples, "seed": seed, "unit": "nats"}
+    return {
+        "split": part,
+        "examples": len(examples),
+        "samples": samples,
+        "seed": seed,
+        "unit": "nats",
+    }
 
 
 def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
@@ -167,7 +193,10 @@ def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
 
 
 def _gaps_as_numbers(gaps: "Gaps") -> dict[str, Any]:
-    rows = {name.replace(" ", "_"): {"mean": mean, "standard_error": error} for name, mean, error in gaps.rows()}
+    rows = {
+        name.replace(" ", "_"): {"mean": mean, "standard_error": error}
+        for name, mean, error in gaps.rows()
+    }
     examples = len(gaps.log_likelihood.per_example)
     return rows | {
         "examples": examples,

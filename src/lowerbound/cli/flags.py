@@ -26,7 +26,11 @@ def flags(
         leave_out: settings that get no flag.
         more: what to add to help texts.
     """
-    fields = {name: info for name, info in settings_of(function).model_fields.items() if name not in leave_out}
+    fields = {
+        name: info
+        for name, info in settings_of(function).model_fields.items()
+        if name not in leave_out
+    }
     return [
         flag(
             name,
@@ -40,10 +44,14 @@ def flags(
     ]
 
 
-def flag(name: str, kind: Any, text: str, panel: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def flag(
+    name: str, kind: Any, text: str, panel: str, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
     """One flag, required where it has no default."""
     annotation = Annotated[kind, typer.Option(help=text, rich_help_panel=panel)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def _plain(annotation: Any, default: Any) -> Any:
@@ -55,7 +63,9 @@ def _plain(annotation: Any, default: Any) -> Any:
     return annotation
 
 
-def with_flags(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+def with_flags(
+    function: Callable[..., Any], parameters: list[inspect.Parameter]
+) -> Callable[..., Any]:
     """``function``, which takes its flags as keywords, with a signature that typer can read."""
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
     vars(function).update(__signature__=inspect.Signature(parameters))

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.runs import Data, Directory, ScoredPart, Seed, Split, examples_of, open_run, usual_part
+from lowerbound.cli.runs import (
+    Data,
+    Directory,
+    ScoredPart,
+    Seed,
+    Split,
+    examples_of,
+    open_run,
+    usual_part,
+)
 from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -23,13 +32,19 @@ def register(app: typer.Typer) -> None:
 
 def sample(
     directory: Directory,
-    out: Annotated[Path, typer.Option(help="File to write: .png for pictures, .npy for numbers.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .png for pictures, .npy for numbers.", show_default=False
+        ),
+    ],
     count: Count = 64,
     seed: Seed = 0,
     mean: Annotated[
         bool | None,
         typer.Option(
-            "--mean/--draw", help="The mean of p(x|z), or a draw from it; if not given: means in .png, draws in .npy."
+            "--mean/--draw",
+            help="The mean of p(x|z), or a draw from it; if not given: means in .png, draws in .npy.",
         ),
     ] = None,
 ) -> None:
@@ -43,7 +58,10 @@ def sample(
 def reconstruct(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="File to write: .png of pairs, original on the left, or .npy.", show_default=False)
+        Path,
+        typer.Option(
+            help="File to write: .png of pairs, original on the left, or .npy.", show_default=False
+        ),
     ],
     count: Count = 16,
     data: Data = None,
@@ -53,13 +71,15 @@ def reconstruct(
     import torch
 
     from lowerbound.report.figures import save_pairs
-    from lowerbound.storage import writing
+    from lowerbound.runs.tensor_files import writing
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
     examples = examples_of(config, data, split or usual_part(data))
     model.check_data(examples)
-    in_order = out.suffix == ".npy"  # a picture shows some of all classes, also where they are sorted
+    in_order = (
+        out.suffix == ".npy"
+    )  # a picture shows some of all classes, also where they are sorted
     shown = examples.first(count) if in_order else examples.spread(count)
     images = model.reconstruct(shown)
     if out.suffix == ".npy":
@@ -76,7 +96,10 @@ def reconstruct(
 def encode(
     directory: Directory,
     out: Annotated[
-        Path, typer.Option(help="File to write: .npy, or .csv with rows, files and labels.", show_default=False)
+        Path,
+        typer.Option(
+            help="File to write: .npy, or .csv with rows, files and labels.", show_default=False
+        ),
     ],
     data: Data = None,
     split: Part = "all",
@@ -131,7 +154,7 @@ def _write(array: Any, out: Path) -> None:
     import numpy as np
 
     from lowerbound.report.figures import save_grid
-    from lowerbound.storage import writing
+    from lowerbound.runs.tensor_files import writing
 
     if out.suffix == ".png":
         _refuse_vectors(array)
@@ -144,7 +167,7 @@ def _write(array: Any, out: Path) -> None:
 
 
 def _opened(out: Path, *, binary: bool = False) -> Any:
-    from lowerbound.storage import writing
+    from lowerbound.runs.tensor_files import writing
 
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

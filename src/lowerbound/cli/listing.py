@@ -20,7 +20,9 @@ def recipes() -> None:
     for recipe in RECIPES.values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
         for name, field in settings_of(recipe.make).model_fields.items():
-            console.print(f"    --{name.replace('_', '-')} [cyan]{field.default}[/cyan]  {field.description}")
+            console.print(
+                f"    --{name.replace('_', '-')} [cyan]{field.default}[/cyan]  {field.description}"
+            )
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 
 

@@ -40,7 +40,9 @@ Anneal = Annotated[
 ]
 Compile = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option(help="Compile importance-sampled log likelihoods; auto where they take long enough to gain by it."),
+    typer.Option(
+        help="Compile importance-sampled log likelihoods; auto where they take long enough to gain by it."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -50,7 +52,9 @@ def usual_part(data: str | None) -> Split:
     return "test" if data is None else "all"
 
 
-def section(config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml") -> dict[str, Any]:
+def section(
+    config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml"
+) -> dict[str, Any]:
     """A copy of one mapping of a configuration.
 
     Raises:
@@ -81,7 +85,11 @@ def examples_of(config: dict[str, Any], source: str | None, split: Split) -> "Ex
     from lowerbound.data.reading import read_all
 
     named, settings = data_of(config, source)
-    return read_all(named, **settings) if split == "all" else getattr(load_data(named, **settings), split)
+    return (
+        read_all(named, **settings)
+        if split == "all"
+        else getattr(load_data(named, **settings), split)
+    )
 
 
 def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
@@ -93,10 +101,14 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
     from lowerbound.data import load_data
     from lowerbound.settings import checked
 
-    data: dict[str, Any] = section(config, "data") if config.get("data") else {"pixels": _pixels_of(config)}
+    data: dict[str, Any] = (
+        section(config, "data") if config.get("data") else {"pixels": _pixels_of(config)}
+    )
     named = data.pop("source", None)
     if source is None and named is None:
-        raise SettingsError("the run was made in Python and records no data by name; say which: --data NAME|PATH")
+        raise SettingsError(
+            "the run was made in Python and records no data by name; say which: --data NAME|PATH"
+        )
     return source or named, checked(load_data, data, name="data")
 
 
@@ -113,11 +125,13 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         StorageError: if there is no run.
     """
-    from lowerbound.training import load
-    from lowerbound.training.record import RunDirectory
+    from lowerbound.runs.directory import RunDirectory
+    from lowerbound.runs.saving import load
 
     if not directory.is_dir():
-        raise StorageError(f"{directory}: there is no such directory; give the --out of a lowerbound train")
+        raise StorageError(
+            f"{directory}: there is no such directory; give the --out of a lowerbound train"
+        )
     return load(directory), RunDirectory(directory).read_config()
 
 
@@ -129,7 +143,9 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     described = section(config, "objective")
     objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
-        raise StorageError(f"the run's config.yaml: {described!r} is no objective; restore the file as it was written")
+        raise StorageError(
+            f"the run's config.yaml: {described!r} is no objective; restore the file as it was written"
+        )
     return objective if samples is None else objective.with_samples(samples)
 
 
@@ -144,7 +160,9 @@ def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
         records = [json.loads(line) for line in lines if line.strip()]
         kept = records[-1]
         if "validation" in kept:
-            kept = max((record for record in records if "validation" in record), key=_validation_bound)
+            kept = max(
+                (record for record in records if "validation" in record), key=_validation_bound
+            )
         epoch = {} if kept is records[-1] else {"epoch": int(kept["epoch"])}
         return {name: _progress(entry) | epoch for name, entry in kept.get("schedules", {}).items()}
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
@@ -169,7 +187,9 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     if train.levels:
         values = f"{train.levels} levels"
     elif isinstance(train.values, Mapped):
-        values = str(train.values.dtype).removeprefix("torch.")  # their span would take another reading of the file
+        values = str(train.values.dtype).removeprefix(
+            "torch."
+        )  # their span would take another reading of the file
     else:
         values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
     pixels = "" if train.pixels == "as-is" else f", pixels {train.pixels}"
@@ -180,7 +200,9 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     )
 
 
-def elbo_beside(model: "Model", objective: "Objective", examples: "Examples", seed: int = 0) -> "Estimate | None":
+def elbo_beside(
+    model: "Model", objective: "Objective", examples: "Examples", seed: int = 0
+) -> "Estimate | None":
     """The ELBO of as many samples as the objective takes; ``None`` where the objective's bound is one."""
     import lowerbound as lb
 
@@ -189,7 +211,9 @@ def elbo_beside(model: "Model", objective: "Objective", examples: "Examples", se
     return lb.evaluate(model, lb.ELBO(samples=objective.samples), examples, seed=seed)
 
 
-def describe_estimate(estimate: "Estimate", part: str, objective: "Objective", elbo: "Estimate | None") -> str:
+def describe_estimate(
+    estimate: "Estimate", part: str, objective: "Objective", elbo: "Estimate | None"
+) -> str:
     """The bound with its terms and standard errors, on one line.
 
     Args:
@@ -198,7 +222,11 @@ def describe_estimate(estimate: "Estimate", part: str, objective: "Objective", e
         objective: whose bound it is.
         elbo: which is told as well, with its terms, where the bound is none; see :func:`elbo_beside`.
     """
-    bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
+    bits = (
+        ""
+        if estimate.bits_per_dimension is None
+        else f", {estimate.bits_per_dimension:.4f} bits per dimension"
+    )
     terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
@@ -238,7 +266,11 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> 
 
     numbers: dict[str, Any] = {
         **as_numbers(estimate),
-        **({} if estimate.bits_per_dimension is None else {"bits_per_dimension": estimate.bits_per_dimension}),
+        **(
+            {}
+            if estimate.bits_per_dimension is None
+            else {"bits_per_dimension": estimate.bits_per_dimension}
+        ),
         "effective_sample_size": {
             "median": float(estimate.effective_sample_sizes.median()),
             "least": float(estimate.effective_sample_sizes.min()),
@@ -246,7 +278,11 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> 
     }
     if isinstance(estimate, AnnealedEstimate):
         acceptance = float(estimate.acceptance.mean())
-        return numbers | dict(estimate.settings) | {"examples": len(estimate.per_example), "acceptance": acceptance}
+        return (
+            numbers
+            | dict(estimate.settings)
+            | {"examples": len(estimate.per_example), "acceptance": acceptance}
+        )
     return numbers | {
         "samples": estimate.samples,
         "pace": estimate.pace,
@@ -261,7 +297,11 @@ def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> st
     """A log likelihood on one line, with how it was come by."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
-    bits = "" if estimate.bits_per_dimension is None else f", {estimate.bits_per_dimension:.4f} bits per dimension"
+    bits = (
+        ""
+        if estimate.bits_per_dimension is None
+        else f", {estimate.bits_per_dimension:.4f} bits per dimension"
+    )
     sizes = estimate.effective_sample_sizes
     if isinstance(estimate, AnnealedEstimate):
         settings = estimate.settings

@@ -18,11 +18,15 @@ def register(app: typer.Typer) -> None:
 
 
 def selftest(
-    thorough: Annotated[bool, typer.Option("--thorough", help="Also the checks that take long.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also the checks that take long.")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Only the check of this name; can be given more than once.", show_default=False
+            metavar="NAME",
+            help="Only the check of this name; can be given more than once.",
+            show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -40,12 +44,22 @@ def selftest(
             console.print(_line(outcome))
     failed = [outcome.name for outcome in ended if not outcome.passed]
     if as_json:
-        print(dumps({"passed": not failed, "checks": [_entry(outcome) for outcome in ended], "versions": _versions()}))
+        print(
+            dumps(
+                {
+                    "passed": not failed,
+                    "checks": [_entry(outcome) for outcome in ended],
+                    "versions": _versions(),
+                }
+            )
+        )
     else:
         console.print(f"{len(ended) - len(failed)} of {len(ended)} statements hold", style="bold")
     if failed:
         if not as_json:
-            console.print(f"these do not: {', '.join(failed)}; please report them with the lines above")
+            console.print(
+                f"these do not: {', '.join(failed)}; please report them with the lines above"
+            )
         raise typer.Exit(1)
 
 
@@ -54,7 +68,9 @@ def _line(outcome: "Outcome") -> str:
 
     mark, colour = ("✓", "green") if outcome.passed else ("✗", "red")
     found = (
-        f"{outcome.measured:.2g} (at most {outcome.tolerance:g})" if outcome.error is None else escape(outcome.error)
+        f"{outcome.measured:.2g} (at most {outcome.tolerance:g})"
+        if outcome.error is None
+        else escape(outcome.error)
     )
     return f"[{colour}]{mark}[/{colour}] {escape(outcome.statement)} [dim]({outcome.name})[/dim]: {found}, {outcome.seconds:.1f} s"
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.flags import flag, flags, with_flags
-from lowerbound.cli.runs import describe_estimate, describe_examples, elbo_beside, load_for_run, section
+from lowerbound.cli.runs import (
+    describe_estimate,
+    describe_examples,
+    elbo_beside,
+    load_for_run,
+    section,
+)
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
@@ -23,7 +29,7 @@ from lowerbound.training.fitting import fit
 
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples
-    from lowerbound.training import Run
+    from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop
 
 
@@ -42,12 +48,19 @@ def register(app: typer.Typer) -> None:
 
 def from_file(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Run again what this config.yaml says.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this directory from its newest checkpoint.")
+    config: Annotated[
+        Path | None, typer.Option(help="Run again what this config.yaml says.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the new run, with --config.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Another number of epochs than the file says.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this directory from its newest checkpoint."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the new run, with --config.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Another number of epochs than the file says.")
+    ] = None,
 ) -> None:
     """Train a model by a recipe, by the config.yaml of an earlier run, or go on with a run."""
     if context.invoked_subcommand is not None:
@@ -59,8 +72,10 @@ def from_file(
     if resume is not None and out is not None:
         raise SettingsError("train: --resume goes on in the run's own directory; leave --out away")
     if (config is None) == (resume is None):
-        raise SettingsError(f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR")
-    from lowerbound.training.record import read_config
+        raise SettingsError(
+            f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR"
+        )
+    from lowerbound.runs.directory import read_config
 
     path = config or (resume or Path()) / "config.yaml"
     plan = read_config(path)
@@ -78,22 +93,49 @@ def from_file(
 def _command(recipe: Recipe) -> Callable[..., Any]:
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        flag("data", str, "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file.", "Run"),
-        flag("out", Path | None, "Directory of the run; a new one under runs/ if not given.", "Run", None),
-        flag("validation", float, "Fraction of the training data to hold out for validation; 0 for none.", "Run", 0.1),
+        flag(
+            "data",
+            str,
+            "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file.",
+            "Run",
+        ),
+        flag(
+            "out",
+            Path | None,
+            "Directory of the run; a new one under runs/ if not given.",
+            "Run",
+            None,
+        ),
+        flag(
+            "validation",
+            float,
+            "Fraction of the training data to hold out for validation; 0 for none.",
+            "Run",
+            0.1,
+        ),
         *flags(recipe.make, f"Recipe {recipe.name}"),
         *flags(fit, "Training", recipe.training),
-        *flags(load_data, "Data", {"pixels": recipe.pixels}, leave_out=("seed",), more=_more_help(recipe)),
+        *flags(
+            load_data,
+            "Data",
+            {"pixels": recipe.pixels},
+            leave_out=("seed",),
+            more=_more_help(recipe),
+        ),
     ]
 
     def train(context: typer.Context, **values: Any) -> None:
-        if values["steps"] is not None and str(context.get_parameter_source("epochs")).endswith("DEFAULT"):
+        if values["steps"] is not None and str(context.get_parameter_source("epochs")).endswith(
+            "DEFAULT"
+        ):
             values["epochs"] = None  # the recipe's usual number, which nobody asked for
         source = _absolute(values["data"])
         data = {"source": source, **_part(values, load_data), "seed": values["seed"]}
         if Path(source).is_dir():
             data["image_size"] = data["image_size"] or recipe.image_size
-            data["cache"] = data["cache"] or str((values["out"] or Path("runs", "new")).absolute().parent / "decoded")
+            data["cache"] = data["cache"] or str(
+                (values["out"] or Path("runs", "new")).absolute().parent / "decoded"
+            )
         plan = {
             "recipe": {"name": recipe.name, "arguments": _part(values, recipe.make)},
             "data": data,
@@ -107,12 +149,16 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
 
 def _more_help(recipe: Recipe) -> dict[str, str]:
     usual = recipe.image_size
-    size = {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
+    size = (
+        {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
+    )
     return size | {"cache": ": decoded/ beside the run"}
 
 
 def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in settings_of(function).model_fields}
+    return {
+        name: value for name, value in values.items() if name in settings_of(function).model_fields
+    }
 
 
 def _absolute(source: str) -> str:
@@ -125,11 +171,13 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     """Load the data, build the model, train it, and say what came of it and where it is."""
     recipe = find_recipe(plan["recipe"].get("name"))
     training = checked(fit, plan["training"], name="training")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # read with torch, whose profiler announces itself otherwise
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "5"
+    )  # read with torch, whose profiler announces itself otherwise
     import torch
 
     import lowerbound as lb
-    from lowerbound.models import seeded
+    from lowerbound.runtime.modes import seeded
 
     dataset = load_for_run(plan)
     with seeded(training["seed"], torch.device("cpu")):
@@ -149,7 +197,8 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
         )
     except KeyboardInterrupt:
         print(
-            f"lowerbound: interrupted; go on with: lowerbound train --resume {shlex.quote(str(out))}", file=sys.stderr
+            f"lowerbound: interrupted; go on with: lowerbound train --resume {shlex.quote(str(out))}",
+            file=sys.stderr,
         )
         raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
@@ -179,13 +228,25 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     from lowerbound.report.figures import is_image
 
     estimate = lb.evaluate(run.model, run.objective, test)
-    print(describe_estimate(estimate, "test", run.objective, elbo_beside(run.model, run.objective, test)))
-    pictures = [max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")]
-    pictures += [path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")]
+    print(
+        describe_estimate(
+            estimate, "test", run.objective, elbo_beside(run.model, run.objective, test)
+        )
+    )
+    pictures = [
+        max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")
+    ]
+    pictures += [
+        path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")
+    ]
     print("pictures: " + ", ".join(str(path) for path in pictures if path))  # bound.png at least
     print("next:")
     invoked = Path(sys.argv[0])
-    program = str(invoked) if invoked.name == "lowerbound" and not shutil.which("lowerbound") else "lowerbound"
+    program = (
+        str(invoked)
+        if invoked.name == "lowerbound" and not shutil.which("lowerbound")
+        else "lowerbound"
+    )
     run_directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
     for command in (
         f"evaluate {run_directory} --log-likelihood 100",

@@ -72,7 +72,11 @@ def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     Their parameters stay as they are, and so does everything after their output: terms of a bound are computed in float32. A
     flow of another library is not a conditional of ours, and computes as ever.
     """
-    ours = [] if dtype is None else [module for module in model.modules() if isinstance(module, Conditional)]
+    ours = (
+        []
+        if dtype is None
+        else [module for module in model.modules() if isinstance(module, Conditional)]
+    )
     for module in ours:
         module.network_dtype = dtype
     try:

@@ -92,7 +92,9 @@ class Gaussian(Parametric):
         self.max_scale = max_scale
         self.event_dims = event_dims_of(network)
         if mean not in ("identity", "sigmoid"):
-            raise SettingsError(f"Gaussian: mean={mean!r} is unknown; choose 'identity' or 'sigmoid'")
+            raise SettingsError(
+                f"Gaussian: mean={mean!r} is unknown; choose 'identity' or 'sigmoid'"
+            )
         _check_scales(self)
         self._declare_scale()
 
@@ -108,7 +110,9 @@ class Gaussian(Parametric):
             self.log_variance = nn.Parameter(torch.zeros(()))
         elif self.scale == "elementwise":
             if declared is None:
-                raise ShapeError("Gaussian: scale='elementwise' needs a network that declares its output_shape")
+                raise ShapeError(
+                    "Gaussian: scale='elementwise' needs a network that declares its output_shape"
+                )
             self.log_variance = nn.Parameter(torch.zeros(declared))
         elif isinstance(self.scale, int | float) and 0 < self.scale < math.inf:
             self.register_buffer("log_scale", torch.tensor(math.log(self.scale)), persistent=False)
@@ -126,7 +130,9 @@ class Gaussian(Parametric):
             log_scale = self._bounded_log_scale(self.log_variance).to(raw.dtype)
         else:
             log_scale = cast(Tensor, self.log_scale).to(raw.dtype)
-        return DiagonalNormal(raw.sigmoid() if self.mean == "sigmoid" else raw, log_scale, self.event_dims)
+        return DiagonalNormal(
+            raw.sigmoid() if self.mean == "sigmoid" else raw, log_scale, self.event_dims
+        )
 
     def _bounded_log_scale(self, log_variance: Tensor) -> Tensor:
         return _bounded_log_scale(self, log_variance)
@@ -213,7 +219,9 @@ class LowRankGaussian(Parametric):
         (torch.Size([5]), torch.Size([3]))
     """
 
-    def __init__(self, network: nn.Module, rank: int, min_scale: float = 1e-6, max_scale: float = 1e6) -> None:
+    def __init__(
+        self, network: nn.Module, rank: int, min_scale: float = 1e-6, max_scale: float = 1e6
+    ) -> None:
         super().__init__()
         self.network = network
         self.rank = whole_number("LowRankGaussian: rank", rank)
@@ -232,7 +240,9 @@ class LowRankGaussian(Parametric):
         size = raw.shape[-1] // (2 + self.rank)
         loc, log_variance, columns = raw.split((size, size, size * self.rank), -1)
         variance = (2 * _bounded_log_scale(self, log_variance)).exp()
-        return LowRankMultivariateNormal(loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False)
+        return LowRankMultivariateNormal(
+            loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False
+        )
 
 
 def mean_field(size: int) -> Gaussian:
@@ -282,4 +292,6 @@ def _check_scales(conditional: _Scaled) -> None:
 
 
 def _bounded_log_scale(conditional: _Scaled, log_variance: Tensor) -> Tensor:
-    return 0.5 * soft_clamp(log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale))
+    return 0.5 * soft_clamp(
+        log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
+    )

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import Conditional
+from lowerbound.conditionals.variables import Variables
 from lowerbound.distributions import SideBySide
 from lowerbound.errors import SettingsError
-from lowerbound.variables import Variables
 
 Make = Callable[[int], nn.Module]
 
@@ -53,7 +53,8 @@ class ByVariable:
 
     def __init__(self, posteriors: Mapping[str | tuple[str, ...], Make]) -> None:
         self.posteriors = {
-            (names,) if isinstance(names, str) else tuple(names): make for names, make in posteriors.items()
+            (names,) if isinstance(names, str) else tuple(names): make
+            for names, make in posteriors.items()
         }
 
     def over(self, variables: Variables) -> Parts:
@@ -63,12 +64,18 @@ class ByVariable:
             SettingsError: if a variable is in no group, in two, or unknown.
         """
         named = [name for names in self.posteriors for name in names]
-        odd = {name for name in named if named.count(name) > 1} | (set(named) ^ set(variables.parts))
+        odd = {name for name in named if named.count(name) > 1} | (
+            set(named) ^ set(variables.parts)
+        )
         if odd:
             raise SettingsError(
                 f"ByVariable: {', '.join(sorted(odd))} must be in exactly one group; the variables are {', '.join(variables.parts)}"
             )
-        places = dict(zip(variables.parts, torch.arange(variables.size).split(variables.sizes), strict=True))
+        places = dict(
+            zip(variables.parts, torch.arange(variables.size).split(variables.sizes), strict=True)
+        )
         groups = [torch.cat([places[name] for name in names]) for names in self.posteriors]
-        parts = [make(len(group)) for make, group in zip(self.posteriors.values(), groups, strict=True)]
+        parts = [
+            make(len(group)) for make, group in zip(self.posteriors.values(), groups, strict=True)
+        ]
         return Parts(parts, torch.argsort(torch.cat(groups)))

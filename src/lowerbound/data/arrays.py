@@ -29,7 +29,12 @@ Parts = Examples | tuple[Examples, Examples]
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
-_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 # Which keys of an .npz are read, the first that fit: training values and labels, test values and labels.
 _NPZ_PAIRS = (("x_train", "y_train", "x_test", "y_test"), ("train", "y_train", "test", "y_test"))
 _NPZ_SINGLES = (("x", "y"), ("data", "labels"))
@@ -87,7 +92,13 @@ def _with_usable_type(array: Array, name: str) -> Array:
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise DataError(f'{name}: {dtype} is wider than torch can hold; give .astype("float64")')
     if dtype.kind not in "biuf":
-        kinds = {"O": "Python objects", "c": "complex numbers", "U": "strings", "S": "strings", "V": "records"}
+        kinds = {
+            "O": "Python objects",
+            "c": "complex numbers",
+            "U": "strings",
+            "S": "strings",
+            "V": "records",
+        }
         raise DataError(
             f"{name}: holds {kinds.get(dtype.kind, 'entries')} of type {dtype}; give numbers: uint8 (pixels), booleans or "
             "floating point"
@@ -146,7 +157,9 @@ def read_array_file(path: Path, keep_in: KeepIn = "memory") -> Parts:
     if start.startswith(b"\x93NUMPY"):
         return as_examples(_read_npy(path, keep_in), name=str(path))
     if keep_in == "file":
-        raise DataError(f"{path}: only a .npy file can be used without reading it into memory; write it as one")
+        raise DataError(
+            f"{path}: only a .npy file can be used without reading it into memory; write it as one"
+        )
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
     if start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy":
@@ -158,7 +171,9 @@ def read_array_file(path: Path, keep_in: KeepIn = "memory") -> Parts:
 
 
 def _read_npy(path: Path, keep_in: KeepIn) -> Array:
-    explained = _explained(path, "write it again with numpy.save(path, array), without object entries")
+    explained = _explained(
+        path, "write it again with numpy.save(path, array), without object entries"
+    )
     if stays_in_file(keep_in, path.stat().st_size):
         with explained:
             return cast(Array, np.load(path, mmap_mode="r", allow_pickle=False))
@@ -205,9 +220,21 @@ def _explained(path: Path, remedy: str) -> Iterator[None]:
         except DataError:
             raise
         except MemoryError as error:
-            raise DataError(f"{path}: says that it holds more than the memory does; is it damaged?") from error
-        except (ValueError, OSError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); {remedy}") from error
+            raise DataError(
+                f"{path}: says that it holds more than the memory does; is it damaged?"
+            ) from error
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            KeyError,
+            SyntaxError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise DataError(
+                f"{path}: cannot be read ({' '.join(str(error).split())}); {remedy}"
+            ) from error
 
 
 def read_idx(path: Path) -> Array:
@@ -223,7 +250,9 @@ def read_idx(path: Path) -> Array:
         file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if packed else plain
         magic = file.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
-            raise DataError(f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}")
+            raise DataError(
+                f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}"
+            )
         sizes = file.read(4 * magic[3])
         if len(sizes) < 4 * magic[3]:
             raise DataError(f"{path}: cut short within its header; copy or download it again")
@@ -246,7 +275,12 @@ def idx_files(folder: Path) -> dict[str, Path]:
     found = {}
     for stem in _IDX_FILES:
         # torchvision's readers once wrote a dot for the dash
-        for name in (stem, stem + ".gz", stem.replace("-idx", ".idx"), stem.replace("-idx", ".idx") + ".gz"):
+        for name in (
+            stem,
+            stem + ".gz",
+            stem.replace("-idx", ".idx"),
+            stem.replace("-idx", ".idx") + ".gz",
+        ):
             if (folder / name).is_file():
                 found[stem] = folder / name
                 break
@@ -268,6 +302,10 @@ def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
                 f"{folder}: has no {part}-images-idx3-ubyte.gz beside {', '.join(p.name for p in files.values())}"
             )
         parts.append(
-            as_examples(read_idx(images), labels=None if labels is None else read_idx(labels), name=str(images))
+            as_examples(
+                read_idx(images),
+                labels=None if labels is None else read_idx(labels),
+                name=str(images),
+            )
         )
     return parts[0], parts[1]

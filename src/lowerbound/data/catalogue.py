@@ -75,7 +75,10 @@ CATALOGUE: dict[str, NamedDataset] = {
             shape=(1, 64, 64),
             train=400,
             test=0,
-            files=("orl_faces/s1 ... s40 (10 pictures each, resized to 64x64)", "olivettifaces.mat"),
+            files=(
+                "orl_faces/s1 ... s40 (10 pictures each, resized to 64x64)",
+                "olivettifaces.mat",
+            ),
         ),
     )
 }

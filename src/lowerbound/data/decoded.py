@@ -50,7 +50,9 @@ def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[n
         ) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_2_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             for row in rows:
                 _write(file.write, row, target, remedy)
         Path(name).replace(target)
@@ -59,8 +61,12 @@ def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[n
             Path(name).unlink()
 
 
-def _write(write: Callable[[bytes], object], row: NDArray[np.uint8], target: Path, remedy: str) -> None:
+def _write(
+    write: Callable[[bytes], object], row: NDArray[np.uint8], target: Path, remedy: str
+) -> None:
     try:
         write(row.tobytes())
     except OSError as error:
-        raise DataError(f"{target.parent}: cannot be written ({error.strerror or error}); {remedy}") from error
+        raise DataError(
+            f"{target.parent}: cannot be written ({error.strerror or error}); {remedy}"
+        ) from error

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound import noise
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.options import Pixels
 from lowerbound.errors import DataError, SettingsError
+from lowerbound.runtime import noise
 
 # Bytes of values that are looked at together.
 _CHUNK = 1 << 24
@@ -68,7 +68,9 @@ class Examples:
                 f"got the shape {tuple(self.values.shape)}"
             )
         if self.labels is not None and self.labels.shape != self.values.shape[:1]:
-            raise DataError(f"{self.name}: {len(self.values)} examples but labels of shape {tuple(self.labels.shape)}")
+            raise DataError(
+                f"{self.name}: {len(self.values)} examples but labels of shape {tuple(self.labels.shape)}"
+            )
         if self.values.is_floating_point():
             _refuse_non_finite(self.values, self.name)
         elif self.values.dtype != torch.uint8 or self.levels is None:
@@ -96,11 +98,17 @@ class Examples:
         if isinstance(data, Examples):
             return data
         if hasattr(data, "train") and hasattr(data, "test"):
-            raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
+            raise DataError(
+                f"{name}: this is a data set with two parts; pass its .train or its .test"
+            )
         if isinstance(data, np.memmap):
             return cls(Mapped.of(data), levels=levels_of(data.dtype), name=name)
         try:
-            tensor = data.detach().cpu() if isinstance(data, Tensor) else torch.from_numpy(np.array(data))
+            tensor = (
+                data.detach().cpu()
+                if isinstance(data, Tensor)
+                else torch.from_numpy(np.array(data))
+            )
         except (TypeError, ValueError) as error:
             raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from None
         if tensor.dtype == torch.bool:
@@ -133,7 +141,10 @@ class Examples:
         elif self.pixels == "dequantize":
             low = raw.to(dtype)
             # Rounding can carry v + u up to v + 1, into the next bin or out of [0, 1).
-            return torch.minimum(low + self._uniform(raw, dtype), torch.nextafter(low + 1, low)) / self.levels
+            return (
+                torch.minimum(low + self._uniform(raw, dtype), torch.nextafter(low + 1, low))
+                / self.levels
+            )
         else:
             x = raw.to(dtype) / (self.levels - 1)
         return (self._uniform(raw, dtype) < x).to(dtype) if self.pixels == "binarize" else x
@@ -145,7 +156,9 @@ class Examples:
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
         """The same examples with another treatment of their pixels; ``seed`` matters for ``"binarize-once"`` only."""
         if pixels not in get_args(Pixels):
-            raise SettingsError(f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}")
+            raise SettingsError(
+                f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}"
+            )
         if pixels != "binarize-once":
             return replace(self, pixels=pixels)
         if isinstance(self.values, Mapped):
@@ -164,8 +177,14 @@ class Examples:
         """The examples at ``index``, in its order."""
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         labels = None if self.labels is None else self.labels[index.cpu()]
-        files = None if self.files is None else tuple(self.files[position] for position in index.tolist())
-        values = self.values.select(index) if isinstance(self.values, Mapped) else self.values[index]
+        files = (
+            None
+            if self.files is None
+            else tuple(self.files[position] for position in index.tolist())
+        )
+        values = (
+            self.values.select(index) if isinstance(self.values, Mapped) else self.values[index]
+        )
         return replace(self, values=values, labels=labels, rows=rows[index.cpu()], files=files)
 
     def first(self, count: int) -> Examples:
@@ -175,9 +194,13 @@ class Examples:
     def spread(self, count: int) -> Examples:
         """``count`` examples at even distances, or all if there are fewer: a look at data that are sorted by class."""
         last = len(self) - 1
-        return self.subset(torch.linspace(0, last, min(count, len(self))).round().long().to(self.values.device))
+        return self.subset(
+            torch.linspace(0, last, min(count, len(self))).round().long().to(self.values.device)
+        )
 
-    def split(self, fraction: float, *, seed: int = 0, setting: str = "fraction") -> tuple[Examples, Examples]:
+    def split(
+        self, fraction: float, *, seed: int = 0, setting: str = "fraction"
+    ) -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second holds ``fraction`` of the examples.
 
         ``setting`` is what messages call the fraction.
@@ -192,7 +215,9 @@ class Examples:
                 "and 1 that does not"
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[held_out:].sort().values), self.subset(order[:held_out].sort().values)
+        return self.subset(order[held_out:].sort().values), self.subset(
+            order[:held_out].sort().values
+        )
 
     def to(self, device: torch.device | str) -> Examples:
         """The same examples with their values on ``device``."""
@@ -244,7 +269,11 @@ class Dataset:
         """Both parts with another treatment of their pixels, see :class:`Examples`; ``"as-is"`` leaves them as they are."""
         if pixels == "as-is":
             return self
-        return replace(self, train=self.train.prepare(pixels, seed=seed), test=self.test.prepare(pixels, seed=seed + 1))
+        return replace(
+            self,
+            train=self.train.prepare(pixels, seed=seed),
+            test=self.test.prepare(pixels, seed=seed + 1),
+        )
 
     def all(self) -> Examples:
         """Both parts together: in the order of their source where a random split made them, else train, then test."""
@@ -253,7 +282,9 @@ class Dataset:
         whole = replace(
             train,
             values=_joined(train.values, test.values),
-            labels=None if parts[0] is None or parts[1] is None else torch.cat([parts[0], parts[1]]),
+            labels=None
+            if parts[0] is None or parts[1] is None
+            else torch.cat([parts[0], parts[1]]),
             rows=None,
             files=None if train.files is None or test.files is None else train.files + test.files,
         )

@@ -66,9 +66,15 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
                 check(part)
                 part.replace(target)
                 return
-            except (OSError, http.client.HTTPException, ValueError) as error:  # DataError is a ValueError
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+            ) as error:  # DataError is a ValueError
                 # The temporary name would tell the reader nothing.
-                failures.append(f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}")
+                failures.append(
+                    f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}"
+                )
         raise DownloadError("; ".join(failures))
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -87,7 +87,11 @@ def read_image_folder(
     listings = [_list(root) for root in roots]
     files = [file for listing in listings for file in listing.files]
     load = partial(_load, size=size, color=color, resize=resize)
-    kept = None if cache is None or keep_in == "memory" else decoded_file(folder, files, (size, color, resize), cache)
+    kept = (
+        None
+        if cache is None or keep_in == "memory"
+        else decoded_file(folder, files, (size, color, resize), cache)
+    )
     values = _read_all(files, load, keep_in, kept)
     found = {name for listing in listings for name in listing.classes or ()}
     label_names = tuple(sorted(found, key=_natural))
@@ -117,9 +121,15 @@ def _natural(name: str) -> tuple[object, ...]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        entries = [e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _LITTER]
+        entries = [
+            e
+            for e in folder.iterdir()
+            if not e.name.startswith(".") and e.name.lower() not in _LITTER
+        ]
     except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be read ({error.strerror or error})") from error
+        raise DataError(
+            f"{folder}: the folder cannot be read ({error.strerror or error})"
+        ) from error
     return sorted(entries, key=lambda entry: _natural(entry.name))
 
 
@@ -155,7 +165,8 @@ def _list(root: Path) -> _Listing:
 
 def _what_else(entries: Sequence[Path]) -> str:
     kinds = Counter(
-        "folder without pictures" if e.is_dir() else e.suffix.lower() or "file without suffix" for e in entries
+        "folder without pictures" if e.is_dir() else e.suffix.lower() or "file without suffix"
+        for e in entries
     )
     if not kinds:
         return "it is empty"
@@ -199,7 +210,10 @@ def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | 
 
 
 def _decoded(
-    files: Sequence[Path], load: Callable[[Path], _Pixels], shape: tuple[int, ...], pool: ThreadPoolExecutor
+    files: Sequence[Path],
+    load: Callable[[Path], _Pixels],
+    shape: tuple[int, ...],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[_Pixels]:
     """Pictures in their order, decoded by several threads a few at a time.
 
@@ -240,7 +254,9 @@ def _allocate(count: int, *shape: int) -> NDArray[np.uint8]:
     return np.empty((count, *shape), dtype=np.uint8)
 
 
-def convert_images(examples: Examples, *, size: Size | None, color: Color, resize: Resize) -> Examples:
+def convert_images(
+    examples: Examples, *, size: Size | None, color: Color, resize: Resize
+) -> Examples:
     """Images that are in memory already, at another size or in another colour.
 
     Args:
@@ -262,7 +278,9 @@ def convert_images(examples: Examples, *, size: Size | None, color: Color, resiz
     if shape == (channels, *(size or shape[1:])):
         return examples
     if examples.levels is None or len(shape) != 3 or shape[0] not in (1, 3):
-        wish = [f"image_size={size}"] * (size is not None) + [f"color={color!r}"] * (color != "keep")
+        wish = [f"image_size={size}"] * (size is not None) + [f"color={color!r}"] * (
+            color != "keep"
+        )
         raise DataError(
             f"{examples.name}: {' and '.join(wish)} can be had for uint8 images of 1 or 3 channels only, these are "
             f"{examples.values.dtype} of shape {shape}"
@@ -277,7 +295,10 @@ def convert_images(examples: Examples, *, size: Size | None, color: Color, resiz
     result = _allocate(len(raw), channels, height, width)
     for row, pixels in enumerate(raw):
         image = recolor(
-            Image.fromarray(np.ascontiguousarray(pixels[0] if shape[0] == 1 else np.moveaxis(pixels, 0, 2))), color
+            Image.fromarray(
+                np.ascontiguousarray(pixels[0] if shape[0] == 1 else np.moveaxis(pixels, 0, 2))
+            ),
+            color,
         )
         result[row] = planes(image if size is None else resized(image, size, resize))
     # Lanczos overshoots; Pillow cuts that off at 255 only, which data of fewer levels can exceed.

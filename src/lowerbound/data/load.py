@@ -22,22 +22,38 @@ def load_data(
         Field(description="bring pictures to this size: 64, or 64x48 for height x width"),
     ] = None,
     color: Annotated[Color, Field(description="keep, or turn pictures into grey or rgb")] = "keep",
-    resize: Annotated[Resize, Field(description="to image_size by cutting the middle out, or by stretching")] = "crop",
+    resize: Annotated[
+        Resize, Field(description="to image_size by cutting the middle out, or by stretching")
+    ] = "crop",
     test_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="held out at random where the source has no test part of its own")
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="held out at random where the source has no test part of its own",
+        ),
     ] = 0.1,
     pixels: Annotated[
         Pixels,
-        Field(description="8-bit pixels as they are, dequantised, or binary: drawn at every pass or once"),
+        Field(
+            description="8-bit pixels as they are, dequantised, or binary: drawn at every pass or once"
+        ),
     ] = "as-is",
     keep_in: Annotated[
         KeepIn,
-        Field(description="memory; or the file, of which memory holds what is in use; auto: the file if it is large"),
+        Field(
+            description="memory; or the file, of which memory holds what is in use; auto: the file if it is large"
+        ),
     ] = "auto",
     cache: Annotated[
-        str | None, Field(description="folder that keeps what many pictures were decoded to, if not the usual one")
+        str | None,
+        Field(
+            description="folder that keeps what many pictures were decoded to, if not the usual one"
+        ),
     ] = None,
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="of the random test part and of binarize-once")] = 0,
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="of the random test part and of binarize-once")
+    ] = 0,
 ) -> "Dataset":
     """A training and a test part, from wherever the data are.
 
@@ -76,7 +92,9 @@ def load_data(
         ((3,), 40, 10)
     """
     given = locals()
-    settings = checked(load_data, {name: given[name] for name in settings_of(load_data).model_fields})
+    settings = checked(
+        load_data, {name: given[name] for name in settings_of(load_data).model_fields}
+    )
     from lowerbound.data.reading import read_dataset
 
     return read_dataset(source, **settings)

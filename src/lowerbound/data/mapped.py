@@ -53,14 +53,22 @@ class _File:
         breaks = np.flatnonzero((np.diff(wanted) - 1) * self.size > _BETWEEN) + 1
         firsts, lasts = wanted[np.r_[0, breaks]], wanted[np.r_[breaks - 1, -1]]
         counts = lasts - firsts + 1
-        spans = zip((firsts * self.size + self.start).tolist(), (counts * self.size).tolist(), strict=True)
-        read = bytearray().join([piece for start, size in spans for piece in self._pieces(start, size)])
+        spans = zip(
+            (firsts * self.size + self.start).tolist(), (counts * self.size).tolist(), strict=True
+        )
+        read = bytearray().join(
+            [piece for start, size in spans for piece in self._pieces(start, size)]
+        )
         if len(read) != self.size * int(counts.sum()):
-            raise DataError(f"{self.array.filename}: the file has become shorter while it was used; write it again")
+            raise DataError(
+                f"{self.array.filename}: the file has become shorter while it was used; write it again"
+            )
         rows = np.frombuffer(read, self.array.dtype).reshape(-1, *self.array.shape[1:])
         if len(rows) == len(numbers) and bool((places[1:] > places[:-1]).all()):
             return rows
-        skipped = np.repeat(firsts - np.r_[0, counts.cumsum()[:-1]], np.diff(np.r_[0, breaks, len(wanted)]))
+        skipped = np.repeat(
+            firsts - np.r_[0, counts.cumsum()[:-1]], np.diff(np.r_[0, breaks, len(wanted)])
+        )
         return np.asarray(rows.take((wanted - skipped)[places], axis=0))
 
     def _pieces(self, start: int, size: int) -> list[bytes]:
@@ -77,17 +85,28 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
     # In a map of the kind "c" entries may have been changed, which are nowhere else.
-    if base is None or array.filename is None or array.mode not in ("r", "r+") or not hasattr(os, "pread"):
+    if (
+        base is None
+        or array.filename is None
+        or array.mode not in ("r", "r+")
+        or not hasattr(os, "pread")
+    ):
         return None, 0
     # A slice of a map still has the offset of the whole, of which the map begins at the page before.
-    into = array.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+    into = (
+        array.__array_interface__["data"][0]
+        - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
+    )
     start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY + into
     try:
         handle = os.open(array.filename, os.O_RDONLY)
     except OSError:
         return None, 0
     first = array[:1].tobytes()
-    if os.pread(handle, len(first), start) != first or os.fstat(handle).st_size < start + array.nbytes:
+    if (
+        os.pread(handle, len(first), start) != first
+        or os.fstat(handle).st_size < start + array.nbytes
+    ):
         os.close(handle)  # another file has taken its name
         return None, 0
     return handle, start
@@ -113,7 +132,9 @@ class Mapped:
 
     @classmethod
     def of(
-        cls, array: np.memmap[Any, Any], arrange: Callable[[NDArray[Any]], NDArray[Any]] = lambda rows: rows
+        cls,
+        array: np.memmap[Any, Any],
+        arrange: Callable[[NDArray[Any]], NDArray[Any]] = lambda rows: rows,
     ) -> Mapped:
         """The values of a memory map.
 
@@ -136,7 +157,9 @@ class Mapped:
         """``[N, *shape]``."""
         array = self.source.array
         count = len(array) if self.rows is None else len(self.rows)
-        return torch.Size((count, *self.arrange(np.empty((1, *array.shape[1:]), array.dtype)).shape[1:]))
+        return torch.Size(
+            (count, *self.arrange(np.empty((1, *array.shape[1:]), array.dtype)).shape[1:])
+        )
 
     @cached_property
     def dtype(self) -> torch.dtype:

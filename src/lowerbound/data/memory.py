@@ -34,11 +34,15 @@ def _limit(file: str) -> int | None:
 def stays_in_file(keep_in: KeepIn, size: int) -> bool:
     """Whether values of so many bytes are left in their file: if that is asked for, or they take too much of the memory."""
     memory = physical_memory()
-    return keep_in == "file" or (keep_in == "auto" and memory is not None and size > memory // _SHARE)
+    return keep_in == "file" or (
+        keep_in == "auto" and memory is not None and size > memory // _SHARE
+    )
 
 
 def refuse_absurd(size: int, claim: str, remedy: str) -> None:
     """Raises ``DataError("<claim>, ... <remedy>")`` if ``size`` bytes are more than there is memory."""
     memory = physical_memory()
     if memory is not None and size > memory:
-        raise DataError(f"{claim}, {size / 2**30:,.1f} GiB where the machine has {memory / 2**30:,.1f} GiB; {remedy}")
+        raise DataError(
+            f"{claim}, {size / 2**30:,.1f} GiB where the machine has {memory / 2**30:,.1f} GiB; {remedy}"
+        )

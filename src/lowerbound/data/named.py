@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.arrays import Parts, as_examples, idx_files, read_array_file, read_idx, read_idx_folder
+from lowerbound.data.arrays import (
+    Parts,
+    as_examples,
+    idx_files,
+    read_array_file,
+    read_idx,
+    read_idx_folder,
+)
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.examples import Examples
 from lowerbound.data.fetch import DownloadError, download
@@ -66,7 +73,12 @@ _LABELS = {
     ),
 }
 _TORCHVISION = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
-_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 _DEBIAN = Path("/usr/share/datasets")
 
 
@@ -106,7 +118,9 @@ def _own_folder() -> list[Path]:
     if not folder:
         return []
     if not os.path.isdir(os.path.expanduser(folder)):
-        raise DataError(f"{FOLDER_VARIABLE}={folder}: there is no such folder; create it, or unset the variable")
+        raise DataError(
+            f"{FOLDER_VARIABLE}={folder}: there is no such folder; create it, or unset the variable"
+        )
     return [Path(folder).expanduser()]
 
 
@@ -116,7 +130,9 @@ def _digits() -> Examples:
     data = load_digits()
     values = torch.from_numpy(data.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))
-    return Examples(values, levels=17, labels=labels, label_names=tuple("0123456789"), name="digits")
+    return Examples(
+        values, levels=17, labels=labels, label_names=tuple("0123456789"), name="digits"
+    )
 
 
 def _published_parts(name: str) -> tuple[Examples, Examples]:
@@ -138,7 +154,12 @@ def _idx_places(name: str) -> list[Path]:
     torchvision = _TORCHVISION[name]
     places = []
     for root in _own_folder():
-        places += [root / f"{name}.npz", root / name, root / torchvision, root / torchvision.split("/", maxsplit=1)[0]]
+        places += [
+            root / f"{name}.npz",
+            root / name,
+            root / torchvision,
+            root / torchvision.split("/", maxsplit=1)[0],
+        ]
     torch_home = os.environ.get("TORCH_HOME")
     roots = [Path("data"), _home("data"), *([Path(torch_home)] if torch_home else [])]
     roots += [_home(".cache", "torch"), _home(".torch")]
@@ -148,16 +169,23 @@ def _idx_places(name: str) -> list[Path]:
 def _read_parts(name: str, place: Path) -> tuple[Examples, Examples]:
     parts = read_array_file(place) if place.suffix == ".npz" else read_idx_folder(place)
     if isinstance(parts, Examples):
-        raise DataError(f"{place}: has no test part, so it is not {name}; expected x_train, y_train, x_test, y_test")
-    files = [place] * len(_IDX) if place.suffix == ".npz" else [idx_files(place)[stem] for stem in _IDX]
+        raise DataError(
+            f"{place}: has no test part, so it is not {name}; expected x_train, y_train, x_test, y_test"
+        )
+    files = (
+        [place] * len(_IDX) if place.suffix == ".npz" else [idx_files(place)[stem] for stem in _IDX]
+    )
     contents = [content for part in parts for content in (part.values.to("cpu"), part.labels)]
     for file, content, digest in zip(files, contents, DIGESTS[name], strict=True):
         if content is None:
-            raise DataError(f"{file}: has no labels, so it is not {name}; expected x_train, y_train, x_test, y_test")
+            raise DataError(
+                f"{file}: has no labels, so it is not {name}; expected x_train, y_train, x_test, y_test"
+            )
         _check_digest(content.numpy(), name=name, digest=digest, file=file)
     shape = CATALOGUE[name].shape  # some keep each image as a row of 784
     train, test = (
-        replace(part, values=part.values.to("cpu").reshape(-1, *shape), label_names=_LABELS[name]) for part in parts
+        replace(part, values=part.values.to("cpu").reshape(-1, *shape), label_names=_LABELS[name])
+        for part in parts
     )
     return train, test
 
@@ -178,7 +206,11 @@ def _check_digest(array: NDArray[Any], *, name: str, digest: str, file: Path) ->
 
 
 def _fetch(
-    name: str, urls: Sequence[str], target: Path, check: Callable[[Path], object], searched: Sequence[Path]
+    name: str,
+    urls: Sequence[str],
+    target: Path,
+    check: Callable[[Path], object],
+    searched: Sequence[Path],
 ) -> None:
     """Downloads a file, or says in one message what was tried and what the user can do."""
     try:
@@ -194,7 +226,12 @@ def _fetch(
 def _frey_faces() -> Examples:
     name, file = "frey-faces", "frey_rawface.mat"
     target = cache_folder(name) / file
-    places = [folder / f for root in _own_folder() for folder in (root, root / name) for f in ("frey_faces.npz", file)]
+    places = [
+        folder / f
+        for root in _own_folder()
+        for folder in (root, root / name)
+        for f in ("frey_faces.npz", file)
+    ]
     places.append(target)
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -215,8 +252,15 @@ def _read_frey(file: Path) -> Examples:
                 f"{file}: ff has the shape {frames.shape}, expected (560, 1965); delete or replace the file"
             )
         examples = as_examples(frames.T.reshape(-1, 28, 20), name=str(file))
-    _check_digest(examples.values.to("cpu").numpy(), name="frey-faces", digest=DIGESTS["frey-faces"][0], file=file)
-    return replace(examples, values=examples.values.to("cpu").reshape(-1, *CATALOGUE["frey-faces"].shape))
+    _check_digest(
+        examples.values.to("cpu").numpy(),
+        name="frey-faces",
+        digest=DIGESTS["frey-faces"][0],
+        file=file,
+    )
+    return replace(
+        examples, values=examples.values.to("cpu").reshape(-1, *CATALOGUE["frey-faces"].shape)
+    )
 
 
 def _read_mat(file: Path, key: str) -> NDArray[Any]:
@@ -225,7 +269,9 @@ def _read_mat(file: Path, key: str) -> NDArray[Any]:
     try:
         return np.asarray(loadmat(file)[key])
     except Exception as error:  # whatever scipy stumbles over in a damaged file
-        raise DataError(f"{file}: cannot be read as MATLAB's {key} ({error}); delete or replace the file") from error
+        raise DataError(
+            f"{file}: cannot be read as MATLAB's {key} ({error}); delete or replace the file"
+        ) from error
 
 
 def _olivetti() -> Examples:
@@ -249,7 +295,11 @@ def _olivetti() -> Examples:
 
 def _read_orl(folder: Path) -> Examples:
     pictures = read_image_folder(folder, size=None, color="grey", resize="stretch")
-    counts = [] if isinstance(pictures, tuple) or pictures.labels is None else pictures.labels.bincount().tolist()
+    counts = (
+        []
+        if isinstance(pictures, tuple) or pictures.labels is None
+        else pictures.labels.bincount().tolist()
+    )
     if isinstance(pictures, tuple) or counts != [10] * 40:
         raise DataError(
             f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, expected s1 ... s40 with 10 each; "
@@ -280,7 +330,9 @@ def _read_olivetti_cache(file: Path) -> Examples:
     try:
         faces = fetch_olivetti_faces(data_home=str(file.parent), download_if_missing=False).images
     except Exception as error:  # whatever scikit-learn stumbles over in a damaged file
-        raise DataError(f"{file}: scikit-learn cannot read its cache ({error}); delete the file") from error
+        raise DataError(
+            f"{file}: scikit-learn cannot read its cache ({error}); delete the file"
+        ) from error
     return _as_faces(faces, file)
 
 
@@ -288,9 +340,14 @@ def _as_faces(faces: NDArray[Any], file: Path) -> Examples:
     """Undoes the scaling of 8-bit greys to [0, 1], whose number of steps is found from the values."""
     shades = np.unique(faces)
     for steps in range(1, 256):
-        if faces.shape == (400, 64, 64) and np.abs(shades * steps - np.rint(shades * steps)).max() < 0.01:
+        if (
+            faces.shape == (400, 64, 64)
+            and np.abs(shades * steps - np.rint(shades * steps)).max() < 0.01
+        ):
             values = torch.from_numpy(np.rint(faces * steps).astype(np.uint8))[:, None]
-            return Examples(values, levels=steps + 1, labels=torch.arange(400) // 10, name=str(file))
+            return Examples(
+                values, levels=steps + 1, labels=torch.arange(400) // 10, name=str(file)
+            )
     raise DataError(f"{file}: not 400 faces of 64 x 64 in 8-bit greys; delete or replace the file")
 
 

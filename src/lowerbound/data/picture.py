@@ -52,7 +52,9 @@ def parse_size(image_size: Any) -> Size | None:
         if isinstance(image_size, str):
             numbers = [int(side) for side in image_size.lower().split("x")]
             return parse_size(numbers[0] if len(numbers) == 1 else tuple(numbers))
-        sides = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        sides = (
+            tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        )
         if any(isinstance(side, (bool, np.bool_)) for side in sides):
             raise TypeError
         height, width = (operator.index(side) for side in sides)
@@ -61,7 +63,9 @@ def parse_size(image_size: Any) -> Size | None:
             f"image_size={image_size!r}: give one integer for squares, or (height, width) (--image-size 64, or 64x48)"
         ) from None
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise SettingsError(f"image_size={image_size!r}: each side must be from 1 to {MAX_SIDE} pixels")
+        raise SettingsError(
+            f"image_size={image_size!r}: each side must be from 1 to {MAX_SIDE} pixels"
+        )
     return height, width
 
 
@@ -109,7 +113,9 @@ def read_picture_aloud(path: Path) -> Image.Image:
         ) from error
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: the picture cannot be read ({reason}); delete it or copy it again") from error
+        raise DataError(
+            f"{path}: the picture cannot be read ({reason}); delete it or copy it again"
+        ) from error
 
 
 def _gigantic(path: Path, size: str) -> DataError:
@@ -140,7 +146,9 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 def _from_wide(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
-    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:  # false where there are NaNs, too
+    if (
+        image.mode == "F" and values.min() >= 0 and values.max() <= 1
+    ):  # false where there are NaNs, too
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     kind = "floating-point pixels outside [0, 1]" if image.mode == "F" else "32-bit integer pixels"
     raise DataError(

@@ -22,7 +22,9 @@ from lowerbound.data.picture import Size, parse_size
 from lowerbound.errors import DataError
 
 
-def read_dataset(source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any) -> Dataset:
+def read_dataset(
+    source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
+) -> Dataset:
     """What :func:`lowerbound.load_data` says, for settings that it has checked."""
     parts = _parts(source, **settings)
     if isinstance(parts, Examples):
@@ -32,7 +34,9 @@ def read_dataset(source: Any, *, test_fraction: float, pixels: Pixels, seed: int
     return Dataset(train, test, _name(source)).prepare(pixels, seed=seed)
 
 
-def read_all(source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any) -> Examples:
+def read_all(
+    source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
+) -> Examples:
     """All examples of a source in its order, with nothing held out: the same settings, but for ``test_fraction``."""
     parts = _parts(source, **settings)
     if isinstance(parts, Examples):
@@ -51,13 +55,17 @@ class _Form:
     cache: Path
 
 
-def _parts(source: Any, *, image_size: Any, color: Color, resize: Resize, keep_in: KeepIn, cache: Any) -> Parts:
+def _parts(
+    source: Any, *, image_size: Any, color: Color, resize: Resize, keep_in: KeepIn, cache: Any
+) -> Parts:
     folder = cache_folder("pictures") if cache is None else Path(cache).expanduser()
     form = _Form(parse_size(image_size), color, resize, keep_in, folder)
     parts = _read(source, form)
     if isinstance(parts, Examples):
         return convert_images(parts, size=form.size, color=color, resize=resize)
-    train, test = (convert_images(part, size=form.size, color=color, resize=resize) for part in parts)
+    train, test = (
+        convert_images(part, size=form.size, color=color, resize=resize) for part in parts
+    )
     _check_agreement(train, test)
     return train, test
 
@@ -80,8 +88,12 @@ def _read(source: Any, form: _Form) -> Parts:
         return _read_path(source, form)
     if isinstance(source, tuple):
         if len(source) != 2:
-            raise DataError(f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)")
-        train, test = (_single(part, name, form) for part, name in zip(source, ("train", "test"), strict=True))
+            raise DataError(
+                f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)"
+            )
+        train, test = (
+            _single(part, name, form) for part, name in zip(source, ("train", "test"), strict=True)
+        )
         return train, test
     return _from_memory(source, "data", form.keep_in)
 
@@ -145,7 +157,10 @@ def _missing(text: str) -> DataError:
     except (OSError, ValueError):
         neighbours = []
     names = difflib.get_close_matches(text.lower(), CATALOGUE, n=1, cutoff=0.6)
-    files = [str(path.parent / near) for near in difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)]
+    files = [
+        str(path.parent / near)
+        for near in difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)
+    ]
     hint = f"; did you mean {(names or files)[0]!r}?" if names or files else "."
     return DataError(
         f"{text!r}: there is no such file or folder, nor a data set of that name{hint} "
@@ -161,4 +176,6 @@ def _check_agreement(train: Examples, test: Examples) -> None:
         )
     if train.levels != test.levels:
         kinds = [f"{part.values.dtype} with {part.levels or 'no'} levels" for part in (train, test)]
-        raise DataError(f"{train.name} holds {kinds[0]}, but {test.name} {kinds[1]}; give both the same type")
+        raise DataError(
+            f"{train.name} holds {kinds[0]}, but {test.name} {kinds[1]}; give both the same type"
+        )

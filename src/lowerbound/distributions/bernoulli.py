@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from lowerbound import noise
+from lowerbound.runtime import noise
 
 
 class FactorialBernoulli(Distribution):
@@ -17,7 +17,7 @@ class FactorialBernoulli(Distribution):
 
     .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
 
-    Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
 
     Args:
         logits: ``eta``, ``[*batch, *event]``.
@@ -55,13 +55,17 @@ class FactorialBernoulli(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialBernoulli:
         """The same distribution, repeated over ``batch_shape``."""
-        return FactorialBernoulli(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims)
+        return FactorialBernoulli(
+            self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""
         shape = self._extended_shape(torch.Size(sample_shape))
         examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
-        threshold = noise.uniform(tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device)
+        threshold = noise.uniform(
+            tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device
+        )
         with torch.no_grad():  # not as a decorator, which the compiler does not follow
             return (threshold < self.mean).to(self.logits.dtype)
 

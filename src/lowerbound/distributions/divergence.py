@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence, register_kl
 
-from lowerbound import noise
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.normal import DiagonalNormal
 from lowerbound.distributions.vectors import Lebesgue
+from lowerbound.runtime import noise
 
 
 def _normal_unit_kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
@@ -23,7 +23,11 @@ def _normal_unit_kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
 
 def _bernoulli_unit_kl(q: FactorialBernoulli, p: FactorialBernoulli) -> Tensor:
     # pi_q (eta_q - eta_p) - log(1 + e^eta_q) + log(1 + e^eta_p)
-    return q.mean * (q.logits - p.logits) - nn.functional.softplus(q.logits) + nn.functional.softplus(p.logits)
+    return (
+        q.mean * (q.logits - p.logits)
+        - nn.functional.softplus(q.logits)
+        + nn.functional.softplus(p.logits)
+    )
 
 
 @register_kl(DiagonalNormal, DiagonalNormal)  # type: ignore[untyped-decorator]

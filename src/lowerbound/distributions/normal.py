@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from lowerbound import noise
+from lowerbound.runtime import noise
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -38,7 +38,7 @@ class DiagonalNormal(Distribution):
     .. math:: \log N(x; \mu, \sigma^2) = -\sum_d \left( \tfrac12 ((x_d - \mu_d) / \sigma_d)^2 + \log \sigma_d + \tfrac12 \log 2\pi \right)
 
     ``torch.distributions.Normal`` keeps the scale, takes its logarithm back in every density and reads the memory more
-    often. Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+    often. Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
 
     Args:
         loc: the mean, ``[*batch, *event]``.
@@ -93,14 +93,20 @@ class DiagonalNormal(Distribution):
         """Reparameterised draws ``mu + sigma * eps``, ``[*sample_shape, *batch, *event]``."""
         shape = self._extended_shape(torch.Size(sample_shape))
         examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
-        eps = noise.standard_normal(tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device)
+        eps = noise.standard_normal(
+            tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device
+        )
         return torch.addcmul(self.loc, self.log_scale.exp(), eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats, summed over the event's dimensions."""
         standardised = (value - self.loc) * (-self.log_scale).exp()
         quadratic = standardised.square().flatten(-self.event_dims).sum(-1)
-        return -0.5 * quadratic - self._sum_over_event(self.log_scale) - self.event_shape.numel() * _HALF_LOG_TWO_PI
+        return (
+            -0.5 * quadratic
+            - self._sum_over_event(self.log_scale)
+            - self.event_shape.numel() * _HALF_LOG_TWO_PI
+        )
 
     def held(self) -> DiagonalNormal:
         """The same distribution with its parameters held fixed: no gradient reaches them."""
@@ -122,7 +128,7 @@ class TriangularNormal(Distribution):
 
     .. math:: \log N(x; \mu, L L^\top) = -\tfrac12 \| L^{-1} (x - \mu) \|^2 - \sum_d \log L_{dd} - \tfrac{D}{2} \log 2\pi
 
-    Draws come from :mod:`lowerbound.noise`, so an evaluation does not depend on its batches.
+    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
 
     Args:
         loc: the mean, ``[*batch, D]``.
@@ -140,7 +146,9 @@ class TriangularNormal(Distribution):
     def __init__(self, loc: Tensor, factor: Tensor) -> None:
         self.loc = loc
         self.factor = factor
-        super().__init__(_common(loc.shape[:-1], factor.shape[:-2]), loc.shape[-1:], validate_args=False)
+        super().__init__(
+            _common(loc.shape[:-1], factor.shape[:-2]), loc.shape[-1:], validate_args=False
+        )
 
     @property
     def support(self) -> Any:
@@ -169,18 +177,24 @@ class TriangularNormal(Distribution):
         """The same distribution, repeated over ``batch_shape``."""
         shape = torch.Size(batch_shape)
         event = self.event_shape
-        return TriangularNormal(self.loc.expand(shape + event), self.factor.expand(shape + event + event))
+        return TriangularNormal(
+            self.loc.expand(shape + event), self.factor.expand(shape + event + event)
+        )
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws ``mu + L eps``, ``[*sample_shape, *batch, D]``."""
         shape = self._extended_shape(torch.Size(sample_shape))
         examples_axis = len(shape) - 2 if self.batch_shape else -1
-        eps = noise.standard_normal(tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device)
+        eps = noise.standard_normal(
+            tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device
+        )
         return self.loc + self._columns(torch.matmul, eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats."""
-        standardised = self._columns(partial(torch.linalg.solve_triangular, upper=False), value - self.loc)
+        standardised = self._columns(
+            partial(torch.linalg.solve_triangular, upper=False), value - self.loc
+        )
         quadratic = standardised.square().sum(-1)
         return -0.5 * quadratic - self._log_volume() - self.event_shape.numel() * _HALF_LOG_TWO_PI
 
@@ -190,7 +204,9 @@ class TriangularNormal(Distribution):
 
     def entropy(self) -> Tensor:
         """``sum_d log L_dd + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
-        return (self._log_volume() + self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)).expand(self.batch_shape)
+        return (self._log_volume() + self.event_shape.numel() * (0.5 + _HALF_LOG_TWO_PI)).expand(
+            self.batch_shape
+        )
 
     def _columns(self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor) -> Tensor:
         """A function of the factor and of columns ``[*batch, D, K]``, applied to rows ``[*samples, *batch, D]``.

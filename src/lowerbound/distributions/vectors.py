@@ -47,7 +47,9 @@ class SideBySide(Distribution):
         self.parts = tuple(parts)
         self.order = order
         self.sizes = [part.event_shape.numel() for part in self.parts]
-        super().__init__(self.parts[0].batch_shape, torch.Size((sum(self.sizes),)), validate_args=False)
+        super().__init__(
+            self.parts[0].batch_shape, torch.Size((sum(self.sizes),)), validate_args=False
+        )
         self.back = torch.argsort(order)
 
     @property
@@ -85,7 +87,9 @@ class SideBySide(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log densities, in nats."""
         pieces = value[..., self.back].split(self.sizes, -1)
-        return torch.stack([part.log_prob(piece) for part, piece in zip(self.parts, pieces, strict=True)]).sum(0)
+        return torch.stack(
+            [part.log_prob(piece) for part, piece in zip(self.parts, pieces, strict=True)]
+        ).sum(0)
 
     def entropy(self) -> Tensor:
         """The sum of the parts' entropies, in nats."""

@@ -1,6 +1,11 @@
 """How good a model is, in nats, and how sure that figure is."""
 
-from lowerbound.evaluation.annealing import AnnealedEstimate, Interval, annealed_log_likelihood, bidirectional
+from lowerbound.evaluation.annealing import (
+    AnnealedEstimate,
+    Interval,
+    annealed_log_likelihood,
+    bidirectional,
+)
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.gaps import Gaps, inference_gaps

@@ -18,23 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
-from lowerbound.models import (
-    LatentModel,
-    Model,
-    batches,
-    device_of,
-    dtype_of,
-    evaluating,
-    examples_per_pass,
-    gathered,
-    seeded,
-)
-from lowerbound.noise import derived_seed
+from lowerbound.models import LatentModel, Model
+from lowerbound.models.passes import batches, gathered
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import whole_number
 
 # The steepness of the path of temperatures (Wu et al. 2017).
@@ -148,7 +142,12 @@ def annealed_log_likelihood(
         >>> estimate.mean > lb.evaluate(vae, lb.ELBO(), digits).mean, estimate.acceptance.shape
         (True, torch.Size([5]))
     """
-    settings = {"distributions": distributions, "chains": chains, "leapfrog_steps": leapfrog_steps, "seed": seed}
+    settings = {
+        "distributions": distributions,
+        "chains": chains,
+        "leapfrog_steps": leapfrog_steps,
+        "seed": seed,
+    }
     model = _checked("annealed_log_likelihood", model, settings, batch_size)
     examples = Examples.of(data)
     model.check_data(examples)
@@ -203,7 +202,12 @@ def bidirectional(
         >>> abs(interval.gap.mean) < 0.5
         True
     """
-    settings = {"distributions": distributions, "chains": chains, "leapfrog_steps": leapfrog_steps, "seed": seed}
+    settings = {
+        "distributions": distributions,
+        "chains": chains,
+        "leapfrog_steps": leapfrog_steps,
+        "seed": seed,
+    }
     model = _checked("bidirectional", model, settings, batch_size)
     count = whole_number("bidirectional: count", count)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = []
@@ -267,7 +271,9 @@ class AnnealingPath:
             terms = self.prior.log_prob(inside), self.likelihood(inside).log_prob(self.x)
             gradients = [_gradient(term, inside).nan_to_num(0, 0, 0) for term in terms]
         finite = terms[0].isfinite() & terms[1].isfinite() & z.isfinite().flatten(2).all(2)
-        log_prior, log_likelihood = (term.detach().double().where(finite, -math.inf) for term in terms)
+        log_prior, log_likelihood = (
+            term.detach().double().where(finite, -math.inf) for term in terms
+        )
         return ChainState(z, log_prior, log_likelihood, *gradients)
 
     def transition(self, state: ChainState, beta: float, step: Tensor) -> tuple[ChainState, Tensor]:
@@ -281,15 +287,25 @@ class AnnealingPath:
             proposal = self.at(proposal.z + step * momentum)
             momentum = momentum + 0.5 * step * proposal.gradient(beta)
         gain = proposal.log_density(beta) - state.log_density(beta)
-        kinetic_gain = 0.5 * (momentum.double().square().sum(event) - start.double().square().sum(event))
-        chance = (gain - kinetic_gain).exp().clamp(max=1).nan_to_num(0)  # nan: from one zero density to another
-        accepted = noise.uniform(tuple(chance.shape), 1, dtype=chance.dtype, device=chance.device) < chance
+        kinetic_gain = 0.5 * (
+            momentum.double().square().sum(event) - start.double().square().sum(event)
+        )
+        chance = (
+            (gain - kinetic_gain).exp().clamp(max=1).nan_to_num(0)
+        )  # nan: from one zero density to another
+        accepted = (
+            noise.uniform(tuple(chance.shape), 1, dtype=chance.dtype, device=chance.device) < chance
+        )
         moved = accepted.reshape(*accepted.shape, *(1 for _ in event))
-        return ChainState(*map(torch.where, (moved, accepted, accepted, moved, moved), proposal, state)), chance
+        return ChainState(
+            *map(torch.where, (moved, accepted, accepted, moved, moved), proposal, state)
+        ), chance
 
     def pilot(self, rows: Tensor) -> Tensor:
         """Step sizes for each temperature and example, ``[T, B]``, from a run with chains and noise of its own."""
-        log_step = torch.full((len(self.x),), math.log(_FIRST_STEP), dtype=torch.float64, device=self.x.device)
+        log_step = torch.full(
+            (len(self.x),), math.log(_FIRST_STEP), dtype=torch.float64, device=self.x.device
+        )
         course = []
         with noise.per_example(derived_seed(self.settings["seed"], "pilot"), rows):
             state = self.at(_prior_draws(self.prior, _PILOT_CHAINS, len(self.x)))
@@ -298,7 +314,9 @@ class AnnealingPath:
                 state, chance = self.transition(state, beta, log_step.exp())
                 log_step = log_step + _RATE * (chance.mean(0) - _ACCEPTANCE)
         steps = torch.stack(course, 1)[None].exp()
-        return nn.functional.interpolate(steps, len(self.betas), mode="linear", align_corners=True)[0].T
+        return nn.functional.interpolate(steps, len(self.betas), mode="linear", align_corners=True)[
+            0
+        ].T
 
     def anneal(self, z: Tensor, steps: Tensor, *, down: bool = False) -> dict[str, Tensor]:
         """The bound, ``[B]``: a lower one from prior draws, or an upper one from posterior draws ``down`` to the prior."""
@@ -313,8 +331,12 @@ class AnnealingPath:
         total = log_w.logsumexp(0)
         figures = {
             "log_likelihood": direction * (total - math.log(len(log_w))),
-            "acceptance": torch.stack(chances).mean(0) if chances else torch.full_like(total, math.nan),
-            "effective": (2 * total - (2 * log_w).logsumexp(0)).exp().nan_to_num(0),  # nan: all weights are zero
+            "acceptance": torch.stack(chances).mean(0)
+            if chances
+            else torch.full_like(total, math.nan),
+            "effective": (2 * total - (2 * log_w).logsumexp(0))
+            .exp()
+            .nan_to_num(0),  # nan: all weights are zero
         }
         return {name: figure.cpu() for name, figure in figures.items()}
 
@@ -344,16 +366,26 @@ def _prior_draws(prior: Distribution, samples: int, examples: int) -> Tensor:
 
 def _estimate(figures: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:
     value, acceptance, effective = figures.values()
-    return AnnealedEstimate(value, acceptance=acceptance, effective_sample_sizes=effective, settings=settings)
+    return AnnealedEstimate(
+        value, acceptance=acceptance, effective_sample_sizes=effective, settings=settings
+    )
 
 
-def _checked(name: str, model: Model, settings: Mapping[str, int], batch_size: int | None) -> LatentModel:
+def _checked(
+    name: str, model: Model, settings: Mapping[str, int], batch_size: int | None
+) -> LatentModel:
     """The model, where the settings are in range and Hamiltonian trajectories can move through its latents."""
     check_seed(name, settings["seed"])
-    for key, value in {**settings, "seed": 1, "batch_size": 1 if batch_size is None else batch_size}.items():
+    for key, value in {
+        **settings,
+        "seed": 1,
+        "batch_size": 1 if batch_size is None else batch_size,
+    }.items():
         whole_number(f"{name}: {key}", value)
     if settings["distributions"] < 2:
-        raise SettingsError(f"{name}: distributions=1 must be at least 2: the prior and the posterior")
+        raise SettingsError(
+            f"{name}: distributions=1 must be at least 2: the prior and the posterior"
+        )
     if not isinstance(model, LatentModel):
         raise UnsupportedError(
             f"{name}: {type(model).__name__} is not a LatentModel, and annealing needs p(z) and p(x given z) apart; use "
@@ -363,7 +395,9 @@ def _checked(name: str, model: Model, settings: Mapping[str, int], batch_size: i
         prior = model.prior()
     far = torch.tensor(_FAR, dtype=dtype_of(model), device=device_of(model))
     try:
-        inside = prior.support.check(far.reshape(-1, *(1,) * len(prior.event_shape)).expand(-1, *prior.event_shape))
+        inside = prior.support.check(
+            far.reshape(-1, *(1,) * len(prior.event_shape)).expand(-1, *prior.event_shape)
+        )
     except NotImplementedError:  # flows do not say; theirs are densities over all real vectors
         return model
     if not inside.all():

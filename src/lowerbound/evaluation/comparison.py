@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
-from lowerbound.noise import derived_seed
+from lowerbound.runtime.noise import derived_seed
 
 # Numbers held at once while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
@@ -159,7 +159,11 @@ def check_finite(estimate: Estimate, name: str) -> None:
 
 
 def _doubtful_share(estimate: Estimate) -> float:
-    return float(estimate.doubtful.double().mean()) if isinstance(estimate, LikelihoodEstimate) else 0.0
+    return (
+        float(estimate.doubtful.double().mean())
+        if isinstance(estimate, LikelihoodEstimate)
+        else 0.0
+    )
 
 
 def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
@@ -169,11 +173,15 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> 
     step = max(1, _PASS_SIZE // len(values))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        means[start : start + size] = values[generator.integers(len(values), size=(size, len(values)))].mean(1)
+        means[start : start + size] = values[
+            generator.integers(len(values), size=(size, len(values)))
+        ].mean(1)
     return means
 
 
-def _interval(values: NDArray[np.float64], means: NDArray[np.float64], level: float) -> tuple[float, float]:
+def _interval(
+    values: NDArray[np.float64], means: NDArray[np.float64], level: float
+) -> tuple[float, float]:
     """Quantiles of the resampled means, moved for their bias and for how their spread changes with the mean."""
     mean = values.mean()
     deviations = values - mean

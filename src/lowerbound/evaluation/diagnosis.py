@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
-from lowerbound.models import LatentModel, batches, evaluating, examples_per_pass
+from lowerbound.models import LatentModel
+from lowerbound.models.passes import batches
 from lowerbound.objectives.schedules import cut_short
+from lowerbound.runtime import noise
+from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.modes import evaluating
 
 # Examples and draws that are looked at.
 _EXAMPLES = 500
@@ -75,7 +78,9 @@ class Look:
         """The likelihood's standard deviation at draws from the posterior, ``[K, B, *event]``; ``None`` if it is no Gaussian."""
         if isinstance(self.p, DiagonalNormal):
             return self.p.stddev.double()
-        normal = isinstance(self.p, Independent) and isinstance(self.p.base_dist, torch.distributions.Normal)
+        normal = isinstance(self.p, Independent) and isinstance(
+            self.p.base_dist, torch.distributions.Normal
+        )
         return self.p.stddev.double() if normal else None
 
 
@@ -136,7 +141,10 @@ Cause = tuple[str, str]
 def constant_data(look: Look) -> Cause | None:
     """The examples are all the same, so there is nothing to tell."""
     if len(look.x) > 1 and bool((look.x == look.x[:1]).all()):
-        return "the examples are all the same, so there is nothing that z could tell", "evaluate on data that vary"
+        return (
+            "the examples are all the same, so there is nothing that z could tell",
+            "evaluate on data that vary",
+        )
     return None
 
 
@@ -146,7 +154,10 @@ def dead_units(look: Look) -> Cause | None:
     layers = [path for path, share in look.dead.items() if share == 1.0]
     if layers:
         part = "encoder" if layers[0].startswith("posterior") else "decoder"
-        return f"all units of {layers[0]}, in the {part}, are constant (zero or saturated) whatever it is given", remedy
+        return (
+            f"all units of {layers[0]}, in the {part}, are constant (zero or saturated) whatever it is given",
+            remedy,
+        )
     names = ("mean", "stddev") if not isinstance(look.q, FactorialBernoulli) else ("mean",)
     try:
         parameters = [getattr(look.q, name) for name in names]
@@ -158,12 +169,17 @@ def dead_units(look: Look) -> Cause | None:
     return None
 
 
-def strong_rate_weight(objective: Any, schedules: Mapping[str, Mapping[str, float]]) -> Cause | None:
+def strong_rate_weight(
+    objective: Any, schedules: Mapping[str, Mapping[str, float]]
+) -> Cause | None:
     """The objective weighs the rate above 1, asks for next to none, or lets it be spent on nothing."""
     beta, capacity = (_reached(objective, schedules, name) for name in ("beta", "capacity"))
     free_bits = float(getattr(objective, "free_bits", 0.0) or 0.0)
     if capacity is not None and capacity < 0.5:
-        return f"the objective aims at a rate of {capacity:g} nats (capacity)", "raise capacity over the training"
+        return (
+            f"the objective aims at a rate of {capacity:g} nats (capacity)",
+            "raise capacity over the training",
+        )
     if beta is not None and beta > 1:
         return (
             f"the objective weighs the rate by beta = {beta:g}, so that a nat of it must save more than {beta:g} nats of distortion",
@@ -177,7 +193,9 @@ def strong_rate_weight(objective: Any, schedules: Mapping[str, Mapping[str, floa
     return None
 
 
-def _reached(objective: Any, schedules: Mapping[str, Mapping[str, float]], name: str) -> float | None:
+def _reached(
+    objective: Any, schedules: Mapping[str, Mapping[str, float]], name: str
+) -> float | None:
     value = schedules[name]["reached"] if name in schedules else getattr(objective, name, None)
     value = getattr(value, "end", value)
     return None if value is None else float(value)
@@ -247,7 +265,9 @@ def _independent_entries(x: Tensor) -> Tensor:
     return DiagonalNormal(x.mean(0), scale.log()).log_prob(x)
 
 
-def causes_of_collapse(look: Look, objective: Any, schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Cause]:
+def causes_of_collapse(
+    look: Look, objective: Any, schedules: Mapping[str, Mapping[str, float]]
+) -> Iterator[Cause]:
     """The causes for which a measurement speaks; one of the first two makes any other meaningless."""
     for certain in (constant_data(look), dead_units(look)):
         if certain is not None:
@@ -273,9 +293,16 @@ def scale_bounds(look: Look) -> tuple[float, float] | None:
     """The shares of a learned likelihood scale's entries within 5% of its floor and of its ceiling; ``None`` for other likelihoods."""
     likelihood, scale = look.model.likelihood, look.scale
     low, high = getattr(likelihood, "min_scale", None), getattr(likelihood, "max_scale", None)
-    if scale is None or low is None or high is None or not isinstance(getattr(likelihood, "scale", None), str):
+    if (
+        scale is None
+        or low is None
+        or high is None
+        or not isinstance(getattr(likelihood, "scale", None), str)
+    ):
         return None
-    return float((scale < low * _NEAR).double().mean()), float((scale > high / _NEAR).double().mean())
+    return float((scale < low * _NEAR).double().mean()), float(
+        (scale > high / _NEAR).double().mean()
+    )
 
 
 def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterator[Finding]:

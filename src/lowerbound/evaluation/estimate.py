@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from lowerbound.errors import SettingsError
+from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import refuse_other_types
-from lowerbound.scoring import dataset_terms
 
 # Evaluations of a model that holds its data itself.
 _REPETITIONS = 100
@@ -60,12 +60,17 @@ def check_seed(name: str, seed: int) -> None:
 
 
 def evaluate(
-    model: Model, objective: Objective, data: Any = None, *, seed: int = 0, batch_size: int | None = None
+    model: Model,
+    objective: Objective,
+    data: Any = None,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> Estimate:
     """The objective's true bound on some data, with its terms: nats per example, averaged over examples.
 
     The same ``seed`` gives the same figure whatever the batch size, beyond rounding, see
-    :func:`lowerbound.scoring.dataset_terms`.
+    :func:`lowerbound.evaluation.scoring.dataset_terms`.
 
     Args:
         model: any model.

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound import noise
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
-from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, gathered, seeded
-from lowerbound.noise import derived_seed
+from lowerbound.models import LatentModel, Model
+from lowerbound.models.passes import batches, gathered
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import whole_number
 
 # Draws of z held at once for each example, and in each step of the refinement.
@@ -140,14 +143,21 @@ class Gaps:
         }
         yield from ((name, part.mean, part.standard_error) for name, part in parts.items())
         if self.train_log_likelihood is not None and self.generalisation is not None:
-            yield "train log likelihood", self.train_log_likelihood.mean, self.train_log_likelihood.standard_error
+            yield (
+                "train log likelihood",
+                self.train_log_likelihood.mean,
+                self.train_log_likelihood.standard_error,
+            )
             yield "generalisation gap", *self.generalisation
 
     def __str__(self) -> str:
-        header = (
-            f"{'nats per example':<22}{'mean':>10}  standard error ({len(self.log_likelihood.per_example):,} examples)"
+        header = f"{'nats per example':<22}{'mean':>10}  standard error ({len(self.log_likelihood.per_example):,} examples)"
+        return "\n".join(
+            [
+                header,
+                *(f"{name:<22}{mean:>10.3f}  ±{error:.3f}" for name, mean, error in self.rows()),
+            ]
         )
-        return "\n".join([header, *(f"{name:<22}{mean:>10.3f}  ±{error:.3f}" for name, mean, error in self.rows())])
 
 
 def inference_gaps(
@@ -217,9 +227,13 @@ def inference_gaps(
             f"inference_gaps: steps={steps} must be at least 0, and learning_rate={learning_rate} positive"
         )
     examples = Examples.of(data)
-    others = None if train is None else Examples.of(train, name="training data").spread(len(examples))
+    others = (
+        None if train is None else Examples.of(train, name="training data").spread(len(examples))
+    )
     if others is not None and others.shape != examples.shape:
-        raise ShapeError(f"inference_gaps: training examples of shape {others.shape}, data of shape {examples.shape}")
+        raise ShapeError(
+            f"inference_gaps: training examples of shape {others.shape}, data of shape {examples.shape}"
+        )
     search = _Search(check_refinable(model, examples), samples, steps, learning_rate, seed)
     parts = [search.over(part, batch_size) for part in (examples, others) if part is not None]
     likelihood, best, amortised, gain = parts[0]
@@ -237,7 +251,11 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
             f"inference_gaps: a {type(model).__name__} has no posterior to refine; it takes a lowerbound.LatentModel"
         )
     posterior = model.posterior
-    lacking = [name for name in ("network", "parameters_from", "from_parameters") if not hasattr(posterior, name)]
+    lacking = [
+        name
+        for name in ("network", "parameters_from", "from_parameters")
+        if not hasattr(posterior, name)
+    ]
     if lacking:
         raise UnsupportedError(
             f"inference_gaps: the posterior is a {type(posterior).__name__}, which has no {lacking[0]}, so its parameters for an "
@@ -265,7 +283,9 @@ class _Search:
     learning_rate: float
     seed: int
 
-    def over(self, examples: Examples, batch_size: int | None) -> tuple[LikelihoodEstimate, Estimate, Estimate, float]:
+    def over(
+        self, examples: Examples, batch_size: int | None
+    ) -> tuple[LikelihoodEstimate, Estimate, Estimate, float]:
         """The log likelihood, the best and the amortised bound of some examples, and what the last round gained."""
         with evaluating(self.model), seeded(self.seed, device_of(self.model)):
             found: list[Tensor | None] = []
@@ -273,13 +293,17 @@ class _Search:
             for turn in range(_ROUNDS if self.steps else 0):
                 # Whether to go on is asked of all examples together, so that it does not depend on the batches.
                 climbed = [
-                    self._climb(x, rows, raw, turn) for (x, rows), raw in self._batches(examples, batch_size, found)
+                    self._climb(x, rows, raw, turn)
+                    for (x, rows), raw in self._batches(examples, batch_size, found)
                 ]
                 found = [raw for raw, _ in climbed]
                 gain = float(torch.cat([gains for _, gains in climbed]).mean())
                 if gain < _SETTLED:
                     break
-            parts = (self._figures(x, rows, raw) for (x, rows), raw in self._batches(examples, batch_size, found))
+            parts = (
+                self._figures(x, rows, raw)
+                for (x, rows), raw in self._batches(examples, batch_size, found)
+            )
             figures = gathered(len(examples), parts)
         log_likelihood = LikelihoodEstimate(
             figures["log_likelihood"],
@@ -293,7 +317,9 @@ class _Search:
         self, examples: Examples, batch_size: int | None, found: list[Tensor | None]
     ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor | None]]:
         """Examples and their rows, with what has been found for them so far, if anything."""
-        passes = batches(examples, self.model, seed=self.seed, samples=_DRAWS, batch_size=batch_size)
+        passes = batches(
+            examples, self.model, seed=self.seed, samples=_DRAWS, batch_size=batch_size
+        )
         for number, (rows, x) in enumerate(passes):
             yield (x, rows), found[number] if found else None
 
@@ -302,7 +328,9 @@ class _Search:
         posterior = cast(_Refinable, self.model.posterior)
         return posterior.parameters_from(posterior.network, x)
 
-    def _climb(self, x: Tensor, rows: Tensor, found: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
+    def _climb(
+        self, x: Tensor, rows: Tensor, found: Tensor | None, turn: int
+    ) -> tuple[Tensor, Tensor]:
         """Another round for a batch: the better parameters, ``[B, ...]``, and what they gain on fixed noise, ``[B]``."""
         start = self._start(x) if found is None else found
         with self._noise(rows, "refine", turn):
@@ -315,7 +343,9 @@ class _Search:
     def _figures(self, x: Tensor, rows: Tensor, found: Tensor | None) -> dict[str, Tensor]:
         """What is known of a batch ``[B, *event]``, ``[B]`` each."""
         start = self._start(x)
-        bounds, weights = self._scores((start, start if found is None else found), x, rows, "report")
+        bounds, weights = self._scores(
+            (start, start if found is None else found), x, rows, "report"
+        )
         figures = weights.figures() | {"refined": bounds[1], "amortised": bounds[0]}
         return {name: figure.cpu() for name, figure in figures.items()}
 
@@ -329,9 +359,13 @@ class _Search:
         raw = start.detach().clone().requires_grad_()
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
         for step in range(self.steps):
-            adam.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            adam.param_groups[0]["lr"] = (
+                self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            )
             z = drawn(posterior.from_parameters(raw), _DRAWS)
-            held = posterior.from_parameters(raw.detach())  # q's own parameters get no gradient by its score
+            held = posterior.from_parameters(
+                raw.detach()
+            )  # q's own parameters get no gradient by its score
             bound = (self._log_joint(z, x) - held.log_prob(z)).mean(0)
             (gradient,) = torch.autograd.grad(-bound.sum(), raw)
             raw.grad = gradient.nan_to_num(
@@ -344,7 +378,9 @@ class _Search:
         """log p(x, z), ``[draws, B]``."""
         return cast(Tensor, self.model.likelihood(z).log_prob(x) + self.model.prior().log_prob(z))
 
-    def _scores(self, raws: tuple[Tensor, Tensor], x: Tensor, rows: Tensor, purpose: str) -> tuple[Tensor, WeightSums]:
+    def _scores(
+        self, raws: tuple[Tensor, Tensor], x: Tensor, rows: Tensor, purpose: str
+    ) -> tuple[Tensor, WeightSums]:
         """The bounds with two q, ``[2, B]``, on the same noise, and the weights of their mixture as a proposal."""
         posterior = cast(_Refinable, self.model.posterior)
         both = [posterior.from_parameters(raw) for raw in raws]

@@ -16,7 +16,13 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, closed_form_kl, closed_form_unit_kl, drawn
+from lowerbound.distributions import (
+    DiagonalNormal,
+    FactorialBernoulli,
+    closed_form_kl,
+    closed_form_unit_kl,
+    drawn,
+)
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.diagnosis import (
     Finding,
@@ -27,7 +33,10 @@ from lowerbound.evaluation.diagnosis import (
     unfinished,
 )
 from lowerbound.evaluation.estimate import check_seed
-from lowerbound.models import LatentModel, Model, batches, device_of, evaluating, seeded
+from lowerbound.models import LatentModel, Model
+from lowerbound.models.passes import batches
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
 # Var_x(E_q[z_j]) above which a unit is active (Burda et al. 2016).
@@ -132,12 +141,19 @@ class LatentHealth:
     def lines(self) -> Iterator[str]:
         """The figures in words."""
         off = self._switched_off
-        rest = f"; {off} superfluous {'one is' if off == 1 else 'ones are'} switched off" if off else ""
+        rest = (
+            f"; {off} superfluous {'one is' if off == 1 else 'ones are'} switched off"
+            if off
+            else ""
+        )
         yield f"active units: {self.active_units} of {self.units}{rest}"
         if self.rate_per_unit is None:
             yield f"rate: {self.rate:.2f} nats; by unit there is no closed form"
         else:
-            largest = ", ".join(f"{rate:.2f}" for rate in self.rate_per_unit.sort(descending=True).values[:10].tolist())
+            largest = ", ".join(
+                f"{rate:.2f}"
+                for rate in self.rate_per_unit.sort(descending=True).values[:10].tolist()
+            )
             yield f"rate: {self.rate:.2f} nats; by unit: {largest}{', ...' if self.units > 10 else ''}"
         limit, bound = ("", "")
         if self.saturated:
@@ -161,7 +177,11 @@ class LatentHealth:
 
     @property
     def _carried(self) -> str:
-        error = "" if math.isnan(self.mutual_information_error) else f" ± {self.mutual_information_error:.2f}"
+        error = (
+            ""
+            if math.isnan(self.mutual_information_error)
+            else f" ± {self.mutual_information_error:.2f}"
+        )
         return _plain(self.mutual_information) + error
 
 
@@ -250,7 +270,10 @@ def latent_health(
         f"{health._carried} nats about x"
     )
     findings = [Finding(what, *cause) for cause in causes]
-    findings += [*unfinished(schedules), *(bounds_reached(model.likelihood, shares) if shares else ())]
+    findings += [
+        *unfinished(schedules),
+        *(bounds_reached(model.likelihood, shares) if shares else ()),
+    ]
     return LatentHealth(**vars(health) | {"collapsed": collapsed, "findings": tuple(findings)})
 
 
@@ -261,7 +284,9 @@ def _has_collapsed(health: LatentHealth) -> bool:
     )
 
 
-def _rates(model: LatentModel, examples: Examples, samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+def _rates(
+    model: LatentModel, examples: Examples, samples: int, seed: int
+) -> tuple[dict[str, Any], Tensor]:
     """The rate, by unit where there is a closed form, and the variance of the posterior's means: over all examples; and each's rate."""
     rates: list[Tensor] = []
     count = 0
@@ -271,7 +296,9 @@ def _rates(model: LatentModel, examples: Examples, samples: int, seed: int) -> t
         q, prior = model.posterior(x), model.prior()
         units = closed_form_unit_kl(q, prior)
         total = closed_form_kl(q, prior) if units is None else units.flatten(1).double().sum(1)
-        rates.append((model.draw(x, samples).sampled_rate if total is None else total).double().cpu())
+        rates.append(
+            (model.draw(x, samples).sampled_rate if total is None else total).double().cpu()
+        )
         if units is not None:
             per_unit = units.flatten(1).double().sum(0) + (0 if per_unit is None else per_unit)
         means = _mean(model, q, x).flatten(1).double()
@@ -297,7 +324,9 @@ def _mean(model: LatentModel, q: Distribution, x: Tensor) -> Tensor:
         return model.encode(x)
 
 
-def _information(model: LatentModel, examples: Examples, samples: int, seed: int, rates: Tensor) -> dict[str, Any]:
+def _information(
+    model: LatentModel, examples: Examples, samples: int, seed: int, rates: Tensor
+) -> dict[str, Any]:
     """The mutual information of x and z, and the sum of the units' divergences from the prior; ``rates`` are all examples' own."""
     mixture, own, z, groups = _mixture(model, examples, samples, seed)
     components = sum(q.batch_shape[0] for q in mixture)
@@ -309,7 +338,9 @@ def _information(model: LatentModel, examples: Examples, samples: int, seed: int
         width = q.batch_shape[0] * (q.event_shape.numel() if units is not None else 1)
         for part in torch.arange(len(z), device=z.device).split(max(1, _CHUNK // width)):
             if units is None:
-                pairs = z[part][:, None].expand(-1, *q.batch_shape, *q.event_shape)  # flows do not broadcast
+                pairs = z[part][:, None].expand(
+                    -1, *q.batch_shape, *q.event_shape
+                )  # flows do not broadcast
                 joint[part] = torch.logaddexp(joint[part], q.log_prob(pairs).double().logsumexp(1))
                 continue
             density_PBJ = units(z[part][:, None]).flatten(2)
@@ -317,11 +348,16 @@ def _information(model: LatentModel, examples: Examples, samples: int, seed: int
             if prior_units is not None:
                 # A draw's own component is among them, so that no sum underflows, and none is too large for a double.
                 marginal = (
-                    z.new_zeros(len(z), density_PBJ.shape[2], dtype=torch.float64) if marginal is None else marginal
+                    z.new_zeros(len(z), density_PBJ.shape[2], dtype=torch.float64)
+                    if marginal is None
+                    else marginal
                 )
                 marginal[part] += density_PBJ.exp_().sum(1)
     prior = model.prior()
-    excess = own - (prior.log_prob(z) if prior_units is None else prior_units(z).flatten(1).sum(1)).double()
+    excess = (
+        own
+        - (prior.log_prob(z) if prior_units is None else prior_units(z).flatten(1).sum(1)).double()
+    )
     information, error = _regressed(own - joint + math.log(components), excess, rates, groups)
     marginal_kl = None
     if marginal is not None and prior_units is not None:
@@ -348,9 +384,14 @@ def _regressed(y: Tensor, t: Tensor, known: Tensor, groups: Tensor) -> tuple[flo
     slope = float((deviation * (y - y.mean())).sum()) / spread if spread > 0 else 0.0
     rest = y - slope * (t - float(known.mean()))
     index, count = groups.unique(return_inverse=True)[1], groups.unique(return_counts=True)[1]
-    means = torch.zeros(len(count), dtype=rest.dtype, device=rest.device).index_add_(0, index, rest) / count
+    means = (
+        torch.zeros(len(count), dtype=rest.dtype, device=rest.device).index_add_(0, index, rest)
+        / count
+    )
     variance = float(means.var()) / len(means) if len(means) > 1 else math.nan
-    return float(rest.mean()), math.sqrt(variance + slope**2 * float(known.var(correction=0)) / len(known))
+    return float(rest.mean()), math.sqrt(
+        variance + slope**2 * float(known.var(correction=0)) / len(known)
+    )
 
 
 def _mixture(

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound import noise
-from lowerbound.allocating import keeping_freed_memory
-from lowerbound.compiler import Choice, check_choice
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pacing import paced
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models import Model, batches, device_of, evaluating, fitting, gathered, rows_per_pass, seeded
+from lowerbound.models import Model
+from lowerbound.models.passes import batches, fitting, gathered
+from lowerbound.runtime import noise
+from lowerbound.runtime.compiler import Choice, check_choice
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.memory import keeping_freed_memory, rows_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
 # Fewer effective samples than this say that a few weights decide.
@@ -47,7 +50,9 @@ class LikelihoodEstimate(Estimate):
 
     def __repr__(self) -> str:
         count = int(self.doubtful.sum())
-        return super().__repr__()[:-1] + (f", doubtful={count} of {len(self.per_example)})" if count else ")")
+        return super().__repr__()[:-1] + (
+            f", doubtful={count} of {len(self.per_example)})" if count else ")"
+        )
 
     @property
     def doubtful(self) -> Tensor:
@@ -89,7 +94,9 @@ class WeightSums:
         log_w = log_w.double()
         if self.largest is None:
             self.largest = log_w[:0]
-            self.top = torch.full_like(log_w[0], torch.finfo(log_w.dtype).min)  # finite, for weights that are all zero
+            self.top = torch.full_like(
+                log_w[0], torch.finfo(log_w.dtype).min
+            )  # finite, for weights that are all zero
             self.total, self.squares, self.logs = (torch.zeros_like(self.top) for _ in range(3))
         top = torch.maximum(self.top, log_w.max(0).values)
         rescale, weights = (self.top - top).exp(), (log_w - top).exp()
@@ -169,9 +176,12 @@ def log_likelihood(
     model.check_support(examples)
     rows = rows_per_pass(model.numbers_per_draw(examples))
     size = whole_number(
-        "log_likelihood: batch_size", batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows)))
+        "log_likelihood: batch_size",
+        batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows))),
     )
-    chunk = whole_number("log_likelihood: chunk_size", chunk_size or _even(samples, max(1, rows // size)))
+    chunk = whole_number(
+        "log_likelihood: chunk_size", chunk_size or _even(samples, max(1, rows // size))
+    )
     draws, likelihood = paced(model, compile, samples * len(examples))
 
     def of_batches() -> Iterator[dict[str, Tensor]]:

@@ -10,7 +10,9 @@ import torch
 
 import lowerbound
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.models import LogJoint, device_of, evaluating, seeded
+from lowerbound.models import LogJoint
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
 
@@ -56,10 +58,14 @@ def to_arviz(
     draws = whole_number("to_arviz: draws", draws)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # which it raises at import, about itself
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # which it raises at import, about itself
             import arviz
     except ImportError:
-        raise SettingsError("to_arviz: ArviZ is not installed; pip install 'lowerbound[arviz]'") from None
+        raise SettingsError(
+            "to_arviz: ArviZ is not installed; pip install 'lowerbound[arviz]'"
+        ) from None
     whole = model if data is None else model.holding(data)
     with evaluating(model), seeded(seed, device_of(model)), torch.no_grad():
         values = whole.posterior_sample(draws, resample=resample, seed=seed)

@@ -10,9 +10,11 @@ from statistics import median
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.compiler import WORTH_COMPILING, Choice, compiled, failure, is_the_compilers
 from lowerbound.conditionals import Conditional
-from lowerbound.models import Draw, LatentModel, Model, device_of, seeded, synchronize
+from lowerbound.models import Draw, LatentModel, Model
+from lowerbound.runtime.compiler import WORTH_COMPILING, Choice, compiled, failure, is_the_compilers
+from lowerbound.runtime.devices import device_of, synchronize
+from lowerbound.runtime.modes import seeded
 
 # Chunks before the timed ones, in which memory is allocated and caches fill, and the timed ones.
 _FIRST, _TIMED = 1, 3
@@ -165,7 +167,11 @@ def paced(
         pairs: of a sample and an example, that there will be in all.
     """
     usual = LatentModel.draw, LatentModel.draws
-    if choice == "never" or not isinstance(model, LatentModel) or (type(model).draw, type(model).draws) != usual:
+    if (
+        choice == "never"
+        or not isinstance(model, LatentModel)
+        or (type(model).draw, type(model).draws) != usual
+    ):
         return model.draws, None
     likelihood = PacedLikelihood(model, choice, pairs)
     return partial(model.draws, likelihood=likelihood), likelihood

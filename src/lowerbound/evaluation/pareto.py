@@ -55,7 +55,11 @@ def pareto_shape(largest_log_w: Tensor) -> Tensor:
     weights = (ordered - ordered[-1]).exp()
     excess = weights[1:] - weights[0]  # [T, B], ascending
     flat = ~(ordered[-1] - ordered[0] > (_ROUNDING * ordered[-1].abs()).clamp_min(_EVEN))
-    excess = torch.where(flat, torch.linspace(0.5, 1, count, dtype=excess.dtype, device=excess.device)[:, None], excess)
+    excess = torch.where(
+        flat,
+        torch.linspace(0.5, 1, count, dtype=excess.dtype, device=excess.device)[:, None],
+        excess,
+    )
     tiny = torch.finfo(excess.dtype).tiny
     excess = excess.clamp_min(tiny)
     # theta = -k / sigma has a profile likelihood in one dimension, which is averaged over a grid of quantiles of its prior.

@@ -18,8 +18,11 @@ from lowerbound.evaluation.diagnosis import Finding
 from lowerbound.evaluation.estimate import check_seed
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
-from lowerbound.models import LogJoint, device_of, evaluating, rows_per_pass, seeded
+from lowerbound.models import LogJoint
 from lowerbound.models.sampling import weighed
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.memory import rows_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
 Verdict = Literal["good", "usable", "bad"]
@@ -86,9 +89,9 @@ class PosteriorHealth:
         }
         reliable = reliable_shape(self.samples)
         even = self.pareto_k > reliable and self.verdict != "bad"
-        advice[self.verdict] = ("weights so even that their tail does not matter; " if even else "") + advice[
-            self.verdict
-        ]
+        advice[self.verdict] = (
+            "weights so even that their tail does not matter; " if even else ""
+        ) + advice[self.verdict]
         yield (
             f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD}, usable up to {reliable:.2f}), effective sample size "
             f"{self.effective_samples:,.0f} of {self.samples:,}; {advice[self.verdict]}"
@@ -137,7 +140,9 @@ class _Look:
         return self.u.std(0)
 
 
-def posterior_health(model: Any, data: Any = None, *, samples: int = 10_000, seed: int = 0) -> PosteriorHealth:
+def posterior_health(
+    model: Any, data: Any = None, *, samples: int = 10_000, seed: int = 0
+) -> PosteriorHealth:
     r"""A verdict on the posterior of a :class:`lowerbound.LogJoint`: whether to believe it, and what to try where not.
 
     The importance weights :math:`w_s = p(x, z_s) / q(z_s)` of draws from q are all equal where q is the posterior. How heavy their upper tail is, the
@@ -195,7 +200,9 @@ def posterior_health(model: Any, data: Any = None, *, samples: int = 10_000, see
     return PosteriorHealth(
         verdict=verdict,
         elbo=found["elbo"],
-        elbo_error=float(look.log_w.std()) / math.sqrt(samples) if look.possible.all() else math.inf,
+        elbo_error=float(look.log_w.std()) / math.sqrt(samples)
+        if look.possible.all()
+        else math.inf,
         log_evidence=found["log_likelihood"],
         log_evidence_error=math.sqrt(max(0.0, 1 / found["effective"] - 1 / samples))
         if found["effective"] > 0
@@ -214,7 +221,9 @@ def _verdict(found: dict[str, float], samples: int) -> Verdict:
     )  # not so where a draw is impossible, and the bound minus infinity
     if near and (even or found["pareto_k"] <= min(_GOOD, reliable_shape(samples))):
         return "good"
-    usable = math.isfinite(found["log_likelihood"]) and (even or found["pareto_k"] <= reliable_shape(samples))
+    usable = math.isfinite(found["log_likelihood"]) and (
+        even or found["pareto_k"] <= reliable_shape(samples)
+    )
     return "usable" if usable else "bad"
 
 
@@ -227,8 +236,18 @@ def _look(model: LogJoint, samples: int) -> _Look:
         with torch.enable_grad():
             u = draw.z[:, 0].detach().requires_grad_()
             heights = model.log_density(u)
-            (slope,) = torch.autograd.grad(heights.sum(), u) if heights.requires_grad else (torch.zeros_like(u),)
-        parts.append((u.detach().double().cpu(), slope.double().cpu(), weighed(heights.detach() - log_q).cpu()))
+            (slope,) = (
+                torch.autograd.grad(heights.sum(), u)
+                if heights.requires_grad
+                else (torch.zeros_like(u),)
+            )
+        parts.append(
+            (
+                u.detach().double().cpu(),
+                slope.double().cpu(),
+                weighed(heights.detach() - log_q).cpu(),
+            )
+        )
     u, slopes, log_w = (torch.cat(column) for column in zip(*parts, strict=True))
     return _Look(model.variables.names(), u, slopes if heights.requires_grad else None, log_w)
 
@@ -249,7 +268,9 @@ def _findings(look: _Look, verdict: Verdict) -> Iterator[Finding]:
     if verdict == "good":
         return
     what = f"q does not fit: the weights of its draws are {'uneven' if verdict == 'usable' else 'not to be trusted'}"
-    causes = [cause for measure in (_correlated, _spread, _skewed) if (cause := measure(look)) is not None]
+    causes = [
+        cause for measure in (_correlated, _spread, _skewed) if (cause := measure(look)) is not None
+    ]
     if not causes and unfinished is None:
         causes = [
             (

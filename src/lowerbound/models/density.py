@@ -25,7 +25,9 @@ class OfAll(nn.Module):
 
     def __init__(self, log_joint: Callable[..., Tensor], x: Tensor) -> None:
         super().__init__()
-        self.log_joint = log_joint  # a part of this module if it is one itself, so that it is evaluated as such
+        self.log_joint = (
+            log_joint  # a part of this module if it is one itself, so that it is evaluated as such
+        )
         self.x = x
 
     def forward(self, **values: Tensor) -> Tensor:
@@ -33,7 +35,9 @@ class OfAll(nn.Module):
         return self.log_joint(self.x, 1.0, **values)
 
 
-def refuse_other_arguments(log_joint: Callable[..., Tensor], names: Iterable[str], given: int) -> None:
+def refuse_other_arguments(
+    log_joint: Callable[..., Tensor], names: Iterable[str], given: int
+) -> None:
     """Refuse a log joint that takes other arguments than the variables, which would fail at every draw.
 
     Args:
@@ -60,7 +64,11 @@ def refuse_other_arguments(log_joint: Callable[..., Tensor], names: Iterable[str
 
 
 def called(
-    log_joint: Callable[..., Tensor], given: tuple[Any, ...], values: dict[str, Tensor], *, vectorized: bool
+    log_joint: Callable[..., Tensor],
+    given: tuple[Any, ...],
+    values: dict[str, Tensor],
+    *,
+    vectorized: bool,
 ) -> Any:
     """What the log joint gives for some draws.
 
@@ -124,9 +132,7 @@ def _told(error: Exception, given: tuple[Any, ...], values: dict[str, Tensor]) -
             "lb.Variable((), constraints.positive), or mend the data"
         )
     elif "same device" in reason:
-        remedy = (
-            f"the posterior is on {some.device}: move the data that the log joint uses there, or fit with device='cpu'"
-        )
+        remedy = f"the posterior is on {some.device}: move the data that the log joint uses there, or fit with device='cpu'"
     elif "dtype" in reason or "same type" in reason:
         remedy = f"the posterior is of {some.dtype}: make the data that the log joint uses of that type, or call model.double()"
     return LogJointError(

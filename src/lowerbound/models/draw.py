@@ -144,5 +144,7 @@ class Draw:
 def _term(draw: Draw, compute: Callable[[], Tensor] | None) -> Tensor:
     if compute is None:
         kind = "the posterior" if draw.q is None else type(draw.q).__name__
-        raise UnsupportedError(f"{kind} cannot score a given point, which this gradient needs; use gradient='pathwise'")
+        raise UnsupportedError(
+            f"{kind} cannot score a given point, which this gradient needs; use gradient='pathwise'"
+        )
     return compute()

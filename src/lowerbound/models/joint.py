@@ -10,8 +10,8 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound import noise
 from lowerbound.conditionals import ByVariable
+from lowerbound.conditionals.variables import Variable, Variables
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import Lebesgue
 from lowerbound.errors import (
@@ -20,15 +20,17 @@ from lowerbound.errors import (
     ShapeError,
     UnsupportedError,
 )
-from lowerbound.models.base import Model, device_of, dtype_of, evaluating, rows_per_pass, seeded
+from lowerbound.models.base import Model
 from lowerbound.models.density import OfAll, called, refuse_mixed_draws, refuse_other_arguments
 from lowerbound.models.draw import Draw, Gradient
-from lowerbound.models.measuring import Largest
+from lowerbound.models.pathfinder import pathfinder
 from lowerbound.models.sampling import held, sampler, scored, weighed
-from lowerbound.models.starting import pathfinder
-from lowerbound.noise import derived_seed
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.memory import Largest, rows_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import whole_number
-from lowerbound.variables import Variable, Variables
 
 # What a message calls data where there are none.
 _NOTHING = "no data"
@@ -94,12 +96,16 @@ class LogJoint(Model):
     ) -> None:
         super().__init__()
         if not callable(log_joint):
-            raise SettingsError(f"LogJoint: log_joint must be a function, not {type(log_joint).__name__}")
+            raise SettingsError(
+                f"LogJoint: log_joint must be a function, not {type(log_joint).__name__}"
+            )
         self.log_joint = log_joint
         self.variables = Variables(variables)
         self.size = None if size is None else whole_number("LogJoint: size", size)
         self.vectorized = vectorized
-        self.numbers: int | None = None  # in the largest tensor that a draw takes, once that has been looked at
+        self.numbers: int | None = (
+            None  # in the largest tensor that a draw takes, once that has been looked at
+        )
         self.posterior = _made(posterior, self.variables)
         refuse_other_arguments(log_joint, self.variables.parts, 0 if size is None else 2)
         self.register_buffer("centre", torch.zeros(self.variables.size))
@@ -148,7 +154,9 @@ class LogJoint(Model):
         rows = torch.arange(len(examples))
         with noise.per_example(0, rows):
             x = examples.batch(rows, dtype_of(self)).to(device_of(self))
-        whole = LogJoint(OfAll(self.log_joint, x), self.posterior, self.variables.parts, None, self.vectorized)
+        whole = LogJoint(
+            OfAll(self.log_joint, x), self.posterior, self.variables.parts, None, self.vectorized
+        )
         whole.centre, whole.spread, whole.training = self.centre, self.spread, self.training
         return whole
 
@@ -167,12 +175,22 @@ class LogJoint(Model):
             LogJointError: if it raises an error.
             ShapeError: if it does not give a number for each draw, or mixes them.
         """
-        with evaluating(self), seeded(0, device_of(self)), noise.per_example(0, torch.arange(min(2, len(examples)))):
-            x = examples.first(2).batch(torch.arange(min(2, len(examples))), dtype_of(self)).to(device_of(self))
+        with (
+            evaluating(self),
+            seeded(0, device_of(self)),
+            noise.per_example(0, torch.arange(min(2, len(examples)))),
+        ):
+            x = (
+                examples.first(2)
+                .batch(torch.arange(min(2, len(examples))), dtype_of(self))
+                .to(device_of(self))
+            )
             draw = self.draw(x, 2)
             draw.log_likelihood  # noqa: B018 (computed when it is asked for)
             if self.vectorized:
-                refuse_mixed_draws(lambda u: self._log_joint(u, None if self.repeats else x), draw.z[:, 0])
+                refuse_mixed_draws(
+                    lambda u: self._log_joint(u, None if self.repeats else x), draw.z[:, 0]
+                )
 
     @property
     def repetition(self) -> Tensor:
@@ -224,7 +242,9 @@ class LogJoint(Model):
 
         return Draw(
             z=u,
-            likelihood_term=lambda: self._log_joint(u, None) if alone else shared(self._log_joint(u[:, 0], x)),
+            likelihood_term=lambda: (
+                self._log_joint(u, None) if alone else shared(self._log_joint(u[:, 0], x))
+            ),
             prior_term=lambda: prior.log_prob(u),
             posterior_term=lambda: shared(posterior_term()),
             held_posterior_term=lambda: of(held(q, self.posterior), u),
@@ -240,7 +260,11 @@ class LogJoint(Model):
         given = () if x is None else (x, cast(int, self.size) / len(x))
         value = called(self.log_joint, given, values, vectorized=self.vectorized)
         if not isinstance(value, Tensor) or value.shape != log_det.shape:
-            found = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            found = (
+                f"the shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
             raise ShapeError(
                 f"LogJoint: the log joint gave {found} for {len(log_det)} draws, expected ({len(log_det)},): one number for each draw. "
                 "Its arguments have the draws as first dimension; sum over all others, or write it for one draw and pass vectorized=False"
@@ -248,12 +272,17 @@ class LogJoint(Model):
         return (value + log_det).reshape(leading)
 
     def start(
-        self, paths: int = 4, *, at: Mapping[str, Any] | None = None, spread: float = 1.0, seed: int = 0
+        self,
+        paths: int = 4,
+        *,
+        at: Mapping[str, Any] | None = None,
+        spread: float = 1.0,
+        seed: int = 0,
     ) -> LogJoint:
         """Standardise the posterior's space: centre and spread of the best Gaussian along paths to modes (Pathfinder, Zhang et al. 2022).
 
         One step size then suits all variables, however far from 0 and on whatever scales they are. Whatever the posterior's family, q
-        becomes that Gaussian without its correlations if q is N(0, I), as it is before training. See :func:`lowerbound.models.starting.pathfinder`.
+        becomes that Gaussian without its correlations if q is N(0, I), as it is before training. See :func:`lowerbound.models.pathfinder.pathfinder`.
 
         Args:
             paths: how many, from different points; each costs some hundred evaluations of the log joint and its gradient.
@@ -282,7 +311,9 @@ class LogJoint(Model):
             raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
             with evaluating(self), seeded(seed, device_of(self)):
-                centre, scale = pathfinder(self._plain_density, self.variables.size, paths, seed=seed)
+                centre, scale = pathfinder(
+                    self._plain_density, self.variables.size, paths, seed=seed
+                )
         else:
             centre, scale = self.variables.point(at), torch.tensor(spread)
         self.centre.copy_(centre)
@@ -321,7 +352,9 @@ class LogJoint(Model):
         return values, log_det + self.spread.log().sum()
 
     @torch.no_grad()
-    def posterior_sample(self, count: int, *, resample: bool = False, seed: int | None = None) -> dict[str, Tensor]:
+    def posterior_sample(
+        self, count: int, *, resample: bool = False, seed: int | None = None
+    ) -> dict[str, Tensor]:
         """Draws from q, ``[count, *shape]`` by name of the variable.
 
         Args:
@@ -336,7 +369,10 @@ class LogJoint(Model):
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
         count = whole_number("posterior_sample: count", count)
-        with evaluating(self), seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)):
+        with (
+            evaluating(self),
+            seeded(None if seed is None else derived_seed(seed, "posterior"), device_of(self)),
+        ):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]
             self._refuse_batches("posterior_sample(resample=True)")
@@ -383,9 +419,15 @@ def _made(posterior: Any, variables: Variables) -> nn.Module:
             )
         made = posterior(variables.size)
     if not isinstance(made, nn.Module):
-        raise SettingsError(f"LogJoint: posterior({variables.size}) gave {type(made).__name__}, not a torch.nn.Module")
+        raise SettingsError(
+            f"LogJoint: posterior({variables.size}) gave {type(made).__name__}, not a torch.nn.Module"
+        )
     return made
 
 
 def _shown(q: Any) -> str:
-    return f"a {type(q).__name__} over {tuple(q.event_shape)}" if isinstance(q, Distribution) else type(q).__name__
+    return (
+        f"a {type(q).__name__} over {tuple(q.event_shape)}"
+        if isinstance(q, Distribution)
+        else type(q).__name__
+    )

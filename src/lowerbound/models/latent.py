@@ -10,15 +10,19 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound import noise
 from lowerbound.conditionals import Conditional
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.errors import ShapeError, UnsupportedError
-from lowerbound.models.base import Model, batches, device_of, dtype_of, evaluating, examples_per_pass, seeded, watching
+from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.passes import batches, watching
 from lowerbound.models.sampling import held, not_a_distribution, sampler, scored
-from lowerbound.noise import derived_seed
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
 
 # Draws that stand in for a mean without a closed form.
 _MEAN_DRAWS = 256
@@ -154,16 +158,23 @@ class LatentModel(Model):
         Returns:
             ``[count, *event]``.
         """
-        with evaluating(self), seeded(None if seed is None else derived_seed(seed, "sample"), device_of(self)):
+        with (
+            evaluating(self),
+            seeded(None if seed is None else derived_seed(seed, "sample"), device_of(self)),
+        ):
             z = self.prior().sample((count,))
-            return torch.cat([self._observe(part, mean) for part in z.split(self._examples_per_pass(z))])
+            return torch.cat(
+                [self._observe(part, mean) for part in z.split(self._examples_per_pass(z))]
+            )
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x given z), ``[N, *event]``, for latents ``[N, J]``."""
         z = z.to(device_of(self), dtype_of(self))
         with evaluating(self):
-            return torch.cat([self._observe(part, mean=True) for part in z.split(self._examples_per_pass(z))])
+            return torch.cat(
+                [self._observe(part, mean=True) for part in z.split(self._examples_per_pass(z))]
+            )
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
@@ -191,7 +202,9 @@ class LatentModel(Model):
         return examples_per_pass(math.prod(p.event_shape))
 
 
-def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int) -> None:
+def _check_fit(
+    q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int
+) -> None:
     """Shapes broadcast silently, so each mismatch is refused by name."""
     for role, part in (("prior", prior), ("likelihood", p)):
         if not isinstance(part, Distribution):
@@ -205,7 +218,10 @@ def _check_fit(q: Distribution, prior: Distribution, p: Distribution, x: Tensor,
         raise ShapeError(
             f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over {tuple(prior.event_shape)}"
         )
-    if not torch.compiler.is_compiling() and {_is_discrete(q), _is_discrete(prior)} == {True, False}:
+    if not torch.compiler.is_compiling() and {_is_discrete(q), _is_discrete(prior)} == {
+        True,
+        False,
+    }:
         kinds = ("continuous", "discrete")
         raise UnsupportedError(
             f"the prior's {type(prior).__name__} is {kinds[bool(_is_discrete(prior))]} and the posterior's "
@@ -234,6 +250,12 @@ def _mean(distribution: Distribution) -> Tensor:
         return distribution.mean
     except NotImplementedError:
         first = distribution.sample()
-        same = torch.zeros(len(first), dtype=torch.long)  # the same noise for all, wherever they stand in the data
-        with seeded(0, first.device), noise.per_example(0, same), noise.for_foreign(_MEAN_DRAWS, len(first)):
+        same = torch.zeros(
+            len(first), dtype=torch.long
+        )  # the same noise for all, wherever they stand in the data
+        with (
+            seeded(0, first.device),
+            noise.per_example(0, same),
+            noise.for_foreign(_MEAN_DRAWS, len(first)),
+        ):
             return distribution.sample(Size((_MEAN_DRAWS,))).mean(0)

@@ -100,7 +100,9 @@ def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:
     if own is not None:
         return cast(Distribution, own())
     # Another library's distribution may hold networks of its own, so it is made again from fixed parameters.
-    changing = next((module for module in posterior.modules() if _differs_between_passes(module)), None)
+    changing = next(
+        (module for module in posterior.modules() if _differs_between_passes(module)), None
+    )
     if changing is not None:
         raise UnsupportedError(
             f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, so that a second pass "
@@ -112,7 +114,9 @@ def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:
 
 
 def _differs_between_passes(module: nn.Module) -> bool:
-    return module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
+    return module.training and isinstance(
+        module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
+    )
 
 
 def not_a_distribution(role: str, part: Any) -> str:

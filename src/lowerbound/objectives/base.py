@@ -71,7 +71,11 @@ class Objective(ABC):
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """What is reported, ``[B]`` each: the bound, its rate and its distortion."""
-        return {"bound": self.bound(draw), "rate": self.rate(draw), "distortion": -draw.log_likelihood.mean(0)}
+        return {
+            "bound": self.bound(draw),
+            "rate": self.rate(draw),
+            "distortion": -draw.log_likelihood.mean(0),
+        }
 
     def __call__(self, draw: Draw) -> Tensor:
         """The bound's value with the surrogate's gradient, ``[B]``."""
@@ -84,7 +88,11 @@ class Objective(ABC):
         Raises:
             SettingsError: if the bound does not allow that number.
         """
-        return replace(cast(Any, self), samples=samples) if is_dataclass(self) else self.holding({"samples": samples})
+        return (
+            replace(cast(Any, self), samples=samples)
+            if is_dataclass(self)
+            else self.holding({"samples": samples})
+        )
 
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change while it trains, by name."""
@@ -116,7 +124,9 @@ def check_common(objective: Objective) -> None:
     object.__setattr__(objective, "samples", whole_number(f"{name}: samples", objective.samples))
     if objective.gradient not in get_args(Gradient):
         known = ", ".join(map(repr, get_args(Gradient)))
-        raise SettingsError(f"{name}: gradient={objective.gradient!r} is unknown; choose one of {known}")
+        raise SettingsError(
+            f"{name}: gradient={objective.gradient!r} is unknown; choose one of {known}"
+        )
 
 
 def refuse_other_types(name: str, model: Any, objective: Any) -> None:
@@ -132,7 +142,9 @@ def refuse_other_types(name: str, model: Any, objective: Any) -> None:
                 if isinstance(value, type)
                 else type(value).__name__
             )
-            raise SettingsError(f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}")
+            raise SettingsError(
+                f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}"
+            )
 
 
 def refuse_no_others(name: str, samples: int) -> None:

@@ -67,7 +67,9 @@ class ELBO(Objective):
     def __post_init__(self) -> None:
         check_common(self)
         if self.kl not in ("auto", "closed-form", "sampled"):
-            raise SettingsError(f"ELBO: kl={self.kl!r} is unknown; choose 'auto', 'closed-form' or 'sampled'")
+            raise SettingsError(
+                f"ELBO: kl={self.kl!r} is unknown; choose 'auto', 'closed-form' or 'sampled'"
+            )
         if self.gradient == "score-function":
             refuse_no_others("ELBO", self.samples)
         if self._samples_the_path and self.kl == "closed-form":
@@ -78,7 +80,9 @@ class ELBO(Objective):
         check_number("ELBO: free_bits", self.free_bits, 0)
         if self.capacity is not None:
             check_number("ELBO: capacity", self.capacity, 0)
-        if self.free_bits and (self.capacity is not None or self.kl == "sampled" or self._samples_the_path):
+        if self.free_bits and (
+            self.capacity is not None or self.kl == "sampled" or self._samples_the_path
+        ):
             raise SettingsError(
                 "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, kl='sampled', and the "
                 "gradients 'sticking-the-landing' and 'dreg'"
@@ -90,7 +94,11 @@ class ELBO(Objective):
 
     def bound(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - KL``, ``[B]``."""
-        return draw.log_w.mean(0) if self._is_sampled(draw) else draw.log_likelihood.mean(0) - self.rate(draw)
+        return (
+            draw.log_w.mean(0)
+            if self._is_sampled(draw)
+            else draw.log_likelihood.mean(0) - self.rate(draw)
+        )
 
     def rate(self, draw: Draw) -> Tensor:
         """The KL term as ``kl`` has it, ``[B]``: ``bound = -(rate + distortion)``."""
@@ -107,12 +115,18 @@ class ELBO(Objective):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the gradient asked for, ``[B]``."""
-        plain = self.capacity is None and not self._frees_bits and is_always(value_of(self.beta), 1.0)
+        plain = (
+            self.capacity is None and not self._frees_bits and is_always(value_of(self.beta), 1.0)
+        )
         if plain and self.gradient == "pathwise":
             return self.bound(draw)
         if self.gradient == "score-function":
             return self._scored(draw)
-        rate = (draw.log_q_held - draw.log_prior).mean(0) if self._samples_the_path else self.rate(draw)
+        rate = (
+            (draw.log_q_held - draw.log_prior).mean(0)
+            if self._samples_the_path
+            else self.rate(draw)
+        )
         return draw.log_likelihood.mean(0) - self._penalty(draw, rate)
 
     @property

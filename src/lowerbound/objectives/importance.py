@@ -58,7 +58,11 @@ class PowerMean:
         if self._is_elbo:
             return mean
         power = self._of_groups(self._grouped(log_w_KB)).mean(0)
-        return power if is_always(self.elbo_weight, 0.0) else self.elbo_weight * mean + (1 - self.elbo_weight) * power
+        return (
+            power
+            if is_always(self.elbo_weight, 0.0)
+            else self.elbo_weight * mean + (1 - self.elbo_weight) * power
+        )
 
     def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
@@ -68,11 +72,15 @@ class PowerMean:
             return mean + torch.expm1(order * (log_w - mean[:, None])).mean(1).log1p() / order
 
         def large(order: _Order, log_w: Tensor) -> Tensor:
-            return (torch.logsumexp(_that_count(order * log_w), 1) - math.log(log_w.shape[1])) / order
+            return (
+                torch.logsumexp(_that_count(order * log_w), 1) - math.log(log_w.shape[1])
+            ) / order
 
         return self._by_order(small, large, log_w_MGB)
 
-    def _by_order(self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor) -> Tensor:
+    def _by_order(
+        self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
+    ) -> Tensor:
         """What one of two formulas gives for the order 1 - alpha and these weights, whichever keeps its digits there."""
         order = 1 - self.alpha
         if not isinstance(order, Tensor):
@@ -81,9 +89,12 @@ class PowerMean:
         is_small = order.abs() < _SMALL_ORDER
         beside_zero = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
         of_small = small(
-            torch.where(is_small, beside_zero, _LEAST_ORDER), *(torch.where(is_small, w, 0.0) for w in log_w)
+            torch.where(is_small, beside_zero, _LEAST_ORDER),
+            *(torch.where(is_small, w, 0.0) for w in log_w),
         )
-        of_large = large(torch.where(is_small, 1.0, order), *(torch.where(is_small, 0.0, w) for w in log_w))
+        of_large = large(
+            torch.where(is_small, 1.0, order), *(torch.where(is_small, 0.0, w) for w in log_w)
+        )
         return torch.where(is_small, of_small, of_large)
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
@@ -107,7 +118,9 @@ class PowerMean:
         of_elbo_MGB = (log_w_MGB - others_MGB) / count
         if self._is_elbo:
             return of_elbo_MGB.flatten(0, 1) / self.groups
-        of_power_MGB = self._of_groups(log_w_MGB)[:, None] - self._with_one_replaced(log_w_MGB, others_MGB)
+        of_power_MGB = self._of_groups(log_w_MGB)[:, None] - self._with_one_replaced(
+            log_w_MGB, others_MGB
+        )
         mixed_MGB = self.elbo_weight * of_elbo_MGB + (1 - self.elbo_weight) * of_power_MGB
         return mixed_MGB.flatten(0, 1) / self.groups
 
@@ -150,7 +163,9 @@ def _floor(terms_MGB: Tensor) -> Tensor:
 
     On a CPU, products of matrices with such numbers take many times as long.
     """
-    return terms_MGB.detach().amax(1, keepdim=True) + 2.5 * math.log(torch.finfo(terms_MGB.dtype).eps)
+    return terms_MGB.detach().amax(1, keepdim=True) + 2.5 * math.log(
+        torch.finfo(terms_MGB.dtype).eps
+    )
 
 
 def _that_count(terms_MGB: Tensor) -> Tensor:
@@ -185,7 +200,9 @@ class _PowerBound(Objective):
         path_KB = posterior.path_weights(log_w_KB) if self.gradient == "dreg" else posterior_KB
         log_w_held_KB = joint_KB - draw.log_q_held
         # A weight of zero has no gradient, and its logarithm is none that one could multiply.
-        log_w_held_KB = torch.where(log_w_held_KB.isfinite(), log_w_held_KB, torch.zeros_like(log_w_held_KB))
+        log_w_held_KB = torch.where(
+            log_w_held_KB.isfinite(), log_w_held_KB, torch.zeros_like(log_w_held_KB)
+        )
         # What comes back to z has been weighted for the model's parameters; on the way to the posterior's it is weighted
         # anew. The floor is below rounding, and lets the weight be divided by.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
@@ -253,7 +270,9 @@ class IWAE(_PowerBound):
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", whole_number("IWAE: groups", self.groups))
         if self.encoder_groups is not None:
-            object.__setattr__(self, "encoder_groups", whole_number("IWAE: encoder_groups", self.encoder_groups))
+            object.__setattr__(
+                self, "encoder_groups", whole_number("IWAE: encoder_groups", self.encoder_groups)
+            )
         check_number("IWAE: elbo_weight", self.elbo_weight, 0, 1)
         _check(self, "IWAE", self._means())
 

@@ -116,4 +116,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
 
 def cut_short(schedule: Mapping[str, Any]) -> bool:
     """Whether a recorded schedule, ``{"reached", "end", "ended"}``, stopped where three digits tell it from its end."""
-    return not schedule.get("ended", False) and f"{schedule['reached']:.3g}" != f"{schedule['end']:.3g}"
+    return (
+        not schedule.get("ended", False)
+        and f"{schedule['reached']:.3g}" != f"{schedule['end']:.3g}"
+    )

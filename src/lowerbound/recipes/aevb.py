@@ -16,22 +16,39 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Latent = Annotated[int, Field(ge=1, description="dimensions of z")]
 Hidden = Annotated[int, Field(ge=1, description="units of each fully connected hidden layer")]
-Layers = Annotated[int, Field(ge=1, description="hidden layers of each network, or its convolutions")]
+Layers = Annotated[
+    int, Field(ge=1, description="hidden layers of each network, or its convolutions")
+]
 Activation = Annotated[str, Field(description="between layers: tanh, relu, gelu, silu and others")]
-Network = Annotated[Literal["mlp", "conv"], Field(description="fully connected, or convolutional for images")]
+Network = Annotated[
+    Literal["mlp", "conv"], Field(description="fully connected, or convolutional for images")
+]
 Channels = Annotated[
-    int, Field(ge=1, description="of the convolution nearest to the image; each further one has twice as many")
+    int,
+    Field(
+        ge=1,
+        description="of the convolution nearest to the image; each further one has twice as many",
+    ),
 ]
 Samples = Annotated[int, Field(ge=1, description="L, draws of z for each example in the bound")]
 KL = Annotated[
     Literal["auto", "closed-form", "sampled"],
     Field(description="the KL term: closed form (estimator B) or sampled (A)"),
 ]
-Beta = Annotated[float, Field(ge=0, description="weight of the rate in what is climbed; the bound is reported without")]
-Warmup = Annotated[
-    float, Field(ge=0, description="KL warm-up: epochs over which the rate's weight rises from 0 to beta; 0 for none")
+Beta = Annotated[
+    float,
+    Field(ge=0, description="weight of the rate in what is climbed; the bound is reported without"),
 ]
-FreeBits = Annotated[float, Field(ge=0, description="nats below which the rate of a latent unit is not penalised")]
+Warmup = Annotated[
+    float,
+    Field(
+        ge=0,
+        description="KL warm-up: epochs over which the rate's weight rises from 0 to beta; 0 for none",
+    ),
+]
+FreeBits = Annotated[
+    float, Field(ge=0, description="nats below which the rate of a latent unit is not penalised")
+]
 
 
 @recipe(training={"batch_size": 32}, image_size=64)
@@ -51,18 +68,29 @@ def aevb_gaussian(
     free_bits: FreeBits = 0.0,
     scale: Annotated[
         Literal["network", "shared", "elementwise"],
-        Field(description="of the likelihood: given by the decoder, one learned number, or one for each pixel"),
+        Field(
+            description="of the likelihood: given by the decoder, one learned number, or one for each pixel"
+        ),
     ] = "network",
     mean: Annotated[
-        Literal["identity", "sigmoid"], Field(description="what the likelihood's mean passes through")
+        Literal["identity", "sigmoid"],
+        Field(description="what the likelihood's mean passes through"),
     ] = "identity",
-    min_scale: Annotated[float, Field(gt=0, description="floor of the likelihood's learned scale")] = 0.01,
-    max_scale: Annotated[float, Field(gt=0, description="ceiling of the likelihood's learned scale")] = 1000.0,
+    min_scale: Annotated[
+        float, Field(gt=0, description="floor of the likelihood's learned scale")
+    ] = 0.01,
+    max_scale: Annotated[
+        float, Field(gt=0, description="ceiling of the likelihood's learned scale")
+    ] = 1000.0,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data such as grey images: 200 tanh units, 10 latents, L = 7."""
     parameters = 2 if scale == "network" else 1
-    encoder, decoder = _networks(network, shape, latent, parameters, hidden, layers, channels, activation)
-    likelihood = lb.Gaussian(decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale)
+    encoder, decoder = _networks(
+        network, shape, latent, parameters, hidden, layers, channels, activation
+    )
+    likelihood = lb.Gaussian(
+        decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale
+    )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
     return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
 

@@ -19,19 +19,27 @@ def iwae(
     latent: Annotated[int, Field(ge=1, description="dimensions of z")] = 50,
     hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 200,
     layers: Annotated[int, Field(ge=1, description="hidden layers of each network")] = 2,
-    activation: Annotated[str, Field(description="between layers: tanh, relu, gelu, silu and others")] = "tanh",
-    samples: Annotated[int, Field(ge=1, description="K, draws of z under the logarithm, in all groups together")] = 50,
+    activation: Annotated[
+        str, Field(description="between layers: tanh, relu, gelu, silu and others")
+    ] = "tanh",
+    samples: Annotated[
+        int, Field(ge=1, description="K, draws of z under the logarithm, in all groups together")
+    ] = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
         Field(description="of the encoder; dreg no longer worsens as samples increase"),
     ] = "pathwise",
     groups: Annotated[
-        int, Field(ge=1, description="M of MIWAE: the mean of so many bounds, of K / M samples each")
+        int,
+        Field(ge=1, description="M of MIWAE: the mean of so many bounds, of K / M samples each"),
     ] = 1,
     encoder_groups: Annotated[
-        int | None, Field(ge=1, description="M of PIWAE: groups of what the encoder climbs, if another number")
+        int | None,
+        Field(ge=1, description="M of PIWAE: groups of what the encoder climbs, if another number"),
     ] = None,
-    elbo_weight: Annotated[float, Field(ge=0, le=1, description="of CIWAE: the share of the ELBO in the bound")] = 0.0,
+    elbo_weight: Annotated[
+        float, Field(ge=0, le=1, description="of CIWAE: the share of the ELBO in the bound")
+    ] = 0.0,
 ) -> "tuple[LatentModel, IWAE]":
     """Importance-weighted bound for binary data such as MNIST: two layers of 200 tanh units, 50 latents, K = 50."""
     widths = [hidden] * layers

@@ -42,13 +42,17 @@ class Recipe:
         """The first line of the function's docstring."""
         return (self.make.__doc__ or "").strip().splitlines()[0]
 
-    def build(self, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> "tuple[Model, Objective]":
+    def build(
+        self, shape: tuple[int, ...], arguments: Mapping[str, Any]
+    ) -> "tuple[Model, Objective]":
         """The model and the objective for examples of this shape.
 
         Raises:
             SettingsError: for an argument that is unknown or out of range.
         """
-        made: tuple[Model, Objective] = unwrap(self.make)(shape, **checked(self.make, arguments, name=self.name))
+        made: tuple[Model, Objective] = unwrap(self.make)(
+            shape, **checked(self.make, arguments, name=self.name)
+        )
         return made
 
 
@@ -80,8 +84,13 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
 def _with_arguments(make: Callable[..., Any]) -> str:
     """A recipe's docstring with its arguments, whose descriptions stand in the signature."""
-    lines = [f"    {name}: {field.description}." for name, field in settings_of(make).model_fields.items()]
-    return "\n".join([(make.__doc__ or "").strip(), "", "Args:", "    shape: of an example.", *lines, ""])
+    lines = [
+        f"    {name}: {field.description}."
+        for name, field in settings_of(make).model_fields.items()
+    ]
+    return "\n".join(
+        [(make.__doc__ or "").strip(), "", "Args:", "    shape: of an example.", *lines, ""]
+    )
 
 
 def find_recipe(name: str) -> Recipe:

@@ -47,7 +47,13 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
     if images.dim() != 4 or not is_image(tuple(images.shape[1:])):
         raise ShapeError(f"expected images [N, 1 or 3, H, W], got the shape {tuple(images.shape)}")
     columns = columns or math.ceil(math.sqrt(len(images)))
-    tiles = (images.detach().cpu().double().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    tiles = (
+        (images.detach().cpu().double().clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     factor = max(1, round(_TILE / tiles.shape[1]))
     tiles = tiles.repeat(factor, 1).repeat(factor, 2)
     height, width, depth = tiles.shape[1] + _GAP, tiles.shape[2] + _GAP, tiles.shape[3]
@@ -62,10 +68,14 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
     return path
 
 
-def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4) -> Path:
+def save_pairs(
+    originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4
+) -> Path:
     """Write originals beside their reconstructions as one PNG: in each pair the original is on the left."""
     return save_grid(
-        torch.cat([originals.cpu(), reconstructions.cpu()], -1), path, columns=min(columns, len(originals))
+        torch.cat([originals.cpu(), reconstructions.cpu()], -1),
+        path,
+        columns=min(columns, len(originals)),
     )
 
 
@@ -91,12 +101,23 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
         for part, colour in (("train", "#1f6f8b"), ("validation", "#d1495b")):
             points = [(record["epoch"], record[part][term]) for record in history if part in record]
             if points:
-                axes.plot(*zip(*points, strict=True), label=part, color=colour, marker="." if len(points) < 30 else "")
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=part,
+                    color=colour,
+                    marker="." if len(points) < 30 else "",
+                )
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
         _ignore_the_start(
-            axes, [record[part][term] for record in history for part in ("train", "validation") if part in record]
+            axes,
+            [
+                record[part][term]
+                for record in history
+                for part in ("train", "validation")
+                if part in record
+            ],
         )
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
@@ -111,7 +132,9 @@ def _ignore_the_start(axes: Any, values: list[float]) -> None:
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))
     margin = 0.08 * span
-    axes.set_ylim(max(min(values), low - 0.5 * span) - margin, min(max(values), high + 0.5 * span) + margin)
+    axes.set_ylim(
+        max(min(values), low - 0.5 * span) - margin, min(max(values), high + 0.5 * span) + margin
+    )
 
 
 def manifold_points(side: int) -> Tensor:

@@ -64,7 +64,9 @@ def factor_analysis() -> float:
 
 
 @check(
-    "exact-posterior", "Where q(z|x) is the exact posterior, every log weight is the log likelihood", tolerance=1e-12
+    "exact-posterior",
+    "Where q(z|x) is the exact posterior, every log weight is the log likelihood",
+    tolerance=1e-12,
 )
 def exact_posterior() -> float:
     """50 draws for each of 6 examples."""
@@ -86,7 +88,9 @@ def elbo_below_by_the_divergence() -> float:
     expected = evidence.log_prob(x[0]) - 2 * (0.5 * (widen**2 + shift**2 - 1) - math.log(widen))
     with torch.no_grad():
         draw = model.draw(x)
-        return max(errors_apart(lb.ELBO(kl=kl)(draw), expected) for kl in ("closed-form", "sampled"))
+        return max(
+            errors_apart(lb.ELBO(kl=kl)(draw), expected) for kl in ("closed-form", "sampled")
+        )
 
 
 @check(
@@ -102,7 +106,12 @@ def elbo_written_out() -> float:
         encoded = model.get_submodule("posterior.network")(x).numpy()
         decoded = model.get_submodule("likelihood.network")(draw.z).numpy()
     mean, deviation = encoded[:, :2], np.exp(0.5 * encoded[:, 2:])
-    log_p = stats.norm(decoded[..., :6], np.exp(0.5 * decoded[..., 6:])).logpdf(x.numpy()).sum(-1).mean(0)
+    log_p = (
+        stats.norm(decoded[..., :6], np.exp(0.5 * decoded[..., 6:]))
+        .logpdf(x.numpy())
+        .sum(-1)
+        .mean(0)
+    )
     kl = 0.5 * (deviation**2 + mean**2 - 1 - 2 * np.log(deviation)).sum(-1)
     z = draw.z.numpy()
     sampled = (stats.norm(mean, deviation).logpdf(z) - stats.norm.logpdf(z)).sum(-1).mean(0)
@@ -127,7 +136,9 @@ def estimators_agree() -> float:
 
 
 @check(
-    "one-sample", "The importance-weighted bound of one sample is the ELBO with sampled KL, bit for bit", tolerance=0
+    "one-sample",
+    "The importance-weighted bound of one sample is the ELBO with sampled KL, bit for bit",
+    tolerance=0,
 )
 def one_sample() -> float:
     """On the same draw."""
@@ -180,7 +191,9 @@ def rises_with_samples() -> float:
     with torch.no_grad():
         bounds = [lb.IWAE(samples=count)(model.draw(x, count)) for count in _COUNTS]
     drops = [few - many for few, many in pairwise(bounds)]
-    return max(errors_above(difference) for difference in (*drops, bounds[-1] - evidence.log_prob(x)))
+    return max(
+        errors_above(difference) for difference in (*drops, bounds[-1] - evidence.log_prob(x))
+    )
 
 
 @check(
@@ -218,12 +231,20 @@ def groups_written_out() -> float:
         lb.IWAE(samples=12, encoder_groups=4): whole,
         lb.IWAE(samples=12, groups=4, elbo_weight=0.3): 0.3 * elbo + 0.7 * grouped,
     }
-    return max(largest(objective(draw) - torch.from_numpy(expected)) for objective, expected in found.items())
+    return max(
+        largest(objective(draw) - torch.from_numpy(expected))
+        for objective, expected in found.items()
+    )
 
 
 def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
     """What is reported of all of these is the same: the ELBO."""
-    settings: list[dict[str, Any]] = [{}, {"beta": 4.0}, {"beta": 0.0}, {"capacity": 3.0, "beta": 10.0}]
+    settings: list[dict[str, Any]] = [
+        {},
+        {"beta": 4.0},
+        {"beta": 0.0},
+        {"capacity": 3.0, "beta": 10.0},
+    ]
     if gradient in ("pathwise", "score-function"):
         settings.append({"free_bits": 0.5})
     return [lb.ELBO(samples=6, gradient=gradient, **entry) for entry in settings]

@@ -12,7 +12,12 @@ from scipy import integrate, stats
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, kl_divergence
 
 import lowerbound as lb
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, closed_form_kl, closed_form_unit_kl
+from lowerbound.distributions import (
+    DiagonalNormal,
+    FactorialBernoulli,
+    closed_form_kl,
+    closed_form_unit_kl,
+)
 from lowerbound.selftest.known import DOUBLE, bits, errors_apart, largest
 from lowerbound.selftest.registry import check
 
@@ -22,21 +27,32 @@ _Pairs = Sequence[tuple[Distribution, Distribution]]
 
 def _gaussians() -> _Pairs:
     """Random Gaussians over three dimensions, ours and torch's."""
-    parameters = [(torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)]
-    return [(DiagonalNormal(loc, log), Independent(Normal(loc, log.exp()), 1)) for loc, log in parameters]
+    parameters = [
+        (torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)
+    ]
+    return [
+        (DiagonalNormal(loc, log), Independent(Normal(loc, log.exp()), 1))
+        for loc, log in parameters
+    ]
 
 
 def _bernoullis() -> _Pairs:
     """The same of binary vectors."""
     logits = [2 * torch.randn(4, 3, dtype=DOUBLE) for _ in range(4)]
-    return [(FactorialBernoulli(entry), Independent(Bernoulli(logits=entry), 1)) for entry in logits]
+    return [
+        (FactorialBernoulli(entry), Independent(Bernoulli(logits=entry), 1)) for entry in logits
+    ]
 
 
 def _from_torch(pairs: _Pairs) -> float:
     """The largest difference of our closed form, as a whole and summed over units, from torch's."""
     differences = []
     for (q, q_torch), (p, p_torch) in pairwise(pairs):
-        expected, whole, units = kl_divergence(q_torch, p_torch), closed_form_kl(q, p), closed_form_unit_kl(q, p)
+        expected, whole, units = (
+            kl_divergence(q_torch, p_torch),
+            closed_form_kl(q, p),
+            closed_form_unit_kl(q, p),
+        )
         assert whole is not None
         assert units is not None
         differences += [largest(whole - expected), largest(units.sum(-1) - expected)]
@@ -53,13 +69,19 @@ def _from_draws(pairs: _Pairs) -> float:
     return max(apart)
 
 
-@check("gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10)
+@check(
+    "gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10
+)
 def gaussian_kl() -> float:
     """Over 12 pairs, each as a whole and by its units."""
     return _from_torch(_gaussians())
 
 
-@check("bernoulli-kl", "The closed-form KL between factorial Bernoullis is that of torch", tolerance=1e-10)
+@check(
+    "bernoulli-kl",
+    "The closed-form KL between factorial Bernoullis is that of torch",
+    tolerance=1e-10,
+)
 def bernoulli_kl() -> float:
     """Over 12 pairs, each as a whole and by its units."""
     return _from_torch(_bernoullis())
@@ -85,7 +107,9 @@ def bernoulli_kl_sampled() -> float:
     return _from_draws(_bernoullis())
 
 
-@check("bernoulli-sums-to-one", "A Bernoulli likelihood sums to 1 over all pictures", tolerance=1e-12)
+@check(
+    "bernoulli-sums-to-one", "A Bernoulli likelihood sums to 1 over all pictures", tolerance=1e-12
+)
 def bernoulli_sums_to_one() -> float:
     """Over the 4,096 of twelve pixels, for three latents."""
     p = lb.Bernoulli(lb.mlp(2, 8, (1, 3, 4))).double()(3 * torch.randn(3, 1, 2, dtype=DOUBLE))
@@ -94,11 +118,15 @@ def bernoulli_sums_to_one() -> float:
 
 
 @check(
-    "gaussian-integrates-to-one", "A Gaussian likelihood, its scale bounded or not, integrates to 1", tolerance=1e-12
+    "gaussian-integrates-to-one",
+    "A Gaussian likelihood, its scale bounded or not, integrates to 1",
+    tolerance=1e-12,
 )
 def gaussian_integrates_to_one() -> float:
     """By adaptive quadrature, for scales from 1e-3 to 1e3, the outermost of them held back by their bounds."""
-    raw = torch.tensor([[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE)
+    raw = torch.tensor(
+        [[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE
+    )
     with torch.no_grad():
         p = lb.Gaussian(lb.mlp(2, 2)).double().from_parameters(raw)
 
@@ -119,6 +147,8 @@ def gaussian_reads_mean_then_variance() -> float:
     raw, x = torch.randn(5, 6, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
     mean, deviation = raw[:, :3], (0.5 * raw[:, 3:]).exp()
     p = lb.Gaussian(lb.mlp(6, 6)).double().from_parameters(raw)
-    expected = torch.from_numpy(stats.norm(mean.numpy(), deviation.numpy()).logpdf(x.numpy()).sum(-1))
+    expected = torch.from_numpy(
+        stats.norm(mean.numpy(), deviation.numpy()).logpdf(x.numpy()).sum(-1)
+    )
     differences = [p.log_prob(x) / expected - 1, p.mean - mean, p.stddev - deviation]
     return max(largest(difference) for difference in differences)

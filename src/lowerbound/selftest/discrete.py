@@ -33,7 +33,11 @@ def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
         lb.Bernoulli(lb.mlp(6, 12)),
         lb.Gaussian(lb.mlp(12, 8, 6, activation="tanh"), scale=1.0),
     ).double()
-    set_linear(model.posterior, 0.1 * torch.randn(12, 6, dtype=DOUBLE), torch.full((12,), -0.3, dtype=DOUBLE))
+    set_linear(
+        model.posterior,
+        0.1 * torch.randn(12, 6, dtype=DOUBLE),
+        torch.full((12,), -0.3, dtype=DOUBLE),
+    )
     x = torch.randn(20, 6, dtype=DOUBLE)
     return model, x, log_joint(model, x, bits(12)).logsumexp(0)
 
@@ -47,7 +51,9 @@ def binary_bound() -> float:
     """At 1 and 10 samples, for 20 examples: by chance it fails for far less than one seed in 20."""
     model, x, exact = _twelve_bits()
     with torch.no_grad():
-        bounds = [lb.IWAE(samples=count)(model.draw(x, count)) for count in (1, 10) for _ in range(200)]
+        bounds = [
+            lb.IWAE(samples=count)(model.draw(x, count)) for count in (1, 10) for _ in range(200)
+        ]
     return max(errors_above(torch.stack(part) - exact) for part in (bounds[:200], bounds[200:]))
 
 
@@ -67,11 +73,20 @@ def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
     model, x_1D = copied_vae(1, binary=True)
     values = bits(3)
     log_q = model.posterior(x_1D).log_prob(values)
-    log_w = model.likelihood(values[:, None]).log_prob(x_1D)[:, 0] + model.prior().log_prob(values) - log_q
-    pair_log_w, pair_log_q = (
-        torch.stack([entry[:, None].expand(8, 8), entry[None, :].expand(8, 8)]) for entry in (log_w, log_q)
+    log_w = (
+        model.likelihood(values[:, None]).log_prob(x_1D)[:, 0]
+        + model.prior().log_prob(values)
+        - log_q
     )
-    bound = pair_log_w.mean(0) if isinstance(objective, lb.ELBO) else pair_log_w.logsumexp(0) - math.log(2)
+    pair_log_w, pair_log_q = (
+        torch.stack([entry[:, None].expand(8, 8), entry[None, :].expand(8, 8)])
+        for entry in (log_w, log_q)
+    )
+    bound = (
+        pair_log_w.mean(0)
+        if isinstance(objective, lb.ELBO)
+        else pair_log_w.logsumexp(0) - math.log(2)
+    )
     expected = (pair_log_q.sum(0).exp() * bound).sum()
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(expected, parameters)
@@ -91,7 +106,9 @@ def _apart_from_exact(objective: lb.Objective) -> float:
 )
 def binary_elbo_gradient() -> float:
     """With the KL term in closed form and sampled, by 15 parameters: by chance it fails for one seed in 500."""
-    kinds = [lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")]
+    kinds = [
+        lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")
+    ]
     return max(_apart_from_exact(objective) for objective in kinds)
 
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 import lowerbound as lb
 from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.pareto import pareto_shape, tail_length
-from lowerbound.selftest.known import DOUBLE, curved_vae, grid_vae, largest, set_linear, some_linear_vae
+from lowerbound.selftest.known import (
+    DOUBLE,
+    curved_vae,
+    grid_vae,
+    largest,
+    set_linear,
+    some_linear_vae,
+)
 from lowerbound.selftest.registry import check
 
 _SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
@@ -71,7 +78,9 @@ def log_likelihood_exact() -> float:
 
 
 @check(
-    "sample-count", "log_likelihood decodes as many samples as asked, whatever its chunk and batch size", tolerance=0
+    "sample-count",
+    "log_likelihood decodes as many samples as asked, whatever its chunk and batch size",
+    tolerance=0,
 )
 def sample_count() -> float:
     """Of 5 examples, counted by the decoder."""
@@ -175,7 +184,10 @@ def quadrature() -> float:
 )
 def mean_over_examples() -> float:
     """Of 23 very different examples: the bound, its terms, and the standard error, against one example at a time."""
-    model, x = curved_vae(), torch.linspace(0, 8, 23, dtype=DOUBLE)[:, None] * torch.rand(23, 6, dtype=DOUBLE)
+    model, x = (
+        curved_vae(),
+        torch.linspace(0, 8, 23, dtype=DOUBLE)[:, None] * torch.rand(23, 6, dtype=DOUBLE),
+    )
     alone = lb.evaluate(model, lb.ELBO(samples=3), x, batch_size=1)
     expected = {"bound": alone.per_example.numpy()}
     expected |= {name: term.per_example.numpy() for name, term in alone.terms.items()}
@@ -183,7 +195,9 @@ def mean_over_examples() -> float:
     for size in (None, 5, 22, 23, 100):
         found = lb.evaluate(model, lb.ELBO(samples=3), x, batch_size=size)
         means = {"bound": found.mean} | {name: term.mean for name, term in found.terms.items()}
-        worst = max(worst, *(abs(mean / float(expected[name].mean()) - 1) for name, mean in means.items()))
+        worst = max(
+            worst, *(abs(mean / float(expected[name].mean()) - 1) for name, mean in means.items())
+        )
     return worst
 
 
@@ -195,7 +209,9 @@ def mean_over_examples() -> float:
 def noise_is_an_examples_own() -> float:
     """The bound of the first 4 of 9, with and without the others."""
     model, x = curved_vae(), torch.rand(9, 6, dtype=DOUBLE)
-    with_others, alone = (lb.evaluate(model, lb.ELBO(samples=3), part).per_example for part in (x, x[:4]))
+    with_others, alone = (
+        lb.evaluate(model, lb.ELBO(samples=3), part).per_example for part in (x, x[:4])
+    )
     return largest(with_others[:4] / alone - 1)
 
 
@@ -212,6 +228,10 @@ def mutual_information() -> float:
     ).double()
     worst = 0.0
     for slope, expected in ((100.0, math.log(1500)), (0.0, 0.0)):
-        set_linear(model.posterior, torch.tensor([[slope], [0.0]], dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE))
+        set_linear(
+            model.posterior,
+            torch.tensor([[slope], [0.0]], dtype=DOUBLE),
+            torch.zeros(2, dtype=DOUBLE),
+        )
         worst = max(worst, abs(latent_health(model, x).mutual_information - expected))
     return worst

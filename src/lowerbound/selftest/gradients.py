@@ -66,7 +66,9 @@ def slope_of_the_bound() -> float:
         torch.manual_seed(0)
         value = objective(model.draw(x, 6)).sum()
         found = torch.autograd.grad(value, list(model.parameters()))
-        slope = sum(float((entry * along).sum()) for entry, along in zip(found, direction, strict=True))
+        slope = sum(
+            float((entry * along).sum()) for entry, along in zip(found, direction, strict=True)
+        )
         worst = max(worst, abs(slope / expected - 1))
     return worst
 
@@ -88,13 +90,18 @@ def sticking_the_landing() -> float:
     if not of(lb.ELBO(samples=5, kl="sampled")) > 0.1:
         return math.inf
     held: tuple[Gradient, ...] = ("sticking-the-landing", "dreg")
-    return max(of(kind(samples=5, gradient=gradient)) for kind in (lb.ELBO, lb.IWAE) for gradient in held)
+    return max(
+        of(kind(samples=5, gradient=gradient)) for kind in (lb.ELBO, lb.IWAE) for gradient in held
+    )
 
 
 def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
     """The largest paired t between the encoder's gradients of two objectives, on independent noise."""
     model, x = copied_vae(copies)
-    a, b = (of_encoder(gradients(model, objective, x, seed)) for seed, objective in enumerate((first, second)))
+    a, b = (
+        of_encoder(gradients(model, objective, x, seed))
+        for seed, objective in enumerate((first, second))
+    )
     return errors_apart(a - b)
 
 
@@ -107,7 +114,10 @@ def score_function() -> float:
     """Of the encoder, with the KL term in closed form and sampled: by chance it fails for one seed in 2,000."""
     kinds = (
         (lb.ELBO(samples=5, gradient="score-function"), lb.ELBO(samples=5)),
-        (lb.ELBO(samples=5, gradient="score-function", kl="sampled"), lb.ELBO(samples=5, kl="sampled")),
+        (
+            lb.ELBO(samples=5, gradient="score-function", kl="sampled"),
+            lb.ELBO(samples=5, kl="sampled"),
+        ),
     )
     return max(_paired(scored, pathwise) for scored, pathwise in kinds)
 
@@ -145,7 +155,9 @@ def sticking_is_unbiased_for_one() -> float:
     """Of the encoder, of the ELBO and of IWAE at one sample: by chance it fails for one seed in 2,000."""
     return max(
         _paired(lb.ELBO(samples=5, gradient="sticking-the-landing"), lb.ELBO(samples=5)),
-        _paired(lb.IWAE(samples=1, gradient="sticking-the-landing"), lb.IWAE(samples=1), 5 * _COPIES),
+        _paired(
+            lb.IWAE(samples=1, gradient="sticking-the-landing"), lb.IWAE(samples=1), 5 * _COPIES
+        ),
     )
 
 
@@ -170,10 +182,16 @@ def decoder_gradient() -> float:
     expected = of_decoder(gradients(model, lb.IWAE(samples=6), x, 0))
     others = [lb.IWAE(samples=6, gradient=gradient) for gradient in _GRADIENTS]
     others += [lb.IWAE(samples=6, gradient=gradient, encoder_groups=3) for gradient in _GRADIENTS]
-    return max(largest(of_decoder(gradients(model, objective, x, 0)) - expected) for objective in others)
+    return max(
+        largest(of_decoder(gradients(model, objective, x, 0)) - expected) for objective in others
+    )
 
 
-@check("piwae-encoder", "The encoder's gradient of PIWAE is that of MIWAE, for every gradient", tolerance=1e-12)
+@check(
+    "piwae-encoder",
+    "The encoder's gradient of PIWAE is that of MIWAE, for every gradient",
+    tolerance=1e-12,
+)
 def piwae_encoder() -> float:
     """Rainforth et al. 2018, on the same noise."""
     model, x = copied_vae(6)
@@ -198,7 +216,11 @@ def signal_to_noise() -> float:
     its own.
     """
     by_dreg, by_iwae, of_prior = _signals_and_noises(400_000)
-    return _from_halves(by_dreg[:, 0] / by_iwae[:, 1], by_dreg[:, 0] / by_dreg[:, 1], of_prior[:, 0] / of_prior[:, 1])
+    return _from_halves(
+        by_dreg[:, 0] / by_iwae[:, 1],
+        by_dreg[:, 0] / by_dreg[:, 1],
+        of_prior[:, 0] / of_prior[:, 1],
+    )
 
 
 @check(

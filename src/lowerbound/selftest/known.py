@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 import lowerbound as lb
-from lowerbound.models import seeded
+from lowerbound.runtime.modes import seeded
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
@@ -76,7 +76,9 @@ def linear_vae(
     model = lb.LatentModel(
         lb.StandardNormal(latents),
         lb.Gaussian(lb.mlp(dims, 2 * latents), min_scale=1e-6),
-        lb.Gaussian(lb.mlp(latents, dims), scale="elementwise" if noise.dim() else "shared", min_scale=1e-6),
+        lb.Gaussian(
+            lb.mlp(latents, dims), scale="elementwise" if noise.dim() else "shared", min_scale=1e-6
+        ),
     ).double()
     set_linear(
         model.posterior,
@@ -103,10 +105,14 @@ def orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) 
     return directions * torch.tensor(lengths, dtype=DOUBLE)
 
 
-def some_linear_vae(*, shift: float = 0.0, widen: float = 1.0) -> tuple[lb.LatentModel, MultivariateNormal]:
+def some_linear_vae(
+    *, shift: float = 0.0, widen: float = 1.0
+) -> tuple[lb.LatentModel, MultivariateNormal]:
     """Five dimensions and two latents."""
     noise = torch.tensor(0.4, dtype=DOUBLE)
-    return linear_vae(orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen)
+    return linear_vae(
+        orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen
+    )
 
 
 def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
@@ -118,7 +124,11 @@ def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
 def rank_data(count: int, dims: int, rank: int) -> Tensor:
     """Examples of a few directions with a little noise, ``[count, D]``."""
     mixing = torch.randn(rank, dims, dtype=DOUBLE)
-    return torch.randn(count, rank, dtype=DOUBLE) @ mixing + 0.3 * torch.randn(count, dims, dtype=DOUBLE) + 1.0
+    return (
+        torch.randn(count, rank, dtype=DOUBLE) @ mixing
+        + 0.3 * torch.randn(count, dims, dtype=DOUBLE)
+        + 1.0
+    )
 
 
 def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
@@ -184,9 +194,13 @@ class Decoders(nn.Module):
 def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
     """One small model and one example, many times over: gradients of one pass are independent draws of one gradient."""
     generator = torch.Generator().manual_seed(0)
-    weight_DJ, x_D = (torch.randn(*size, dtype=DOUBLE, generator=generator) for size in ((3, 3), (3,)))
+    weight_DJ, x_D = (
+        torch.randn(*size, dtype=DOUBLE, generator=generator) for size in ((3, 3), (3,))
+    )
     latents = 3 if binary else 2
-    posterior = Rows(0.4 * torch.randn(3 if binary else 4, dtype=DOUBLE, generator=generator), copies)
+    posterior = Rows(
+        0.4 * torch.randn(3 if binary else 4, dtype=DOUBLE, generator=generator), copies
+    )
     decoders = Decoders(weight_DJ[:, :latents], 0.3 * x_D.flip(0), copies)
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(3, 0.3, learned=False)) if binary else lb.StandardNormal(2),
@@ -196,7 +210,9 @@ def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Te
     return model, x_D.expand(copies, -1)
 
 
-def gradients(model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: int) -> dict[str, Tensor]:
+def gradients(
+    model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: int
+) -> dict[str, Tensor]:
     """The gradient of the objective's sum over examples, by parameter."""
     with seeded(seed, CPU):
         value = objective(model.draw(x, objective.samples, objective.gradient)).sum()
@@ -206,12 +222,16 @@ def gradients(model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: i
 
 def of_encoder(found: dict[str, Tensor]) -> Tensor:
     """The part of the posterior's parameters, side by side: ``[B, P]`` where each example has parameters of its own."""
-    return torch.cat([entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1)
+    return torch.cat(
+        [entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1
+    )
 
 
 def of_decoder(found: dict[str, Tensor]) -> Tensor:
     """The part of the others' parameters, side by side."""
-    return torch.cat([entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1)
+    return torch.cat(
+        [entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1
+    )
 
 
 # Counting and integrating

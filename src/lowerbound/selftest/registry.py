@@ -12,8 +12,8 @@ from difflib import get_close_matches
 import torch
 
 from lowerbound.errors import SettingsError
-from lowerbound.models import seeded
-from lowerbound.noise import derived_seed
+from lowerbound.runtime.modes import seeded
+from lowerbound.runtime.noise import derived_seed
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ def _outcome(entry: Check) -> Outcome:
             measured = float(entry.measure())
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    return Outcome(entry.name, entry.statement, measured, entry.tolerance, time.perf_counter() - began, error)
+    return Outcome(
+        entry.name, entry.statement, measured, entry.tolerance, time.perf_counter() - began, error
+    )
 
 
 @contextmanager

@@ -41,7 +41,9 @@ def recorded_bound() -> float:
     model, watching = curved_vae(), _Misleading()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
     run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
-    log_w = torch.cat(watching.seen, 1)[:, -len(x) :].numpy()  # before the first step fit may have tried the objective
+    log_w = torch.cat(watching.seen, 1)[
+        :, -len(x) :
+    ].numpy()  # before the first step fit may have tried the objective
     expected = float((special.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean())
     return abs(float(run.history[0]["train"]["bound"]) / expected - 1)
 
@@ -81,7 +83,9 @@ def rank_ten() -> float:
     mixing = 3 * torch.linalg.qr(torch.randn(50, 10))[0].T
     x = torch.randn(2000, 10) @ mixing + 0.1 * torch.randn(2000, 50)
     model = lb.LatentModel(
-        lb.StandardNormal(10), lb.Gaussian(lb.mlp(50, 64, 20)), lb.Gaussian(lb.mlp(10, 64, 50), scale="shared")
+        lb.StandardNormal(10),
+        lb.Gaussian(lb.mlp(50, 64, 20)),
+        lb.Gaussian(lb.mlp(10, 64, 50), scale="shared"),
     )
     lb.fit(model, lb.ELBO(), x, epochs=20, device="cpu", progress=False)
     return 10 - latent_health(model, x).active_units

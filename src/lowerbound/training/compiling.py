@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowerbound.compiler import WORTH_COMPILING, Choice, failure, is_the_compilers, place
-from lowerbound.models import synchronize
+from lowerbound.runtime.compiler import WORTH_COMPILING, Choice, failure, is_the_compilers, place
+from lowerbound.runtime.devices import synchronize
 from lowerbound.training.step import TrainingStep
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -33,7 +33,9 @@ class Way:
     """Whether networks compute in bfloat16."""
 
     def __str__(self) -> str:
-        return ("compiled" if self.compiled else "uncompiled") + (" in bfloat16" if self.half else "")
+        return ("compiled" if self.compiled else "uncompiled") + (
+            " in bfloat16" if self.half else ""
+        )
 
 
 @dataclass(eq=False)
@@ -99,7 +101,11 @@ class Pacer:
             self.precisions = [half]
         compiled = compiled and self.choice != "never"
         self.decided = not compiled and self.choice != "always"
-        self.trying, self.may_compile, self.choice = [], not self.decided, "always" if compiled else self.choice
+        self.trying, self.may_compile, self.choice = (
+            [],
+            not self.decided,
+            "always" if compiled else self.choice,
+        )
         self._go(Way(False, self.precisions[0]))
         if compiled:
             self._compile()
@@ -200,11 +206,15 @@ class Pacer:
         best, *others = sorted(self.measured, key=self.measured.__getitem__)
         line = f"{1e3 * self.measured[best]:.3g} ms a step"
         line += "".join(f", {way} {1e3 * self.measured[way]:.3g} ms" for way in others)
-        return line + (f"; {self.compile_seconds:.0f} s to compile{self.pieces}" if self.made else "")
+        return line + (
+            f"; {self.compile_seconds:.0f} s to compile{self.pieces}" if self.made else ""
+        )
 
     def _settle(self, reason: str, compiled: bool = True) -> None:
         """Stay with the quickest of the ways that were timed, or of the uncompiled ones."""
-        ways = [way for way in self.measured if compiled or not way.compiled] or [Way(False, self.precisions[0])]
+        ways = [way for way in self.measured if compiled or not way.compiled] or [
+            Way(False, self.precisions[0])
+        ]
         self._go(min(ways, key=lambda way: self.measured.get(way, 0.0)))
         self.decided = True
         self.tell(f"{self.way}: {reason}")

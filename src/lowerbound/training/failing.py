@@ -13,7 +13,9 @@ from lowerbound.models import Draw, LogJoint
 
 
 @torch.no_grad()
-def diagnosis(model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]) -> NonFiniteError:
+def diagnosis(
+    model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
+) -> NonFiniteError:
     """The first quantity on the way from data to gradient that is not finite, and what to do about it.
 
     Args:
@@ -25,14 +27,18 @@ def diagnosis(model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Ten
     x, draw, bound = seen
     term, tensor = _first_non_finite(model, draw, bound, x)
     rate = max(float(group["lr"]) for group in optimizer.param_groups)
-    largest, where = max((float(p.abs().max()), name) for name, p in model.named_parameters() if p.numel())
+    largest, where = max(
+        (float(p.abs().max()), name) for name, p in model.named_parameters() if p.numel()
+    )
     name = type(optimizer).__name__
     dimensions = math.prod(x.shape[1:])
     if term == "data":
         cause, remedy = "the data holds such values", "drop or fill those rows"
     elif isinstance(model, LogJoint):
         tensor = tensor.replace("log p(x given z)", "the log joint")
-        cause, remedy = _in_a_log_joint(model, draw, f"steps of {name} at learning rate {rate:g} are too long")
+        cause, remedy = _in_a_log_joint(
+            model, draw, f"steps of {name} at learning rate {rate:g} are too long"
+        )
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
@@ -55,7 +61,10 @@ def _in_a_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, st
     """The variables' values where the log joint is not finite, and what to do about it."""
     broken = ~draw.log_likelihood.isfinite()
     if not bool(broken.any()):
-        return too_long, "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0"
+        return (
+            too_long,
+            "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0",
+        )
     values, _ = model.values(draw.z[broken][:1])
     shown = ", ".join(f"{name} = {_short(value[0])}" for name, value in values.items())
     remedy = "look at it there; give variables the supports they have (lb.Variable); begin with model.start(), or take a smaller learning_rate"

@@ -53,7 +53,9 @@ class Feed:
 
     def in_blocks(self, size: int) -> bool:
         """Whether examples that lie together in a file stay near each other in the order of batches of ``size``."""
-        return isinstance(self.examples.values, Mapped) and len(self.examples) > self._together(size)
+        return isinstance(self.examples.values, Mapped) and len(self.examples) > self._together(
+            size
+        )
 
     def _together(self, size: int) -> int:
         """How many examples are read at once: whole batches."""
@@ -81,7 +83,11 @@ class Feed:
     def numbers(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
         """What a batch stands for, ``[B, *shape]``, on the device; random where the examples' pixels are."""
         with labelled(DATA):
-            return self.examples.batch(batch, dtype) if self.at_hand else self.examples.numbers(batch, dtype)
+            return (
+                self.examples.batch(batch, dtype)
+                if self.at_hand
+                else self.examples.numbers(batch, dtype)
+            )
 
     def _read(self, numbers: Tensor) -> Tensor:
         values = self.examples.values[numbers]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lowerbound.data import Examples
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
+    from lowerbound.runs.directory import RunDirectory
+    from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop, Observer
-    from lowerbound.training.record import RunDirectory
-    from lowerbound.training.run import Run
 
 _DEFAULT_EPOCHS = 10
 _BATCH_SIZE = 100
@@ -43,47 +43,80 @@ def fit(
     data: Any = None,
     *,
     epochs: Annotated[
-        int | None, Field(ge=1, description="passes over the training data (10 if --steps is not given)")
+        int | None,
+        Field(ge=1, description="passes over the training data (10 if --steps is not given)"),
     ] = None,
-    steps: Annotated[int | None, Field(ge=1, description="optimiser steps, instead of epochs")] = None,
+    steps: Annotated[
+        int | None, Field(ge=1, description="optimiser steps, instead of epochs")
+    ] = None,
     batch_size: Annotated[
         int, Field(ge=1, description="examples in a step; the last batch of an epoch may be short")
     ] = _BATCH_SIZE,
-    optimizer: Annotated[str | Any, Field(description="any optimiser of torch.optim, by name")] = "adam",
+    optimizer: Annotated[
+        str | Any, Field(description="any optimiser of torch.optim, by name")
+    ] = "adam",
     learning_rate: Annotated[
-        float | None, Field(gt=0, allow_inf_nan=False, description="the optimiser's step size (0.001 if not given)")
+        float | None,
+        Field(
+            gt=0, allow_inf_nan=False, description="the optimiser's step size (0.001 if not given)"
+        ),
     ] = None,
     schedule: Annotated[
-        str | Any, Field(description="of the learning rate: constant, linear, cosine or exponential")
+        str | Any,
+        Field(description="of the learning rate: constant, linear, cosine or exponential"),
     ] = "constant",
-    warmup_steps: Annotated[int, Field(ge=0, description="over which the learning rate rises from 0")] = 0,
-    weight_decay: Annotated[float | None, Field(ge=0, description="as the optimiser understands it")] = None,
-    clip_norm: Annotated[float | None, Field(gt=0, description="scale gradients down to this total norm")] = None,
+    warmup_steps: Annotated[
+        int, Field(ge=0, description="over which the learning rate rises from 0")
+    ] = 0,
+    weight_decay: Annotated[
+        float | None, Field(ge=0, description="as the optimiser understands it")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, Field(gt=0, description="scale gradients down to this total norm")
+    ] = None,
     ema: Annotated[
         float | None,
-        Field(gt=0, lt=1, description="keep an exponential moving average of the weights, with this decay"),
+        Field(
+            gt=0,
+            lt=1,
+            description="keep an exponential moving average of the weights, with this decay",
+        ),
     ] = None,
     patience: Annotated[
-        int | None, Field(ge=1, description="stop after so many epochs without a better validation bound")
+        int | None,
+        Field(ge=1, description="stop after so many epochs without a better validation bound"),
     ] = None,
     tolerance: Annotated[
         float | None,
         Field(
-            gt=0, description="average the weights, halve the learning rate, and stop once neither gains so many nats"
+            gt=0,
+            description="average the weights, halve the learning rate, and stop once neither gains so many nats",
         ),
     ] = None,
-    seed: Annotated[int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")] = 0,
-    device: Annotated[str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")] = "auto",
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")
+    ] = 0,
+    device: Annotated[
+        str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
+    ] = "auto",
     compile: Annotated[
         Literal["auto", "always", "never"],
-        Field(description="compile the steps; auto where the training is long enough to gain by it"),
+        Field(
+            description="compile the steps; auto where the training is long enough to gain by it"
+        ),
     ] = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        Field(description="of the networks' matrix products; auto: the quicker, where there are units for bfloat16"),
+        Field(
+            description="of the networks' matrix products; auto: the quicker, where there are units for bfloat16"
+        ),
     ] = "float32",
-    profile: Annotated[bool, Field(description="show where the time of a step goes, and write it to the run")] = False,
-    pictures_every: Annotated[int, Field(ge=0, description="epochs between pictures; 0 for none")] = 1,
+    profile: Annotated[
+        bool, Field(description="show where the time of a step goes, and write it to the run")
+    ] = False,
+    pictures_every: Annotated[
+        int, Field(ge=0, description="epochs between pictures; 0 for none")
+    ] = 1,
     validation: Any = None,
     directory: "str | os.PathLike[str] | None" = None,
     resume: bool = False,
@@ -161,13 +194,13 @@ def fit(
 
     refuse_other_types("fit", model, objective)
     settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
-    from lowerbound.allocating import keeping_freed_memory
-    from lowerbound.models import seeded
-    from lowerbound.noise import derived_seed
     from lowerbound.objectives import ELBO
-    from lowerbound.training.record import RunDirectory
+    from lowerbound.runs.directory import RunDirectory
+    from lowerbound.runs.run import Run
+    from lowerbound.runtime.memory import keeping_freed_memory
+    from lowerbound.runtime.modes import seeded
+    from lowerbound.runtime.noise import derived_seed
     from lowerbound.training.resuming import amend_config, config_of, restore
-    from lowerbound.training.run import Run
 
     if model.repeats:
         _refuse_batches(settings["batch_size"], validation)
@@ -182,7 +215,9 @@ def fit(
             f"fit: {type(objective).__name__} of batches is no bound of all data, since it is not linear in log weights; use lb.ELBO, or a log "
             "joint that holds its data itself"
         )
-    train, held_out = _hold_out(model.examples(data, name="training data", count=_REPETITIONS), validation, seed)
+    train, held_out = _hold_out(
+        model.examples(data, name="training data", count=_REPETITIONS), validation, seed
+    )
     _refuse_conflicts(settings, held_out, directory, resume)
     if not (model.repeats and settings["device"] == "auto"):  # data that it holds would stay behind
         model.to(_device(settings["device"]))
@@ -232,7 +267,9 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     """A gradient that the model does not have is refused before anything is written."""
     import torch
 
-    from lowerbound.models import batches, device_of, evaluating, seeded
+    from lowerbound.models.passes import batches
+    from lowerbound.runtime.devices import device_of
+    from lowerbound.runtime.modes import evaluating, seeded
 
     with evaluating(model), seeded(0, device_of(model)):
         for _, x in batches(train.first(2), model, seed=0):
@@ -247,7 +284,9 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
                     )
 
 
-def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Examples, Examples | None]":
+def _hold_out(
+    examples: "Examples", validation: Any, seed: int
+) -> "tuple[Examples, Examples | None]":
     from lowerbound.data import Examples
 
     if validation is None:
@@ -262,15 +301,23 @@ def _hold_out(examples: "Examples", validation: Any, seed: int) -> "tuple[Exampl
     return examples, held_out
 
 
-def _refuse_conflicts(settings: Mapping[str, Any], held_out: Any, directory: Any, resume: bool) -> None:
+def _refuse_conflicts(
+    settings: Mapping[str, Any], held_out: Any, directory: Any, resume: bool
+) -> None:
     if settings["epochs"] is not None and settings["steps"] is not None:
-        raise SettingsError("fit: epochs and steps are both given; give the length of the training once")
+        raise SettingsError(
+            "fit: epochs and steps are both given; give the length of the training once"
+        )
     if settings["patience"] is not None and held_out is None:
         raise SettingsError(
             "fit: patience is about the validation bound, but there is no validation; pass validation=0.1 (--validation 0.1)"
         )
     if settings["tolerance"] is not None:
-        own = {"schedule": settings["schedule"] != "constant", "ema": settings["ema"], "patience": settings["patience"]}
+        own = {
+            "schedule": settings["schedule"] != "constant",
+            "ema": settings["ema"],
+            "patience": settings["patience"],
+        }
         for name in (name for name, asked in own.items() if asked):
             raise SettingsError(
                 f"fit: tolerance and {name} are both given; with tolerance the learning rate falls, weights are averaged and the "
@@ -290,12 +337,18 @@ def _device(name: str) -> "torch.device":
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(f"fit: device={name!r} cannot be used here ({reason}); use 'cpu' or 'auto'") from None
+        raise SettingsError(
+            f"fit: device={name!r} cannot be used here ({reason}); use 'cpu' or 'auto'"
+        ) from None
     return device
 
 
 def _make_loop(
-    model: "Model", objective: "Objective", train: "Examples", held_out: "Examples | None", settings: Mapping[str, Any]
+    model: "Model",
+    objective: "Objective",
+    train: "Examples",
+    held_out: "Examples | None",
+    settings: Mapping[str, Any],
 ) -> "Loop":
     from torch.optim import Optimizer
 
@@ -305,9 +358,13 @@ def _make_loop(
 
     steps_per_epoch = -(-len(train) // settings["batch_size"])
     settling = (
-        None if settings["tolerance"] is None else Settling(model, settings["tolerance"], settings["warmup_steps"])
+        None
+        if settings["tolerance"] is None
+        else Settling(model, settings["tolerance"], settings["warmup_steps"])
     )
-    epochs = settings["epochs"] or (-(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS)
+    epochs = settings["epochs"] or (
+        -(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS
+    )
     total_steps = settings["steps"] or epochs * steps_per_epoch
     rate = settings["learning_rate"]
     if rate is None and not isinstance(settings["optimizer"], Optimizer):
@@ -322,7 +379,11 @@ def _make_loop(
         total_steps=total_steps,
         batch_size=settings["batch_size"],
         clip_norm=settings["clip_norm"],
-        ema=settling.average if settling else None if settings["ema"] is None else averaged(model, settings["ema"]),
+        ema=settling.average
+        if settling
+        else None
+        if settings["ema"] is None
+        else averaged(model, settings["ema"]),
         patience=settings["patience"],
         settling=settling,
         seed=settings["seed"],
@@ -333,7 +394,9 @@ def _make_loop(
     )
 
 
-def _observers(files: "RunDirectory | None", settings: Mapping[str, Any], progress: bool) -> list[Any]:
+def _observers(
+    files: "RunDirectory | None", settings: Mapping[str, Any], progress: bool
+) -> list[Any]:
     from lowerbound.training.observers import Display, Painter, Recorder
     from lowerbound.training.profiling import Profiler
 
@@ -355,7 +418,10 @@ def _threads_for(loop: "Loop") -> Iterator[None]:
     """One thread for a small fully connected model on a CPU, decided by its size alone so that a run can be repeated."""
     import torch
 
-    own = [(module, sum(p.numel() for p in module.parameters(recurse=False))) for module in loop.model.modules()]
+    own = [
+        (module, sum(p.numel() for p in module.parameters(recurse=False)))
+        for module in loop.model.modules()
+    ]
     fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
     work = sum(size for _, size in own) * loop.batch_size * loop.objective.samples
     before = torch.get_num_threads()

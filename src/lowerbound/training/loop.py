@@ -15,14 +15,15 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.compiler import Choice
 from lowerbound.data.examples import Examples
 from lowerbound.errors import LowerboundError, NonFiniteError
-from lowerbound.models import Model, device_of, dtype_of
-from lowerbound.noise import derived_seed
+from lowerbound.evaluation.scoring import dataset_terms
+from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.objectives.schedules import cut_short
-from lowerbound.scoring import dataset_terms
+from lowerbound.runtime.compiler import Choice
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.compiling import Pacer, Precision
 from lowerbound.training.feeding import Feed
 from lowerbound.training.settling import Settling
@@ -129,7 +130,13 @@ class Loop:
         self.feed = Feed(self.train, self.device)
         self.train = self.feed.examples
         self.step = TrainingStep(
-            self.model, self.objective, self.optimizer, self.feed, self.clip_norm, self.ema, self.profiled
+            self.model,
+            self.objective,
+            self.optimizer,
+            self.feed,
+            self.clip_norm,
+            self.ema,
+            self.profiled,
         )
         size = min(self.batch_size, len(self.train))
         self.pacer = Pacer(self.step, self.compile, self.precision, size, self.tell)
@@ -144,7 +151,9 @@ class Loop:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
         self.pacer.resume(progress.compiled, progress.half, self._steps_left())
-        progress.finished = progress.stopped_early or progress.settled or progress.step >= self.total_steps
+        progress.finished = (
+            progress.stopped_early or progress.settled or progress.step >= self.total_steps
+        )
 
     @property
     def between_steps(self) -> bool:
@@ -213,7 +222,9 @@ class Loop:
                 self._take(batch)
                 for observer in self.observers:
                     observer.on_step(self)
-                if len(self.step.unchecked) >= (_UNCHECKED_STEPS if self.feed.at_hand else _UNCHECKED_BATCHES):
+                if len(self.step.unchecked) >= (
+                    _UNCHECKED_STEPS if self.feed.at_hand else _UNCHECKED_BATCHES
+                ):
                     self._check()
         self._check()
         rate = (progress.position - first) / (time.perf_counter() - began)
@@ -228,7 +239,9 @@ class Loop:
             self.step.begin_epoch()
         patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
         progress.stopped_early = not patient
-        progress.finished = progress.stopped_early or progress.settled or progress.step >= self.total_steps
+        progress.finished = (
+            progress.stopped_early or progress.settled or progress.step >= self.total_steps
+        )
         for observer in self.observers:
             observer.on_epoch(self, record)
 
@@ -244,7 +257,11 @@ class Loop:
 
     def healthy(self) -> bool:
         """Whether all weights are finite, as they are unless an update of finite gradients overflowed."""
-        weights = [value for value in self.model.state_dict().values() if value.is_floating_point() and value.numel()]
+        weights = [
+            value
+            for value in self.model.state_dict().values()
+            if value.is_floating_point() and value.numel()
+        ]
         return bool(torch.isfinite(get_total_norm(weights, math.inf)))
 
     def _refuse(self, faulty: bool, term: str, tensor: str) -> None:
@@ -262,7 +279,9 @@ class Loop:
 
     def _order(self) -> Tensor:
         """The order of this epoch's examples: a function of the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
+        generator = torch.Generator().manual_seed(
+            derived_seed(self.seed, "order", self.progress.epoch)
+        )
         return self.feed.order(self.batch_size, generator)
 
     def unfinished(self) -> list[str]:
@@ -283,13 +302,18 @@ class Loop:
                     if last[name]["ended"]
                     else "the training ended before the schedule; train longer or shorten it"
                 )
-                lines.append(f"{name} reached {schedule['reached']:.3g}, not {schedule['end']:.3g}: {why}")
+                lines.append(
+                    f"{name} reached {schedule['reached']:.3g}, not {schedule['end']:.3g}: {why}"
+                )
         return lines
 
     @property
     def changing(self) -> bool:
         """Whether a schedule of the objective has not come to its end."""
-        return not all(schedule.ended(self.progress.step, self._epochs_taken) for schedule in self.schedules.values())
+        return not all(
+            schedule.ended(self.progress.step, self._epochs_taken)
+            for schedule in self.schedules.values()
+        )
 
     @property
     def _epochs_taken(self) -> float:
@@ -306,7 +330,11 @@ class Loop:
         self.progress.step += 1  # last: see between_steps
 
     def _steps_left(self) -> int:
-        return self.total_steps - self.progress.step if self.settling is None else self.settling.likely_left(self)
+        return (
+            self.total_steps - self.progress.step
+            if self.settling is None
+            else self.settling.likely_left(self)
+        )
 
     def _set_rates(self, factor: float) -> None:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -326,16 +354,24 @@ class Loop:
         if self.schedules:
             now = (progress.step, self._epochs_taken)
             record["schedules"] = {
-                name: {"reached": schedule.at(*now), "end": schedule.end, "ended": schedule.ended(*now)}
+                name: {
+                    "reached": schedule.at(*now),
+                    "end": schedule.end,
+                    "ended": schedule.ended(*now),
+                }
                 for name, schedule in self.schedules.items()
             }
         if self.validation is not None:
             terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             bound = record["validation"]["bound"]
-            self._refuse(not math.isfinite(bound), "validation bound", "the mean over the validation data")
+            self._refuse(
+                not math.isfinite(bound), "validation bound", "the mean over the validation data"
+            )
             better = progress.best_bound is None or bound > progress.best_bound
             if better and self.settling is None:
                 progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
-                self.best_weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
+                self.best_weights = {
+                    name: value.clone() for name, value in self.kept.state_dict().items()
+                }
         return record | {"seconds": self.seconds}

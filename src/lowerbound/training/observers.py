@@ -15,11 +15,11 @@ import lowerbound
 from lowerbound.conditionals import StandardNormal
 from lowerbound.describe import describe
 from lowerbound.models import Model
-from lowerbound.noise import random_state
 from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
-from lowerbound.storage import FORMAT
+from lowerbound.runs.directory import RunDirectory, optimizer_to_files
+from lowerbound.runs.saving import FORMAT
+from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
-from lowerbound.training.record import RunDirectory, optimizer_to_files
 
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
@@ -45,7 +45,9 @@ class Display(Observer):
         """Start the live line where there is a terminal."""
         if loop.progress.finished:
             more = "a smaller tolerance" if loop.progress.settled else "more epochs or steps"
-            self.console.print(f"complete at epoch {loop.progress.epoch}: {more} would go on from here")
+            self.console.print(
+                f"complete at epoch {loop.progress.epoch}: {more} would go on from here"
+            )
         self.speed = (time.perf_counter(), loop.progress.step)
         if not self.console.is_terminal:
             return
@@ -53,7 +55,9 @@ class Display(Observer):
             TextColumn("{task.description}"), BarColumn(24 if self.console.width > 100 else 6), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
             console=self.console,
         )  # fmt: skip
-        self.task = self.bar.add_task("starting", total=loop.total_steps, completed=loop.progress.step, speed="")
+        self.task = self.bar.add_task(
+            "starting", total=loop.total_steps, completed=loop.progress.step, speed=""
+        )
         self.live = Live(self.bar, console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
 
@@ -82,7 +86,11 @@ class Display(Observer):
         line = f"epoch {record['epoch']:>4}  train {_terms(record['train'], loop)}"
         if "validation" in record:
             line += f"  validation {_terms(record['validation'], loop)}"
-        left = (loop.total_steps - loop.progress.step) * loop.batch_size / record["examples_per_second"]
+        left = (
+            (loop.total_steps - loop.progress.step)
+            * loop.batch_size
+            / record["examples_per_second"]
+        )
         most = "at most " if loop.settling is not None else ""
         remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
@@ -97,7 +105,9 @@ class Display(Observer):
         self.on_interrupt(loop)
         progress = loop.progress
         if progress.stopped_early:
-            self.console.print(f"stopped early: no better validation bound in {loop.patience} epochs")
+            self.console.print(
+                f"stopped early: no better validation bound in {loop.patience} epochs"
+            )
         if progress.settled:
             self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
@@ -119,7 +129,11 @@ class Recorder(Observer):
 
     def on_start(self, loop: Loop) -> None:
         """Metrics newer than where the training stands are from a future that was lost."""
-        self.header = {"model": describe(loop.model), "lowerbound": lowerbound.__version__, "format": FORMAT}
+        self.header = {
+            "model": describe(loop.model),
+            "lowerbound": lowerbound.__version__,
+            "format": FORMAT,
+        }
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
 
@@ -136,9 +150,16 @@ class Recorder(Observer):
 
     def _checkpoint(self, loop: Loop) -> None:
         optimizer, rest = optimizer_to_files(loop.optimizer)
-        files = {"model": loop.model.state_dict(), "optimizer": optimizer, "random": random_state(loop.device)}
+        files = {
+            "model": loop.model.state_dict(),
+            "optimizer": optimizer,
+            "random": random_state(loop.device),
+        }
         if loop.ema is not None:
-            files |= {"averaged": loop.ema.module.state_dict(), "average": {"n_averaged": loop.ema.n_averaged}}
+            files |= {
+                "averaged": loop.ema.module.state_dict(),
+                "average": {"n_averaged": loop.ema.n_averaged},
+            }
         if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
             best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
             self.directory.write_checkpoint("best", {"model": loop.best_weights}, best, self.header)
@@ -162,15 +183,26 @@ class Painter(Observer):
         """Choose what to reconstruct: examples that the training does not see, if there are such."""
         shown = loop.train if loop.validation is None else loop.validation
         self.originals = shown.spread(self.pairs)
-        self.paints = is_image(shown.shape) and hasattr(loop.model, "reconstruct") and hasattr(loop.model, "sample")
+        self.paints = (
+            is_image(shown.shape)
+            and hasattr(loop.model, "reconstruct")
+            and hasattr(loop.model, "sample")
+        )
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Samples and reconstructions, as means of p(x given z), from the same noise at every epoch."""
-        if not self.paints or not self.every or (record["epoch"] % self.every and not loop.progress.finished):
+        if (
+            not self.paints
+            or not self.every
+            or (record["epoch"] % self.every and not loop.progress.finished)
+        ):
             return
         name = f"epoch-{record['epoch']:04d}.png"
         model: Any = loop.kept
-        save_grid(model.sample(self.count, mean=True, seed=self.seed), self.directory.path / "samples" / name)
+        save_grid(
+            model.sample(self.count, mean=True, seed=self.seed),
+            self.directory.path / "samples" / name,
+        )
         again = model.reconstruct(self.originals)
         seen = self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
         save_pairs(seen, again, self.directory.path / "reconstructions" / name)
@@ -181,7 +213,11 @@ class Painter(Observer):
         if self.paints and has_two_normal_latents(loop.model):
             side = 20
             model: Any = loop.model
-            save_grid(model.decode(manifold_points(side)), self.directory.path / "manifold.png", columns=side)
+            save_grid(
+                model.decode(manifold_points(side)),
+                self.directory.path / "manifold.png",
+                columns=side,
+            )
 
 
 def has_two_normal_latents(model: Model) -> bool:

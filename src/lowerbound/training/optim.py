@@ -57,7 +57,9 @@ def make_optimizer(
             )
         make = _OPTIMIZERS[optimizer.lower()]
     if not callable(make):
-        raise SettingsError(f"fit: optimizer={optimizer!r} is neither a name, nor a class, nor a torch.optim.Optimizer")
+        raise SettingsError(
+            f"fit: optimizer={optimizer!r} is neither a name, nor a class, nor a torch.optim.Optimizer"
+        )
     options: dict[str, Any] = {"lr": 1e-3 if learning_rate is None else learning_rate}
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
@@ -88,9 +90,13 @@ def _taking_plain_steps(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def _own(model: nn.Module, optimizer: Optimizer, learning_rate: float | None, weight_decay: float | None) -> Optimizer:
+def _own(
+    model: nn.Module, optimizer: Optimizer, learning_rate: float | None, weight_decay: float | None
+) -> Optimizer:
     if learning_rate is not None or weight_decay is not None:
-        raise SettingsError("fit: an optimizer instance has its own learning_rate and weight_decay; set them there")
+        raise SettingsError(
+            "fit: an optimizer instance has its own learning_rate and weight_decay; set them there"
+        )
     ours = {id(parameter) for parameter in model.parameters()}
     theirs = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not theirs or any(id(parameter) not in ours for parameter in theirs):
@@ -206,7 +212,9 @@ class QuickStep:
 def _plain(group: dict[str, Any]) -> bool:
     """Whether a group's settings are those that :class:`QuickStep` passes on."""
     numbers = (group["lr"], *group["betas"], group["weight_decay"], group["eps"])
-    unusual = group["amsgrad"] or group["capturable"] or group["differentiable"] or not group["fused"]
+    unusual = (
+        group["amsgrad"] or group["capturable"] or group["differentiable"] or not group["fused"]
+    )
     return not unusual and all(isinstance(number, float | int) for number in numbers)
 
 
@@ -227,16 +235,24 @@ class _Held:
     def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> _Held:
         parameters = [parameter for parameter in group["params"] if state.get(parameter)]
         states = [state[parameter] for parameter in parameters]
-        means, squares, steps = ([own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        means, squares, steps = (
+            [own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
         kinds = {(parameter.device, parameter.dtype) for parameter in parameters}
         return cls(group, parameters, states, means, squares, steps, len(kinds) <= 1)
 
     def fits(self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> bool:
         """Whether it is this group, its state is still the optimiser's, and the same parameters have gradients."""
         given = [parameter for parameter in group["params"] if parameter.grad is not None]
-        same = group is self.group and len(given) == len(self.parameters) and all(map(is_, given, self.parameters))
+        same = (
+            group is self.group
+            and len(given) == len(self.parameters)
+            and all(map(is_, given, self.parameters))
+        )
         return (
-            same and self.alike and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
+            same
+            and self.alike
+            and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
         )
 
     def step(self) -> None:

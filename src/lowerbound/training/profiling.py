@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from lowerbound.models import synchronize
-from lowerbound.storage import writing
+from lowerbound.runs.tensor_files import writing
+from lowerbound.runtime.devices import synchronize
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
 
@@ -26,7 +26,19 @@ _STEPS, _FIRST = 100, 5
 # What is listed by name.
 _LISTED = 12
 
-_MULTIPLY = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul", "convolution")
+_MULTIPLY = (
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "addbmm",
+    "mv",
+    "addmv",
+    "dot",
+    "linear",
+    "matmul",
+    "convolution",
+)
 _HOST = (
     "## Call CompiledFxGraph",
     "Torch-Compiled Region",
@@ -107,7 +119,9 @@ class Profiler(Observer):
             return
         self.profile.__exit__(None, None, None)
         self.done = True
-        attribute = "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
+        attribute = (
+            "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
+        )
         kinds, operations = shares(self.profile.events(), attribute, 1e6 * seconds * self.steps)
         text = table("a step", str(loop.pacer.way), self.plain, kinds, operations)
         if self.path is not None:
@@ -116,7 +130,9 @@ class Profiler(Observer):
         loop.tell(text + (f"\nwritten to {self.path}" if self.path is not None else ""))
 
 
-def shares(events: Iterable[Any], attribute: str, whole: float) -> tuple[dict[str, float], dict[str, float]]:
+def shares(
+    events: Iterable[Any], attribute: str, whole: float
+) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of the time of each kind of work, and of each operation.
 
     Args:
@@ -153,7 +169,9 @@ def _kind(event: Any) -> str | None:
     return ELEMENTWISE
 
 
-def table(what: str, way: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]) -> str:
+def table(
+    what: str, way: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]
+) -> str:
     """The shares as Markdown.
 
     Args:
@@ -164,7 +182,9 @@ def table(what: str, way: str, seconds: float, kinds: Mapping[str, float], opera
         operations: the share of each operation.
     """
     lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {way}.", ""]
-    rows = [(name, kinds.get(name, 0.0)) for name in (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)]
+    rows = [
+        (name, kinds.get(name, 0.0)) for name in (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
+    ]
     lines += _rows("work", rows, seconds)
     dearest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED]
     lines += ["", "The operations that take longest:", "", *_rows("operation", dearest, seconds)]
@@ -174,5 +194,11 @@ def table(what: str, way: str, seconds: float, kinds: Mapping[str, float], opera
 def _rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list[str]:
     shown = [(name if len(name) <= 60 else f"{name[:57]}...", share) for name, share in rows]
     width = max(len(title), *(len(name) for name, _ in shown)) if shown else len(title)
-    lines = [f"| {title:<{width}} |        ms | share |", f"|{'-' * (width + 2)}|----------:|------:|"]
-    return lines + [f"| {name:<{width}} | {1e3 * seconds * share:9.3f} | {share:5.1%} |" for name, share in shown]
+    lines = [
+        f"| {title:<{width}} |        ms | share |",
+        f"|{'-' * (width + 2)}|----------:|------:|",
+    ]
+    return lines + [
+        f"| {name:<{width}} | {1e3 * seconds * share:9.3f} | {share:5.1%} |"
+        for name, share in shown
+    ]

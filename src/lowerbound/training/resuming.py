@@ -10,14 +10,16 @@ from typing import Any
 import lowerbound
 from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.noise import restore_random_state
+from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
+from lowerbound.runtime.noise import restore_random_state
 from lowerbound.training.loop import Loop, Progress
-from lowerbound.training.record import RunDirectory, optimizer_from_files, read_checkpoint
 
 
 def config_of(loop: Loop, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Everything needed to run it again: what was asked, of what, by which versions."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy")}
+    versions = {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "numpy")
+    }
     return {
         "lowerbound": lowerbound.__version__,
         **config,
@@ -45,7 +47,9 @@ def _identity(loop: Loop) -> dict[str, Any]:
             if part is not None
         },
     }
-    if loop.feed.in_blocks(loop.batch_size):  # as they are where they are read from a file, but not in memory
+    if loop.feed.in_blocks(
+        loop.batch_size
+    ):  # as they are where they are read from a file, but not in memory
         identity["examples"]["train"]["order"] = "blocks"
     return identity
 
@@ -65,7 +69,8 @@ def restore(loop: Loop, files: RunDirectory) -> None:
         reason = " ".join(str(error).split())
         raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
     asked = [
-        {name: value for name, value in group.items() if name != "params"} for group in loop.optimizer.param_groups
+        {name: value for name, value in group.items() if name != "params"}
+        for group in loop.optimizer.param_groups
     ]
     optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
     for group, options in zip(loop.optimizer.param_groups, asked, strict=True):
@@ -77,7 +82,9 @@ def restore(loop: Loop, files: RunDirectory) -> None:
     try:
         loop.resume(Progress(**state["progress"]))
     except TypeError:
-        raise StorageError(f"{files.path}: the checkpoint was written by another version of lowerbound") from None
+        raise StorageError(
+            f"{files.path}: the checkpoint was written by another version of lowerbound"
+        ) from None
     if loop.settling is not None:
         loop.settling.resume(loop, files.read_config()["training"].get("tolerance"))
     best = files.best()
@@ -91,29 +98,45 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
-        "averaged weights": "none" if loop.ema is None else "exponentially" if loop.settling is None else "by windows",
+        "averaged weights": "none"
+        if loop.ema is None
+        else "exponentially"
+        if loop.settling is None
+        else "by windows",
         **identity,
     }
     try:
         training = config["training"]
         before = {"seed": training["seed"], "batch_size": training["batch_size"]}
         windows, decay = training.get("tolerance"), training["ema"]
-        before |= {"averaged weights": "by windows" if windows else "none" if decay is None else "exponentially"}
+        before |= {
+            "averaged weights": "by windows"
+            if windows
+            else "none"
+            if decay is None
+            else "exponentially"
+        }
         before |= {name: config[name] for name in identity}
         before |= {name: completed(config[name]) for name in ("objective", "model")}
     except (KeyError, TypeError):
-        raise StorageError(f"{files.config}: lacks settings of the run; restore the file as it was written") from None
+        raise StorageError(
+            f"{files.config}: lacks settings of the run; restore the file as it was written"
+        ) from None
     different = next(iter(_differences(before, now)), None)
     if different is not None:
         name, was, value = different
-        raise SettingsError(f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same")
+        raise SettingsError(
+            f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same"
+        )
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Where two nested mappings differ: a path, and the two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
-            yield from _differences(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+            yield from _differences(
+                before.get(name), now.get(name), f"{path}.{name}" if path else name
+            )
     elif before != now:
         yield path, before, now
 
@@ -122,7 +145,9 @@ def amend_config(loop: Loop, files: RunDirectory, settings: Mapping[str, Any]) -
     """Settings that changed on the way, such as more epochs, are written down with the step from which they hold."""
     config = files.read_config()
     asked = {name: describe(value) for name, value in settings.items()}
-    changed = {name: value for name, value in asked.items() if config["training"].get(name) != value}
+    changed = {
+        name: value for name, value in asked.items() if config["training"].get(name) != value
+    }
     if changed:
         before = {name: config["training"].get(name) for name in changed}
         config.setdefault("resumed", []).append({"from_step": loop.progress.step, "before": before})

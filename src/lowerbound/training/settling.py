@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
-from lowerbound.scoring import dataset_terms
 from lowerbound.training.optim import averaged
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class Settling:
         if gain > 0:
             self.best = bounds
             progress.best_bound, progress.best_epoch = float(bounds.mean()), progress.epoch + 1
-            loop.best_weights = {name: value.clone() for name, value in self.average.module.state_dict().items()}
+            loop.best_weights = {
+                name: value.clone() for name, value in self.average.module.state_dict().items()
+            }
         found = {
             "bound": float(bounds.mean()),
             "gain": gain,
@@ -121,13 +123,21 @@ class Settling:
         """Go on from a training that had this tolerance: with a smaller one, where it had settled."""
         progress = loop.progress
         if progress.settled and tolerance is not None and self.tolerance < tolerance:
-            progress.settled, progress.idle, progress.finished = False, 0, progress.step >= loop.total_steps
+            progress.settled, progress.idle, progress.finished = (
+                False,
+                0,
+                progress.step >= loop.total_steps,
+            )
 
     def unfinished(self, loop: Loop) -> str:
         """What to say where the steps ran out before."""
         windows = [record["window"] for record in loop.progress.history if "window" in record]
         gain = windows[-1].get("gain") if windows else None
-        last = "" if gain is None else f"; the last window of {windows[-1]['steps']:,} steps gained {gain:+.2g} nats"
+        last = (
+            ""
+            if gain is None
+            else f"; the last window of {windows[-1]['steps']:,} steps gained {gain:+.2g} nats"
+        )
         return f"the training has not settled to tolerance={self.tolerance:g} in {loop.progress.step:,} steps{last}: train longer"
 
     def _decide(self, loop: Loop, moving: bool) -> None:

@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.compiler import compiled
 from lowerbound.conditionals import networks_in
 from lowerbound.errors import SettingsError
-from lowerbound.models import Draw, Model, device_of, dtype_of
-from lowerbound.noise import random_state, restore_random_state
+from lowerbound.evaluation.scoring import terms_of
+from lowerbound.models import Draw, Model
 from lowerbound.objectives import Objective
-from lowerbound.scoring import terms_of
+from lowerbound.runtime.compiler import compiled
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.noise import random_state, restore_random_state
 from lowerbound.training.failing import diagnosis
 from lowerbound.training.feeding import Feed
 from lowerbound.training.labels import UPDATE, labelled
@@ -79,18 +80,23 @@ class TrainingStep:
         self.sums: Tensor | None = None
         # In double precision, which does not spread: a tensor without dimensions leaves the type of others as it is.
         self.values = {
-            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.objective.schedules()
+            name: torch.zeros((), dtype=torch.float64, device=self.device)
+            for name in self.objective.schedules()
         }
         self.current = self.objective.holding(self.values)
         self.refused = torch.zeros((), dtype=torch.bool, device=self.device)
         self.accepted = torch.zeros((), dtype=torch.int64, device=self.device)
         self.unchecked: list[_Beginning] = []
         self.compiled: Callable[[Tensor], None] | None = None
-        self.last: tuple[Tensor, Draw, Tensor] | None = None  # data, draw and bound of the last uncompiled step
+        self.last: tuple[Tensor, Draw, Tensor] | None = (
+            None  # data, draw and bound of the last uncompiled step
+        )
         self.number = next(_NUMBERS)
         _STEPS[self.number] = self
 
-    def __call__(self, batch: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False) -> None:
+    def __call__(
+        self, batch: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False
+    ) -> None:
         """Take the step.
 
         Args:
@@ -115,14 +121,18 @@ class TrainingStep:
             raise
         if self.device.type == "cpu":
             self.check()
-        if self.averaged is not None:  # of the running statistics too, which a graph has put in their place by now
+        if (
+            self.averaged is not None
+        ):  # of the running statistics too, which a graph has put in their place by now
             self._unless_refused(self.refused, self._average, self._averages)
 
     def _take(self, begins: _Beginning, take: Callable[[Tensor], None] | None = None) -> None:
         for name, value in begins.scheduled.items():
             self.values[name].fill_(value)
         _copy(self.buffers, self.before)
-        for parameter in self.of_model:  # as zero_grad does, which looks for them in all modules each time
+        for (
+            parameter
+        ) in self.of_model:  # as zero_grad does, which looks for them in all modules each time
             parameter.grad = None
         batch = begins.batch
         if not self.feed.at_hand:
@@ -142,7 +152,9 @@ class TrainingStep:
             return
         accepted = int(self.accepted)
         later = self.taken - accepted
-        if self.last is None or later > 1:  # the refused step once more, on the same noise, to see where it began
+        if (
+            self.last is None or later > 1
+        ):  # the refused step once more, on the same noise, to see where it began
             restore_random_state(unchecked[-later].random, self.device)
             self._take(unchecked[-later])
         assert self.last is not None
@@ -176,7 +188,9 @@ class TrainingStep:
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
         slopes = self._slopes(-self.current.surrogate(draw).mean())
         with torch.no_grad():
-            terms = terms_of(self.current, draw, len(x))  # before the update, of which a term must not know
+            terms = terms_of(
+                self.current, draw, len(x)
+            )  # before the update, of which a term must not know
             bound, norm = terms["bound"].mean(), _norm(slopes)
             self.refused |= ~(bound.isfinite() & norm.isfinite())
             self.accepted += ~self.refused
@@ -198,10 +212,14 @@ class TrainingStep:
             loss.backward()
             return [parameter.grad for parameter in self.parameters]
         learning = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = dict(zip(learning, torch.autograd.grad(loss, learning, allow_unused=True), strict=True))
+        found = dict(
+            zip(learning, torch.autograd.grad(loss, learning, allow_unused=True), strict=True)
+        )
         slopes = [(parameter, found.get(parameter)) for parameter in self.parameters]
         return [
-            slope if slope is None or slope.stride() == parameter.stride() else torch.empty_like(parameter).copy_(slope)
+            slope
+            if slope is None or slope.stride() == parameter.stride()
+            else torch.empty_like(parameter).copy_(slope)
             for parameter, slope in slopes
         ]
 
@@ -227,7 +245,12 @@ class TrainingStep:
         return list(self.averaged.module.state_dict().values())
 
     def _unless_refused(
-        self, refused: Tensor, change: Callable[[], Any], changing: Callable[[], list[Tensor]], *, at_hand: bool = False
+        self,
+        refused: Tensor,
+        change: Callable[[], Any],
+        changing: Callable[[], list[Tensor]],
+        *,
+        at_hand: bool = False,
     ) -> None:
         """Make a change of some tensors, unless the step is refused.
 
@@ -253,17 +276,24 @@ class TrainingStep:
             thoroughly: on a CPU, also what calls the graph's operations one after another, which Python does otherwise. It
                 takes some seconds more, and a few tenths of a millisecond from every step.
         """
-        made = compiled(self.take, whole=whole, **_options(self.device, self.profiled, whole and thoroughly))
+        made = compiled(
+            self.take, whole=whole, **_options(self.device, self.profiled, whole and thoroughly)
+        )
         config = torch._dynamo.config
         on_cuda = self.device.type == "cuda"
-        if on_cuda:  # a graph of the device's changes what lies where it lay when the graph was recorded
+        if (
+            on_cuda
+        ):  # a graph of the device's changes what lies where it lay when the graph was recorded
             for tensor in self._in_place():
                 torch._dynamo.mark_static_address(tensor)
 
         def take(batch: Tensor) -> None:
             if on_cuda:
                 torch.compiler.cudagraph_mark_step_begin()
-            before, config.trace_autograd_ops = config.trace_autograd_ops, True  # config.patch would take 30 us
+            before, config.trace_autograd_ops = (
+                config.trace_autograd_ops,
+                True,
+            )  # config.patch would take 30 us
             try:
                 made(batch)
             except BaseException as error:
@@ -276,7 +306,9 @@ class TrainingStep:
         def take_in_pieces(batch: Tensor) -> None:
             with warnings.catch_warnings():
                 # Between pieces the compiler looks at gradients that nobody asked for.
-                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+                warnings.filterwarnings(
+                    "ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning
+                )
                 take(batch)
 
         self.compiled = take if whole else take_in_pieces
@@ -284,7 +316,14 @@ class TrainingStep:
     def _in_place(self) -> list[Tensor]:
         """What steps change, beside parameters."""
         sums = [] if self.sums is None else [self.sums]
-        return [self.refused, self.accepted, *self.values.values(), *self.buffers, *self.before, *sums]
+        return [
+            self.refused,
+            self.accepted,
+            *self.values.values(),
+            *self.buffers,
+            *self.before,
+            *sums,
+        ]
 
     def _add(self, terms: Mapping[str, Tensor]) -> None:
         if self.sums is None:
@@ -304,7 +343,9 @@ def _options(device: torch.device, profiled: bool, thoroughly: bool = False) -> 
     more: dict[str, Any] = {"cpp.enable_kernel_profile": True} if profiled else {}
     if thoroughly and device.type == "cpu":
         more["cpp_wrapper"] = True
-    if device.type == "cuda":  # what mode="reduce-overhead" stands for, which goes with no other option
+    if (
+        device.type == "cuda"
+    ):  # what mode="reduce-overhead" stands for, which goes with no other option
         more["triton.cudagraphs"] = True
     return more
 
@@ -328,12 +369,16 @@ _STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
 torch.library.define(
     "lowerbound::update",
     "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt step) -> ()",
-    tags=(torch.Tag.cudagraph_unsafe,),  # it counts steps, which a graph of the device's that is replayed would not
+    tags=(
+        torch.Tag.cudagraph_unsafe,
+    ),  # it counts steps, which a graph of the device's that is replayed would not
 )
 
 
 @torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
-def _update_now(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
+def _update_now(
+    parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int
+) -> None:
     """The update within a compiled step, of which the compiler sees no more than that it changes the parameters.
 
     So any optimiser can be part of one graph, with its own fused kernels.
@@ -345,7 +390,9 @@ def _update_now(parameters: list[Tensor], gradients: list[Tensor | None], refuse
         taken.interrupted = error
         raise
     for given, own in zip(parameters, taken.parameters, strict=True):
-        if given.data_ptr() != own.data_ptr():  # a copy, which the compiler will put in the parameter's place
+        if (
+            given.data_ptr() != own.data_ptr()
+        ):  # a copy, which the compiler will put in the parameter's place
             given.copy_(own)
 
 

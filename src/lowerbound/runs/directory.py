@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-from lowerbound.storage import digest, read_tensors, write_tensors, writing
+from lowerbound.runs.tensor_files import digest, read_tensors, write_tensors, writing
 
 _SUMS = "SHA256SUMS"
 

@@ -1,78 +1,34 @@
-"""Files of a model: weights as safetensors with the model's description as JSON in the header. Nothing is ever pickled."""
+"""Saving and loading models: weights as safetensors, with the model's description as JSON in the header."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import lowerbound
 import lowerbound.conditionals  # with models and networks: registers the parts that a description can name
 import lowerbound.models
 from lowerbound.describe import build, describe, foreign_parts
 from lowerbound.errors import StorageError
+from lowerbound.runs.directory import RunDirectory
+from lowerbound.runs.tensor_files import read_tensors, write_tensors, writing
 
 FORMAT = 1
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder without permission is the user's to mend.
-
-    Raises:
-        StorageError: in place of what writing within the block raises.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another place") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write tensors to a safetensors file, whole or not at all."""
-    parts = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(parts, partial, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
-    os.replace(partial, path)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a safetensors file.
-
-    Raises:
-        StorageError: if there is no such file, or it is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError:
-        raise StorageError(f"{path}: there is no such file") from None
-    except (SafetensorError, ValueError, OSError) as error:
-        raise StorageError(f"{path}: not a readable safetensors file ({error}); restore it from a copy") from None
 
 
-def _from_json(text: str) -> Any:
-    """The value, or the text itself where a foreign writer put no JSON."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_of(path: Path) -> Path:
@@ -148,3 +104,39 @@ def _rebuild(path: Path, description: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise StorageError(f"{path}: the description does not describe a model")
     return model
+
+
+def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:
+    """The model of a run's directory, or of a file that :func:`lowerbound.save` wrote: in evaluation mode, on the CPU.
+
+    Of a run with validation it is the one with the best validation bound, else the newest.
+
+    Args:
+        path: of the directory or the file.
+        constructor: makes the untrained model, or is it; needed only where it holds a network of your own.
+
+    Raises:
+        StorageError: if nothing is there, a file is damaged, or a constructor is needed.
+
+    Example:
+        >>> import tempfile, lowerbound as lb
+        >>> digits = lb.load_data("digits")
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = lb.fit(vae, lb.ELBO(), digits.train, epochs=1, directory=f"{folder}/run", progress=False)
+        ...     again = lb.load(f"{folder}/run")
+        >>> bool((again.encode(digits.test) == vae.encode(digits.test)).all())
+        True
+    """
+    path = Path(path)
+    if not path.exists():
+        path = file_of(path)
+    if not path.is_dir():
+        return load_model(path, constructor)
+    run = RunDirectory(path)
+    failure = run.failure()
+    if failure is not None:
+        warnings.warn(f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2)
+    return load_model(run.model_file(), constructor)

@@ -47,8 +47,12 @@ class Variable:
             )
         shape = (self.shape,) if isinstance(self.shape, int) else self.shape
         object.__setattr__(self, "shape", tuple(shape))
-        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape):
-            raise SettingsError(f"Variable: shape={self.shape!r} must be a tuple of whole numbers of at least 1")
+        if not all(
+            isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape
+        ):
+            raise SettingsError(
+                f"Variable: shape={self.shape!r} must be a tuple of whole numbers of at least 1"
+            )
         try:
             zeros = torch.zeros(self.free_shape)
             self.transform.log_abs_det_jacobian(zeros, self.transform(zeros))
@@ -57,7 +61,9 @@ class Variable:
                 f"Variable: torch has no bijection to {self.support}; give a constraint such as positive, simplex or interval"
             ) from None
         except ValueError as error:
-            raise SettingsError(f"Variable: the shape {self.shape} does not go with {self.support}: {error}") from None
+            raise SettingsError(
+                f"Variable: the shape {self.shape} does not go with {self.support}: {error}"
+            ) from None
 
     @property
     def transform(self) -> Transform:
@@ -98,8 +104,12 @@ class Variables:
                 f"LogJoint: variables={variables!r} must be a dictionary from names to shapes: {{'mean': (2,)}}"
             )
         if not variables:
-            raise SettingsError("LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}")
-        self.parts: dict[str, Variable] = {name: _variable(name, value) for name, value in variables.items()}
+            raise SettingsError(
+                "LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}"
+            )
+        self.parts: dict[str, Variable] = {
+            name: _variable(name, value) for name, value in variables.items()
+        }
         self.sizes = [part.numbers for part in self.parts.values()]
         self.size = sum(self.sizes)
 
@@ -142,7 +152,9 @@ class Variables:
             if name in values:
                 value = torch.as_tensor(values[name])
                 if value.shape != part.shape:
-                    raise ShapeError(f"{name}: has the shape {tuple(value.shape)}, expected {part.shape}")
+                    raise ShapeError(
+                        f"{name}: has the shape {tuple(value.shape)}, expected {part.shape}"
+                    )
                 _refuse_impossible(name, part, value)
         free = self.free(values)
         for name, part in zip(self.parts, free.split(self.sizes), strict=True):
@@ -161,25 +173,33 @@ class Variables:
         """
         if values.keys() != self.parts.keys():
             odd = ", ".join(sorted(values.keys() ^ self.parts.keys()))
-            raise SettingsError(f"give a value for each of {', '.join(self.parts)}; missing or unknown: {odd}")
+            raise SettingsError(
+                f"give a value for each of {', '.join(self.parts)}; missing or unknown: {odd}"
+            )
         numbers = []
         for name, part in self.parts.items():
             value = torch.as_tensor(values[name])
             leading = value.shape[: value.dim() - len(part.shape)]
             if value.shape[len(leading) :] != part.shape:
-                raise ShapeError(f"{name}: has the shape {tuple(value.shape)}, which does not end in {part.shape}")
+                raise ShapeError(
+                    f"{name}: has the shape {tuple(value.shape)}, which does not end in {part.shape}"
+                )
             numbers.append(part.transform.inv(value).reshape(*leading, part.numbers))
         return torch.cat(numbers, -1)
 
 
 def _refuse_impossible(name: str, part: Variable, value: Tensor) -> None:
     if not bool(part.support.check(value).all()) or not bool(value.isfinite().all()):
-        raise SettingsError(f"{name}: {value.tolist()} is no value of it; give finite ones of {part.support}")
+        raise SettingsError(
+            f"{name}: {value.tolist()} is no value of it; give finite ones of {part.support}"
+        )
 
 
 def _variable(name: str, value: Any) -> Variable:
     if not isinstance(name, str) or not name.isidentifier():
-        raise SettingsError(f"LogJoint: {name!r} is no name for an argument of the log joint; use a Python identifier")
+        raise SettingsError(
+            f"LogJoint: {name!r} is no name for an argument of the log joint; use a Python identifier"
+        )
     if isinstance(value, Variable):
         return value
     if isinstance(value, int) and not isinstance(value, bool):

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
-from lowerbound.models import Draw, Model, batches, device_of, evaluating, gathered, seeded
+from lowerbound.models import Draw, Model
+from lowerbound.models.passes import batches, gathered
 from lowerbound.objectives import Objective
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating, seeded
 
 
 @torch.no_grad()
@@ -23,7 +26,9 @@ def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tenso
     """
     terms = objective.terms(draw)
     if "bound" not in terms:
-        raise ShapeError(f"{type(objective).__name__}: terms() reports {', '.join(terms)}, but no 'bound'")
+        raise ShapeError(
+            f"{type(objective).__name__}: terms() reports {', '.join(terms)}, but no 'bound'"
+        )
     for name, term in terms.items():
         if term.shape != (examples,):
             raise ShapeError(
@@ -45,7 +50,9 @@ def dataset_terms(
     examples = Examples.of(data)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        for _, x in batches(examples, model, seed=seed, samples=objective.samples, batch_size=batch_size):
+        for _, x in batches(
+            examples, model, seed=seed, samples=objective.samples, batch_size=batch_size
+        ):
             yield terms_of(objective, model.draw(x, objective.samples, objective.gradient), len(x))
 
     with evaluating(model), seeded(seed, device_of(model)):

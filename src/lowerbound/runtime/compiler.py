@@ -37,10 +37,14 @@ def check_choice(name: str, choice: Any) -> None:
         SettingsError: naming who was given it.
     """
     if choice not in get_args(Choice):
-        raise SettingsError(f"{name}: compile={choice!r} must be one of {', '.join(get_args(Choice))}")
+        raise SettingsError(
+            f"{name}: compile={choice!r} must be one of {', '.join(get_args(Choice))}"
+        )
 
 
-def compiled(function: Callable[..., Any], *, whole: bool = True, **options: Any) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], *, whole: bool = True, **options: Any
+) -> Callable[..., Any]:
     """What the compiler makes of a function when it is first called.
 
     Distributions do not check what they are given within it, for a graph cannot raise errors; the compiler would have it so in
@@ -77,7 +81,11 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
     plain: Any = getattr(function, "__func__", function)
     own = FunctionType(
-        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+        plain.__code__.replace(),
+        plain.__globals__,
+        plain.__name__,
+        plain.__defaults__,
+        plain.__closure__,
     )
     weakref.finalize(own, reset_code, own.__code__)
     bound = getattr(function, "__self__", None)
@@ -107,4 +115,8 @@ def failure(error: Exception) -> str:
 def place(error: Exception) -> str:
     """Where the compiler could not go on: the last line of code that its message names."""
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
-    return "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1]) if places else "the model"
+    return (
+        "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1])
+        if places
+        else "the model"
+    )

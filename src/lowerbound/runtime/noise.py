@@ -62,7 +62,9 @@ class _ExampleStreams:
         return self.open[self.turn - 1]
 
     def _generator(self, request: int, index: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self.seed, counter=_counter(request, index)))
+        return np.random.Generator(
+            np.random.Philox(key=self.seed, counter=_counter(request, index))
+        )
 
     def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
         """The same generators, made by moving one from stream to stream, which is much quicker."""
@@ -120,7 +122,9 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
         (True, False)
     """
     words = [entry if isinstance(entry, int) else crc32(entry.encode()) for entry in purpose]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -165,7 +169,11 @@ def _streams(shape: tuple[int, ...], axis: int) -> _ExampleStreams | None:
     if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
         return None
     streams = _PER_EXAMPLE.get()
-    return streams if streams is not None and axis >= 0 and shape[axis] == len(streams.indices) else None
+    return (
+        streams
+        if streams is not None and axis >= 0 and shape[axis] == len(streams.indices)
+        else None
+    )
 
 
 def standard_normal(
@@ -204,7 +212,9 @@ def uniform(
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
     # 24 bits survive the rounding to float32, so that 1.0 cannot come out.
-    return streams.fill(shape, axis, lambda g, s: g.integers(1 << 24, size=s) / (1 << 24), dtype).to(device, dtype)
+    return streams.fill(
+        shape, axis, lambda g, s: g.integers(1 << 24, size=s) / (1 << 24), dtype
+    ).to(device, dtype)
 
 
 class _Foreign(TorchFunctionMode):
@@ -216,14 +226,28 @@ class _Foreign(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.normal_ and tuple(args[0].shape[:2]) == self.leading and not args[1:] and not kwargs:
+        if (
+            func is Tensor.normal_
+            and tuple(args[0].shape[:2]) == self.leading
+            and not args[1:]
+            and not kwargs
+        ):
             with torch.DisableTorchFunction():
                 like = args[0]
-                return like.copy_(standard_normal(tuple(like.shape), 1, dtype=like.dtype, device=like.device))
-        if func is torch.bernoulli and tuple(args[0].shape[:2]) == self.leading and not args[1:] and not kwargs:
+                return like.copy_(
+                    standard_normal(tuple(like.shape), 1, dtype=like.dtype, device=like.device)
+                )
+        if (
+            func is torch.bernoulli
+            and tuple(args[0].shape[:2]) == self.leading
+            and not args[1:]
+            and not kwargs
+        ):
             with torch.DisableTorchFunction():
                 chances = args[0]
-                threshold = uniform(tuple(chances.shape), 1, dtype=chances.dtype, device=chances.device)
+                threshold = uniform(
+                    tuple(chances.shape), 1, dtype=chances.dtype, device=chances.device
+                )
                 return (threshold < chances).to(chances.dtype)
         return func(*args, **kwargs)
 

@@ -124,7 +124,9 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
         with torch.enable_grad():
             u = torch.from_numpy(point.copy()).requires_grad_()
             value = log_density(u[None]).sum()
-            (slope,) = torch.autograd.grad(value, u) if value.requires_grad else (torch.zeros_like(u),)
+            (slope,) = (
+                torch.autograd.grad(value, u) if value.requires_grad else (torch.zeros_like(u),)
+            )
         slope_J = slope.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
         seen[point.tobytes()] = slope_J
         if len(seen) > _TRIED:
@@ -139,7 +141,11 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
 
     loss(begin)
     moved(begin)
-    most: Any = {"maxcor": _MEMORY, "maxiter": min(_POINTS, max(50, _NUMBERS // len(begin))), "maxfun": 4 * _POINTS}
+    most: Any = {
+        "maxcor": _MEMORY,
+        "maxiter": min(_POINTS, max(50, _NUMBERS // len(begin))),
+        "maxfun": 4 * _POINTS,
+    }
     minimize(
         loss,
         begin,
@@ -174,7 +180,9 @@ def _diagonal(alpha: Float, step: Float, change: Float) -> Float:
     return updated if bool((updated > 0).all()) else alpha
 
 
-def _gaussian(point: Float, slope: Float, alpha: Float, memory: deque[tuple[Float, Float]]) -> Curved:
+def _gaussian(
+    point: Float, slope: Float, alpha: Float, memory: deque[tuple[Float, Float]]
+) -> Curved:
     """One Newton step from the point, and the inverse Hessian in compact form (Byrd, Nocedal & Schnabel 1994)."""
     steps, changes = (np.stack(part, 1) for part in zip(*memory, strict=True))
     along = steps.T @ changes
@@ -193,7 +201,9 @@ def _bound(log_density: Callable[[Tensor], Tensor], candidate: Curved, noise_NJ:
         draws, log_q = candidate.draws(noise_NJ)
     except np.linalg.LinAlgError:
         return -math.inf
-    if not (np.isfinite(draws).all() and np.isfinite(log_q).all() and (candidate.variance > 0).all()):
+    if not (
+        np.isfinite(draws).all() and np.isfinite(log_q).all() and (candidate.variance > 0).all()
+    ):
         return -math.inf
     heights = log_density(torch.from_numpy(draws)).double().cpu().numpy()
     bound = float(np.mean(heights - log_q))

@@ -1,0 +1,23 @@
+"""Where a model lives: its device and its floating type."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters live; the CPU for a model that has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The floating type of a model's data: that of its parameters, but float32 at least."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.promote_types(own, torch.float32)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a device, so that time can be told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
