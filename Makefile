@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests docs tutorial format benchmark reference clean
+.PHONY: help demo test lint types tests docs tutorial format benchmark identical reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make docs       build the documentation into build/docs, and check its links"
 	@echo "make tutorial   execute the notebooks of the tutorial, and write their outputs into them (ten minutes)"
 	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
+	@echo "make identical  compare seeded runs with those of an earlier commit, bit for bit (three minutes)"
 	@echo "make reference  draw the reference of the posteriors with NumPyro, in a virtual environment of its own"
 	@echo "make format     format the code"
 	@echo "make clean      remove the virtual environment and the caches"
@@ -47,6 +48,9 @@ format: $(VENV)/.installed-tools
 
 benchmark: .venv-benchmark/.installed
 	@.venv-benchmark/bin/python benchmarks/run.py
+
+identical: $(VENV)/.installed
+	@$(BIN)/python benchmarks/identity.py
 
 .venv-benchmark/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	@$(PYTHON) -m venv .venv-benchmark
