@@ -167,6 +167,8 @@ def paced(
         pairs: of a sample and an example, that there will be in all.
     """
     usual = LatentModel.draw, LatentModel.draws
+    if model.needs or model.accepts:
+        return model.draws, None
     if (
         choice == "never"
         or not isinstance(model, LatentModel)
