@@ -16,7 +16,6 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models.passes import watching
 
 DOUBLE = torch.float64
 
@@ -161,16 +160,17 @@ def test_weights_that_are_all_zero_give_minus_infinity():
 def test_progress_can_be_watched():
     model, evidence = linear_vae()
     seen = []
-    with watching(lambda done, total: seen.append((done, total))):
-        lb.log_likelihood(model, evidence.sample((10,)), samples=10, batch_size=4)
-        assert seen == [(4, 10), (8, 10), (10, 10)]
-        seen.clear()
-        binary = lb.LatentModel(
-            lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5))
-        )
-        lb.log_likelihood(
-            binary, torch.zeros(10, 5), samples=10, batch_size=4
-        )  # whose data are looked at before
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    lb.log_likelihood(model, evidence.sample((10,)), samples=10, batch_size=4, progress=progress)
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    seen.clear()
+    binary = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5))
+    )  # whose data are checked first, which is not progress
+    lb.log_likelihood(binary, torch.zeros(10, 5), samples=10, batch_size=4, progress=progress)
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 

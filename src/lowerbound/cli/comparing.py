@@ -48,7 +48,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     as_json: AsJson = False,
 ) -> None:
     """Which of two runs is better: log likelihoods of the same examples on the same noise, and their difference."""
-    from lowerbound.cli.course import course
+    from lowerbound.cli.progress_bar import progress_bar
     from lowerbound.evaluation.annealing import annealed_log_likelihood
     from lowerbound.evaluation.comparison import check_finite, paired_difference
     from lowerbound.evaluation.importance import log_likelihood
@@ -60,14 +60,14 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         examples = examples.spread(ANNEALED)
     estimates: dict[Path, Any] = {}
     for path, (model, _) in runs.items():
-        with course(str(path)):
+        with progress_bar(str(path)) as progress:
             if anneal is None:
                 estimates[path] = log_likelihood(
-                    model, examples, samples, seed=seed, compile=compile
+                    model, examples, samples, seed=seed, compile=compile, progress=progress
                 )
             else:
                 estimates[path] = annealed_log_likelihood(
-                    model, examples, distributions=anneal, seed=seed
+                    model, examples, distributions=anneal, seed=seed, progress=progress
                 )
         check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)

@@ -69,7 +69,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """The bound with its terms and standard errors, in nats per example, and what the latents carry."""
     import lowerbound as lb
-    from lowerbound.cli.course import course
+    from lowerbound.cli.progress_bar import progress_bar
     from lowerbound.describe import describe
     from lowerbound.evaluation.gaps import check_refinable, inference_gaps
     from lowerbound.evaluation.health import latent_health
@@ -94,9 +94,9 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     if estimate.bits_per_dimension is not None:
         told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
     if log_likelihood is not None:
-        with course("log likelihood"):
+        with progress_bar("log likelihood") as progress:
             likelihood = importance_sampled(
-                model, examples, log_likelihood, seed=seed, compile=compile
+                model, examples, log_likelihood, seed=seed, compile=compile, progress=progress
             )
         told.add(
             describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)}
@@ -105,8 +105,10 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         told.warn(likelihood.warning)
     if anneal is not None:
         few = examples.spread(ANNEALED)
-        with course("annealing"):
-            annealed = lb.annealed_log_likelihood(model, few, distributions=anneal, seed=seed)
+        with progress_bar("annealing") as progress:
+            annealed = lb.annealed_log_likelihood(
+                model, few, distributions=anneal, seed=seed, progress=progress
+            )
         told.add(
             describe_likelihood(annealed),
             {"annealed_log_likelihood": likelihood_as_numbers(annealed)},
@@ -124,8 +126,9 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         )
     if gaps:
         train = examples_of(config, None, "train") if data is None and part == "test" else None
-        with course("gaps"):
-            found = inference_gaps(model, examples.spread(_REFINED), train=train, seed=seed)
+        with progress_bar("gaps") as progress:
+            few = examples.spread(_REFINED)
+            found = inference_gaps(model, few, train=train, seed=seed, progress=progress)
         told.add(f"{found}\n{found.advice}", {"gaps": _gaps_as_numbers(found)})
         told.warn(found.log_likelihood.warning, found.warning)
     told.end(_context(part, examples, objective.samples, seed))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.describe import KINDS
+from lowerbound.errors import DataError
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -29,9 +31,18 @@ class Conditional(nn.Module, ABC):
 
     network_dtype: torch.dtype | None = None  # see networks_in
 
+    needs: tuple[str, ...] = ()
+    """Names of the fields of each example that ``forward`` takes as keywords."""
+
+    accepts: tuple[str, ...] = ()
+    """Names of fields that ``forward`` takes as keywords where the examples have them."""
+
+    normalized: bool = True
+    """Whether it is a density or a mass; without that, what it gives is a score, and no bound follows."""
+
     @abstractmethod
-    def forward(self, *given: Tensor) -> Distribution:
-        """The distribution, given these values."""
+    def forward(self, *given: Any, **fields: Any) -> Distribution:
+        """The distribution, given these values and the fields that it needs."""
 
     def extra_repr(self) -> str:
         """The settings of a describable conditional, apart from its network."""
@@ -52,16 +63,16 @@ class Conditional(nn.Module, ABC):
             DataError: if there is something to refuse.
         """
 
-    def parameters_from(self, network: nn.Module, *given: Tensor) -> Tensor:
+    def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
         """The network's output, in float32 at least: terms of a bound are never computed in half precision."""
         own = next((parameter.dtype for parameter in network.parameters()), None)
         if own in HALF:
             given = tuple(value.to(own) for value in given)
         if own == torch.float32 and self.network_dtype is not None and given:
             with torch.autocast(given[0].device.type, self.network_dtype, cache_enabled=False):
-                raw: Tensor = network(*given)
+                raw: Tensor = network(*given, **fields)
         else:
-            raw = network(*given)
+            raw = network(*given, **fields)
         return raw.float() if raw.dtype in HALF else raw
 
 
@@ -99,9 +110,25 @@ class Parametric(Conditional):
     def from_parameters(self, raw: Tensor) -> Distribution:
         """The distribution of these outputs of the network, ``[*leading, *outputs]``."""
 
-    def forward(self, *given: Tensor) -> Distribution:
-        """The distribution, given these values."""
-        return self.from_parameters(self.parameters_from(self.network, *given))
+    def forward(self, *given: Any, **fields: Any) -> Distribution:
+        """The distribution, given these values and the fields that the network needs."""
+        return self.from_parameters(self.parameters_from(self.network, *given, **fields))
+
+
+def fields_for(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The fields that a part of a model takes, of all that are given: those it needs or accepts.
+
+    Raises:
+        DataError: if one that it needs is not given, naming it.
+    """
+    needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
+    lacking = [name for name in needs if name not in given]
+    if lacking:
+        raise DataError(
+            f"{type(part).__name__} needs the field {lacking[0]!r}, which is not given; pass "
+            f"{lacking[0]}=..., or examples that have it as a field"
+        )
+    return {name: given[name] for name in (*needs, *accepts) if name in given}
 
 
 def event_dims_of(network: nn.Module) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from lowerbound.data.mapped import Mapped
 from lowerbound.data.options import Pixels
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
+from lowerbound.runtime.renaming import OldAttribute
 
 # Bytes of values that are looked at together.
 _CHUNK = 1 << 24
@@ -23,7 +24,7 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``N`` examples in their storage type, in memory or in their file; :meth:`batch` turns some of them into numbers.
+    """``N`` examples in their storage type, in memory or in their file; :meth:`batch` decodes some of them.
 
     Integer storage with ``levels`` known (8-bit images: 256) is scaled to [0, 1]. ``pixels`` says how it gets there:
 
@@ -42,6 +43,9 @@ class Examples:
         name: what messages call this data.
         rows: the examples' positions in what they were taken from, ``[N]``; ``None`` if these are all of it.
         files: the file that each example came from, relative to its folder, or ``None``.
+        fields: what is given with each example but not scored, such as covariates: ``[N, ...]`` each,
+            by name. Integers are categories, floating point values are numbers, booleans are masks.
+            No pixel treatment touches them. The labels are the field ``label``.
 
     Raises:
         DataError: for an empty set, a wrong type, or entries that are not finite, naming the first such row.
@@ -60,6 +64,7 @@ class Examples:
     name: str = "data"
     rows: Tensor | None = None
     files: tuple[str, ...] | None = None
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.values.dim() < 2 or 0 in self.values.shape:
@@ -71,6 +76,12 @@ class Examples:
             raise DataError(
                 f"{self.name}: {len(self.values)} examples but labels of shape {tuple(self.labels.shape)}"
             )
+        for name, value in self.fields.items():
+            if value.shape[:1] != self.values.shape[:1]:
+                raise DataError(
+                    f"{self.name}: {len(self.values)} examples, but the field {name!r} has the shape "
+                    f"{tuple(value.shape)}; give one entry for each example"
+                )
         if self.values.is_floating_point():
             _refuse_non_finite(self.values, self.name)
         elif self.values.dtype != torch.uint8 or self.levels is None:
@@ -131,23 +142,58 @@ class Examples:
         return f"Examples({self.name}: {len(self):,} of {size}, {self.values.dtype}, pixels {self.pixels}{labels})"
 
     def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The examples at ``index`` as numbers, ``[B, *shape]``; random where ``pixels`` says so."""
-        return self.numbers(self.values[index], dtype)
+        """The examples at ``index``, decoded: ``[B, *shape]``, random where ``pixels`` says so."""
+        return self.decode(self.values[index], dtype)
 
-    def numbers(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What stored values of some examples, ``[B, *shape]``, stand for; random where ``pixels`` says so."""
+    def decode(self, stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Stored values of some examples, ``[B, *shape]``, as a model takes them.
+
+        The result is random where ``pixels`` says so.
+        """
         if self.levels is None:
-            x = raw.to(dtype)
+            x = stored.to(dtype)
         elif self.pixels == "dequantize":
-            low = raw.to(dtype)
+            low = stored.to(dtype)
             # Rounding can carry v + u up to v + 1, into the next bin or out of [0, 1).
             return (
-                torch.minimum(low + self._uniform(raw, dtype), torch.nextafter(low + 1, low))
+                torch.minimum(low + self._uniform(stored, dtype), torch.nextafter(low + 1, low))
                 / self.levels
             )
         else:
-            x = raw.to(dtype) / (self.levels - 1)
-        return (self._uniform(raw, dtype) < x).to(dtype) if self.pixels == "binarize" else x
+            x = stored.to(dtype) / (self.levels - 1)
+        return (self._uniform(stored, dtype) < x).to(dtype) if self.pixels == "binarize" else x
+
+    numbers = OldAttribute("decode")
+
+    def given(
+        self, index: Tensor, needs: Sequence[str] = (), accepts: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """The fields of the examples at ``index`` that a model asks for, ``[B, ...]`` each.
+
+        Args:
+            index: which examples, ``[B]``.
+            needs: names of fields that must be there.
+            accepts: names of fields that are given where they are there.
+
+        Raises:
+            DataError: if a field that is needed is not there, naming it.
+        """
+        known = self.all_fields
+        lacking = [name for name in needs if name not in known]
+        if lacking:
+            there = ", ".join(known) or "none"
+            raise DataError(
+                f"{self.name}: the model needs the field {lacking[0]!r} of each example, but the fields "
+                f"are: {there}. Pass lb.Examples(values, fields={{{lacking[0]!r}: ...}})"
+            )
+        names = [*needs, *(name for name in accepts if name in known)]
+        return {name: known[name][index.to(known[name].device)] for name in names}
+
+    @property
+    def all_fields(self) -> dict[str, Tensor]:
+        """The fields by name, with the labels as the field ``label``."""
+        labels = {} if self.labels is None else {"label": self.labels}
+        return {**labels, **self.fields}
 
     @staticmethod
     def _uniform(raw: Tensor, dtype: torch.dtype) -> Tensor:
@@ -185,7 +231,9 @@ class Examples:
         values = (
             self.values.select(index) if isinstance(self.values, Mapped) else self.values[index]
         )
-        return replace(self, values=values, labels=labels, rows=rows[index.cpu()], files=files)
+        fields = {name: value[index.to(value.device)] for name, value in self.fields.items()}
+        rows = rows[index.cpu()]
+        return replace(self, values=values, labels=labels, rows=rows, files=files, fields=fields)
 
     def first(self, count: int) -> Examples:
         """The first ``count`` examples, or all if there are fewer."""
@@ -220,8 +268,9 @@ class Examples:
         )
 
     def to(self, device: torch.device | str) -> Examples:
-        """The same examples with their values on ``device``."""
-        return replace(self, values=self.values.to(device))
+        """The same examples with their values and fields on ``device``."""
+        fields = {name: value.to(device) for name, value in self.fields.items()}
+        return replace(self, values=self.values.to(device), fields=fields)
 
     def digest(self) -> str:
         """The SHA-256 digest of the values, which says whether two sets of examples are the same."""
@@ -287,6 +336,10 @@ class Dataset:
             else torch.cat([parts[0], parts[1]]),
             rows=None,
             files=None if train.files is None or test.files is None else train.files + test.files,
+            fields={
+                name: torch.cat([train.fields[name], test.fields[name]])
+                for name in train.fields.keys() & test.fields.keys()
+            },
         )
         if train.rows is None or test.rows is None:
             return whole

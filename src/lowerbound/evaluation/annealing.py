@@ -10,7 +10,7 @@ C chains, B examples of a batch, N of a data set, T distributions: z is ``[C, B,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import batches, gathered
+from lowerbound.models.passes import Progress, batches, gathered
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
@@ -93,6 +93,7 @@ def annealed_log_likelihood(
     leapfrog_steps: int = 10,
     seed: int = 0,
     batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> AnnealedEstimate:
     r"""log p(x) by annealed importance sampling, in nats per example: at most log p(x) in expectation.
 
@@ -123,6 +124,7 @@ def annealed_log_likelihood(
         leapfrog_steps: of a trajectory; each costs a pass through the likelihood and back.
         seed: of the noise, and of the pixels' where those are random.
         batch_size: examples taken at once; by default what keeps memory small.
+        progress: is called after each batch with the number of examples done, and of all.
 
     Returns:
         The mean over examples with its standard error, and each example's value, acceptance and effective sample size.
@@ -148,13 +150,25 @@ def annealed_log_likelihood(
         "leapfrog_steps": leapfrog_steps,
         "seed": seed,
     }
-    model = _checked("annealed_log_likelihood", model, settings, batch_size)
     examples = Examples.of(data)
+
+    def first(model: LatentModel) -> dict[str, Tensor]:
+        return examples.given(torch.zeros(1, dtype=torch.long), model.needs)
+
+    model = _checked("annealed_log_likelihood", model, settings, batch_size, first)
     model.check_data(examples)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        for rows, x in batches(examples, model, seed=seed, samples=chains, batch_size=batch_size):
-            path = AnnealingPath(model, x, settings)
+        passes = batches(
+            examples,
+            model,
+            seed=seed,
+            samples=chains,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        for rows, x, given in passes:
+            path = AnnealingPath(model, x, settings, given)
             yield path.anneal(_prior_draws(path.prior, chains, len(x)), path.pilot(rows))
 
     with evaluating(model), seeded(seed, device_of(model)):
@@ -171,6 +185,7 @@ def bidirectional(
     leapfrog_steps: int = 10,
     seed: int = 0,
     batch_size: int | None = None,
+    **given: Any,
 ) -> Interval:
     r"""log p(x) from both sides, for examples that the model simulates: bidirectional Monte Carlo.
 
@@ -188,6 +203,7 @@ def bidirectional(
         count: how many examples to simulate.
         distributions, chains, leapfrog_steps, batch_size: as for :func:`annealed_log_likelihood`.
         seed: of the simulated examples and of all noise.
+        given: the fields that the model needs: one value for all examples, or one for each.
 
     Returns:
         The two estimates and their gap, each with its mean, standard error and per-example values.
@@ -208,17 +224,23 @@ def bidirectional(
         "leapfrog_steps": leapfrog_steps,
         "seed": seed,
     }
-    model = _checked("bidirectional", model, settings, batch_size)
+    model = _checked(
+        "bidirectional", model, settings, batch_size, lambda model: model.as_fields(given, 1)
+    )
     count = whole_number("bidirectional: count", count)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = []
     with evaluating(model), seeded(seed, device_of(model)):
-        dimensions = model.likelihood(_prior_draws(model.prior(), 1, 1)).event_shape.numel()
+        fields = model.as_fields(given, count)
+        first = {name: value[:1] for name, value in fields.items()}
+        z = _prior_draws(model.prior_given(first), 1, 1)
+        dimensions = model.likelihood_given(first)(z).event_shape.numel()
         for rows in torch.arange(count).split(batch_size or examples_per_pass(chains * dimensions)):
             with noise.per_example(derived_seed(seed, "simulated"), rows):
-                z = _prior_draws(model.prior(), 1, len(rows))
+                part = {name: value[rows.to(value.device)] for name, value in fields.items()}
+                z = _prior_draws(model.prior_given(part), 1, len(rows))
                 with noise.for_foreign(1, len(rows)):
-                    x = model.likelihood(z).sample()[0]
-            path = AnnealingPath(model, x, settings)
+                    x = model.likelihood_given(part)(z).sample()[0]
+            path = AnnealingPath(model, x, settings, part)
             steps = path.pilot(rows)
             with noise.per_example(derived_seed(seed, "forward"), rows):
                 lower = path.anneal(_prior_draws(path.prior, chains, len(x)), steps)
@@ -255,12 +277,19 @@ class AnnealingPath:
         model: the model.
         x: examples, ``[B, *event]``.
         settings: ``distributions`` and ``leapfrog_steps``.
+        given: the fields that the model needs, ``[B, ...]`` each.
     """
 
-    def __init__(self, model: LatentModel, x: Tensor, settings: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        x: Tensor,
+        settings: Mapping[str, int],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.x = x
-        self.prior: Distribution = model.prior()
-        self.likelihood = model.likelihood
+        self.prior = model.prior_given(given or {})
+        self.likelihood = model.likelihood_given(given or {})
         self.settings = settings
         self.betas = _betas(settings["distributions"])
 
@@ -372,7 +401,11 @@ def _estimate(figures: Mapping[str, Tensor], settings: Mapping[str, int]) -> Ann
 
 
 def _checked(
-    name: str, model: Model, settings: Mapping[str, int], batch_size: int | None
+    name: str,
+    model: Model,
+    settings: Mapping[str, int],
+    batch_size: int | None,
+    given: Callable[[LatentModel], Mapping[str, Tensor]],
 ) -> LatentModel:
     """The model, where the settings are in range and Hamiltonian trajectories can move through its latents."""
     check_seed(name, settings["seed"])
@@ -392,7 +425,7 @@ def _checked(
             "lb.log_likelihood"
         )
     with evaluating(model):
-        prior = model.prior()
+        prior: Any = model.prior_given(given(model))
     far = torch.tensor(_FAR, dtype=dtype_of(model), device=device_of(model))
     try:
         inside = prior.support.check(

@@ -89,15 +89,16 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
     per_pass = examples_per_pass(_DRAWS * math.prod(examples.shape))
     few = examples.spread(min(_EXAMPLES, max(16, per_pass)))
     with evaluating(model):
-        _, x = next(batches(few, model, seed=seed, batch_size=len(few)))
+        _, x, given = next(batches(few, model, seed=seed, batch_size=len(few)))
         dead: dict[str, float] = {}
         with noise.per_example(noise.derived_seed(seed, "look"), torch.arange(len(x))):
             with _watching(model, dead, (len(x),)):
-                q = model.posterior(x)
+                parts = model.conditioned(x, given)
+                q = parts.q
             with _watching(model, dead, (_DRAWS, len(x))):
-                p = model.likelihood(drawn(q, _DRAWS))
-                z = model.prior().sample(torch.Size((_DRAWS, len(x))))
-                log_likelihood = model.likelihood(z).log_prob(x).double()
+                p = parts.likelihood(drawn(q, _DRAWS))
+                z = parts.prior_draws(_DRAWS, len(x))
+                log_likelihood = parts.likelihood(z).log_prob(x).double()
     return Look(model, x, q, p, log_likelihood, dead)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowerbound.errors import SettingsError
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
+from lowerbound.models.passes import Progress
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import refuse_other_types
 
@@ -66,6 +67,7 @@ def evaluate(
     *,
     seed: int = 0,
     batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Estimate:
     """The objective's true bound on some data, with its terms: nats per example, averaged over examples.
 
@@ -79,6 +81,7 @@ def evaluate(
             is evaluated 100 times, on all data, so that the standard error is that of the draws.
         seed: of the latents' noise, and of the pixels' where those are random.
         batch_size: examples taken at once; by default what keeps memory small.
+        progress: is called after each batch with the number of examples done, and of all.
 
     Returns:
         An :class:`Estimate` with the terms ``rate`` and ``distortion``.
@@ -102,7 +105,9 @@ def evaluate(
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
     model, examples = model.given(data, count=_REPETITIONS)
     model.check_data(examples)
-    terms = dataset_terms(model, objective, examples, seed=seed, batch_size=batch_size)
+    terms = dataset_terms(
+        model, objective, examples, seed=seed, batch_size=batch_size, progress=progress
+    )
     bound = terms.pop("bound")
     return Estimate(
         bound,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound.conditionals.base import fields_for
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import batches, gathered
+from lowerbound.models.passes import Progress, batches, gathered
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
@@ -43,7 +44,7 @@ class _Refinable(Protocol):
 
     network: nn.Module
 
-    def parameters_from(self, network: nn.Module, *given: Tensor) -> Tensor: ...
+    def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor: ...
 
     def from_parameters(self, raw: Tensor) -> Distribution: ...
 
@@ -170,6 +171,7 @@ def inference_gaps(
     learning_rate: float = 0.03,
     seed: int = 0,
     batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Gaps:
     r"""What lies between a model's bound and its log likelihood (Cremer, Li & Duvenaud 2018, arXiv:1801.03558).
 
@@ -202,6 +204,7 @@ def inference_gaps(
         learning_rate: its step size at the start, in units of the parameters of q.
         seed: of all noise.
         batch_size: examples taken at once; by default what keeps memory small.
+        progress: is called after each batch of a round with the number of examples done, and of all.
 
     Returns:
         :class:`Gaps`: ``print`` it for a table; its ``advice`` says what to enlarge.
@@ -234,7 +237,9 @@ def inference_gaps(
         raise ShapeError(
             f"inference_gaps: training examples of shape {others.shape}, data of shape {examples.shape}"
         )
-    search = _Search(check_refinable(model, examples), samples, steps, learning_rate, seed)
+    search = _Search(
+        check_refinable(model, examples), samples, steps, learning_rate, seed, progress
+    )
     parts = [search.over(part, batch_size) for part in (examples, others) if part is not None]
     likelihood, best, amortised, gain = parts[0]
     return Gaps(likelihood, best, amortised, parts[1][0] if others is not None else None, gain)
@@ -263,14 +268,22 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
         )
     model.check_data(examples)
     with evaluating(model):
-        _, x = next(batches(examples, model, seed=0, batch_size=1))
-        q = model.posterior(x)
+        _, x, given = next(batches(examples, model, seed=0, batch_size=1))
+        q = model.conditioned(x, given).q
     if not q.has_rsample:
         raise UnsupportedError(
             f"inference_gaps: the posterior returned {type(q).__name__}, which cannot be reparameterised, so there is no gradient "
             "to refine it by; use a posterior with rsample, such as lowerbound.Gaussian"
         )
     return model
+
+
+class _Batch(NamedTuple):
+    """Some examples, ``[B, *event]``, their row numbers, and the fields that the model needs."""
+
+    x: Tensor
+    rows: Tensor
+    given: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -282,6 +295,7 @@ class _Search:
     steps: int
     learning_rate: float
     seed: int
+    progress: Progress | None = None
 
     def over(
         self, examples: Examples, batch_size: int | None
@@ -293,16 +307,16 @@ class _Search:
             for turn in range(_ROUNDS if self.steps else 0):
                 # Whether to go on is asked of all examples together, so that it does not depend on the batches.
                 climbed = [
-                    self._climb(x, rows, raw, turn)
-                    for (x, rows), raw in self._batches(examples, batch_size, found)
+                    self._climb(batch, raw, turn)
+                    for batch, raw in self._batches(examples, batch_size, found)
                 ]
                 found = [raw for raw, _ in climbed]
                 gain = float(torch.cat([gains for _, gains in climbed]).mean())
                 if gain < _SETTLED:
                     break
             parts = (
-                self._figures(x, rows, raw)
-                for (x, rows), raw in self._batches(examples, batch_size, found)
+                self._figures(batch, raw)
+                for batch, raw in self._batches(examples, batch_size, found)
             )
             figures = gathered(len(examples), parts)
         log_likelihood = LikelihoodEstimate(
@@ -315,37 +329,39 @@ class _Search:
 
     def _batches(
         self, examples: Examples, batch_size: int | None, found: list[Tensor | None]
-    ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor | None]]:
-        """Examples and their rows, with what has been found for them so far, if anything."""
+    ) -> Iterator[tuple[_Batch, Tensor | None]]:
+        """Batches, with what has been found for them so far, if anything."""
         passes = batches(
-            examples, self.model, seed=self.seed, samples=_DRAWS, batch_size=batch_size
+            examples,
+            self.model,
+            seed=self.seed,
+            samples=_DRAWS,
+            batch_size=batch_size,
+            progress=self.progress,
         )
-        for number, (rows, x) in enumerate(passes):
-            yield (x, rows), found[number] if found else None
+        for number, (rows, x, given) in enumerate(passes):
+            yield _Batch(x, rows, given), found[number] if found else None
 
-    def _start(self, x: Tensor) -> Tensor:
+    def _start(self, batch: _Batch) -> Tensor:
         """The encoder's parameters of q."""
         posterior = cast(_Refinable, self.model.posterior)
-        return posterior.parameters_from(posterior.network, x)
+        fields = fields_for(self.model.posterior, batch.given)
+        return posterior.parameters_from(posterior.network, batch.x, **fields)
 
-    def _climb(
-        self, x: Tensor, rows: Tensor, found: Tensor | None, turn: int
-    ) -> tuple[Tensor, Tensor]:
+    def _climb(self, batch: _Batch, found: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
         """Another round for a batch: the better parameters, ``[B, ...]``, and what they gain on fixed noise, ``[B]``."""
-        start = self._start(x) if found is None else found
-        with self._noise(rows, "refine", turn):
-            end = self._refined(start, x)
-        (started, ended), _ = self._scores((start, end), x, rows, "choose")
+        start = self._start(batch) if found is None else found
+        with self._noise(batch.rows, "refine", turn):
+            end = self._refined(start, batch)
+        (started, ended), _ = self._scores((start, end), batch, "choose")
         worse = (ended <= started) | ~torch.isfinite(ended)
         best = torch.where(worse.reshape(-1, *[1] * (start.dim() - 1)), start, end)
         return best, torch.where(worse, 0.0, ended - started).cpu()
 
-    def _figures(self, x: Tensor, rows: Tensor, found: Tensor | None) -> dict[str, Tensor]:
+    def _figures(self, batch: _Batch, found: Tensor | None) -> dict[str, Tensor]:
         """What is known of a batch ``[B, *event]``, ``[B]`` each."""
-        start = self._start(x)
-        bounds, weights = self._scores(
-            (start, start if found is None else found), x, rows, "report"
-        )
+        start = self._start(batch)
+        bounds, weights = self._scores((start, start if found is None else found), batch, "report")
         figures = weights.figures() | {"refined": bounds[1], "amortised": bounds[0]}
         return {name: figure.cpu() for name, figure in figures.items()}
 
@@ -353,7 +369,7 @@ class _Search:
         return noise.per_example(derived_seed(self.seed, "gaps", *purpose), rows)
 
     @torch.enable_grad()
-    def _refined(self, start: Tensor, x: Tensor) -> Tensor:
+    def _refined(self, start: Tensor, batch: _Batch) -> Tensor:
         """The parameters of q after Adam, ``[B, ...]``: every example climbs by itself, as if it were alone."""
         posterior = cast(_Refinable, self.model.posterior)
         raw = start.detach().clone().requires_grad_()
@@ -366,7 +382,7 @@ class _Search:
             held = posterior.from_parameters(
                 raw.detach()
             )  # q's own parameters get no gradient by its score
-            bound = (self._log_joint(z, x) - held.log_prob(z)).mean(0)
+            bound = (self._log_joint(z, batch) - held.log_prob(z)).mean(0)
             (gradient,) = torch.autograd.grad(-bound.sum(), raw)
             raw.grad = gradient.nan_to_num(
                 0.0, 0.0, 0.0
@@ -374,23 +390,26 @@ class _Search:
             adam.step()
         return raw.detach()
 
-    def _log_joint(self, z: Tensor, x: Tensor) -> Tensor:
+    def _log_joint(self, z: Tensor, batch: _Batch) -> Tensor:
         """log p(x, z), ``[draws, B]``."""
-        return cast(Tensor, self.model.likelihood(z).log_prob(x) + self.model.prior().log_prob(z))
+        p = self.model.likelihood_given(batch.given)(z)
+        prior = self.model.prior_given(batch.given)
+        log_joint: Tensor = p.log_prob(batch.x) + prior.log_prob(z)
+        return log_joint
 
     def _scores(
-        self, raws: tuple[Tensor, Tensor], x: Tensor, rows: Tensor, purpose: str
+        self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str
     ) -> tuple[Tensor, WeightSums]:
         """The bounds with two q, ``[2, B]``, on the same noise, and the weights of their mixture as a proposal."""
         posterior = cast(_Refinable, self.model.posterior)
         both = [posterior.from_parameters(raw) for raw in raws]
-        bounds = x.new_zeros(2, len(x), dtype=torch.float64)
+        bounds = batch.x.new_zeros(2, len(batch.x), dtype=torch.float64)
         weights = WeightSums(2 * self.samples)
         for start in range(0, self.samples, _DRAWS):
             for own, q in enumerate(both):
-                with self._noise(rows, purpose, start):
+                with self._noise(batch.rows, purpose, start):
                     z = drawn(q, min(_DRAWS, self.samples - start))
-                log_joint = self._log_joint(z, x).double()
+                log_joint = self._log_joint(z, batch).double()
                 log_q = torch.stack([other.log_prob(z).double() for other in both])
                 bounds[own] += (log_joint - log_q[own]).sum(0)
                 weights.add(log_joint - log_q.logsumexp(0) + math.log(2))

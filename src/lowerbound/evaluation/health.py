@@ -292,12 +292,15 @@ def _rates(
     count = 0
     per_unit: Tensor | None = None
     mean, squares = torch.zeros(()), torch.zeros(())
-    for _, x in batches(examples, model, seed=seed):
-        q, prior = model.posterior(x), model.prior()
+    for _, x, given in batches(examples, model, seed=seed):
+        parts = model.conditioned(x, given)
+        q, prior = parts.q, parts.prior
         units = closed_form_unit_kl(q, prior)
         total = closed_form_kl(q, prior) if units is None else units.flatten(1).double().sum(1)
         rates.append(
-            (model.draw(x, samples).sampled_rate if total is None else total).double().cpu()
+            (model.draw(x, samples, **given).sampled_rate if total is None else total)
+            .double()
+            .cpu()
         )
         if units is not None:
             per_unit = units.flatten(1).double().sum(0) + (0 if per_unit is None else per_unit)
@@ -332,7 +335,8 @@ def _information(
     components = sum(q.batch_shape[0] for q in mixture)
     joint = torch.full_like(own, -math.inf)
     marginal: Tensor | None = None
-    prior_units = _unit_density(model.prior())
+    prior = model.prior_given({})
+    prior_units = _unit_density(prior)
     for q in mixture:
         units = _unit_density(q)
         width = q.batch_shape[0] * (q.event_shape.numel() if units is not None else 1)
@@ -353,7 +357,6 @@ def _information(
                     else marginal
                 )
                 marginal[part] += density_PBJ.exp_().sum(1)
-    prior = model.prior()
     excess = (
         own
         - (prior.log_prob(z) if prior_units is None else prior_units(z).flatten(1).sum(1)).double()
@@ -398,16 +401,16 @@ def _mixture(
     model: LatentModel, examples: Examples, samples: int, seed: int
 ) -> tuple[list[Distribution], Tensor, Tensor, Tensor]:
     """The posteriors that make up q(z), the own log density of draws from some, ``[P]``, the draws, and whose they are, ``[P]``."""
-    _, x = next(batches(examples.spread(1), model, seed=seed))
-    first = model.posterior(x)
+    _, x, given = next(batches(examples.spread(1), model, seed=seed))
+    first = model.conditioned(x, given).q
     costly = _unit_density(first) is None
     count = min(len(examples), math.isqrt(_COSTLY) if costly else _COMPONENTS)
     budget = _COSTLY if costly else _NUMBERS // first.event_shape.numel()
     points = min(count, max(200, budget // (count * samples)))
     chosen = torch.linspace(0, count - 1, points).round().long().unique()
     mixture, own, draws, groups, at = [], [], [], [], 0
-    for _, batch in batches(examples.spread(count), model, seed=seed):
-        q = model.posterior(batch)
+    for _, batch, given in batches(examples.spread(count), model, seed=seed):
+        q = model.conditioned(batch, given).q
         here = chosen[(chosen >= at) & (chosen < at + len(batch))] - at
         z, units = drawn(q, samples), _unit_density(q)
         density = q.log_prob(z).double() if units is None else units(z).flatten(2).sum(2)

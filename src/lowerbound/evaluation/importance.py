@@ -14,7 +14,7 @@ from lowerbound.evaluation.estimate import Estimate, check_seed
 from lowerbound.evaluation.pacing import paced
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.models import Model
-from lowerbound.models.passes import batches, fitting, gathered
+from lowerbound.models.passes import Progress, batches, fitting, gathered
 from lowerbound.runtime import noise
 from lowerbound.runtime.compiler import Choice, check_choice
 from lowerbound.runtime.devices import device_of
@@ -127,6 +127,7 @@ def log_likelihood(
     batch_size: int | None = None,
     chunk_size: int | None = None,
     compile: Choice = "auto",
+    progress: Progress | None = None,
 ) -> LikelihoodEstimate:
     r"""log p(x) by importance sampling with q(z given x), in nats per example.
 
@@ -149,6 +150,7 @@ def log_likelihood(
             where what is left, timed by the first chunks, takes a minute and a half, and compiled ones prove quicker. The two
             agree to rounding. A chunk of another shape than the first is taken uncompiled; so is every one of a model other than
             :class:`lowerbound.LatentModel`, or with a ``draw`` of its own.
+        progress: is called after each batch with the number of examples done, and of all.
 
     Returns:
         A :class:`LikelihoodEstimate`: the mean over examples with its standard error, per-example values, effective sample
@@ -185,10 +187,10 @@ def log_likelihood(
     draws, likelihood = paced(model, compile, samples * len(examples))
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        for _, x in batches(examples, model, seed=seed, batch_size=size):
+        for _, x, given in batches(examples, model, seed=seed, batch_size=size, progress=progress):
             weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, fitting(examples):
-                for draw in draws(x, _sizes(samples, chunk, next_chunk)):
+                for draw in draws(x, _sizes(samples, chunk, next_chunk), **given):
                     weights.add(draw.log_w)
                     if likelihood is not None:
                         likelihood.done(draw.z)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 
@@ -158,7 +158,7 @@ class _Later(Distribution):
 
 def paced(
     model: Model, choice: Choice, pairs: int
-) -> tuple[Callable[[Tensor, Iterable[int]], Iterator[Draw]], PacedLikelihood | None]:
+) -> tuple[Callable[..., Iterator[Draw]], PacedLikelihood | None]:
     """A model's ``draws``, and its likelihood in them that is to be told of each chunk; ``None`` where it is not to be compiled.
 
     Args:
@@ -167,6 +167,8 @@ def paced(
         pairs: of a sample and an example, that there will be in all.
     """
     usual = LatentModel.draw, LatentModel.draws
+    if model.needs or model.accepts:
+        return model.draws, None
     if (
         choice == "never"
         or not isinstance(model, LatentModel)

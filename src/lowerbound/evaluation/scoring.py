@@ -11,7 +11,7 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import batches, gathered
+from lowerbound.models.passes import Progress, batches, gathered
 from lowerbound.objectives import Objective
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
@@ -39,7 +39,13 @@ def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tenso
 
 
 def dataset_terms(
-    model: Model, objective: Objective, data: Any, *, seed: int = 0, batch_size: int | None = None
+    model: Model,
+    objective: Objective,
+    data: Any,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
 
@@ -50,10 +56,17 @@ def dataset_terms(
     examples = Examples.of(data)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        for _, x in batches(
-            examples, model, seed=seed, samples=objective.samples, batch_size=batch_size
-        ):
-            yield terms_of(objective, model.draw(x, objective.samples, objective.gradient), len(x))
+        passes = batches(
+            examples,
+            model,
+            seed=seed,
+            samples=objective.samples,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        for _, x, given in passes:
+            draw = model.draw(x, objective.samples, objective.gradient, **given)
+            yield terms_of(objective, draw, len(x))
 
     with evaluating(model), seeded(seed, device_of(model)):
         return gathered(len(examples), of_batches())

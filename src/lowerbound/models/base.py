@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.passes import batches, fitting
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 
@@ -20,22 +21,34 @@ class Model(nn.Module, ABC):
     """Anything that can draw its latents for some data.
 
     To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit` and
-    :func:`lowerbound.evaluate` then work with it.
+    :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the examples, such
+    as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as keywords.
     """
 
+    needs: tuple[str, ...] = ()
+    """Names of the fields that each example must have."""
+
+    accepts: tuple[str, ...] = ()
+    """Names of the fields that the model is given where the examples have them."""
+
     @abstractmethod
-    def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
-        """``samples`` draws of the latents of a batch ``x``, ``[B, *event]``."""
+    def draw(
+        self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any
+    ) -> Draw:
+        """``samples`` draws of the latents of a batch ``x``, ``[B, *event]``.
+
+        ``given`` holds the fields that the model needs, ``[B, ...]`` each.
+        """
 
     def draws(
-        self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise"
+        self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise", **given: Any
     ) -> Iterator[Draw]:
         """For each of ``sizes``, so many draws of the latents of one batch.
 
         Override it where something that does not depend on the draws can be computed once.
         """
         for samples in sizes:
-            yield self.draw(x, samples, gradient)
+            yield self.draw(x, samples, gradient, **given)
 
     repeats: bool = False
     """Whether examples are only repetitions, because the model holds its data itself."""
@@ -77,13 +90,11 @@ class Model(nn.Module, ABC):
         Raises:
             ShapeError, DataError: saying what does not fit, and where.
         """
-        from lowerbound.models.passes import batches, fitting  # which know this class
-
         few = examples.first(2)
         with evaluating(self), seeded(0, device_of(self)):
-            for _, x in batches(few, self, seed=0):
+            for _, x, given in batches(few, self, seed=0):
                 with fitting(few):
-                    self.draw(x)
+                    self.draw(x, **given)
         self.check_support(examples)
 
     def check_support(self, examples: Examples) -> None:

@@ -207,7 +207,9 @@ class LogJoint(Model):
         """Whether the log joint is given its data in batches."""
         return self.size is not None
 
-    def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
+    def draw(  # type: ignore[override]  # it needs no fields, so it is given none
+        self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise"
+    ) -> Draw:
         """``samples`` draws from q, and the log joint at them.
 
         Args:

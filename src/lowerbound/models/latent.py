@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
+from lowerbound.conditionals.base import fields_for
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import DataError, ShapeError, UnsupportedError
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw, Gradient
-from lowerbound.models.passes import batches, watching
+from lowerbound.models.passes import batches
 from lowerbound.models.sampling import held, not_a_distribution, sampler, scored
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -29,6 +32,26 @@ _MEAN_DRAWS = 256
 
 # Examples that stand for all where one has the values that another has.
 _ALIKE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """The three distributions of a latent-variable model for one batch and what is given with it.
+
+    Args:
+        q: the posterior q(z given x), batch shape ``[B]``.
+        prior: the prior p(z), batch shape ``[]``, or ``[B]`` where it depends on what is given.
+        likelihood: p(x given z) as a function of z, ``[K, B, *latent]``.
+    """
+
+    q: Distribution
+    prior: Distribution
+    likelihood: Callable[[Tensor], Distribution]
+
+    def prior_draws(self, samples: int, examples: int) -> Tensor:
+        """Draws from the prior, ``[samples, examples, *latent]``."""
+        leading = (samples,) if self.prior.batch_shape else (samples, examples)
+        return self.prior.sample(Size(leading))
 
 
 @describable
@@ -62,27 +85,70 @@ class LatentModel(Model):
         self.posterior = posterior
         self.likelihood = likelihood
 
-    def draw(self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise") -> Draw:
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The fields that prior, posterior or likelihood need."""
+        return fields_of("needs", self.prior, self.posterior, self.likelihood)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The fields that prior, posterior or likelihood take where they are there."""
+        names = fields_of("accepts", self.prior, self.posterior, self.likelihood)
+        return tuple(name for name in names if name not in self.needs)
+
+    def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Conditioned:
+        """q(z given x), p(z), and p(x given z) as a function of z, for a batch.
+
+        Args:
+            x: data, ``[B, *event]``.
+            given: the fields that the model needs, ``[B, ...]`` each by name.
+
+        Raises:
+            DataError: if a field that a part needs is not given, by name.
+            UnsupportedError: if the posterior does not return a distribution.
+        """
+        given = given or {}
+        q = self.posterior(x, **fields_for(self.posterior, given))
+        if not isinstance(q, Distribution):
+            raise UnsupportedError(not_a_distribution("posterior", q))
+        return Conditioned(q, self.prior_given(given), self.likelihood_given(given))
+
+    def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
+        """p(z), given the fields that it needs."""
+        prior: Distribution = self.prior(**fields_for(self.prior, given))
+        return prior
+
+    def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
+        """p(x given z) as a function of z, given the fields that it needs."""
+        fields = fields_for(self.likelihood, given)
+        return partial(self.likelihood, **fields) if fields else self.likelihood
+
+    def draw(
+        self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any
+    ) -> Draw:
         """``samples`` draws from q(z given x), and the terms of the bound at them.
 
         Args:
             x: data, ``[B, *event]``.
             samples: K.
             gradient: which way the gradient takes to the posterior, see :class:`lowerbound.Objective`.
+            given: the fields that the model needs, ``[B, ...]`` each.
 
         Raises:
             UnsupportedError: if the posterior does not allow that gradient, by name.
             ShapeError: if the parts do not fit each other or the data.
+            DataError: if a field that the model needs is not given.
         """
-        q, prior = self._given(x)
-        return self._drawn(q, prior, x, samples, gradient)
+        return self._drawn(self.conditioned(x, given), x, samples, gradient, given)
 
     def draws(
         self,
         x: Tensor,
         sizes: Iterable[int],
         gradient: Gradient = "pathwise",
+        *,
         likelihood: Callable[[Tensor], Distribution] | None = None,
+        **given: Any,
     ) -> Iterator[Draw]:
         """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once.
 
@@ -91,41 +157,37 @@ class LatentModel(Model):
             sizes: K of each.
             gradient: as for :meth:`draw`.
             likelihood: p(x given z) in the place of the model's own.
+            given: the fields that the model needs, ``[B, ...]`` each.
         """
         if type(self).draw is not LatentModel.draw:  # a subclass's own
-            yield from super().draws(x, sizes, gradient)
+            yield from super().draws(x, sizes, gradient, **given)
             return
-        q, prior = self._given(x)
+        parts = self.conditioned(x, given)
+        if likelihood is not None:
+            parts = replace(parts, likelihood=likelihood)
         for samples in sizes:
-            yield self._drawn(q, prior, x, samples, gradient, likelihood=likelihood)
-
-    def _given(self, x: Tensor) -> tuple[Distribution, Distribution]:
-        """What does not depend on the draws: q(z given x) and p(z)."""
-        q, prior = self.posterior(x), self.prior()
-        if not isinstance(q, Distribution):
-            raise UnsupportedError(not_a_distribution("posterior", q))
-        return q, prior
+            yield self._drawn(parts, x, samples, gradient, given)
 
     def _drawn(
         self,
-        q: Distribution,
-        prior: Distribution,
+        parts: Conditioned,
         x: Tensor,
         samples: int,
         gradient: Gradient,
-        *,
-        likelihood: Callable[[Tensor], Distribution] | None = None,
+        given: Mapping[str, Tensor],
     ) -> Draw:
+        q, prior = parts.q, parts.prior
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = sampler(q, gradient)(q, Size((samples,)))
-        p = (likelihood or self.likelihood)(z)
+        p = parts.likelihood(z)
         _check_fit(q, prior, p, x, samples)
+        fields = fields_for(self.posterior, given)
         return Draw(
             z=z,
             likelihood_term=lambda: p.log_prob(x),
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
-            held_posterior_term=lambda: scored(held(q, self.posterior, x), z),
+            held_posterior_term=lambda: scored(held(q, self.posterior, x, **fields), z),
             fixed_point_term=lambda: scored(q, z.detach()),
             q=q,
             prior=prior,
@@ -142,64 +204,118 @@ class LatentModel(Model):
         if check is not None and getattr(check, "__func__", None) is not Conditional.check_data:
             # Pixels that are drawn as 0 or 1 are alike everywhere.
             some = examples.first(_ALIKE) if examples.pixels == "binarize" else examples
-            with watching(None):
-                for rows, x in batches(some, self, seed=0):
-                    check(x, rows, examples.name)
+            for rows, x, _ in batches(some, self, seed=0):
+                check(x, rows, examples.name)
 
     @torch.no_grad()
-    def sample(self, count: int, *, mean: bool = False, seed: int | None = None) -> Tensor:
+    def sample(
+        self, count: int, *, mean: bool = False, seed: int | None = None, **given: Any
+    ) -> Tensor:
         """Draws of data: z from the prior, then x from p(x given z).
 
         Args:
             count: how many.
             mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
             seed: makes the draws reproducible, and leaves torch's own generator alone.
+            given: the fields that prior and likelihood need: one value for all draws, or one for each.
 
         Returns:
             ``[count, *event]``.
+
+        Raises:
+            DataError: if a field that is needed is not given, or has another length than ``count``.
         """
-        with (
-            evaluating(self),
-            seeded(None if seed is None else derived_seed(seed, "sample"), device_of(self)),
-        ):
-            z = self.prior().sample((count,))
-            return torch.cat(
-                [self._observe(part, mean) for part in z.split(self._examples_per_pass(z))]
-            )
+        fields = self.as_fields(given, count)
+        seed = None if seed is None else derived_seed(seed, "sample")
+        with evaluating(self), seeded(seed, device_of(self)):
+            prior = self.prior_given(fields)
+            one_for_each = bool(prior.batch_shape)
+            z = prior.sample(Size(() if one_for_each else (count,)))
+            return self._observed(z, fields, mean)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents ``[N, J]``."""
+    def decode(self, z: Tensor, **given: Any) -> Tensor:
+        """The mean of p(x given z), ``[N, *event]``, for latents ``[N, J]``.
+
+        ``given`` holds the fields that the likelihood needs: one value for all latents, or one for each.
+        """
         z = z.to(device_of(self), dtype_of(self))
         with evaluating(self):
-            return torch.cat(
-                [self._observe(part, mean=True) for part in z.split(self._examples_per_pass(z))]
-            )
+            return self._observed(z, self.as_fields(given, len(z)), mean=True)
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
         """The mean of q(z given x), ``[N, J]``: the same at every call.
 
-        A posterior without a mean in closed form, such as a flow, is averaged over 256 draws from a fixed seed.
+        A posterior without a mean in closed form, such as a flow, is averaged over 256 draws from a fixed
+        seed.
 
         Args:
             data: examples, an array or a tensor, ``[N, *event]``.
         """
         with evaluating(self):
-            return torch.cat([_mean(self.posterior(x)) for _, x in batches(data, self, seed=0)])
+            means = [
+                _mean(self.conditioned(x, given).q) for _, x, given in batches(data, self, seed=0)
+            ]
+            return torch.cat(means)
 
     @torch.no_grad()
-    def reconstruct(self, data: Any) -> Tensor:
-        """The mean of p(x given z) at the mean of q(z given x), ``[N, *event]``: the same at every call."""
-        return self.decode(self.encode(data))
+    def reconstruct(self, data: Any, **given: Any) -> Tensor:
+        """The mean of p(x given z) at the mean of q(z given x), ``[N, *event]``: the same at every call.
 
-    def _observe(self, z: Tensor, mean: bool) -> Tensor:
-        p = self.likelihood(z[None])
-        return (_mean(p) if mean else p.sample())[0]
+        Args:
+            data: examples, an array or a tensor, ``[N, *event]``.
+            given: fields in the place of the examples' own for p(x given z), to see each example as it
+                would be with another label or covariate: one value for all of them, or one for each.
+        """
+        examples = Examples.of(data)
+        needs = fields_of("needs", self.likelihood)
+        own = [name for name in needs if name not in given]
+        fields = examples.given(torch.arange(len(examples)), own)
+        return self.decode(self.encode(examples), **fields, **given)
 
-    def _examples_per_pass(self, z: Tensor) -> int:
-        p = self.likelihood(z[None, :1])
-        return examples_per_pass(math.prod(p.event_shape))
+    def as_fields(self, given: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+        """Values that a user gives by name, as one tensor each, ``[count, ...]``, on the model's device.
+
+        Raises:
+            DataError: for a name that the model does not know, or another number of values.
+        """
+        known = (*self.needs, *self.accepts)
+        fields: dict[str, Tensor] = {}
+        for name, value in given.items():
+            if name not in known:
+                raise DataError(
+                    f"the model does not need {name!r}; it needs {', '.join(known) or 'no fields'}"
+                )
+            field = torch.as_tensor(value, device=device_of(self))
+            if not field.dim():
+                field = field.expand(count)
+            if len(field) != count:
+                raise DataError(
+                    f"{name}: {len(field)} values for {count} examples; give one value, or one for each"
+                )
+            fields[name] = field
+        return fields
+
+    def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
+        """Means of p(x given z) for latents ``[N, *latent]``, or draws from it, a pass at a time."""
+        first = self.likelihood_given({name: value[:1] for name, value in fields.items()})(
+            z[None, :1]
+        )
+        size = examples_per_pass(math.prod(first.event_shape))
+        observed = []
+        for start in range(0, len(z), size):
+            part = slice(start, start + size)
+            p = self.likelihood_given({name: value[part] for name, value in fields.items()})(
+                z[None, part]
+            )
+            observed.append((_mean(p) if mean else p.sample())[0])
+        return torch.cat(observed)
+
+
+def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
+    """The names of fields that some parts of a model need or accept, each once."""
+    return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
 
 
 def _check_fit(

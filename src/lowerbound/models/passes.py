@@ -1,11 +1,10 @@
-"""Passes over data outside of training: batches with their examples' own noise, and figures gathered from them."""
+"""Passes over data outside of training: batches with their own noise, and their results gathered."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,20 +12,28 @@ from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
-from lowerbound.models.base import Model
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
 
-_WATCHER: ContextVar[Callable[[int, int], None] | None] = ContextVar(
-    "lowerbound_watcher", default=None
-)
+Progress = Callable[[int, int], None]
+"""Is called after each batch with the number of examples that are done, and of all examples."""
 
 
 def batches(
-    data: Any, model: nn.Module, *, seed: int, samples: int = 1, batch_size: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of row numbers ``[B]`` and examples ``[B, *event]``, in order, with the examples' own noise in force for each.
+    data: Any,
+    model: nn.Module,
+    *,
+    seed: int,
+    samples: int = 1,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Batches in order, each with the noise of its own examples in force.
+
+    Yields:
+        Row numbers ``[B]``, examples ``[B, *event]``, and the fields that the model needs, ``[B, ...]``
+        each by name.
 
     Args:
         data: examples, an array or a tensor.
@@ -34,21 +41,26 @@ def batches(
         seed: of the noise, see :mod:`lowerbound.runtime.noise`.
         samples: how many draws each example will be given; chooses the batch size.
         batch_size: overrides that choice.
+        progress: is told after each batch how many examples are done.
+
+    Raises:
+        DataError: if the model needs a field that the examples do not have.
     """
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
-    numbers = (
-        model.numbers_per_draw(examples) if isinstance(model, Model) else math.prod(examples.shape)
-    )
+    measure = getattr(model, "numbers_per_draw", None)
+    numbers = math.prod(examples.shape) if measure is None else measure(examples)
     size = batch_size or examples_per_pass(samples * numbers)
+    needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
-    done = _WATCHER.get()
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
+        given = examples.given(index, needs, accepts)
         with noise.per_example(seed, rows):
-            yield rows, examples.batch(index, dtype).to(device)
-        if done is not None:
-            done(int(index[-1]) + 1, len(examples))
+            x = examples.batch(index, dtype).to(device)
+            yield rows, x, {name: value.to(device) for name, value in given.items()}
+        if progress is not None:
+            progress(int(index[-1]) + 1, len(examples))
 
 
 def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -65,16 +77,6 @@ def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Ten
             ] = figure
         start += len(next(iter(part.values())))
     return whole
-
-
-@contextmanager
-def watching(done: Callable[[int, int], None] | None) -> Iterator[None]:
-    """Within the block, ``done(so_far, in_all)`` is called after each batch of examples that is evaluated; with ``None`` nothing is."""
-    token = _WATCHER.set(done)
-    try:
-        yield
-    finally:
-        _WATCHER.reset(token)
 
 
 @contextmanager

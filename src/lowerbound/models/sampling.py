@@ -89,7 +89,7 @@ def weighed(log_w: Tensor) -> Tensor:
     return torch.where(log_w.isnan(), -math.inf, log_w)
 
 
-def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:
+def held(q: Distribution, posterior: nn.Module, *given: Tensor, **fields: Tensor) -> Distribution:
     """The distribution ``q`` that a posterior returned, with its parameters held fixed: no gradient reaches them.
 
     Raises:
@@ -109,7 +109,7 @@ def held(q: Distribution, posterior: nn.Module, *given: Tensor) -> Distribution:
             "with its parameters held fixed gives another distribution; use gradient='pathwise', or leave that layer out"
         )
     fixed = {name: value.detach() for name, value in posterior.state_dict(keep_vars=True).items()}
-    again = cast(Distribution, functional_call(posterior, fixed, given))
+    again = cast(Distribution, functional_call(posterior, fixed, given, fields))
     return again if again.batch_shape == q.batch_shape else again.expand(q.batch_shape)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import is_dataclass, replace
-from typing import Any, TypeVar, cast, get_args
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient, Model
@@ -16,6 +16,19 @@ from lowerbound.objectives.schedules import Schedule
 from lowerbound.settings import whole_number
 
 Self = TypeVar("Self", bound="Objective")
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """A module that an objective owns and trains on a loss of its own, such as a critic.
+
+    Args:
+        module: whose parameters are trained.
+        learning_rate: its own; that of the model where it is ``None``.
+    """
+
+    module: nn.Module
+    learning_rate: float | None = None
 
 
 class Objective(ABC):
@@ -56,6 +69,20 @@ class Objective(ABC):
 
     samples: int = 1
     gradient: Gradient = "pathwise"
+
+    is_bound: ClassVar[bool] = True
+    """Whether :meth:`bound` is a lower bound on log p(x); without that it is reported as a score."""
+
+    linear_in_log_weights: ClassVar[bool] = False
+    """Whether the bound is a mean of log weights, so that the mean over batches is that over all data."""
+
+    def players(self) -> dict[str, Player]:
+        """The modules that the objective owns, by name; none by default."""
+        return {}
+
+    def losses(self, draw: Draw) -> dict[str, Tensor]:
+        """The loss of each player, ``[B]``, which its own parameters minimise; by the player's name."""
+        return {}
 
     @abstractmethod
     def bound(self, draw: Draw) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ class ELBO(Objective):
         >>> bool((ELBO(samples=7, beta=4.0)(draw) == ELBO(samples=7)(draw)).all())  # what is reported is the bound
         True
     """
+
+    linear_in_log_weights: ClassVar[bool] = True
 
     samples: int = 1
     kl: Literal["auto", "closed-form", "sampled"] = "auto"

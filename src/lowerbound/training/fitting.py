@@ -272,9 +272,9 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     from lowerbound.runtime.modes import evaluating, seeded
 
     with evaluating(model), seeded(0, device_of(model)):
-        for _, x in batches(train.first(2), model, seed=0):
+        for _, x, given in batches(train.first(2), model, seed=0):
             with torch.enable_grad():
-                draw = model.draw(x, objective.samples, objective.gradient)
+                draw = model.draw(x, objective.samples, objective.gradient, **given)
                 objective(draw)
                 by_path = objective.gradient != "score-function" and model.shares_draws
                 if by_path and not draw.log_likelihood.requires_grad:

@@ -1,8 +1,8 @@
-"""How far a long evaluation is: a bar on a terminal, else a line now and then; on standard error."""
+"""The progress of a long evaluation, on standard error: a bar on a terminal, else a line at times."""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _PATIENCE_SECONDS = 2.0
@@ -10,12 +10,14 @@ _BETWEEN_LINES_SECONDS = 30.0
 
 
 @contextmanager
-def course(what: str) -> Iterator[None]:
-    """Within the block, an evaluation that takes longer than two seconds shows how many examples are done."""
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many examples are done, once that has taken two seconds.
+
+    Yields:
+        The ``progress`` argument of an evaluation.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from lowerbound.models.passes import watching
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(
@@ -39,8 +41,7 @@ def course(what: str) -> Iterator[None]:
             print(f"{what}: {so_far:,} of {in_all:,} examples, {left:,.0f} s left", file=sys.stderr)
 
     try:
-        with watching(done):
-            yield
+        yield done
     finally:
         if bar.live.is_started:
             bar.stop()

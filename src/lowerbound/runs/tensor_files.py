@@ -1,0 +1,69 @@
+"""Files of tensors: safetensors with JSON in the header, written whole or not at all. Nothing is ever pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lowerbound.errors import StorageError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder without permission is the user's to mend.
+
+    Raises:
+        StorageError: in place of what writing within the block raises.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another place") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors to a safetensors file, whole or not at all."""
+    parts = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(parts, partial, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        StorageError: if there is no such file, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError:
+        raise StorageError(f"{path}: there is no such file") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise StorageError(f"{path}: not a readable safetensors file ({error}); restore it from a copy") from None
+
+
+def _from_json(text: str) -> Any:
+    """The value, or the text itself where a foreign writer put no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

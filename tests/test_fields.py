@@ -1,0 +1,93 @@
+"""Fields: what is given with an example but not scored, on its way through models and evaluations."""
+
+import pytest
+import torch
+from torch import nn
+
+import lowerbound as lb
+from lowerbound.errors import DataError
+
+LABELS = 3
+
+
+class Coded(lb.Conditional):
+    """A Gaussian whose network sees a one-hot code of the label beside its input."""
+
+    needs = ("label",)
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.inner = lb.Gaussian(lb.mlp(inputs + LABELS, 8, 2 * outputs))
+
+    def forward(self, *inputs, label):
+        code = nn.functional.one_hot(label, LABELS).to(torch.get_default_dtype())
+        if inputs:
+            (given,) = inputs
+            code = code.expand(*given.shape[:-1], LABELS)
+            return self.inner(torch.cat([given, code], -1))
+        return self.inner(code)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return lb.LatentModel(prior=Coded(0, 2), posterior=Coded(4, 2), likelihood=Coded(2, 4))
+
+
+@pytest.fixture
+def cells():
+    values = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    return lb.Examples(values, labels=torch.arange(20) % LABELS, fields={"batch": torch.arange(20)})
+
+
+def test_fields_stay_with_their_examples(cells):
+    chosen = cells.subset(torch.tensor([7, 3]))
+    assert chosen.given(torch.tensor([0, 1]), ["batch", "label"]).keys() == {"batch", "label"}
+    assert chosen.fields["batch"].tolist() == [7, 3]
+    train, test = cells.split(0.25, seed=1)
+    whole = torch.cat([train.fields["batch"], test.fields["batch"]])
+    assert sorted(whole.tolist()) == list(range(20))
+    assert lb.Dataset(train, test, "cells").all().fields["batch"].tolist() == list(range(20))
+
+
+def test_a_field_has_one_entry_for_each_example():
+    with pytest.raises(DataError, match="the field 'batch' has the shape"):
+        lb.Examples(torch.zeros(3, 2), fields={"batch": torch.zeros(2)})
+
+
+def test_a_conditional_model_is_evaluated(model, cells):
+    one = lb.evaluate(model, lb.ELBO(), cells, batch_size=20)
+    parts = lb.evaluate(model, lb.ELBO(), cells, batch_size=3)
+    assert torch.allclose(one.per_example, parts.per_example)
+    other = lb.Examples(cells.values, labels=(cells.labels + 1) % LABELS)
+    assert not torch.allclose(one.per_example, lb.evaluate(model, lb.ELBO(), other).per_example)
+    assert lb.log_likelihood(model, cells, samples=50).mean > one.mean - 1
+    assert lb.annealed_log_likelihood(model, cells, distributions=5, chains=2).mean
+    assert lb.bidirectional(model, 3, distributions=5, chains=2, label=1).gap.mean
+
+
+def test_samples_and_reconstructions_are_of_the_label_asked_for(model, cells):
+    with torch.no_grad():
+        for parameter in model.likelihood.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    fixed = model.sample(5, seed=0, mean=True, label=1)
+    each = model.sample(5, seed=0, mean=True, label=torch.full((5,), 1))
+    assert torch.equal(fixed, each)
+    assert not torch.equal(fixed, model.sample(5, seed=0, mean=True, label=2))
+    own = model.reconstruct(cells)
+    assert torch.equal(own, model.reconstruct(cells, label=cells.labels))
+    changed = model.reconstruct(cells, label=0)
+    same = cells.labels == 0
+    assert torch.allclose(own[same], changed[same])
+    assert not torch.allclose(own[~same], changed[~same])
+
+
+def test_what_is_lacking_is_named(model, cells):
+    with pytest.raises(DataError, match="needs the field 'label'"):
+        lb.evaluate(model, lb.ELBO(), cells.values)
+    with pytest.raises(DataError, match="needs the field 'label'"):
+        model.sample(5)
+    with pytest.raises(DataError, match="does not need 'kind'"):
+        model.sample(5, label=1, kind=2)
+    with pytest.raises(DataError, match="label: 2 values for 5 examples"):
+        model.sample(5, label=[1, 2])
