@@ -12,7 +12,8 @@ import lowerbound
 sys.path.insert(0, str(Path(__file__).parent))
 from tree import Tree, parse
 
-# Each layer may import from itself and from those in lower rows; entries of one row do not know each other.
+# Each layer may import from itself and from those in lower rows; entries of one row do not know
+# each other.
 LAYERS = [
     ["cli"],
     ["selftest"],
@@ -43,7 +44,7 @@ def test_every_file_belongs_to_a_layer():
 
 
 def test_only_the_top_layers_use_the_public_names():
-    """``import lowerbound as lb`` reaches everything, so only recipes, the command and what it proves may do that."""
+    """``import lowerbound as lb`` reaches everything, so only recipes, the command and its checks may."""
     for path in TREE.files:
         imports = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Import)]
         uses = {alias.asname for node in imports for alias in node.names}
