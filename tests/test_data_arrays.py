@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lowerbound.data import Dataset, Examples, load_data
-from lowerbound.data.arrays import as_examples, read_idx
+from lowerbound.data.arrays import as_examples
+from lowerbound.data.idx import read_idx
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 GREYS = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
@@ -195,7 +196,7 @@ def test_idx_types(tmp_path, code, dtype, packed):
         (gzip.compress(idx(GREYS, 0x08))[:-20], "cannot be read"),
         (gzip.compress(b"text", mtime=0), "not an IDX file"),
         (b"\x1f\x8bnonsense", "cannot be read"),
-        (b"plain text, not numbers", "not a file of a kind"),
+        (b"plain text, not numbers", "the format of this file is not known"),
         (b"", "the file is empty"),
     ],
 )

@@ -395,7 +395,7 @@ def test_grey_pictures_before_one_in_colour_are_spread_over_its_channels(keep_in
 
 
 def test_many_pictures_are_kept_but_used_from_memory(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_WORTH_KEEPING", 12 * 30)
+    monkeypatch.setattr(images, "_WORTH_KEEPING_BYTES", 12 * 30)
     data = lb.load_data(folder, cache=str(tmp_path / "decoded"))
     assert isinstance(data.train.values, torch.Tensor)
     assert len(list((tmp_path / "decoded").iterdir())) == 1

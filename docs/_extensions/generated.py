@@ -15,6 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from lowerbound.cli import app as command
 from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.formats import FORMATS
 from lowerbound.recipes import RECIPES, Recipe
 from lowerbound.settings import settings_of
 from lowerbound.training.fitting import fit
@@ -224,6 +225,11 @@ def datasets() -> str:
     return table(("name", "one example", "what it is", "what to put into `$LOWERBOUND_DATA`"), rows)
 
 
+def formats() -> str:
+    """The files and folders that data are read from."""
+    return table(("file or folder", "what it is"), [(entry.name, entry.help) for entry in FORMATS])
+
+
 def training_settings() -> str:
     """The settings of ``lb.fit``, which are flags of ``lowerbound train`` too."""
     rows = [
@@ -236,6 +242,7 @@ def training_settings() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "datasets": datasets,
+    "formats": formats,
     "recipes": recipes,
     "training-settings": training_settings,
 }

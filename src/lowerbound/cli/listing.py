@@ -32,6 +32,7 @@ def datasets() -> None:
     from rich.table import Table
 
     from lowerbound.data.catalogue import CATALOGUE
+    from lowerbound.data.formats import PATHS
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", style="bold", no_wrap=True)
@@ -41,6 +42,6 @@ def datasets() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        "\n--data also takes a folder of pictures, a .npy or .npz file, and an IDX file. Named sets are looked for in "
-        "$LOWERBOUND_DATA, in the usual caches, and else downloaded."
+        f"\n--data also takes {PATHS}. Named sets are looked for in $LOWERBOUND_DATA and in the "
+        "usual caches, and are downloaded if they are not there."
     )

@@ -21,6 +21,7 @@ from lowerbound.cli.runs import (
     section,
 )
 from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
@@ -96,7 +97,7 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         flag(
             "data",
             str,
-            "A name (lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file.",
+            f"A name (lowerbound datasets), {PATHS}.",
             "Run",
         ),
         flag(

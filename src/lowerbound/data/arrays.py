@@ -1,9 +1,7 @@
-"""Array files (``.npy``, ``.npz``, IDX) and the layouts of arrays."""
+"""NumPy's files, and the layouts of arrays."""
 
 from __future__ import annotations
 
-import gzip
-import math
 import warnings
 import zipfile
 import zlib
@@ -11,30 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lowerbound.data.examples import Examples, levels_of
+from lowerbound.data.formats import path_format
 from lowerbound.data.mapped import Mapped
-from lowerbound.data.memory import refuse_absurd, stays_in_file
-from lowerbound.data.options import KeepIn
+from lowerbound.data.memory import stays_in_file
+from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.errors import DataError
 
 Array = NDArray[Any]
 Parts = Examples | tuple[Examples, Examples]
 """What a source holds: one set of examples still to be split, or a training and a test part."""
 
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_GZIP = b"\x1f\x8b"
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 # Which keys of an .npz are read, the first that fit: training values and labels, test values and labels.
 _NPZ_PAIRS = (("x_train", "y_train", "x_test", "y_test"), ("train", "y_train", "test", "y_test"))
 _NPZ_SINGLES = (("x", "y"), ("data", "labels"))
@@ -139,51 +130,36 @@ def _as_labels(labels: Array, name: str) -> torch.Tensor:
 
 
 def read_array_file(path: Path, keep_in: KeepIn = "memory") -> Parts:
-    """The examples in a ``.npy``, ``.npz`` or IDX file (gzipped or not).
+    """The examples in a file of one of the kinds in :data:`~lowerbound.data.formats.FORMATS`.
 
-    An ``.npz`` holds ``x_train`` and ``x_test`` (with ``y_train``, ``y_test``), or ``train`` and ``test``, or ``x`` (with
-    ``y``), or ``data`` (with ``labels``), or exactly one array under any name.
+    Args:
+        path: the file.
+        keep_in: ``"file"`` leaves the values there, ``"auto"`` does so if they are large.
 
     Raises:
-        DataError: naming the file, for anything else.
+        DataError: naming the file, if its kind is unknown or its content cannot be used.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(6)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not start:
-        raise DataError(f"{path}: the file is empty; write or copy it again")
-    if start.startswith(b"\x93NUMPY"):
-        return as_examples(_read_npy(path, keep_in), name=str(path))
-    if keep_in == "file":
-        raise DataError(
-            f"{path}: only a .npy file can be used without reading it into memory; write it as one"
-        )
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path)
-    if start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy":
-        return as_examples(read_idx(path), name=str(path))
-    raise DataError(
-        f"{path}: not a file of a kind that can be read; give a .npy, .npz or IDX file, a folder of pictures, or in Python "
-        "an array"
-    )
+    return path_format(path, keep_in).read(path, ReadOptions(keep_in=keep_in))
 
 
-def _read_npy(path: Path, keep_in: KeepIn) -> Array:
-    explained = _explained(
+def read_npy(path: Path, options: ReadOptions) -> Examples:
+    """The examples in a ``.npy`` file."""
+    readable = explained(
         path, "write it again with numpy.save(path, array), without object entries"
     )
-    if stays_in_file(keep_in, path.stat().st_size):
-        with explained:
-            return cast(Array, np.load(path, mmap_mode="r", allow_pickle=False))
-    with explained, path.open("rb") as file:
-        return cast(Array, np.load(file, allow_pickle=False))
+    if stays_in_file(options.keep_in, path.stat().st_size):
+        with readable:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        with readable, path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    return as_examples(array, name=str(path))
 
 
-def _read_npz(path: Path) -> Parts:
+def read_npz(path: Path, options: ReadOptions) -> Parts:
+    """The examples in a ``.npz`` file."""
     with (
-        _explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
+        explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
         path.open("rb") as file,  # numpy would leave it open if it is damaged
         np.load(file, allow_pickle=False) as archive,
     ):
@@ -204,13 +180,14 @@ def _read_npz(path: Path) -> Parts:
         if len(keys) == 1:
             return read(*keys)
         raise DataError(
-            f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and x_test (y_train, y_test), "
-            "or train and test, or x (y), or data, or exactly one array"
+            f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train "
+            "and x_test (with y_train, y_test), or train and test, or x (with y), or data (with "
+            "labels), or exactly one array"
         )
 
 
 @contextmanager
-def _explained(path: Path, remedy: str) -> Iterator[None]:
+def explained(path: Path, remedy: str) -> Iterator[None]:
     """Turns what numpy, zip and gzip say about a bad file into one message that names the file."""
     # numpy remarks on headers written by Python 2, which read well
     with warnings.catch_warnings():
@@ -235,77 +212,3 @@ def _explained(path: Path, remedy: str) -> Iterator[None]:
             raise DataError(
                 f"{path}: cannot be read ({' '.join(str(error).split())}); {remedy}"
             ) from error
-
-
-def read_idx(path: Path) -> Array:
-    """The array in an IDX file, the format of MNIST: a big-endian header with type and sizes, then the entries.
-
-    Raises:
-        DataError: for a file that is not IDX, is cut short, or holds more than its header says.
-    """
-    with _explained(path, "copy or download it again"), path.open("rb") as plain:
-        packed = plain.read(2) == _GZIP
-        plain.seek(0)
-        # gzip's own class lacks nothing of BinaryIO that is used here
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if packed else plain
-        magic = file.read(4)
-        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
-            raise DataError(
-                f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}"
-            )
-        sizes = file.read(4 * magic[3])
-        if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{path}: cut short within its header; copy or download it again")
-        shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
-        dtype = np.dtype(_IDX_TYPES[magic[2]])
-        expected = math.prod(shape) * dtype.itemsize
-        refuse_absurd(expected, f"{path}: its header claims an array {shape}", "is it damaged?")
-        content = file.read(expected + 1)
-    if len(content) != expected:
-        state = "cut short" if len(content) < expected else "longer than that"
-        raise DataError(
-            f"{path}: its header says {shape} entries of {dtype.itemsize} bytes, but the file is {state}; copy or download it "
-            "again"
-        )
-    return np.frombuffer(bytearray(content), dtype).reshape(shape)
-
-
-def idx_files(folder: Path) -> dict[str, Path]:
-    """Which of the four files of MNIST's layout are in a folder, gzipped or not, by their name without ``.gz``."""
-    found = {}
-    for stem in _IDX_FILES:
-        # torchvision's readers once wrote a dot for the dash
-        for name in (
-            stem,
-            stem + ".gz",
-            stem.replace("-idx", ".idx"),
-            stem.replace("-idx", ".idx") + ".gz",
-        ):
-            if (folder / name).is_file():
-                found[stem] = folder / name
-                break
-    return found
-
-
-def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
-    """The training and test part in a folder that holds MNIST's four files, the labels being optional.
-
-    Raises:
-        DataError: if the training or the test images are missing, or a file is bad.
-    """
-    files, parts = idx_files(folder), []
-    for part in ("train", "t10k"):
-        images = files.get(f"{part}-images-idx3-ubyte")
-        labels = files.get(f"{part}-labels-idx1-ubyte")
-        if images is None:
-            raise DataError(
-                f"{folder}: has no {part}-images-idx3-ubyte.gz beside {', '.join(p.name for p in files.values())}"
-            )
-        parts.append(
-            as_examples(
-                read_idx(images),
-                labels=None if labels is None else read_idx(labels),
-                name=str(images),
-            )
-        )
-    return parts[0], parts[1]

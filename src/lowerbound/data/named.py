@@ -14,14 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.arrays import (
-    Parts,
-    as_examples,
-    idx_files,
-    read_array_file,
-    read_idx,
-    read_idx_folder,
-)
+from lowerbound.data.arrays import Parts, as_examples, read_array_file
+from lowerbound.data.formats import idx_files
+from lowerbound.data.idx import read_idx, read_idx_folder
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.examples import Examples
 from lowerbound.data.fetch import DownloadError, download
