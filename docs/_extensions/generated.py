@@ -219,10 +219,12 @@ def datasets() -> str:
             " x ".join(map(str, entry.shape)),
             entry.description,
             "; ".join(entry.files) or "nothing",
+            entry.licence,
         )
         for entry in CATALOGUE.values()
     ]
-    return table(("name", "one example", "what it is", "what to put into `$LOWERBOUND_DATA`"), rows)
+    place = "what to put into `$LOWERBOUND_DATA`"
+    return table(("name", "one example", "what it is", place, "licence"), rows)
 
 
 def formats() -> str:
