@@ -180,13 +180,13 @@ def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
     """What is about to be trained on, on one line."""
-    from lowerbound.data.mapped import Mapped
+    from lowerbound.data.rows import Rows
 
     held_out = 0 if validation is None else len(validation)
     size = " x ".join(str(side) for side in train.shape)
     if train.levels:
         values = f"{train.levels} levels"
-    elif isinstance(train.values, Mapped):
+    elif isinstance(train.values, Rows):
         values = str(train.values.dtype).removeprefix(
             "torch."
         )  # their span would take another reading of the file

@@ -49,6 +49,7 @@ class FileFormat:
         read: makes examples of a path.
         is_folder: whether it is a folder.
         stays_in_file: whether its values can be used without reading all of them into memory.
+        has_layers: whether it has layers, of which one is read.
     """
 
     name: str
@@ -57,6 +58,7 @@ class FileFormat:
     read: Callable[[Path, ReadOptions], Parts]
     is_folder: bool = False
     stays_in_file: bool = False
+    has_layers: bool = False
 
 
 def idx_files(folder: Path) -> dict[str, Path]:
@@ -83,9 +85,19 @@ FORMATS: tuple[FileFormat, ...] = (
         ".npz",
         "Named arrays, written by `numpy.savez`: `x_train` and `x_test` with `y_train` and "
         "`y_test`, or `train` and `test`, or `x` with `y`, or `data` with `labels`, or one array "
-        "of any name.",
+        "of any name. Other arrays are fields, which `fields` (`--fields`) names; with two parts "
+        "these are called `NAME_train` and `NAME_test`. Also a sparse matrix, written by "
+        "`scipy.sparse.save_npz`.",
         lambda path, start: path.suffix.lower() == ".npz",
-        imported_when_called("lowerbound.data.arrays", "read_npz"),
+        imported_when_called("lowerbound.data.npz", "read_npz"),
+    ),
+    FileFormat(
+        ".h5ad",
+        "AnnData, read by the package anndata: X or a layer (`layer`, `--layer`), with columns of "
+        "obs as fields (`fields`, `--fields`).",
+        lambda path, start: path.suffix.lower() == ".h5ad",
+        imported_when_called("lowerbound.data.h5ad", "read_h5ad"),
+        has_layers=True,
     ),
     FileFormat(
         "IDX",

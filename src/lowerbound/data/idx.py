@@ -56,7 +56,7 @@ def read_idx(path: Path) -> Array:
 
 def read_idx_file(path: Path, options: ReadOptions) -> Examples:
     """The examples in one IDX file."""
-    return as_examples(read_idx(path), name=str(path))
+    return as_examples(read_idx(path), name=str(path), kind=options.kind, missing=options.missing)
 
 
 def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:

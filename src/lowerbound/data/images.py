@@ -27,6 +27,7 @@ from lowerbound.data.mapped import Mapped
 from lowerbound.data.memory import refuse_absurd, stays_in_file
 from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
 from lowerbound.data.picture import from_planes, planes, quiet, read_picture_aloud, recolor, resized
+from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -312,7 +313,9 @@ def convert_images(
     channels = {"keep": shape[0], "grey": 1, "rgb": 3}[color]
     if shape == (channels, *(size or shape[1:])):
         return examples
-    if examples.levels is None or len(shape) != 3 or shape[0] not in (1, 3):
+    levels = examples.levels
+    is_image = len(shape) == 3 and shape[0] in (1, 3)
+    if levels is None or examples.kind is not None or not is_image:
         wishes = {"image_size": size, "color": color}
         unchanged = {"image_size": None, "color": "keep"}
         wish = " and ".join(
@@ -322,7 +325,7 @@ def convert_images(
             f"{examples.name}: {wish} can be had for uint8 images of 1 or 3 channels only, these "
             f"are {examples.values.dtype} of shape {shape}"
         )
-    if isinstance(examples.values, Mapped):
+    if isinstance(examples.values, Rows):
         raise DataError(
             f"{examples.name}: pictures of shape {shape} that stay in their file are not brought "
             "to another size or colour; write them so, or read them into memory "
@@ -335,5 +338,5 @@ def convert_images(
         result[row] = planes(resized(recolor(from_planes(pixels), color), size, resize))
     # Lanczos overshoots, and Pillow clips at 255 only, which is too high where there are fewer
     # levels.
-    np.minimum(result, examples.levels - 1, out=result)
+    np.minimum(result, levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

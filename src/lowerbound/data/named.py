@@ -149,7 +149,7 @@ def _idx_places(entry: NamedDataset) -> list[Path]:
 
 def _read_parts(entry: NamedDataset, place: Path) -> tuple[Examples, Examples]:
     if place.suffix == ".npz":
-        parts, files = read_array_file(place), [place] * len(IDX_FILES)
+        parts, files = read_array_file(place, fields=()), [place] * len(IDX_FILES)
     else:
         parts, found = read_idx_folder(place), idx_files(place)
         files = [found[stem] for stem in IDX_FILES]
@@ -194,7 +194,7 @@ def read_frey_faces(entry: NamedDataset) -> Examples:
 def _read_frey(file: Path, entry: NamedDataset) -> Examples:
     examples: Parts
     if file.suffix == ".npz":
-        examples = read_array_file(file)
+        examples = read_array_file(file, fields=())
     else:
         frames = _read_mat(file, "ff")
         if frames.shape != (560, 1965):

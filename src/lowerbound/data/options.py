@@ -10,6 +10,8 @@ Pixels = Literal["as-is", "dequantize", "binarize", "binarize-once"]
 Color = Literal["keep", "grey", "rgb"]
 Resize = Literal["crop", "stretch"]
 KeepIn = Literal["auto", "memory", "file"]
+Kind = Literal["counts", "codes"]
+Missing = Literal["nan"]
 
 Size = tuple[int, int]
 """Height and width."""
@@ -25,6 +27,10 @@ class ReadOptions:
         resize: how pictures are brought to ``size``.
         keep_in: whether the values are read into memory or stay in their file.
         cache: the folder for decoded pictures, or ``None`` to keep none.
+        kind: what the entries are, if not pixels or real numbers.
+        missing: how an entry says that it was not observed.
+        fields: the names of the fields to read, or ``None`` if none were asked for.
+        layer: the layer of AnnData to read, or ``None`` for its X.
     """
 
     size: Size | None = None
@@ -32,6 +38,10 @@ class ReadOptions:
     resize: Resize = "crop"
     keep_in: KeepIn = "memory"
     cache: Path | None = None
+    kind: Kind | None = None
+    missing: Missing | None = None
+    fields: tuple[str, ...] | None = None
+    layer: str | None = None
 
 
 def imported_when_called(module: str, name: str) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.data.anndata import is_anndata
 from lowerbound.data.arrays import Parts, as_examples
 from lowerbound.data.catalogue import CATALOGUE
-from lowerbound.data.examples import Dataset, Examples
+from lowerbound.data.dataset import Dataset
+from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED
 from lowerbound.data.formats import PICTURE_SUFFIXES, path_format
 from lowerbound.data.images import convert_images
 from lowerbound.data.named import cache_folder, load_named
-from lowerbound.data.options import Color, KeepIn, Pixels, ReadOptions, Resize
+from lowerbound.data.options import Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
+from lowerbound.data.sparse import is_sparse
 from lowerbound.errors import DataError
 
 
@@ -46,20 +51,59 @@ def read_all(
     return parts.prepare(pixels, seed=seed)
 
 
-def _parts(
-    source: Any, *, image_size: Any, color: Color, resize: Resize, keep_in: KeepIn, cache: Any
-) -> Parts:
-    size = parse_size(image_size)
+def _parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings: Any) -> Parts:
     folder = cache_folder("pictures")
     if cache is not None:
         folder = Path(cache).expanduser()
-    options = ReadOptions(size, color, resize, keep_in, folder)
+    options = ReadOptions(
+        size=parse_size(image_size), cache=folder, fields=parse_fields(fields), **settings
+    )
     parts = _read(source, options)
     if isinstance(parts, Examples):
-        return convert_images(parts, size=size, color=color, resize=resize)
-    train, test = (convert_images(part, size=size, color=color, resize=resize) for part in parts)
+        return _finished(parts, options)
+    train, test = (_finished(part, options) for part in parts)
+    if train.kind == test.kind == "codes":
+        levels = max(train.levels or 0, test.levels or 0)
+        train, test = replace(train, levels=levels), replace(test, levels=levels)
     _check_agreement(train, test)
     return train, test
+
+
+def parse_fields(fields: Any) -> tuple[str, ...] | None:
+    """The names of fields, from a sequence or from text such as ``"batch,age"`` or ``"none"``.
+
+    Example:
+        >>> parse_fields("batch,age"), parse_fields("none"), parse_fields(["age"])
+        (('batch', 'age'), (), ('age',))
+    """
+    if fields is None:
+        return None
+    if fields == "none":
+        return ()
+    if isinstance(fields, str):
+        fields = [name.strip() for name in fields.split(",")]
+    return tuple(fields)
+
+
+def _finished(part: Examples, options: ReadOptions) -> Examples:
+    """Pictures in the form that was asked for; refuses options that had no effect."""
+    if options.kind is not None and part.kind != options.kind:
+        raise DataError(
+            f"{part.name}: kind={options.kind!r} has no effect here, the entries are "
+            f"{part.kind or part.values.dtype}; leave it out"
+        )
+    if options.missing is not None and OBSERVED not in part.fields:
+        raise DataError(
+            f"{part.name}: missing={options.missing!r} has no effect here, all entries are "
+            "observed; leave it out"
+        )
+    for name in options.fields or ():
+        if name not in part.all_fields:
+            raise DataError(
+                f"{part.name}: has no field {name!r}; the fields are: "
+                f"{', '.join(part.all_fields) or 'none'}"
+            )
+    return convert_images(part, size=options.size, color=options.color, resize=options.resize)
 
 
 def _name(source: object) -> str:
@@ -92,13 +136,13 @@ def _read(source: Any, options: ReadOptions) -> Parts:
             for part, name in zip(source, ("train", "test"), strict=True)
         )
         return train, test
-    return _from_memory(source, "data", options.keep_in)
+    return _from_memory(source, "data", options)
 
 
 def _single(source: Any, name: str, options: ReadOptions) -> Examples:
     """One part of a pair."""
     if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
-        return _from_memory(source, name, options.keep_in)
+        return _from_memory(source, name, options)
     if not isinstance(source, tuple):
         parts = _read(source, options)
         if isinstance(parts, Examples):
@@ -109,7 +153,7 @@ def _single(source: Any, name: str, options: ReadOptions) -> Examples:
     )
 
 
-def _from_memory(source: Any, name: str, keep_in: KeepIn) -> Examples:
+def _from_memory(source: Any, name: str, options: ReadOptions) -> Examples:
     if isinstance(source, Examples):
         return source
     if isinstance(source, (torch.utils.data.Dataset, torch.utils.data.DataLoader)):
@@ -117,8 +161,19 @@ def _from_memory(source: Any, name: str, keep_in: KeepIn) -> Examples:
             f"{name}: a {type(source).__name__} is not read; stack its examples into one tensor "
             "[examples, ...]"
         )
-    if isinstance(source, np.memmap) and keep_in != "memory":
-        return as_examples(source, name=name)
+    if is_anndata(source) or is_sparse(source):
+        return Examples.of(
+            source,
+            name=name,
+            kind=options.kind,
+            missing=options.missing,
+            fields=options.fields,
+            layer=options.layer,
+        )
+    _refuse_layer(options, name)
+    about: dict[str, Any] = {"name": name, "kind": options.kind, "missing": options.missing}
+    if isinstance(source, np.memmap) and options.keep_in != "memory":
+        return as_examples(source, **about)
     try:
         if isinstance(source, Tensor):
             source = source.detach().cpu()
@@ -133,7 +188,12 @@ def _from_memory(source: Any, name: str, keep_in: KeepIn) -> Examples:
             f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give "
             "labels as Examples(values, labels=...)"
         )
-    return as_examples(array, name=name)
+    return as_examples(array, **about)
+
+
+def _refuse_layer(options: ReadOptions, name: str) -> None:
+    if options.layer is not None:
+        raise DataError(f"{name}: layer={options.layer!r}: only AnnData has layers; leave it out")
 
 
 def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
@@ -146,7 +206,10 @@ def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
             f"{path}: one picture is not a data set; give the folder that holds all of them, such "
             f"as {path.parent}"
         )
-    return path_format(path, options.keep_in).read(path, options)
+    entry = path_format(path, options.keep_in)
+    if not entry.has_layers:
+        _refuse_layer(options, str(path))
+    return entry.read(path, options)
 
 
 def _missing(text: str) -> DataError:
@@ -176,6 +239,18 @@ def _check_agreement(train: Examples, test: Examples) -> None:
             f"{test.shape}; give both one shape (for pictures, image_size and color can: "
             "--image-size 64 --color grey)"
         )
+    if train.kind != test.kind:
+        raise DataError(
+            f"{train.name} holds {train.kind or 'no counts or codes'}, but {test.name} "
+            f"{test.kind or 'none'}; give both the same kind"
+        )
+    for name in train.categories.keys() & test.categories.keys():
+        if train.categories[name] != test.categories[name]:
+            raise DataError(
+                f"{train.name} has the categories {', '.join(train.categories[name])} of the field "
+                f"{name!r}, but {test.name} {', '.join(test.categories[name])}; give both the same "
+                "ones (in pandas, categoricals of one dtype)"
+            )
     if train.levels != test.levels:
         kinds = [f"{part.values.dtype} with {part.levels or 'no'} levels" for part in (train, test)]
         raise DataError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.mapped import Mapped
+from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
 
 # Examples in a file are put in order in two steps. Blocks of so many bytes, which a disk gives in one go, are shuffled; then, within
@@ -86,7 +87,7 @@ class Feed:
             return (
                 self.examples.batch(batch, dtype)
                 if self.at_hand
-                else self.examples.numbers(batch, dtype)
+                else self.examples.decode(batch, dtype)
             )
 
     def _read(self, numbers: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Feed:
             return read.result().to(self.device, non_blocking=True)
 
 
-def _row_size(values: Tensor | Mapped) -> int:
+def _row_size(values: Values) -> int:
     return math.prod(values.shape[1:]) * values.dtype.itemsize
 
 
