@@ -112,7 +112,7 @@ def test_a_slice_of_a_map_begins_where_it_begins(part, tmp_path):
 
 
 def test_rows_are_read_in_pieces_where_one_call_does_not_give_all(saved, monkeypatch):
-    monkeypatch.setattr("lowerbound.data.mapped._MOST", 7)
+    monkeypatch.setattr("lowerbound.data.mapped._CALL_BYTES", 7)
     values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     for order in (torch.arange(30), torch.tensor([8, 3])):
         assert np.array_equal(values[order].numpy(), ARRAYS["grey"][order.numpy()])
@@ -133,14 +133,14 @@ def test_a_file_that_becomes_shorter_is_reported(saved):
     values = Mapped.of(np.load(path, mmap_mode="r"))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    with pytest.raises(DataError, match="the file has become shorter"):
+    with pytest.raises(DataError, match="the file became shorter"):
         values[torch.tensor([0, 29])]
 
 
 def test_what_cannot_stay_in_its_file_is_refused_with_a_way_out(saved):
     with pytest.raises(DataError, match=r"entries of type >f4 cannot stay.*--keep-in memory"):
         lb.load_data(saved(np.ones((9, 3), dtype=">f4")), keep_in="file")
-    with pytest.raises(DataError, match=r"do not lie one behind the other.*ascontiguousarray"):
+    with pytest.raises(DataError, match=r"are not contiguous.*ascontiguousarray"):
         lb.load_data(saved(np.asfortranarray(ARRAYS["vectors"])), keep_in="file")
     with pytest.raises(DataError, match="integers of type int64 may be pixels"):
         lb.load_data(saved(np.ones((9, 3), dtype=np.int64)), keep_in="file")
@@ -272,7 +272,7 @@ def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved)
 
 @pytest.mark.parametrize("between", [0, 30, 60, 1 << 12])
 def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monkeypatch):
-    monkeypatch.setattr("lowerbound.data.mapped._BETWEEN", between)
+    monkeypatch.setattr("lowerbound.data.mapped._GAP_BYTES", between)
     values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     calls = []
     read = os.pread

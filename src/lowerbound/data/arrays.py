@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import path_format
-from lowerbound.data.kinds import levels_of, refuse_type, widened
+from lowerbound.data.kinds import levels_of, refuse_type, storage_type, widened
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.memory import stays_in_file
 from lowerbound.data.options import KeepIn, Kind, Missing, ReadOptions
@@ -67,8 +67,9 @@ def as_examples(
     if isinstance(array, np.memmap):
         values = _mapped(array, name)
     else:
-        usable = np.require(_channels_first(_usable(array), name), requirements=["C", "W"])
-        values = torch.from_numpy(usable)
+        stored = array.astype(storage_type(array.dtype), copy=False)
+        arranged = np.require(_channels_first(stored, name), requirements=["C", "W"])
+        values = torch.from_numpy(arranged)
     return Examples(
         values,
         levels=levels_of(array.dtype, kind),
@@ -78,12 +79,6 @@ def as_examples(
         kind=kind,
         missing=missing,
     )
-
-
-def _usable(array: Array) -> Array:
-    """The array in a type that torch and numpy share, in the byte order of the machine."""
-    stored = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype)
-    return widened(array.astype(np.dtype(stored).newbyteorder("="), copy=False))
 
 
 def _mapped(array: np.memmap[Any, Any], name: str) -> Mapped:

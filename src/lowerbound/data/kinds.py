@@ -20,6 +20,7 @@ _CHUNK_BYTES = 1 << 24
 
 # Torch calculates little with unsigned integers of more than 8 bits.
 _WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}
+_STORED = {"bool": "uint8", "float16": "float32", **_WIDER}
 _SIGNED = {
     torch.bool: torch.uint8,
     torch.uint16: torch.int32,
@@ -73,6 +74,11 @@ def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
 def widened(array: NDArray[Any]) -> NDArray[Any]:
     """Unsigned integers of more than 8 bits as signed ones; all else as it is."""
     return array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
+
+
+def storage_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which entries of a numpy type are kept in memory, in the machine's byte order."""
+    return np.dtype(_STORED.get(dtype.name, dtype)).newbyteorder("=")
 
 
 def signed(values: Values) -> Values:

@@ -241,8 +241,8 @@ def _check_agreement(train: Examples, test: Examples) -> None:
         )
     if train.kind != test.kind:
         raise DataError(
-            f"{train.name} holds {train.kind or 'no counts or codes'}, but {test.name} "
-            f"{test.kind or 'none'}; give both the same kind"
+            f"{train.name} holds {train.kind or train.values.dtype}, but {test.name} "
+            f"{test.kind or test.values.dtype}; give both the same kind"
         )
     for name in train.categories.keys() & test.categories.keys():
         if train.categories[name] != test.categories[name]:

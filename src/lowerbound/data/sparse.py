@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.kinds import refuse_type, widened
+from lowerbound.data.kinds import refuse_type, storage_type
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
@@ -51,8 +51,7 @@ class Sparse(Rows):
         refuse_type(matrix.dtype, name, kind)
         rows = matrix.tocsr(copy=True)
         rows.sum_duplicates()
-        dtype = widened(np.empty(0, rows.dtype)).dtype
-        return cls(rows.astype(dtype, copy=False))
+        return cls(rows.astype(storage_type(rows.dtype), copy=False))
 
     @cached_property
     def shape(self) -> torch.Size:
