@@ -104,7 +104,8 @@ def test_damaged_npy(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, GREYS)
     whole = path.read_bytes()
-    # cut within the entries, within the header, and within the version; foreign; empty; a header that claims a terabyte
+    # Cut within the entries, within the header and within the version; another format; empty; a
+    # header that claims a terabyte.
     huge = whole.replace(b"(20, 6, 5), }", b"(9999, 9999, 9999), }")
     for content in (whole[:200], whole[:40], whole[:7], b"hello world", b"", huge):
         path.write_bytes(content)
@@ -299,7 +300,7 @@ def test_images_in_memory_are_resized_and_recoloured():
 def test_only_pictures_are_resized(array, settings):
     with pytest.raises(
         DataError,
-        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels only",
+        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels",
     ):
         load_data(array, **settings)
 

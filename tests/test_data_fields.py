@@ -177,12 +177,7 @@ def test_both_parts_have_the_same_categories():
     with pytest.raises(
         DataError, match="one has the categories a, b of the field 'donor', but two a, c"
     ):
-        load_data(
-            (
-                replace(train, fields={"donor": ["a", "b"]}),
-                replace(test, fields={"donor": ["a", "c"]}),
-            )
-        )
+        load_data((train, test))
 
 
 # --- counts and codes -----------------------------------------------------------------------------
@@ -258,7 +253,7 @@ def test_only_pixels_are_treated_as_pixels(pixels, kind):
 
 def test_maps_of_codes_are_not_resized():
     maps = Examples(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), kind="codes", levels=5)
-    with pytest.raises(DataError, match="image_size=.* can be had for uint8 images"):
+    with pytest.raises(DataError, match=r"image_size=.* can be had for uint8 images"):
         convert_images(maps, size=(4, 4), color="keep", resize="crop")
 
 
@@ -266,7 +261,7 @@ def test_a_pair_of_codes_has_the_levels_of_both():
     data = load_data((COUNTS, COUNTS.clamp_max(5)), kind="codes")
     assert data.train.levels == data.test.levels == 101
     with pytest.raises(
-        DataError, match="one holds counts, but two torch.float32; give both the same kind"
+        DataError, match=r"one holds counts, but two torch\.float32; give both the same kind"
     ):
         load_data(
             (Examples(COUNTS, kind="counts", name="one"), Examples(COUNTS.float(), name="two"))
@@ -321,7 +316,7 @@ def test_counts_may_be_missing():
     counts = torch.tensor([[3.0, math.nan], [0.0, 1.0]])
     examples = Examples(counts, kind="counts", missing="nan")
     assert examples.batch(torch.arange(2)).tolist() == [[3.0, 0.0], [0.0, 1.0]]
-    with pytest.raises(DataError, match="row 0, entry 0 is 0.5; counts"):
+    with pytest.raises(DataError, match=r"row 0, entry 0 is 0\.5; counts"):
         Examples(torch.tensor([[0.5, math.nan]]), kind="counts", missing="nan")
 
 

@@ -1,4 +1,4 @@
-"""Values that stay in their file: the same numbers as in memory, and no more memory than is in use."""
+"""Values that stay in their file: the same as in memory, and only those in use take memory."""
 
 import os
 import resource
@@ -227,7 +227,7 @@ def generator():
 
 @pytest.mark.parametrize("size", [1, 4, 7, 300])
 def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
-    """Every example once, whole blocks in a pool, each pool shuffled, and another order from another seed."""
+    """Every example once, whole blocks in a pool, each pool shuffled, another order per seed."""
     monkeypatch.setattr(feeding, "_BLOCK", 50)
     monkeypatch.setattr(feeding, "_POOL", 1000)
     np.save(tmp_path / "rows.npy", np.arange(2030, dtype=np.uint8).reshape(203, 10))
@@ -250,7 +250,10 @@ def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
     not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them"
 )
 def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
-    """More threads of OpenMP's than cores make those of the training sleep at every wait: a fifth of its speed on two cores."""
+    """With more OpenMP threads than cores, those of the training sleep at every wait.
+
+    On two cores training then has a fifth of its speed.
+    """
     np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
     values = feed_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
     before = torch.get_num_threads()

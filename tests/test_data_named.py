@@ -59,7 +59,7 @@ def sha(array: np.ndarray) -> str:
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
-    """A machine without data and without network, where small stand-ins count as the published files."""
+    """A machine without data and network, where small arrays count as the published files."""
     for variable in ("LOWERBOUND_DATA", "TORCH_HOME", "SCIKIT_LEARN_DATA"):
         monkeypatch.delenv(variable, raising=False)
     home = tmp_path / "home"
@@ -344,7 +344,7 @@ def test_frey_faces_that_are_something_else(machine, monkeypatch, contents, mess
 
 @pytest.fixture
 def faces(monkeypatch) -> np.ndarray:
-    """400 pictures of shades 13 ... 255, as they are in the MATLAB file: columns, each column by column."""
+    """400 pictures of shades 13 ... 255, which the MATLAB file has as columns of their columns."""
     pictures = RANDOM.integers(13, 256, (400, 64, 64), dtype=np.uint8)
     pictures[0, 0, :2] = 13, 255
     return pictures
