@@ -109,6 +109,20 @@ def test_the_digest_is_of_the_values_and_each_field_has_its_own():
         examples.field_digests(["absent"])
 
 
+def test_what_a_run_records_of_examples():
+    labels = torch.tensor([0, 1, 1])
+    examples = Examples(torch.rand(3, 2), labels=labels)
+    recorded = {"count": 3, "shape": [2], "pixels": "as-is", "levels": None}
+    recorded["sha256"] = examples.digest()
+    # as runs recorded it before there were fields, so that these can be resumed
+    assert examples.identity() == recorded
+    other = replace(examples, labels=1 - labels)
+    assert other.identity() == examples.identity()
+    assert other.identity(["label"]) != examples.identity(["label"])
+    assert examples.identity(accepts=["label", "batch"])["fields"].keys() == {"label"}
+    assert Examples(COUNTS, kind="counts").identity()["kind"] == "counts"
+
+
 def test_fields_of_values_in_a_file_are_in_memory(tmp_path):
     np.save(tmp_path / "values.npy", np.random.default_rng(0).random((20, 3)))
     there = np.load(tmp_path / "values.npy", mmap_mode="r")

@@ -355,6 +355,25 @@ class Examples:
             digest.update(self.values[index].cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
+        """What a run records of examples, so that it is resumed with the same ones only.
+
+        Fields are recorded only if a model asks for them, by the names in ``needs`` and
+        ``accepts``, and the kind only if it is counts or codes.
+        """
+        identity: dict[str, Any] = {
+            "count": len(self),
+            "shape": list(self.shape),
+            "pixels": self.pixels,
+            "levels": self.levels,
+            "sha256": self.digest(),
+        }
+        if self.kind is not None:
+            identity["kind"] = self.kind
+        if fields := self.field_digests(needs, accepts):
+            identity["fields"] = fields
+        return identity
+
     def field_digests(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, str]:
         """The SHA-256 digests of the fields that a model asks for, by name.
 

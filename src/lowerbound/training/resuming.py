@@ -36,13 +36,7 @@ def _identity(loop: Loop) -> dict[str, Any]:
         "objective": describe(loop.objective),
         "model": describe(loop.model),
         "examples": {
-            name: {
-                "count": len(part),
-                "shape": list(part.shape),
-                "pixels": part.pixels,
-                "levels": part.levels,
-                "sha256": part.digest(),
-            }
+            name: part.identity(loop.model.needs, loop.model.accepts)
             for name, part in parts.items()
             if part is not None
         },
