@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import lowerbound as lb
 from lowerbound.data import Dataset, Examples, load_data
 from lowerbound.data.arrays import as_examples
 from lowerbound.data.images import convert_images
@@ -359,6 +360,28 @@ def test_missing_is_nan_or_nothing():
         load_data(TABLE, missing="zero")
     with pytest.raises(DataError, match="missing='nan' has no effect here"):
         load_data("digits", missing="nan")
+
+
+def test_a_model_that_is_not_told_what_is_missing_is_refused():
+    class Masked(lb.Conditional):
+        needs = ("observed",)
+
+        def __init__(self):
+            super().__init__()
+            self.inner = lb.Gaussian(lb.mlp(1, 4))
+
+        def forward(self, z, *, observed):
+            return self.inner(z)
+
+    torch.manual_seed(0)
+    posterior = lb.Gaussian(lb.mlp(2, 2))
+    told = lb.LatentModel(lb.StandardNormal(1), posterior, Masked())
+    untold = lb.LatentModel(lb.StandardNormal(1), posterior, lb.Gaussian(lb.mlp(1, 4)))
+    examples = Examples.of(TABLE, missing="nan", name="table")
+    assert lb.evaluate(told, lb.ELBO(), examples).mean
+    with pytest.raises(DataError, match="table: 3 entries are missing, and no part of the model"):
+        lb.evaluate(untold, lb.ELBO(), examples)
+    assert lb.evaluate(untold, lb.ELBO(), Examples.of(TABLE[2:], missing="nan")).mean
 
 
 def test_a_mask_of_ones_own_and_bits_per_dimension():

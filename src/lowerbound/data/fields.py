@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 from typing import Any
 
@@ -142,6 +142,30 @@ def _zero_for_nan(rows: Any) -> Any:
     if rows.dtype.kind != "f":
         return rows
     return np.where(np.isnan(rows), np.zeros((), rows.dtype), rows)
+
+
+def refuse_ignored_mask(
+    fields: Mapping[str, Tensor], needs: Iterable[str], accepts: Iterable[str], name: str
+) -> None:
+    """Raises ``DataError`` if entries are missing and a model is not told which.
+
+    Such a model would score the zeros that are stored in their place, and its bound would be one on
+    the probability of other data.
+
+    Args:
+        fields: of all examples.
+        needs: the names of the fields that the model needs.
+        accepts: the names of the fields that it takes if they are there.
+        name: what messages call the data.
+    """
+    mask = fields.get(OBSERVED)
+    if mask is None or OBSERVED in (*needs, *accepts) or mask.all():
+        return
+    raise DataError(
+        f"{name}: {int((~mask).sum()):,} entries are missing, and no part of the model takes the "
+        f"field {OBSERVED!r}, so it would score the zeros in their place; use a likelihood that "
+        "takes it, or fill the entries"
+    )
 
 
 def field_digest(field: Tensor) -> str:
