@@ -1,4 +1,4 @@
-"""Models with parts in common: stored once, and one part again after loading; and layers of torch as they were made."""
+"""Parts that a model shares are stored once and shared again; layers of torch are made again."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ def stored_names(path) -> set[str]:
 
 
 def sharing_model() -> lb.LatentModel:
-    """The encoder's trunk is part of two networks, and the decoder's is a layer of torch that occurs twice."""
+    """The encoder holds one network twice, and the decoder one layer of torch."""
     trunk, square = lb.mlp(IMAGE, 6, 4), nn.Linear(3, 3)
     decoder = nn.Sequential(nn.Linear(2, 3), square, nn.Tanh(), square, nn.Linear(3, 64))
     return lb.LatentModel(
@@ -197,6 +197,15 @@ def test_a_run_whose_layers_were_foreign_to_an_earlier_version_is_resumed(tmp_pa
         lb.fit(make(), lb.ELBO(), x, epochs=3, resume=True, **settings)
 
 
+# Networks of lowerbound
+
+
+def test_random_constants_that_are_not_learned_are_saved(tmp_path):
+    prior = lb.Gaussian(lb.constant(4, learned=False, spread=1.0))
+    again = lb.load(lb.save(prior, tmp_path / "prior"))
+    assert torch.equal(again().mean, prior().mean)
+
+
 # Layers of torch
 
 LAYERS = {
@@ -234,7 +243,7 @@ LAYERS = {
     "Upsample to a size": lambda: nn.Upsample(size=(4, 4), mode="bilinear", align_corners=True),
     "PixelShuffle": lambda: nn.PixelShuffle(2),
     "ReflectionPad2d": lambda: nn.ReflectionPad2d(1),
-    "Identity": lambda: nn.Identity(),
+    "Identity": nn.Identity,
     "named children": lambda: nn.ModuleDict({"kind": nn.Linear(1, 2), "b": nn.ReLU()}),
     "a list": lambda: nn.ModuleList([nn.Linear(1, 2), nn.Sequential()]),
 }

@@ -1,15 +1,16 @@
-"""Parts of a model that can say how they were made, so that a saved model is rebuilt without running code from a file.
+"""Descriptions of models: a saved model is rebuilt from one without running code from a file.
 
-A describable class keeps each argument of its constructor as an attribute of the same name. :func:`describe` reads them
-into plain JSON values, and :func:`build` calls the constructors again. A file can name only classes that registered here
-and the layers of ``torch.nn`` in :mod:`lowerbound.describe.layers`. In a description
+A describable class keeps each argument of its constructor as an attribute of the same name.
+:func:`describe` reads these attributes into plain JSON values, and :func:`build` calls the
+constructors again. A file can name only classes that are registered here and the layers of
+``torch.nn`` that :mod:`lowerbound.describe.layers` lists. A description consists of
 
-- ``{"kind": "Gaussian", "network": ...}`` is a part with its arguments;
-- ``{"kind": "torch.Tensor", "shape": [2, 3]}`` is a tensor argument, whose values are among the model's weights;
-- ``{"class": "torch.nn.ReLU"}`` is a class itself;
-- ``{"shared": ["prior", "posterior"]}`` is the module that this path leads to, from the top of the description: a module that
-  occurs twice is described once;
-- ``{"foreign": "package.Network"}`` is what cannot be described.
+- ``{"kind": "Gaussian", "network": ...}``: a part, and its arguments;
+- ``{"kind": "torch.Tensor", "shape": [2, 3]}``: a tensor; its values are among the model's weights;
+- ``{"class": "torch.nn.ReLU"}``: a class itself;
+- ``{"shared": ["prior", "posterior"]}``: the module at this path from the top of the description.
+  A module that occurs several times is described where it occurs first;
+- ``{"foreign": "package.Network"}``: something that cannot be described.
 """
 
 from __future__ import annotations
@@ -30,40 +31,48 @@ RESERVED = ("kind", "foreign", "shared")
 
 _MAPPING = "builtins.dict"
 _TENSOR = "torch.Tensor"
-_TYPES = {str(dtype): dtype for dtype in (torch.bool, torch.uint8, torch.int32, torch.int64)}
+_TYPES = {str(dtype): dtype for dtype in (torch.bool, torch.uint8, torch.int32, torch.int64)} | {
+    None: None  # the model's floating type
+}
 
 Class = TypeVar("Class", bound=type)
 Path = tuple[str | int, ...]
 
 
 def describable(cls: Class) -> Class:
-    """Class decorator: instances can be described, provided that each constructor argument is kept under its own name.
+    """Class decorator: instances can be described if each argument is kept under its own name.
 
-    A tensor argument is kept as a parameter or a buffer of the state dictionary, ``**options`` as a mapping.
+    A tensor argument is kept as a parameter or as a buffer that is saved, and ``**options`` as a
+    mapping.
 
     Raises:
-        SettingsError: if another class of that name is registered, or an argument is called ``kind``, ``foreign`` or
-            ``shared``, which mean something else in a description.
+        SettingsError: if another class of that name is registered, or an argument is called
+            ``kind``, ``foreign`` or ``shared``, words that descriptions reserve.
     """
     for name in RESERVED:
         if name in inspect.signature(cls).parameters:
             raise SettingsError(
-                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions reserve; rename the argument"
+                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions "
+                "reserve; rename the argument"
             )
     known = KINDS.setdefault(cls.__name__, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise SettingsError(
-            f"describable: {known.__module__}.{known.__qualname__} is registered as {cls.__name__!r}; name your class otherwise"
+            f"describable: {known.__module__}.{known.__qualname__} is registered as "
+            f"{cls.__name__!r}; give your class another name"
         )
     KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
     return cls
 
 
 def describe(value: Any) -> Any:
-    """What ``value`` is made of, in JSON's types; an object of a foreign class is described by its class's name alone.
+    """What ``value`` is made of, in JSON's types.
+
+    Of an object that is neither describable nor a layer of torch, only the class's name is given.
 
     Raises:
-        StorageError: if a describable object does not keep an argument of its constructor, or contains itself.
+        StorageError: if a describable object does not keep an argument of its constructor, or
+            contains itself.
 
     Example:
         >>> import lowerbound as lb
@@ -124,8 +133,7 @@ class _Describer:
             return {"kind": _MAPPING} | self._named(entries, path)
         if inspect.isclass(value) and name_of(value) is not None:
             return {"class": name_of(value)}
-        settings = settings_of(value) if isinstance(value, nn.Module) else None
-        if settings is not None:
+        if isinstance(value, nn.Module) and (settings := settings_of(value)) is not None:
             return {"kind": name_of(cls)} | self._named(settings, path)
         return {"foreign": _full_name(value)}
 
@@ -138,7 +146,8 @@ class _Describer:
         for name, parameter in inspect.signature(cls).parameters.items():
             if not hasattr(value, name):
                 raise StorageError(
-                    f"{cls.__name__} is describable, but keeps no attribute {name!r}; set self.{name} = {name}"
+                    f"{cls.__name__} is describable, but keeps no attribute {name!r}; "
+                    f"set self.{name} = {name}"
                 )
             argument = getattr(value, name)
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -151,7 +160,7 @@ class _Describer:
 
 
 def _describe_tensor(owner: Any, name: str, tensor: Tensor) -> dict[str, Any]:
-    """A tensor's shape, and its type unless it is the model's; its values are saved only with the model's weights."""
+    """A tensor's shape, and its type unless that follows the model's; the values are weights."""
     if not isinstance(owner, nn.Module) or name not in owner.state_dict():
         return {"foreign": _TENSOR}
     outline: dict[str, Any] = {"kind": _TENSOR, "shape": list(tensor.shape)}
@@ -161,8 +170,9 @@ def _describe_tensor(owner: Any, name: str, tensor: Tensor) -> dict[str, Any]:
 
 
 def _full_name(value: Any) -> str:
-    owner = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
-    return f"{owner.__module__}.{owner.__qualname__}"
+    if not inspect.isfunction(value) and not inspect.isclass(value):
+        value = type(value)
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 def _nodes(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -177,7 +187,7 @@ def _nodes(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
-    """The places in a description that cannot be rebuilt from it: pairs of a path and a class's name."""
+    """What cannot be rebuilt from a description: pairs of a path and a class's name."""
     for place, node in _nodes(description, path):
         if "foreign" in node:
             yield place, node["foreign"]
@@ -192,8 +202,8 @@ def build(description: Any) -> Any:
     """The value that was described; what was one module is one module again.
 
     Raises:
-        StorageError: if the description names a class that is not lowerbound's, arguments that it does not take, or a path
-            that leads nowhere.
+        StorageError: if the description names a class that is not registered, arguments that the
+            class does not take, or a path that leads nowhere.
 
     Example:
         >>> again = build(describe(nn.Sequential(layer := nn.Linear(2, 2), layer)))
@@ -245,8 +255,8 @@ class _Builder:
             return LAYERS[named]
         if named not in KINDS and named not in LAYERS and named not in (_MAPPING, _TENSOR):
             raise StorageError(
-                f"the description names {named!r}, which is not a registered part; import the module that registers it with "
-                "lowerbound.describable, or pass a constructor"
+                f"the description names {named!r}, which is not a registered part; import the "
+                "module that registers it with lowerbound.describable, or pass a constructor"
             )
         arguments = {name: self.at((*path, name)) for name in node if name != "kind"}
         try:
@@ -261,9 +271,10 @@ def _make(name: str, arguments: dict[str, Any]) -> Any:
     if name == _MAPPING:
         return dict(zip(arguments["names"], arguments["values"], strict=True))
     if name == _TENSOR:
-        dtype = _TYPES[arguments["dtype"]] if "dtype" in arguments else None
-        return torch.zeros(arguments["shape"], dtype=dtype)
-    return make_layer(name, arguments) if name in LAYERS else KINDS[name](**arguments)
+        return torch.zeros(arguments["shape"], dtype=_TYPES[arguments.get("dtype")])
+    if name in LAYERS:
+        return make_layer(name, arguments)
+    return KINDS[name](**arguments)
 
 
 def _checked_path(steps: Any) -> Path:
@@ -279,8 +290,9 @@ def _joined(path: Path) -> str:
 def completed(description: Any, now: Any = None) -> Any:
     """An earlier version's description as this version would write it, so that two can be compared.
 
-    Settings that a part did not have yet get their defaults. What was foreign then and is described now, as torch's
-    layers are, can only be compared by its class: it counts as what ``now`` has in its place.
+    Settings that a part did not have yet get their defaults. What was foreign then and is described
+    now, as torch's layers are, can be compared by its class alone: it becomes what ``now`` has in
+    its place, if that is of the same class.
 
     Args:
         description: written by this version or an earlier one.
@@ -292,24 +304,39 @@ def completed(description: Any, now: Any = None) -> Any:
         True
     """
     if isinstance(description, list):
-        others = now if isinstance(now, list) and len(now) == len(description) else description
-        return [completed(*pair) for pair in zip(description, others, strict=True)]
+        others = _entries_beside(now, len(description))
+        return [completed(entry, other) for entry, other in zip(description, others, strict=True)]
     if not isinstance(description, dict):
         return description
-    beside: Mapping[str, Any] = now if isinstance(now, dict) else {}
+    beside: Mapping[str, Any] = {}
+    if isinstance(now, dict):
+        beside = now
     if "foreign" in description and description["foreign"] == _foreign_name(beside):
         return now
     known = {name: completed(entry, beside.get(name)) for name, entry in description.items()}
-    kind = KINDS.get(str(known.get("kind")))
-    parameters = inspect.signature(kind).parameters.values() if kind is not None else ()
+    return _defaults(known.get("kind")) | known
+
+
+def _entries_beside(now: Any, count: int) -> list[Any]:
+    if isinstance(now, list) and len(now) == count:
+        return now
+    return [None] * count
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    if kind not in KINDS:
+        return {}
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
     return {
-        entry.name: describe(entry.default)
-        for entry in parameters
-        if entry.default is not entry.empty
-    } | known
+        parameter.name: describe(parameter.default)
+        for parameter in parameters
+        if parameter.default is not parameter.empty
+    }
 
 
 def _foreign_name(node: Mapping[str, Any]) -> str | None:
-    """How a version that could not describe this layer, or class of layers, would have named it."""
-    layer = LAYERS.get(str(node.get("class", node.get("kind"))))
-    return None if layer is None else _full_name(layer)
+    """What an earlier version, to which this layer or class was foreign, wrote in its place."""
+    name = node.get("class", node.get("kind"))
+    if name not in LAYERS:
+        return None
+    return _full_name(LAYERS[name])

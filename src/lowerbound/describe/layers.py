@@ -1,7 +1,7 @@
-"""Layers of ``torch.nn`` that a description can name: what they were made with, and how they are made again.
+"""The layers of ``torch.nn`` that a description can name, and how they are made again.
 
-A layer of torch keeps its settings as attributes, but says nothing of what was changed after it was made. So a layer is
-described only if a second one, made with the same settings, is the same in every attribute.
+A layer of torch keeps its settings as attributes, but nothing tells what was changed afterwards.
+So a layer is described only if a new one with the same settings equals it in every attribute.
 """
 
 from __future__ import annotations
@@ -16,28 +16,36 @@ from torch import Tensor, nn
 
 _CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 
-# Without those that torch has made from them for sparse, quantised or lazily shaped weights, and without those
-# whose output is not one tensor.
-_LAYERS = """
-    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
-    AlphaDropout AvgPool1d AvgPool2d AvgPool3d BatchNorm1d BatchNorm2d BatchNorm3d Bilinear CELU ChannelShuffle
-    CircularPad1d CircularPad2d CircularPad3d ConstantPad1d ConstantPad2d ConstantPad3d Conv1d Conv2d Conv3d
-    ConvTranspose1d ConvTranspose2d ConvTranspose3d Dropout Dropout1d Dropout2d Dropout3d ELU
-    Embedding FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm Hardshrink Hardsigmoid Hardswish Hardtanh Identity
-    InstanceNorm1d InstanceNorm2d InstanceNorm3d LPPool1d LPPool2d LPPool3d LayerNorm LeakyReLU Linear
-    LocalResponseNorm LogSigmoid LogSoftmax MaxPool1d MaxPool2d MaxPool3d Mish PReLU PixelShuffle PixelUnshuffle
-    RMSNorm RReLU ReLU ReLU6 ReflectionPad1d ReflectionPad2d ReflectionPad3d ReplicationPad1d ReplicationPad2d
-    ReplicationPad3d SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink
-    Threshold Unflatten Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d ZeroPad1d ZeroPad2d ZeroPad3d
-""".split()
+# Each exists for one, two and three dimensions: Conv1d, Conv2d, Conv3d.
+_OF_DIMENSIONS = (
+    "AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "BatchNorm", "CircularPad", "ConstantPad",
+    "Conv", "ConvTranspose", "Dropout", "InstanceNorm", "LPPool", "MaxPool", "ReflectionPad",
+    "ReplicationPad", "ZeroPad",
+)  # fmt: skip
+_OTHERS = (
+    "AlphaDropout", "Bilinear", "CELU", "ChannelShuffle", "Dropout", "ELU", "Embedding",
+    "FeatureAlphaDropout", "Flatten", "Fold", "GELU", "GLU", "GroupNorm", "Hardshrink",
+    "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LayerNorm", "LeakyReLU", "Linear",
+    "LocalResponseNorm", "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "PixelShuffle",
+    "PixelUnshuffle", "RMSNorm", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax",
+    "Softmax2d", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "Threshold", "Unflatten", "Unfold", "Upsample", "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
+)  # fmt: skip
+_ALL = (
+    *(f"{name}{dimensions}d" for name in _OF_DIMENSIONS for dimensions in (1, 2, 3)),
+    *_OTHERS,
+    *_CONTAINERS,
+)
 
 LAYERS: dict[str, type[nn.Module]] = {
     f"torch.nn.{name}": getattr(nn, name)
-    for name in (*_LAYERS, *_CONTAINERS)
+    for name in _ALL
     if hasattr(nn, name)  # an older torch lacks a few
 }
 _NAMES = {layer: name for name, layer in LAYERS.items()}
-_PLACE = ("device", "dtype")  # not how a layer computes, but where: a loaded model says that itself
+_IS_CONTAINER = {name: name.removeprefix("torch.nn.") in _CONTAINERS for name in LAYERS}
+_PLACE = ("device", "dtype")  # says where a layer computes, not how; loading decides that
 
 
 def name_of(layer: type) -> str | None:
@@ -51,10 +59,11 @@ def name_of(layer: type) -> str | None:
 
 
 def settings_of(layer: nn.Module) -> dict[str, Any] | None:
-    """What :func:`make_layer` needs to make the same layer, but for its weights; ``None`` where that is impossible.
+    """What :func:`make_layer` needs to make this layer; ``None`` if it cannot be made again.
 
-    It is impossible for a subclass, and for a layer with hooks, a replaced method, additional or frozen parameters,
-    buffers or submodules, or a parametrisation such as ``weight_norm``.
+    It cannot be made again if its class is not listed, as a subclass is not; or if it has hooks, a
+    replaced method, a parametrisation such as ``weight_norm``, frozen parameters, or parameters,
+    buffers or submodules that its class does not have.
 
     Example:
         >>> settings_of(nn.Linear(3, 4, bias=False))
@@ -65,21 +74,17 @@ def settings_of(layer: nn.Module) -> dict[str, Any] | None:
     name = name_of(type(layer))
     if name is None:
         return None
-    children = dict(layer._modules)
-    if name.removeprefix("torch.nn.") not in _CONTAINERS:
-        settings = _arguments(layer)
-    elif list(children) == [str(position) for position in range(len(children))]:
-        settings = {"modules": list(children.values())}
-    else:
-        settings = {"names": list(children), "modules": list(children.values())}
-    if None in children.values() or not all(map(_is_plain, _leaves(settings))):
+    settings = _children(layer) if _IS_CONTAINER[name] else _arguments(layer)
+    if not all(map(_is_plain, _leaves(settings))):
         return None
     try:
         with torch.device("meta"):  # takes no memory, and no random numbers
             again = make_layer(name, settings)
     except (TypeError, ValueError, RuntimeError):
         return None
-    return settings if _is_same(layer, again) else None
+    if not _is_same(layer, again):
+        return None
+    return settings
 
 
 def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -93,13 +98,21 @@ def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
         )
     """
     make = LAYERS[name]
-    if name.removeprefix("torch.nn.") not in _CONTAINERS:
+    if not _IS_CONTAINER[name]:
         return make(**settings)
     container, modules = make(), settings["modules"]
     names = settings.get("names", range(len(modules)))
     for child, module in zip(names, modules, strict=True):
         container.add_module(str(child), module)
     return container
+
+
+def _children(container: nn.Module) -> dict[str, Any]:
+    """The modules within, with their names unless these are 0, 1, 2 and so on."""
+    names, modules = list(container._modules), list(container._modules.values())
+    if names == [str(position) for position in range(len(names))]:
+        return {"modules": modules}
+    return {"names": names, "modules": modules}
 
 
 def _arguments(layer: nn.Module) -> dict[str, Any]:
@@ -110,7 +123,9 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
         if starred or name.startswith("_") or name in _PLACE or not hasattr(layer, name):
             continue
         value = getattr(layer, name)
-        found[name] = value is not None if name == "bias" else value
+        if name == "bias":
+            value = value is not None
+        found[name] = value
     return found
 
 
@@ -127,7 +142,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_same(layer: nn.Module, again: nn.Module) -> bool:
-    """Whether two layers agree in all but the values and the types of their tensors, and where those are."""
+    """Whether two layers agree in everything but the values, types and devices of their tensors."""
     ours, theirs = dict(vars(layer)), dict(vars(again))
     for attributes in (ours, theirs):
         attributes.pop("training")
@@ -138,11 +153,13 @@ def _is_same(layer: nn.Module, again: nn.Module) -> bool:
 
 
 def _outline(tensor: Tensor | None) -> tuple[Any, ...] | None:
-    return None if tensor is None else (type(tensor), tuple(tensor.shape), tensor.requires_grad)
+    if tensor is None:
+        return None
+    return type(tensor), tuple(tensor.shape), tensor.requires_grad
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    """Whether two settings are equal; a list equals the tuple of its entries."""
+    """Whether two settings are equal; a list equals a tuple of the same entries."""
     if isinstance(ours, tuple | list) and isinstance(theirs, tuple | list):
         pairs = zip(ours, theirs, strict=False)
         return len(ours) == len(theirs) and all(_equal(*pair) for pair in pairs)

@@ -1,4 +1,7 @@
-"""Files of tensors: safetensors with JSON in the header, written whole or not at all. Nothing is ever pickled."""
+"""Files of tensors: safetensors with JSON in the header, written whole or not at all.
+
+Nothing is ever pickled.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def write_tensors(
     parts = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in tensors.items()
-        if not _is_stored(name, shared.get(name), tensors)
+        if not _is_stored_as(shared.get(name), name, tensors)
     }
     partial = path.with_name(f".{path.name}.partial")
     save_file(
@@ -54,13 +57,16 @@ def write_tensors(
     os.replace(partial, path)
 
 
-def _is_stored(name: str, other: str | None, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether another name's tensor is this one too. The optimiser's files have the model's metadata, but other names."""
-    return (
-        other in tensors
-        and tensors[name].dtype == tensors[other].dtype
-        and torch.equal(tensors[name], tensors[other])
-    )
+def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensor of this name is stored under another name.
+
+    All files of a checkpoint have the model's metadata; where the names are not the model's, or the
+    tensors differ after all, each is stored.
+    """
+    if other is None or other not in tensors:
+        return False
+    ours, stored = tensors[name], tensors[other]
+    return ours.dtype == stored.dtype and torch.equal(ours, stored)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
