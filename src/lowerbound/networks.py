@@ -85,7 +85,7 @@ class FlattenLeading(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *input_shape]`` to ``[*leading, *output_shape]``."""
-        leading = _leading(x, self.input_shape, self)
+        leading = leading_shape(x, self.input_shape, self)
         y: Tensor = self.network(x.reshape(-1, *self.input_shape))
         return y.reshape(*leading, *y.shape[1:])
 
@@ -131,7 +131,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
-        leading = _leading(x, self.inputs, self)
+        leading = leading_shape(x, self.inputs, self)
         return cast(Tensor, self.layers(x.reshape(*leading, -1))).reshape(*leading, *self.outputs)
 
 
@@ -357,7 +357,12 @@ def _sides(image: Shape, strides: Shape) -> list[Shape]:
     return sizes
 
 
-def _leading(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+def leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+    """The dimensions of ``x`` before those of an event.
+
+    Raises:
+        ShapeError: if ``x`` does not end in the event's shape, naming the network that takes it.
+    """
     if tuple(x.shape[-len(event) :]) != event:
         raise ShapeError(
             f"{type(network).__name__} takes events of shape {event}, but the input has shape "
