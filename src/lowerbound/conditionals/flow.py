@@ -44,16 +44,16 @@ class Flow(Conditional):
         + \log \left| \det \frac{\partial f_c(y)}{\partial y} \right|
 
     Here :math:`p_0` is the flow's base, N(0, I) or for ``"ncsf"`` a uniform density, and c is the
-    context: a prior has none, a posterior's is the data, flattened to a vector. The
-    networks within are zuko's (Rozet et al. 2022). Their parameters stay in float32 at least, also
-    in a model in half precision. The mean and the variance have no closed form.
+    context: a prior has none, a posterior's is the data, flattened to a vector. The networks within
+    are zuko's (Rozet et al. 2022). Their parameters stay in float32 at least, also in a model in
+    half precision. The mean and the variance have no closed form.
 
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
             ``"realnvp"`` (Dinh et al. 2017), ``"maf"`` (Papamakarios et al. 2017), ``"nsf"``
-            (Durkan et al. 2019), ``"ncsf"`` (Rezende et al. 2020, for angles in [-pi, pi]), ``"sospf"``
-            (Jaini et al. 2019), ``"naf"`` (Huang et al. 2018), ``"unaf"`` (Wehenkel & Louppe
-            2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"`` (Meng et al. 2020), ``"bpf"``
+            (Durkan et al. 2019), ``"ncsf"`` (Rezende et al. 2020, for angles in [-pi, pi]),
+            ``"sospf"`` (Jaini et al. 2019), ``"naf"`` (Huang et al. 2018), ``"unaf"`` (Wehenkel &
+            Louppe 2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"`` (Meng et al. 2020), ``"bpf"``
             (Ramasinghe et al. 2021).
         features: D, the dimensions of the vectors ``[*leading, D]`` that it is over.
         context: the number of dimensions, or the shape ``event``, of what it is given,

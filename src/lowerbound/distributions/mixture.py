@@ -65,7 +65,11 @@ class Mixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats, ``[*samples, *batch]``."""
-        each = self.components.log_prob(value.unsqueeze(self._axis))
+        value = value.unsqueeze(self._axis)
+        # Not every distribution broadcasts values against itself: zuko's flows do not.
+        one_for_each = self.components.batch_shape + self.event_shape
+        shape = torch.broadcast_shapes(value.shape, one_for_each)
+        each = self.components.log_prob(value.expand(shape))
         return (each + self.log_weights).logsumexp(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
