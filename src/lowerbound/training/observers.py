@@ -11,13 +11,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-import lowerbound
 from lowerbound.conditionals import StandardNormal
-from lowerbound.describe import describe
 from lowerbound.models import Model
 from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
 from lowerbound.runs.directory import RunDirectory, optimizer_to_files
-from lowerbound.runs.saving import FORMAT
+from lowerbound.runs.saving import header_of
 from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
 
@@ -129,11 +127,7 @@ class Recorder(Observer):
 
     def on_start(self, loop: Loop) -> None:
         """Metrics newer than where the training stands are from a future that was lost."""
-        self.header = {
-            "model": describe(loop.model),
-            "lowerbound": lowerbound.__version__,
-            "format": FORMAT,
-        }
+        self.header = header_of(loop.model)
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
 

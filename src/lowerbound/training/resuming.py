@@ -111,7 +111,9 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
             else "exponentially"
         }
         before |= {name: config[name] for name in identity}
-        before |= {name: completed(config[name]) for name in ("objective", "model")}
+        before |= {
+            name: completed(config[name], identity[name]) for name in ("objective", "model")
+        }
     except (KeyError, TypeError):
         raise StorageError(
             f"{files.config}: lacks settings of the run; restore the file as it was written"
