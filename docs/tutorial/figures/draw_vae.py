@@ -16,7 +16,9 @@ DATA, POSTERIOR, LIKELIHOOD, NOISE = (
 )
 
 
-def rectangle(x: float, y: float, size: tuple[float, float], colours: tuple[str, str], copies: int = 1) -> str:
+def rectangle(
+    x: float, y: float, size: tuple[float, float], colours: tuple[str, str], copies: int = 1
+) -> str:
     """A box whose upper left corner is at (x, y), in front of ``copies - 1`` others."""
     (width, height), (fill, line) = size, colours
     return "".join(
@@ -31,7 +33,11 @@ def network(x: float, y: float, narrowing: bool, colours: tuple[str, str], name:
     fill, line = colours
     corners = f"{x},{y - left} {x + 88},{y - right} {x + 88},{y + right} {x},{y + left}"
     shape = f'<polygon points="{corners}" fill="{fill}" stroke="{line}" stroke-linejoin="round"/>'
-    return shape + words(x + 44, y - 2, name, size=14, bold=True) + words(x + 44, y + 15, "200 tanh", GREY)
+    return (
+        shape
+        + words(x + 44, y - 2, name, size=14, bold=True)
+        + words(x + 44, y + 15, "200 tanh", GREY)
+    )
 
 
 def arrow(*points: tuple[float, float], colour: str = INK) -> str:
@@ -41,7 +47,9 @@ def arrow(*points: tuple[float, float], colour: str = INK) -> str:
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4" marker-end="url(#{head})"/>'
 
 
-def words(x: float, y: float, text: str, colour: str = INK, *, size: float = 13, bold: bool = False) -> str:
+def words(
+    x: float, y: float, text: str, colour: str = INK, *, size: float = 13, bold: bool = False
+) -> str:
     """A line of words, centred at x."""
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle"{weight}>{text}</text>'
@@ -51,7 +59,8 @@ def symbols(x: float, y: float, text: str, colour: str = INK, size: float = 17) 
     """A formula, centred at x: letters between underscores are variables, and italic."""
     pieces = text.split("_")
     styled = "".join(
-        f'<tspan font-style="italic">{piece}</tspan>' if turn % 2 else piece for turn, piece in enumerate(pieces)
+        f'<tspan font-style="italic">{piece}</tspan>' if turn % 2 else piece
+        for turn, piece in enumerate(pieces)
     )
     return (
         f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle" '
@@ -61,7 +70,9 @@ def symbols(x: float, y: float, text: str, colour: str = INK, size: float = 17) 
 
 def parameters(x: float, colours: tuple[str, str], copies: int) -> str:
     """The mean and the log variance that a network gives, one above the other."""
-    boxes = rectangle(x, 128, (64, 34), colours, copies) + rectangle(x, 188, (64, 34), colours, copies)
+    boxes = rectangle(x, 128, (64, 34), colours, copies) + rectangle(
+        x, 188, (64, 34), colours, copies
+    )
     return boxes + symbols(x + 32, 150, "_μ_") + symbols(x + 32, 210, "log _σ_²")
 
 
@@ -75,7 +86,9 @@ def head(name: str, colour: str) -> str:
 
 def figure() -> str:
     """The whole figure."""
-    title = "From an example to its bound: encoder, noise, L samples of z, decoder, and the two terms"
+    title = (
+        "From an example to its bound: encoder, noise, L samples of z, decoder, and the two terms"
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="Helvetica, Arial, &quot;DejaVu Sans&quot;, sans-serif" role="img" aria-label="{title}">',
@@ -85,30 +98,30 @@ def figure() -> str:
         # The data, and the encoder's answer to them.
         rectangle(26, 140, (56, 70), DATA, 3),
         symbols(54, 181, "_x_", size=20),
-        words(60, 233, "M × D", GREY),
+        words(60, 233, "B × D", GREY),
         network(124, 175, True, POSTERIOR, "encoder"),
         parameters(244, POSTERIOR, 1),
-        words(276, 244, "M × J", GREY),
+        words(276, 244, "B × J", GREY),
         # Noise, and the samples that it makes.
         rectangle(338, 34, (124, 38), NOISE, 3),
         symbols(400, 58, "_ε_ ~ N(0, I)", size=16),
-        words(516, 49, "L × M × J", GREY),
+        words(516, 49, "L × B × J", GREY),
         rectangle(338, 153, (124, 44), POSTERIOR, 3),
         symbols(400, 180, "_z_ = _μ_ + _σ_ ⊙ _ε_", size=16),
-        words(400, 220, "L × M × J", GREY),
+        words(400, 220, "L × B × J", GREY),
         # The decoder's answer to them.
         network(504, 175, False, LIKELIHOOD, "decoder"),
         parameters(624, LIKELIHOOD, 3),
-        words(662, 244, "L × M × D", GREY),
+        words(662, 244, "L × B × D", GREY),
         # The two terms, and their sum.
         rectangle(216, 292, (120, 44), POSTERIOR),
         symbols(276, 320, "KL(_q_ || _p_)"),
-        words(276, 355, "closed form: M", GREY),
+        words(276, 355, "closed form: B", GREY),
         rectangle(588, 292, (140, 44), LIKELIHOOD),
         symbols(658, 320, "log _p_(_x_ | _z_)"),
-        words(658, 355, "L × M", GREY),
+        words(658, 355, "L × B", GREY),
         rectangle(376, 362, (160, 46), DATA),
-        words(456, 382, "bound: M", size=14, bold=True),
+        words(456, 382, "bound: B", size=14, bold=True),
         words(456, 400, "mean over L, − KL", GREY),
         # The ways between them.
         arrow((98, 175), (122, 175)),
