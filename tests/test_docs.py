@@ -109,6 +109,18 @@ def test_every_page_is_in_the_navigation():
     assert {(ROOT / page).resolve() for page in pages("docs/**/*.md")} - listed == {(ROOT / "docs/index.md").resolve()}
 
 
+def test_shapes_are_written_in_the_symbols_of_the_glossary():
+    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf8")
+    rows = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \|", glossary, re.MULTILINE)
+    symbols = {symbol for row in rows for symbol in row.split(", ")}
+    assert {"K", "B", "J", "D", "N", "L"} <= symbols
+    for page in pages("docs/*.md", "docs/how-to/*.md", "docs/tutorial/*.ipynb"):
+        text = (ROOT / page).read_text(encoding="utf8")
+        for shape in re.findall(r"\[([A-Z](?:, [\w*.]+)*)\]", text):
+            used = {size for size in shape.split(", ") if re.fullmatch("[A-Z]", size)}
+            assert page == "docs/architecture.md" or used <= symbols, (page, shape)
+
+
 def test_what_is_wrong_in_a_site_is_found(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "picture.png").touch()

@@ -1,4 +1,7 @@
-"""A link at the top of each notebook's page to the notebook, which is copied into the site."""
+"""Links at the top of each notebook's page to the notebook, and to the style of its plots.
+
+The site contains a copy of every file that such a link leads to.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,26 @@ from docutils import nodes
 from sphinx.addnodes import download_reference
 from sphinx.application import Sphinx
 
+STYLE = "plain.mplstyle"
 
-def _add_link(app: Sphinx, document: nodes.document) -> None:
-    """Add the link below the page's title. Sphinx copies the files that such links lead to."""
+
+def _add_links(app: Sphinx, document: nodes.document) -> None:
+    """Add a line with the links below the page's title."""
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix != ".ipynb":
         return
-    link = download_reference("", "", nodes.Text("Download this notebook"), reftarget=path.name)
-    link["refdoc"] = app.env.docname
+    line = nodes.paragraph("", "", _link(app, path.name, "Download this notebook"))
+    if STYLE in path.read_text(encoding="utf8"):
+        line += [nodes.Text(" and put "), _link(app, STYLE, STYLE), nodes.Text(" beside it.")]
     title = next(iter(document.findall(nodes.title)))
-    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", "", link))
+    title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def _link(app: Sphinx, file: str, text: str) -> nodes.Element:
+    return download_reference("", "", nodes.Text(text), reftarget=file, refdoc=app.env.docname)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the links before Sphinx collects what to copy, which it does with the priority 500."""
-    app.connect("doctree-read", _add_link, priority=400)
+    app.connect("doctree-read", _add_links, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
