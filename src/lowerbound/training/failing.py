@@ -13,7 +13,7 @@ from lowerbound.models import Draw, LogJoint
 
 
 @torch.no_grad()
-def diagnosis(
+def diagnose(
     model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
 ) -> NonFiniteError:
     """The first quantity on the way from data to gradient that is not finite, and what to do about it.

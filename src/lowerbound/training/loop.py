@@ -24,8 +24,8 @@ from lowerbound.objectives.schedules import cut_short
 from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.training.compiling import Pacer, Precision
-from lowerbound.training.feeding import Feed
+from lowerbound.training.compiling import Precision, StepAutotuner
+from lowerbound.training.batches import BatchSource
 from lowerbound.training.settling import Settling
 from lowerbound.training.step import TrainingStep
 
@@ -127,19 +127,19 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.feed = Feed(self.train, self.device)
-        self.train = self.feed.examples
+        self.source = BatchSource(self.train, self.device)
+        self.train = self.source.examples
         self.step = TrainingStep(
             self.model,
             self.objective,
             self.optimizer,
-            self.feed,
-            self.clip_norm,
-            self.ema,
-            self.profiled,
+            clip_norm=self.clip_norm,
+            averaged=self.ema,
         )
         size = min(self.batch_size, len(self.train))
-        self.pacer = Pacer(self.step, self.compile, self.precision, size, self.tell)
+        self.autotuner = StepAutotuner(
+            self.step, self.compile, self.precision, size, self.tell, profiled=self.profiled
+        )
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()
@@ -150,7 +150,7 @@ class Loop:
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
-        self.pacer.resume(progress.compiled, progress.half, self._steps_left())
+        self.autotuner.resume(progress.compiled, progress.half, self._steps_left())
         progress.finished = (
             progress.stopped_early or progress.settled or progress.step >= self.total_steps
         )
@@ -158,7 +158,7 @@ class Loop:
     @property
     def between_steps(self) -> bool:
         """Whether weights and progress belong together, which they do not where a step was cut short."""
-        return self.step.taken == self.progress.step == int(self.step.accepted)
+        return self.step.taken == self.progress.step == self.step.accepted
 
     @property
     def seconds(self) -> float:
@@ -200,8 +200,10 @@ class Loop:
     def snapshot(self) -> Progress:
         """Where the training stands now, in plain numbers."""
         now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
-        way = self.pacer.verdict
-        return now if way is None else replace(now, compiled=way.compiled, half=way.half)
+        option = self.autotuner.settled_option
+        if option is None:
+            return now
+        return replace(now, compiled=option.compiled, half=option.bfloat16)
 
     def tell(self, line: str) -> None:
         """Let all observers know what was decided or found out about how the steps are taken."""
@@ -214,7 +216,7 @@ class Loop:
         self.model.train()
         began, first = time.perf_counter(), progress.position
         left = order[first:][: (self.total_steps - progress.step) * self.batch_size]
-        with closing(self.feed.batches(left, self.batch_size)) as batches:
+        with closing(self.source.batches(left, self.batch_size)) as batches:
             for batch in batches:
                 if self.stop_requested:
                     self._check()
@@ -223,7 +225,7 @@ class Loop:
                 for observer in self.observers:
                     observer.on_step(self)
                 if len(self.step.unchecked) >= (
-                    _UNCHECKED_STEPS if self.feed.at_hand else _UNCHECKED_BATCHES
+                    _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
                 ):
                     self._check()
         self._check()
@@ -282,7 +284,7 @@ class Loop:
         generator = torch.Generator().manual_seed(
             derived_seed(self.seed, "order", self.progress.epoch)
         )
-        return self.feed.order(self.batch_size, generator)
+        return self.source.shuffle(self.batch_size, generator)
 
     def unfinished(self) -> list[str]:
         """What to say of schedules of the objective that the weights which are kept have not seen to their end."""
@@ -325,7 +327,7 @@ class Loop:
         self._set_rates(self.factor(self.progress.step) * self.progress.pace)
         now = (self.progress.step, self._epochs_taken)
         scheduled = {name: schedule.at(*now) for name, schedule in self.schedules.items()}
-        self.pacer(batch, scheduled, self._steps_left())
+        self.autotuner.run(batch, scheduled, self._steps_left())
         self.progress.position += len(batch)
         self.progress.step += 1  # last: see between_steps
 

@@ -47,7 +47,7 @@ def _identity(loop: Loop) -> dict[str, Any]:
             if part is not None
         },
     }
-    if loop.feed.in_blocks(
+    if loop.source.keeps_blocks(
         loop.batch_size
     ):  # as they are where they are read from a file, but not in memory
         identity["examples"]["train"]["order"] = "blocks"
