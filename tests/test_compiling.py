@@ -68,7 +68,7 @@ class Steps:
         self.compiled = None
 
     def batch(self) -> Batch:
-        return Batch(torch.arange(len(self.examples)), self.examples, on_device=True)
+        return Batch(torch.arange(len(self.examples)), {}, self.examples, on_device=True)
 
     def compile(self, **settings) -> None:
         self.compiled = compile_step(self.step, **settings)
@@ -311,7 +311,7 @@ def test_gradients_reach_the_optimiser_as_parameters_lie(optimizer, lowered):
     steps.run()
     torch.manual_seed(3)
     model = by_hand.step.model
-    loss = -lb.ELBO()(model.draw(by_hand.batch().decode(torch.float32))).mean()
+    loss = -lb.ELBO()(model.draw(by_hand.batch().decode(torch.float32)[0])).mean()
     loss.backward()
     by_hand.step.optimizer.step()
     torch.testing.assert_close(dict(steps.step.model.state_dict()), dict(model.state_dict()))

@@ -54,9 +54,9 @@ def compiled(
     with switches_for_compiling():
         made = torch.compile(_copy_code(function), fullgraph=whole, **asked)
 
-    def call(*given: Any) -> Any:
+    def call(*given: Any, **named: Any) -> Any:
         with switches_for_compiling():
-            return made(*given)
+            return made(*given, **named)
 
     return call
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,25 +33,29 @@ class Batch:
     Args:
         tensor: the rows of examples that are on the device, ``[B]``, or their stored values or
             their decoded values, ``[B, *shape]``.
+        fields: that the model takes, by name: of all examples, ``[N, ...]``, with rows, and of the
+            batch, ``[B, ...]``, otherwise.
         examples: that the rows or stored values belong to; ``None`` for decoded values.
         on_device: whether the tensor holds rows.
     """
 
     tensor: Tensor
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
     examples: Examples | None = None
     on_device: bool = False
 
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def decode(self, dtype: torch.dtype) -> Tensor:
-        """The examples' values, ``[B, *shape]``; random if their pixels are."""
+    def decode(self, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+        """The values, ``[B, *shape]``, random if the pixels are, and the fields, ``[B, ...]``."""
         if self.examples is None:
-            return self.tensor
+            return self.tensor, dict(self.fields)
         with labelled(DATA):
             if self.on_device:
-                return self.examples.batch(self.tensor, dtype)
-            return self.examples.numbers(self.tensor, dtype)
+                given = {name: values[self.tensor] for name, values in self.fields.items()}
+                return self.examples.batch(self.tensor, dtype), given
+            return self.examples.decode(self.tensor, dtype), dict(self.fields)
 
     def decode_stored(self, dtype: torch.dtype) -> Batch:
         """The same batch, whose stored values, if it has any, are decoded.
@@ -61,7 +65,7 @@ class Batch:
         """
         if self.on_device:
             return self
-        return replace(self, tensor=self.decode(dtype), examples=None)
+        return Batch(*self.decode(dtype))
 
 
 class BatchSource:
@@ -74,13 +78,27 @@ class BatchSource:
     Args:
         examples: to learn from.
         device: to learn on.
+        needs: names of the fields that the model needs.
+        accepts: names of the fields that it takes if the examples have them.
+
+    Raises:
+        DataError: if a field that is needed is not there, naming it.
     """
 
-    def __init__(self, examples: Examples, device: torch.device) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        device: torch.device,
+        needs: Sequence[str] = (),
+        accepts: Sequence[str] = (),
+    ) -> None:
         self.device, self.examples = device, examples
+        names = examples.given(torch.arange(0), needs, accepts)
+        self.fields = {name: examples.all_fields[name] for name in names}
         self.on_device = isinstance(examples.values, Tensor) and _fits(examples.values, device)
         if self.on_device:
             self.examples = examples.to(device)
+            self.fields = {name: values.to(device) for name, values in self.fields.items()}
 
     def shuffle(self, size: int, generator: torch.Generator) -> Tensor:
         """All rows in random order, which for examples in a file can be read quickly.
@@ -113,10 +131,10 @@ class BatchSource:
             return
         if self.on_device:
             for some in rows.to(self.device).split(size):
-                yield Batch(some, self.examples, on_device=True)
+                yield Batch(some, self.fields, self.examples, on_device=True)
             return
         readers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="lowerbound-reader")
-        ahead: deque[Future[Tensor]] = deque()
+        ahead: deque[Future[Batch]] = deque()
         try:
             for pool in rows.split(self._pool_rows(size)):
                 ahead.append(readers.submit(self._read, pool))
@@ -127,17 +145,25 @@ class BatchSource:
         finally:
             readers.shutdown(cancel_futures=True)
 
-    def _read(self, rows: Tensor) -> Tensor:
+    def _read(self, rows: Tensor) -> Batch:
         values = self.examples.values[rows]
+        fields = {name: all_of_it[rows] for name, all_of_it in self.fields.items()}
         if self.device.type == "cuda":
-            return values.pin_memory()
-        return values
+            values = values.pin_memory()
+            fields = {name: some.pin_memory() for name, some in fields.items()}
+        return Batch(values, fields, self.examples)
 
-    def _send(self, pool: Future[Tensor], size: int) -> Generator[Batch]:
+    def _send(self, reading: Future[Batch], size: int) -> Generator[Batch]:
         with labelled(DATA):
-            values = pool.result().to(self.device, non_blocking=True)
-        for stored in values.split(size):
-            yield Batch(stored, self.examples)
+            pool = reading.result()
+            stored = pool.tensor.to(self.device, non_blocking=True)
+            fields = {
+                name: some.to(self.device, non_blocking=True) for name, some in pool.fields.items()
+            }
+        for start in range(0, len(stored), size):
+            part = slice(start, start + size)
+            own = {name: some[part] for name, some in fields.items()}
+            yield Batch(stored[part], own, self.examples)
 
 
 def _row_bytes(values: Tensor | Mapped) -> int:

@@ -127,7 +127,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.source = BatchSource(self.train, self.device)
+        self.source = BatchSource(
+            self.train, self.device, self.model.needs, self.model.accepts
+        )
         self.train = self.source.examples
         self.step = TrainingStep(
             self.model,

@@ -148,8 +148,8 @@ class TrainingStep:
 
     def compute(self, batch: Batch) -> None:
         """Draw, compute terms and gradients, decide whether the step is refused, and update."""
-        x = batch.decode(self.dtype)
-        draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
+        x, given = batch.decode(self.dtype)
+        draw = self.model.draw(x, self.objective.samples, self.objective.gradient, **given)
         gradients = self._gradients(-self.current.surrogate(draw).mean())
         with torch.no_grad():
             # Before the update, which must not show in a term.
