@@ -203,6 +203,9 @@ def log_likelihood(
 
     with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
         figures = gathered(len(examples), of_batches())
+    score_line = None
+    if score is not None:
+        score_line = score.line
     value = figures["log_likelihood"]
     return LikelihoodEstimate(
         value,
@@ -211,7 +214,7 @@ def log_likelihood(
         samples,
         figures["effective"],
         figures["pareto_k"],
-        score and score.line,
+        score_line,
     )
 
 

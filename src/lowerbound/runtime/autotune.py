@@ -1,4 +1,4 @@
-"""A timed choice of how to run work that is repeated many times: compiled or not, and how precisely.
+"""A timed choice of how to run repeated work: compiled or not, and in which precision.
 
 The same piece of work, such as a training step, is run a few times in each way, and the quickest
 way is kept. What was chosen, and why, is told in one line.
@@ -54,7 +54,7 @@ class Option:
 
 
 class NotCompilable(Exception):
-    """Raised by :attr:`Autotuner.build` for what must not be compiled; the message is the reason."""
+    """Raised by :attr:`Autotuner.build` for what must not be compiled, with the reason."""
 
 
 class Autotuner(Generic[Function]):
@@ -111,7 +111,7 @@ class Autotuner(Generic[Function]):
 
     @property
     def settled_option(self) -> Option | None:
-        """The option that a later process goes on with; ``None`` while uncompiled ones are tried."""
+        """The option that a later process goes on with; ``None`` if that is not decided."""
         if self.decided or self.option.compiled:
             return self.option
         return None

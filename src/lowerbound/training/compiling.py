@@ -122,9 +122,7 @@ class StepAutotuner:
         if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in parameters):
             raise NotCompilable("a parameter has a hook on its gradient")
         thoroughly = self.left >= _WORTH_THOROUGHNESS
-        return compile_step(
-            self.step, whole=whole, thoroughly=thoroughly, profiled=self.profiled
-        )
+        return compile_step(self.step, whole=whole, thoroughly=thoroughly, profiled=self.profiled)
 
 
 def compile_step(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,6 +25,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.noise import random_state, restore_random_state
 from lowerbound.training.batches import Batch
 from lowerbound.training.failing import diagnose
+from lowerbound.training.players import losses_of_players
 from lowerbound.training.update import WeightUpdate, change_unless
 
 
@@ -48,8 +49,10 @@ class TrainingStep:
         model: is changed in place.
         objective: is maximised, averaged over the batch.
         optimizer: of the model's parameters.
-        clip_norm: gradients whose total norm is larger are scaled down to it.
-        averaged: the average of the weights, which is kept up to date.
+        players: modules that the objective owns, each of which is trained on its own loss.
+        clip_norm: gradients whose total norm is larger are scaled down to it; those of the model
+            and those of each player for themselves.
+        averaged: the average of the model's weights, which is kept up to date.
     """
 
     def __init__(
@@ -58,18 +61,22 @@ class TrainingStep:
         objective: Objective,
         optimizer: Optimizer,
         *,
+        players: nn.ModuleDict | None = None,
         clip_norm: float | None = None,
         averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.players = nn.ModuleDict() if players is None else players
         self.clip_norm, self.averaged = clip_norm, averaged
         self.device, self.dtype = device_of(model), dtype_of(model)
         self.update = WeightUpdate(optimizer, self.device)
-        self.model_parameters = list(model.parameters())
+        self.player_names = tuple(self.players)
+        modules: list[nn.Module] = [model, *self.players.values()]
+        self.all_parameters = [p for module in modules for p in module.parameters()]
+        self.learners = [self._positions(module) for module in modules]
         # A refused step must not leave its running statistics behind. The forward pass changes
         # them, so their values of before each step are kept.
-        stored = model.state_dict(keep_vars=True)
-        self.buffers = [buffer for name, buffer in model.named_buffers() if name in stored]
+        self.buffers = [buffer for module in modules for buffer in _stored_buffers(module)]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
         # Double precision does not spread from here: a tensor without dimensions leaves the type
         # of others as it is.
@@ -141,7 +148,7 @@ class TrainingStep:
             self.scheduled[name].fill_(value)
         _copy(self.buffers, self.buffers_before)
         # zero_grad does the same, but looks for the parameters in all modules each time.
-        for parameter in self.model_parameters:
+        for parameter in self.all_parameters:
             parameter.grad = None
         with networks_in(self.model, start.network_dtype):
             yield start.batch.decode_stored(self.dtype)
@@ -150,32 +157,66 @@ class TrainingStep:
         """Draw, compute terms and gradients, decide whether the step is refused, and update."""
         x, given = batch.decode(self.dtype)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient, **given)
-        gradients = self._gradients(-self.current.surrogate(draw).mean())
+        losses = losses_of_players(self.current, self.player_names, draw)
+        means = [-self.current.surrogate(draw).mean(), *(loss.mean() for loss in losses.values())]
+        gradients = self._gradients(means)
         with torch.no_grad():
             # Before the update, which must not show in a term.
-            terms = terms_of(self.current, draw, len(x))
-            bound, norm = terms["bound"].mean(), _total_norm(gradients)
-            self.update.refuse_non_finite(bound, norm)
+            terms = terms_of(self.current, draw, len(x), losses)
+            bound = terms["bound"].mean()
+            norms = [_total_norm([gradients[i] for i in own]) for own in self.learners]
+            self.update.refuse_non_finite(bound, *norms)
             for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
                 buffer.copy_(torch.where(self.update.refused, before, buffer))
             if self.clip_norm is not None:
-                scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-                gradients = [None if g is None else g * scale for g in gradients]
+                self._clip(gradients, norms, self.clip_norm)
             self._add_terms(terms)
             if not torch.compiler.is_compiling():
                 self.last = (x, draw, bound)
             self.update(gradients)
 
-    def _gradients(self, loss: Tensor) -> list[Tensor | None]:
-        """The gradient of each parameter that the optimiser updates."""
+    def _gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradient of each parameter that the optimiser updates.
+
+        It is that of one loss only: of the first one for the parameters of the model, and of its
+        own loss for those of each player.
+        """
         parameters = self.update.parameters
-        if not torch.compiler.is_compiling():
-            loss.backward()
-            return [parameter.grad for parameter in parameters]
-        learned = [parameter for parameter in parameters if parameter.requires_grad]
-        found = torch.autograd.grad(loss, learned, allow_unused=True)
-        gradients = dict(zip(learned, found, strict=True))
-        return [_laid_out_as(parameter, gradients.get(parameter)) for parameter in parameters]
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for number, (loss, own) in enumerate(zip(losses, self.learners, strict=True)):
+            learned = [i for i in own if parameters[i].requires_grad]
+            inputs = [parameters[i] for i in learned]
+            more_follow = number + 1 < len(losses)
+            if torch.compiler.is_compiling():
+                found = torch.autograd.grad(
+                    loss, inputs, allow_unused=True, retain_graph=more_follow
+                )
+                for i, gradient in zip(learned, found, strict=True):
+                    gradients[i] = _laid_out_as(parameters[i], gradient)
+                continue
+            # By backward(), which calls all hooks.
+            if len(losses) == 1:
+                loss.backward()
+            else:
+                loss.backward(inputs=inputs, retain_graph=more_follow)
+            for i in own:
+                gradients[i] = parameters[i].grad
+        return gradients
+
+    def _clip(
+        self, gradients: list[Tensor | None], norms: Sequence[Tensor], largest: float
+    ) -> None:
+        for own, norm in zip(self.learners, norms, strict=True):
+            scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+            for i in own:
+                gradient = gradients[i]
+                if gradient is not None:
+                    gradients[i] = gradient * scale
+
+    def _positions(self, module: nn.Module) -> list[int]:
+        """Where in the optimiser's list the parameters of a module are."""
+        own = {id(parameter) for parameter in module.parameters()}
+        return [i for i, parameter in enumerate(self.update.parameters) if id(parameter) in own]
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
@@ -199,7 +240,7 @@ class TrainingStep:
         self.update.forget_refused()
         if self.averaged is not None and self.device.type != "cpu":
             self.averaged.n_averaged -= refused
-        raise diagnose(self.model, self.optimizer, self.taken + 1, self.last)
+        raise diagnose(self.model, self.players, self.optimizer, self.taken + 1, self.last)
 
     def resume(self, taken: int, totals: Mapping[str, float]) -> None:
         """Go on from an earlier training: so many steps, and the sums of the epoch under way."""
@@ -255,6 +296,11 @@ class TrainingStep:
     def _averages(self) -> list[Tensor]:
         assert self.averaged is not None
         return list(self.averaged.module.state_dict().values())
+
+
+def _stored_buffers(module: nn.Module) -> list[Tensor]:
+    stored = module.state_dict(keep_vars=True)
+    return [buffer for name, buffer in module.named_buffers() if name in stored]
 
 
 def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
