@@ -62,10 +62,10 @@ def lowered(monkeypatch):
 
 def _compile_with(monkeypatch, backend: str) -> None:
     from lowerbound.runtime import compiler
-    from lowerbound.training import step
+    from lowerbound.training import compiling
 
     monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": backend, "options": {}})
-    monkeypatch.setattr(step, "_options", lambda *_: {})
+    monkeypatch.setattr(compiling, "_code_options", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

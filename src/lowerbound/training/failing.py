@@ -1,8 +1,9 @@
-"""What a training says when the numbers end."""
+"""Where a step became non-finite, and what to do about it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,75 +14,87 @@ from lowerbound.models import Draw, LogJoint
 
 
 @torch.no_grad()
-def diagnosis(
-    model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
+def diagnose(
+    model: nn.Module,
+    players: nn.Module,
+    optimizer: Optimizer,
+    step: int,
+    seen: tuple[Tensor, Draw, Tensor],
 ) -> NonFiniteError:
-    """The first quantity on the way from data to gradient that is not finite, and what to do about it.
+    """The error that names the first value from data to gradient that is not finite.
 
     Args:
         model: with the gradients of the step.
+        players: of the objective, with theirs.
         optimizer: of its parameters.
         step: which one was refused, counted from 1.
-        seen: its data, the draw made for them, and the bound averaged over them.
+        seen: its data, the draw for them, and the bound averaged over them.
     """
     x, draw, bound = seen
-    term, tensor = _first_non_finite(model, draw, bound, x)
-    rate = max(float(group["lr"]) for group in optimizer.param_groups)
-    largest, where = max(
-        (float(p.abs().max()), name) for name, p in model.named_parameters() if p.numel()
-    )
+    parameters = [*model.named_parameters(), *players.named_parameters()]
+    term, tensor = _find_non_finite(parameters, draw, bound, x)
     name = type(optimizer).__name__
-    dimensions = math.prod(x.shape[1:])
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
+    too_long = f"steps of {name} at learning rate {rate:g} are too long"
     if term == "data":
         cause, remedy = "the data holds such values", "drop or fill those rows"
     elif isinstance(model, LogJoint):
         tensor = tensor.replace("log p(x given z)", "the log joint")
-        cause, remedy = _in_a_log_joint(
-            model, draw, f"steps of {name} at learning rate {rate:g} are too long"
-        )
+        cause, remedy = _explain_log_joint(model, draw, too_long)
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
     else:
+        largest, where = max((float(p.abs().max()), name) for name, p in parameters if p.numel())
         cause = (
-            f"steps of {name} at learning rate {rate:g} are too long for a bound that sums over {dimensions} dimensions "
-            f"(the largest parameter is now {largest:.3g}, in {where})"
+            f"{too_long} for a bound that sums over {math.prod(x.shape[1:])} dimensions (the "
+            f"largest parameter is now {largest:.3g}, in {where})"
         )
-        remedy = "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger min_scale of the likelihood also helps"
+        remedy = (
+            "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger "
+            "min_scale of the likelihood also helps"
+        )
     return NonFiniteError(
-        f"step {step}: the {term} is not finite, first in {tensor}. Likely cause: {cause}. Remedy: {remedy}. "
-        f"No parameter was changed: the model has its finite values of step {step - 1}",
+        f"step {step}: the {term} is not finite, first in {tensor}. Likely cause: {cause}. "
+        f"Remedy: {remedy}. No parameter was changed: the model has its finite values of step "
+        f"{step - 1}",
         step=step,
         term=term,
         tensor=tensor,
     )
 
 
-def _in_a_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, str]:
-    """The variables' values where the log joint is not finite, and what to do about it."""
+def _explain_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, str]:
+    """Cause and remedy, with the variables' values where the log joint is not finite."""
     broken = ~draw.log_likelihood.isfinite()
     if not bool(broken.any()):
-        return (
-            too_long,
-            "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0",
-        )
+        remedy = "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0"
+        return too_long, remedy
     values, _ = model.values(draw.z[broken][:1])
-    shown = ", ".join(f"{name} = {_short(value[0])}" for name, value in values.items())
-    remedy = "look at it there; give variables the supports they have (lb.Variable); begin with model.start(), or take a smaller learning_rate"
+    shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
+    remedy = (
+        "look at it there; give variables the supports they have (lb.Variable); begin with "
+        "model.start(), or take a smaller learning_rate"
+    )
     return f"it has no finite value at {shown}", remedy
 
 
-def _short(value: Tensor) -> str:
-    """The first numbers of a value."""
-    numbers = [f"{number:.4g}" for number in value.flatten()[:4].tolist()]
+def _shorten(value: Tensor) -> str:
+    """The first entries of a value."""
+    entries = [f"{entry:.4g}" for entry in value.flatten()[:4].tolist()]
     if value.dim() == 0:
-        return numbers[0]
-    return f"[{', '.join(numbers)}{', ...' if value.numel() > len(numbers) else ''}]"
+        return entries[0]
+    if value.numel() > len(entries):
+        entries.append("...")
+    return f"[{', '.join(entries)}]"
 
 
-def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
+def _find_non_finite(
+    parameters: Iterable[tuple[str, nn.Parameter]], draw: Draw, bound: Tensor, x: Tensor
+) -> tuple[str, str]:
+    """The name of the first term that is not finite, and of its tensor."""
     q = draw.q
-    on_the_way: list[tuple[str, str, Tensor | None]] = [
+    in_order: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),
         ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
         ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
@@ -90,10 +103,10 @@ def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) ->
         ("rate", "KL(q(z given x) || p(z))", draw.rate),
         ("bound", "the objective's bound", bound),
     ]
-    for term, tensor, value in on_the_way:
+    for term, tensor, value in in_order:
         if value is not None and not bool(torch.isfinite(value).all()):
             return term, tensor
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return "gradient", name
     return "gradient", "the norm of all gradients together"

@@ -148,7 +148,7 @@ def fit(
         patience: early stopping: how many epochs without a better validation bound to wait.
         tolerance: stop by itself, unattended: train at one learning rate until the average of the weights over a window of
             steps gains no more than so many nats on the best one before; then halve the rate, double the window, and go on from the best average;
-            stop when three windows in a row have not gained. See :mod:`lowerbound.training.settling`.
+            stop when three windows in a row have not gained. See :mod:`lowerbound.training.autostop`.
         seed: of the order of the examples and of all noise.
         device: where to train; ``"auto"`` is a GPU if there is one, but the model's own device if the model holds its data.
         compile: ``"always"``: the steps are compiled by torch's compiler. ``"never"``. ``"auto"``: if the steps left, timed by
@@ -197,6 +197,7 @@ def fit(
     from lowerbound.objectives import ELBO
     from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.run import Run
+    from lowerbound.runtime.devices import device_of
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
@@ -221,6 +222,8 @@ def fit(
     _refuse_conflicts(settings, held_out, directory, resume)
     if not (model.repeats and settings["device"] == "auto"):  # data that it holds would stay behind
         model.to(_device(settings["device"]))
+    for player in objective.players().values():
+        player.module.to(device_of(model))
     for part in (train, held_out):
         if part is not None:
             model.check_data(part)
@@ -271,7 +274,8 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     from lowerbound.runtime.devices import device_of
     from lowerbound.runtime.modes import evaluating, seeded
 
-    with evaluating(model), seeded(0, device_of(model)):
+    players = [player.module for player in objective.players().values()]
+    with evaluating(model, *players), seeded(0, device_of(model)):
         for _, x, given in batches(train.first(2), model, seed=0):
             with torch.enable_grad():
                 draw = model.draw(x, objective.samples, objective.gradient, **given)
@@ -354,16 +358,16 @@ def _make_loop(
 
     from lowerbound.training.loop import Loop
     from lowerbound.training.optim import averaged, make_optimizer, make_schedule
-    from lowerbound.training.settling import Settling
+    from lowerbound.training.autostop import AutoStop
 
     steps_per_epoch = -(-len(train) // settings["batch_size"])
-    settling = (
+    autostop = (
         None
         if settings["tolerance"] is None
-        else Settling(model, settings["tolerance"], settings["warmup_steps"])
+        else AutoStop(model, settings["tolerance"], settings["warmup_steps"])
     )
     epochs = settings["epochs"] or (
-        -(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS
+        -(-_MOST_STEPS // steps_per_epoch) if autostop else _DEFAULT_EPOCHS
     )
     total_steps = settings["steps"] or epochs * steps_per_epoch
     rate = settings["learning_rate"]
@@ -374,18 +378,20 @@ def _make_loop(
         objective=objective,
         train=train,
         validation=held_out,
-        optimizer=make_optimizer(model, settings["optimizer"], rate, settings["weight_decay"]),
+        optimizer=make_optimizer(
+            model, settings["optimizer"], rate, settings["weight_decay"], objective
+        ),
         factor=make_schedule(settings["schedule"], settings["warmup_steps"], total_steps),
         total_steps=total_steps,
         batch_size=settings["batch_size"],
         clip_norm=settings["clip_norm"],
-        ema=settling.average
-        if settling
+        ema=autostop.average
+        if autostop
         else None
         if settings["ema"] is None
         else averaged(model, settings["ema"]),
         patience=settings["patience"],
-        settling=settling,
+        autostop=autostop,
         seed=settings["seed"],
         observers=[],
         compile=settings["compile"],

@@ -89,7 +89,7 @@ class Display(Observer):
             * loop.batch_size
             / record["examples_per_second"]
         )
-        most = "at most " if loop.settling is not None else ""
+        most = "at most " if loop.autostop is not None else ""
         remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
 
@@ -110,7 +110,7 @@ class Display(Observer):
             self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
             kept, of = (f"epoch {progress.best_epoch}", "validation ")
-            if loop.settling is not None:
+            if loop.autostop is not None:
                 kept, of = (f"the average of the weights up to epoch {progress.best_epoch}", "")
             self.console.print(f"kept {kept}, {of}bound {progress.best_bound:.2f} nats")
         for line in loop.unfinished():
@@ -145,7 +145,7 @@ class Recorder(Observer):
     def _checkpoint(self, loop: Loop) -> None:
         optimizer, rest = optimizer_to_files(loop.optimizer)
         files = {
-            "model": loop.model.state_dict(),
+            **loop.weights(),
             "optimizer": optimizer,
             "random": random_state(loop.device),
         }
@@ -156,7 +156,7 @@ class Recorder(Observer):
             }
         if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
             best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
-            self.directory.write_checkpoint("best", {"model": loop.best_weights}, best, self.header)
+            self.directory.write_checkpoint("best", loop.best_weights, best, self.header)
             self.best_written = loop.progress.best_epoch
         state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
         self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)

@@ -16,6 +16,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowerbound.errors import SettingsError
+from lowerbound.objectives import Objective
+from lowerbound.training.players import parameter_groups
 
 Schedule = Callable[[float], float]
 
@@ -34,21 +36,28 @@ _OPTIMIZERS = {
 
 
 def make_optimizer(
-    model: nn.Module, optimizer: Any, learning_rate: float | None, weight_decay: float | None
+    model: nn.Module,
+    optimizer: Any,
+    learning_rate: float | None,
+    weight_decay: float | None,
+    objective: Objective | None = None,
 ) -> Optimizer:
-    """An optimiser for the model's parameters.
+    """An optimiser for the parameters of the model and of the objective's players.
+
+    Each player is a parameter group, with its own learning rate if it has one.
 
     Args:
         model: whose parameters to optimise.
         optimizer: the name of one of ``torch.optim``, a class or function from (parameters, lr) to one, or an instance.
         learning_rate: 1e-3 where it is ``None`` and the optimiser is not an instance.
         weight_decay: passed on where it is not ``None``.
+        objective: whose players to optimise as well.
 
     Raises:
         SettingsError: for an unknown name, settings that the optimiser does not take, or an instance of other parameters.
     """
     if isinstance(optimizer, Optimizer):
-        return _own(model, optimizer, learning_rate, weight_decay)
+        return _own(model, optimizer, learning_rate, weight_decay, objective)
     make = optimizer
     if isinstance(optimizer, str):
         if optimizer.lower() not in _OPTIMIZERS:
@@ -65,9 +74,7 @@ def make_optimizer(
         options["weight_decay"] = weight_decay
     if inspect.isclass(make) and "fused" in inspect.signature(make).parameters:
         options["fused"] = True
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise SettingsError("fit: the model has no parameters to train")
+    parameters = parameter_groups(model, objective, options["lr"])
     try:
         made: Optimizer = make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -91,17 +98,32 @@ def _taking_plain_steps(optimizer: Optimizer) -> Optimizer:
 
 
 def _own(
-    model: nn.Module, optimizer: Optimizer, learning_rate: float | None, weight_decay: float | None
+    model: nn.Module,
+    optimizer: Optimizer,
+    learning_rate: float | None,
+    weight_decay: float | None,
+    objective: Objective | None,
 ) -> Optimizer:
     if learning_rate is not None or weight_decay is not None:
         raise SettingsError(
             "fit: an optimizer instance has its own learning_rate and weight_decay; set them there"
         )
-    ours = {id(parameter) for parameter in model.parameters()}
+    players = {} if objective is None else objective.players()
     theirs = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not theirs or any(id(parameter) not in ours for parameter in theirs):
+    held = {id(parameter) for parameter in theirs}
+    ours = {id(parameter) for parameter in model.parameters()}
+    for name, player in players.items():
+        own = {id(p) for p in player.module.parameters() if p.requires_grad}
+        if not own <= held:
+            raise SettingsError(
+                f"fit: the optimizer lacks parameters of the objective's player {name!r}; give it a "
+                "parameter group of its own"
+            )
+        ours |= own
+    if not held or not held <= ours:
         raise SettingsError(
-            "fit: the optimizer holds parameters that are not the model's; make it from model.parameters()"
+            "fit: the optimizer holds parameters that are not the model's; make it from "
+            "model.parameters()"
         )
     return _taking_plain_steps(optimizer)
 

@@ -71,7 +71,7 @@ class Profiler(Observer):
         """Begin where enough of the epoch is left, and end in time."""
         if self.done:
             return
-        self.seen = self.seen + 1 if loop.pacer.decided else 0
+        self.seen = self.seen + 1 if loop.autotuner.decided else 0
         left = -(-(len(loop.train) - loop.progress.position) // loop.batch_size)
         if self.begun is not None:
             self.steps += 1
@@ -123,7 +123,7 @@ class Profiler(Observer):
             "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
         )
         kinds, operations = shares(self.profile.events(), attribute, 1e6 * seconds * self.steps)
-        text = table("a step", str(loop.pacer.way), self.plain, kinds, operations)
+        text = table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
             with writing(self.path):
                 self.path.write_text(text, encoding="utf8")

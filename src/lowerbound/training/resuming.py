@@ -12,7 +12,8 @@ from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
 from lowerbound.runtime.noise import restore_random_state
-from lowerbound.training.loop import Loop, Progress
+from lowerbound.training.loop import Loop
+from lowerbound.training.progress import Progress
 
 
 def config_of(loop: Loop, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def _identity(loop: Loop) -> dict[str, Any]:
             if part is not None
         },
     }
-    if loop.feed.in_blocks(
+    if loop.source.keeps_blocks(
         loop.batch_size
     ):  # as they are where they are read from a file, but not in memory
         identity["examples"]["train"]["order"] = "blocks"
@@ -58,8 +59,8 @@ def restore(loop: Loop, files: RunDirectory) -> None:
     _refuse_another_run(loop, files)
     tensors, state = files.read_newest()
     try:
-        loop.model.load_state_dict(tensors["model"])
-    except RuntimeError as error:
+        loop.load_weights(tensors)
+    except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
     asked = [
@@ -74,16 +75,15 @@ def restore(loop: Loop, files: RunDirectory) -> None:
         loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
     restore_random_state(tensors["random"], loop.device)
     try:
-        loop.resume(Progress(**state["progress"]))
+        tolerance = files.read_config()["training"].get("tolerance")
+        loop.resume(Progress.from_state(state["progress"]), tolerance)
     except TypeError:
         raise StorageError(
             f"{files.path}: the checkpoint was written by another version of lowerbound"
         ) from None
-    if loop.settling is not None:
-        loop.settling.resume(loop, files.read_config()["training"].get("tolerance"))
     best = files.best()
     if best is not None:
-        loop.best_weights = read_checkpoint(best)[0]["model"]
+        loop.best_weights = read_checkpoint(best)[0]
 
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
@@ -95,7 +95,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         "averaged weights": "none"
         if loop.ema is None
         else "exponentially"
-        if loop.settling is None
+        if loop.autostop is None
         else "by windows",
         **identity,
     }
