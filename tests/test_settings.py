@@ -13,8 +13,8 @@ import lowerbound as lb
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, find_recipe, recipe
-from lowerbound.settings import checked, settings_of
-from lowerbound.training.fitting import fit
+from lowerbound.settings import Settings, check_arguments, check_settings, help_text, settings_of
+from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 
 def brew(
@@ -63,11 +63,11 @@ def flag_names(name: str) -> set[str]:
 
 
 def test_annotated_keywords_are_settings_and_nothing_else():
-    assert checked(brew, {}) == DEFAULTS
+    assert check_arguments(brew, {}) == DEFAULTS
 
 
 def test_given_values_replace_defaults():
-    assert checked(brew, {"cups": 5, "kind": "black"}) == DEFAULTS | {"cups": 5, "kind": "black"}
+    assert check_arguments(brew, {"cups": 5, "kind": "black"}) == DEFAULTS | {"cups": 5, "kind": "black"}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_given_values_replace_defaults():
 )
 def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
     with pytest.raises(SettingsError, match=f"brew: there is no setting {unknown!r}; {hint}"):
-        checked(brew, {unknown: 1})
+        check_arguments(brew, {unknown: 1})
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
 def test_a_value_that_does_not_fit_is_named_with_its_setting(values):
     (name,) = values
     with pytest.raises(SettingsError, match=f"^brew: {name}="):
-        checked(brew, values)
+        check_arguments(brew, values)
 
 
 def test_the_function_may_go_by_another_name():
     with pytest.raises(SettingsError, match=r"^tea: cups=0"):
-        checked(brew, {"cups": 0}, name="tea")
+        check_arguments(brew, {"cups": 0}, name="tea")
 
 
 @pytest.mark.parametrize("values", [None, 3, "cups", ["cups"]])
 def test_settings_come_by_name(values):
     with pytest.raises(SettingsError, match="expected settings by name"):
-        checked(brew, values)
+        check_arguments(brew, values)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_settings_come_by_name(values):
     ids=["int64", "uint8", "array"],
 )
 def test_numpys_numbers_are_numbers(value, expected):
-    cups = checked(brew, {"cups": value})["cups"]
+    cups = check_arguments(brew, {"cups": value})["cups"]
     assert (cups, type(cups)) == (expected, int)
 
 
 def test_a_whole_number_serves_as_a_real_one():
-    assert checked(brew, {"milk": 2})["milk"] == 2.0
-    assert checked(brew, {"strength": np.float32(0.25)})["strength"] == 0.25
+    assert check_arguments(brew, {"milk": 2})["milk"] == 2.0
+    assert check_arguments(brew, {"strength": np.float32(0.25)})["strength"] == 0.25
 
 
 # Recipes
@@ -145,9 +145,9 @@ def test_a_whole_number_serves_as_a_real_one():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_setting_of_a_recipe_is_described_and_is_a_flag(name):
     flags = flag_names(name)
-    for function in (RECIPES[name].make, fit, load_data):
-        for setting, info in settings_of(function).model_fields.items():
-            assert info.description, f"{function.__name__}: {setting}"
+    for schema in (settings_of(RECIPES[name].make), TrainingSettings, settings_of(load_data)):
+        for setting, info in schema.model_fields.items():
+            assert info.description, f"{schema.__name__}: {setting}"
             assert f"--{setting.replace('_', '-')}" in flags
     assert {"--data", "--out", "--validation"} <= flags
 
@@ -163,8 +163,9 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_usual_training_of_a_recipe_is_valid(name):
     entry = RECIPES[name]
-    assert checked(fit, entry.training).items() >= entry.training.items()
-    assert checked(load_data, {"pixels": entry.pixels})["pixels"] == entry.pixels
+    settings = check_settings(TrainingSettings, entry.training, name="training")
+    assert dict(settings).items() >= entry.training.items()
+    assert check_arguments(load_data, {"pixels": entry.pixels})["pixels"] == entry.pixels
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():
@@ -206,4 +207,4 @@ def test_a_recipe_of_ones_own_becomes_a_command(own_recipe):
 
 
 def test_a_path_may_be_given_where_a_folder_is_wanted(tmp_path):
-    assert checked(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)
+    assert check_arguments(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)

@@ -10,24 +10,23 @@ def register(app: typer.Typer) -> None:
 
 
 def recipes() -> None:
-    """List the recipes: what each composes, and its arguments with their defaults."""
+    """List the recipes: what each one builds, and its arguments with their defaults."""
     from rich.console import Console
 
     from lowerbound.recipes import RECIPES
-    from lowerbound.settings import settings_of
+    from lowerbound.settings import help_text, settings_of
 
     console = Console(highlight=False, soft_wrap=True)
     for recipe in RECIPES.values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
         for name, field in settings_of(recipe.make).model_fields.items():
-            console.print(
-                f"    --{name.replace('_', '-')} [cyan]{field.default}[/cyan]  {field.description}"
-            )
+            flag = f"--{name.replace('_', '-')}"
+            console.print(f"    {flag} [cyan]{field.default}[/cyan]  {help_text(field)}")
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 
 
 def datasets() -> None:
-    """List the data sets that are known by name."""
+    """List the data sets that have a name."""
     from rich.console import Console
     from rich.table import Table
 
@@ -41,6 +40,7 @@ def datasets() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        "\n--data also takes a folder of pictures, a .npy or .npz file, and an IDX file. Named sets are looked for in "
-        "$LOWERBOUND_DATA, in the usual caches, and else downloaded."
+        "\n--data also takes a folder of pictures, a .npy or .npz file, and an IDX file. Data sets "
+        "with a name are looked for in $LOWERBOUND_DATA and in the usual caches, and downloaded "
+        "otherwise."
     )

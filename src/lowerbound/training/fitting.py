@@ -1,20 +1,17 @@
-"""``fit``: the one function that trains. Its signature is the schema of a run's settings and of the command's flags."""
+"""``fit``: the one function that trains."""
 
-# The annotations of settings are read at run time, by the command before torch is imported: hence the quoted types, and
-# no import of torch at the top.
-import os
+# Without an import of torch at the top, so that the command can show its flags at once.
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 from lowerbound.errors import SettingsError
-from lowerbound.settings import checked, has_settings, settings_of
+from lowerbound.settings import check_settings, takes_settings
+from lowerbound.training.settings import FitKeywords
 
 if TYPE_CHECKING:
     import torch
@@ -35,138 +32,44 @@ _MOST_STEPS = 100_000
 # Steps of an epoch where the model holds its data itself.
 _REPETITIONS = 100
 
+Keywords = ParamSpec("Keywords")
 
-@has_settings
-def fit(
-    model: "Model",
-    objective: "Objective",
-    data: Any = None,
-    *,
-    epochs: Annotated[
-        int | None,
-        Field(ge=1, description="passes over the training data (10 if --steps is not given)"),
-    ] = None,
-    steps: Annotated[
-        int | None, Field(ge=1, description="optimiser steps, instead of epochs")
-    ] = None,
-    batch_size: Annotated[
-        int, Field(ge=1, description="examples in a step; the last batch of an epoch may be short")
-    ] = _BATCH_SIZE,
-    optimizer: Annotated[
-        str | Any, Field(description="any optimiser of torch.optim, by name")
-    ] = "adam",
-    learning_rate: Annotated[
-        float | None,
-        Field(
-            gt=0, allow_inf_nan=False, description="the optimiser's step size (0.001 if not given)"
-        ),
-    ] = None,
-    schedule: Annotated[
-        str | Any,
-        Field(description="of the learning rate: constant, linear, cosine or exponential"),
-    ] = "constant",
-    warmup_steps: Annotated[
-        int, Field(ge=0, description="over which the learning rate rises from 0")
-    ] = 0,
-    weight_decay: Annotated[
-        float | None, Field(ge=0, description="as the optimiser understands it")
-    ] = None,
-    clip_norm: Annotated[
-        float | None, Field(gt=0, description="scale gradients down to this total norm")
-    ] = None,
-    ema: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=1,
-            description="keep an exponential moving average of the weights, with this decay",
-        ),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        Field(ge=1, description="stop after so many epochs without a better validation bound"),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="average the weights, halve the learning rate, and stop once neither gains so many nats",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="of the order of the examples and of all noise")
-    ] = 0,
-    device: Annotated[
-        str, Field(description="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one")
-    ] = "auto",
-    compile: Annotated[
-        Literal["auto", "always", "never"],
-        Field(
-            description="compile the steps; auto where the training is long enough to gain by it"
-        ),
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        Field(
-            description="of the networks' matrix products; auto: the quicker, where there are units for bfloat16"
-        ),
-    ] = "float32",
-    profile: Annotated[
-        bool, Field(description="show where the time of a step goes, and write it to the run")
-    ] = False,
-    pictures_every: Annotated[
-        int, Field(ge=0, description="epochs between pictures; 0 for none")
-    ] = 1,
-    validation: Any = None,
-    directory: "str | os.PathLike[str] | None" = None,
-    resume: bool = False,
-    progress: bool = True,
-    config: Mapping[str, Any] | None = None,
-    observers: "Sequence[Observer]" = (),
-) -> "Run":
+
+class _Fit(Protocol[Keywords]):
+    """:func:`fit` as type checkers and editors see it: each setting is a keyword of its own."""
+
+    def __call__(
+        self,
+        model: "Model",
+        objective: "Objective",
+        data: Any = None,
+        *args: Keywords.args,
+        **keywords: Keywords.kwargs,
+    ) -> "Run": ...
+
+
+def _with_keywords(
+    schema: Callable[Keywords, FitKeywords],
+) -> Callable[[Callable[..., "Run"]], _Fit[Keywords]]:
+    """Decorator: the keywords of :func:`fit` are those that make ``schema``."""
+    decorate = takes_settings(cast(type[FitKeywords], schema))
+    return lambda function: cast(_Fit[Keywords], decorate(function))
+
+
+@_with_keywords(FitKeywords)
+def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: Any) -> "Run":
     """Train a model: maximise an objective over some data.
 
-    The figure that is shown, recorded and used for selection is the true bound in nats per example, averaged over
-    examples. With ``validation`` the weights that are kept are those with the best validation bound; without, the last
-    ones. The random state of torch is left as it was.
+    The true bound in nats per example, averaged over examples, is what is shown, recorded and used to
+    select weights. With ``validation`` the weights with the best validation bound are kept, and
+    without it the last ones. Torch's random state is left as it was.
 
     Args:
-        model: is trained in place and moved to ``device``.
-        objective: such as ``lb.ELBO(samples=7)``.
-        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself, of which
-            an epoch is 100 steps.
-        epochs: passes over the data; 10 where ``steps`` is not given either, with ``tolerance`` as many as come to 100,000 steps.
-        steps: optimiser steps, instead of epochs.
-        batch_size: examples in a step; the last batch of an epoch may be short. Nothing to set where the model holds its data.
-        optimizer: a name of ``torch.optim`` in any case, a class, a function of (parameters, lr), or an instance.
-        learning_rate: the optimiser's step size; by default 1e-3, and 0.05 for a :class:`lowerbound.LogJoint`; an instance has its own.
-        schedule: of the learning rate: a name, or a function from progress in [0, 1] to a factor.
-        warmup_steps: over which the learning rate rises from near 0.
-        weight_decay: as the optimiser understands it; the reported bound does not contain it.
-        clip_norm: gradients whose total norm is larger are scaled down to it.
-        ema: the decay of an exponential moving average of the weights, which is then what is validated and kept.
-        patience: early stopping: how many epochs without a better validation bound to wait.
-        tolerance: stop by itself, unattended: train at one learning rate until the average of the weights over a window of
-            steps gains no more than so many nats on the best one before; then halve the rate, double the window, and go on from the best average;
-            stop when three windows in a row have not gained. See :mod:`lowerbound.training.settling`.
-        seed: of the order of the examples and of all noise.
-        device: where to train; ``"auto"`` is a GPU if there is one, but the model's own device if the model holds its data.
-        compile: ``"always"``: the steps are compiled by torch's compiler. ``"never"``. ``"auto"``: if the steps left, timed by
-            the first ones, take a minute and a half, and compiled ones prove quicker. The two agree to rounding.
-        precision: in which the networks multiply matrices. ``"bfloat16"`` is several times quicker where there are matrix units
-            for it (AMX, AVX-512 BF16, tensor cores), and rounds their factors to three digits; parameters, the optimiser, the
-            terms of the bound and every evaluation stay in float32. ``"auto"``: bfloat16 where a machine has such units
-            and a few timed steps are quicker in it.
-        profile: whether to take some steps apart, once it is decided how they are taken, and say where their time goes: to
-            matrix products, elementwise operations, the optimiser, data, and Python. Written to ``profile.md`` in
-            ``directory``.
-        pictures_every: how many epochs lie between two pictures; 0 for none.
-        validation: examples, or the fraction of ``data`` to hold out at random.
-        directory: where to write the run: configuration, metrics, checkpoints and pictures.
-        resume: go on with the run in ``directory`` from its newest checkpoint, as if it had never stopped.
-        progress: show the course on standard error: live on a terminal, else a line for each epoch.
-        config: entries to add to ``config.yaml``, such as where the data came from.
-        observers: who else watches the training, see ``lowerbound.training.loop.Observer``.
+        model: the model, which is trained in place and moved to ``device``.
+        objective: what to maximise, such as ``lb.ELBO(samples=7)``.
+        data: examples, an array or a tensor, ``[N, *event]``; nothing for a
+            :class:`lowerbound.LogJoint` that stores its own data, for which an epoch is 100 steps.
+        keywords: the fields of :class:`lowerbound.training.settings.FitKeywords`.
 
     Returns:
         A :class:`lowerbound.Run`.
@@ -174,8 +77,9 @@ def fit(
     Raises:
         SettingsError: for a setting that is unknown, out of range or in conflict with another.
         DataError, ShapeError: if the model cannot take the data.
-        NonFiniteError: if the bound or a gradient stops being a number; the model keeps its last finite parameters.
-        StorageError: if the directory holds a run already, or there is nothing to resume.
+        NonFiniteError: if the bound or a gradient becomes non-finite; the model keeps its last finite
+            weights.
+        StorageError: if the directory holds a run already, or there is no run to resume.
 
     Example:
         >>> import lowerbound as lb
@@ -189,12 +93,8 @@ def fit(
         >>> run.history[-1]["train"]["bound"] > run.history[0]["train"]["bound"]
         True
     """
-    given = locals()
-    from lowerbound.objectives.base import refuse_other_types
-
-    refuse_other_types("fit", model, objective)
-    settings = checked(fit, {name: given[name] for name in settings_of(fit).model_fields})
     from lowerbound.objectives import ELBO
+    from lowerbound.objectives.base import refuse_other_types
     from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.run import Run
     from lowerbound.runtime.memory import keeping_freed_memory
@@ -202,10 +102,12 @@ def fit(
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.training.resuming import amend_config, config_of, restore
 
+    refuse_other_types("fit", model, objective)
+    settings = check_settings(FitKeywords, keywords, name="fit")
     if model.repeats:
-        _refuse_batches(settings["batch_size"], validation)
-        settings["batch_size"] = 1
-    if model.in_batches and validation is not None:
+        _refuse_batches(settings)
+        settings = settings.model_copy(update={"batch_size": 1})
+    if model.in_batches and settings.validation is not None:
         raise SettingsError(
             f"fit: validation is given, but this log joint was made for all data (size={len(model.examples(data))}), and a bound of others is another's; "
             "train on all, and judge the posterior by lb.posterior_health"
@@ -216,24 +118,26 @@ def fit(
             "joint that holds its data itself"
         )
     train, held_out = _hold_out(
-        model.examples(data, name="training data", count=_REPETITIONS), validation, seed
+        model.examples(data, name="training data", count=_REPETITIONS),
+        settings.validation,
+        settings.seed,
     )
-    _refuse_conflicts(settings, held_out, directory, resume)
-    if not (model.repeats and settings["device"] == "auto"):  # data that it holds would stay behind
-        model.to(_device(settings["device"]))
+    _refuse_conflicts(settings, held_out)
+    if not (model.repeats and settings.device == "auto"):  # data that it holds would stay behind
+        model.to(_device(settings.device))
     for part in (train, held_out):
         if part is not None:
             model.check_data(part)
     _refuse_impossible(model, objective, train)
-    files = None if directory is None else RunDirectory(Path(directory))
-    loop = _make_loop(model, objective, train, held_out, settings)
-    with seeded(derived_seed(seed, "training"), loop.device):
-        if files is not None and resume:
+    files = None if settings.directory is None else RunDirectory(Path(settings.directory))
+    observers = [*settings.observers, *_observers(files, settings)]
+    loop = _make_loop(model, objective, train, held_out, settings, observers)
+    with seeded(derived_seed(settings.seed, "training"), loop.device):
+        if files is not None and settings.resume:
             restore(loop, files)
             amend_config(loop, files, settings)
         elif files is not None:
-            files.create(config_of(loop, settings, config or {}))
-        loop.observers += [*observers, *_observers(files, settings, progress)]
+            files.create(config_of(loop, settings))
         with _stopping_between_steps(loop), _threads_for(loop), keeping_freed_memory():
             loop.run()
     state = loop.progress
@@ -250,14 +154,14 @@ def fit(
     )
 
 
-def _refuse_batches(batch_size: int, validation: Any) -> None:
+def _refuse_batches(settings: FitKeywords) -> None:
     """A model that holds its data has neither batches nor anything to hold out."""
-    if batch_size != _BATCH_SIZE:
+    if settings.batch_size != _BATCH_SIZE:
         raise SettingsError(
-            f"fit: batch_size={batch_size}, but this log joint holds its data itself; how many draws a step averages is the objective's samples, "
+            f"fit: batch_size={settings.batch_size}, but this log joint holds its data itself; how many draws a step averages is the objective's samples, "
             "and LogJoint(..., size=N) takes data in batches"
         )
-    if validation is not None:
+    if settings.validation is not None:
         raise SettingsError(
             "fit: validation is given, but this log joint holds its data itself, of which none can be held out"
         )
@@ -301,29 +205,27 @@ def _hold_out(
     return examples, held_out
 
 
-def _refuse_conflicts(
-    settings: Mapping[str, Any], held_out: Any, directory: Any, resume: bool
-) -> None:
-    if settings["epochs"] is not None and settings["steps"] is not None:
+def _refuse_conflicts(settings: FitKeywords, held_out: "Examples | None") -> None:
+    if settings.epochs is not None and settings.steps is not None:
         raise SettingsError(
             "fit: epochs and steps are both given; give the length of the training once"
         )
-    if settings["patience"] is not None and held_out is None:
+    if settings.patience is not None and held_out is None:
         raise SettingsError(
             "fit: patience is about the validation bound, but there is no validation; pass validation=0.1 (--validation 0.1)"
         )
-    if settings["tolerance"] is not None:
+    if settings.tolerance is not None:
         own = {
-            "schedule": settings["schedule"] != "constant",
-            "ema": settings["ema"],
-            "patience": settings["patience"],
+            "schedule": settings.schedule != "constant",
+            "ema": settings.ema,
+            "patience": settings.patience,
         }
         for name in (name for name, asked in own.items() if asked):
             raise SettingsError(
                 f"fit: tolerance and {name} are both given; with tolerance the learning rate falls, weights are averaged and the "
                 "training stops by a rule of its own"
             )
-    if resume and directory is None:
+    if settings.resume and settings.directory is None:
         raise SettingsError("fit: resume=True needs the directory of the run to go on with")
 
 
@@ -348,7 +250,8 @@ def _make_loop(
     objective: "Objective",
     train: "Examples",
     held_out: "Examples | None",
-    settings: Mapping[str, Any],
+    settings: FitKeywords,
+    observers: "list[Observer]",
 ) -> "Loop":
     from torch.optim import Optimizer
 
@@ -356,55 +259,53 @@ def _make_loop(
     from lowerbound.training.optim import averaged, make_optimizer, make_schedule
     from lowerbound.training.settling import Settling
 
-    steps_per_epoch = -(-len(train) // settings["batch_size"])
+    steps_per_epoch = -(-len(train) // settings.batch_size)
     settling = (
         None
-        if settings["tolerance"] is None
-        else Settling(model, settings["tolerance"], settings["warmup_steps"])
+        if settings.tolerance is None
+        else Settling(model, settings.tolerance, settings.warmup_steps)
     )
-    epochs = settings["epochs"] or (
+    epochs = settings.epochs or (
         -(-_MOST_STEPS // steps_per_epoch) if settling else _DEFAULT_EPOCHS
     )
-    total_steps = settings["steps"] or epochs * steps_per_epoch
-    rate = settings["learning_rate"]
-    if rate is None and not isinstance(settings["optimizer"], Optimizer):
+    total_steps = settings.steps or epochs * steps_per_epoch
+    rate = settings.learning_rate
+    if rate is None and not isinstance(settings.optimizer, Optimizer):
         rate = model.step_size
     return Loop(
         model=model,
         objective=objective,
         train=train,
         validation=held_out,
-        optimizer=make_optimizer(model, settings["optimizer"], rate, settings["weight_decay"]),
-        factor=make_schedule(settings["schedule"], settings["warmup_steps"], total_steps),
+        optimizer=make_optimizer(model, settings.optimizer, rate, settings.weight_decay),
+        factor=make_schedule(settings.schedule, settings.warmup_steps, total_steps),
         total_steps=total_steps,
-        batch_size=settings["batch_size"],
-        clip_norm=settings["clip_norm"],
+        batch_size=settings.batch_size,
+        clip_norm=settings.clip_norm,
         ema=settling.average
         if settling
         else None
-        if settings["ema"] is None
-        else averaged(model, settings["ema"]),
-        patience=settings["patience"],
+        if settings.ema is None
+        else averaged(model, settings.ema),
+        patience=settings.patience,
         settling=settling,
-        seed=settings["seed"],
-        observers=[],
-        compile=settings["compile"],
-        precision=settings["precision"],
-        profiled=settings["profile"],
+        seed=settings.seed,
+        observers=observers,
+        compile=settings.compile,
+        precision=settings.precision,
+        profiled=settings.profile,
     )
 
 
-def _observers(
-    files: "RunDirectory | None", settings: Mapping[str, Any], progress: bool
-) -> list[Any]:
+def _observers(files: "RunDirectory | None", settings: FitKeywords) -> "list[Observer]":
     from lowerbound.training.observers import Display, Painter, Recorder
     from lowerbound.training.profiling import Profiler
 
-    watching: list[Any] = [Display()] if progress else []
-    if settings["profile"]:
+    watching: list[Observer] = [Display()] if settings.progress else []
+    if settings.profile:
         watching.append(Profiler(None if files is None else files.path / "profile.md"))
     if files is not None:
-        watching += [Recorder(files), Painter(files, settings["pictures_every"], settings["seed"])]
+        watching += [Recorder(files), Painter(files, settings.pictures_every, settings.seed)]
     return watching
 
 
@@ -438,9 +339,7 @@ def _stopping_between_steps(loop: "Loop") -> Iterator[None]:
     """The first interrupt or request to end lets the step under way finish; a second one does not wait."""
 
     def request(number: int, frame: Any) -> None:
-        if loop.stop_requested:
-            raise KeyboardInterrupt
-        loop.stop_requested = True
+        loop.request_stop()
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -144,9 +144,12 @@ class Loop:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()
 
-    def resume(self, progress: Progress) -> None:
-        """Go on from where an earlier training stood; its weights and optimiser state are the caller's to put back."""
-        self.progress = progress
+    def resume(self, progress: Progress, best_weights: dict[str, Tensor] | None = None) -> None:
+        """Continue from where an earlier training stood, with the best weights that it had found.
+
+        The caller restores the model's weights and the optimiser's state.
+        """
+        self.progress, self.best_weights = progress, best_weights
         if progress.position and len(progress.history) > progress.epoch:
             progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
         self.step.resume(progress.step, progress.sums)
@@ -154,6 +157,16 @@ class Loop:
         progress.finished = (
             progress.stopped_early or progress.settled or progress.step >= self.total_steps
         )
+
+    def request_stop(self) -> None:
+        """Stop after the step under way; a second request stops at once.
+
+        Raises:
+            KeyboardInterrupt: if a stop has been requested already.
+        """
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
 
     @property
     def between_steps(self) -> bool:
