@@ -20,7 +20,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.training import fitting
+from lowerbound.training import preparing
 from lowerbound.runs.directory import RunDirectory, read_checkpoint
 from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers
@@ -117,9 +117,9 @@ class Stop(Observer):
 
 
 def interrupted(directory, data, stop: Stop, **settings) -> None:
-    usual = fitting._observers
+    usual = preparing.make_observers
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_observers", lambda *given: [*usual(*given), stop])
+        patch.setattr(preparing, "make_observers", lambda *given: [*usual(*given), stop])
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
             train(directory, data, **settings)
 
@@ -708,7 +708,7 @@ def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch
     assert killed.returncode == 130
     assert (
         killed.stderr.splitlines()[-1]
-        == "lowerbound: interrupted; go on with: lowerbound train --resume resumed"
+        == "lowerbound: interrupted; to continue: lowerbound train --resume resumed"
     )
     assert "Traceback" not in killed.stderr
     assert names(tmp_path / "resumed") == ["best", "step-00000005"]

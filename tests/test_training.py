@@ -14,7 +14,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from lowerbound.training import fitting
+from lowerbound.training import preparing
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
@@ -70,8 +70,8 @@ def watch(monkeypatch):
     """Puts a watcher among the observers of the next training."""
 
     def add(watcher: Observer) -> Observer:
-        usual = fitting._observers
-        monkeypatch.setattr(fitting, "_observers", lambda *given: [*usual(*given), watcher])
+        usual = preparing.make_observers
+        monkeypatch.setattr(preparing, "make_observers", lambda *given: [*usual(*given), watcher])
         return watcher
 
     return add
@@ -168,7 +168,7 @@ def test_an_instance_that_wants_a_closure_is_refused(vae, data):
         ({"validation": 1.5}, "between 0 and 1"),
         ({"validation": math.nan}, "between 0 and 1"),
         ({"validation": 0.001}, "leaves a part empty"),
-        ({"validation": torch.zeros(3, SIZE + 1)}, r"\(5,\), the training data \(4,\)"),
+        ({"validation": torch.zeros(3, SIZE + 1)}, r"\(5,\), but the training data has"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -606,8 +606,8 @@ def test_dropout_is_active_in_training_only(data):
         lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0)
     )
     train(model, data, epochs=2, batch_size=10, validation=data[:5])
-    # each set is checked once, then the gradient, then two steps and a validation for each epoch
-    assert encoder.seen == [False, False, False, True, True, False, True, True, False]
+    # each set is checked once, then come two steps and a validation for each epoch
+    assert encoder.seen == [False, False, True, True, False, True, True, False]
     assert not any(module.training for module in model.modules())
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
-from lowerbound.models import Draw, LogJoint
+from lowerbound.models import Draw, Model
 
 
 @torch.no_grad()
 def diagnosis(
-    model: nn.Module, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
+    model: Model, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
 ) -> NonFiniteError:
     """The first quantity on the way from data to gradient that is not finite, and what to do about it.
 
@@ -32,19 +32,18 @@ def diagnosis(
     )
     name = type(optimizer).__name__
     dimensions = math.prod(x.shape[1:])
+    too_long = f"steps of {name} at learning rate {rate:g} are too long"
+    explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
         cause, remedy = "the data holds such values", "drop or fill those rows"
-    elif isinstance(model, LogJoint):
-        tensor = tensor.replace("log p(x given z)", "the log joint")
-        cause, remedy = _in_a_log_joint(
-            model, draw, f"steps of {name} at learning rate {rate:g} are too long"
-        )
+    elif explanation is not None:
+        cause, remedy = explanation
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
     else:
         cause = (
-            f"steps of {name} at learning rate {rate:g} are too long for a bound that sums over {dimensions} dimensions "
+            f"{too_long} for a bound that sums over {dimensions} dimensions "
             f"(the largest parameter is now {largest:.3g}, in {where})"
         )
         remedy = "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger min_scale of the likelihood also helps"
@@ -57,36 +56,14 @@ def diagnosis(
     )
 
 
-def _in_a_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, str]:
-    """The variables' values where the log joint is not finite, and what to do about it."""
-    broken = ~draw.log_likelihood.isfinite()
-    if not bool(broken.any()):
-        return (
-            too_long,
-            "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0",
-        )
-    values, _ = model.values(draw.z[broken][:1])
-    shown = ", ".join(f"{name} = {_short(value[0])}" for name, value in values.items())
-    remedy = "look at it there; give variables the supports they have (lb.Variable); begin with model.start(), or take a smaller learning_rate"
-    return f"it has no finite value at {shown}", remedy
-
-
-def _short(value: Tensor) -> str:
-    """The first numbers of a value."""
-    numbers = [f"{number:.4g}" for number in value.flatten()[:4].tolist()]
-    if value.dim() == 0:
-        return numbers[0]
-    return f"[{', '.join(numbers)}{', ...' if value.numel() > len(numbers) else ''}]"
-
-
-def _first_non_finite(model: nn.Module, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
+def _first_non_finite(model: Model, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
     q = draw.q
     on_the_way: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),
         ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
         ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
         ("latents", "z", draw.z),
-        ("log_likelihood", "log p(x given z)", draw.log_likelihood),
+        ("log_likelihood", model.log_likelihood_name, draw.log_likelihood),
         ("rate", "KL(q(z given x) || p(z))", draw.rate),
         ("bound", "the objective's bound", bound),
     ]

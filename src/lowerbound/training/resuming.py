@@ -19,20 +19,36 @@ from lowerbound.training.loop import Loop, Progress
 from lowerbound.training.settings import FitKeywords
 
 
+def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
+    """Create the directory of a run, or continue with the run that it holds.
+
+    Raises:
+        SettingsError: if the directory holds another run, naming what differs.
+        StorageError: if the directory holds a run already, or none that can be resumed.
+    """
+    if not settings.resume:
+        files.create(config_of(loop, settings))
+        return
+    restore(loop, files)
+    amend_config(loop, files, settings)
+
+
 def config_of(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
     """All that is needed to repeat the run: its settings, its parts and the versions it used."""
     versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
         **(settings.config or {}),
-        "training": _described(settings),
+        "training": _described(loop, settings),
         **_identity(loop),
         "versions": {"python": platform.python_version(), **versions},
     }
 
 
-def _described(settings: FitKeywords) -> dict[str, Any]:
-    return {name: describe(value) for name, value in settings.training.items()}
+def _described(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
+    """The settings as they are written, with the batch size that the model allowed."""
+    described = {name: describe(value) for name, value in settings.training.items()}
+    return described | {"batch_size": loop.batch_size}
 
 
 def _identity(loop: Loop) -> dict[str, Any]:
@@ -154,7 +170,9 @@ def amend_config(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None
     config = files.read_config()
     before = config["training"]
     changed = {
-        name: value for name, value in _described(settings).items() if before.get(name) != value
+        name: value
+        for name, value in _described(loop, settings).items()
+        if before.get(name) != value
     }
     if not changed:
         return

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -167,13 +167,8 @@ class Settling:
     def _bounds(self, loop: Loop) -> Tensor:
         """The bound of the averaged weights on each of some examples, always the same ones with the same noise."""
         model = cast(Model, self.average.module)
-        data: Any = loop.validation
-        if model.repeats:
-            data, count = None, _EXAMPLES
-        else:
-            data = loop.train if data is None else data
-            count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
-        model, examples = model.given(data, count=count)
-        if not loop.model.in_batches:
-            examples = examples.spread(min(_EXAMPLES, len(examples)))
+        data = loop.train if loop.validation is None else loop.validation
+        count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
+        model, examples = model.for_evaluation(data, repetitions=count)
+        examples = examples.spread(_EXAMPLES)
         return dataset_terms(model, loop.objective, examples, seed=loop.seed)["bound"]
