@@ -14,12 +14,14 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from lowerbound.training import preparing
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.training import preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 
-OPTIMIZERS = ["adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"]  # fmt: skip
+OPTIMIZERS = (
+    "adadelta adafactor adagrad adam adamax adamw asgd nadam radam rmsprop rprop sgd"
+).split()
 SIZE = 4
 
 
@@ -274,7 +276,8 @@ def test_the_step_ascends_the_gradient_of_the_mean_bound(vae, data, watch):
 
 
 def test_the_bound_of_an_epoch_is_the_mean_over_its_examples(vae):
-    # one heavy example alone in the short last batch (9 = 4 + 4 + 1), weights that as good as do not move, and no noise in q
+    # One heavy example is alone in the short last batch (9 = 4 + 4 + 1). The weights hardly move,
+    # and q has no noise.
     vae = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
     data = torch.cat([torch.zeros(8, SIZE), torch.full((1, SIZE), 10.0)])
     run = train(vae, data, batch_size=4, optimizer="sgd", learning_rate=1e-20)
@@ -305,7 +308,8 @@ def test_the_terms_of_a_record_add_up(vae, data):
 
 
 def test_a_fixed_decoder_learns_the_closed_form_mean():
-    # with a constant decoder of unit scale the bound's optimum is q = p and offset = the data's mean: D/2 log 2 pi + ...
+    # With a constant decoder of unit scale, the bound is largest for q = p and an offset that is the
+    # mean of the data.
     data = torch.randn(64, SIZE) + 3
     model = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
     train(
@@ -328,7 +332,7 @@ def test_a_fixed_decoder_learns_the_closed_form_mean():
 
 @dataclass(frozen=True)
 class Backwards(lb.Objective):
-    """An objective of one's own: it reports the ELBO, but its gradient is that of a tenth of the negative rate."""
+    """An objective that reports the ELBO, with the gradient of a tenth of the negative rate."""
 
     samples: int = 1
     gradient: str = "pathwise"
@@ -688,7 +692,7 @@ def test_booleans_are_binary_pixels(bernoulli_vae):
 
 
 class Poisoned(nn.Module):
-    """A decoder that is healthy for some passes; then its value, or only its gradient, is not a number."""
+    """A decoder whose value, or only its gradient, becomes non-finite after some calls."""
 
     def __init__(self, healthy: int, where: str) -> None:
         super().__init__()

@@ -118,9 +118,10 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
 
 def _pixels_of(config: dict[str, Any]) -> str:
     """How a run that was made in Python treated its pixels."""
-    examples = config.get("examples")
-    train = examples.get("train") if isinstance(examples, dict) else None
-    return str(train.get("pixels", "as-is")) if isinstance(train, dict) else "as-is"
+    try:
+        return str(config["examples"]["train"]["pixels"])
+    except (KeyError, TypeError):
+        return "as-is"
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
@@ -171,8 +172,10 @@ def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
         if "validation" in kept:
             validated = [record for record in records if "validation" in record]
             kept = max(validated, key=_validation_bound)
-        epoch = {} if kept is records[-1] else {"epoch": int(kept["epoch"])}
-        return {name: _progress(entry) | epoch for name, entry in kept.get("schedules", {}).items()}
+        reached = {name: _progress(entry) for name, entry in kept.get("schedules", {}).items()}
+        if kept is not records[-1]:
+            reached = {name: entry | {"epoch": int(kept["epoch"])} for name, entry in reached.items()}
+        return reached
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
         return {}  # a run is complete without this file
 
@@ -182,8 +185,10 @@ def _validation_bound(record: Mapping[str, Any]) -> float:
 
 
 def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
-    ended = {"ended": bool(entry["ended"])} if "ended" in entry else {}
-    return {"reached": float(entry["reached"]), "end": float(entry["end"]), **ended}
+    progress = {"reached": float(entry["reached"]), "end": float(entry["end"])}
+    if "ended" in entry:
+        progress["ended"] = bool(entry["ended"])
+    return progress
 
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
@@ -199,11 +204,13 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
         values = str(train.values.dtype).removeprefix("torch.")
     else:
         values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
-    pixels = "" if train.pixels == "as-is" else f", pixels {train.pixels}"
-    classes = "" if train.labels is None else f", {len(train.labels.unique())} classes"
+    if train.pixels != "as-is":
+        values += f", pixels {train.pixels}"
+    if train.labels is not None:
+        values += f", {len(train.labels.unique())} classes"
     return (
         f"{len(train):,} training, {held_out:,} validation and {len(test):,} test examples of "
-        f"{size}, {values}{pixels}{classes}"
+        f"{size}, {values}"
     )
 
 
@@ -249,8 +256,9 @@ def _bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate") -> str:
 
 def figure(estimate: "Estimate") -> str:
     """A mean with its standard error."""
-    error = "" if math.isnan(estimate.standard_error) else f" ± {estimate.standard_error:.2f}"
-    return f"{estimate.mean:.2f}{error}"
+    if math.isnan(estimate.standard_error):
+        return f"{estimate.mean:.2f}"
+    return f"{estimate.mean:.2f} ± {estimate.standard_error:.2f}"
 
 
 def as_numbers(estimate: "Estimate") -> dict[str, float]:

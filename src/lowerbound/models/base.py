@@ -23,9 +23,10 @@ from lowerbound.runtime.modes import evaluating, seeded
 class Model(nn.Module, ABC):
     """Anything that can draw its latents for some data.
 
-    To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit` and
-    :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the examples, such
-    as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as keywords.
+    To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit`
+    and :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the
+    examples, such as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as
+    keywords.
     """
 
     needs: tuple[str, ...] = ()
@@ -79,8 +80,8 @@ class Model(nn.Module, ABC):
     def for_evaluation(self, data: Any, *, repetitions: int = 1) -> tuple[Model, Examples]:
         """A model and examples whose bound is the bound of this model on all of the data.
 
-        They are this model and the data as examples, unless the model has one set of latents for all
-        of the data. Such a model stores the data, and is evaluated ``repetitions`` times.
+        They are this model and the data as examples, unless the model has one set of latents for
+        all of the data. Such a model stores the data, and is evaluated ``repetitions`` times.
         """
         return self, self.examples(data)
 

@@ -16,7 +16,7 @@ from lowerbound.objectives import Objective
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
-from lowerbound.training.optim import averaged, make_optimizer, make_schedule
+from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
 from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 from lowerbound.training.settling import Settling
@@ -166,7 +166,7 @@ def _find_device(name: str) -> torch.device:
 def _rehearse(
     model: Model, objective: Objective, train: Examples, validation: Examples | None
 ) -> None:
-    """Compute the objective once, so that what is impossible is refused before files are written."""
+    """Compute the objective once, so that errors appear before any file is written."""
     with model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw:
         model.check_support(train)
         objective(draw)
@@ -189,7 +189,7 @@ def _averages(model: Model, settings: FitKeywords) -> tuple[Settling | None, Ave
         auto_stop = Settling(model, settings.tolerance, settings.warmup_steps)
         return auto_stop, auto_stop.average
     if settings.ema is not None:
-        return None, averaged(model, settings.ema)
+        return None, average_weights(model, settings.ema)
     return None, None
 
 

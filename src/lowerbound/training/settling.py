@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
-from lowerbound.training.optim import averaged
+from lowerbound.training.optim import average_weights
 
 if TYPE_CHECKING:
     from lowerbound.training.loop import Loop
@@ -56,7 +56,7 @@ class Settling:
     average: AveragedModel = field(init=False)
 
     def __post_init__(self) -> None:
-        self.average = averaged(self.model, None)
+        self.average = average_weights(self.model, None)
         self.best: Tensor | None = None
 
     def likely_left(self, loop: Loop) -> int:
