@@ -19,9 +19,10 @@ from lowerbound.training import preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 
-OPTIMIZERS = (
-    "adadelta adafactor adagrad adam adamax adamw asgd nadam radam rmsprop rprop sgd"
-).split()
+OPTIMIZERS = [
+    *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
+    *("asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"),
+]
 SIZE = 4
 
 
@@ -308,8 +309,8 @@ def test_the_terms_of_a_record_add_up(vae, data):
 
 
 def test_a_fixed_decoder_learns_the_closed_form_mean():
-    # With a constant decoder of unit scale, the bound is largest for q = p and an offset that is the
-    # mean of the data.
+    # With a constant decoder of unit scale, the bound is largest for q = p and an offset that is
+    # the mean of the data.
     data = torch.randn(64, SIZE) + 3
     model = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
     train(
