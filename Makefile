@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint types tests docs tutorial format benchmark identical reference clean
+.PHONY: help demo check test lint types tests docs tutorial format benchmark identical reference clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       install, train the notebook's model on handwritten digits, draw pictures (two minutes)"
+	@echo "make check      lint, check types, run the tests that train nothing (a minute and a half)"
 	@echo "make test       install the tools, then lint, check types, run all tests and build the documentation"
 	@echo "make docs       build the documentation into build/docs, and check its links"
 	@echo "make tutorial   execute the notebooks of the tutorial, and write their outputs into them (ten minutes)"
@@ -22,6 +23,9 @@ help:
 demo: $(VENV)/.installed
 	@rm -rf runs/demo
 	@$(BIN)/lowerbound train aevb-gaussian --data digits --epochs 40 --pictures-every 10 --out runs/demo
+
+check: lint types $(VENV)/.installed-tools
+	@$(BIN)/pytest --numprocesses 2 --without-training
 
 test: lint types tests docs
 

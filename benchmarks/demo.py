@@ -1,4 +1,5 @@
-"""The training of ``make demo`` here beside that of an earlier commit, in turns: ``python demo.py REVISION``."""
+"""The training of ``make demo`` here beside that of an earlier commit, in turns: ``python demo.py
+REVISION``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""How the time of a step grows with the batch, the number of samples and the width: ``python growth.py FIGURE``.
+"""How the time of a step grows with the batch, the number of samples and the width: ``python
+growth.py FIGURE``.
 
-Steps of the auto-encoder 784-200-20 with Bernoulli pixels, compiled, float32; one of the three is changed at a time. The figure is
-drawn log-log; the slope is of the line through the three largest sizes.
+Steps of the auto-encoder 784-200-20 with Bernoulli pixels, compiled, float32; one of the three is
+changed at a time. The figure is drawn log-log; the slope is of the line through the three largest
+sizes.
 """
 
 from __future__ import annotations

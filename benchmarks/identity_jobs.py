@@ -45,14 +45,13 @@ def digits(pixels: str = GREY) -> Any:
     return lb.load_data("digits", pixels=pixels)
 
 
-def make_vae(likelihood: str = "gaussian") -> lb.LatentModel:
-    """A small model, from the same weights every time."""
+def make_vae(pixels: str = GREY) -> lb.LatentModel:
+    """A small model for such pixels, from the same weights every time."""
     torch.manual_seed(0)
     encoder = lb.Gaussian(lb.mlp(SHAPE, 16, 6, activation="tanh"))
-    if likelihood == "bernoulli":
+    decoder: Any = lb.Gaussian(lb.mlp(3, 16, (2, 8, 8), activation="tanh"), min_scale=0.01)
+    if pixels.startswith("binarize"):
         decoder = lb.Bernoulli(lb.mlp(3, 16, SHAPE, activation="tanh"))
-        return lb.LatentModel(lb.StandardNormal(3), encoder, decoder)
-    decoder = lb.Gaussian(lb.mlp(3, 16, (2, 8, 8), activation="tanh"), min_scale=0.01)
     return lb.LatentModel(lb.StandardNormal(3), encoder, decoder)
 
 
@@ -67,25 +66,19 @@ def read(value: Any, names: str) -> dict[str, Any]:
 
 def train(model: Any, objective: Any, data: Any, **settings: Any) -> dict[str, Any]:
     """The metrics of a short training, and the weights that it keeps."""
-    usual = {
-        "epochs": 2,
-        "batch_size": 256,
-        "progress": False,
-        "device": "cpu",
-        "pictures_every": 0,
-    }
-    if "steps" in settings:
-        del usual["epochs"]
+    usual: dict[str, Any] = {"progress": False, "device": "cpu", "pictures_every": 0}
+    if data is not None:
+        usual["batch_size"] = 256
+    if "steps" not in settings:
+        usual["epochs"] = 2
     run = lb.fit(model, objective, data, **(usual | settings))
     weights = list(run.model.state_dict().values())
-    found = read(run, "best_epoch stopped_early settled")
-    return {"metrics": without_clocks(run.history), "weights": weights, **found}
+    metrics = {"metrics": without_clocks(run.history), "weights": weights}
+    return metrics | read(run, "best_epoch stopped_early settled")
 
 
 def train_digits(objective: Any = None, pixels: str = GREY, **settings: Any) -> dict[str, Any]:
-    """The same for the small model, with Bernoulli pixels where the data are binary."""
-    model = make_vae("bernoulli" if pixels.startswith("binarize") else "gaussian")
-    return train(model, objective or lb.ELBO(), digits(pixels).train, **settings)
+    return train(make_vae(pixels), objective or lb.ELBO(), digits(pixels).train, **settings)
 
 
 def train_recipe(recipe: Any, pixels: str, **arguments: Any) -> dict[str, Any]:
@@ -105,13 +98,13 @@ def train_mapped() -> dict[str, Any]:
 
 # Plain variational inference.
 
-X = torch.linspace(-1.0, 1.0, 60)[:, None]
-Y = 2.0 * X[:, 0] - 0.5 + 0.3 * torch.sin(40.0 * X[:, 0])
+X = torch.linspace(-1.0, 1.0, 60)
+POINTS = torch.stack([X, 2.0 * X - 0.5 + 0.3 * torch.sin(40.0 * X)], 1)
 
 
 def line(slope: torch.Tensor, offset: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The log joint of a regression that holds its data."""
-    return line_of_batch(torch.cat([X, Y[:, None]], 1), 1.0, slope, offset, scale)
+    return line_of_batch(POINTS, 1.0, slope, offset, scale)
 
 
 def line_of_batch(batch: Any, factor: float, slope: Any, offset: Any, scale: Any) -> torch.Tensor:
@@ -128,30 +121,29 @@ def make_joint(posterior: Any = lb.full_rank, **settings: Any) -> lb.LogJoint:
     return lb.LogJoint(log_joint, posterior, variables, **settings)
 
 
-def train_joint(posterior: Any, objective: Any = None, **settings: Any) -> dict[str, Any]:
-    objective, usual = objective or lb.ELBO(samples=8), {"epochs": 2, "batch_size": 100}
+def train_joint(posterior: Any, objective: Any = None) -> dict[str, Any]:
     model = make_joint(posterior)
-    trained = train(model, objective, None, **(usual | settings))
+    found = train(model, objective or lb.ELBO(samples=8), None)
     health = lb.posterior_health(model, samples=500, seed=3)
     names = "verdict elbo elbo_error log_evidence log_evidence_error pareto_k effective_samples"
     draws = model.posterior_sample(20, resample=True, seed=4)
     bound = describe(lb.evaluate(model, lb.ELBO(samples=50), seed=5))
-    return {**trained, "health": read(health, names), "draws": draws, "bound": bound}
+    return {**found, "health": read(health, names), "draws": draws, "bound": bound}
 
 
 def train_joint_by_batches() -> dict[str, Any]:
-    model, data = make_joint(size=60), torch.cat([X, Y[:, None]], 1)
-    trained = train(model, lb.ELBO(samples=4), data, epochs=20, batch_size=25)
-    return {**trained, "bound": describe(lb.evaluate(model, lb.ELBO(samples=50), data))}
+    model = make_joint(size=60)
+    found = train(model, lb.ELBO(samples=4), POINTS, epochs=20, batch_size=25)
+    return {**found, "bound": describe(lb.evaluate(model, lb.ELBO(samples=50), POINTS))}
 
 
 # Evaluation of one trained model of each kind.
 
 
 @functools.cache
-def trained(likelihood: str = "gaussian") -> lb.LatentModel:
-    model, pixels = make_vae(likelihood), "binarize" if likelihood == "bernoulli" else GREY
-    train(model, lb.ELBO(), digits(pixels).train, epochs=4, batch_size=100, learning_rate=0.01)
+def trained(pixels: str = GREY) -> lb.LatentModel:
+    model, settings = make_vae(pixels), {"epochs": 4, "batch_size": 100, "learning_rate": 0.01}
+    train(model, lb.ELBO(), digits(pixels).train, **settings)
     return model
 
 
@@ -168,9 +160,8 @@ def few(pixels: str = GREY, count: int = 20) -> Any:
     return digits(pixels).test.first(count)
 
 
-def evaluate(objective: Any, likelihood: str = "gaussian") -> dict[str, Any]:
-    pixels = "binarize" if likelihood == "bernoulli" else GREY
-    return describe(lb.evaluate(trained(likelihood), objective, few(pixels), seed=7))
+def evaluate(objective: Any, pixels: str) -> dict[str, Any]:
+    return describe(lb.evaluate(trained(pixels), objective, few(pixels), seed=7))
 
 
 def anneal() -> dict[str, Any]:
@@ -187,8 +178,8 @@ def measure_gaps() -> dict[str, Any]:
     data = few(count=8)
     gaps = lb.inference_gaps(trained(), data, train=digits().train, samples=50, steps=20, seed=2)
     names = "log_likelihood best_bound amortised_bound train_log_likelihood"
-    parts = {name: describe(part) for name, part in read(gaps, names).items()}
-    return parts | read(gaps, "last_gain generalisation")
+    figures = {name: describe(part) for name, part in read(gaps, names).items()}
+    return figures | read(gaps, "last_gain generalisation")
 
 
 def measure_latents() -> dict[str, Any]:
@@ -228,27 +219,28 @@ def train_into(folder: str, stop_at: float = math.inf, resume: bool = False) -> 
     return read_run(folder)
 
 
-def read_run(folder: str | Path) -> dict[str, Any]:
+def settle_into(folder: str, **settings: Any) -> dict[str, Any]:
+    """The same of a training that stops by itself."""
+    ways = {"tolerance": 0.05, "pictures_every": 0, "progress": False, "device": "cpu"}
+    lb.fit(make_joint(), lb.ELBO(samples=8), directory=folder, **ways, **settings)
+    return read_run(folder, make_joint)
+
+
+def read_run(folder: str | Path, constructor: Any = None) -> dict[str, Any]:
     """The metrics in a run's directory, and the model in it."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    model = lb.load(folder)
-    weights = list(model.state_dict().values())
+    weights = list(lb.load(folder, constructor).state_dict().values())
     return {"metrics": without_clocks([json.loads(line) for line in lines]), "weights": weights}
 
 
-def resume_copy(source: Path, folder: str) -> dict[str, Any]:
+def resume_copy(source: Path, folder: str, train: Any = train_into) -> Any:
     shutil.copytree(source, folder)
-    return train_into(folder, resume=True)
-
-
-def save_model() -> dict[str, Any]:
-    lb.save(trained(), "model")
-    return load_model(Path("model.safetensors"))
+    return train(folder, resume=True)
 
 
 def load_model(path: Path) -> dict[str, Any]:
-    model = lb.load(path)
-    return {"bound": describe(lb.evaluate(model, lb.ELBO(4), few())), "codes": model.encode(few())}
+    model, data = lb.load(path), few()
+    return {"bound": describe(lb.evaluate(model, lb.ELBO(4), data)), "codes": model.encode(data)}
 
 
 def call(line: str) -> str:
@@ -285,8 +277,7 @@ def call_for_file(line: str, file: str) -> str:
     return Path(file).read_text() if file.endswith("csv") else torch.from_numpy(np.load(file))
 
 
-def resume_by_command(source: Path, folder: str) -> dict[str, Any]:
-    shutil.copytree(source, folder)
+def call_resume(folder: str, resume: bool) -> dict[str, Any]:
     call(f"train --resume {folder} --epochs 3")
     return read_run(folder)
 
@@ -334,7 +325,9 @@ POSTERIORS: dict[str, Any] = {
 FILES: dict[str, Job] = {
     "never stopped": partial(train_into, "whole"),
     "stopped": partial(train_into, "stopped", stop_at=0.6),
-    "saved and loaded": save_model,
+    "stopped by itself": partial(settle_into, "settled"),
+    "stopped before that": partial(settle_into, "unsettled", steps=300),
+    "saved and loaded": lambda: load_model(lb.save(trained(), "model")),
     "command train": partial(call_train, "aevb-gaussian --epochs 4 --pictures-every 2", "demo"),
     "command train, Bernoulli": partial(call_train, f"aevb-bernoulli {SMALL}", "binary"),
     "command train, Gaussian": partial(call_train, f"aevb-gaussian {SMALL}", "real"),
@@ -363,10 +356,9 @@ JOBS: dict[str, Job] = {
     **{f"fit {name}": partial(train_digits, **settings) for name, settings in SETTINGS.items()},
     **{f"log joint, {name}": partial(train_joint, q) for name, q in POSTERIORS.items()},
     "log joint by IWAE": partial(train_joint, lb.full_rank, lb.IWAE(8, "dreg")),
-    "log joint to a tolerance": lambda: train_joint(lb.full_rank, epochs=None, tolerance=0.05),
     "log joint by batches": train_joint_by_batches,
-    "evaluate ELBO": partial(evaluate, lb.ELBO(5)),
-    "evaluate IWAE": partial(evaluate, lb.IWAE(20), "bernoulli"),
+    "evaluate ELBO": partial(evaluate, lb.ELBO(5), GREY),
+    "evaluate IWAE": partial(evaluate, lb.IWAE(20), "binarize"),
     "log_likelihood": lambda: describe(lb.log_likelihood(trained(), few(), 200, seed=1)),
     "annealed_log_likelihood": anneal,
     "bidirectional": anneal_both_ways,
@@ -374,7 +366,7 @@ JOBS: dict[str, Job] = {
     "latent_health": measure_latents,
     "paired_difference": compare,
     "encode": lambda: trained().encode(few()),
-    "sample": lambda: trained("bernoulli").sample(9, seed=1),
+    "sample": lambda: trained("binarize").sample(9, seed=1),
     "reconstruct": lambda: trained().reconstruct(few()),
     "resumed": partial(resume_copy, Path("stopped"), "resumed"),
     "command evaluate": partial(call_json, "evaluate demo --log-likelihood 50 --anneal 10"),
@@ -382,9 +374,14 @@ JOBS: dict[str, Job] = {
     "command sample": partial(call_for_file, "sample binary --count 5", "samples.npy"),
     "command reconstruct": partial(call_for_file, "reconstruct demo", "pairs.npy"),
     "command compare": partial(call_json, "compare demo real --samples 50"),
-    "command resume": partial(resume_by_command, Path("binary"), "longer"),
+    "command resume": partial(resume_copy, Path("binary"), "longer", call_resume),
     "earlier run resumed": partial(resume_copy, EARLIER / "stopped", "adopted"),
-    "earlier run resumed by command": partial(resume_by_command, EARLIER / "binary", "inherited"),
+    "earlier run stops by itself": partial(
+        resume_copy, EARLIER / "unsettled", "settled later", settle_into
+    ),
+    "earlier run resumed by command": partial(
+        resume_copy, EARLIER / "binary", "inherited", call_resume
+    ),
     "earlier run loaded": partial(read_run, EARLIER / "demo"),
     "earlier model loaded": partial(load_model, EARLIER / "model.safetensors"),
 }
@@ -393,6 +390,7 @@ JOBS: dict[str, Job] = {
 ALIKE = {
     "resumed": "never stopped",
     "earlier run resumed": "never stopped",
+    "earlier run stops by itself": "stopped by itself",
     "earlier run resumed by command": "command resume",
     "earlier model loaded": "saved and loaded",
 }

@@ -1,6 +1,8 @@
-"""The importance-sampled log likelihood with 5,000 samples, beside pythae's: ``python likelihood.py FOLDER``.
+"""The importance-sampled log likelihood with 5,000 samples, beside pythae's: ``python likelihood.py
+FOLDER``.
 
-Ours is one evaluation, which is halted after each round for the others to take their turns; the first round holds the compilation.
+Ours is one evaluation, which is halted after each round for the others to take their turns; the
+first round holds the compilation.
 """
 
 from __future__ import annotations

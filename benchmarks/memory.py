@@ -1,4 +1,5 @@
-"""The most memory that a process has while it estimates a log likelihood with K = 100,000: ``python memory.py``."""
+"""The most memory that a process has while it estimates a log likelihood with K = 100,000: ``python
+memory.py``."""
 
 from __future__ import annotations
 

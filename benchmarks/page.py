@@ -16,18 +16,21 @@ _PEERS = ("JAX", "Pyro", "pythae")
 
 _HEAD = """# Speed, beside other libraries
 
-Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says what the figures mean, what limits
-them and what was tried.
+Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says
+what the figures mean, what limits them and what was tried.
 
-Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the compilation, for which nothing
-that was compiled before is found. Trainings to a bound are run once each, one after another. A test bound at the end is one seed's: the order
-of the examples differs between contenders, and moves it by some nats after few passes. The floor is the floating-point operations of the matrix products, counted by hand, over the
-rate of a product of 2048 x 2048 matrices in float32 measured between the rounds; a share above 1 is bfloat16's.
+Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the
+compilation, for which nothing that was compiled before is found. Trainings to a bound are run once
+each, one after another. A test bound at the end is one seed's: the order of the examples differs
+between contenders, and moves it by some nats after few passes. The floor is the floating-point
+operations of the matrix products, counted by hand, over the rate of a product of 2048 x 2048
+matrices in float32 measured between the rounds; a share above 1 is bfloat16's.
 """
 
 
 def write_page(figures: dict[str, Any], path: Path) -> None:
-    """RESULTS.md: for each machine a summary, and a table for each piece of work that was measured."""
+    """RESULTS.md: for each machine a summary, and a table for each piece of work that was
+    measured."""
     lines = [_HEAD]
     for machine, measured in figures.items():
         processor, _, libraries = machine.partition("; ")
@@ -83,7 +86,8 @@ def _summary(measured: dict[str, Any]) -> list[str]:
         own = ways["lowerbound"]["seconds"]
         peers = [f"{ways[peer]['seconds'] / own:.2f}" if peer in ways else "" for peer in _PEERS]
         lines.append(
-            f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} | |"
+            f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} "
+            "| |"
         )
     return lines
 
@@ -92,11 +96,13 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
     rates, ours = entry["examples_per_second"], entry["examples_per_second"]["lowerbound"]
     lines = _title(title)
     lines += [
-        f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is {entry['floor_ms']:.2f} ms.",
+        f"Matrix products at {entry['product_gflops']:.0f} GFLOP/s; the floor of a step is "
+        f"{entry['floor_ms']:.2f} ms.",
         "",
     ]
     lines += [
-        "| | examples/s | lowerbound is | share of the floor | first round | test bound at the end |"
+        "| | examples/s | lowerbound is | share of the floor | first round | test bound at the end "
+        "|"
     ]
     lines += ["|---|---|---|---|---|---|"]
     for name, rate in rates.items():
@@ -131,7 +137,8 @@ def _likelihood(entry: dict[str, Any]) -> list[str]:
     lines = _title(_LIKELIHOOD)
     lines += ["| | images/s | lowerbound is | share of the floor |", "|---|---|---|---|"]
     return lines + [
-        f"| {name} | {rate:.1f} | {rates['lowerbound'] / rate:.2f} x | {entry['share_of_floor'][name]:.2f} |"
+        f"| {name} | {rate:.1f} | {rates['lowerbound'] / rate:.2f} x | "
+        f"{entry['share_of_floor'][name]:.2f} |"
         for name, rate in rates.items()
     ]
 
@@ -140,7 +147,8 @@ def _memory(entry: dict[str, Any]) -> list[str]:
     lines = _title(f"memory of a log likelihood with K = {entry['samples']:,}")
     return [
         *lines,
-        f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it began.",
+        f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it "
+        "began.",
     ]
 
 
@@ -148,8 +156,10 @@ def _stored(what: str, entry: dict[str, Any]) -> list[str]:
     rates, held = entry["examples_per_second"], entry["resident_gib"]
     lines = _title(f"{what} of {entry['gigabytes']:.2g} GB in a file")
     lines += [
-        f"{rates['file']:,.0f} examples/s from the file, {rates['memory']:,.0f} from memory: {entry['ratio']:.3f} of it (median over "
-        f"pairs of rounds). The process held {held['file']:.2f} GiB at most, against {held['memory']:.2f}."
+        f"{rates['file']:,.0f} examples/s from the file, {rates['memory']:,.0f} from memory: "
+        f"{entry['ratio']:.3f} of it (median over "
+        f"pairs of rounds). The process held {held['file']:.2f} GiB at most, against "
+        f"{held['memory']:.2f}."
     ]
     return lines
 
@@ -166,7 +176,8 @@ def _precision(entry: dict[str, Any]) -> list[str]:
         means = [sum(values) / len(values) for values in (single, half)]
         spread = (max(single) - min(single)) / abs(means[0])
         lines += [
-            f"| {name} | {bounds['epochs']} | {means[0]:,.2f} | {means[1]:,.2f} | {abs(means[1] / means[0] - 1):.2%} | {spread:.2%} |"
+            f"| {name} | {bounds['epochs']} | {means[0]:,.2f} | {means[1]:,.2f} | "
+            f"{abs(means[1] / means[0] - 1):.2%} | {spread:.2%} |"
         ]
     return lines
 
@@ -175,7 +186,9 @@ def _plain(entry: dict[str, Any]) -> list[str]:
     ours, plain = (sum(found) / len(found) for found in entry["bounds"].values())
     return [
         *_title("test bounds beside a bare loop of torch's"),
-        f"784-200-20-200-784, batches of 1,000, {entry['epochs']} passes, {len(entry['bounds']['plain'])} seeds each: {ours:.2f} nats by lb.fit, {plain:.2f} by a loop of a "
+        f"784-200-20-200-784, batches of 1,000, {entry['epochs']} passes, "
+        f"{len(entry['bounds']['plain'])} seeds each: {ours:.2f} nats by lb.fit, {plain:.2f} by a "
+        "loop of a "
         f"dozen lines. They differ by {entry['difference']:+.2f} ± {entry['standard_error']:.2f}.",
     ]
 
@@ -185,7 +198,8 @@ def _demo(entry: dict[str, Any]) -> list[str]:
     lines = _title("the training of make demo, beside that of an earlier commit")
     return [
         *lines,
-        f"{seconds['now']:.1f} s from the start of the command; {seconds['earlier']:.1f} s at {entry['revision']}: "
+        f"{seconds['now']:.1f} s from the start of the command; {seconds['earlier']:.1f} s at "
+        f"{entry['revision']}: "
         f"{seconds['earlier'] / seconds['now']:.2f} x as fast (medians, in turns).",
     ]
 
@@ -203,7 +217,8 @@ def _growth(entry: dict[str, Any]) -> list[str]:
 def _products(entry: dict[str, Any]) -> list[str]:
     lines = _title("the matrix products of a step, each by itself")
     lines += [
-        "Milliseconds: of the output, of the gradient of the input (which the first layer needs none of), of that of the weights.",
+        "Milliseconds: of the output, of the gradient of the input (which the first layer needs "
+        "none of), of that of the weights.",
         "",
     ]
     lines += [

@@ -1,7 +1,9 @@
-"""Whether what is quick also learns as well: test bounds after two passes, beside a bare loop of torch's, from several seeds: ``python plain.py FOLDER``.
+"""Whether what is quick also learns as well: test bounds after two passes, beside a bare loop of
+torch's, from several seeds: ``python plain.py FOLDER``.
 
-Same model, same first weights, batches of 1,000 binary digits, Adam; the orders of the examples and the noise are their own. Bounds of few passes
-differ much from seed to seed, so means are compared by their standard errors.
+Same model, same first weights, batches of 1,000 binary digits, Adam; the orders of the examples and
+the noise are their own. Bounds of few passes differ much from seed to seed, so means are compared
+by their standard errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Test bounds after the same training in float32 and in bfloat16, from several seeds: ``python precision.py FOLDER``.
+"""Test bounds after the same training in float32 and in bfloat16, from several seeds: ``python
+precision.py FOLDER``.
 
-Where a machine has no units for bfloat16 it takes long, and comes to the same: products are summed in float32 either way.
+Where a machine has no units for bfloat16 it takes long, and comes to the same: products are summed
+in float32 either way.
 """
 
 from __future__ import annotations

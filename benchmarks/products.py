@@ -1,4 +1,5 @@
-"""The matrix products of each task's step, each by itself, beside the rate of a large one: ``python products.py``."""
+"""The matrix products of each task's step, each by itself, beside the rate of a large one: ``python
+products.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Where the time goes: of a training step of each task, and of a log likelihood: ``python profiles.py FOLDER``."""
+"""Where the time goes: of a training step of each task, and of a log likelihood: ``python
+profiles.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def of_training(task: Task, folder: Path, compile: str = "always") -> str:
 def of_likelihood(
     task: Task, folder: Path, compile: str = "always", images: int = 48, samples: int = 5000
 ) -> str:
-    """The same of an importance-sampled log likelihood, an image in the place of a step, once it is compiled."""
+    """The same of an importance-sampled log likelihood, an image in the place of a step, once it is
+    compiled."""
     model, _ = make(task)
     some = examples(task, load(task, folder)[1]).first(3 * images)
     profile = torch.profiler.profile(

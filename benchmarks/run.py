@@ -1,7 +1,8 @@
-"""Measures training and evaluation beside other libraries, in one sitting, and writes RESULTS.md: ``make benchmark``.
+"""Measures training and evaluation beside other libraries, in one sitting, and writes RESULTS.md:
+``make benchmark``.
 
-Contenders are processes of their own, which take turns: while one trains a round the others wait. Ratios are of medians over
-rounds; before them come warm rounds, which hold the compilation.
+Contenders are processes of their own, which take turns: while one trains a round the others wait.
+Ratios are of medians over rounds; before them come warm rounds, which hold the compilation.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ class Contender:
             str(folder),
             *options,
         ]
-        # Nothing that an earlier process had compiled is found, so that the first round holds all of the compilation.
+        # Nothing that an earlier process had compiled is found, so that the first round holds all
+        # of the compilation.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
-        # What libraries have to say goes to a file: a pipe that nobody reads fills up, and they would wait.
+        # What libraries have to say goes to a file: a pipe that nobody reads fills up, and they
+        # would wait.
         self.said = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
         pipes: dict[str, Any] = {
             "stdin": subprocess.PIPE,
@@ -124,7 +127,8 @@ def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
 
 
 def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Examples per second of each contender, alternating, and the bounds after the same number of rounds."""
+    """Examples per second of each contender, alternating, and the bounds after the same number of
+    rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in asked}
     rates: list[float] = []
     with contenders(task, folder, asked) as running:
@@ -152,7 +156,8 @@ def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> di
 
 
 def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Seconds of training, compilation included, until the test bound, looked at after each pass, reaches the target."""
+    """Seconds of training, compilation included, until the test bound, looked at after each pass,
+    reaches the target."""
     results = {}
     for name, ways in asked.items():
         with contenders("mnist", folder, {name: ways}) as running:
@@ -204,7 +209,8 @@ def machine() -> str:
         f"{name} {version(name)}" for name in ("torch", "jax", "optax", "pyro-ppl", "pythae")
     )
     return (
-        f"{names.get('model name', platform.processor())}, {os.cpu_count()} cores ({', '.join(flags)}); "
+        f"{names.get('model name', platform.processor())}, {os.cpu_count()} cores "
+        f"({', '.join(flags)}); "
         f"Python {platform.python_version()}, {libraries}"
     )
 

@@ -1,8 +1,9 @@
-"""Training on data that stay in a file, beside the same data in memory: ``python stored.py FOLDER KIND``.
+"""Training on data that stay in a file, beside the same data in memory: ``python stored.py FOLDER
+KIND``.
 
-KIND is "array", 8 GB of binary pixels in a ``.npy`` file, or "pictures", a folder of PNG files that are decoded once. They are made
-in FOLDER and deleted afterwards. Both trainings are one process each, which take turns; rounds before the first pass over what is
-used of the file do not count.
+KIND is "array", 8 GB of binary pixels in a ``.npy`` file, or "pictures", a folder of PNG files that
+are decoded once. They are made in FOLDER and deleted afterwards. Both trainings are one process
+each, which take turns; rounds before the first pass over what is used of the file do not count.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def load(kind: str, path: Path, place: str) -> Any:
 
 
 def train(kind: str, path: Path, place: str) -> None:
-    """Rounds of steps when asked for; answers with the seconds of each and the most memory that was seen."""
+    """Rounds of steps when asked for; answers with the seconds of each and the most memory that was
+    seen."""
     from contenders.lowerbound_ import make
 
     import lowerbound as lb

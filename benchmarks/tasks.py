@@ -1,4 +1,5 @@
-"""What is trained: sizes, data and settings, the same for all contenders. Imports no library of theirs."""
+"""What is trained: sizes, data and settings, the same for all contenders. Imports no library of
+theirs."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Task:
     Args:
         hidden: units of the encoder's layers, which the decoder has in the other order.
         latent: how many latents.
-        likelihood: "bernoulli" or "gaussian", the latter with mean and log variance from the network.
+        likelihood: "bernoulli" or "gaussian", the latter with mean and log variance from the
+            network.
         batch: examples in a step.
         samples: draws of z for each.
         iwae: whether they make an importance-weighted bound.
@@ -62,9 +64,11 @@ class Task:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of the matrix products of a step, forward and backward, counted by hand."""
+        """Floating-point operations of the matrix products of a step, forward and backward, counted
+        by hand."""
         products = [rows * inputs * outputs for rows, inputs, outputs in self.layers]
-        # A product forward, one for the weights' gradient, one for the input's, which the data need none of.
+        # A product forward, one for the weights' gradient, one for the input's, which the data need
+        # none of.
         return 2.0 * (3 * sum(products) - products[0])
 
 

@@ -1,4 +1,5 @@
-"""One contender in a process of its own, which trains a round when it is told to: ``python worker.py NAME TASK FOLDER [OPTION]``."""
+"""One contender in a process of its own, which trains a round when it is told to: ``python
+worker.py NAME TASK FOLDER [OPTION]``."""
 
 from __future__ import annotations
 

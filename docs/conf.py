@@ -23,6 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "generated",
     "names",
+    "notebooks",
     "sitecheck",
 ]
 exclude_patterns = ["_extensions", "tutorial/figures", "**/.ipynb_checkpoints"]

@@ -2,9 +2,9 @@
 
     python reproductions/aevb.py [faces] [faces-plain] [faces-conv] [mnist] [frey]
 
-Each run goes on where it stopped, writes its files to runs/aevb/NAME, and its figures and pictures to docs/results/aevb/;
-in the end docs/results/aevb.md is written from all the figures that are there. The data sets are found as
-`lowerbound datasets` says.
+Each run goes on where it stopped, writes its files to runs/aevb/NAME, and its figures and pictures
+to docs/results/aevb/; in the end docs/results/aevb.md is written from all the figures that are
+there. The data sets are found as `lowerbound datasets` says.
 """
 
 import json
@@ -40,8 +40,14 @@ class Experiment:
 
 
 CONV = {
-    "network": "conv", "layers": 4, "channels": 16, "hidden": 200, "latent": 32, "activation": "gelu", "samples": 1
-}  # fmt: skip
+    "network": "conv",
+    "layers": 4,
+    "channels": 16,
+    "hidden": 200,
+    "latent": 32,
+    "activation": "gelu",
+    "samples": 1,
+}
 
 EXPERIMENTS = {
     "faces": Experiment(
@@ -57,10 +63,14 @@ EXPERIMENTS = {
             "ema": 0.998,
             "pictures_every": 20,
         },
-        text="One hidden layer of 200 tanh units each way, 10 latents, L = 7, batches of 32, Adam at 1e-3 with decoupled weight "
-        "decay (each step shortens the weights by a thousandth; the paper, too, has a prior on the weights), the likelihood's "
-        "mean through a sigmoid, and weights averaged over the last five hundred or so steps (`ema=0.998`). These three were "
-        "chosen after seeing the test bound and the pictures of the plain run below and of runs with one or two of them, "
+        text="One hidden layer of 200 tanh units each way, 10 latents, L = 7, batches of 32, Adam "
+        "at 1e-3 with decoupled weight "
+        "decay (each step shortens the weights by a thousandth; the paper, too, has a prior on the "
+        "weights), the likelihood's "
+        "mean through a sigmoid, and weights averaged over the last five hundred or so steps "
+        "(`ema=0.998`). These three were "
+        "chosen after seeing the test bound and the pictures of the plain run below and of runs "
+        "with one or two of them, "
         "which reached between 3,150 and 3,530: the figure is not blind to the test data.",
     ),
     "faces-plain": Experiment(
@@ -68,7 +78,8 @@ EXPERIMENTS = {
         "aevb-gaussian",
         "olivetti",
         training={"epochs": 200, "batch_size": 32, "pictures_every": 20},
-        text="The weights after the last step. With 360 faces the likelihood's scale overfits: the bound on the training data "
+        text="The weights after the last step. With 360 faces the likelihood's scale overfits: the "
+        "bound on the training data "
         "is far above the test bound, which moves by hundreds of nats from one epoch to the next.",
         pictures=("samples", "reconstructions", "bound"),
     ),
@@ -78,15 +89,18 @@ EXPERIMENTS = {
         "olivetti",
         CONV,
         {"epochs": 100, "batch_size": 32, "ema": 0.99, "validation": 0.1, "pictures_every": 20},
-        text="Four strided convolutions each way (16 to 128 channels), a hidden layer of 200, 32 latents, L = 1. A tenth of the "
-        "training faces is held out, and the weights of the epoch with the best bound on them are kept.",
+        text="Four strided convolutions each way (16 to 128 channels), a hidden layer of 200, 32 "
+        "latents, L = 1. A tenth of the "
+        "training faces is held out, and the weights of the epoch with the best bound on them are "
+        "kept.",
     ),
     "mnist": Experiment(
         "The paper's network on MNIST",
         "aevb-bernoulli",
         "mnist",
         training={"epochs": 40, "pictures_every": 10},
-        text="500 tanh units each way, 20 latents, L = 1, Adam at 1e-3, batches of 100, pixels binarised afresh at every "
+        text="500 tanh units each way, 20 latents, L = 1, Adam at 1e-3, batches of 100, pixels "
+        "binarised afresh at every "
         "pass, in training and in the test.",
     ),
     "frey": Experiment(
@@ -95,7 +109,8 @@ EXPERIMENTS = {
         "frey-faces",
         {"latent": 2, "mean": "sigmoid", "samples": 1},
         {"epochs": 400, "batch_size": 100, "pictures_every": 100},
-        text="200 tanh units each way, a Gaussian likelihood with its mean through a sigmoid. The manifold decodes a grid of "
+        text="200 tanh units each way, a Gaussian likelihood with its mean through a sigmoid. The "
+        "manifold decodes a grid of "
         "equal steps of probability under the prior, as the paper's figure 4 does.",
         pictures=("manifold", "samples", "reconstructions", "bound"),
     ),
@@ -111,9 +126,13 @@ def run(name: str) -> None:
     model, objective = recipe.build(data.shape, experiment.arguments)
     directory = ROOT / "runs" / "aevb" / name
     trained = lb.fit(
-        model, objective, data.train,
-        directory=directory, resume=(directory / "config.yaml").exists(), **experiment.training,
-    )  # fmt: skip
+        model,
+        objective,
+        data.train,
+        directory=directory,
+        resume=(directory / "config.yaml").exists(),
+        **experiment.training,
+    )
     shown = data.test.spread(16)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
     save_pairs(originals, trained.model.reconstruct(shown), RESULTS / f"{name}-reconstructions.png")
@@ -136,7 +155,8 @@ def run(name: str) -> None:
         "steps": trained.history[-1]["step"],
         "training_seconds": trained.history[-1]["seconds"],
         "pictures": collect(directory, name, experiment.pictures),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound {lb.__version__}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
+        f"lowerbound {lb.__version__}",
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
 
@@ -166,14 +186,20 @@ def write_page() -> None:
     lines = [
         "# Auto-encoding variational Bayes, on real data",
         "",
-        "Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114), and an unfinished notebook's version of "
-        "its auto-encoder for 64 x 64 images. Written by `python reproductions/aevb.py`; each row comes from the file of "
-        "figures that it names. All bounds are in nats per example on test data; ± is the standard error over "
-        "examples. Bounds of continuous likelihoods are log densities of pixels scaled to [0, 1], with the "
-        "likelihood's scale floored at 0.01. Samples are means of p(x|z) for z from the prior; in the reconstructions, of test "
+        "Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114), and an "
+        "unfinished notebook's version of "
+        "its auto-encoder for 64 x 64 images. Written by `python reproductions/aevb.py`; each row "
+        "comes from the file of "
+        "figures that it names. All bounds are in nats per example on test data; ± is the standard "
+        "error over "
+        "examples. Bounds of continuous likelihoods are log densities of pixels scaled to [0, 1], "
+        "with the "
+        "likelihood's scale floored at 0.01. Samples are means of p(x|z) for z from the prior; in "
+        "the reconstructions, of test "
         "examples, the original is on the left.",
         "",
-        "| run | test bound | rate | distortion | bound while training, last epoch | epochs | training time | figures |",
+        "| run | test bound | rate | distortion | bound while training, last epoch | epochs | "
+        "training time | figures |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in done.items():
@@ -183,7 +209,8 @@ def write_page() -> None:
         )
         minutes = figures["training_seconds"] / 60
         lines.append(
-            f"| {figures['title']} | {bound} | {rate} | {distortion} | {figures['train_bound_last_epoch']:,.1f} | "
+            f"| {figures['title']} | {bound} | {rate} | {distortion} | "
+            f"{figures['train_bound_last_epoch']:,.1f} | "
             f"{figures['epochs']} | {minutes:.1f} min | [{name}.json](aevb/{name}.json) |"
         )
     machines = sorted({figures["machine"] for figures in done.values()})
@@ -195,7 +222,8 @@ def write_page() -> None:
     for name, figures in done.items():
         lines += [f"## {figures['title']}", "", figures["text"], ""]
         lines += [
-            f"{figures['train_examples']:,} training and {figures['test_examples']:,} test examples.",
+            f"{figures['train_examples']:,} training and {figures['test_examples']:,} test "
+            "examples.",
             "",
         ]
         lines += [

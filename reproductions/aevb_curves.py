@@ -1,9 +1,12 @@
-"""Figure 2 of Kingma & Welling 2013: the bound against the number of training samples, beside wake-sleep.
+"""Figure 2 of Kingma & Welling 2013: the bound against the number of training samples, beside
+wake-sleep.
 
-    python reproductions/aevb_curves.py [mnist-3 mnist-3-wake-sleep ... frey-2 frey-2-wake-sleep ...]
+    python reproductions/aevb_curves.py [mnist-3 mnist-3-wake-sleep ... frey-2 frey-2-wake-sleep
+    ...]
 
-Each curve goes on where it stopped (state in runs/aevb-curves/NAME) and ends as docs/results/aevb-curves/NAME.json; a curve
-that is there is not trained again. In the end docs/results/aevb-curves.md and its figures are written from all that are.
+Each curve goes on where it stopped (state in runs/aevb-curves/NAME) and ends as
+docs/results/aevb-curves/NAME.json; a curve that is there is not trained again. In the end
+docs/results/aevb-curves.md and its figures are written from all that are.
 """
 
 import json
@@ -36,7 +39,8 @@ LATENTS = {"mnist": (3, 5, 10, 20, 200), "frey": (2, 5, 10, 20)}
 
 @lb.describable
 class WakeSleepModel(lb.LatentModel):
-    """A latent model whose training draws do what wake-sleep wants: no gradient through z, and a dream beside each example."""
+    """A latent model whose training draws do what wake-sleep wants: no gradient through z, and a
+    dream beside each example."""
 
     def draw(self, x: Tensor, samples: int = 1, gradient: Any = "pathwise") -> Draw:
         q, prior = self.posterior(x), self.prior()
@@ -64,7 +68,8 @@ class WakeSleepModel(lb.LatentModel):
 @lb.describable
 @dataclass(frozen=True)
 class WakeSleep(lb.Objective):
-    """Hinton et al. 1995: the decoder climbs log p(x, z) at z from q, the encoder climbs log q(z given x) in dreams."""
+    """Hinton et al. 1995: the decoder climbs log p(x, z) at z from q, the encoder climbs log q(z
+    given x) in dreams."""
 
     def bound(self, draw: Draw) -> Tensor:
         return draw.log_likelihood.mean(0) - draw.rate
@@ -137,15 +142,23 @@ def make(
 def train(
     model: lb.Model, objective: lb.Objective, examples: lb.Examples, rate: float, **settings: Any
 ) -> lb.Run:
-    """Adagrad on minibatches of 100; the prior N(0, I) on all weights is a decay of one over the number of examples."""
+    """Adagrad on minibatches of 100; the prior N(0, I) on all weights is a decay of one over the
+    number of examples."""
     return lb.fit(
-        model, objective, examples,
-        batch_size=BATCH, optimizer="adagrad", learning_rate=rate, weight_decay=1 / len(examples), **settings,
-    )  # fmt: skip
+        model,
+        objective,
+        examples,
+        batch_size=BATCH,
+        optimizer="adagrad",
+        learning_rate=rate,
+        weight_decay=1 / len(examples),
+        **settings,
+    )
 
 
 def best_rate(data: str, examples: lb.Examples, latent: int, method: str) -> float:
-    """The step size with the best training bound in the first few hundred steps, as the paper chose it."""
+    """The step size with the best training bound in the first few hundred steps, as the paper chose
+    it."""
     reached = {}
     for rate in RATES:
         model, objective = make(data, examples.shape, latent, method)
@@ -178,15 +191,28 @@ def run(name: str) -> None:
         {"train": examples.train.spread(len(examples.test)), "test": examples.test},
     )
     train(
-        model, objective, examples.train, rate,
-        steps=SAMPLES // BATCH, directory=directory / "run", resume=(directory / "run" / "config.yaml").exists(),
-        pictures_every=0, progress=False, observers=[curve],
-    )  # fmt: skip
+        model,
+        objective,
+        examples.train,
+        rate,
+        steps=SAMPLES // BATCH,
+        directory=directory / "run",
+        resume=(directory / "run" / "config.yaml").exists(),
+        pictures_every=0,
+        progress=False,
+        observers=[curve],
+    )
     figures = {
-        "data": data, "latent": int(latent), "method": method, "rate": rate, "points": curve.points,
-        "train_examples": len(examples.train), "test_examples": len(examples.test),
-        "torch": torch.__version__, "lowerbound": lb.__version__,
-    }  # fmt: skip
+        "data": data,
+        "latent": int(latent),
+        "method": method,
+        "rate": rate,
+        "points": curve.points,
+        "train_examples": len(examples.train),
+        "test_examples": len(examples.test),
+        "torch": torch.__version__,
+        "lowerbound": lb.__version__,
+    }
     target.write_text(json.dumps(figures, indent=1) + "\n")
     print(f"{name}: rate {rate}, {curve.points[-1]}", file=sys.stderr)
 
@@ -198,7 +224,8 @@ def names() -> list[str]:
 
 
 def draw(data: str, done: dict[str, dict[str, Any]]) -> None:
-    """The figure of one data set as the paper has it: a panel for each number of latents, samples on a logarithmic axis."""
+    """The figure of one data set as the paper has it: a panel for each number of latents, samples
+    on a logarithmic axis."""
     figure = Figure(figsize=(3.1 * len(LATENTS[data]), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(LATENTS[data]), sharey=True)
@@ -249,17 +276,25 @@ def write_page() -> None:
     lines = [
         "# The bound against training samples, beside wake-sleep",
         "",
-        "Figure 2 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114). Written by "
+        "Figure 2 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114). "
+        "Written by "
         "`python reproductions/aevb_curves.py`.",
         "",
-        "MNIST: 500 tanh units each way, pixels binarised afresh at every pass. Frey faces: 200 units, Gaussian likelihood "
-        "with its mean through a sigmoid and its scale floored at 0.01. All weights drawn from N(0, 0.01), batches of 100, "
-        "one draw of z, Adagrad with the step size of 0.01, 0.02 and 0.1 that had the best training bound after "
-        f"{TRIAL_STEPS} steps, the prior N(0, I) on all weights. Wake-sleep (Hinton, Dayan, Frey & Neal 1995) has the same "
-        "networks. Each curve ends at 10 million training samples, which the paper's exceed (100 million); training "
-        "bounds are of as many training examples as there are test examples. All in nats per example.",
+        "MNIST: 500 tanh units each way, pixels binarised afresh at every pass. Frey faces: 200 "
+        "units, Gaussian likelihood "
+        "with its mean through a sigmoid and its scale floored at 0.01. All weights drawn from "
+        "N(0, 0.01), batches of 100, "
+        "one draw of z, Adagrad with the step size of 0.01, 0.02 and 0.1 that had the best "
+        "training bound after "
+        f"{TRIAL_STEPS} steps, the prior N(0, I) on all weights. Wake-sleep (Hinton, Dayan, Frey & "
+        "Neal 1995) has the same "
+        "networks. Each curve ends at 10 million training samples, which the paper's exceed (100 "
+        "million); training "
+        "bounds are of as many training examples as there are test examples. All in nats per "
+        "example.",
         "",
-        "| curve | step size | bound at 10^5, train | test | at 10^6, train | test | at 10^7, train | test |",
+        "| curve | step size | bound at 10^5, train | test | at 10^6, train | test | at 10^7, "
+        "train | test |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in done.items():
@@ -289,7 +324,8 @@ def claims(done: dict[str, dict[str, Any]]) -> list[str]:
     pairs = [(name, f"{name}-wake-sleep") for name in last if f"{name}-wake-sleep" in last]
     higher = [name for name, other in pairs if last[name] > last[other]]
     lines.append(
-        f"- *The bound converges higher than wake-sleep's*: so it does in {len(higher)} of {len(pairs)} pairs "
+        f"- *The bound converges higher than wake-sleep's*: so it does in {len(higher)} of "
+        f"{len(pairs)} pairs "
         f"({', '.join(f'{name} {last[name] - last[other]:+,.1f}' for name, other in pairs)})."
     )
     for data, latents in LATENTS.items():
@@ -299,7 +335,8 @@ def claims(done: dict[str, dict[str, Any]]) -> list[str]:
         if len(known) > 1:
             values = ", ".join(f"{latent}: {value:,.1f}" for latent, value in known)
             lines.append(
-                f"- *Superfluous latents do not overfit*: {data}, AEVB by number of latents: {values}."
+                f"- *Superfluous latents do not overfit*: {data}, AEVB by number of latents: "
+                f"{values}."
             )
     return lines
 

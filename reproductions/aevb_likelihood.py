@@ -1,10 +1,11 @@
-"""Figure 3 of Kingma & Welling 2013: the marginal likelihood of AEVB, wake-sleep and Monte Carlo EM against training samples.
+"""Figure 3 of Kingma & Welling 2013: the marginal likelihood of AEVB, wake-sleep and Monte Carlo EM
+against training samples.
 
     python reproductions/aevb_likelihood.py [aevb-1000 wake-sleep-1000 mcem-1000 aevb-50000 ...]
 
-Each curve goes on where it stopped (state in runs/aevb-likelihood/NAME) and ends as docs/results/aevb-likelihood/NAME.json; a
-curve that is there is not trained again. In the end docs/results/aevb-likelihood.md and its figure are written from all that
-are.
+Each curve goes on where it stopped (state in runs/aevb-likelihood/NAME) and ends as
+docs/results/aevb-likelihood/NAME.json; a curve that is there is not trained again. In the end
+docs/results/aevb-likelihood.md and its figure are written from all that are.
 """
 
 import json
@@ -35,10 +36,12 @@ RUNS = ROOT / "runs" / "aevb-likelihood"
 LATENT, HIDDEN = 3, 100
 SIZES = (1_000, 50_000)
 METHODS = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "mcem": "Monte Carlo EM"}
-# Training samples in all; Monte Carlo EM takes sixteen passes through the decoder where AEVB takes one.
+# Training samples in all; Monte Carlo EM takes sixteen passes through the decoder where AEVB takes
+# one.
 SAMPLES = {"aevb": 10_000_000, "wake-sleep": 10_000_000, "mcem": 3_000_000}
 POINTS = [round(1e5 * 10 ** (i / 4) / BATCH) for i in range(9)]
-# The estimate of log p(x): so many points of a Sobol sequence under the prior, for so many examples.
+# The estimate of log p(x): so many points of a Sobol sequence under the prior, for so many
+# examples.
 GRID, EXAMPLES = 1 << 19, 200
 LEAPFROG_STEPS, ACCEPTANCE, WEIGHT_UPDATES = 10, 0.9, 5
 
@@ -47,8 +50,8 @@ LEAPFROG_STEPS, ACCEPTANCE, WEIGHT_UPDATES = 10, 0.9, 5
 def marginal_likelihood(model: lb.LatentModel, x: Tensor) -> tuple[float, float]:
     """The mean of log p(x) over ``x``, and the median number of effective points.
 
-    p(x) = E_p(z)[p(x given z)] by quasi-Monte-Carlo integration over the three latents, with the same points for all
-    examples: no encoder has a part in it, so that methods compare.
+    p(x) = E_p(z)[p(x given z)] by quasi-Monte-Carlo integration over the three latents, with the
+    same points for all examples: no encoder has a part in it, so that methods compare.
     """
     points = torch.from_numpy(qmc.Sobol(LATENT, seed=0).random(GRID)).clamp(1e-9, 1 - 1e-9)
     latents = torch.special.ndtri(points).float()
@@ -116,10 +119,12 @@ class Curve(Observer):
 
 
 class MonteCarloEM:
-    """Draws of z from p(z given x) by Hamiltonian trajectories, one for each visit, then some steps up log p(x, z).
+    """Draws of z from p(z given x) by Hamiltonian trajectories, one for each visit, then some steps
+    up log p(x, z).
 
-    Each example keeps its chain. The step size of the trajectories is tuned for an acceptance of 90%. The noise of an
-    iteration depends on its number alone, so a run goes on as if it had not stopped.
+    Each example keeps its chain. The step size of the trajectories is tuned for an acceptance of
+    90%. The noise of an iteration depends on its number alone, so a run goes on as if it had not
+    stopped.
     """
 
     def __init__(self, examples: lb.Examples, rate: float) -> None:
@@ -186,7 +191,8 @@ class MonteCarloEM:
 
 
 def reached(method: str, rate: float, examples: lb.Examples, x: Tensor) -> float:
-    """The marginal likelihood after a few hundred steps at a rate; minus infinity where the training failed."""
+    """The marginal likelihood after a few hundred steps at a rate; minus infinity where the
+    training failed."""
     if method == "mcem":
         em = MonteCarloEM(examples, rate)
         for _ in range(TRIAL_STEPS):
@@ -228,14 +234,27 @@ def run(name: str) -> None:
     else:
         model, objective = make(method, examples.shape)
         train(
-            model, objective, examples, rate,
-            steps=steps, directory=directory / "run", resume=(directory / "run" / "config.yaml").exists(),
-            pictures_every=0, progress=False, observers=[curve],
-        )  # fmt: skip
+            model,
+            objective,
+            examples,
+            rate,
+            steps=steps,
+            directory=directory / "run",
+            resume=(directory / "run" / "config.yaml").exists(),
+            pictures_every=0,
+            progress=False,
+            observers=[curve],
+        )
     figures = {
-        "method": method, "examples": int(size), "rate": rate, "points": curve.points, "grid": GRID,
-        "evaluated_examples": EXAMPLES, "torch": torch.__version__, "lowerbound": lb.__version__,
-    }  # fmt: skip
+        "method": method,
+        "examples": int(size),
+        "rate": rate,
+        "points": curve.points,
+        "grid": GRID,
+        "evaluated_examples": EXAMPLES,
+        "torch": torch.__version__,
+        "lowerbound": lb.__version__,
+    }
     target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
     print(f"{name}: rate {rate}, {curve.points[-1]}", file=sys.stderr)
 
@@ -300,19 +319,28 @@ def write_page() -> None:
     lines = [
         "# The marginal likelihood of AEVB, wake-sleep and Monte Carlo EM",
         "",
-        "Figure 3 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114). Written by "
+        "Figure 3 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114). "
+        "Written by "
         "`python reproductions/aevb_likelihood.py`.",
         "",
-        f"MNIST, binarised afresh at every pass, {HIDDEN} tanh units each way, {LATENT} latents, weights drawn from N(0, 0.01) "
-        "with the prior N(0, I), batches of 100, Adagrad with the step size of 0.01, 0.02 and 0.1 that did best on training "
-        f"examples in the first {TRIAL_STEPS} steps. Monte Carlo EM: one Hamiltonian trajectory of {LEAPFROG_STEPS} leapfrog "
-        f"steps for each visit of an example, from where its chain stood, tuned to {ACCEPTANCE:.0%} acceptance, then "
-        f"{WEIGHT_UPDATES} updates of the weights. It costs about sixteen times as much for each training sample, and ends at "
+        f"MNIST, binarised afresh at every pass, {HIDDEN} tanh units each way, {LATENT} latents, "
+        "weights drawn from N(0, 0.01) "
+        "with the prior N(0, I), batches of 100, Adagrad with the step size of 0.01, 0.02 and 0.1 "
+        "that did best on training "
+        f"examples in the first {TRIAL_STEPS} steps. Monte Carlo EM: one Hamiltonian trajectory of "
+        f"{LEAPFROG_STEPS} leapfrog "
+        f"steps for each visit of an example, from where its chain stood, tuned to "
+        f"{ACCEPTANCE:.0%} acceptance, then "
+        f"{WEIGHT_UPDATES} updates of the weights. It costs about sixteen times as much for each "
+        "training sample, and ends at "
         f"{SAMPLES['mcem']:,} of them, the others at {SAMPLES['aevb']:,} (the paper: 60 million).",
         "",
-        f"log p(x) of {EXAMPLES} training and {EXAMPLES} test examples, binarised once, by quasi-Monte-Carlo integration over the "
-        f"latents with {GRID:,} points under the prior: no encoder has a part in it. The effective number of points is the median "
-        "over test examples at the end of the curve. All curves are of the same examples, so methods compare; a training and a test "
+        f"log p(x) of {EXAMPLES} training and {EXAMPLES} test examples, binarised once, by "
+        "quasi-Monte-Carlo integration over the "
+        f"latents with {GRID:,} points under the prior: no encoder has a part in it. The effective "
+        "number of points is the median "
+        "over test examples at the end of the curve. All curves are of the same examples, so "
+        "methods compare; a training and a test "
         "curve are of different ones, and so few that their means also differ by chance.",
         "",
         "| curve | step size | training samples | log p(x), train | test | effective points |",
@@ -322,7 +350,8 @@ def write_page() -> None:
         for point in figures["points"]:
             if point["samples"] in (10**6, figures["points"][-1]["samples"]):
                 lines.append(
-                    f"| [{name}](aevb-likelihood/{name}.json) | {figures['rate']} | {point['samples']:,} | {point['train']:.2f} | "
+                    f"| [{name}](aevb-likelihood/{name}.json) | {figures['rate']} | "
+                    f"{point['samples']:,} | {point['train']:.2f} | "
                     f"{point['test']:.2f} | {point['test_effective']:,.0f} |"
                 )
     lines += ["", "![figure 3](aevb-likelihood/figure.png)", ""]

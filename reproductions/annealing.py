@@ -1,10 +1,13 @@
-"""Annealed importance sampling against the importance bound, against itself from above, and against quadrature.
+"""Annealed importance sampling against the importance bound, against itself from above, and against
+quadrature.
 
-    python reproductions/annealing.py [importance] [annealed-25 annealed-100 annealed-400] [simulated] [digits]
+    python reproductions/annealing.py [importance] [annealed-25 annealed-100 annealed-400]
+    [simulated] [digits]
 
-Wu, Burda, Salakhutdinov & Grosse 2017 on a decoder of MNIST, which is trained first, or goes on where it stopped (state in
-runs/annealing/decoder). Each part ends as docs/results/annealing/NAME.json; a part that is there is not measured again. In the
-end docs/results/annealing.md and its figure are written from all that are there.
+Wu, Burda, Salakhutdinov & Grosse 2017 on a decoder of MNIST, which is trained first, or goes on
+where it stopped (state in runs/annealing/decoder). Each part ends as
+docs/results/annealing/NAME.json; a part that is there is not measured again. In the end
+docs/results/annealing.md and its figure are written from all that are there.
 """
 
 import json
@@ -29,7 +32,8 @@ RUNS = ROOT / "runs" / "annealing"
 
 EPOCHS = 20
 IMAGES = 100
-# Samples of the importance bound, and distributions of the annealing: the last of each are compared.
+# Samples of the importance bound, and distributions of the annealing: the last of each are
+# compared.
 SAMPLES = (1, 10, 100, 1000, 5000)
 DISTRIBUTIONS = (25, 100, 400)
 CHAINS = 16
@@ -51,7 +55,8 @@ Figures = dict[str, Any]
 
 
 def decoder() -> tuple[lb.LatentModel, lb.Examples]:
-    """The model of MNIST, trained, and test images whose pixels are drawn once, so that all estimators see the same."""
+    """The model of MNIST, trained, and test images whose pixels are drawn once, so that all
+    estimators see the same."""
     data = lb.load_data("mnist", pixels="binarize")
     torch.manual_seed(0)
     model = lb.LatentModel(
@@ -61,9 +66,15 @@ def decoder() -> tuple[lb.LatentModel, lb.Examples]:
     )
     directory = RUNS / "decoder"
     trained = lb.fit(
-        model, lb.ELBO(), data.train,
-        epochs=EPOCHS, directory=directory, resume=(directory / "config.yaml").exists(), pictures_every=0, progress=False,
-    )  # fmt: skip
+        model,
+        lb.ELBO(),
+        data.train,
+        epochs=EPOCHS,
+        directory=directory,
+        resume=(directory / "config.yaml").exists(),
+        pictures_every=0,
+        progress=False,
+    )
     return trained.model, data.test.spread(IMAGES).prepare("binarize-once", seed=1)
 
 
@@ -178,7 +189,8 @@ def run(name: str) -> None:
     if target.exists():
         print(f"{name}: {target} is there already", file=sys.stderr)
         return
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound {lb.__version__}"
+    versions = f"torch {torch.__version__}, lowerbound {lb.__version__}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {versions}"
     figures = {
         **parts()[name](),
         "epochs": EPOCHS,
@@ -190,7 +202,8 @@ def run(name: str) -> None:
 
 
 def verdicts(done: dict[str, Figures]) -> list[str]:
-    """A row for each check whose figures are there: what was found, what was wanted, and whether it holds."""
+    """A row for each check whose figures are there: what was found, what was wanted, and whether it
+    holds."""
     rows = []
 
     def check(name: str, found: str, wanted: str, holds: bool) -> None:
@@ -206,8 +219,10 @@ def verdicts(done: dict[str, Figures]) -> list[str]:
         )
         above = int((difference.per_example > 0).sum())
         check(
-            f"test images: annealing with {DISTRIBUTIONS[-1]} distributions minus the bound of {bound['samples']:,} samples",
-            f"{difference.mean:.3f} ± {difference.standard_error:.3f}, above for {above} of {len(difference.per_example)}",
+            f"test images: annealing with {DISTRIBUTIONS[-1]} distributions minus the bound of "
+            f"{bound['samples']:,} samples",
+            f"{difference.mean:.3f} ± {difference.standard_error:.3f}, above for {above} of "
+            f"{len(difference.per_example)}",
             "above 0 by two standard errors",
             difference.mean > 2 * difference.standard_error,
         )
@@ -215,7 +230,8 @@ def verdicts(done: dict[str, Figures]) -> list[str]:
         gap = done["simulated"]["gap"]
         check(
             f"simulated images: upper minus lower, {DISTRIBUTIONS[-1]} distributions",
-            f"{gap['mean']:.3f} ± {gap['standard_error']:.3f}, largest {max(gap['per_example']):.2f}",
+            f"{gap['mean']:.3f} ± {gap['standard_error']:.3f}, largest "
+            f"{max(gap['per_example']):.2f}",
             f"below {WANTED_GAP:g} by two standard errors",
             gap["mean"] + 2 * gap["standard_error"] < WANTED_GAP,
         )
@@ -276,7 +292,8 @@ def estimates(done: dict[str, Figures]) -> list[str]:
         ]
     return [
         f"| {images} | {name} | {figures['mean']:.3f} ± {figures['standard_error']:.2f} | "
-        f"{effective if effective == '' else f'{effective:.1f}'} | {acceptance if acceptance == '' else f'{acceptance:.2f}'} | "
+        f"{effective if effective == '' else f'{effective:.1f}'} | "
+        f"{acceptance if acceptance == '' else f'{acceptance:.2f}'} | "
         f"{figures['seconds']:.1f} s |"
         for images, name, figures, effective, acceptance in rows
     ]
@@ -318,41 +335,56 @@ def write_page() -> None:
     lines = [
         "# Annealed importance sampling of decoders",
         "",
-        "Wu, Burda, Salakhutdinov & Grosse, *On the Quantitative Analysis of Decoder-Based Generative Models*, 2017 "
-        "(arXiv:1611.04273). Written by `python reproductions/annealing.py`. A Bernoulli decoder of 50 latents (tanh 200-200 both "
-        f"ways, {EPOCHS} passes over MNIST, binarised afresh at each) and {IMAGES} test images, binarised once, so that all "
-        f"estimates are of the same pixels; {CHAINS} chains, {LEAPFROG_STEPS} leapfrog steps. All figures are in nats per image, ± is "
-        "the standard error over images, and both estimates of the test images are lower bounds in expectation: the higher, the "
-        "better. On test images there is no upper bound, for want of exact posterior draws; the gap on simulated images tells of "
-        "test images only as far as the two resemble each other. Wu et al. report, for a decoder trained as an IWAE, "
+        "Wu, Burda, Salakhutdinov & Grosse, *On the Quantitative Analysis of Decoder-Based "
+        "Generative Models*, 2017 "
+        "(arXiv:1611.04273). Written by `python reproductions/annealing.py`. A Bernoulli decoder "
+        "of 50 latents (tanh 200-200 both "
+        f"ways, {EPOCHS} passes over MNIST, binarised afresh at each) and {IMAGES} test images, "
+        "binarised once, so that all "
+        f"estimates are of the same pixels; {CHAINS} chains, {LEAPFROG_STEPS} leapfrog steps. All "
+        "figures are in nats per image, ± is "
+        "the standard error over images, and both estimates of the test images are lower bounds in "
+        "expectation: the higher, the "
+        "better. On test images there is no upper bound, for want of exact posterior draws; the "
+        "gap on simulated images tells of "
+        "test images only as far as the two resemble each other. Wu et al. report, for a decoder "
+        "trained as an IWAE, "
         "-86.902 by 10,000 importance samples and -85.679 by annealing with 1,000 distributions.",
         "",
         "| check | found | wanted | verdict |",
         "|---|---|---|---|",
         *verdicts(done),
         "",
-        "| images | estimate | log p(x) | median effective sample size | acceptance | time of the call |",
+        "| images | estimate | log p(x) | median effective sample size | acceptance | time of the "
+        "call |",
         "|---|---|---|---|---|---|",
         *estimates(done),
         "",
-        "Both sides of the simulated images come from one call, and its time stands with each. Times include the pilot run.",
+        "Both sides of the simulated images come from one call, and its time stands with each. "
+        "Times include the pilot run.",
         "",
     ]
     if {"importance", *(f"annealed-{count}" for count in DISTRIBUTIONS)} <= done.keys():
         draw_figure(done)
         lines += ["![both estimates against their cost](annealing/bounds.png)", ""]
         lines += [
-            "The pilot run is not counted. A pass of annealing has a gradient too, and costs two to three times as much.",
+            "The pilot run is not counted. A pass of annealing has a gradient too, and costs two "
+            "to three times as much.",
             "",
         ]
     if "digits" in done:
         part = done["digits"]
         lines += [
-            f"Two latents: tanh 64 both ways, {DIGITS_EPOCHS} passes over scikit-learn's digits, binarised. Quadrature is the "
-            f"midpoint rule on {SIDE} x {SIDE} points of [{-REACH:g}, {REACH:g}]^2 in float64; twice as fine a grid changes it by "
-            f"{part['finer_grid']:.1g} nat at most. Importance sampling with {part['importance']['samples']:,} samples took "
-            f"{part['importance']['seconds']:.1f} s, annealing with {part['annealed']['chains']} chains and "
-            f"{part['annealed']['distributions']} distributions {part['annealed']['seconds']:.1f} s.",
+            f"Two latents: tanh 64 both ways, {DIGITS_EPOCHS} passes over scikit-learn's digits, "
+            "binarised. Quadrature is the "
+            f"midpoint rule on {SIDE} x {SIDE} points of [{-REACH:g}, {REACH:g}]^2 in float64; "
+            "twice as fine a grid changes it by "
+            f"{part['finer_grid']:.1g} nat at most. Importance sampling with "
+            f"{part['importance']['samples']:,} samples took "
+            f"{part['importance']['seconds']:.1f} s, annealing with {part['annealed']['chains']} "
+            "chains and "
+            f"{part['annealed']['distributions']} distributions {part['annealed']['seconds']:.1f} "
+            "s.",
             "",
         ]
     machines = sorted({f"{part['machine']}, {part['threads']} thread(s)" for part in done.values()})

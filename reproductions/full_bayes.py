@@ -1,14 +1,18 @@
-"""Full variational Bayes: an auto-encoder whose decoder's weights have a posterior too (Kingma & Welling 2013, appendix F).
+"""Full variational Bayes: an auto-encoder whose decoder's weights have a posterior too (Kingma &
+Welling 2013, appendix F).
 
     python reproductions/full_bayes.py [100] [1000]
 
-The unknowns are the latents of each picture and the weights of the decoder, which all pictures share. Of the first the encoder gives q(z | x);
-the second have a mean-field Gaussian q(w), of which lb.LogJoint is the bound, given the pictures in batches:
+The unknowns are the latents of each picture and the weights of the decoder, which all pictures
+share. Of the first the encoder gives q(z | x); the second have a mean-field Gaussian q(w), of which
+lb.LogJoint is the bound, given the pictures in batches:
 
-    log p(X) >= E_q(w) [ N/B sum_b ( E_q(z|x_b) log p(x_b | z, w) - KL(q(z | x_b) || p(z)) ) ] - KL(q(w) || p(w))
+    log p(X) >= E_q(w) [ N/B sum_b ( E_q(z|x_b) log p(x_b | z, w) - KL(q(z | x_b) || p(z)) ) ] -
+    KL(q(w) || p(w))
 
-Beside it stands the same auto-encoder whose weights are a point. Both learn from few binary digits of scikit-learn, and
-are judged on others. Each number of pictures ends as docs/results/full-bayes/NUMBER.json; one that is there is not trained again.
+Beside it stands the same auto-encoder whose weights are a point. Both learn from few binary digits
+of scikit-learn, and are judged on others. Each number of pictures ends as
+docs/results/full-bayes/NUMBER.json; one that is there is not trained again.
 """
 
 import json
@@ -53,7 +57,8 @@ def decoder() -> nn.Module:
 
 
 class Pictures(nn.Module):
-    """The log joint of pictures and a decoder's weights, with the latents bounded by an encoder of its own.
+    """The log joint of pictures and a decoder's weights, with the latents bounded by an encoder of
+    its own.
 
     Args:
         decoder: whose weights are the variables; it is called with others in their place.
@@ -71,7 +76,8 @@ class Pictures(nn.Module):
         return {name: own[path].detach() for name, path in self.names.items()}
 
     def elbo(self, x: Tensor, weights: Weights, z: Tensor, q: Any) -> Tensor:
-        """The bound of each picture, ``[K, B]``, for K draws of the weights and of the latents ``[K, B, J]``."""
+        """The bound of each picture, ``[K, B]``, for K draws of the weights and of the latents
+        ``[K, B, J]``."""
         by_path = {path: weights[name] for name, path in self.names.items()}
         log_likelihood = torch.vmap(
             lambda own, at: functional_call(self.held[0], own, (at,)).log_prob(x)
@@ -90,7 +96,8 @@ class Pictures(nn.Module):
 
 @torch.no_grad()
 def judged(pictures: Pictures, weights: Weights, x: Tensor, samples: int) -> dict[str, float]:
-    """The bound of pictures, averaged over draws of the weights ``[S, ...]``; and log p(x), averaged over them within the logarithm."""
+    """The bound of pictures, averaged over draws of the weights ``[S, ...]``; and log p(x),
+    averaged over them within the logarithm."""
     generator = torch.random.get_rng_state()
     torch.manual_seed(1)
     count, q = len(next(iter(weights.values()))), pictures.encoder(x)
@@ -198,7 +205,8 @@ def write(found: list[dict[str, Any]]) -> None:
     lines = [
         "# A posterior over a decoder's weights",
         "",
-        "Written by `python reproductions/full_bayes.py`, which says what is compared. Nats per picture; binary digits of 8 x 8 pixels, "
+        "Written by `python reproductions/full_bayes.py`, which says what is compared. Nats per "
+        "picture; binary digits of 8 x 8 pixels, "
         f"{LATENTS} latents, {HIDDEN} hidden units, {STEPS:,} steps.",
         "",
         "| pictures | weights | bound, training | bound, test | log p(x), test |",
@@ -221,9 +229,12 @@ def write(found: list[dict[str, Any]]) -> None:
     for result in found:
         best = max(entry["test"] for entry in result["point"]["course"])
         lines.append(
-            f"With {result['pictures']:,} pictures the point's test bound was best on the way, at {best:.2f}, and ended at "
-            f"{result['point']['test']['bound']:.2f}; the posterior's ended at {result['full']['test']['bound']:.2f}. "
-            f"{100 * result['full']['pruned']:.0f}% of the weights kept their prior: the pictures do not need them.\n"
+            f"With {result['pictures']:,} pictures the point's test bound was best on the way, at "
+            f"{best:.2f}, and ended at "
+            f"{result['point']['test']['bound']:.2f}; the posterior's ended at "
+            f"{result['full']['test']['bound']:.2f}. "
+            f"{100 * result['full']['pruned']:.0f}% of the weights kept their prior: the pictures "
+            "do not need them.\n"
         )
     behind = [
         result
@@ -233,7 +244,8 @@ def write(found: list[dict[str, Any]]) -> None:
     if behind:
         counts = " and ".join(f"{result['pictures']:,}" for result in behind)
         lines.append(
-            f"A posterior does not overfit; but mean field pays for taking weights as independent by giving up those that matter little, and with {counts} "
+            f"A posterior does not overfit; but mean field pays for taking weights as independent "
+            f"by giving up those that matter little, and with {counts} "
             "pictures the point is the better model of new ones.\n"
         )
     (RESULTS.parent / "full-bayes.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf8")

@@ -1,10 +1,12 @@
-"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST, one stochastic layer: VAE k = 1, IWAE k = 5 and k = 50.
+"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST, one stochastic layer: VAE k = 1, IWAE k =
+5 and k = 50.
 
     python reproductions/iwae.py [--stages I] [--seed S] [k1 k5 k50]
 
-The paper's schedule has stages i = 0 .. 7 of 3^i passes over the data each, at the rate 1e-3 * 10^(-i/7). ``--stages I``
-stops after the first I of them, (3^I - 1) / 2 passes in all; eight are the paper's 3,280. A run goes on where it stopped
-(state in runs/iwae/), also with more stages, because the rate of a stage does not depend on their number. Figures go to
+The paper's schedule has stages i = 0 .. 7 of 3^i passes over the data each, at the rate 1e-3 *
+10^(-i/7). ``--stages I`` stops after the first I of them, (3^I - 1) / 2 passes in all; eight are
+the paper's 3,280. A run goes on where it stopped (state in runs/iwae/), also with more stages,
+because the rate of a stage does not depend on their number. Figures go to
 docs/results/iwae/NAME.json, and in the end docs/results/iwae.md is written from all that are there.
 """
 
@@ -61,11 +63,19 @@ def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
     directory = RUNS / f"{cell}-seed{seed}"
     epochs = passes(stages)
     run = lb.fit(
-        model, objective, data.train,
-        epochs=epochs, batch_size=BATCH, learning_rate=1e-3, seed=seed,
-        schedule=Stages(epochs), directory=directory, resume=(directory / "config.yaml").exists(),
-        optimizer=adam, pictures_every=0,
-    )  # fmt: skip
+        model,
+        objective,
+        data.train,
+        epochs=epochs,
+        batch_size=BATCH,
+        learning_rate=1e-3,
+        seed=seed,
+        schedule=Stages(epochs),
+        directory=directory,
+        resume=(directory / "config.yaml").exists(),
+        optimizer=adam,
+        pictures_every=0,
+    )
     return run, data
 
 
@@ -95,15 +105,27 @@ def run(cell: str, stages: int, seed: int) -> None:
     health = lb.latent_health(trained.model, data.test)
     samples, name, published, published_units = CELLS[cell]
     figures = {
-        "cell": name, "k": samples, "stages": stages, "passes": passes(stages), "steps": trained.history[-1]["step"],
-        "batch": BATCH, "seed": seed, "published_nll": published, "published_active_units": published_units,
-        "test_nll": -test.mean, "standard_error": test.standard_error, "test_samples": TEST_SAMPLES,
+        "cell": name,
+        "k": samples,
+        "stages": stages,
+        "passes": passes(stages),
+        "steps": trained.history[-1]["step"],
+        "batch": BATCH,
+        "seed": seed,
+        "published_nll": published,
+        "published_active_units": published_units,
+        "test_nll": -test.mean,
+        "standard_error": test.standard_error,
+        "test_samples": TEST_SAMPLES,
         "median_effective_sample_size": float(test.effective_sample_sizes.median()),
-        "share_doubtful": float(test.doubtful.double().mean()), "warning": test.warning,
-        "active_units": health.active_units, "elbo": test.terms["elbo"].mean,
+        "share_doubtful": float(test.doubtful.double().mean()),
+        "warning": test.warning,
+        "active_units": health.active_units,
+        "elbo": test.terms["elbo"].mean,
         "training_seconds": trained.history[-1]["seconds"],
-        "torch": torch.__version__, "lowerbound": lb.__version__,
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "lowerbound": lb.__version__,
+    }
     target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
 
 
@@ -114,19 +136,28 @@ def write_page() -> None:
     lines = [
         "# Importance-weighted auto-encoders: table 1 on MNIST, one stochastic layer",
         "",
-        "Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016 (arXiv:1509.00519). Written by "
-        "`python reproductions/iwae.py`. tanh 200-200 both ways, 50 latents, Glorot initialisation, output bias at the logit of the mean "
-        f"pixel, Adam (.9, .999, 1e-4), batches of {BATCH} where the paper has 20, reshuffled and binarised afresh at every pass. "
-        f"The test figure is the negative log likelihood of the 10,000 test images, binarised once per image, by importance sampling with {TEST_SAMPLES:,} "
-        "samples, in nats; ± is the standard error over images. A unit is active if Var_x(E_q[z]) > 0.01. "
-        "The published figures are of 3,280 passes; with fewer, only the order of the cells is to be compared.",
+        "Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016 "
+        "(arXiv:1509.00519). Written by "
+        "`python reproductions/iwae.py`. tanh 200-200 both ways, 50 latents, Glorot "
+        "initialisation, output bias at the logit of the mean "
+        f"pixel, Adam (.9, .999, 1e-4), batches of {BATCH} where the paper has 20, reshuffled and "
+        "binarised afresh at every pass. "
+        f"The test figure is the negative log likelihood of the 10,000 test images, binarised once "
+        f"per image, by importance sampling with {TEST_SAMPLES:,} "
+        "samples, in nats; ± is the standard error over images. A unit is active if Var_x(E_q[z]) "
+        "> 0.01. "
+        "The published figures are of 3,280 passes; with fewer, only the order of the cells is to "
+        "be compared.",
         "",
-        "| cell | passes | seed | test NLL | published | active units | published | median effective samples | training time |",
+        "| cell | passes | seed | test NLL | published | active units | published | median "
+        "effective samples | training time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {f['cell']} | {f['passes']:,} | {f['seed']} | {f['test_nll']:.2f} ± {f['standard_error']:.2f} | {f['published_nll']:.2f} | "
-        f"{f['active_units']} | {f['published_active_units']} | {f['median_effective_sample_size']:.0f} | "
+        f"| {f['cell']} | {f['passes']:,} | {f['seed']} | {f['test_nll']:.2f} ± "
+        f"{f['standard_error']:.2f} | {f['published_nll']:.2f} | "
+        f"{f['active_units']} | {f['published_active_units']} | "
+        f"{f['median_effective_sample_size']:.0f} | "
         f"{f['training_seconds'] / 60:.0f} min |"
         for f in done
     ]
@@ -135,18 +166,21 @@ def write_page() -> None:
 
 
 def verdicts(done: list[dict[str, float]]) -> list[str]:
-    """For each length and seed with all three cells, whether their order is the paper's; at full length, the distance."""
+    """For each length and seed with all three cells, whether their order is the paper's; at full
+    length, the distance."""
     lines = []
     for stages, seed in sorted({(f["stages"], f["seed"]) for f in done}):
         cells = {f["k"]: f["test_nll"] for f in done if (f["stages"], f["seed"]) == (stages, seed)}
         if cells.keys() == {1, 5, 50}:
             holds = cells[1] > cells[5] > cells[50]
             lines.append(
-                f"- {passes(int(stages)):,} passes, seed {seed}: the order of the cells {'holds' if holds else 'does not hold'}."
+                f"- {passes(int(stages)):,} passes, seed {seed}: the order of the cells "
+                f"{'holds' if holds else 'does not hold'}."
             )
         if stages == 8 and 1 in cells:
             lines.append(
-                f"- 3,280 passes, seed {seed}, VAE k = 1: {cells[1] - CELLS['k1'][2]:+.2f} nats from the published 86.76."
+                f"- 3,280 passes, seed {seed}, VAE k = 1: {cells[1] - CELLS['k1'][2]:+.2f} nats "
+                "from the published 86.76."
             )
     return lines
 

@@ -1,7 +1,8 @@
-"""The posteriors that are compared: their data, their unknowns and the coordinates in which they are compared.
+"""The posteriors that are compared: their data, their unknowns and the coordinates in which they
+are compared.
 
-Numpy only, so that the sampler's side (reference_draws.py) and lowerbound's (posterior_models.py) both read it, and share
-nothing else: each writes the models in its own language.
+Numpy only, so that the sampler's side (reference_draws.py) and lowerbound's (posterior_models.py)
+both read it, and share nothing else: each writes the models in its own language.
 """
 
 import csv
@@ -94,7 +95,8 @@ def schools() -> Arrays:
 
 
 def breast_cancer() -> Arrays:
-    """scikit-learn's copy of the Wisconsin diagnostic data (Wolberg, Mangasarian & Street 1993): 569 tumours, 30 columns."""
+    """scikit-learn's copy of the Wisconsin diagnostic data (Wolberg, Mangasarian & Street 1993):
+    569 tumours, 30 columns."""
     from sklearn.datasets import load_breast_cancer
 
     inputs, benign = load_breast_cancer(return_X_y=True)
@@ -102,7 +104,8 @@ def breast_cancer() -> Arrays:
 
 
 def grunfeld() -> Arrays:
-    """Investment of 11 firms in 20 years (Grunfeld 1958; Kleiber & Zeileis 2010): logarithms, standardised."""
+    """Investment of 11 firms in 20 years (Grunfeld 1958; Kleiber & Zeileis 2010): logarithms,
+    standardised."""
     with GRUNFELD.open(encoding="utf8") as lines:
         rows = list(csv.DictReader(lines))
     firms = sorted({row["firm"] for row in rows})

@@ -52,7 +52,8 @@ def logistic(inputs: Tensor, outcome: Tensor) -> LogDensity:
 
 
 def hierarchical(invest: Tensor, value: Tensor, capital: Tensor, firm: Tensor) -> LogDensity:
-    """Every firm has a level and a slope of its own, which come from Gaussians with unknown means and spreads (centred)."""
+    """Every firm has a level and a slope of its own, which come from Gaussians with unknown means
+    and spreads (centred)."""
     of_value = value
 
     def log_joint(
@@ -100,6 +101,7 @@ def log_joint_model(name: str, posterior: Callable[[int], nn.Module]) -> lb.LogJ
 
 
 def log_density(model: lb.LogJoint, u: Tensor) -> Tensor:
-    """The log joint density of the vector of real numbers, ``[N]`` for ``[N, J]``, with the change of volume."""
+    """The log joint density of the vector of real numbers, ``[N]`` for ``[N, J]``, with the change
+    of volume."""
     values, log_det = model.variables.values(u)
     return model.log_joint(**values) + log_det

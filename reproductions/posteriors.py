@@ -2,9 +2,11 @@
 
     python reproductions/posteriors.py [logistic/full-rank schools/flow ...]
 
-The reference is docs/results/posteriors/reference/, from reproductions/reference_draws.py. Every posterior is fitted with three
-seeds; each pair of problem and family ends as docs/results/posteriors/PROBLEM-FAMILY.json, and one that is there is not fitted
-again. In the end docs/results/posteriors.md and its pictures are written from all that are there (posteriors_page.py).
+The reference is docs/results/posteriors/reference/, from reproductions/reference_draws.py. Every
+posterior is fitted with three seeds; each pair of problem and family ends as
+docs/results/posteriors/PROBLEM-FAMILY.json, and one that is there is not fitted again. In the end
+docs/results/posteriors.md and its pictures are written from all that are there
+(posteriors_page.py).
 """
 
 import json
@@ -39,7 +41,8 @@ Figures = dict[str, Any]
 
 
 def flow(size: int) -> nn.Module:
-    """Three spline couplings (Durkan et al. 2019) within a shift and a scale of each coordinate, which reach beyond the splines' box."""
+    """Three spline couplings (Durkan et al. 2019) within a shift and a scale of each coordinate,
+    which reach beyond the splines' box."""
     import zuko
 
     splines = zuko.flows.NSF(size, transforms=3, hidden_features=(64, 64), passes=2)
@@ -49,7 +52,8 @@ def flow(size: int) -> nn.Module:
     return zuko.flows.Flow([affine, *splines.transform.transforms], splines.base)
 
 
-# The training of a Gaussian stops by itself, when no window of steps gains more than so many nats; a flow takes a fixed number of steps.
+# The training of a Gaussian stops by itself, when no window of steps gains more than so many nats;
+# a flow takes a fixed number of steps.
 TOLERANCE = 0.01
 UNATTENDED = {"tolerance": TOLERANCE}
 BY_THE_CLOCK = {"steps": 1500, "learning_rate": 0.01, "schedule": "cosine"}
@@ -94,7 +98,8 @@ def fitted(problem: str, family: str, seed: int, **settings: Any) -> tuple[lb.Lo
 
 
 def real_numbers(model: lb.LogJoint, v: Tensor) -> Tensor:
-    """The vector u of the problem for points v of the space in which the posterior is fitted, which ``start`` standardises."""
+    """The vector u of the problem for points v of the space in which the posterior is fitted, which
+    ``start`` standardises."""
     return model.centre + model.spread * v
 
 
@@ -103,7 +108,8 @@ def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compared(mean: np.ndarray, sd: np.ndarray, truth: Figures) -> Figures:
-    """Errors of means in the reference's standard deviations, and ratios of standard deviations, by variable."""
+    """Errors of means in the reference's standard deviations, and ratios of standard deviations, by
+    variable."""
     errors = (mean - np.array(truth["mean"])) / np.array(truth["sd"])
     return {"errors": errors.tolist(), "ratios": (sd / np.array(truth["sd"])).tolist()}
 
@@ -111,10 +117,12 @@ def compared(mean: np.ndarray, sd: np.ndarray, truth: Figures) -> Figures:
 def what_is_left(model: lb.LogJoint, truth: Figures) -> Figures:
     """How far the fit is from the best q of its family, to first order, whatever the posterior.
 
-    With u = m + s (whatever q draws at m = 0, s = 1), every family here can move the mean m_i and the scale s_i of each coordinate
-    alone, so at its optimum E_q[d_i log p] = 0 and E_q[(u_i - m_i) d_i log p] = -1 (Opper & Archambeau 2009). The first, times
-    the reference's covariance, is the Newton step that is left, here in standard deviations; the second is how far, relative to it, a
-    variance is off. Both are found as averages of the gradient of log p - log q, which are the same and vary less.
+    With u = m + s (whatever q draws at m = 0, s = 1), every family here can move the mean m_i and
+    the scale s_i of each coordinate alone, so at its optimum E_q[d_i log p] = 0 and E_q[(u_i - m_i)
+    d_i log p] = -1 (Opper & Archambeau 2009). The first, times the reference's covariance, is the
+    Newton step that is left, here in standard deviations; the second is how far, relative to it, a
+    variance is off. Both are found as averages of the gradient of log p - log q, which are the same
+    and vary less.
     """
     covariance, sd = np.array(truth["covariance"]), np.array(truth["unconstrained"]["sd"])
     q = model.posterior()
@@ -213,7 +221,8 @@ def run(cell: str) -> None:
         "densities_apart": densities_apart(problem),
         "seeds": [measured(problem, family, seed) for seed in SEEDS],
         "threads": torch.get_num_threads(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound {lb.__version__}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
+        f"lowerbound {lb.__version__}",
     }
     target.write_text(json.dumps(figures) + "\n", encoding="utf8")
 

@@ -1,12 +1,16 @@
-"""Long runs of NumPyro's NUTS for the posteriors of posterior_data.py, to compare lowerbound's with.
+"""Long runs of NumPyro's NUTS for the posteriors of posterior_data.py, to compare lowerbound's
+with.
 
-    make reference        # or: .venv-mcmc/bin/python reproductions/reference_draws.py [schools logistic hierarchical]
+    make reference        # or: .venv-mcmc/bin/python reproductions/reference_draws.py [schools
+    logistic hierarchical]
 
-Neither lowerbound nor torch is used. Each posterior ends as docs/results/posteriors/reference/NAME.json (diagnostics, means,
-standard deviations, covariance, quantiles, evidence, and log densities at some points, by which the models of both sides are
-compared) and NAME.npz (thinned draws); one that is there is not sampled again. Eight schools are sampled non-centred; the
-centred form is the same posterior in other coordinates, so its draws are those draws, transformed. The evidence is found by
-bridge sampling and by importance sampling, and for eight schools by quadrature.
+Neither lowerbound nor torch is used. Each posterior ends as
+docs/results/posteriors/reference/NAME.json (diagnostics, means, standard deviations, covariance,
+quantiles, evidence, and log densities at some points, by which the models of both sides are
+compared) and NAME.npz (thinned draws); one that is there is not sampled again. Eight schools are
+sampled non-centred; the centred form is the same posterior in other coordinates, so its draws are
+those draws, transformed. The evidence is found by bridge sampling and by importance sampling, and
+for eight schools by quadrature.
 """
 
 import csv
@@ -92,7 +96,8 @@ MODELS: dict[str, Callable[..., None]] = {
 
 
 def log_density(name: str, u: np.ndarray) -> np.ndarray:
-    """The log joint density of the vector of real numbers, with the change of volume: ``[N]`` for ``[N, J]``."""
+    """The log joint density of the vector of real numbers, with the change of volume: ``[N]`` for
+    ``[N, J]``."""
     data = PROBLEMS[name].data()
 
     def one(parts: Arrays) -> Any:
@@ -107,7 +112,14 @@ def sampled(name: str) -> tuple[np.ndarray, Figures]:
     """Draws of u, ``[chains, draws, J]``, and how they were made."""
     problem = PROBLEMS[name]
     kernel = NUTS(MODELS[name], target_accept_prob=TARGET_ACCEPTANCE, dense_mass=True)
-    sampler = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="sequential", progress_bar=False)  # fmt: skip
+    sampler = MCMC(
+        kernel,
+        num_warmup=WARMUP,
+        num_samples=DRAWS,
+        num_chains=CHAINS,
+        chain_method="sequential",
+        progress_bar=False,
+    )
     start = time.perf_counter()
     sampler.run(jax.random.PRNGKey(0), extra_fields=("diverging", "num_steps"), **problem.data())
     values = sampler.get_samples(group_by_chain=True)
@@ -183,7 +195,8 @@ def evidence(name: str, draws: np.ndarray) -> Figures:
 def bridge(
     name: str, held_out: np.ndarray, fitted_to: np.ndarray, rng: np.random.Generator
 ) -> float:
-    """Bridge sampling with the best bridge (Meng & Wong 1996), from a Gaussian fitted to draws of other chains."""
+    """Bridge sampling with the best bridge (Meng & Wong 1996), from a Gaussian fitted to draws of
+    other chains."""
     mean, root = fitted_to.mean(0), np.linalg.cholesky(np.cov(fitted_to.T))
     noise = rng.normal(size=(PROPOSALS, len(mean)))
     proposals = mean + noise @ root.T
@@ -220,7 +233,8 @@ def bridge(
 def student(
     mean: np.ndarray, root: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws from a multivariate Student-t with that location and root of its scale matrix, and their log densities."""
+    """Draws from a multivariate Student-t with that location and root of its scale matrix, and
+    their log densities."""
     size = len(mean)
     noise = rng.normal(size=(PROPOSALS, size)) / np.sqrt(
         rng.chisquare(FREEDOM, (PROPOSALS, 1)) / FREEDOM
@@ -239,7 +253,8 @@ def student(
 
 
 def schools_by_quadrature() -> Figures:
-    """Eight schools in closed form given the spread, and by the trapezium rule over its logarithm."""
+    """Eight schools in closed form given the spread, and by the trapezium rule over its
+    logarithm."""
     log_spread = np.linspace(-25.0, 12.0, 200_001)
     spread = np.exp(log_spread)[:, None]
     variances = ERROR**2 + spread**2
@@ -297,7 +312,11 @@ def write(name: str, draws: np.ndarray, how: Figures) -> None:
         min(figures["unconstrained"]["effective"]),
         max(figures["unconstrained"]["r_hat"]),
     )
-    print(f"{name}: R-hat at most {worst:.4f}, effective sample size at least {least:,.0f}, {how['divergences']} divergences, {figures['evidence']}", file=sys.stderr)  # fmt: skip
+    print(
+        f"{name}: R-hat at most {worst:.4f}, effective sample size at least {least:,.0f}, "
+        f"{how['divergences']} divergences, {figures['evidence']}",
+        file=sys.stderr,
+    )
 
 
 def write_grunfeld() -> None:

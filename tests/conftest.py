@@ -9,6 +9,30 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--without-training",
+        action="store_true",
+        help="skip each test as soon as it begins to train a model",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_training(request):
+    """Under --without-training, a test that comes to a training is skipped there and then."""
+    if not request.config.getoption("--without-training"):
+        yield
+        return
+    from lowerbound.training.loop import Loop
+
+    def skip(loop):
+        pytest.skip("trains a model")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "run", skip)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Each test draws from its own beginning, and leaves torch's random state as it was."""
@@ -38,10 +62,10 @@ def lowered(monkeypatch):
 
 def _compile_with(monkeypatch, backend: str) -> None:
     from lowerbound.runtime import compiler
-    from lowerbound.training import step
+    from lowerbound.training import compiling
 
     monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": backend, "options": {}})
-    monkeypatch.setattr(step, "_options", lambda *_: {})
+    monkeypatch.setattr(compiling, "_code_options", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

@@ -66,12 +66,32 @@ CONDITIONALS = {
         (3,),
     ),
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
+    "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
+    "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
+    "VampPrior": (lambda: lb.VampPrior(lb.Gaussian(lb.mlp(5, 6)), torch.rand(7, 5)), (3,)),
+    "VampPrior of a full-rank posterior": (
+        lambda: lb.VampPrior(lb.FullRankGaussian(lb.mlp(5, 9)), torch.rand(7, 5)),
+        (3,),
+    ),
+    "VampPrior of a low-rank posterior": (
+        lambda: lb.VampPrior(lb.LowRankGaussian(lb.mlp(5, 9), rank=1), torch.rand(7, 5)),
+        (3,),
+    ),
+    "VampPrior of binary latents": (
+        lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
+        (3,),
+    ),
 }
 
 # Whatever they are given, they ignore.
 UNCONDITIONAL = {
-    name for name in CONDITIONALS if name.startswith("StandardNormal") or "on nothing" in name
+    name
+    for name in CONDITIONALS
+    if name.startswith(("StandardNormal", "VampPrior")) or "on nothing" in name
 }
+
+# Mean and variance have no closed form.
+WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith("Flow")}
 
 OBJECTIVES = {
     "ELBO": lb.ELBO,
@@ -107,6 +127,11 @@ def _vae(posterior=None, prior=None, likelihood=None, shape=IMAGE, latent=2):
         posterior or lb.Gaussian(lb.mlp(shape, 16, 2 * latent, activation="tanh")),
         likelihood or lb.Gaussian(lb.mlp(latent, 16, (2, *shape[1:]), activation="tanh")),
     )
+
+
+def _with_vamp_prior():
+    posterior = lb.Gaussian(lb.mlp(IMAGE, 16, 4, activation="tanh"))
+    return _vae(posterior, lb.VampPrior(posterior, torch.rand(5, *IMAGE)))
 
 
 class Flatten(nn.Module):
@@ -148,6 +173,11 @@ MODELS = {
     "full rank posterior": lambda: _vae(lb.FullRankGaussian(lb.mlp(IMAGE, 16, 5))),
     "low rank posterior": lambda: _vae(lb.LowRankGaussian(lb.mlp(IMAGE, 16, 6), rank=1)),
     "learned prior": lambda: _vae(prior=lb.Gaussian(lb.constant(4))),
+    "Flow prior": lambda: _vae(prior=lb.Flow("nsf", 2, transforms=1, hidden_features=(8,))),
+    "Flow posterior": lambda: _vae(
+        lb.Flow("maf", 2, context=IMAGE, transforms=2, hidden_features=(8,))
+    ),
+    "VampPrior": _with_vamp_prior,
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))

@@ -1137,13 +1137,13 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
 def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, capsys):
     from lowerbound.training import loop
 
-    real = loop.Loop._take
+    real = loop.Loop._scheduled
 
-    def take(self, index):
-        real(self, index)
+    def request_to_stop(self):
         self.stop_requested = True
+        return real(self)
 
-    monkeypatch.setattr(loop.Loop, "_take", take)
+    monkeypatch.setattr(loop.Loop, "_scheduled", request_to_stop)
     out = tmp_path / "run"
     code, _, err = call(capsys, *TRAIN, "--out", out)
     assert code == 130

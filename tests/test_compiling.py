@@ -14,9 +14,12 @@ import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError
 from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
+from lowerbound.runtime import autotune
+from lowerbound.runtime.autotune import Autotuner
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
-from lowerbound.training.feeding import Feed
+from lowerbound.training.batches import Batch, BatchSource
+from lowerbound.training.compiling import compile_step
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import averaged, make_optimizer
 from lowerbound.training.step import TrainingStep
@@ -50,27 +53,45 @@ def binary(shape: tuple[int, ...], count: int = 12) -> lb.Examples:
     return lb.Examples.of(torch.rand(count, *shape) < 0.5)
 
 
-def make_step(model, objective, examples, optimizer="adam", **settings) -> TrainingStep:
-    return TrainingStep(
-        model.train(),
-        objective,
-        make_optimizer(model, optimizer, 1e-2, None),
-        Feed(examples, CPU),
-        **settings,
-    )
+def make_step(model, objective, examples, optimizer="adam", **settings) -> "Steps":
+    if isinstance(optimizer, str):
+        optimizer = make_optimizer(model, optimizer, 1e-2, None)
+    step = TrainingStep(model.train(), objective, optimizer, **settings)
+    return Steps(step, examples)
+
+
+class Steps:
+    """A step that is run again and again on all examples, compiled or not."""
+
+    def __init__(self, step: TrainingStep, examples: lb.Examples) -> None:
+        self.step, self.examples = step, BatchSource(examples, CPU).examples
+        self.compiled = None
+
+    def batch(self) -> Batch:
+        return Batch(torch.arange(len(self.examples)), {}, self.examples, on_device=True)
+
+    def compile(self, **settings) -> None:
+        self.compiled = compile_step(self.step, **settings)
+
+    def run(self, scheduled=None, *, compiled: bool = False, network_dtype=None) -> None:
+        compute = self.compiled if compiled else self.step.compute
+        attempt = self.step.attempt(self.batch(), scheduled or {}, network_dtype=network_dtype)
+        with attempt as ready:
+            compute(ready)
 
 
 def after(
-    step: TrainingStep, steps: int = 3, *, compiled: bool, thoroughly: bool = False
+    steps: Steps, count: int = 3, *, compiled: bool, thoroughly: bool = False, network_dtype=None
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Weights and sums after some steps, of which the first is never compiled."""
     torch.manual_seed(3)
-    scheduled = step.objective.schedules()
-    for number in range(steps):
+    step = steps.step
+    for number in range(count):
+        scheduled = step.objective.schedules()
         values = {name: schedule.at(number, number / 2) for name, schedule in scheduled.items()}
         if compiled and number == 1:
-            step.compile(thoroughly=thoroughly)
-        step(torch.arange(len(step.feed.examples)), values, compiled=compiled and number > 0)
+            steps.compile(thoroughly=thoroughly)
+        steps.run(values, compiled=compiled and number > 0, network_dtype=network_dtype)
     return {name: value.clone() for name, value in step.model.state_dict().items()}, step.totals
 
 
@@ -160,7 +181,8 @@ def test_averages_and_running_statistics_follow(lowered):
 
     steps = []
     assert_agreement(make)
-    torch.testing.assert_close(*(dict(step.averaged.module.state_dict()) for step in steps))
+    averages = (dict(each.step.averaged.module.state_dict()) for each in steps)
+    torch.testing.assert_close(*averages)
 
 
 def test_the_compiler_itself_agrees(monkeypatch):
@@ -174,25 +196,19 @@ def test_the_compiler_itself_agrees(monkeypatch):
 
     assert_agreement(make, rtol=1e-4, atol=1e-6)
     torch.compiler.reset()
-    step = make()
-    (plain, _), (thorough, _) = (
-        after(make(), compiled=True),
-        after(step, compiled=True, thoroughly=True),
-    )
-    for (
-        name,
-        value,
-    ) in (
-        plain.items()
-    ):  # so that a run that is resumed near its end need not know how it was compiled
+    steps = make()
+    plain, _ = after(make(), compiled=True)
+    thorough, _ = after(steps, compiled=True, thoroughly=True)
+    # So a run that is resumed near its end need not know how it was compiled.
+    for name, value in plain.items():
         assert torch.equal(thorough[name], value)
 
-    def update(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "update", update)
+    monkeypatch.setattr(steps.step.update, "apply", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        step(torch.arange(12), {"beta": 1.0}, compiled=True)
+        steps.run({"beta": 1.0}, compiled=True)
 
 
 def test_an_epoch_with_schedules_and_a_short_batch_compiles_once(traced):
@@ -234,7 +250,7 @@ class Ways(Observer):
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
     """Whether compiled steps were found quicker or not; it is not asked again."""
-    monkeypatch.setattr(compiling, "WORTH_COMPILING", 0.0)
+    monkeypatch.setattr(autotune, "WORTH_COMPILING", 0.0)
     Clock(monkeypatch, {"uncompiled": 2.0, "compiled": 1.0 if verdict else 3.0})
     settings = {
         "batch_size": 6,
@@ -290,14 +306,15 @@ def test_gradients_reach_the_optimiser_as_parameters_lie(optimizer, lowered):
         return make_step(make_vae(own), lb.ELBO(), binary((6,)), optimizer)
 
     assert_agreement(make)
-    step, by_hand = make(), make()
+    steps, by_hand = make(), make()
     torch.manual_seed(3)
-    step(torch.arange(12), {})
+    steps.run()
     torch.manual_seed(3)
-    loss = -lb.ELBO()(by_hand.model.draw(by_hand.feed.examples.batch(torch.arange(12)))).mean()
+    model = by_hand.step.model
+    loss = -lb.ELBO()(model.draw(by_hand.batch().decode(torch.float32)[0])).mean()
     loss.backward()
-    by_hand.optimizer.step()
-    torch.testing.assert_close(dict(step.model.state_dict()), dict(by_hand.model.state_dict()))
+    by_hand.step.optimizer.step()
+    torch.testing.assert_close(dict(steps.step.model.state_dict()), dict(model.state_dict()))
 
 
 def test_frozen_and_unused_parameters_stay(lowered):
@@ -306,9 +323,9 @@ def test_frozen_and_unused_parameters_stay(lowered):
         model.posterior.requires_grad_(False)
         model.unused = nn.Parameter(torch.ones(2))
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        return TrainingStep(model.train(), lb.ELBO(), optimizer, Feed(binary((6,)), CPU))
+        return make_step(model, lb.ELBO(), binary((6,)), optimizer)
 
-    before = dict(make().model.state_dict())
+    before = dict(make().step.model.state_dict())
     assert_agreement(make)
     weights, _ = after(make(), compiled=False)
     same = {name for name, value in weights.items() if torch.equal(value, before[name])}
@@ -345,14 +362,14 @@ def test_terms_in_another_order_keep_their_names_and_other_terms_are_refused():
             return dict(reversed(terms.items())) if len(turns) == 2 else terms
 
     turns = []
-    step, plain = (
+    steps, plain = (
         make_step(make_vae(), objective, binary((6,))) for objective in (Changing(), lb.ELBO())
     )
-    assert after(step, 2, compiled=False)[1] == after(plain, 2, compiled=False)[1]
+    assert after(steps, 2, compiled=False)[1] == after(plain, 2, compiled=False)[1]
     with pytest.raises(
         SettingsError, match=r"its terms were bound, rate, distortion, and are now .*new"
     ):
-        step(torch.arange(12), {})
+        steps.run()
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.95, 1.0, 1.5])
@@ -384,18 +401,16 @@ def test_a_step_that_is_cut_short_leaves_no_trace():
             return torch.cat([y, y, y], -1)
 
     cut = Cut()
-    step = make_step(make_vae(lb.Gaussian(cut, scale=1.0)), lb.ELBO(), binary((6,)))
-    step(torch.arange(12), {})
-    before, noise = (
-        {name: value.clone() for name, value in step.model.state_dict().items()},
-        torch.get_rng_state(),
-    )
+    steps = make_step(make_vae(lb.Gaussian(cut, scale=1.0)), lb.ELBO(), binary((6,)))
+    steps.run()
+    weights, noise = steps.step.model.state_dict(), torch.get_rng_state()
+    before = {name: value.clone() for name, value in weights.items()}
     cut.cut = True
     with pytest.raises(KeyboardInterrupt):
-        step(torch.arange(12), {})
+        steps.run()
     assert torch.equal(torch.get_rng_state(), noise)
-    assert all(torch.equal(value, before[name]) for name, value in step.model.state_dict().items())
-    assert step.unchecked == []
+    assert all(torch.equal(value, before[name]) for name, value in weights.items())
+    assert steps.step.unchecked == []
 
 
 class _Asking(TorchDispatchMode):
@@ -413,15 +428,15 @@ def elsewhere(monkeypatch):
     class Elsewhere:
         type = "elsewhere"
 
-    def move(step):
+    def move(steps):
         monkeypatch.setattr(stepping, "random_state", lambda device: {"cpu": torch.get_rng_state()})
         monkeypatch.setattr(
             stepping,
             "restore_random_state",
             lambda state, device: torch.set_rng_state(state["cpu"]),
         )
-        step.device = Elsewhere()
-        return step
+        steps.step.device = steps.step.update.device = Elsewhere()
+        return steps
 
     return move
 
@@ -429,14 +444,13 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad"])
 def test_a_step_asks_the_device_for_nothing(optimizer, elsewhere):
     objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=4))
-
-    step = elsewhere(make_step(make_vae(), objective, binary((6,)), optimizer, clip_norm=0.1))
-    step(torch.arange(12), {"beta": 0.0})  # the first one may: it makes the optimiser's state
+    steps = elsewhere(make_step(make_vae(), objective, binary((6,)), optimizer, clip_norm=0.1))
+    steps.run({"beta": 0.0})  # the first one may: it makes the optimiser's state
     with _Asking():
         for number in (1, 2):
-            step(torch.arange(12), {"beta": number / 4})
-    step.check()
-    assert step.taken == 3 == int(step.accepted)
+            steps.run({"beta": number / 4})
+    steps.step.check()
+    assert steps.step.taken == 3 == steps.step.accepted
 
 
 def test_the_average_counts_its_updates_here():
@@ -455,38 +469,37 @@ class Failing(nn.Module):
         return self.linear(z) + self.shift + torch.where(self.shift.abs() > 0.05, math.nan, 0.0)
 
 
-def failing_step(**settings) -> TrainingStep:
+def failing_step(**settings) -> Steps:
     torch.manual_seed(0)
     likelihood = lb.Gaussian(Failing(), scale=1.0)
     return make_step(make_vae(likelihood), lb.ELBO(), binary((6,)), "sgd", **settings)
 
 
-def until_refused(step: TrainingStep, *, compiled: bool) -> NonFiniteError:
+def until_refused(steps: Steps, *, compiled: bool) -> NonFiniteError:
     with pytest.raises(NonFiniteError) as caught:
-        after(step, 100, compiled=compiled)
+        after(steps, 100, compiled=compiled)
     return caught.value
 
 
 def test_a_compiled_step_that_is_refused_is_explained_as_an_uncompiled_one(lowered):
-    steps = [failing_step(), failing_step()]
+    both = [failing_step(), failing_step()]
     errors = [
-        until_refused(step, compiled=compiled)
-        for step, compiled in zip(steps, (True, False), strict=True)
+        until_refused(steps, compiled=compiled)
+        for steps, compiled in zip(both, (True, False), strict=True)
     ]
     assert str(errors[0]) == str(errors[1])
     assert errors[0].step > 2
-    torch.testing.assert_close(*(dict(step.model.state_dict()) for step in steps))
-    assert steps[0].taken == steps[1].taken == errors[0].step - 1
+    torch.testing.assert_close(*(dict(steps.step.model.state_dict()) for steps in both))
+    assert both[0].step.taken == both[1].step.taken == errors[0].step - 1
 
 
 def test_a_first_step_that_a_device_refuses_leaves_the_optimiser_as_it_was(elsewhere):
-    step = elsewhere(
-        make_step(make_vae(lb.Gaussian(lb.mlp(2, 6), scale=1e-30)), lb.ELBO(), binary((6,)))
-    )
-    step(torch.arange(12), {})
-    assert not step.optimizer.state
+    model = make_vae(lb.Gaussian(lb.mlp(2, 6), scale=1e-30))
+    steps = elsewhere(make_step(model, lb.ELBO(), binary((6,))))
+    steps.run()
+    assert not steps.step.optimizer.state
     with pytest.raises(NonFiniteError):
-        step.check()
+        steps.step.check()
 
 
 def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
@@ -494,14 +507,15 @@ def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
     expected = until_refused(here, compiled=False)
     torch.manual_seed(3)
     for _ in range(expected.step + 5):
-        there(torch.arange(12), {})
-    assert there.taken == expected.step + 5
+        there.run()
+    assert there.step.taken == expected.step + 5
     with pytest.raises(NonFiniteError) as caught:
-        there.check()
+        there.step.check()
     assert str(caught.value) == str(expected)
-    assert there.taken == expected.step - 1
-    torch.testing.assert_close(dict(there.model.state_dict()), dict(here.model.state_dict()))
-    assert there.totals == pytest.approx(here.totals)
+    assert there.step.taken == expected.step - 1
+    weights = (dict(steps.step.model.state_dict()) for steps in (there, here))
+    torch.testing.assert_close(*weights)
+    assert there.step.totals == pytest.approx(here.step.totals)
 
 
 # The choice
@@ -509,7 +523,7 @@ def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
 
 def told(monkeypatch, *, worth: float = 0.0, **settings) -> tuple[list[str], lb.Run]:
     """What a training says of its choice, and the run."""
-    monkeypatch.setattr(compiling, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(autotune, "WORTH_COMPILING", worth)
     watcher = Told()
     settings = {"epochs": 20, "batch_size": 5, "progress": False, "observers": [watcher]} | settings
     run = lb.fit(make_vae(), lb.ELBO(), binary((6,)), **settings)
@@ -639,7 +653,6 @@ def test_a_model_that_changes_from_step_to_step_is_trained_uncompiled(traced):
 @pytest.mark.parametrize("steps", [100, 10**6])
 def test_a_long_training_is_compiled_thoroughly(steps, traced, monkeypatch):
     asked = []
-    compile_step = TrainingStep.compile
 
     class Enough(Observer):
         def on_step(self, loop) -> None:
@@ -647,9 +660,9 @@ def test_a_long_training_is_compiled_thoroughly(steps, traced, monkeypatch):
 
     def watched(step, **settings):
         asked.append(settings["thoroughly"])
-        compile_step(step, **settings)
+        return compile_step(step, **settings)
 
-    monkeypatch.setattr(TrainingStep, "compile", watched)
+    monkeypatch.setattr(compiling, "compile_step", watched)
     with pytest.raises(KeyboardInterrupt):
         lb.fit(
             make_vae(),
@@ -668,20 +681,19 @@ def test_nothing_is_said_where_nothing_was_to_decide(monkeypatch):
 
 
 class Clock:
-    """Says of each way how long its steps take, in milliseconds."""
+    """Says of each option how long its steps take, in milliseconds."""
 
     def __init__(self, monkeypatch, milliseconds: dict[str, float], seconds: float = 20.0) -> None:
-        self.pacers: list[compiling.Pacer] = []
+        self.tuners: list[Autotuner] = []
+        record = Autotuner.record
 
-        class Timed(compiling.Pacer):
-            def _consider(pacer):
-                first = pacer.compiles and len(pacer.times) == 1
-                pacer.times[-1] = seconds if first else milliseconds[str(pacer.way)] / 1e3
-                if pacer not in self.pacers:
-                    self.pacers.append(pacer)
-                super()._consider()
+        def timed(tuner, _, left):
+            if tuner not in self.tuners:
+                self.tuners.append(tuner)
+            first = tuner.option.compiled and not tuner.times
+            record(tuner, seconds if first else milliseconds[str(tuner.option)] / 1e3, left)
 
-        monkeypatch.setattr("lowerbound.training.loop.Pacer", Timed)
+        monkeypatch.setattr(Autotuner, "record", timed)
 
 
 @pytest.mark.parametrize(("milliseconds", "line"), [
@@ -692,7 +704,7 @@ def test_the_quicker_way_is_kept(milliseconds, line, traced, monkeypatch):
     clock = Clock(monkeypatch, {"uncompiled": 2.0, "compiled": milliseconds})
     lines, _ = told(monkeypatch)
     assert lines == [line]
-    assert clock.pacers[0].compiles == line.startswith("compiled")
+    assert clock.tuners[0].option.compiled == line.startswith("compiled")
 
 
 UNITS = {
@@ -767,22 +779,21 @@ def test_networks_compute_in_bfloat16_and_nothing_else_does(compile, traced):
 @pytest.mark.parametrize("which", ["ELBO", "IWAE", "DReG", "STL"])
 def test_the_step_in_bfloat16_agrees_with_float32_to_its_precision(which, lowered):
     results = []
-    for half in (False, True):
+    objective = OBJECTIVES.get(which, OBJECTIVES["ELBO"])
+    for dtype in (None, torch.bfloat16):
         for compiled in (False, True):
-            step = make_step(
-                make_vae(), OBJECTIVES.get(which, OBJECTIVES["ELBO"])(), binary((6,)), half=half
-            )
-            results.append(after(step, compiled=compiled)[1]["bound"])
+            steps = make_step(make_vae(), objective(), binary((6,)))
+            results.append(after(steps, compiled=compiled, network_dtype=dtype)[1]["bound"])
     assert results[1] == pytest.approx(results[0], rel=1e-5)
     assert results[3] == pytest.approx(results[2], rel=5e-3)
     assert results[2] == pytest.approx(results[0], rel=5e-3)
     assert results[2] != results[0]
 
 
-@pytest.mark.parametrize("half", [True, False])
-def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_run_goes_on_in_the_precision_that_was_chosen(bfloat16, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "multiplies_bfloat16", lambda device: True)
-    Clock(monkeypatch, {"uncompiled": 2.0, "uncompiled in bfloat16": 1.0 if half else 3.0})
+    Clock(monkeypatch, {"uncompiled": 2.0, "uncompiled in bfloat16": 1.0 if bfloat16 else 3.0})
     settings = {
         "batch_size": 6,
         "progress": False,
@@ -793,33 +804,35 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(half, tmp_path, monkeypa
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, precision="auto", **settings)
     taken = []
 
-    class Halves(Observer):
+    class Precisions(Observer):
         def on_step(self, loop):
-            taken.append(loop.step.half)
+            taken.append(loop.autotuner.option.bfloat16)
 
-    settings |= {"resume": True, "observers": [Halves()]}
+    settings |= {"resume": True, "observers": [Precisions()]}
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=16, precision="auto", **settings)
-    assert taken == [half] * 4
+    assert taken == [bfloat16] * 4
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=17, precision="float32", **settings)
     assert taken[4:] == [False] * 2
 
 
 def test_graphs_of_the_device_are_asked_for_where_there_is_one():
-    options = {kind: stepping._options(torch.device(kind), False) for kind in ("cpu", "cuda")}
-    assert options == {"cpu": {}, "cuda": {"triton.cudagraphs": True}}
-    assert stepping._options(CPU, True)["cpp.enable_kernel_profile"]
-    thorough = {
-        kind: stepping._options(torch.device(kind), False, True) for kind in ("cpu", "cuda")
-    }
-    assert thorough == {"cpu": {"cpp_wrapper": True}, "cuda": options["cuda"]}
+    def options(**asked):
+        return {
+            kind: compiling._code_options(torch.device(kind), **asked) for kind in ("cpu", "cuda")
+        }
+
+    graphs_of_cuda = {"triton.cudagraphs": True}
+    assert options() == {"cpu": {}, "cuda": graphs_of_cuda}
+    assert options(profiled=True)["cpu"] == {"cpp.enable_kernel_profile": True}
+    assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": graphs_of_cuda}
     # The update counts steps in Python, which a graph that is replayed would not.
     assert torch.Tag.cudagraph_unsafe in torch.ops.lowerbound.update.default.tags
 
 
 def test_all_that_a_step_changes_stays_where_it_lies():
     """As a graph of the device's needs it."""
-    step = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=3)), binary((6,)))
-    step(torch.arange(12), dict.fromkeys(step.values, 0.5))
-    before = [tensor.data_ptr() for tensor in step._in_place()]
-    step(torch.arange(12), dict.fromkeys(step.values, 0.7))
-    assert [tensor.data_ptr() for tensor in step._in_place()] == before
+    steps = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.0, 1.0, steps=3)), binary((6,)))
+    steps.run({"beta": 0.5})
+    before = [tensor.data_ptr() for tensor in steps.step.tensors_in_place]
+    steps.run({"beta": 0.7})
+    assert [tensor.data_ptr() for tensor in steps.step.tensors_in_place] == before

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lowerbound.data import Dataset, Examples, load_data
-from lowerbound.data.arrays import as_examples, read_idx
+from lowerbound.data.arrays import as_examples
+from lowerbound.data.idx import read_idx
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 GREYS = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
@@ -103,7 +104,8 @@ def test_damaged_npy(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, GREYS)
     whole = path.read_bytes()
-    # cut within the entries, within the header, and within the version; foreign; empty; a header that claims a terabyte
+    # Cut within the entries, within the header and within the version; another format; empty; a
+    # header that claims a terabyte.
     huge = whole.replace(b"(20, 6, 5), }", b"(9999, 9999, 9999), }")
     for content in (whole[:200], whole[:40], whole[:7], b"hello world", b"", huge):
         path.write_bytes(content)
@@ -195,7 +197,7 @@ def test_idx_types(tmp_path, code, dtype, packed):
         (gzip.compress(idx(GREYS, 0x08))[:-20], "cannot be read"),
         (gzip.compress(b"text", mtime=0), "not an IDX file"),
         (b"\x1f\x8bnonsense", "cannot be read"),
-        (b"plain text, not numbers", "not a file of a kind"),
+        (b"plain text, not numbers", "the format of this file is not known"),
         (b"", "the file is empty"),
     ],
 )
@@ -298,7 +300,7 @@ def test_images_in_memory_are_resized_and_recoloured():
 def test_only_pictures_are_resized(array, settings):
     with pytest.raises(
         DataError,
-        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels only",
+        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels",
     ):
         load_data(array, **settings)
 

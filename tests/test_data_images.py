@@ -142,7 +142,7 @@ def test_pictures_that_would_be_lost_are_refused(tmp_path):
     save(tmp_path / "deep" / "a" / "b" / "1.png")
     with pytest.raises(
         DataError,
-        match=r"deep/a/b: pictures more than one folder below .*deep; give .*deep/a instead",
+        match=r"deep/a/b: holds pictures more than one folder below .*deep; give .*deep/a instead",
     ):
         load_data(tmp_path / "deep")
 

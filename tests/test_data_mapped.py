@@ -1,4 +1,4 @@
-"""Values that stay in their file: the same numbers as in memory, and no more memory than is in use."""
+"""Values that stay in their file: the same as in memory, and only those in use take memory."""
 
 import os
 import resource
@@ -112,7 +112,7 @@ def test_a_slice_of_a_map_begins_where_it_begins(part, tmp_path):
 
 
 def test_rows_are_read_in_pieces_where_one_call_does_not_give_all(saved, monkeypatch):
-    monkeypatch.setattr("lowerbound.data.mapped._MOST", 7)
+    monkeypatch.setattr("lowerbound.data.mapped._CALL_BYTES", 7)
     values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     for order in (torch.arange(30), torch.tensor([8, 3])):
         assert np.array_equal(values[order].numpy(), ARRAYS["grey"][order.numpy()])
@@ -133,14 +133,14 @@ def test_a_file_that_becomes_shorter_is_reported(saved):
     values = Mapped.of(np.load(path, mmap_mode="r"))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    with pytest.raises(DataError, match="the file has become shorter"):
+    with pytest.raises(DataError, match="the file became shorter"):
         values[torch.tensor([0, 29])]
 
 
 def test_what_cannot_stay_in_its_file_is_refused_with_a_way_out(saved):
     with pytest.raises(DataError, match=r"entries of type >f4 cannot stay.*--keep-in memory"):
         lb.load_data(saved(np.ones((9, 3), dtype=">f4")), keep_in="file")
-    with pytest.raises(DataError, match=r"do not lie one behind the other.*ascontiguousarray"):
+    with pytest.raises(DataError, match=r"are not contiguous.*ascontiguousarray"):
         lb.load_data(saved(np.asfortranarray(ARRAYS["vectors"])), keep_in="file")
     with pytest.raises(DataError, match="integers of type int64 may be pixels"):
         lb.load_data(saved(np.ones((9, 3), dtype=np.int64)), keep_in="file")
@@ -227,7 +227,7 @@ def generator():
 
 @pytest.mark.parametrize("size", [1, 4, 7, 300])
 def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
-    """Every example once, whole blocks in a pool, each pool shuffled, and another order from another seed."""
+    """Every example once, whole blocks in a pool, each pool shuffled, another order per seed."""
     monkeypatch.setattr(feeding, "_BLOCK", 50)
     monkeypatch.setattr(feeding, "_POOL", 1000)
     np.save(tmp_path / "rows.npy", np.arange(2030, dtype=np.uint8).reshape(203, 10))
@@ -250,7 +250,10 @@ def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
     not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them"
 )
 def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
-    """More threads of OpenMP's than cores make those of the training sleep at every wait: a fifth of its speed on two cores."""
+    """With more OpenMP threads than cores, those of the training sleep at every wait.
+
+    On two cores training then has a fifth of its speed.
+    """
     np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
     values = feed_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
     before = torch.get_num_threads()
@@ -272,7 +275,7 @@ def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved)
 
 @pytest.mark.parametrize("between", [0, 30, 60, 1 << 12])
 def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monkeypatch):
-    monkeypatch.setattr("lowerbound.data.mapped._BETWEEN", between)
+    monkeypatch.setattr("lowerbound.data.mapped._GAP_BYTES", between)
     values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     calls = []
     read = os.pread
@@ -395,7 +398,7 @@ def test_grey_pictures_before_one_in_colour_are_spread_over_its_channels(keep_in
 
 
 def test_many_pictures_are_kept_but_used_from_memory(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_WORTH_KEEPING", 12 * 30)
+    monkeypatch.setattr(images, "_WORTH_KEEPING_BYTES", 12 * 30)
     data = lb.load_data(folder, cache=str(tmp_path / "decoded"))
     assert isinstance(data.train.values, torch.Tensor)
     assert len(list((tmp_path / "decoded").iterdir())) == 1

@@ -126,6 +126,18 @@ def test_every_page_is_in_the_navigation():
     }
 
 
+def test_shapes_are_written_in_the_symbols_of_the_glossary():
+    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf8")
+    rows = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \|", glossary, re.MULTILINE)
+    symbols = {symbol for row in rows for symbol in row.split(", ")}
+    assert {"K", "B", "J", "D", "N", "L"} <= symbols
+    for page in pages("docs/*.md", "docs/how-to/*.md", "docs/tutorial/*.ipynb"):
+        text = (ROOT / page).read_text(encoding="utf8")
+        for shape in re.findall(r"\[([A-Z](?:, [\w*.]+)*)\]", text):
+            used = {size for size in shape.split(", ") if re.fullmatch("[A-Z]", size)}
+            assert page == "docs/architecture.md" or used <= symbols, (page, shape)
+
+
 def test_what_is_wrong_in_a_site_is_found(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "picture.png").touch()
@@ -148,3 +160,28 @@ def test_what_is_wrong_in_a_site_is_found(tmp_path):
         "<img> leads nowhere",
         "<script> would be fetched from elsewhere",
     ]
+
+
+def test_lines_of_code_that_are_too_long_are_found(tmp_path):
+    fits, too_long = "x" * sitecheck.COLUMNS, "x" * (sitecheck.COLUMNS + 1)
+    sentence, row = "word " * 40, "1.0   " * 40
+    (tmp_path / "index.html").write_text(f"<pre><span>{fits}</span>\n{fits}</pre><p>{too_long}</p>")
+    (tmp_path / "notebook.html").write_text(
+        f'<div class="cell"><div class="cell_output docutils"><div><pre>{sentence}</pre></div></div></div><pre>{fits}</pre>'
+    )
+    assert list(sitecheck.broken(tmp_path)) == []
+    (tmp_path / "index.html").write_text(f"<pre>{fits}\n<b>x</b>{fits}</pre>")
+    (tmp_path / "notebook.html").write_text(
+        f'<div class="cell_output"><div></div><pre>{row}</pre></div><div><pre>{sentence}</pre></div>'
+    )
+    assert [page for page, _ in sitecheck.broken(tmp_path)] == ["index.html", "notebook.html", "notebook.html"]
+
+
+def test_a_notebook_that_cannot_be_downloaded_is_found(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "1-why.ipynb").touch()
+    (tmp_path / "1-why.html").write_text('<a href="files/1-why.ipynb">Download this notebook</a>')
+    assert list(sitecheck.broken(tmp_path, {"1-why"})) == []
+    (tmp_path / "1-why.html").write_text("<p>no link</p>")
+    assert list(sitecheck.broken(tmp_path)) == []
+    assert [page for page, _ in sitecheck.broken(tmp_path, {"1-why"})] == ["1-why.html"]

@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 from lowerbound.errors import ShapeError
-from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
+from lowerbound.report.figures import (
+    is_image,
+    manifold_points,
+    save_course,
+    save_grid,
+    save_pairs,
+)
 
 GAP, WHITE = 2, 255
 

@@ -408,14 +408,14 @@ def evaluate_averages_the_means_of_batches(patch):
 
 @breaks("recorded-bound")
 def fit_averages_the_means_of_batches(patch):
-    original, examples_in_a_batch = TrainingStep._add, 7 / 2
+    original, examples_in_a_batch = TrainingStep._add_terms, 7 / 2
 
     def add(self, terms):
         original(
             self, {name: term / len(term) * examples_in_a_batch for name, term in terms.items()}
         )
 
-    patch.setattr(TrainingStep, "_add", add)
+    patch.setattr(TrainingStep, "_add_terms", add)
 
 
 @breaks("pareto-shape")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lowerbound as lb
-from lowerbound.describe import build, describe, foreign_parts
+from lowerbound.describe import KINDS, build, describe, foreign_parts
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.saving import FORMAT
 from lowerbound.runs.tensor_files import read_tensors, write_tensors
@@ -131,7 +131,7 @@ def test_the_file_begins_with_a_length_and_json(file):
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])["__metadata__"]
-    assert json.loads(header["format"]) == FORMAT
+    assert json.loads(header["format"]) == 1
     assert json.loads(header["model"])["kind"] == "LatentModel"
 
 
@@ -168,15 +168,18 @@ def test_a_constructor_makes_the_precision_that_was_saved(tmp_path):
     }
 
 
-def test_an_activation_of_ones_own_is_a_foreign_part_too(tmp_path):
-    model = lb.LatentModel(
-        lb.StandardNormal(2),
-        lb.Gaussian(lb.mlp(6, 5, 4, activation=nn.PReLU)),
-        lb.Gaussian(lb.mlp(2, 12)),
-    )
-    assert list(foreign_parts(describe(model))) == [
-        ("model.posterior.network.activation", "torch.nn.modules.activation.PReLU")
-    ]
+def test_an_activation_of_ones_own_is_a_foreign_part_too():
+    class MyActivation(nn.ReLU):
+        pass
+
+    def make_activation():
+        return nn.ReLU()
+
+    for activation in (MyActivation, make_activation):
+        model = lb.Gaussian(lb.mlp(6, 5, 4, activation=activation))
+        [(path, name)] = foreign_parts(describe(model))
+        assert path == "model.network.activation"
+        assert name.endswith(f".{activation.__name__}")
 
 
 @lb.describable
@@ -235,6 +238,48 @@ def test_a_class_may_be_defined_again():
     )
     assert lb.describable(again) is again
     assert lb.describable(Scaled) is Scaled
+
+
+@pytest.mark.parametrize("name", ["kind", "foreign", "shared"])
+def test_words_of_descriptions_are_no_arguments(name):
+    code = f"def __init__(self, {name}): pass"
+    namespace: dict = {}
+    exec(code, namespace)
+    cls = type("Reserved", (nn.Module,), {"__init__": namespace["__init__"]})
+    with pytest.raises(SettingsError, match=f"Reserved has an argument '{name}'.* rename"):
+        lb.describable(cls)
+    assert "Reserved" not in KINDS
+
+
+@lb.describable
+class Tables(nn.Module):
+    """A part that keeps tensors and options among its arguments."""
+
+    def __init__(self, weight, index, inner=None, **options):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("index", index)
+        self.inner = inner
+        self.options = options
+
+
+def test_tensor_arguments_are_among_the_weights_and_options_among_the_arguments(tmp_path):
+    options = {"by": (1, 2), "nested": {"a b": nn.Linear(2, 1), "c": {}}, "activation": nn.ELU}
+    part = Tables(torch.rand(2, 3), torch.tensor([1, 2]), None, **options)
+    assert describe(part)["weight"] == {"kind": "torch.Tensor", "shape": [2, 3]}
+    again = lb.load(lb.save(part, tmp_path / "part"))
+    assert torch.equal(again.weight, part.weight)
+    assert torch.equal(again.index, part.index)
+    assert again.index.dtype == torch.int64
+    assert again.options["by"] == (1, 2)
+    assert again.options["activation"] is nn.ELU
+    assert again.options["nested"].keys() == {"a b", "c"}
+
+
+def test_a_tensor_that_is_not_saved_is_a_foreign_part():
+    part = Tables(torch.rand(2), torch.tensor([1]))
+    part.register_buffer("index", torch.tensor([1]), persistent=False)
+    assert list(foreign_parts(describe(part))) == [("model.index", "torch.Tensor")]
 
 
 # Files that are not what they should be
@@ -311,3 +356,22 @@ def test_weights_of_another_model_are_refused(file):
 @pytest.mark.parametrize("value", [None, True, 3, 0.1, "relu", (1, 2), ((1,), 2.5)])
 def test_plain_values_come_back_through_json(value):
     assert build(json.loads(json.dumps(describe(value)))) == value
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"shared": []}, "refers to itself"),
+        ({"shared": ["prior"]}, "refers to prior, which is not in it"),
+        ({"shared": "prior"}, "refers to 'prior', which is not a path"),
+        ({"shared": [["prior"]]}, "which is not a path"),
+        ({"kind": "torch.nn.Module"}, "not a registered part"),
+        ({"kind": "torch.nn.Linear", "in_features": 3}, "does not fit this version"),
+        ({"kind": "torch.Tensor", "shape": [2], "dtype": "load"}, "does not fit this version"),
+        ({"class": "os.system"}, "not a registered part"),
+        ({"kind": "torch.nn.Sequential", "modules": [3]}, "does not fit this version"),
+    ],
+)
+def test_a_damaged_description_is_refused(description, message):
+    with pytest.raises(StorageError, match=message):
+        build(description)

@@ -109,11 +109,9 @@ class Tree:
         graph = {}
         for name, path in self.modules.items():
             wanted = {found.module for found in self.imports(path) if found.when in when}
-            packages = {
-                ".".join(m.split(".")[:n]) for m in wanted for n in range(1, m.count(".") + 1)
-            }
-            own = {".".join(name.split(".")[:n]) for n in range(1, name.count(".") + 1)}
-            graph[name] = (wanted | (packages - own)) & self.modules.keys() - {name}
+            packages = {outer for module in wanted for outer in packages_of(module)}
+            packages -= packages_of(name)
+            graph[name] = (wanted | packages) & self.modules.keys() - {name}
         return graph
 
     def entry_graph(self, *when: When) -> dict[str, set[str]]:
@@ -124,6 +122,12 @@ class Tree:
             found = {each.module.split(".")[0] for each in self.imports(path) if each.when in when}
             graph.setdefault(own, set()).update(found - {own})
         return graph
+
+
+def packages_of(module: str) -> set[str]:
+    """The packages that a module lies in, below the root."""
+    parts = module.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
 
 
 def parse(path: Path) -> ast.Module:

@@ -13,7 +13,8 @@ from lowerbound.training.loop import Observer
 
 
 def make(task: Task, shape: tuple[int, ...] = ()) -> tuple[lb.LatentModel, Any]:
-    """The task's model with the first weights that all contenders have, and its objective; of pictures if they have a shape."""
+    """The task's model with the first weights that all contenders have, and its objective; of
+    pictures if they have a shape."""
     outputs = (task.outputs // task.dimensions * shape[0], *shape[1:]) if shape else task.outputs
     kind = {"bernoulli": lb.Bernoulli, "gaussian": lb.Gaussian}[task.likelihood]
     encoder = lb.mlp(shape or task.dimensions, *task.hidden, 2 * task.latent, activation="tanh")
@@ -40,7 +41,8 @@ def run(
     compile: str = "always",
     rounds: str = "100",
 ) -> None:
-    """Train until there are no more requests, for so many rounds at most, of which compile="auto" knows."""
+    """Train until there are no more requests, for so many rounds at most, of which compile="auto"
+    knows."""
     train, test = (examples(task, values) for values in load(task, folder))
     model, objective = make(task)
     talk = conversation(lambda: lb.evaluate(model, lb.ELBO(), test).mean)

@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from lowerbound.cli import app as command
 from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.formats import FORMATS
 from lowerbound.recipes import RECIPES, Recipe
 from lowerbound.settings import Settings, help_text, settings_of
 from lowerbound.training.settings import TrainingSettings
@@ -219,10 +220,17 @@ def datasets() -> str:
             " x ".join(map(str, entry.shape)),
             entry.description,
             "; ".join(entry.files) or "nothing",
+            entry.licence,
         )
         for entry in CATALOGUE.values()
     ]
-    return table(("name", "one example", "what it is", "what to put into `$LOWERBOUND_DATA`"), rows)
+    place = "what to put into `$LOWERBOUND_DATA`"
+    return table(("name", "one example", "what it is", place, "licence"), rows)
+
+
+def formats() -> str:
+    """The files and folders that data are read from."""
+    return table(("file or folder", "what it is"), [(entry.name, entry.help) for entry in FORMATS])
 
 
 def training_settings() -> str:
@@ -241,6 +249,7 @@ def _settings(schema: type[Settings]) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "datasets": datasets,
+    "formats": formats,
     "recipes": recipes,
     "training-settings": training_settings,
 }

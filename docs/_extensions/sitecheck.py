@@ -1,8 +1,14 @@
-"""A crawl over the built pages: links that lead nowhere, and whatever would be fetched from elsewhere, are warnings."""
+"""A crawl over the built pages. It warns of
+
+- links that lead nowhere,
+- whatever would be fetched from elsewhere,
+- lines of code that are too long for the column of text,
+- pages of notebooks that do not link to their notebook.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-# Attributes that name something which the browser fetches when it shows the page; a link is only fetched when it is followed.
+# Attributes that name something which the browser fetches when it shows the page. A link is fetched
+# only when it is followed.
 FETCHED = {
     "script": "src",
     "img": "src",
@@ -22,40 +29,84 @@ FETCHED = {
     "audio": "src",
 }
 
+# What fits into the column of text, which _static/lowerbound.css sets, in a window of 1,300 pixels.
+COLUMNS = 100
+
 
 class Page(HTMLParser):
-    """What a page refers to, and the places in it that others can refer to."""
+    """What a page refers to, the places in it that others can refer to, and its blocks of code."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.anchors: set[str] = set()
         self.references: list[tuple[str, str]] = []
+        self.code: list[str] = []
+        self.outputs: list[str] = []
+        # For each <div> that is open, whether it is an output of a notebook.
+        self._divisions: list[bool] = []
+        self._block: str | None = None
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note where the tag leads, and its names."""
         values = {name: value for name, value in attrs if value is not None}
+        if tag == "div":
+            self._divisions.append("cell_output" in values.get("class", "").split())
+        if tag == "pre":
+            self._block = ""
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
         target = values.get("href") if tag == "a" else values.get(FETCHED.get(tag, ""))
         if target is not None:
             self.references.append((tag, target))
 
+    def handle_endtag(self, tag: str) -> None:
+        """Keep a block of code that ends."""
+        if tag == "div" and self._divisions:
+            self._divisions.pop()
+        if tag == "pre" and self._block is not None:
+            (self.outputs if any(self._divisions) else self.code).append(self._block)
+            self._block = None
 
-def broken(folder: Path) -> Iterator[tuple[str, str]]:
-    """Pages with a reference that does not hold, and what is wrong with it.
+    def handle_data(self, data: str) -> None:
+        """Add to the block of code."""
+        if self._block is not None:
+            self._block += data
+
+    def links_to(self, name: str) -> bool:
+        """Whether a link leads to a file of this name."""
+        return any(tag == "a" and target.endswith(f"/{name}") for tag, target in self.references)
+
+    def long_lines(self) -> Iterator[str]:
+        """Lines that do not fit.
+
+        The style sheet wraps the outputs of notebooks, so a sentence may be long there, but not a
+        row of a table, whose columns would be torn apart.
+        """
+        code = [line for block in self.code for line in block.splitlines()]
+        outputs = [line for block in self.outputs for line in block.splitlines()]
+        rows = [line for line in outputs if "  " in line.strip()]
+        return (line for line in code + rows if len(line) > COLUMNS)
+
+
+def broken(folder: Path, notebooks: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Pages, each with something that is wrong with it.
 
     Args:
         folder: of the built pages.
+        notebooks: the pages that were notebooks, without the ending: each links to its notebook.
     """
-    pages = {
-        path.resolve(): Page(path.read_text(encoding="utf8"))
-        for path in sorted(folder.rglob("*.html"))
-    }
+    folder = folder.resolve()
+    pages = {path: Page(path.read_text(encoding="utf8")) for path in sorted(folder.rglob("*.html"))}
     for path, page in pages.items():
+        name = path.relative_to(folder)
         for tag, target in page.references:
             fault = _fault(path, tag, target, pages)
             if fault:
-                yield str(path.relative_to(folder.resolve())), fault
+                yield str(name), fault
+        for line in page.long_lines():
+            yield str(name), f"<pre> is {len(line)} columns wide: {line}"
+        if name.with_suffix("").as_posix() in notebooks and not page.links_to(f"{name.stem}.ipynb"):
+            yield str(name), "<a> is missing: a link to the notebook"
 
 
 def _fault(path: Path, tag: str, target: str, pages: dict[Path, Page]) -> str | None:
@@ -78,7 +129,10 @@ def _check(app: Sphinx, error: Exception | None) -> None:
 
     logger = logging.getLogger(__name__)
     if error is None and app.builder.format == "html":
-        for page, fault in broken(Path(app.outdir)):
+        notebooks = {
+            name for name in app.env.found_docs if app.env.doc2path(name).suffix == ".ipynb"
+        }
+        for page, fault in broken(Path(app.outdir), notebooks):
             logger.warning("%s: %s", page, fault, type="sitecheck")
 
 

@@ -4,10 +4,12 @@ from . import recipes as recipes
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Conditional as Conditional
+from .conditionals import Flow as Flow
 from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gaussian as Gaussian
 from .conditionals import LowRankGaussian as LowRankGaussian
 from .conditionals import StandardNormal as StandardNormal
+from .conditionals import VampPrior as VampPrior
 from .conditionals import full_rank as full_rank
 from .conditionals import low_rank as low_rank
 from .conditionals import mean_field as mean_field

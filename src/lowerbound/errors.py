@@ -1,7 +1,7 @@
-"""What can go wrong by the user's hand, each with a message that says what, where, and how to mend it.
+"""Errors that a user can mend. Their messages say what is wrong, where, and how to mend it.
 
-Every error here is the user's to mend, so the command prints its message on one line and ends with exit code 2.
-Anything else that escapes is a fault of the library.
+The command prints the message of such an error on one line and ends with exit code 2. Any other
+exception is a fault of the library.
 """
 
 from __future__ import annotations
@@ -10,41 +10,57 @@ from __future__ import annotations
 class LowerboundError(Exception):
     """The base of all errors that a user can mend.
 
-    To write your own: subclass the nearest class below, and let the message name the thing at fault (file, row,
-    argument, step), what was found there, and what to do.
+    To write your own: subclass the nearest class below. The message names what is at fault (a file,
+    row, argument or step), what was found there, and what to do.
     """
 
 
 class DataError(LowerboundError, ValueError):
-    """Data that cannot be read, or that a model cannot take: names the file or row, and what would be accepted."""
+    """Data that cannot be read, or that a model cannot take.
+
+    The message names the file or row, and what would be accepted.
+    """
 
 
 class ShapeError(LowerboundError, ValueError):
-    """Two parts of a model, or a model and its data, do not fit: names both shapes."""
+    """Two parts of a model, or a model and its data, do not fit. The message names both shapes."""
 
 
 class SettingsError(LowerboundError, ValueError):
-    """An argument, flag or configuration entry that is unknown or out of range: names it and what is allowed."""
+    """An argument, flag or configuration entry that is unknown or out of range.
+
+    The message names it and what is allowed.
+    """
 
 
 class UnsupportedError(LowerboundError, TypeError):
-    """A combination that has no meaning, such as a pathwise gradient through a posterior that cannot be reparameterised."""
+    """A combination that has no meaning.
+
+    An example is a pathwise gradient through a posterior that cannot be reparameterised.
+    """
 
 
 class StorageError(LowerboundError, OSError):
-    """A run, checkpoint or model file that is missing, damaged, in the way, or not loadable without help."""
+    """A run, checkpoint or model file that is missing, damaged or in the way.
+
+    Also a model file that cannot be loaded without help, such as the class of a part.
+    """
 
 
 class LogJointError(LowerboundError):
-    """A log joint density of the user's own raised an error: names it, and the variables with the shapes that it was called with."""
+    """A log joint density that the user wrote raised an error.
+
+    The message names the error, and the variables with the shapes that the density was called with.
+    """
 
 
 class NonFiniteError(LowerboundError, ArithmeticError):
-    """The bound or a gradient stopped being a number; the model still has its last finite parameters.
+    """The bound or a gradient became non-finite. The model still has its last finite weights.
 
     Attributes:
         step: the optimiser step, counted from 1, that would have used the value.
-        term: the first quantity that was not finite: ``"rate"``, ``"log_likelihood"``, ``"gradient"``, ...
+        term: the first quantity that was non-finite: ``"rate"``, ``"log_likelihood"``,
+            ``"gradient"``, ...
         tensor: the tensor in which it was found, such as ``"likelihood.network.layers.0.weight"``.
     """
 

@@ -1,4 +1,4 @@
-"""Plain networks. Each declares the shape of the event that it takes and gives, and takes any leading dimensions."""
+"""Plain networks between events of declared shapes, under any leading dimensions."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def as_shape(size: int | Shape) -> Shape:
         SettingsError: if an entry is not a whole number of at least 1.
     """
     try:
-        entries = tuple(size) if isinstance(size, Iterable) else (size,)
-        shape = tuple(0 if isinstance(entry, bool) else operator.index(entry) for entry in entries)
+        entries = (size,) if not isinstance(size, Iterable) else tuple(size)
+        shape = tuple(operator.index(entry) for entry in entries)
     except TypeError:
-        shape = ()
-    if not shape or min(shape) < 1:
+        entries = shape = ()
+    if not shape or min(shape) < 1 or any(isinstance(entry, bool) for entry in entries):
         raise SettingsError(
             f"{size!r} is not a size: give a whole number of at least 1, or a tuple of them"
         )
@@ -55,19 +55,22 @@ def _activation(activation: Activation) -> nn.Module:
         return activation()
     if activation not in ACTIVATIONS:
         raise SettingsError(
-            f"activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}, or pass a class such as torch.nn.PReLU"
+            f"activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}, "
+            "or pass a class such as torch.nn.PReLU"
         )
     return ACTIVATIONS[activation]()
 
 
 @describable
 class FlattenLeading(nn.Module):
-    """Lets a network that takes ``[N, *input_shape]`` take ``[*leading, *input_shape]``, such as ``[K, B, C, H, W]``.
+    """Lets a network of ``[N, *input_shape]`` take ``[*leading, *input_shape]``.
+
+    So a network of images ``[N, C, H, W]`` works on ``[K, B, C, H, W]``.
 
     Args:
         network: any module from ``[N, *input_shape]`` to ``[N, *output_shape]``.
         input_shape: the shape of one event going in.
-        output_shape: the shape of one event coming out, if it is to be declared; by default what ``network`` declares.
+        output_shape: the shape of one event coming out; by default what ``network`` declares.
     """
 
     def __init__(
@@ -76,16 +79,13 @@ class FlattenLeading(nn.Module):
         super().__init__()
         self.network = network
         self.input_shape = as_shape(input_shape)
-        declared = (
-            getattr(network, "output_shape", None)
-            if output_shape is None
-            else as_shape(output_shape)
-        )
-        self.output_shape: Shape | None = declared
+        self.output_shape: Shape | None = getattr(network, "output_shape", None)
+        if output_shape is not None:
+            self.output_shape = as_shape(output_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *input_shape]`` to ``[*leading, *output_shape]``."""
-        leading = _leading(x, self.input_shape, self)
+        leading = leading_shape(x, self.input_shape, self)
         y: Tensor = self.network(x.reshape(-1, *self.input_shape))
         return y.reshape(*leading, *y.shape[1:])
 
@@ -93,10 +93,14 @@ class FlattenLeading(nn.Module):
 def flatten_leading(
     network: nn.Module, input_shape: int | Shape, output_shape: int | Shape | None = None
 ) -> FlattenLeading:
-    """Wrap a network of your own so that it works under samples and examples alike, see :class:`FlattenLeading`.
+    """Wrap a network so that it works under samples and examples alike.
+
+    See :class:`FlattenLeading` for the arguments. A network made of layers of ``torch.nn`` is saved
+    with its model and loaded without a constructor.
 
     Example:
-        >>> decoder = flatten_leading(torch.nn.ConvTranspose2d(8, 1, 4), (8, 1, 1), output_shape=(1, 4, 4))
+        >>> network = torch.nn.ConvTranspose2d(8, 1, 4)
+        >>> decoder = flatten_leading(network, (8, 1, 1), output_shape=(1, 4, 4))
         >>> decoder(torch.zeros(7, 32, 8, 1, 1)).shape
         torch.Size([7, 32, 1, 4, 4])
     """
@@ -127,7 +131,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
-        leading = _leading(x, self.inputs, self)
+        leading = leading_shape(x, self.inputs, self)
         return cast(Tensor, self.layers(x.reshape(*leading, -1))).reshape(*leading, *self.outputs)
 
 
@@ -137,7 +141,8 @@ def mlp(inputs: int | Shape, *sizes: int | Shape, activation: Activation = "relu
     Args:
         inputs: the dimensions of an event going in, or its shape; it is flattened inside.
         sizes: the widths of the hidden layers, then the dimensions or shape of an event coming out.
-        activation: a name from ``ACTIVATIONS`` or something that makes a module, between any two layers.
+        activation: a name from ``ACTIVATIONS`` or something that makes a module; it comes between
+            any two layers.
 
     Returns:
         A module from ``[*leading, *inputs]`` to ``[*leading, *outputs]``.
@@ -157,10 +162,11 @@ def mlp(inputs: int | Shape, *sizes: int | Shape, activation: Activation = "relu
 
 @describable
 class Conv(nn.Module):
-    """Strided convolutions from an image to an event, or transposed ones from an event to an image; made by :func:`conv`.
+    """Strided convolutions from images to vectors, or transposed ones back; made by :func:`conv`.
 
-    A layer of stride ``s`` has a kernel of ``s + 2`` and a padding of 1, which takes a side of ``n`` pixels to
-    ``n // s``, and back to exactly ``n`` with an output padding of ``n % s``. So any size of image comes out as it went in.
+    A layer of stride ``s`` has a kernel of ``s + 2`` and a padding of 1. It takes a side of ``n``
+    pixels to ``n // s``, and back to exactly ``n`` with an output padding of ``n % s``. So an image
+    of any size comes out in its own size.
     """
 
     def __init__(
@@ -180,17 +186,23 @@ class Conv(nn.Module):
         self.activation = activation
         self.stride = stride
         self.hidden = as_shape(hidden) if hidden else ()
-        strides = as_shape(stride) * (len(self.channels) if isinstance(stride, int) else 1)
+        strides = as_shape(stride)
+        if isinstance(stride, int):
+            strides = strides * len(self.channels)
         if len(strides) != len(self.channels):
             raise SettingsError(
-                f"conv: {len(self.channels)} layers but {len(strides)} strides; give one for each, or one for all"
+                f"conv: {len(self.channels)} layers but {len(strides)} strides; "
+                "give one for each, or one for all"
             )
         if (len(self.inputs) == 3) == (len(self.outputs) == 3):
             raise SettingsError(
-                f"conv goes from an image (C, H, W) to a vector or back, not from {self.inputs} to {self.outputs}"
+                "conv goes from an image (C, H, W) to a vector or back, "
+                f"not from {self.inputs} to {self.outputs}"
             )
-        encodes = len(self.inputs) == 3
-        layers = self._encoder(strides) if encodes else self._decoder(strides)
+        make_layers = self._decoder
+        if len(self.inputs) == 3:
+            make_layers = self._encoder
+        layers = make_layers(strides)
         self.network = FlattenLeading(nn.Sequential(*layers), self.inputs, self.outputs)
 
     def _encoder(self, strides: Shape) -> list[nn.Module]:
@@ -243,11 +255,15 @@ def conv(
     stride: int | Shape = 2,
     hidden: Shape = (),
 ) -> Conv:
-    """A convolutional network: ``conv((C, H, W), channels, ..., outputs)`` encodes, ``conv(inputs, channels, ..., (C, H, W))`` decodes.
+    """A convolutional network, which encodes images or decodes to images.
+
+    ``conv((C, H, W), channels, ..., outputs)`` encodes; ``conv(inputs, channels, ..., (C, H, W))``
+    decodes.
 
     Args:
         inputs: the shape of an event going in.
-        sizes: the channels of the layers, in the order in which they are passed, then the shape of an event coming out.
+        sizes: the channels of the layers, in the order in which data pass them, then the shape of
+            an event coming out.
         activation: a name from ``ACTIVATIONS`` or something that makes a module.
         stride: of every layer, or one for each.
         hidden: widths of fully connected layers between the convolutions and the vector.
@@ -256,7 +272,8 @@ def conv(
         A module from ``[*leading, *inputs]`` to ``[*leading, *outputs]``.
 
     Raises:
-        SettingsError: if the picture is too small for the strides, or neither or both ends are pictures.
+        SettingsError: if the picture is too small for the strides, or if not exactly one end is a
+            picture.
 
     Example:
         >>> encoder, decoder = conv((1, 28, 20), 16, 32, 4), conv(2, 32, 16, (2, 28, 20))
@@ -265,7 +282,8 @@ def conv(
     """
     if len(sizes) < 2:
         raise SettingsError(
-            "conv needs its inputs, the channels of at least one layer, and its outputs: conv((1, 64, 64), 32, 20)"
+            "conv needs its inputs, the channels of at least one layer, and its outputs: "
+            "conv((1, 64, 64), 32, 20)"
         )
     *channels, outputs = sizes
     return Conv(
@@ -280,7 +298,7 @@ def conv(
 
 @describable
 class Constant(nn.Module):
-    """The same numbers whatever it is given; made by :func:`constant`."""
+    """The same tensor whatever it is given; made by :func:`constant`."""
 
     def __init__(
         self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0
@@ -296,20 +314,21 @@ class Constant(nn.Module):
         if learned:
             self.numbers = nn.Parameter(numbers)
         else:
-            self.register_buffer("numbers", numbers, persistent=False)
+            # What ``value`` alone gives is made again; what was drawn at random must be saved.
+            self.register_buffer("numbers", numbers, persistent=bool(spread))
 
     def forward(self, *given: Tensor) -> Tensor:
-        """The numbers, ``[*outputs]``."""
+        """The tensor, ``[*outputs]``."""
         return self.numbers
 
 
 def constant(
     outputs: int | Shape, value: float = 0.0, *, learned: bool = True, spread: float = 0.0
 ) -> Constant:
-    """In the place of a network, for a distribution that depends on nothing: the parameters of a prior.
+    """The parameters of a distribution that depends on nothing, where a network would stand.
 
     Args:
-        outputs: the shape of the numbers.
+        outputs: the shape of the parameters.
         value: where they start.
         learned: whether they are trained.
         spread: the standard deviation of what is added to ``value`` at random.
@@ -318,7 +337,7 @@ def constant(
         >>> import lowerbound as lb
         >>> lb.Bernoulli(lb.constant(3, learned=False))().mean  # three fair coins
         tensor([0.5000, 0.5000, 0.5000])
-        >>> lb.Gaussian(lb.constant(6))().event_shape  # a Gaussian prior whose mean and scale are learned
+        >>> lb.Gaussian(lb.constant(6))().event_shape  # a prior whose mean and scale are learned
         torch.Size([3])
     """
     return Constant(outputs, value, learned, spread)
@@ -330,16 +349,23 @@ def _sides(image: Shape, strides: Shape) -> list[Shape]:
     for layer, stride in enumerate(strides, start=1):
         if min(sizes[-1]) < stride:
             raise SettingsError(
-                f"conv: a picture of {image[1]} x {image[2]} has shrunk to {sizes[-1][0]} x {sizes[-1][1]} before layer {layer}, "
-                f"which has stride {stride}; use fewer layers or smaller strides"
+                f"conv: a picture of {image[1]} x {image[2]} has shrunk to "
+                f"{sizes[-1][0]} x {sizes[-1][1]} before layer {layer}, which has stride {stride}; "
+                "use fewer layers or smaller strides"
             )
         sizes.append(tuple(side // stride for side in sizes[-1]))
     return sizes
 
 
-def _leading(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+def leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+    """The dimensions of ``x`` before those of an event.
+
+    Raises:
+        ShapeError: if ``x`` does not end in the event's shape, naming the network that takes it.
+    """
     if tuple(x.shape[-len(event) :]) != event:
         raise ShapeError(
-            f"{type(network).__name__} takes events of shape {event}, but the input has shape {tuple(x.shape)}"
+            f"{type(network).__name__} takes events of shape {event}, but the input has shape "
+            f"{tuple(x.shape)}"
         )
     return x.shape[: -len(event)]

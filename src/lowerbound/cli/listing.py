@@ -31,6 +31,7 @@ def datasets() -> None:
     from rich.table import Table
 
     from lowerbound.data.catalogue import CATALOGUE
+    from lowerbound.data.formats import PATHS
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", style="bold", no_wrap=True)
@@ -40,7 +41,6 @@ def datasets() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        "\n--data also takes a folder of pictures, a .npy or .npz file, and an IDX file. Data sets "
-        "with a name are looked for in $LOWERBOUND_DATA and in the usual caches, and downloaded "
-        "otherwise."
+        f"\n--data also takes {PATHS}. Data sets with a name are looked for in $LOWERBOUND_DATA "
+        "and in the usual caches, and downloaded otherwise."
     )

@@ -174,7 +174,9 @@ def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
             kept = max(validated, key=_validation_bound)
         reached = {name: _progress(entry) for name, entry in kept.get("schedules", {}).items()}
         if kept is not records[-1]:
-            reached = {name: entry | {"epoch": int(kept["epoch"])} for name, entry in reached.items()}
+            reached = {
+                name: entry | {"epoch": int(kept["epoch"])} for name, entry in reached.items()
+            }
         return reached
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
         return {}  # a run is complete without this file
@@ -193,13 +195,13 @@ def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
     """The data of a training, on one line."""
-    from lowerbound.data.mapped import Mapped
+    from lowerbound.data.rows import Rows
 
     held_out = 0 if validation is None else len(validation)
     size = " x ".join(str(side) for side in train.shape)
     if train.levels:
         values = f"{train.levels} levels"
-    elif isinstance(train.values, Mapped):
+    elif isinstance(train.values, Rows):
         # The range of the values would need another reading of the file.
         values = str(train.values.dtype).removeprefix("torch.")
     else:

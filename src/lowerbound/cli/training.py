@@ -20,6 +20,7 @@ from lowerbound.cli.runs import (
     section,
 )
 from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
@@ -127,7 +128,7 @@ def _flags_of(recipe: Recipe) -> list[inspect.Parameter]:
         make_flag(
             "data",
             str,
-            "A name (see lowerbound datasets), a folder of pictures, or a .npy, .npz or IDX file.",
+            f"The name of a data set (see lowerbound datasets), {PATHS}.",
             "Run",
         ),
         make_flag(

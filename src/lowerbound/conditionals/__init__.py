@@ -2,6 +2,7 @@
 
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
+from lowerbound.conditionals.flow import Flow
 from lowerbound.conditionals.gaussian import (
     FullRankGaussian,
     Gaussian,
@@ -12,17 +13,20 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.structured import ByVariable, Parts
+from lowerbound.conditionals.vamp import VampPrior
 
 __all__ = [
     "Bernoulli",
     "ByVariable",
     "Conditional",
+    "Flow",
     "FullRankGaussian",
     "Gaussian",
     "LowRankGaussian",
     "Parametric",
     "Parts",
     "StandardNormal",
+    "VampPrior",
     "event_dims_of",
     "full_rank",
     "low_rank",

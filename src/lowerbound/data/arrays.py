@@ -1,55 +1,56 @@
-"""Array files (``.npy``, ``.npz``, IDX) and the layouts of arrays."""
+"""NumPy's files, and the layouts of arrays."""
 
 from __future__ import annotations
 
-import gzip
-import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.examples import Examples, levels_of
+from lowerbound.data.examples import Examples
+from lowerbound.data.formats import path_format
+from lowerbound.data.kinds import levels_of, refuse_type, storage_type, widened
 from lowerbound.data.mapped import Mapped
-from lowerbound.data.memory import refuse_absurd, stays_in_file
-from lowerbound.data.options import KeepIn
+from lowerbound.data.memory import stays_in_file
+from lowerbound.data.options import KeepIn, Kind, Missing, ReadOptions
 from lowerbound.errors import DataError
 
 Array = NDArray[Any]
 Parts = Examples | tuple[Examples, Examples]
 """What a source holds: one set of examples still to be split, or a training and a test part."""
 
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_GZIP = b"\x1f\x8b"
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-# Which keys of an .npz are read, the first that fit: training values and labels, test values and labels.
-_NPZ_PAIRS = (("x_train", "y_train", "x_test", "y_test"), ("train", "y_train", "test", "y_test"))
-_NPZ_SINGLES = (("x", "y"), ("data", "labels"))
 
-
-def as_examples(array: Array, *, name: str, labels: Array | None = None) -> Examples:
+def as_examples(
+    array: Array,
+    *,
+    name: str,
+    labels: Array | None = None,
+    kind: Kind | None = None,
+    missing: Missing | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Examples:
     """Examples from an array in one of the usual layouts.
 
-    ``[N, D]`` are vectors, ``[N, H, W]`` grey images, ``[N, C, H, W]`` images, and ``[N, H, W, C]`` with ``C`` = 1 or 3 is
-    taken for images with their channels last. uint8 counts as pixels of 256 levels and booleans as binary pixels.
+    ``[N, D]`` are vectors, ``[N, H, W]`` grey images, ``[N, C, H, W]`` images, and ``[N, H, W, C]``
+    with ``C`` = 1 or 3 are images with their channels last. uint8 counts as pixels of 256 levels,
+    and booleans as binary pixels.
 
     Args:
-        array: the values; kept, not copied, where its layout allows. A memory-mapped one stays in its file.
+        array: the values; not copied where its layout allows. A memory-mapped one stays in its
+            file.
         name: what messages call it.
         labels: integers, ``[N]``.
+        kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
+        missing: ``"nan"`` if NaN means that an entry was not observed.
+        fields: what is given with each example, ``[N, ...]`` each.
 
     Raises:
         DataError: for other shapes and types, naming them and how to mend them.
@@ -58,64 +59,48 @@ def as_examples(array: Array, *, name: str, labels: Array | None = None) -> Exam
         >>> as_examples(np.zeros((5, 28, 28, 3), dtype=np.uint8), name="pictures").shape
         (3, 28, 28)
     """
+    refuse_type(array.dtype, name, kind)
+    marks = None
+    if labels is not None:
+        marks = _as_labels(labels, name)
+    values: Mapped | torch.Tensor
     if isinstance(array, np.memmap):
-        return _mapped_examples(array, name)
-    values = _with_usable_type(array, name)
-    values = np.require(_channels_first(values, name), requirements=["C", "W"])
-    tensor = torch.from_numpy(values.astype(np.uint8) if values.dtype.kind == "b" else values)
+        values = _mapped(array, name)
+    else:
+        stored = array.astype(storage_type(array.dtype), copy=False)
+        arranged = np.require(_channels_first(stored, name), requirements=["C", "W"])
+        values = torch.from_numpy(arranged)
     return Examples(
-        tensor,
-        levels=levels_of(values.dtype),
-        labels=None if labels is None else _as_labels(labels, name),
+        values,
+        levels=levels_of(array.dtype, kind),
+        labels=marks,
         name=name,
+        fields=fields or {},
+        kind=kind,
+        missing=missing,
     )
 
 
-def _mapped_examples(array: np.memmap[Any, Any], name: str) -> Examples:
-    _with_usable_type(array[:1], name)
-    if not array.dtype.isnative or array.dtype.kind not in "buf" or array.dtype.itemsize > 8:
+def _mapped(array: np.memmap[Any, Any], name: str) -> Mapped:
+    if not array.dtype.isnative:
         raise DataError(
-            f"{name}: entries of type {array.dtype} cannot stay in their file; read them into memory (--keep-in memory), "
-            'or write the file again with .astype("float32")'
+            f"{name}: entries of type {array.dtype} cannot stay in their file; read them into "
+            'memory (--keep-in memory), or write the file again with .astype("float32")'
         )
-    values = Mapped.of(array, partial(_channels_first, name=name))
-    return Examples(values, levels=levels_of(array.dtype), name=name)
+    return Mapped.of(array, partial(_arranged, name=name))
 
 
-def _with_usable_type(array: Array, name: str) -> Array:
-    dtype = array.dtype
-    if dtype.kind in "iu" and dtype != np.uint8:
-        raise DataError(
-            f"{name}: integers of type {dtype} may be pixels, counts or codes; give pixels from 0 to 255 as "
-            '.astype("uint8"), anything else as .astype("float32") on a scale of your choice'
-        )
-    if dtype.kind == "f" and dtype.itemsize > 8:
-        raise DataError(f'{name}: {dtype} is wider than torch can hold; give .astype("float64")')
-    if dtype.kind not in "biuf":
-        kinds = {
-            "O": "Python objects",
-            "c": "complex numbers",
-            "U": "strings",
-            "S": "strings",
-            "V": "records",
-        }
-        raise DataError(
-            f"{name}: holds {kinds.get(dtype.kind, 'entries')} of type {dtype}; give numbers: uint8 (pixels), booleans or "
-            "floating point"
-        )
-    if dtype == np.float16:
-        return array.astype(np.float32)
-    # torch takes numbers in the machine's own byte order only
-    return array.astype(dtype.newbyteorder("="), copy=False)
+def _arranged(rows: Array, name: str) -> Array:
+    return widened(_channels_first(rows, name))
 
 
 def _channels_first(array: Array, name: str) -> Array:
     shape = array.shape
     if array.ndim not in (2, 3, 4) or 0 in shape:
+        hint = {1: "; one number per example is [examples, 1]"}.get(array.ndim, "")
         raise DataError(
-            f"{name}: the shape {shape} is none of [examples, dimensions], [examples, height, width], "
-            "[examples, channels, height, width] with at least one of each"
-            + ("; one number per example is [examples, 1]" if array.ndim == 1 else "")
+            f"{name}: the shape {shape} is none of [examples, dimensions], [examples, height, "
+            "width] and [examples, channels, height, width], with at least one of each" + hint
         )
     if array.ndim == 3:
         return array[:, None]
@@ -124,7 +109,8 @@ def _channels_first(array: Array, name: str) -> Array:
             return np.moveaxis(array, 3, 1)
         if shape[3] in (2, 4) and array.dtype == np.uint8:
             raise DataError(
-                f"{name}: the shape {shape} looks like pictures with an alpha channel; leave it out ([..., :{shape[3] - 1}])"
+                f"{name}: the shape {shape} looks like pictures with an alpha channel; leave it "
+                f"out ([..., :{shape[3] - 1}])"
             )
     return array
 
@@ -132,87 +118,56 @@ def _channels_first(array: Array, name: str) -> Array:
 def _as_labels(labels: Array, name: str) -> torch.Tensor:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise DataError(
-            f"{name}: labels must be one integer for each example, these have the shape {labels.shape} and the type "
-            f"{labels.dtype}"
+            f"{name}: labels must be one integer for each example, these have the shape "
+            f"{labels.shape} and the type {labels.dtype}"
         )
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def read_array_file(path: Path, keep_in: KeepIn = "memory") -> Parts:
-    """The examples in a ``.npy``, ``.npz`` or IDX file (gzipped or not).
+def read_array_file(
+    path: Path,
+    keep_in: KeepIn = "memory",
+    *,
+    kind: Kind | None = None,
+    missing: Missing | None = None,
+    fields: tuple[str, ...] | None = None,
+) -> Parts:
+    """The examples in a file of one of the kinds in :data:`~lowerbound.data.formats.FORMATS`.
 
-    An ``.npz`` holds ``x_train`` and ``x_test`` (with ``y_train``, ``y_test``), or ``train`` and ``test``, or ``x`` (with
-    ``y``), or ``data`` (with ``labels``), or exactly one array under any name.
+    Args:
+        path: the file.
+        keep_in: ``"file"`` leaves the values there, ``"auto"`` does so if they are large.
+        kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
+        missing: ``"nan"`` if NaN means that an entry was not observed.
+        fields: the names of arrays of a ``.npz`` that are given with each example. Arrays that are
+            neither fields nor values nor labels are refused, unless some fields, or none
+            (``()``), are named.
 
     Raises:
-        DataError: naming the file, for anything else.
+        DataError: naming the file, if its kind is unknown or its content cannot be used.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(6)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not start:
-        raise DataError(f"{path}: the file is empty; write or copy it again")
-    if start.startswith(b"\x93NUMPY"):
-        return as_examples(_read_npy(path, keep_in), name=str(path))
-    if keep_in == "file":
-        raise DataError(
-            f"{path}: only a .npy file can be used without reading it into memory; write it as one"
-        )
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path)
-    if start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy":
-        return as_examples(read_idx(path), name=str(path))
-    raise DataError(
-        f"{path}: not a file of a kind that can be read; give a .npy, .npz or IDX file, a folder of pictures, or in Python "
-        "an array"
-    )
+    options = ReadOptions(keep_in=keep_in, kind=kind, missing=missing, fields=fields)
+    return path_format(path, keep_in).read(path, options)
 
 
-def _read_npy(path: Path, keep_in: KeepIn) -> Array:
-    explained = _explained(
+def read_npy(path: Path, options: ReadOptions) -> Examples:
+    """The examples in a ``.npy`` file."""
+    readable = explained(
         path, "write it again with numpy.save(path, array), without object entries"
     )
-    if stays_in_file(keep_in, path.stat().st_size):
-        with explained:
-            return cast(Array, np.load(path, mmap_mode="r", allow_pickle=False))
-    with explained, path.open("rb") as file:
-        return cast(Array, np.load(file, allow_pickle=False))
-
-
-def _read_npz(path: Path) -> Parts:
-    with (
-        _explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
-        path.open("rb") as file,  # numpy would leave it open if it is damaged
-        np.load(file, allow_pickle=False) as archive,
-    ):
-        # The usual spellings differ in case (X_train), never in meaning.
-        keys = {key.lower(): key for key in archive.files}
-
-        def read(key: str, labels: str | None = None) -> Examples:
-            values = archive[keys[key]]
-            marks = archive[keys[labels]] if labels in keys else None
-            return as_examples(values, labels=marks, name=f"{path} [{keys[key]}]")
-
-        for train, train_labels, test, test_labels in _NPZ_PAIRS:
-            if train in keys and test in keys:
-                return read(train, train_labels), read(test, test_labels)
-        for values, labels in _NPZ_SINGLES:
-            if values in keys:
-                return read(values, labels)
-        if len(keys) == 1:
-            return read(*keys)
-        raise DataError(
-            f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and x_test (y_train, y_test), "
-            "or train and test, or x (y), or data, or exactly one array"
-        )
+    if stays_in_file(options.keep_in, path.stat().st_size):
+        with readable:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        with readable, path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    return as_examples(array, name=str(path), kind=options.kind, missing=options.missing)
 
 
 @contextmanager
-def _explained(path: Path, remedy: str) -> Iterator[None]:
-    """Turns what numpy, zip and gzip say about a bad file into one message that names the file."""
-    # numpy remarks on headers written by Python 2, which read well
+def explained(path: Path, remedy: str) -> Iterator[None]:
+    """Turns errors of numpy, zip and gzip about a file into one message that names the file."""
+    # numpy warns of headers written by Python 2, which it reads well.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -221,7 +176,7 @@ def _explained(path: Path, remedy: str) -> Iterator[None]:
             raise
         except MemoryError as error:
             raise DataError(
-                f"{path}: says that it holds more than the memory does; is it damaged?"
+                f"{path}: says that it is larger than the memory; is it damaged?"
             ) from error
         except (
             ValueError,
@@ -235,77 +190,3 @@ def _explained(path: Path, remedy: str) -> Iterator[None]:
             raise DataError(
                 f"{path}: cannot be read ({' '.join(str(error).split())}); {remedy}"
             ) from error
-
-
-def read_idx(path: Path) -> Array:
-    """The array in an IDX file, the format of MNIST: a big-endian header with type and sizes, then the entries.
-
-    Raises:
-        DataError: for a file that is not IDX, is cut short, or holds more than its header says.
-    """
-    with _explained(path, "copy or download it again"), path.open("rb") as plain:
-        packed = plain.read(2) == _GZIP
-        plain.seek(0)
-        # gzip's own class lacks nothing of BinaryIO that is used here
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if packed else plain
-        magic = file.read(4)
-        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_TYPES or magic[3] == 0:
-            raise DataError(
-                f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}"
-            )
-        sizes = file.read(4 * magic[3])
-        if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{path}: cut short within its header; copy or download it again")
-        shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
-        dtype = np.dtype(_IDX_TYPES[magic[2]])
-        expected = math.prod(shape) * dtype.itemsize
-        refuse_absurd(expected, f"{path}: its header claims an array {shape}", "is it damaged?")
-        content = file.read(expected + 1)
-    if len(content) != expected:
-        state = "cut short" if len(content) < expected else "longer than that"
-        raise DataError(
-            f"{path}: its header says {shape} entries of {dtype.itemsize} bytes, but the file is {state}; copy or download it "
-            "again"
-        )
-    return np.frombuffer(bytearray(content), dtype).reshape(shape)
-
-
-def idx_files(folder: Path) -> dict[str, Path]:
-    """Which of the four files of MNIST's layout are in a folder, gzipped or not, by their name without ``.gz``."""
-    found = {}
-    for stem in _IDX_FILES:
-        # torchvision's readers once wrote a dot for the dash
-        for name in (
-            stem,
-            stem + ".gz",
-            stem.replace("-idx", ".idx"),
-            stem.replace("-idx", ".idx") + ".gz",
-        ):
-            if (folder / name).is_file():
-                found[stem] = folder / name
-                break
-    return found
-
-
-def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
-    """The training and test part in a folder that holds MNIST's four files, the labels being optional.
-
-    Raises:
-        DataError: if the training or the test images are missing, or a file is bad.
-    """
-    files, parts = idx_files(folder), []
-    for part in ("train", "t10k"):
-        images = files.get(f"{part}-images-idx3-ubyte")
-        labels = files.get(f"{part}-labels-idx1-ubyte")
-        if images is None:
-            raise DataError(
-                f"{folder}: has no {part}-images-idx3-ubyte.gz beside {', '.join(p.name for p in files.values())}"
-            )
-        parts.append(
-            as_examples(
-                read_idx(images),
-                labels=None if labels is None else read_idx(labels),
-                name=str(images),
-            )
-        )
-    return parts[0], parts[1]

@@ -1,21 +1,38 @@
-"""The data sets that have a name: what they are, and which files hold them. Light: imports neither numpy nor torch."""
+"""The data sets that have a name, one record each. Light: imports neither numpy nor torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowerbound.data.options import imported_when_called
+
+if TYPE_CHECKING:
+    from lowerbound.data.arrays import Parts
 
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """What there is to know about a named data set before reading it.
+    """A data set that has a name: what it is, where its files come from, and how they are read.
+
+    To add one, write its reader in ``data/named.py`` and an entry of :data:`CATALOGUE`.
 
     Args:
-        name: what :func:`~lowerbound.data.load_data` and ``--data`` call it.
+        name: what :func:`~lowerbound.load_data` and ``--data`` call it.
         description: one line for a listing.
         shape: the shape of one example.
-        train: how many examples the published training part has, or all of them where no parts were published.
-        test: how many examples the published test part has; 0 where the test part is drawn at random.
-        files: what to put into the folder ``$LOWERBOUND_DATA``, any one of these; empty if nothing is needed.
+        train: the size of the published training part, or of all if no parts were published.
+        test: the size of the published test part; 0 if the test part is drawn at random.
+        files: what to put into the folder ``$LOWERBOUND_DATA``, any one of these; empty if nothing
+            is needed.
+        licence: the terms under which its authors publish it.
+        read: makes examples of it, given this record.
+        homes: the addresses from which its files are downloaded, the first that works. ``{}``
+            stands for a file's name.
+        digests: the SHA-256 digests by which the reader checks what it found.
+        label_names: what the labels stand for, or ``None``.
+        torchvision: the folder in which torchvision keeps it, if it does.
     """
 
     name: str
@@ -24,53 +41,104 @@ class NamedDataset:
     train: int
     test: int
     files: tuple[str, ...]
+    licence: str
+    read: Callable[[NamedDataset], Parts]
+    homes: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    label_names: tuple[str, ...] | None = None
+    torchvision: str | None = None
 
 
 _IDX = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
+_READERS = "lowerbound.data.named"
 
 CATALOGUE: dict[str, NamedDataset] = {
     entry.name: entry
     for entry in (
         NamedDataset(
             name="digits",
-            description="1,797 handwritten digits of 17 grey levels, comes with scikit-learn; random test part",
+            description=(
+                "1,797 handwritten digits of 17 grey levels (Alpaydin & Kaynak 1998), installed "
+                "with scikit-learn; random test part"
+            ),
             shape=(1, 8, 8),
             train=1797,
             test=0,
             files=(),
+            licence="CC BY 4.0",
+            read=imported_when_called(_READERS, "read_digits"),
+            label_names=tuple("0123456789"),
         ),
         NamedDataset(
             name="mnist",
-            description="70,000 handwritten digits with their published test part (LeCun et al. 1998)",
+            description="70,000 handwritten digits, published test part (LeCun et al. 1998)",
             shape=(1, 28, 28),
             train=60_000,
             test=10_000,
             files=("mnist.npz (x_train, y_train, x_test, y_test)", f"mnist/{_IDX}"),
+            licence="CC BY-SA 3.0",
+            read=imported_when_called(_READERS, "read_published_parts"),
+            homes=(
+                "https://ossci-datasets.s3.amazonaws.com/mnist/{}",
+                "https://storage.googleapis.com/cvdf-datasets/mnist/{}",
+            ),
+            # Of the decoded uint8 entries, so that one digest holds for every container: training
+            # images and labels, test images and labels.
+            digests=(
+                "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+                "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+                "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+                "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+            ),
+            label_names=tuple("0123456789"),
+            torchvision="MNIST/raw",
         ),
         NamedDataset(
             name="fashion-mnist",
-            description="70,000 pictures of clothes with their published test part (Xiao et al. 2017)",
+            description="70,000 pictures of clothes, published test part (Xiao et al. 2017)",
             shape=(1, 28, 28),
             train=60_000,
             test=10_000,
             files=("fashion-mnist.npz (x_train, y_train, x_test, y_test)", f"fashion-mnist/{_IDX}"),
+            licence="MIT",
+            read=imported_when_called(_READERS, "read_published_parts"),
+            homes=(
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{}",
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{}",
+            ),
+            digests=(
+                "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+                "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+                "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+                "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+            ),
+            label_names=(
+                *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+                *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+            ),
+            torchvision="FashionMNIST/raw",
         ),
         NamedDataset(
             name="frey-faces",
             description=(
-                "1,965 consecutive video frames of one face (Roweis); the random test part holds neighbours "
-                "of training frames"
+                "1,965 consecutive video frames of one face (Roweis); the random test part has "
+                "neighbours of training frames"
             ),
             shape=(1, 28, 20),
             train=1965,
             test=0,
             files=("frey_faces.npz (x)", "frey_rawface.mat"),
+            licence="not stated",
+            read=imported_when_called(_READERS, "read_frey_faces"),
+            homes=("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
+            # Of the decoded uint8 entries.
+            digests=("2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",),
         ),
         NamedDataset(
             name="olivetti",
             description=(
-                "400 faces, 10 pictures each of 40 people (AT&T Cambridge 1994); random test part, of people "
-                "seen in training"
+                "400 faces, 10 pictures each of 40 people (AT&T Cambridge 1994); random test part, "
+                "of people seen in training"
             ),
             shape=(1, 64, 64),
             train=400,
@@ -79,6 +147,14 @@ CATALOGUE: dict[str, NamedDataset] = {
                 "orl_faces/s1 ... s40 (10 pictures each, resized to 64x64)",
                 "olivettifaces.mat",
             ),
+            licence="credit to AT&T Laboratories Cambridge",
+            read=imported_when_called(_READERS, "read_olivetti"),
+            homes=(
+                "https://ndownloader.figshare.com/files/5976027",
+                "https://cs.nyu.edu/~roweis/data/olivettifaces.mat",
+            ),
+            # Of the file olivettifaces.mat; scikit-learn pins the same one.
+            digests=("b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794",),
         ),
     )
 }

@@ -18,19 +18,24 @@ from lowerbound.errors import DataError
 
 
 def decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
-    """Where the decoded pictures of a folder are kept: another place once a picture or a setting has changed."""
+    """The file for the decoded pictures of a folder.
+
+    It is another one after a picture or a setting has changed.
+    """
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
         try:
             about = file.stat()
         except OSError:
-            continue  # whoever reads it says what is wrong
+            continue  # reading it will raise the error
         digest.update(f"{file.relative_to(folder)} {about.st_size} {about.st_mtime_ns}\n".encode())
     return cache / f"{folder.resolve().name}-{digest.hexdigest()[:12]}.npy"
 
 
 def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]) -> None:
-    """Write rows of a uint8 array to a ``.npy`` file as they come; it gets its name when it is whole.
+    """Write rows of a uint8 array to a ``.npy`` file as they come.
+
+    The file has a temporary name until it is whole.
 
     Raises:
         DataError: if the folder cannot be written, or has no room for it.
@@ -41,12 +46,14 @@ def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[n
         size, free = math.prod(shape), shutil.disk_usage(target.parent).free
         if size > free:
             raise DataError(
-                f"{target.parent}: the decoded pictures take {size / 2**30:,.1f} GiB where {free / 2**30:,.1f} GiB are free; {remedy}"
+                f"{target.parent}: the decoded pictures take {size / 2**30:,.1f} GiB, but only "
+                f"{free / 2**30:,.1f} GiB are free; {remedy}"
             )
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=".npy", dir=target.parent)
     except OSError as error:
         raise DataError(
-            f"{target.parent}: cannot keep decoded pictures there ({error.strerror or error}); {remedy}"
+            f"{target.parent}: cannot keep decoded pictures there ({error.strerror or error}); "
+            f"{remedy}"
         ) from error
     try:
         with os.fdopen(handle, "wb") as file:

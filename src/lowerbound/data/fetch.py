@@ -1,4 +1,4 @@
-"""Downloads that are either whole and right, or not there."""
+"""Downloads, of which a file is kept only if it is whole and right."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import BinaryIO, cast
 from lowerbound.errors import DataError
 
 SILENCE = 30.0
-"""Seconds without a byte after which a home is given up."""
+"""Seconds without a byte after which an address is given up."""
 DEADLINE = 900.0
-"""Seconds after which a file is given up, however steadily it trickles in."""
+"""Seconds after which a file is given up, however steadily it arrives."""
 MAX_BYTES = 1 << 28
 
 _log = logging.getLogger("lowerbound")
 
 
 class DownloadError(DataError):
-    """No home gave the file; the message lists what each of them did."""
+    """No address sent the file; the message lists what each of them did."""
 
 
 def open_url(url: str) -> BinaryIO:
@@ -34,18 +34,18 @@ def open_url(url: str) -> BinaryIO:
 
 
 def download(urls: Sequence[str], target: Path, check: Callable[[Path], object]) -> None:
-    """Downloads a file from the first of its homes that gives the right one.
+    """Downloads a file from the first of its addresses that sends the right one.
 
-    The content goes to a temporary name in the same folder, ``check`` looks at it there, and only then it gets its own name,
-    in one step: whoever finds ``target`` finds it whole, also while others download it.
+    The content goes to a temporary name in the same folder. After ``check`` has accepted it, it is
+    renamed in one step, so ``target`` is always whole, even while others download it too.
 
     Args:
-        urls: the homes, tried in order.
+        urls: the addresses, tried in order.
         target: where the file is to be; its folder is made.
         check: raises a ``DataError`` if the file is not the right one.
 
     Raises:
-        DownloadError: if no home gave it.
+        DownloadError: if no address sent it.
         DataError: if the folder cannot be written.
     """
     try:
@@ -53,8 +53,8 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise DataError(
-            f"{target.parent}: cannot keep downloads there ({error.strerror or error}); set XDG_CACHE_HOME to a folder that can "
-            "be written"
+            f"{target.parent}: cannot keep downloads there ({error.strerror or error}); set "
+            "XDG_CACHE_HOME to a folder that can be written"
         ) from error
     os.close(handle)
     part, failures = Path(name), []

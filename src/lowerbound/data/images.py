@@ -12,38 +12,35 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from lowerbound.data.arrays import Parts
 from lowerbound.data.decoded import decoded_file, write_decoded
 from lowerbound.data.examples import Examples
+from lowerbound.data.formats import FORMATS, PICTURE_SUFFIXES
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.memory import refuse_absurd, stays_in_file
-from lowerbound.data.options import Color, KeepIn, Resize
-from lowerbound.data.picture import Size, planes, quiet, read_picture_aloud, recolor, resized
+from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
+from lowerbound.data.picture import from_planes, planes, quiet, read_picture_aloud, recolor, resized
+from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
-    *(".pgm", ".ppm", ".pbm", ".pnm"),
-)
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
-# Bytes of decoded pictures from which on they are kept, so that no later run waits for the decoding.
-_WORTH_KEEPING = 1 << 26
+# Decoded pictures of so many bytes are kept, so that later runs need not decode them again.
+_WORTH_KEEPING_BYTES = 1 << 26
 # Pictures that are decoded ahead.
-_AHEAD = 256
+_PICTURES_AHEAD = 256
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """The pictures of one part, in order, and the class folder of each (``None`` where there are no class folders)."""
+    """The pictures of one part in order, and the class folder of each if there are such folders."""
 
     files: tuple[Path, ...]
     classes: tuple[str, ...] | None
@@ -51,7 +48,7 @@ class _Listing:
 
 def is_picture(path: Path) -> bool:
     """Whether a path is named like a picture that can be read."""
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def read_image_folder(
@@ -65,33 +62,40 @@ def read_image_folder(
 ) -> Parts:
     """The pictures in a folder, as uint8 images ``[N, C, H, W]``.
 
-    Three layouts are read: pictures in the folder itself; one sub-folder for each class, which becomes the label
-    (numbered in natural order: ``s2`` before ``s10``); and the two sub-folders ``train`` and ``test``, each in one of
-    the former layouts, which become the two parts (other folders beside these, such as ``valid``, are not read).
-    Hidden files and files that are not pictures are passed over.
+    Three layouts are read:
+
+    - pictures in the folder itself;
+    - one sub-folder for each class, which becomes the label. Classes are numbered in natural order,
+      ``s2`` before ``s10``;
+    - the two sub-folders ``train`` and ``test``, each in one of the layouts above, which become the
+      two parts. Other folders beside these two, such as ``valid``, are not read.
+
+    Hidden files and files that are not pictures are skipped.
 
     Args:
         folder: where the pictures are.
-        size: ``(height, width)`` to bring them to, or ``None`` if they have one size.
+        size: ``(height, width)`` to which they are brought, or ``None`` if they have one size.
         color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, else 3.
-        resize: how to bring a picture to ``size``.
-        keep_in: ``"memory"``; ``"file"``: in ``cache``, decoded once, where they stay as they are used. ``"auto"``: many
-            pictures are decoded once, and read into memory if they fit.
-        cache: the folder for decoded pictures; without it there are none.
+        resize: how a picture is brought to ``size``: ``"crop"`` or ``"stretch"``.
+        keep_in: ``"memory"``; or ``"file"`` to decode them once into a file in ``cache``, where
+            they stay while they are used. ``"auto"`` decodes many pictures once, and reads them
+            into memory if they fit.
+        cache: the folder for decoded pictures. Without it none are kept.
 
     Raises:
-        DataError: if there are no pictures, one cannot be read, or sizes differ, naming the file.
+        DataError: if there are no pictures, one cannot be read, or their sizes differ, naming the
+            file.
     """
     both = (folder / "train", folder / "test")
-    roots = both if all(root.is_dir() for root in both) else (folder,)
+    roots: tuple[Path, ...] = (folder,)
+    if all(root.is_dir() for root in both):
+        roots = both
     listings = [_list(root) for root in roots]
     files = [file for listing in listings for file in listing.files]
     load = partial(_load, size=size, color=color, resize=resize)
-    kept = (
-        None
-        if cache is None or keep_in == "memory"
-        else decoded_file(folder, files, (size, color, resize), cache)
-    )
+    kept = None
+    if cache is not None and keep_in != "memory":
+        kept = decoded_file(folder, files, (size, color, resize), cache)
     values = _read_all(files, load, keep_in, kept)
     found = {name for listing in listings for name in listing.classes or ()}
     label_names = tuple(sorted(found, key=_natural))
@@ -100,23 +104,43 @@ def read_image_folder(
         Examples(
             _part(values, start, stop),
             levels=256,
-            labels=None
-            if listing.classes is None
-            else torch.tensor([label_names.index(name) for name in listing.classes]),
-            label_names=None if listing.classes is None else label_names,
             name=str(root),
             files=tuple(file.relative_to(folder).as_posix() for file in listing.files),
+            **_labels(listing, label_names),
         )
         for root, listing, (start, stop) in zip(roots, listings, pairwise(starts), strict=True)
     ]
-    return (parts[0], parts[1]) if len(parts) == 2 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0], parts[1]
+
+
+def _labels(listing: _Listing, label_names: tuple[str, ...]) -> dict[str, Any]:
+    if listing.classes is None:
+        return {}
+    labels = torch.tensor([label_names.index(name) for name in listing.classes])
+    return {"labels": labels, "label_names": label_names}
+
+
+def read_pictures(folder: Path, options: ReadOptions) -> Parts:
+    """The examples of :func:`read_image_folder`, read with options."""
+    return read_image_folder(
+        folder,
+        size=options.size,
+        color=options.color,
+        resize=options.resize,
+        keep_in=options.keep_in,
+        cache=options.cache,
+    )
 
 
 def _natural(name: str) -> tuple[object, ...]:
     """A sort key by which numbers within names count as numbers."""
-    # Text and numbers alternate, text first, so that only like is compared with like; the name itself breaks ties.
-    parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
+    # Text and numbers alternate and text comes first, so text is never compared with a number. The
+    # name itself breaks ties.
+    parts: list[Any] = re.split(r"([0-9]+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return tuple(parts), name
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -142,19 +166,22 @@ def _list(root: Path) -> _Listing:
         for deeper in (entry for entry in below if entry.is_dir()):
             if any(is_picture(entry) for entry in _entries(deeper)):
                 raise DataError(
-                    f"{deeper}: pictures more than one folder below {root}; give {sub} instead, or move them up so that each "
-                    "class is one folder"
+                    f"{deeper}: holds pictures more than one folder below {root}; give {sub} "
+                    "instead, or move them up so that each class is one folder"
                 )
         pictures = [entry for entry in below if is_picture(entry) and not entry.is_dir()]
         if pictures:
             inside[sub.name] = pictures
     if loose and inside:
         raise DataError(
-            f"{root}: has {len(loose)} pictures (the first is {loose[0].name}) beside class folders with pictures "
-            f"({', '.join(list(inside)[:3])}); move them into a class folder, or the class folders elsewhere"
+            f"{root}: has {len(loose)} pictures (the first is {loose[0].name}) beside class "
+            f"folders with pictures ({', '.join(list(inside)[:3])}); move them into a class "
+            "folder, or move the class folders elsewhere"
         )
     if not loose and not inside:
-        raise DataError(f"{root}: holds no pictures ({' '.join(SUFFIXES)}); {_what_else(entries)}")
+        raise DataError(
+            f"{root}: holds no pictures ({' '.join(PICTURE_SUFFIXES)}); {_what_else(entries)}"
+        )
     if loose:
         return _Listing(tuple(loose), None)
     return _Listing(
@@ -164,15 +191,21 @@ def _list(root: Path) -> _Listing:
 
 
 def _what_else(entries: Sequence[Path]) -> str:
-    kinds = Counter(
-        "folder without pictures" if e.is_dir() else e.suffix.lower() or "file without suffix"
-        for e in entries
-    )
-    if not kinds:
+    if not entries:
         return "it is empty"
-    found = "found " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-    arrays = [e.name for e in entries if e.suffix.lower() in (".npy", ".npz")]
-    return f"{found}; to read {arrays[0]}, give the path of that file" if arrays else found
+    counts = Counter(map(_kind, entries)).most_common(5)
+    found = f"found {', '.join(f'{count} {kind}' for kind, count in counts)}"
+    names = {entry.name for entry in FORMATS if not entry.is_folder}
+    arrays = [entry.name for entry in entries if entry.suffix.lower() in names]
+    if not arrays:
+        return found
+    return f"{found}; to read {arrays[0]}, give the path of that file"
+
+
+def _kind(entry: Path) -> str:
+    if entry.is_dir():
+        return "folder without pictures"
+    return entry.suffix.lower() or "file without suffix"
 
 
 _Pixels = NDArray[np.uint8]
@@ -184,8 +217,7 @@ class _Colored(Exception):
 
 
 def _load(file: Path, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
-    image = recolor(read_picture_aloud(file), color)
-    return planes(image if size is None else resized(image, size, resize))
+    return planes(resized(recolor(read_picture_aloud(file), color), size, resize))
 
 
 def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | None) -> _Pixels:
@@ -197,7 +229,7 @@ def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | 
         shape = (len(files), *first.shape)
         rows = _decoded(files, load, first.shape, pool)
         try:
-            if kept is not None and (keep_in == "file" or math.prod(shape) >= _WORTH_KEEPING):
+            if kept is not None and (keep_in == "file" or math.prod(shape) >= _WORTH_KEEPING_BYTES):
                 write_decoded(kept, shape, rows)
                 return _open(kept, keep_in)
             values = _allocate(*shape)
@@ -221,13 +253,14 @@ def _decoded(
         DataError: if one has another size than the first.
         _Colored: if one is in colour and the first was not.
     """
-    for start in range(0, len(files), _AHEAD):
-        some = files[start : start + _AHEAD]
+    for start in range(0, len(files), _PICTURES_AHEAD):
+        some = files[start : start + _PICTURES_AHEAD]
         for file, pixels in zip(some, pool.map(load, some), strict=True):
             if pixels.shape[1:] != shape[1:]:
                 raise DataError(
-                    f"{files[0]} has {shape[2]} x {shape[1]} pixels (width x height), but {file} has "
-                    f"{pixels.shape[2]} x {pixels.shape[1]}; set image_size (--image-size 64) to bring all to one size"
+                    f"{files[0]} has {shape[2]} x {shape[1]} pixels (width x height), but {file} "
+                    f"has {pixels.shape[2]} x {pixels.shape[1]}; set image_size (--image-size 64) "
+                    "to bring all to one size"
                 )
             if len(pixels) > shape[0]:
                 raise _Colored
@@ -235,7 +268,9 @@ def _decoded(
 
 
 def _open(kept: Path, keep_in: KeepIn) -> _Pixels:
-    mode: Literal["r"] | None = "r" if stays_in_file(keep_in, kept.stat().st_size) else None
+    mode: Literal["r"] | None = None
+    if stays_in_file(keep_in, kept.stat().st_size):
+        mode = "r"
     return cast(_Pixels, np.load(kept, mmap_mode=mode, allow_pickle=False))
 
 
@@ -260,7 +295,8 @@ def convert_images(
     """Images that are in memory already, at another size or in another colour.
 
     Args:
-        examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3; anything else passes only if nothing is to do.
+        examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3. Others are accepted only if
+            nothing needs to be done.
         size: ``(height, width)``, or ``None`` to leave it.
         color: ``"keep"`` leaves the channels.
         resize: as for :func:`read_image_folder`.
@@ -277,30 +313,30 @@ def convert_images(
     channels = {"keep": shape[0], "grey": 1, "rgb": 3}[color]
     if shape == (channels, *(size or shape[1:])):
         return examples
-    if examples.levels is None or len(shape) != 3 or shape[0] not in (1, 3):
-        wish = [f"image_size={size}"] * (size is not None) + [f"color={color!r}"] * (
-            color != "keep"
+    levels = examples.levels
+    is_image = len(shape) == 3 and shape[0] in (1, 3)
+    if levels is None or examples.kind is not None or not is_image:
+        wishes = {"image_size": size, "color": color}
+        unchanged = {"image_size": None, "color": "keep"}
+        wish = " and ".join(
+            f"{name}={value!r}" for name, value in wishes.items() if value != unchanged[name]
         )
         raise DataError(
-            f"{examples.name}: {' and '.join(wish)} can be had for uint8 images of 1 or 3 channels only, these are "
-            f"{examples.values.dtype} of shape {shape}"
+            f"{examples.name}: {wish} can be had for uint8 images of 1 or 3 channels only, these "
+            f"are {examples.values.dtype} of shape {shape}"
         )
-    if isinstance(examples.values, Mapped):
+    if isinstance(examples.values, Rows):
         raise DataError(
-            f"{examples.name}: pictures of shape {shape} that stay in their file are not brought to another size or colour; "
-            "write them so, or read them into memory (keep_in='memory', --keep-in memory)"
+            f"{examples.name}: pictures of shape {shape} that stay in their file are not brought "
+            "to another size or colour; write them so, or read them into memory "
+            "(keep_in='memory', --keep-in memory)"
         )
     raw = examples.values.cpu().numpy()
     height, width = size or shape[1:]
     result = _allocate(len(raw), channels, height, width)
     for row, pixels in enumerate(raw):
-        image = recolor(
-            Image.fromarray(
-                np.ascontiguousarray(pixels[0] if shape[0] == 1 else np.moveaxis(pixels, 0, 2))
-            ),
-            color,
-        )
-        result[row] = planes(image if size is None else resized(image, size, resize))
-    # Lanczos overshoots; Pillow cuts that off at 255 only, which data of fewer levels can exceed.
-    np.minimum(result, examples.levels - 1, out=result)
+        result[row] = planes(resized(recolor(from_planes(pixels), color), size, resize))
+    # Lanczos overshoots, and Pillow clips at 255 only, which is too high where there are fewer
+    # levels.
+    np.minimum(result, levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

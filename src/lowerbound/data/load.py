@@ -1,16 +1,16 @@
-"""``load_data``: one way in for all data."""
+"""``load_data``, which reads data from any source."""
 
-# The annotations of settings are read at run time, by the command before torch is imported: hence the quoted types, and
-# no import of torch at the top.
+# The command reads the annotations of settings before torch is imported: hence the quoted types,
+# and no import of torch at the top.
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from lowerbound.data.options import Color, KeepIn, Pixels, Resize
+from lowerbound.data.options import Color, KeepIn, Kind, Missing, Pixels, Resize
 from lowerbound.settings import check_arguments, has_settings, settings_of
 
 if TYPE_CHECKING:
-    from lowerbound.data.examples import Dataset
+    from lowerbound.data.dataset import Dataset
 
 
 @has_settings
@@ -23,63 +23,96 @@ def load_data(
     ] = None,
     color: Annotated[Color, Field(description="keep, or turn pictures into grey or rgb")] = "keep",
     resize: Annotated[
-        Resize, Field(description="to image_size by cutting the middle out, or by stretching")
+        Resize,
+        Field(description="reach image_size by cutting off the edges, or by stretching"),
     ] = "crop",
     test_fraction: Annotated[
         float,
         Field(
             gt=0,
             lt=1,
-            description="held out at random where the source has no test part of its own",
+            description="share of the examples to test on, drawn at random, if the source has no "
+            "test part of its own",
         ),
     ] = 0.1,
     pixels: Annotated[
         Pixels,
         Field(
-            description="8-bit pixels as they are, dequantised, or binary: drawn at every pass or once"
+            description="8-bit pixels as they are, dequantised, or binary: drawn anew in every "
+            "epoch, or once"
         ),
     ] = "as-is",
+    kind: Annotated[
+        Kind | None,
+        Field(description="what integers are, if not pixels: counts, or codes of categories"),
+    ] = None,
+    missing: Annotated[
+        Missing | None,
+        Field(description="nan if NaN means that an entry was not observed; else NaN is refused"),
+    ] = None,
+    fields: Annotated[
+        tuple[str, ...] | list[str] | str | None,
+        Field(
+            description="what the source gives with each example and is not scored: names of "
+            "arrays of a .npz or of columns of AnnData's obs, separated by commas; none to read "
+            "none of them"
+        ),
+    ] = None,
+    layer: Annotated[str | None, Field(description="layer of AnnData to read, if not X")] = None,
     keep_in: Annotated[
         KeepIn,
         Field(
-            description="memory; or the file, of which memory holds what is in use; auto: the file if it is large"
+            description="read all values into memory, or only those in use from the file; auto: "
+            "from the file if they are large"
         ),
     ] = "auto",
     cache: Annotated[
         str | None,
-        Field(
-            description="folder that keeps what many pictures were decoded to, if not the usual one"
-        ),
+        Field(description="folder for decoded pictures, if not the usual one"),
     ] = None,
     seed: Annotated[
-        int, Field(ge=0, lt=2**31, description="of the random test part and of binarize-once")
+        int,
+        Field(ge=0, lt=2**31, description="seed of the random test part and of binarize-once"),
     ] = 0,
 ) -> "Dataset":
-    """A training and a test part, from wherever the data are.
+    """A training and a test part, from any source of data.
 
     Args:
         source: one of
 
-            - a name from :data:`~lowerbound.data.catalogue.CATALOGUE`, such as ``"mnist"`` (a folder of that name is
-              ``"./mnist"``);
-            - the path of a folder of pictures, see :func:`~lowerbound.data.images.read_image_folder`, or of MNIST's four
-              files;
-            - the path of a ``.npy``, ``.npz`` or IDX file, see :func:`~lowerbound.data.arrays.read_array_file`;
-            - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples` (it is copied, unless it is memory-mapped);
+            - a name from :data:`~lowerbound.data.catalogue.CATALOGUE`, such as ``"mnist"``. A
+              folder of that name is ``"./mnist"``;
+            - the path of a file or folder of a kind in :data:`~lowerbound.data.formats.FORMATS`;
+            - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples`. It is copied,
+              unless it is memory-mapped;
+            - a sparse matrix of scipy's or an AnnData object, see :meth:`Examples.of`;
             - :class:`Examples` or a :class:`Dataset`;
             - a pair ``(train, test)`` of any of these.
-        image_size: brings pictures to this height and width: an integer for squares, or ``(height, width)``.
-        color: ``"keep"``, or turn pictures into ``"grey"`` or ``"rgb"``. Kept, a folder with any picture in colour
-            is in colour.
-        resize: how to reach ``image_size``: ``"crop"`` keeps the aspect and cuts the middle out, ``"stretch"`` does not.
-        test_fraction: how much to hold out at random where ``source`` has no test part of its own; ignored where it has.
-        pixels: what to make of 8-bit pixels, see :class:`Examples`; ``"as-is"`` leaves given examples as they are.
-        keep_in: where the values are while they are used. ``"memory"``, in their storage type. ``"file"``: in the ``.npy``
-            file, which is memory-mapped; a folder of pictures is decoded once into such a file, for all later runs too.
-            ``"auto"``: in memory if they take up to a quarter of it, and decoded pictures of 64 MiB and more are kept for
-            later runs in any case. Memory-mapped arrays stay as they are but for ``"memory"``.
-        cache: the folder for decoded pictures; ``~/.cache/lowerbound/pictures`` (``$XDG_CACHE_HOME``) if not given.
-        seed: for the random test part, and for ``pixels="binarize-once"``.
+        image_size: the height and width to which pictures are brought: an integer for squares, or
+            ``(height, width)``.
+        color: ``"keep"``, or ``"grey"`` or ``"rgb"`` to convert pictures. A folder with any picture
+            in colour is in colour if it is kept.
+        resize: how to reach ``image_size``: ``"crop"`` keeps the aspect ratio and cuts off the
+            edges, ``"stretch"`` does not.
+        test_fraction: the share of the examples to test on, drawn at random. It has no effect if
+            ``source`` has a test part of its own.
+        pixels: how 8-bit pixels are treated, see :class:`Examples`; ``"as-is"`` leaves given
+            examples as they are.
+        kind: ``"counts"`` or ``"codes"`` for whole numbers that are not pixels, see
+            :class:`Examples`.
+        missing: ``"nan"`` if NaN means that an entry was not observed, see :class:`Examples`.
+        fields: the names of what is given with each example and not scored: arrays of a ``.npz``,
+            or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are refused if this is not
+            given, and not read if it is.
+        layer: the layer of AnnData to read, if not X.
+        keep_in: where the values are while they are used. ``"memory"``: there, in their storage
+            type. ``"file"``: in the ``.npy`` file, which is memory-mapped; a folder of pictures is
+            decoded once into such a file, for all later runs too. ``"auto"``: in memory if they
+            take up to a quarter of it; decoded pictures of 64 MiB and more are kept for later runs
+            in any case. Memory-mapped arrays are read into memory for ``"memory"`` only.
+        cache: the folder for decoded pictures, if not ``~/.cache/lowerbound/pictures``
+            (``$XDG_CACHE_HOME``).
+        seed: seed of the random test part, and of ``pixels="binarize-once"``.
 
     Raises:
         DataError: for data that cannot be read or used, naming the file or row.

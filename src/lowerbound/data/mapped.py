@@ -1,4 +1,4 @@
-"""Values that stay in their file, of which memory holds only what is asked for."""
+"""Values that stay in their file: only rows that are asked for are read into memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
-# Bytes that are read for nothing rather than read in two calls.
-_BETWEEN = 1 << 12
-# Bytes that one system call reads at most, everywhere.
-_MOST = 1 << 30
+# Two rows are read in one call if the gap between them has at most so many bytes.
+_GAP_BYTES = 1 << 12
+# No system call is asked for more bytes than this, which every system can read.
+_CALL_BYTES = 1 << 30
 
 
 class _File:
     """Rows of a file, read where they are asked for.
 
-    Reading through the memory map instead would make every page that surrounds a row count as this process's memory, a megabyte
-    and more for each row on some systems, and take several times as long.
+    Read through the memory map instead, every page around a row would count as memory of this
+    process, on some systems a megabyte and more for each row, and reading would take several times
+    as long.
     """
 
     def __init__(self, array: Any) -> None:
@@ -49,8 +51,9 @@ class _File:
         wanted, places = np.unique(numbers, return_inverse=True)
         if not len(wanted):
             return np.empty((0, *self.array.shape[1:]), self.array.dtype)
-        # Rows that lie together are read together, with what lies between them where that takes no longer than another call.
-        breaks = np.flatnonzero((np.diff(wanted) - 1) * self.size > _BETWEEN) + 1
+        # Rows that are near each other are read together with the gap between them, if that takes
+        # no longer than another call.
+        breaks = np.flatnonzero((np.diff(wanted) - 1) * self.size > _GAP_BYTES) + 1
         firsts, lasts = wanted[np.r_[0, breaks]], wanted[np.r_[breaks - 1, -1]]
         counts = lasts - firsts + 1
         spans = zip(
@@ -61,7 +64,7 @@ class _File:
         )
         if len(read) != self.size * int(counts.sum()):
             raise DataError(
-                f"{self.array.filename}: the file has become shorter while it was used; write it again"
+                f"{self.array.filename}: the file became shorter while it was used; write it again"
             )
         rows = np.frombuffer(read, self.array.dtype).reshape(-1, *self.array.shape[1:])
         if len(rows) == len(numbers) and bool((places[1:] > places[:-1]).all()):
@@ -73,18 +76,21 @@ class _File:
 
     def _pieces(self, start: int, size: int) -> list[bytes]:
         assert self.handle is not None
-        piece = os.pread(self.handle, min(size, _MOST), start)
+        piece = os.pread(self.handle, min(size, _CALL_BYTES), start)
         if len(piece) == size or not piece:
             return [piece]
         return [piece, *self._pieces(start + len(piece), size - len(piece))]
 
 
 def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
-    """The file behind a map, for reading, and where in it the array begins; ``None`` where only the map will do."""
+    """The file behind a map, opened, and where in it the array begins.
+
+    ``None`` takes the place of the file if only the map can be read.
+    """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    # In a map of the kind "c" entries may have been changed, which are nowhere else.
+    # Changed entries of a map with the mode "c" are not written to its file.
     if (
         base is None
         or array.filename is None
@@ -92,7 +98,8 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
         or not hasattr(os, "pread")
     ):
         return None, 0
-    # A slice of a map still has the offset of the whole, of which the map begins at the page before.
+    # A slice of a map keeps the offset of the whole array. The map itself begins where the page
+    # begins that contains this offset.
     into = (
         array.__array_interface__["data"][0]
         - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
@@ -113,22 +120,21 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
-    """Values ``[N, *shape]`` in a memory-mapped file. Indexing copies rows of them into memory, as ``tensor[index]`` does.
+class Mapped(Rows):
+    """Values ``[N, *shape]`` in a memory-mapped file. Indexing copies rows of them into memory.
 
     Args:
-        source: what the whole file holds.
-        arrange: brings rows of it, ``[B, ...]``, into the layout of these values, ``[B, *shape]``.
+        source: the whole file.
+        arrange: brings rows of the file, ``[B, ...]``, into the layout and type of these values,
+            ``[B, *shape]``.
         rows: which of the file's rows these are, ``[N]``; ``None`` for all.
-        known: what has been found out about all of the values, which would take another reading of the file.
+        known: see :class:`~lowerbound.data.rows.Rows`.
     """
 
     source: _File
     arrange: Callable[[NDArray[Any]], NDArray[Any]]
     rows: NDArray[np.int64] | None = None
     known: set[str] = field(default_factory=set)
-
-    device = torch.device("cpu")
 
     @classmethod
     def of(
@@ -143,43 +149,44 @@ class Mapped:
             arrange: as above.
 
         Raises:
-            DataError: if the rows do not lie one behind the other.
+            DataError: if the rows are not contiguous in the file.
         """
         if not array.flags.c_contiguous:
             raise DataError(
-                f"{array.filename or 'data'}: its rows do not lie one behind the other; write it again with "
-                "numpy.save(path, numpy.ascontiguousarray(array)), or read it into memory (--keep-in memory)"
+                f"{array.filename or 'data'}: its rows are not contiguous; write it again with "
+                "numpy.save(path, numpy.ascontiguousarray(array)), or read it into memory "
+                "(--keep-in memory)"
             )
-        return cls(_File(array.view(np.uint8) if array.dtype == np.bool_ else array), arrange)
+        if array.dtype == np.bool_:
+            return cls(_File(array.view(np.uint8)), arrange)
+        return cls(_File(array), arrange)
+
+    @cached_property
+    def _form(self) -> Tensor:
+        """One row without meaning, which has the shape and the type of all."""
+        array = self.source.array
+        return torch.from_numpy(self.arrange(np.zeros((1, *array.shape[1:]), array.dtype)))
 
     @cached_property
     def shape(self) -> torch.Size:
         """``[N, *shape]``."""
-        array = self.source.array
-        count = len(array) if self.rows is None else len(self.rows)
-        return torch.Size(
-            (count, *self.arrange(np.empty((1, *array.shape[1:]), array.dtype)).shape[1:])
-        )
+        count = len(self.source.array)
+        if self.rows is not None:
+            count = len(self.rows)
+        return torch.Size((count, *self._form.shape[1:]))
 
-    @cached_property
+    @property
     def dtype(self) -> torch.dtype:
-        """The type in the file."""
-        return torch.from_numpy(np.empty(0, self.source.array.dtype)).dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def dim(self) -> int:
-        """How many axes there are, that of the examples included."""
-        return len(self.shape)
-
-    def is_floating_point(self) -> bool:
-        """Whether the entries are floating point."""
-        return self.dtype.is_floating_point
+        """The type of the entries."""
+        return self._form.dtype
 
     def __getitem__(self, index: Tensor) -> Tensor:
         taken = self.source.rows(self._in_file(index))
         return torch.from_numpy(np.ascontiguousarray(self.arrange(taken)))
+
+    def then(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Mapped:
+        """The same rows, with a function that changes them as they are read."""
+        return replace(self, arrange=partial(_one_after_another, self.arrange, change), known=set())
 
     def select(self, index: Tensor) -> Mapped:
         """These of the rows; they stay in their file."""
@@ -193,18 +200,26 @@ class Mapped:
         """
         if self.source is not other.source:
             raise DataError(
-                f"{self.source.array.filename} and {other.source.array.filename} are used without reading them into memory, where two files become one; take "
-                "one of the two parts (--split train or test), or read them (--keep-in memory)"
+                f"{self.source.array.filename} and {other.source.array.filename} stay in their "
+                "files, and two files cannot be used as one; take one of the two parts (--split "
+                "train or test), or read both into memory (--keep-in memory)"
             )
         both = [part._in_file(torch.arange(len(part))) for part in (self, other)]
         return replace(self, rows=np.concatenate(both), known=self.known & other.known)
 
-    def to(self, device: torch.device | str) -> Tensor:
-        """All of them, in the memory of a device."""
-        return self[torch.arange(len(self))].to(device)
-
     def _in_file(self, index: Tensor) -> NDArray[np.int64]:
-        # By numpy: an operation of torch's may be parallel, and starts threads of OpenMP's in each thread that reads ahead. With
-        # more of them than cores, all threads, those of the training too, sleep where they used to wait for each other awake.
+        # Indexed by numpy, because torch may index in parallel, which starts OpenMP threads in
+        # every thread that reads ahead. With more threads than cores, OpenMP lets all of them sleep
+        # where they would otherwise wait actively for each other, those of the training too.
         numbers: NDArray[np.int64] = index.cpu().numpy()
-        return numbers if self.rows is None else self.rows[numbers]
+        if self.rows is None:
+            return numbers
+        return self.rows[numbers]
+
+
+def _one_after_another(
+    first: Callable[[NDArray[Any]], NDArray[Any]],
+    second: Callable[[NDArray[Any]], NDArray[Any]],
+    rows: NDArray[Any],
+) -> NDArray[Any]:
+    return second(first(rows))

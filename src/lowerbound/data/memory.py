@@ -8,15 +8,16 @@ from pathlib import Path
 from lowerbound.data.options import KeepIn
 from lowerbound.errors import DataError
 
-# Files that say how much memory this process and its siblings may use together, under either version of control groups.
+# These files say how much memory this process and its siblings may use together, under either
+# version of control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-# The share of the memory that one data set may take; it is copied once as it is split.
+# One data set may take a quarter of the memory, because it is copied once when it is split.
 _SHARE = 4
 
 
 def physical_memory() -> int | None:
-    """The memory that there is for this process, in bytes, or ``None`` where the system does not say."""
+    """The memory for this process in bytes, or ``None`` if the system does not say."""
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -32,7 +33,10 @@ def _limit(file: str) -> int | None:
 
 
 def stays_in_file(keep_in: KeepIn, size: int) -> bool:
-    """Whether values of so many bytes are left in their file: if that is asked for, or they take too much of the memory."""
+    """Whether values of ``size`` bytes stay in their file.
+
+    They do if that is asked for, and for ``"auto"`` if they take too large a share of the memory.
+    """
     memory = physical_memory()
     return keep_in == "file" or (
         keep_in == "auto" and memory is not None and size > memory // _SHARE
@@ -40,9 +44,10 @@ def stays_in_file(keep_in: KeepIn, size: int) -> bool:
 
 
 def refuse_absurd(size: int, claim: str, remedy: str) -> None:
-    """Raises ``DataError("<claim>, ... <remedy>")`` if ``size`` bytes are more than there is memory."""
+    """Raises ``DataError("<claim>, ... <remedy>")`` if ``size`` bytes exceed the memory."""
     memory = physical_memory()
     if memory is not None and size > memory:
         raise DataError(
-            f"{claim}, {size / 2**30:,.1f} GiB where the machine has {memory / 2**30:,.1f} GiB; {remedy}"
+            f"{claim}, {size / 2**30:,.1f} GiB where the machine has {memory / 2**30:,.1f} GiB; "
+            f"{remedy}"
         )

@@ -1,10 +1,10 @@
-"""Reading the named data sets: where their files are looked for, and how it is made sure that they are the right ones."""
+"""Readers of the named data sets: where they look for files, and how they check them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,93 +14,41 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.arrays import (
-    Parts,
-    as_examples,
-    idx_files,
-    read_array_file,
-    read_idx,
-    read_idx_folder,
-)
-from lowerbound.data.catalogue import CATALOGUE
+from lowerbound.data.arrays import Parts, as_examples, read_array_file
+from lowerbound.data.catalogue import CATALOGUE, NamedDataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fetch import DownloadError, download
+from lowerbound.data.formats import IDX_FILES, idx_files
+from lowerbound.data.idx import read_idx, read_idx_folder
 from lowerbound.data.images import convert_images, read_image_folder
 from lowerbound.errors import DataError
 
 FOLDER_VARIABLE = "LOWERBOUND_DATA"
 
-# SHA-256 of the decoded entries (uint8, in C order), so that one digest holds for every container: training images and
-# labels, test images and labels; or all images.
-DIGESTS: dict[str, tuple[str, ...]] = {
-    "mnist": (
-        "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-        "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-        "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-        "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-    ),
-    "fashion-mnist": (
-        "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
-        "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
-        "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
-        "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
-    ),
-    "frey-faces": ("2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",),
-}
-# Of the file: scikit-learn pins the same one.
-OLIVETTI_DIGEST = "b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794"
-
-_HOMES: dict[str, tuple[str, ...]] = {
-    "mnist": (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/{}",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/{}",
-    ),
-    "fashion-mnist": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{}",
-        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{}",
-    ),
-    "frey-faces": ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
-    "olivetti": (
-        "https://ndownloader.figshare.com/files/5976027",
-        "https://cs.nyu.edu/~roweis/data/olivettifaces.mat",
-    ),
-}
-_LABELS = {
-    "mnist": tuple("0123456789"),
-    "fashion-mnist": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-}
-_TORCHVISION = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
-_IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 _DEBIAN = Path("/usr/share/datasets")
+_PUBLISHED_KEYS = "x_train, y_train, x_test, y_test"
 
 
 def load_named(name: str) -> Parts:
     """A data set of the catalogue, from the first place that has it, else downloaded.
 
-    The places are the folder ``$LOWERBOUND_DATA``, the usual caches of torchvision (MNIST, Fashion-MNIST) and scikit-learn
-    (Olivetti), Debian's folder of data sets, and the library's own cache ``~/.cache/lowerbound`` (``$XDG_CACHE_HOME``), into
-    which downloads go.
+    The places are the folder ``$LOWERBOUND_DATA``, the usual caches of torchvision (MNIST,
+    Fashion-MNIST) and scikit-learn (Olivetti), Debian's folder of data sets, and the library's own
+    cache ``~/.cache/lowerbound`` (``$XDG_CACHE_HOME``), into which files are downloaded.
 
     Raises:
-        DataError: if a file is not the published one, naming it; or if there is none and none can be downloaded, naming
-            what to put where.
+        DataError: if a file is not the published one, naming it; or if there is none and none can
+            be downloaded, naming what to put where.
     """
-    return replace_names(_READERS[name](), name)
-
-
-def replace_names(parts: Parts, name: str) -> Parts:
-    """The same parts, called ``name`` in messages."""
+    entry = CATALOGUE[name]
+    parts = entry.read(entry)
     if isinstance(parts, Examples):
-        return replace(parts, name=name)
-    return replace(parts[0], name=name), replace(parts[1], name=name)
+        return _called(parts, entry)
+    return _called(parts[0], entry), _called(parts[1], entry)
+
+
+def _called(part: Examples, entry: NamedDataset) -> Examples:
+    return replace(part, name=entry.name, label_names=entry.label_names or part.label_names)
 
 
 def cache_folder(name: str) -> Path:
@@ -124,68 +72,102 @@ def _own_folder() -> list[Path]:
     return [Path(folder).expanduser()]
 
 
-def _digits() -> Examples:
+def _first_file(places: Iterable[Path]) -> Path | None:
+    return next((place for place in places if place.is_file()), None)
+
+
+def _fetch(
+    entry: NamedDataset, target: Path, check: Callable[[Path], object], searched: Sequence[Path]
+) -> Path:
+    """Downloads a file, or says in one message what was tried and what the user can do."""
+    try:
+        download([home.format(target.name) for home in entry.homes], target, check)
+    except DownloadError as error:
+        raise DataError(
+            f"{entry.name}: not found on this machine, and it could not be downloaded ({error}). "
+            f"Either put {target.name} into {target.parent}, or set {FOLDER_VARIABLE} to a folder "
+            f"that holds {', or '.join(entry.files)}. "
+            f"Searched: {', '.join(dict.fromkeys(str(place) for place in searched))}"
+        ) from error
+    return target
+
+
+def _check_digest(array: NDArray[Any], *, name: str, digest: str, file: Path) -> None:
+    # Labels are bytes in their files and integers in Examples. Pixels that are not bytes are not
+    # the published ones.
+    if array.dtype == np.int64:
+        array = array.astype(np.uint8)
+    found = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    if found != digest:
+        raise DataError(
+            f"{file}: not the published {name}: the SHA-256 of its decoded entries begins "
+            f"{found[:12]} where {digest[:12]} was expected; delete or replace the file, or give "
+            "its path to read it as it is"
+        )
+
+
+def read_digits(entry: NamedDataset) -> Examples:
+    """The digits that are installed with scikit-learn."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     values = torch.from_numpy(data.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))
-    return Examples(
-        values, levels=17, labels=labels, label_names=tuple("0123456789"), name="digits"
-    )
+    return Examples(values, levels=17, labels=labels, name=entry.name)
 
 
-def _published_parts(name: str) -> tuple[Examples, Examples]:
-    """MNIST, or what has its layout."""
-    places = _idx_places(name)
+def read_published_parts(entry: NamedDataset) -> tuple[Examples, Examples]:
+    """MNIST, or a data set with its four files."""
+    places = _idx_places(entry)
     for place in places:
-        if (place.suffix == ".npz" and place.is_file()) or len(idx_files(place)) == len(_IDX):
-            return _read_parts(name, place)
+        if (place.suffix == ".npz" and place.is_file()) or len(idx_files(place)) == len(IDX_FILES):
+            return _read_parts(entry, place)
     cache = places[-1]
-    for stem, digest in zip(_IDX, DIGESTS[name], strict=True):
+    for stem, digest in zip(IDX_FILES, entry.digests, strict=True):
         if stem not in idx_files(cache):
-            target = cache / f"{stem}.gz"
-            check = partial(_check_idx, name=name, digest=digest)
-            _fetch(name, [home.format(target.name) for home in _HOMES[name]], target, check, places)
-    return _read_parts(name, cache)
+            check = partial(_check_idx, name=entry.name, digest=digest)
+            _fetch(entry, cache / f"{stem}.gz", check, places)
+    return _read_parts(entry, cache)
 
 
-def _idx_places(name: str) -> list[Path]:
-    torchvision = _TORCHVISION[name]
+def _idx_places(entry: NamedDataset) -> list[Path]:
+    name, torchvision = entry.name, Path(entry.torchvision or entry.name)
     places = []
     for root in _own_folder():
         places += [
             root / f"{name}.npz",
             root / name,
             root / torchvision,
-            root / torchvision.split("/", maxsplit=1)[0],
+            root / torchvision.parts[0],
         ]
-    torch_home = os.environ.get("TORCH_HOME")
-    roots = [Path("data"), _home("data"), *([Path(torch_home)] if torch_home else [])]
+    roots = [Path("data"), _home("data")]
+    if torch_home := os.environ.get("TORCH_HOME"):
+        roots.append(Path(torch_home))
     roots += [_home(".cache", "torch"), _home(".torch")]
     return [*places, *(root / torchvision for root in roots), _DEBIAN / name, cache_folder(name)]
 
 
-def _read_parts(name: str, place: Path) -> tuple[Examples, Examples]:
-    parts = read_array_file(place) if place.suffix == ".npz" else read_idx_folder(place)
+def _read_parts(entry: NamedDataset, place: Path) -> tuple[Examples, Examples]:
+    if place.suffix == ".npz":
+        parts, files = read_array_file(place, fields=()), [place] * len(IDX_FILES)
+    else:
+        parts, found = read_idx_folder(place), idx_files(place)
+        files = [found[stem] for stem in IDX_FILES]
+    name = entry.name
     if isinstance(parts, Examples):
         raise DataError(
-            f"{place}: has no test part, so it is not {name}; expected x_train, y_train, x_test, y_test"
+            f"{place}: has no test part, so it is not {name}; expected {_PUBLISHED_KEYS}"
         )
-    files = (
-        [place] * len(_IDX) if place.suffix == ".npz" else [idx_files(place)[stem] for stem in _IDX]
-    )
     contents = [content for part in parts for content in (part.values.to("cpu"), part.labels)]
-    for file, content, digest in zip(files, contents, DIGESTS[name], strict=True):
+    for file, content, digest in zip(files, contents, entry.digests, strict=True):
         if content is None:
             raise DataError(
-                f"{file}: has no labels, so it is not {name}; expected x_train, y_train, x_test, y_test"
+                f"{file}: has no labels, so it is not {name}; expected {_PUBLISHED_KEYS}"
             )
         _check_digest(content.numpy(), name=name, digest=digest, file=file)
-    shape = CATALOGUE[name].shape  # some keep each image as a row of 784
+    # Some files keep each image as a row of 784 entries.
     train, test = (
-        replace(part, values=part.values.to("cpu").reshape(-1, *shape), label_names=_LABELS[name])
-        for part in parts
+        replace(part, values=part.values.to("cpu").reshape(-1, *entry.shape)) for part in parts
     )
     return train, test
 
@@ -194,73 +176,38 @@ def _check_idx(file: Path, *, name: str, digest: str) -> None:
     _check_digest(read_idx(file), name=name, digest=digest, file=file)
 
 
-def _check_digest(array: NDArray[Any], *, name: str, digest: str, file: Path) -> None:
-    # Labels are bytes in their files and integers in Examples; pixels that are not bytes are not the published ones.
-    content = array.astype(np.uint8) if array.dtype == np.int64 else array
-    found = hashlib.sha256(np.ascontiguousarray(content).tobytes()).hexdigest()
-    if found != digest:
-        raise DataError(
-            f"{file}: not the published {name}: the SHA-256 of its decoded entries begins {found[:12]} where {digest[:12]} was "
-            "expected; delete or replace the file, or give its path to read it as it is"
-        )
-
-
-def _fetch(
-    name: str,
-    urls: Sequence[str],
-    target: Path,
-    check: Callable[[Path], object],
-    searched: Sequence[Path],
-) -> None:
-    """Downloads a file, or says in one message what was tried and what the user can do."""
-    try:
-        download(urls, target, check)
-    except DownloadError as error:
-        raise DataError(
-            f"{name}: not found on this machine, and it could not be downloaded ({error}). Either put {target.name} into "
-            f"{target.parent}, or set {FOLDER_VARIABLE} to a folder that holds {', or '.join(CATALOGUE[name].files)}. "
-            f"Searched: {', '.join(dict.fromkeys(str(place) for place in searched))}"
-        ) from error
-
-
-def _frey_faces() -> Examples:
-    name, file = "frey-faces", "frey_rawface.mat"
-    target = cache_folder(name) / file
+def read_frey_faces(entry: NamedDataset) -> Examples:
+    """The frames of the video, from Roweis's file or from a ``.npz``."""
+    file = "frey_rawface.mat"
+    target = cache_folder(entry.name) / file
     places = [
-        folder / f
+        folder / name
         for root in _own_folder()
-        for folder in (root, root / name)
-        for f in ("frey_faces.npz", file)
+        for folder in (root, root / entry.name)
+        for name in ("frey_faces.npz", file)
     ]
     places.append(target)
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        _fetch(name, _HOMES[name], target, _read_frey, places)
-        found = target
-    return _read_frey(found)
+    read = partial(_read_frey, entry=entry)
+    return read(_first_file(places) or _fetch(entry, target, read, places))
 
 
-def _read_frey(file: Path) -> Examples:
+def _read_frey(file: Path, entry: NamedDataset) -> Examples:
+    examples: Parts
     if file.suffix == ".npz":
-        examples = read_array_file(file)
-        if not isinstance(examples, Examples):
-            raise DataError(f"{file}: has two parts, so it is not frey-faces; expected one array x")
+        examples = read_array_file(file, fields=())
     else:
         frames = _read_mat(file, "ff")
         if frames.shape != (560, 1965):
             raise DataError(
-                f"{file}: ff has the shape {frames.shape}, expected (560, 1965); delete or replace the file"
+                f"{file}: ff has the shape {frames.shape}, expected (560, 1965); delete or replace "
+                "the file"
             )
         examples = as_examples(frames.T.reshape(-1, 28, 20), name=str(file))
-    _check_digest(
-        examples.values.to("cpu").numpy(),
-        name="frey-faces",
-        digest=DIGESTS["frey-faces"][0],
-        file=file,
-    )
-    return replace(
-        examples, values=examples.values.to("cpu").reshape(-1, *CATALOGUE["frey-faces"].shape)
-    )
+    if not isinstance(examples, Examples):
+        raise DataError(f"{file}: has two parts, so it is not {entry.name}; expected one array x")
+    values = examples.values.to("cpu")
+    _check_digest(values.numpy(), name=entry.name, digest=entry.digests[0], file=file)
+    return replace(examples, values=values.reshape(-1, *entry.shape))
 
 
 def _read_mat(file: Path, key: str) -> NDArray[Any]:
@@ -268,16 +215,19 @@ def _read_mat(file: Path, key: str) -> NDArray[Any]:
 
     try:
         return np.asarray(loadmat(file)[key])
-    except Exception as error:  # whatever scipy stumbles over in a damaged file
+    except Exception as error:  # scipy raises anything when a file is damaged
         raise DataError(
             f"{file}: cannot be read as MATLAB's {key} ({error}); delete or replace the file"
         ) from error
 
 
-def _olivetti() -> Examples:
-    """The photographs of the AT&T folder, or their usual 64x64 version (Roweis), the pixels of which differ slightly."""
-    name, file = "olivetti", "olivettifaces.mat"
-    target = cache_folder(name) / file
+def read_olivetti(entry: NamedDataset) -> Examples:
+    """The photographs of the AT&T folder, or their 64x64 version by Roweis.
+
+    The pixels of the two differ slightly.
+    """
+    file = "olivettifaces.mat"
+    target = cache_folder(entry.name) / file
     folders = [root / "orl_faces" for root in _own_folder()]
     sklearn = Path(os.environ.get("SCIKIT_LEARN_DATA") or _home("scikit_learn_data")).expanduser()
     sklearn_file = sklearn / "olivetti_py3.pkz"
@@ -285,43 +235,37 @@ def _olivetti() -> Examples:
     for folder in folders:
         if folder.is_dir():
             return _read_orl(folder)
-    found = next((place for place in files if place.is_file()), None)
+    found = _first_file(files)
     if found is None and sklearn_file.is_file():
         return _read_olivetti_cache(sklearn_file)
-    if found is None:
-        _fetch(name, _HOMES[name], target, _check_olivetti, [*folders, sklearn_file, *files])
-    return _read_olivetti(found or target)
+    check = partial(_check_olivetti, digest=entry.digests[0])
+    found = found or _fetch(entry, target, check, [*folders, sklearn_file, *files])
+    check(found)
+    faces = _read_mat(found, "faces").T.astype(np.float64)
+    faces -= faces.min()
+    return _as_faces((faces / faces.max()).reshape(-1, 64, 64).transpose(0, 2, 1), found)
 
 
 def _read_orl(folder: Path) -> Examples:
     pictures = read_image_folder(folder, size=None, color="grey", resize="stretch")
-    counts = (
-        []
-        if isinstance(pictures, tuple) or pictures.labels is None
-        else pictures.labels.bincount().tolist()
-    )
-    if isinstance(pictures, tuple) or counts != [10] * 40:
+    counts: list[int] = []
+    if isinstance(pictures, Examples) and pictures.labels is not None:
+        counts = pictures.labels.bincount().tolist()
+    if not isinstance(pictures, Examples) or counts != [10] * 40:
         raise DataError(
-            f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, expected s1 ... s40 with 10 each; "
-            "complete it, or give its path to read it as it is"
+            f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, "
+            "expected s1 ... s40 with 10 each; complete it, or give its path to read it as it is"
         )
     return convert_images(pictures, size=(64, 64), color="grey", resize="stretch")
 
 
-def _check_olivetti(file: Path) -> None:
+def _check_olivetti(file: Path, *, digest: str) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != OLIVETTI_DIGEST:
+    if found != digest:
         raise DataError(
-            f"{file}: not the published file: its SHA-256 begins {found[:12]} where {OLIVETTI_DIGEST[:12]} was expected; "
-            "delete or replace it"
+            f"{file}: not the published file: its SHA-256 begins {found[:12]} where {digest[:12]} "
+            "was expected; delete or replace it"
         )
-
-
-def _read_olivetti(file: Path) -> Examples:
-    _check_olivetti(file)
-    faces = _read_mat(file, "faces").T.astype(np.float64)
-    faces -= faces.min()
-    return _as_faces((faces / faces.max()).reshape(-1, 64, 64).transpose(0, 2, 1), file)
 
 
 def _read_olivetti_cache(file: Path) -> Examples:
@@ -329,7 +273,7 @@ def _read_olivetti_cache(file: Path) -> Examples:
 
     try:
         faces = fetch_olivetti_faces(data_home=str(file.parent), download_if_missing=False).images
-    except Exception as error:  # whatever scikit-learn stumbles over in a damaged file
+    except Exception as error:  # scikit-learn raises anything when a file is damaged
         raise DataError(
             f"{file}: scikit-learn cannot read its cache ({error}); delete the file"
         ) from error
@@ -337,7 +281,7 @@ def _read_olivetti_cache(file: Path) -> Examples:
 
 
 def _as_faces(faces: NDArray[Any], file: Path) -> Examples:
-    """Undoes the scaling of 8-bit greys to [0, 1], whose number of steps is found from the values."""
+    """Undoes the scaling of 8-bit greys to [0, 1]: the values tell how many steps there were."""
     shades = np.unique(faces)
     for steps in range(1, 256):
         if (
@@ -349,12 +293,3 @@ def _as_faces(faces: NDArray[Any], file: Path) -> Examples:
                 values, levels=steps + 1, labels=torch.arange(400) // 10, name=str(file)
             )
     raise DataError(f"{file}: not 400 faces of 64 x 64 in 8-bit greys; delete or replace the file")
-
-
-_READERS: dict[str, Callable[[], Parts]] = {
-    "digits": _digits,
-    "mnist": partial(_published_parts, "mnist"),
-    "fashion-mnist": partial(_published_parts, "fashion-mnist"),
-    "frey-faces": _frey_faces,
-    "olivetti": _olivetti,
-}

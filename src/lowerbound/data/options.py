@@ -1,8 +1,53 @@
 """The choices that loading data offers. Light: imports neither numpy nor torch."""
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
 
 Pixels = Literal["as-is", "dequantize", "binarize", "binarize-once"]
 Color = Literal["keep", "grey", "rgb"]
 Resize = Literal["crop", "stretch"]
 KeepIn = Literal["auto", "memory", "file"]
+Kind = Literal["counts", "codes"]
+Missing = Literal["nan"]
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """The settings of :func:`~lowerbound.load_data` that every reader of files is given.
+
+    Args:
+        size: the height and width of pictures, or ``None`` to keep theirs.
+        color: the colour of pictures.
+        resize: how pictures are brought to ``size``.
+        keep_in: whether the values are read into memory or stay in their file.
+        cache: the folder for decoded pictures, or ``None`` to keep none.
+        kind: what the entries are, if not pixels or real numbers.
+        missing: how an entry says that it was not observed.
+        fields: the names of the fields to read, or ``None`` if none were asked for.
+        layer: the layer of AnnData to read, or ``None`` for its X.
+    """
+
+    size: Size | None = None
+    color: Color = "keep"
+    resize: Resize = "crop"
+    keep_in: KeepIn = "memory"
+    cache: Path | None = None
+    kind: Kind | None = None
+    missing: Missing | None = None
+    fields: tuple[str, ...] | None = None
+    layer: str | None = None
+
+
+def imported_when_called(module: str, name: str) -> Callable[..., Any]:
+    """The function ``module.name``, whose module is imported when the function is first called."""
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **settings)
+
+    return call

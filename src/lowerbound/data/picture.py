@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lowerbound.data.options import Color, Resize
+from lowerbound.data.options import Color, Resize, Size
 from lowerbound.errors import DataError, SettingsError
-
-Size = tuple[int, int]
-"""Height and width."""
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 4096
 
-# Named, so that no decoder runs that starts other programs or draws vectors.
+# Only these decoders run: others start programs or draw vector graphics.
 _FORMATS = ("PNG", "JPEG", "PPM", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -37,7 +34,7 @@ _UPRIGHT = {
 
 
 def parse_size(image_size: Any) -> Size | None:
-    """``(height, width)`` from an integer, a pair, text such as ``"64"`` or ``"64x48"``, or ``None``.
+    """``(height, width)`` from an integer, a pair, text such as ``"64x48"``, or ``None``.
 
     Raises:
         SettingsError: for anything else, or sides outside 1 ... 4096.
@@ -49,18 +46,14 @@ def parse_size(image_size: Any) -> Size | None:
     if image_size is None:
         return None
     try:
-        if isinstance(image_size, str):
-            numbers = [int(side) for side in image_size.lower().split("x")]
-            return parse_size(numbers[0] if len(numbers) == 1 else tuple(numbers))
-        sides = (
-            tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-        )
+        sides = _sides(image_size)
         if any(isinstance(side, (bool, np.bool_)) for side in sides):
             raise TypeError
         height, width = (operator.index(side) for side in sides)
     except (TypeError, ValueError):
         raise SettingsError(
-            f"image_size={image_size!r}: give one integer for squares, or (height, width) (--image-size 64, or 64x48)"
+            f"image_size={image_size!r}: give one integer for squares, or (height, width) "
+            "(--image-size 64, or 64x48)"
         ) from None
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise SettingsError(
@@ -69,16 +62,27 @@ def parse_size(image_size: Any) -> Size | None:
     return height, width
 
 
+def _sides(image_size: Any) -> Sequence[Any]:
+    if isinstance(image_size, str):
+        image_size = [int(side) for side in image_size.lower().split("x")]
+        if len(image_size) == 1:
+            image_size *= 2
+    if isinstance(image_size, (tuple, list)):
+        return image_size
+    return (image_size, image_size)
+
+
 def read_picture(path: Path) -> Image.Image:
     """A picture in PIL's mode ``L`` (8-bit grey) or ``RGB``, turned upright.
 
-    Transparency is laid over white, 16-bit greys are divided by 257, palettes are looked up, bilevel pictures become 0 and
-    255, other colour spaces are converted, and of an animation the first frame is taken. A palette that shows only
-    greys is grey; RGB storage counts as colour whatever it shows.
+    Transparent pixels are blended with white, 16-bit greys are divided by 257, palettes are looked
+    up, pixels of one bit become 0 and 255, and other colour spaces are converted. The first frame
+    of an animation is read. A palette that has only greys is grey; RGB storage counts as colour,
+    whatever it shows.
 
     Raises:
-        DataError: naming the file, if it is empty, damaged, has more than 100 megapixels (told from its header, before
-            anything is decoded), or pixels of unknown scale.
+        DataError: naming the file, if it is empty or damaged, has more than 100 megapixels (its
+            header says so before anything is decoded), or has pixels of unknown scale.
     """
     with quiet():
         return read_picture_aloud(path)
@@ -86,18 +90,18 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block no warning is shown: Pillow's are about metadata, and sizes, which are judged here."""
+    """Shows no warnings within the block: Pillow warns of metadata, and of sizes, checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_picture_aloud(path: Path) -> Image.Image:
-    """:func:`read_picture` for several threads, which cannot each keep warnings quiet."""
+    """:func:`read_picture` for several threads, which cannot each silence warnings."""
     try:
         if not path.stat().st_size:
             raise DataError(f"{path}: the file is empty; delete it or copy it again")
-        # Given a name, Pillow would map the file, and then mistakes width for height in turned TIFFs.
+        # Given a name, Pillow would map the file, and mistake width for height in turned TIFFs.
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _gigantic(path, f"{image.width} x {image.height} pixels")
@@ -109,9 +113,10 @@ def read_picture_aloud(path: Path) -> Image.Image:
         raise _gigantic(path, "a size at which Pillow suspects an attack") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or damaged; delete it or save it again"
+            f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or "
+            "damaged; delete it or save it again"
         ) from error
-    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+    except Exception as error:  # the decoders raise anything when a file is damaged
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"{path}: the picture cannot be read ({reason}); delete it or copy it again"
@@ -120,7 +125,8 @@ def read_picture_aloud(path: Path) -> Image.Image:
 
 def _gigantic(path: Path, size: str) -> DataError:
     return DataError(
-        f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; shrink it first, or delete it"
+        f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; "
+        "shrink it first, or delete it"
     )
 
 
@@ -135,7 +141,9 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
     if mode in ("1", "L"):
         return image.convert("L")
     colored = image.convert("RGB")
-    return _grey_if_grey(colored) if mode == "P" else colored
+    if mode != "P":
+        return colored
+    return _grey_if_grey(colored)
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
@@ -150,51 +158,63 @@ def _from_wide(image: Image.Image, path: Path) -> Image.Image:
         image.mode == "F" and values.min() >= 0 and values.max() <= 1
     ):  # false where there are NaNs, too
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    kind = "floating-point pixels outside [0, 1]" if image.mode == "F" else "32-bit integer pixels"
+    kinds = {"F": "floating-point pixels outside [0, 1]", "I": "32-bit integer pixels"}
     raise DataError(
-        f"{path}: {kind}, from {values.min()} to {values.max()}, have no known white; save the picture with 8 or 16 bits, or "
-        "give all of them as one .npy file of floating point"
+        f"{path}: {kinds[image.mode]}, from {values.min()} to {values.max()}, have no known white; "
+        "save the picture with 8 or 16 bits, or give all of them as one .npy file of floating point"
     )
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    grey = image.mode in ("1", "L", "LA", "La")
+    mode, layers = "RGB", "RGBA"
+    if image.mode in ("1", "L", "LA", "La"):
+        mode, layers = "L", "LA"
     if image.mode == "1":
         image = image.convert("L")  # which keeps the transparent shade in its info
-    layered = image.convert("LA" if grey else "RGBA")
-    result = Image.new("L" if grey else "RGB", layered.size, "white")
-    result.paste(layered.convert(result.mode), mask=layered.getchannel("A"))
-    return _grey_if_grey(result) if image.mode in ("P", "PA") else result
+    layered = image.convert(layers)
+    result = Image.new(mode, layered.size, "white")
+    result.paste(layered.convert(mode), mask=layered.getchannel("A"))
+    if image.mode not in ("P", "PA"):
+        return result
+    return _grey_if_grey(result)
 
 
 def _grey_if_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
-    grey = (values[..., :1] == values[..., 1:]).all()
-    return image.getchannel("R") if grey else image
+    if (values[..., :1] == values[..., 1:]).all():
+        return image.getchannel("R")
+    return image
 
 
 def _upright(result: Image.Image, source: Image.Image) -> Image.Image:
     try:
         method = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a damaged note about the picture does not damage the picture
-        method = None
-    return result if method is None else result.transpose(method)
+    except Exception:  # damaged metadata do not damage the picture
+        return result
+    if method is None:
+        return result
+    return result.transpose(method)
 
 
 def recolor(image: Image.Image, color: Color) -> Image.Image:
     """The picture as grey (luma after ITU-R BT.601) or RGB, or as it is."""
-    return image if color == "keep" else image.convert("L" if color == "grey" else "RGB")
+    if color == "keep":
+        return image
+    return image.convert({"grey": "L", "rgb": "RGB"}[color])
 
 
-def resized(image: Image.Image, size: Size, resize: Resize) -> Image.Image:
-    """The picture at ``size`` = (height, width), antialiased (Lanczos).
+def resized(image: Image.Image, size: Size | None, resize: Resize) -> Image.Image:
+    """The picture at ``size`` = (height, width), antialiased (Lanczos); as it is without a size.
 
-    ``"crop"`` keeps the aspect and cuts what sticks out evenly from both ends, ``"stretch"`` does not keep it.
+    ``"crop"`` keeps the aspect ratio and cuts both ends of the longer side evenly. ``"stretch"``
+    does not keep it.
 
     Example:
         >>> resized(Image.new("L", (100, 50)), (8, 8), "crop").size
         (8, 8)
     """
+    if size is None:
+        return image
     height, width = size
     cut_x = cut_y = 0.0
     if resize == "crop":
@@ -208,4 +228,13 @@ def resized(image: Image.Image, size: Size, resize: Resize) -> Image.Image:
 def planes(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of an ``L`` or ``RGB`` picture, ``[C, H, W]``."""
     values = np.asarray(image, dtype=np.uint8)
-    return values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)
+    if values.ndim == 2:
+        return values[None]
+    return np.moveaxis(values, 2, 0)
+
+
+def from_planes(values: NDArray[np.uint8]) -> Image.Image:
+    """The ``L`` or ``RGB`` picture of pixels ``[C, H, W]``."""
+    if len(values) == 1:
+        return Image.fromarray(np.ascontiguousarray(values[0]))
+    return Image.fromarray(np.ascontiguousarray(np.moveaxis(values, 0, 2)))

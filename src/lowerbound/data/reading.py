@@ -1,10 +1,10 @@
-"""One way in for all data: from a name, a path or an array to a training and a test part."""
+"""From a name, a path or an array to a training and a test part."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data.arrays import Parts, as_examples, idx_files, read_array_file, read_idx_folder
+from lowerbound.data.anndata import is_anndata
+from lowerbound.data.arrays import Parts, as_examples
 from lowerbound.data.catalogue import CATALOGUE
-from lowerbound.data.examples import Dataset, Examples
-from lowerbound.data.images import convert_images, is_picture, read_image_folder
+from lowerbound.data.dataset import Dataset
+from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED
+from lowerbound.data.formats import PICTURE_SUFFIXES, path_format
+from lowerbound.data.images import convert_images
 from lowerbound.data.named import cache_folder, load_named
-from lowerbound.data.options import Color, KeepIn, Pixels, Resize
-from lowerbound.data.picture import Size, parse_size
+from lowerbound.data.options import Pixels, ReadOptions
+from lowerbound.data.picture import parse_size
+from lowerbound.data.sparse import is_sparse
 from lowerbound.errors import DataError
 
 
@@ -37,117 +42,174 @@ def read_dataset(
 def read_all(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
 ) -> Examples:
-    """All examples of a source in its order, with nothing held out: the same settings, but for ``test_fraction``."""
+    """All examples of a source in its order, none held out; ``test_fraction`` has no effect."""
     parts = _parts(source, **settings)
-    if isinstance(parts, Examples):
-        return parts.prepare(pixels, seed=seed) if pixels != "as-is" else parts
-    return Dataset(*parts, _name(source)).prepare(pixels, seed=seed).all()
+    if not isinstance(parts, Examples):
+        return Dataset(*parts, _name(source)).prepare(pixels, seed=seed).all()
+    if pixels == "as-is":
+        return parts
+    return parts.prepare(pixels, seed=seed)
 
 
-@dataclass(frozen=True)
-class _Form:
-    """What form the values are to have, and where."""
-
-    size: Size | None
-    color: Color
-    resize: Resize
-    keep_in: KeepIn
-    cache: Path
-
-
-def _parts(
-    source: Any, *, image_size: Any, color: Color, resize: Resize, keep_in: KeepIn, cache: Any
-) -> Parts:
-    folder = cache_folder("pictures") if cache is None else Path(cache).expanduser()
-    form = _Form(parse_size(image_size), color, resize, keep_in, folder)
-    parts = _read(source, form)
-    if isinstance(parts, Examples):
-        return convert_images(parts, size=form.size, color=color, resize=resize)
-    train, test = (
-        convert_images(part, size=form.size, color=color, resize=resize) for part in parts
+def _parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings: Any) -> Parts:
+    folder = cache_folder("pictures")
+    if cache is not None:
+        folder = Path(cache).expanduser()
+    options = ReadOptions(
+        size=parse_size(image_size), cache=folder, fields=parse_fields(fields), **settings
     )
+    parts = _read(source, options)
+    if isinstance(parts, Examples):
+        return _finished(parts, options)
+    train, test = (_finished(part, options) for part in parts)
+    if train.kind == test.kind == "codes":
+        levels = max(train.levels or 0, test.levels or 0)
+        train, test = replace(train, levels=levels), replace(test, levels=levels)
     _check_agreement(train, test)
     return train, test
 
 
+def parse_fields(fields: Any) -> tuple[str, ...] | None:
+    """The names of fields, from a sequence or from text such as ``"batch,age"`` or ``"none"``.
+
+    Example:
+        >>> parse_fields("batch,age"), parse_fields("none"), parse_fields(["age"])
+        (('batch', 'age'), (), ('age',))
+    """
+    if fields is None:
+        return None
+    if fields == "none":
+        return ()
+    if isinstance(fields, str):
+        fields = [name.strip() for name in fields.split(",")]
+    return tuple(fields)
+
+
+def _finished(part: Examples, options: ReadOptions) -> Examples:
+    """Pictures in the form that was asked for; refuses options that had no effect."""
+    if options.kind is not None and part.kind != options.kind:
+        raise DataError(
+            f"{part.name}: kind={options.kind!r} has no effect here, the entries are "
+            f"{part.kind or part.values.dtype}; leave it out"
+        )
+    if options.missing is not None and OBSERVED not in part.fields:
+        raise DataError(
+            f"{part.name}: missing={options.missing!r} has no effect here, all entries are "
+            "observed; leave it out"
+        )
+    for name in options.fields or ():
+        if name not in part.all_fields:
+            raise DataError(
+                f"{part.name}: has no field {name!r}; the fields are: "
+                f"{', '.join(part.all_fields) or 'none'}"
+            )
+    return convert_images(part, size=options.size, color=options.color, resize=options.resize)
+
+
 def _name(source: object) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        return name if name in CATALOGUE else Path(name).resolve().name or str(name)
     if isinstance(source, (Dataset, Examples)):
         return source.name
-    return _name(source[0]) if isinstance(source, tuple) and source else "data"
+    if isinstance(source, tuple) and source:
+        return _name(source[0])
+    if not isinstance(source, (str, os.PathLike)):
+        return "data"
+    name = os.fspath(source)
+    if name in CATALOGUE:
+        return name
+    return Path(name).resolve().name or str(name)
 
 
-def _read(source: Any, form: _Form) -> Parts:
+def _read(source: Any, options: ReadOptions) -> Parts:
     if isinstance(source, Dataset):
         return source.train, source.test
     if isinstance(source, str) and source in CATALOGUE:
         return load_named(source)
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(source, form)
+        return _read_path(source, options)
     if isinstance(source, tuple):
         if len(source) != 2:
             raise DataError(
                 f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)"
             )
         train, test = (
-            _single(part, name, form) for part, name in zip(source, ("train", "test"), strict=True)
+            _single(part, name, options)
+            for part, name in zip(source, ("train", "test"), strict=True)
         )
         return train, test
-    return _from_memory(source, "data", form.keep_in)
+    return _from_memory(source, "data", options)
 
 
-def _single(source: Any, name: str, form: _Form) -> Examples:
+def _single(source: Any, name: str, options: ReadOptions) -> Examples:
     """One part of a pair."""
     if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
-        return _from_memory(source, name, form.keep_in)
-    parts = None if isinstance(source, tuple) else _read(source, form)
-    if not isinstance(parts, Examples):
-        raise DataError(
-            f"{name}: this part of the pair has two parts itself; give one of them, or it alone without a pair"
-        )
-    return parts
+        return _from_memory(source, name, options)
+    if not isinstance(source, tuple):
+        parts = _read(source, options)
+        if isinstance(parts, Examples):
+            return parts
+    raise DataError(
+        f"{name}: this part of the pair has two parts itself; give one of them, or give it alone "
+        "without a pair"
+    )
 
 
-def _from_memory(source: Any, name: str, keep_in: KeepIn) -> Examples:
+def _from_memory(source: Any, name: str, options: ReadOptions) -> Examples:
     if isinstance(source, Examples):
         return source
     if isinstance(source, (torch.utils.data.Dataset, torch.utils.data.DataLoader)):
         raise DataError(
-            f"{name}: a {type(source).__name__} is not read; stack its examples into one tensor [examples, ...]"
+            f"{name}: a {type(source).__name__} is not read; stack its examples into one tensor "
+            "[examples, ...]"
         )
-    if isinstance(source, np.memmap) and keep_in != "memory":
-        return as_examples(source, name=name)
+    if is_anndata(source) or is_sparse(source):
+        return Examples.of(
+            source,
+            name=name,
+            kind=options.kind,
+            missing=options.missing,
+            fields=options.fields,
+            layer=options.layer,
+        )
+    _refuse_layer(options, name)
+    about: dict[str, Any] = {"name": name, "kind": options.kind, "missing": options.missing}
+    if isinstance(source, np.memmap) and options.keep_in != "memory":
+        return as_examples(source, **about)
     try:
         if isinstance(source, Tensor):
             source = source.detach().cpu()
-            source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+            if source.dtype == torch.bfloat16:  # which numpy lacks
+                source = source.float()
+            source = source.numpy()
         array = np.array(source)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: cannot be read as one array of numbers ({error})") from error
     if array.ndim == 1 and name == "test" and array.dtype.kind in "iu":
         raise DataError(
-            f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give labels as "
-            "Examples(values, labels=...)"
+            f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give "
+            "labels as Examples(values, labels=...)"
         )
-    return as_examples(array, name=name)
+    return as_examples(array, **about)
 
 
-def _read_path(source: str | os.PathLike[str], form: _Form) -> Parts:
+def _refuse_layer(options: ReadOptions, name: str) -> None:
+    if options.layer is not None:
+        raise DataError(f"{name}: layer={options.layer!r}: only AnnData has layers; leave it out")
+
+
+def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
-    if os.path.isdir(path) and text:
-        if idx_files(path):
-            return read_idx_folder(path)
-        return read_image_folder(path, **vars(form))
-    if not os.path.isfile(path):
+    if not text or not (os.path.isdir(path) or os.path.isfile(path)):
         raise _missing(text)
-    if is_picture(path):
+    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         raise DataError(
-            f"{path}: one picture is not a data set; give the folder that holds all of them, such as {path.parent}"
+            f"{path}: one picture is not a data set; give the folder that holds all of them, such "
+            f"as {path.parent}"
         )
-    return read_array_file(path, form.keep_in)
+    entry = path_format(path, options.keep_in)
+    if not entry.has_layers:
+        _refuse_layer(options, str(path))
+    return entry.read(path, options)
 
 
 def _missing(text: str) -> DataError:
@@ -161,7 +223,9 @@ def _missing(text: str) -> DataError:
         str(path.parent / near)
         for near in difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)
     ]
-    hint = f"; did you mean {(names or files)[0]!r}?" if names or files else "."
+    hint = "."
+    if names or files:
+        hint = f"; did you mean {(names or files)[0]!r}?"
     return DataError(
         f"{text!r}: there is no such file or folder, nor a data set of that name{hint} "
         f"The named data sets are {', '.join(CATALOGUE)}"
@@ -171,9 +235,22 @@ def _missing(text: str) -> DataError:
 def _check_agreement(train: Examples, test: Examples) -> None:
     if train.shape != test.shape:
         raise DataError(
-            f"{train.name} has examples of shape {train.shape}, but {test.name} of shape {test.shape}; give both one shape "
-            "(for pictures, image_size and color can: --image-size 64 --color grey)"
+            f"{train.name} has examples of shape {train.shape}, but {test.name} of shape "
+            f"{test.shape}; give both one shape (for pictures, image_size and color can: "
+            "--image-size 64 --color grey)"
         )
+    if train.kind != test.kind:
+        raise DataError(
+            f"{train.name} holds {train.kind or train.values.dtype}, but {test.name} "
+            f"{test.kind or test.values.dtype}; give both the same kind"
+        )
+    for name in train.categories.keys() & test.categories.keys():
+        if train.categories[name] != test.categories[name]:
+            raise DataError(
+                f"{train.name} has the categories {', '.join(train.categories[name])} of the field "
+                f"{name!r}, but {test.name} {', '.join(test.categories[name])}; give both the same "
+                "ones (in pandas, categoricals of one dtype)"
+            )
     if train.levels != test.levels:
         kinds = [f"{part.values.dtype} with {part.levels or 'no'} levels" for part in (train, test)]
         raise DataError(

@@ -7,6 +7,7 @@ from lowerbound.distributions.divergence import (
     closed_form_unit_kl,
     drawn,
 )
+from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
@@ -14,6 +15,7 @@ __all__ = [
     "DiagonalNormal",
     "FactorialBernoulli",
     "Lebesgue",
+    "Mixture",
     "SideBySide",
     "TriangularNormal",
     "as_diagonal",

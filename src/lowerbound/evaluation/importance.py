@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowerbound.evaluation.estimate import Estimate, check_seed
-from lowerbound.evaluation.pacing import paced
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models import Model
+from lowerbound.evaluation.tuned_score import TunedScore, can_tune
+from lowerbound.models import Draw, Model
 from lowerbound.models.passes import Progress, batches, fitting, gathered
 from lowerbound.runtime import noise
 from lowerbound.runtime.compiler import Choice, check_choice
@@ -184,7 +185,11 @@ def log_likelihood(
     chunk = whole_number(
         "log_likelihood: chunk_size", chunk_size or _even(samples, max(1, rows // size))
     )
-    draws, likelihood = paced(model, compile, samples * len(examples))
+    draws: Callable[..., Iterator[Draw]] = model.draws
+    score: TunedScore | None = None
+    if compile != "never" and can_tune(model):
+        score = TunedScore(model.likelihood, compile, device_of(model), samples * len(examples))
+        draws = partial(model.draws, score=score)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x, given in batches(examples, model, seed=seed, batch_size=size, progress=progress):
@@ -192,12 +197,15 @@ def log_likelihood(
             with noise.in_chunks() as next_chunk, fitting(examples):
                 for draw in draws(x, _sizes(samples, chunk, next_chunk), **given):
                     weights.add(draw.log_w)
-                    if likelihood is not None:
-                        likelihood.done(draw.z)
+                    if score is not None:
+                        score.done(draw.z)
             yield weights.figures()
 
     with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
         figures = gathered(len(examples), of_batches())
+    score_line = None
+    if score is not None:
+        score_line = score.line
     value = figures["log_likelihood"]
     return LikelihoodEstimate(
         value,
@@ -206,7 +214,7 @@ def log_likelihood(
         samples,
         figures["effective"],
         figures["pareto_k"],
-        None if likelihood is None else likelihood.line,
+        score_line,
     )
 
 

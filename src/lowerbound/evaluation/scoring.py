@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,19 @@ from lowerbound.runtime.modes import evaluating, seeded
 
 
 @torch.no_grad()
-def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tensor]:
-    """What an objective reports of a draw, each ``[B]``.
+def terms_of(
+    objective: Objective,
+    draw: Draw,
+    examples: int,
+    losses: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """What an objective reports of a draw, each ``[B]``, with the losses of its players.
+
+    Args:
+        objective: whose terms to compute.
+        draw: of the latents of a batch.
+        examples: in the batch.
+        losses: of the players, if they are known.
 
     Raises:
         ShapeError: if a term has another shape, which would broadcast into a wrong figure.
@@ -29,6 +40,9 @@ def terms_of(objective: Objective, draw: Draw, examples: int) -> dict[str, Tenso
         raise ShapeError(
             f"{type(objective).__name__}: terms() reports {', '.join(terms)}, but no 'bound'"
         )
+    if losses is None:
+        losses = objective.losses(draw)
+    terms = {**terms, **{f"{name} loss": loss.detach() for name, loss in losses.items()}}
     for name, term in terms.items():
         if term.shape != (examples,):
             raise ShapeError(
@@ -68,5 +82,6 @@ def dataset_terms(
             draw = model.draw(x, objective.samples, objective.gradient, **given)
             yield terms_of(objective, draw, len(x))
 
-    with evaluating(model), seeded(seed, device_of(model)):
+    players = [player.module for player in objective.players().values()]
+    with evaluating(model, *players), seeded(seed, device_of(model)):
         return gathered(len(examples), of_batches())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from lowerbound.errors import DataError, ShapeError, UnsupportedError
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.passes import batches
-from lowerbound.models.sampling import held, not_a_distribution, sampler, scored
+from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
+from lowerbound.models.sampling import held, sampler, scored
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
@@ -147,26 +148,27 @@ class LatentModel(Model):
         sizes: Iterable[int],
         gradient: Gradient = "pathwise",
         *,
-        likelihood: Callable[[Tensor], Distribution] | None = None,
+        score: Callable[..., Tensor] | None = None,
         **given: Any,
     ) -> Iterator[Draw]:
-        """For each of ``sizes``, so many draws from the q(z given x) of one batch, which is computed once.
+        """For each of ``sizes``, so many draws from the q(z given x) of one batch.
+
+        The posterior is computed once.
 
         Args:
             x: data, ``[B, *event]``.
             sizes: K of each.
             gradient: as for :meth:`draw`.
-            likelihood: p(x given z) in the place of the model's own.
+            score: computes log p(x given z), ``[K, B]``, of z, x and the fields that the likelihood
+                takes, as :func:`~lowerbound.models.sampling.score_under` does. It may be compiled. The draws then have no ``p``.
             given: the fields that the model needs, ``[B, ...]`` each.
         """
         if type(self).draw is not LatentModel.draw:  # a subclass's own
             yield from super().draws(x, sizes, gradient, **given)
             return
         parts = self.conditioned(x, given)
-        if likelihood is not None:
-            parts = replace(parts, likelihood=likelihood)
         for samples in sizes:
-            yield self._drawn(parts, x, samples, gradient, given)
+            yield self._drawn(parts, x, samples, gradient, given, score)
 
     def _drawn(
         self,
@@ -175,16 +177,23 @@ class LatentModel(Model):
         samples: int,
         gradient: Gradient,
         given: Mapping[str, Tensor],
+        score: Callable[..., Tensor] | None = None,
     ) -> Draw:
         q, prior = parts.q, parts.prior
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = sampler(q, gradient)(q, Size((samples,)))
-        p = parts.likelihood(z)
-        _check_fit(q, prior, p, x, samples)
+        check_posterior(q, prior, x)
+        p = None
+        if score is None:
+            p = parts.likelihood(z)
+            check_likelihood(p, x, samples)
+            likelihood_term = partial(p.log_prob, x)
+        else:
+            likelihood_term = partial(score, z, x, **fields_for(self.likelihood, given))
         fields = fields_for(self.posterior, given)
         return Draw(
             z=z,
-            likelihood_term=lambda: p.log_prob(x),
+            likelihood_term=likelihood_term,
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
             held_posterior_term=lambda: scored(held(q, self.posterior, x, **fields), z),
@@ -316,48 +325,6 @@ class LatentModel(Model):
 def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
     """The names of fields that some parts of a model need or accept, each once."""
     return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
-
-
-def _check_fit(
-    q: Distribution, prior: Distribution, p: Distribution, x: Tensor, samples: int
-) -> None:
-    """Shapes broadcast silently, so each mismatch is refused by name."""
-    for role, part in (("prior", prior), ("likelihood", p)):
-        if not isinstance(part, Distribution):
-            raise UnsupportedError(not_a_distribution(role, part))
-    if q.batch_shape != x.shape[:1]:
-        raise ShapeError(
-            f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for "
-            f"{len(x)} examples; expected the batch shape ({len(x)},): see torch.distributions.Independent"
-        )
-    if q.event_shape != prior.event_shape:
-        raise ShapeError(
-            f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over {tuple(prior.event_shape)}"
-        )
-    if not torch.compiler.is_compiling() and {_is_discrete(q), _is_discrete(prior)} == {
-        True,
-        False,
-    }:
-        kinds = ("continuous", "discrete")
-        raise UnsupportedError(
-            f"the prior's {type(prior).__name__} is {kinds[bool(_is_discrete(prior))]} and the posterior's "
-            f"{type(q).__name__} is {kinds[bool(_is_discrete(q))]}: neither has a density under the other; use two of one kind"
-        )
-    if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):
-        raise ShapeError(
-            f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape {tuple(p.batch_shape)}, but "
-            f"the data has events of shape {tuple(x.shape[1:])}, and the batch shape is to be {(samples, len(x))}: "
-            "samples, examples (torch.distributions.Independent makes batch dimensions part of the event)"
-        )
-
-
-def _is_discrete(distribution: Distribution) -> bool | None:
-    """Whether draws are from a countable set; ``None`` if it does not say."""
-    try:
-        support = distribution.support
-    except NotImplementedError:
-        return None
-    return None if support is None else bool(support.is_discrete)
 
 
 def _mean(distribution: Distribution) -> Tensor:

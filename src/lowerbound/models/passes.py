@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.errors import ShapeError
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -44,7 +45,8 @@ def batches(
         progress: is told after each batch how many examples are done.
 
     Raises:
-        DataError: if the model needs a field that the examples do not have.
+        DataError: if the model needs a field that the examples do not have, or entries are missing
+            and it is not told which.
     """
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
@@ -52,6 +54,7 @@ def batches(
     numbers = math.prod(examples.shape) if measure is None else measure(examples)
     size = batch_size or examples_per_pass(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
+    refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from lowerbound.distributions import as_diagonal
 from lowerbound.errors import NonFiniteError, UnsupportedError
+from lowerbound.models.checks import check_likelihood
 from lowerbound.models.draw import Gradient
 
 
@@ -119,6 +120,16 @@ def _differs_between_passes(module: nn.Module) -> bool:
     )
 
 
-def not_a_distribution(role: str, part: Any) -> str:
-    """What to say of a part of a model that returned something else."""
-    return f"the {role} returned a {type(part).__name__}; its forward must return a torch.distributions.Distribution"
+def score_under(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
+    """log p(x given z), ``[K, B]``, as a function of z, x and the fields that the likelihood takes.
+
+    It holds nothing but the likelihood, so compiling it compiles nothing else.
+    """
+
+    def score(z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:
+        p = likelihood(z, **fields)
+        check_likelihood(p, x, len(z))
+        log_prob: Tensor = p.log_prob(x)
+        return log_prob
+
+    return score

@@ -1,4 +1,4 @@
-"""One function per paper or use: each puts prior, posterior, likelihood, networks and an objective together."""
+"""One function for each paper or use, which composes a model and an objective."""
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.iwae import iwae

@@ -14,40 +14,47 @@ if TYPE_CHECKING:
     from lowerbound.objectives import ELBO, Ramp
 
 Shape = tuple[int, ...]
-Latent = Annotated[int, Field(ge=1, description="dimensions of z")]
+Latent = Annotated[int, Field(ge=1, description="number of dimensions of z")]
 Hidden = Annotated[int, Field(ge=1, description="units of each fully connected hidden layer")]
 Layers = Annotated[
-    int, Field(ge=1, description="hidden layers of each network, or its convolutions")
+    int, Field(ge=1, description="number of hidden layers of each network, or of convolutions")
 ]
-Activation = Annotated[str, Field(description="between layers: tanh, relu, gelu, silu and others")]
+Activation = Annotated[
+    str, Field(description="activation between layers: tanh, relu, gelu, silu and others")
+]
 Network = Annotated[
-    Literal["mlp", "conv"], Field(description="fully connected, or convolutional for images")
+    Literal["mlp", "conv"],
+    Field(description="fully connected networks, or convolutional ones for images"),
 ]
 Channels = Annotated[
     int,
     Field(
         ge=1,
-        description="of the convolution nearest to the image; each further one has twice as many",
+        description="channels of the layer nearest the image; each further layer doubles them",
     ),
 ]
-Samples = Annotated[int, Field(ge=1, description="L, draws of z for each example in the bound")]
+Samples = Annotated[
+    int, Field(ge=1, description="number L of draws of z for each example in the bound")
+]
 KL = Annotated[
     Literal["auto", "closed-form", "sampled"],
-    Field(description="the KL term: closed form (estimator B) or sampled (A)"),
+    Field(description="KL term in closed form (estimator B) or sampled (A)"),
 ]
 Beta = Annotated[
     float,
-    Field(ge=0, description="weight of the rate in what is climbed; the bound is reported without"),
+    Field(ge=0, description="weight of the rate in training; the reported bound has the weight 1"),
 ]
 Warmup = Annotated[
     float,
     Field(
         ge=0,
-        description="KL warm-up: epochs over which the rate's weight rises from 0 to beta; 0 for none",
+        description="number of epochs over which the weight of the rate rises from 0 to beta "
+        "(KL warm-up); 0 for none",
     ),
 ]
 FreeBits = Annotated[
-    float, Field(ge=0, description="nats below which the rate of a latent unit is not penalised")
+    float,
+    Field(ge=0, description="nats below which the rate of a latent unit is not penalised"),
 ]
 
 
@@ -69,22 +76,23 @@ def aevb_gaussian(
     scale: Annotated[
         Literal["network", "shared", "elementwise"],
         Field(
-            description="of the likelihood: given by the decoder, one learned number, or one for each pixel"
+            description="standard deviation of the likelihood: given by the decoder, one learned "
+            "number, or one learned number for each pixel"
         ),
     ] = "network",
     mean: Annotated[
         Literal["identity", "sigmoid"],
-        Field(description="what the likelihood's mean passes through"),
+        Field(description="function that maps the decoder's output to the mean"),
     ] = "identity",
     min_scale: Annotated[
-        float, Field(gt=0, description="floor of the likelihood's learned scale")
+        float, Field(gt=0, description="smallest value of the learned scale")
     ] = 0.01,
     max_scale: Annotated[
-        float, Field(gt=0, description="ceiling of the likelihood's learned scale")
+        float, Field(gt=0, description="largest value of the learned scale")
     ] = 1000.0,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and decoder for real-valued data such as grey images: 200 tanh units, 10 latents, L = 7."""
-    parameters = 2 if scale == "network" else 1
+    """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
+    parameters = {"network": 2, "shared": 1, "elementwise": 1}[scale]
     encoder, decoder = _networks(
         network, shape, latent, parameters, hidden, layers, channels, activation
     )
@@ -111,14 +119,16 @@ def aevb_bernoulli(
     kl_warmup: Warmup = 0.0,
     free_bits: FreeBits = 0.0,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and Bernoulli decoder for binary data such as MNIST: 500 tanh units, 20 latents, L = 1."""
+    """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1."""
     encoder, decoder = _networks(network, shape, latent, 1, hidden, layers, channels, activation)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
     return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
 
 
 def _beta(beta: float, kl_warmup: float) -> "float | Ramp":
-    return lb.Ramp(0.0, beta, epochs=kl_warmup) if kl_warmup else beta
+    if not kl_warmup:
+        return beta
+    return lb.Ramp(0.0, beta, epochs=kl_warmup)
 
 
 def _networks(  # noqa: PLR0917 (private, and called in this order only)
@@ -131,7 +141,10 @@ def _networks(  # noqa: PLR0917 (private, and called in this order only)
     channels: int,
     activation: str,
 ) -> "tuple[nn.Module, nn.Module]":
-    """An encoder to the ``2 * latent`` parameters of q, and a decoder to ``parameters`` for each entry of an example."""
+    """An encoder to the ``2 * latent`` parameters of q, and a decoder.
+
+    The decoder gives ``parameters`` numbers for each entry of an example.
+    """
     output = (parameters * shape[0], *shape[1:])
     if network == "mlp":
         widths = [hidden] * layers

@@ -16,32 +16,40 @@ if TYPE_CHECKING:
 def iwae(
     shape: tuple[int, ...],
     *,
-    latent: Annotated[int, Field(ge=1, description="dimensions of z")] = 50,
+    latent: Annotated[int, Field(ge=1, description="number of dimensions of z")] = 50,
     hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 200,
-    layers: Annotated[int, Field(ge=1, description="hidden layers of each network")] = 2,
+    layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 2,
     activation: Annotated[
-        str, Field(description="between layers: tanh, relu, gelu, silu and others")
+        str, Field(description="activation between layers: tanh, relu, gelu, silu and others")
     ] = "tanh",
     samples: Annotated[
-        int, Field(ge=1, description="K, draws of z under the logarithm, in all groups together")
+        int,
+        Field(ge=1, description="number K of draws of z for each example, in all groups together"),
     ] = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
-        Field(description="of the encoder; dreg no longer worsens as samples increase"),
+        Field(
+            description="gradient of the encoder; that of dreg does not worsen with more samples"
+        ),
     ] = "pathwise",
     groups: Annotated[
         int,
-        Field(ge=1, description="M of MIWAE: the mean of so many bounds, of K / M samples each"),
+        Field(
+            ge=1, description="number M of bounds that are averaged, of K / M samples each (MIWAE)"
+        ),
     ] = 1,
     encoder_groups: Annotated[
         int | None,
-        Field(ge=1, description="M of PIWAE: groups of what the encoder climbs, if another number"),
+        Field(
+            ge=1,
+            description="number M of bounds that train the encoder, if another than groups (PIWAE)",
+        ),
     ] = None,
     elbo_weight: Annotated[
-        float, Field(ge=0, le=1, description="of CIWAE: the share of the ELBO in the bound")
+        float, Field(ge=0, le=1, description="share of the ELBO in the bound (CIWAE)")
     ] = 0.0,
 ) -> "tuple[LatentModel, IWAE]":
-    """Importance-weighted bound for binary data such as MNIST: two layers of 200 tanh units, 50 latents, K = 50."""
+    """Importance-weighted bound for binary data: 2 x 200 tanh units, 50 latents, K = 50."""
     widths = [hidden] * layers
     model = lb.LatentModel(
         lb.StandardNormal(latent),

@@ -1,4 +1,4 @@
-"""The recipes by name, each with the settings that its paper or use wants. Imports neither torch nor numpy."""
+"""The recipes by name, each with the settings of its paper. Imports neither torch nor numpy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 class Recipe:
     """A function that composes a model and an objective, and how they are usually trained.
 
-    To write your own: a function of the shape of an example, with keyword-only settings annotated
-    ``Annotated[type, Field(description=...)]``, that returns a model and an objective; decorate it with :func:`recipe`,
-    which checks the settings, and adds their descriptions to the docstring.
+    To write your own: write a function of the shape of an example that returns a model and an
+    objective. Its settings are keyword-only arguments, annotated
+    ``Annotated[type, Field(description=...)]``. Decorate it with :func:`recipe`, which checks the
+    settings and adds their descriptions to the docstring.
 
     Args:
         name: what the command calls it.
         make: the function.
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
-        pixels: what becomes of the data's pixels, see :class:`lowerbound.Examples`.
-        image_size: to which pictures from a folder are brought, which have no common size of their own.
+        pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
+        image_size: the size to which pictures from a folder are brought.
     """
 
     name: str
@@ -65,7 +66,7 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
     """Decorator: list a function among the recipes, under its own name with dashes.
 
     Args:
-        usual: how it is usually trained: the last three arguments of :class:`Recipe`.
+        usual: how its model is usually trained, as the last three arguments of :class:`Recipe`.
     """
 
     def register(make: Make) -> Make:
@@ -83,7 +84,7 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
 
 def _with_arguments(make: Callable[..., Any]) -> str:
-    """A recipe's docstring with its arguments, whose descriptions stand in the signature."""
+    """A recipe's docstring with its arguments, which are described in the signature."""
     text, entries = (make.__doc__ or "").strip(), docstring_entries(settings_of(make))
     return f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n"
 
@@ -92,10 +93,12 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        SettingsError: if there is none, with the nearest name.
+        SettingsError: if there is none, suggesting the nearest name.
     """
     if isinstance(name, str) and name in RECIPES:
         return RECIPES[name]
     near = get_close_matches(str(name), RECIPES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPES)}"
+    hint = f"there are {', '.join(RECIPES)}"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
     raise SettingsError(f"there is no recipe {name!r}; {hint}")

@@ -1,1 +1,1 @@
-"""Arrays and records to pictures. Knows neither models nor training, so that anything above may call it."""
+"""From arrays and records to pictures, without any knowledge of models and training."""

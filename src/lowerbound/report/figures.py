@@ -1,4 +1,4 @@
-"""Pictures: grids of images, originals beside their reconstructions, and the course of a bound."""
+"""Pictures: grids of images, originals beside their reconstructions, and learning curves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lowerbound.errors import ShapeError
 
+# Pixels of the smallest tile, pixels between tiles, and the grey value of the background.
 _TILE = 48
 _GAP = 2
 _PAPER = 255
@@ -31,12 +32,14 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None) -> Path:
-    """Write images as one PNG, row by row. Small ones are enlarged by a whole factor, without smoothing.
+    """Write images as one PNG, row by row.
+
+    Small images are enlarged by a whole factor, without smoothing.
 
     Args:
-        images: ``[N, 1 or 3, H, W]`` in [0, 1]; what lies outside is clipped.
-        path: of the PNG.
-        columns: images in a row; by default about as many as there are rows.
+        images: ``[N, 1 or 3, H, W]`` in [0, 1]; values outside are clipped.
+        path: the path of the PNG.
+        columns: the number of images in a row; by default about as many as there are rows.
 
     Returns:
         The path.
@@ -64,14 +67,16 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.squeeze(2) if depth == 1 else sheet).save(path)
+    if depth == 1:
+        sheet = sheet.squeeze(2)
+    Image.fromarray(sheet).save(path)
     return path
 
 
 def save_pairs(
     originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4
 ) -> Path:
-    """Write originals beside their reconstructions as one PNG: in each pair the original is on the left."""
+    """Write originals and reconstructions as one PNG of pairs, the original on the left."""
     return save_grid(
         torch.cat([originals.cpu(), reconstructions.cpu()], -1),
         path,
@@ -84,7 +89,7 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
 
     Args:
         history: a record for each epoch, as in ``metrics.jsonl``.
-        path: of the PNG.
+        path: the path of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -100,17 +105,15 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
     for axes, (term, title) in zip(figure.subplots(1, 3), panels, strict=True):
         for part, colour in (("train", "#1f6f8b"), ("validation", "#d1495b")):
             points = [(record["epoch"], record[part][term]) for record in history if part in record]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True),
-                    label=part,
-                    color=colour,
-                    marker="." if len(points) < 30 else "",
-                )
+            if not points:
+                continue
+            (line,) = axes.plot(*zip(*points, strict=True), label=part, color=colour)
+            if len(points) < 30:
+                line.set_marker(".")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-        _ignore_the_start(
+        _limit_to_the_end(
             axes,
             [
                 record[part][term]
@@ -127,8 +130,8 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
     return path
 
 
-def _ignore_the_start(axes: Any, values: list[float]) -> None:
-    """Limits that show where a course ends, however far away its first epochs were."""
+def _limit_to_the_end(axes: Any, values: list[float]) -> None:
+    """Set limits that show the end of a curve, however far away its first epochs were."""
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))
     margin = 0.08 * span
@@ -138,9 +141,13 @@ def _ignore_the_start(axes: Any, values: list[float]) -> None:
 
 
 def manifold_points(side: int) -> Tensor:
-    """A grid over two standard-normal latents, at equal steps of probability: ``[side * side, 2]``, the second axis downward.
+    """A grid over two standard-normal latents, at equal steps of probability.
 
-    The unit square's coordinates go through the Gaussian's inverse distribution function (Kingma & Welling 2013, figure 4).
+    Coordinates of the unit square go through the inverse distribution function of the Gaussian
+    (Kingma & Welling 2013, figure 4).
+
+    Returns:
+        ``[side * side, 2]``, row by row, with the second axis downward.
     """
     quantiles = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float()
     vertical, horizontal = torch.meshgrid(-quantiles, quantiles, indexing="ij")

@@ -1,34 +1,73 @@
-"""Saving and loading models: weights as safetensors, with the model's description as JSON in the header."""
+"""Saving and loading models: weights as safetensors, the model's description in the header."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import lowerbound
-import lowerbound.conditionals  # with models and networks: registers the parts that a description can name
+import lowerbound.conditionals  # registers, with models, the parts that a description can name
 import lowerbound.models
-from lowerbound.describe import build, describe, foreign_parts
+from lowerbound.describe import build, describe, foreign_parts, has_references
 from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.tensor_files import read_tensors, write_tensors, writing
 
-FORMAT = 1
+FORMAT = 2  # of models in which something is shared; also the newest that can be read
+_FORMAT_WITHOUT_SHARING = 1
 
 
+def header_of(model: nn.Module) -> dict[str, Any]:
+    """What the header of each file of this model's tensors says.
+
+    ``model`` is the description. Where parts share weights, ``shared`` maps a name in the state
+    dictionary to the name under which the same tensor is stored.
+    """
+    header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
+    shared = shared_weights(model)
+    if shared:
+        header["shared"] = shared
+    elif not has_references(header["model"]):
+        header["format"] = _FORMAT_WITHOUT_SHARING
+    return header
 
 
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Names in the state dictionary whose tensor has an earlier name, each with that earlier name.
+
+    Example:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> shared_weights(nn.Sequential(layer, nn.ReLU(), layer))
+        {'2.weight': '0.weight'}
+    """
+    saved = model.state_dict().keys()
+    first: dict[tuple[int, str], str] = {}
+    shared: dict[str, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        # A parameter may be tied to one of another module. A buffer is shared only with its module.
+        keys = {name: (id(value), "") for name, value in module._parameters.items()}
+        keys |= {name: (id(module), name) for name in module._buffers}
+        for name, key in keys.items():
+            full = f"{path}.{name}".removeprefix(".")
+            if full in saved and first.setdefault(key, full) != full:
+                shared[full] = first[key]
+    return shared
 
 
-
-
-
-
+def _tie(model: nn.Module, shared: Mapping[str, str]) -> None:
+    """Tie parameters that were tied when they were saved, where the structure does not do it."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, stored in shared.items():
+        (path, _, leaf), (source, _, original) = name.rpartition("."), stored.rpartition(".")
+        owner, other = modules.get(path, model), modules.get(source, model)
+        parameter = other._parameters.get(original)
+        if parameter is not None and owner._parameters.get(leaf) is not None:
+            setattr(owner, leaf, parameter)
 
 
 def file_of(path: Path) -> Path:
@@ -39,8 +78,10 @@ def file_of(path: Path) -> Path:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a model to one safetensors file: its weights, and how it is made.
 
-    A model made of lowerbound's parts is rebuilt from that file alone; one with a network of your own is rebuilt by the
-    constructor that you pass to :func:`lowerbound.load`.
+    The file alone is enough to load a model made of lowerbound's parts, layers of ``torch.nn`` and
+    describable classes (:func:`lowerbound.describable`). A model with another network of your own
+    is loaded by the constructor that you pass to :func:`lowerbound.load`. What is shared within the
+    model, a module or a parameter, is stored once and shared again after loading.
 
     Args:
         model: any model.
@@ -54,28 +95,35 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import lowerbound as lb, tempfile
-        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> q, p = lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+        >>> vae = lb.LatentModel(lb.StandardNormal(2), q, p)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     lb.load(lb.save(vae, f"{folder}/vae")).sample(3).shape
         torch.Size([3, 6])
     """
     path = file_of(Path(path))
-    header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
+    header = header_of(model)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, model.state_dict(), header)
     return path
 
 
-def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:
-    """The model in a file written by :func:`save`, in evaluation mode on the CPU; see :func:`lowerbound.load`."""
+def load_model(
+    path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None
+) -> Any:
+    """The model in a file written by :func:`save`; see :func:`lowerbound.load`."""
     path = Path(path)
     weights, header = read_tensors(path)
     if "model" not in header or not isinstance(header.get("format"), int):
-        raise StorageError(f"{path}: holds tensors but no description of a model; was it written by lowerbound.save?")
+        raise StorageError(
+            f"{path}: holds tensors but no description of a model; was it written by "
+            "lowerbound.save?"
+        )
     if header["format"] > FORMAT:
         raise StorageError(
-            f"{path}: written by lowerbound {header.get('lowerbound')}, which is newer than this; upgrade lowerbound"
+            f"{path}: written by lowerbound {header.get('lowerbound')}, which is newer than this; "
+            "upgrade lowerbound"
         )
     if constructor is None:
         model = _rebuild(path, header["model"])
@@ -84,11 +132,14 @@ def load_model(path: str | os.PathLike[str], constructor: Callable[[], nn.Module
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())
+    _tie(model, header.get("shared", {}))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise StorageError(f"{path}: the weights do not fit the model that was constructed: {reason}") from None
+        raise StorageError(
+            f"{path}: the weights do not fit the model that was constructed: {reason}"
+        ) from None
     return model.eval()
 
 
@@ -97,8 +148,9 @@ def _rebuild(path: Path, description: Any) -> nn.Module:
     if foreign:
         parts = "; ".join(f"{where} is of {name}" for where, name in foreign)
         raise StorageError(
-            f"{path}: holds a network of your own ({parts}), which a file cannot rebuild; pass a function that makes the "
-            f"untrained model: lowerbound.load({str(path)!r}, constructor=make_model)"
+            f"{path}: holds a network of your own ({parts}), which a file cannot rebuild; pass a "
+            "function that makes the untrained model: "
+            f"lowerbound.load({str(path)!r}, constructor=make_model)"
         )
     model = build(description)
     if not isinstance(model, nn.Module):
@@ -106,14 +158,18 @@ def _rebuild(path: Path, description: Any) -> nn.Module:
     return model
 
 
-def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None) -> Any:
-    """The model of a run's directory, or of a file that :func:`lowerbound.save` wrote: in evaluation mode, on the CPU.
+def load(
+    path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None
+) -> Any:
+    """The model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
 
-    Of a run with validation it is the one with the best validation bound, else the newest.
+    It is in evaluation mode, on the CPU. A run with validation gives the model with the best
+    validation bound, any other run its newest model.
 
     Args:
         path: of the directory or the file.
-        constructor: makes the untrained model, or is it; needed only where it holds a network of your own.
+        constructor: makes the untrained model, or is that model; needed only if it has a network of
+            your own that is neither describable nor made of layers of ``torch.nn``.
 
     Raises:
         StorageError: if nothing is there, a file is damaged, or a constructor is needed.
@@ -122,11 +178,14 @@ def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn
         >>> import tempfile, lowerbound as lb
         >>> digits = lb.load_data("digits")
         >>> vae = lb.LatentModel(
-        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        ...     lb.StandardNormal(2),
+        ...     lb.Gaussian(lb.mlp((1, 8, 8), 4)),
+        ...     lb.Gaussian(lb.mlp(2, (2, 8, 8))),
         ... )
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run = lb.fit(vae, lb.ELBO(), digits.train, epochs=1, directory=f"{folder}/run", progress=False)
-        ...     again = lb.load(f"{folder}/run")
+        ...     path = f"{folder}/run"
+        ...     run = lb.fit(vae, lb.ELBO(), digits.train, epochs=1, directory=path, progress=False)
+        ...     again = lb.load(path)
         >>> bool((again.encode(digits.test) == vae.encode(digits.test)).all())
         True
     """
@@ -138,5 +197,7 @@ def load(path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn
     run = RunDirectory(path)
     failure = run.failure()
     if failure is not None:
-        warnings.warn(f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2)
+        warnings.warn(
+            f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2
+        )
     return load_model(run.model_file(), constructor)

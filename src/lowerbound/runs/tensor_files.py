@@ -1,4 +1,7 @@
-"""Files of tensors: safetensors with JSON in the header, written whole or not at all. Nothing is ever pickled."""
+"""Files of tensors: safetensors with JSON in the header, written whole or not at all.
+
+Nothing is ever pickled.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,19 +32,45 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(f"{path}: cannot be written ({reason}); make room or give another place") from None
+        raise StorageError(
+            f"{path}: cannot be written ({reason}); make room or give another place"
+        ) from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write tensors to a safetensors file, whole or not at all."""
-    parts = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors to a safetensors file, whole or not at all.
+
+    A name that the metadata's ``shared`` maps to another name is that tensor, which is stored once.
+    """
+    shared = (metadata or {}).get("shared", {})
+    parts = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in tensors.items()
+        if not _is_stored_as(shared.get(name), name, tensors)
+    }
     partial = path.with_name(f".{path.name}.partial")
-    save_file(parts, partial, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+    save_file(
+        parts, partial, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()}
+    )
     os.replace(partial, path)
 
 
+def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensor of this name is stored under another name.
+
+    All files of a checkpoint have the model's metadata; where the names are not the model's, or the
+    tensors differ after all, each is stored.
+    """
+    if other is None or other not in tensors:
+        return False
+    ours, stored = tensors[name], tensors[other]
+    return ours.dtype == stored.dtype and torch.equal(ours, stored)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a safetensors file.
+    """The tensors, shared ones under each of their names, and the metadata of a safetensors file.
 
     Raises:
         StorageError: if there is no such file, or it is damaged.
@@ -48,11 +78,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise StorageError(f"{path}: there is no such file") from None
     except (SafetensorError, ValueError, OSError) as error:
-        raise StorageError(f"{path}: not a readable safetensors file ({error}); restore it from a copy") from None
+        raise StorageError(
+            f"{path}: not a readable safetensors file ({error}); restore it from a copy"
+        ) from None
+    shared = metadata.get("shared")
+    if isinstance(shared, dict):
+        again = {name: tensors[other] for name, other in shared.items() if other in tensors}
+        tensors = again | tensors
+    return tensors, metadata
 
 
 def _from_json(text: str) -> Any:

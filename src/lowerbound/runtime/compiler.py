@@ -1,10 +1,11 @@
-"""torch's compiler: how it is asked, what its own failures are, and when it is worth its time."""
+"""torch's compiler: how it is called, which errors are its own, and when it is worth its time."""
 
 from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
@@ -16,66 +17,74 @@ from lowerbound.errors import SettingsError
 
 Choice = Literal["auto", "always", "never"]
 
-# Seconds of uncompiled work still to do from which on the compiler is asked. It takes 5 to 30 seconds itself, and saves a fifth to a
-# half of the time.
-WORTH_COMPILING = 90.0
-
-# Random numbers are those of uncompiled work, and shapes are what they are. A hyperbolic tangent is 2 sigmoid(2x) - 1, which is
-# off by a rounding of 1 at most, in a third of the time.
+# How the compiler is asked. Random numbers are those of uncompiled code, and shapes are static.
+# tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
+# rounding at most. What else was compiled in this process does not count towards the limit of
+# recompilations, nor do the other pieces of a function that is compiled in pieces.
 _ASKED: dict[str, Any] = {
     "dynamic": False,
     "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
-    "isolate_recompiles": True,  # what else had compiled does not count, in the parts of what is compiled in pieces either
+    "isolate_recompiles": True,
     "recompile_limit": 3,
 }
 
 
 def check_choice(name: str, choice: Any) -> None:
-    """Refuse what is no :data:`Choice`.
+    """Refuse what is not a :data:`Choice`.
 
     Raises:
-        SettingsError: naming who was given it.
+        SettingsError: naming the function that was given it.
     """
     if choice not in get_args(Choice):
-        raise SettingsError(
-            f"{name}: compile={choice!r} must be one of {', '.join(get_args(Choice))}"
-        )
+        known = ", ".join(get_args(Choice))
+        raise SettingsError(f"{name}: compile={choice!r} must be one of {known}")
 
 
 def compiled(
     function: Callable[..., Any], *, whole: bool = True, **options: Any
 ) -> Callable[..., Any]:
-    """What the compiler makes of a function when it is first called.
-
-    Distributions do not check what they are given within it, for a graph cannot raise errors; the compiler would have it so in
-    all of the process from then on.
+    """The compiled version of a function. The compiler works when it is first called.
 
     Args:
         function: of tensors.
-        whole: as one graph; the compiler fails where something keeps it from that. Else in pieces.
-        options: of the compiler's code generator, beside the usual ones.
+        whole: compile one graph, and fail where something prevents that. Otherwise in pieces.
+        options: of the code generator, beside the usual ones.
     """
     asked = _ASKED | {"options": _ASKED["options"] | options}
-    checks = Distribution._validate_args
+    with switches_for_compiling():
+        made = torch.compile(_copy_code(function), fullgraph=whole, **asked)
+
+    def call(*given: Any, **named: Any) -> Any:
+        with switches_for_compiling():
+            return made(*given, **named)
+
+    return call
+
+
+@contextmanager
+def switches_for_compiling() -> Iterator[None]:
+    """Within the block, all switches of the process are as compiled code needs them.
+
+    - Distributions do not check their arguments, because a graph cannot raise errors. The compiler
+      itself would leave this check off for the rest of the process.
+    - A graph may contain calls of ``torch.autograd.grad``.
+
+    The compiler's own ``config.patch`` does the same in 30 microseconds, a tenth of a small step.
+    """
+    config = torch._dynamo.config
+    before = Distribution._validate_args, config.trace_autograd_ops
+    Distribution._validate_args, config.trace_autograd_ops = False, True
     try:
-        made = torch.compile(_apart(function), fullgraph=whole, **asked)
+        yield
     finally:
-        Distribution._validate_args = checks
-
-    def unchecked(*given: Any) -> Any:
-        checks, Distribution._validate_args = Distribution._validate_args, False
-        try:
-            return made(*given)
-        finally:
-            Distribution._validate_args = checks
-
-    return unchecked
+        Distribution._validate_args, config.trace_autograd_ops = before
 
 
-def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with code of its own, to which the compiler ties what it makes: that goes when the function goes.
+def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with a code object of its own.
 
-    So a program may compile any number of them, of which the compiler's limits count each for itself.
+    The compiler ties what it makes to the code object, and its limits count per code object. With
+    a copy, both end when the function does, so a program may compile any number of functions.
     """
     from torch._C._dynamo.eval_frame import reset_code
 
@@ -87,36 +96,45 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
         plain.__defaults__,
         plain.__closure__,
     )
+    own.__kwdefaults__ = plain.__kwdefaults__
     weakref.finalize(own, reset_code, own.__code__)
     bound = getattr(function, "__self__", None)
-    return own if bound is None else MethodType(own, bound)
+    if bound is None:
+        return own
+    return MethodType(own, bound)
 
 
 def is_the_compilers(error: Exception) -> bool:
-    """Whether the compiler failed: as it compiled, or because something that changes had it compile again and again."""
+    """Whether the compiler failed, be it at its work or because it had to do it too often."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import InvalidCxxCompiler
 
     return isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit, InvalidCxxCompiler))
 
 
+def is_a_graph_break(error: Exception) -> bool:
+    """Whether the function cannot be one graph, and may be compiled in pieces."""
+    from torch._dynamo.exc import Unsupported
+
+    return isinstance(error, Unsupported)
+
+
 def failure(error: Exception) -> str:
-    """That the compiler failed, and why: what it says in its first line, and where it could not go on."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
+    """One line that says why the compiler failed, and at which line of code."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
 
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     if isinstance(error, FailOnRecompileLimitHit):
         reason = "something in the model changes from call to call"
-    elif isinstance(error, Unsupported):
+    elif is_a_graph_break(error):
         reason += f" in {place(error)}"
     return f"the compiler failed ({reason})"
 
 
 def place(error: Exception) -> str:
-    """Where the compiler could not go on: the last line of code that its message names."""
+    """The line of code that the compiler could not compile: the last one that its message names."""
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
-    return (
-        "{}, line {}".format("/".join(Path(places[-1][0]).parts[-2:]), places[-1][1])
-        if places
-        else "the model"
-    )
+    if not places:
+        return "the model"
+    file, line = places[-1]
+    return f"{'/'.join(Path(file).parts[-2:])}, line {line}"

@@ -1,4 +1,4 @@
-"""Modes that hold within a block and leave everything as it was: evaluation, and a seed of one's own."""
+"""Modes that hold within a block, and leave everything as it was: evaluation, and a seed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and no gradients are recorded; afterwards it is as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the block models are in evaluation mode, and no gradients are recorded.
+
+    Afterwards all their modules are in the mode in which they were.
+    """
+    training = [module for model in models for module in model.modules() if module.training]
+    for model in models:
+        model.eval()
     try:
         with torch.no_grad():
             yield
@@ -24,7 +28,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Within the block torch draws from ``seed``, and afterwards as if nothing had been; without a seed, no block."""
+    """Within the block torch draws from ``seed``, unless it is ``None``.
+
+    Afterwards torch goes on as if nothing had been drawn.
+    """
     if seed is None:
         yield
         return

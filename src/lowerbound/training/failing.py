@@ -1,11 +1,12 @@
-"""What a training says when the numbers end."""
+"""Where a step became non-finite, and what to do about it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
@@ -13,25 +14,27 @@ from lowerbound.models import Draw, Model
 
 
 @torch.no_grad()
-def diagnosis(
-    model: Model, optimizer: Optimizer, step: int, seen: tuple[Tensor, Draw, Tensor]
+def diagnose(
+    model: Model,
+    players: nn.Module,
+    optimizer: Optimizer,
+    step: int,
+    seen: tuple[Tensor, Draw, Tensor],
 ) -> NonFiniteError:
-    """The first quantity on the way from data to gradient that is not finite, and what to do about it.
+    """The error that names the first value from data to gradient that is not finite.
 
     Args:
         model: with the gradients of the step.
+        players: of the objective, with theirs.
         optimizer: of its parameters.
         step: which one was refused, counted from 1.
-        seen: its data, the draw made for them, and the bound averaged over them.
+        seen: its data, the draw for them, and the bound averaged over them.
     """
     x, draw, bound = seen
-    term, tensor = _first_non_finite(model, draw, bound, x)
-    rate = max(float(group["lr"]) for group in optimizer.param_groups)
-    largest, where = max(
-        (float(p.abs().max()), name) for name, p in model.named_parameters() if p.numel()
-    )
+    parameters = [*model.named_parameters(), *players.named_parameters()]
+    term, tensor = _find_non_finite(parameters, draw, bound, x, model.log_likelihood_name)
     name = type(optimizer).__name__
-    dimensions = math.prod(x.shape[1:])
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
     too_long = f"steps of {name} at learning rate {rate:g} are too long"
     explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
@@ -42,35 +45,47 @@ def diagnosis(
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
     else:
+        largest, where = max((float(p.abs().max()), name) for name, p in parameters if p.numel())
         cause = (
-            f"{too_long} for a bound that sums over {dimensions} dimensions "
-            f"(the largest parameter is now {largest:.3g}, in {where})"
+            f"{too_long} for a bound that sums over {math.prod(x.shape[1:])} dimensions (the "
+            f"largest parameter is now {largest:.3g}, in {where})"
         )
-        remedy = "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger min_scale of the likelihood also helps"
+        remedy = (
+            "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger "
+            "min_scale of the likelihood also helps"
+        )
     return NonFiniteError(
-        f"step {step}: the {term} is not finite, first in {tensor}. Likely cause: {cause}. Remedy: {remedy}. "
-        f"No parameter was changed: the model has its finite values of step {step - 1}",
+        f"step {step}: the {term} is not finite, first in {tensor}. Likely cause: {cause}. "
+        f"Remedy: {remedy}. No parameter was changed: the model has its finite values of step "
+        f"{step - 1}",
         step=step,
         term=term,
         tensor=tensor,
     )
 
 
-def _first_non_finite(model: Model, draw: Draw, bound: Tensor, x: Tensor) -> tuple[str, str]:
+def _find_non_finite(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    draw: Draw,
+    bound: Tensor,
+    x: Tensor,
+    log_likelihood: str,
+) -> tuple[str, str]:
+    """The name of the first term that is not finite, and of its tensor."""
     q = draw.q
-    on_the_way: list[tuple[str, str, Tensor | None]] = [
+    in_order: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),
         ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
         ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
         ("latents", "z", draw.z),
-        ("log_likelihood", model.log_likelihood_name, draw.log_likelihood),
+        ("log_likelihood", log_likelihood, draw.log_likelihood),
         ("rate", "KL(q(z given x) || p(z))", draw.rate),
         ("bound", "the objective's bound", bound),
     ]
-    for term, tensor, value in on_the_way:
+    for term, tensor, value in in_order:
         if value is not None and not bool(torch.isfinite(value).all()):
             return term, tensor
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return "gradient", name
     return "gradient", "the norm of all gradients together"

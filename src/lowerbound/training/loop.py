@@ -1,17 +1,17 @@
-"""The loop: epochs of shuffled batches, validation, the choice of the best weights, and who watches."""
+"""The loop: epochs of shuffled batches, validation, and the choice of the best weights."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -20,71 +20,42 @@ from lowerbound.errors import LowerboundError, NonFiniteError
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.objectives.schedules import cut_short
 from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.training.compiling import Pacer, Precision
-from lowerbound.training.feeding import Feed
-from lowerbound.training.settling import Settling
+from lowerbound.training.autostop import AutoStop, Decision, comparable_bounds
+from lowerbound.training.batches import Batch, BatchSource
+from lowerbound.training.compiling import Precision, StepAutotuner
+from lowerbound.training.players import modules_of_players
+from lowerbound.training.progress import Progress
+from lowerbound.training.records import (
+    are_finite,
+    describe_cut_schedules,
+    not_finite,
+    record_schedules,
+)
 from lowerbound.training.step import TrainingStep
 
-# Steps on a device after which it is asked whether it refused one; fewer where each holds its batch until then.
+# After so many steps on a device it is asked whether it refused one. It is asked earlier where
+# each step keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
 
-
-@dataclass(eq=False)
-class Progress:
-    """Where a training stands; with the model, the optimiser and torch's random state, all that is needed to go on."""
-
-    epoch: int = 0
-    """Epochs that are complete."""
-    step: int = 0
-    """Optimiser steps taken."""
-    position: int = 0
-    """Examples seen of the epoch under way."""
-    seconds: float = 0.0
-    """Time spent training, before this process's share."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sums over the examples seen of the epoch under way, by term."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """A record for each complete epoch."""
-    best_bound: float | None = None
-    """The best validation bound; ``None`` before the first one that is a number."""
-    best_epoch: int = 0
-    """The epoch with the best validation bound; 0 before the first validation."""
-    finished: bool = False
-    """Whether the training has reached its end, by its length or by early stopping."""
-    stopped_early: bool = False
-    """Whether early stopping ended it."""
-    compiled: bool | None = None
-    """Whether its steps are compiled; ``None`` while that is not decided."""
-    half: bool | None = None
-    """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
-    pace: float = 1.0
-    """The factor that has come to the learning rate where the training stops by itself."""
-    window: int = 0
-    """There: the steps of the window under way."""
-    window_end: int = 0
-    """There: the step at which it ends."""
-    idle: int = 0
-    """There: windows in a row that did not gain."""
-    settled: bool = False
-    """There: whether the training has stopped by itself."""
+Weights = dict[str, dict[str, Tensor]]
 
 
 class Observer:
-    """Someone who watches a training: all methods are called in the loop's own thread, and do nothing by default.
+    """Watches a training. All methods are called by the loop, and do nothing by default.
 
-    To write your own: subclass, override what matters, and pass an instance in ``observers`` of :func:`lowerbound.fit`.
+    To write your own: subclass, override what matters, and pass an instance in ``observers`` of
+    :func:`lowerbound.fit`.
     """
 
     def on_start(self, loop: Loop) -> None:
         """Before the first step."""
 
     def on_choice(self, loop: Loop, line: str) -> None:
-        """When it is decided how the steps are taken, which the line says with the reason, or when they are profiled."""
+        """When it is decided how steps run, or a profile is made; the line says what and why."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -93,7 +64,7 @@ class Observer:
         """After an epoch and its validation."""
 
     def on_interrupt(self, loop: Loop) -> None:
-        """When an error or a signal ends the training between two steps; the error goes on afterwards."""
+        """When an error or a signal ends the training; the error goes on afterwards."""
 
     def on_end(self, loop: Loop) -> None:
         """After the last epoch, with the weights that are kept."""
@@ -116,47 +87,116 @@ class Loop:
     patience: int | None
     seed: int
     observers: list[Observer]
-    settling: Settling | None = None
+    autostop: AutoStop | None = None
     compile: Choice = "never"
     precision: Precision = "float32"
     profiled: bool = False
     progress: Progress = field(default_factory=Progress)
-    best_weights: dict[str, Tensor] | None = None
+    best_weights: Weights | None = None
     stop_requested: bool = False
     failure: str | None = None
 
     def __post_init__(self) -> None:
         self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.feed = Feed(self.train, self.device)
-        self.train = self.feed.examples
+        self.players = modules_of_players(self.model, self.objective)
+        self.source = BatchSource(self.train, self.device, self.model.needs, self.model.accepts)
+        self.train = self.source.examples
         self.step = TrainingStep(
             self.model,
             self.objective,
             self.optimizer,
-            self.feed,
-            self.clip_norm,
-            self.ema,
-            self.profiled,
+            players=self.players,
+            clip_norm=self.clip_norm,
+            averaged=self.ema,
         )
         size = min(self.batch_size, len(self.train))
-        self.pacer = Pacer(self.step, self.compile, self.precision, size, self.tell)
+        self.autotuner = StepAutotuner(
+            self.step, self.compile, self.precision, size, self.tell, profiled=self.profiled
+        )
         self.schedules = self.objective.schedules()
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.started = time.perf_counter()
+        self.examples_per_second = 0.0
 
-    def resume(self, progress: Progress, best_weights: dict[str, Tensor] | None = None) -> None:
-        """Continue from where an earlier training stood, with the best weights that it had found.
+    @torch.enable_grad()
+    def run(self) -> None:
+        """Train to the end. torch's random state is the caller's to seed and restore."""
+        with self._telling_of_failures():
+            self._notify("on_start")
+            while not self.progress.finished:
+                rows = self._shuffle()
+                with closing(self._batches(rows)) as batches:
+                    for batch in batches:
+                        self._set_rates(self._rate_factor(self.progress.step))
+                        self.autotuner.run(batch, self._scheduled(), self._steps_left())
+                        self.progress.advance(len(batch))
+                        self._notify("on_step")
+                record = self._validate()
+                self._keep_best(record)
+                self._end_epoch(record)
+        self._restore_best()
+        self._notify("on_end")
 
-        The caller restores the model's weights and the optimiser's state.
+    # What observers and checkpoints ask for.
+
+    @property
+    def kept(self) -> Model:
+        """The model that is validated: with averaged weights if there are such."""
+        if self.ema is None:
+            return self.model
+        return cast(Model, self.ema.module)
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether weights and progress belong together; not so where a step was cut short."""
+        return self.step.taken == self.progress.step == self.step.accepted
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training so far, with that of earlier processes."""
+        return self.progress.seconds + time.perf_counter() - self.started
+
+    def averages(self) -> dict[str, float]:
+        """The terms averaged over the examples seen of this epoch; waits for the device."""
+        return {name: total / self.progress.position for name, total in self.step.totals.items()}
+
+    def healthy(self) -> bool:
+        """Whether all weights are finite."""
+        return are_finite([self.model, self.players])
+
+    def tell(self, line: str) -> None:
+        """Tell all observers what was decided or found out about how the steps run."""
+        self._notify("on_choice", line)
+
+    def unfinished(self) -> list[str]:
+        """What to say of a training that ended before its schedules or its tolerance did."""
+        if self.autostop is not None and not self.progress.settled:
+            if not self.progress.history:
+                return []
+            return [self.autostop.describe_unfinished(self.progress)]
+        return describe_cut_schedules(self.progress)
+
+    def snapshot(self) -> Progress:
+        """Where the training stands now, in plain numbers."""
+        now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
+        option = self.autotuner.settled_option
+        if option is None:
+            return now
+        return replace(now, compiled=option.compiled, bfloat16=option.bfloat16)
+
+    def weights(self) -> Weights:
+        """All weights by the name of their file: the model's, and those of the objective."""
+        return self._with_players(self.model)
+
+    def load_weights(self, weights: Weights) -> None:
+        """Put weights into the model and the objective's players.
+
+        Raises:
+            RuntimeError, KeyError: if they are those of others.
         """
-        self.progress, self.best_weights = progress, best_weights
-        if progress.position and len(progress.history) > progress.epoch:
-            progress.history.pop()  # of an epoch that the number of steps cut short, and that now goes on
-        self.step.resume(progress.step, progress.sums)
-        self.pacer.resume(progress.compiled, progress.half, self._steps_left())
-        progress.finished = (
-            progress.stopped_early or progress.settled or progress.step >= self.total_steps
-        )
+        self.model.load_state_dict(weights["model"])
+        if self.players:
+            self.players.load_state_dict(weights["objective"])
 
     def request_stop(self) -> None:
         """Stop after the step under way; a second request stops at once.
@@ -168,31 +208,207 @@ class Loop:
             raise KeyboardInterrupt
         self.stop_requested = True
 
-    @property
-    def between_steps(self) -> bool:
-        """Whether weights and progress belong together, which they do not where a step was cut short."""
-        return self.step.taken == self.progress.step == int(self.step.accepted)
+    def resume(
+        self,
+        progress: Progress,
+        *,
+        best_weights: Weights | None = None,
+        earlier_tolerance: float | None = None,
+    ) -> None:
+        """Continue from where an earlier training stood.
 
-    @property
-    def seconds(self) -> float:
-        """Time spent training so far, earlier processes included."""
-        return self.progress.seconds + time.perf_counter() - self.started
+        The caller restores the weights and the optimiser's state.
 
-    @property
-    def kept(self) -> Model:
-        """The model whose bound is validated: with averaged weights where there are such."""
-        return self.model if self.ema is None else cast(Model, self.ema.module)
+        Args:
+            progress: The progress of the earlier training.
+            best_weights: The best weights that it had found.
+            earlier_tolerance: Its tolerance. With a smaller one now, a training that had settled
+                continues.
+        """
+        self.progress, self.best_weights = progress, best_weights
+        if progress.position and len(progress.history) > progress.epoch:
+            # The number of steps cut the epoch short, and now it goes on.
+            progress.history.pop()
+        if self.autostop is not None and progress.settled and earlier_tolerance is not None:
+            progress.settled = self.autostop.tolerance >= earlier_tolerance
+            if not progress.settled:
+                progress.windows = replace(progress.windows, idle=0)
+        self.step.resume(progress.step, progress.sums)
+        self.autotuner.resume(progress.compiled, progress.bfloat16, self._steps_left())
+        self._see_whether_finished()
 
-    @torch.enable_grad()
-    def run(self) -> None:
-        """Train to the end. torch's random state is the caller's to seed and restore."""
+    # The parts of the loop.
+
+    def _shuffle(self) -> Tensor:
+        """The rows of this epoch in order, which is a function of the seed and the epoch alone."""
+        seed = derived_seed(self.seed, "order", self.progress.epoch)
+        generator = torch.Generator().manual_seed(seed)
+        return self.source.shuffle(self.batch_size, generator)
+
+    def _batches(self, rows: Tensor) -> Generator[Batch]:
+        """The batches of what is left of an epoch, between which it looks after the training.
+
+        It stops where that was requested, and asks the device now and then whether it refused a
+        step.
+        """
+        self.model.train()
+        self.players.train()
+        first, began = self.progress.position, time.perf_counter()
+        most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
+        rows = rows[first:][: (self.total_steps - self.progress.step) * self.batch_size]
+        with closing(self.source.batches(rows, self.batch_size)) as batches:
+            for batch in batches:
+                if self.stop_requested:
+                    self._check()
+                    raise KeyboardInterrupt
+                yield batch
+                if len(self.step.unchecked) >= most:
+                    self._check()
+        self._check()
+        seconds = time.perf_counter() - began
+        self.examples_per_second = (self.progress.position - first) / seconds
+
+    def _check(self) -> None:
+        """See whether a step was refused; if so, go back to where it began."""
         try:
-            for observer in self.observers:
-                observer.on_start(self)
-            while not self.progress.finished:
-                self._epoch()
+            self.step.check()
+        except NonFiniteError:
+            progress, taken = self.progress, self.step.taken
+            batches = -(-progress.position // self.batch_size) - (progress.step - taken)
+            progress.step, progress.position = taken, batches * self.batch_size
+            raise
+
+    def _rate_factor(self, step: int) -> float:
+        return self.factor(step) * self.progress.windows.rate_factor
+
+    def _set_rates(self, factor: float) -> None:
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+
+    @property
+    def _epochs(self) -> float:
+        """Epochs so far, with the part of the one under way."""
+        return self.progress.epoch + self.progress.position / len(self.train)
+
+    def _scheduled(self) -> dict[str, float]:
+        now = self.progress.step, self._epochs
+        return {name: schedule.at(*now) for name, schedule in self.schedules.items()}
+
+    def _steps_left(self) -> int:
+        left = self.total_steps - self.progress.step
+        if self.autostop is None:
+            return left
+        return max(1, min(left, self.autostop.fewest_steps_left(self.progress)))
+
+    def _validate(self) -> dict[str, Any]:
+        """The record of the epoch that has just ended, with the validation bound."""
+        progress = self.progress
+        averages = self.averages()
+        if not self.healthy():
+            raise not_finite(progress, "parameter", "the model's weights")
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train": averages,
+            "learning_rate": self.base_rates[0] * self._rate_factor(progress.step - 1),
+            "examples_per_second": self.examples_per_second,
+        }
+        if self.schedules:
+            record["schedules"] = record_schedules(self.schedules, progress.step, self._epochs)
+        if self.validation is not None:
+            terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
+            record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
+            if not math.isfinite(record["validation"]["bound"]):
+                where = "the mean over the validation data"
+                raise not_finite(progress, "validation bound", where)
+        record["seconds"] = self.seconds
+        return record
+
+    def _keep_best(self, record: dict[str, Any]) -> None:
+        if self.autostop is not None:
+            self._act_on(self._decide(self.autostop), record)
+        elif "validation" in record:
+            best, bound = self.progress.best_bound, record["validation"]["bound"]
+            if best is None or bound > best:
+                self._keep(bound)
+
+    def _keep(self, bound: float) -> None:
+        self.progress.best_bound, self.progress.best_epoch = bound, self.progress.epoch + 1
+        self.best_weights = {
+            file: {name: value.clone() for name, value in weights.items()}
+            for file, weights in self._with_players(self.kept).items()
+        }
+
+    def _with_players(self, model: Model) -> Weights:
+        weights: Weights = {"model": model.state_dict()}
+        if self.players:
+            weights["objective"] = self.players.state_dict()
+        return weights
+
+    def _decide(self, autostop: AutoStop) -> Decision:
+        step, epochs = self.progress.step, self._epochs
+        schedules = self.schedules.values()
+        return autostop.consider(
+            self.progress,
+            epoch_steps=-(-len(self.train) // self.batch_size),
+            last=step >= self.total_steps,
+            changing=not all(schedule.ended(step, epochs) for schedule in schedules),
+            best_weights=(self.best_weights or {}).get("model"),
+            bounds_of=partial(
+                comparable_bounds,
+                objective=self.objective,
+                train=self.train,
+                validation=self.validation,
+                seed=self.seed,
+            ),
+        )
+
+    def _act_on(self, decision: Decision, record: dict[str, Any]) -> None:
+        window = decision.record
+        if window is not None:
+            if decision.is_best:
+                self._keep(window["bound"])
+            if decision.goes_back and self.best_weights is not None:
+                self.load_weights(self.best_weights)
+            self.tell(decision.describe(self.base_rates[0] * window["pace"]))
+            finite = {name: value for name, value in window.items() if math.isfinite(value)}
+            record["window"] = finite
+        self.progress.windows, self.progress.settled = decision.windows, decision.settled
+
+    def _end_epoch(self, record: dict[str, Any]) -> None:
+        progress = self.progress
+        progress.history.append(record)
+        if progress.position == len(self.train):
+            progress.epoch += 1
+            progress.position = 0
+            self.step.begin_epoch()
+        waited = progress.epoch - progress.best_epoch
+        progress.stopped_early = self.patience is not None and waited >= self.patience
+        self._see_whether_finished()
+        self._notify("on_epoch", record)
+
+    def _see_whether_finished(self) -> None:
+        progress = self.progress
+        by_itself = progress.stopped_early or progress.settled
+        progress.finished = by_itself or progress.step >= self.total_steps
+
+    def _restore_best(self) -> None:
+        self.load_weights(self.best_weights or self._with_players(self.kept))
+        self.model.eval()
+        self.players.eval()
+
+    def _notify(self, event: str, *given: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(self, *given)
+
+    @contextmanager
+    def _telling_of_failures(self) -> Iterator[None]:
+        """Around the epochs: observers hear of an error, and the optimiser gets its rates back."""
+        try:
+            yield
         except BaseException as error:
-            self.failure = str(error) if isinstance(error, NonFiniteError) else None
+            if isinstance(error, NonFiniteError):
+                self.failure = str(error)
             for observer in self.observers:
                 try:
                     observer.on_interrupt(self)
@@ -200,191 +416,4 @@ class Loop:
                     error.add_note(str(another))
             raise
         finally:
-            self._set_rates(1.0)  # an optimiser that is the caller's own goes back as it came
-        self.model.load_state_dict(self.best_weights or self.kept.state_dict())
-        self.model.eval()
-        for observer in self.observers:
-            observer.on_end(self)
-
-    def averages(self) -> dict[str, float]:
-        """The terms of the epoch under way, averaged over the examples seen; costs a synchronisation with the device."""
-        return {name: total / self.progress.position for name, total in self.step.totals.items()}
-
-    def snapshot(self) -> Progress:
-        """Where the training stands now, in plain numbers."""
-        now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
-        way = self.pacer.verdict
-        return now if way is None else replace(now, compiled=way.compiled, half=way.half)
-
-    def tell(self, line: str) -> None:
-        """Let all observers know what was decided or found out about how the steps are taken."""
-        for observer in self.observers:
-            observer.on_choice(self, line)
-
-    def _epoch(self) -> None:
-        progress = self.progress
-        order = self._order()
-        self.model.train()
-        began, first = time.perf_counter(), progress.position
-        left = order[first:][: (self.total_steps - progress.step) * self.batch_size]
-        with closing(self.feed.batches(left, self.batch_size)) as batches:
-            for batch in batches:
-                if self.stop_requested:
-                    self._check()
-                    raise KeyboardInterrupt
-                self._take(batch)
-                for observer in self.observers:
-                    observer.on_step(self)
-                if len(self.step.unchecked) >= (
-                    _UNCHECKED_STEPS if self.feed.at_hand else _UNCHECKED_BATCHES
-                ):
-                    self._check()
-        self._check()
-        rate = (progress.position - first) / (time.perf_counter() - began)
-        record = self._record(self.averages(), rate)
-        window = None if self.settling is None else self.settling.consider(self)
-        if window is not None:
-            record["window"] = window
-        progress.history.append(record)
-        if progress.position == len(order):
-            progress.epoch += 1
-            progress.position = 0
-            self.step.begin_epoch()
-        patient = self.patience is None or progress.epoch - progress.best_epoch < self.patience
-        progress.stopped_early = not patient
-        progress.finished = (
-            progress.stopped_early or progress.settled or progress.step >= self.total_steps
-        )
-        for observer in self.observers:
-            observer.on_epoch(self, record)
-
-    def _check(self) -> None:
-        """See whether a step was refused; if so, the training stands where it stood before that step."""
-        try:
-            self.step.check()
-        except NonFiniteError:
-            progress = self.progress
-            batches = -(-progress.position // self.batch_size) - (progress.step - self.step.taken)
-            progress.step, progress.position = self.step.taken, batches * self.batch_size
-            raise
-
-    def healthy(self) -> bool:
-        """Whether all weights are finite, as they are unless an update of finite gradients overflowed."""
-        weights = [
-            value
-            for value in self.model.state_dict().values()
-            if value.is_floating_point() and value.numel()
-        ]
-        return bool(torch.isfinite(get_total_norm(weights, math.inf)))
-
-    def _refuse(self, faulty: bool, term: str, tensor: str) -> None:
-        """What the check before each update cannot see."""
-        if faulty:
-            step = self.progress.step
-            raise NonFiniteError(
-                f"step {step}: the {term} is not finite, found in {tensor} after epoch {self.progress.epoch + 1}. Likely cause: "
-                "steps that are too long, or examples far outside of the training data's range. Remedy: a smaller "
-                "learning_rate, clip_norm=1.0, or a look at the data",
-                step=step,
-                term=term,
-                tensor=tensor,
-            )
-
-    def _order(self) -> Tensor:
-        """The order of this epoch's examples: a function of the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(
-            derived_seed(self.seed, "order", self.progress.epoch)
-        )
-        return self.feed.order(self.batch_size, generator)
-
-    def unfinished(self) -> list[str]:
-        """What to say of schedules of the objective that the weights which are kept have not seen to their end."""
-        progress = self.progress
-        if not progress.history:
-            return []
-        if self.settling is not None and not progress.settled:
-            return [self.settling.unfinished(self)]
-        best = progress.best_epoch
-        kept = progress.history[best - 1 if best else -1].get("schedules", {})
-        last = progress.history[-1].get("schedules", {})
-        lines = []
-        for name, schedule in kept.items():
-            if cut_short(schedule):
-                why = (
-                    f"the weights that were kept are those of epoch {best}; without validation it is the last ones"
-                    if last[name]["ended"]
-                    else "the training ended before the schedule; train longer or shorten it"
-                )
-                lines.append(
-                    f"{name} reached {schedule['reached']:.3g}, not {schedule['end']:.3g}: {why}"
-                )
-        return lines
-
-    @property
-    def changing(self) -> bool:
-        """Whether a schedule of the objective has not come to its end."""
-        return not all(
-            schedule.ended(self.progress.step, self._epochs_taken)
-            for schedule in self.schedules.values()
-        )
-
-    @property
-    def _epochs_taken(self) -> float:
-        """Passes over the data so far, with the part of the one under way."""
-        return self.progress.epoch + self.progress.position / len(self.train)
-
-    def _take(self, batch: Tensor) -> None:
-        """One step on a batch, with everything that belongs to it."""
-        self._set_rates(self.factor(self.progress.step) * self.progress.pace)
-        now = (self.progress.step, self._epochs_taken)
-        scheduled = {name: schedule.at(*now) for name, schedule in self.schedules.items()}
-        self.pacer(batch, scheduled, self._steps_left())
-        self.progress.position += len(batch)
-        self.progress.step += 1  # last: see between_steps
-
-    def _steps_left(self) -> int:
-        return (
-            self.total_steps - self.progress.step
-            if self.settling is None
-            else self.settling.likely_left(self)
-        )
-
-    def _set_rates(self, factor: float) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * factor
-
-    def _record(self, averages: dict[str, float], rate: float) -> dict[str, Any]:
-        """The line of metrics of the epoch that has just ended."""
-        progress = self.progress
-        self._refuse(not self.healthy(), "parameter", "the model's weights")
-        record: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "train": averages,
-            "learning_rate": self.base_rates[0] * self.factor(progress.step - 1) * progress.pace,
-            "examples_per_second": rate,
-        }
-        if self.schedules:
-            now = (progress.step, self._epochs_taken)
-            record["schedules"] = {
-                name: {
-                    "reached": schedule.at(*now),
-                    "end": schedule.end,
-                    "ended": schedule.ended(*now),
-                }
-                for name, schedule in self.schedules.items()
-            }
-        if self.validation is not None:
-            terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
-            record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
-            bound = record["validation"]["bound"]
-            self._refuse(
-                not math.isfinite(bound), "validation bound", "the mean over the validation data"
-            )
-            better = progress.best_bound is None or bound > progress.best_bound
-            if better and self.settling is None:
-                progress.best_bound, progress.best_epoch = bound, progress.epoch + 1
-                self.best_weights = {
-                    name: value.clone() for name, value in self.kept.state_dict().items()
-                }
-        return record | {"seconds": self.seconds}
+            self._set_rates(1.0)

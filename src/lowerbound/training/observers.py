@@ -12,13 +12,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-import lowerbound
 from lowerbound.conditionals import StandardNormal
-from lowerbound.describe import describe
 from lowerbound.models import Model
 from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
 from lowerbound.runs.directory import RunDirectory, optimizer_to_files
-from lowerbound.runs.saving import FORMAT
+from lowerbound.runs.saving import header_of
 from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
 
@@ -90,7 +88,7 @@ class Display(Observer):
             * loop.batch_size
             / record["examples_per_second"]
         )
-        most = "at most " if loop.settling is not None else ""
+        most = "at most " if loop.autostop is not None else ""
         remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
 
@@ -115,7 +113,7 @@ class Display(Observer):
             self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
             kept, of = (f"epoch {progress.best_epoch}", "validation ")
-            if loop.settling is not None:
+            if loop.autostop is not None:
                 kept, of = (f"the average of the weights up to epoch {progress.best_epoch}", "")
             self.console.print(f"kept {kept}, {of}bound {progress.best_bound:.2f} nats")
         for line in loop.unfinished():
@@ -132,11 +130,7 @@ class Recorder(Observer):
 
     def on_start(self, loop: Loop) -> None:
         """Metrics newer than where the training stands are from a future that was lost."""
-        self.header = {
-            "model": describe(loop.model),
-            "lowerbound": lowerbound.__version__,
-            "format": FORMAT,
-        }
+        self.header = header_of(loop.model)
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
 
@@ -154,7 +148,7 @@ class Recorder(Observer):
     def _checkpoint(self, loop: Loop) -> None:
         optimizer, rest = optimizer_to_files(loop.optimizer)
         files = {
-            "model": loop.model.state_dict(),
+            **loop.weights(),
             "optimizer": optimizer,
             "random": random_state(loop.device),
         }
@@ -165,7 +159,7 @@ class Recorder(Observer):
             }
         if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
             best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
-            self.directory.write_checkpoint("best", {"model": loop.best_weights}, best, self.header)
+            self.directory.write_checkpoint("best", loop.best_weights, best, self.header)
             self.best_written = loop.progress.best_epoch
         state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
         self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)

@@ -16,6 +16,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowerbound.errors import SettingsError
+from lowerbound.objectives import Objective
+from lowerbound.training.players import parameter_groups
 
 Schedule = Callable[[float], float]
 
@@ -34,9 +36,15 @@ _OPTIMIZERS = {
 
 
 def make_optimizer(
-    model: nn.Module, optimizer: Any, learning_rate: float | None, weight_decay: float | None
+    model: nn.Module,
+    optimizer: Any,
+    learning_rate: float | None,
+    weight_decay: float | None,
+    objective: Objective | None = None,
 ) -> Optimizer:
-    """An optimiser for the model's parameters.
+    """An optimiser for the parameters of the model and of the objective's players.
+
+    Each player is a parameter group, with its own learning rate if it has one.
 
     Args:
         model: The model whose parameters it optimises.
@@ -44,22 +52,26 @@ def make_optimizer(
             from (parameters, lr), or an instance.
         learning_rate: Its learning rate; ``None`` for 1e-3, or for that of an instance.
         weight_decay: Its weight decay, if it is not ``None``.
+        objective: The objective whose players it optimises too.
 
     Raises:
         SettingsError: for an unknown name, for settings that the optimiser does not take, or for an
             instance with parameters that are not the model's.
     """
     if isinstance(optimizer, Optimizer):
-        return _check_instance(model, optimizer, learning_rate, weight_decay)
+        if learning_rate is not None or weight_decay is not None:
+            raise SettingsError(
+                "fit: an optimizer instance has its own learning_rate and weight_decay; set them "
+                "there"
+            )
+        return _check_instance(model, optimizer, objective)
     make = _find_constructor(optimizer)
     options: dict[str, Any] = {"lr": learning_rate or 1e-3}
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
     if inspect.isclass(make) and "fused" in inspect.signature(make).parameters:
         options["fused"] = True
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise SettingsError("fit: the model has no parameters to train")
+    parameters = parameter_groups(model, objective, options["lr"])
     try:
         made: Optimizer = make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -100,16 +112,21 @@ def _check_steps(optimizer: Optimizer) -> Optimizer:
 
 
 def _check_instance(
-    model: nn.Module, optimizer: Optimizer, learning_rate: float | None, weight_decay: float | None
+    model: nn.Module, optimizer: Optimizer, objective: Objective | None
 ) -> Optimizer:
-    """The optimiser, if its parameters are the model's and its settings are its own."""
-    if learning_rate is not None or weight_decay is not None:
-        raise SettingsError(
-            "fit: an optimizer instance has its own learning_rate and weight_decay; set them there"
-        )
-    ours = {id(parameter) for parameter in model.parameters()}
-    theirs = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not theirs or any(id(parameter) not in ours for parameter in theirs):
+    """The optimiser, if its parameters are the model's and those of all players."""
+    players = {} if objective is None else objective.players()
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    known = {id(parameter) for parameter in model.parameters()}
+    for name, player in players.items():
+        own = {id(p) for p in player.module.parameters() if p.requires_grad}
+        if not own <= given:
+            raise SettingsError(
+                f"fit: the optimizer lacks parameters of the objective's player {name!r}; give "
+                "it a parameter group of its own"
+            )
+        known |= own
+    if not given or not given <= known:
         raise SettingsError(
             "fit: the optimizer has parameters that are not the model's; make it from "
             "model.parameters()"

@@ -14,12 +14,14 @@ from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
 from lowerbound.runs.directory import RunDirectory
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating
+from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
 from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
-from lowerbound.training.settling import Settling
 
 _DEFAULT_EPOCHS = 10
 
@@ -45,23 +47,27 @@ def make_loop(
     train, validation = _split(plan.examples, settings)
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
+    for player in objective.players().values():
+        player.module.to(device_of(model))
     _rehearse(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
     total_steps = _count_steps(settings, -(-len(train) // batch_size))
-    auto_stop, average = _averages(model, settings)
+    autostop, average = _averages(model, settings)
     return Loop(
         model=model,
         objective=objective,
         train=train,
         validation=validation,
-        optimizer=_make_optimizer(model, plan, settings),
+        optimizer=make_optimizer(
+            model, settings.optimizer, _rate(plan, settings), settings.weight_decay, objective
+        ),
         factor=make_schedule(settings.schedule, settings.warmup_steps, total_steps),
         total_steps=total_steps,
         batch_size=batch_size,
         clip_norm=settings.clip_norm,
         ema=average,
         patience=settings.patience,
-        settling=auto_stop,
+        autostop=autostop,
         seed=settings.seed,
         observers=list(observers),
         compile=settings.compile,
@@ -167,7 +173,11 @@ def _rehearse(
     model: Model, objective: Objective, train: Examples, validation: Examples | None
 ) -> None:
     """Compute the objective once, so that errors appear before any file is written."""
-    with model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw:
+    players = [player.module for player in objective.players().values()]
+    with (
+        evaluating(*players),
+        model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw,
+    ):
         model.check_support(train)
         objective(draw)
     if validation is not None:
@@ -183,18 +193,18 @@ def _count_steps(settings: FitKeywords, steps_per_epoch: int) -> int:
     return (epochs or _DEFAULT_EPOCHS) * steps_per_epoch
 
 
-def _averages(model: Model, settings: FitKeywords) -> tuple[Settling | None, AveragedModel | None]:
+def _averages(model: Model, settings: FitKeywords) -> tuple[AutoStop | None, AveragedModel | None]:
     """The rule by which a training stops automatically, and the average of the weights."""
     if settings.tolerance is not None:
-        auto_stop = Settling(model, settings.tolerance, settings.warmup_steps)
-        return auto_stop, auto_stop.average
+        autostop = AutoStop(model, settings.tolerance, settings.warmup_steps)
+        return autostop, autostop.average
     if settings.ema is not None:
         return None, average_weights(model, settings.ema)
     return None, None
 
 
-def _make_optimizer(model: Model, plan: TrainingPlan, settings: FitKeywords) -> Optimizer:
-    rate = settings.learning_rate
-    if rate is None and not isinstance(settings.optimizer, Optimizer):
-        rate = plan.learning_rate
-    return make_optimizer(model, settings.optimizer, rate, settings.weight_decay)
+def _rate(plan: TrainingPlan, settings: FitKeywords) -> float | None:
+    """The learning rate; ``None`` for an optimiser instance, which has its own."""
+    if settings.learning_rate is None and not isinstance(settings.optimizer, Optimizer):
+        return plan.learning_rate
+    return settings.learning_rate

@@ -77,7 +77,7 @@ class Profiler(Observer):
         """Start if enough steps of the epoch are left, and stop in time."""
         if self.done:
             return
-        if loop.pacer.decided:
+        if loop.autotuner.decided:
             self.seen += 1
         left = -(-(len(loop.train) - loop.progress.position) // loop.batch_size)
         if self.started is not None:
@@ -130,7 +130,7 @@ class Profiler(Observer):
         if loop.device.type == "cuda":
             attribute = "self_device_time_total"
         kinds, operations = measure_shares(self.profile.events(), attribute, whole)
-        text = format_table("a step", str(loop.pacer.way), self.plain, kinds, operations)
+        text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
             with writing(self.path):
                 self.path.write_text(text, encoding="utf8")

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from torch import Tensor
-
 import lowerbound
-from lowerbound.data import Examples
 from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
 from lowerbound.runtime.noise import restore_random_state
-from lowerbound.training.loop import Loop, Progress
+from lowerbound.training.loop import Loop, Weights
+from lowerbound.training.progress import Progress
 from lowerbound.training.settings import FitKeywords
 
 
@@ -54,24 +52,17 @@ def _described(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
 def _identity(loop: Loop) -> dict[str, Any]:
     """What must stay the same when a run is resumed: the objective, the model and the examples."""
     parts = {"train": loop.train, "validation": loop.validation}
-    examples = {name: _summary(part) for name, part in parts.items() if part is not None}
-    if loop.feed.in_blocks(loop.batch_size):
+    needs, accepts = loop.model.needs, loop.model.accepts
+    examples = {
+        name: part.identity(needs, accepts) for name, part in parts.items() if part is not None
+    }
+    if loop.source.keeps_blocks(loop.batch_size):
         # Examples in a file are shuffled in blocks, examples in memory are not.
         examples["train"]["order"] = "blocks"
     return {
         "objective": describe(loop.objective),
         "model": describe(loop.model),
         "examples": examples,
-    }
-
-
-def _summary(examples: Examples) -> dict[str, Any]:
-    return {
-        "count": len(examples),
-        "shape": list(examples.shape),
-        "pixels": examples.pixels,
-        "levels": examples.levels,
-        "sha256": examples.digest(),
     }
 
 
@@ -85,8 +76,8 @@ def restore(loop: Loop, files: RunDirectory) -> None:
     _refuse_another_run(loop, files)
     tensors, state = files.read_newest()
     try:
-        loop.model.load_state_dict(tensors["model"])
-    except RuntimeError as error:
+        loop.load_weights(tensors)
+    except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
     asked = [
@@ -101,21 +92,20 @@ def restore(loop: Loop, files: RunDirectory) -> None:
         loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
     restore_random_state(tensors["random"], loop.device)
     try:
-        progress = Progress(**state["progress"])
+        progress = Progress.from_state(state["progress"])
     except TypeError:
         raise StorageError(
             f"{files.path}: the checkpoint was written by another version of lowerbound"
         ) from None
-    loop.resume(progress, _best_weights(files))
-    if loop.settling is not None:
-        loop.settling.resume(loop, files.read_config()["training"].get("tolerance"))
+    tolerance = files.read_config()["training"].get("tolerance")
+    loop.resume(progress, best_weights=_best_weights(files), earlier_tolerance=tolerance)
 
 
-def _best_weights(files: RunDirectory) -> dict[str, Tensor] | None:
+def _best_weights(files: RunDirectory) -> Weights | None:
     best = files.best()
     if best is None:
         return None
-    return read_checkpoint(best)[0]["model"]
+    return read_checkpoint(best)[0]
 
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
@@ -124,7 +114,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
-        "averaged weights": _averaging(loop.settling, loop.ema),
+        "averaged weights": _averaging(loop.autostop, loop.ema),
         **identity,
     }
     try:
@@ -134,7 +124,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
             "batch_size": training["batch_size"],
             "averaged weights": _averaging(training.get("tolerance"), training["ema"]),
             **{name: config[name] for name in identity},
-            **{name: completed(config[name]) for name in ("objective", "model")},
+            **{name: completed(config[name], identity[name]) for name in ("objective", "model")},
         }
     except (KeyError, TypeError):
         raise StorageError(

@@ -74,7 +74,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     The learning rate stays the same until the average of the weights over a window of steps gains
     no more than this over the best average so far. Then the learning rate is halved, the window is
     doubled, and the training continues from the best average. It stops when three windows in a row
-    have gained too little. See :mod:`lowerbound.training.settling`.
+    have gained too little. See :mod:`lowerbound.training.autostop`.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -1,16 +1,18 @@
-"""A training step: one function of tensors, from draw to update, which torch's compiler takes as a whole."""
+"""A training step: from the weights and a batch of examples to new weights and sums of terms.
+
+A step passes through three functions. :meth:`StepAutotuner.run` chooses how to run it,
+:meth:`TrainingStep.compute` computes terms and gradients, and :class:`WeightUpdate` lets the
+optimiser change the weights.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,222 +21,273 @@ from lowerbound.errors import SettingsError
 from lowerbound.evaluation.scoring import terms_of
 from lowerbound.models import Draw, Model
 from lowerbound.objectives import Objective
-from lowerbound.runtime.compiler import compiled
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.noise import random_state, restore_random_state
-from lowerbound.training.failing import diagnosis
-from lowerbound.training.feeding import Feed
-from lowerbound.training.labels import UPDATE, labelled
-from lowerbound.training.optim import QuickStep
+from lowerbound.training.batches import Batch
+from lowerbound.training.failing import diagnose
+from lowerbound.training.players import losses_of_players
+from lowerbound.training.update import WeightUpdate, change_unless
 
 
 @dataclass(frozen=True, eq=False)
-class _Beginning:
-    """All that a step needs to be taken once more."""
+class _Start:
+    """What a step started from: all that is needed to compute it once more."""
 
-    batch: Tensor
+    batch: Batch
     scheduled: dict[str, float]
+    network_dtype: torch.dtype | None
     random: dict[str, Tensor]
 
 
-@dataclass(eq=False)
 class TrainingStep:
-    """One step: from parameters, optimiser state and a batch of examples to new ones, and sums of the bound's terms.
+    """One step of a training, as a function of tensors that torch's compiler takes as a whole.
 
-    Nothing in it depends on a value that the device would have to be asked for. The bound and the norm of all gradients
-    decide, on the device, whether the optimiser sees them, so that it is never fed anything that is not a number.
+    It never asks the device for a value. Whether the optimiser sees the gradients is decided on
+    the device, by whether the bound and the norm of all gradients are finite.
 
     Args:
         model: is changed in place.
         objective: is maximised, averaged over the batch.
         optimizer: of the model's parameters.
-        feed: of the examples to learn from.
-        clip_norm: gradients whose total norm is larger are scaled down to it.
-        averaged: the average of the weights, kept up to date.
+        players: modules that the objective owns, each of which is trained on its own loss.
+        clip_norm: gradients whose total norm is larger are scaled down to it; those of the model
+            and those of each player for themselves.
+        averaged: the average of the model's weights, which is kept up to date.
     """
 
-    model: Model
-    objective: Objective
-    optimizer: Optimizer
-    feed: Feed
-    clip_norm: float | None = None
-    averaged: AveragedModel | None = None
-    profiled: bool = False
-    """Whether what the compiler makes is named, so that a profile tells it apart."""
-    half: bool = False
-    """Whether networks compute in bfloat16; parameters, their gradients and the terms of the bound do not."""
-    taken: int = 0
-
-    def __post_init__(self) -> None:
-        self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.of_model = list(self.model.parameters())
-        # Running statistics, which the forward pass changes, go back to what they were if the step is refused.
-        kept = self.model.state_dict(keep_vars=True)
-        self.buffers = [buffer for name, buffer in self.model.named_buffers() if name in kept]
-        self.before = [buffer.clone() for buffer in self.buffers]
-        self.optimize = QuickStep(self.optimizer)
-        self.interrupted: BaseException | None = None  # what ended an update within a compiled step
-        self.updated = False  # until then the optimiser's state may not be there
-        self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None
-        # In double precision, which does not spread: a tensor without dimensions leaves the type of others as it is.
-        self.values = {
-            name: torch.zeros((), dtype=torch.float64, device=self.device)
-            for name in self.objective.schedules()
-        }
-        self.current = self.objective.holding(self.values)
-        self.refused = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.accepted = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.unchecked: list[_Beginning] = []
-        self.compiled: Callable[[Tensor], None] | None = None
-        self.last: tuple[Tensor, Draw, Tensor] | None = (
-            None  # data, draw and bound of the last uncompiled step
-        )
-        self.number = next(_NUMBERS)
-        _STEPS[self.number] = self
-
-    def __call__(
-        self, batch: Tensor, scheduled: Mapping[str, float], *, compiled: bool = False
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        optimizer: Optimizer,
+        *,
+        players: nn.ModuleDict | None = None,
+        clip_norm: float | None = None,
+        averaged: AveragedModel | None = None,
     ) -> None:
-        """Take the step.
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.players = nn.ModuleDict() if players is None else players
+        self.clip_norm, self.averaged = clip_norm, averaged
+        self.device, self.dtype = device_of(model), dtype_of(model)
+        self.update = WeightUpdate(optimizer, self.device)
+        self.player_names = tuple(self.players)
+        modules: list[nn.Module] = [model, *self.players.values()]
+        self.all_parameters = [p for module in modules for p in module.parameters()]
+        self.learners = [self._positions(module) for module in modules]
+        # A refused step must not leave its running statistics behind. The forward pass changes
+        # them, so their values of before each step are kept.
+        self.buffers = [buffer for module in modules for buffer in _stored_buffers(module)]
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        # Double precision does not spread from here: a tensor without dimensions leaves the type
+        # of others as it is.
+        self.scheduled = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device)
+            for name in objective.schedules()
+        }
+        self.current = objective.holding(self.scheduled)
+        self.unchecked: list[_Start] = []
+        self.last: tuple[Tensor, Draw, Tensor] | None = None
+        """The data, draw and mean bound of the last step; ``None`` if that was compiled."""
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None
+
+    @property
+    def taken(self) -> int:
+        """Steps taken so far, with those that a device refused and that are not checked yet."""
+        return self.update.taken
+
+    @property
+    def accepted(self) -> int:
+        """Steps whose update was not refused; waits for the device."""
+        return int(self.update.accepted)
+
+    @contextmanager
+    def attempt(
+        self,
+        batch: Batch,
+        scheduled: Mapping[str, float],
+        *,
+        network_dtype: torch.dtype | None = None,
+    ) -> Iterator[Batch]:
+        """Around the computation of a step: prepares it, and takes it back if it is cut short.
 
         Args:
-            batch: of the feed.
-            scheduled: values in the place of the objective's schedules.
-            compiled: whether to take it as the compiler made it, which :meth:`compile` asks for.
+            batch: of examples.
+            scheduled: the values of the objective's schedules.
+            network_dtype: in which networks multiply matrices; ``None`` for their own type.
+
+        Yields:
+            The batch to compute with.
 
         Raises:
-            NonFiniteError: where the numbers are at hand without waiting for a device, see :meth:`check`.
+            NonFiniteError: on a CPU, if the update was refused, see :meth:`check`.
         """
-        begins = _Beginning(batch, dict(scheduled), random_state(self.device))
-        taken = self.taken
-        self.unchecked.append(begins)
+        random, taken = random_state(self.device), self.taken
+        start = _Start(batch, dict(scheduled), network_dtype, random)
+        self.unchecked.append(start)
         self.last = None
         try:
-            self._take(begins, self.compiled if compiled else None)
+            with self._prepared(start) as ready:
+                yield ready
         except BaseException:
-            if self.taken == taken:  # it did not come to its update, so it is taken back
+            if self.taken == taken:  # it was cut short before its update
                 self.unchecked.pop()
-                restore_random_state(begins.random, self.device)
-                _copy(self.before, self.buffers)
+                restore_random_state(start.random, self.device)
+                _copy(self.buffers_before, self.buffers)
             raise
-        if self.device.type == "cpu":
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
             self.check()
-        if (
-            self.averaged is not None
-        ):  # of the running statistics too, which a graph has put in their place by now
-            self._unless_refused(self.refused, self._average, self._averages)
+        if self.averaged is not None:
+            # Only now, because a graph puts new running statistics in place when it has ended.
+            change_unless(self.update.refused, self._average, self._averages, wait=on_cpu)
 
-    def _take(self, begins: _Beginning, take: Callable[[Tensor], None] | None = None) -> None:
-        for name, value in begins.scheduled.items():
-            self.values[name].fill_(value)
-        _copy(self.buffers, self.before)
-        for (
-            parameter
-        ) in self.of_model:  # as zero_grad does, which looks for them in all modules each time
+    @contextmanager
+    def _prepared(self, start: _Start) -> Iterator[Batch]:
+        for name, value in start.scheduled.items():
+            self.scheduled[name].fill_(value)
+        _copy(self.buffers, self.buffers_before)
+        # zero_grad does the same, but looks for the parameters in all modules each time.
+        for parameter in self.all_parameters:
             parameter.grad = None
-        batch = begins.batch
-        if not self.feed.at_hand:
-            # Not within the graph, where the compiler would make numbers of bytes anew wherever it uses them.
-            batch = self.feed.numbers(batch, self.dtype)
-        with networks_in(self.model, torch.bfloat16 if self.half else None):
-            (take or self.take)(batch)
+        with networks_in(self.model, start.network_dtype):
+            yield start.batch.decode_stored(self.dtype)
+
+    def compute(self, batch: Batch) -> None:
+        """Draw, compute terms and gradients, decide whether the step is refused, and update."""
+        x, given = batch.decode(self.dtype)
+        draw = self.model.draw(x, self.objective.samples, self.objective.gradient, **given)
+        losses = losses_of_players(self.current, self.player_names, draw)
+        means = [-self.current.surrogate(draw).mean(), *(loss.mean() for loss in losses.values())]
+        gradients = self._gradients(means)
+        with torch.no_grad():
+            # Before the update, which must not show in a term.
+            terms = terms_of(self.current, draw, len(x), losses)
+            bound = terms["bound"].mean()
+            norms = [_total_norm([gradients[i] for i in own]) for own in self.learners]
+            self.update.refuse_non_finite(bound, *norms)
+            for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
+                buffer.copy_(torch.where(self.update.refused, before, buffer))
+            if self.clip_norm is not None:
+                self._clip(gradients, norms, self.clip_norm)
+            self._add_terms(terms)
+            if not torch.compiler.is_compiling():
+                self.last = (x, draw, bound)
+            self.update(gradients)
+
+    def _gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradient of each parameter that the optimiser updates.
+
+        It is that of one loss only: of the first one for the parameters of the model, and of its
+        own loss for those of each player.
+        """
+        parameters = self.update.parameters
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for number, (loss, own) in enumerate(zip(losses, self.learners, strict=True)):
+            learned = [i for i in own if parameters[i].requires_grad]
+            inputs = [parameters[i] for i in learned]
+            more_follow = number + 1 < len(losses)
+            if torch.compiler.is_compiling():
+                found = torch.autograd.grad(
+                    loss, inputs, allow_unused=True, retain_graph=more_follow
+                )
+                for i, gradient in zip(learned, found, strict=True):
+                    gradients[i] = _laid_out_as(parameters[i], gradient)
+                continue
+            # By backward(), which calls all hooks.
+            if len(losses) == 1:
+                loss.backward()
+            else:
+                loss.backward(inputs=inputs, retain_graph=more_follow)
+            for i in own:
+                gradients[i] = parameters[i].grad
+        return gradients
+
+    def _clip(
+        self, gradients: list[Tensor | None], norms: Sequence[Tensor], largest: float
+    ) -> None:
+        for own, norm in zip(self.learners, norms, strict=True):
+            scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+            for i in own:
+                gradient = gradients[i]
+                if gradient is not None:
+                    gradients[i] = gradient * scale
+
+    def _positions(self, module: nn.Module) -> list[int]:
+        """Where in the optimiser's list the parameters of a module are."""
+        own = {id(parameter) for parameter in module.parameters()}
+        return [i for i, parameter in enumerate(self.update.parameters) if id(parameter) in own]
 
     def check(self) -> None:
         """Wait for the device, and see whether it refused a step, and with it all later ones.
 
         Raises:
-            NonFiniteError: if the bound or a gradient is not finite; parameters are those of before that step.
+            NonFiniteError: if the bound or a gradient is not finite. The weights are those of
+                before that step.
         """
         unchecked, self.unchecked = self.unchecked, []
-        if not bool(self.refused):
+        if not bool(self.update.refused):
             return
-        accepted = int(self.accepted)
-        later = self.taken - accepted
-        if (
-            self.last is None or later > 1
-        ):  # the refused step once more, on the same noise, to see where it began
-            restore_random_state(unchecked[-later].random, self.device)
-            self._take(unchecked[-later])
+        refused = self.taken - self.accepted
+        if self.last is None or refused > 1:
+            # The first refused step is computed once more, on the same noise and uncompiled, to
+            # find where it failed.
+            start = unchecked[-refused]
+            restore_random_state(start.random, self.device)
+            with self._prepared(start) as ready:
+                self.compute(ready)
         assert self.last is not None
-        self.taken = accepted
+        self.update.forget_refused()
         if self.averaged is not None and self.device.type != "cpu":
-            self.averaged.n_averaged -= later
-        raise diagnosis(self.model, self.optimizer, accepted + 1, self.last)
+            self.averaged.n_averaged -= refused
+        raise diagnose(self.model, self.players, self.optimizer, self.taken + 1, self.last)
 
     def resume(self, taken: int, totals: Mapping[str, float]) -> None:
-        """Go on from where an earlier training stood: so many steps taken, and these sums of the epoch under way."""
-        self.taken = taken
-        self.accepted.fill_(taken)
+        """Go on from an earlier training: so many steps, and the sums of the epoch under way."""
+        self.update.resume(taken)
         if totals:
-            self.names = tuple(totals)
-            self.sums = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
+            self._names = tuple(totals)
+            self._sums = torch.tensor(
+                list(totals.values()), dtype=torch.float64, device=self.device
+            )
 
     @property
     def totals(self) -> dict[str, float]:
-        """Sums over the examples seen of the epoch under way, by term; costs a synchronisation with the device."""
-        return {} if self.sums is None else dict(zip(self.names, self.sums.tolist(), strict=True))
+        """Sums over the examples of the epoch under way, by term; waits for the device."""
+        if self._sums is None:
+            return {}
+        return dict(zip(self._names, self._sums.tolist(), strict=True))
 
     def begin_epoch(self) -> None:
-        """From here on the sums are another epoch's."""
-        self.last = None  # what it holds would outlive the epoch
-        if self.sums is not None:
-            self.sums.zero_()
+        """Let the sums be those of a new epoch."""
+        self.last = None  # so that its tensors are freed
+        if self._sums is not None:
+            self._sums.zero_()
 
-    def take(self, batch: Tensor) -> None:
-        """The step itself, on the numbers of examples that are at hand, or on what they are, ``[B, *shape]``."""
-        x = self.feed.numbers(batch, self.dtype) if self.feed.at_hand else batch
-        draw = self.model.draw(x, self.objective.samples, self.objective.gradient)
-        slopes = self._slopes(-self.current.surrogate(draw).mean())
-        with torch.no_grad():
-            terms = terms_of(
-                self.current, draw, len(x)
-            )  # before the update, of which a term must not know
-            bound, norm = terms["bound"].mean(), _norm(slopes)
-            self.refused |= ~(bound.isfinite() & norm.isfinite())
-            self.accepted += ~self.refused
-            for buffer, before in zip(self.buffers, self.before, strict=True):
-                buffer.copy_(torch.where(self.refused, before, buffer))
-            if self.clip_norm is not None:
-                scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-                slopes = [None if slope is None else slope * scale for slope in slopes]
-            self._add(terms)
-            if torch.compiler.is_compiling():
-                torch.ops.lowerbound.update(self.parameters, slopes, self.refused, self.number)
-            else:
-                self.last = (x, draw, bound)
-                self.update(slopes, self.refused)
+    @property
+    def tensors_in_place(self) -> list[Tensor]:
+        """What a step changes in place, beside the parameters."""
+        tensors = [self.update.refused, self.update.accepted, *self.scheduled.values()]
+        tensors += [*self.buffers, *self.buffers_before]
+        if self._sums is not None:
+            tensors.append(self._sums)
+        return tensors
 
-    def _slopes(self, loss: Tensor) -> list[Tensor | None]:
-        """The gradient of each parameter, laid out in memory as the parameter is: fused optimisers count on it."""
-        if not torch.compiler.is_compiling():
-            loss.backward()
-            return [parameter.grad for parameter in self.parameters]
-        learning = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = dict(
-            zip(learning, torch.autograd.grad(loss, learning, allow_unused=True), strict=True)
-        )
-        slopes = [(parameter, found.get(parameter)) for parameter in self.parameters]
-        return [
-            slope
-            if slope is None or slope.stride() == parameter.stride()
-            else torch.empty_like(parameter).copy_(slope)
-            for parameter, slope in slopes
-        ]
-
-    def update(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
-        """Let the optimiser take its step, unless it is refused."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.taken += 1  # before the update, so that one cut short is not mistaken for none
-        with labelled(UPDATE):
-            self._unless_refused(refused, self.optimize, self._optimized, at_hand=not self.updated)
-        self.updated = True
-
-    def _optimized(self) -> list[Tensor]:
-        states = (value for state in self.optimizer.state.values() for value in state.values())
-        return [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
+    def _add_terms(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the terms of a batch to the sums, unless the step is refused."""
+        if self._sums is None:
+            self._names = tuple(terms)
+            self._sums = torch.zeros(
+                len(terms), dtype=torch.float64, device=self.update.refused.device
+            )
+        if terms.keys() != set(self._names):
+            raise SettingsError(
+                f"{type(self.objective).__name__}: its terms were {', '.join(self._names)}, and "
+                f"are now {', '.join(terms)}; report the same at every step"
+            )
+        sums = [terms[name].detach().sum(dtype=torch.float64) for name in self._names]
+        added = torch.stack(sums)
+        self._sums += torch.where(self.update.refused, torch.zeros_like(added), added)
 
     def _average(self) -> None:
         assert self.averaged is not None
@@ -244,110 +297,10 @@ class TrainingStep:
         assert self.averaged is not None
         return list(self.averaged.module.state_dict().values())
 
-    def _unless_refused(
-        self,
-        refused: Tensor,
-        change: Callable[[], Any],
-        changing: Callable[[], list[Tensor]],
-        *,
-        at_hand: bool = False,
-    ) -> None:
-        """Make a change of some tensors, unless the step is refused.
 
-        ``at_hand`` says to wait for the device, as must be where the change makes tensors that are not there yet; so it must
-        where some of them are not on the device.
-        """
-        tensors = [] if at_hand or self.device.type == "cpu" else changing()
-        if not tensors or any(tensor.device != refused.device for tensor in tensors):
-            if not bool(refused):
-                change()
-            return
-        # The answer is not asked for: the change is made, and taken back on the device where it was refused.
-        before = [tensor.clone() for tensor in tensors]
-        change()
-        for tensor, old in zip(tensors, before, strict=True):
-            tensor.copy_(torch.where(refused, old, tensor))
-
-    def compile(self, *, whole: bool = True, thoroughly: bool = False) -> None:
-        """Have steps compiled; the first of them waits for the compiler.
-
-        Args:
-            whole: as one graph; the compiler fails where something in the model keeps it from that. Else in pieces.
-            thoroughly: on a CPU, also what calls the graph's operations one after another, which Python does otherwise. It
-                takes some seconds more, and a few tenths of a millisecond from every step.
-        """
-        made = compiled(
-            self.take, whole=whole, **_options(self.device, self.profiled, whole and thoroughly)
-        )
-        config = torch._dynamo.config
-        on_cuda = self.device.type == "cuda"
-        if (
-            on_cuda
-        ):  # a graph of the device's changes what lies where it lay when the graph was recorded
-            for tensor in self._in_place():
-                torch._dynamo.mark_static_address(tensor)
-
-        def take(batch: Tensor) -> None:
-            if on_cuda:
-                torch.compiler.cudagraph_mark_step_begin()
-            before, config.trace_autograd_ops = (
-                config.trace_autograd_ops,
-                True,
-            )  # config.patch would take 30 us
-            try:
-                made(batch)
-            except BaseException as error:
-                if self.interrupted is None or error is self.interrupted:
-                    raise
-                raise self.interrupted from None  # compiled thoroughly, all that comes out is a RuntimeError
-            finally:
-                config.trace_autograd_ops, self.interrupted = before, None
-
-        def take_in_pieces(batch: Tensor) -> None:
-            with warnings.catch_warnings():
-                # Between pieces the compiler looks at gradients that nobody asked for.
-                warnings.filterwarnings(
-                    "ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning
-                )
-                take(batch)
-
-        self.compiled = take if whole else take_in_pieces
-
-    def _in_place(self) -> list[Tensor]:
-        """What steps change, beside parameters."""
-        sums = [] if self.sums is None else [self.sums]
-        return [
-            self.refused,
-            self.accepted,
-            *self.values.values(),
-            *self.buffers,
-            *self.before,
-            *sums,
-        ]
-
-    def _add(self, terms: Mapping[str, Tensor]) -> None:
-        if self.sums is None:
-            self.names = tuple(terms)
-            self.sums = torch.zeros(len(terms), dtype=torch.float64, device=self.refused.device)
-        if terms.keys() != set(self.names):
-            raise SettingsError(
-                f"{type(self.objective).__name__}: its terms were {', '.join(self.names)}, and are now {', '.join(terms)}; "
-                "report the same at every step"
-            )
-        sums = torch.stack([terms[name].detach().sum(dtype=torch.float64) for name in self.names])
-        self.sums += torch.where(self.refused, torch.zeros_like(sums), sums)
-
-
-def _options(device: torch.device, profiled: bool, thoroughly: bool = False) -> dict[str, Any]:
-    """The compiler's, for steps on this device."""
-    more: dict[str, Any] = {"cpp.enable_kernel_profile": True} if profiled else {}
-    if thoroughly and device.type == "cpu":
-        more["cpp_wrapper"] = True
-    if (
-        device.type == "cuda"
-    ):  # what mode="reduce-overhead" stands for, which goes with no other option
-        more["triton.cudagraphs"] = True
-    return more
+def _stored_buffers(module: nn.Module) -> list[Tensor]:
+    stored = module.state_dict(keep_vars=True)
+    return [buffer for name, buffer in module.named_buffers() if name in stored]
 
 
 def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
@@ -355,47 +308,19 @@ def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
         copy.copy_(tensor)
 
 
-def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
-    return norm
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """A gradient that lies in memory as its parameter does, which fused optimisers count on.
 
-
-_NUMBERS = count()
-_STEPS: WeakValueDictionary[int, TrainingStep] = WeakValueDictionary()
-
-
-# Defined without torch's decorator for operations, which takes longer to call than a small optimiser to run.
-torch.library.define(
-    "lowerbound::update",
-    "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt step) -> ()",
-    tags=(
-        torch.Tag.cudagraph_unsafe,
-    ),  # it counts steps, which a graph of the device's that is replayed would not
-)
-
-
-@torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
-def _update_now(
-    parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int
-) -> None:
-    """The update within a compiled step, of which the compiler sees no more than that it changes the parameters.
-
-    So any optimiser can be part of one graph, with its own fused kernels.
+    ``backward`` sees to that by itself.
     """
-    taken = _STEPS[step]
-    try:
-        taken.update(gradients, refused)
-    except BaseException as error:
-        taken.interrupted = error
-        raise
-    for given, own in zip(parameters, taken.parameters, strict=True):
-        if (
-            given.data_ptr() != own.data_ptr()
-        ):  # a copy, which the compiler will put in the parameter's place
-            given.copy_(own)
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
-@torch.library.register_fake("lowerbound::update")  # type: ignore[untyped-decorator]
-def _(parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, step: int) -> None:
-    return None
+def _total_norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+    if not norms:
+        return torch.zeros(())
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total

@@ -1,0 +1,148 @@
+"""Normalising flows of the library zuko, as conditionals that are saved like any other."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.conditionals.base import HALF, Conditional
+from lowerbound.describe import describable
+from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.networks import Shape, as_shape, leading_shape
+from lowerbound.settings import whole_number
+
+# Their names in zuko.flows. A file can name these alone.
+_FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
+
+
+def flow_classes() -> dict[str, type[nn.Module]]:
+    """The flows that the installed zuko has, by the names that :class:`Flow` takes.
+
+    Example:
+        >>> flow_classes()["nsf"]
+        <class 'zuko.flows.spline.NSF'>
+    """
+    checks = Distribution._validate_args
+    from zuko import flows
+
+    # Importing zuko switches torch's checks of arguments off for the whole process.
+    Distribution.set_default_validate_args(checks)
+    return {name.lower(): getattr(flows, name) for name in _FLOWS if hasattr(flows, name)}
+
+
+@describable
+class Flow(Conditional):
+    r"""A normalising flow: a learned, invertible map of noise, by one of the architectures of zuko.
+
+    .. math::
+        \log p(y \mid c) = \log p_0(f_c(y))
+        + \log \left| \det \frac{\partial f_c(y)}{\partial y} \right|
+
+    Here :math:`p_0` is the flow's base, N(0, I) or for ``"ncsf"`` a uniform density, and c is the
+    context: a prior has none, a posterior's is the data, flattened to a vector. The networks within
+    are zuko's (Rozet et al. 2022). Their parameters stay in float32 at least, also in a model in
+    half precision. The mean and the variance have no closed form.
+
+    Args:
+        name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
+            ``"realnvp"`` (Dinh et al. 2017), ``"maf"`` (Papamakarios et al. 2017), ``"nsf"``
+            (Durkan et al. 2019), ``"ncsf"`` (Rezende et al. 2020, for angles in [-pi, pi]),
+            ``"sospf"`` (Jaini et al. 2019), ``"naf"`` (Huang et al. 2018), ``"unaf"`` (Wehenkel &
+            Louppe 2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"`` (Meng et al. 2020), ``"bpf"``
+            (Ramasinghe et al. 2021).
+        features: D, the dimensions of the vectors ``[*leading, D]`` that it is over.
+        context: the number of dimensions, or the shape ``event``, of what it is given,
+            ``[*leading, *event]``; ``None`` for a flow that ignores whatever it is given.
+        **options: passed to zuko's class, such as ``transforms=3`` or ``hidden_features=(64, 64)``.
+
+    Raises:
+        SettingsError: for an unknown name, a number of features below 1, or options that zuko
+            refuses.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> vae = lb.LatentModel(
+        ...     prior=lb.Flow("nsf", 2, transforms=2),
+        ...     posterior=lb.Flow("maf", 2, context=(1, 8, 8), transforms=2),
+        ...     likelihood=lb.Bernoulli(lb.mlp(2, 32, (1, 8, 8))),
+        ... )
+        >>> vae.draw(torch.zeros(5, 1, 8, 8), samples=3).log_w.shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(
+        self, name: str, features: int, context: int | Shape | None = None, **options: Any
+    ) -> None:
+        super().__init__()
+        known = flow_classes()
+        self.name = str(name).lower()
+        if self.name not in known:
+            raise SettingsError(f"Flow: {name!r} is unknown{_guess(self.name, known)}")
+        self.features = whole_number("Flow: features", features)
+        self.context: Shape | None = None
+        width = 0
+        if context is not None:
+            self.context = as_shape(context)
+            width = math.prod(self.context)
+        self.options = options
+        try:
+            self.flow = known[self.name](self.features, width, **options)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+            raise SettingsError(
+                f"Flow: zuko's {known[self.name].__name__} refuses {self.features} features, a "
+                f"context of {width} dimensions and {given}: {error}"
+            ) from None
+
+    def forward(self, *given: Tensor) -> Distribution:
+        """The flow for this context.
+
+        Raises:
+            ShapeError: if what is given does not end in the context's shape.
+            UnsupportedError: if nothing is given to a flow that has a context.
+        """
+        if self.context is None:
+            return _unchecked(self.flow())
+        if not given:
+            raise UnsupportedError(
+                f"Flow: with context={self.context} it depends on what it is given, but nothing is "
+                "given, as to a prior; leave context out"
+            )
+        leading = leading_shape(given[0], self.context, self)
+        dtype = next(self.parameters()).dtype
+        return _unchecked(self.flow(given[0].reshape(*leading, -1).to(dtype)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert as any module, but stay out of half precision.
+
+        There a flow's inverse is too far from an inverse.
+        """
+        super()._apply(lambda tensor: _at_least_single(fn(tensor)), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    if tensor.dtype in HALF:
+        return tensor.float()
+    return tensor
+
+
+def _guess(name: str, known: dict[str, type[nn.Module]]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(sorted(known))}"
+
+
+def _unchecked(flow: Distribution) -> Distribution:
+    """The same flow without torch's own checks: a training step says more of what is not finite."""
+    part: Any = flow
+    while part is not None:
+        part._validate_args = False
+        part = getattr(part, "base", None) or getattr(part, "base_dist", None)
+    return flow

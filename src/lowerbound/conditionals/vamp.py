@@ -1,0 +1,83 @@
+"""The prior that is a mixture of posteriors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.conditionals.base import Conditional
+from lowerbound.data.examples import Examples
+from lowerbound.describe import describable
+from lowerbound.distributions import Mixture
+from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+
+
+@describable
+class VampPrior(Conditional):
+    r"""The variational mixture of posteriors: q(z given u), averaged over learned pseudo-inputs u.
+
+    .. math:: p(z) = \frac1K \sum_{k=1}^K q(z \mid u_k)
+
+    Tomczak & Welling, *VAE with a VampPrior* (2018). The encoder is the model's own, and is trained
+    as both: pass one module as the prior's posterior and as the model's. It stays one module when
+    the model is saved and loaded. KL(q || p) has no closed form, so the rate is sampled.
+
+    Args:
+        posterior: q(z given x), the model's.
+        pseudo_inputs: where the K pseudo-inputs start, ``[K, *event]``: examples, an array or a
+            tensor, such as some of the training data. 8-bit pixels are scaled to [0, 1]. The
+            pseudo-inputs are trained, and are not bounded.
+
+    Raises:
+        DataError: if the pseudo-inputs are not data that can be trained on.
+        SettingsError: if the posterior needs more than x.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> digits = lb.load_data("digits")
+        >>> encoder = lb.Gaussian(lb.mlp((1, 8, 8), 32, 4))
+        >>> vae = lb.LatentModel(
+        ...     prior=lb.VampPrior(encoder, digits.train.spread(50)),
+        ...     posterior=encoder,
+        ...     likelihood=lb.Gaussian(lb.mlp(2, 32, (2, 8, 8))),
+        ... )
+        >>> vae.prior().components.batch_shape, vae.sample(3).shape
+        (torch.Size([50]), torch.Size([3, 1, 8, 8]))
+    """
+
+    def __init__(self, posterior: nn.Module, pseudo_inputs: Any) -> None:
+        super().__init__()
+        needs = getattr(posterior, "needs", ())
+        if needs:
+            raise SettingsError(
+                f"VampPrior: the posterior needs {', '.join(needs)}, which pseudo-inputs do not "
+                "have; use a posterior that is given x alone"
+            )
+        examples = Examples.of(pseudo_inputs, name="pseudo_inputs").prepare("as-is")
+        rows = torch.arange(len(examples), device=examples.values.device)
+        self.posterior = posterior
+        self.pseudo_inputs = nn.Parameter(examples.batch(rows, torch.get_default_dtype()))
+
+    def forward(self, *given: Tensor) -> Mixture:
+        """The mixture, batch shape ``[]``.
+
+        Raises:
+            ShapeError: if the posterior does not give one distribution for each pseudo-input.
+            UnsupportedError: if it does not give distributions.
+        """
+        components = self.posterior(self.pseudo_inputs)
+        if not isinstance(components, Distribution):
+            raise UnsupportedError(
+                f"VampPrior: the posterior returned a {type(components).__name__}, which is not a "
+                "torch.distributions.Distribution"
+            )
+        count = len(self.pseudo_inputs)
+        if components.batch_shape != (count,):
+            raise ShapeError(
+                f"VampPrior: the posterior returned batch shape {tuple(components.batch_shape)} "
+                f"for {count} pseudo-inputs; expected ({count},)"
+            )
+        return Mixture(components, self.pseudo_inputs.new_zeros(count, dtype=torch.float32))

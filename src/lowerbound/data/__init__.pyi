@@ -1,0 +1,7 @@
+# Every public name, once.
+from .catalogue import CATALOGUE as CATALOGUE
+from .catalogue import NamedDataset as NamedDataset
+from .dataset import Dataset as Dataset
+from .examples import Examples as Examples
+from .load import load_data as load_data
+from .options import Pixels as Pixels

@@ -1,0 +1,69 @@
+"""AnnData, the format of single-cell data, recognised by its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowerbound.data.fields import Categories
+from lowerbound.errors import DataError
+
+
+def is_anndata(data: Any) -> bool:
+    """Whether something has the attributes of an AnnData object."""
+    return all(hasattr(data, name) for name in ("X", "obs", "layers"))
+
+
+def read_anndata(
+    data: Any, *, layer: str | None, fields: Sequence[str], name: str
+) -> tuple[Any, dict[str, Any], Categories]:
+    """The values of an AnnData object, its columns as fields, and the categories of these.
+
+    Args:
+        data: the object.
+        layer: the name of a layer; ``None`` for X.
+        fields: the names of columns of ``obs``.
+        name: what messages call it.
+
+    Raises:
+        DataError: if there is no such layer or column, naming those that there are.
+    """
+    values = data.X
+    if layer is not None:
+        values = _entry(data.layers, layer, f"{name}: there is no layer")
+    if values is None:
+        raise DataError(f"{name}: X is empty; choose one of the layers: {_listed(data.layers)}")
+    if hasattr(values, "to_memory"):  # X of an object that is read from its file as needed
+        values = values.to_memory()
+    columns: dict[str, Any] = {}
+    categories: Categories = {}
+    for field in fields:
+        column = _entry(data.obs, field, f"{name}: obs has no column")
+        categorical = getattr(column, "cat", None)
+        if categorical is None:
+            columns[field] = np.asarray(column)
+            continue
+        codes = np.asarray(categorical.codes, dtype=np.int64)
+        if (codes < 0).any():
+            row = int(np.flatnonzero(codes < 0)[0])
+            raise DataError(
+                f"{name}: the column {field!r} has no category in row {row}; drop such rows or "
+                "give them a category of their own"
+            )
+        columns[field] = torch.from_numpy(codes)
+        categories[field] = tuple(map(str, categorical.categories))
+    return values, columns, categories
+
+
+def _entry(mapping: Any, key: str, complaint: str) -> Any:
+    try:
+        return mapping[key]
+    except KeyError:
+        raise DataError(f"{complaint} {key!r}; there are: {_listed(mapping)}") from None
+
+
+def _listed(mapping: Any) -> str:
+    return ", ".join(map(str, mapping)) or "none"

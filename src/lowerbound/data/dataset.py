@@ -1,0 +1,85 @@
+"""Examples in two parts: to train on, and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+from lowerbound.data.options import Pixels
+from lowerbound.data.rows import Rows, Values
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples to train on and examples to test on, of one kind.
+
+    Example:
+        >>> from lowerbound.data import load_data
+        >>> digits = load_data("digits")
+        >>> digits.shape, len(digits.train), len(digits.test)
+        ((1, 8, 8), 1617, 180)
+    """
+
+    train: Examples
+    test: Examples
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.train.shape
+
+    def __repr__(self) -> str:
+        size = " x ".join(str(side) for side in self.shape)
+        return f"Dataset({self.name}: {len(self.train):,} train, {len(self.test):,} test, {size})"
+
+    def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
+        """Both parts with another treatment of their pixels, see :class:`Examples`.
+
+        ``"as-is"`` leaves them as they are.
+        """
+        if pixels == "as-is":
+            return self
+        return replace(
+            self,
+            train=self.train.prepare(pixels, seed=seed),
+            test=self.test.prepare(pixels, seed=seed + 1),
+        )
+
+    def all(self) -> Examples:
+        """Both parts together.
+
+        The order is that of their source if a random split made them; else the examples to train
+        on come first.
+        """
+        train, test = self.train, self.test
+        labels: Tensor | None = None
+        if train.labels is not None and test.labels is not None:
+            labels = torch.cat([train.labels, test.labels])
+        files: tuple[str, ...] | None = None
+        if train.files is not None and test.files is not None:
+            files = train.files + test.files
+        whole = replace(
+            train,
+            values=_joined(train.values, test.values),
+            labels=labels,
+            rows=None,
+            files=files,
+            fields={
+                name: torch.cat([field, test.fields[name]])
+                for name, field in train.fields.items()
+                if name in test.fields
+            },
+        )
+        if train.rows is None or test.rows is None:
+            return whole
+        return replace(whole.subset(torch.cat([train.rows, test.rows]).argsort()), rows=None)
+
+
+def _joined(first: Values, second: Values) -> Values:
+    if isinstance(first, Rows) and type(first) is type(second):
+        return first.joined(second)
+    return torch.cat([first.to("cpu"), second.to("cpu")])

@@ -1,0 +1,175 @@
+"""Fields: what is given with each example but not scored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from keyword import iskeyword
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.kinds import chunks
+from lowerbound.data.mapped import Mapped
+from lowerbound.data.rows import Rows, Values
+from lowerbound.errors import DataError
+
+OBSERVED = "observed"
+"""The field that says which entries were observed, ``[N, *shape]``, if some are missing."""
+
+# A model receives these as arguments of its own.
+_RESERVED = ("x", "samples", "gradient")
+
+Categories = dict[str, tuple[str, ...]]
+
+
+def check_fields(
+    fields: Mapping[str, Any], values: Values, name: str
+) -> tuple[dict[str, Tensor], Categories]:
+    """Fields as tensors, and what the integers of those that were text stand for.
+
+    Raises:
+        DataError: for a name or a type that no model can receive, or entries that do not belong to
+            the examples one by one, naming the field.
+    """
+    tensors: dict[str, Tensor] = {}
+    categories: Categories = {}
+    for field, value in fields.items():
+        _check_name(field, name)
+        where = f"{name}: the field {field!r}"
+        tensor, found = _read(value, where)
+        if found is not None:
+            categories[field] = found
+        tensors[field] = _check_tensor(tensor, values, name, field)
+    mask = tensors.get(OBSERVED)
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != values.shape):
+        raise DataError(
+            f"{name}: the field {OBSERVED!r} says which entries were observed, so it must be "
+            f"boolean and of shape {tuple(values.shape)}; it is {mask.dtype} of shape "
+            f"{tuple(mask.shape)}"
+        )
+    return tensors, categories
+
+
+def _check_name(field: Any, name: str) -> None:
+    if not isinstance(field, str) or not field.isidentifier() or iskeyword(field):
+        raise DataError(
+            f"{name}: the field {field!r} has a name that a Python argument cannot have; use "
+            "letters, digits and underscores"
+        )
+    if field in _RESERVED:
+        raise DataError(
+            f"{name}: a field cannot be called {field!r}, because a model has an argument of that "
+            "name; choose another name"
+        )
+
+
+def _read(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """A field as a tensor, and its categories if it was text."""
+    if isinstance(value, Tensor):
+        return value.detach(), None
+    try:
+        array = np.array(value)
+        if array.dtype.kind in "OUS":
+            return _codes(array, where)
+        return torch.from_numpy(array), None
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where} cannot be read as an array ({error})") from None
+
+
+def _codes(array: Any, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    for row, entry in enumerate(array.ravel().tolist()):
+        if not isinstance(entry, (str, bytes)):
+            raise DataError(
+                f"{where} has text and also {entry!r} (entry {row}); give text for every example"
+            )
+    names, codes = np.unique(array.astype(str), return_inverse=True)
+    return torch.from_numpy(codes.reshape(array.shape)), tuple(names.tolist())
+
+
+def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tensor:
+    if value.shape[:1] != values.shape[:1]:
+        raise DataError(
+            f"{name}: {len(values)} examples, but the field {field!r} has the shape "
+            f"{tuple(value.shape)}; give one entry for each example"
+        )
+    if value.dtype == torch.bool:
+        return value
+    if value.is_complex():
+        raise DataError(f"{name}: the field {field!r} holds complex numbers; give real ones")
+    if not value.is_floating_point():
+        return value.long()
+    if value.dtype in (torch.float16, torch.bfloat16):
+        value = value.float()
+    bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise DataError(
+            f"{name}: the field {field!r} is not finite in row {row} ({value[row].tolist()}); a "
+            "model cannot receive that, so drop such rows or replace such entries"
+        )
+    return value
+
+
+def without_nan(values: Values, name: str) -> tuple[Values, Tensor]:
+    """The values with zeros where NaN was, and a mask ``[N, *shape]`` of the entries observed.
+
+    Raises:
+        DataError: if nothing was observed, or the values are sparse.
+    """
+    if isinstance(values, Rows) and not isinstance(values, Mapped):
+        raise DataError(
+            f'{name}: missing="nan" cannot be used with a sparse matrix, because the mask would be '
+            "dense; give a dense array"
+        )
+    observed = torch.empty(values.shape, dtype=torch.bool, device=values.device)
+    for index in chunks(values):
+        observed[index] = ~torch.isnan(values[index])
+    if not observed.any():
+        raise DataError(
+            f"{name}: every entry is NaN, so nothing was observed; check how it was read"
+        )
+    if isinstance(values, Mapped):
+        return values.then(_zero_for_nan), observed
+    return torch.where(observed, values, torch.zeros_like(values)), observed
+
+
+def _zero_for_nan(rows: Any) -> Any:
+    if rows.dtype.kind != "f":
+        return rows
+    return np.where(np.isnan(rows), np.zeros((), rows.dtype), rows)
+
+
+def refuse_ignored_mask(
+    fields: Mapping[str, Tensor], needs: Iterable[str], accepts: Iterable[str], name: str
+) -> None:
+    """Raises ``DataError`` if entries are missing and a model is not told which.
+
+    Such a model would score the zeros that are stored in their place, and its bound would be one on
+    the probability of other data.
+
+    Args:
+        fields: of all examples.
+        needs: the names of the fields that the model needs.
+        accepts: the names of the fields that it takes if they are there.
+        name: what messages call the data.
+    """
+    mask = fields.get(OBSERVED)
+    if mask is None or OBSERVED in (*needs, *accepts) or mask.all():
+        return
+    raise DataError(
+        f"{name}: {int((~mask).sum()):,} entries are missing, and no part of the model takes the "
+        f"field {OBSERVED!r}, so it would score the zeros in their place; use a likelihood that "
+        "takes it, or fill the entries"
+    )
+
+
+def field_digest(field: Tensor) -> str:
+    """The SHA-256 digest of a field: of its type, its shape and its entries."""
+    digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
+    digest.update(field.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

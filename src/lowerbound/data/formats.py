@@ -1,0 +1,177 @@
+"""The kinds of files and folders that hold data, one entry each.
+
+Help texts, messages and the documentation are written from these entries. Light: imports neither
+numpy nor torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowerbound.data.options import KeepIn, ReadOptions, imported_when_called
+from lowerbound.errors import DataError
+
+if TYPE_CHECKING:
+    from lowerbound.data.arrays import Parts
+
+# As many bytes of a file as tell its kind.
+_START_BYTES = 6
+_NUMPY = b"\x93NUMPY"
+_GZIP = b"\x1f\x8b"
+
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+)
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""The four files of MNIST's layout."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A kind of file or folder that :func:`~lowerbound.load_data` reads.
+
+    To add one, write its reader and an entry of :data:`FORMATS`.
+
+    Args:
+        name: what messages call it.
+        help: one line for the documentation.
+        recognise: tells from a path, and from the first bytes if it is a file, whether it is one.
+        read: makes examples of a path.
+        is_folder: whether it is a folder.
+        stays_in_file: whether its values can be used without reading all of them into memory.
+        has_layers: whether it has layers, of which one is read.
+    """
+
+    name: str
+    help: str
+    recognise: Callable[[Path, bytes], bool]
+    read: Callable[[Path, ReadOptions], Parts]
+    is_folder: bool = False
+    stays_in_file: bool = False
+    has_layers: bool = False
+
+
+def idx_files(folder: Path) -> dict[str, Path]:
+    """The files of MNIST's layout that a folder has, gzipped or not, by name without ``.gz``."""
+    found = {}
+    for stem in IDX_FILES:
+        dotted = stem.replace("-idx", ".idx")  # as torchvision's readers once wrote it
+        for name in (stem, f"{stem}.gz", dotted, f"{dotted}.gz"):
+            if (folder / name).is_file():
+                found[stem] = folder / name
+                break
+    return found
+
+
+FORMATS: tuple[FileFormat, ...] = (
+    FileFormat(
+        ".npy",
+        "One array, written by `numpy.save`. A large one stays on disk.",
+        lambda path, start: start.startswith(_NUMPY),
+        imported_when_called("lowerbound.data.arrays", "read_npy"),
+        stays_in_file=True,
+    ),
+    FileFormat(
+        ".npz",
+        "Named arrays, written by `numpy.savez`: `x_train` and `x_test` with `y_train` and "
+        "`y_test`, or `train` and `test`, or `x` with `y`, or `data` with `labels`, or one array "
+        "of any name. Other arrays are fields, which `fields` (`--fields`) names; with two parts "
+        "these are called `NAME_train` and `NAME_test`. Also a sparse matrix, written by "
+        "`scipy.sparse.save_npz`.",
+        lambda path, start: path.suffix.lower() == ".npz",
+        imported_when_called("lowerbound.data.npz", "read_npz"),
+    ),
+    FileFormat(
+        ".h5ad",
+        "AnnData, read by the package anndata: X or a layer (`layer`, `--layer`), with columns of "
+        "obs as fields (`fields`, `--fields`).",
+        lambda path, start: path.suffix.lower() == ".h5ad",
+        imported_when_called("lowerbound.data.h5ad", "read_h5ad"),
+        has_layers=True,
+    ),
+    FileFormat(
+        "IDX",
+        "One array in MNIST's format, gzipped or not.",
+        lambda path, start: start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy",
+        imported_when_called("lowerbound.data.idx", "read_idx_file"),
+    ),
+    FileFormat(
+        "MNIST's four files",
+        f"A folder with {', '.join(f'`{name}`' for name in IDX_FILES)}, gzipped or not.",
+        lambda path, start: bool(idx_files(path)),
+        imported_when_called("lowerbound.data.idx", "read_idx_parts"),
+        is_folder=True,
+    ),
+    FileFormat(
+        "pictures",
+        f"A folder of pictures ({' '.join(PICTURE_SUFFIXES)}), of one folder for each class, or "
+        "of the folders `train` and `test`.",
+        lambda path, start: True,
+        imported_when_called("lowerbound.data.images", "read_pictures"),
+        is_folder=True,
+    ),
+)
+"""What :func:`~lowerbound.load_data` reads. The first entry that recognises a path reads it."""
+
+
+def _listed(names: Iterable[str]) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    *others, last = names
+    if not others:
+        return last
+    return f"{', '.join(others)} or {last}"
+
+
+FILE_NAMES = _listed(entry.name for entry in FORMATS if not entry.is_folder)
+FOLDER_NAMES = _listed(entry.name for entry in FORMATS if entry.is_folder)
+PATHS = f"a {FILE_NAMES} file, or a folder of {FOLDER_NAMES}"
+"""The files and folders that are read, for a sentence such as "give ..."."""
+
+
+def path_format(path: Path, keep_in: KeepIn) -> FileFormat:
+    """The format of a file or folder.
+
+    Args:
+        path: the file or folder.
+        keep_in: whether the values are to stay in their file.
+
+    Raises:
+        DataError: if a file is empty, cannot be read or has no known format, or if its values are
+            to stay in it and its format does not allow that.
+    """
+    if path.is_dir():
+        return next(entry for entry in FORMATS if entry.is_folder and entry.recognise(path, b""))
+    entry = _file_format(path)
+    if keep_in == "file" and not entry.stays_in_file:
+        able = _listed(entry.name for entry in FORMATS if entry.stays_in_file)
+        raise DataError(
+            f"{path}: only a {able} file can be used without reading it into memory; write the "
+            "values as one, or leave keep_in as it is"
+        )
+    return entry
+
+
+def _file_format(path: Path) -> FileFormat:
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not start:
+        raise DataError(f"{path}: the file is empty; write or copy it again")
+    for entry in FORMATS:
+        if not entry.is_folder and entry.recognise(path, start):
+            return entry
+    raise DataError(
+        f"{path}: the format of this file is not known; give {PATHS}, or in Python an array"
+    )

@@ -1,0 +1,86 @@
+"""IDX, the file format of MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from lowerbound.data.arrays import Array, as_examples, explained
+from lowerbound.data.examples import Examples
+from lowerbound.data.formats import idx_files
+from lowerbound.data.memory import refuse_absurd
+from lowerbound.data.options import ReadOptions
+from lowerbound.errors import DataError
+
+_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_GZIP = b"\x1f\x8b"
+
+
+def read_idx(path: Path) -> Array:
+    """The array in an IDX file: a big-endian header with its type and sizes, then its entries.
+
+    Raises:
+        DataError: for a file that is not IDX, is cut short, or holds more than its header says.
+    """
+    with explained(path, "copy or download it again"), path.open("rb") as plain:
+        compressed = plain.read(2) == _GZIP
+        plain.seek(0)
+        file: BinaryIO = plain
+        if compressed:
+            # The class of gzip has all the methods of BinaryIO that are used here.
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=plain))
+        magic = file.read(4)
+        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or magic[3] == 0:
+            raise DataError(
+                f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}"
+            )
+        sizes = file.read(4 * magic[3])
+        if len(sizes) < 4 * magic[3]:
+            raise DataError(f"{path}: cut short within its header; copy or download it again")
+        shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+        dtype = np.dtype(_TYPES[magic[2]])
+        expected = math.prod(shape) * dtype.itemsize
+        refuse_absurd(expected, f"{path}: its header claims an array {shape}", "is it damaged?")
+        content = file.read(expected + 1)
+    claim = f"{path}: its header says {shape} entries of {dtype.itemsize} bytes, but the file is"
+    if len(content) < expected:
+        raise DataError(f"{claim} cut short; copy or download it again")
+    if len(content) > expected:
+        raise DataError(f"{claim} longer than that; copy or download it again")
+    return np.frombuffer(bytearray(content), dtype).reshape(shape)
+
+
+def read_idx_file(path: Path, options: ReadOptions) -> Examples:
+    """The examples in one IDX file."""
+    return as_examples(read_idx(path), name=str(path), kind=options.kind, missing=options.missing)
+
+
+def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
+    """The training and test part in a folder with MNIST's four files, the labels being optional.
+
+    Raises:
+        DataError: if the training or the test images are missing, or a file is damaged.
+    """
+    return read_idx_parts(folder, ReadOptions())
+
+
+def read_idx_parts(folder: Path, options: ReadOptions) -> tuple[Examples, Examples]:
+    """The examples of :func:`read_idx_folder`, read with options."""
+    files = idx_files(folder)
+    train, test = (_read_part(folder, files, part) for part in ("train", "t10k"))
+    return train, test
+
+
+def _read_part(folder: Path, files: dict[str, Path], part: str) -> Examples:
+    images = files.get(f"{part}-images-idx3-ubyte")
+    if images is None:
+        beside = ", ".join(path.name for path in files.values())
+        raise DataError(f"{folder}: has no {part}-images-idx3-ubyte.gz beside {beside}")
+    labels = None
+    if (file := files.get(f"{part}-labels-idx1-ubyte")) is not None:
+        labels = read_idx(file)
+    return as_examples(read_idx(images), labels=labels, name=str(images))

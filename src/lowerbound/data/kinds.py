@@ -1,0 +1,231 @@
+"""What the entries of examples are (pixels, counts, codes, real numbers), and checks of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data.options import Kind
+from lowerbound.data.rows import Rows, Values
+from lowerbound.errors import DataError, SettingsError
+
+# Bytes of values that are checked together.
+_CHUNK_BYTES = 1 << 24
+
+# Torch calculates little with unsigned integers of more than 8 bits.
+_WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}
+_STORED = {"bool": "uint8", "float16": "float32", **_WIDER}
+_SIGNED = {
+    torch.bool: torch.uint8,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}
+_NOT_NUMBERS = {
+    "O": "Python objects",
+    "c": "complex numbers",
+    "U": "strings",
+    "S": "strings",
+    "V": "records",
+}
+
+
+def levels_of(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> int | None:
+    """The number of levels of an entry of a type: 2 for booleans, 256 for uint8 pixels.
+
+    ``None`` where the type does not say it: for floating point, counts and codes.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name == "bool" and kind != "counts":
+        return 2
+    if name == "uint8" and kind is None:
+        return 256
+    return None
+
+
+def ambiguous_integers(name: str, dtype: object) -> DataError:
+    """The error that integers raise which may be anything."""
+    return DataError(
+        f"{name}: integers of type {str(dtype).removeprefix('torch.')} may be pixels, counts or "
+        'codes; pass kind="counts" or kind="codes" (--kind counts), or give pixels from 0 to 255 '
+        'as .astype("uint8"), and anything else as .astype("float32")'
+    )
+
+
+def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
+    """Raises ``DataError`` if no model can take entries of a numpy type."""
+    if dtype.kind in "iu" and dtype != np.uint8 and kind is None:
+        raise ambiguous_integers(name, dtype)
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise DataError(f'{name}: {dtype} is wider than torch can hold; give .astype("float64")')
+    if dtype.kind not in "biuf":
+        raise DataError(
+            f"{name}: holds {_NOT_NUMBERS.get(dtype.kind, 'entries')} of type {dtype}; give "
+            "uint8 (pixels), booleans or floating point"
+        )
+
+
+def widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Unsigned integers of more than 8 bits as signed ones; all else as it is."""
+    return array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
+
+
+def storage_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which entries of a numpy type are kept in memory, in the machine's byte order."""
+    return np.dtype(_STORED.get(dtype.name, dtype)).newbyteorder("=")
+
+
+def signed(values: Values) -> Values:
+    """Booleans as uint8, and unsigned integers of more than 8 bits as signed ones."""
+    if isinstance(values, Rows):
+        return values
+    return values.to(_SIGNED.get(values.dtype, values.dtype))
+
+
+def chunks(values: Values) -> Iterator[Tensor]:
+    """The row numbers of all values, in parts that take little memory."""
+    size = max(1, _CHUNK_BYTES // (values.dtype.itemsize * math.prod(values.shape[1:])))
+    yield from torch.arange(len(values), device=values.device).split(size)
+
+
+def check_entries(values: Values, kind: Kind | None, levels: int | None, name: str) -> int | None:
+    """The number of levels of the entries, or ``None`` for real numbers and counts.
+
+    Raises:
+        DataError: for a type that no model can take, and for an entry that is not finite or not of
+            its kind, naming the first.
+    """
+    if kind is not None and kind not in get_args(Kind):
+        raise SettingsError(f"kind={kind!r} is unknown; choose one of {', '.join(get_args(Kind))}")
+    if values.is_floating_point():
+        _refuse_non_finite(values, name)
+    if kind is not None:
+        return _check_kind(values, kind, levels, name)
+    if values.dtype == torch.uint8 and levels is None:
+        raise DataError(
+            f"{name}: entries of type {values.dtype}; pass levels=256 if they are pixels, "
+            'kind="counts" if they are counts, or kind="codes" if they are categories'
+        )
+    if values.dtype != torch.uint8 and not values.is_floating_point():
+        raise ambiguous_integers(name, values.dtype)
+    return levels
+
+
+def check_pixels(
+    values: Values, pixels: str, kind: Kind | None, levels: int | None, name: str
+) -> None:
+    """Raises ``DataError`` if values cannot be treated as these pixels."""
+    if pixels == "as-is":
+        return
+    if kind is not None:
+        raise DataError(
+            f"{name}: pixels={pixels!r} is a treatment of pixels, and these entries are {kind}; "
+            "leave pixels='as-is'"
+        )
+    if pixels == "dequantize" and levels is None:
+        raise DataError(
+            f"{name}: only data of known discretisation (uint8 pixels) can be dequantised, these "
+            f"are {values.dtype}; leave pixels='as-is'"
+        )
+    if pixels == "binarize" and levels is None:
+        _refuse_outside_unit_interval(values, name)
+
+
+def _refuse_non_finite(values: Values, name: str) -> None:
+    """Raises ``DataError`` for NaN and infinite entries, naming the first."""
+
+    def explain(value: float) -> str:
+        if math.isnan(value):
+            return (
+                'drop such rows, or pass missing="nan" (--missing nan) if NaN means that an entry '
+                "was not observed"
+            )
+        return "drop such rows or replace such entries"
+
+    _refuse(values, name, "finite", lambda chunk: ~torch.isfinite(chunk), explain)
+
+
+def _check_kind(values: Values, kind: Kind, levels: int | None, name: str) -> int | None:
+    """The number of levels of codes, and ``None`` for counts.
+
+    Raises:
+        DataError: for entries that are not counts or codes, naming the first.
+    """
+    if kind == "counts":
+        remedy = "counts are whole numbers from 0 on"
+        _refuse(values, name, "counts", _is_fractional_or_negative, lambda value: remedy)
+        return None
+    if levels is None:
+        levels = max(0, _maximum(values)) + 1
+    highest = levels - 1
+    _refuse(
+        values,
+        name,
+        f"codes up to {highest}",
+        lambda chunk: _is_fractional_or_negative(chunk) | (chunk > highest),
+        lambda value: f"codes of {levels} levels are whole numbers from 0 to {highest}",
+    )
+    return levels
+
+
+def _is_fractional_or_negative(chunk: Tensor) -> Tensor:
+    if chunk.is_floating_point():
+        return (chunk < 0) | (chunk != chunk.round())
+    return chunk < 0
+
+
+def _maximum(values: Values) -> int:
+    return int(max(values[index].max().item() for index in chunks(values)))
+
+
+def _refuse_outside_unit_interval(values: Values, name: str) -> None:
+    """Raises ``DataError`` if not all entries are in [0, 1]."""
+    if _is_known("within [0, 1]", values):
+        return
+    spans = torch.stack([torch.stack(values[index].aminmax()) for index in chunks(values)])
+    low, high = float(spans[:, 0].min()), float(spans[:, 1].max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"{name}: only values in [0, 1] can be binarised, these span [{low:.4g}, {high:.4g}]; "
+            "rescale them first"
+        )
+    _learn("within [0, 1]", values)
+
+
+def _refuse(
+    values: Values,
+    name: str,
+    what: str,
+    bad: Callable[[Tensor], Tensor],
+    explain: Callable[[float], str],
+) -> None:
+    """Raises ``DataError`` that names the first bad entry and explains it."""
+    if _is_known(what, values):
+        return
+    for index in chunks(values):
+        chunk = values[index]
+        wrong = bad(chunk).flatten(1)
+        if wrong.any():
+            row = int(wrong.any(1).nonzero()[0])
+            column = int(wrong[row].nonzero()[0])
+            value = chunk[row].flatten()[column].item()
+            raise DataError(
+                f"{name}: row {int(index[row])}, entry {column} is {value}; {explain(value)}"
+            )
+    _learn(what, values)
+
+
+def _is_known(what: str, values: Values) -> bool:
+    """Whether the values were searched before; a file is not read again for every part of it."""
+    return isinstance(values, Rows) and what in values.known
+
+
+def _learn(what: str, values: Values) -> None:
+    if isinstance(values, Rows):
+        values.known.add(what)

@@ -1,0 +1,126 @@
+"""``.npz`` files: which arrays are values, labels and fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowerbound.data.arrays import Parts, as_examples, explained
+from lowerbound.data.examples import Examples
+from lowerbound.data.options import ReadOptions
+from lowerbound.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The names of the arrays of one part."""
+
+    values: str
+    label: str
+    suffix: str = ""
+    """What follows the name of a field."""
+
+
+# The first layout that has all of its values is read.
+_LAYOUTS = (
+    (_Part("x_train", "y_train", "_train"), _Part("x_test", "y_test", "_test")),
+    (_Part("train", "y_train", "_train"), _Part("test", "y_test", "_test")),
+    (_Part("x", "y"),),
+    (_Part("data", "labels"),),
+)
+# As scipy.sparse.save_npz writes a matrix.
+_SPARSE = {"data", "indices", "indptr", "shape", "format"}
+
+
+def read_npz(path: Path, options: ReadOptions) -> Parts:
+    """The examples in a ``.npz`` file.
+
+    Raises:
+        DataError: if it is unclear which array holds the values, or arrays are left over that were
+            not asked for as fields.
+    """
+    with (
+        explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
+        path.open("rb") as file,  # numpy would leave it open if it is damaged
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        # The usual spellings differ in case (X_train), never in meaning.
+        keys = {key.lower(): key for key in archive.files}
+        if keys.keys() >= _SPARSE:
+            return _read_sparse(path, options)
+        layout = _layout(path, keys, options.fields or ())
+        _refuse_others(path, keys, layout, options.fields)
+        parts = [_read_part(path, archive, keys, part, options) for part in layout]
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0], parts[1]
+
+
+def _layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -> tuple[_Part, ...]:
+    for layout in _LAYOUTS:
+        if all(part.values in keys for part in layout):
+            return layout
+    others = keys.keys() - set(map(str.lower, fields))
+    if len(others) == 1:
+        return (_Part(others.pop(), ""),)
+    raise DataError(
+        f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and "
+        "x_test (with y_train, y_test), or train and test, or x (with y), or data (with labels), "
+        "or exactly one array beside the fields that are asked for"
+    )
+
+
+def _refuse_others(
+    path: Path, keys: Mapping[str, str], layout: tuple[_Part, ...], fields: tuple[str, ...] | None
+) -> None:
+    if fields is not None:
+        return
+    known = {name for part in layout for name in (part.values, part.label)}
+    others = [key for name, key in keys.items() if name not in known]
+    if not others:
+        return
+    field = others[0]
+    for part in layout:
+        field = field.removesuffix(part.suffix)
+    raise DataError(
+        f"{path}: also holds {', '.join(others)}; name the arrays that are to be given with each "
+        f"example (fields=['{field}'], --fields {field}), or say that none are (--fields none)"
+    )
+
+
+def _read_part(
+    path: Path, archive: Any, keys: Mapping[str, str], part: _Part, options: ReadOptions
+) -> Examples:
+    name = f"{path} [{keys[part.values]}]"
+    fields = {}
+    for field in options.fields or ():
+        key = f"{field}{part.suffix}".lower()
+        if key not in keys:
+            raise DataError(
+                f"{path}: has no array {field}{part.suffix} for the field {field!r}; it holds "
+                f"{', '.join(sorted(keys.values()))}"
+            )
+        fields[field] = archive[keys[key]]
+    labels = None
+    if part.label in keys and not fields.keys() & {"label", part.label}:
+        labels = archive[keys[part.label]]
+    return as_examples(
+        archive[keys[part.values]],
+        labels=labels,
+        name=name,
+        kind=options.kind,
+        missing=options.missing,
+        fields=fields,
+    )
+
+
+def _read_sparse(path: Path, options: ReadOptions) -> Examples:
+    from scipy.sparse import load_npz
+
+    with explained(path, "write it again with scipy.sparse.save_npz(path, matrix)"):
+        matrix = load_npz(path)
+    return Examples.of(matrix, name=str(path), kind=options.kind, missing=options.missing)

@@ -1,0 +1,86 @@
+"""From arrays, tensors, sparse matrices and AnnData to the contents of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data.anndata import is_anndata, read_anndata
+from lowerbound.data.kinds import levels_of, widened
+from lowerbound.data.mapped import Mapped
+from lowerbound.data.options import Kind
+from lowerbound.data.sparse import Sparse, is_sparse
+from lowerbound.errors import DataError
+
+# Types with which torch or numpy cannot calculate on every device.
+_STORED = {
+    torch.bool: torch.uint8,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+}
+
+
+def contents(
+    data: Any,
+    *,
+    name: str,
+    kind: Kind | None,
+    fields: Mapping[str, Any] | Sequence[str] | None,
+    layer: str | None,
+) -> dict[str, Any]:
+    """The arguments of :class:`~lowerbound.Examples` that ``Examples.of`` reads from its source.
+
+    Raises:
+        DataError: for what cannot be read.
+    """
+    if hasattr(data, "train") and hasattr(data, "test"):
+        raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
+    about: dict[str, Any] = {"kind": kind}
+    if is_anndata(data):
+        columns = tuple(fields or ())
+        data, about["fields"], about["categories"] = read_anndata(
+            data, layer=layer, fields=columns, name=name
+        )
+    else:
+        refuse_settings({"layer": layer}, f"{name}: only AnnData has layers")
+        about["fields"] = _by_name(fields, name)
+    if is_sparse(data):
+        levels = levels_of(data.dtype, kind)
+        return {"values": Sparse.of(data, name=name, kind=kind), "levels": levels, **about}
+    if isinstance(data, np.memmap):
+        levels = levels_of(data.dtype, kind)
+        return {"values": Mapped.of(data, widened), "levels": levels, **about}
+    tensor = _as_tensor(data, name)
+    stored = tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
+    return {"values": stored, "levels": levels_of(tensor.dtype, kind), **about}
+
+
+def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
+    """Raises ``DataError`` if one of the settings is given, which has no effect for a reason."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise DataError(f"{reason}, so {given[0]}= has no effect; leave it out")
+
+
+def _by_name(fields: Mapping[str, Any] | Sequence[str] | None, name: str) -> Mapping[str, Any]:
+    if fields is None:
+        return {}
+    if isinstance(fields, Mapping):
+        return fields
+    raise DataError(
+        f"{name}: fields={fields!r} names columns of AnnData, and this is an array; give the "
+        "fields themselves by name, fields={'batch': ...}"
+    )
+
+
+def _as_tensor(data: Any, name: str) -> Tensor:
+    if isinstance(data, Tensor):
+        return data.detach().cpu()
+    try:
+        return torch.from_numpy(np.array(data))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from None

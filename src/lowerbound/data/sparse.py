@@ -1,0 +1,91 @@
+"""Values in a sparse matrix: only the rows of a batch become dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data.kinds import refuse_type, storage_type
+from lowerbound.data.options import Kind
+from lowerbound.data.rows import Rows
+from lowerbound.errors import DataError
+
+
+def is_sparse(data: Any) -> bool:
+    """Whether something is a sparse matrix or array of scipy's."""
+    return hasattr(data, "tocsr") and hasattr(data, "nnz")
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Rows):
+    """Values ``[N, D]`` in a sparse matrix. Indexing makes a dense tensor of some rows.
+
+    Args:
+        matrix: a matrix of scipy's in CSR format.
+        rows: which of its rows these are, ``[N]``; ``None`` for all.
+        known: see :class:`~lowerbound.data.rows.Rows`.
+    """
+
+    matrix: Any
+    rows: NDArray[np.int64] | None = None
+    known: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, matrix: Any, *, name: str, kind: Kind | None = None) -> Sparse:
+        """A copy of a sparse matrix or array of scipy's, in any format.
+
+        Raises:
+            DataError: if it has another number of axes than two, or entries of a type that no
+                model can take.
+        """
+        if len(matrix.shape) != 2:
+            raise DataError(
+                f"{name}: a sparse array of shape {matrix.shape}; give [examples, dimensions]"
+            )
+        refuse_type(matrix.dtype, name, kind)
+        rows = matrix.tocsr(copy=True)
+        rows.sum_duplicates()
+        return cls(rows.astype(storage_type(rows.dtype), copy=False))
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """``[N, D]``."""
+        count, dimensions = self.matrix.shape
+        if self.rows is not None:
+            count = len(self.rows)
+        return torch.Size((count, dimensions))
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The type of the entries."""
+        return torch.from_numpy(np.empty(0, self.matrix.dtype)).dtype
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return torch.from_numpy(self.matrix[self._in_matrix(index)].toarray())
+
+    def select(self, index: Tensor) -> Sparse:
+        """These of the rows; the matrix is not copied."""
+        return replace(self, rows=self._in_matrix(index), known=set(self.known))
+
+    def joined(self, other: Sparse) -> Sparse:
+        """The rows of both; if they are of two matrices, these are copied into one."""
+        from scipy.sparse import vstack
+
+        known = self.known & other.known
+        ours, theirs = (part._in_matrix(torch.arange(len(part))) for part in (self, other))
+        if self.matrix is other.matrix:
+            return replace(self, rows=np.concatenate([ours, theirs]), known=known)
+        both = vstack([self.matrix[ours], other.matrix[theirs]], format="csr")
+        return Sparse(both, known=known)
+
+    def _in_matrix(self, index: Tensor) -> NDArray[np.int64]:
+        numbers: NDArray[np.int64] = index.cpu().numpy()
+        if self.rows is None:
+            return numbers
+        return self.rows[numbers]

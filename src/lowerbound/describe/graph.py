@@ -1,0 +1,342 @@
+"""Descriptions of models: a saved model is rebuilt from one without running code from a file.
+
+A describable class keeps each argument of its constructor as an attribute of the same name.
+:func:`describe` reads these attributes into plain JSON values, and :func:`build` calls the
+constructors again. A file can name only classes that are registered here and the layers of
+``torch.nn`` that :mod:`lowerbound.describe.layers` lists. A description consists of
+
+- ``{"kind": "Gaussian", "network": ...}``: a part, and its arguments;
+- ``{"kind": "torch.Tensor", "shape": [2, 3]}``: a tensor; its values are among the model's weights;
+- ``{"class": "torch.nn.ReLU"}``: a class itself;
+- ``{"shared": ["prior", "posterior"]}``: the module at this path from the top of the description.
+  A module that occurs several times is described where it occurs first;
+- ``{"foreign": "package.Network"}``: something that cannot be described.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.describe.layers import LAYERS, make_layer, name_of, settings_of
+from lowerbound.errors import SettingsError, StorageError
+
+KINDS: dict[str, type] = {}
+RESERVED = ("kind", "foreign", "shared")
+
+_MAPPING = "builtins.dict"
+_TENSOR = "torch.Tensor"
+_TYPES = {str(dtype): dtype for dtype in (torch.bool, torch.uint8, torch.int32, torch.int64)} | {
+    None: None  # the model's floating type
+}
+
+Class = TypeVar("Class", bound=type)
+Path = tuple[str | int, ...]
+
+
+def describable(cls: Class) -> Class:
+    """Class decorator: instances can be described if each argument is kept under its own name.
+
+    A tensor argument is kept as a parameter or as a buffer that is saved, and ``**options`` as a
+    mapping.
+
+    Raises:
+        SettingsError: if another class of that name is registered, or an argument is called
+            ``kind``, ``foreign`` or ``shared``, words that descriptions reserve.
+    """
+    for name in RESERVED:
+        if name in inspect.signature(cls).parameters:
+            raise SettingsError(
+                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions "
+                "reserve; rename the argument"
+            )
+    known = KINDS.setdefault(cls.__name__, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise SettingsError(
+            f"describable: {known.__module__}.{known.__qualname__} is registered as "
+            f"{cls.__name__!r}; give your class another name"
+        )
+    KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
+    return cls
+
+
+def describe(value: Any) -> Any:
+    """What ``value`` is made of, in JSON's types.
+
+    Of an object that is neither describable nor a layer of torch, only the class's name is given.
+
+    Raises:
+        StorageError: if a describable object does not keep an argument of its constructor, or
+            contains itself.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> describe(lb.StandardNormal(2))
+        {'kind': 'StandardNormal', 'shape': [2]}
+        >>> layer = nn.Linear(2, 2)
+        >>> describe(nn.Sequential(layer, layer))["modules"][1]
+        {'shared': ['modules', 0]}
+    """
+    return _Describer().describe(value, ())
+
+
+class _Describer:
+    """Describes one value, and remembers at which path each module was met first."""
+
+    def __init__(self) -> None:
+        self.met: dict[int, tuple[nn.Module, Path]] = {}
+        self.within: set[int] = set()
+
+    def describe(self, value: Any, path: Path) -> Any:
+        """The description of what stands at ``path``."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Integral):
+            return int(value)
+        if isinstance(value, Real):
+            return float(value)
+        if isinstance(value, tuple | list):
+            return self._entries(value, path)
+        if isinstance(value, nn.Module):
+            return self._module(value, path)
+        return self._part(value, path)
+
+    def _entries(self, values: Any, path: Path) -> list[Any]:
+        return [self.describe(entry, (*path, position)) for position, entry in enumerate(values)]
+
+    def _module(self, module: nn.Module, path: Path) -> Any:
+        key = id(module)
+        if key in self.within:
+            raise StorageError(
+                f"{type(module).__name__} contains itself, so it cannot be described"
+            )
+        if key in self.met:
+            return {"shared": list(self.met[key][1])}
+        self.met[key] = (module, path)
+        self.within.add(key)
+        try:
+            return self._part(module, path)
+        finally:
+            self.within.discard(key)
+
+    def _part(self, value: Any, path: Path) -> Any:
+        cls = type(value)
+        if KINDS.get(cls.__name__) is cls:
+            return {"kind": cls.__name__} | self._arguments(value, path)
+        if cls is dict:
+            entries = {"names": list(value), "values": list(value.values())}
+            return {"kind": _MAPPING} | self._named(entries, path)
+        if inspect.isclass(value) and name_of(value) is not None:
+            return {"class": name_of(value)}
+        if isinstance(value, nn.Module) and (settings := settings_of(value)) is not None:
+            return {"kind": name_of(cls)} | self._named(settings, path)
+        return {"foreign": _full_name(value)}
+
+    def _named(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        return {name: self.describe(value, (*path, name)) for name, value in values.items()}
+
+    def _arguments(self, value: Any, path: Path) -> dict[str, Any]:
+        cls = type(value)
+        found: dict[str, Any] = {}
+        for name, parameter in inspect.signature(cls).parameters.items():
+            if not hasattr(value, name):
+                raise StorageError(
+                    f"{cls.__name__} is describable, but keeps no attribute {name!r}; "
+                    f"set self.{name} = {name}"
+                )
+            argument = getattr(value, name)
+            if parameter.kind is parameter.VAR_KEYWORD:
+                found |= self._named(argument, path)
+            elif isinstance(argument, Tensor):
+                found[name] = _describe_tensor(value, name, argument)
+            else:
+                found[name] = self.describe(argument, (*path, name))
+        return found
+
+
+def _describe_tensor(owner: Any, name: str, tensor: Tensor) -> dict[str, Any]:
+    """A tensor's shape, and its type unless that follows the model's; the values are weights."""
+    if not isinstance(owner, nn.Module) or name not in owner.state_dict():
+        return {"foreign": _TENSOR}
+    outline: dict[str, Any] = {"kind": _TENSOR, "shape": list(tensor.shape)}
+    if not tensor.is_floating_point():
+        outline["dtype"] = str(tensor.dtype)
+    return outline
+
+
+def _full_name(value: Any) -> str:
+    if not inspect.isfunction(value) and not inspect.isclass(value):
+        value = type(value)
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _nodes(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All parts within a description, with their paths as messages show them."""
+    if isinstance(description, list):
+        for position, entry in enumerate(description):
+            yield from _nodes(entry, f"{path}[{position}]")
+    elif isinstance(description, dict):
+        yield path, description
+        for name, entry in description.items():
+            yield from _nodes(entry, f"{path}.{name}")
+
+
+def foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
+    """What cannot be rebuilt from a description: pairs of a path and a class's name."""
+    for place, node in _nodes(description, path):
+        if "foreign" in node:
+            yield place, node["foreign"]
+
+
+def has_references(description: Any) -> bool:
+    """Whether a module occurs more than once in what was described."""
+    return any("shared" in node for _, node in _nodes(description, ""))
+
+
+def build(description: Any) -> Any:
+    """The value that was described; what was one module is one module again.
+
+    Raises:
+        StorageError: if the description names a class that is not registered, arguments that the
+            class does not take, or a path that leads nowhere.
+
+    Example:
+        >>> again = build(describe(nn.Sequential(layer := nn.Linear(2, 2), layer)))
+        >>> again[0] is again[1]
+        True
+    """
+    return _Builder(description).at(())
+
+
+class _Builder:
+    """Builds one description; a part is built once, when it is first asked for."""
+
+    def __init__(self, description: Any) -> None:
+        self.description = description
+        self.built: dict[Path, Any] = {}
+        self.begun: set[Path] = set()
+
+    def at(self, path: Path) -> Any:
+        """What is described at ``path``."""
+        if path in self.built:
+            return self.built[path]
+        node = self._node(path)
+        if isinstance(node, list):
+            return tuple(self.at((*path, position)) for position in range(len(node)))
+        if not isinstance(node, dict):
+            return node
+        if path in self.begun:
+            raise StorageError(f"the description of {_joined(path)} refers to itself")
+        self.begun.add(path)
+        self.built[path] = self._make(node, path)
+        return self.built[path]
+
+    def _node(self, path: Path) -> Any:
+        node = self.description
+        try:
+            for step in path:
+                node = node[step]
+        except (KeyError, IndexError, TypeError):
+            raise StorageError(
+                f"the description refers to {_joined(path)}, which is not in it"
+            ) from None
+        return node
+
+    def _make(self, node: dict[str, Any], path: Path) -> Any:
+        if "shared" in node:
+            return self.at(_checked_path(node["shared"]))
+        named = str(node.get("class", node.get("kind", node.get("foreign"))))
+        if "class" in node and named in LAYERS:
+            return LAYERS[named]
+        if named not in KINDS and named not in LAYERS and named not in (_MAPPING, _TENSOR):
+            raise StorageError(
+                f"the description names {named!r}, which is not a registered part; import the "
+                "module that registers it with lowerbound.describable, or pass a constructor"
+            )
+        arguments = {name: self.at((*path, name)) for name in node if name != "kind"}
+        try:
+            return _make(named, arguments)
+        except (TypeError, KeyError, ValueError) as error:
+            raise StorageError(
+                f"the description of {named} does not fit this version of lowerbound: {error}"
+            ) from None
+
+
+def _make(name: str, arguments: dict[str, Any]) -> Any:
+    if name == _MAPPING:
+        return dict(zip(arguments["names"], arguments["values"], strict=True))
+    if name == _TENSOR:
+        return torch.zeros(arguments["shape"], dtype=_TYPES[arguments.get("dtype")])
+    if name in LAYERS:
+        return make_layer(name, arguments)
+    return KINDS[name](**arguments)
+
+
+def _checked_path(steps: Any) -> Path:
+    if not isinstance(steps, list) or not all(isinstance(step, str | int) for step in steps):
+        raise StorageError(f"the description refers to {steps!r}, which is not a path")
+    return tuple(steps)
+
+
+def _joined(path: Path) -> str:
+    return ".".join(map(str, path)) or "the whole"
+
+
+def completed(description: Any, now: Any = None) -> Any:
+    """An earlier version's description as this version would write it, so that two can be compared.
+
+    Settings that a part did not have yet get their defaults. What was foreign then and is described
+    now, as torch's layers are, can be compared by its class alone: it becomes what ``now`` has in
+    its place, if that is of the same class.
+
+    Args:
+        description: written by this version or an earlier one.
+        now: this version's description of what may be the same.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> completed({"kind": "ELBO", "samples": 7}) == describe(lb.ELBO(samples=7))
+        True
+    """
+    if isinstance(description, list):
+        others = _entries_beside(now, len(description))
+        return [completed(entry, other) for entry, other in zip(description, others, strict=True)]
+    if not isinstance(description, dict):
+        return description
+    beside: Mapping[str, Any] = {}
+    if isinstance(now, dict):
+        beside = now
+    if "foreign" in description and description["foreign"] == _foreign_name(beside):
+        return now
+    known = {name: completed(entry, beside.get(name)) for name, entry in description.items()}
+    return _defaults(known.get("kind")) | known
+
+
+def _entries_beside(now: Any, count: int) -> list[Any]:
+    if isinstance(now, list) and len(now) == count:
+        return now
+    return [None] * count
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    if kind not in KINDS:
+        return {}
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    return {
+        parameter.name: describe(parameter.default)
+        for parameter in parameters
+        if parameter.default is not parameter.empty
+    }
+
+
+def _foreign_name(node: Mapping[str, Any]) -> str | None:
+    """What an earlier version, to which this layer or class was foreign, wrote in its place."""
+    name = node.get("class", node.get("kind"))
+    if name not in LAYERS:
+        return None
+    return _full_name(LAYERS[name])

@@ -1,0 +1,166 @@
+"""The layers of ``torch.nn`` that a description can name, and how they are made again.
+
+A layer of torch keeps its settings as attributes, but nothing tells what was changed afterwards.
+So a layer is described only if a new one with the same settings equals it in every attribute.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
+
+# Each exists for one, two and three dimensions: Conv1d, Conv2d, Conv3d.
+_OF_DIMENSIONS = (
+    "AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "BatchNorm", "CircularPad", "ConstantPad",
+    "Conv", "ConvTranspose", "Dropout", "InstanceNorm", "LPPool", "MaxPool", "ReflectionPad",
+    "ReplicationPad", "ZeroPad",
+)  # fmt: skip
+_OTHERS = (
+    "AlphaDropout", "Bilinear", "CELU", "ChannelShuffle", "Dropout", "ELU", "Embedding",
+    "FeatureAlphaDropout", "Flatten", "Fold", "GELU", "GLU", "GroupNorm", "Hardshrink",
+    "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LayerNorm", "LeakyReLU", "Linear",
+    "LocalResponseNorm", "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "PixelShuffle",
+    "PixelUnshuffle", "RMSNorm", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax",
+    "Softmax2d", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "Threshold", "Unflatten", "Unfold", "Upsample", "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
+)  # fmt: skip
+_ALL = (
+    *(f"{name}{dimensions}d" for name in _OF_DIMENSIONS for dimensions in (1, 2, 3)),
+    *_OTHERS,
+    *_CONTAINERS,
+)
+
+LAYERS: dict[str, type[nn.Module]] = {
+    f"torch.nn.{name}": getattr(nn, name)
+    for name in _ALL
+    if hasattr(nn, name)  # an older torch lacks a few
+}
+_NAMES = {layer: name for name, layer in LAYERS.items()}
+_IS_CONTAINER = {name: name.removeprefix("torch.nn.") in _CONTAINERS for name in LAYERS}
+_PLACE = ("device", "dtype")  # says where a layer computes, not how; loading decides that
+
+
+def name_of(layer: type) -> str | None:
+    """The name by which a description calls this class, if it may name it.
+
+    Example:
+        >>> name_of(nn.Linear), name_of(nn.Transformer)
+        ('torch.nn.Linear', None)
+    """
+    return _NAMES.get(layer)
+
+
+def settings_of(layer: nn.Module) -> dict[str, Any] | None:
+    """What :func:`make_layer` needs to make this layer; ``None`` if it cannot be made again.
+
+    It cannot be made again if its class is not listed, as a subclass is not; or if it has hooks, a
+    replaced method, a parametrisation such as ``weight_norm``, frozen parameters, or parameters,
+    buffers or submodules that its class does not have.
+
+    Example:
+        >>> settings_of(nn.Linear(3, 4, bias=False))
+        {'in_features': 3, 'out_features': 4, 'bias': False}
+        >>> settings_of(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))) is None
+        True
+    """
+    name = name_of(type(layer))
+    if name is None:
+        return None
+    settings = _children(layer) if _IS_CONTAINER[name] else _arguments(layer)
+    if not all(map(_is_plain, _leaves(settings))):
+        return None
+    try:
+        with torch.device("meta"):  # takes no memory, and no random numbers
+            again = make_layer(name, settings)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if not _is_same(layer, again):
+        return None
+    return settings
+
+
+def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The layer of that name with these settings.
+
+    Example:
+        >>> make_layer("torch.nn.Sequential", {"modules": (nn.Linear(3, 4), nn.ReLU())})
+        Sequential(
+          (0): Linear(in_features=3, out_features=4, bias=True)
+          (1): ReLU()
+        )
+    """
+    make = LAYERS[name]
+    if not _IS_CONTAINER[name]:
+        return make(**settings)
+    container, modules = make(), settings["modules"]
+    names = settings.get("names", range(len(modules)))
+    for child, module in zip(names, modules, strict=True):
+        container.add_module(str(child), module)
+    return container
+
+
+def _children(container: nn.Module) -> dict[str, Any]:
+    """The modules within, with their names unless these are 0, 1, 2 and so on."""
+    names, modules = list(container._modules), list(container._modules.values())
+    if names == [str(position) for position in range(len(names))]:
+        return {"modules": modules}
+    return {"names": names, "modules": modules}
+
+
+def _arguments(layer: nn.Module) -> dict[str, Any]:
+    """The constructor's arguments, read from the attributes of the same names."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(layer)).parameters.items():
+        starred = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if starred or name.startswith("_") or name in _PLACE or not hasattr(layer, name):
+            continue
+        value = getattr(layer, name)
+        if name == "bias":
+            value = value is not None
+        found[name] = value
+    return found
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [leaf for entry in value for leaf in _leaves(entry)]
+    return [value]
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, Real | str | nn.Module)
+
+
+def _is_same(layer: nn.Module, again: nn.Module) -> bool:
+    """Whether two layers agree in everything but the values, types and devices of their tensors."""
+    ours, theirs = dict(vars(layer)), dict(vars(again))
+    for attributes in (ours, theirs):
+        attributes.pop("training")
+        for name in ("_parameters", "_buffers"):
+            tensors = attributes[name]
+            attributes[name] = {key: _outline(tensor) for key, tensor in tensors.items()}
+    return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)
+
+
+def _outline(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    if tensor is None:
+        return None
+    return type(tensor), tuple(tensor.shape), tensor.requires_grad
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Whether two settings are equal; a list equals a tuple of the same entries."""
+    if isinstance(ours, tuple | list) and isinstance(theirs, tuple | list):
+        pairs = zip(ours, theirs, strict=False)
+        return len(ours) == len(theirs) and all(_equal(*pair) for pair in pairs)
+    return not isinstance(ours, Tensor) and bool(ours == theirs)

@@ -1,0 +1,111 @@
+"""log p(x given z) for a long evaluation: uncompiled or compiled, whichever is quicker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeGuard
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution
+
+from lowerbound.conditionals import Conditional
+from lowerbound.models import LatentModel, Model
+from lowerbound.models.sampling import score_under
+from lowerbound.runtime.autotune import Autotuner, Option
+from lowerbound.runtime.compiler import Choice, compiled
+from lowerbound.runtime.modes import seeded
+
+Score = Callable[..., Tensor]
+
+# Chunks before the timed ones, in which memory is allocated and caches fill, and the timed ones.
+_WARMUP, _TIMED = 1, 3
+
+
+def can_tune(model: Model) -> TypeGuard[LatentModel]:
+    """Whether a model is a latent-variable model that does not override how it draws."""
+    usual = LatentModel.draw, LatentModel.draws
+    return isinstance(model, LatentModel) and (type(model).draw, type(model).draws) == usual
+
+
+class TunedScore:
+    """log p(x given z) of chunks of draws.
+
+    A chunk of another shape than the first runs uncompiled, because it would have to be compiled
+    for itself.
+
+    Args:
+        likelihood: p(x given z).
+        choice: ``"auto"``: compile if the evaluation is long enough to gain by it and a few chunks
+            show that it does. ``"always"``: compile from the second chunk on.
+        device: of the model.
+        pairs: of a sample and an example, that there will be in all.
+    """
+
+    def __init__(
+        self,
+        likelihood: Callable[..., Distribution],
+        choice: Choice,
+        device: torch.device,
+        pairs: int,
+    ) -> None:
+        self.likelihood, self.device, self.left = likelihood, device, pairs
+        self.plain = score_under(likelihood)
+        self.shape: Size | None = None
+        self.checked: Tensor | None = None
+        self.tuner: Autotuner[Score] = Autotuner(
+            choice,
+            self._build,
+            device,
+            unit="chunk",
+            warmup=_WARMUP,
+            timed=_TIMED,
+            fewest_left=2 * (_WARMUP + _TIMED),
+            in_pieces=False,
+        )
+        self.tuner.start()
+
+    def __call__(self, z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:
+        """log p(x given z), ``[K, B]``."""
+        if z.shape != self.shape:
+            return self.plain(z, x, **fields)
+        return self.tuner.run(lambda option, score: score(z, x, **fields))
+
+    def done(self, z: Tensor) -> None:
+        """Take note that the chunk with these latents, ``[K, B, *latent]``, is done."""
+        self.left -= z.shape[:2].numel()
+        if self.shape is None:
+            self.shape = z.shape
+        if z.shape == self.shape:
+            self.tuner.stop(self.left / z.shape[:2].numel())
+        self.tuner.start()
+
+    @property
+    def line(self) -> str | None:
+        """What was chosen, and why; ``None`` if compiling was not worth a trial."""
+        tuner = self.tuner
+        if tuner.tried_compiling and tuner.line is not None:
+            return tuner.line
+        if tuner.option.compiled and tuner.times:  # it ended before the choice was made
+            return f"compiled: {tuner.times[0]:.0f} s to compile"
+        if tuner.choice == "auto":
+            return None
+        return "uncompiled: there was one chunk only, or no second one of the same shape"
+
+    def _build(self, option: Option, whole: bool) -> Score:
+        if not option.compiled:
+            return self.plain
+        made: Score = compiled(self.plain)
+        if isinstance(self.likelihood, Conditional):
+            return made
+
+        def score(z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:
+            # torch's distributions check their data, but not when compiled. So each batch of data
+            # is scored once uncompiled.
+            if x is not self.checked:
+                with seeded(0, self.device):
+                    self.plain(z[:1], x, **fields)
+                self.checked = x
+            return made(z, x, **fields)
+
+        return score

@@ -1,0 +1,67 @@
+"""Whether the parts of a latent-variable model fit each other and the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound.errors import ShapeError, UnsupportedError
+
+
+def not_a_distribution(role: str, part: Any) -> str:
+    """What to say of a part of a model that returned something else."""
+    return (
+        f"the {role} returned a {type(part).__name__}; its forward must return a "
+        "torch.distributions.Distribution"
+    )
+
+
+def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
+    """Shapes broadcast silently, so each mismatch is refused by name."""
+    if not isinstance(prior, Distribution):
+        raise UnsupportedError(not_a_distribution("prior", prior))
+    if q.batch_shape != x.shape[:1]:
+        raise ShapeError(
+            f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape "
+            f"{tuple(q.event_shape)} for {len(x)} examples; expected the batch shape "
+            f"({len(x)},): see torch.distributions.Independent"
+        )
+    if q.event_shape != prior.event_shape:
+        raise ShapeError(
+            f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over "
+            f"{tuple(prior.event_shape)}"
+        )
+    if torch.compiler.is_compiling():
+        return
+    if {_is_discrete(q), _is_discrete(prior)} == {True, False}:
+        kinds = ("continuous", "discrete")
+        raise UnsupportedError(
+            f"the prior's {type(prior).__name__} is {kinds[bool(_is_discrete(prior))]} and the "
+            f"posterior's {type(q).__name__} is {kinds[bool(_is_discrete(q))]}: neither has a "
+            "density under the other; use two of one kind"
+        )
+
+
+def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
+    """The same for the likelihood and the data."""
+    if not isinstance(p, Distribution):
+        raise UnsupportedError(not_a_distribution("likelihood", p))
+    if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):
+        raise ShapeError(
+            f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape "
+            f"{tuple(p.batch_shape)}, but the data has events of shape {tuple(x.shape[1:])}, and "
+            f"the batch shape is to be {(samples, len(x))}: samples, examples "
+            "(torch.distributions.Independent makes batch dimensions part of the event)"
+        )
+
+
+def _is_discrete(distribution: Distribution) -> bool | None:
+    """Whether draws are from a countable set; ``None`` if it does not say."""
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return None
+    return None if support is None else bool(support.is_discrete)

@@ -1,0 +1,238 @@
+"""A timed choice of how to run repeated work: compiled or not, and in which precision.
+
+The same piece of work, such as a training step, is run a few times in each way, and the quickest
+way is kept. What was chosen, and why, is told in one line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Generic, TypeVar
+
+import torch
+
+from lowerbound.runtime.compiler import (
+    Choice,
+    failure,
+    is_a_graph_break,
+    is_the_compilers,
+    place,
+)
+from lowerbound.runtime.devices import synchronize
+
+Function = TypeVar("Function")
+Result = TypeVar("Result")
+
+# Seconds of uncompiled work that must be left for the compiler to be tried. It takes 5 to 30
+# seconds itself, and saves a fifth to a half of the time.
+WORTH_COMPILING = 90.0
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run the work."""
+
+    compiled: bool
+    bfloat16: bool = False
+    """Whether networks multiply matrices in bfloat16."""
+
+    @property
+    def network_dtype(self) -> torch.dtype | None:
+        """In which networks multiply matrices; ``None`` for the type of their weights."""
+        return torch.bfloat16 if self.bfloat16 else None
+
+    def __str__(self) -> str:
+        name = "compiled"
+        if not self.compiled:
+            name = "uncompiled"
+        if self.bfloat16:
+            name += " in bfloat16"
+        return name
+
+
+class NotCompilable(Exception):
+    """Raised by :attr:`Autotuner.build` for what must not be compiled, with the reason."""
+
+
+class Autotuner(Generic[Function]):
+    """Chooses the option in which repeated work is quickest.
+
+    Uncompiled options are timed first. If the work that is left would take long enough, compiled
+    options are timed too. Where the compiler fails, the work goes on uncompiled.
+
+    Args:
+        choice: ``"auto"``: compile if a trial shows that it pays. ``"always"``: compile after the
+            first piece of work. ``"never"``.
+        build: makes the function that an option runs, given the option and whether a compiled
+            function is to be one graph.
+        device: whose work is timed.
+        unit: what one piece of work is called in messages.
+        warmup: pieces that are not timed, while memory is allocated and caches fill.
+        timed: pieces that are timed.
+        precisions: whether networks compute in bfloat16, for each precision to try.
+        fewest_left: pieces that must be left for the compiler to be tried.
+        in_pieces: whether a function that is not one graph is compiled in pieces.
+        tell: receives the line that says what was chosen, and why.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        build: Callable[[Option, bool], Function],
+        device: torch.device,
+        *,
+        unit: str,
+        warmup: int,
+        timed: int,
+        precisions: Sequence[bool] = (False,),
+        fewest_left: int = 0,
+        in_pieces: bool = True,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.choice, self.build, self.device, self.tell = choice, build, device, tell
+        self.unit, self.warmup, self.timed, self.fewest_left = unit, warmup, timed, fewest_left
+        self.in_pieces, self.pieces = in_pieces, ""
+        self.precisions = list(precisions)
+        self.measured: dict[Option, float] = {}
+        self.compile_seconds = 0.0
+        self.tried_compiling = False
+        self.line: str | None = None
+        self.began = 0.0
+        self.untried: list[Option] = []
+        if choice != "always":
+            self.untried = [Option(False, bfloat16) for bfloat16 in self.precisions[1:]]
+        self.may_compile = choice != "never"
+        self.decided = not (self.untried or self.may_compile)
+        self.functions: dict[Option, Function] = {}
+        self._switch(Option(False, self.precisions[0]))
+
+    @property
+    def settled_option(self) -> Option | None:
+        """The option that a later process goes on with; ``None`` if that is not decided."""
+        if self.decided or self.option.compiled:
+            return self.option
+        return None
+
+    def resume(self, compiled: bool, bfloat16: bool | None) -> None:
+        """Use the option that an earlier process chose, so that rounding is the same.
+
+        A choice other than ``"auto"`` takes precedence.
+
+        Args:
+            compiled: whether the earlier process ran compiled work.
+            bfloat16: whether it computed in bfloat16; ``None`` to leave the precision open.
+        """
+        if bfloat16 is not None:
+            self.precisions = [bfloat16]
+        compiled = compiled and self.choice != "never"
+        self.decided = not compiled and self.choice != "always"
+        self.untried, self.may_compile = [], not self.decided
+        self._switch(Option(False, self.precisions[0]))
+        if compiled:
+            self.choice = "always"
+            self._start_compiling()
+
+    def run(self, work: Callable[[Option, Function], Result]) -> Result:
+        """Do a piece of work with the function of the current option.
+
+        If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So it
+        must leave no trace where it raises an error.
+        """
+        while True:
+            try:
+                return work(self.option, self.functions[self.option])
+            except Exception as error:
+                if not (self.option.compiled and is_the_compilers(error)):
+                    raise
+                self._respond_to_failure(error)
+
+    def start(self) -> None:
+        """Start the clock."""
+        if not self.decided:
+            synchronize(self.device)
+            self.began = time.perf_counter()
+
+    def stop(self, left: float) -> None:
+        """Stop the clock after a piece of work, of which there are so many ``left``."""
+        if not self.decided:
+            synchronize(self.device)
+            self.record(time.perf_counter() - self.began, left)
+
+    def record(self, seconds: float, left: float) -> None:
+        """Take in the time of a piece of work, and choose how to run the next one."""
+        self.times.append(seconds)
+        if self.choice == "always" and not self.option.compiled:
+            self._start_compiling()
+            return
+        alone = self.choice == "always" and len(self.precisions) == 1
+        if not alone and len(self.times) < self.warmup + self.timed:
+            return
+        self.measured[self.option] = median(self.times[self.warmup :] or self.times)
+        if self.option.compiled:
+            self.compile_seconds = self.times[0]
+        if self.untried:
+            self._switch(self.untried.pop(0))
+        elif self.may_compile:
+            self._compile_if_worth_it(left)
+        else:
+            self._settle(self._describe_times())
+
+    def _compile_if_worth_it(self, left: float) -> None:
+        seconds = left * min(self.measured.values())
+        if seconds >= WORTH_COMPILING * len(self.precisions) and left >= self.fewest_left:
+            self._start_compiling()
+            return
+        reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
+        if len(self.measured) > 1:
+            reason += f"; {self._describe_times()}"
+        self._settle(reason)
+
+    def _start_compiling(self) -> None:
+        """From now on, run compiled work in every precision in turn."""
+        self.may_compile, self.tried_compiling = False, True
+        first, *self.untried = [Option(True, bfloat16) for bfloat16 in self.precisions]
+        try:
+            self._switch(first)
+        except NotCompilable as error:
+            self._settle(str(error), compiled=False)
+        except RuntimeError as error:  # the compiler may not know this version of Python
+            self._settle(failure(error), compiled=False)
+
+    def _switch(self, option: Option) -> None:
+        """From now on, run this option."""
+        self.option: Option = option
+        self.times: list[float] = []
+        if option not in self.functions:
+            self.functions[option] = self.build(option, not self.pieces)
+
+    def _respond_to_failure(self, error: Exception) -> None:
+        if self.in_pieces and not self.pieces and is_a_graph_break(error):
+            self.pieces = f", in pieces because of {place(error)}"
+            self.functions[self.option] = self.build(self.option, False)
+        else:
+            self._settle(failure(error), compiled=False)
+
+    def _settle(self, reason: str, *, compiled: bool = True) -> None:
+        """Keep the quickest option that was timed, or the quickest uncompiled one."""
+        timed = [option for option in self.measured if compiled or not option.compiled]
+        if timed:
+            self._switch(min(timed, key=self.measured.__getitem__))
+        else:
+            self._switch(Option(False, self.precisions[0]))
+        self.decided = True
+        self.line = f"{self.option}: {reason}"
+        self.tell(self.line)
+
+    def _describe_times(self) -> str:
+        compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"
+        if len(self.measured) == 1 and self.option.compiled:
+            return compiling
+        best, *others = sorted(self.measured, key=self.measured.__getitem__)
+        line = f"{1e3 * self.measured[best]:.3g} ms a {self.unit}"
+        line += "".join(f", {option} {1e3 * self.measured[option]:.3g} ms" for option in others)
+        if self.tried_compiling:
+            line += f"; {compiling}"
+        return line

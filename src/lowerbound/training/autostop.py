@@ -1,0 +1,233 @@
+"""A training that stops by itself: averages of the weights at falling learning rates, in nats.
+
+At one learning rate, stochastic gradients keep the weights wandering about the best ones, at a
+distance that does not shrink with time. Their average over a window of steps is much nearer (Polyak
+& Juditsky 1992), and the nearer, the smaller the rate. The bound alone tells whether it pays to go
+on: the bounds of two averages on the same noise differ by far less noise than either has.
+
+So the steps are taken in windows. After each, the average of its weights is compared with the best
+average so far:
+
+- It gains more than the tolerance: the weights are still on their way. The rate stays.
+- It does not: the rate is halved, the window is doubled, and the weights go on from the best
+  average.
+- It did not gain three times in a row, so a quarter of the rate and four times the window did not
+  help: the training has settled.
+
+To leave a fixed rate only once its iterates are stationary, to cut it by a constant factor then,
+and to end once a cut promises too little is the idea of Welandawe, Andersen, Vehtari & Huggins 2022
+(*Robust, automated, and accurate black-box variational inference*). They measure the gain by a
+divergence between Gaussians. Here it is the bound itself, for any model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from lowerbound.data.examples import Examples
+from lowerbound.evaluation.scoring import dataset_terms
+from lowerbound.models import Model
+from lowerbound.objectives import Objective
+from lowerbound.training.optim import average_weights
+from lowerbound.training.progress import Progress, Windows
+
+# The first window has at least so many steps. Where a window does not gain, the learning rate and
+# the window are multiplied by these; and so many such windows in a row end the training.
+_WINDOW = 200
+_CUT, _GROWTH = 0.5, 2
+_IDLE = 3
+
+# Averages are compared on so many examples, or on so many repetitions where there are none. Where a
+# repetition takes all data, they come to so many examples in all.
+_EXAMPLES, _IN_ALL = 1000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rule decides after an epoch; the loop acts on it.
+
+    Args:
+        windows: where the rule stands now.
+        record: what a window that ended came to; ``None`` within a window.
+        is_best: whether its average is to be kept as the best one.
+        goes_back: whether the weights go on from the best average.
+        settled: whether the training ends.
+    """
+
+    windows: Windows
+    record: dict[str, float] | None = None
+    is_best: bool = False
+    goes_back: bool = False
+    settled: bool = False
+
+    def describe(self, learning_rate: float) -> str:
+        """What the window came to, in one line."""
+        assert self.record is not None
+        line = (
+            f"{self.record['steps']:,} steps at learning rate {learning_rate:.3g}: "
+            f"their average has the bound {self.record['bound']:.3f}"
+        )
+        if math.isinf(self.record["gain"]):
+            return line
+        return f"{line}, {self.record['gain']:+.2g} ± {self.record['gain_error']:.1g} nats"
+
+
+@dataclass(eq=False)
+class AutoStop:
+    """The rule, with the average of the window under way.
+
+    Args:
+        model: that is trained.
+        tolerance: the gain in nats that is worth going on for.
+        warmup_steps: over which the learning rate rises. No window begins before.
+    """
+
+    model: Model
+    tolerance: float
+    warmup_steps: int = 0
+    average: AveragedModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.average = average_weights(self.model, None)
+        self._best_bounds: Tensor | None = None
+
+    def fewest_steps_left(self, progress: Progress) -> int:
+        """How many steps there will be at least: windows that do not gain, up to the end."""
+        windows = progress.windows
+        length = windows.length or _WINDOW
+        left = (windows.end or _WINDOW) - progress.step
+        for _ in range(_IDLE - 1 - windows.idle):
+            length *= _GROWTH
+            left += length
+        return left
+
+    def consider(
+        self,
+        progress: Progress,
+        *,
+        epoch_steps: int,
+        last: bool,
+        changing: bool,
+        best_weights: Mapping[str, Tensor] | None,
+        bounds_of: Callable[[Model], Tensor],
+    ) -> Decision:
+        """After an epoch: if a window ends here, see what it gained, and decide how to go on.
+
+        Args:
+            progress: of the training.
+            epoch_steps: the steps of an epoch.
+            last: whether no more steps are allowed.
+            changing: whether the objective's schedules still change.
+            best_weights: the best average so far; ``None`` before the first one.
+            bounds_of: a model's bounds on some examples, the same ones with the same noise always.
+        """
+        windows = progress.windows
+        if not windows.length:
+            length = -(-_WINDOW // epoch_steps) * epoch_steps
+            windows = replace(windows, length=length, end=length)
+        if changing or progress.step < self.warmup_steps:
+            self.average.n_averaged.zero_()
+            return Decision(replace(windows, end=progress.step + windows.length))
+        cut_short = progress.step < windows.end
+        if cut_short and (not last or best_weights is not None):
+            return Decision(windows)
+        averaged_model = cast(Model, self.average.module)
+        bounds = bounds_of(averaged_model)
+        gain, error = self._gain(bounds, best_weights, bounds_of)
+        record = {
+            "bound": float(bounds.mean()),
+            "gain": gain,
+            "gain_error": error,
+            "steps": int(self.average.n_averaged),
+            "pace": windows.rate_factor,
+        }
+        is_best = gain > 0
+        if is_best:
+            self._best_bounds = bounds
+        if cut_short:
+            return Decision(windows, record, is_best)
+        self.average.n_averaged.zero_()
+        return self._decide(progress, windows, record, is_best, best_weights is not None)
+
+    def _decide(
+        self,
+        progress: Progress,
+        windows: Windows,
+        record: dict[str, float],
+        is_best: bool,
+        had_best: bool,
+    ) -> Decision:
+        has_best = is_best or had_best
+        gained = record["gain"] > max(self.tolerance, record["gain_error"])
+        idle = 0 if gained else windows.idle + 1
+        settled = idle >= _IDLE and has_best
+        windows = replace(windows, idle=idle)
+        if not gained and not settled:
+            factor, length = windows.rate_factor * _CUT, windows.length * _GROWTH
+            windows = replace(windows, rate_factor=factor, length=length)
+        return Decision(
+            replace(windows, end=progress.step + windows.length),
+            record,
+            is_best,
+            goes_back=has_best and not gained and not settled,
+            settled=settled,
+        )
+
+    def _gain(
+        self,
+        bounds: Tensor,
+        best_weights: Mapping[str, Tensor] | None,
+        bounds_of: Callable[[Model], Tensor],
+    ) -> tuple[float, float]:
+        """By how many nats these bounds exceed the best average's, and its standard error."""
+        if not bool(bounds.isfinite().all()):
+            return -math.inf, math.inf
+        if best_weights is None:
+            return math.inf, 0.0
+        if self._best_bounds is None:  # it is the best average of an earlier process
+            self._best_bounds = self._bounds_at(best_weights, bounds_of)
+        difference = bounds - self._best_bounds
+        return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+
+    def _bounds_at(
+        self, weights: Mapping[str, Tensor], bounds_of: Callable[[Model], Tensor]
+    ) -> Tensor:
+        model = cast(Model, self.average.module)
+        now = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(weights)
+        bounds = bounds_of(model)
+        model.load_state_dict(now)
+        return bounds
+
+    def describe_unfinished(self, progress: Progress) -> str:
+        """What to say if the steps ran out before the training had settled."""
+        line = (
+            f"the training has not settled to tolerance={self.tolerance:g} in "
+            f"{progress.step:,} steps"
+        )
+        ended = [record["window"] for record in progress.history if "window" in record]
+        if ended and ended[-1].get("gain") is not None:
+            steps, gain = ended[-1]["steps"], ended[-1]["gain"]
+            line += f"; the last window of {steps:,} steps gained {gain:+.2g} nats"
+        return f"{line}: train longer"
+
+
+def comparable_bounds(
+    model: Model,
+    objective: Objective,
+    train: Examples,
+    validation: Examples | None,
+    *,
+    seed: int,
+) -> Tensor:
+    """A model's bounds on some examples, always the same ones with the same noise."""
+    data = train if validation is None else validation
+    count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
+    whole, examples = model.for_evaluation(data, repetitions=count)
+    return dataset_terms(whole, objective, examples.spread(_EXAMPLES), seed=seed)["bound"]

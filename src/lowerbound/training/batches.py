@@ -1,0 +1,178 @@
+"""The batches of an epoch: rows of examples on the device, or stored values that are read ahead."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+from lowerbound.data.mapped import Mapped
+from lowerbound.data.rows import Values
+from lowerbound.training.labels import DATA, labelled
+
+# The order of examples in a file is random on two scales, both in bytes. Blocks, which a disk
+# reads at once, are shuffled; then the examples are shuffled within pools of many blocks. A pool
+# is read at once, and so many pools are read ahead.
+_BLOCK = 1 << 17
+_POOL = 1 << 25
+_AHEAD = 2
+
+# Examples may take a device's free memory divided by this.
+_SHARE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some examples to learn from, in the form in which they reach a training step.
+
+    Args:
+        tensor: the rows of examples that are on the device, ``[B]``, or their stored values or
+            their decoded values, ``[B, *shape]``.
+        fields: that the model takes, by name: of all examples, ``[N, ...]``, with rows, and of the
+            batch, ``[B, ...]``, otherwise.
+        examples: that the rows or stored values belong to; ``None`` for decoded values.
+        on_device: whether the tensor holds rows.
+    """
+
+    tensor: Tensor
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    examples: Examples | None = None
+    on_device: bool = False
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def decode(self, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+        """The values, ``[B, *shape]``, random if the pixels are, and the fields, ``[B, ...]``."""
+        if self.examples is None:
+            return self.tensor, dict(self.fields)
+        with labelled(DATA):
+            if self.on_device:
+                given = {name: values[self.tensor] for name, values in self.fields.items()}
+                return self.examples.batch(self.tensor, dtype), given
+            return self.examples.decode(self.tensor, dtype), dict(self.fields)
+
+    def decode_stored(self, dtype: torch.dtype) -> Batch:
+        """The same batch, whose stored values, if it has any, are decoded.
+
+        A compiled step is given the result. If it were given stored values instead, the compiler
+        would decode them anew in every kernel that uses them. Rows it gathers and decodes itself.
+        """
+        if self.on_device:
+            return self
+        return Batch(*self.decode(dtype))
+
+
+class BatchSource:
+    """Where the steps of a training get their batches from.
+
+    Examples that fit are moved to the device in their storage type, and a batch is made of rows.
+    Others stay in their file or in the machine's memory, and their stored values are read and sent
+    to the device ahead of the steps, many batches at once.
+
+    Args:
+        examples: to learn from.
+        device: to learn on.
+        needs: names of the fields that the model needs.
+        accepts: names of the fields that it takes if the examples have them.
+
+    Raises:
+        DataError: if a field that is needed is not there, naming it.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        device: torch.device,
+        needs: Sequence[str] = (),
+        accepts: Sequence[str] = (),
+    ) -> None:
+        self.device, self.examples = device, examples
+        names = examples.given(torch.arange(0), needs, accepts)
+        self.fields = {name: examples.all_fields[name] for name in names}
+        self.on_device = isinstance(examples.values, Tensor) and _fits(examples.values, device)
+        if self.on_device:
+            self.examples = examples.to(device)
+            self.fields = {name: values.to(device) for name, values in self.fields.items()}
+
+    def shuffle(self, size: int, generator: torch.Generator) -> Tensor:
+        """All rows in random order, which for examples in a file can be read quickly.
+
+        Args:
+            size: of the batches.
+            generator: of the order.
+        """
+        count = len(self.examples)
+        if not self.keeps_blocks(size):
+            return torch.randperm(count, generator=generator)
+        block = max(1, _BLOCK // _row_bytes(self.examples.values))
+        blocks = torch.randperm(-(-count // block), generator=generator)
+        rows = (blocks[:, None] * block + torch.arange(block)).flatten()
+        pools = rows[rows < count].split(self._pool_rows(size))
+        return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
+
+    def keeps_blocks(self, size: int) -> bool:
+        """Whether neighbours in a file stay near each other in the order of batches of ``size``."""
+        in_file = isinstance(self.examples.values, Mapped)
+        return in_file and len(self.examples) > self._pool_rows(size)
+
+    def _pool_rows(self, size: int) -> int:
+        """How many examples are read at once: whole batches."""
+        return size * max(1, _POOL // (size * _row_bytes(self.examples.values)))
+
+    def batches(self, rows: Tensor, size: int) -> Generator[Batch]:
+        """Batches of ``size`` examples, in the order of ``rows``."""
+        if not len(rows):
+            return
+        if self.on_device:
+            for some in rows.to(self.device).split(size):
+                yield Batch(some, self.fields, self.examples, on_device=True)
+            return
+        readers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="lowerbound-reader")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for pool in rows.split(self._pool_rows(size)):
+                ahead.append(readers.submit(self._read, pool))
+                if len(ahead) > _AHEAD:
+                    yield from self._send(ahead.popleft(), size)
+            while ahead:
+                yield from self._send(ahead.popleft(), size)
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+    def _read(self, rows: Tensor) -> Batch:
+        values = self.examples.values[rows]
+        fields = {name: all_of_it[rows] for name, all_of_it in self.fields.items()}
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+            fields = {name: some.pin_memory() for name, some in fields.items()}
+        return Batch(values, fields, self.examples)
+
+    def _send(self, reading: Future[Batch], size: int) -> Generator[Batch]:
+        with labelled(DATA):
+            pool = reading.result()
+            stored = pool.tensor.to(self.device, non_blocking=True)
+            fields = {
+                name: some.to(self.device, non_blocking=True) for name, some in pool.fields.items()
+            }
+        for start in range(0, len(stored), size):
+            part = slice(start, start + size)
+            own = {name: some[part] for name, some in fields.items()}
+            yield Batch(stored[part], own, self.examples)
+
+
+def _row_bytes(values: Values) -> int:
+    return math.prod(values.shape[1:]) * values.dtype.itemsize
+
+
+def _fits(values: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda" or values.device.type == "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return values.numel() * values.element_size() <= free // _SHARE

@@ -1,0 +1,89 @@
+"""The players of an objective: modules that it owns, each trained on a loss of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowerbound.errors import SettingsError
+from lowerbound.models import Draw
+from lowerbound.objectives import Objective
+
+
+def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
+    """The players' modules by name; empty for most objectives.
+
+    Raises:
+        SettingsError: if a player shares parameters with the model or with another player, because
+            each parameter is trained on one loss.
+    """
+    modules = {name: player.module for name, player in objective.players().items()}
+    owners = {id(parameter): "the model" for parameter in model.parameters()}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            owner = owners.setdefault(id(parameter), f"the player {name!r}")
+            if owner != f"the player {name!r}":
+                raise SettingsError(
+                    f"{type(objective).__name__}: the player {name!r} has a parameter that is also "
+                    f"one of {owner}; give each its own"
+                )
+    return nn.ModuleDict(modules)
+
+
+def parameter_groups(model: nn.Module, objective: Objective | None, rate: float) -> list[Any]:
+    """What an optimiser is given: the model's parameters, and a named group for each player.
+
+    Args:
+        model: whose parameters to optimise.
+        objective: whose players to train.
+        rate: the learning rate of the model, and of players without their own.
+
+    Raises:
+        SettingsError: if the model or a player has no parameters to train.
+    """
+    players = {} if objective is None else objective.players()
+    own = _learning(model.parameters())
+    if not own:
+        raise SettingsError("fit: the model has no parameters to train")
+    if not players:
+        return own
+    groups = [{"name": "model", "params": own}]
+    for name, player in players.items():
+        parameters = _learning(player.module.parameters())
+        if not parameters:
+            raise SettingsError(f"fit: the player {name!r} has no parameters to train")
+        groups.append(
+            {"name": name, "params": parameters, "lr": player.learning_rate or rate}  # type: ignore[dict-item]
+        )
+    return groups
+
+
+def losses_of_players(
+    objective: Objective, names: Collection[str], draw: Draw
+) -> dict[str, Tensor]:
+    """The loss of each player, ``[B]``, in the order of the players.
+
+    Raises:
+        SettingsError: if there is not one loss for each player, with a gradient.
+    """
+    if not names:
+        return {}
+    losses = objective.losses(draw)
+    if losses.keys() != set(names):
+        raise SettingsError(
+            f"{type(objective).__name__}: the players are {', '.join(names)}, but losses() gives "
+            f"those of {', '.join(losses) or 'none'}"
+        )
+    for name in names:
+        if not losses[name].requires_grad:
+            raise SettingsError(
+                f"{type(objective).__name__}: the loss of the player {name!r} has no gradient; "
+                "compute it from the player's output"
+            )
+    return {name: losses[name] for name in names}
+
+
+def _learning(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]

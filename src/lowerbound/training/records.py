@@ -1,0 +1,75 @@
+"""What is recorded of a training, what is said at its end, and which values end it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+
+from lowerbound.errors import NonFiniteError
+from lowerbound.objectives.schedules import Schedule, cut_short
+from lowerbound.training.progress import Progress
+
+
+def record_schedules(
+    schedules: Mapping[str, Schedule], step: int, epochs: float
+) -> dict[str, dict[str, Any]]:
+    """How far each schedule has come, and where it ends."""
+    return {
+        name: {
+            "reached": schedule.at(step, epochs),
+            "end": schedule.end,
+            "ended": schedule.ended(step, epochs),
+        }
+        for name, schedule in schedules.items()
+    }
+
+
+def describe_cut_schedules(progress: Progress) -> list[str]:
+    """A line for each schedule that the weights which are kept have not seen to its end."""
+    if not progress.history:
+        return []
+    best = progress.best_epoch
+    kept = progress.history[(best or len(progress.history)) - 1].get("schedules", {})
+    last = progress.history[-1].get("schedules", {})
+    lines = []
+    for name, schedule in kept.items():
+        if not cut_short(schedule):
+            continue
+        why = "the training ended before the schedule; train longer or shorten it"
+        if last[name]["ended"]:
+            why = (
+                f"the weights that were kept are those of epoch {best}; without validation it is "
+                "the last ones"
+            )
+        reached, end = schedule["reached"], schedule["end"]
+        lines.append(f"{name} reached {reached:.3g}, not {end:.3g}: {why}")
+    return lines
+
+
+def are_finite(modules: Iterable[nn.Module]) -> bool:
+    """Whether all weights are finite, as they are unless an update overflowed."""
+    weights = [
+        value
+        for module in modules
+        for value in module.state_dict().values()
+        if value.is_floating_point() and value.numel()
+    ]
+    return bool(torch.isfinite(get_total_norm(weights, math.inf)))
+
+
+def not_finite(progress: Progress, term: str, tensor: str) -> NonFiniteError:
+    """The error for a value at the end of an epoch, which the check before an update cannot see."""
+    return NonFiniteError(
+        f"step {progress.step}: the {term} is not finite, found in {tensor} after epoch "
+        f"{progress.epoch + 1}. Likely cause: steps that are too long, or examples far outside of "
+        "the training data's range. Remedy: a smaller learning_rate, clip_norm=1.0, or a look at "
+        "the data",
+        step=progress.step,
+        term=term,
+        tensor=tensor,
+    )
