@@ -16,7 +16,7 @@ from tasks import LEARNING_RATE, TASKS, Task, load
 
 import lowerbound as lb
 from lowerbound.models.passes import watching
-from lowerbound.training.profiling import shares, table
+from lowerbound.training.profiling import format_table, measure_shares
 
 
 def of_training(task: Task, folder: Path, compile: str = "always") -> str:
@@ -67,9 +67,11 @@ def of_likelihood(
     with watching(halt), named:
         lb.log_likelihood(model, some, samples, compile=compile)
     begun, plain, profiled, ended = times
-    kinds, operations = shares(profile.events(), "self_cpu_time_total", 1e6 * (ended - profiled))
+    kinds, operations = measure_shares(
+        profile.events(), "self_cpu_time_total", 1e6 * (ended - profiled)
+    )
     how = "compiled" if compile == "always" else "uncompiled"
-    return table("an image", how, (plain - begun) / images, kinds, operations)
+    return format_table("an image", how, (plain - begun) / images, kinds, operations)
 
 
 if __name__ == "__main__":

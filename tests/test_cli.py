@@ -1148,7 +1148,7 @@ def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, 
     code, _, err = call(capsys, *TRAIN, "--out", out)
     assert code == 130
     assert err.splitlines()[1:] == [
-        f"lowerbound: interrupted; go on with: lowerbound train --resume {out}"
+        f"lowerbound: interrupted; to continue: lowerbound train --resume {out}"
     ]
     monkeypatch.undo()
     assert call(capsys, "train", "--resume", out)[0] == 0

@@ -223,7 +223,7 @@ def test_batches_with_their_scale_give_the_bound_of_all_data():
     assert lb.log_likelihood(model, x, samples=5000).mean == pytest.approx(
         exact, abs=0.05
     )  # of all data, not of batches
-    with pytest.raises(SettingsError, match="IWAE of batches is no bound"):
+    with pytest.raises(SettingsError, match="IWAE is not linear in log weights"):
         lb.fit(model, lb.IWAE(5), x, batch_size=25, progress=False)
     with pytest.raises(SettingsError, match="59 examples, but this log joint was made for size=60"):
         lb.fit(model, lb.ELBO(), x[1:], progress=False)

@@ -1,4 +1,4 @@
-"""Steps without bookkeeping are those that the optimiser would have taken, bit for bit, and give way where it matters."""
+"""Quick steps equal the optimiser's own, bit for bit, and give way to them where it matters."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lowerbound.training.optim import QuickStep, make_optimizer
 
 
 def make(name: str, steps: int, quick: bool) -> tuple[nn.Module, torch.optim.Optimizer, QuickStep]:
-    """A network after some steps of changing rates on random gradients, which one parameter lacks at times."""
+    """A network after steps at changing rates on random gradients, which one parameter may lack."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
     optimizer = make_optimizer(model, name, 1e-2, 0.1)
@@ -30,7 +30,7 @@ def test_both_ways_end_at_the_same_bits(name):
     (model, optimizer, step), (expected, theirs, _) = (
         make(name, 7, quick) for quick in (True, False)
     )
-    assert (step.held is not None) == (name != "sgd")
+    assert (step.groups is not None) == (name != "sgd")
     for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, other)
     states = zip(optimizer.state.values(), theirs.state.values(), strict=True)
@@ -74,7 +74,7 @@ def test_unusual_settings_are_left_to_the_optimiser(settings):
     for _ in range(3):
         parameter.grad = torch.ones(3)
         step()
-    assert step.held is None
+    assert step.groups is None
     assert float(parameter.detach()[0]) == pytest.approx(1 - 3e-2, abs=1e-4)
 
 

@@ -135,4 +135,4 @@ def test_each_operation_has_its_kind(names, kind):
     event = None
     for name in reversed(names):
         event = SimpleNamespace(name=name, cpu_parent=event)
-    assert profiling._kind(event) == kind
+    assert profiling._kind_of(event) == kind

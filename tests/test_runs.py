@@ -20,10 +20,9 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.training import fitting
 from lowerbound.runs.directory import RunDirectory, read_checkpoint
 from lowerbound.runs.tensor_files import read_tensors
-from lowerbound.training import observers
+from lowerbound.training import observers, preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import QuickStep
 
@@ -117,9 +116,9 @@ class Stop(Observer):
 
 
 def interrupted(directory, data, stop: Stop, **settings) -> None:
-    usual = fitting._observers
+    usual = preparing.make_observers
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_observers", lambda *given: [*usual(*given), stop])
+        patch.setattr(preparing, "make_observers", lambda *given: [*usual(*given), stop])
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
             train(directory, data, **settings)
 
@@ -405,7 +404,11 @@ FILES = [
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_byte, Path.unlink, lambda path: path.write_bytes(b"")],
+    ids=["flip", "gone", "empty"],
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     file, damage, data, tmp_path, every_epoch
 ):
@@ -457,7 +460,8 @@ def test_the_files_of_a_run(pictures, tmp_path):
         "reconstructions/epoch-0002.png", "reconstructions/epoch-0004.png",
         f"{last}/model.safetensors", f"{last}/optimizer.safetensors", f"{last}/random.safetensors",
         f"{last}/state.json", f"{last}/SHA256SUMS",
-        "checkpoints/best/model.safetensors", "checkpoints/best/state.json", "checkpoints/best/SHA256SUMS",
+        "checkpoints/best/model.safetensors", "checkpoints/best/state.json",
+        "checkpoints/best/SHA256SUMS",
     }  # fmt: skip
 
 
@@ -552,12 +556,14 @@ def test_the_configuration_says_all_settings(data, tmp_path):
     train(tmp_path / "run", data, epochs=2, validation=0.25, ema=0.9, schedule="linear")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["training"] == {
-        "epochs": 2, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "schedule": "linear",
-        "warmup_steps": 0, "weight_decay": None, "clip_norm": None, "ema": 0.9, "patience": None, "tolerance": None, "seed": 0,
-        "device": "cpu", "compile": "auto", "precision": "float32", "profile": False, "pictures_every": 1,
+        "epochs": 2, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01,
+        "schedule": "linear", "warmup_steps": 0, "weight_decay": None, "clip_norm": None,
+        "ema": 0.9, "patience": None, "tolerance": None, "seed": 0, "device": "cpu",
+        "compile": "auto", "precision": "float32", "profile": False, "pictures_every": 1,
     }  # fmt: skip
     assert config["objective"] == {
-        "kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise", "beta": 1.0, "free_bits": 0.0, "capacity": None
+        "kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise", "beta": 1.0,
+        "free_bits": 0.0, "capacity": None
     }  # fmt: skip
     digest = config["examples"]["train"].pop("sha256")
     assert len(bytes.fromhex(digest)) == 32
@@ -708,7 +714,7 @@ def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch
     assert killed.returncode == 130
     assert (
         killed.stderr.splitlines()[-1]
-        == "lowerbound: interrupted; go on with: lowerbound train --resume resumed"
+        == "lowerbound: interrupted; to continue: lowerbound train --resume resumed"
     )
     assert "Traceback" not in killed.stderr
     assert names(tmp_path / "resumed") == ["best", "step-00000005"]

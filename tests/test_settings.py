@@ -1,20 +1,31 @@
-"""Settings: one signature gives the checks, the configuration and the flags."""
+"""Settings: one class gives the checks, the configuration, the keywords and the flags."""
 
+import inspect
 import math
-from typing import Annotated, Literal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 import torch
 import typer
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 import lowerbound as lb
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, find_recipe, recipe
-from lowerbound.settings import checked, settings_of
-from lowerbound.training.fitting import fit
+from lowerbound.settings import (
+    Settings,
+    check_arguments,
+    check_settings,
+    help_text,
+    settings_of,
+    takes_settings,
+)
+from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 
 def brew(
@@ -63,11 +74,14 @@ def flag_names(name: str) -> set[str]:
 
 
 def test_annotated_keywords_are_settings_and_nothing_else():
-    assert checked(brew, {}) == DEFAULTS
+    assert check_arguments(brew, {}) == DEFAULTS
 
 
 def test_given_values_replace_defaults():
-    assert checked(brew, {"cups": 5, "kind": "black"}) == DEFAULTS | {"cups": 5, "kind": "black"}
+    assert check_arguments(brew, {"cups": 5, "kind": "black"}) == DEFAULTS | {
+        "cups": 5,
+        "kind": "black",
+    }
 
 
 @pytest.mark.parametrize(
@@ -82,7 +96,7 @@ def test_given_values_replace_defaults():
 )
 def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
     with pytest.raises(SettingsError, match=f"brew: there is no setting {unknown!r}; {hint}"):
-        checked(brew, {unknown: 1})
+        check_arguments(brew, {unknown: 1})
 
 
 @pytest.mark.parametrize(
@@ -110,18 +124,18 @@ def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
 def test_a_value_that_does_not_fit_is_named_with_its_setting(values):
     (name,) = values
     with pytest.raises(SettingsError, match=f"^brew: {name}="):
-        checked(brew, values)
+        check_arguments(brew, values)
 
 
 def test_the_function_may_go_by_another_name():
     with pytest.raises(SettingsError, match=r"^tea: cups=0"):
-        checked(brew, {"cups": 0}, name="tea")
+        check_arguments(brew, {"cups": 0}, name="tea")
 
 
 @pytest.mark.parametrize("values", [None, 3, "cups", ["cups"]])
 def test_settings_come_by_name(values):
     with pytest.raises(SettingsError, match="expected settings by name"):
-        checked(brew, values)
+        check_arguments(brew, values)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +144,117 @@ def test_settings_come_by_name(values):
     ids=["int64", "uint8", "array"],
 )
 def test_numpys_numbers_are_numbers(value, expected):
-    cups = checked(brew, {"cups": value})["cups"]
+    cups = check_arguments(brew, {"cups": value})["cups"]
     assert (cups, type(cups)) == (expected, int)
 
 
 def test_a_whole_number_serves_as_a_real_one():
-    assert checked(brew, {"milk": 2})["milk"] == 2.0
-    assert checked(brew, {"strength": np.float32(0.25)})["strength"] == 0.25
+    assert check_arguments(brew, {"milk": 2})["milk"] == 2.0
+    assert check_arguments(brew, {"strength": np.float32(0.25)})["strength"] == 0.25
+
+
+# Classes of settings
+
+
+class Tea(Settings, use_attribute_docstrings=True):
+    """How tea is brewed."""
+
+    cups: Annotated[int, Field(ge=1)] = 2
+    """Number
+    of cups.
+
+    Saucers are included.
+    """
+
+    kind: Literal["green", "black"] = "green"
+
+
+@takes_settings(Tea)
+def serve(guest: str, /, **keywords: Any) -> Tea:
+    """Serve tea.
+
+    Args:
+        guest: who drinks it.
+        keywords: the fields of Tea.
+
+    Returns:
+        The settings.
+    """
+    return check_settings(Tea, keywords, name="serve")
+
+
+def test_settings_are_frozen_and_have_types():
+    tea = serve("Ada", cups=np.int64(3))
+    assert (tea.cups, type(tea.cups), tea.kind) == (3, int, "green")
+    with pytest.raises(ValidationError, match="frozen"):
+        tea.cups = 4
+
+
+def test_a_function_shows_its_settings_as_keywords():
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shown = inspect.signature(serve).parameters
+    assert list(shown) == ["guest", "cups", "kind"]
+    assert shown["cups"] == inspect.Parameter("cups", keyword, default=2, annotation=int)
+    assert inspect.signature(serve).return_annotation is Tea
+
+
+def test_a_function_describes_its_settings_among_its_arguments():
+    assert serve.__doc__.splitlines()[2:6] == [
+        "Args:",
+        "    guest: who drinks it.",
+        "    cups: Number of cups. Saucers are included.",
+        "    kind:",
+    ]
+
+
+def test_the_help_text_is_the_first_paragraph():
+    assert help_text(Tea.model_fields["cups"]) == "Number of cups."
+    assert help_text(settings_of(brew).model_fields["cups"]) == "How many cups."
+
+
+# The settings of a training
+
+
+def test_fit_takes_describes_and_records_every_setting_of_a_training():
+    signature = inspect.signature(lb.fit)
+    for name, field in FitKeywords.model_fields.items():
+        shown = signature.parameters[name]
+        assert (shown.default, shown.annotation) == (field.default, field.annotation)
+        assert f"\n    {name}: {help_text(field)[:20]}" in lb.fit.__doc__
+    assert list(FitKeywords().training) == list(TrainingSettings.model_fields)
+    assert list(signature.parameters)[:3] == ["model", "objective", "data"]
+
+
+def test_fit_refuses_an_unknown_keyword_with_a_hint():
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
+    with pytest.raises(SettingsError, match="no setting 'epoch'; did you mean 'epochs'"):
+        lb.fit(model, lb.ELBO(), torch.rand(4, 3), epoch=1)
+
+
+def test_a_type_checker_sees_the_types_of_the_keywords(tmp_path):
+    mypy = pytest.importorskip("mypy.api")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import lowerbound as lb\n"
+        "def train(model: lb.Model, data: object) -> lb.Run:\n"
+        "    lb.fit(model, lb.ELBO(), data, epochs='3')\n"
+        "    lb.fit(model, lb.ELBO(), data, epoch=3)\n"
+        "    return lb.fit(model, lb.ELBO(), epochs=3, validation=0.1, progress=False)\n"
+    )
+    config = Path(__file__).parents[1] / "pyproject.toml"
+    told, _, _ = mypy.run(["--config-file", str(config), str(program)])
+    faults = [line for line in told.splitlines() if line.startswith(str(program))]
+    assert [line.split(":")[1] for line in faults if " error: " in line] == ["3", "4"]
+    assert 'incompatible type "str"; expected "int | None"' in faults[0]
+    assert 'did you mean "epochs"?' in faults[1]
+
+
+def test_the_settings_can_be_read_without_torch():
+    code = "import sys, lowerbound.training.settings; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # Recipes
@@ -145,9 +263,9 @@ def test_a_whole_number_serves_as_a_real_one():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_setting_of_a_recipe_is_described_and_is_a_flag(name):
     flags = flag_names(name)
-    for function in (RECIPES[name].make, fit, load_data):
-        for setting, info in settings_of(function).model_fields.items():
-            assert info.description, f"{function.__name__}: {setting}"
+    for schema in (settings_of(RECIPES[name].make), TrainingSettings, settings_of(load_data)):
+        for setting, info in schema.model_fields.items():
+            assert info.description, f"{schema.__name__}: {setting}"
             assert f"--{setting.replace('_', '-')}" in flags
     assert {"--data", "--out", "--validation"} <= flags
 
@@ -163,8 +281,9 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_usual_training_of_a_recipe_is_valid(name):
     entry = RECIPES[name]
-    assert checked(fit, entry.training).items() >= entry.training.items()
-    assert checked(load_data, {"pixels": entry.pixels})["pixels"] == entry.pixels
+    settings = check_settings(TrainingSettings, entry.training, name="training")
+    assert dict(settings).items() >= entry.training.items()
+    assert check_arguments(load_data, {"pixels": entry.pixels})["pixels"] == entry.pixels
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():
@@ -206,4 +325,4 @@ def test_a_recipe_of_ones_own_becomes_a_command(own_recipe):
 
 
 def test_a_path_may_be_given_where_a_folder_is_wanted(tmp_path):
-    assert checked(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)
+    assert check_arguments(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)

@@ -140,8 +140,8 @@ def test_data_in_batches_settle_on_all_of_them():
     ({"schedule": "cosine"}, "tolerance and schedule are both given"),
     ({"ema": 0.9}, "tolerance and ema are both given"),
     ({"tolerance": 0.0}, "tolerance"),
-    ({"batch_size": 10}, "holds its data itself"),
-    ({"validation": 0.1}, "none can be held out"),
+    ({"batch_size": 10}, "stores its own data"),
+    ({"validation": 0.1}, "nothing to hold out"),
 ])  # fmt: skip
 def test_settings_in_conflict_are_refused(settings, message):
     with pytest.raises(SettingsError, match=message):

@@ -14,12 +14,15 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
-from lowerbound.training import fitting
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.training import preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 
-OPTIMIZERS = ["adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"]  # fmt: skip
+OPTIMIZERS = [
+    *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
+    *("asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"),
+]
 SIZE = 4
 
 
@@ -70,8 +73,8 @@ def watch(monkeypatch):
     """Puts a watcher among the observers of the next training."""
 
     def add(watcher: Observer) -> Observer:
-        usual = fitting._observers
-        monkeypatch.setattr(fitting, "_observers", lambda *given: [*usual(*given), watcher])
+        usual = preparing.make_observers
+        monkeypatch.setattr(preparing, "make_observers", lambda *given: [*usual(*given), watcher])
         return watcher
 
     return add
@@ -168,7 +171,7 @@ def test_an_instance_that_wants_a_closure_is_refused(vae, data):
         ({"validation": 1.5}, "between 0 and 1"),
         ({"validation": math.nan}, "between 0 and 1"),
         ({"validation": 0.001}, "leaves a part empty"),
-        ({"validation": torch.zeros(3, SIZE + 1)}, r"\(5,\), the training data \(4,\)"),
+        ({"validation": torch.zeros(3, SIZE + 1)}, r"\(5,\), but the training data has"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -274,7 +277,8 @@ def test_the_step_ascends_the_gradient_of_the_mean_bound(vae, data, watch):
 
 
 def test_the_bound_of_an_epoch_is_the_mean_over_its_examples(vae):
-    # one heavy example alone in the short last batch (9 = 4 + 4 + 1), weights that as good as do not move, and no noise in q
+    # One heavy example is alone in the short last batch (9 = 4 + 4 + 1). The weights hardly move,
+    # and q has no noise.
     vae = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
     data = torch.cat([torch.zeros(8, SIZE), torch.full((1, SIZE), 10.0)])
     run = train(vae, data, batch_size=4, optimizer="sgd", learning_rate=1e-20)
@@ -305,7 +309,8 @@ def test_the_terms_of_a_record_add_up(vae, data):
 
 
 def test_a_fixed_decoder_learns_the_closed_form_mean():
-    # with a constant decoder of unit scale the bound's optimum is q = p and offset = the data's mean: D/2 log 2 pi + ...
+    # With a constant decoder of unit scale, the bound is largest for q = p and an offset that is
+    # the mean of the data.
     data = torch.randn(64, SIZE) + 3
     model = make_vae(likelihood=lb.Gaussian(Constant(SIZE), scale=1.0))
     train(
@@ -328,7 +333,7 @@ def test_a_fixed_decoder_learns_the_closed_form_mean():
 
 @dataclass(frozen=True)
 class Backwards(lb.Objective):
-    """An objective of one's own: it reports the ELBO, but its gradient is that of a tenth of the negative rate."""
+    """An objective that reports the ELBO, with the gradient of a tenth of the negative rate."""
 
     samples: int = 1
     gradient: str = "pathwise"
@@ -606,8 +611,8 @@ def test_dropout_is_active_in_training_only(data):
         lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0)
     )
     train(model, data, epochs=2, batch_size=10, validation=data[:5])
-    # each set is checked once, then the gradient, then two steps and a validation for each epoch
-    assert encoder.seen == [False, False, False, True, True, False, True, True, False]
+    # each set is checked once, then come two steps and a validation for each epoch
+    assert encoder.seen == [False, False, True, True, False, True, True, False]
     assert not any(module.training for module in model.modules())
 
 
@@ -688,7 +693,7 @@ def test_booleans_are_binary_pixels(bernoulli_vae):
 
 
 class Poisoned(nn.Module):
-    """A decoder that is healthy for some passes; then its value, or only its gradient, is not a number."""
+    """A decoder whose value, or only its gradient, becomes non-finite after some calls."""
 
     def __init__(self, healthy: int, where: str) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""Pages that are made from the library itself, so that they cannot drift from it: ``{generated} commands`` and the like."""
+"""Parts of pages that are made from the library itself, so that they cannot drift from it.
+
+A page names such a part: ``{generated} commands``.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from lowerbound.cli import app as command
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import FORMATS
 from lowerbound.recipes import RECIPES, Recipe
-from lowerbound.settings import settings_of
-from lowerbound.training.fitting import fit
+from lowerbound.settings import Settings, help_text, settings_of
+from lowerbound.training.settings import TrainingSettings
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -56,7 +59,7 @@ def _command(entry: Any, parent: Any, level: int = 2) -> str:
 
 
 def _training(entry: Any, parent: Any) -> str:
-    """``train``: what all recipes share is told once."""
+    """The command ``train``; what all recipes share is written once."""
     context = _context(entry, parent)
     recipes = {name: entry.get_command(context, name) for name in entry.list_commands(context)}
     flags = {name: _panels(recipe, _context(recipe, context)) for name, recipe in recipes.items()}
@@ -77,7 +80,7 @@ def _training(entry: Any, parent: Any) -> str:
     for name, recipe in recipes.items():
         parts.append(_head(recipe, _context(recipe, context), 3))
         parts.append(
-            "What all recipes share stands above; this recipe's own arguments and defaults are:\n"
+            "It takes the flags of all recipes above. Its own arguments and defaults are:\n"
         )
         own = [row for rows in flags[name].values() for row in rows if row not in common]
         parts.append(_panel("", own))
@@ -95,7 +98,7 @@ def _head(entry: Any, context: Any, level: int) -> str:
 
 
 def _panels(entry: Any, context: Any) -> dict[str, list[Row]]:
-    """Rows of a table for each heading under which the help lists flags."""
+    """The rows of a table for each heading of the help."""
     panels: dict[str, list[Row]] = {}
     for parameter in entry.get_params(context):
         if "--help" in parameter.opts or parameter.get_help_record(context) is None:
@@ -132,22 +135,19 @@ def _panel(name: str, rows: list[Row]) -> str:
 
 
 def recipes() -> str:
-    """All recipes: what each composes, its settings, how it is trained, and what the committed results reach with it."""
+    """All recipes: what each one builds, its settings, its usual training, and its results."""
     return "\n".join(_recipe(entry) for entry in RECIPES.values())
 
 
 def _recipe(entry: Recipe) -> str:
     usual = {**entry.training, "pixels": entry.pixels, "image_size": entry.image_size}
     trained = ", ".join(f"`{name}={value!r}`" for name, value in usual.items() if value is not None)
-    rows = [
-        (f"`{name}`", f"`{field.default}`", str(field.description))
-        for name, field in settings_of(entry.make).model_fields.items()
-    ]
+    function = f"{{func}}`lowerbound.recipes.{entry.make.__name__}`"
     return "\n".join(
         [
             f"## {entry.name}\n\n{entry.summary}\n",
-            f"In Python {{func}}`lowerbound.recipes.{entry.make.__name__}`; usually trained with {trained}.\n",
-            table(("setting", "default", "what it is"), rows),
+            f"In Python {function}; usually trained with {trained}.\n",
+            _settings(settings_of(entry.make)),
             _reached(entry),
         ]
     )
@@ -157,8 +157,8 @@ def _reached(entry: Recipe) -> str:
     rows = [*_auto_encoders(entry.name), *(_importance_weighted() if entry.name == "iwae" else [])]
     if not rows:
         return ""
-    return "What it reaches, in nats per example of the test part:\n\n" + table(
-        ("run", "settings", "figure", "passes", "training time", "source"), rows
+    return "Its results on the test data, in nats per example:\n\n" + table(
+        ("run", "settings", "result", "epochs", "training time", "source"), rows
     )
 
 
@@ -186,7 +186,7 @@ def _auto_encoders(name: str) -> list[Row]:
                 f"ELBO {bound['mean']:,.1f} ± {bound['standard_error']:.1f}",
                 f"{record['epochs']}",
                 f"{record['training_seconds'] / 60:.1f} min",
-                f"[page](results/aevb.md), [figures](results/aevb/{path.name})",
+                f"[page](results/aevb.md), [numbers](results/aevb/{path.name})",
             )
         )
     return rows
@@ -202,10 +202,11 @@ def _importance_weighted() -> list[Row]:
             (
                 f"{record['cell']}, MNIST",
                 f"`samples={record['k']}`, seed {record['seed']}",
-                f"log p(x) {-record['test_nll']:.2f} ± {record['standard_error']:.2f} ({record['test_samples']:,} draws)",
+                f"log p(x) {-record['test_nll']:.2f} ± {record['standard_error']:.2f} "
+                f"({record['test_samples']:,} draws)",
                 f"{record['passes']}",
                 f"{record['training_seconds'] / 60:.0f} min",
-                f"[page](results/iwae.md), [figures](results/iwae/{path.name})",
+                f"[page](results/iwae.md), [numbers](results/iwae/{path.name})",
             )
         )
     return rows
@@ -234,9 +235,13 @@ def formats() -> str:
 
 def training_settings() -> str:
     """The settings of ``lb.fit``, which are flags of ``lowerbound train`` too."""
+    return _settings(TrainingSettings)
+
+
+def _settings(schema: type[Settings]) -> str:
     rows = [
-        (f"`{name}`", f"`{field.default}`", str(field.description))
-        for name, field in settings_of(fit).model_fields.items()
+        (f"`{name}`", f"`{field.default}`", help_text(field))
+        for name, field in schema.model_fields.items()
     ]
     return table(("setting", "default", "what it is"), rows)
 
@@ -251,7 +256,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 class Generated(SphinxDirective):
-    """``{generated} NAME``: what the function of that name in ``PAGES`` says, as Markdown, in this place."""
+    """``{generated} NAME`` stands for the Markdown that the function in ``PAGES`` returns."""
 
     required_arguments: ClassVar[int] = 1
 

@@ -1,7 +1,11 @@
-"""Settings have one place: the signature of the function that takes them.
+"""Settings: each is written once, as a field with a type, bounds, a default and a description.
 
-A keyword-only parameter annotated ``Annotated[type, Field(description=..., ge=...)]`` is a setting. From the signature come
-the checks of its value, the schema of a run's ``config.yaml``, and the flags of the command with their help texts.
+A class of settings is a subclass of :class:`Settings`, such as
+:class:`lowerbound.training.settings.TrainingSettings`. A function may also hold its settings in its
+signature, as ``load_data`` and the recipes do: there a setting is a keyword-only parameter that is
+annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`settings_of` makes the
+class. From the class come the checks, the sections of a run's ``config.yaml``, the flags of the
+command with their help texts, and the entries of docstrings.
 """
 
 import inspect
@@ -10,104 +14,196 @@ import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
+from textwrap import fill
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from lowerbound.errors import SettingsError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+S = TypeVar("S", bound="Settings")
+
+# The entry of a docstring in whose place the settings are listed.
+_KEYWORDS = "    keywords: "
+
+
+class Settings(BaseModel):
+    """The base of all settings, which are frozen and take nothing but the types that they declare.
+
+    To write your own: subclass it, and give each field a type with its bounds, a default, and a
+    docstring. The first paragraph of the docstring is the help text of the flag; all of it is the
+    entry in a function's docstring.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+
+
+def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> S:
+    """The settings with ``values`` filled in, checked and converted.
+
+    Args:
+        schema: the class of the settings.
+        values: of the settings, by name; the others take their defaults.
+        name: what error messages call the settings.
+
+    Raises:
+        SettingsError: naming the first setting that is unknown or out of range, and what is
+            allowed.
+
+    Example:
+        >>> from pydantic import Field
+        >>> class Brew(Settings):
+        ...     cups: Annotated[int, Field(ge=1)] = 2
+        >>> check_settings(Brew, {"cups": 3}, name="brew").cups
+        3
+        >>> check_settings(Brew, {"cupz": 3}, name="brew")
+        Traceback (most recent call last):
+        lowerbound.errors.SettingsError: brew: there is no setting 'cupz'; did you mean 'cups'?
+    """
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{name}: expected settings by name, not {values!r}")
+    for unknown in values.keys() - schema.model_fields.keys():
+        near = get_close_matches(str(unknown), schema.model_fields, n=1)
+        hint = f"there are {', '.join(schema.model_fields)}"
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
+    try:
+        return schema(**{key: _to_python(value) for key, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting, reason = first["loc"][0], first["msg"].lower()
+        raise SettingsError(f"{name}: {setting}={first['input']!r}: {reason}") from None
+
+
+def check_arguments(
+    function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None
+) -> dict[str, Any]:
+    """The settings in a function's signature with ``values`` filled in, checked and converted.
+
+    Raises:
+        SettingsError: as :func:`check_settings`, under ``name`` or the function's own name.
+    """
+    return dict(check_settings(settings_of(function), values, name=name or function.__name__))
+
+
+def _to_python(value: Any) -> Any:
+    """Scalars of numpy become Python's numbers, and paths become text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    return value
 
 
 def has_settings(function: Function) -> Function:
-    """Decorator: ``help()`` and editors see the plain types; the descriptions and bounds stay for :func:`settings_of`."""
+    """Decorator: ``help()`` and editors see plain types, and :func:`settings_of` the bounds too."""
     signature = inspect.signature(function)
     plain = [
-        parameter.replace(annotation=_plain(parameter.annotation))
+        parameter.replace(annotation=_without_bounds(parameter.annotation))
         for parameter in signature.parameters.values()
     ]
     vars(function).update(_settings=signature, __signature__=signature.replace(parameters=plain))
     return function
 
 
-def _plain(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+def _without_bounds(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
+    return annotation
 
 
 @cache
-def settings_of(function: Callable[..., Any]) -> type[BaseModel]:
-    """The settings of a function, as a pydantic model."""
+def settings_of(function: Callable[..., Any]) -> type[Settings]:
+    """The settings in a function's signature, as a class."""
+    signature = vars(function).get("_settings", inspect.signature(function))
     fields: dict[str, Any] = {
-        name: (
-            parameter.annotation,
-            ... if parameter.default is parameter.empty else parameter.default,
-        )
-        for name, parameter in vars(function)
-        .get("_settings", inspect.signature(function))
-        .parameters.items()
+        name: (parameter.annotation, _or_required(parameter.default))
+        for name, parameter in signature.parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
         and get_origin(parameter.annotation) is Annotated
     }
-    config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-    return create_model(function.__name__, __config__=config, **fields)
+    return create_model(function.__name__, __base__=Settings, **fields)
 
 
-def checked(
-    function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None
-) -> dict[str, Any]:
-    """The settings of ``function`` with ``values`` filled in, checked and converted.
+def _or_required(default: Any) -> Any:
+    """The default of a parameter as pydantic writes it, which has ``...`` for a required one."""
+    if default is inspect.Parameter.empty:
+        return ...
+    return default
 
-    Raises:
-        SettingsError: naming the first setting that is unknown or out of range, and what is allowed.
 
-    Example:
-        >>> from pydantic import Field
-        >>> def brew(*, cups: Annotated[int, Field(ge=1, description="how many cups")] = 2): ...
-        >>> checked(brew, {"cups": 3})
-        {'cups': 3}
-        >>> checked(brew, {"cupz": 3})
-        Traceback (most recent call last):
-        lowerbound.errors.SettingsError: brew: there is no setting 'cupz'; did you mean 'cups'?
+def takes_settings(schema: type[Settings]) -> Callable[[Function], Function]:
+    """Decorator: the ``**keywords`` of a function are the fields of ``schema``.
+
+    The function's signature shows each of them as a keyword of its own, and its docstring lists
+    them in the place of the entry ``keywords``.
     """
-    schema, name = settings_of(function), name or function.__name__
-    if not isinstance(values, Mapping):
-        raise SettingsError(f"{name}: expected settings by name, not {values!r}")
-    for unknown in values.keys() - schema.model_fields.keys():
-        near = get_close_matches(str(unknown), schema.model_fields, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.model_fields)}"
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field.annotation,
+            )
+            for name, field in schema.model_fields.items()
+        ]
+        vars(function).update(__signature__=signature.replace(parameters=[*own, *keywords]))
+        lines = inspect.cleandoc(function.__doc__ or "").splitlines()
+        function.__doc__ = "\n".join(
+            docstring_entries(schema) if line.startswith(_KEYWORDS) else line for line in lines
         )
-        raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
-    try:
-        settings = schema(**{key: _value(value) for key, value in values.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][:1])
-        raise SettingsError(f"{name}: {where}={first['input']!r}: {first['msg'].lower()}") from None
-    return {field: getattr(settings, field) for field in schema.model_fields}
+        return function
+
+    return decorate
 
 
-def _value(value: Any) -> Any:
-    """numpy's scalars as Python's numbers, and paths as text; anything else as it is."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return (
-        value.item()
-        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
-        else value
+def docstring_entries(schema: type[Settings]) -> str:
+    """The settings as entries of a docstring's section ``Args``."""
+    return "\n".join(
+        fill(
+            f"{name}: {_as_sentence(field.description)}",
+            96,
+            initial_indent="    ",
+            subsequent_indent="        ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, field in schema.model_fields.items()
     )
+
+
+def help_text(field: FieldInfo) -> str:
+    """A setting in a sentence or two: the first paragraph of its description."""
+    return _as_sentence((field.description or "").split("\n\n")[0])
+
+
+def _as_sentence(text: str | None) -> str:
+    """A text on one line, which begins with a capital letter and ends with a full stop."""
+    line = " ".join((text or "").split())
+    if not line:
+        return ""
+    return f"{line[0].upper()}{line[1:].rstrip('.')}."
 
 
 def whole_number(name: str, value: Any) -> int:
     """``value`` as an integer of at least 1.
 
     Raises:
-        SettingsError: if it is none, naming it.
+        SettingsError: if it is not such a number, naming it.
     """
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = operator.index(value)
     except TypeError:
         number = 0
-    if number < 1:
+    if number < 1 or isinstance(value, bool):
         raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
     return number

@@ -1,4 +1,8 @@
-"""The command: parses, calls, prints. Exit codes: 0 done; 2 the user's input is at fault; 1 a fault of ours."""
+"""The command: it parses its arguments, calls the library, and prints the results.
+
+Its exit code is 0 after success, 2 where the user can mend what is wrong, 130 after an interrupt,
+and 1 after a fault of lowerbound itself.
+"""
 
 import sys
 import traceback
@@ -16,7 +20,7 @@ _OUR_FAULT = "this is a fault of lowerbound, not yours; please report it with th
 
 
 class _TrainFirst(TyperGroup):
-    """Lists the commands in the order in which they are used."""
+    """A group of commands that lists ``train`` first, because it comes before the others."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name != "train")
@@ -25,7 +29,8 @@ class _TrainFirst(TyperGroup):
 app = typer.Typer(
     cls=_TrainFirst,
     name="lowerbound",
-    help="Variational auto-encoders and variational inference, with bounds that are right to the last nat.",
+    help="Variational auto-encoders and variational inference, with bounds that are right to the "
+    "last nat.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -37,13 +42,13 @@ for part in (training, evaluating, comparing, inspecting, listing, selftesting):
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     pass
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point of the command; ends the process with the exit code."""
+    """Run the command, and end the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         print(f"lowerbound {__version__}")
@@ -70,6 +75,6 @@ def _one_line(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 def _fail(message: str) -> None:
-    if message:  # there is none where typer printed the help instead
+    if message:  # it is empty if typer has printed the help instead
         print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

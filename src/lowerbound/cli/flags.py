@@ -1,72 +1,69 @@
-"""From settings in a function's signature to flags of the command."""
+"""Flags of the command, made from settings."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from lowerbound.settings import settings_of
+from lowerbound.settings import Settings, help_text
 
 
-def flags(
-    function: Callable[..., Any],
+def make_flags(
+    schema: type[Settings],
     panel: str,
+    *,
     defaults: Mapping[str, Any] | None = None,
-    leave_out: tuple[str, ...] = (),
+    leave_out: Collection[str] = (),
     more: Mapping[str, str] | None = None,
 ) -> list[inspect.Parameter]:
-    """A flag for each setting of ``function``: its help text, type and default are the setting's.
+    """A flag for each setting: its help text, type and default are the setting's.
 
     Args:
-        function: whose settings become flags.
-        panel: the heading under which the help lists them.
-        defaults: that replace the function's own.
+        schema: the class of the settings.
+        panel: the heading under which the help lists the flags.
+        defaults: defaults that replace those of the settings.
         leave_out: settings that get no flag.
-        more: what to add to help texts.
+        more: sentences to add to help texts.
     """
-    fields = {
-        name: info
-        for name, info in settings_of(function).model_fields.items()
-        if name not in leave_out
-    }
-    return [
-        flag(
-            name,
-            _plain(info.annotation, default),
-            f"{info.description}{(more or {}).get(name, '')}",
-            panel,
-            default,
-        )
-        for name, info in fields.items()
-        for default in [(defaults or {}).get(name, info.default)]
-    ]
+    defaults, more = defaults or {}, more or {}
+    made = []
+    for name, field in schema.model_fields.items():
+        if name in leave_out:
+            continue
+        default = defaults.get(name, field.default)
+        kind = _readable(field.annotation, default)
+        text = f"{help_text(field)} {more.get(name, '')}".strip()
+        made.append(make_flag(name, kind, text, panel, default))
+    return made
 
 
-def flag(
+def make_flag(
     name: str, kind: Any, text: str, panel: str, default: Any = inspect.Parameter.empty
 ) -> inspect.Parameter:
-    """One flag, required where it has no default."""
+    """One flag, which is required if it has no default."""
     annotation = Annotated[kind, typer.Option(help=text, rich_help_panel=panel)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
 
 
-def _plain(annotation: Any, default: Any) -> Any:
+def _readable(annotation: Any, default: Any) -> Any:
     """The type that a flag's text is first read as; the setting's own checks come after."""
-    if get_origin(annotation) in (Union, UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        plain = members[0] if len(members) == 1 else str
-        return plain | None if default is None and get_origin(plain) is not Literal else plain
-    return annotation
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    kind = members[0] if len(members) == 1 else str
+    if default is None and get_origin(kind) is not Literal:
+        return kind | None
+    return kind
 
 
 def with_flags(
     function: Callable[..., Any], parameters: list[inspect.Parameter]
 ) -> Callable[..., Any]:
-    """``function``, which takes its flags as keywords, with a signature that typer can read."""
+    """Give a function that takes its flags as keywords a signature that typer can read."""
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
     vars(function).update(__signature__=inspect.Signature(parameters))
     function.__annotations__ = annotations

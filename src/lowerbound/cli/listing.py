@@ -10,24 +10,23 @@ def register(app: typer.Typer) -> None:
 
 
 def recipes() -> None:
-    """List the recipes: what each composes, and its arguments with their defaults."""
+    """List the recipes: what each one builds, and its arguments with their defaults."""
     from rich.console import Console
 
     from lowerbound.recipes import RECIPES
-    from lowerbound.settings import settings_of
+    from lowerbound.settings import help_text, settings_of
 
     console = Console(highlight=False, soft_wrap=True)
     for recipe in RECIPES.values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
         for name, field in settings_of(recipe.make).model_fields.items():
-            console.print(
-                f"    --{name.replace('_', '-')} [cyan]{field.default}[/cyan]  {field.description}"
-            )
+            flag = f"--{name.replace('_', '-')}"
+            console.print(f"    {flag} [cyan]{field.default}[/cyan]  {help_text(field)}")
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 
 
 def datasets() -> None:
-    """List the data sets that are known by name."""
+    """List the data sets that have a name."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,6 +41,6 @@ def datasets() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"\n--data also takes {PATHS}. Named sets are looked for in $LOWERBOUND_DATA and in the "
-        "usual caches, and are downloaded if they are not there."
+        f"\n--data also takes {PATHS}. Data sets with a name are looked for in $LOWERBOUND_DATA "
+        "and in the usual caches, and downloaded otherwise."
     )

@@ -1,4 +1,4 @@
-"""What the commands share: opening a run, its data and its objective, and saying an estimate."""
+"""What the commands share: they open a run, its data and its objective, and print estimates."""
 
 import json
 import math
@@ -19,36 +19,38 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-Data = Annotated[str | None, typer.Option(help="Other data than the run's own: a name or a path.")]
+Data = Annotated[str | None, typer.Option(help="Data in place of the run's own: a name or a path.")]
 ScoredPart = Annotated[
     Split | None,
     typer.Option(
-        help="Which part of the data; if not given: test, but all of what --data names. What a training held out for "
-        "validation belongs to train."
+        help="Part of the data. If not given, it is test, or all if --data is given. The examples "
+        "that a training held out for validation belong to train."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all that is random.")]
-# Annealing costs thousands of passes for each example.
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
+# Examples that are annealed: each costs thousands of evaluations of the model.
 ANNEALED = 100
 Anneal = Annotated[
     int | None,
     typer.Option(
         min=2,
-        help=f"Anneal with so many distributions, such as 500, on up to {ANNEALED} examples at even distances: slower than "
-        "importance sampling, and good where the posterior fits badly.",
+        help="Anneal through this many distributions, such as 500, on up to "
+        f"{ANNEALED} examples that are evenly spaced. It is slower than importance sampling, and "
+        "accurate even where the posterior fits badly.",
     ),
 ]
 Compile = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
-        help="Compile importance-sampled log likelihoods; auto where they take long enough to gain by it."
+        help="Whether to compile importance-sampled log likelihoods. auto compiles them if they "
+        "take long enough to gain by it."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def usual_part(data: str | None) -> Split:
-    """The part that is scored where none is asked for."""
+    """The part of the data that is scored if the user names none."""
     return "test" if data is None else "all"
 
 
@@ -62,7 +64,7 @@ def section(
     """
     entry = config.get(name)
     if not isinstance(entry, dict):
-        found = "has no section" if name not in config else f"has {entry!r} for the section"
+        found = f"has {entry!r} for the section" if name in config else "has no section"
         raise StorageError(f"{file}: {found} {name!r}; restore the file as it was written")
     return dict(entry)
 
@@ -80,43 +82,46 @@ def load_for_run(config: dict[str, Any]) -> "Dataset":
 
 
 def examples_of(config: dict[str, Any], source: str | None, split: Split) -> "Examples":
-    """One part of a run's data, or all of it in the order of its source; or of another source, prepared in the same way."""
+    """One part of a run's data, or all of it in the order of its source.
+
+    With another ``source`` it is that source's data, prepared in the same way.
+    """
     from lowerbound.data import load_data
     from lowerbound.data.reading import read_all
 
     named, settings = data_of(config, source)
-    return (
-        read_all(named, **settings)
-        if split == "all"
-        else getattr(load_data(named, **settings), split)
-    )
+    if split == "all":
+        return read_all(named, **settings)
+    dataset = load_data(named, **settings)
+    return {"train": dataset.train, "test": dataset.test}[split]
 
 
 def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
-    """The source of a run's data, or another in its place, and the settings by which it is prepared.
+    """The source of a run's data, or ``source`` in its place, and the settings that prepare it.
 
     Raises:
-        SettingsError: if there is none.
+        SettingsError: if there is no source.
     """
     from lowerbound.data import load_data
-    from lowerbound.settings import checked
+    from lowerbound.settings import check_arguments
 
-    data: dict[str, Any] = (
-        section(config, "data") if config.get("data") else {"pixels": _pixels_of(config)}
-    )
+    data: dict[str, Any] = {"pixels": _pixels_of(config)}
+    if config.get("data"):
+        data = section(config, "data")
     named = data.pop("source", None)
     if source is None and named is None:
         raise SettingsError(
-            "the run was made in Python and records no data by name; say which: --data NAME|PATH"
+            "the run was made in Python and does not name its data; name it: --data NAME|PATH"
         )
-    return source or named, checked(load_data, data, name="data")
+    return source or named, check_arguments(load_data, data, name="data")
 
 
 def _pixels_of(config: dict[str, Any]) -> str:
-    """What a run that was made in Python did with its pixels."""
-    examples = config.get("examples")
-    train = examples.get("train") if isinstance(examples, dict) else None
-    return str(train.get("pixels", "as-is")) if isinstance(train, dict) else "as-is"
+    """How a run that was made in Python treated its pixels."""
+    try:
+        return str(config["examples"]["train"]["pixels"])
+    except (KeyError, TypeError):
+        return "as-is"
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
@@ -130,43 +135,51 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
 
     if not directory.is_dir():
         raise StorageError(
-            f"{directory}: there is no such directory; give the --out of a lowerbound train"
+            f"{directory}: there is no such directory; give the --out of a lowerbound train command"
         )
     return load(directory), RunDirectory(directory).read_config()
 
 
 def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
-    """The objective that a run was trained with, perhaps with another number of samples."""
-    from lowerbound import objectives  # also registers what a configuration can name
+    """The objective of a run's training, with another number of samples if one is given."""
+    from lowerbound import objectives  # which registers those that a configuration can name
     from lowerbound.describe import build
 
     described = section(config, "objective")
     objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
         raise StorageError(
-            f"the run's config.yaml: {described!r} is no objective; restore the file as it was written"
+            f"the run's config.yaml: {described!r} is not an objective; "
+            "restore the file as it was written"
         )
-    return objective if samples is None else objective.with_samples(samples)
+    if samples is None:
+        return objective
+    return objective.with_samples(samples)
 
 
 def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
-    """What the objective's schedules had come to when the weights that a run kept were reached.
+    """The values that the objective's schedules had reached with the weights that a run kept.
 
-    These are the weights of the epoch whose validation bound was best, or without validation of the last. Each entry is as in
-    ``metrics.jsonl``: ``{"beta": {"reached": 0.2, "end": 1.0, "ended": False}}``, with the ``epoch`` if it was not the last.
+    These are the weights of the epoch with the best validation bound, or of the last epoch if there
+    was no validation. Each entry is as in ``metrics.jsonl``:
+    ``{"beta": {"reached": 0.2, "end": 1.0, "ended": False}}``, with the ``epoch`` unless it is the
+    last one.
     """
     try:
         lines = (directory / "metrics.jsonl").read_text(encoding="utf8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]
         kept = records[-1]
         if "validation" in kept:
-            kept = max(
-                (record for record in records if "validation" in record), key=_validation_bound
-            )
-        epoch = {} if kept is records[-1] else {"epoch": int(kept["epoch"])}
-        return {name: _progress(entry) | epoch for name, entry in kept.get("schedules", {}).items()}
+            validated = [record for record in records if "validation" in record]
+            kept = max(validated, key=_validation_bound)
+        reached = {name: _progress(entry) for name, entry in kept.get("schedules", {}).items()}
+        if kept is not records[-1]:
+            reached = {
+                name: entry | {"epoch": int(kept["epoch"])} for name, entry in reached.items()
+            }
+        return reached
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
-        return {}  # the file is a record, which a run can be without
+        return {}  # a run is complete without this file
 
 
 def _validation_bound(record: Mapping[str, Any]) -> float:
@@ -174,12 +187,14 @@ def _validation_bound(record: Mapping[str, Any]) -> float:
 
 
 def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
-    ended = {"ended": bool(entry["ended"])} if "ended" in entry else {}
-    return {"reached": float(entry["reached"]), "end": float(entry["end"]), **ended}
+    progress = {"reached": float(entry["reached"]), "end": float(entry["end"])}
+    if "ended" in entry:
+        progress["ended"] = bool(entry["ended"])
+    return progress
 
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
-    """What is about to be trained on, on one line."""
+    """The data of a training, on one line."""
     from lowerbound.data.rows import Rows
 
     held_out = 0 if validation is None else len(validation)
@@ -187,23 +202,24 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     if train.levels:
         values = f"{train.levels} levels"
     elif isinstance(train.values, Rows):
-        values = str(train.values.dtype).removeprefix(
-            "torch."
-        )  # their span would take another reading of the file
+        # The range of the values would need another reading of the file.
+        values = str(train.values.dtype).removeprefix("torch.")
     else:
         values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
-    pixels = "" if train.pixels == "as-is" else f", pixels {train.pixels}"
-    classes = "" if train.labels is None else f", {len(train.labels.unique())} classes"
+    if train.pixels != "as-is":
+        values += f", pixels {train.pixels}"
+    if train.labels is not None:
+        values += f", {len(train.labels.unique())} classes"
     return (
-        f"{len(train):,} training, {held_out:,} validation and {len(test):,} test examples of {size}, "
-        f"{values}{pixels}{classes}"
+        f"{len(train):,} training, {held_out:,} validation and {len(test):,} test examples of "
+        f"{size}, {values}"
     )
 
 
 def elbo_beside(
     model: "Model", objective: "Objective", examples: "Examples", seed: int = 0
 ) -> "Estimate | None":
-    """The ELBO of as many samples as the objective takes; ``None`` where the objective's bound is one."""
+    """The ELBO with the objective's number of samples; ``None`` if the objective is an ELBO."""
     import lowerbound as lb
 
     if isinstance(objective, lb.ELBO):
@@ -217,38 +233,43 @@ def describe_estimate(
     """The bound with its terms and standard errors, on one line.
 
     Args:
-        estimate: of the bound.
-        part: of the data.
-        objective: whose bound it is.
-        elbo: which is told as well, with its terms, where the bound is none; see :func:`elbo_beside`.
+        estimate: The estimate of the bound.
+        part: The name of the part of the data.
+        objective: The objective whose bound it is.
+        elbo: The ELBO, which is printed too with its terms; see :func:`elbo_beside`.
     """
-    bits = (
-        ""
-        if estimate.bits_per_dimension is None
-        else f", {estimate.bits_per_dimension:.4f} bits per dimension"
-    )
+    bits = _bits(estimate)
     terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
     if elbo is None:
         return f"{part} bound {figure(estimate)} nats per example ({terms}; {examples}{bits})"
-    name = type(objective).__name__
-    return f"{part} bound ({name}) {figure(estimate)} nats per example ({examples}{bits}); ELBO {figure(elbo)} nats ({terms})"
+    return (
+        f"{part} bound ({type(objective).__name__}) {figure(estimate)} nats per example "
+        f"({examples}{bits}); ELBO {figure(elbo)} nats ({terms})"
+    )
+
+
+def _bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate") -> str:
+    if estimate.bits_per_dimension is None:
+        return ""
+    return f", {estimate.bits_per_dimension:.4f} bits per dimension"
 
 
 def figure(estimate: "Estimate") -> str:
     """A mean with its standard error."""
-    error = "" if math.isnan(estimate.standard_error) else f" ± {estimate.standard_error:.2f}"
-    return f"{estimate.mean:.2f}{error}"
+    if math.isnan(estimate.standard_error):
+        return f"{estimate.mean:.2f}"
+    return f"{estimate.mean:.2f} ± {estimate.standard_error:.2f}"
 
 
 def as_numbers(estimate: "Estimate") -> dict[str, float]:
-    """The same for :func:`dumps`."""
+    """A mean and its standard error, for :func:`dumps`."""
     return {"mean": estimate.mean, "standard_error": estimate.standard_error}
 
 
 def dumps(figures: Any) -> str:
-    """One JSON object, with null in the place of numbers that JSON does not have: nan and the infinities."""
+    """One JSON object, with null for what JSON does not have: nan and the infinities."""
     return json.dumps(_finite(figures), allow_nan=False)
 
 
@@ -257,33 +278,31 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {name: _finite(entry) for name, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
-    """A log likelihood for JSON, with what its weights say of it."""
+    """A log likelihood for JSON, with the diagnostics of its weights."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
-    numbers: dict[str, Any] = {
-        **as_numbers(estimate),
-        **(
-            {}
-            if estimate.bits_per_dimension is None
-            else {"bits_per_dimension": estimate.bits_per_dimension}
-        ),
-        "effective_sample_size": {
-            "median": float(estimate.effective_sample_sizes.median()),
-            "least": float(estimate.effective_sample_sizes.min()),
-        },
+    numbers: dict[str, Any] = as_numbers(estimate)
+    if estimate.bits_per_dimension is not None:
+        numbers["bits_per_dimension"] = estimate.bits_per_dimension
+    numbers["effective_sample_size"] = {
+        "median": float(estimate.effective_sample_sizes.median()),
+        "least": float(estimate.effective_sample_sizes.min()),
     }
     if isinstance(estimate, AnnealedEstimate):
-        acceptance = float(estimate.acceptance.mean())
-        return (
-            numbers
-            | dict(estimate.settings)
-            | {"examples": len(estimate.per_example), "acceptance": acceptance}
-        )
-    return numbers | {
+        return {
+            **numbers,
+            **estimate.settings,
+            "examples": len(estimate.per_example),
+            "acceptance": float(estimate.acceptance.mean()),
+        }
+    return {
+        **numbers,
         "samples": estimate.samples,
         "pace": estimate.pace,
         "largest_pareto_k": float(estimate.pareto_k.max()),
@@ -294,25 +313,21 @@ def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> 
 
 
 def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> str:
-    """A log likelihood on one line, with how it was come by."""
+    """A log likelihood on one line, with the settings that gave it."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
-    bits = (
-        ""
-        if estimate.bits_per_dimension is None
-        else f", {estimate.bits_per_dimension:.4f} bits per dimension"
-    )
     sizes = estimate.effective_sample_sizes
     if isinstance(estimate, AnnealedEstimate):
         settings = estimate.settings
         kind = "annealed log likelihood"
         how = (
-            f"{len(estimate.per_example):,} examples, {settings['distributions']:,} distributions, {settings['chains']} chains, "
-            f"acceptance {float(estimate.acceptance.mean()):.2f}"
+            f"{len(estimate.per_example):,} examples, {settings['distributions']:,} distributions, "
+            f"{settings['chains']} chains, acceptance {float(estimate.acceptance.mean()):.2f}"
         )
     else:
         kind, how = "log likelihood", f"{estimate.samples:,} samples"
     return (
         f"{kind} {figure(estimate)} nats per example ({how}; effective sample size "
-        f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least{bits})"
+        f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least"
+        f"{_bits(estimate)})"
     )

@@ -6,13 +6,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.flags import flag, flags, with_flags
+from lowerbound.cli.flags import make_flag, make_flags, with_flags
 from lowerbound.cli.runs import (
     describe_estimate,
     describe_examples,
@@ -25,8 +24,8 @@ from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
-from lowerbound.settings import checked, settings_of
-from lowerbound.training.fitting import fit
+from lowerbound.settings import Settings, check_settings, settings_of
+from lowerbound.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Examples
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add ``train``, with a subcommand for each recipe."""
     train = typer.Typer(
-        help="Train a model by a recipe, by the config.yaml of an earlier run, or go on with a run.",
+        help=from_file.__doc__,
         invoke_without_command=True,
         subcommand_metavar="RECIPE [OPTIONS]",
     )
@@ -50,28 +49,31 @@ def register(app: typer.Typer) -> None:
 def from_file(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Run again what this config.yaml says.")
+        Path | None, typer.Option(help="Repeat the run that this config.yaml describes.")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the run in this directory from its newest checkpoint."),
+        typer.Option(help="Continue the run in this directory from its newest checkpoint."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the new run, with --config.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Another number of epochs than the file says.")
+        int | None, typer.Option(help="Number of epochs, in place of what the file says.")
     ] = None,
 ) -> None:
-    """Train a model by a recipe, by the config.yaml of an earlier run, or go on with a run."""
+    """Train a model by a recipe, repeat a run from its config.yaml, or continue a run."""
     if context.invoked_subcommand is not None:
         if any(value is not None for value in (config, resume, out, epochs)):
             raise SettingsError(
-                f"put flags after the recipe: lowerbound train {context.invoked_subcommand} --out DIR ..."
+                "put flags after the recipe: "
+                f"lowerbound train {context.invoked_subcommand} --out DIR ..."
             )
         return
     if resume is not None and out is not None:
-        raise SettingsError("train: --resume goes on in the run's own directory; leave --out away")
+        raise SettingsError(
+            "train: --resume continues the run in its own directory; leave --out away"
+        )
     if (config is None) == (resume is None):
         raise SettingsError(
             f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR"
@@ -82,7 +84,8 @@ def from_file(
     plan = read_config(path)
     if "recipe" not in plan or "data" not in plan:
         raise SettingsError(
-            f"{path}: records no recipe and data by name, because the run was made in Python; run that program again"
+            f"{path}: does not name a recipe and data, because the run was made in Python; "
+            "run that program again"
         )
     for name in ("recipe", "data", "training"):
         plan[name] = section(plan, name, path)
@@ -92,96 +95,99 @@ def from_file(
 
 
 def _command(recipe: Recipe) -> Callable[..., Any]:
-    parameters = [
+    """The function of a recipe's subcommand, whose keywords are its flags."""
+    of_recipe, of_data = settings_of(recipe.make), settings_of(load_data)
+
+    def train(context: typer.Context, **values: Any) -> None:
+        if values["steps"] is not None and not _is_given(context, "epochs"):
+            values["epochs"] = None  # the recipe's default, which the user did not ask for
+        source = _absolute(values["data"])
+        data = {"source": source, **_select(values, of_data), "seed": values["seed"]}
+        if Path(source).is_dir():
+            decoded = (values["out"] or Path("runs", "new")).absolute().parent / "decoded"
+            data["image_size"] = data["image_size"] or recipe.image_size
+            data["cache"] = data["cache"] or str(decoded)
+        plan = {
+            "recipe": {"name": recipe.name, "arguments": _select(values, of_recipe)},
+            "data": data,
+            "validation": values["validation"],
+            "training": _select(values, TrainingSettings),
+        }
+        _run(plan, values["out"])
+
+    return with_flags(train, _flags_of(recipe))
+
+
+def _flags_of(recipe: Recipe) -> list[inspect.Parameter]:
+    """The context, and the flags of a recipe's subcommand."""
+    more = {"cache": "If not given, it is decoded/ beside the run."}
+    if recipe.image_size is not None:
+        more["image_size"] = f"If not given, it is {recipe.image_size} for a folder of pictures."
+    return [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        flag(
+        make_flag(
             "data",
             str,
-            f"A name (lowerbound datasets), {PATHS}.",
+            f"The name of a data set (see lowerbound datasets), {PATHS}.",
             "Run",
         ),
-        flag(
+        make_flag(
             "out",
             Path | None,
-            "Directory of the run; a new one under runs/ if not given.",
+            "Directory of the run. If not given, it is a new one under runs/.",
             "Run",
             None,
         ),
-        flag(
+        make_flag(
             "validation",
             float,
             "Fraction of the training data to hold out for validation; 0 for none.",
             "Run",
             0.1,
         ),
-        *flags(recipe.make, f"Recipe {recipe.name}"),
-        *flags(fit, "Training", recipe.training),
-        *flags(
-            load_data,
+        *make_flags(settings_of(recipe.make), f"Recipe {recipe.name}"),
+        *make_flags(TrainingSettings, "Training", defaults=recipe.training),
+        *make_flags(
+            settings_of(load_data),
             "Data",
-            {"pixels": recipe.pixels},
+            defaults={"pixels": recipe.pixels},
             leave_out=("seed",),
-            more=_more_help(recipe),
+            more=more,
         ),
     ]
 
-    def train(context: typer.Context, **values: Any) -> None:
-        if values["steps"] is not None and str(context.get_parameter_source("epochs")).endswith(
-            "DEFAULT"
-        ):
-            values["epochs"] = None  # the recipe's usual number, which nobody asked for
-        source = _absolute(values["data"])
-        data = {"source": source, **_part(values, load_data), "seed": values["seed"]}
-        if Path(source).is_dir():
-            data["image_size"] = data["image_size"] or recipe.image_size
-            data["cache"] = data["cache"] or str(
-                (values["out"] or Path("runs", "new")).absolute().parent / "decoded"
-            )
-        plan = {
-            "recipe": {"name": recipe.name, "arguments": _part(values, recipe.make)},
-            "data": data,
-            "validation": values["validation"],
-            "training": _part(values, fit),
-        }
-        _run(plan, values["out"])
 
-    return with_flags(train, parameters)
+def _is_given(context: typer.Context, flag: str) -> bool:
+    """Whether the user gave a flag, instead of leaving it at its default."""
+    return not str(context.get_parameter_source(flag)).endswith("DEFAULT")
 
 
-def _more_help(recipe: Recipe) -> dict[str, str]:
-    usual = recipe.image_size
-    size = (
-        {} if usual is None else {"image_size": f"; {usual} for a folder of pictures if not given"}
-    )
-    return size | {"cache": ": decoded/ beside the run"}
-
-
-def _part(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    return {
-        name: value for name, value in values.items() if name in settings_of(function).model_fields
-    }
+def _select(values: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:
+    """The values of those flags that are settings of ``schema``."""
+    return {name: value for name, value in values.items() if name in schema.model_fields}
 
 
 def _absolute(source: str) -> str:
-    """A path that still leads there from elsewhere; a name stays as it is."""
+    """A path that leads to the data from any folder; the name of a data set stays as it is."""
     path = Path(source).expanduser()
-    return str(path.resolve()) if source not in CATALOGUE and path.exists() else source
+    if source in CATALOGUE or not path.exists():
+        return source
+    return str(path.resolve())
 
 
 def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> None:
-    """Load the data, build the model, train it, and say what came of it and where it is."""
+    """Load the data, build the model, train it, and print the result and where it is."""
     recipe = find_recipe(plan["recipe"].get("name"))
-    training = checked(fit, plan["training"], name="training")
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "5"
-    )  # read with torch, whose profiler announces itself otherwise
+    settings = check_settings(TrainingSettings, plan["training"], name="training")
+    # Torch's profiler prints a line of its own without this, which is read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     import torch
 
     import lowerbound as lb
     from lowerbound.runtime.modes import seeded
 
     dataset = load_for_run(plan)
-    with seeded(training["seed"], torch.device("cpu")):
+    with seeded(settings.seed, torch.device("cpu")):
         model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
     out = out or _free_directory(f"{recipe.name}-{dataset.name}")
     try:
@@ -194,19 +200,17 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
             resume=resume,
             config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
             observers=[_announcer(dataset, out)],
-            **training,
+            **dict(settings),
         )
     except KeyboardInterrupt:
-        print(
-            f"lowerbound: interrupted; go on with: lowerbound train --resume {shlex.quote(str(out))}",
-            file=sys.stderr,
-        )
+        command = f"lowerbound train --resume {shlex.quote(str(out))}"
+        print(f"lowerbound: interrupted; to continue: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
 
 
 def _announcer(dataset: "Dataset", out: Path) -> Any:
-    """An observer that says what is trained on and where the run goes, once everything has been found in order."""
+    """An observer that prints the data and the run's directory, once all checks have passed."""
     from lowerbound.training.loop import Observer
 
     class Announcer(Observer):
@@ -219,39 +223,41 @@ def _announcer(dataset: "Dataset", out: Path) -> Any:
 
 def _free_directory(name: str) -> Path:
     """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, ... that is free."""
-    names = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
-    return next(path for path in names if not path.exists())
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{name}-{number}")
+    return path
 
 
 def _conclude(run: "Run", test: "Examples", out: Path) -> None:
-    """The bound on the test data, where the pictures are, and what to do next."""
+    """Print the bound on the test data, where the pictures are, and what to do next."""
     import lowerbound as lb
     from lowerbound.report.figures import is_image
 
     estimate = lb.evaluate(run.model, run.objective, test)
-    print(
-        describe_estimate(
-            estimate, "test", run.objective, elbo_beside(run.model, run.objective, test)
-        )
-    )
-    pictures = [
-        max((out / kind).glob("*.png"), default=None) for kind in ("samples", "reconstructions")
-    ]
-    pictures += [
-        path if path.exists() else None for path in (out / "manifold.png", out / "bound.png")
-    ]
-    print("pictures: " + ", ".join(str(path) for path in pictures if path))  # bound.png at least
+    elbo = elbo_beside(run.model, run.objective, test)
+    print(describe_estimate(estimate, "test", run.objective, elbo))
+    print("pictures: " + ", ".join(map(str, _pictures(out))))
     print("next:")
-    invoked = Path(sys.argv[0])
-    program = (
-        str(invoked)
-        if invoked.name == "lowerbound" and not shutil.which("lowerbound")
-        else "lowerbound"
-    )
-    run_directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
+    directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
     for command in (
-        f"evaluate {run_directory} --log-likelihood 100",
-        f"sample {run_directory} --count 100 --out samples.{suffix}",
-        f"encode {run_directory} --out latents.csv",
+        f"evaluate {directory} --log-likelihood 100",
+        f"sample {directory} --count 100 --out samples.{suffix}",
+        f"encode {directory} --out latents.csv",
     ):
-        print(f"  {program} {command}")
+        print(f"  {_program()} {command}")
+
+
+def _pictures(out: Path) -> list[Path]:
+    """The newest pictures of a run, of which there is at least ``bound.png``."""
+    newest = [sorted((out / kind).glob("*.png"))[-1:] for kind in ("samples", "reconstructions")]
+    whole = [path for path in (out / "manifold.png", out / "bound.png") if path.exists()]
+    return [*newest[0], *newest[1], *whole]
+
+
+def _program() -> str:
+    """What the user has to type to run the command again."""
+    if Path(sys.argv[0]).name == "lowerbound" and not shutil.which("lowerbound"):
+        return sys.argv[0]
+    return "lowerbound"

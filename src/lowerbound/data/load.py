@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lowerbound.data.options import Color, KeepIn, Kind, Missing, Pixels, Resize
-from lowerbound.settings import checked, has_settings, settings_of
+from lowerbound.settings import check_arguments, has_settings, settings_of
 
 if TYPE_CHECKING:
     from lowerbound.data.dataset import Dataset
@@ -125,7 +125,7 @@ def load_data(
         ((3,), 40, 10)
     """
     given = locals()
-    settings = checked(
+    settings = check_arguments(
         load_data, {name: given[name] for name in settings_of(load_data).model_fields}
     )
     from lowerbound.data.reading import read_dataset

@@ -103,7 +103,7 @@ def evaluate(
     check_seed("evaluate", seed)
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
-    model, examples = model.given(data, count=_REPETITIONS)
+    model, examples = model.for_evaluation(data, repetitions=_REPETITIONS)
     model.check_data(examples)
     terms = dataset_terms(
         model, objective, examples, seed=seed, batch_size=batch_size, progress=progress

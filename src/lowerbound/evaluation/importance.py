@@ -175,7 +175,7 @@ def log_likelihood(
     check_seed("log_likelihood", seed)
     check_choice("log_likelihood", compile)
     samples = whole_number("log_likelihood: samples", samples)
-    model, examples = model.given(data)
+    model, examples = model.for_evaluation(data)
     model.check_support(examples)
     rows = rows_per_pass(model.numbers_per_draw(examples))
     size = whole_number(

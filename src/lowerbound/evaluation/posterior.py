@@ -190,7 +190,7 @@ def posterior_health(
         raise SettingsError(
             f"posterior_health: samples={samples} are too few for a verdict; take at least {_FEWEST}, better 10,000"
         )
-    whole = model if model.repeats and data is None else model.holding(data)
+    whole, _ = model.for_evaluation(data)
     with evaluating(whole), seeded(seed, device_of(whole)):
         look = _look(whole, samples)
     figures = WeightSums(samples)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.passes import batches, fitting
+from lowerbound.models.plan import TrainingPlan
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 
@@ -20,9 +23,10 @@ from lowerbound.runtime.modes import evaluating, seeded
 class Model(nn.Module, ABC):
     """Anything that can draw its latents for some data.
 
-    To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit` and
-    :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the examples, such
-    as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as keywords.
+    To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit`
+    and :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the
+    examples, such as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as
+    keywords.
     """
 
     needs: tuple[str, ...] = ()
@@ -50,25 +54,14 @@ class Model(nn.Module, ABC):
         for samples in sizes:
             yield self.draw(x, samples, gradient, **given)
 
-    repeats: bool = False
-    """Whether examples are only repetitions, because the model holds its data itself."""
+    log_likelihood_name: str = "log p(x given z)"
+    """What error messages call the log likelihood."""
 
-    in_batches: bool = False
-    """Whether a batch stands for all data, whose draws it shares, so that only what is linear in log weights may be averaged over batches."""
-
-    @property
-    def shares_draws(self) -> bool:
-        """Whether one set of latents is that of all data, as a log joint's variables are, and no example has its own."""
-        return self.repeats or self.in_batches
-
-    step_size: float = 1e-3
-    """The learning rate where none is asked for."""
-
-    def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
-        """The data as examples; ``count`` repetitions where the model holds them itself.
+    def examples(self, data: Any, *, name: str = "data") -> Examples:
+        """The data as examples.
 
         Raises:
-            SettingsError: if there are none.
+            SettingsError: if there are no data.
         """
         if data is None:
             raise SettingsError(
@@ -76,13 +69,69 @@ class Model(nn.Module, ABC):
             )
         return Examples.of(data, name=name)
 
-    def given(self, data: Any, *, count: int = 1) -> tuple[Model, Examples]:
-        """The model whose figures on some examples are those of this one on the data, and these examples."""
-        return self, self.examples(data, count=count)
+    def training_plan(self, data: Any) -> TrainingPlan:
+        """How the model is trained on some data. Override it where the training is special.
+
+        Raises:
+            SettingsError: if the model cannot be trained on these data.
+        """
+        return TrainingPlan(self.examples(data, name="training data"))
+
+    def for_evaluation(self, data: Any, *, repetitions: int = 1) -> tuple[Model, Examples]:
+        """A model and examples whose bound is the bound of this model on all of the data.
+
+        They are this model and the data as examples, unless the model has one set of latents for
+        all of the data. Such a model stores the data, and is evaluated ``repetitions`` times.
+        """
+        return self, self.examples(data)
 
     def numbers_per_draw(self, examples: Examples) -> int:
-        """How many numbers one draw for one example takes, at the least: what passes are cut by, so that memory stays bounded."""
+        """How many values the largest tensor has in one draw for one example, at least.
+
+        Passes over data are cut by it, so that memory stays bounded.
+        """
         return math.prod(examples.shape)
+
+    @contextmanager
+    def trial(
+        self,
+        examples: Examples,
+        samples: int = 1,
+        gradient: Gradient = "pathwise",
+        *,
+        with_gradients: bool = False,
+    ) -> Iterator[Draw]:
+        """Within the block, a draw for the first two examples, which leaves no trace afterwards.
+
+        Args:
+            examples: The data.
+            samples: K.
+            gradient: Which way the gradient takes to the posterior.
+            with_gradients: Whether to record gradients, as a training does.
+
+        Raises:
+            ShapeError, DataError, SettingsError: if the model cannot make the draw, saying why.
+        """
+        few = examples.first(2)
+        with (
+            evaluating(self),
+            seeded(0, device_of(self)),
+            torch.set_grad_enabled(with_gradients),
+        ):
+            for _, x, given in batches(few, self, seed=0, batch_size=2):
+                yield self.try_draw(few, x, samples, gradient, given)
+
+    def try_draw(
+        self,
+        examples: Examples,
+        x: Tensor,
+        samples: int,
+        gradient: Gradient,
+        given: Mapping[str, Any],
+    ) -> Draw:
+        """A first draw for some examples ``x``: errors name the data and their shape."""
+        with fitting(examples):
+            return self.draw(x, samples, gradient, **given)
 
     def check_data(self, examples: Examples) -> None:
         """Refuse data that the model cannot take, by name, before any work is done.
@@ -90,12 +139,8 @@ class Model(nn.Module, ABC):
         Raises:
             ShapeError, DataError: saying what does not fit, and where.
         """
-        few = examples.first(2)
-        with evaluating(self), seeded(0, device_of(self)):
-            for _, x, given in batches(few, self, seed=0):
-                with fitting(few):
-                    self.draw(x, **given)
-        self.check_support(examples)
+        with self.trial(examples):
+            self.check_support(examples)
 
     def check_support(self, examples: Examples) -> None:
         """Refuse data that have no density under the model, without a draw.
@@ -103,3 +148,15 @@ class Model(nn.Module, ABC):
         Raises:
             DataError: saying where.
         """
+
+    def explain_non_finite(self, draw: Draw, too_long: str) -> tuple[str, str] | None:
+        """Why a draw led to a non-finite bound or gradient, and the remedy.
+
+        Args:
+            draw: The draw.
+            too_long: The cause to give if the steps of the training are too long.
+
+        Returns:
+            The cause and the remedy, or ``None`` if the model knows no better than its training.
+        """
+        return None

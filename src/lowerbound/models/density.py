@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -116,6 +116,26 @@ def refuse_mixed_draws(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> None
             f"LogJoint: the log joint of a draw is {float(together[0]):.6g} beside {len(u) - 1} others, but {float(alone[0]):.6g} alone, so it mixes draws. "
             "Likely cause: a sum or mean over all dimensions; keep the first one: .sum(-1), not .sum()"
         )
+
+
+def explain_values(values: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The cause and the remedy for a log joint that is not finite at some values, ``[1, *shape]``."""
+    shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
+    remedy = (
+        "look at it there; give variables the supports they have (lb.Variable); begin with "
+        "model.start(), or take a smaller learning_rate"
+    )
+    return f"it has no finite value at {shown}", remedy
+
+
+def _shorten(value: Tensor) -> str:
+    """The first entries of a value."""
+    entries = [f"{entry:.4g}" for entry in value.flatten()[:4].tolist()]
+    if value.dim() == 0:
+        return entries[0]
+    if value.numel() > len(entries):
+        entries.append("...")
+    return f"[{', '.join(entries)}]"
 
 
 def _told(error: Exception, given: tuple[Any, ...], values: dict[str, Tensor]) -> LogJointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,9 +22,16 @@ from lowerbound.errors import (
     UnsupportedError,
 )
 from lowerbound.models.base import Model
-from lowerbound.models.density import OfAll, called, refuse_mixed_draws, refuse_other_arguments
+from lowerbound.models.density import (
+    OfAll,
+    called,
+    explain_values,
+    refuse_mixed_draws,
+    refuse_other_arguments,
+)
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.pathfinder import pathfinder
+from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import held, sampler, scored, weighed
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -37,6 +45,9 @@ _NOTHING = "no data"
 
 # Draws from which one is taken, where draws are taken in proportion to their weights.
 _OVERDRAWN = 25
+
+# Steps of an epoch where the log joint stores its own data.
+_STEPS_IN_EPOCH = 100
 
 # Draws from which it is seen how many numbers one takes.
 _LOOKED_AT = 4
@@ -82,7 +93,7 @@ class LogJoint(Model):
         True
     """
 
-    step_size = 0.05
+    log_likelihood_name = "the log joint"
     centre: Tensor
     spread: Tensor
 
@@ -117,8 +128,8 @@ class LogJoint(Model):
         Raises:
             SettingsError: if data are missing, or there should be none.
         """
-        if not self.repeats:
-            examples = super().examples(data, name=name, count=count)
+        if self.size is not None:
+            examples = super().examples(data, name=name)
             if len(examples) != self.size:
                 raise SettingsError(
                     f"{name}: {len(examples)} examples, but this log joint was made for size={self.size}, by which it scales a batch"
@@ -133,13 +144,39 @@ class LogJoint(Model):
             "(batch, scale, **variables)"
         )
 
-    def given(self, data: Any, *, count: int = 1) -> tuple[Model, Examples]:
-        """What holds its data is evaluated ``count`` times; what is given them in batches holds them all for that."""
-        examples = self.examples(data, count=count)
-        if self.repeats:
-            return self, examples
-        whole = self.holding(examples)
-        return whole, whole.examples(None, count=count)
+    def training_plan(self, data: Any) -> TrainingPlan:
+        """An epoch of 100 steps for a log joint that stores its data, and batches for another one."""
+        plan = TrainingPlan(
+            self.examples(data, name="training data", count=_STEPS_IN_EPOCH),
+            learning_rate=0.05,
+            shown=(("expected log joint", "distortion", -1), ("entropy", "rate", -1)),
+        )
+        if self.size is None:
+            return replace(
+                plan,
+                batch_size=1,
+                why_no_batch_size="this log joint stores its own data. The objective's samples are the "
+                "number of draws in a step, and LogJoint(..., size=N) takes data in batches",
+                why_no_validation="this log joint stores its own data, so there is nothing to hold out",
+                stays_on_device=True,
+            )
+        return replace(
+            plan,
+            needs_linear_objective=True,
+            why_no_validation=f"LogJoint(size={self.size}) trains on all {self.size} examples, so "
+            "validation data is not supported",
+        )
+
+    def for_evaluation(self, data: Any, *, repetitions: int = 1) -> tuple[LogJoint, Examples]:
+        """A log joint that stores all of the data, and repetitions with draws of their own.
+
+        Raises:
+            SettingsError: if data are missing, or the log joint stores its own.
+        """
+        if self.size is not None:
+            return self.holding(data).for_evaluation(None, repetitions=repetitions)
+        self.examples(data)  # refuses other data than its own
+        return self, self.examples(None, count=repetitions)
 
     def holding(self, data: Any) -> LogJoint:
         """The same model with the same posterior, not a copy of it, whose log joint holds all data instead of getting them in batches.
@@ -162,50 +199,45 @@ class LogJoint(Model):
 
     def numbers_per_draw(self, examples: Examples) -> int:
         """As many as the largest tensor of the log joint has for a draw, which is looked at once; and all variables at least."""
-        if self.numbers is None and self.repeats:
+        if self.numbers is None and self.size is None:
             with evaluating(self), seeded(0, device_of(self)), Largest() as largest:
                 self.draw(self.repetition, _LOOKED_AT).log_likelihood  # noqa: B018
             self.numbers = -(-largest.numbers // _LOOKED_AT)
         return max(self.variables.size, self.numbers or 0)
 
-    def check_data(self, examples: Examples) -> None:
-        """Refuse a log joint that cannot be evaluated.
+    def try_draw(
+        self,
+        examples: Examples,
+        x: Tensor,
+        samples: int,
+        gradient: Gradient,
+        given: Mapping[str, Any],
+    ) -> Draw:
+        """A first draw.
 
         Raises:
-            LogJointError: if it raises an error.
-            ShapeError: if it does not give a number for each draw, or mixes them.
+            LogJointError: if the log joint raises an error.
+            ShapeError: if it does not give one number for each draw, or mixes the draws.
+            SettingsError: if gradients are recorded, and it has none for its variables.
         """
-        with (
-            evaluating(self),
-            seeded(0, device_of(self)),
-            noise.per_example(0, torch.arange(min(2, len(examples)))),
-        ):
-            x = (
-                examples.first(2)
-                .batch(torch.arange(min(2, len(examples))), dtype_of(self))
-                .to(device_of(self))
+        draw = self.draw(x, samples, gradient)
+        if draw.z.requires_grad and not draw.log_likelihood.requires_grad:
+            raise SettingsError(
+                "fit: the log joint has no gradient with respect to its variables, so the posterior "
+                "cannot learn. Compute it from them with torch, without numpy and .detach(), or take "
+                "lb.ELBO(samples=K, gradient='score-function')"
             )
-            draw = self.draw(x, 2)
-            draw.log_likelihood  # noqa: B018 (computed when it is asked for)
-            if self.vectorized:
-                refuse_mixed_draws(
-                    lambda u: self._log_joint(u, None if self.repeats else x), draw.z[:, 0]
-                )
+        draw.log_likelihood  # noqa: B018 (computed when it is asked for)
+        if self.vectorized:
+            data = None if self.size is None else x
+            with torch.no_grad():
+                refuse_mixed_draws(lambda u: self._log_joint(u, data), self.draw(x, 2).z[:, 0])
+        return draw
 
     @property
     def repetition(self) -> Tensor:
         """What stands for the data in one pass of a log joint that holds them itself, ``[1, 1]``."""
         return torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
-
-    @property
-    def repeats(self) -> bool:  # type: ignore[override]
-        """Whether examples are only repetitions, because the log joint holds its data itself."""
-        return self.size is None
-
-    @property
-    def in_batches(self) -> bool:  # type: ignore[override]
-        """Whether the log joint is given its data in batches."""
-        return self.size is not None
 
     def draw(  # type: ignore[override]  # it needs no fields, so it is given none
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise"
@@ -227,7 +259,7 @@ class LogJoint(Model):
                 f"LogJoint: the posterior gives {_shown(q)}, but {', '.join(self.variables.parts)} are "
                 f"{self.variables.size} numbers; make it over vectors of that size"
             )
-        alone = self.repeats
+        alone = self.size is None
         if alone:
             q = q.expand(Size((len(x),)))
         with noise.for_foreign(samples, len(x)):
@@ -272,6 +304,16 @@ class LogJoint(Model):
                 "Its arguments have the draws as first dimension; sum over all others, or write it for one draw and pass vectorized=False"
             )
         return (value + log_det).reshape(leading)
+
+    def explain_non_finite(self, draw: Draw, too_long: str) -> tuple[str, str]:
+        """Where the log joint is not finite, and the remedy."""
+        broken = ~draw.log_likelihood.isfinite()
+        if bool(broken.any()):
+            return explain_values(self.values(draw.z[broken][:1])[0])
+        return (
+            too_long,
+            "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0",
+        )
 
     def start(
         self,

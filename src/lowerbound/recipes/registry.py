@@ -8,7 +8,7 @@ from inspect import unwrap
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
-from lowerbound.settings import checked, has_settings, settings_of
+from lowerbound.settings import check_arguments, docstring_entries, has_settings, settings_of
 
 if TYPE_CHECKING:
     from lowerbound.models import Model
@@ -52,7 +52,7 @@ class Recipe:
             SettingsError: for an argument that is unknown or out of range.
         """
         made: tuple[Model, Objective] = unwrap(self.make)(
-            shape, **checked(self.make, arguments, name=self.name)
+            shape, **check_arguments(self.make, arguments, name=self.name)
         )
         return made
 
@@ -74,7 +74,7 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
         @wraps(has_settings(make))
         def checking(shape: tuple[int, ...], **arguments: Any) -> Any:
-            return make(shape, **checked(make, arguments, name=name))
+            return make(shape, **check_arguments(make, arguments, name=name))
 
         checking.__doc__ = _with_arguments(make)
         RECIPES[name] = Recipe(name, checking, **usual)
@@ -85,13 +85,8 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
 def _with_arguments(make: Callable[..., Any]) -> str:
     """A recipe's docstring with its arguments, which are described in the signature."""
-    lines = [
-        f"    {name}: {field.description}."
-        for name, field in settings_of(make).model_fields.items()
-    ]
-    return "\n".join(
-        [(make.__doc__ or "").strip(), "", "Args:", "    shape: of an example.", *lines, ""]
-    )
+    text, entries = (make.__doc__ or "").strip(), docstring_entries(settings_of(make))
+    return f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n"
 
 
 def find_recipe(name: str) -> Recipe:

@@ -1,1 +1,1 @@
-"""What a training leaves on disk and in hand: run directories, saved models, and :class:`Run`."""
+"""The results of a training: run directories, saved models, and :class:`Run`."""

@@ -1,4 +1,4 @@
-"""The run directory: configuration, a line of metrics for each epoch, and checkpoints that can be trusted."""
+"""The directory of a run: its configuration, its metrics, and checkpoints with digests."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ class RunDirectory:
 
     ::
 
-        config.yaml                        everything needed to run it again
+        config.yaml                        all that is needed to repeat the run
         metrics.jsonl                      a line for each epoch
-        checkpoints/step-00000120/         model, averaged model, optimiser and random state as safetensors, state as JSON
+        checkpoints/step-00000120/         model, averaged model, optimiser and random state as
+                                           safetensors, the rest of the state as JSON
         checkpoints/best/                  the model with the best validation bound
         samples/ reconstructions/          a picture for each epoch
         bound.png  manifold.png
-        profile.md                         where the time of a step goes, if that was asked for
+        profile.md                         where the time of a step goes, if a profile was asked for
 
     Args:
-        path: of the directory.
-        keep: how many of the newest checkpoints to keep.
+        path: The path of the directory.
+        keep: The number of newest checkpoints to keep.
     """
 
     path: Path
@@ -62,8 +63,8 @@ class RunDirectory:
         if self.config.exists():
             state = "a run that failed" if self.failure() else "a run"
             raise StorageError(
-                f"{self.path}: holds {state} already; give another directory, go on with it by resume=True "
-                f"(lowerbound train --resume {self.path}), or remove it"
+                f"{self.path}: holds {state} already; give another directory, continue the run "
+                f"with resume=True (lowerbound train --resume {self.path}), or remove it"
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -71,14 +72,16 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, whole or not at all."""
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        text = yaml.safe_dump(
+            dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
         _replace_text(self.config, text)
 
     def read_config(self) -> dict[str, Any]:
         """The configuration.
 
         Raises:
-            StorageError: if there is none, or it is not YAML.
+            StorageError: if there is no such file, or it is not YAML.
         """
         return read_config(self.config)
 
@@ -89,19 +92,27 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replace all lines, as when going on from a checkpoint that is older than the last line."""
-        _replace_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        """Replace all lines, as when a run continues from a checkpoint older than the last line."""
+        _replace_text(
+            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records)
+        )
 
     def write_checkpoint(
-        self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], header: Mapping[str, Any]
+        self,
+        name: str,
+        files: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        header: Mapping[str, Any],
     ) -> None:
-        """Write a checkpoint whole or not at all, with a digest of each of its files; older ones beyond ``keep`` go.
+        """Write a checkpoint whole or not at all, with a digest of each file.
+
+        Of the older checkpoints, only the newest ``keep`` stay.
 
         Args:
-            name: of its folder.
-            files: tensors by the name of the safetensors file that they go to.
-            state: what JSON can hold.
-            header: metadata of each safetensors file, which makes a model's file loadable by itself.
+            name: The name of its folder.
+            files: The tensors by the name of their safetensors file.
+            state: The rest of the state, as JSON can hold it.
+            header: Metadata of each safetensors file, so that a model's file can be loaded alone.
         """
         partial = self.checkpoints / f".{name}.partial"
         target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
@@ -122,7 +133,10 @@ class RunDirectory:
                 shutil.rmtree(old)
 
     def best(self) -> Path | None:
-        """The checkpoint of the best model, if there is one: also where a crash came between putting it aside and replacing it."""
+        """The checkpoint of the best model, if there is one.
+
+        A crash may have come after it was put aside and before it was replaced.
+        """
         places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
         return next((place for place in places if place.is_dir()), None)
 
@@ -134,7 +148,7 @@ class RunDirectory:
         """The newest checkpoint that is intact.
 
         Raises:
-            StorageError: if there is none.
+            StorageError: if there is no such checkpoint.
         """
         faults: list[str] = []
         for folder in self.newest():
@@ -142,30 +156,40 @@ class RunDirectory:
                 return read_checkpoint(folder)
             except StorageError as error:
                 faults.append(str(error))
-        raise StorageError("; ".join(faults) or f"{self.path}: has no checkpoint; start the training anew")
+        raise StorageError(
+            "; ".join(faults) or f"{self.path}: has no checkpoint; start the training again"
+        )
 
     def failure(self) -> str | None:
-        """Why the training ended without success, as far as the newest checkpoint knows."""
+        """Why the training failed, if the newest checkpoint says that it did."""
         for newest in self.newest()[:1]:
-            with suppress(OSError, ValueError):  # a damaged file is for those who read the checkpoint itself to report
-                failure: str | None = json.loads((newest / "state.json").read_text(encoding="utf8")).get("failure")
+            # A damaged file is reported where the checkpoint itself is read.
+            with suppress(OSError, ValueError):
+                state = json.loads((newest / "state.json").read_text(encoding="utf8"))
+                failure: str | None = state.get("failure")
                 return failure
         return None
 
     def model_file(self) -> Path:
-        """The file of the model to use: the best one where a validation set chose it, else the newest.
+        """The file of the model to use: the one with the best validation bound, or the newest one.
 
         Raises:
-            StorageError: if there is none, or its digest does not match.
+            StorageError: if there is no such file, or its digest does not match.
         """
         candidates = [folder for folder in [self.best(), *self.newest()] if folder is not None]
         if not self.config.exists():
-            raise StorageError(f"{self.path}: has no config.yaml, so it is not the directory of a run")
+            raise StorageError(
+                f"{self.path}: has no config.yaml, so it is not the directory of a run"
+            )
         if not candidates:
-            raise StorageError(f"{self.path}: has no checkpoint yet; wait for the first one, or train again")
+            raise StorageError(
+                f"{self.path}: has no checkpoint yet; wait for the first one, or train again"
+            )
         verify(candidates[0])
         averaged = candidates[0] / "averaged.safetensors"
-        return averaged if averaged.exists() else candidates[0] / "model.safetensors"
+        if averaged.exists():
+            return averaged
+        return candidates[0] / "model.safetensors"
 
 
 def _replace_text(path: Path, text: str) -> None:
@@ -179,13 +203,15 @@ def read_config(path: Path) -> dict[str, Any]:
     """A run's configuration file.
 
     Raises:
-        StorageError: if there is none, or it is not a YAML mapping.
+        StorageError: if there is no such file, or it is not a YAML mapping.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise StorageError(f"{path}: cannot be read ({reason}); is this a run's directory or config.yaml?") from None
+        raise StorageError(
+            f"{path}: cannot be read ({reason}); is this a run's directory or config.yaml?"
+        ) from None
     except yaml.YAMLError as error:
         raise StorageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
@@ -202,27 +228,33 @@ def verify(folder: Path) -> None:
     try:
         lines = (folder / _SUMS).read_text(encoding="utf8", errors="replace").splitlines()
     except OSError:
-        raise StorageError(f"{folder}: has no {_SUMS}, so it is not a whole checkpoint") from None
+        raise StorageError(f"{folder}: has no {_SUMS}, so the checkpoint is not complete") from None
     sums = {name: expected for expected, _, name in (line.partition("  ") for line in lines)}
     unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_SUMS}
     if unlisted or not sums:
-        raise StorageError(f"{folder / _SUMS}: damaged, it does not list {', '.join(sorted(unlisted)) or 'any file'}")
+        missing = ", ".join(sorted(unlisted)) or "any file"
+        raise StorageError(f"{folder / _SUMS}: damaged, it does not list {missing}")
     for name, expected in sums.items():
         file = folder / name
         if not file.is_file() or digest(file) != expected:
-            raise StorageError(f"{file}: missing or damaged, its digest does not match {_SUMS}; use another checkpoint")
+            raise StorageError(
+                f"{file}: missing or damaged, its digest does not match {_SUMS}; use another "
+                "checkpoint"
+            )
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors, by file, and the state of a checkpoint, after checking its digests."""
+    """The tensors by file and the state of a checkpoint, after a check of its digests."""
     verify(folder)
     files = {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf8"))
     return files, state
 
 
-def optimizer_to_files(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors and as what JSON can hold."""
+def optimizer_to_files(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state: its tensors, and the rest as JSON can hold it."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {"kind": type(optimizer).__name__, "param_groups": [], "numbers": {}}
@@ -243,14 +275,15 @@ def optimizer_to_files(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tens
 def optimizer_from_files(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
 ) -> None:
-    """Put back what :func:`optimizer_to_files` took.
+    """Restore the state that :func:`optimizer_to_files` returned.
 
     Raises:
         StorageError: if the state is of another optimiser.
     """
     if rest["kind"] != type(optimizer).__name__:
         raise StorageError(
-            f"the checkpoint's optimiser is {rest['kind']}, not {type(optimizer).__name__}; resume with the same"
+            f"the checkpoint's optimiser is {rest['kind']}, not {type(optimizer).__name__}; "
+            "resume with the same"
         )
     groups = [dict(group) for group in rest["param_groups"]]
     slots: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What a training leaves: a model, a history, a directory."""
+"""The result of a training: a model, a history and a directory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from lowerbound.objectives import Objective
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A training that has ended.
+    """The result of a training.
 
     Args:
-        model: with the weights that were kept, in evaluation mode.
-        objective: what was maximised.
-        history: a record for each epoch, as in ``metrics.jsonl``.
-        directory: of the run's files, or ``None``.
-        best_epoch: the epoch whose weights were kept where there was validation, or at which the window of averaged weights ended that were
-            kept where there was a tolerance, else 0.
-        stopped_early: whether early stopping ended it.
-        unfinished: a line for each schedule of the objective that had not come to its end, and for a training that had not settled.
-        settled: whether it stopped by itself, see ``tolerance`` of :func:`lowerbound.fit`.
+        model: The model with the weights that were kept, in evaluation mode.
+        objective: The objective that was maximised.
+        history: A record for each epoch, as in ``metrics.jsonl``.
+        directory: The directory of the run's files, or ``None``.
+        best_epoch: The epoch whose weights were kept: the one with the best validation bound, or
+            with a tolerance the one at which the best average of the weights ended. It is 0 if the
+            last weights were kept.
+        stopped_early: Whether early stopping ended the training.
+        unfinished: A line for each schedule of the objective that did not reach its end, and for a
+            training that did not reach its tolerance.
+        settled: Whether the training stopped automatically, see ``tolerance`` of
+            :func:`lowerbound.fit`.
     """
 
     model: Model
@@ -37,10 +40,8 @@ class Run:
 
     def __repr__(self) -> str:
         last = self.history[-1]
-        bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in ("train", "validation") if part in last)
+        parts = [part for part in ("train", "validation") if part in last]
+        bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in parts)
         where = f", directory={str(self.directory)!r}" if self.directory else ""
-        return f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})" + "".join(
-            f"\n{line}" for line in self.unfinished
-        )
-
-
+        line = f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})"
+        return "\n".join([line, *self.unfinished])

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -34,7 +34,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.training.optim import averaged
+from lowerbound.training.optim import average_weights
 from lowerbound.training.progress import Progress, Windows
 
 # The first window has at least so many steps. Where a window does not gain, the learning rate and
@@ -94,7 +94,7 @@ class AutoStop:
     average: AveragedModel = field(init=False)
 
     def __post_init__(self) -> None:
-        self.average = averaged(self.model, None)
+        self.average = average_weights(self.model, None)
         self._best_bounds: Tensor | None = None
 
     def fewest_steps_left(self, progress: Progress) -> int:
@@ -227,15 +227,7 @@ def comparable_bounds(
     seed: int,
 ) -> Tensor:
     """A model's bounds on some examples, always the same ones with the same noise."""
-    in_batches = model.in_batches
-    data: Any = validation
-    if model.repeats:
-        data, count = None, _EXAMPLES
-    else:
-        if data is None:
-            data = train
-        count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
-    model, examples = model.given(data, count=count)
-    if not in_batches:
-        examples = examples.spread(min(_EXAMPLES, len(examples)))
-    return dataset_terms(model, objective, examples, seed=seed)["bound"]
+    data = train if validation is None else validation
+    count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
+    whole, examples = model.for_evaluation(data, repetitions=count)
+    return dataset_terms(whole, objective, examples.spread(_EXAMPLES), seed=seed)["bound"]

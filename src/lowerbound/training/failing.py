@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
-from lowerbound.models import Draw, LogJoint
+from lowerbound.models import Draw, Model
 
 
 @torch.no_grad()
 def diagnose(
-    model: nn.Module,
+    model: Model,
     players: nn.Module,
     optimizer: Optimizer,
     step: int,
@@ -32,15 +32,15 @@ def diagnose(
     """
     x, draw, bound = seen
     parameters = [*model.named_parameters(), *players.named_parameters()]
-    term, tensor = _find_non_finite(parameters, draw, bound, x)
+    term, tensor = _find_non_finite(parameters, draw, bound, x, model.log_likelihood_name)
     name = type(optimizer).__name__
     rate = max(float(group["lr"]) for group in optimizer.param_groups)
     too_long = f"steps of {name} at learning rate {rate:g} are too long"
+    explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
         cause, remedy = "the data holds such values", "drop or fill those rows"
-    elif isinstance(model, LogJoint):
-        tensor = tensor.replace("log p(x given z)", "the log joint")
-        cause, remedy = _explain_log_joint(model, draw, too_long)
+    elif explanation is not None:
+        cause, remedy = explanation
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
@@ -64,33 +64,12 @@ def diagnose(
     )
 
 
-def _explain_log_joint(model: LogJoint, draw: Draw, too_long: str) -> tuple[str, str]:
-    """Cause and remedy, with the variables' values where the log joint is not finite."""
-    broken = ~draw.log_likelihood.isfinite()
-    if not bool(broken.any()):
-        remedy = "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0"
-        return too_long, remedy
-    values, _ = model.values(draw.z[broken][:1])
-    shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
-    remedy = (
-        "look at it there; give variables the supports they have (lb.Variable); begin with "
-        "model.start(), or take a smaller learning_rate"
-    )
-    return f"it has no finite value at {shown}", remedy
-
-
-def _shorten(value: Tensor) -> str:
-    """The first entries of a value."""
-    entries = [f"{entry:.4g}" for entry in value.flatten()[:4].tolist()]
-    if value.dim() == 0:
-        return entries[0]
-    if value.numel() > len(entries):
-        entries.append("...")
-    return f"[{', '.join(entries)}]"
-
-
 def _find_non_finite(
-    parameters: Iterable[tuple[str, nn.Parameter]], draw: Draw, bound: Tensor, x: Tensor
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    draw: Draw,
+    bound: Tensor,
+    x: Tensor,
+    log_likelihood: str,
 ) -> tuple[str, str]:
     """The name of the first term that is not finite, and of its tensor."""
     q = draw.q
@@ -99,7 +78,7 @@ def _find_non_finite(
         ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
         ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
         ("latents", "z", draw.z),
-        ("log_likelihood", "log p(x given z)", draw.log_likelihood),
+        ("log_likelihood", log_likelihood, draw.log_likelihood),
         ("rate", "KL(q(z given x) || p(z))", draw.rate),
         ("bound", "the objective's bound", bound),
     ]

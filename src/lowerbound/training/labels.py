@@ -1,4 +1,4 @@
-"""What a profile calls those parts of a step that cannot be told by their operations."""
+"""The names in a profile of those parts of a step that their operations do not identify."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UPDATE = "lowerbound::update"
 
 
 def labelled(name: str) -> AbstractContextManager[Any]:
-    """Within the block, a profile that is being made attributes operations to this part."""
+    """Within the block, a running profiler attributes all operations to the part ``name``."""
     if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
         return nullcontext()
     return torch.profiler.record_function(name)

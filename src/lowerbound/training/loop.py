@@ -198,16 +198,34 @@ class Loop:
         if self.players:
             self.players.load_state_dict(weights["objective"])
 
-    def resume(self, progress: Progress, earlier_tolerance: float | None = None) -> None:
-        """Go on from where an earlier training stood.
+    def request_stop(self) -> None:
+        """Stop after the step under way; a second request stops at once.
 
-        Weights and the optimiser's state are the caller's to put back.
+        Raises:
+            KeyboardInterrupt: if a stop has been requested already.
+        """
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+
+    def resume(
+        self,
+        progress: Progress,
+        *,
+        best_weights: Weights | None = None,
+        earlier_tolerance: float | None = None,
+    ) -> None:
+        """Continue from where an earlier training stood.
+
+        The caller restores the weights and the optimiser's state.
 
         Args:
-            progress: of the earlier training.
-            earlier_tolerance: it had. With a smaller one now, a training that had settled goes on.
+            progress: The progress of the earlier training.
+            best_weights: The best weights that it had found.
+            earlier_tolerance: Its tolerance. With a smaller one now, a training that had settled
+                continues.
         """
-        self.progress = progress
+        self.progress, self.best_weights = progress, best_weights
         if progress.position and len(progress.history) > progress.epoch:
             # The number of steps cut the epoch short, and now it goes on.
             progress.history.pop()

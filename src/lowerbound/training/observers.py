@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,17 +24,15 @@ _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
 
 
-def _terms(terms: dict[str, float], loop: Loop) -> str:
-    if loop.model.shares_draws:
-        joint, entropy = -terms["distortion"], -terms["rate"]
-        return f"{terms['bound']:.2f} nats (expected log joint {joint:.2f}, entropy {entropy:.2f})"
-    return f"{terms['bound']:.2f} nats (rate {terms['rate']:.2f}, distortion {terms['distortion']:.2f})"
-
-
 class Display(Observer):
-    """Shows a training on standard error: live on a terminal, else a line for each epoch."""
+    """Shows a training on standard error: live on a terminal, else a line for each epoch.
 
-    def __init__(self) -> None:
+    Args:
+        shown: what to show of the terms of the bound: a label, the term, and its sign.
+    """
+
+    def __init__(self, shown: Sequence[tuple[str, str, int]] = ()) -> None:
+        self.terms = shown
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.shown = 0.0
@@ -81,9 +80,9 @@ class Display(Observer):
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Print the epoch's line."""
-        line = f"epoch {record['epoch']:>4}  train {_terms(record['train'], loop)}"
+        line = f"epoch {record['epoch']:>4}  train {self._describe(record['train'])}"
         if "validation" in record:
-            line += f"  validation {_terms(record['validation'], loop)}"
+            line += f"  validation {self._describe(record['validation'])}"
         left = (
             (loop.total_steps - loop.progress.step)
             * loop.batch_size
@@ -92,6 +91,10 @@ class Display(Observer):
         most = "at most " if loop.autostop is not None else ""
         remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
         self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
+
+    def _describe(self, terms: dict[str, float]) -> str:
+        shown = [f"{label} {sign * terms[name]:.2f}" for label, name, sign in self.terms]
+        return f"{terms['bound']:.2f} nats ({', '.join(shown)})"
 
     def on_interrupt(self, loop: Loop) -> None:
         """Leave the terminal as it was."""

@@ -1,4 +1,4 @@
-"""Optimisers by name or instance, learning-rate schedules, and averaged weights."""
+"""Optimisers, schedules of the learning rate, and averages of the weights."""
 
 from __future__ import annotations
 
@@ -47,29 +47,26 @@ def make_optimizer(
     Each player is a parameter group, with its own learning rate if it has one.
 
     Args:
-        model: whose parameters to optimise.
-        optimizer: the name of one of ``torch.optim``, a class or function from (parameters, lr) to one, or an instance.
-        learning_rate: 1e-3 where it is ``None`` and the optimiser is not an instance.
-        weight_decay: passed on where it is not ``None``.
-        objective: whose players to optimise as well.
+        model: The model whose parameters it optimises.
+        optimizer: The name of an optimiser of ``torch.optim``, a class or a function that makes one
+            from (parameters, lr), or an instance.
+        learning_rate: Its learning rate; ``None`` for 1e-3, or for that of an instance.
+        weight_decay: Its weight decay, if it is not ``None``.
+        objective: The objective whose players it optimises too.
 
     Raises:
-        SettingsError: for an unknown name, settings that the optimiser does not take, or an instance of other parameters.
+        SettingsError: for an unknown name, for settings that the optimiser does not take, or for an
+            instance with parameters that are not the model's.
     """
     if isinstance(optimizer, Optimizer):
-        return _own(model, optimizer, learning_rate, weight_decay, objective)
-    make = optimizer
-    if isinstance(optimizer, str):
-        if optimizer.lower() not in _OPTIMIZERS:
+        if learning_rate is not None or weight_decay is not None:
             raise SettingsError(
-                f"fit: optimizer={optimizer!r} is unknown; torch.optim has {', '.join(sorted(_OPTIMIZERS))}"
+                "fit: an optimizer instance has its own learning_rate and weight_decay; set them "
+                "there"
             )
-        make = _OPTIMIZERS[optimizer.lower()]
-    if not callable(make):
-        raise SettingsError(
-            f"fit: optimizer={optimizer!r} is neither a name, nor a class, nor a torch.optim.Optimizer"
-        )
-    options: dict[str, Any] = {"lr": 1e-3 if learning_rate is None else learning_rate}
+        return _check_instance(model, optimizer, objective)
+    make = _find_constructor(optimizer)
+    options: dict[str, Any] = {"lr": learning_rate or 1e-3}
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
     if inspect.isclass(make) and "fused" in inspect.signature(make).parameters:
@@ -79,65 +76,75 @@ def make_optimizer(
         made: Optimizer = make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingsError(f"fit: optimizer={optimizer!r} refused its settings: {error}") from None
-    return _taking_plain_steps(made)
+    return _check_steps(made)
 
 
-def _taking_plain_steps(optimizer: Optimizer) -> Optimizer:
-    """The optimiser, unless a step of it wants more than the gradients of one batch, or other ones than networks have."""
+def _find_constructor(optimizer: Any) -> Callable[..., Optimizer]:
+    if isinstance(optimizer, str):
+        if optimizer.lower() not in _OPTIMIZERS:
+            raise SettingsError(
+                f"fit: optimizer={optimizer!r} is unknown; torch.optim has "
+                f"{', '.join(sorted(_OPTIMIZERS))}"
+            )
+        return _OPTIMIZERS[optimizer.lower()]
+    if not callable(optimizer):
+        raise SettingsError(
+            f"fit: optimizer={optimizer!r} is neither a name, nor a class, nor a "
+            "torch.optim.Optimizer"
+        )
+    return cast(Callable[..., Optimizer], optimizer)
+
+
+def _check_steps(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, if its step needs only the dense gradients of one batch."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise SettingsError(
-            f"fit: {type(optimizer).__name__} evaluates the bound several times in a step, on the same noise, which this "
-            "training does not do; use optimizer='adam'"
+            f"fit: {type(optimizer).__name__} evaluates the bound several times in a step, with "
+            "the same noise, which this training does not do; use optimizer='adam'"
         )
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise SettingsError(
-            "fit: SparseAdam takes sparse gradients only, which no network here has; use optimizer='adam'"
+            "fit: SparseAdam takes only sparse gradients, which the networks here do not have; use "
+            "optimizer='adam'"
         )
     return optimizer
 
 
-def _own(
-    model: nn.Module,
-    optimizer: Optimizer,
-    learning_rate: float | None,
-    weight_decay: float | None,
-    objective: Objective | None,
+def _check_instance(
+    model: nn.Module, optimizer: Optimizer, objective: Objective | None
 ) -> Optimizer:
-    if learning_rate is not None or weight_decay is not None:
-        raise SettingsError(
-            "fit: an optimizer instance has its own learning_rate and weight_decay; set them there"
-        )
+    """The optimiser, if its parameters are the model's and those of all players."""
     players = {} if objective is None else objective.players()
-    theirs = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    held = {id(parameter) for parameter in theirs}
-    ours = {id(parameter) for parameter in model.parameters()}
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    known = {id(parameter) for parameter in model.parameters()}
     for name, player in players.items():
         own = {id(p) for p in player.module.parameters() if p.requires_grad}
-        if not own <= held:
+        if not own <= given:
             raise SettingsError(
-                f"fit: the optimizer lacks parameters of the objective's player {name!r}; give it a "
-                "parameter group of its own"
+                f"fit: the optimizer lacks parameters of the objective's player {name!r}; give "
+                "it a parameter group of its own"
             )
-        ours |= own
-    if not held or not held <= ours:
+        known |= own
+    if not given or not given <= known:
         raise SettingsError(
-            "fit: the optimizer holds parameters that are not the model's; make it from "
+            "fit: the optimizer has parameters that are not the model's; make it from "
             "model.parameters()"
         )
-    return _taking_plain_steps(optimizer)
+    return _check_steps(optimizer)
 
 
 def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """The factor of the learning rate at a step, counted from 0.
 
     Args:
-        schedule: a name from ``SCHEDULES``, or a function from progress in [0, 1] to a factor.
-        warmup_steps: over which the factor also rises linearly from near 0 to 1.
-        total_steps: at which progress is 1.
+        schedule: A name from ``SCHEDULES``, or a function from progress in [0, 1] to a factor.
+        warmup_steps: The number of steps over which the factor also rises linearly to 1.
+        total_steps: The number of steps at which progress is 1.
 
     Raises:
-        SettingsError: for an unknown name, and from the factor where ``schedule`` returns what is not a factor.
+        SettingsError: for an unknown name, and later, from the factor, if ``schedule`` does not
+            return a finite number of at least 0.
 
     Example:
         >>> factor = make_schedule("cosine", warmup_steps=10, total_steps=100)
@@ -147,34 +154,45 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise SettingsError(
-                f"fit: schedule={schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}, or pass a function from "
-                "progress in [0, 1] to a factor"
+                f"fit: schedule={schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}, or "
+                "pass a function from progress in [0, 1] to a factor"
             )
         schedule = SCHEDULES[schedule]
     if not callable(schedule):
         raise SettingsError(f"fit: schedule={schedule!r} is neither a name nor a function")
 
     def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+        warmup = 1.0
+        if step + 1 < warmup_steps:
+            warmup = (step + 1) / warmup_steps
         value = float(schedule(min(1.0, step / total_steps)))
         if not 0 <= value < math.inf:
             raise SettingsError(
-                f"fit: the schedule gave {value} at step {step + 1}; let it give a finite factor of at least 0"
+                f"fit: the schedule gave {value} at step {step + 1}; it must give a finite factor "
+                "of at least 0"
             )
         return warmup * value
 
     return factor
 
 
-def averaged(model: nn.Module, decay: float | None) -> AveragedModel:
-    """A moving average of a model's weights and buffers, updated by ``update_parameters``: exponential, or of equal weights where ``decay`` is ``None``."""
+def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
+    """A moving average of a model's weights and buffers, updated by ``update_parameters``.
+
+    Args:
+        model: The model.
+        decay: The decay of an exponential average; ``None`` for the mean of all that were averaged.
+    """
     average = _average_equally if decay is None else get_ema_multi_avg_fn(decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 @torch.no_grad()
 def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
-    """Take one more into the average of ``count`` of them; of what is no floating point number, such as a mask, the last one."""
+    """Update the mean of ``count`` tensors by one more.
+
+    Of tensors that are not floating point, such as masks, it keeps the last one.
+    """
     if averages[0].is_floating_point():
         torch._foreach_lerp_(list(averages), list(current), 1 / (count + 1))
     else:
@@ -182,31 +200,31 @@ def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], coun
 
 
 class QuickStep:
-    """An optimiser's step: of torch's Adam and AdamW without the bookkeeping, which takes as long as a small update itself.
+    """An optimiser's step, without the bookkeeping of torch's Adam and AdamW.
 
-    The kernel is their own fused one, with the state and the settings that the optimiser holds at the time, so the two ways can be
-    mixed, and end at the same bits. Any other optimiser takes its ordinary step, and so does one with hooks, with settings that
-    are unusual, or whose gradients come and go.
+    That bookkeeping takes as long as a small update itself. The step calls the same fused kernel on
+    the optimiser's own state and current settings, so quick and ordinary steps can alternate and
+    give the same bits. Any other optimiser takes its ordinary step, and so does an Adam with hooks,
+    with unusual settings, or with gradients that come and go.
 
     Args:
-        optimizer: whose step to take.
+        optimizer: The optimiser whose step it takes.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.known = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
-        self.held: list[_Held] | None = None
+        self.groups: list[_FusedGroup] | None = None
 
     def __call__(self) -> None:
         """Take the step."""
-        if not self.known or self._observed() or not self._hold():
+        if not self.known or self._has_hooks() or not self._find_groups():
             self.optimizer.step()
             return
-        for held in self.held or ():
-            held.step()
+        for group in self.groups or ():
+            group.step()
 
-    def _observed(self) -> bool:
-        """Whether anybody has to be told of a step."""
+    def _has_hooks(self) -> bool:
         hooks = (
             self.optimizer._optimizer_step_pre_hooks,
             self.optimizer._optimizer_step_post_hooks,
@@ -215,34 +233,34 @@ class QuickStep:
         )
         return any(hooks) or "step" in vars(self.optimizer)
 
-    def _hold(self) -> bool:
-        """Whether what the kernel works on is at hand, and as it was."""
+    def _find_groups(self) -> bool:
+        """Whether all groups are ready for the kernel, with the same tensors as before."""
         groups, state = self.optimizer.param_groups, self.optimizer.state
-        if not all(map(_plain, groups)):
-            self.held = None
+        if not all(map(_is_usual, groups)):
+            self.groups = None
             return False
-        if self.held is None:
-            self.held = [_Held.of(group, state) for group in groups]
-        if len(self.held) == len(groups) and all(
-            held.fits(group, state) for held, group in zip(self.held, groups, strict=True)
+        if self.groups is None:
+            self.groups = [_FusedGroup.of(group, state) for group in groups]
+        if len(self.groups) == len(groups) and all(
+            known.fits(group, state) for known, group in zip(self.groups, groups, strict=True)
         ):
             return True
-        self.held = None
+        self.groups = None
         return False
 
 
-def _plain(group: dict[str, Any]) -> bool:
-    """Whether a group's settings are those that :class:`QuickStep` passes on."""
-    numbers = (group["lr"], *group["betas"], group["weight_decay"], group["eps"])
+def _is_usual(group: dict[str, Any]) -> bool:
+    """Whether a group has only those settings that :class:`QuickStep` passes on."""
+    values = (group["lr"], *group["betas"], group["weight_decay"], group["eps"])
     unusual = (
         group["amsgrad"] or group["capturable"] or group["differentiable"] or not group["fused"]
     )
-    return not unusual and all(isinstance(number, float | int) for number in numbers)
+    return not unusual and all(isinstance(value, float | int) for value in values)
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
-    """A group of an Adam, with the state of those of its parameters that have had gradients."""
+class _FusedGroup:
+    """A group of parameters of an Adam, with the state of those that have had gradients."""
 
     group: dict[str, Any]
     parameters: list[Tensor]
@@ -250,11 +268,11 @@ class _Held:
     means: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
-    alike: bool
-    """Whether the parameters are of one device and type, as one call of the kernel wants them."""
+    is_uniform: bool
+    """Whether the parameters share one device and type, as one call of the kernel needs."""
 
     @classmethod
-    def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> _Held:
+    def of(cls, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> _FusedGroup:
         parameters = [parameter for parameter in group["params"] if state.get(parameter)]
         states = [state[parameter] for parameter in parameters]
         means, squares, steps = (
@@ -264,7 +282,7 @@ class _Held:
         return cls(group, parameters, states, means, squares, steps, len(kinds) <= 1)
 
     def fits(self, group: dict[str, Any], state: Mapping[Tensor, dict[str, Tensor]]) -> bool:
-        """Whether it is this group, its state is still the optimiser's, and the same parameters have gradients."""
+        """Whether group, state and the parameters with gradients are still the same."""
         given = [parameter for parameter in group["params"] if parameter.grad is not None]
         same = (
             group is self.group
@@ -273,7 +291,7 @@ class _Held:
         )
         return (
             same
-            and self.alike
+            and self.is_uniform
             and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
         )
 

@@ -1,4 +1,4 @@
-"""Where the time of a training's steps goes, as a table."""
+"""A table of where the time of a training's steps goes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from lowerbound.runtime.devices import synchronize
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
 
-PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON = (
-    *("matrix products", "elementwise and sums", "optimiser"),
-    *("data", "Python and waiting"),
-)
+PRODUCTS = "matrix products"
+ELEMENTWISE = "elementwise and sums"
+OPTIMISER = "optimiser"
+GIVEN = "data"
+PYTHON = "Python and waiting"
+KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
 
-# Steps that are timed, and as many more that are taken apart; before them, steps in which memory is allocated.
-_STEPS, _FIRST = 100, 5
+# Steps that are timed, and then as many that are profiled.
+_STEPS = 100
 
-# What is listed by name.
+# Steps before them, in which memory is allocated and caches fill.
+_WARMUP_STEPS = 5
+
+# Operations that the table lists by name.
 _LISTED = 12
 
 _MULTIPLY = (
@@ -50,30 +55,32 @@ _HOST = (
 
 
 class Profiler(Observer):
-    """Takes some steps apart once it is settled how they are taken, and writes where their time went.
+    """Profiles some steps, once it is decided how they are taken, and writes where their time went.
 
-    The shares are of the time under the profiler, which makes small operations look somewhat dearer than they are: what is no
-    operation's is Python's, or the wait for a device. The times are these shares of a step that is not profiled.
+    The shares are those of the time under the profiler, which makes small operations look somewhat
+    more expensive than they are. Time outside of all operations is Python's, or the wait for a
+    device. The times in the table are these shares of a step that is not profiled.
 
     Args:
-        path: of the table, as Markdown; ``None`` to show it only.
+        path: The Markdown file to write the table to; ``None`` to show it only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.begun: float | None = None
+        self.started: float | None = None
         self.steps = self.seen = 0
         self.plain: float | None = None
         self.profile: Any = None
         self.done = False
 
     def on_step(self, loop: Loop) -> None:
-        """Begin where enough of the epoch is left, and end in time."""
+        """Start if enough steps of the epoch are left, and stop in time."""
         if self.done:
             return
-        self.seen = self.seen + 1 if loop.autotuner.decided else 0
+        if loop.autotuner.decided:
+            self.seen += 1
         left = -(-(len(loop.train) - loop.progress.position) // loop.batch_size)
-        if self.begun is not None:
+        if self.started is not None:
             self.steps += 1
             if self.steps == _STEPS or left == 0:
                 self._end(loop)
@@ -81,26 +88,26 @@ class Profiler(Observer):
             self._begin(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Epochs of few steps are taken whole."""
+        """Start here if an epoch has fewer steps than are to be timed."""
         if not loop.progress.finished and len(loop.train) < (_STEPS + 1) * loop.batch_size:
             self._begin(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Leave no profiler running."""
-        if self.profile is not None and self.begun is not None:
+        """Stop the profiler if it is running."""
+        if self.profile is not None and self.started is not None:
             self.profile.__exit__(None, None, None)
 
     def on_end(self, loop: Loop) -> None:
-        """Say so if there was nothing to take apart."""
+        """Tell the user if the training was too short for a profile."""
         self.on_interrupt(loop)
         if not self.done:
             loop.tell(
-                f"no profile: the training ended before {2 * _STEPS} steps were taken the way it chose (train longer, or "
-                "choose by compile='always' or 'never')"
+                f"no profile: the training ended before {2 * _STEPS} steps were taken after it had "
+                "chosen whether to compile them (train longer, or pass compile='always' or 'never')"
             )
 
     def _begin(self, loop: Loop) -> None:
-        if self.done or self.seen < _FIRST or self.begun is not None:
+        if self.done or self.seen < _WARMUP_STEPS or self.started is not None:
             return
         self.steps = 0
         if self.plain is not None:
@@ -108,42 +115,43 @@ class Profiler(Observer):
             self.profile = profile(activities=kinds, acc_events=True)
             self.profile.__enter__()
         synchronize(loop.device)
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
 
     def _end(self, loop: Loop) -> None:
         synchronize(loop.device)
-        assert self.begun is not None
-        seconds, self.begun = (time.perf_counter() - self.begun) / self.steps, None
+        assert self.started is not None
+        seconds, self.started = (time.perf_counter() - self.started) / self.steps, None
         if self.plain is None:
             self.plain = seconds
             return
         self.profile.__exit__(None, None, None)
         self.done = True
-        attribute = (
-            "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
-        )
-        kinds, operations = shares(self.profile.events(), attribute, 1e6 * seconds * self.steps)
-        text = table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
+        attribute, whole = "self_cpu_time_total", 1e6 * seconds * self.steps
+        if loop.device.type == "cuda":
+            attribute = "self_device_time_total"
+        kinds, operations = measure_shares(self.profile.events(), attribute, whole)
+        text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
             with writing(self.path):
                 self.path.write_text(text, encoding="utf8")
-        loop.tell(text + (f"\nwritten to {self.path}" if self.path is not None else ""))
+            text += f"\nwritten to {self.path}"
+        loop.tell(text)
 
 
-def shares(
+def measure_shares(
     events: Iterable[Any], attribute: str, whole: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of the time of each kind of work, and of each operation.
 
     Args:
-        events: of torch's profiler.
-        attribute: of an event that holds its own time, in microseconds.
-        whole: the time that they are shares of, in microseconds.
+        events: The events of torch's profiler.
+        attribute: The attribute of an event that has its own time, in microseconds.
+        whole: The time that they are shares of, in microseconds.
     """
     kinds: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
     for event in events:
-        share, kind = getattr(event, attribute) / whole, _kind(event)
+        share, kind = getattr(event, attribute) / whole, _kind_of(event)
         if kind is not None and share > 0:
             kinds[kind] += share
             operations[event.name] += share
@@ -151,8 +159,8 @@ def shares(
     return kinds, operations
 
 
-def _kind(event: Any) -> str | None:
-    """What kind of work an operation is; ``None`` for what only calls others, whose own time is the framework's."""
+def _kind_of(event: Any) -> str | None:
+    """The kind of work that an operation does; ``None`` if it only calls other operations."""
     above, names = event, []
     while above is not None:
         names.append(above.name)
@@ -169,31 +177,29 @@ def _kind(event: Any) -> str | None:
     return ELEMENTWISE
 
 
-def table(
+def format_table(
     what: str, way: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]
 ) -> str:
     """The shares as Markdown.
 
     Args:
-        what: took the time.
-        way: how it was taken.
-        seconds: it took.
-        kinds: the share of each kind of work, see :func:`shares`.
-        operations: the share of each operation.
+        what: What took the time, such as "a step".
+        way: How it was taken, such as "compiled".
+        seconds: The time that it took.
+        kinds: The share of each kind of work, see :func:`measure_shares`.
+        operations: The share of each operation.
     """
     lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {way}.", ""]
-    rows = [
-        (name, kinds.get(name, 0.0)) for name in (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
-    ]
+    rows = [(name, kinds.get(name, 0.0)) for name in KINDS]
     lines += _rows("work", rows, seconds)
-    dearest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED]
-    lines += ["", "The operations that take longest:", "", *_rows("operation", dearest, seconds)]
+    longest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED]
+    lines += ["", "The operations that take longest:", "", *_rows("operation", longest, seconds)]
     return "\n".join(lines) + "\n"
 
 
 def _rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list[str]:
-    shown = [(name if len(name) <= 60 else f"{name[:57]}...", share) for name, share in rows]
-    width = max(len(title), *(len(name) for name, _ in shown)) if shown else len(title)
+    shown = [(_shorten(name), share) for name, share in rows]
+    width = max([len(title), *(len(name) for name, _ in shown)])
     lines = [
         f"| {title:<{width}} |        ms | share |",
         f"|{'-' * (width + 2)}|----------:|------:|",
@@ -202,3 +208,9 @@ def _rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list
         f"| {name:<{width}} | {1e3 * seconds * share:9.3f} | {share:5.1%} |"
         for name, share in shown
     ]
+
+
+def _shorten(name: str) -> str:
+    if len(name) <= 60:
+        return name
+    return f"{name[:57]}..."

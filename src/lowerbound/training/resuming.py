@@ -1,9 +1,9 @@
-"""What a run is, as its ``config.yaml`` says it, and how to go on with one."""
+"""What a run's ``config.yaml`` says of its training, and how to continue a run."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -12,48 +12,65 @@ from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
 from lowerbound.runtime.noise import restore_random_state
-from lowerbound.training.loop import Loop
+from lowerbound.training.loop import Loop, Weights
 from lowerbound.training.progress import Progress
+from lowerbound.training.settings import FitKeywords
 
 
-def config_of(loop: Loop, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything needed to run it again: what was asked, of what, by which versions."""
-    versions = {"python": platform.python_version()} | {
-        name: version(name) for name in ("torch", "numpy")
-    }
+def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
+    """Create the directory of a run, or continue with the run that it holds.
+
+    Raises:
+        SettingsError: if the directory holds another run, naming what differs.
+        StorageError: if the directory holds a run already, or none that can be resumed.
+    """
+    if not settings.resume:
+        files.create(config_of(loop, settings))
+        return
+    restore(loop, files)
+    amend_config(loop, files, settings)
+
+
+def config_of(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
+    """All that is needed to repeat the run: its settings, its parts and the versions it used."""
+    versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
-        **config,
-        "training": {name: describe(value) for name, value in settings.items()},
+        **(settings.config or {}),
+        "training": _described(loop, settings),
         **_identity(loop),
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def _described(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
+    """The settings as they are written, with the batch size that the model allowed."""
+    described = {name: describe(value) for name, value in settings.training.items()}
+    return described | {"batch_size": loop.batch_size}
 
 
 def _identity(loop: Loop) -> dict[str, Any]:
-    """What must not change on the way: the objective, the model, and the examples."""
+    """What must stay the same when a run is resumed: the objective, the model and the examples."""
     parts = {"train": loop.train, "validation": loop.validation}
-    identity: dict[str, Any] = {
+    needs, accepts = loop.model.needs, loop.model.accepts
+    examples = {
+        name: part.identity(needs, accepts) for name, part in parts.items() if part is not None
+    }
+    if loop.source.keeps_blocks(loop.batch_size):
+        # Examples in a file are shuffled in blocks, examples in memory are not.
+        examples["train"]["order"] = "blocks"
+    return {
         "objective": describe(loop.objective),
         "model": describe(loop.model),
-        "examples": {
-            name: part.identity(loop.model.needs, loop.model.accepts)
-            for name, part in parts.items()
-            if part is not None
-        },
+        "examples": examples,
     }
-    if loop.source.keeps_blocks(
-        loop.batch_size
-    ):  # as they are where they are read from a file, but not in memory
-        identity["examples"]["train"]["order"] = "blocks"
-    return identity
 
 
 def restore(loop: Loop, files: RunDirectory) -> None:
-    """Put the loop where its newest intact checkpoint left it.
+    """Put the loop where the run's newest intact checkpoint left it.
 
     Raises:
-        SettingsError: if the run was another one, naming what differs.
+        SettingsError: if the directory holds another run, naming what differs.
         StorageError: if there is no checkpoint, or it does not fit.
     """
     _refuse_another_run(loop, files)
@@ -69,50 +86,45 @@ def restore(loop: Loop, files: RunDirectory) -> None:
     ]
     optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
     for group, options in zip(loop.optimizer.param_groups, asked, strict=True):
-        group.update(options)  # what is asked for now holds, such as another weight decay
+        group.update(options)  # settings that the caller changed, such as another weight decay
     if loop.ema is not None:
         loop.ema.module.load_state_dict(tensors["averaged"])
         loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
     restore_random_state(tensors["random"], loop.device)
     try:
-        tolerance = files.read_config()["training"].get("tolerance")
-        loop.resume(Progress.from_state(state["progress"]), tolerance)
+        progress = Progress.from_state(state["progress"])
     except TypeError:
         raise StorageError(
             f"{files.path}: the checkpoint was written by another version of lowerbound"
         ) from None
+    tolerance = files.read_config()["training"].get("tolerance")
+    loop.resume(progress, best_weights=_best_weights(files), earlier_tolerance=tolerance)
+
+
+def _best_weights(files: RunDirectory) -> Weights | None:
     best = files.best()
-    if best is not None:
-        loop.best_weights = read_checkpoint(best)[0]
+    if best is None:
+        return None
+    return read_checkpoint(best)[0]
 
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
-    """Going on is as if it had never stopped only with the same examples in the same order, and so on."""
+    """Continuing a run is exact only with the same model, objective, examples and their order."""
     config, identity = files.read_config(), _identity(loop)
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
-        "averaged weights": "none"
-        if loop.ema is None
-        else "exponentially"
-        if loop.autostop is None
-        else "by windows",
+        "averaged weights": _averaging(loop.autostop, loop.ema),
         **identity,
     }
     try:
         training = config["training"]
-        before = {"seed": training["seed"], "batch_size": training["batch_size"]}
-        windows, decay = training.get("tolerance"), training["ema"]
-        before |= {
-            "averaged weights": "by windows"
-            if windows
-            else "none"
-            if decay is None
-            else "exponentially"
-        }
-        before |= {name: config[name] for name in identity}
-        before |= {
-            name: completed(config[name], identity[name]) for name in ("objective", "model")
+        before = {
+            "seed": training["seed"],
+            "batch_size": training["batch_size"],
+            "averaged weights": _averaging(training.get("tolerance"), training["ema"]),
+            **{name: config[name] for name in identity},
+            **{name: completed(config[name], identity[name]) for name in ("objective", "model")},
         }
     except (KeyError, TypeError):
         raise StorageError(
@@ -126,26 +138,38 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         )
 
 
+def _averaging(tolerance: object, decay: object) -> str:
+    """How weights are averaged, given what says so: ``None`` for what does not apply."""
+    if tolerance is not None:
+        return "by windows"
+    return "none" if decay is None else "exponentially"
+
+
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Where two nested mappings differ: a path, and the two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
-            yield from _differences(
-                before.get(name), now.get(name), f"{path}.{name}" if path else name
-            )
+            inner = f"{path}.{name}".lstrip(".")
+            yield from _differences(before.get(name), now.get(name), inner)
     elif before != now:
         yield path, before, now
 
 
-def amend_config(loop: Loop, files: RunDirectory, settings: Mapping[str, Any]) -> None:
-    """Settings that changed on the way, such as more epochs, are written down with the step from which they hold."""
+def amend_config(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
+    """Record settings that changed, such as more epochs, with the step from which they hold."""
     config = files.read_config()
-    asked = {name: describe(value) for name, value in settings.items()}
+    before = config["training"]
     changed = {
-        name: value for name, value in asked.items() if config["training"].get(name) != value
+        name: value
+        for name, value in _described(loop, settings).items()
+        if before.get(name) != value
     }
-    if changed:
-        before = {name: config["training"].get(name) for name in changed}
-        config.setdefault("resumed", []).append({"from_step": loop.progress.step, "before": before})
-        config["training"] |= changed
-        files.write_config(config)
+    if not changed:
+        return
+    record = {
+        "from_step": loop.progress.step,
+        "before": {name: before.get(name) for name in changed},
+    }
+    config.setdefault("resumed", []).append(record)
+    config["training"] = before | changed
+    files.write_config(config)

@@ -1,0 +1,210 @@
+"""Everything that :func:`lowerbound.fit` does before the first step: its checks, and its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from lowerbound.data import Examples
+from lowerbound.errors import SettingsError
+from lowerbound.models import Model, TrainingPlan
+from lowerbound.objectives import Objective
+from lowerbound.runs.directory import RunDirectory
+from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.modes import evaluating
+from lowerbound.training.autostop import AutoStop
+from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.observers import Display, Painter, Recorder
+from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
+from lowerbound.training.profiling import Profiler
+from lowerbound.training.settings import FitKeywords, TrainingSettings
+
+_DEFAULT_EPOCHS = 10
+
+# Steps after which a training that stops automatically stops in any case.
+_MOST_STEPS = 100_000
+
+
+def make_loop(
+    model: Model,
+    objective: Objective,
+    plan: TrainingPlan,
+    settings: FitKeywords,
+    observers: Sequence[Observer],
+) -> Loop:
+    """The loop of a training, after everything that would stop it has been refused.
+
+    Raises:
+        SettingsError: for settings in conflict with each other, with the model or the objective.
+        DataError, ShapeError: if the model cannot take the data.
+    """
+    _refuse_conflicts(settings)
+    _refuse_what_does_not_fit(plan, settings, objective)
+    train, validation = _split(plan.examples, settings)
+    if settings.device != "auto" or not plan.stays_on_device:
+        model.to(_find_device(settings.device))
+    for player in objective.players().values():
+        player.module.to(device_of(model))
+    _rehearse(model, objective, train, validation)
+    batch_size = plan.batch_size or settings.batch_size
+    total_steps = _count_steps(settings, -(-len(train) // batch_size))
+    autostop, average = _averages(model, settings)
+    return Loop(
+        model=model,
+        objective=objective,
+        train=train,
+        validation=validation,
+        optimizer=make_optimizer(
+            model, settings.optimizer, _rate(plan, settings), settings.weight_decay, objective
+        ),
+        factor=make_schedule(settings.schedule, settings.warmup_steps, total_steps),
+        total_steps=total_steps,
+        batch_size=batch_size,
+        clip_norm=settings.clip_norm,
+        ema=average,
+        patience=settings.patience,
+        autostop=autostop,
+        seed=settings.seed,
+        observers=list(observers),
+        compile=settings.compile,
+        precision=settings.precision,
+        profiled=settings.profile,
+    )
+
+
+def make_observers(
+    plan: TrainingPlan, files: RunDirectory | None, settings: FitKeywords
+) -> list[Observer]:
+    """The user's observers, and those that the settings ask for."""
+    observers = list(settings.observers)
+    if settings.progress:
+        observers.append(Display(plan.shown))
+    if settings.profile:
+        observers.append(Profiler(None if files is None else files.path / "profile.md"))
+    if files is not None:
+        observers.append(Recorder(files))
+        observers.append(Painter(files, settings.pictures_every, settings.seed))
+    return observers
+
+
+def _refuse_conflicts(settings: FitKeywords) -> None:
+    if settings.epochs is not None and settings.steps is not None:
+        raise SettingsError(
+            "fit: epochs and steps are both given; give the length of the training once"
+        )
+    if settings.patience is not None and settings.validation is None:
+        raise SettingsError(
+            "fit: patience is about the validation bound, but there is no validation; pass "
+            "validation=0.1 (--validation 0.1)"
+        )
+    if settings.resume and settings.directory is None:
+        raise SettingsError("fit: resume=True needs the directory of the run to continue")
+    if settings.tolerance is None:
+        return
+    others = {
+        "schedule": settings.schedule != "constant",
+        "ema": settings.ema is not None,
+        "patience": settings.patience is not None,
+    }
+    for name, is_given in others.items():
+        if is_given:
+            raise SettingsError(
+                f"fit: tolerance and {name} are both given; with tolerance the learning rate is "
+                "halved, the weights are averaged and the training stops by a rule of its own"
+            )
+
+
+def _refuse_what_does_not_fit(
+    plan: TrainingPlan, settings: FitKeywords, objective: Objective
+) -> None:
+    default = TrainingSettings.model_fields["batch_size"].default
+    if plan.batch_size is not None and settings.batch_size not in (default, plan.batch_size):
+        raise SettingsError(
+            f"fit: batch_size={settings.batch_size} cannot be used: {plan.why_no_batch_size}"
+        )
+    if plan.why_no_validation is not None and settings.validation is not None:
+        raise SettingsError(
+            f"fit: {plan.why_no_validation}. Remove validation= and check the fit with "
+            "lb.posterior_health"
+        )
+    if plan.needs_linear_objective and not objective.linear_in_log_weights:
+        raise SettingsError(
+            f"fit: {type(objective).__name__} is not linear in log weights, so its mean over "
+            "batches is not a bound for all data; use lb.ELBO, or a log joint that stores its own "
+            "data"
+        )
+
+
+def _split(examples: Examples, settings: FitKeywords) -> tuple[Examples, Examples | None]:
+    """The examples to train on, and those to validate with."""
+    validation = settings.validation
+    if validation is None:
+        return examples, None
+    if isinstance(validation, Real) and not isinstance(validation, bool):
+        return examples.split(float(validation), seed=settings.seed, setting="validation")
+    held_out = Examples.of(validation, name="validation data")
+    if held_out.shape != examples.shape:
+        raise SettingsError(
+            f"fit: validation has examples of shape {held_out.shape}, but the training data has "
+            f"examples of shape {examples.shape}"
+        )
+    return examples, held_out
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            f"fit: device={name!r} cannot be used here ({reason}); use 'cpu' or 'auto'"
+        ) from None
+    return device
+
+
+def _rehearse(
+    model: Model, objective: Objective, train: Examples, validation: Examples | None
+) -> None:
+    """Compute the objective once, so that errors appear before any file is written."""
+    players = [player.module for player in objective.players().values()]
+    with (
+        evaluating(*players),
+        model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw,
+    ):
+        model.check_support(train)
+        objective(draw)
+    if validation is not None:
+        model.check_data(validation)
+
+
+def _count_steps(settings: FitKeywords, steps_per_epoch: int) -> int:
+    if settings.steps is not None:
+        return settings.steps
+    epochs = settings.epochs
+    if epochs is None and settings.tolerance is not None:
+        epochs = -(-_MOST_STEPS // steps_per_epoch)
+    return (epochs or _DEFAULT_EPOCHS) * steps_per_epoch
+
+
+def _averages(model: Model, settings: FitKeywords) -> tuple[AutoStop | None, AveragedModel | None]:
+    """The rule by which a training stops automatically, and the average of the weights."""
+    if settings.tolerance is not None:
+        autostop = AutoStop(model, settings.tolerance, settings.warmup_steps)
+        return autostop, autostop.average
+    if settings.ema is not None:
+        return None, average_weights(model, settings.ema)
+    return None, None
+
+
+def _rate(plan: TrainingPlan, settings: FitKeywords) -> float | None:
+    """The learning rate; ``None`` for an optimiser instance, which has its own."""
+    if settings.learning_rate is None and not isinstance(settings.optimizer, Optimizer):
+        return plan.learning_rate
+    return settings.learning_rate
