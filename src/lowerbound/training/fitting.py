@@ -201,6 +201,7 @@ def fit(
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
+    from lowerbound.training.players import modules_of_players
     from lowerbound.training.resuming import amend_config, config_of, restore
 
     if model.repeats:
@@ -222,8 +223,7 @@ def fit(
     _refuse_conflicts(settings, held_out, directory, resume)
     if not (model.repeats and settings["device"] == "auto"):  # data that it holds would stay behind
         model.to(_device(settings["device"]))
-    for player in objective.players().values():
-        player.module.to(device_of(model))
+    modules_of_players(model, objective).to(device_of(model))
     for part in (train, held_out):
         if part is not None:
             model.check_data(part)
@@ -273,13 +273,15 @@ def _refuse_impossible(model: "Model", objective: "Objective", train: "Examples"
     from lowerbound.models.passes import batches
     from lowerbound.runtime.devices import device_of
     from lowerbound.runtime.modes import evaluating, seeded
+    from lowerbound.training.players import losses_of_players, modules_of_players
 
-    players = [player.module for player in objective.players().values()]
-    with evaluating(model, *players), seeded(0, device_of(model)):
+    players = modules_of_players(model, objective)
+    with evaluating(model, players), seeded(0, device_of(model)):
         for _, x, given in batches(train.first(2), model, seed=0):
             with torch.enable_grad():
                 draw = model.draw(x, objective.samples, objective.gradient, **given)
                 objective(draw)
+                losses_of_players(objective, tuple(players), draw)
                 by_path = objective.gradient != "score-function" and model.shares_draws
                 if by_path and not draw.log_likelihood.requires_grad:
                     raise SettingsError(
