@@ -78,23 +78,34 @@ class Conditional(nn.Module, ABC):
 
 @contextmanager
 def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Within the block, networks of a model's conditionals multiply matrices in this floating type.
+    """Within the block, the networks of a model's conditionals multiply matrices in this type.
 
-    Their parameters stay as they are, and so does everything after their output: terms of a bound are computed in float32. A
-    flow of another library is not a conditional of ours, and computes as ever.
+    Their weights keep their type, and everything after a network's output does too, so the terms
+    of a bound are computed in float32. A flow of another library is not a conditional of ours, and
+    computes as ever.
+
+    The type is an attribute of each conditional. A variable of the thread or of the context would
+    not do: what is checkpointed is computed once more by threads that torch starts.
+
+    Args:
+        model: whose conditionals to switch.
+        dtype: of the matrix products; ``None`` for the networks' own.
     """
-    ours = (
-        []
-        if dtype is None
-        else [module for module in model.modules() if isinstance(module, Conditional)]
-    )
-    for module in ours:
+    if dtype is None:
+        yield
+        return
+    before = {
+        module: module.network_dtype
+        for module in model.modules()
+        if isinstance(module, Conditional)
+    }
+    for module in before:
         module.network_dtype = dtype
     try:
         yield
     finally:
-        for module in ours:
-            module.network_dtype = None
+        for module, own in before.items():
+            module.network_dtype = own
 
 
 class Parametric(Conditional):
