@@ -225,8 +225,8 @@ class Given(Wrapper):
         return {True: 1, False: 3}[x.dim() <= 3]
 
     def _declared_input(self) -> tuple[int, ...] | None:
-        network = getattr(unwrapped(self.part), "network", None)
-        return getattr(network, "input_shape", None)
+        inside = unwrapped(self.part)
+        return getattr(getattr(inside, "network", inside), "input_shape", None)
 
     def _own_dtype(self) -> torch.dtype:
         return next(
