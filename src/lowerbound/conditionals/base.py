@@ -172,6 +172,19 @@ def fields_for(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor
     return {name: given[name] for name in (*needs, *accepts) if name in given}
 
 
+def check_fields(
+    model: nn.Module, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data"
+) -> None:
+    """Refuse fields that a conditional within a model cannot use, see :class:`Conditional`.
+
+    Raises:
+        DataError: naming the field and the row.
+    """
+    for module in model.modules():
+        if isinstance(module, Conditional):
+            module.check_fields(fields, rows, name)
+
+
 def event_dims_of(network: nn.Module) -> int:
     """The number of trailing dimensions of a network's output that make one event.
 

@@ -148,7 +148,9 @@ class Given(Wrapper):
         Raises:
             DataError: naming the field and the first such row.
         """
-        value = fields[self.field]
+        value = fields.get(self.field)
+        if value is None:
+            return
         where = f"{name}: the field {self.field!r}"
         if self.categories is None:
             if not value.is_floating_point() and value.dtype != torch.bool:

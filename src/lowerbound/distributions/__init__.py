@@ -11,6 +11,7 @@ from lowerbound.distributions.divergence import (
 from lowerbound.distributions.entries import (
     MaskedDistribution,
     check_independent_entries,
+    entry_support,
     entrywise_log_prob,
     is_mass,
     support_of,
@@ -35,6 +36,7 @@ __all__ = [
     "closed_form_kl",
     "closed_form_unit_kl",
     "drawn",
+    "entry_support",
     "entrywise_log_prob",
     "is_mass",
     "soft_clamp",

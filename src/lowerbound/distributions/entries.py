@@ -81,6 +81,14 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
         return None
 
 
+def entry_support(distribution: Distribution) -> constraints.Constraint | None:
+    """The support of one entry, if it is stated entry by entry; else that of an event."""
+    support = support_of(distribution)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
 class MaskedDistribution(Distribution):
     """A distribution that scores only some entries of a value; its draws and moments are complete.
 
@@ -123,11 +131,8 @@ class MaskedDistribution(Distribution):
 
     @property
     def support(self) -> Any:
-        """The support of ``base`` in the observed entries, and anything in the others."""
-        support = support_of(self.base)
-        if support is None:
-            raise NotImplementedError
-        return _WhereObserved(support, self._filled)
+        """The support of ``base``, in which the observed entries must lie."""
+        return self.base.support
 
     @property
     def mean(self) -> Tensor:
@@ -172,36 +177,8 @@ class MaskedDistribution(Distribution):
         What is stored there may have the log probability -inf, or gradients that are not finite,
         and 0 times these would be NaN in the gradient of the other entries.
         """
-        entries = support_of(self.base)
-        while isinstance(entries, constraints.independent):
-            entries = entries.base_constraint
+        entries = entry_support(self.base)
         inside = value.new_zeros(())
         if entries is not None and not entries.is_discrete:
             inside = biject_to(entries)(inside).detach().to(value.dtype)
         return torch.where(self.observed, value, inside)
-
-
-class _WhereObserved(constraints.Constraint):
-    """A support that only observed entries must lie in."""
-
-    def __init__(self, base: constraints.Constraint, filled: Any) -> None:
-        self.base = base
-        self.filled = filled
-        super().__init__()
-
-    @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
-        """Whether observed entries come from a countable set."""
-        return bool(self.base.is_discrete)
-
-    @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        """The number of trailing dimensions that make one event."""
-        return int(self.base.event_dim)
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether the observed entries lie in the support."""
-        return cast(Tensor, self.base.check(self.filled(value)))
-
-    def __repr__(self) -> str:
-        return repr(self.base)
