@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
+from lowerbound.distributions import is_mass
 from lowerbound.errors import SettingsError
 from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.measuring import measure_draw
 from lowerbound.models.passes import batches, fitting
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.memory import values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 
 
@@ -86,11 +89,23 @@ class Model(nn.Module, ABC):
         return self, self.examples(data)
 
     def numbers_per_draw(self, examples: Examples) -> int:
-        """How many values the largest tensor has in one draw for one example, at least.
+        """The number of values that passes over data are cut by, so that memory stays bounded.
 
-        Passes over data are cut by it, so that memory stays bounded.
+        It is the size of an example, or that of the largest tensor in one draw for one example if
+        that is more than 8 times larger, as it is for a likelihood of 256 levels.
         """
-        return math.prod(examples.shape)
+        measured = measure_draw(self, examples).largest
+        return values_per_pair(math.prod(examples.shape), measured)
+
+    def likelihood_is_mass(self, examples: Examples) -> bool | None:
+        """Whether p(x given z) is a probability mass, rather than a density, by its support.
+
+        :meth:`Examples.bits_per_dimension` needs to know. ``None`` if the likelihood does not say.
+        """
+        p = measure_draw(self, examples).likelihood
+        if p is None:
+            return None
+        return is_mass(p)
 
     @contextmanager
     def trial(

@@ -12,16 +12,16 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import fields_for
+from lowerbound.conditionals.base import check_fields, fields_for
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
-from lowerbound.errors import DataError, ShapeError, UnsupportedError
+from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.models.base import Model
+from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
 from lowerbound.models.draw import Draw, Gradient
 from lowerbound.models.passes import batches
-from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
 from lowerbound.models.sampling import held, sampler, scored
+from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
@@ -30,9 +30,6 @@ from lowerbound.runtime.noise import derived_seed
 
 # Draws that stand in for a mean without a closed form.
 _MEAN_DRAWS = 256
-
-# Examples that stand for all where one has the values that another has.
-_ALIKE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,17 +201,12 @@ class LatentModel(Model):
         )
 
     def check_support(self, examples: Examples) -> None:
-        """Refuse data outside of the likelihood's support.
+        """Refuse data outside of the likelihood's support, and fields that a part cannot use.
 
         Raises:
             DataError: saying where.
         """
-        check = getattr(self.likelihood, "check_data", None)
-        if check is not None and getattr(check, "__func__", None) is not Conditional.check_data:
-            # Pixels that are drawn as 0 or 1 are alike everywhere.
-            some = examples.first(_ALIKE) if examples.pixels == "binarize" else examples
-            for rows, x, _ in batches(some, self, seed=0):
-                check(x, rows, examples.name)
+        check_support(self, self.likelihood, examples)
 
     @torch.no_grad()
     def sample(
@@ -304,6 +296,7 @@ class LatentModel(Model):
                     f"{name}: {len(field)} values for {count} examples; give one value, or one for each"
                 )
             fields[name] = field
+        check_fields(self, fields, torch.arange(count), type(self).__name__)
         return fields
 
     def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:

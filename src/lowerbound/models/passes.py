@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowerbound.conditionals.base import check_fields
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.errors import ShapeError
@@ -51,11 +52,18 @@ def batches(
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
     measure = getattr(model, "numbers_per_draw", None)
-    numbers = math.prod(examples.shape) if measure is None else measure(examples)
-    size = batch_size or examples_per_pass(samples * numbers)
+    size = batch_size
+    if size is None:
+        numbers = math.prod(examples.shape)
+        if measure is not None:
+            numbers = measure(examples)
+        size = examples_per_pass(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    if needs:
+        everything = examples.given(torch.arange(len(examples)), needs, accepts)
+        check_fields(model, everything, all_rows, examples.name)
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
         given = examples.given(index, needs, accepts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Size, Tensor, nn
