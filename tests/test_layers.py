@@ -44,7 +44,7 @@ def test_every_file_belongs_to_a_layer():
 
 
 def test_only_the_top_layers_use_the_public_names():
-    """``import lowerbound as lb`` reaches everything, so only recipes, the command and its checks may."""
+    """``import lowerbound as lb`` reaches everything; only the top layers may do that."""
     for path in TREE.files:
         imports = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Import)]
         uses = {alias.asname for node in imports for alias in node.names}
