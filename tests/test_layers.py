@@ -1,6 +1,7 @@
 """The direction of the imports, and how light the package is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,11 @@ def test_public_names_are_there_and_documented():
         assert name in dir(lowerbound)
     with pytest.raises(AttributeError, match="No lowerbound attribute elbow"):
         _ = lowerbound.elbow
+
+
+def test_the_architecture_page_names_files_that_exist():
+    repository = ROOT.parent.parent
+    text = (repository / "docs" / "architecture.md").read_text(encoding="utf8")
+    for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.pyi?))`", text):
+        places = (ROOT / name, repository / name, repository / "docs" / name)
+        assert name in {"decoded/"} or any(place.exists() for place in places), name
