@@ -77,8 +77,9 @@ def test_public_names_are_there_and_documented():
 
 
 def test_the_architecture_page_names_files_that_exist():
-    repository = ROOT.parent.parent
+    package = Path(lowerbound.__file__).parent
+    repository = package.parent.parent
     text = (repository / "docs" / "architecture.md").read_text(encoding="utf8")
     for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.pyi?))`", text):
-        places = (ROOT / name, repository / name, repository / "docs" / name)
+        places = (package / name, repository / name, repository / "docs" / name)
         assert name in {"decoded/"} or any(place.exists() for place in places), name
