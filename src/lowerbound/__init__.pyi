@@ -33,6 +33,7 @@ from .evaluation import paired_difference as paired_difference
 from .evaluation import posterior_health as posterior_health
 from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
+from .models import Latent as Latent
 from .models import LatentModel as LatentModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model

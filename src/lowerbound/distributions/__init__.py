@@ -19,6 +19,7 @@ from lowerbound.distributions.entries import (
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.point_mass import PointMass
+from lowerbound.distributions.points import natural_point, point_of
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "entry_support",
     "entrywise_log_prob",
     "is_mass",
+    "natural_point",
+    "point_of",
     "soft_clamp",
     "support_of",
 ]
