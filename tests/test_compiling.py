@@ -21,7 +21,7 @@ from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiling import compile_step
 from lowerbound.training.loop import Observer
-from lowerbound.training.optim import averaged, make_optimizer
+from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -176,7 +176,7 @@ def test_averages_and_running_statistics_follow(lowered):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))
         model = make_vae(lb.Bernoulli(lb.flatten_leading(net, 2, 6)))
-        steps.append(make_step(model, lb.ELBO(), binary((6,)), averaged=averaged(model, 0.5)))
+        steps.append(make_step(model, lb.ELBO(), binary((6,)), averaged=average_weights(model, 0.5)))
         return steps[-1]
 
     steps = []
@@ -455,7 +455,7 @@ def test_a_step_asks_the_device_for_nothing(optimizer, elsewhere):
 
 def test_the_average_counts_its_updates_here():
     """It asks whether the first one is due; so the count must not lie on a device."""
-    assert averaged(make_vae(), 0.5).n_averaged.device.type == "cpu"
+    assert average_weights(make_vae(), 0.5).n_averaged.device.type == "cpu"
 
 
 class Failing(nn.Module):
