@@ -7,12 +7,13 @@ job says "identical", or what differs first. The exit code is 1 where anything d
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -70,15 +71,13 @@ def work(table: str, only: str) -> None:
     Path(f"{table}.json").write_text(json.dumps(found))
 
 
-@contextlib.contextmanager
-def checked_out(commit: str, folder: Path) -> Iterator[Path]:
-    """The tree of a commit, while it is needed."""
-    git = ["git", "-C", str(ROOT), "worktree"]
-    subprocess.run([*git, "add", "--detach", folder, commit], capture_output=True, check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", folder], capture_output=True, check=True)
+def unpack(commit: str, folder: Path) -> Path:
+    """Write the package's sources as of a commit to a folder."""
+    git = ["git", "-C", str(ROOT), "archive", commit, "src"]
+    packed = subprocess.run(git, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "src"
 
 
 def run(sources: Mapping[str, Path], folder: Path, table: str, only: str) -> dict[str, Any]:
@@ -140,12 +139,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        with checked_out(arguments.against, Path(temporary) / "tree") as tree:
-            sources = {"then": tree / "src", "now": ROOT / "src"}
-            for table in ("FILES", "JOBS"):
-                found = run(sources, folder, table, arguments.only)
-                then |= found["then"]
-                now |= found["now"]
+        sources = {"then": unpack(arguments.against, Path(temporary)), "now": ROOT / "src"}
+        for table in ("FILES", "JOBS"):
+            found = run(sources, folder, table, arguments.only)
+            then |= found["then"]
+            now |= found["now"]
     from identity_jobs import ALIKE
 
     sys.exit(compare(then, now, ALIKE) > 0)

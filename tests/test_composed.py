@@ -88,6 +88,17 @@ def test_a_flow_stays_out_of_half_precision():
     assert math.isfinite(lb.evaluate(vae, lb.ELBO(), binary_images(5)).mean)
 
 
+def test_a_model_of_two_precisions_comes_back_in_both(tmp_path):
+    vae = lb.LatentModel(
+        lb.Flow("nsf", 2), lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Bernoulli(lb.mlp(2, IMAGE))
+    ).bfloat16()
+    again, x = lb.load(lb.save(vae, tmp_path / "vae")), binary_images(5)
+    for name, value in vae.state_dict().items():
+        assert again.state_dict()[name].dtype == value.dtype, name
+    bounds = [lb.evaluate(one, lb.ELBO(), x).per_example for one in (vae, again)]
+    assert torch.equal(*bounds)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -17,7 +17,7 @@ from lowerbound.data import images, memory
 from lowerbound.data.arrays import as_examples
 from lowerbound.data.mapped import Mapped
 from lowerbound.errors import DataError, SettingsError
-from lowerbound.training import feeding
+from lowerbound.training import batches
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -193,11 +193,11 @@ def test_training_from_a_file_is_training_from_memory_in_the_same_order(
     pool, compile, saved, traced, monkeypatch
 ):
     """Whether batches are read one by one, or several together."""
-    monkeypatch.setattr(feeding, "_POOL", pool)
+    monkeypatch.setattr(batches, "_POOL", pool)
     monkeypatch.setattr(
-        feeding.Feed,
-        "order",
-        lambda feed, size, generator: torch.randperm(len(feed.examples), generator=generator),
+        batches.BatchSource,
+        "shuffle",
+        lambda source, size, generator: torch.randperm(len(source.examples), generator=generator),
     )
     path = saved(ARRAYS["grey"])
     settings = {
@@ -217,8 +217,9 @@ def test_training_from_a_file_is_training_from_memory_in_the_same_order(
     assert histories[0] == histories[1]
 
 
-def feed_of(path):
-    return feeding.Feed(lb.Examples.of(np.load(path, mmap_mode="r")), torch.device("cpu"))
+def source_of(path):
+    examples = lb.Examples.of(np.load(path, mmap_mode="r"))
+    return batches.BatchSource(examples, torch.device("cpu"))
 
 
 def generator():
@@ -228,21 +229,21 @@ def generator():
 @pytest.mark.parametrize("size", [1, 4, 7, 300])
 def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
     """Every example once, whole blocks in a pool, each pool shuffled, another order per seed."""
-    monkeypatch.setattr(feeding, "_BLOCK", 50)
-    monkeypatch.setattr(feeding, "_POOL", 1000)
+    monkeypatch.setattr(batches, "_BLOCK", 50)
+    monkeypatch.setattr(batches, "_POOL", 1000)
     np.save(tmp_path / "rows.npy", np.arange(2030, dtype=np.uint8).reshape(203, 10))
-    feed = feed_of(tmp_path / "rows.npy")
-    order = feed.order(size, generator())
+    source = source_of(tmp_path / "rows.npy")
+    order = source.shuffle(size, generator())
     assert torch.equal(order.sort().values, torch.arange(203))
-    assert torch.equal(order, feed.order(size, generator()))
-    assert not torch.equal(order, feed.order(size, torch.Generator().manual_seed(4)))
-    assert feed.in_blocks(size) == (size < 203)
-    if feed.in_blocks(size):
+    assert torch.equal(order, source.shuffle(size, generator()))
+    assert not torch.equal(order, source.shuffle(size, torch.Generator().manual_seed(4)))
+    assert source.keeps_blocks(size) == (size < 203)
+    if source.keeps_blocks(size):
         pool = 100 // size * size
         blocks = [set((part // 5).tolist()) for part in order.split(pool)]
         assert sum(map(len, blocks)) <= 41 + len(blocks) - 1  # a block may lie across two pools
         assert len((order[:pool].diff() == 1).nonzero()) < 0.2 * pool
-    read = torch.cat(list(feed.batches(order, size)))
+    read = torch.cat([batch.tensor for batch in source.batches(order, size)])
     assert torch.equal(read, torch.from_numpy(np.load(tmp_path / "rows.npy"))[order])
 
 
@@ -255,7 +256,7 @@ def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
     On two cores training then has a fifth of its speed.
     """
     np.save(tmp_path / "rows.npy", np.zeros((20_000, 4), np.uint8))
-    values = feed_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
+    values = source_of(tmp_path / "rows.npy").examples.subset(torch.randperm(20_000)).values
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -269,8 +270,8 @@ def test_reading_ahead_starts_no_thread_that_computes(tmp_path):
 
 
 def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved):
-    feed = feed_of(saved(ARRAYS["grey"]))
-    assert torch.equal(feed.order(4, generator()), torch.randperm(30, generator=generator()))
+    source = source_of(saved(ARRAYS["grey"]))
+    assert torch.equal(source.shuffle(4, generator()), torch.randperm(30, generator=generator()))
 
 
 @pytest.mark.parametrize("between", [0, 30, 60, 1 << 12])
@@ -291,7 +292,7 @@ def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monk
 
 
 def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(feeding, "_POOL", 200)
+    monkeypatch.setattr(batches, "_POOL", 200)
     path = saved(ARRAYS["grey"])
     settings = {
         "batch_size": 4,
@@ -306,7 +307,7 @@ def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("pool", [100, 1 << 20])
 def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(pool, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(feeding, "_POOL", pool)
+    monkeypatch.setattr(batches, "_POOL", pool)
     path = saved(ARRAYS["grey"])
     settings = {"batch_size": 4, "progress": False, "pictures_every": 0}
     runs = []
@@ -332,10 +333,10 @@ def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(pool, saved, tmp_pat
 def test_readers_end_with_an_epoch_that_is_cut_short(saved):
     import threading
 
-    feed = feed_of(saved(ARRAYS["grey"]))
-    batches = feed.batches(torch.arange(30), 4)
-    assert torch.equal(next(batches), torch.from_numpy(ARRAYS["grey"][:4]))
-    batches.close()
+    source = source_of(saved(ARRAYS["grey"]))
+    ahead = source.batches(torch.arange(30), 4)
+    assert torch.equal(next(ahead).tensor, torch.from_numpy(ARRAYS["grey"][:4]))
+    ahead.close()
     assert not [
         thread for thread in threading.enumerate() if thread.name.startswith("lowerbound-reader")
     ]

@@ -1,6 +1,7 @@
 """The direction of the imports, and how light the package is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_every_file_belongs_to_a_layer():
 
 
 def test_only_the_top_layers_use_the_public_names():
-    """``import lowerbound as lb`` reaches everything, so only recipes, the command and its checks may."""
+    """``import lowerbound as lb`` reaches everything; only the top layers may do that."""
     for path in TREE.files:
         imports = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Import)]
         uses = {alias.asname for node in imports for alias in node.names}
@@ -73,3 +74,12 @@ def test_public_names_are_there_and_documented():
         assert name in dir(lowerbound)
     with pytest.raises(AttributeError, match="No lowerbound attribute elbow"):
         _ = lowerbound.elbow
+
+
+def test_the_architecture_page_names_files_that_exist():
+    package = Path(lowerbound.__file__).parent
+    repository = package.parent.parent
+    text = (repository / "docs" / "architecture.md").read_text(encoding="utf8")
+    for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.pyi?))`", text):
+        places = (package / name, repository / name, repository / "docs" / name)
+        assert name in {"decoded/"} or any(place.exists() for place in places), name

@@ -4,7 +4,35 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Binomial,
+    Categorical,
+    Cauchy,
+    Dirichlet,
+    Exponential,
+    Gamma,
+    Gumbel,
+    HalfNormal,
+    Independent,
+    Laplace,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    Multinomial,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+    RelaxedBernoulli,
+    StudentT,
+    Uniform,
+    Weibull,
+)
 
+import lowerbound as lb
+from lowerbound.conditionals import Parametric
 from lowerbound.data import Examples
 from lowerbound.runtime import noise
 from lowerbound.runtime.noise import derived_seed, per_example, standard_normal
@@ -131,3 +159,164 @@ def test_pixels_drawn_once_are_unrelated_to_the_latents_noise():
         abs(float(torch.corrcoef(torch.stack([grey.flatten(), latents.flatten()]))[0, 1]))
         < 5 / 20_000**0.5
     )
+
+
+# Of parameters [B, 2] in (0, 1): torch's distributions by the functions that they draw with.
+THEIRS = {
+    "Normal": lambda a: Normal(a, a),
+    "Uniform": lambda a: Uniform(a, 1 + a),
+    "Exponential": Exponential,
+    "Laplace": lambda a: Laplace(a, a),
+    "Gumbel": lambda a: Gumbel(a, a),
+    "Weibull": lambda a: Weibull(a, 1 + a),
+    "HalfNormal": HalfNormal,
+    "Cauchy": lambda a: Cauchy(a, a),
+    "Gamma": lambda a: Gamma(a, 1 + a),
+    "StudentT": lambda a: StudentT(5 + a, a, a),
+    "Beta": lambda a: Beta(a, 2 * a),
+    "Dirichlet": Dirichlet,
+    "Dirichlet of small concentrations": lambda a: Dirichlet(a / 100),
+    "Bernoulli": Bernoulli,
+    "Poisson": lambda a: Poisson(9 * a),
+    "Binomial": lambda a: Binomial(7, a),
+    "NegativeBinomial": lambda a: NegativeBinomial(3 + a, a),
+    "Categorical": Categorical,
+    "Categorical of a matrix": lambda a: Categorical(torch.stack([a, a.flip(-1), a**2], -1)),
+    "OneHotCategorical": OneHotCategorical,
+    "Multinomial": lambda a: Multinomial(5, a),
+    "RelaxedBernoulli": lambda a: RelaxedBernoulli(torch.tensor(0.5), a),
+    "LowRankMultivariateNormal": lambda a: LowRankMultivariateNormal(a, a[..., None], a),
+    "MixtureSameFamily": lambda a: MixtureSameFamily(Categorical(a), Normal(a, a)),
+}
+
+
+def draws_of(make, parameters, rows, samples=6, sizes=(6,)):
+    """``[samples, B, ...]`` draws for some rows, by chunks of these sizes."""
+    with noise.per_example(0, torch.tensor(rows)), noise.in_chunks() as next_chunk:
+        parts = []
+        for size in sizes:
+            next_chunk()
+            with noise.for_foreign(size, len(rows)):
+                parts.append(make(parameters[rows]).sample((size,)))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_torch_s_distributions_draw_from_the_examples_streams(name):
+    make = THEIRS[name]
+    parameters = torch.rand(9, 2, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    state = torch.get_rng_state()
+    whole = draws_of(make, parameters, list(range(9)))
+    assert torch.equal(draws_of(make, parameters, [7, 2]), whole[:, [7, 2]])
+    assert torch.equal(draws_of(make, parameters, [5], sizes=(1, 3, 2)), whole[:, [5]])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(whole[0], whole[1])
+
+
+@pytest.mark.parametrize("name", [name for name in THEIRS if name != "Cauchy"])
+def test_draws_from_the_streams_have_their_distribution(name):
+    """Means and variances of 200 x 400 draws at 5 standard errors: one false alarm in 10^4 runs."""
+    p = THEIRS[name](torch.tensor([[0.3, 0.7]], dtype=torch.float64).expand(200, 2))
+    with noise.per_example(0, torch.arange(200)), noise.for_foreign(400, 200):
+        draws = p.sample((400,)).double().flatten(0, 1)
+    try:
+        mean, variance = p.mean, p.variance
+    except NotImplementedError:
+        mean, variance = None, None
+    if mean is None or bool(mean.isnan().any()):  # compared with torch's own draws instead
+        torch.manual_seed(0)
+        own = p.sample((400,)).double().flatten(0, 1)
+        mean, variance = own.mean(0), own.var(0)
+    else:
+        mean, variance = mean[0], variance[0]
+    spread = (2 * variance / len(draws)).sqrt()
+    assert ((draws.mean(0) - mean).abs() <= 5 * spread + 1e-12).all()
+    fourth = ((draws - mean) ** 4).mean(0)
+    spread = (2 * (fourth - variance**2) / len(draws)).sqrt()
+    assert (((draws - mean).square().mean(0) - variance).abs() <= 5 * spread + 1e-12).all()
+
+
+def test_small_dirichlet_draws_are_shares():
+    draws = draws_of(
+        THEIRS["Dirichlet of small concentrations"], torch.full((3, 2), 0.1), [0, 1, 2]
+    )
+    torch.testing.assert_close(draws.sum(-1), torch.ones(6, 3))
+
+
+@pytest.mark.parametrize("make", [Gamma, Beta])
+def test_draws_from_the_streams_keep_the_implicit_gradient(make):
+    """The gradient of the mean of the draws is that of the mean, to 5 standard errors."""
+    a = torch.tensor([[1.5, 0.7]], dtype=torch.float64).expand(100, 2).clone().requires_grad_()
+    p = make(a, torch.full_like(a, 2.0))
+    with noise.per_example(0, torch.arange(100)), noise.for_foreign(300, 100):
+        draws = p.rsample((300,))
+    # By one example: the gradient of its mean draw, 100 independent estimates.
+    (found,) = torch.autograd.grad(draws.mean(0).sum(), a)
+    (expected,) = torch.autograd.grad(p.mean.sum(), a)
+    error = (found - expected).mean(0).abs() / (found.std(0) / 10)
+    assert (error < 5).all()
+    assert (found.std(0) > 0).all()
+
+
+class GammaPosterior(Parametric):
+    """Independent gamma entries, given by a network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def from_parameters(self, raw):
+        concentration, rate = nn.functional.softplus(raw).chunk(2, -1)
+        return Independent(Gamma(0.5 + concentration, 0.5 + rate), 1)
+
+
+class GammaPrior(lb.Conditional):
+    """Gamma(2, 1) entries."""
+
+    def forward(self, *given):
+        return Independent(Gamma(torch.full((2,), 2.0), torch.ones(2)), 1)
+
+
+@pytest.fixture
+def gamma_model():
+    torch.manual_seed(0)
+    decoder = lb.Gaussian(lb.mlp(2, 8, 10))
+    return lb.LatentModel(GammaPrior(), GammaPosterior(lb.mlp(5, 8, 4)), decoder).double()
+
+
+def test_a_gamma_posterior_s_values_do_not_depend_on_the_batch_size(gamma_model):
+    x = torch.randn(23, 5, generator=torch.Generator().manual_seed(0)).double()
+    for objective in (lb.ELBO(samples=3), lb.IWAE(4)):
+        first = lb.evaluate(gamma_model, objective, x, batch_size=23).per_example
+        for size in (1, 5):
+            again = lb.evaluate(gamma_model, objective, x, batch_size=size).per_example
+            torch.testing.assert_close(again, first)
+    first = lb.log_likelihood(gamma_model, x, 60).per_example
+    again = lb.log_likelihood(gamma_model, x, 60, batch_size=4, chunk_size=7).per_example
+    torch.testing.assert_close(again, first)
+    torch.testing.assert_close(gamma_model.encode(x)[3:5], gamma_model.encode(x[3:5]))
+
+
+def test_a_gamma_posterior_s_gradient_in_training_is_torch_s(gamma_model):
+    x = torch.randn(23, 5, generator=torch.Generator().manual_seed(0)).double()
+
+    def gradients(bound):
+        gamma_model.zero_grad()
+        torch.manual_seed(3)
+        bound().sum().backward()
+        return [parameter.grad.clone() for parameter in gamma_model.parameters()]
+
+    def by_hand():
+        q, prior = gamma_model.posterior(x), gamma_model.prior()
+        z = q.rsample((2,))
+        log_w = gamma_model.likelihood(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)
+        return log_w.mean(0)
+
+    ours = gradients(lambda: lb.ELBO(samples=2, kl="sampled")(gamma_model.draw(x, 2)))
+    for found, expected in zip(ours, gradients(by_hand), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_noise_is_public():
+    assert lb.noise.standard_normal is noise.standard_normal
+    assert lb.noise.uniform is noise.uniform

@@ -303,7 +303,7 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
     )
     dropping.posterior.append_dropout = nn.Dropout()
     with pytest.raises(UnsupportedError, match="NormalizingFlow whose network has a Dropout"):
-        dropping.train().draw(x, 2, "dreg").log_q_held  # noqa: B018
+        dropping.train().draw(x, 2, "dreg").log_q_stopgrad_parameters  # noqa: B018
     flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1), lb.Bernoulli(lb.mlp(2, 6)))
     with pytest.raises(
         UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"

@@ -255,7 +255,7 @@ def dreg_does_not_square_its_weights(patch):
 
 @breaks("sticking-the-landing", "sticking-is-biased-for-more", "dreg-is-unbiased")
 def the_posterior_is_not_held(patch):
-    patch.setattr(Draw, "log_q_held", property(lambda self: self.log_q))
+    patch.setattr(Draw, "log_q_stopgrad_parameters", property(lambda self: self.log_q))
 
 
 @breaks("sticking-the-landing", "sticking-is-unbiased-for-one", "dreg-is-unbiased")

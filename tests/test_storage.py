@@ -251,6 +251,11 @@ def test_words_of_descriptions_are_no_arguments(name):
     assert "Reserved" not in KINDS
 
 
+def test_words_of_descriptions_are_no_options():
+    with pytest.raises(StorageError, match="Tables has an argument 'shared'"):
+        describe(Tables(torch.rand(2), torch.tensor([1]), None, shared=3))
+
+
 @lb.describable
 class Tables(nn.Module):
     """A part that keeps tensors and options among its arguments."""

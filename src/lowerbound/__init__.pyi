@@ -3,11 +3,15 @@ from . import errors as errors
 from . import recipes as recipes
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import ByVariable as ByVariable
+from .conditionals import Categorical as Categorical
 from .conditionals import Conditional as Conditional
 from .conditionals import Flow as Flow
 from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gaussian as Gaussian
+from .conditionals import Given as Given
 from .conditionals import LowRankGaussian as LowRankGaussian
+from .conditionals import Masked as Masked
+from .conditionals import Point as Point
 from .conditionals import StandardNormal as StandardNormal
 from .conditionals import VampPrior as VampPrior
 from .conditionals import full_rank as full_rank
@@ -29,6 +33,7 @@ from .evaluation import paired_difference as paired_difference
 from .evaluation import posterior_health as posterior_health
 from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
+from .models import Latent as Latent
 from .models import LatentModel as LatentModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,9 @@ def as_shape(size: int | Shape) -> Shape:
         SettingsError: if an entry is not a whole number of at least 1.
     """
     try:
-        entries = (size,) if not isinstance(size, Iterable) else tuple(size)
+        entries: tuple[Any, ...] = (size,)
+        if isinstance(size, Iterable):
+            entries = tuple(size)
         shape = tuple(operator.index(entry) for entry in entries)
     except TypeError:
         entries = shape = ()

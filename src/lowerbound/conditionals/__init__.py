@@ -1,7 +1,8 @@
-"""Modules that return distributions: priors, posteriors and likelihoods are all of this one kind."""
+"""Modules that return distributions: priors, posteriors and likelihoods are of this one kind."""
 
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
+from lowerbound.conditionals.categorical import Categorical
 from lowerbound.conditionals.flow import Flow
 from lowerbound.conditionals.gaussian import (
     FullRankGaussian,
@@ -12,19 +13,25 @@ from lowerbound.conditionals.gaussian import (
     low_rank,
     mean_field,
 )
+from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.structured import ByVariable, Parts
 from lowerbound.conditionals.vamp import VampPrior
 
 __all__ = [
     "Bernoulli",
     "ByVariable",
+    "Categorical",
     "Conditional",
     "Flow",
     "FullRankGaussian",
     "Gaussian",
+    "Given",
     "LowRankGaussian",
+    "Masked",
     "Parametric",
     "Parts",
+    "Point",
     "StandardNormal",
     "VampPrior",
     "event_dims_of",

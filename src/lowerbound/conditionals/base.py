@@ -1,4 +1,4 @@
-"""The one kind of which priors, posteriors and likelihoods are: modules that return distributions."""
+"""Conditionals: modules that return distributions, as priors, posteriors and likelihoods do."""
 
 from __future__ import annotations
 
@@ -15,18 +15,29 @@ from torch.distributions import Distribution
 from lowerbound.describe import KINDS
 from lowerbound.errors import DataError
 
-HALF = (torch.float16, torch.bfloat16)
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+"""Floating types in which no term of a bound is computed."""
 
 
 class Conditional(nn.Module, ABC):
-    """A distribution that depends on what it is given: ``forward(*given)`` returns a ``torch.distributions.Distribution``.
+    """A module whose ``forward(*given)`` returns a ``torch.distributions.Distribution``.
 
-    A prior p(z) is given nothing, an encoder q(z given x) is given x ``[B, *event]``, a decoder p(x given z) is given z
-    ``[K, B, J]`` and must keep the leading dimensions as the batch shape of what it returns.
+    A prior p(z) is given nothing. An encoder q(z given x) is given x, ``[B, *event]``. A decoder
+    p(x given z) is given z, ``[K, B, J]``, and must return a distribution of batch shape
+    ``[K, B]``.
 
-    To write your own: subclass :class:`Parametric` if a network gives all parameters, else this class, and return a
-    distribution from ``forward``. Override :meth:`check_data` if data can lie outside of the support.
-    Any other module whose ``forward`` returns a distribution, such as a flow of the library zuko, serves as well.
+    To write your own: subclass :class:`Parametric` if one network gives all parameters, else this
+    class, and return a distribution from ``forward``. Then, as far as it applies:
+
+    - name fields of the examples in :attr:`needs` or :attr:`accepts`, to receive them as keywords;
+    - set :attr:`normalized` to False if the result is a score rather than a density or a mass;
+    - override :meth:`check_data` to explain which data lie outside of the support, and
+      :meth:`check_fields` to refuse fields that cannot be used;
+    - decorate it with :func:`lowerbound.describable`, so that a saved model is rebuilt from its
+      file.
+
+    Any other module whose ``forward`` returns a distribution, such as a flow of the library zuko,
+    serves as well.
     """
 
     network_dtype: torch.dtype | None = None  # see networks_in
@@ -35,28 +46,49 @@ class Conditional(nn.Module, ABC):
     """Names of the fields of each example that ``forward`` takes as keywords."""
 
     accepts: tuple[str, ...] = ()
-    """Names of fields that ``forward`` takes as keywords where the examples have them."""
+    """Names of fields that ``forward`` takes as keywords if the examples have them."""
 
     normalized: bool = True
-    """Whether it is a density or a mass; without that, what it gives is a score, and no bound follows."""
+    """Whether it is a density or a mass. Otherwise it is a score, from which no bound follows."""
 
     @abstractmethod
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that it needs."""
 
     def extra_repr(self) -> str:
-        """The settings of a describable conditional, apart from its network."""
+        """The settings of a describable conditional, apart from its modules."""
         if type(self).__name__ not in KINDS:
             return ""
-        names = [name for name in inspect.signature(type(self)).parameters if name != "network"]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        names = inspect.signature(type(self)).parameters
+        settings = {name: getattr(self, name) for name in names}
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in settings.items()
+            if not isinstance(value, nn.Module)
+        )
 
-    def check_data(self, x: Tensor, rows: Tensor, name: str = "data") -> None:
+    def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse observations outside of the distribution's support, by name.
+
+        The support that the distribution states is checked without this. Override it to say more
+        about the cause and the remedy.
 
         Args:
             x: observations as they would be scored, ``[B, *event]``.
             rows: their positions in the dataset, ``[B]``.
+            name: what the message calls the dataset.
+            fields: those that the conditional needs or accepts, ``[B, ...]`` each.
+
+        Raises:
+            DataError: if there is something to refuse.
+        """
+
+    def check_fields(self, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data") -> None:
+        """Refuse fields that cannot be used, by name.
+
+        Args:
+            fields: all that are given, ``[B, ...]`` each.
+            rows: the positions of these examples in the dataset, ``[B]``.
             name: what the message calls the dataset.
 
         Raises:
@@ -64,44 +96,65 @@ class Conditional(nn.Module, ABC):
         """
 
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
-        """The network's output, in float32 at least: terms of a bound are never computed in half precision."""
+        """The network's output, in float32 at least, as all terms of a bound are."""
         own = next((parameter.dtype for parameter in network.parameters()), None)
-        if own in HALF:
+        if own in LOW_PRECISION:
             given = tuple(value.to(own) for value in given)
         if own == torch.float32 and self.network_dtype is not None and given:
             with torch.autocast(given[0].device.type, self.network_dtype, cache_enabled=False):
                 raw: Tensor = network(*given, **fields)
         else:
             raw = network(*given, **fields)
-        return raw.float() if raw.dtype in HALF else raw
+        return in_full_precision(raw)
+
+
+def in_full_precision(value: Tensor) -> Tensor:
+    """The value in float32 at least."""
+    if value.dtype in LOW_PRECISION:
+        return value.float()
+    return value
 
 
 @contextmanager
 def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Within the block, networks of a model's conditionals multiply matrices in this floating type.
+    """Within the block, the networks of a model's conditionals multiply matrices in this type.
 
-    Their parameters stay as they are, and so does everything after their output: terms of a bound are computed in float32. A
-    flow of another library is not a conditional of ours, and computes as ever.
+    Their weights keep their type, and everything after a network's output does too, so the terms
+    of a bound are computed in float32. A flow of another library is not a conditional of ours, and
+    computes as ever.
+
+    The type is an attribute of each conditional. A variable of the thread or of the context would
+    not do: what is checkpointed is computed once more by threads that torch starts.
+
+    Args:
+        model: whose conditionals to switch.
+        dtype: of the matrix products; ``None`` for the networks' own.
     """
-    ours = (
-        []
-        if dtype is None
-        else [module for module in model.modules() if isinstance(module, Conditional)]
-    )
-    for module in ours:
+    if dtype is None:
+        yield
+        return
+    before = {
+        module: module.network_dtype
+        for module in model.modules()
+        if isinstance(module, Conditional)
+    }
+    for module in before:
         module.network_dtype = dtype
     try:
         yield
     finally:
-        for module in ours:
-            module.network_dtype = None
+        for module, own in before.items():
+            module.network_dtype = own
 
 
 class Parametric(Conditional):
-    """A conditional whose parameters are the output of ``self.network``, which can therefore be refined for each example.
+    """A conditional whose parameters are the output of ``self.network``.
 
-    To write your own: subclass, keep the network under ``self.network``, and return a distribution from
-    :meth:`from_parameters`.
+    These parameters can therefore be refined for each example, as :func:`lowerbound.inference_gaps`
+    does.
+
+    To write your own: subclass, assign the network to ``self.network``, and return a distribution
+    from :meth:`from_parameters`.
     """
 
     network: nn.Module
@@ -116,7 +169,7 @@ class Parametric(Conditional):
 
 
 def fields_for(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fields that a part of a model takes, of all that are given: those it needs or accepts.
+    """The fields that a part of a model needs or accepts, of all that are given.
 
     Raises:
         DataError: if one that it needs is not given, naming it.
@@ -131,6 +184,22 @@ def fields_for(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor
     return {name: given[name] for name in (*needs, *accepts) if name in given}
 
 
+def check_fields(
+    model: nn.Module, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data"
+) -> None:
+    """Refuse fields that a conditional within a model cannot use, see :class:`Conditional`.
+
+    Raises:
+        DataError: naming the field and the row.
+    """
+    for module in model.modules():
+        if isinstance(module, Conditional):
+            module.check_fields(fields, rows, name)
+
+
 def event_dims_of(network: nn.Module) -> int:
-    """How many trailing dimensions of a network's output make one event; 1 where the network does not declare it."""
+    """The number of trailing dimensions of a network's output that make one event.
+
+    It is 1 if the network does not declare its ``output_shape``.
+    """
     return len(getattr(network, "output_shape", None) or (1,))

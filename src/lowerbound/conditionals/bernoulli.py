@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
@@ -22,7 +24,8 @@ class Bernoulli(Parametric):
     Example:
         >>> import torch
         >>> from lowerbound.networks import mlp
-        >>> Bernoulli(mlp(2, 32, (1, 8, 8)))(torch.zeros(7, 5, 2)).log_prob(torch.ones(5, 1, 8, 8)).shape
+        >>> p = Bernoulli(mlp(2, 32, (1, 8, 8)))(torch.zeros(7, 5, 2))
+        >>> p.log_prob(torch.ones(5, 1, 8, 8)).shape
         torch.Size([7, 5])
     """
 
@@ -35,23 +38,26 @@ class Bernoulli(Parametric):
         """The Bernoulli distribution of these logits."""
         return FactorialBernoulli(raw, self.event_dims)
 
-    def check_data(self, x: Tensor, rows: Tensor, name: str = "data") -> None:
+    def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse values that are neither 0 nor 1.
 
         Raises:
-            DataError: for values outside of [0, 1], and for grey values, whose Bernoulli "likelihood" would not be one.
+            DataError: for values outside of [0, 1], and for grey values, which have no probability
+                under a Bernoulli distribution.
         """
         outside = ((x < 0) | (x > 1)).flatten(1).any(1)
         if outside.any():
             worst = x[outside][0]
             raise DataError(
-                f"{name}: a Bernoulli likelihood wants values in [0, 1], but row {int(rows[outside.cpu()][0])} spans "
-                f"[{worst.min():.4g}, {worst.max():.4g}]; rescale the data, or use a Gaussian likelihood"
+                f"{name}: a Bernoulli likelihood wants values in [0, 1], but row "
+                f"{int(rows[outside.cpu()][0])} spans [{worst.min():.4g}, {worst.max():.4g}]; "
+                "rescale the data, or use a Gaussian likelihood"
             )
         grey = ((x != 0) & (x != 1)).flatten(1).any(1)
         if grey.any():
             raise DataError(
-                f"{name}: row {int(rows[grey.cpu()][0])} has grey values, and a Bernoulli likelihood of those is not a likelihood: "
-                "set pixels='binarize' (--pixels binarize) to draw binary pixels at every pass, pixels='binarize-once' to "
-                "draw them once, or use a Gaussian likelihood"
+                f"{name}: row {int(rows[grey.cpu()][0])} has grey values, and a Bernoulli "
+                "likelihood of those is not a likelihood: set pixels='binarize' (--pixels "
+                "binarize) to draw binary pixels in every epoch, pixels='binarize-once' to draw "
+                "them once, or use a Gaussian likelihood"
             )

@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import HALF, Conditional
+from lowerbound.conditionals.base import LOW_PRECISION, Conditional
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.networks import Shape, as_shape, leading_shape
@@ -99,6 +99,11 @@ class Flow(Conditional):
                 f"context of {width} dimensions and {given}: {error}"
             ) from None
 
+    @property
+    def input_shape(self) -> Shape | None:
+        """The shape of one context."""
+        return self.context
+
     def forward(self, *given: Tensor) -> Distribution:
         """The flow for this context.
 
@@ -127,7 +132,7 @@ class Flow(Conditional):
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:
-    if tensor.dtype in HALF:
+    if tensor.dtype in LOW_PRECISION:
         return tensor.float()
     return tensor
 

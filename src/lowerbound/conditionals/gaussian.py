@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from lowerbound.conditionals.base import HALF, Conditional, Parametric, event_dims_of
+from lowerbound.conditionals.base import (
+    Conditional,
+    Parametric,
+    event_dims_of,
+    in_full_precision,
+)
 from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
@@ -20,7 +25,7 @@ from lowerbound.settings import whole_number
 
 @describable
 class StandardNormal(Conditional):
-    """N(0, I) over events of a given shape; whatever it is given, it ignores.
+    """N(0, I) over events of a given shape. It ignores what it is given.
 
     Args:
         shape: the number of dimensions, or the event's shape.
@@ -39,7 +44,7 @@ class StandardNormal(Conditional):
 
     def forward(self, *given: Tensor) -> DiagonalNormal:
         """N(0, I)."""
-        zeros = self.zeros.float() if self.zeros.dtype in HALF else self.zeros
+        zeros = in_full_precision(self.zeros)
         return DiagonalNormal(zeros, zeros, len(self.shape))
 
 
@@ -47,27 +52,33 @@ class StandardNormal(Conditional):
 class Gaussian(Parametric):
     r"""A diagonal Gaussian whose mean, and by default whose scale, a network gives.
 
-    .. math:: N(y; \mu(\cdot), \operatorname{diag} \sigma(\cdot)^2), \qquad \log\sigma^2 = \operatorname{bound}(v)
+    .. math::
 
-    With ``scale="network"`` the network's output is split along the first dimension of the event into mean and log
-    variance: a Gaussian over ``[J]`` reads ``[2J]``, one over ``[C, H, W]`` reads ``[2C, H, W]``.
+        N(y; \mu(\cdot), \operatorname{diag} \sigma(\cdot)^2), \qquad
+        \log\sigma^2 = \operatorname{bound}(v)
 
-    The log variance passes through a smooth bound that keeps every scale between ``min_scale`` and ``max_scale`` and is
-    the identity except near the two. The floor matters for a likelihood: a learned scale makes the bound arbitrarily high
-    wherever pixels are constant, so a figure is comparable only with figures for the same floor.
+    With ``scale="network"`` the network's output is split along the first dimension of the event
+    into mean and log variance: a Gaussian over ``[J]`` reads ``[2J]``, one over ``[C, H, W]`` reads
+    ``[2C, H, W]``.
+
+    The log variance passes through a smooth bound that keeps every scale between ``min_scale`` and
+    ``max_scale``, and is the identity except near these two. The floor matters for a likelihood: a
+    learned scale makes the bound arbitrarily high wherever pixels are constant, so a bound is
+    comparable only with bounds for the same floor.
 
     Args:
         network: from what is given to the parameters.
-        scale: ``"network"``: one for every entry of every event, given by the network. ``"shared"``: one learned number.
-            ``"elementwise"``: one learned number for each entry of the event. A positive number: fixed at that.
+        scale: ``"network"``: one for every entry of every event, given by the network.
+            ``"shared"``: one learned number. ``"elementwise"``: one learned number for each entry
+            of the event. A positive number: fixed at that.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
         min_scale: the floor of a learned scale, in the unit of the data.
         max_scale: its ceiling.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.
-        ShapeError: if the output cannot be split in two, or an elementwise scale is asked of a network that does not declare
-            its output's shape.
+        ShapeError: if the output cannot be split in two, or an elementwise scale is asked of a
+            network that does not declare its ``output_shape``.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -103,8 +114,9 @@ class Gaussian(Parametric):
         if self.scale == "network":
             if declared is not None and declared[0] % 2:
                 raise ShapeError(
-                    f"Gaussian: a network with output shape {declared} cannot be split into mean and log variance; "
-                    f"let it give {(2 * declared[0], *declared[1:])}, or pass scale='shared' or a number"
+                    f"Gaussian: a network with output shape {declared} cannot be split into mean "
+                    f"and log variance; let it give {(2 * declared[0], *declared[1:])}, or pass "
+                    "scale='shared' or a number"
                 )
         elif self.scale == "shared":
             self.log_variance = nn.Parameter(torch.zeros(()))
@@ -118,7 +130,8 @@ class Gaussian(Parametric):
             self.register_buffer("log_scale", torch.tensor(math.log(self.scale)), persistent=False)
         else:
             raise SettingsError(
-                f"Gaussian: scale={self.scale!r} is unknown; choose 'network', 'shared', 'elementwise' or a positive number"
+                f"Gaussian: scale={self.scale!r} is unknown; choose 'network', 'shared', "
+                "'elementwise' or a positive number"
             )
 
     def from_parameters(self, raw: Tensor) -> DiagonalNormal:
@@ -130,9 +143,9 @@ class Gaussian(Parametric):
             log_scale = self._bounded_log_scale(self.log_variance).to(raw.dtype)
         else:
             log_scale = cast(Tensor, self.log_scale).to(raw.dtype)
-        return DiagonalNormal(
-            raw.sigmoid() if self.mean == "sigmoid" else raw, log_scale, self.event_dims
-        )
+        if self.mean == "sigmoid":
+            raw = raw.sigmoid()
+        return DiagonalNormal(raw, log_scale, self.event_dims)
 
     def _bounded_log_scale(self, log_variance: Tensor) -> Tensor:
         return _bounded_log_scale(self, log_variance)
@@ -142,10 +155,13 @@ class Gaussian(Parametric):
 class FullRankGaussian(Parametric):
     r"""A Gaussian with any covariance, whose mean and Cholesky factor a network gives.
 
-    .. math:: N(y; \mu, L L^\top), \qquad L = \operatorname{diag}(\sigma) + \text{a strictly lower triangle}
+    .. math::
 
-    Over ``J`` dimensions the network gives ``J`` means, ``J`` log variances, which are bounded as those of :class:`Gaussian`, and the
-    ``J (J - 1) / 2`` numbers below the diagonal, row by row.
+        N(y; \mu, L L^\top), \qquad
+        L = \operatorname{diag}(\sigma) + \text{a strictly lower triangle}
+
+    Over ``J`` dimensions the network gives ``J`` means, ``J`` log variances, which are bounded as
+    those of :class:`Gaussian`, and the ``J (J - 1) / 2`` entries below the diagonal, row by row.
 
     Args:
         network: from what is given to the parameters, ``[*leading, J (J + 3) / 2]``.
@@ -153,7 +169,7 @@ class FullRankGaussian(Parametric):
         max_scale: its ceiling.
 
     Raises:
-        ShapeError: if the network declares a number of outputs that is none of these.
+        ShapeError: if the network declares a number of outputs that fits no ``J``.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -188,8 +204,9 @@ class FullRankGaussian(Parametric):
         size = (math.isqrt(9 + 8 * outputs) - 3) // 2
         if size < 1 or size * (size + 3) != 2 * outputs:
             raise ShapeError(
-                f"FullRankGaussian: {outputs} outputs are no mean and triangle; over J dimensions let the network give J (J + 3) / 2: "
-                f"2, 5, 9, 14, ... ({size * (size + 3) // 2} for {size}, {(size + 1) * (size + 4) // 2} for {size + 1})"
+                "FullRankGaussian: a full-rank Gaussian over J dimensions needs J (J + 3) / 2 "
+                f"outputs; the network gives {outputs} ({size * (size + 3) // 2} for J = {size}, "
+                f"{(size + 1) * (size + 4) // 2} for J = {size + 1})"
             )
         return size
 
@@ -200,7 +217,8 @@ class LowRankGaussian(Parametric):
 
     .. math:: N(y; \mu, \operatorname{diag}(\sigma^2) + W W^\top), \qquad W \text{ of } J \times r
 
-    Over ``J`` dimensions the network gives ``J`` means, ``J`` log variances and the ``J r`` entries of ``W``, row by row.
+    Over ``J`` dimensions the network gives ``J`` means, ``J`` log variances and the ``J r`` entries
+    of ``W``, row by row.
 
     Args:
         network: from what is given to the parameters, ``[*leading, J (2 + r)]``.
@@ -209,8 +227,8 @@ class LowRankGaussian(Parametric):
         max_scale: its ceiling.
 
     Raises:
-        SettingsError: for a rank that is no whole number of at least 1.
-        ShapeError: if the network declares a number of outputs that is no multiple of ``2 + r``.
+        SettingsError: for a rank that is not a whole number of at least 1.
+        ShapeError: if the network declares a number of outputs that is not a multiple of ``2 + r``.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -231,8 +249,9 @@ class LowRankGaussian(Parametric):
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None and math.prod(declared) % (2 + self.rank):
             raise ShapeError(
-                f"LowRankGaussian: {math.prod(declared)} outputs are no multiple of 2 + rank = {2 + self.rank}; over J dimensions let "
-                "the network give J (2 + rank)"
+                "LowRankGaussian: a Gaussian over J dimensions needs J (2 + rank) outputs; the "
+                f"network gives {math.prod(declared)}, which is not a multiple of 2 + rank = "
+                f"{2 + self.rank}"
             )
 
     def from_parameters(self, raw: Tensor) -> LowRankMultivariateNormal:
@@ -246,7 +265,9 @@ class LowRankGaussian(Parametric):
 
 
 def mean_field(size: int) -> Gaussian:
-    """The mean-field posterior of :class:`lowerbound.LogJoint`: every number has a Gaussian of its own, N(0, 1) at first.
+    """The mean-field posterior of :class:`lowerbound.LogJoint`.
+
+    Every dimension has a Gaussian of its own, N(0, 1) at the start.
 
     Example:
         >>> mean_field(3)().event_shape
@@ -256,7 +277,9 @@ def mean_field(size: int) -> Gaussian:
 
 
 def full_rank(size: int) -> FullRankGaussian:
-    """The full-rank posterior of :class:`lowerbound.LogJoint`: a Gaussian with any covariance, N(0, I) at first.
+    """The full-rank posterior of :class:`lowerbound.LogJoint`.
+
+    It is a Gaussian with any covariance, N(0, I) at the start.
 
     Example:
         >>> full_rank(3)().covariance_matrix.detach()
@@ -268,7 +291,9 @@ def full_rank(size: int) -> FullRankGaussian:
 
 
 def low_rank(rank: int) -> Callable[[int], LowRankGaussian]:
-    """A posterior of :class:`lowerbound.LogJoint` with ``rank`` directions of correlation: ``LogJoint(f, low_rank(3), ...)``.
+    """A posterior of :class:`lowerbound.LogJoint` with ``rank`` directions of correlation.
+
+    It is used as ``LogJoint(f, low_rank(3), ...)``.
 
     Example:
         >>> low_rank(2)(5)().covariance_matrix.shape
@@ -286,8 +311,8 @@ def _check_scales(conditional: _Scaled) -> None:
     low, high = conditional.min_scale, conditional.max_scale
     if not 0 < low * math.e < high / math.e < math.inf:
         raise SettingsError(
-            f"{type(conditional).__name__}: min_scale={low} and max_scale={high} must be positive, and max_scale more than e^2 times "
-            "min_scale"
+            f"{type(conditional).__name__}: min_scale={low} and max_scale={high} must be positive, "
+            "and max_scale more than e^2 times min_scale"
         )
 
 

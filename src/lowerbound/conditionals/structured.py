@@ -1,4 +1,4 @@
-"""A posterior that is made of others, one for each group of variables."""
+"""A posterior made of several, one for each group of variables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Make = Callable[[int], nn.Module]
 
 
 class Parts(Conditional):
-    """Independent posteriors over the parts of a vector; made by :class:`ByVariable`.
+    """Independent posteriors over the parts of a vector, as :class:`ByVariable` makes them.
 
     Args:
-        parts: each returns a distribution over vectors.
-        order: where each entry of the vector stands in the parts, one after another; ``[J]``.
+        parts: modules that return distributions over vectors.
+        order: the position of each entry of the vector in the concatenated parts, ``[J]``.
     """
 
     order: Tensor
@@ -38,11 +38,11 @@ class Parts(Conditional):
 
 
 class ByVariable:
-    """A posterior structured by variable: groups of variables, independent of each other, each with a posterior of its own.
+    """A posterior structured by variable: independent groups of variables, each with its own.
 
     Args:
-        posteriors: for a variable, or a tuple of them, a function from the number of dimensions to a module, such as
-            :func:`mean_field` or :func:`full_rank`.
+        posteriors: for a variable, or a tuple of them, a function from the number of dimensions to
+            a module, such as :func:`mean_field` or :func:`full_rank`.
 
     Example:
         >>> import lowerbound as lb
@@ -69,7 +69,8 @@ class ByVariable:
         )
         if odd:
             raise SettingsError(
-                f"ByVariable: {', '.join(sorted(odd))} must be in exactly one group; the variables are {', '.join(variables.parts)}"
+                f"ByVariable: {', '.join(sorted(odd))} must be in exactly one group; the variables "
+                f"are {', '.join(variables.parts)}"
             )
         places = dict(
             zip(variables.parts, torch.arange(variables.size).split(variables.sizes), strict=True)

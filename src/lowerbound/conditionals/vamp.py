@@ -61,6 +61,10 @@ class VampPrior(Conditional):
         self.posterior = posterior
         self.pseudo_inputs = nn.Parameter(examples.batch(rows, torch.get_default_dtype()))
 
+    def extra_repr(self) -> str:
+        """The number of components, without the pseudo-inputs' values."""
+        return f"components={len(self.pseudo_inputs)}"
+
     def forward(self, *given: Tensor) -> Mixture:
         """The mixture, batch shape ``[]``.
 

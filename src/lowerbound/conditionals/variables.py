@@ -1,4 +1,4 @@
-"""Named variables of any shape and support, and the vector of real numbers in which a posterior is fitted."""
+"""Named variables of any shape and support, as one vector of real numbers for a posterior."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.runtime.renaming import OldAttribute
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class Variable:
 
     Args:
         shape: of one value; ``()`` is a number.
-        support: where values lie: any of ``torch.distributions.constraints`` to which torch has a bijection, such as
-            ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex`` or ``corr_cholesky``.
+        support: where values lie: any of ``torch.distributions.constraints`` to which torch has a
+            bijection, such as ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex`` or
+            ``corr_cholesky``.
 
     Raises:
         SettingsError: if the shape or the support cannot be used.
 
     Example:
-        >>> Variable((3,), constraints.simplex).numbers  # three shares that sum to one are two free numbers
+        >>> Variable((3,), constraints.simplex).free_size  # the third share follows from two
         2
     """
 
@@ -39,13 +41,17 @@ class Variable:
     def __post_init__(self) -> None:
         if not isinstance(self.shape, int | tuple | list):
             raise SettingsError(
-                f"Variable: shape={self.shape!r} must be a tuple of whole numbers; the support comes second"
+                f"Variable: shape={self.shape!r} must be a tuple of whole numbers; the support "
+                "comes second"
             )
         if not isinstance(self.support, constraints.Constraint):
             raise SettingsError(
-                f"Variable: support={self.support!r} must be one of torch.distributions.constraints, such as constraints.positive"
+                f"Variable: support={self.support!r} must be one of "
+                "torch.distributions.constraints, such as constraints.positive"
             )
-        shape = (self.shape,) if isinstance(self.shape, int) else self.shape
+        shape = self.shape
+        if isinstance(shape, int):
+            shape = (shape,)
         object.__setattr__(self, "shape", tuple(shape))
         if not all(
             isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in self.shape
@@ -58,7 +64,8 @@ class Variable:
             self.transform.log_abs_det_jacobian(zeros, self.transform(zeros))
         except NotImplementedError:
             raise SettingsError(
-                f"Variable: torch has no bijection to {self.support}; give a constraint such as positive, simplex or interval"
+                f"Variable: torch has no bijection to {self.support}; give a constraint such as "
+                "positive, simplex or interval"
             ) from None
         except ValueError as error:
             raise SettingsError(
@@ -76,20 +83,23 @@ class Variable:
         return tuple(self.transform.inverse_shape(self.shape))
 
     @property
-    def numbers(self) -> int:
-        """How many real numbers stand for a value."""
+    def free_size(self) -> int:
+        """The number of real numbers that stand for a value."""
         return math.prod(self.free_shape)
+
+    numbers = OldAttribute("free_size")
 
 
 class Variables:
     """Variables by name, side by side in one vector of real numbers.
 
     Args:
-        variables: by name, in the order in which they stand in the vector. A tuple is the shape of a real variable, a whole
-            number that of a real vector.
+        variables: by name, in the order in which they stand in the vector. A tuple is the shape of
+            a real variable, a whole number the length of a real vector.
 
     Raises:
-        SettingsError: if there are none, a name cannot be an argument's, or one of them is none of these.
+        SettingsError: if there are none, if a name cannot be that of an argument, or for anything
+            else than a variable, a tuple or a whole number.
 
     Example:
         >>> both = Variables({"mean": (2,), "scale": Variable((), constraints.positive)})
@@ -101,7 +111,8 @@ class Variables:
     def __init__(self, variables: Mapping[str, Variable | tuple[int, ...] | int]) -> None:
         if not isinstance(variables, Mapping):
             raise SettingsError(
-                f"LogJoint: variables={variables!r} must be a dictionary from names to shapes: {{'mean': (2,)}}"
+                f"LogJoint: variables={variables!r} must be a dictionary from names to shapes: "
+                "{'mean': (2,)}"
             )
         if not variables:
             raise SettingsError(
@@ -110,17 +121,18 @@ class Variables:
         self.parts: dict[str, Variable] = {
             name: _variable(name, value) for name, value in variables.items()
         }
-        self.sizes = [part.numbers for part in self.parts.values()]
+        self.sizes = [part.free_size for part in self.parts.values()]
         self.size = sum(self.sizes)
 
     def values(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What a vector of real numbers stands for, and the logarithm of the volume that a unit of it becomes.
+        """The values that a vector of real numbers stands for, and the log change of volume.
 
         Args:
             free: ``[*leading, size]``.
 
         Returns:
-            Values ``[*leading, *shape]`` by name, and the log absolute determinant of the Jacobian, ``[*leading]``.
+            Values ``[*leading, *shape]`` by name, and the log absolute determinant of the Jacobian,
+            ``[*leading]``.
         """
         leading = free.shape[:-1]
         values, log_det = {}, free.new_zeros(leading)
@@ -134,11 +146,11 @@ class Variables:
         return values, log_det
 
     def names(self) -> list[str]:
-        """A name for each of the real numbers: of a number by itself the variable's, else with its place, as in ``effect[2]``."""
+        """A name for each real number: the variable's, with its position as in ``effect[2]``."""
         return [
-            name if not part.free_shape else f"{name}[{', '.join(map(str, place))}]"
+            _entry_name(name, position)
             for name, part in self.parts.items()
-            for place in product(*map(range, part.free_shape))
+            for position in product(*map(range, part.free_shape))
         ]
 
     def point(self, values: Mapping[str, Any]) -> Tensor:
@@ -160,7 +172,8 @@ class Variables:
         for name, part in zip(self.parts, free.split(self.sizes), strict=True):
             if not bool(part.isfinite().all()):
                 raise SettingsError(
-                    f"{name}: {torch.as_tensor(values[name]).tolist()} lies on the border of its support; give a value inside"
+                    f"{name}: {torch.as_tensor(values[name]).tolist()} lies on the border of its "
+                    "support; give a value inside"
                 )
         return free
 
@@ -182,23 +195,31 @@ class Variables:
             leading = value.shape[: value.dim() - len(part.shape)]
             if value.shape[len(leading) :] != part.shape:
                 raise ShapeError(
-                    f"{name}: has the shape {tuple(value.shape)}, which does not end in {part.shape}"
+                    f"{name}: has the shape {tuple(value.shape)}, which does not end in "
+                    f"{part.shape}"
                 )
-            numbers.append(part.transform.inv(value).reshape(*leading, part.numbers))
+            numbers.append(part.transform.inv(value).reshape(*leading, part.free_size))
         return torch.cat(numbers, -1)
 
 
 def _refuse_impossible(name: str, part: Variable, value: Tensor) -> None:
     if not bool(part.support.check(value).all()) or not bool(value.isfinite().all()):
         raise SettingsError(
-            f"{name}: {value.tolist()} is no value of it; give finite ones of {part.support}"
+            f"{name}: {value.tolist()} is not a value of it; give finite ones of {part.support}"
         )
+
+
+def _entry_name(name: str, position: tuple[int, ...]) -> str:
+    if not position:
+        return name
+    return f"{name}[{', '.join(map(str, position))}]"
 
 
 def _variable(name: str, value: Any) -> Variable:
     if not isinstance(name, str) or not name.isidentifier():
         raise SettingsError(
-            f"LogJoint: {name!r} is no name for an argument of the log joint; use a Python identifier"
+            f"LogJoint: {name!r} cannot be the name of an argument of the log joint; use a Python "
+            "identifier"
         )
     if isinstance(value, Variable):
         return value
@@ -206,11 +227,13 @@ def _variable(name: str, value: Any) -> Variable:
         value = (value,)
     if isinstance(value, constraints.Constraint):
         raise SettingsError(
-            f"LogJoint: the variable {name} is {value}, a support without a shape; give lb.Variable((), {value})"
+            f"LogJoint: the variable {name} is {value}, a support without a shape; give "
+            f"lb.Variable((), {value})"
         )
     if not isinstance(value, tuple | list):
         raise SettingsError(
-            f"LogJoint: the variable {name} is {value!r}; give a shape, such as () or (3,), or a Variable"
+            f"LogJoint: the variable {name} is {value!r}; give a shape, such as () or (3,), or a "
+            "Variable"
         )
     try:
         return Variable(tuple(value))

@@ -16,7 +16,7 @@ constructors again. A file can name only classes that are registered here and th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -49,12 +49,7 @@ def describable(cls: Class) -> Class:
         SettingsError: if another class of that name is registered, or an argument is called
             ``kind``, ``foreign`` or ``shared``, words that descriptions reserve.
     """
-    for name in RESERVED:
-        if name in inspect.signature(cls).parameters:
-            raise SettingsError(
-                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions "
-                "reserve; rename the argument"
-            )
+    _refuse_reserved(inspect.signature(cls).parameters, cls, SettingsError)
     known = KINDS.setdefault(cls.__name__, cls)
     if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise SettingsError(
@@ -63,6 +58,15 @@ def describable(cls: Class) -> Class:
         )
     KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
     return cls
+
+
+def _refuse_reserved(names: Iterable[str], cls: type, error: type[Exception]) -> None:
+    for name in names:
+        if name in RESERVED:
+            raise error(
+                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions "
+                "reserve; rename the argument"
+            )
 
 
 def describe(value: Any) -> Any:
@@ -151,6 +155,7 @@ class _Describer:
                 )
             argument = getattr(value, name)
             if parameter.kind is parameter.VAR_KEYWORD:
+                _refuse_reserved(argument, cls, StorageError)
                 found |= self._named(argument, path)
             elif isinstance(argument, Tensor):
                 found[name] = _describe_tensor(value, name, argument)

@@ -13,11 +13,12 @@ from lowerbound.runtime import noise
 
 
 class FactorialBernoulli(Distribution):
-    r"""Independent binary entries, held by their logits.
+    r"""Independent binary entries, given by their logits.
 
     .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
 
-    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
+    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its
+    batches.
 
     Args:
         logits: ``eta``, ``[*batch, *event]``.
@@ -75,8 +76,12 @@ class FactorialBernoulli(Distribution):
         entries = value.flatten(-self.event_dims), self.logits.flatten(-self.event_dims)
         return cast(Tensor, _BernoulliLogProb.apply(*entries))  # type: ignore[no-untyped-call]
 
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
+        return value * self.logits - nn.functional.softplus(self.logits)
+
     def held(self) -> FactorialBernoulli:
-        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        """The same distribution with a stop-gradient on its parameters."""
         return FactorialBernoulli(self.logits.detach(), self.event_dims)
 
     def entropy(self) -> Tensor:
@@ -85,18 +90,23 @@ class FactorialBernoulli(Distribution):
         return terms.flatten(-self.event_dims).sum(-1)
 
 
-# Probabilities of at least a half that are multiplied before one logarithm is taken: their product is far from underflow.
+# So many probabilities, of at least 1/2 each, are multiplied before one logarithm is taken. Their
+# product is far from underflow.
 _FACTORS = 32
 
 
 class _BernoulliLogProb(torch.autograd.Function):
-    r"""The log probability of Bernoulli entries, summed over the last axis, in few passes over the logits.
+    r"""The log probability of Bernoulli entries, summed over the last axis.
 
-    .. math:: \sum_d \left( (x_d - \tfrac12) \eta_d - \tfrac12 |\eta_d| \right) + \log \prod_d \sigma(|\eta_d|)
+    .. math::
 
-    The first terms cancel within an entry that is fitted well, so they are put together before they are summed. A logarithm is taken
-    of a product of many entries, which spares most of what is dear in :math:`\log(1 + e^\eta)`. It has no forward-mode derivative,
-    since the compiler takes no function that has one.
+        \sum_d \left( (x_d - \tfrac12) \eta_d - \tfrac12 |\eta_d| \right)
+            + \log \prod_d \sigma(|\eta_d|)
+
+    It reads the logits as rarely as it can. The first terms cancel within an entry that is fitted
+    well, so they are combined before they are summed. The logarithm is taken of a product of many
+    entries, which avoids most of the cost of :math:`\log(1 + e^\eta)`. There is no forward-mode
+    derivative, because the compiler rejects a function that has one.
     """
 
     generate_vmap_rule = True
@@ -118,23 +128,25 @@ class _BernoulliLogProb(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """What the gradient is made of."""
+        """Save what the gradient is made of."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """``eta`` for the values, ``x - sigma(eta)`` for the logits."""
         value, logits = ctx.saved_tensors
-        of_value, of_logits = ctx.needs_input_grad
-        slope = slope.unsqueeze(-1)
-        return (
-            (slope * logits).sum_to_size(value.shape) if of_value else None,
-            (slope * (value - logits.sigmoid())).sum_to_size(logits.shape) if of_logits else None,
-        )
+        needed = ctx.needs_input_grad
+        gradient = gradient.unsqueeze(-1)
+        of_value = of_logits = None
+        if needed[0]:
+            of_value = (gradient * logits).sum_to_size(value.shape)
+        if needed[1]:
+            of_logits = (gradient * (value - logits.sigmoid())).sum_to_size(logits.shape)
+        return of_value, of_logits
 
 
 def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
-    """The same, written so that the compiler reads the logits once and keeps nothing as large."""
+    """The same, written so that the compiler reads the logits once and stores nothing as large."""
     sizes = logits.abs()
     entries = logits * (value - 0.5) - 0.5 * sizes
     inverses = 1 + _exp_of_negative(-sizes)  # of sigma(|eta|): no division
@@ -148,13 +160,18 @@ def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
 
 
 def _exp_of_negative(x: Tensor) -> Tensor:
-    r"""``e^x`` of float32 values of at most 0, off by less than 2e-7 in all, in operations that the compiler makes one loop of.
+    r"""``e^x`` of float32 values of at most 0, with an error below 2e-7.
 
-    .. math:: e^x = 2^n \sum_{k=0}^6 \frac{r^k}{k!}, \qquad n = \mathrm{round}(x / \log 2), \quad r = x - n \log 2
+    The compiler makes one loop of its operations.
 
-    The remainder of the series is at most ``(log 2 / 2)^7 / 7!``, and two to the power of n is made of its bits.
+    .. math::
+
+        e^x = 2^n \sum_{k=0}^6 \frac{r^k}{k!}, \qquad
+        n = \mathrm{round}(x / \log 2), \quad r = x - n \log 2
+
+    The remainder of the series is at most ``(log 2 / 2)^7 / 7!``. ``2^n`` is made from its bits.
     """
-    x = x.clamp(min=-87.0)  # from where on 2^n would have no exponent; it is 1e-38 by then
+    x = x.clamp(min=-87.0)  # float32 has no exponent for less; e^-87 is 1e-38
     n = (x / math.log(2)).round()
     r = x - n * math.log(2)
     series = torch.full_like(r, 1 / math.factorial(6))

@@ -41,7 +41,7 @@ def _kl_bernoulli_bernoulli(q: FactorialBernoulli, p: FactorialBernoulli) -> Ten
 
 
 def as_diagonal(distribution: Distribution) -> DiagonalNormal | None:
-    """The same distribution as ours, if it is ours or torch's ``Independent(Normal)``; else ``None``."""
+    """The distribution as ours if it is ours or torch's ``Independent(Normal)``; else ``None``."""
     if isinstance(distribution, DiagonalNormal):
         return distribution
     base = getattr(distribution, "base_dist", None)
@@ -75,10 +75,13 @@ def _kl_to_nothing(q: Distribution, p: Lebesgue) -> Tensor:
 
 
 def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats, where both have independent entries; else ``None``.
+    """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats.
+
+    ``None`` unless both have independent entries and a closed form is known.
 
     Example:
-        >>> q, p = DiagonalNormal(torch.ones(2), torch.zeros(2)), DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> q = DiagonalNormal(torch.ones(2), torch.zeros(2))
+        >>> p = DiagonalNormal(torch.zeros(2), torch.zeros(2))
         >>> closed_form_unit_kl(q, p)
         tensor([0.5000, 0.5000])
     """
@@ -93,10 +96,11 @@ def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p) in nats where a closed form is registered with torch, else ``None``.
+    """KL(q || p) in nats if a closed form is registered with torch, else ``None``.
 
     Example:
-        >>> q, p = DiagonalNormal(torch.ones(2), torch.zeros(2)), DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> q = DiagonalNormal(torch.ones(2), torch.zeros(2))
+        >>> p = DiagonalNormal(torch.zeros(2), torch.zeros(2))
         >>> closed_form_kl(q, p)
         tensor(1.)
     """
@@ -108,10 +112,13 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def drawn(distribution: Distribution, samples: int) -> Tensor:
-    """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``, from the examples' own noise where that is in force.
+    """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``.
 
-    They are reparameterised where the distribution can be.
+    They are reparameterised if the distribution can be, and take their noise from the examples'
+    streams if those are in force.
     """
     size = torch.Size((samples,))
     with noise.for_foreign(samples, distribution.batch_shape[0]):
-        return distribution.rsample(size) if distribution.has_rsample else distribution.sample(size)
+        if distribution.has_rsample:
+            return distribution.rsample(size)
+        return distribution.sample(size)

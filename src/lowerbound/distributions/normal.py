@@ -17,11 +17,11 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def soft_clamp(x: Tensor, low: float, high: float, knee: float = 1.0) -> Tensor:
-    """A smooth bound: the identity on ``[low + knee, high - knee]``, and within ``[low, high]`` for every finite number.
+    """A smooth bound: the identity on ``[low + knee, high - knee]``, and always in ``[low, high]``.
 
-    Beyond the inner interval an excess ``e`` becomes ``e / (1 + |e| / knee)``, so the function is continuously
-    differentiable, its slope falls as ``1 / (1 + |e| / knee)^2`` and never vanishes, and the usual case costs no
-    exponential.
+    Beyond the inner interval an excess ``e`` becomes ``e / (1 + |e| / knee)``. So the function is
+    continuously differentiable, its derivative falls as ``1 / (1 + |e| / knee)^2`` and never
+    vanishes, and the usual case costs no exponential.
 
     Example:
         >>> soft_clamp(torch.tensor([-1e9, 0.5, 1e9]), low=-10.0, high=10.0)
@@ -33,12 +33,17 @@ def soft_clamp(x: Tensor, low: float, high: float, knee: float = 1.0) -> Tensor:
 
 
 class DiagonalNormal(Distribution):
-    r"""A Gaussian with independent dimensions, held by its mean and the logarithm of its standard deviation.
+    r"""A Gaussian with independent dimensions, given by its mean and log standard deviation.
 
-    .. math:: \log N(x; \mu, \sigma^2) = -\sum_d \left( \tfrac12 ((x_d - \mu_d) / \sigma_d)^2 + \log \sigma_d + \tfrac12 \log 2\pi \right)
+    .. math::
 
-    ``torch.distributions.Normal`` keeps the scale, takes its logarithm back in every density and reads the memory more
-    often. Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
+        \log N(x; \mu, \sigma^2) = -\sum_d \left(
+            \tfrac12 ((x_d - \mu_d) / \sigma_d)^2 + \log \sigma_d + \tfrac12 \log 2\pi
+        \right)
+
+    ``torch.distributions.Normal`` stores the scale, computes its logarithm again for every density,
+    and reads memory more often. Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation
+    does not depend on its batches.
 
     Args:
         loc: the mean, ``[*batch, *event]``.
@@ -108,8 +113,13 @@ class DiagonalNormal(Distribution):
             - self.event_shape.numel() * _HALF_LOG_TWO_PI
         )
 
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log density of each entry of ``value``, in nats, ``[*batch, *event]``."""
+        standardised = (value - self.loc) * (-self.log_scale).exp()
+        return -0.5 * standardised.square() - self.log_scale - _HALF_LOG_TWO_PI
+
     def held(self) -> DiagonalNormal:
-        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        """The same distribution with a stop-gradient on its parameters."""
         return DiagonalNormal(self.loc.detach(), self.log_scale.detach(), self.event_dims)
 
     def entropy(self) -> Tensor:
@@ -124,11 +134,15 @@ class DiagonalNormal(Distribution):
 
 
 class TriangularNormal(Distribution):
-    r"""A Gaussian with any covariance, held by its mean and the Cholesky factor of the covariance.
+    r"""A Gaussian with any covariance, given by its mean and the covariance's Cholesky factor.
 
-    .. math:: \log N(x; \mu, L L^\top) = -\tfrac12 \| L^{-1} (x - \mu) \|^2 - \sum_d \log L_{dd} - \tfrac{D}{2} \log 2\pi
+    .. math::
 
-    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
+        \log N(x; \mu, L L^\top) = -\tfrac12 \| L^{-1} (x - \mu) \|^2
+            - \sum_d \log L_{dd} - \tfrac{D}{2} \log 2\pi
+
+    Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its
+    batches.
 
     Args:
         loc: the mean, ``[*batch, D]``.
@@ -199,7 +213,7 @@ class TriangularNormal(Distribution):
         return -0.5 * quadratic - self._log_volume() - self.event_shape.numel() * _HALF_LOG_TWO_PI
 
     def held(self) -> TriangularNormal:
-        """The same distribution with its parameters held fixed: no gradient reaches them."""
+        """The same distribution with a stop-gradient on its parameters."""
         return TriangularNormal(self.loc.detach(), self.factor.detach())
 
     def entropy(self) -> Tensor:
@@ -209,9 +223,10 @@ class TriangularNormal(Distribution):
         )
 
     def _columns(self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor) -> Tensor:
-        """A function of the factor and of columns ``[*batch, D, K]``, applied to rows ``[*samples, *batch, D]``.
+        """A function of factor and columns ``[*batch, D, K]``, for rows ``[*samples, *batch, D]``.
 
-        All rows of a factor are its columns at once: to broadcast it would copy it for each of them.
+        All rows that share a factor become its columns, because broadcasting would copy the factor
+        for each row.
         """
         value = value.expand(_common(value.shape, self._extended_shape()))
         if not value.numel():
@@ -227,11 +242,14 @@ class TriangularNormal(Distribution):
 
 
 def _without_repetition(factor: Tensor) -> Tensor:
-    """A matrix that is repeated over a batch, as itself."""
-    repeated = factor.dim() > 2 and not any(factor.stride()[:-2])
-    return factor[(0,) * (factor.dim() - 2)] if repeated else factor
+    """The matrix itself if it is repeated over a batch."""
+    if factor.dim() == 2 or any(factor.stride()[:-2]):
+        return factor
+    return factor[(0,) * (factor.dim() - 2)]
 
 
 def _common(a: torch.Size, b: torch.Size) -> torch.Size:
-    """The shape that both broadcast to; torch's function takes as long as a small product of matrices."""
-    return a if a[len(a) - len(b) :] == b else torch.broadcast_shapes(a, b)
+    """The shape that both broadcast to; torch's function costs as much as a small product."""
+    if a[len(a) - len(b) :] == b:
+        return a
+    return torch.Size(torch.broadcast_shapes(a, b))

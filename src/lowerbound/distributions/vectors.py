@@ -1,4 +1,4 @@
-"""Distributions over vectors of real numbers that are made of others, or of nothing."""
+"""Distributions over vectors of real numbers: Lebesgue's measure, and several side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 
 class Lebesgue(Distribution):
-    """No prior at all: the density 1 over all real vectors, of which KL(q || 1) is minus the entropy of q.
+    """The density 1 over all real vectors, in place of a prior: KL(q || 1) is minus q's entropy.
 
     Args:
         size: of the vectors.

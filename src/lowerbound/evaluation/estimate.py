@@ -13,7 +13,7 @@ from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import Progress
 from lowerbound.objectives import Objective
-from lowerbound.objectives.base import refuse_other_types
+from lowerbound.objectives.base import check_types
 
 # Evaluations of a model that holds its data itself.
 _REPETITIONS = 100
@@ -99,7 +99,7 @@ def evaluate(
         >>> abs(estimate.mean + estimate.terms["rate"].mean + estimate.terms["distortion"].mean) < 1e-4
         True
     """
-    refuse_other_types("evaluate", model, objective)
+    check_types("evaluate", model, objective)
     check_seed("evaluate", seed)
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")

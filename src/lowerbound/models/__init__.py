@@ -1,9 +1,20 @@
 """Models: anything with a ``draw``, and what one draw holds."""
 
 from lowerbound.models.base import Model
-from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.draw import Draw
+from lowerbound.models.groups import Latent, sample_posterior
 from lowerbound.models.joint import LogJoint
 from lowerbound.models.latent import LatentModel
 from lowerbound.models.plan import TrainingPlan
+from lowerbound.models.sampling import Gradient
 
-__all__ = ["Draw", "Gradient", "LatentModel", "LogJoint", "Model", "TrainingPlan"]
+__all__ = [
+    "Draw",
+    "Gradient",
+    "Latent",
+    "LatentModel",
+    "LogJoint",
+    "Model",
+    "TrainingPlan",
+    "sample_posterior",
+]

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
+from lowerbound.distributions import is_mass
 from lowerbound.errors import SettingsError
-from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.draw import Draw
+from lowerbound.models.encoding import encode
+from lowerbound.models.measuring import measure_draw
 from lowerbound.models.passes import batches, fitting
 from lowerbound.models.plan import TrainingPlan
+from lowerbound.models.sampling import Gradient
 from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.memory import values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 
 
@@ -26,14 +31,15 @@ class Model(nn.Module, ABC):
     To write your own: subclass and implement :meth:`draw`. Every objective, :func:`lowerbound.fit`
     and :func:`lowerbound.evaluate` then work with it. A model that depends on fields of the
     examples, such as covariates, names them in :attr:`needs`, and :meth:`draw` receives them as
-    keywords.
+    keywords. A model with several groups of latents, such as several stochastic layers, returns
+    :meth:`Draw.of <lowerbound.Draw.of>` them.
     """
 
     needs: tuple[str, ...] = ()
     """Names of the fields that each example must have."""
 
     accepts: tuple[str, ...] = ()
-    """Names of the fields that the model is given where the examples have them."""
+    """Names of further fields that the model receives if the examples have them."""
 
     @abstractmethod
     def draw(
@@ -86,11 +92,23 @@ class Model(nn.Module, ABC):
         return self, self.examples(data)
 
     def numbers_per_draw(self, examples: Examples) -> int:
-        """How many values the largest tensor has in one draw for one example, at least.
+        """The number of values that passes over data are cut by, so that memory stays bounded.
 
-        Passes over data are cut by it, so that memory stays bounded.
+        It is the size of an example, or that of the largest tensor in one draw for one example if
+        that is more than 8 times larger, as it is for a likelihood of 256 levels.
         """
-        return math.prod(examples.shape)
+        measured = measure_draw(self, examples).largest
+        return values_per_pair(math.prod(examples.shape), measured)
+
+    def likelihood_is_mass(self, examples: Examples) -> bool | None:
+        """Whether p(x given z) is a probability mass, rather than a density, by its support.
+
+        :meth:`Examples.bits_per_dimension` needs to know. ``None`` if the likelihood does not say.
+        """
+        p = measure_draw(self, examples).likelihood
+        if p is None:
+            return None
+        return is_mass(p)
 
     @contextmanager
     def trial(
@@ -143,7 +161,7 @@ class Model(nn.Module, ABC):
             self.check_support(examples)
 
     def check_support(self, examples: Examples) -> None:
-        """Refuse data that have no density under the model, without a draw.
+        """Check that the data have a density under the model, without a draw.
 
         Raises:
             DataError: saying where.
@@ -160,3 +178,29 @@ class Model(nn.Module, ABC):
             The cause and the remedy, or ``None`` if the model knows no better than its training.
         """
         return None
+
+    def unnormalized_parts(self) -> tuple[str, ...]:
+        """The parts whose ``log_prob`` is not a log density or log mass, for messages.
+
+        With such a part the bound is only a score: nothing bounds log p(x). None by default.
+        """
+        return ()
+
+    @torch.no_grad()
+    def encode(self, data: Any) -> Tensor | dict[str, Tensor]:
+        """A point for the latents of each example, the same at every call.
+
+        It is the natural point of q, such as its mean: see
+        :func:`~lowerbound.distributions.natural_point`. For latents whose q depends on others that
+        are drawn before, it is the average of the natural points for 256 draws of those.
+
+        Args:
+            data: examples, an array or a tensor, ``[N, *event]``.
+
+        Returns:
+            ``[N, *units]``; of several groups of latents, a mapping from their names to such.
+
+        Raises:
+            UnsupportedError: if the model's draws do not say what q is.
+        """
+        return encode(self, data)

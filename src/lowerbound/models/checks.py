@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound.distributions import is_mass
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
@@ -36,11 +37,11 @@ def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
         )
     if torch.compiler.is_compiling():
         return
-    if {_is_discrete(q), _is_discrete(prior)} == {True, False}:
+    if {is_mass(q), is_mass(prior)} == {True, False}:
         kinds = ("continuous", "discrete")
         raise UnsupportedError(
-            f"the prior's {type(prior).__name__} is {kinds[bool(_is_discrete(prior))]} and the "
-            f"posterior's {type(q).__name__} is {kinds[bool(_is_discrete(q))]}: neither has a "
+            f"the prior's {type(prior).__name__} is {kinds[bool(is_mass(prior))]} and the "
+            f"posterior's {type(q).__name__} is {kinds[bool(is_mass(q))]}: neither has a "
             "density under the other; use two of one kind"
         )
 
@@ -56,12 +57,3 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
             f"the batch shape is to be {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
         )
-
-
-def _is_discrete(distribution: Distribution) -> bool | None:
-    """Whether draws are from a countable set; ``None`` if it does not say."""
-    try:
-        support = distribution.support
-    except NotImplementedError:
-        return None
-    return None if support is None else bool(support.is_discrete)

@@ -1,150 +1,288 @@
-"""What one pass through a model holds: the narrow waist between models and objectives."""
+"""What one evaluation of a model holds: the narrow waist between models and objectives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from lowerbound.distributions import closed_form_kl, closed_form_unit_kl
 from lowerbound.errors import UnsupportedError
-
-Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
-Value = TypeVar("Value")
-
-
-class _once(Generic[Value]):
-    """A property that is computed when first read. Unlike functools.cached_property it holds no lock, so that it compiles."""
-
-    def __init__(self, compute: Callable[[Any], Value]) -> None:
-        self.compute = compute
-        self.__doc__ = compute.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Value:
-        if instance is None:
-            return cast(Value, self)
-        value = self.compute(instance)
-        instance.__dict__[self.name] = value
-        return value
+from lowerbound.models.groups import Latent, check_groups, once, split_log_q
+from lowerbound.models.paths import partial_gradients, zero_with_gradients
+from lowerbound.runtime.renaming import OldAttribute, accept_old_keywords
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draw:
-    """One pass through a model: ``K`` draws of the latents of ``B`` examples. Each term is computed when first read.
+    """``K`` draws of the latents of ``B`` examples, and the terms of a bound at them.
+
+    Each term is computed when first read. A model with several groups of latents, such as one with
+    several stochastic layers, makes its draws with :meth:`Draw.of`.
 
     Args:
-        z: the latents, ``[K, B, J]``.
+        z: the latents, ``[K, B, *units]``; of several groups, as vectors side by side.
         likelihood_term: computes log p(x given z), ``[K, B]``.
         prior_term: computes log p(z), ``[K, B]``.
         posterior_term: computes log q(z given x), ``[K, B]``.
-        held_posterior_term: computes log q(z given x) with the posterior's parameters held fixed, ``[K, B]``; ``None`` where
-            the posterior cannot score a given point.
-        fixed_point_term: computes log q(z given x) with z held fixed, ``[K, B]``; ``None`` as above.
-        q: the posterior q(z given x), batch shape ``[B]``.
-        prior: the prior p(z).
+        stopgrad_parameters_term: computes log q(z given x) with a stop-gradient on the posterior's
+            parameters, ``[K, B]``; ``None`` where the posterior cannot score a given point.
+        stopgrad_z_term: computes log q(z given x) with a stop-gradient on z, ``[K, B]``; ``None``
+            as above.
+        weight_term: computes the log importance weight, ``[K, B]``, where it is not
+            ``log p(x given z) + log p(z) - log q(z given x)``: the marginal weight of a model in
+            which some latents are summed out.
+        q: the posterior q(z given x), batch shape ``[B]``; ``None`` for several groups.
+        prior: the prior p(z); ``None`` for several groups.
         p: the likelihood p(x given z), batch shape ``[K, B]``.
-        extra: whatever else an objective of one's own wants to read.
+        groups: the groups of latents by name, in the order in which they are drawn. Empty where the
+            terms above say everything.
+        extra: whatever else an objective of your own reads.
     """
 
     z: Tensor
     likelihood_term: Callable[[], Tensor]
     prior_term: Callable[[], Tensor]
     posterior_term: Callable[[], Tensor]
-    held_posterior_term: Callable[[], Tensor] | None = None
-    fixed_point_term: Callable[[], Tensor] | None = None
+    stopgrad_parameters_term: Callable[[], Tensor] | None = None
+    stopgrad_z_term: Callable[[], Tensor] | None = None
+    weight_term: Callable[[], Tensor] | None = None
     q: Distribution | None = None
     prior: Distribution | None = None
     p: Distribution | None = None
+    groups: Mapping[str, Latent] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @_once
+    @classmethod
+    def of(
+        cls,
+        latents: Mapping[str, Latent],
+        likelihood: Callable[[], Tensor],
+        *,
+        p: Distribution | None = None,
+        weight_term: Callable[[], Tensor] | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> Draw:
+        """A draw of latents in groups. Densities and rates are sums over the groups.
+
+        Args:
+            latents: by name, in the order in which they were drawn.
+            likelihood: computes log p(x given all latents), ``[K, B]``.
+            p: the likelihood's distribution, batch shape ``[K, B]``.
+            weight_term: as in :class:`Draw`.
+            extra: as in :class:`Draw`.
+
+        Raises:
+            ShapeError: if a group's draws, posterior and prior do not fit.
+            UnsupportedError: if the groups are not in the order in which they were drawn.
+
+        Example:
+            >>> from torch.distributions import Independent, Normal
+            >>> def normal(loc):
+            ...     return Independent(Normal(loc, 1.0), 1)
+            >>> x = torch.zeros(5, 2)
+            >>> top = Latent.draw(normal(x), normal(torch.zeros(2)), samples=3)
+            >>> bottom = Latent.draw(normal(x + top.z), normal(top.z), samples=3)
+            >>> p = normal(bottom.z)
+            >>> draw = Draw.of({"top": top, "bottom": bottom}, lambda: p.log_prob(x))
+            >>> draw.log_w.shape, draw.rate.shape, draw.log_q_stopgrad_z_of("top").shape
+            (torch.Size([3, 5]), torch.Size([5]), torch.Size([3, 5]))
+        """
+        check_groups(latents)
+        groups = dict(latents)
+        members = list(groups.values())
+        if len(members) == 1:
+            z, q, prior = members[0].z, members[0].q, members[0].prior
+        else:
+            z, q, prior = torch.cat([latent.z.flatten(2) for latent in members], -1), None, None
+        return cls(
+            z=z,
+            likelihood_term=likelihood,
+            prior_term=lambda: _sum([latent.log_prior for latent in members]),
+            posterior_term=lambda: _sum([latent.log_q for latent in members]),
+            weight_term=weight_term,
+            q=q,
+            prior=prior,
+            p=p,
+            groups=groups,
+            extra=extra or {},
+        )
+
+    @once
+    def latents(self) -> Mapping[str, Latent]:
+        """The groups of latents by name.
+
+        Of a draw without groups they are one, ``"z"``; none if it does not say q and the prior.
+        """
+        if self.groups or self.q is None or self.prior is None:
+            return self.groups
+        return {"z": Latent(z=self.z, q=self.q, prior=self.prior)}
+
+    @once
     def log_likelihood(self) -> Tensor:
         """log p(x given z), ``[K, B]``, in nats."""
         return self.likelihood_term()
 
-    @_once
+    @once
     def log_prior(self) -> Tensor:
         """log p(z), ``[K, B]``, in nats."""
         return self.prior_term()
 
-    @_once
+    @once
     def log_q(self) -> Tensor:
         """log q(z given x), ``[K, B]``, in nats."""
         return self.posterior_term()
 
-    @_once
+    @once
     def log_w(self) -> Tensor:
-        """The log importance weights ``log p(x given z) + log p(z) - log q(z given x)``, ``[K, B]``."""
+        """The log importance weights, ``[K, B]``, in nats.
+
+        They are ``log p(x given z) + log p(z) - log q(z given x)``, or the marginal weight where
+        some latents are summed out.
+        """
+        if self.weight_term is not None:
+            return self.weight_term()
         return self.log_likelihood + self.log_prior - self.log_q
 
-    @_once
-    def log_q_held(self) -> Tensor:
-        """log q(z given x) whose gradient goes through z alone, ``[K, B]``: the posterior's parameters are held fixed.
+    @once
+    def log_q_stopgrad_parameters(self) -> Tensor:
+        """log q(z given x) with a stop-gradient on the posterior's parameters, ``[K, B]``.
+
+        Its gradient goes through z alone; of several groups, through all latents.
 
         Raises:
             UnsupportedError: if the posterior cannot score a given point.
         """
-        return _term(self, self.held_posterior_term)
+        if self.groups:
+            return _sum([through_z for through_z, _ in self._split.values()])
+        return self._scored_again(self.stopgrad_parameters_term)
 
-    @_once
-    def log_q_at_fixed_z(self) -> Tensor:
-        """log q(z given x) whose gradient goes to the posterior's parameters alone, ``[K, B]``: z is held fixed.
+    @once
+    def log_q_stopgrad_z(self) -> Tensor:
+        """log q(z given x) with a stop-gradient on z, ``[K, B]``.
+
+        Its gradient goes to the posterior's parameters alone.
 
         Raises:
             UnsupportedError: if the posterior cannot score a given point.
         """
-        return _term(self, self.fixed_point_term)
+        if self.groups:
+            return _sum([direct for _, direct in self._split.values()])
+        return self._scored_again(self.stopgrad_z_term)
+
+    log_q_held = OldAttribute("log_q_stopgrad_parameters")
+    log_q_at_fixed_z = OldAttribute("log_q_stopgrad_z")
+
+    def log_q_stopgrad_parameters_of(self, name: str) -> Tensor:
+        """:attr:`log_q_stopgrad_parameters` of one group of latents, ``[K, B]``."""
+        return self._split[name][0]
+
+    def log_q_stopgrad_z_of(self, name: str) -> Tensor:
+        """:attr:`log_q_stopgrad_z` of one group of latents, ``[K, B]``."""
+        return self._split[name][1]
+
+    @once
+    def _split(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Both stop-gradient versions of log q for each group."""
+        earlier: list[Tensor] = []
+        found = {}
+        for name, latent in self.latents.items():
+            found[name] = split_log_q(latent, earlier)
+            earlier.append(latent.z)
+        return found
+
+    def _scored_again(self, term: Callable[[], Tensor] | None) -> Tensor:
+        if term is None:
+            kind = "the posterior" if self.q is None else type(self.q).__name__
+            raise UnsupportedError(
+                f"{kind} cannot score a given point, which this gradient needs; "
+                "use gradient='pathwise'"
+            )
+        return term()
 
     def with_scaled_paths(self, surrogate: Tensor, scale: Tensor) -> Tensor:
-        """``surrogate``, ``[B]``, whose gradient is multiplied by ``scale``, ``[K, B]``, where it comes back to the latents.
+        """``surrogate`` with the gradient that comes back to the latents multiplied by ``scale``.
 
-        So what reaches the posterior's parameters through z is weighted anew, and no other gradient is changed. It costs a
-        pass backward from the surrogate to z; the result can be added to other terms of the same draw.
+        So what reaches the posterior's parameters through the latents has another weight, and no
+        other gradient changes. It costs a backward pass from the surrogate to the latents, and with
+        several groups one more from each group to those before. The result can be added to other
+        terms of the same draw.
+
+        With several groups this is the gradient with respect to all latents as the coordinates of
+        one vector, on the path of their joint sampler. That is what the doubly reparameterised
+        gradient of a hierarchical posterior needs (Bauer & Mnih 2021, section 4).
+
+        Args:
+            surrogate: ``[B]``.
+            scale: ``[K, B]``.
         """
-        if not self.z.requires_grad:
+        groups = [latent.z for latent in self.groups.values()] or [self.z]
+        on_path = [z for z in groups if z.requires_grad]
+        if not on_path:
             return surrogate
-        (path,) = torch.autograd.grad(surrogate.sum(), self.z, retain_graph=True)
-        missing = path * (scale - 1).reshape(*scale.shape, *(1,) * (path.dim() - scale.dim()))
-        # Linear in z, with the slope that is missing; its value is taken away again.
-        return surrogate + (missing * (self.z - self.z.detach())).flatten(2).sum(2).sum(0)
+        missing = [
+            gradient * (scale - 1).reshape(*scale.shape, *(1,) * (gradient.dim() - scale.dim()))
+            for gradient in partial_gradients(surrogate, on_path)
+        ]
+        return surrogate + zero_with_gradients(missing, on_path).sum(0)
 
-    @_once
+    @once
     def unit_rates(self) -> Tensor | None:
-        """KL(q(z given x) || p(z)) of each latent unit in closed form, ``[B, *units]``; ``None`` where units are not independent."""
-        if self.q is None or self.prior is None:
-            return None
-        return closed_form_unit_kl(self.q, self.prior)
+        """KL(q || prior) of each latent unit in closed form, ``[B, *units]``.
 
-    @_once
+        Of several groups they stand side by side, ``[B, J]``. ``None`` where units are not
+        independent, or where there is no closed form.
+        """
+        rates = [latent.unit_rates for latent in self.latents.values()]
+        found = [rate for rate in rates if rate is not None]
+        if not found or len(found) < len(rates):
+            return None
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([rate.flatten(1) for rate in found], 1)
+
+    @once
     def analytic_rate(self) -> Tensor | None:
-        """KL(q(z given x) || p(z)) in closed form, ``[B]``, or ``None`` where none is registered with torch."""
-        if self.q is None or self.prior is None:
-            return None
-        kl = closed_form_kl(self.q, self.prior)
-        return None if kl is None else kl.expand(self.z.shape[1:2])
+        """KL(q(z given x) || p(z)) in closed form, ``[B]``.
 
-    @_once
+        Of several groups it is the sum of theirs, each averaged over the latents it depends on.
+        ``None`` where a group has none.
+        """
+        rates = [latent.analytic_rate for latent in self.latents.values()]
+        found = [rate for rate in rates if rate is not None]
+        if not found or len(found) < len(rates):
+            return None
+        return _sum(found)
+
+    @once
     def sampled_rate(self) -> Tensor:
         """The Monte-Carlo estimate ``mean_k [log q(z_k given x) - log p(z_k)]``, ``[B]``."""
         return (self.log_q - self.log_prior).mean(0)
 
     @property
     def rate(self) -> Tensor:
-        """KL(q(z given x) || p(z)), ``[B]``: in closed form where there is one, else sampled."""
-        return self.sampled_rate if self.analytic_rate is None else self.analytic_rate
+        """KL(q(z given x) || p(z)), ``[B]``: in closed form where there is one, else sampled.
+
+        Of several groups it is the sum of their rates.
+        """
+        if len(self.groups) > 1:
+            return _sum([latent.rate for latent in self.groups.values()])
+        if self.analytic_rate is None:
+            return self.sampled_rate
+        return self.analytic_rate
+
+    @property
+    def has_closed_form_rate(self) -> bool:
+        """Whether the rate of some group of latents has a closed form."""
+        return any(latent.analytic_rate is not None for latent in self.latents.values())
 
 
-def _term(draw: Draw, compute: Callable[[], Tensor] | None) -> Tensor:
-    if compute is None:
-        kind = "the posterior" if draw.q is None else type(draw.q).__name__
-        raise UnsupportedError(
-            f"{kind} cannot score a given point, which this gradient needs; use gradient='pathwise'"
-        )
-    return compute()
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
+
+
+Draw.__init__ = accept_old_keywords(  # type: ignore[method-assign]
+    held_posterior_term="stopgrad_parameters_term", fixed_point_term="stopgrad_z_term"
+)(Draw.__init__)

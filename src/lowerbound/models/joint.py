@@ -29,10 +29,10 @@ from lowerbound.models.density import (
     refuse_mixed_draws,
     refuse_other_arguments,
 )
-from lowerbound.models.draw import Draw, Gradient
+from lowerbound.models.draw import Draw
 from lowerbound.models.pathfinder import pathfinder
 from lowerbound.models.plan import TrainingPlan
-from lowerbound.models.sampling import held, sampler, scored, weighed
+from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter_gradients, weighed
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import Largest, rows_per_pass
@@ -281,8 +281,8 @@ class LogJoint(Model):
             ),
             prior_term=lambda: prior.log_prob(u),
             posterior_term=lambda: shared(posterior_term()),
-            held_posterior_term=lambda: of(held(q, self.posterior), u),
-            fixed_point_term=lambda: of(q, u.detach()),
+            stopgrad_parameters_term=lambda: of(stop_parameter_gradients(q, self.posterior), u),
+            stopgrad_z_term=lambda: of(q, u.detach()),
             q=q,
             prior=prior,
         )

@@ -13,35 +13,31 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import fields_for
+from lowerbound.conditionals.base import check_fields, fields_for
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
-from lowerbound.errors import DataError, ShapeError, UnsupportedError
+from lowerbound.distributions import point_of
+from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.models.base import Model
-from lowerbound.models.draw import Draw, Gradient
-from lowerbound.models.passes import batches
 from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
-from lowerbound.models.sampling import held, sampler, scored
+from lowerbound.models.draw import Draw
+from lowerbound.models.passes import batches
+from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter_gradients
+from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 
-# Draws that stand in for a mean without a closed form.
-_MEAN_DRAWS = 256
-
-# Examples that stand for all where one has the values that another has.
-_ALIKE = 64
-
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """The three distributions of a latent-variable model for one batch and what is given with it.
+    """The three distributions of a latent-variable model for one batch and its fields.
 
     Args:
         q: the posterior q(z given x), batch shape ``[B]``.
-        prior: the prior p(z), batch shape ``[]``, or ``[B]`` where it depends on what is given.
+        prior: the prior p(z), batch shape ``[]``, or ``[B]`` where it depends on fields.
         likelihood: p(x given z) as a function of z, ``[K, B, *latent]``.
     """
 
@@ -51,21 +47,25 @@ class Conditioned:
 
     def prior_draws(self, samples: int, examples: int) -> Tensor:
         """Draws from the prior, ``[samples, examples, *latent]``."""
-        leading = (samples,) if self.prior.batch_shape else (samples, examples)
-        return self.prior.sample(Size(leading))
+        if self.prior.batch_shape:
+            return self.prior.sample(Size((samples,)))
+        return self.prior.sample(Size((samples, examples)))
 
 
 @describable
 class LatentModel(Model):
-    r"""The latent-variable model :math:`p(x, z) = p(z)\, p(x \mid z)` with an amortised posterior :math:`q(z \mid x)`.
+    r"""The latent-variable model :math:`p(x, z) = p(z)\, p(x \mid z)` with posterior
+    :math:`q(z \mid x)`.
 
-    Kingma & Welling 2013. Each part is a module whose ``forward`` returns a ``torch.distributions.Distribution``; any
-    three that fit make a model.
+    The posterior is amortised: a variational auto-encoder (Kingma & Welling 2013). Each part is a
+    module whose ``forward`` returns a ``torch.distributions.Distribution``. Any three that fit make
+    a model. A part may depend on fields of the examples, such as labels, which it names in its
+    ``needs``. The model then is conditional: p(x given z, label), for instance.
 
     Args:
-        prior: p(z), given nothing.
-        posterior: q(z given x), given ``[B, *event]``.
-        likelihood: p(x given z), given ``[K, B, J]``.
+        prior: p(z); its input is nothing, or the fields that it needs.
+        posterior: q(z given x); its input is ``[B, *event]``.
+        likelihood: p(x given z); its input is ``[K, B, *units]``.
 
     Example:
         >>> import lowerbound as lb
@@ -88,25 +88,37 @@ class LatentModel(Model):
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The fields that prior, posterior or likelihood need."""
+        """Names of the fields that prior, posterior or likelihood need."""
         return fields_of("needs", self.prior, self.posterior, self.likelihood)
 
     @property
     def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The fields that prior, posterior or likelihood take where they are there."""
+        """Names of further fields that a part uses if the examples have them."""
         names = fields_of("accepts", self.prior, self.posterior, self.likelihood)
         return tuple(name for name in names if name not in self.needs)
 
     def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Conditioned:
         """q(z given x), p(z), and p(x given z) as a function of z, for a batch.
 
+        Everything that looks at the parts of a model goes through this method, so that each part
+        receives the fields that it needs.
+
         Args:
             x: data, ``[B, *event]``.
             given: the fields that the model needs, ``[B, ...]`` each by name.
 
         Raises:
-            DataError: if a field that a part needs is not given, by name.
+            DataError: if a field that a part needs is missing, by name.
             UnsupportedError: if the posterior does not return a distribution.
+
+        Example:
+            >>> import lowerbound as lb
+            >>> vae = lb.LatentModel(
+            ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6))
+            ... )
+            >>> parts = vae.conditioned(torch.zeros(5, 6))
+            >>> parts.q.batch_shape, parts.likelihood(torch.zeros(3, 5, 2)).batch_shape
+            (torch.Size([5]), torch.Size([3, 5]))
         """
         given = given or {}
         q = self.posterior(x, **fields_for(self.posterior, given))
@@ -115,14 +127,36 @@ class LatentModel(Model):
         return Conditioned(q, self.prior_given(given), self.likelihood_given(given))
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
-        """p(z), given the fields that it needs."""
+        """p(z) for the fields that it needs: one distribution, or one for each example."""
         prior: Distribution = self.prior(**fields_for(self.prior, given))
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
-        """p(x given z) as a function of z, given the fields that it needs."""
+        """p(x given z) as a function of z, for the fields that it needs."""
         fields = fields_for(self.likelihood, given)
-        return partial(self.likelihood, **fields) if fields else self.likelihood
+        if not fields:
+            return self.likelihood
+        return partial(self.likelihood, **fields)
+
+    def unnormalized_parts(self) -> tuple[str, ...]:
+        """The parts that declare ``normalized = False``, by role and class.
+
+        Example:
+            >>> import lowerbound as lb
+            >>> class Similarity(lb.Gaussian):
+            ...     normalized = False
+            >>> vae = lb.LatentModel(
+            ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), Similarity(lb.mlp(2, 12))
+            ... )
+            >>> vae.unnormalized_parts(), lb.ELBO().label(vae)
+            (('likelihood (Similarity)',), 'score')
+        """
+        roles = {"prior": self.prior, "posterior": self.posterior, "likelihood": self.likelihood}
+        return tuple(
+            f"{role} ({type(part).__name__})"
+            for role, part in roles.items()
+            if any(not getattr(module, "normalized", True) for module in _conditionals(part))
+        )
 
     def draw(
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any
@@ -132,7 +166,7 @@ class LatentModel(Model):
         Args:
             x: data, ``[B, *event]``.
             samples: K.
-            gradient: which way the gradient takes to the posterior, see :class:`lowerbound.Objective`.
+            gradient: how the posterior gets its gradient, see :class:`lowerbound.Objective`.
             given: the fields that the model needs, ``[B, ...]`` each.
 
         Raises:
@@ -160,7 +194,8 @@ class LatentModel(Model):
             sizes: K of each.
             gradient: as for :meth:`draw`.
             score: computes log p(x given z), ``[K, B]``, of z, x and the fields that the likelihood
-                takes, as :func:`~lowerbound.models.sampling.score_under` does. It may be compiled. The draws then have no ``p``.
+                takes, as :func:`~lowerbound.models.sampling.score_under` does. It may be compiled.
+                The draws then have no ``p``.
             given: the fields that the model needs, ``[B, ...]`` each.
         """
         if type(self).draw is not LatentModel.draw:  # a subclass's own
@@ -168,7 +203,7 @@ class LatentModel(Model):
             return
         parts = self.conditioned(x, given)
         for samples in sizes:
-            yield self._drawn(parts, x, samples, gradient, given, score)
+            yield self._drawn(parts, x, samples, gradient, given, score=score)
 
     def _drawn(
         self,
@@ -177,6 +212,7 @@ class LatentModel(Model):
         samples: int,
         gradient: Gradient,
         given: Mapping[str, Tensor],
+        *,
         score: Callable[..., Tensor] | None = None,
     ) -> Draw:
         q, prior = parts.q, parts.prior
@@ -196,25 +232,22 @@ class LatentModel(Model):
             likelihood_term=likelihood_term,
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
-            held_posterior_term=lambda: scored(held(q, self.posterior, x, **fields), z),
-            fixed_point_term=lambda: scored(q, z.detach()),
+            stopgrad_parameters_term=lambda: scored(
+                stop_parameter_gradients(q, self.posterior, x, **fields), z
+            ),
+            stopgrad_z_term=lambda: scored(q, z.detach()),
             q=q,
             prior=prior,
             p=p,
         )
 
     def check_support(self, examples: Examples) -> None:
-        """Refuse data outside of the likelihood's support.
+        """Check that the data lie in the likelihood's support, and that parts can use the fields.
 
         Raises:
-            DataError: saying where.
+            DataError: saying where they do not.
         """
-        check = getattr(self.likelihood, "check_data", None)
-        if check is not None and getattr(check, "__func__", None) is not Conditional.check_data:
-            # Pixels that are drawn as 0 or 1 are alike everywhere.
-            some = examples.first(_ALIKE) if examples.pixels == "binarize" else examples
-            for rows, x, _ in batches(some, self, seed=0):
-                check(x, rows, examples.name)
+        check_support(self, self.likelihood, examples)
 
     @torch.no_grad()
     def sample(
@@ -225,28 +258,32 @@ class LatentModel(Model):
         Args:
             count: how many.
             mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
-            seed: makes the draws reproducible, and leaves torch's own generator alone.
-            given: the fields that prior and likelihood need: one value for all draws, or one for each.
+            seed: makes the draws reproducible, and leaves torch's own generator as it was.
+            given: the fields that prior and likelihood need by name: one value for all draws, or
+                one for each.
 
         Returns:
             ``[count, *event]``.
 
         Raises:
-            DataError: if a field that is needed is not given, or has another length than ``count``.
+            DataError: if a field that is needed is missing, or has another length than ``count``.
         """
         fields = self.as_fields(given, count)
-        seed = None if seed is None else derived_seed(seed, "sample")
+        if seed is not None:
+            seed = derived_seed(seed, "sample")
         with evaluating(self), seeded(seed, device_of(self)):
             prior = self.prior_given(fields)
-            one_for_each = bool(prior.batch_shape)
-            z = prior.sample(Size(() if one_for_each else (count,)))
-            return self._observed(z, fields, mean)
+            size = Size((count,))
+            if prior.batch_shape:  # one prior for each draw
+                size = Size()
+            return self._observed(prior.sample(size), fields, mean)
 
     @torch.no_grad()
     def decode(self, z: Tensor, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents ``[N, J]``.
+        """The mean of p(x given z), ``[N, *event]``, for latents ``[N, *units]``.
 
-        ``given`` holds the fields that the likelihood needs: one value for all latents, or one for each.
+        ``given`` holds the fields that the likelihood needs by name: one value for all latents, or
+        one for each.
         """
         z = z.to(device_of(self), dtype_of(self))
         with evaluating(self):
@@ -254,28 +291,36 @@ class LatentModel(Model):
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
-        """The mean of q(z given x), ``[N, J]``: the same at every call.
+        """The natural point of q(z given x), ``[N, *units]``: the same at every call.
 
-        A posterior without a mean in closed form, such as a flow, is averaged over 256 draws from a fixed
-        seed.
+        That is the mean, or for some distributions another point, see
+        :func:`~lowerbound.distributions.natural_point`. A posterior without either in closed form,
+        such as a flow, is averaged over 256 draws from a fixed seed.
 
         Args:
             data: examples, an array or a tensor, ``[N, *event]``.
         """
+        device = device_of(self)
         with evaluating(self):
-            means = [
-                _mean(self.conditioned(x, given).q) for _, x, given in batches(data, self, seed=0)
+            points = [
+                point_of(self.conditioned(x, given).q, device)
+                for _, x, given in batches(data, self, seed=0)
             ]
-            return torch.cat(means)
+            return torch.cat(points)
 
     @torch.no_grad()
     def reconstruct(self, data: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z) at the mean of q(z given x), ``[N, *event]``: the same at every call.
+        """The mean of p(x given z) at the natural point of q(z given x), ``[N, *event]``.
+
+        It is the same at every call.
 
         Args:
             data: examples, an array or a tensor, ``[N, *event]``.
-            given: fields in the place of the examples' own for p(x given z), to see each example as it
-                would be with another label or covariate: one value for all of them, or one for each.
+            given: fields in place of the examples' own for p(x given z), which show each example as
+                it would be with another label or covariate: one value for all, or one for each.
+
+        Raises:
+            DataError: if a field that is needed is missing, or has another length than the data.
         """
         examples = Examples.of(data)
         needs = fields_of("needs", self.likelihood)
@@ -284,7 +329,7 @@ class LatentModel(Model):
         return self.decode(self.encode(examples), **fields, **given)
 
     def as_fields(self, given: Mapping[str, Any], count: int) -> dict[str, Tensor]:
-        """Values that a user gives by name, as one tensor each, ``[count, ...]``, on the model's device.
+        """Values of fields by name as tensors ``[count, ...]`` on the model's device.
 
         Raises:
             DataError: for a name that the model does not know, or another number of values.
@@ -301,44 +346,35 @@ class LatentModel(Model):
                 field = field.expand(count)
             if len(field) != count:
                 raise DataError(
-                    f"{name}: {len(field)} values for {count} examples; give one value, or one for each"
+                    f"{name}: {len(field)} values for {count} examples; give one value, or one "
+                    "for each"
                 )
             fields[name] = field
+        check_fields(self, fields, torch.arange(count), type(self).__name__)
         return fields
 
     def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
-        """Means of p(x given z) for latents ``[N, *latent]``, or draws from it, a pass at a time."""
-        first = self.likelihood_given({name: value[:1] for name, value in fields.items()})(
-            z[None, :1]
-        )
-        size = examples_per_pass(math.prod(first.event_shape))
+        """Means of p(x given z) for latents ``[N, *units]``, or draws from it, in small batches."""
+
+        def likelihood_of(part: slice) -> Distribution:
+            some = {name: value[part] for name, value in fields.items()}
+            return self.likelihood_given(some)(z[None, part])
+
+        size = examples_per_pass(math.prod(likelihood_of(slice(0, 1)).event_shape))
         observed = []
         for start in range(0, len(z), size):
-            part = slice(start, start + size)
-            p = self.likelihood_given({name: value[part] for name, value in fields.items()})(
-                z[None, part]
-            )
-            observed.append((_mean(p) if mean else p.sample())[0])
+            p = likelihood_of(slice(start, start + size))
+            x = point_of(p, z.device) if mean else p.sample()
+            observed.append(x[0])
         return torch.cat(observed)
+
+
+def _conditionals(part: nn.Module) -> list[nn.Module]:
+    """A part of a model, and the conditionals that it is made of."""
+    inner = [module for module in part.modules() if isinstance(module, Conditional)]
+    return [part, *inner]
 
 
 def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
     """The names of fields that some parts of a model need or accept, each once."""
     return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
-
-
-def _mean(distribution: Distribution) -> Tensor:
-    """The mean, or where it has no closed form the average of draws that are the same at every call."""
-    try:
-        return distribution.mean
-    except NotImplementedError:
-        first = distribution.sample()
-        same = torch.zeros(
-            len(first), dtype=torch.long
-        )  # the same noise for all, wherever they stand in the data
-        with (
-            seeded(0, first.device),
-            noise.per_example(0, same),
-            noise.for_foreign(_MEAN_DRAWS, len(first)),
-        ):
-            return distribution.sample(Size((_MEAN_DRAWS,))).mean(0)

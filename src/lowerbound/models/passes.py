@@ -1,4 +1,4 @@
-"""Passes over data outside of training: batches with their own noise, and their results gathered."""
+"""Passes over data outside of training: batches with their own noise, and gathered results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowerbound.conditionals.base import check_fields
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.errors import ShapeError
@@ -18,7 +19,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
 
 Progress = Callable[[int, int], None]
-"""Is called after each batch with the number of examples that are done, and of all examples."""
+"""Called after each batch with the number of examples that are done, and of all examples."""
 
 
 def batches(
@@ -30,17 +31,17 @@ def batches(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-    """Batches in order, each with the noise of its own examples in force.
+    """Batches in order. While one is processed, noise comes from its own examples' streams.
 
     Yields:
-        Row numbers ``[B]``, examples ``[B, *event]``, and the fields that the model needs, ``[B, ...]``
-        each by name.
+        Row numbers ``[B]``, examples ``[B, *event]``, and the fields that the model needs by name,
+        ``[B, ...]`` each.
 
     Args:
         data: examples, an array or a tensor.
         model: whose device and floating type to use.
         seed: of the noise, see :mod:`lowerbound.runtime.noise`.
-        samples: how many draws each example will be given; chooses the batch size.
+        samples: how many draws each example gets; the batch size depends on it.
         batch_size: overrides that choice.
         progress: is told after each batch how many examples are done.
 
@@ -51,11 +52,18 @@ def batches(
     examples = Examples.of(data)
     device, dtype = device_of(model), dtype_of(model)
     measure = getattr(model, "numbers_per_draw", None)
-    numbers = math.prod(examples.shape) if measure is None else measure(examples)
-    size = batch_size or examples_per_pass(samples * numbers)
+    size = batch_size
+    if size is None:
+        numbers = math.prod(examples.shape)
+        if measure is not None:
+            numbers = measure(examples)
+        size = examples_per_pass(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    if needs:
+        everything = examples.given(torch.arange(len(examples)), needs, accepts)
+        check_fields(model, everything, all_rows, examples.name)
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
         given = examples.given(index, needs, accepts)
@@ -67,24 +75,24 @@ def batches(
 
 
 def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Figures of all examples, ``[count]`` each on the CPU in float64, from those of batches in order.
+    """Values for all examples, ``[count]`` each on the CPU in float64, from those of batches.
 
-    They are written into place as they come: small tensors that outlive a batch would pin the memory of its large ones.
+    They are copied as they come, because small tensors that outlive a batch would keep the memory
+    of its large ones.
     """
     whole: dict[str, Tensor] = {}
     start = 0
     for part in parts:
-        for name, figure in part.items():
-            whole.setdefault(name, torch.empty(count, dtype=torch.float64))[
-                start : start + len(figure)
-            ] = figure
+        for name, values in part.items():
+            column = whole.setdefault(name, torch.empty(count, dtype=torch.float64))
+            column[start : start + len(values)] = values
         start += len(next(iter(part.values())))
     return whole
 
 
 @contextmanager
 def fitting(examples: Examples) -> Iterator[None]:
-    """Around draws for some examples: shapes that do not fit the model are reported as such.
+    """Within the block, an error from shapes that do not fit the model names the data.
 
     Raises:
         ShapeError: naming the data and their shape.
@@ -96,6 +104,7 @@ def fitting(examples: Examples) -> Iterator[None]:
     except (ShapeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ShapeError(
-            f"{examples.name}: examples of shape {examples.shape} do not go through the model: {reason}. Check the shapes "
-            "that its networks declare; one of your own that takes [N, ...] only needs lowerbound.flatten_leading"
+            f"{examples.name}: examples of shape {examples.shape} do not go through the model: "
+            f"{reason}. Check the shapes that its networks declare; one of your own that takes "
+            "[N, ...] only needs lowerbound.flatten_leading"
         ) from error

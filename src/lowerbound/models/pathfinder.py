@@ -1,8 +1,9 @@
-"""Where a posterior starts: the best of the Gaussians along an optimiser's way to a mode.
+"""Pathfinder: a posterior starts at the best of the Gaussians along an optimiser's path to a mode.
 
-The mode itself is a bad place where it is far from most of the mass, as in hierarchical models, whose density may have no maximum at all. On the way
-there, a quasi-Newton optimiser estimates the curvature at each of its points, which makes a Gaussian of it; the one with the
-largest bound is taken (Pathfinder: Zhang, Carpenter, Gelman & Vehtari 2022, *Pathfinder: Parallel quasi-Newton variational inference*).
+The mode itself is a bad place if it is far from most of the mass, as in hierarchical models, whose
+density may have no maximum at all. At each point of its path a quasi-Newton optimiser estimates the
+curvature, which gives a Gaussian there. The one with the largest bound is taken (Zhang, Carpenter,
+Gelman & Vehtari 2022, *Pathfinder: Parallel quasi-Newton variational inference*).
 
 Suffixes: J dimensions, M pairs of the optimiser's memory, N draws.
 """
@@ -26,22 +27,31 @@ from lowerbound.errors import NonFiniteError
 
 Float = NDArray[np.float64]
 
-# Pairs of steps and changes of the gradient that make the curvature; points of a path at most; draws that tell how good a Gaussian is.
-_MEMORY, _POINTS, _DRAWS = 6, 1000, 20
+# Pairs of steps and changes of the gradient from which the curvature is estimated.
+_MEMORY = 6
 
-# Points that an optimiser tries before it moves, at most; numbers that a path holds, about.
-_TRIED, _NUMBERS = 40, 4_000_000
+# The largest number of points of a path, and about how many values a path may store.
+_POINTS, _VALUES = 1000, 4_000_000
 
-# Paths but the first begin at random within this distance of 0 in each direction.
+# Draws from which the bound of a Gaussian is estimated.
+_DRAWS = 20
+
+# The largest number of points that the optimiser tries before it moves.
+_TRIED = 40
+
+# All paths but the first begin at random within this distance of 0 in each direction.
 _WITHIN = 2.0
 
-# A pair is used if the curvature along it is positive, and not so small that dividing by it loses all digits.
+# A pair is used if the curvature along it is positive, and not so small that a division by it loses
+# all digits.
 _STEEPEST = 1e12
 
 
 @dataclass(frozen=True)
 class Curved:
-    """A Gaussian at a point of a path, with the inverse Hessian of limited memory ``diag(alpha) + beta gamma beta'`` as its covariance.
+    """A Gaussian whose covariance is ``diag(alpha) + beta gamma beta'``.
+
+    This is the inverse Hessian of limited memory at a point of a path.
 
     Args:
         mean: ``[J]``.
@@ -64,7 +74,8 @@ class Curved:
     def draws(self, noise_NJ: Float) -> tuple[Float, Float]:
         """Draws from the Gaussian and their log densities, ``[N, J]`` and ``[N]``.
 
-        The root of the covariance is that of a small matrix in the directions of ``beta``, and of ``alpha`` in all others.
+        In the directions of ``beta`` the root of the covariance is that of a small matrix, and in
+        all others it is that of ``alpha``.
         """
         root = np.sqrt(self.alpha)
         basis, upper = np.linalg.qr(self.beta / root[:, None])
@@ -80,13 +91,15 @@ class Curved:
 def pathfinder(
     log_density: Callable[[Tensor], Tensor], size: int, paths: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviations of the Gaussian with the largest bound along some paths to modes.
+    """Mean and standard deviations of the best Gaussian along some paths to modes.
+
+    The best one has the largest bound.
 
     Args:
         log_density: of points ``[N, size]``, ``[N]``; differentiable, up to a constant.
         size: of the space, J.
         paths: how many; the first begins at 0.
-        seed: of the other beginnings, and of the draws that bounds are estimated from.
+        seed: of the other beginnings, and of the draws from which bounds are estimated.
 
     Returns:
         Two tensors ``[size]``, float64.
@@ -105,8 +118,10 @@ def pathfinder(
                 best = (bound, candidate)
     if best[1] is None:
         raise NonFiniteError(
-            f"start: none of {paths} paths found a point around which the log joint is finite. Likely cause: a log joint that is not a number "
-            "near 0 in unconstrained coordinates. Remedy: look at its value there, give variables other supports or scales, or start without",
+            f"start: none of {paths} paths found a point around which the log joint is finite. "
+            "Likely cause: a log joint that is not a number near 0 in unconstrained coordinates. "
+            "Remedy: look at its value there, give variables other supports or scales, or train "
+            "without start()",
             step=0,
             term="log joint",
             tensor="the log joint",
@@ -116,7 +131,7 @@ def pathfinder(
 
 def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[Float, Float]]:
     """The points of an optimiser, with the gradient of the log density at each."""
-    # The optimiser moves to one of the points that it has tried last.
+    # The optimiser moves to one of the points that it tried last.
     seen: OrderedDict[bytes, Float] = OrderedDict()
     path: list[tuple[Float, Float]] = []
 
@@ -124,26 +139,28 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
         with torch.enable_grad():
             u = torch.from_numpy(point.copy()).requires_grad_()
             value = log_density(u[None]).sum()
-            (slope,) = (
-                torch.autograd.grad(value, u) if value.requires_grad else (torch.zeros_like(u),)
-            )
-        slope_J = slope.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
-        seen[point.tobytes()] = slope_J
+            gradient = torch.zeros_like(u)
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value, u)
+        gradient_J = gradient.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
+        seen[point.tobytes()] = gradient_J
         if len(seen) > _TRIED:
             seen.popitem(last=False)
         height = float(value.detach())
-        return (-height if math.isfinite(height) else 1e100), -slope_J
+        if not math.isfinite(height):
+            height = -1e100
+        return -height, -gradient_J
 
     def moved(xk: Float) -> None:
-        slope_J = seen.get(xk.tobytes())
-        if slope_J is not None:
-            path.append((xk.copy(), slope_J))
+        gradient_J = seen.get(xk.tobytes())
+        if gradient_J is not None:
+            path.append((xk.copy(), gradient_J))
 
     loss(begin)
     moved(begin)
     most: Any = {
         "maxcor": _MEMORY,
-        "maxiter": min(_POINTS, max(50, _NUMBERS // len(begin))),
+        "maxiter": min(_POINTS, max(50, _VALUES // len(begin))),
         "maxfun": 4 * _POINTS,
     }
     minimize(
@@ -158,32 +175,43 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
 
 
 def _curved(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
-    """A Gaussian at each point of a path but the first; of a path of one point, which is a mode then, with variances of 1."""
+    """A Gaussian at each point of a path but the first.
+
+    The point of a path of one point is a mode. Its Gaussian gets variances of 1.
+    """
     alpha = np.ones(len(path[0][0]))
     memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY)
     if len(path) == 1:
         yield Curved(path[0][0], alpha, np.zeros((len(alpha), 0)), np.zeros((0, 0)))
-    for (before, slope_before), (point, slope) in pairwise(path):
-        step, change = point - before, slope_before - slope
+    for (before, gradient_before), (point, gradient) in pairwise(path):
+        step, change = point - before, gradient_before - gradient
         along = float(step @ change)
         if along > 0 and float(change @ change) < _STEEPEST * along:
             alpha = _diagonal(alpha, step, change)
             memory.append((step, change))
         if memory:
-            yield _gaussian(point, slope, alpha, memory)
+            yield _gaussian(point, gradient, alpha, memory)
 
 
 def _diagonal(alpha: Float, step: Float, change: Float) -> Float:
-    """The diagonal of the inverse Hessian, brought up to date so that it explains the last step (Gilbert & Lemarechal 1989)."""
+    """The diagonal of the inverse Hessian, updated so that it explains the last step.
+
+    Gilbert & Lemarechal 1989.
+    """
     a, b, c = float(change @ (alpha * change)), float(change @ step), float(step @ (step / alpha))
     updated: Float = 1 / (a / (b * alpha) + change**2 / b - a * step**2 / (b * c * alpha**2))
-    return updated if bool((updated > 0).all()) else alpha
+    if bool((updated > 0).all()):
+        return updated
+    return alpha
 
 
 def _gaussian(
-    point: Float, slope: Float, alpha: Float, memory: deque[tuple[Float, Float]]
+    point: Float, gradient: Float, alpha: Float, memory: deque[tuple[Float, Float]]
 ) -> Curved:
-    """One Newton step from the point, and the inverse Hessian in compact form (Byrd, Nocedal & Schnabel 1994)."""
+    """One Newton step from the point, and the inverse Hessian in compact form.
+
+    Byrd, Nocedal & Schnabel 1994.
+    """
     steps, changes = (np.stack(part, 1) for part in zip(*memory, strict=True))
     along = steps.T @ changes
     inverse = np.linalg.inv(np.triu(along))
@@ -191,7 +219,7 @@ def _gaussian(
     corner = inverse.T @ (np.diag(np.diag(along)) + changes.T @ scaled) @ inverse
     gamma = np.block([[np.zeros_like(along), -inverse], [-inverse.T, corner]])
     beta = np.concatenate([scaled, steps], 1)
-    mean = point + alpha * slope + beta @ (gamma @ (beta.T @ slope))
+    mean = point + alpha * gradient + beta @ (gamma @ (beta.T @ gradient))
     return Curved(mean, alpha, beta, gamma)
 
 
@@ -207,4 +235,6 @@ def _bound(log_density: Callable[[Tensor], Tensor], candidate: Curved, noise_NJ:
         return -math.inf
     heights = log_density(torch.from_numpy(draws)).double().cpu().numpy()
     bound = float(np.mean(heights - log_q))
-    return bound if math.isfinite(bound) else -math.inf
+    if not math.isfinite(bound):
+        return -math.inf
+    return bound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Size, Tensor, nn
@@ -14,15 +14,18 @@ from torch.func import functional_call
 from lowerbound.distributions import as_diagonal
 from lowerbound.errors import NonFiniteError, UnsupportedError
 from lowerbound.models.checks import check_likelihood
-from lowerbound.models.draw import Gradient
+
+Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
+"""How the posterior's parameters get their gradient, see :class:`lowerbound.Objective`."""
 
 
 def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """``[K, B, J]`` draws of z, and log q at them: in the same pass where the distribution offers it, as flows do."""
+    """Draws of z, ``[K, B, *units]``, and log q at them, computed together where q offers that."""
     if not q.has_rsample:
         raise UnsupportedError(
-            f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no gradient goes through its draws; "
-            "use gradient='score-function', or a posterior with rsample, such as Gaussian"
+            f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no "
+            "gradient goes through its draws; use gradient='score-function', or a posterior with "
+            "rsample, such as Gaussian"
         )
     together = getattr(q, "rsample_and_log_prob", None)
     if together is None:
@@ -32,8 +35,8 @@ def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], 
     return z, lambda: log_q
 
 
-def _held_fixed(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Draws of z through which no gradient goes, and log q at them."""
+def _without_path(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Draws of z with a stop-gradient, and log q at them."""
     z = q.sample(size).detach()
     return z, lambda: scored(q, z)
 
@@ -42,10 +45,12 @@ _Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
 
 
 def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
-    """How z is drawn for a gradient; where none is recorded, any way will do.
+    """The function that draws z for a kind of gradient.
+
+    Where no gradients are recorded, a posterior without ``rsample`` serves for all of them.
 
     Returns:
-        A function from q and a shape to draws, and what gives log q at them.
+        A function from q and a shape to draws, and a function that computes log q at them.
 
     Raises:
         UnsupportedError: for a gradient that is unknown.
@@ -54,7 +59,9 @@ def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
         known = ", ".join(map(repr, get_args(Gradient)))
         raise UnsupportedError(f"gradient={gradient!r} is unknown; there are {known}")
     no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
-    return _held_fixed if no_path else _reparameterised
+    if no_path:
+        return _without_path
+    return _reparameterised
 
 
 def scored(q: Distribution, z: Tensor) -> Tensor:
@@ -67,22 +74,23 @@ def scored(q: Distribution, z: Tensor) -> Tensor:
         return q.log_prob(z)
     except NotImplementedError:
         raise UnsupportedError(
-            f"the posterior returned {type(q).__name__}, which cannot score a given point: its log_prob is not implemented; "
-            "use a posterior whose density can be evaluated"
+            f"the posterior returned {type(q).__name__}, which cannot score a given point: its "
+            "log_prob is not implemented; use a posterior whose density can be evaluated"
         ) from None
 
 
 def weighed(log_w: Tensor) -> Tensor:
-    """Log weights of draws in double precision; a draw whose weight is not a number counts as impossible.
+    """Log weights of draws in double precision; a weight that is not a number becomes zero.
 
     Raises:
-        NonFiniteError: if one is infinite, by which all others would count for nothing.
+        NonFiniteError: if a weight is infinite, beside which no other would count.
     """
     log_w = log_w.double()
     if bool((log_w == math.inf).any()):
         raise NonFiniteError(
-            "the log joint is infinite at a draw from q, so no average over draws means anything. Likely cause: a density that has no upper limit. Remedy: "
-            "look at the log joint there, or give variables supports that keep them away",
+            "the log joint is infinite at a draw from q, so no average over draws means anything. "
+            "Likely cause: a density without an upper limit. Remedy: look at the log joint there, "
+            "or give variables supports that exclude such values",
             step=0,
             term="log_w",
             tensor="the log joint",
@@ -90,31 +98,36 @@ def weighed(log_w: Tensor) -> Tensor:
     return torch.where(log_w.isnan(), -math.inf, log_w)
 
 
-def held(q: Distribution, posterior: nn.Module, *given: Tensor, **fields: Tensor) -> Distribution:
-    """The distribution ``q`` that a posterior returned, with its parameters held fixed: no gradient reaches them.
+def stop_parameter_gradients(
+    q: Distribution, posterior: nn.Module, *given: Tensor, **fields: Tensor
+) -> Distribution:
+    """The distribution ``q`` that a posterior returned, with a stop-gradient on its parameters.
 
     Raises:
-        UnsupportedError: if a second pass through the posterior would give another distribution.
+        UnsupportedError: if a second evaluation of the posterior would give another distribution.
     """
     ours = as_diagonal(q)
     own = getattr(q if ours is None else ours, "held", None)
     if own is not None:
         return cast(Distribution, own())
-    # Another library's distribution may hold networks of its own, so it is made again from fixed parameters.
-    changing = next(
-        (module for module in posterior.modules() if _differs_between_passes(module)), None
-    )
+    # Another library's distribution may hold networks of its own, so it is made again, from
+    # parameters without gradients.
+    changing = next((module for module in posterior.modules() if _is_random(module)), None)
     if changing is not None:
         raise UnsupportedError(
-            f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, so that a second pass "
-            "with its parameters held fixed gives another distribution; use gradient='pathwise', or leave that layer out"
+            f"the posterior is a {type(q).__name__} whose network has a {type(changing).__name__}, "
+            "so that its second evaluation, with a stop-gradient on its parameters, gives another "
+            "distribution; use gradient='pathwise', or leave that layer out"
         )
     fixed = {name: value.detach() for name, value in posterior.state_dict(keep_vars=True).items()}
     again = cast(Distribution, functional_call(posterior, fixed, given, fields))
-    return again if again.batch_shape == q.batch_shape else again.expand(q.batch_shape)
+    if again.batch_shape != q.batch_shape:
+        again = again.expand(q.batch_shape)
+    return again
 
 
-def _differs_between_passes(module: nn.Module) -> bool:
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module in training mode gives another output at its next evaluation."""
     return module.training and isinstance(
         module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
     )

@@ -1,4 +1,4 @@
-"""What an objective is: a bound, and what carries its gradient."""
+"""What an objective is: a bound, and the surrogate that carries its gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from torch import Tensor, nn
 
-from lowerbound.errors import SettingsError
+from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient, Model
 from lowerbound.objectives.schedules import Schedule
 from lowerbound.settings import whole_number
@@ -32,23 +32,30 @@ class Player:
 
 
 class Objective(ABC):
-    """A lower bound on log p(x), for each example, from one draw; what is maximised.
+    """A lower bound on log p(x) for each example, computed from one draw. Training maximises it.
 
-    Two numbers are kept apart: :meth:`bound` is what is reported, logged and used for selection, :meth:`surrogate` is what
-    carries the gradient. ``gradient`` says which way that takes to the posterior's parameters:
+    Two values are kept apart: :meth:`bound` is reported, logged and used for selection, and
+    :meth:`surrogate` carries the gradient. ``gradient`` says how the posterior's parameters get
+    their gradient:
 
     - ``"pathwise"``: through the reparameterised draws (Kingma & Welling 2013).
-    - ``"sticking-the-landing"``: the same without the score ``grad log q(z given x)`` at fixed z, whose mean is zero for the
-      ELBO (Roeder, Wu & Duvenaud 2017). It vanishes where q is the exact posterior. For more than one sample under a
-      logarithm, as in IWAE, that mean is not zero, and the gradient is biased.
-    - ``"dreg"``: that score reparameterised as well (Tucker, Lawson, Gu & Maddison 2019): unbiased for every bound here.
-    - ``"score-function"``: no gradient through z, which may be discrete, and a leave-one-out baseline from the other
-      samples (Mnih & Rezende 2016: VIMCO).
+    - ``"sticking-the-landing"``: the same without the score ``grad log q(z given x)`` at fixed z,
+      whose mean is zero for the ELBO (Roeder, Wu & Duvenaud 2017). It vanishes where q is the exact
+      posterior. For several samples under one logarithm, as in IWAE, the mean of the weighted score
+      is not zero, and the gradient is biased.
+    - ``"dreg"``: the score is reparameterised as well (Tucker, Lawson, Gu & Maddison 2019), which
+      is unbiased for every bound here. Of several groups of latents, some drawn given others, the
+      joint density of all groups takes the place of q (Bauer & Mnih 2021).
+    - ``"score-function"``: no gradient through z, which may be discrete, and a leave-one-out
+      baseline from the other samples (Mnih & Rezende 2016: VIMCO).
 
-    To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs of a :class:`lowerbound.Draw`; add
-    ``samples`` as a field to let it be chosen. If what carries the gradient is not the bound, override :meth:`surrogate`;
-    the value that is reported, logged and used for selection stays the bound. A field may hold a
-    :class:`lowerbound.Schedule`; while it trains, such a field is a tensor without dimensions with the value of the step.
+    To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs from a
+    :class:`lowerbound.Draw`. Add a field ``samples`` to let it be chosen. If the gradient is not
+    that of the bound, override :meth:`surrogate`; the value that is reported, logged and used for
+    selection stays the bound. A field may hold a :class:`lowerbound.objectives.Schedule`; in
+    training, such a field is a tensor without dimensions that holds the value at the current step.
+    An objective that trains a module of its own, such as a critic, returns it from :meth:`players`
+    and its loss from :meth:`losses`.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -62,8 +69,11 @@ class Objective(ABC):
         ...
         ...     def surrogate(self, draw):
         ...         return draw.log_likelihood.mean(0) - self.weight * draw.rate
-        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
-        >>> lb.fit(vae, WeightedRate(), torch.rand(50, 6), epochs=1, progress=False).history[0]["train"].keys()
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+        ... )
+        >>> run = lb.fit(vae, WeightedRate(), torch.rand(50, 6), epochs=1, progress=False)
+        >>> run.history[0]["train"].keys()
         dict_keys(['bound', 'rate', 'distortion'])
     """
 
@@ -71,17 +81,21 @@ class Objective(ABC):
     gradient: Gradient = "pathwise"
 
     is_bound: ClassVar[bool] = True
-    """Whether :meth:`bound` is a lower bound on log p(x); without that it is reported as a score."""
+    """Whether :meth:`bound` is a lower bound on log p(x). If not, it is reported as a score."""
 
     linear_in_log_weights: ClassVar[bool] = False
-    """Whether the bound is a mean of log weights, so that the mean over batches is that over all data."""
+    """Whether the bound is a mean of log weights.
+
+    Only then is the mean over batches of data the bound of all data, for a model whose latents
+    belong to all examples together.
+    """
 
     def players(self) -> dict[str, Player]:
-        """The modules that the objective owns, by name; none by default."""
+        """The modules that the objective owns and trains, by name; none by default."""
         return {}
 
     def losses(self, draw: Draw) -> dict[str, Tensor]:
-        """The loss of each player, ``[B]``, which its own parameters minimise; by the player's name."""
+        """The loss of each player by its name, ``[B]``; only its own parameters minimise it."""
         return {}
 
     @abstractmethod
@@ -89,20 +103,40 @@ class Objective(ABC):
         """The bound, ``[B]``, in nats."""
 
     def surrogate(self, draw: Draw) -> Tensor:
-        """What carries the gradient, ``[B]``; by default the bound itself."""
+        """A value with the gradient to follow, ``[B]``; by default the bound itself."""
         return self.bound(draw)
 
     def rate(self, draw: Draw) -> Tensor:
         """The rate that is reported, ``[B]``, in nats."""
         return draw.rate
 
+    def group_rates(self, draw: Draw) -> dict[str, Tensor]:
+        """The rate of each group of latents by its name, ``[B]``, in nats; they sum to the rate."""
+        return {name: latent.rate for name, latent in draw.latents.items()}
+
     def terms(self, draw: Draw) -> dict[str, Tensor]:
-        """What is reported, ``[B]`` each: the bound, its rate and its distortion."""
-        return {
+        """What is reported, ``[B]`` each: the bound, its rate and its distortion.
+
+        Of several groups of latents each rate is reported too, as ``rate`` and the group's name.
+        """
+        terms = {
             "bound": self.bound(draw),
             "rate": self.rate(draw),
             "distortion": -draw.log_likelihood.mean(0),
         }
+        if len(draw.groups) > 1:
+            terms |= {f"rate {name}": rate for name, rate in self.group_rates(draw).items()}
+        return terms
+
+    def label(self, model: Model) -> str:
+        """What displays call the value of :meth:`bound` for a model: ``"bound"`` or ``"score"``.
+
+        It is a score where the objective does not bound log p(x), and where a part of the model is
+        not normalised, such as a posterior that is a point mass.
+        """
+        if self.is_bound and not model.unnormalized_parts():
+            return "bound"
+        return "score"
 
     def __call__(self, draw: Draw) -> Tensor:
         """The bound's value with the surrogate's gradient, ``[B]``."""
@@ -110,28 +144,27 @@ class Objective(ABC):
         return self.bound(draw).detach() + (surrogate - surrogate.detach())
 
     def with_samples(self: Self, samples: int) -> Self:
-        """The same bound from another number of samples, as an evaluation may ask for.
+        """The same bound from another number of samples, which an evaluation may ask for.
 
         Raises:
             SettingsError: if the bound does not allow that number.
         """
-        return (
-            replace(cast(Any, self), samples=samples)
-            if is_dataclass(self)
-            else self.holding({"samples": samples})
-        )
+        if is_dataclass(self):
+            return replace(cast(Any, self), samples=samples)
+        return self.holding({"samples": samples})
 
     def schedules(self) -> dict[str, Schedule]:
-        """The settings that change while it trains, by name."""
+        """The settings that change during training, by name."""
         values: dict[str, Any] = {}
         for part in (*reversed(type(self).__mro__), self):
             values |= vars(part)
         return {name: value for name, value in values.items() if isinstance(value, Schedule)}
 
     def holding(self: Self, values: Mapping[str, float | Tensor]) -> Self:
-        """The same objective with these values in the place of its own, such as its schedules.
+        """The same objective with these values in place of its own, such as those of its schedules.
 
-        Tensors without dimensions can be filled anew from step to step, which a compiled step follows.
+        A tensor without dimensions can be given another value before each step, and a compiled step
+        reads it.
         """
         if not values:
             return self
@@ -156,32 +189,42 @@ def check_common(objective: Objective) -> None:
         )
 
 
-def refuse_other_types(name: str, model: Any, objective: Any) -> None:
-    """Refuse what is no model or no objective, as where the two are exchanged.
+def check_types(name: str, model: Any, objective: Any) -> None:
+    """Check that the arguments are a model and an objective, and for instance not exchanged.
 
     Raises:
         SettingsError: naming what was found instead.
     """
     for argument, value, kind in (("model", model, Model), ("objective", objective, Objective)):
-        if not isinstance(value, kind):
-            found = (
-                f"the class {value.__name__}; call it: {value.__name__}()"
-                if isinstance(value, type)
-                else type(value).__name__
-            )
-            raise SettingsError(
-                f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}"
-            )
+        if isinstance(value, kind):
+            continue
+        found = type(value).__name__
+        if isinstance(value, type):
+            found = f"the class {value.__name__}; call it: {value.__name__}()"
+        raise SettingsError(f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}")
 
 
-def refuse_no_others(name: str, samples: int) -> None:
-    """A leave-one-out baseline needs another sample.
+def check_baseline(name: str, samples: int) -> None:
+    """Check that a leave-one-out baseline has another sample.
 
     Raises:
         SettingsError: if there is none.
     """
     if samples < 2:
         raise SettingsError(
-            f"{name}: gradient='score-function' takes the baseline of a sample from the others of its group, but there is "
-            "one only; use samples=2 or more"
+            f"{name}: gradient='score-function' takes the baseline of a sample from the others of "
+            "its group, but there is one only; use samples=2 or more"
+        )
+
+
+def check_plain_weight(draw: Draw, gradient: Gradient) -> None:
+    """Check that the weight is a ratio of densities at z, which all but one gradient count on.
+
+    Raises:
+        UnsupportedError: if some latents are summed out of it.
+    """
+    if draw.weight_term is not None and gradient != "pathwise":
+        raise UnsupportedError(
+            f"gradient={gradient!r} needs log q(z given x) of everything that the weight depends "
+            "on, and this model sums some latents out of it (weight_term); use gradient='pathwise'"
         )

@@ -1,4 +1,4 @@
-"""The evidence lower bound, and what trains it in other ways than climbing it."""
+"""The evidence lower bound, and the penalties that training may put in place of its rate."""
 
 from __future__ import annotations
 
@@ -11,49 +11,67 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, refuse_no_others
+from lowerbound.objectives.base import (
+    Objective,
+    check_baseline,
+    check_common,
+    check_plain_weight,
+)
 from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
 
 
 @describable
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""The evidence lower bound (Kingma & Welling 2013, equations 3 and 6 to 8), in nats per example.
+    r"""The evidence lower bound, in nats per example (Kingma & Welling 2013, equations 3, 6 to 8).
 
-    .. math:: \mathcal L(x) = \mathbb E_{q(z \mid x)}[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z)) \le \log p(x)
+    .. math:: \mathcal L(x) = \mathbb E_{q(z \mid x)}[\log p(x \mid z)]
+              - \mathrm{KL}(q(z \mid x) \,\|\, p(z)) \le \log p(x)
 
-    estimated by ``samples`` draws of z. The KL term is computed in closed form where one is registered with torch, which is
-    the paper's estimator B, or sampled, which is its estimator A.
+    estimated by ``samples`` draws of z. The KL term is computed in closed form where one is
+    registered with torch, which is the paper's estimator B, or sampled, which is its estimator A.
+    Of several groups of latents the KL term is a sum over the groups, each in closed form where
+    there is one. The closed form lowers the variance of the rate, but can raise that of the bound.
 
-    ``beta``, ``free_bits`` and ``capacity`` change what is climbed, not what is reported: the bound stays the formula above,
-    so runs with different settings compare. With rate ``R = KL(q || p)``, rates ``R_j`` of the units of z, and means over the
-    batch denoted by a bar, the gradient is that of ``E[log p(x given z)] - penalty`` with
+    ``beta``, ``free_bits`` and ``capacity`` change what is maximised, not what is reported: the
+    bound stays the formula above, so runs with different settings compare. With the rate
+    ``R = KL(q || p)``, rates ``R_j`` of the units of z, and means over the batch denoted by a bar,
+    the gradient is that of ``E[log p(x given z)] - penalty`` with the penalty
 
-    .. math:: \beta R, \qquad \beta \sum_j \max(\lambda, \bar R_j), \qquad \beta\, |\bar R - C|
+    .. math:: \beta R, \qquad \beta \sum_j \max(\lambda, \bar R_j), \qquad
+              \beta\, |\bar R - C|
 
     Args:
         samples: L, the draws for each example.
-        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: refused if there is none. ``"sampled"``: estimator A.
-        gradient: see :class:`lowerbound.Objective`. Anything but ``"pathwise"`` and ``"score-function"`` samples the KL term
-            of what is climbed; ``"dreg"`` is ``"sticking-the-landing"`` here.
-        beta: the weight of the rate (Higgins et al. 2017), or a schedule such as ``Ramp(0.0, 1.0, epochs=100)``, the KL
-            warm-up of Bowman et al. 2016 and Sønderby et al. 2016.
-        free_bits: lambda in nats, or a schedule: the rate of a unit below which it is not penalised (Kingma et al. 2016).
-        capacity: C in nats, or a schedule: the rate that is aimed at (Burgess et al. 2018, whose gamma is ``beta``).
+        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: refused if there is none.
+            ``"sampled"``: estimator A.
+        gradient: see :class:`lowerbound.Objective`. All but ``"pathwise"`` and ``"score-function"``
+            use the sampled KL term for the gradient; ``"dreg"`` is ``"sticking-the-landing"`` here.
+        beta: the weight of the rate (Higgins et al. 2017), or a schedule such as
+            ``Ramp(0.0, 1.0, epochs=100)``, the KL warm-up of Bowman et al. 2016 and Sønderby et al.
+            2016.
+        free_bits: lambda in nats, or a schedule: the rate of a unit below which it is not penalised
+            (Kingma et al. 2016).
+        capacity: C in nats, or a schedule: the rate to aim for (Burgess et al. 2018, whose gamma is
+            ``beta``).
 
     Raises:
         SettingsError: for settings that are unknown, out of range or exclude each other.
-        UnsupportedError: on use, if ``kl="closed-form"`` or ``free_bits`` wants a closed form that there is not.
+        UnsupportedError: on use, if ``kl="closed-form"`` or ``free_bits`` needs a closed form and
+            there is none.
 
     Example:
         >>> import torch, lowerbound as lb
         >>> vae = lb.LatentModel(
-        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale=1.0)
+        ...     lb.StandardNormal(2),
+        ...     lb.Gaussian(lb.mlp(6, 4)),
+        ...     lb.Gaussian(lb.mlp(2, 6), scale=1.0),
         ... )
         >>> draw = vae.draw(torch.zeros(5, 6), samples=7)
         >>> ELBO(samples=7)(draw).shape
         torch.Size([5])
-        >>> bool((ELBO(samples=7, beta=4.0)(draw) == ELBO(samples=7)(draw)).all())  # what is reported is the bound
+        >>> weighted = ELBO(samples=7, beta=4.0)
+        >>> bool((weighted(draw) == ELBO(samples=7)(draw)).all())  # the bound is reported
         True
     """
 
@@ -73,10 +91,11 @@ class ELBO(Objective):
                 f"ELBO: kl={self.kl!r} is unknown; choose 'auto', 'closed-form' or 'sampled'"
             )
         if self.gradient == "score-function":
-            refuse_no_others("ELBO", self.samples)
+            check_baseline("ELBO", self.samples)
         if self._samples_the_path and self.kl == "closed-form":
             raise SettingsError(
-                f"ELBO: gradient={self.gradient!r} is about the sampled KL term; it excludes kl='closed-form'"
+                f"ELBO: gradient={self.gradient!r} is about the sampled KL term; it excludes "
+                "kl='closed-form'"
             )
         check_number("ELBO: beta", self.beta, 0)
         check_number("ELBO: free_bits", self.free_bits, 0)
@@ -86,8 +105,8 @@ class ELBO(Objective):
             self.capacity is not None or self.kl == "sampled" or self._samples_the_path
         ):
             raise SettingsError(
-                "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, kl='sampled', and the "
-                "gradients 'sticking-the-landing' and 'dreg'"
+                "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, "
+                "kl='sampled', and the gradients 'sticking-the-landing' and 'dreg'"
             )
 
     @property
@@ -96,24 +115,29 @@ class ELBO(Objective):
 
     def bound(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - KL``, ``[B]``."""
-        return (
-            draw.log_w.mean(0)
-            if self._is_sampled(draw)
-            else draw.log_likelihood.mean(0) - self.rate(draw)
-        )
+        if self._is_sampled(draw) and draw.weight_term is None:
+            return draw.log_w.mean(0)
+        return draw.log_likelihood.mean(0) - self.rate(draw)
 
     def rate(self, draw: Draw) -> Tensor:
-        """The KL term as ``kl`` has it, ``[B]``: ``bound = -(rate + distortion)``."""
+        """The KL term as ``kl`` says, ``[B]``: ``bound = -(rate + distortion)``."""
         if self.kl == "sampled":
             return draw.sampled_rate
         if self.kl == "closed-form" and draw.analytic_rate is None:
             raise UnsupportedError(
-                f"no closed-form KL is registered for {type(draw.q).__name__} against {type(draw.prior).__name__}; use kl='auto'"
+                f"no closed-form KL is registered for {_without(draw, 'analytic_rate')}; "
+                "use kl='auto'"
             )
         return draw.rate
 
+    def group_rates(self, draw: Draw) -> dict[str, Tensor]:
+        """The KL term of each group of latents as ``kl`` says, ``[B]`` by name."""
+        if self.kl == "sampled":
+            return {name: latent.sampled_rate for name, latent in draw.latents.items()}
+        return super().group_rates(draw)
+
     def _is_sampled(self, draw: Draw) -> bool:
-        return self.kl == "sampled" or (self.kl == "auto" and draw.analytic_rate is None)
+        return self.kl == "sampled" or (self.kl == "auto" and not draw.has_closed_form_rate)
 
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the gradient asked for, ``[B]``."""
@@ -122,13 +146,12 @@ class ELBO(Objective):
         )
         if plain and self.gradient == "pathwise":
             return self.bound(draw)
+        check_plain_weight(draw, self.gradient)
         if self.gradient == "score-function":
-            return self._scored(draw)
-        rate = (
-            (draw.log_q_held - draw.log_prior).mean(0)
-            if self._samples_the_path
-            else self.rate(draw)
-        )
+            return self._score_function_surrogate(draw)
+        rate = self.rate(draw)
+        if self._samples_the_path:
+            rate = (draw.log_q_stopgrad_parameters - draw.log_prior).mean(0)
         return draw.log_likelihood.mean(0) - self._penalty(draw, rate)
 
     @property
@@ -136,36 +159,78 @@ class ELBO(Objective):
         return not is_always(value_of(self.free_bits), 0.0)
 
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
-        """What is subtracted in the place of the rate, ``[B]``."""
-        beta = value_of(self.beta)
-        if self._frees_bits:
-            least = value_of(self.free_bits)
-            if draw.unit_rates is None:
-                raise UnsupportedError(
-                    f"free_bits needs a rate of each unit, and {type(draw.q).__name__} against {type(draw.prior).__name__} "
-                    "has none in closed form; use free_bits=0"
-                )
-            units = draw.unit_rates
-            return beta * torch.where(units.mean(0) > least, units, least).flatten(1).sum(1)
-        return self._weight(rate) * rate
+        """What is subtracted in place of the rate, ``[B]``."""
+        if not self._frees_bits:
+            return self._weight(rate) * rate
+        units = draw.unit_rates
+        if units is None:
+            raise UnsupportedError(
+                f"free_bits needs a rate of each unit, and {_without(draw, 'unit_rates')} has none "
+                "in closed form; use free_bits=0"
+            )
+        least = value_of(self.free_bits)
+        freed = torch.where(units.mean(0) > least, units, least)
+        return value_of(self.beta) * freed.flatten(1).sum(1)
 
     def _weight(self, rate: Tensor) -> float | Tensor:
-        """The slope of the penalty: beta, and with a capacity its sign on the batch's side of it."""
+        """The derivative of the penalty: beta, with the sign of ``mean rate - capacity`` if any."""
         beta = value_of(self.beta)
         if self.capacity is None:
             return beta
         return beta * (rate.detach().mean() - value_of(self.capacity)).sign()
 
-    def _scored(self, draw: Draw) -> Tensor:
-        """The score-function surrogate, whose signal for a sample is what it has above the mean of the others."""
+    def _score_function_surrogate(self, draw: Draw) -> Tensor:
+        """The signal of a sample is by how much it exceeds the mean of the others."""
         signal = draw.log_likelihood.detach()
         if self._is_sampled(draw):
-            # Of the explicit dependence on q, which is the mean of a score, nothing but noise would remain.
+            # The explicit dependence on q is the mean of a score, which would only add noise.
             rates = draw.log_q.detach() - draw.log_prior
             rate = rates.mean(0)
             signal = signal - self._weight(rate) * rates.detach()
         else:
             rate = self.rate(draw)
+            if len(draw.groups) > 1:
+                rate, by_draws = self._rate_of_groups(draw)
+                signal = signal - self._weight(rate) * by_draws
         others = (signal.sum(0) - signal) / (self.samples - 1)
         explicit = draw.log_likelihood.mean(0) - self._penalty(draw, rate)
         return explicit + ((signal - others) * draw.log_q).mean(0)
+
+    def _rate_of_groups(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """The rate, ``[B]``, and the part of it that differs between draws, ``[K, B]``.
+
+        A rate in closed form can depend on draws of other groups, and a sampled one does.
+        """
+        rate, by_draws = torch.zeros_like(draw.log_q[0]), torch.zeros_like(draw.log_q.detach())
+        for name, latent in draw.groups.items():
+            rates = latent.draw_rates
+            if rates is None:
+                rates = latent.log_q.detach() - latent.log_prior
+            if rates.dim() == 1:
+                rate = rate + rates
+                continue
+            if self._frees_bits:
+                raise UnsupportedError(
+                    f"free_bits with gradient='score-function' needs rates that do not depend on "
+                    f"draws, and that of {name!r} depends on other latents; use "
+                    "gradient='pathwise', or free_bits=0"
+                )
+            rate, by_draws = rate + rates.mean(0), by_draws + rates.detach()
+        return rate, by_draws
+
+
+def _without(draw: Draw, attribute: str) -> str:
+    """Which posterior against which prior lacks a rate in closed form."""
+    for name, latent in draw.latents.items():
+        if getattr(latent, attribute) is not None:
+            continue
+        pair = f"{type(latent.q).__name__} against {type(latent.prior).__name__}"
+        if len(draw.groups) < 2:
+            return pair
+        if latent.closed_form_is_biased:
+            return (
+                f"the latents {name!r}, whose prior depends on other latents (Latent.draw draws "
+                "latents whose prior depends on earlier ones only)"
+            )
+        return f"{pair} of the latents {name!r}"
+    return f"{type(draw.q).__name__} against {type(draw.prior).__name__}"

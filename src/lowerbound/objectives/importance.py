@@ -1,4 +1,4 @@
-"""Bounds that put several samples under one logarithm: importance-weighted ones, and their generalisations.
+"""Bounds that put several samples under one logarithm: importance-weighted and Rényi bounds.
 
 Suffixes of shapes: M groups, G samples in each, K = M G samples in all, B examples.
 """
@@ -15,17 +15,23 @@ from torch import Tensor
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.models import Draw, Gradient
-from lowerbound.objectives.base import Objective, check_common, refuse_no_others
+from lowerbound.objectives.base import (
+    Objective,
+    check_baseline,
+    check_common,
+    check_plain_weight,
+)
 from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
 from lowerbound.settings import whole_number
 
-# A normalised weight below the rounding of every floating type that a bound is computed in.
+# A normalised weight that is below the rounding error of every floating type.
 _NEGLIGIBLE = 1e-20
 
-# Orders 1 - alpha nearer to 0 than this are computed about the mean, where the logarithm of a mean would lose its digits.
+# For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would lose its digits, so
+# another formula takes the difference from the mean of the logarithms.
 _SMALL_ORDER = 0.1
 
-# In the place of an order of 0, of which that computation would take the inverse.
+# In place of an order of 0, by which that formula would divide.
 _LEAST_ORDER = 1e-12
 
 _Order = float | Tensor
@@ -33,7 +39,9 @@ _Order = float | Tensor
 
 @dataclass(frozen=True)
 class PowerMean:
-    r"""The logarithm of a power mean of weights, averaged over groups of samples, and what its gradients are made of.
+    r"""The logarithm of a power mean of weights, averaged over groups of samples.
+
+    Its derivatives, from which every gradient here is made, are methods.
 
     .. math:: f(w) = \lambda \frac1K \sum_k \log w_k + (1 - \lambda) \frac1M \sum_m \frac1{1-\alpha}
               \log \frac1G \sum_g w_{mg}^{1-\alpha}
@@ -58,11 +66,9 @@ class PowerMean:
         if self._is_elbo:
             return mean
         power = self._of_groups(self._grouped(log_w_KB)).mean(0)
-        return (
-            power
-            if is_always(self.elbo_weight, 0.0)
-            else self.elbo_weight * mean + (1 - self.elbo_weight) * power
-        )
+        if is_always(self.elbo_weight, 0.0):
+            return power
+        return self.elbo_weight * mean + (1 - self.elbo_weight) * power
 
     def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
@@ -81,11 +87,12 @@ class PowerMean:
     def _by_order(
         self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
     ) -> Tensor:
-        """What one of two formulas gives for the order 1 - alpha and these weights, whichever keeps its digits there."""
+        """The one of two formulas that keeps its digits for the order 1 - alpha."""
         order = 1 - self.alpha
         if not isinstance(order, Tensor):
-            return small(order, *log_w) if abs(order) < _SMALL_ORDER else large(order, *log_w)
-        # Both are computed; the one that does not count gets numbers at which it and its gradient are finite.
+            chosen = small if abs(order) < _SMALL_ORDER else large
+            return chosen(order, *log_w)
+        # Both are computed. The unused one gets values at which it and its gradient are finite.
         is_small = order.abs() < _SMALL_ORDER
         beside_zero = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
         of_small = small(
@@ -102,16 +109,20 @@ class PowerMean:
         return self._mixed(log_w_KB, self._shares(log_w_KB))
 
     def path_weights(self, log_w_KB: Tensor) -> Tensor:
-        """What multiplies ``d log w_k / dz_k`` in the doubly reparameterised gradient, ``[K, B]``.
+        """The factor of ``d log w_k / dz_k`` in the doubly reparameterised gradient, ``[K, B]``.
 
-        That is the weight without its own derivative, ``v_k - dv_k / d log w_k``: the term that comes of reparameterising
-        ``v_k grad log q(z_k given x)`` once more. For IWAE it is the square of the normalised weight.
+        It is the weight less its own derivative, ``v_k - dv_k / d log w_k``. The second term comes
+        from reparameterising the score, ``v_k grad log q(z_k given x)``, once more. For IWAE the
+        factor is the square of the normalised weight.
         """
         share_MGB = self._shares(log_w_KB)
         return self._mixed(log_w_KB, self.alpha * share_MGB + (1 - self.alpha) * share_MGB.square())
 
     def advantages(self, log_w_KB: Tensor) -> Tensor:
-        """f minus what it were if the sample had the mean log weight of the others of its group, ``[K, B]`` (VIMCO)."""
+        """What f loses if a sample gets the mean log weight of its group's others (VIMCO).
+
+        ``[K, B]``; see Mnih & Rezende 2016.
+        """
         log_w_MGB = self._grouped(log_w_KB)
         count = log_w_MGB.shape[1]
         others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
@@ -125,7 +136,10 @@ class PowerMean:
         return mixed_MGB.flatten(0, 1) / self.groups
 
     def _with_one_replaced(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
-        """The logarithm of each group's power mean if one log weight were another, for each of them, ``[M, G, B]``."""
+        """The logarithm of each group's power mean after replacing one log weight of the group.
+
+        ``[M, G, B]``: each log weight is replaced in turn.
+        """
         count = log_w_MGB.shape[1]
 
         def small(order: _Order, log_w: Tensor, others: Tensor) -> Tensor:
@@ -134,7 +148,8 @@ class PowerMean:
             return mean + ((own.sum(1, keepdim=True) - own + stand_in) / count).log1p() / order
 
         def large(order: _Order, log_w: Tensor, others: Tensor) -> Tensor:
-            # The sum without a term, from the sums before and after it: nothing is subtracted, so nothing cancels.
+            # The sum without a term is the sum of those before and after it: a difference would
+            # lose digits.
             terms = order * log_w
             edge = torch.full_like(terms[:, :1], -math.inf)
             before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
@@ -159,9 +174,9 @@ class PowerMean:
 
 
 def _floor(terms_MGB: Tensor) -> Tensor:
-    """What is this far below the largest of a group has no part in its sum, and its share would be a denormal number.
+    """A term so far below the largest of its group does not change the sum.
 
-    On a CPU, products of matrices with such numbers take many times as long.
+    Its share would be a denormal number, with which a CPU multiplies matrices many times slower.
     """
     return terms_MGB.detach().amax(1, keepdim=True) + 2.5 * math.log(
         torch.finfo(terms_MGB.dtype).eps
@@ -169,16 +184,19 @@ def _floor(terms_MGB: Tensor) -> Tensor:
 
 
 def _that_count(terms_MGB: Tensor) -> Tensor:
-    """The terms of a sum of exponentials, raised to the floor where they are below it: so they have no gradient there."""
+    """The terms of a sum of exponentials, raised to the floor, below which they get no gradient."""
     floor_M1B = _floor(terms_MGB)
     return torch.where(terms_MGB < floor_M1B, floor_M1B, terms_MGB)
 
 
 class _PowerBound(Objective):
-    """A bound that is a power mean of the weights, whose encoder may climb another one."""
+    """A bound that is a power mean of the weights. Its encoder may maximise another one."""
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
-        """What the model's parameters climb, which is also the bound, and what the posterior's climb: one object if the same."""
+        """The power means that the model's and the posterior's parameters maximise.
+
+        The first is also the bound. They are one object if they are the same.
+        """
         raise NotImplementedError
 
     def bound(self, draw: Draw) -> Tensor:
@@ -186,10 +204,11 @@ class _PowerBound(Objective):
         return self._means()[0].value(draw.log_w)
 
     def surrogate(self, draw: Draw) -> Tensor:
-        """A sum whose gradient is the one asked for, ``[B]``."""
+        """A sum with the gradient asked for, ``[B]``."""
         model, posterior = self._means()
         if self.gradient == "pathwise" and model is posterior:
             return model.value(draw.log_w)
+        check_plain_weight(draw, self.gradient)
         log_w_KB = draw.log_w.detach()
         model_KB = model.weights(log_w_KB)
         posterior_KB = model_KB if model is posterior else posterior.weights(log_w_KB)
@@ -198,19 +217,20 @@ class _PowerBound(Objective):
             signal_KB = posterior.advantages(log_w_KB)
             return (model_KB * joint_KB + (signal_KB - posterior_KB) * draw.log_q).sum(0)
         path_KB = posterior.path_weights(log_w_KB) if self.gradient == "dreg" else posterior_KB
-        log_w_held_KB = joint_KB - draw.log_q_held
-        # A weight of zero has no gradient, and its logarithm is none that one could multiply.
-        log_w_held_KB = torch.where(
-            log_w_held_KB.isfinite(), log_w_held_KB, torch.zeros_like(log_w_held_KB)
+        log_w_path_KB = joint_KB - draw.log_q_stopgrad_parameters
+        # A weight of zero has no gradient, and its logarithm, -inf, would turn 0 * -inf into nan.
+        log_w_path_KB = torch.where(
+            log_w_path_KB.isfinite(), log_w_path_KB, torch.zeros_like(log_w_path_KB)
         )
-        # What comes back to z has been weighted for the model's parameters; on the way to the posterior's it is weighted
-        # anew. The floor is below rounding, and lets the weight be divided by.
+        # The gradient at z has been weighted for the model's parameters. On the path to the
+        # posterior's it gets another weight, by a division. The floor makes that possible, and is
+        # below the rounding error.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
-        surrogate = (floored_KB * log_w_held_KB).sum(0)
+        surrogate = (floored_KB * log_w_path_KB).sum(0)
         if path_KB is not model_KB:
             surrogate = draw.with_scaled_paths(surrogate, path_KB / floored_KB)
         if self.gradient == "pathwise":
-            surrogate = surrogate - (posterior_KB * draw.log_q_at_fixed_z).sum(0)
+            surrogate = surrogate - (posterior_KB * draw.log_q_stopgrad_z).sum(0)
         return surrogate
 
 
@@ -219,34 +239,39 @@ def _check(objective: Objective, name: str, settings: tuple[PowerMean, ...]) -> 
     for mean in settings:
         if objective.samples % mean.groups:
             raise SettingsError(
-                f"{name}: samples={objective.samples} cannot be divided into {mean.groups} equal groups"
+                f"{name}: samples={objective.samples} cannot be divided into {mean.groups} "
+                "equal groups"
             )
         if objective.gradient == "score-function":
-            refuse_no_others(name, objective.samples // mean.groups)
+            check_baseline(name, objective.samples // mean.groups)
 
 
 @describable
 @dataclass(frozen=True)
 class IWAE(_PowerBound):
-    r"""The importance-weighted bound (Burda, Grosse & Salakhutdinov 2016), in nats per example, and its relatives.
+    r"""The importance-weighted bound and its relatives, in nats per example.
 
     .. math:: \mathcal L_K(x) = \mathbb E\left[\log \frac1K \sum_{k=1}^K w_k\right] \le \log p(x),
               \qquad w_k = \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
 
-    which rises with K to log p(x), and is the ELBO with sampled KL at K = 1. The more samples, the better the gradient of
-    the decoder, and the worse that of the encoder, so Rainforth et al. 2018 divide the samples:
+    (Burda, Grosse & Salakhutdinov 2016). It rises with K to log p(x), and is the ELBO with sampled
+    KL at K = 1. More samples improve the gradient of the decoder and worsen that of the encoder, so
+    Rainforth et al. 2018 divide the samples:
 
     - ``groups=M``: MIWAE, the mean of M bounds of K / M samples each.
-    - ``encoder_groups=M``: PIWAE: the decoder climbs the bound of all samples, the encoder that mean.
+    - ``encoder_groups=M``: PIWAE: the decoder maximises the bound of all samples, the encoder that
+      mean.
     - ``elbo_weight=b``: CIWAE, ``b`` times the ELBO plus ``1 - b`` times this bound.
 
-    With the doubly reparameterised gradient (``gradient="dreg"``) the encoder's no longer worsens.
+    With the doubly reparameterised gradient (``gradient="dreg"``) the encoder's gradient improves
+    too.
 
     Args:
         samples: K, the draws for each example, in all groups together.
         gradient: see :class:`lowerbound.Objective`.
         groups: of the bound; divides ``samples``.
-        encoder_groups: of what the encoder climbs, if that is to be another; divides ``samples``.
+        encoder_groups: of the bound that the encoder maximises, if that is another; divides
+            ``samples``.
         elbo_weight: from 0 to 1, or a schedule.
 
     Raises:
@@ -254,7 +279,9 @@ class IWAE(_PowerBound):
 
     Example:
         >>> import torch, lowerbound as lb
-        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+        ... )
         >>> draw = vae.draw(torch.zeros(5, 6), samples=64)
         >>> bound = IWAE(samples=64)(draw)
         >>> bound.shape, bool((bound >= IWAE(samples=64, groups=8)(draw)).all())
@@ -277,26 +304,29 @@ class IWAE(_PowerBound):
         _check(self, "IWAE", self._means())
 
     def with_samples(self, samples: int) -> IWAE:
-        """The same bound from another number of samples; what the encoder climbed has no part in it."""
+        """The same bound from another number of samples, without the encoder's other bound."""
         return replace(self, samples=samples, encoder_groups=None)
 
     def _means(self) -> tuple[PowerMean, PowerMean]:
         model = PowerMean(0.0, self.groups, value_of(self.elbo_weight))
         groups = self.encoder_groups or self.groups
-        return model, model if groups == self.groups else replace(model, groups=groups)
+        if groups == self.groups:
+            return model, model
+        return model, replace(model, groups=groups)
 
 
 @describable
 @dataclass(frozen=True)
 class Renyi(_PowerBound):
-    r"""The variational Rényi bound (Li & Turner 2016), estimated by K samples, in nats per example.
+    r"""The variational Rényi bound, estimated by K samples, in nats per example.
 
-    .. math:: \mathcal L_\alpha(x) = \frac1{1-\alpha} \log \mathbb E_{q}\left[w^{1-\alpha}\right] \le \log p(x)
-              \quad (\alpha \ge 0)
+    .. math:: \mathcal L_\alpha(x) = \frac1{1-\alpha} \log \mathbb E_{q}\left[w^{1-\alpha}\right]
+              \le \log p(x) \quad (\alpha \ge 0)
 
-    At ``alpha=0`` the estimate is IWAE's, towards ``alpha=1`` it becomes the ELBO's, and above that the bound is lower still
-    and q seeks modes. For ``alpha`` between 0 and 1 the estimate from K samples is on average below
-    the bound and rises to it with K, so it stays a lower bound; above 1 it comes down to the bound from at most the ELBO.
+    (Li & Turner 2016). At ``alpha=0`` the estimate is IWAE's, and towards ``alpha=1`` it becomes
+    the ELBO's. Above 1 the bound is lower still and q seeks modes. For ``alpha`` between 0 and 1
+    the estimate from K samples is on average below the bound and rises to it with K, so it stays a
+    lower bound. Above 1 it falls with K to the bound, from the ELBO at most.
 
     Args:
         alpha: at least 0, or a schedule; below 0 the limit would be an upper bound.
@@ -308,7 +338,9 @@ class Renyi(_PowerBound):
 
     Example:
         >>> import torch, lowerbound as lb
-        >>> vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12)))
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+        ... )
         >>> draw = vae.draw(torch.zeros(5, 6), samples=50)
         >>> bool((Renyi(alpha=0.0)(draw) == lb.IWAE(samples=50)(draw)).all())
         True

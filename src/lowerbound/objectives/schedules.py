@@ -1,4 +1,4 @@
-"""Settings of an objective that change while it trains, such as the weight of the rate in a warm-up."""
+"""Settings of an objective that change during training, such as the rate's weight in a warm-up."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from lowerbound.errors import SettingsError
 
 
 class Schedule(ABC):
-    """A number that depends on how far a training is. Outside of a training it stands at its end.
+    """A setting whose value depends on the step or epoch. Outside of training it has its end value.
 
-    To write your own: a frozen dataclass, decorated with :func:`lowerbound.describable`, with the three members below.
+    To write your own: a frozen dataclass, decorated with :func:`lowerbound.describable`, with the
+    three members below.
     """
 
     @property
     @abstractmethod
     def end(self) -> float:
-        """The value that it comes to."""
+        """The final value."""
 
     @abstractmethod
     def at(self, step: int, epoch: float) -> float:
-        """The value when ``step`` optimiser steps, or ``epoch`` passes over the data, have been taken."""
+        """The value after ``step`` optimiser steps, which are ``epoch`` epochs."""
 
     @abstractmethod
     def ended(self, step: int, epoch: float) -> bool:
@@ -38,16 +39,17 @@ class Schedule(ABC):
 @describable
 @dataclass(frozen=True)
 class Ramp(Schedule):
-    """From one value to another in a straight line, and then constant.
+    """A linear change from one value to another, constant afterwards.
 
     Args:
         start: the value before the first step.
         stop: the value from the end of the ramp on.
-        epochs: the length of the ramp in passes over the data.
-        steps: its length in optimiser steps, instead of epochs.
+        epochs: the length of the ramp in epochs.
+        steps: the length in optimiser steps, instead.
 
     Raises:
-        SettingsError: unless exactly one length is given, and is positive, and the values are finite.
+        SettingsError: unless exactly one length is given, and is positive, and the values are
+            finite.
 
     Example:
         >>> warmup = Ramp(0.0, 1.0, epochs=100)
@@ -63,9 +65,10 @@ class Ramp(Schedule):
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise SettingsError("Ramp: give its length once, as epochs= or as steps=")
-        for name in ("start", "stop", "epochs" if self.steps is None else "steps"):
-            check_number(f"Ramp: {name}", getattr(self, name))
-        length = self.epochs if self.steps is None else self.steps
+        for name in ("start", "stop", "epochs", "steps"):
+            if getattr(self, name) is not None:
+                check_number(f"Ramp: {name}", getattr(self, name))
+        length = self.steps if self.epochs is None else self.epochs
         if length is None or length <= 0:
             raise SettingsError(f"Ramp: a length of {length} must be positive")
 
@@ -75,48 +78,63 @@ class Ramp(Schedule):
         return self.stop
 
     def at(self, step: int, epoch: float) -> float:
-        """The value on the line, or ``stop`` beyond its end."""
+        """The value on the line, or ``stop`` after its end."""
         progress = self._progress(step, epoch)
-        return self.stop if progress >= 1 else self.start + progress * (self.stop - self.start)
+        if progress >= 1:
+            return self.stop
+        return self.start + progress * (self.stop - self.start)
 
     def ended(self, step: int, epoch: float) -> bool:
-        """Whether the line is behind."""
+        """Whether the value is ``stop`` from now on."""
         return self._progress(step, epoch) >= 1
 
     def _progress(self, step: int, epoch: float) -> float:
-        return step / self.steps if self.steps is not None else epoch / (self.epochs or math.inf)
+        if self.steps is not None:
+            return step / self.steps
+        return epoch / (self.epochs or math.inf)
 
 
 def value_of(number: float | Schedule | Tensor) -> float | Tensor:
-    """A number as it is, and a schedule's end. While it trains, a schedule's value is a tensor without dimensions."""
-    return number.end if isinstance(number, Schedule) else number
+    """A number as it is, a schedule's end value; in training, a tensor without dimensions."""
+    if isinstance(number, Schedule):
+        return number.end
+    return number
 
 
 def is_always(value: float | Tensor, number: float) -> bool:
-    """Whether a setting is a number that does not change while it trains."""
+    """Whether a setting is this number and does not change during training."""
     return not isinstance(value, Tensor) and value == number
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """Refuse what is no finite number from ``low`` to ``high``, and a schedule that goes outside of them.
+    """Check that a setting is a finite number from ``low`` to ``high``, or a schedule within them.
 
     Raises:
         SettingsError: naming it, and what is allowed.
     """
-    if isinstance(value, Tensor) and not value.dim():  # a schedule's value while it trains
+    if isinstance(value, Tensor) and not value.dim():  # a schedule's value in training
         return
-    ends = (value.at(0, 0.0), value.end) if isinstance(value, Schedule) else (value,)
+    ends: tuple[Any, ...] = (value,)
+    if isinstance(value, Schedule):
+        ends = (value.at(0, 0.0), value.end)
     for number in ends:
         real = isinstance(number, Real) and not isinstance(number, bool)
         if not real or not math.isfinite(number) or not low <= number <= high:
-            least = "" if low == -math.inf else f" of at least {low:g}"
-            allowed = f" from {low:g} to {high:g}" if high < math.inf else least
-            raise SettingsError(f"{name}={value!r} must be a finite number{allowed}")
+            raise SettingsError(f"{name}={value!r} must be a finite number{_range(low, high)}")
+
+
+def _range(low: float, high: float) -> str:
+    if high < math.inf:
+        return f" from {low:g} to {high:g}"
+    if low > -math.inf:
+        return f" of at least {low:g}"
+    return ""
 
 
 def cut_short(schedule: Mapping[str, Any]) -> bool:
-    """Whether a recorded schedule, ``{"reached", "end", "ended"}``, stopped where three digits tell it from its end."""
-    return (
-        not schedule.get("ended", False)
-        and f"{schedule['reached']:.3g}" != f"{schedule['end']:.3g}"
-    )
+    """Whether a recorded schedule stopped at a value that differs from its end in three digits.
+
+    The record has the keys ``"reached"``, ``"end"`` and ``"ended"``.
+    """
+    reached, end = f"{schedule['reached']:.3g}", f"{schedule['end']:.3g}"
+    return not schedule.get("ended", False) and reached != end

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import lowerbound
 import lowerbound.conditionals  # registers, with models, the parts that a description can name
@@ -59,6 +59,17 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
     return shared
 
 
+def _convert(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give the model's floating-point tensors the types that they were saved in."""
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        model.to(dtypes.pop())  # what is not saved, too
+        return
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in weights and tensor.is_floating_point():
+            tensor.data = tensor.data.to(weights[name].dtype)
+
+
 def _tie(model: nn.Module, shared: Mapping[str, str]) -> None:
     """Tie parameters that were tied when they were saved, where the structure does not do it."""
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -72,7 +83,9 @@ def _tie(model: nn.Module, shared: Mapping[str, str]) -> None:
 
 def file_of(path: Path) -> Path:
     """The file that a model is saved to under this name."""
-    return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+    if path.suffix == ".safetensors":
+        return path
+    return path.with_name(f"{path.name}.safetensors")
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
@@ -127,11 +140,11 @@ def load_model(
         )
     if constructor is None:
         model = _rebuild(path, header["model"])
+    elif isinstance(constructor, nn.Module):
+        model = constructor
     else:
-        model = constructor if isinstance(constructor, nn.Module) else constructor()
-    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        model.to(dtypes.pop())
+        model = constructor()
+    _convert(model, weights)
     _tie(model, header.get("shared", {}))
     try:
         model.load_state_dict(weights)

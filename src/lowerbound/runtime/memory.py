@@ -1,10 +1,10 @@
-"""Memory: keeping what is freed, cutting passes so that it stays bounded, and measuring what a function takes."""
+"""Memory: keeping what is freed, bounding what a pass takes, and measuring what is needed."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 # The names that glibc's malloc.h gives to settings of its allocator.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# What they come to by themselves where large tensors are freed.
+# The values that glibc itself arrives at after large tensors were freed, and ours, in bytes.
 _USUAL = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
 _LARGEST = 1 << 30
 
@@ -25,13 +25,16 @@ _KEEPING: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Within the block, tensors of up to a gigabyte on the CPU are not given back to the system when they are freed.
+    """Within the block, the process keeps the memory of freed tensors of up to a gigabyte.
 
-    Otherwise the system takes large ones back at once, and clears each page anew when it is asked for again: a quarter of the
-    time of a training step of many samples, and half of that of a log likelihood. Blocks may lie within each other. Where there is another allocator than
-    glibc's, or one that refuses such sizes, nothing is changed.
+    Otherwise the system takes large ones on the CPU back at once, and clears each page again when it
+    is next needed. That is a quarter of the time of a training step of many samples, and half of the
+    time of a log likelihood. Blocks may lie within each other. Nothing changes with another allocator
+    than glibc's, or with one that refuses such sizes.
     """
-    library = None if os.name == "nt" else ctypes.CDLL(None)
+    library = None
+    if os.name != "nt":
+        library = ctypes.CDLL(None)
     set_option, trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
     if set_option is None or trim is None or _KEEPING.get():
         yield
@@ -48,22 +51,65 @@ def keeping_freed_memory() -> Iterator[None]:
         trim(0)
 
 
-# Numbers held at once by one pass over samples, examples and dimensions outside of training: 2^22 floats are 16 MiB.
+# Values of the largest tensor of one pass outside of training: 2^22 floats are 16 MiB.
 _PASS_SIZE = 1 << 22
+
+# Passes are cut by the size of the data unless a draw's largest tensor is more than so many times
+# larger. So hidden layers of a usual size leave the batches of an evaluation as they are, and with
+# them the rounding of its result.
+_MUCH_LARGER = 8
 
 
 def examples_per_pass(numbers_per_example: int) -> int:
-    """How many examples to take at once outside of training, so that memory stays bounded."""
+    """The number of examples of one pass outside of training, so that memory stays bounded."""
     return max(1, min(1024, _PASS_SIZE // max(1, numbers_per_example)))
 
 
 def rows_per_pass(numbers: int) -> int:
-    """How many pairs of a sample and an example, of so many numbers each, to take at once outside of training."""
+    """The number of pairs of a sample and an example of one pass outside of training."""
     return max(1, min(8192, _PASS_SIZE // max(1, numbers)))
 
 
+def values_per_pair(data_size: int, measured: int) -> int:
+    """The number of values that a pass is cut by, for each pair of a sample and an example.
+
+    Args:
+        data_size: of one example.
+        measured: of the largest tensor that a draw for one example makes.
+
+    Example:
+        >>> values_per_pair(64, 400), values_per_pair(64, 64 * 256)
+        (64, 16384)
+    """
+    if measured > _MUCH_LARGER * data_size:
+        return measured
+    return data_size
+
+
+def largest_growth(compute: Callable[[int], object]) -> int:
+    """By how many values the tensors of a function grow with each row, at most.
+
+    What does not depend on the rows, such as a transposed weight, does not count.
+
+    Args:
+        compute: computes something for a number of rows. It is called for one row and for two.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.zeros(1000, 3)
+        >>> largest_growth(lambda rows: torch.zeros(rows, 3) @ weight.T.contiguous())
+        1000
+    """
+    sizes = []
+    for rows in (1, 2):
+        with Largest() as made:
+            compute(rows)
+        sizes.append(made.sizes)
+    return max((two - one for one, two in zip(*sizes, strict=False)), default=0)
+
+
 class Largest(TorchDispatchMode):
-    """Within the block, ``numbers`` becomes how many the largest tensor has that an operation makes.
+    """Within the block, ``sizes`` receives the size of each tensor that an operation makes.
 
     Example:
         >>> import torch
@@ -75,7 +121,12 @@ class Largest(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.numbers = 0
+        self.sizes: list[int] = []
+
+    @property
+    def numbers(self) -> int:
+        """The size of the largest tensor."""
+        return max(self.sizes, default=0)
 
     def __torch_dispatch__(
         self,
@@ -84,8 +135,7 @@ class Largest(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Take the operation, and look at what it made."""
+        """Do the operation, and note the sizes of what it made."""
         made = func(*args, **(kwargs or {}))
-        sizes = (leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
-        self.numbers = max(self.numbers, *sizes, 0)
+        self.sizes += [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
         return made

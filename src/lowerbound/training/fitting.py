@@ -82,7 +82,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         >>> run.history[-1]["train"]["bound"] > run.history[0]["train"]["bound"]
         True
     """
-    from lowerbound.objectives.base import refuse_other_types
+    from lowerbound.objectives.base import check_types
     from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.run import Run
     from lowerbound.runtime.memory import keeping_freed_memory
@@ -91,7 +91,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.training.preparing import make_loop, make_observers
     from lowerbound.training.resuming import open_run
 
-    refuse_other_types("fit", model, objective)
+    check_types("fit", model, objective)
     settings = check_settings(FitKeywords, keywords, name="fit")
     plan = model.training_plan(data)
     files = None if settings.directory is None else RunDirectory(Path(settings.directory))

@@ -17,11 +17,13 @@ def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
 
     Raises:
         SettingsError: if a player shares parameters with the model or with another player, because
-            each parameter is trained on one loss.
+            each parameter is trained on one loss; or if it has no parameters to train.
     """
     modules = {name: player.module for name, player in objective.players().items()}
     owners = {id(parameter): "the model" for parameter in model.parameters()}
     for name, module in modules.items():
+        if not _learning(module.parameters()):
+            raise SettingsError(f"fit: the player {name!r} has no parameters to train")
         for parameter in module.parameters():
             owner = owners.setdefault(id(parameter), f"the player {name!r}")
             if owner != f"the player {name!r}":
@@ -41,7 +43,7 @@ def parameter_groups(model: nn.Module, objective: Objective | None, rate: float)
         rate: the learning rate of the model, and of players without their own.
 
     Raises:
-        SettingsError: if the model or a player has no parameters to train.
+        SettingsError: if the model has no parameters to train.
     """
     players = {} if objective is None else objective.players()
     own = _learning(model.parameters())
@@ -49,14 +51,10 @@ def parameter_groups(model: nn.Module, objective: Objective | None, rate: float)
         raise SettingsError("fit: the model has no parameters to train")
     if not players:
         return own
-    groups = [{"name": "model", "params": own}]
+    groups: list[dict[str, Any]] = [{"name": "model", "params": own}]
     for name, player in players.items():
         parameters = _learning(player.module.parameters())
-        if not parameters:
-            raise SettingsError(f"fit: the player {name!r} has no parameters to train")
-        groups.append(
-            {"name": name, "params": parameters, "lr": player.learning_rate or rate}  # type: ignore[dict-item]
-        )
+        groups.append({"name": name, "params": parameters, "lr": player.learning_rate or rate})
     return groups
 
 

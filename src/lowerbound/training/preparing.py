@@ -20,6 +20,7 @@ from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
+from lowerbound.training.players import losses_of_players, modules_of_players
 from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 
@@ -47,8 +48,7 @@ def make_loop(
     train, validation = _split(plan.examples, settings)
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
-    for player in objective.players().values():
-        player.module.to(device_of(model))
+    modules_of_players(model, objective).to(device_of(model))
     _rehearse(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
     total_steps = _count_steps(settings, -(-len(train) // batch_size))
@@ -173,13 +173,14 @@ def _rehearse(
     model: Model, objective: Objective, train: Examples, validation: Examples | None
 ) -> None:
     """Compute the objective once, so that errors appear before any file is written."""
-    players = [player.module for player in objective.players().values()]
+    players = modules_of_players(model, objective)
     with (
-        evaluating(*players),
+        evaluating(players),
         model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw,
     ):
         model.check_support(train)
         objective(draw)
+        losses_of_players(objective, tuple(players), draw)
     if validation is not None:
         model.check_data(validation)
 

@@ -1,0 +1,314 @@
+"""Wrappers of conditionals: what they are given beside their input, and what they score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.conditionals.base import Conditional, fields_for
+from lowerbound.describe import describable
+from lowerbound.distributions import MaskedDistribution
+from lowerbound.errors import DataError, ShapeError
+from lowerbound.settings import whole_number
+
+OBSERVED = "observed"
+"""The field that says which entries of an example were observed."""
+
+
+class Wrapper(Conditional):
+    """A conditional around another one, whose needs and settings it passes on.
+
+    Args:
+        part: the conditional inside.
+    """
+
+    part: nn.Module
+
+    @property
+    def network(self) -> nn.Module:
+        """The network of the conditional inside, if that has one."""
+        return cast(nn.Module, self.part.network)
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The fields that the conditional inside needs."""
+        return cast(tuple[str, ...], getattr(self.part, "needs", ()))
+
+    @property
+    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The fields that the conditional inside accepts."""
+        return cast(tuple[str, ...], getattr(self.part, "accepts", ()))
+
+    @property
+    def normalized(self) -> bool:  # type: ignore[override]
+        """Whether the conditional inside is a density or a mass."""
+        return bool(getattr(self.part, "normalized", True))
+
+    def from_parameters(self, raw: Tensor) -> Distribution:
+        """The distribution of these outputs of the network."""
+        own = cast(Callable[[Tensor], Distribution], self.part.from_parameters)
+        return own(raw)
+
+    def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
+        """The network's output, see :class:`Conditional`."""
+        own = cast(Callable[..., Tensor], self.part.parameters_from)
+        return own(network, *given, **fields_for(self.part, fields))
+
+    def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
+        """Refuse what the conditional inside refuses."""
+        check = getattr(self.part, "check_data", None)
+        if check is not None:
+            check(x, rows, name, **fields_for(self.part, fields))
+
+
+def unwrapped(part: nn.Module) -> nn.Module:
+    """The conditional inside of all wrappers."""
+    while isinstance(part, Wrapper):
+        part = part.part
+    return part
+
+
+@describable
+class Given(Wrapper):
+    r"""A conditional that also depends on a field of the examples, such as a label or a covariate.
+
+    The field is appended to the input of the conditional inside, whose network therefore needs more
+    inputs:
+
+    - a vector ``[*leading, J]`` gets the field's entries after its own: a one-hot code of each
+      category, or the numbers themselves;
+    - a picture ``[*leading, C, H, W]`` gets them as channels that are constant over the picture. A
+      field that has the size of the picture, such as a mask ``[C, H, W]``, is appended as channels
+      as it is;
+    - a prior, which is given nothing, gets the field as its only input and becomes p(z given c).
+
+    For several fields, wrap several times:
+    ``lb.Given(lb.Given(part, "batch", categories=4), "library")``. The inner field comes last.
+
+    Args:
+        part: a conditional, or any module whose ``forward`` returns a distribution.
+        field: the name of the field. The labels of examples are the field ``label``.
+        categories: the number of categories of an integer field; ``None`` for numbers and masks.
+
+    Raises:
+        ShapeError: if the network declares another number of inputs, saying how many it needs.
+        DataError: before training or evaluation, if the field holds something else than categories
+            from 0 to ``categories - 1``, naming the row.
+
+    Source: Sohn, Lee & Yan 2015, "Learning structured output representation using deep conditional
+    generative models".
+
+    Example:
+        >>> import lowerbound as lb
+        >>> vae = lb.LatentModel(
+        ...     prior=lb.Given(lb.Gaussian(lb.mlp(10, 4)), "label", categories=10),
+        ...     posterior=lb.Given(lb.Gaussian(lb.mlp((11, 8, 8), 32, 4)), "label", categories=10),
+        ...     likelihood=lb.Given(lb.Bernoulli(lb.mlp(12, 9, (1, 8, 8))), "label", categories=10),
+        ... )
+        >>> vae.sample(5, label=3).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    def __init__(self, part: nn.Module, field: str, categories: int | None = None) -> None:
+        super().__init__()
+        self.part = part
+        self.field = field
+        self.categories = categories
+        if categories is not None:
+            self.categories = whole_number("Given: categories", categories)
+        self._is_innermost = not any(isinstance(module, Given) for module in part.modules())
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The field, and what the conditional inside needs."""
+        return tuple(dict.fromkeys((self.field, *super().needs)))
+
+    @property
+    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the conditional inside accepts, apart from the field."""
+        return tuple(name for name in super().accepts if name != self.field)
+
+    def forward(self, *given: Any, **fields: Any) -> Distribution:
+        """The distribution, given these values and the fields that are needed."""
+        inputs = self._with_field(given, fields[self.field])
+        return cast(Distribution, self.part(*inputs, **fields_for(self.part, fields)))
+
+    def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
+        """The output of the network for these values and the field."""
+        inputs = self._with_field(given, fields[self.field])
+        return super().parameters_from(network, *inputs, **fields)
+
+    def check_fields(self, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data") -> None:
+        """Refuse what is not a category.
+
+        Raises:
+            DataError: naming the field and the first such row.
+        """
+        value = fields.get(self.field)
+        if value is None:
+            return
+        where = f"{name}: the field {self.field!r}"
+        if self.categories is None:
+            if not value.is_floating_point() and value.dtype != torch.bool:
+                raise DataError(
+                    f"{where} holds integers, which count as categories; pass "
+                    f"lb.Given(..., {self.field!r}, categories=...), or give it as floating point "
+                    "if these are numbers"
+                )
+            return
+        entries = value.reshape(len(value), -1)
+        bad = (entries != entries.round()) | (entries < 0) | (entries >= self.categories)
+        if bool(bad.any()):
+            place = int(bad.any(1).nonzero()[0])
+            worst = entries[place][bad[place]][0].item()
+            raise DataError(
+                f"{where} is {worst:g} in row {int(rows[place])}, and its {self.categories} "
+                f"categories are the whole numbers from 0 to {self.categories - 1}; correct the "
+                "field, or pass categories=..."
+            )
+
+    def _with_field(self, given: tuple[Tensor, ...], value: Tensor) -> tuple[Tensor, ...]:
+        """The inputs, the first of which has the field appended."""
+        if not given:
+            return (self._as_columns(value, self._own_dtype()),)
+        x, *others = given
+        event_dims = self._event_dims(x)
+        axis = -event_dims
+        if event_dims == 1:
+            appended = self._as_columns(value, x.dtype)
+        else:
+            appended = self._as_channels(value, x.dtype, x.shape[axis + 1 :])
+        leading = x.shape[:axis]
+        if leading[-1:] != appended.shape[:1]:
+            raise ShapeError(
+                f"Given: the field {self.field!r} has {len(appended)} entries for inputs of shape "
+                f"{tuple(x.shape)}; expected one for each example"
+            )
+        extended = torch.cat([x, appended.expand(*leading, *appended.shape[1:])], axis)
+        self._check_inputs(extended.shape[axis:], appended.shape[1])
+        return (extended, *others)
+
+    def _as_columns(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """The field as a vector for each example, ``[B, M]``."""
+        return self._coded(value, dtype).reshape(len(value), -1)
+
+    def _as_channels(self, value: Tensor, dtype: torch.dtype, sides: torch.Size) -> Tensor:
+        """The field as channels of a picture for each example, ``[B, M, *sides]``."""
+        if value.dim() <= len(sides) or value.shape[-len(sides) :] != sides:
+            columns = self._as_columns(value, dtype)
+            return columns.reshape(*columns.shape, *(1,) * len(sides)).expand(-1, -1, *sides)
+        coded = self._coded(value, dtype)
+        if self.categories is not None:
+            coded = coded.movedim(-1, 1)
+        return coded.reshape(len(value), -1, *sides)
+
+    def _coded(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """Numbers as they are, and categories as a one-hot code in a dimension of its own."""
+        if self.categories is None:
+            return value.to(dtype)
+        # Unlike torch's one_hot this asks nothing of the device, so it compiles; check_fields has
+        # refused what is not a category.
+        categories = torch.arange(self.categories, device=value.device)
+        return (value.unsqueeze(-1) == categories).to(dtype)
+
+    def _event_dims(self, x: Tensor) -> int:
+        """The number of dimensions of one input, as the network declares it.
+
+        Without a declaration, up to three dimensions are vectors ``[K, B, J]``, and more are
+        pictures ``[B, C, H, W]``.
+        """
+        declared = self._declared_input()
+        if declared is not None:
+            return len(declared)
+        return {True: 1, False: 3}[x.dim() <= 3]
+
+    def _declared_input(self) -> tuple[int, ...] | None:
+        inside = unwrapped(self.part)
+        return getattr(getattr(inside, "network", inside), "input_shape", None)
+
+    def _own_dtype(self) -> torch.dtype:
+        return next(
+            (p.dtype for p in self.part.parameters() if p.is_floating_point()),
+            torch.get_default_dtype(),
+        )
+
+    def _check_inputs(self, shape: torch.Size, appended: int) -> None:
+        declared = self._declared_input()
+        if declared is None or not self._is_innermost or tuple(shape) == tuple(declared):
+            return
+        raise ShapeError(
+            f"Given: with {appended} inputs for the field {self.field!r} the network's input has "
+            f"the shape {tuple(shape)}, but the network takes {tuple(declared)}; make it for "
+            f"{tuple(shape)}"
+        )
+
+
+@describable
+class Masked(Wrapper):
+    r"""A likelihood that scores only the entries that were observed.
+
+    .. math:: \log p(x_{\text{observed}} \mid z) = \sum_{d\ \text{observed}} \log p(x_d \mid z)
+
+    Which entries were observed is the field ``observed`` of the examples, boolean, of the shape of
+    an example. If the examples have no such field, all entries are scored. Draws and means are of
+    all entries, so ``reconstruct`` fills in what is missing. To show the mask to the encoder, wrap
+    it in ``lb.Given(posterior, "observed")``, which doubles its inputs. The bound is one on the log
+    probability of the observed entries, which is the right goal if entries are missing at random.
+
+    Args:
+        part: a likelihood with independent entries, such as :class:`Gaussian` or
+            :class:`Bernoulli`, or one that returns torch's ``Independent``.
+
+    Raises:
+        UnsupportedError: at the first draw, if the entries are not independent.
+
+    Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete
+    data sets"; Nazábal et al. 2020.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> x = torch.randn(20, 3)
+        >>> seen = torch.rand(20, 3) < 0.8
+        >>> data = lb.Examples(x.where(seen, 0.0), fields={"observed": seen})
+        >>> vae = lb.LatentModel(
+        ...     prior=lb.StandardNormal(2),
+        ...     posterior=lb.Given(lb.Gaussian(lb.mlp(6, 8, 4)), "observed"),
+        ...     likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, 8, 6))),
+        ... )
+        >>> lb.evaluate(vae, lb.ELBO(), data).per_example.shape, vae.reconstruct(data).shape
+        (torch.Size([20]), torch.Size([20, 3]))
+    """
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    @property
+    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """``observed``, and what the likelihood inside accepts."""
+        accepts = dict.fromkeys((OBSERVED, *super().accepts))
+        return tuple(name for name in accepts if name not in self.needs)
+
+    def forward(self, *given: Any, **fields: Any) -> Distribution:
+        """The distribution, masked if the field ``observed`` is given."""
+        p = cast(Distribution, self.part(*given, **fields_for(self.part, fields)))
+        if OBSERVED not in fields:
+            return p
+        return MaskedDistribution(p, fields[OBSERVED])
+
+    def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
+        """Refuse what the likelihood inside refuses of the observed entries."""
+        observed = fields.get(OBSERVED)
+        if observed is not None:
+            some = observed.flatten(1).any(1)
+            x, rows, observed = x[some], rows[some.to(rows.device)], observed[some]
+            fields = {key: value[some] for key, value in fields.items()}
+            # Missing entries become copies of one that was observed.
+            first = observed.flatten(1).int().argmax(1, keepdim=True)
+            copies = x.flatten(1).gather(1, first)
+            x = x.where(observed, copies.reshape(-1, *(1,) * (x.dim() - 1)))
+        super().check_data(x, rows, name, **fields)

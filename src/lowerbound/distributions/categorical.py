@@ -1,0 +1,142 @@
+"""Entries with a few evenly spaced levels, such as the grey values of pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from lowerbound.runtime import noise
+
+
+class FactorialCategorical(Distribution):
+    r"""Independent entries with ``L`` evenly spaced levels from 0 to 1, given by their logits.
+
+    .. math:: \log p(x) = \sum_d \left( \eta_{l_d, d} - \log \sum_l e^{\eta_{l, d}} \right),
+        \qquad l_d = (L - 1) \, x_d
+
+    It is a probability mass, so pixels of 256 levels are scored without dequantisation. Draws come
+    from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its batches.
+
+    Args:
+        logits: ``eta``, ``[*batch, L, *event]``.
+        event_dims: the number of trailing dimensions that make one event.
+
+    Example:
+        >>> p = FactorialCategorical(torch.zeros(3, 256, 2))
+        >>> p.batch_shape, p.event_shape, p.log_prob(torch.tensor([1.0, 51 / 255]))
+        (torch.Size([3]), torch.Size([2]), tensor([-11.0904, -11.0904, -11.0904]))
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, logits: Tensor, event_dims: int = 1) -> None:
+        self.logits = logits
+        self.event_dims = event_dims
+        self.axis = -event_dims - 1
+        self.levels = logits.shape[self.axis]
+        batch_dims = logits.dim() - event_dims - 1
+        shape = logits.shape
+        super().__init__(shape[:batch_dims], shape[batch_dims + 1 :], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Multiples of ``1 / (L - 1)`` from 0 to 1."""
+        return constraints.independent(Levels(self.levels), self.event_dims)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probability of each level, ``[*batch, L, *event]``."""
+        return self.logits.softmax(self.axis)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected value, ``[*batch, *event]``."""
+        return (self.probs * self._values()).sum(self.axis)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, ``[*batch, *event]``."""
+        deviation = self._values() - self.mean.unsqueeze(self.axis)
+        return (self.probs * deviation.square()).sum(self.axis)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable level, ``[*batch, *event]``."""
+        return self._scaled(self.logits.argmax(self.axis))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialCategorical:
+        """The same distribution, repeated over ``batch_shape``."""
+        own = self.logits.shape[self.axis :]
+        logits = self.logits.expand(torch.Size(batch_shape) + own)
+        return FactorialCategorical(logits, self.event_dims)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``[*sample_shape, *batch, *event]``, by inverting the distribution function."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        examples_axis = -1
+        if self.batch_shape:
+            examples_axis = len(shape) - self.event_dims - 1
+        logits = self.logits.detach()
+        u = noise.uniform(tuple(shape), examples_axis, dtype=logits.dtype, device=logits.device)
+        cumulative = logits.softmax(self.axis).cumsum(self.axis)
+        level = (cumulative <= u.unsqueeze(self.axis)).sum(self.axis)
+        # Rounding may leave the last sum below 1, and u above it.
+        return self._scaled(level.clamp(max=self.levels - 1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of ``value``, in nats, summed over the event's dimensions."""
+        return self.entrywise_log_prob(value).flatten(-self.event_dims).sum(-1)
+
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
+        shape = torch.broadcast_shapes(value.shape, self._extended_shape())
+        level = (value.expand(shape) * (self.levels - 1)).round().long().unsqueeze(self.axis)
+        leading = shape[: len(shape) - self.event_dims]
+        logits = self.logits.expand(leading + self.logits.shape[self.axis :])
+        chosen = logits.gather(self.axis, level.clamp(0, self.levels - 1)).squeeze(self.axis)
+        return chosen - self.logits.logsumexp(self.axis)
+
+    def held(self) -> FactorialCategorical:
+        """The same distribution with a stop-gradient on its parameters."""
+        return FactorialCategorical(self.logits.detach(), self.event_dims)
+
+    def entropy(self) -> Tensor:
+        """In nats, ``[*batch]``."""
+        log_probs = self.logits.log_softmax(self.axis)
+        return -(log_probs.exp() * log_probs).flatten(self.axis).sum(-1)
+
+    def _values(self) -> Tensor:
+        """The levels, in a shape that broadcasts with the logits."""
+        levels = torch.arange(self.levels, device=self.logits.device)
+        return self._scaled(levels).reshape(-1, *(1,) * self.event_dims)
+
+    def _scaled(self, level: Tensor) -> Tensor:
+        return level.to(self.logits.dtype) / (self.levels - 1)
+
+
+class Levels(constraints.Constraint):
+    """Multiples of ``1 / (levels - 1)`` from 0 to 1, up to rounding.
+
+    Example:
+        >>> Levels(256).check(torch.tensor([0.2, 0.25, 1.0]))
+        tensor([ True, False,  True])
+    """
+
+    is_discrete = True
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which entries are such a multiple."""
+        level = value * (self.levels - 1)
+        whole = (level - level.round()).abs() < 0.01  # float32 of a multiple is off by far less
+        return whole & (value >= 0) & (value <= 1)
+
+    def __repr__(self) -> str:
+        return f"multiples of 1/{self.levels - 1} from 0 to 1"

@@ -1,0 +1,184 @@
+"""Distributions entry by entry: log probabilities, masks and supports."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, biject_to, constraints
+
+from lowerbound.errors import ShapeError, UnsupportedError
+
+
+def entrywise_log_prob(distribution: Distribution, value: Tensor) -> Tensor:
+    """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``.
+
+    It is known for distributions with independent entries: those that have a method
+    ``entrywise_log_prob``, and torch's ``Independent`` over entries.
+
+    Raises:
+        UnsupportedError: if the entries of the distribution are not known to be independent.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> p = Independent(Normal(torch.zeros(2), 1.0), 1)
+        >>> entrywise_log_prob(p, torch.zeros(2))
+        tensor([-0.9189, -0.9189])
+    """
+    check_independent_entries(distribution)
+    own = getattr(distribution, "entrywise_log_prob", None)
+    if own is not None:
+        return cast(Tensor, own(value))
+    return _entries_of(distribution).log_prob(value)
+
+
+def check_independent_entries(distribution: Distribution) -> None:
+    """Refuse a distribution whose entries are not known to be independent.
+
+    Raises:
+        UnsupportedError: naming the distribution.
+    """
+    if hasattr(distribution, "entrywise_log_prob"):
+        return
+    entries = _entries_of(distribution)
+    if entries.event_shape:
+        raise UnsupportedError(
+            f"the entries of a {type(entries).__name__} are not independent, so it cannot be "
+            "scored entry by entry; use a distribution with independent entries, such as that of "
+            "lb.Gaussian, or give it a method entrywise_log_prob(value)"
+        )
+
+
+def _entries_of(distribution: Distribution) -> Distribution:
+    """What stands inside of torch's ``Independent``."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def is_mass(distribution: Distribution) -> bool | None:
+    """Whether it is a probability mass, rather than a density, by its support.
+
+    ``None`` if the distribution does not state its support.
+
+    Example:
+        >>> from torch.distributions import Gamma, Poisson
+        >>> is_mass(Poisson(torch.ones(2))), is_mass(Gamma(torch.ones(2), torch.ones(2)))
+        (True, False)
+    """
+    support = support_of(distribution)
+    if support is None:
+        return None
+    return bool(support.is_discrete)
+
+
+def support_of(distribution: Distribution) -> constraints.Constraint | None:
+    """The support of a distribution, or ``None`` if it does not state that."""
+    try:
+        return distribution.support
+    except NotImplementedError:
+        return None
+
+
+def entry_support(distribution: Distribution) -> constraints.Constraint | None:
+    """The support of one entry, if it is stated entry by entry; else that of an event."""
+    support = support_of(distribution)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+class MaskedDistribution(Distribution):
+    """A distribution that scores only some entries of a value; its draws and moments are complete.
+
+    .. math:: \\log p(x_{\\text{observed}}) = \\sum_{d\\ \\text{observed}} \\log p(x_d)
+
+    Args:
+        base: a distribution with independent entries.
+        observed: which entries are scored, boolean, ``[*batch, *event]`` or what broadcasts to it.
+
+    Raises:
+        UnsupportedError: if the entries of ``base`` are not known to be independent.
+        ShapeError: if the mask does not have the shape of an event.
+
+    Example:
+        >>> from lowerbound.distributions import DiagonalNormal
+        >>> p = DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> MaskedDistribution(p, torch.tensor([True, False])).log_prob(torch.tensor([0.0, 9.0]))
+        tensor(-0.9189)
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, base: Distribution, observed: Tensor) -> None:
+        check_independent_entries(base)
+        events = len(base.event_shape)
+        if observed.shape[observed.dim() - events :] != base.event_shape:
+            raise ShapeError(
+                f"the mask of observed entries has the shape {tuple(observed.shape)}, and the "
+                f"likelihood is over events of shape {tuple(base.event_shape)}; give one entry of "
+                "the mask for each entry of an example"
+            )
+        self.base = base
+        self.observed = observed.bool()
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws can be reparameterised."""
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> Any:
+        """The support of ``base``, in which the observed entries must lie."""
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of all entries, ``[*batch, *event]``."""
+        return self.base.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """The mode of all entries, ``[*batch, *event]``."""
+        return self.base.mode
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of all entries, ``[*batch, *event]``."""
+        return self.base.variance
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedDistribution:
+        """The same distribution, repeated over ``batch_shape``."""
+        return MaskedDistribution(self.base.expand(torch.Size(batch_shape)), self.observed)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of all entries, ``[*sample_shape, *batch, *event]``."""
+        return self.base.sample(torch.Size(sample_shape))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws of all entries, ``[*sample_shape, *batch, *event]``."""
+        return self.base.rsample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of the observed entries of ``value``, in nats."""
+        terms = self.entrywise_log_prob(value)
+        return terms.flatten(terms.dim() - len(self.event_shape)).sum(-1)
+
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of each entry of ``value``, and 0 where it is not observed."""
+        terms = entrywise_log_prob(self.base, self._filled(value))
+        return terms.masked_fill(~self.observed, 0.0)
+
+    def _filled(self, value: Tensor) -> Tensor:
+        """The value with its missing entries replaced by something in the support.
+
+        What is stored there may have the log probability -inf, or gradients that are not finite,
+        and 0 times these would be NaN in the gradient of the other entries.
+        """
+        entries = entry_support(self.base)
+        inside = value.new_zeros(())
+        if entries is not None and not entries.is_discrete:
+            inside = biject_to(entries)(inside).detach().to(value.dtype)
+        return torch.where(self.observed, value, inside)

@@ -1,0 +1,85 @@
+"""The one point that stands for a distribution, as in an embedding."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    RelaxedBernoulli,
+    RelaxedOneHotCategorical,
+    VonMises,
+)
+
+from lowerbound.runtime import noise
+from lowerbound.runtime.modes import seeded
+
+# Draws whose average stands for a point without a closed form.
+_DRAWS = 256
+
+
+@singledispatch
+def natural_point(distribution: Distribution) -> Tensor:
+    """The point that stands for a distribution best, ``[*batch, *event]``.
+
+    By default it is the mean. For distributions whose mean is not a value that they can have, it is
+    another: the most probable category of a ``Categorical``, the direction of one on a circle or a
+    sphere. To say so for a distribution of your own, register a function:
+    ``natural_point.register(MyDistribution, lambda q: q.loc)``.
+
+    Raises:
+        NotImplementedError: if the mean has no closed form.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Categorical, Normal
+        >>> natural_point(Normal(torch.tensor(1.0), 2.0))
+        tensor(1.)
+        >>> natural_point(Categorical(torch.tensor([0.2, 0.5, 0.3])))
+        tensor(1)
+    """
+    return distribution.mean
+
+
+@natural_point.register(Categorical)
+@natural_point.register(VonMises)
+def _mode(distribution: Any) -> Tensor:
+    mode: Tensor = distribution.mode
+    return mode
+
+
+@natural_point.register(RelaxedBernoulli)
+@natural_point.register(RelaxedOneHotCategorical)
+def _probabilities(distribution: Any) -> Tensor:
+    probabilities: Tensor = distribution.probs
+    return probabilities
+
+
+@natural_point.register(Independent)
+def _of_base(distribution: Any) -> Tensor:
+    return natural_point(distribution.base_dist)
+
+
+def point_of(distribution: Distribution, device: torch.device) -> Tensor:
+    """The natural point, ``[*batch, *event]``; without a closed form, the average of 256 draws.
+
+    The draws come from one fixed seed, the same for all examples, so the result depends on the
+    distribution alone.
+
+    Args:
+        distribution: of batch shape ``[B, ...]``.
+        device: where its draws are.
+    """
+    try:
+        return natural_point(distribution)
+    except NotImplementedError:
+        pass
+    examples = distribution.batch_shape[0]
+    same = torch.zeros(examples, dtype=torch.long)
+    with seeded(0, device), noise.per_example(0, same), noise.for_foreign(_DRAWS, examples):
+        return distribution.sample(Size((_DRAWS,))).mean(0)

@@ -1,0 +1,76 @@
+"""What one draw of a model needs and returns, without a trace on the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.data.examples import Examples
+from lowerbound.models.passes import fitting
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.memory import largest_growth
+from lowerbound.runtime.modes import evaluating, seeded
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Measured(NamedTuple):
+    """What a draw of one sample for two examples says of a model.
+
+    Args:
+        largest: the number of values by which the largest tensor grows with each example.
+        likelihood: p(x given z), batch shape ``[1, 2]``, if the draw has it.
+    """
+
+    largest: int
+    likelihood: Distribution | None
+
+
+def measure_draw(model: nn.Module, examples: Examples) -> Measured:
+    """Draw for two examples, and look at the tensors that this makes and at p(x given z).
+
+    The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
+    the model itself. No random state changes.
+
+    Raises:
+        ShapeError: if the examples do not go through the model.
+    """
+    twin = _shallow_copy(model)
+    device = device_of(model)
+    few = examples.first(2)
+    index = torch.arange(2) % len(few)  # the only example twice, if there is one
+    needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
+    likelihoods: list[Distribution | None] = []
+
+    def draw(count: int) -> None:
+        some = {name: value[:count] for name, value in given.items()}
+        drawn = cast(Callable[..., Any], twin.draw)(x[:count], 1, **some)
+        drawn.log_likelihood  # noqa: B018 (computed when it is read)
+        drawn.log_prior  # noqa: B018
+        likelihoods.append(drawn.p)
+
+    # The streams of examples may be in force, and must not advance.
+    with evaluating(twin), seeded(0, device), noise.per_example(0, index), fitting(few):
+        x = few.batch(index, dtype_of(model)).to(device)
+        fields = few.given(index, needs, accepts)
+        given = {name: value.to(device) for name, value in fields.items()}
+        largest = largest_growth(draw)
+    return Measured(largest, likelihoods[-1])
+
+
+def _shallow_copy(model: Module) -> Module:
+    """A copy of a model's modules that shares its tensors; the model itself if it has none."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    attributes = chain.from_iterable(vars(module).values() for module in model.modules())
+    tensors += [value for value in attributes if isinstance(value, Tensor)]
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    except Exception:  # a module may store anything, and not everything can be copied
+        return model

@@ -1,0 +1,146 @@
+"""Whether data have a probability under a likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from lowerbound.conditionals import Conditional
+from lowerbound.conditionals.base import check_fields, fields_for
+from lowerbound.conditionals.given import OBSERVED, unwrapped
+from lowerbound.data.examples import Examples
+from lowerbound.distributions import MaskedDistribution, entry_support, is_mass
+from lowerbound.errors import DataError
+from lowerbound.models.measuring import measure_draw
+from lowerbound.models.passes import batches
+
+# Examples that are checked if all of them have the same values, 0 and 1.
+_ALIKE = 64
+
+
+def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -> None:
+    """Refuse fields that the model cannot use, and data outside of the likelihood's support.
+
+    The likelihood is asked by its ``check_data``, and by the support that its distribution states,
+    unless that depends on the latents or on fields.
+
+    Raises:
+        DataError: naming the row.
+    """
+    needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
+    everything = examples.given(torch.arange(len(examples)), needs, accepts)
+    check_fields(model, everything, _rows_of(examples), examples.name)
+    p = measure_draw(model, examples).likelihood
+    if p is None:
+        return
+    if is_mass(p) and examples.pixels == "dequantize":
+        raise DataError(
+            f"{examples.name}: pixels='dequantize' makes the pixels continuous, but the "
+            f"likelihood's {_name_of(p)} is a probability mass of discrete values; leave "
+            "pixels='as-is', or use a density such as lb.Gaussian"
+        )
+    own_check = _own_check(likelihood)
+    support = _fixed_support(p, likelihood)
+    if own_check is None and support is None:
+        return
+    some = examples
+    if examples.pixels == "binarize":
+        some = examples.first(_ALIKE)
+    for rows, x, given in batches(some, model, seed=0):
+        if own_check is not None:
+            own_check(x, rows, examples.name, **fields_for(likelihood, given))
+        if support is not None:
+            _refuse_outside(p, support, (rows, x, given.get(OBSERVED)), examples)
+
+
+def _rows_of(examples: Examples) -> Tensor:
+    if examples.rows is None:
+        return torch.arange(len(examples))
+    return examples.rows
+
+
+def _own_check(likelihood: nn.Module) -> Any:
+    """The method ``check_data`` if a class wrote one for its own distribution."""
+    own = getattr(type(unwrapped(likelihood)), "check_data", Conditional.check_data)
+    if own is Conditional.check_data:
+        return None
+    return likelihood.check_data
+
+
+def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
+    """The support of p, if it restricts values and is known to be the same for all examples."""
+    if isinstance(p, MaskedDistribution):
+        p = p.base
+    support = entry_support(p)
+    if support is None or support is constraints.real:
+        return None
+    bounds = list(_tensors_of(support))
+    if bounds and _field_names(likelihood):
+        return None
+    if any(_varies(bound, len(p.event_shape)) for bound in bounds):
+        return None
+    return support
+
+
+def _field_names(part: nn.Module) -> Sequence[str]:
+    return (*getattr(part, "needs", ()), *getattr(part, "accepts", ()))
+
+
+def _tensors_of(support: constraints.Constraint) -> Iterator[Tensor]:
+    """The tensors that a support depends on, such as the bounds of an interval."""
+    for value in vars(support).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, constraints.Constraint):
+            yield from _tensors_of(value)
+
+
+def _varies(bound: Tensor, event_dims: int) -> bool:
+    """Whether it is not the same for all pairs of a sample and an example."""
+    if bound.dim() <= event_dims:
+        return False
+    of_pairs = bound.flatten(0, bound.dim() - event_dims - 1)
+    return bool((of_pairs != of_pairs[0]).any())
+
+
+def _refuse_outside(
+    p: Distribution,
+    support: constraints.Constraint,
+    batch: tuple[Tensor, Tensor, Tensor | None],
+    examples: Examples,
+) -> None:
+    rows, x, observed = batch
+    # The bounds may have the batch shape of p, [1, 2].
+    inside = support.check(x[:, None, None])
+    if observed is not None and isinstance(p, MaskedDistribution):
+        inside = inside | ~observed[:, None, None]
+    inside = inside.flatten(1)
+    bad = ~inside.all(1)
+    if not bool(bad.any()):
+        return
+    place = int(bad.nonzero()[0])
+    entries = x[place].flatten()
+    where = f"{examples.name}: row {int(rows[place])}"
+    if inside.shape[1] % len(entries) == 0:
+        entry = int((~inside[place]).nonzero()[0]) % len(entries)
+        where += f", entry {entry} is {entries[entry].item():.6g}, which"
+    advice = "transform the data, or use another likelihood"
+    if support.is_discrete and examples.levels is not None:
+        advice = "pixels are scaled to [0, 1]; if they are counts, pass kind='counts'"
+    raise DataError(
+        f"{where} lies outside of the support of the likelihood's {_name_of(p)}, {support}; "
+        f"{advice}"
+    )
+
+
+def _name_of(p: Distribution) -> str:
+    """The name of a distribution's class, looked up inside of wrappers."""
+    while True:
+        inner = getattr(p, "base_dist", getattr(p, "base", None))
+        if type(p).__name__ not in ("Independent", "MaskedDistribution") or inner is None:
+            return type(p).__name__
+        p = inner

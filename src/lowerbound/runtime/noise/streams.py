@@ -1,0 +1,258 @@
+"""Random numbers that belong to examples, so that an evaluation does not depend on its batches.
+
+While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
+is a function of ``(seed, i)`` alone: a counter-based generator (Philox, Salmon et al. 2011) is set
+to the example's own stream. A dataset's bound is then the same number for every batch size, two
+models can be compared on common random numbers, and adding an example changes no other example's
+value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
+
+# Floating types that numpy has, too.
+_SHARED_WITH_NUMPY = (torch.float32, torch.float64)
+
+
+class ExampleStreams:
+    """A stream of random numbers for each of some examples; every request advances all of them."""
+
+    def __init__(self, seed: int, indices: Tensor) -> None:
+        self.seed = seed
+        self.indices = indices.tolist()
+        self.requests = 0
+        # Within in_chunks: the generators of each request of a chunk. The next chunk's requests
+        # continue them.
+        self.open: list[list[np.random.Generator]] | None = None
+        self.turn = 0
+
+    def fill(
+        self,
+        shape: tuple[int, ...],
+        axis: int,
+        draw: Callable[..., Any],
+        dtype: torch.dtype,
+        parameters: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """A tensor of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream.
+
+        ``draw`` is given a generator, the slice of each of ``parameters``, and the shape to draw,
+        as the methods of numpy's generators are.
+        """
+        if dtype not in _SHARED_WITH_NUMPY:
+            dtype = torch.float64
+        filled = torch.empty(shape, dtype=dtype)
+        rows = np.moveaxis(filled.numpy(), axis, 0)
+        given = [np.moveaxis(value.detach().cpu().numpy(), axis, 0) for value in parameters]
+        for row, generator in enumerate(self._generators()):
+            rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
+        return filled
+
+    def _generators(self) -> Iterable[np.random.Generator]:
+        """A generator for each example, at the start of the request or the last chunk's end."""
+        if self.open is None:
+            self.requests += 1
+            return self._reset_in_turn(self.requests - 1)
+        self.turn += 1
+        if self.turn > len(self.open):
+            self.open.append([self._generator(self.requests, index) for index in self.indices])
+            self.requests += 1
+        return self.open[self.turn - 1]
+
+    def _generator(self, request: int, index: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.Philox(key=self.seed, counter=_counter(request, index))
+        )
+
+    def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
+        """The same generators: one is moved from stream to stream, which is much quicker."""
+        bits = np.random.Philox(key=self.seed)
+        generator, state = np.random.Generator(bits), bits.state
+        for index in self.indices:
+            state["state"]["counter"][:] = _counter(request, index)
+            bits.state = state
+            yield generator
+
+
+def _counter(request: int, index: int) -> tuple[int, int, int, int]:
+    return (0, 0, request, index)
+
+
+@contextmanager
+def in_chunks() -> Iterator[Callable[[], None]]:
+    """Within the block, draws made in chunks are those that one request for all of them would give.
+
+    Yields:
+        A function to call before each chunk. Every chunk must make the same requests, in the same
+        order.
+
+    Example:
+        >>> import torch
+        >>> with per_example(0, torch.tensor([4])):
+        ...     whole = standard_normal((6, 1), axis=1)
+        >>> with per_example(0, torch.tensor([4])), in_chunks() as next_chunk:
+        ...     parts = []
+        ...     for size in (1, 3, 2):
+        ...         next_chunk()
+        ...         parts.append(standard_normal((size, 1), axis=1))
+        >>> torch.equal(torch.cat(parts), whole)
+        True
+    """
+    streams = _PER_EXAMPLE.get()
+    if streams is None:
+        yield lambda: None
+        return
+
+    def next_chunk() -> None:
+        streams.turn = 0
+
+    streams.open = []
+    try:
+        yield next_chunk
+    finally:
+        streams.open = None
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A seed for one purpose, unrelated to the seeds for others.
+
+    Weights, the order of examples, and noise must not share random numbers.
+
+    Example:
+        >>> derived_seed(0, "order", 1) == derived_seed(0, "order", 1)
+        True
+        >>> derived_seed(0, "order", 1) == derived_seed(0, "noise")
+        False
+    """
+    sequence = np.random.SeedSequence([seed, *map(_as_whole_number, purpose)])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _as_whole_number(purpose: str | int) -> int:
+    if isinstance(purpose, int):
+        return purpose
+    return crc32(purpose.encode())
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Torch's random state on the CPU, and on the device if that has its own."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Restore the state that :func:`random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def per_example(seed: int, indices: Tensor) -> Iterator[None]:
+    """Within the block, noise for a batch comes from the streams of its examples.
+
+    Args:
+        seed: chooses the family of streams, at least 0.
+        indices: the examples' positions in their dataset, ``[B]``.
+
+    Example:
+        >>> import torch
+        >>> with per_example(0, torch.tensor([4, 7])):
+        ...     both = standard_normal((3, 2, 5), axis=1)
+        >>> with per_example(0, torch.tensor([7])):
+        ...     alone = standard_normal((3, 1, 5), axis=1)
+        >>> torch.equal(both[:, 1], alone[:, 0])
+        True
+    """
+    token = _PER_EXAMPLE.set(ExampleStreams(seed, indices))
+    try:
+        yield
+    finally:
+        _PER_EXAMPLE.reset(token)
+
+
+def are_per_example() -> bool:
+    """Whether noise comes from the streams of examples."""
+    return not torch.compiler.is_compiling() and _PER_EXAMPLE.get() is not None
+
+
+def streams_for(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
+    """The streams in force if ``shape`` has the examples along ``axis``."""
+    if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
+        return None
+    streams = _PER_EXAMPLE.get()
+    if streams is None or axis < 0 or shape[axis] != len(streams.indices):
+        return None
+    return streams
+
+
+def standard_normal(
+    shape: tuple[int, ...],
+    axis: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws from N(0, 1), for the ``rsample`` of a distribution of your own.
+
+    In training they come from torch's generator, and in an evaluation from the streams of the
+    examples.
+
+    Args:
+        shape: the shape to draw.
+        axis: the axis of ``shape`` that counts examples. For draws ``[*samples, *batch, *event]``
+            that is the last axis of the batch. Negative if no axis counts examples.
+        dtype: the floating type of the result.
+        device: the device of the result.
+
+    Example:
+        >>> import torch
+        >>> with per_example(0, torch.tensor([3])):
+        ...     standard_normal((2, 1), axis=1)
+        tensor([[0.7665],
+                [2.3022]])
+    """
+    streams = streams_for(shape, axis)
+    if streams is None:
+        return torch.randn(shape, dtype=dtype, device=device)
+    drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype)
+    return drawn.to(device, dtype)
+
+
+def uniform(
+    shape: tuple[int, ...],
+    axis: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws from the uniform distribution on [0, 1), where 1 itself never occurs.
+
+    The arguments are those of :func:`standard_normal`.
+
+    Example:
+        >>> import torch
+        >>> with per_example(0, torch.tensor([3])):
+        ...     uniform((2, 1), axis=1)
+        tensor([[0.9976],
+                [0.2988]])
+    """
+    streams = streams_for(shape, axis)
+    if streams is None:
+        return torch.rand(shape, dtype=dtype, device=device)
+    # 24 bits survive the rounding to float32, so that 1.0 cannot occur.
+    drawn = streams.fill(shape, axis, lambda g, size: g.integers(1 << 24, size=size), dtype)
+    return (drawn / (1 << 24)).to(device, dtype)
