@@ -114,7 +114,7 @@ def _refuse_outside(
     examples: Examples,
 ) -> None:
     rows, x, observed = batch
-    # The bounds may have the batch shape of p, [1, 2].
+    # The bounds may have the batch shape of p, [1, 3].
     inside = support.check(x[:, None, None])
     if observed is not None and isinstance(p, MaskedDistribution):
         inside = inside | ~observed[:, None, None]
