@@ -11,8 +11,9 @@ from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, fields_for
-from lowerbound.conditionals.given import OBSERVED, unwrapped
+from lowerbound.conditionals.given import unwrapped
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED, refuse_ignored_mask
 from lowerbound.distributions import MaskedDistribution, entry_support, is_mass
 from lowerbound.errors import DataError
 from lowerbound.models.measuring import measure_draw
@@ -33,6 +34,7 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     """
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     everything = examples.given(torch.arange(len(examples)), needs, accepts)
+    refuse_ignored_mask(examples.all_fields, _field_names(likelihood), (), examples.name)
     check_fields(model, everything, _rows_of(examples), examples.name)
     p = measure_draw(model, examples).likelihood
     if p is None:

@@ -27,10 +27,10 @@ _KEEPING: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
 def keeping_freed_memory() -> Iterator[None]:
     """Within the block, the process keeps the memory of freed tensors of up to a gigabyte.
 
-    Otherwise the system takes large ones on the CPU back at once, and clears each page again when it
-    is next needed. That is a quarter of the time of a training step of many samples, and half of the
-    time of a log likelihood. Blocks may lie within each other. Nothing changes with another allocator
-    than glibc's, or with one that refuses such sizes.
+    Otherwise the system takes large ones on the CPU back at once, and clears each page again when
+    it is next needed. That is a quarter of the time of a training step of many samples, and half of
+    the time of a log likelihood. Blocks may lie within each other. Nothing changes with another
+    allocator than glibc's, or with one that refuses such sizes.
     """
     library = None
     if os.name != "nt":
@@ -101,7 +101,7 @@ def largest_growth(compute: Callable[[int], object]) -> int:
         >>> largest_growth(lambda rows: torch.zeros(rows, 3) @ weight.T.contiguous())
         1000
     """
-    sizes = []
+    sizes: list[list[int]] = []
     for rows in (2, 3):
         with Largest() as made:
             compute(rows)
