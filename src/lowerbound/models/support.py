@@ -75,13 +75,15 @@ def _own_check(likelihood: nn.Module) -> Any:
 
 def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
     """The support of p, if it restricts values and is known to be the same for all examples."""
+    fields = set(_field_names(likelihood))
     if isinstance(p, MaskedDistribution):
         p = p.base
+        fields.discard(OBSERVED)
     support = entry_support(p)
     if support is None or support is constraints.real:
         return None
     bounds = list(_tensors_of(support))
-    if bounds and _field_names(likelihood):
+    if bounds and fields:
         return None
     if any(_varies(bound, len(p.event_shape)) for bound in bounds):
         return None
