@@ -174,7 +174,7 @@ MODELS = {
         likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")
     ),
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
-    "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (3, 9, 7)), levels=3)),
+    "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (2, 9, 7)), levels=2)),
     "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(
         lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))
