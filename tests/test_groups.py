@@ -158,7 +158,7 @@ class FixedParameters(lb.IWAE):
 
     def surrogate(self, draw):
         weight = draw.log_w.detach().softmax(0)
-        log_q = sum(latent.q.held().log_prob(latent.z) for latent in draw.groups.values())
+        log_q = sum(latent.q.stop_gradient().log_prob(latent.z) for latent in draw.groups.values())
         value = (weight * (draw.log_likelihood + draw.log_prior - log_q)).sum(0)
         return draw.with_scaled_paths(value, weight)
 
