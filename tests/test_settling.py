@@ -126,7 +126,7 @@ def test_data_in_batches_settle_on_all_of_them():
         {"mean": ()},
         size=200,
     )
-    model.holding(x).start()
+    model.with_all_data(x).start()
     run = settle(model, data=x, batch_size=100)
     assert run.settled
     exact = MultivariateNormal(torch.zeros(200), torch.eye(200) + 100.0).log_prob(x[:, 0])

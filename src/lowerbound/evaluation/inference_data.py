@@ -66,7 +66,7 @@ def to_arviz(
         raise SettingsError(
             "to_arviz: ArviZ is not installed; pip install 'lowerbound[arviz]'"
         ) from None
-    whole = model if data is None else model.holding(data)
+    whole = model if data is None else model.with_all_data(data)
     with evaluating(model), seeded(seed, device_of(model)), torch.no_grad():
         values = whole.posterior_sample(draws, resample=resample, seed=seed)
     return arviz.from_dict(
