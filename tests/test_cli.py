@@ -674,7 +674,7 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     assert out.splitlines()[-1] == difference.sentence("short", "long")
     assert (
         "long is better by " in out.splitlines()[-1]
-        or "the figure of long is higher by " in out.splitlines()[-1]
+        or "the estimate of long is higher by " in out.splitlines()[-1]
     )
 
 

@@ -309,8 +309,8 @@ def piwae_s_decoder_climbs_the_bound_of_groups(patch):
 
 
 def figures_changed(patch, change):
-    original = importance.WeightSums.figures
-    patch.setattr(importance.WeightSums, "figures", lambda self: change(self, original(self)))
+    original = importance.WeightSums.results
+    patch.setattr(importance.WeightSums, "results", lambda self: change(self, original(self)))
 
 
 @breaks(

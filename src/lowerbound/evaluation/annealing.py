@@ -21,7 +21,8 @@ from torch.distributions import Distribution
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.evaluation.estimate import Estimate, check_seed
+from lowerbound.evaluation.checks import check_seed
+from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, gathered
 from lowerbound.runtime import noise

@@ -15,7 +15,8 @@ from lowerbound.conditionals.base import fields_for
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import drawn
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.evaluation.estimate import Estimate, check_seed
+from lowerbound.evaluation.checks import check_seed
+from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, gathered
@@ -362,7 +363,7 @@ class _Search:
         """What is known of a batch ``[B, *event]``, ``[B]`` each."""
         start = self._start(batch)
         bounds, weights = self._scores((start, start if found is None else found), batch, "report")
-        figures = weights.figures() | {"refined": bounds[1], "amortised": bounds[0]}
+        figures = weights.results() | {"refined": bounds[1], "amortised": bounds[0]}
         return {name: figure.cpu() for name, figure in figures.items()}
 
     def _noise(self, rows: Tensor, *purpose: str | int) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.diagnosis import Finding
-from lowerbound.evaluation.estimate import check_seed
+from lowerbound.evaluation.checks import check_seed
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
 from lowerbound.models import LogJoint
@@ -195,7 +195,7 @@ def posterior_health(
         look = _look(whole, samples)
     figures = WeightSums(samples)
     figures.add(look.log_w[:, None])
-    found = {name: float(value) for name, value in figures.figures().items()}
+    found = {name: float(value) for name, value in figures.results().items()}
     verdict = _verdict(found, samples)
     return PosteriorHealth(
         verdict=verdict,
