@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page_text import paragraph, table
+from page_text import describe_machines, paragraph, read_results, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -174,16 +174,9 @@ def copy_pictures(directory: Path, name: str, pictures: tuple[str, ...]) -> list
     return names
 
 
-def read_results() -> dict[str, dict[str, Any]]:
-    """The results in the folder, by the name of the experiment."""
-    paths = {name: RESULTS / f"{name}.json" for name in EXPERIMENTS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-
-
 def write_page() -> None:
     """Write docs/results/aevb.md from the results in the folder."""
-    done = read_results()
-    machines = "; ".join(sorted({result["machine"] for result in done.values()}))
+    done = read_results(RESULTS, EXPERIMENTS)
     lines = [
         "# Auto-encoding variational Bayes, on real data",
         "",
@@ -200,9 +193,7 @@ def write_page() -> None:
         "",
         *table(HEAD, (table_row(name, result) for name, result in done.items())),
         "",
-        paragraph(
-            f"Machine: {machines}. It was shared with other work, so the times are upper ends."
-        ),
+        describe_machines(result["machine"] for result in done.values()),
         "",
     ]
     for name, result in done.items():
@@ -211,14 +202,8 @@ def write_page() -> None:
 
 
 HEAD = (
-    "run",
-    "test bound",
-    "rate",
-    "distortion",
-    "bound while training, last epoch",
-    "epochs",
-    "training time",
-    "results",
+    "run | test bound | rate | distortion | bound while training, last epoch | "
+    "epochs | training time | results"
 )
 
 

@@ -1,8 +1,11 @@
 """Markdown as the scripts of this folder write it: paragraphs of 100 columns, and tables."""
 
+import json
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 WIDTH = 100
 # Stands for a space within `code` while lines are broken, so that none is broken there.
@@ -39,9 +42,33 @@ def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """The lines of a table."""
-    return [row(head), "|" + "---|" * len(head), *map(row, rows)]
+def table(head: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a table.
+
+    Args:
+        head: the names of the columns, with `` | `` between them.
+        rows: the cells of each row.
+    """
+    columns = head.count(" | ") + 1
+    return [f"| {head} |", "|" + "---|" * columns, *map(row, rows)]
+
+
+def describe_machines(descriptions: Iterable[str]) -> str:
+    """The paragraph about the machines that measured."""
+    return paragraph(
+        f"Machine: {'; '.join(sorted(set(descriptions)))}. It was shared with other work, so the",
+        "times are upper ends.",
+    )
+
+
+def read_results(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The results in a folder by name, as far as they are there."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {
+        name: json.loads(path.read_text(encoding="utf8"))
+        for name, path in paths.items()
+        if path.exists()
+    }
 
 
 def verdict(holds: bool) -> str:
