@@ -1,5 +1,7 @@
-"""The training of ``make demo`` here beside that of an earlier commit, in turns: ``python demo.py
-REVISION``."""
+"""Times the training of ``make demo`` at this commit and at an earlier one, in turns.
+
+python demo.py REVISION
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ ARGUMENTS = [
 ]
 
 
-def seconds(source: Path, run: str) -> float:
-    """Of the training, from the start of the command."""
+def time_training(source: Path, run: str) -> float:
+    """Seconds that the training takes, from the start of the command."""
     began = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-c", TRAINING, *ARGUMENTS, run]
     subprocess.run(
@@ -50,7 +52,7 @@ if __name__ == "__main__":
             times: dict[str, list[float]] = {name: [] for name in sources}
             for number in range(1 + ROUNDS):  # the first fills caches
                 for name, source in sources.items():
-                    times[name].append(seconds(source, f"{folder}/{name}-{number}"))
+                    times[name].append(time_training(source, f"{folder}/{name}-{number}"))
         finally:
             subprocess.run(
                 [*git, "remove", "--force", str(earlier)], capture_output=True, check=True

@@ -1,9 +1,10 @@
-"""How the time of a step grows with the batch, the number of samples and the width: ``python
-growth.py FIGURE``.
+"""Measures how the time of a step grows with the batch, the number of samples and the width.
 
-Steps of the auto-encoder 784-200-20 with Bernoulli pixels, compiled, float32; one of the three is
-changed at a time. The figure is drawn log-log; the slope is of the line through the three largest
-sizes.
+    python growth.py FIGURE
+
+The model is the auto-encoder 784-200-20 with Bernoulli pixels, compiled, in float32. One of the
+three sizes is changed at a time. FIGURE is drawn on logarithmic axes, and the slope is that of the
+line through the three largest sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from contenders.lowerbound_ import make
 from tasks import LEARNING_RATE, TASKS, Task
 
 import lowerbound as lb
-from lowerbound.training.loop import Observer
 
 BASE = TASKS["mnist"]
 SWEEPS = {
@@ -37,13 +37,13 @@ TITLES = {
 }
 
 
-def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
-    """The median over steps that take ``timed`` seconds together, 5 of them at least."""
+def time_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
+    """The median seconds of a step, over ``timed`` seconds and at least 5 steps."""
     model, objective = make(task)
     data = lb.Examples((torch.rand(10_000, task.dimensions) < 0.13).to(torch.uint8), levels=2)
     times: list[float] = []
 
-    class Clock(Observer):
+    class Clock(lb.Observer):
         def on_step(self, loop: Any) -> None:
             times.append(time.perf_counter())
             if len(times) > warm + 5 and times[-1] - times[warm] > timed:
@@ -62,18 +62,16 @@ def seconds_of_step(task: Task, warm: int = 5, timed: float = 1.5) -> float:
 
 
 def slope(sizes: list[int], seconds: list[float]) -> float:
-    """Of the line through the three largest, log-log."""
+    """The slope of the line through the three largest sizes, on logarithmic axes."""
     return float(np.polyfit(np.log(sizes[-3:]), np.log(seconds[-3:]), 1)[0])
 
 
-def draw(figures: dict[str, Any], path: str) -> None:
-    """The three courses, with their slopes."""
+def draw(sweeps: dict[str, Any], path: str) -> None:
+    """Draw the three curves, with their slopes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    for axes, (name, entry) in zip(
-        figure.subplots(1, 3, sharey=True), figures.items(), strict=True
-    ):
+    for axes, (name, entry) in zip(figure.subplots(1, 3, sharey=True), sweeps.items(), strict=True):
         sizes = [int(size) for size in entry["seconds"]]
         seconds = list(entry["seconds"].values())
         axes.loglog(sizes, [1e3 * value for value in seconds], "o-", label="measured")
@@ -95,15 +93,15 @@ def draw(figures: dict[str, Any], path: str) -> None:
 if __name__ == "__main__":
     from run import product_rate
 
-    figures: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, sweep in SWEEPS.items():
         rate = median(product_rate() for _ in range(3))
-        seconds = {size: seconds_of_step(task) for size, task in sweep.items()}
+        seconds = {size: time_step(task) for size, task in sweep.items()}
         floors = {size: task.operations / rate for size, task in sweep.items()}
-        figures[name] = {
+        results[name] = {
             "seconds": seconds,
             "floor_seconds": floors,
             "slope": slope(list(seconds), list(seconds.values())),
         }
-    draw(figures, sys.argv[1])
-    print(json.dumps({"sweeps": figures}))
+    draw(results, sys.argv[1])
+    print(json.dumps({"sweeps": results}))

@@ -1,8 +1,9 @@
-"""The importance-sampled log likelihood with 5,000 samples, beside pythae's: ``python likelihood.py
-FOLDER``.
+"""Times the importance-sampled log likelihood with 5,000 samples, beside pythae's.
 
-Ours is one evaluation, which is halted after each round for the others to take their turns; the
-first round holds the compilation.
+    python likelihood.py FOLDER
+
+lowerbound's is one evaluation. It halts after each round, so that the others can take their turns.
+The first round includes the compilation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import lowerbound as lb
 from lowerbound.models.passes import watching
 
 SAMPLES, IMAGES, ROUNDS = 5000, 80, 7
-FEW = 8  # of the other contenders, whose rate is as steady
+FEW = 8  # images in a round of pythae, whose rate is as steady
 
 
 if __name__ == "__main__":
@@ -35,20 +36,20 @@ if __name__ == "__main__":
     rates: list[float] = []
     began = [time.perf_counter()]
 
-    def uncompiled() -> None:
+    def run_uncompiled() -> None:
         with watching(None):
             lb.log_likelihood(ours, given.first(IMAGES // 2), SAMPLES, compile="never")
 
     @torch.no_grad()
-    def of_pythae() -> None:
+    def run_pythae() -> None:
         theirs.get_nll(images[:FEW], n_samples=SAMPLES, batch_size=100)
 
     def halt(so_far: int, in_all: int) -> None:
         if so_far % IMAGES:
             return
         seconds["lowerbound"].append((time.perf_counter() - began[-1]) / IMAGES)
-        seconds["lowerbound, uncompiled"].append(timed(uncompiled) / (IMAGES // 2))
-        seconds["pythae"].append(timed(of_pythae) / FEW)
+        seconds["lowerbound, uncompiled"].append(timed(run_uncompiled) / (IMAGES // 2))
+        seconds["pythae"].append(timed(run_pythae) / FEW)
         rates.append(product_rate())
         began.append(time.perf_counter())
 
@@ -56,7 +57,7 @@ if __name__ == "__main__":
         estimate = lb.log_likelihood(
             ours, given.first((1 + ROUNDS) * IMAGES), SAMPLES, compile="always"
         )
-    # The decoder's products alone: the encoder sees an image once.
+    # The products of the decoder alone, because the encoder sees an image once.
     floor = (
         2.0
         * SAMPLES

@@ -1,5 +1,7 @@
-"""The most memory that a process has while it estimates a log likelihood with K = 100,000: ``python
-memory.py``."""
+"""Measures the most memory that a process takes for a log likelihood with K = 100,000.
+
+python memory.py
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import lowerbound as lb
 
 
 def peak() -> float:
-    """GiB of memory that this process held at most so far."""
+    """The most memory that this process has had so far, in GiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 

@@ -1,7 +1,8 @@
-"""The page of results, from the figures."""
+"""Writes RESULTS.md from what was measured."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,29 @@ _PEERS = ("JAX", "Pyro", "pythae")
 _HEAD = """# Speed, beside other libraries
 
 Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says
-what the figures mean, what limits them and what was tried.
+what the values mean, what limits them and what was tried.
 
-Contenders take turns within one sitting; rates are medians over rounds, after rounds that hold the
-compilation, for which nothing that was compiled before is found. Trainings to a bound are run once
-each, one after another. A test bound at the end is one seed's: the order of the examples differs
-between contenders, and moves it by some nats after few passes. The floor is the floating-point
-operations of the matrix products, counted by hand, over the rate of a product of 2048 x 2048
-matrices in float32 measured between the rounds; a share above 1 is bfloat16's.
+Contenders take turns within one sitting. Rates are medians over rounds, after warm-up rounds that
+include the compilation. The compiler's cache is empty before. Trainings to a bound are run once
+each, one after another. A test bound at the end comes from one seed: the order of the examples
+differs between contenders, and moves the bound by some nats after few epochs. The floor is the
+number of floating-point operations of the matrix products, counted by hand, over the rate of a
+product of 2048 x 2048 matrices in float32, which is measured between the rounds. A share above 1
+is due to bfloat16.
 """
 
 
-def write_page(figures: dict[str, Any], path: Path) -> None:
-    """RESULTS.md: for each machine a summary, and a table for each piece of work that was
-    measured."""
+def write_page(machines: dict[str, Any], path: Path) -> None:
+    """Write, for each machine, a summary and a section for each measurement."""
     lines = [_HEAD]
-    for machine, measured in figures.items():
+    for machine, measured in machines.items():
         processor, _, libraries = machine.partition("; ")
-        lines += [f"# On {processor}", "", *_summary(measured), "", f"{libraries}."]
-        of = dict.fromkeys(entry["commit"] for entry in measured.values())
-        commits = [
-            (hash, ", ".join(name for name in measured if measured[name]["commit"] == hash))
-            for hash in of
-        ]
-        lines += [
-            "Measured at commit "
-            + "; at ".join(f"{hash}: {names}" for hash, names in commits)
-            + "."
-        ]
+        lines += [f"# On {processor}", "", *_summary(measured), "", f"{libraries}.", ""]
+        by_commit: dict[str, list[str]] = {}
+        for name, entry in measured.items():
+            by_commit.setdefault(entry["commit"], []).append(name)
+        commits = (f"{hash}: {', '.join(names)}" for hash, names in by_commit.items())
+        lines += [_paragraph(f"Measured at commit {'; at '.join(commits)}.")]
         for name, entry in measured.items():
             if name in _WORK:
                 lines += _training(_WORK[name], entry)
@@ -53,6 +49,10 @@ def write_page(figures: dict[str, Any], path: Path) -> None:
                 lines += write(measured[name])
         lines += [""]
     path.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _title(text: str) -> list[str]:
@@ -72,24 +72,33 @@ def _summary(measured: dict[str, Any]) -> list[str]:
     for title, entry, unit in rows:
         rates = entry[unit]
         for own in (name for name in ("lowerbound", "lowerbound, bfloat16") if name in rates):
-            peers = [f"{rates[own] / rates[peer]:.2f}" if peer in rates else "" for peer in _PEERS]
-            shown = f"{rates[own]:,.0f} {unit.split('_')[0]}/s"
             cells = [
                 title + own.removeprefix("lowerbound"),
-                shown,
-                *peers,
+                f"{rates[own]:,.0f} {unit.split('_')[0]}/s",
+                *_peers({peer: rates[own] / rate for peer, rate in rates.items()}),
                 f"{entry['share_of_floor'][own]:.2f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     if "to-the-bound" in measured:
-        ways = measured["to-the-bound"]
-        own = ways["lowerbound"]["seconds"]
-        peers = [f"{ways[peer]['seconds'] / own:.2f}" if peer in ways else "" for peer in _PEERS]
-        lines.append(
-            f"| the first, from start to a test bound of -105 | {own:.1f} s | {' | '.join(peers)} "
-            "| |"
-        )
+        seconds = _seconds(measured["to-the-bound"])
+        own = seconds["lowerbound"]
+        cells = [
+            "the first, from start to a test bound of -105",
+            f"{own:.1f} s",
+            *_peers({peer: value / own for peer, value in seconds.items()}),
+        ]
+        lines.append(f"| {' | '.join(cells)} | |")
     return lines
+
+
+def _peers(ratios: dict[str, float]) -> list[str]:
+    """The ratios to the other libraries, in the order of the columns; some are not measured."""
+    shown = {peer: f"{ratio:.2f}" for peer, ratio in ratios.items()}
+    return [shown.get(peer, "") for peer in _PEERS]
+
+
+def _seconds(trainings: dict[str, Any]) -> dict[str, float]:
+    return {name: entry["seconds"] for name, entry in trainings.items() if name != "commit"}
 
 
 def _training(title: str, entry: dict[str, Any]) -> list[str]:
@@ -111,24 +120,25 @@ def _training(title: str, entry: dict[str, Any]) -> list[str]:
             f"{entry['first_round_seconds'][name]:.1f} s | {entry['test_bound'][name]:,.2f} |"
         ]
     if "lowerbound, bfloat16" in rates:
-        half = rates["lowerbound, bfloat16"]
+        bfloat16 = rates["lowerbound, bfloat16"]
         bounds = [entry["test_bound"][name] for name in ("lowerbound", "lowerbound, bfloat16")]
-        lines += ["", f"lowerbound in bfloat16 is {half / rates['JAX']:.2f} x JAX in float32"]
-        lines[-1] += f" ({half / rates['JAX, bfloat16']:.2f} x JAX in bfloat16)"
-        lines[-1] += (
-            f"; its test bound differs from float32's by {abs(bounds[1] / bounds[0] - 1):.2%}."
+        text = _paragraph(
+            f"lowerbound in bfloat16 is {bfloat16 / rates['JAX']:.2f} x JAX in float32 "
+            f"({bfloat16 / rates['JAX, bfloat16']:.2f} x JAX in bfloat16). Its test bound differs "
+            f"from float32's by {abs(bounds[1] / bounds[0] - 1):.2%}."
         )
+        lines += ["", text]
     return lines
 
 
 def _to_the_bound(entry: dict[str, Any]) -> list[str]:
     lines = _title("the first of these, to a test bound of -105 nats")
     lines += ["Seconds of training, compilation included.", ""]
-    lines += ["| | seconds | passes | bound reached |", "|---|---|---|---|"]
+    lines += ["| | seconds | epochs | bound reached |", "|---|---|---|---|"]
     return lines + [
-        f"| {name} | {way['seconds']:.1f} | {way['passes']} | {way['bound']:.2f} |"
-        for name, way in entry.items()
-        if isinstance(way, dict)
+        f"| {name} | {found['seconds']:.1f} | {found['epochs']} | {found['bound']:.2f} |"
+        for name, found in entry.items()
+        if name != "commit"
     ]
 
 
@@ -147,34 +157,33 @@ def _memory(entry: dict[str, Any]) -> list[str]:
     lines = _title(f"memory of a log likelihood with K = {entry['samples']:,}")
     return [
         *lines,
-        f"At most {entry['peak_gib']:.2f} GiB for the process; {entry['before_gib']:.2f} before it "
-        "began.",
+        f"The process had {entry['peak_gib']:.2f} GiB at most, and {entry['before_gib']:.2f} GiB "
+        "before it began.",
     ]
 
 
 def _stored(what: str, entry: dict[str, Any]) -> list[str]:
-    rates, held = entry["examples_per_second"], entry["resident_gib"]
+    rates, memory = entry["examples_per_second"], entry["resident_gib"]
     lines = _title(f"{what} of {entry['gigabytes']:.2g} GB in a file")
-    lines += [
-        f"{rates['file']:,.0f} examples/s from the file, {rates['memory']:,.0f} from memory: "
-        f"{entry['ratio']:.3f} of it (median over "
-        f"pairs of rounds). The process held {held['file']:.2f} GiB at most, against "
-        f"{held['memory']:.2f}."
-    ]
-    return lines
+    text = _paragraph(
+        f"{rates['file']:,.0f} examples/s from the file and {rates['memory']:,.0f} from memory: a "
+        f"ratio of {entry['ratio']:.3f} (median over pairs of rounds). The process had "
+        f"{memory['file']:.2f} GiB at most, and {memory['memory']:.2f} GiB with the data in memory."
+    )
+    return [*lines, text]
 
 
 def _precision(entry: dict[str, Any]) -> list[str]:
     lines = _title("test bounds after the same training in float32 and bfloat16")
-    lines += ["By the objective that is trained, in nats; means over seeds.", ""]
+    lines += ["Bounds of the objective that is trained, in nats; means over seeds.", ""]
     lines += [
-        "| | passes | float32 | bfloat16 | differs by | seeds of float32 differ by |",
+        "| | epochs | float32 | bfloat16 | differs by | seeds of float32 differ by |",
         "|---|---|---|---|---|---|",
     ]
     for name, bounds in entry["bounds"].items():
-        single, half = (bounds[precision] for precision in ("float32", "bfloat16"))
-        means = [sum(values) / len(values) for values in (single, half)]
-        spread = (max(single) - min(single)) / abs(means[0])
+        float32, bfloat16 = (bounds[precision] for precision in ("float32", "bfloat16"))
+        means = [sum(values) / len(values) for values in (float32, bfloat16)]
+        spread = (max(float32) - min(float32)) / abs(means[0])
         lines += [
             f"| {name} | {bounds['epochs']} | {means[0]:,.2f} | {means[1]:,.2f} | "
             f"{abs(means[1] / means[0] - 1):.2%} | {spread:.2%} |"
@@ -184,24 +193,24 @@ def _precision(entry: dict[str, Any]) -> list[str]:
 
 def _plain(entry: dict[str, Any]) -> list[str]:
     ours, plain = (sum(found) / len(found) for found in entry["bounds"].values())
-    return [
-        *_title("test bounds beside a bare loop of torch's"),
-        f"784-200-20-200-784, batches of 1,000, {entry['epochs']} passes, "
-        f"{len(entry['bounds']['plain'])} seeds each: {ours:.2f} nats by lb.fit, {plain:.2f} by a "
-        "loop of a "
-        f"dozen lines. They differ by {entry['difference']:+.2f} ± {entry['standard_error']:.2f}.",
-    ]
+    text = _paragraph(
+        f"784-200-20-200-784, batches of 1,000, {entry['epochs']} epochs, "
+        f"{len(entry['bounds']['plain'])} seeds each: {ours:.2f} nats by lb.fit, and {plain:.2f} "
+        "by a loop of a dozen lines. They differ by "
+        f"{entry['difference']:+.2f} ± {entry['standard_error']:.2f}."
+    )
+    return [*_title("test bounds beside a bare loop of torch's"), text]
 
 
 def _demo(entry: dict[str, Any]) -> list[str]:
     seconds = entry["seconds"]
     lines = _title("the training of make demo, beside that of an earlier commit")
-    return [
-        *lines,
-        f"{seconds['now']:.1f} s from the start of the command; {seconds['earlier']:.1f} s at "
-        f"{entry['revision']}: "
-        f"{seconds['earlier'] / seconds['now']:.2f} x as fast (medians, in turns).",
-    ]
+    text = _paragraph(
+        f"{seconds['now']:.1f} s from the start of the command, and {seconds['earlier']:.1f} s at "
+        f"{entry['revision']}: {seconds['earlier'] / seconds['now']:.2f} x as fast (medians, in "
+        "turns)."
+    )
+    return [*lines, text]
 
 
 def _growth(entry: dict[str, Any]) -> list[str]:
@@ -217,8 +226,8 @@ def _growth(entry: dict[str, Any]) -> list[str]:
 def _products(entry: dict[str, Any]) -> list[str]:
     lines = _title("the matrix products of a step, each by itself")
     lines += [
-        "Milliseconds: of the output, of the gradient of the input (which the first layer needs "
-        "none of), of that of the weights.",
+        "The milliseconds are those of the output, of the gradient of the input (which the first\n"
+        "layer does not need), and of the gradient of the weights.",
         "",
     ]
     lines += [

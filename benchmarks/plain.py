@@ -1,9 +1,10 @@
-"""Whether what is quick also learns as well: test bounds after two passes, beside a bare loop of
-torch's, from several seeds: ``python plain.py FOLDER``.
+"""Checks that fast training learns as well: test bounds beside a bare loop of torch's.
 
-Same model, same first weights, batches of 1,000 binary digits, Adam; the orders of the examples and
-the noise are their own. Bounds of few passes differ much from seed to seed, so means are compared
-by their standard errors.
+    python plain.py FOLDER
+
+Both train the same model for two epochs, from the same first weights, by Adam on batches of 1,000
+binary digits. Their noise and the order of their examples differ. Bounds after few epochs vary much
+from seed to seed, so the means over several seeds are compared by their standard errors.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ TASK = replace(TASKS["mnist"], batch=1000)
 SEEDS, EPOCHS = 8, 2
 
 
-def ours(train: lb.Examples, test: lb.Examples, seed: int) -> float:
-    """By lb.fit."""
+def train_by_fit(train: lb.Examples, test: lb.Examples, seed: int) -> float:
+    """The test bound after training by lb.fit."""
     model, objective = make(TASK)
     settings = {
         "epochs": EPOCHS,
@@ -39,8 +40,8 @@ def ours(train: lb.Examples, test: lb.Examples, seed: int) -> float:
     return lb.evaluate(model, lb.ELBO(), test).mean
 
 
-def plain(values: torch.Tensor, test: lb.Examples, seed: int) -> float:
-    """By a loop of a dozen lines."""
+def train_by_loop(values: torch.Tensor, test: lb.Examples, seed: int) -> float:
+    """The test bound after training by a loop of a dozen lines."""
     model, _ = make(TASK)
     torch.manual_seed(1000 + seed)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
@@ -64,9 +65,9 @@ if __name__ == "__main__":
     values = torch.from_numpy(train).reshape(len(train), -1)
     bounds = {
         "lowerbound": [
-            ours(examples(TASK, train), examples(TASK, test), seed) for seed in range(SEEDS)
+            train_by_fit(examples(TASK, train), examples(TASK, test), seed) for seed in range(SEEDS)
         ],
-        "plain": [plain(values, examples(TASK, test), seed) for seed in range(SEEDS)],
+        "plain": [train_by_loop(values, examples(TASK, test), seed) for seed in range(SEEDS)],
     }
     error = math.sqrt(sum(variance(found) for found in bounds.values()) / SEEDS)
     difference = mean(bounds["lowerbound"]) - mean(bounds["plain"])

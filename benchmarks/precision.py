@@ -1,8 +1,9 @@
-"""Test bounds after the same training in float32 and in bfloat16, from several seeds: ``python
-precision.py FOLDER``.
+"""Compares test bounds after the same training in float32 and in bfloat16, from several seeds.
 
-Where a machine has no units for bfloat16 it takes long, and comes to the same: products are summed
-in float32 either way.
+    python precision.py FOLDER
+
+On a machine without units for bfloat16 it takes long and gives the same bounds, because products
+are summed in float32 either way.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from tasks import LEARNING_RATE, TASKS, load
 
 import lowerbound as lb
 
-# Passes over the data.
 EPOCHS = {"mnist": 3, "faces": 30, "iwae": 1}
 SEEDS, HELD_OUT = (0, 1), {"mnist": 5000, "faces": 80, "iwae": 1000}
 
 
 def bound(name: str, folder: Path, precision: str, seed: int) -> float:
-    """Of examples that were not trained on, by the objective that was trained."""
+    """The bound of examples that were not trained on, by the objective that was trained."""
     task, held_out = TASKS[name], HELD_OUT[name]
     train, test = load(task, folder)
-    if name == "faces":  # of which there are too few for a figure without noise
+    if name == "faces":  # the test faces are too few for a mean without noise
         train, test = train[:-held_out], train[-held_out:]
     model, objective = make(task)
     settings: dict[str, Any] = {

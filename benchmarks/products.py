@@ -1,5 +1,7 @@
-"""The matrix products of each task's step, each by itself, beside the rate of a large one: ``python
-products.py``."""
+"""Times the matrix products of each task's step one by one, beside the rate of a large product.
+
+python products.py
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,27 @@ import json
 from typing import Any
 
 import torch
-from run import product_rate, typical
+from run import product_rate, typical_seconds
 from tasks import TASKS
 
 FIRST, ROUNDS = 5, 20
 
 
-def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
-    """The three products of a layer: its output, the gradients of its input and of its weights."""
-    x, weight, bias, slope = (
+def time_layer(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
+    """Time the products of a layer: its output, the gradients of its input and of its weights."""
+    x, weight, bias, gradient = (
         torch.randn(shape)
         for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
     )
     rate = product_rate()
-    works = (lambda: torch.addmm(bias, x, weight.T), lambda: slope @ weight, lambda: slope.T @ x)
+    works = (
+        lambda: torch.addmm(bias, x, weight.T),
+        lambda: gradient @ weight,
+        lambda: gradient.T @ x,
+    )
     return {
         "layer": [rows, inputs, outputs],
-        "milliseconds": [1e3 * typical(work, FIRST, ROUNDS) for work in works],
+        "milliseconds": [1e3 * typical_seconds(work, FIRST, ROUNDS) for work in works],
         "floor": 2e3 * rows * inputs * outputs / rate,
     }
 
@@ -31,6 +37,11 @@ def of(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
 if __name__ == "__main__":
     print(
         json.dumps(
-            {"tasks": {name: [of(*layer) for layer in task.layers] for name, task in TASKS.items()}}
+            {
+                "tasks": {
+                    name: [time_layer(*layer) for layer in task.layers]
+                    for name, task in TASKS.items()
+                }
+            }
         )
     )

@@ -1,5 +1,7 @@
-"""Where the time goes: of a training step of each task, and of a log likelihood: ``python
-profiles.py FOLDER``."""
+"""Shows where the time goes: in a training step of each task, and in a log likelihood.
+
+python profiles.py FOLDER
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from lowerbound.models.passes import watching
 from lowerbound.training.profiling import format_table, measure_shares
 
 
-def of_training(task: Task, folder: Path, compile: str = "always") -> str:
+def profile_training(task: Task, folder: Path, compile: str = "always") -> str:
     """The table that ``lb.fit(profile=True)`` writes."""
     model, objective = make(task)
     train, _ = load(task, folder)
@@ -40,11 +42,10 @@ def of_training(task: Task, folder: Path, compile: str = "always") -> str:
         return (Path(run) / "profile.md").read_text()
 
 
-def of_likelihood(
+def profile_likelihood(
     task: Task, folder: Path, compile: str = "always", images: int = 48, samples: int = 5000
 ) -> str:
-    """The same of an importance-sampled log likelihood, an image in the place of a step, once it is
-    compiled."""
+    """The same table for an importance-sampled log likelihood, by image, once it is compiled."""
     model, _ = make(task)
     some = examples(task, load(task, folder)[1]).first(3 * images)
     profile = torch.profiler.profile(
@@ -61,27 +62,26 @@ def of_likelihood(
         elif so_far == in_all:
             profile.stop()
 
-    named = torch._inductor.config.patch(
-        {"cpp.enable_kernel_profile": True}
-    )  # what the compiler makes, in the profile
+    # Compiled kernels have names in the profile.
+    named = torch._inductor.config.patch({"cpp.enable_kernel_profile": True})
     with watching(halt), named:
         lb.log_likelihood(model, some, samples, compile=compile)
     begun, plain, profiled, ended = times
     kinds, operations = measure_shares(
         profile.events(), "self_cpu_time_total", 1e6 * (ended - profiled)
     )
-    how = "compiled" if compile == "always" else "uncompiled"
+    how = {"always": "compiled", "never": "uncompiled"}[compile]
     return format_table("an image", how, (plain - begun) / images, kinds, operations)
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     tables = {
-        "mnist": of_training(TASKS["mnist"], folder),
-        "mnist, uncompiled": of_training(TASKS["mnist"], folder, "never"),
-        "faces": of_training(TASKS["faces"], folder),
-        "iwae": of_training(TASKS["iwae"], folder),
-        "likelihood": of_likelihood(TASKS["mnist"], folder),
-        "likelihood, uncompiled": of_likelihood(TASKS["mnist"], folder, "never"),
+        "mnist": profile_training(TASKS["mnist"], folder),
+        "mnist, uncompiled": profile_training(TASKS["mnist"], folder, "never"),
+        "faces": profile_training(TASKS["faces"], folder),
+        "iwae": profile_training(TASKS["iwae"], folder),
+        "likelihood": profile_likelihood(TASKS["mnist"], folder),
+        "likelihood, uncompiled": profile_likelihood(TASKS["mnist"], folder, "never"),
     }
     print(json.dumps({"tables": tables}))

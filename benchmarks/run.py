@@ -1,8 +1,9 @@
-"""Measures training and evaluation beside other libraries, in one sitting, and writes RESULTS.md:
-``make benchmark``.
+"""Measures training and evaluation beside other libraries in one sitting, and writes RESULTS.md.
 
-Contenders are processes of their own, which take turns: while one trains a round the others wait.
-Ratios are of medians over rounds; before them come warm rounds, which hold the compilation.
+    make benchmark
+
+Contenders are processes of their own that take turns: while one trains a round, the others wait.
+Ratios are ratios of medians over rounds. Warm-up rounds come first and include the compilation.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TARGET, MOST = -105.0, 20
 
 
 class Contender:
-    """A worker process, as seen from here."""
+    """A worker process."""
 
     def __init__(self, name: str, task: str, folder: Path, *options: str) -> None:
         command = [
@@ -50,27 +51,26 @@ class Contender:
             str(folder),
             *options,
         ]
-        # Nothing that an earlier process had compiled is found, so that the first round holds all
-        # of the compilation.
+        # The compiler's cache is empty, so that the first round includes the whole compilation.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
-        # What libraries have to say goes to a file: a pipe that nobody reads fills up, and they
-        # would wait.
-        self.said = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
+        # Messages of the libraries go to a file. A pipe that nobody reads would fill up and block
+        # them.
+        self.messages = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
         pipes: dict[str, Any] = {
             "stdin": subprocess.PIPE,
             "stdout": subprocess.PIPE,
-            "stderr": self.said,
+            "stderr": self.messages,
         }
         self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
         self._answer()
 
     def round(self) -> float:
-        """Seconds that a round took."""
+        """Train a round, and return its seconds."""
         self._ask("go")
         return float(self._answer()["seconds"])
 
     def bound(self) -> float:
-        """The bound on the test data, one draw each."""
+        """The bound of the test data, with one draw for each example."""
         self._ask("bound")
         return float(self._answer()["bound"])
 
@@ -78,7 +78,7 @@ class Contender:
         """End the process."""
         self.process.kill()
         self.process.wait()
-        self.said.close()
+        self.messages.close()
 
     def _ask(self, request: str) -> None:
         assert self.process.stdin is not None
@@ -89,8 +89,8 @@ class Contender:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.said.seek(0)
-            raise SystemExit(f"a contender ended: {self.said.read()[-2000:]}")
+            self.messages.seek(0)
+            raise SystemExit(f"a contender ended: {self.messages.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -99,7 +99,7 @@ class Contender:
 def contenders(
     task: str, folder: Path, asked: dict[str, tuple[str, ...]]
 ) -> Iterator[dict[str, Contender]]:
-    """Processes by name; each is (library, options)."""
+    """Start processes by name, each given as (library, *options), and end them afterwards."""
     with ExitStack() as stack:
         running = {}
         for name, (library, *options) in asked.items():
@@ -109,26 +109,25 @@ def contenders(
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that some work takes."""
+    """The seconds that some work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def typical(work: Callable[[], object], first: int, rounds: int) -> float:
-    """The median of the seconds that it takes, after some times that do not count."""
+def typical_seconds(work: Callable[[], object], first: int, rounds: int) -> float:
+    """The median seconds of some work, over rounds after the ``first`` ones."""
     return median([timed(work) for _ in range(first + rounds)][first:])
 
 
 def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
     """Floating-point operations per second of a matrix product, now."""
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    return 2.0 * size**3 / typical(lambda: a @ b, 2, 6)
+    return 2.0 * size**3 / typical_seconds(lambda: a @ b, 2, 6)
 
 
 def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Examples per second of each contender, alternating, and the bounds after the same number of
-    rounds."""
+    """The examples per second of contenders that take turns, and their bounds afterwards."""
     seconds: dict[str, list[float]] = {name: [] for name in asked}
     rates: list[float] = []
     with contenders(task, folder, asked) as running:
@@ -142,36 +141,38 @@ def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> di
         bounds = {name: contender.bound() for name, contender in running.items()}
     sizes: Task = TASKS[task]
     count = sizes.steps * sizes.batch
-    figures = {name: count / median(values[WARM:]) for name, values in seconds.items()}
+    speeds = {name: count / median(values[WARM:]) for name, values in seconds.items()}
     rate = median(rates[WARM:])
     floor = sizes.operations / rate
     return {
-        "examples_per_second": figures,
+        "examples_per_second": speeds,
         "first_round_seconds": {name: values[0] for name, values in seconds.items()},
         "test_bound": bounds,
         "product_gflops": rate / 1e9,
         "floor_ms": 1e3 * floor,
-        "share_of_floor": {name: floor * figure / sizes.batch for name, figure in figures.items()},
+        "share_of_floor": {name: floor * speed / sizes.batch for name, speed in speeds.items()},
     }
 
 
 def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Seconds of training, compilation included, until the test bound, looked at after each pass,
-    reaches the target."""
+    """Seconds of training until the test bound reaches the target, compilation included.
+
+    The bound is looked at after each epoch, and its time does not count.
+    """
     results = {}
     for name, ways in asked.items():
         with contenders("mnist", folder, {name: ways}) as running:
-            spent, passes, bound = 0.0, 0, -np.inf
-            while bound < TARGET and passes < MOST:
-                spent, passes = spent + running[name].round(), passes + 1
+            spent, epochs, bound = 0.0, 0, -np.inf
+            while bound < TARGET and epochs < MOST:
+                spent, epochs = spent + running[name].round(), epochs + 1
                 bound = running[name].bound()
-        results[name] = {"seconds": spent, "passes": passes, "bound": bound}
+        results[name] = {"seconds": spent, "epochs": epochs, "bound": bound}
         print("to the bound", name, results[name], flush=True)
     return results
 
 
-def alone(script: str, *arguments: object) -> dict[str, Any]:
-    """What a script of its own process measures."""
+def run_script(script: str, *arguments: object) -> dict[str, Any]:
+    """Run a script in a process of its own, and return what it measured."""
     command = [sys.executable, "-W", "ignore", str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -182,24 +183,31 @@ def alone(script: str, *arguments: object) -> dict[str, Any]:
 
 
 def write_data(folder: Path) -> None:
-    """MNIST with its pixels drawn once, and the faces, as arrays."""
-    for name, source in (("mnist", "mnist"), ("faces", "olivetti")):
-        data = lb.load_data(
-            source, **({"pixels": "binarize-once"} if name == "mnist" else {"test_fraction": 0.04})
-        )
+    """Write MNIST, binarised once, and the faces as arrays."""
+    data_sets = {
+        "mnist": lb.load_data("mnist", pixels="binarize-once"),
+        "faces": lb.load_data("olivetti", test_fraction=0.04),
+    }
+    for name, data in data_sets.items():
         for part in ("train", "test"):
             values = getattr(data, part).values.numpy()
             np.save(folder / f"{name}-{part}.npy", values.reshape(len(values), -1))
 
 
-def machine() -> str:
-    """Processor, cores, and the versions of all that took part."""
-    names = {}
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        key, _, value = line.partition(":")
-        names.setdefault(key.strip(), value.strip())
+def describe_processor() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo, or nothing where there is no such file."""
+    names: dict[str, str] = {}
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text().splitlines():
+            key, _, value = line.partition(":")
+            names.setdefault(key.strip(), value.strip())
+    return names
+
+
+def describe_machine() -> str:
+    """The processor, its cores, and the versions of the libraries."""
+    names = describe_processor()
     flags = [
         flag
         for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -216,7 +224,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """What is measured; marked where files have changed since, other than those written here."""
+    """The commit that is measured, marked as dirty if its sources have changed since."""
 
     def git(*command: str) -> str:
         return subprocess.run(
@@ -268,27 +276,27 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "wide": lambda folder: throughput(
         "wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
     ),
-    "likelihood": lambda folder: alone("likelihood.py", folder),
-    "memory": lambda folder: alone("memory.py"),
-    "array": lambda folder: alone("stored.py", folder, "array"),
-    "pictures": lambda folder: alone("stored.py", folder, "pictures"),
-    "precision": lambda folder: alone("precision.py", folder),
-    "plain": lambda folder: alone("plain.py", folder),
-    "growth": lambda folder: alone("growth.py", HERE / "growth.png"),
-    "demo": lambda folder: alone("demo.py", BEFORE),
-    "profiles": lambda folder: alone("profiles.py", folder),
-    "products": lambda folder: alone("products.py"),
+    "likelihood": lambda folder: run_script("likelihood.py", folder),
+    "memory": lambda folder: run_script("memory.py"),
+    "array": lambda folder: run_script("stored.py", folder, "array"),
+    "pictures": lambda folder: run_script("stored.py", folder, "pictures"),
+    "precision": lambda folder: run_script("precision.py", folder),
+    "plain": lambda folder: run_script("plain.py", folder),
+    "growth": lambda folder: run_script("growth.py", HERE / "growth.png"),
+    "demo": lambda folder: run_script("demo.py", BEFORE),
+    "profiles": lambda folder: run_script("profiles.py", folder),
+    "products": lambda folder: run_script("products.py"),
 }
 
 
 def main() -> None:
-    """Measure what is named, or all, and write the page."""
+    """Measure what was asked for, or everything, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(MEASUREMENTS)}; all if none is given",
+        help=f"what to measure: {', '.join(MEASUREMENTS)} (default: all)",
     )
     names = parser.parse_args().names or list(MEASUREMENTS)
     unknown = set(names) - set(MEASUREMENTS)
@@ -297,18 +305,18 @@ def main() -> None:
             f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}"
         )
     results = HERE / "results.json"
-    figures = json.loads(results.read_text()) if results.exists() else {}
-    here = figures.setdefault(machine(), {})
+    machines = json.loads(results.read_text()) if results.exists() else {}
+    here = machines.setdefault(describe_machine(), {})
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_data(Path(folder))
         except lb.errors.LowerboundError as error:
             raise SystemExit(f"error: {error}") from None
         for name in names:
-            measured = commit()  # before, for another one may be made meanwhile
+            measured = commit()  # now, because another one may be made meanwhile
             here[name] = MEASUREMENTS[name](Path(folder)) | {"commit": measured}
-            results.write_text(json.dumps(figures, indent=1) + "\n")
-            write_page(figures, HERE / "RESULTS.md")
+            results.write_text(json.dumps(machines, indent=1) + "\n")
+            write_page(machines, HERE / "RESULTS.md")
 
 
 if __name__ == "__main__":

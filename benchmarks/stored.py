@@ -1,9 +1,10 @@
-"""Training on data that stay in a file, beside the same data in memory: ``python stored.py FOLDER
-KIND``.
+"""Trains on data that stay in a file, beside the same data in memory.
+
+    python stored.py FOLDER KIND
 
 KIND is "array", 8 GB of binary pixels in a ``.npy`` file, or "pictures", a folder of PNG files that
-are decoded once. They are made in FOLDER and deleted afterwards. Both trainings are one process
-each, which take turns; rounds before the first pass over what is used of the file do not count.
+are decoded once. The data are written to FOLDER and deleted afterwards. The two trainings are
+processes that take turns. Rounds of the first epoch of the rows that are used do not count.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from tasks import LEARNING_RATE, TASKS
 
 @dataclass(frozen=True)
 class Kind:
-    """Some data, and how many steps are a round.
+    """Some data, and the number of steps and rounds.
 
     Args:
-        task: whose model is trained.
-        rows: examples.
-        steps: in a round.
-        warm: rounds that do not count.
-        rounds: that do.
+        task: the task whose model is trained.
+        rows: the number of examples.
+        steps: the number of steps in a round.
+        warm: the number of first rounds, which do not count.
+        rounds: the number of rounds that count.
     """
 
     task: str
@@ -49,7 +50,7 @@ KINDS = {
 
 
 def write_array(path: Path) -> None:
-    """Random binary pixels, a part at a time."""
+    """Write random binary pixels, a part at a time."""
     rng, rows = np.random.default_rng(0), KINDS["array"].rows
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(
@@ -61,7 +62,7 @@ def write_array(path: Path) -> None:
 
 
 def write_pictures(folder: Path) -> None:
-    """Smooth random pictures of 64 x 64."""
+    """Write smooth random pictures of 64 x 64."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -74,12 +75,12 @@ def write_pictures(folder: Path) -> None:
 
 
 def resident() -> float:
-    """GiB of memory that this process holds now."""
+    """The memory that this process has now, in GiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def load(kind: str, path: Path, place: str) -> Any:
-    """The examples, in memory or left in their file."""
+    """The examples, in memory or in their file."""
     import torch
 
     import lowerbound as lb
@@ -89,24 +90,24 @@ def load(kind: str, path: Path, place: str) -> Any:
         return lb.load_data(
             path, keep_in=place, cache=path.parent / "decoded", test_fraction=0.01
         ).train
-    values = np.load(path, mmap_mode="r" if place == "file" else None)
-    return lb.Examples(Mapped.of(values) if place == "file" else torch.from_numpy(values), levels=2)
+    if place == "file":
+        return lb.Examples(Mapped.of(np.load(path, mmap_mode="r")), levels=2)
+    return lb.Examples(torch.from_numpy(np.load(path)), levels=2)
 
 
 def train(kind: str, path: Path, place: str) -> None:
-    """Rounds of steps when asked for; answers with the seconds of each and the most memory that was
-    seen."""
+    """Train a round whenever standard input has a line, and print its seconds and the memory."""
     from contenders.lowerbound_ import make
 
     import lowerbound as lb
-    from lowerbound.training.loop import Observer
 
     sizes = KINDS[kind]
     data = load(kind, path, place)
-    model, objective = make(TASKS[sizes.task], data.shape if kind == "pictures" else ())
+    shape = {"pictures": data.shape, "array": ()}[kind]
+    model, objective = make(TASKS[sizes.task], shape)
     most = 0.0
 
-    class Rounds(Observer):
+    class Rounds(lb.Observer):
         def on_start(self, loop: Any) -> None:
             self.wait()
 
@@ -137,7 +138,7 @@ def train(kind: str, path: Path, place: str) -> None:
 
 
 def measure(folder: Path, kind: str) -> dict[str, Any]:
-    """Both, in turns."""
+    """Measure both trainings, in turns."""
     path, sizes = folder / f"large-{kind}", KINDS[kind]
     places = ("file", "memory")
     command = [sys.executable, "-W", "ignore", __file__, kind, str(path)]
@@ -163,8 +164,10 @@ def measure(folder: Path, kind: str) -> dict[str, Any]:
         for process in running.values():
             process.kill()
     finally:
-        path.unlink(missing_ok=True) if kind == "array" else shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(folder / "decoded", ignore_errors=True)
+        for leftover in (path, folder / "decoded"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            leftover.unlink(missing_ok=True)
     ratio = median(
         a / b
         for a, b in zip(seconds["memory"][sizes.warm :], seconds["file"][sizes.warm :], strict=True)

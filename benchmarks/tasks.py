@@ -1,5 +1,7 @@
-"""What is trained: sizes, data and settings, the same for all contenders. Imports no library of
-theirs."""
+"""The trainings: sizes, data and settings, the same for all contenders.
+
+None of the contenders' libraries is imported here.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,15 @@ class Task:
     """An auto-encoder with tanh units and its data.
 
     Args:
-        hidden: units of the encoder's layers, which the decoder has in the other order.
-        latent: how many latents.
-        likelihood: "bernoulli" or "gaussian", the latter with mean and log variance from the
-            network.
-        batch: examples in a step.
-        samples: draws of z for each.
-        iwae: whether they make an importance-weighted bound.
+        hidden: the units of the encoder's layers; the decoder has them in the opposite order.
+        latent: the number of latents.
+        likelihood: "bernoulli", or "gaussian" with mean and log variance from the network.
+        batch: the number of examples in a step.
+        samples: the number of draws of z for each example.
+        iwae: whether the bound is importance-weighted.
         data: "mnist" (binary) or "faces" (pixels in [0, 1]).
-        epochs: passes over the data in a round.
-        examples: how many are trained on.
+        epochs: the number of epochs in a round.
+        examples: the number of training examples.
     """
 
     hidden: tuple[int, ...]
@@ -41,17 +42,17 @@ class Task:
 
     @property
     def dimensions(self) -> int:
-        """Of an example."""
+        """The number of dimensions of an example."""
         return {"mnist": 784, "faces": 4096}[self.data]
 
     @property
     def outputs(self) -> int:
-        """Of the decoder."""
-        return self.dimensions * (2 if self.likelihood == "gaussian" else 1)
+        """The number of outputs of the decoder."""
+        return self.dimensions * {"gaussian": 2, "bernoulli": 1}[self.likelihood]
 
     @property
     def steps(self) -> int:
-        """In a round."""
+        """The number of steps in a round."""
         return self.epochs * (self.examples // self.batch)
 
     @property
@@ -64,11 +65,10 @@ class Task:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of the matrix products of a step, forward and backward, counted
-        by hand."""
+        """Floating-point operations of a step's matrix products, forward and backward."""
         products = [rows * inputs * outputs for rows, inputs, outputs in self.layers]
-        # A product forward, one for the weights' gradient, one for the input's, which the data need
-        # none of.
+        # A product forward, one for the gradient of the weights, and one for that of the input. The
+        # first layer needs no gradient of its input.
         return 2.0 * (3 * sum(products) - products[0])
 
 
@@ -111,8 +111,8 @@ def load(task: Task, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scale(task: Task) -> float:
-    """What stored values are multiplied with."""
-    return 1.0 if task.data == "mnist" else 1 / 255
+    """The factor that takes stored values to the range of the data."""
+    return {"mnist": 1.0, "faces": 1 / 255}[task.data]
 
 
 def layers(sizes: list[int], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -128,7 +128,7 @@ def layers(sizes: list[int], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def initial(
     task: Task,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
-    """The first weights of encoder and decoder, which all contenders begin with."""
+    """The first weights of encoder and decoder, the same for all contenders."""
     encoder = [task.dimensions, *task.hidden, 2 * task.latent]
     decoder = [task.latent, *reversed(task.hidden), task.outputs]
     return layers(encoder, 0), layers(decoder, 1)

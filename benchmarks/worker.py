@@ -1,5 +1,7 @@
-"""One contender in a process of its own, which trains a round when it is told to: ``python
-worker.py NAME TASK FOLDER [OPTION]``."""
+"""A contender in a process of its own, which trains a round when it is asked to.
+
+python worker.py NAME TASK FOLDER [OPTION]
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ from tasks import TASKS, Task
 
 
 class Conversation:
-    """Requests come on standard input, answers go to standard output, a line of JSON each."""
+    """Reads requests from standard input, and writes each answer as a line of JSON."""
 
     def __init__(self, bound: Callable[[], float]) -> None:
         self.bound = bound
         self.began = 0.0
 
     def rounds(self, task: Task) -> Iterator[int]:
-        """The number of each epoch to train, until there are no more requests."""
+        """The number of each epoch to train, until no more requests come."""
         self.ready()
         for number in count(1):
             yield number
@@ -30,12 +32,12 @@ class Conversation:
                 self.round_done()
 
     def ready(self) -> None:
-        """Everything is there but for the first round."""
+        """Say that only the first round is missing."""
         self._answer({"ready": True})
         self._wait()
 
     def round_done(self) -> None:
-        """A round is trained, and the device has finished it."""
+        """Say that a round is trained, and that the device has finished it."""
         self._answer({"seconds": time.perf_counter() - self.began})
         self._wait()
 
@@ -54,7 +56,7 @@ class Conversation:
 
 
 if __name__ == "__main__":
-    ANSWERS, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between
+    ANSWERS, sys.stdout = sys.stdout, sys.stderr  # so that libraries do not print between answers
     name, task, folder, *option = sys.argv[1:]
     importlib.import_module(f"contenders.{name}_").run(
         TASKS[task], Path(folder), Conversation, *option

@@ -2,9 +2,9 @@
 
     python reproductions/aevb.py [faces] [faces-plain] [faces-conv] [mnist] [frey]
 
-Each run goes on where it stopped, writes its files to runs/aevb/NAME, and its figures and pictures
-to docs/results/aevb/; in the end docs/results/aevb.md is written from all the figures that are
-there. The data sets are found as `lowerbound datasets` says.
+A run that was stopped resumes. It writes its files to runs/aevb/NAME, and its results and pictures
+to docs/results/aevb/. At the end, docs/results/aevb.md is written from all results in that folder.
+`lowerbound datasets` says where the data sets are looked for.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page_text import describe_machines, paragraph, read_results, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -28,7 +29,7 @@ RESULTS = ROOT / "docs" / "results" / "aevb"
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: a recipe with its arguments, its data, its training, and what to say of it."""
+    """One run: a recipe with its arguments, data and training, and the page's text about it."""
 
     title: str
     recipe: str
@@ -63,25 +64,23 @@ EXPERIMENTS = {
             "ema": 0.998,
             "pictures_every": 20,
         },
-        text="One hidden layer of 200 tanh units each way, 10 latents, L = 7, batches of 32, Adam "
-        "at 1e-3 with decoupled weight "
-        "decay (each step shortens the weights by a thousandth; the paper, too, has a prior on the "
-        "weights), the likelihood's "
-        "mean through a sigmoid, and weights averaged over the last five hundred or so steps "
-        "(`ema=0.998`). These three were "
-        "chosen after seeing the test bound and the pictures of the plain run below and of runs "
-        "with one or two of them, "
-        "which reached between 3,150 and 3,530: the figure is not blind to the test data.",
+        text="Encoder and decoder have one hidden layer of 200 tanh units. There are 10 latents, "
+        "L = 7 and batches of 32. The optimiser is Adam at 1e-3 with decoupled weight decay: each "
+        "step shortens the weights by a thousandth. (The paper, too, has a prior on the weights.) "
+        "The likelihood's mean goes through a sigmoid, and the weights are averaged over the last "
+        "five hundred or so steps (`ema=0.998`). These three settings were chosen after seeing "
+        "the test bound and the pictures of the plain run below, and of runs with one or two of "
+        "them, which reached between 3,150 and 3,530. So this result is not blind to the test "
+        "data.",
     ),
     "faces-plain": Experiment(
         "The same with plain Adam, a plain mean and the last weights",
         "aevb-gaussian",
         "olivetti",
         training={"epochs": 200, "batch_size": 32, "pictures_every": 20},
-        text="The weights after the last step. With 360 faces the likelihood's scale overfits: the "
-        "bound on the training data "
-        "is far above the test bound, which moves by hundreds of nats from one epoch to the next.",
-        pictures=("samples", "reconstructions", "bound"),
+        text="The weights after the last step. With 360 faces the likelihood's scale overfits: "
+        "the bound on the training data is far above the test bound, which moves by hundreds of "
+        "nats from one epoch to the next.",
     ),
     "faces-conv": Experiment(
         "A convolutional network on the same faces",
@@ -89,9 +88,9 @@ EXPERIMENTS = {
         "olivetti",
         CONV,
         {"epochs": 100, "batch_size": 32, "ema": 0.99, "validation": 0.1, "pictures_every": 20},
-        text="Four strided convolutions each way (16 to 128 channels), a hidden layer of 200, 32 "
-        "latents, L = 1. A tenth of the "
-        "training faces is held out, and the weights of the epoch with the best bound on them are "
+        text="Encoder and decoder have four strided convolutions (16 to 128 channels) and a "
+        "hidden layer of 200. There are 32 latents, and L = 1. A tenth of the training faces is "
+        "used for validation, and the weights of the epoch with the best validation bound are "
         "kept.",
     ),
     "mnist": Experiment(
@@ -99,9 +98,8 @@ EXPERIMENTS = {
         "aevb-bernoulli",
         "mnist",
         training={"epochs": 40, "pictures_every": 10},
-        text="500 tanh units each way, 20 latents, L = 1, Adam at 1e-3, batches of 100, pixels "
-        "binarised afresh at every "
-        "pass, in training and in the test.",
+        text="Encoder and decoder have 500 tanh units. There are 20 latents, L = 1, Adam at 1e-3 "
+        "and batches of 100. Pixels are binarised anew at every epoch, and once more for the test.",
     ),
     "frey": Experiment(
         "Two latents on the Frey faces",
@@ -109,16 +107,16 @@ EXPERIMENTS = {
         "frey-faces",
         {"latent": 2, "mean": "sigmoid", "samples": 1},
         {"epochs": 400, "batch_size": 100, "pictures_every": 100},
-        text="200 tanh units each way, a Gaussian likelihood with its mean through a sigmoid. The "
-        "manifold decodes a grid of "
-        "equal steps of probability under the prior, as the paper's figure 4 does.",
+        text="Encoder and decoder have 200 tanh units, and the mean of the Gaussian likelihood "
+        "goes through a sigmoid. The manifold decodes a grid with equal steps of probability "
+        "under the prior, as the paper's figure 4 does.",
         pictures=("manifold", "samples", "reconstructions", "bound"),
     ),
 }
 
 
 def run(name: str) -> None:
-    """Train one experiment, or go on with it, and write its figures and pictures."""
+    """Train one experiment, or resume it, and write its results and pictures."""
     experiment = EXPERIMENTS[name]
     recipe = find_recipe(experiment.recipe)
     data = lb.load_data(experiment.data, pixels=recipe.pixels, seed=0)
@@ -137,101 +135,106 @@ def run(name: str) -> None:
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
     save_pairs(originals, trained.model.reconstruct(shown), RESULTS / f"{name}-reconstructions.png")
     test = lb.evaluate(model, objective, data.test)
-    figures = {
+    last = trained.history[-1]
+    result = {
         "title": experiment.title,
-        "text": experiment.text,
         "recipe": experiment.recipe,
         "arguments": experiment.arguments,
         "training": experiment.training,
         "train_examples": len(data.train),
         "test_examples": len(data.test),
         "dimensions": data.train.values[0].numel(),
-        "train_bound_last_epoch": trained.history[-1]["train"]["bound"],
+        "train_bound_last_epoch": last["train"]["bound"],
         "test": {
             part: {"mean": estimate.mean, "standard_error": estimate.standard_error}
             for part, estimate in {"bound": test, **test.terms}.items()
         },
-        "epochs": trained.history[-1]["epoch"],
-        "steps": trained.history[-1]["step"],
-        "training_seconds": trained.history[-1]["seconds"],
-        "pictures": collect(directory, name, experiment.pictures),
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "training_seconds": last["seconds"],
+        "pictures": copy_pictures(directory, name, experiment.pictures),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
         f"lowerbound {lb.__version__}",
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
 
 
-def collect(directory: Path, name: str, pictures: tuple[str, ...]) -> list[str]:
-    """Copy a run's last pictures to the results; their names there."""
+def copy_pictures(directory: Path, name: str, pictures: tuple[str, ...]) -> list[str]:
+    """Copy a run's last pictures to the results, and return the names that they have there."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     names = []
     for kind in pictures:
-        if kind == "reconstructions":
-            names.append(f"{name}-reconstructions.png")
-            continue  # drawn from the test data instead
-        single = directory / f"{kind}.png"
-        source = single if single.exists() else max((directory / kind).glob("*.png"))
         names.append(f"{name}-{kind}.png")
+        if kind == "reconstructions":
+            continue  # the results show the test data instead
+        source = directory / f"{kind}.png"
+        if not source.exists():
+            source = max((directory / kind).glob("*.png"))
         shutil.copyfile(source, RESULTS / names[-1])
     return names
 
 
 def write_page() -> None:
-    """docs/results/aevb.md, from the figures that are there."""
-    done = {
-        name: json.loads(path.read_text())
-        for name in EXPERIMENTS
-        if (path := RESULTS / f"{name}.json").exists()
-    }
+    """Write docs/results/aevb.md from the results in the folder."""
+    done = read_results(RESULTS, EXPERIMENTS)
     lines = [
         "# Auto-encoding variational Bayes, on real data",
         "",
-        "Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114), and an "
-        "unfinished notebook's version of "
-        "its auto-encoder for 64 x 64 images. Written by `python reproductions/aevb.py`; each row "
-        "comes from the file of "
-        "figures that it names. All bounds are in nats per example on test data; ± is the standard "
-        "error over "
-        "examples. Bounds of continuous likelihoods are log densities of pixels scaled to [0, 1], "
-        "with the "
-        "likelihood's scale floored at 0.01. Samples are means of p(x|z) for z from the prior; in "
-        "the reconstructions, of test "
-        "examples, the original is on the left.",
+        paragraph(
+            "Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114), and the "
+            "version of its auto-encoder for 64 x 64 images in an unfinished notebook. Written by",
+            "`python reproductions/aevb.py`; each row comes from the JSON file that it names. All",
+            "bounds are in nats per example of the test data; ± is the standard error over",
+            "examples. Bounds of continuous likelihoods are log densities of pixels scaled to",
+            "[0, 1], and the likelihood's scale is at least 0.01. Samples are means of p(x|z) for",
+            "z from the prior. The reconstructions are of test examples, with the original on the",
+            "left.",
+        ),
         "",
-        "| run | test bound | rate | distortion | bound while training, last epoch | epochs | "
-        "training time | figures |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, figures in done.items():
-        bound, rate, distortion = (
-            f"{figures['test'][part]['mean']:,.1f} ± {figures['test'][part]['standard_error']:,.1f}"
-            for part in ("bound", "rate", "distortion")
-        )
-        minutes = figures["training_seconds"] / 60
-        lines.append(
-            f"| {figures['title']} | {bound} | {rate} | {distortion} | "
-            f"{figures['train_bound_last_epoch']:,.1f} | "
-            f"{figures['epochs']} | {minutes:.1f} min | [{name}.json](aevb/{name}.json) |"
-        )
-    machines = sorted({figures["machine"] for figures in done.values()})
-    lines += [
+        *table(HEAD, (table_row(name, result) for name, result in done.items())),
         "",
-        f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.",
+        describe_machines(result["machine"] for result in done.values()),
         "",
     ]
-    for name, figures in done.items():
-        lines += [f"## {figures['title']}", "", figures["text"], ""]
-        lines += [
-            f"{figures['train_examples']:,} training and {figures['test_examples']:,} test "
-            "examples.",
-            "",
-        ]
-        lines += [
-            f"![{name}: {picture.removesuffix('.png').rsplit('-')[-1]}](aevb/{picture})"
-            for picture in figures["pictures"]
-        ]
-        lines += [""]
+    for name, result in done.items():
+        lines += [*section(name, result), ""]
     (RESULTS.parent / "aevb.md").write_text("\n".join(lines), encoding="utf8")
+
+
+HEAD = (
+    "run | test bound | rate | distortion | bound while training, last epoch | "
+    "epochs | training time | results"
+)
+
+
+def table_row(name: str, result: dict[str, Any]) -> list[str]:
+    terms = [result["test"][part] for part in ("bound", "rate", "distortion")]
+    return [
+        EXPERIMENTS[name].title,
+        *(f"{term['mean']:,.1f} ± {term['standard_error']:,.1f}" for term in terms),
+        f"{result['train_bound_last_epoch']:,.1f}",
+        f"{result['epochs']}",
+        f"{result['training_seconds'] / 60:.1f} min",
+        f"[{name}.json](aevb/{name}.json)",
+    ]
+
+
+def section(name: str, result: dict[str, Any]) -> list[str]:
+    """What the page says about one run, with its pictures."""
+    experiment = EXPERIMENTS[name]
+    kinds = [picture.removesuffix(".png").rsplit("-")[-1] for picture in result["pictures"]]
+    return [
+        f"## {experiment.title}",
+        "",
+        paragraph(experiment.text),
+        "",
+        f"{result['train_examples']:,} training and {result['test_examples']:,} test examples.",
+        "",
+        *(
+            f"![{name}: {kind}](aevb/{picture})"
+            for kind, picture in zip(kinds, result["pictures"], strict=True)
+        ),
+    ]
 
 
 if __name__ == "__main__":

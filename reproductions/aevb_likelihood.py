@@ -1,11 +1,11 @@
-"""Figure 3 of Kingma & Welling 2013: the marginal likelihood of AEVB, wake-sleep and Monte Carlo EM
-against training samples.
+"""Figure 3 of Kingma & Welling 2013: marginal likelihood against training samples.
 
     python reproductions/aevb_likelihood.py [aevb-1000 wake-sleep-1000 mcem-1000 aevb-50000 ...]
 
-Each curve goes on where it stopped (state in runs/aevb-likelihood/NAME) and ends as
-docs/results/aevb-likelihood/NAME.json; a curve that is there is not trained again. In the end
-docs/results/aevb-likelihood.md and its figure are written from all that are.
+AEVB, wake-sleep and Monte Carlo EM are compared. A curve that was stopped resumes from its state in
+runs/aevb-likelihood/NAME. A finished curve is in docs/results/aevb-likelihood/NAME.json and is not
+trained again. At the end, docs/results/aevb-likelihood.md and its figure are written from all
+finished curves.
 """
 
 import json
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aevb_curves import BATCH, RATES, TRIAL_STEPS, WakeSleep, WakeSleepModel, train
+from aevb_curves import BATCH, METHODS, RATES, TRIAL_STEPS, train
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from page_text import paragraph, read_results, table
 from safetensors.torch import load_file, save_file
 from scipy.stats import qmc
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 import lowerbound as lb
 from lowerbound.evaluation.annealing import AnnealingPath
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "aevb-likelihood"
@@ -35,13 +36,12 @@ RUNS = ROOT / "runs" / "aevb-likelihood"
 
 LATENT, HIDDEN = 3, 100
 SIZES = (1_000, 50_000)
-METHODS = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "mcem": "Monte Carlo EM"}
-# Training samples in all; Monte Carlo EM takes sixteen passes through the decoder where AEVB takes
-# one.
+NAMES = {"aevb": "AEVB", "wake-sleep": "wake-sleep", "mcem": "Monte Carlo EM"}
+# The number of training samples of a curve. Monte Carlo EM decodes sixteen times where AEVB decodes
+# once.
 SAMPLES = {"aevb": 10_000_000, "wake-sleep": 10_000_000, "mcem": 3_000_000}
 POINTS = [round(1e5 * 10 ** (i / 4) / BATCH) for i in range(9)]
-# The estimate of log p(x): so many points of a Sobol sequence under the prior, for so many
-# examples.
+# log p(x) of EXAMPLES examples is estimated with GRID points of a Sobol sequence under the prior.
 GRID, EXAMPLES = 1 << 19, 200
 LEAPFROG_STEPS, ACCEPTANCE, WEIGHT_UPDATES = 10, 0.9, 5
 
@@ -50,8 +50,8 @@ LEAPFROG_STEPS, ACCEPTANCE, WEIGHT_UPDATES = 10, 0.9, 5
 def marginal_likelihood(model: lb.LatentModel, x: Tensor) -> tuple[float, float]:
     """The mean of log p(x) over ``x``, and the median number of effective points.
 
-    p(x) = E_p(z)[p(x given z)] by quasi-Monte-Carlo integration over the three latents, with the
-    same points for all examples: no encoder has a part in it, so that methods compare.
+    p(x) = E_p(z)[p(x given z)] is integrated by quasi-Monte-Carlo over the three latents, with the
+    same points for all examples. No encoder takes part, so methods can be compared.
     """
     points = torch.from_numpy(qmc.Sobol(LATENT, seed=0).random(GRID)).clamp(1e-9, 1 - 1e-9)
     latents = torch.special.ndtri(points).float()
@@ -69,7 +69,7 @@ def marginal_likelihood(model: lb.LatentModel, x: Tensor) -> tuple[float, float]
 def make(method: str, shape: tuple[int, ...]) -> tuple[lb.LatentModel, lb.Objective]:
     """The paper's small network, with weights from N(0, 0.01)."""
     torch.manual_seed(0)
-    kind = WakeSleepModel if method == "wake-sleep" else lb.LatentModel
+    kind, objective = METHODS[method]
     model = kind(
         lb.StandardNormal(LATENT),
         lb.Gaussian(lb.mlp(shape, HIDDEN, 2 * LATENT, activation="tanh")),
@@ -78,11 +78,11 @@ def make(method: str, shape: tuple[int, ...]) -> tuple[lb.LatentModel, lb.Object
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.1)
-    return model, WakeSleep() if method == "wake-sleep" else lb.ELBO()
+    return model, objective
 
 
 @dataclass
-class Curve(Observer):
+class Curve(lb.Observer):
     """Measures the marginal likelihood of training and test examples at given steps."""
 
     path: Path
@@ -90,46 +90,44 @@ class Curve(Observer):
     points: list[dict[str, float]] = field(default_factory=list)
 
     def restart(self, step: int) -> None:
-        """Keep what was measured up to a step."""
+        """Read the points that were measured up to a step."""
         if self.path.exists():
-            self.points = [
-                p for p in json.loads(self.path.read_text()) if p["samples"] <= step * BATCH
-            ]
+            known = json.loads(self.path.read_text())
+            self.points = [point for point in known if point["samples"] <= step * BATCH]
 
     def measure(self, model: lb.LatentModel, step: int, *, last: bool = False) -> None:
-        """Add a point to the curve, if one belongs there, as at its end."""
-        if (step not in POINTS and not last) or any(
-            point["samples"] == step * BATCH for point in self.points
-        ):
+        """Add a point to the curve at the steps of ``POINTS`` and at its end."""
+        samples = step * BATCH
+        measured = any(point["samples"] == samples for point in self.points)
+        if measured or not (last or step in POINTS):
             return
-        point: dict[str, float] = {"samples": step * BATCH}
+        point: dict[str, float] = {"samples": samples}
         for part, x in self.parts.items():
             point[part], point[f"{part}_effective"] = marginal_likelihood(model, x)
         self.points.append(point)
         self.path.write_text(json.dumps(self.points))
 
     def on_start(self, loop: Loop) -> None:
-        """Go on with the curve of an earlier process."""
+        """Resume the curve of an earlier process."""
         self.restart(loop.progress.step)
 
     def on_step(self, loop: Loop) -> None:
-        """Measure where it is time."""
+        """Measure the model at the steps of the curve."""
         model: Any = loop.model
         self.measure(model, loop.progress.step)
 
 
 class MonteCarloEM:
-    """Draws of z from p(z given x) by Hamiltonian trajectories, one for each visit, then some steps
-    up log p(x, z).
+    """Draws z from p(z given x) by Hamiltonian Monte Carlo, then maximises log p(x, z).
 
-    Each example keeps its chain. The step size of the trajectories is tuned for an acceptance of
-    90%. The noise of an iteration depends on its number alone, so a run goes on as if it had not
-    stopped.
+    Each visit of an example adds one trajectory to its chain, and some updates of the weights
+    follow. The step size of the trajectories is tuned for an acceptance of 90%. The noise of an
+    iteration depends on its number alone, so a resumed run equals one that never stopped.
     """
 
     def __init__(self, examples: lb.Examples, rate: float) -> None:
         self.examples = examples
-        self.model, _ = make("mcem", examples.shape)
+        self.model, _ = make("aevb", examples.shape)
         decay = 1 / len(examples)
         self.optimizer = torch.optim.Adagrad(
             self.model.likelihood.parameters(), lr=rate, weight_decay=decay, fused=True
@@ -140,7 +138,7 @@ class MonteCarloEM:
         self.iteration = 0
 
     def iterate(self) -> None:
-        """One minibatch: a trajectory for each of its chains, then five updates of the weights."""
+        """Take one batch: a trajectory for each of its chains, then five updates of the weights."""
         per_epoch = len(self.examples) // BATCH
         epoch, batch = divmod(self.iteration, per_epoch)
         generator = torch.Generator().manual_seed(derived_seed(0, "order", epoch))
@@ -165,7 +163,7 @@ class MonteCarloEM:
         self.iteration += 1
 
     def save(self, path: Path) -> None:
-        """Write everything that a later process needs."""
+        """Write everything that a later process needs to resume."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for number, state in enumerate(self.optimizer.state.values()):
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
@@ -190,9 +188,8 @@ class MonteCarloEM:
         self.iteration = int(tensors["iteration"])
 
 
-def reached(method: str, rate: float, examples: lb.Examples, x: Tensor) -> float:
-    """The marginal likelihood after a few hundred steps at a rate; minus infinity where the
-    training failed."""
+def try_rate(method: str, rate: float, examples: lb.Examples, x: Tensor) -> float:
+    """The marginal likelihood after a few hundred steps; minus infinity if the training failed."""
     if method == "mcem":
         em = MonteCarloEM(examples, rate)
         for _ in range(TRIAL_STEPS):
@@ -207,10 +204,10 @@ def reached(method: str, rate: float, examples: lb.Examples, x: Tensor) -> float
 
 
 def run(name: str) -> None:
-    """Train one curve, or go on with it."""
+    """Train one curve, or resume it."""
     target = RESULTS / f"{name}.json"
     if target.exists():
-        print(f"{name}: {target} is there already", file=sys.stderr)
+        print(f"{name}: {target} exists already", file=sys.stderr)
         return
     method, size = name.rsplit("-", 1)
     data = lb.load_data("mnist", pixels="binarize")
@@ -225,7 +222,7 @@ def run(name: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     choice = directory / "rate.json"
     if not choice.exists():
-        rates = {rate: reached(method, rate, examples, parts["train"]) for rate in RATES}
+        rates = {rate: try_rate(method, rate, examples, parts["train"]) for rate in RATES}
         choice.write_text(json.dumps(max(rates, key=lambda rate: rates[rate])))
     rate = json.loads(choice.read_text())
     curve, steps = Curve(directory / "curve.json", parts), SAMPLES[method] // BATCH
@@ -245,7 +242,7 @@ def run(name: str) -> None:
             progress=False,
             observers=[curve],
         )
-    figures = {
+    result = {
         "method": method,
         "examples": int(size),
         "rate": rate,
@@ -255,12 +252,12 @@ def run(name: str) -> None:
         "torch": torch.__version__,
         "lowerbound": lb.__version__,
     }
-    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     print(f"{name}: rate {rate}, {curve.points[-1]}", file=sys.stderr)
 
 
 def run_em(em: MonteCarloEM, curve: Curve, steps: int, path: Path) -> None:
-    """Monte Carlo EM to its end, with its state written every minute."""
+    """Run Monte Carlo EM to its end, and write its state every minute."""
     if path.exists():
         em.load(path)
     curve.restart(em.iteration)
@@ -277,87 +274,106 @@ def run_em(em: MonteCarloEM, curve: Curve, steps: int, path: Path) -> None:
 
 def names() -> list[str]:
     """All curves."""
-    return [f"{method}-{size}" for size in SIZES for method in METHODS]
+    return [f"{method}-{size}" for size in SIZES for method in NAMES]
 
 
-def write_page() -> None:
-    """docs/results/aevb-likelihood.md and its figure, from the curves that are there."""
-    done = {
-        name: json.loads(path.read_text())
-        for name in names()
-        if (path := RESULTS / f"{name}.json").exists()
-    }
+def plot_curves(axes: Any, size: int, done: dict[str, dict[str, Any]]) -> None:
+    """One panel: all methods with one number of training examples."""
+    colours = {"aevb": "#d1495b", "wake-sleep": "#1f6f8b", "mcem": "#66a182"}
+    for method, colour in colours.items():
+        points = done.get(f"{method}-{size}", {}).get("points", [])
+        x = [point["samples"] for point in points]
+        for part, line in (("train", "-"), ("test", "--")):
+            y = [point[part] for point in points]
+            label = f"{NAMES[method]} ({part})"
+            axes.plot(x, y, line, color=colour, marker=".", label=label)
+    axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"N = {size:,}", xlabel="training samples")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def draw_figure(done: dict[str, dict[str, Any]]) -> None:
+    """The figure: a panel for each number of training examples."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = {"aevb": "#d1495b", "wake-sleep": "#1f6f8b", "mcem": "#66a182"}
     for axes, size in zip(figure.subplots(1, 2), SIZES, strict=True):
-        for method, colour in colours.items():
-            figures = done.get(f"{method}-{size}", {"points": []})
-            for part, line in (("train", "-"), ("test", "--")):
-                if figures["points"]:
-                    x, y = zip(
-                        *[(point["samples"], point[part]) for point in figures["points"]],
-                        strict=True,
-                    )
-                    axes.plot(
-                        x, y, line, color=colour, marker=".", label=f"{METHODS[method]} ({part})"
-                    )
-        axes.set(xscale="log", xlim=(8e4, 1.25e7), title=f"N = {size:,}", xlabel="training samples")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        plot_curves(axes, size, done)
     figure.axes[0].set_ylabel("log p(x) (nats per example)")
     handles = {
         label: line
         for axes in figure.axes
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if handles:
-        figure.axes[1].legend(
-            handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right"
-        )
+    figure.axes[1].legend(
+        handles.values(), handles.keys(), frameon=False, fontsize=8, loc="lower right"
+    )
     figure.savefig(RESULTS / "figure.png", dpi=120)
+
+
+HEAD = "curve | step size | training samples | log p(x), train | test | effective points"
+
+
+def table_rows(name: str, result: dict[str, Any]) -> list[list[str]]:
+    """A curve at a million samples and at its end."""
+    shown = {10**6, result["points"][-1]["samples"]}
+    return [
+        [
+            f"[{name}](aevb-likelihood/{name}.json)",
+            f"{result['rate']}",
+            f"{point['samples']:,}",
+            f"{point['train']:.2f}",
+            f"{point['test']:.2f}",
+            f"{point['test_effective']:,.0f}",
+        ]
+        for point in result["points"]
+        if point["samples"] in shown
+    ]
+
+
+def write_page() -> None:
+    """Write docs/results/aevb-likelihood.md and its figure from all finished curves."""
+    done = read_results(RESULTS, names())
+    draw_figure(done)
+    rows = [line for name, result in done.items() for line in table_rows(name, result)]
     lines = [
         "# The marginal likelihood of AEVB, wake-sleep and Monte Carlo EM",
         "",
-        "Figure 3 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013 (arXiv:1312.6114). "
-        "Written by "
-        "`python reproductions/aevb_likelihood.py`.",
+        paragraph(
+            "Figure 3 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013",
+            "(arXiv:1312.6114). Written by `python reproductions/aevb_likelihood.py`.",
+        ),
         "",
-        f"MNIST, binarised afresh at every pass, {HIDDEN} tanh units each way, {LATENT} latents, "
-        "weights drawn from N(0, 0.01) "
-        "with the prior N(0, I), batches of 100, Adagrad with the step size of 0.01, 0.02 and 0.1 "
-        "that did best on training "
-        f"examples in the first {TRIAL_STEPS} steps. Monte Carlo EM: one Hamiltonian trajectory of "
-        f"{LEAPFROG_STEPS} leapfrog "
-        f"steps for each visit of an example, from where its chain stood, tuned to "
-        f"{ACCEPTANCE:.0%} acceptance, then "
-        f"{WEIGHT_UPDATES} updates of the weights. It costs about sixteen times as much for each "
-        "training sample, and ends at "
-        f"{SAMPLES['mcem']:,} of them, the others at {SAMPLES['aevb']:,} (the paper: 60 million).",
+        paragraph(
+            f"The data are MNIST, binarised anew at every epoch. Encoder and decoder have {HIDDEN}",
+            f"tanh units, and there are {LATENT} latents. The weights are drawn from N(0, 0.01)",
+            "and have the prior N(0, I). Training takes batches of 100, and Adagrad with the step",
+            "size of 0.01, 0.02 and 0.1 that did best on training examples in the first",
+            f"{TRIAL_STEPS} steps. Monte Carlo EM runs one Hamiltonian trajectory of",
+            f"{LEAPFROG_STEPS} leapfrog steps for each visit of an example, starting where its",
+            f"chain ended and tuned to {ACCEPTANCE:.0%} acceptance; then it makes {WEIGHT_UPDATES}",
+            "updates of the weights. A training sample costs about sixteen times as much as in the",
+            f"other methods. Monte Carlo EM ends at {SAMPLES['mcem']:,} samples, and the others at",
+            f"{SAMPLES['aevb']:,} (in the paper: 60 million).",
+        ),
         "",
-        f"log p(x) of {EXAMPLES} training and {EXAMPLES} test examples, binarised once, by "
-        "quasi-Monte-Carlo integration over the "
-        f"latents with {GRID:,} points under the prior: no encoder has a part in it. The effective "
-        "number of points is the median "
-        "over test examples at the end of the curve. All curves are of the same examples, so "
-        "methods compare; a training and a test "
-        "curve are of different ones, and so few that their means also differ by chance.",
+        paragraph(
+            f"log p(x) is measured on {EXAMPLES} training and {EXAMPLES} test examples, binarised",
+            f"once, by quasi-Monte-Carlo integration over the latents with {GRID:,} points under",
+            "the prior. No encoder takes part in it. The effective number of points is the median",
+            "over test examples at the end of the curve. All curves are measured on the same",
+            "examples, so methods can be compared. A curve of training examples and one of test",
+            "examples are measured on different examples, and these are so few that the means",
+            "differ by chance too.",
+        ),
         "",
-        "| curve | step size | training samples | log p(x), train | test | effective points |",
-        "|---|---|---|---|---|---|",
+        *table(HEAD, rows),
+        "",
+        "![figure 3](aevb-likelihood/figure.png)",
+        "",
     ]
-    for name, figures in done.items():
-        for point in figures["points"]:
-            if point["samples"] in (10**6, figures["points"][-1]["samples"]):
-                lines.append(
-                    f"| [{name}](aevb-likelihood/{name}.json) | {figures['rate']} | "
-                    f"{point['samples']:,} | {point['train']:.2f} | "
-                    f"{point['test']:.2f} | {point['test_effective']:,.0f} |"
-                )
-    lines += ["", "![figure 3](aevb-likelihood/figure.png)", ""]
     missing = [name for name in names() if name not in done]
     if missing:
-        lines += [f"Not yet trained: {', '.join(missing)}.", ""]
+        lines += [paragraph(f"Not yet trained: {', '.join(missing)}."), ""]
     (RESULTS.parent / "aevb-likelihood.md").write_text("\n".join(lines), encoding="utf8")
 
 

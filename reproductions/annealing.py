@@ -1,13 +1,12 @@
-"""Annealed importance sampling against the importance bound, against itself from above, and against
-quadrature.
+"""Annealed importance sampling compared with importance sampling, an upper bound and quadrature.
 
     python reproductions/annealing.py [importance] [annealed-25 annealed-100 annealed-400]
     [simulated] [digits]
 
-Wu, Burda, Salakhutdinov & Grosse 2017 on a decoder of MNIST, which is trained first, or goes on
-where it stopped (state in runs/annealing/decoder). Each part ends as
-docs/results/annealing/NAME.json; a part that is there is not measured again. In the end
-docs/results/annealing.md and its figure are written from all that are there.
+Wu, Burda, Salakhutdinov & Grosse 2017 on a decoder of MNIST, which is trained first. A training
+that was stopped resumes from its state in runs/annealing/decoder. A measured part is in
+docs/results/annealing/NAME.json and is not measured again. At the end, docs/results/annealing.md
+and its figure are written from all measured parts.
 """
 
 import json
@@ -21,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from page_text import describe_machines, paragraph, read_results, table, verdict
 from torch import Tensor
 
 import lowerbound as lb
@@ -32,12 +34,10 @@ RUNS = ROOT / "runs" / "annealing"
 
 EPOCHS = 20
 IMAGES = 100
-# Samples of the importance bound, and distributions of the annealing: the last of each are
-# compared.
+# The last numbers of samples (importance bound) and of distributions (annealing) are compared.
 SAMPLES = (1, 10, 100, 1000, 5000)
 DISTRIBUTIONS = (25, 100, 400)
-CHAINS = 16
-LEAPFROG_STEPS = 10
+CHAINS, LEAPFROG_STEPS = 16, 10
 
 DIGITS_EPOCHS = 50
 DIGITS = 20
@@ -46,17 +46,18 @@ DIGITS_CHAINS = 500
 DIGITS_DISTRIBUTIONS = 200
 SIDE = 200
 REACH = 6.0
-
 WANTED_GAP = 1.0
 WANTED_ERROR = 0.05
 WANTED_MINUTES = 15
 
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
 def decoder() -> tuple[lb.LatentModel, lb.Examples]:
-    """The model of MNIST, trained, and test images whose pixels are drawn once, so that all
-    estimators see the same."""
+    """The trained model of MNIST, and test images.
+
+    The images are binarised once, so that all estimators see the same pixels.
+    """
     data = lb.load_data("mnist", pixels="binarize")
     torch.manual_seed(0)
     model = lb.LatentModel(
@@ -79,12 +80,12 @@ def decoder() -> tuple[lb.LatentModel, lb.Examples]:
 
 
 def timed(estimate: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and its seconds."""
+    """What a call returns, and the seconds that it takes."""
     start = time.perf_counter()
     return estimate(), time.perf_counter() - start
 
 
-def summary(estimate: lb.Estimate, seconds: float) -> Figures:
+def summary(estimate: lb.Estimate, seconds: float) -> Results:
     return {
         "mean": estimate.mean,
         "standard_error": estimate.standard_error,
@@ -93,8 +94,8 @@ def summary(estimate: lb.Estimate, seconds: float) -> Figures:
     }
 
 
-def importance() -> Figures:
-    """The importance bound of the test images, for growing numbers of samples."""
+def importance() -> Results:
+    """The importance bound of the test images, for several numbers of samples."""
     model, images = decoder()
     points = []
     for samples in SAMPLES:
@@ -106,8 +107,8 @@ def importance() -> Figures:
     return {"points": points}
 
 
-def annealed(distributions: int) -> Figures:
-    """The annealed figure of the test images."""
+def annealed(distributions: int) -> Results:
+    """The annealed log likelihood of the test images."""
     model, images = decoder()
     estimate, seconds = timed(
         lambda: annealed_log_likelihood(model, images, **settings(distributions))
@@ -115,8 +116,8 @@ def annealed(distributions: int) -> Figures:
     return {**estimate.settings, **chains_of(estimate), **summary(estimate, seconds)}
 
 
-def simulated() -> Figures:
-    """Both sides, for images that the model simulates."""
+def simulated() -> Results:
+    """The lower and the upper bound, for images that the model simulates."""
     model, _ = decoder()
     interval, seconds = timed(lambda: bidirectional(model, IMAGES, **settings(DISTRIBUTIONS[-1])))
     sides = {name: summary(getattr(interval, name), seconds) for name in ("lower", "upper", "gap")}
@@ -127,15 +128,15 @@ def settings(distributions: int) -> dict[str, int]:
     return {"distributions": distributions, "chains": CHAINS, "leapfrog_steps": LEAPFROG_STEPS}
 
 
-def chains_of(estimate: Any) -> Figures:
+def chains_of(estimate: Any) -> Results:
     return {
         "acceptance": float(estimate.acceptance.mean()),
         "effective": float(estimate.effective_sample_sizes.median()),
     }
 
 
-def digits() -> Figures:
-    """Two latents on scikit-learn's digits: both estimators against quadrature."""
+def digits() -> Results:
+    """Two latents on scikit-learn's digits: both estimators beside quadrature."""
     data = lb.load_data("digits", pixels="binarize")
     torch.manual_seed(0)
     model = lb.LatentModel(
@@ -176,7 +177,7 @@ def quadrature(model: lb.LatentModel, images: lb.Examples, side: int) -> Tensor:
     return torch.stack(rows).logsumexp(0) + 2 * math.log(2 * REACH / side)
 
 
-def parts() -> dict[str, Callable[[], Figures]]:
+def parts() -> dict[str, Callable[[], Results]]:
     by_distributions = {
         f"annealed-{count}": lambda count=count: annealed(count) for count in DISTRIBUTIONS
     }
@@ -184,126 +185,118 @@ def parts() -> dict[str, Callable[[], Figures]]:
 
 
 def run(name: str) -> None:
-    """Measure one part, unless its figures are there."""
+    """Measure one part, unless it was measured before."""
     target = RESULTS / f"{name}.json"
     if target.exists():
-        print(f"{name}: {target} is there already", file=sys.stderr)
+        print(f"{name}: {target} exists already", file=sys.stderr)
         return
-    versions = f"torch {torch.__version__}, lowerbound {lb.__version__}"
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, {versions}"
-    figures = {
+    result = {
         **parts()[name](),
         "epochs": EPOCHS,
         "threads": torch.get_num_threads(),
-        "machine": machine,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
+        f"lowerbound {lb.__version__}",
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
 
 
-def verdicts(done: dict[str, Figures]) -> list[str]:
-    """A row for each check whose figures are there: what was found, what was wanted, and whether it
-    holds."""
+LAST = f"annealed-{DISTRIBUTIONS[-1]}"
+
+
+def checks(done: dict[str, Results]) -> list[list[str]]:
+    """A row for each check of what was measured: what was found, what was wanted, the verdict."""
     rows = []
-
-    def check(name: str, found: str, wanted: str, holds: bool) -> None:
-        rows.append(
-            f"| {name} | {found} | {wanted} | {'holds' if holds else '**does not hold**'} |"
-        )
-
-    last = f"annealed-{DISTRIBUTIONS[-1]}"
-    if {"importance", last} <= done.keys():
-        bound = done["importance"]["points"][-1]
-        difference = lb.Estimate(
-            torch.tensor(done[last]["per_example"]) - torch.tensor(bound["per_example"])
-        )
-        above = int((difference.per_example > 0).sum())
-        check(
-            f"test images: annealing with {DISTRIBUTIONS[-1]} distributions minus the bound of "
-            f"{bound['samples']:,} samples",
-            f"{difference.mean:.3f} ± {difference.standard_error:.3f}, above for {above} of "
-            f"{len(difference.per_example)}",
-            "above 0 by two standard errors",
-            difference.mean > 2 * difference.standard_error,
-        )
+    if {"importance", LAST} <= done.keys():
+        rows.append(check_test_images(done))
     if "simulated" in done:
-        gap = done["simulated"]["gap"]
-        check(
-            f"simulated images: upper minus lower, {DISTRIBUTIONS[-1]} distributions",
-            f"{gap['mean']:.3f} ± {gap['standard_error']:.3f}, largest "
-            f"{max(gap['per_example']):.2f}",
-            f"below {WANTED_GAP:g} by two standard errors",
-            gap["mean"] + 2 * gap["standard_error"] < WANTED_GAP,
-        )
+        rows.append(check_gap(done["simulated"]["gap"]))
     if "digits" in done:
-        truth = torch.tensor(done["digits"]["quadrature"])
-        for name, how in (("importance", "importance sampling"), ("annealed", "annealing")):
-            error = (torch.tensor(done["digits"][name]["per_example"]) - truth).abs()
-            check(
-                f"two latents: {how} minus quadrature, largest of {len(truth)} digits",
-                f"{float(error.max()):.4f}, {float(error.mean()):.4f} on average",
-                f"within {WANTED_ERROR:g}",
-                bool(error.max() < WANTED_ERROR),
-            )
-    if {"importance", last, "simulated"} <= done.keys():
-        seconds = [
-            done["importance"]["points"][-1]["seconds"],
-            done[last]["seconds"],
-            done["simulated"]["seconds"],
-        ]
-        minutes = sum(seconds) / 60
-        check(
-            "time of the first two",
-            f"{minutes:.1f} min",
-            f"below {WANTED_MINUTES} min",
-            minutes < WANTED_MINUTES,
-        )
+        for name, method in (("importance", "importance sampling"), ("annealed", "annealing")):
+            rows.append(check_quadrature(done["digits"], name, method))
+    if {"importance", LAST, "simulated"} <= done.keys():
+        rows.append(check_time(done))
     return rows
 
 
-def estimates(done: dict[str, Figures]) -> list[str]:
-    """A row for each estimate of the test and simulated images."""
-    rows = []
-    for point in done.get("importance", {}).get("points", []):
-        rows.append(
-            (
-                "test",
-                f"importance bound, {point['samples']:,} samples",
-                point,
-                point["effective"],
-                "",
-            )
-        )
-    for count in DISTRIBUTIONS:
-        if figures := done.get(f"annealed-{count}"):
-            rows.append(
-                (
-                    "test",
-                    f"annealing, {count} distributions",
-                    figures,
-                    figures["effective"],
-                    figures["acceptance"],
-                )
-            )
-    if figures := done.get("simulated"):
-        rows += [
-            ("simulated", f"annealing, {side} side", figures[side], "", "")
-            for side in ("lower", "upper")
-        ]
+def check_test_images(done: dict[str, Results]) -> list[str]:
+    bound = done["importance"]["points"][-1]
+    difference = lb.Estimate(
+        torch.tensor(done[LAST]["per_example"]) - torch.tensor(bound["per_example"])
+    )
+    above = int((difference.per_example > 0).sum())
     return [
-        f"| {images} | {name} | {figures['mean']:.3f} ± {figures['standard_error']:.2f} | "
-        f"{effective if effective == '' else f'{effective:.1f}'} | "
-        f"{acceptance if acceptance == '' else f'{acceptance:.2f}'} | "
-        f"{figures['seconds']:.1f} s |"
-        for images, name, figures, effective, acceptance in rows
+        f"test images: annealing with {DISTRIBUTIONS[-1]} distributions minus the bound of "
+        f"{bound['samples']:,} samples",
+        f"{difference.mean:.3f} ± {difference.standard_error:.3f}, above for {above} of "
+        f"{len(difference.per_example)}",
+        "above 0 by two standard errors",
+        verdict(difference.mean > 2 * difference.standard_error),
     ]
 
 
-def draw_figure(done: dict[str, Figures]) -> None:
-    """Both estimates of the test images against what they cost."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def check_gap(gap: Results) -> list[str]:
+    return [
+        f"simulated images: upper minus lower, {DISTRIBUTIONS[-1]} distributions",
+        f"{gap['mean']:.3f} ± {gap['standard_error']:.3f}, largest {max(gap['per_example']):.2f}",
+        f"below {WANTED_GAP:g} by two standard errors",
+        verdict(gap["mean"] + 2 * gap["standard_error"] < WANTED_GAP),
+    ]
 
+
+def check_quadrature(part: Results, name: str, method: str) -> list[str]:
+    truth = torch.tensor(part["quadrature"])
+    error = (torch.tensor(part[name]["per_example"]) - truth).abs()
+    return [
+        f"two latents: {method} minus quadrature, largest of {len(truth)} digits",
+        f"{float(error.max()):.4f}, {float(error.mean()):.4f} on average",
+        f"within {WANTED_ERROR:g}",
+        verdict(bool(error.max() < WANTED_ERROR)),
+    ]
+
+
+def check_time(done: dict[str, Results]) -> list[str]:
+    timed_parts = (done["importance"]["points"][-1], done[LAST], done["simulated"])
+    minutes = sum(part["seconds"] for part in timed_parts) / 60
+    return [
+        "time of the first two",
+        f"{minutes:.1f} min",
+        f"below {WANTED_MINUTES} min",
+        verdict(minutes < WANTED_MINUTES),
+    ]
+
+
+def estimates(done: dict[str, Results]) -> list[list[str]]:
+    """A row for each estimate of the test images and the simulated images."""
+    rows = []
+    for point in done.get("importance", {}).get("points", []):
+        name = f"importance bound, {point['samples']:,} samples"
+        rows.append(estimate_row("test", name, point, f"{point['effective']:.1f}"))
+    for count in DISTRIBUTIONS:
+        if result := done.get(f"annealed-{count}"):
+            name = f"annealing, {count} distributions"
+            weights = (f"{result['effective']:.1f}", f"{result['acceptance']:.2f}")
+            rows.append(estimate_row("test", name, result, *weights))
+    if result := done.get("simulated"):
+        for side in ("lower", "upper"):
+            rows.append(estimate_row("simulated", f"annealing, {side} side", result[side]))
+    return rows
+
+
+def estimate_row(
+    images: str, name: str, result: Results, effective: str = "", acceptance: str = ""
+) -> list[str]:
+    return [
+        images,
+        name,
+        f"{result['mean']:.3f} ± {result['standard_error']:.2f}",
+        effective,
+        acceptance,
+        f"{result['seconds']:.1f} s",
+    ]
+
+
+def draw_figure(done: dict[str, Results]) -> None:
+    """Draw both estimates of the test images against their cost."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -328,75 +321,79 @@ def draw_figure(done: dict[str, Figures]) -> None:
     figure.savefig(RESULTS / "bounds.png", dpi=120)
 
 
+ESTIMATES_HEAD = (
+    "images | estimate | log p(x) | median effective sample size | acceptance | time of the call"
+)
+
+
+def introduction() -> str:
+    return paragraph(
+        "Wu, Burda, Salakhutdinov & Grosse, *On the Quantitative Analysis of Decoder-Based",
+        "Generative Models*, 2017 (arXiv:1611.04273). Written by `python",
+        "reproductions/annealing.py`. The model has 50 latents and a Bernoulli likelihood; encoder",
+        f"and decoder have tanh layers of 200-200, and were trained for {EPOCHS} epochs of MNIST,",
+        f"binarised anew at each. {IMAGES} test images were binarised once, so that all estimates",
+        f"are for the same pixels. There are {CHAINS} chains, and {LEAPFROG_STEPS} leapfrog steps",
+        "a transition. All values are in nats per image, and ± is the standard error over images.",
+        "Both estimates for the test images are lower bounds in expectation, so the higher one is",
+        "the better one. There is no upper bound for test images, because that needs exact",
+        "posterior draws. The gap on simulated images tells something about test images only as",
+        "far as the two resemble each other. For a decoder trained as an IWAE, Wu et al. report",
+        "-86.902 with 10,000 importance samples and -85.679 by annealing with 1,000 distributions.",
+    )
+
+
+def two_latents(part: Results) -> str:
+    sampled, found = part["importance"], part["annealed"]
+    return paragraph(
+        "The model with two latents has a tanh layer of 64 in encoder and decoder, and was trained",
+        f"for {DIGITS_EPOCHS} epochs of scikit-learn's digits, binarised. Quadrature is the",
+        f"midpoint rule on {SIDE} x {SIDE} points of [{-REACH:g}, {REACH:g}]^2 in float64; a grid",
+        f"twice as fine changes it by {part['finer_grid']:.1g} nat at most. Importance sampling",
+        f"with {sampled['samples']:,} samples took {sampled['seconds']:.1f} s, and annealing with",
+        f"{found['chains']} chains and {found['distributions']} distributions",
+        f"{found['seconds']:.1f} s.",
+    )
+
+
 def write_page() -> None:
-    """docs/results/annealing.md and its figure, from the figures that are there."""
-    names = [name for name in parts() if (RESULTS / f"{name}.json").exists()]
-    done = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in names}
+    """Write docs/results/annealing.md and its figure from all measured parts."""
+    done = read_results(RESULTS, parts())
     lines = [
         "# Annealed importance sampling of decoders",
         "",
-        "Wu, Burda, Salakhutdinov & Grosse, *On the Quantitative Analysis of Decoder-Based "
-        "Generative Models*, 2017 "
-        "(arXiv:1611.04273). Written by `python reproductions/annealing.py`. A Bernoulli decoder "
-        "of 50 latents (tanh 200-200 both "
-        f"ways, {EPOCHS} passes over MNIST, binarised afresh at each) and {IMAGES} test images, "
-        "binarised once, so that all "
-        f"estimates are of the same pixels; {CHAINS} chains, {LEAPFROG_STEPS} leapfrog steps. All "
-        "figures are in nats per image, ± is "
-        "the standard error over images, and both estimates of the test images are lower bounds in "
-        "expectation: the higher, the "
-        "better. On test images there is no upper bound, for want of exact posterior draws; the "
-        "gap on simulated images tells of "
-        "test images only as far as the two resemble each other. Wu et al. report, for a decoder "
-        "trained as an IWAE, "
-        "-86.902 by 10,000 importance samples and -85.679 by annealing with 1,000 distributions.",
+        introduction(),
         "",
-        "| check | found | wanted | verdict |",
-        "|---|---|---|---|",
-        *verdicts(done),
+        *table("check | found | wanted | verdict", checks(done)),
         "",
-        "| images | estimate | log p(x) | median effective sample size | acceptance | time of the "
-        "call |",
-        "|---|---|---|---|---|---|",
-        *estimates(done),
+        *table(ESTIMATES_HEAD, estimates(done)),
         "",
-        "Both sides of the simulated images come from one call, and its time stands with each. "
-        "Times include the pilot run.",
+        paragraph(
+            "Both sides of the simulated images come from one call, so its time stands in both",
+            "rows. Times include the pilot run.",
+        ),
         "",
     ]
     if {"importance", *(f"annealed-{count}" for count in DISTRIBUTIONS)} <= done.keys():
         draw_figure(done)
-        lines += ["![both estimates against their cost](annealing/bounds.png)", ""]
         lines += [
-            "The pilot run is not counted. A pass of annealing has a gradient too, and costs two "
-            "to three times as much.",
+            "![both estimates against their cost](annealing/bounds.png)",
+            "",
+            paragraph(
+                "The figure does not count the pilot run. In annealing, a pass through the decoder",
+                "includes its gradient, and costs two to three times as much.",
+            ),
             "",
         ]
     if "digits" in done:
-        part = done["digits"]
-        lines += [
-            f"Two latents: tanh 64 both ways, {DIGITS_EPOCHS} passes over scikit-learn's digits, "
-            "binarised. Quadrature is the "
-            f"midpoint rule on {SIDE} x {SIDE} points of [{-REACH:g}, {REACH:g}]^2 in float64; "
-            "twice as fine a grid changes it by "
-            f"{part['finer_grid']:.1g} nat at most. Importance sampling with "
-            f"{part['importance']['samples']:,} samples took "
-            f"{part['importance']['seconds']:.1f} s, annealing with {part['annealed']['chains']} "
-            "chains and "
-            f"{part['annealed']['distributions']} distributions {part['annealed']['seconds']:.1f} "
-            "s.",
-            "",
-        ]
-    machines = sorted({f"{part['machine']}, {part['threads']} thread(s)" for part in done.values()})
-    lines += [
-        f"Machine: {'; '.join(machines)}, shared with other work, so the times are upper ends.",
-        "",
-    ]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        lines += [two_latents(done["digits"]), ""]
+    machines = (f"{part['machine']}, {part['threads']} thread(s)" for part in done.values())
+    lines += [describe_machines(machines), ""]
     (RESULTS.parent / "annealing.md").write_text("\n".join(lines), encoding="utf8")
 
 
 if __name__ == "__main__":
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for chosen in sys.argv[1:] or parts():
         run(chosen)
     write_page()

@@ -1,18 +1,17 @@
-"""Full variational Bayes: an auto-encoder whose decoder's weights have a posterior too (Kingma &
-Welling 2013, appendix F).
+"""Full variational Bayes: the decoder's weights have a posterior too.
 
     python reproductions/full_bayes.py [100] [1000]
 
-The unknowns are the latents of each picture and the weights of the decoder, which all pictures
-share. Of the first the encoder gives q(z | x); the second have a mean-field Gaussian q(w), of which
-lb.LogJoint is the bound, given the pictures in batches:
+This is appendix F of Kingma & Welling 2013. The unknowns are the latents of each picture, and the
+weights of the decoder, which all pictures share. The encoder gives q(z | x). The weights have a
+mean-field Gaussian q(w). lb.LogJoint gives the bound, with the pictures in batches:
 
     log p(X) >= E_q(w) [ N/B sum_b ( E_q(z|x_b) log p(x_b | z, w) - KL(q(z | x_b) || p(z)) ) ] -
     KL(q(w) || p(w))
 
-Beside it stands the same auto-encoder whose weights are a point. Both learn from few binary digits
-of scikit-learn, and are judged on others. Each number of pictures ends as
-docs/results/full-bayes/NUMBER.json; one that is there is not trained again.
+It is compared with the same auto-encoder whose weights are a point. Both are trained on few binary
+digits of scikit-learn and tested on others. The results of each number of pictures are in
+docs/results/full-bayes/NUMBER.json; if that file exists, nothing is trained again.
 """
 
 import json
@@ -24,12 +23,13 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from page_text import paragraph, table
 from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.func import functional_call
 
 import lowerbound as lb
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "full-bayes"
@@ -37,55 +37,64 @@ RESULTS = ROOT / "docs" / "results" / "full-bayes"
 COUNTS = (100, 1000)
 LATENTS, HIDDEN = 5, 100
 STEPS, BATCH = 12_000, 100
-WEIGHT_DRAWS, JUDGED_BY, LATENT_DRAWS = 2, 32, 200
-# Of the weights' posterior before training, and of their prior.
+# Draws of the weights in a training step, and draws of weights and latents in the test.
+WEIGHT_DRAWS, TEST_WEIGHT_DRAWS, LATENT_DRAWS = 2, 32, 200
+# The standard deviations of the weights' posterior before training, and of their prior.
 START, PRIOR = 0.03, 1.0
 RATE, WEIGHTS_RATE = 1e-3, 0.03
-EVERY = 500
+STEPS_BETWEEN_POINTS = 500
 
 Weights = dict[str, Tensor]
 
 
-def encoder() -> nn.Module:
+def make_encoder() -> nn.Module:
     """q(z | x)."""
     return lb.Gaussian(lb.mlp((1, 8, 8), HIDDEN, 2 * LATENTS, activation="tanh"))
 
 
-def decoder() -> nn.Module:
+def make_decoder() -> nn.Module:
     """p(x | z)."""
     return lb.Bernoulli(lb.mlp(LATENTS, HIDDEN, (1, 8, 8), activation="tanh"))
 
 
 class Pictures(nn.Module):
-    """The log joint of pictures and a decoder's weights, with the latents bounded by an encoder of
-    its own.
+    """A lower bound of the log joint of pictures and a decoder's weights.
+
+    An encoder of this module's own bounds the integral over the latents.
 
     Args:
-        decoder: whose weights are the variables; it is called with others in their place.
+        decoder: its weights are the variables, so it is called with draws in their place.
     """
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder()
+        self.encoder = make_encoder()
         self.names = {name.replace(".", "_"): name for name, _ in decoder.named_parameters()}
-        self.held = [decoder]  # in a list, so that its own weights are no parameters of this module
+        # In a list, so that the decoder's own weights are not parameters of this module.
+        self.decoder = [decoder]
 
     def weights(self) -> Weights:
-        """The decoder's own, by the name of the variable."""
-        own = dict(self.held[0].named_parameters())
+        """The decoder's own weights, by the name of the variable."""
+        own = dict(self.decoder[0].named_parameters())
         return {name: own[path].detach() for name, path in self.names.items()}
 
     def elbo(self, x: Tensor, weights: Weights, z: Tensor, q: Any) -> Tensor:
-        """The bound of each picture, ``[K, B]``, for K draws of the weights and of the latents
-        ``[K, B, J]``."""
+        """The bound of each picture, ``[K, B]``.
+
+        Args:
+            x: the pictures.
+            weights: K draws of each.
+            z: K draws of the latents, ``[K, B, J]``.
+            q: the distribution that z was drawn from.
+        """
         by_path = {path: weights[name] for name, path in self.names.items()}
         log_likelihood = torch.vmap(
-            lambda own, at: functional_call(self.held[0], own, (at,)).log_prob(x)
+            lambda own, at: functional_call(self.decoder[0], own, (at,)).log_prob(x)
         )(by_path, z)
         return log_likelihood + Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z)
 
     def forward(self, x: Tensor, scale: float, **weights: Tensor) -> Tensor:
-        """The log joint's bound, ``[K]``."""
+        """The bound of the log joint, ``[K]``."""
         q = self.encoder(x)
         z = q.rsample((len(next(iter(weights.values()))),))
         prior = sum(
@@ -95,9 +104,11 @@ class Pictures(nn.Module):
 
 
 @torch.no_grad()
-def judged(pictures: Pictures, weights: Weights, x: Tensor, samples: int) -> dict[str, float]:
-    """The bound of pictures, averaged over draws of the weights ``[S, ...]``; and log p(x),
-    averaged over them within the logarithm."""
+def evaluate(pictures: Pictures, weights: Weights, x: Tensor, samples: int) -> dict[str, float]:
+    """The bound and log p(x) of pictures, given draws of the weights ``[S, ...]``.
+
+    The bound averages over the draws, and log p(x) averages over them within the logarithm.
+    """
     generator = torch.random.get_rng_state()
     torch.manual_seed(1)
     count, q = len(next(iter(weights.values()))), pictures.encoder(x)
@@ -107,27 +118,29 @@ def judged(pictures: Pictures, weights: Weights, x: Tensor, samples: int) -> dic
     return {"bound": float(log_w.mean()), "log_likelihood": float(likelihood.mean())}
 
 
-class Course(Observer):
-    """The bound of training and test pictures as a training goes on."""
+class BoundCurve(lb.Observer):
+    """Measures the bound of training and test pictures during the training."""
 
     def __init__(self, pictures: Pictures, draw: Any, parts: dict[str, Tensor]) -> None:
         self.pictures, self.draw, self.parts = pictures, draw, parts
-        self.course: list[dict[str, float]] = []
+        self.points: list[dict[str, float]] = []
 
     def on_step(self, loop: Loop) -> None:
-        """Every so many steps."""
-        if (loop.progress.step + 1) % EVERY == 0:
-            bounds = {
-                name: judged(self.pictures, self.draw(8), x, 1)["bound"]
-                for name, x in self.parts.items()
-            }
-            self.course.append({"step": loop.progress.step + 1, **bounds})
+        """Add a point to the curve."""
+        step = loop.progress.step + 1
+        if step % STEPS_BETWEEN_POINTS:
+            return
+        bounds = {
+            name: evaluate(self.pictures, self.draw(8), x, 1)["bound"]
+            for name, x in self.parts.items()
+        }
+        self.points.append({"step": step, **bounds})
 
 
-def full(train: Tensor, test: Tensor) -> dict[str, Any]:
-    """The decoder's weights with a posterior."""
+def train_posterior(train: Tensor, test: Tensor) -> dict[str, Any]:
+    """Train with a posterior over the decoder's weights."""
     torch.manual_seed(0)
-    pictures = Pictures(decoder())
+    pictures = Pictures(make_decoder())
     weights = pictures.weights()
     variables = {name: tuple(value.shape) for name, value in weights.items()}
     model = lb.LogJoint(pictures, lb.mean_field, variables, size=len(train)).start(
@@ -137,7 +150,7 @@ def full(train: Tensor, test: Tensor) -> dict[str, Any]:
         {"params": pictures.parameters(), "lr": RATE},
         {"params": model.posterior.parameters(), "lr": WEIGHTS_RATE},
     ]
-    course = Course(
+    curve = BoundCurve(
         pictures,
         lambda count: model.posterior_sample(count, seed=1),
         {"train": train, "test": test},
@@ -150,28 +163,28 @@ def full(train: Tensor, test: Tensor) -> dict[str, Any]:
         "schedule": "cosine",
         "progress": False,
     }
-    lb.fit(model, lb.ELBO(samples=WEIGHT_DRAWS), train, observers=[course], **settings)
-    draws = model.posterior_sample(JUDGED_BY, seed=2)
+    lb.fit(model, lb.ELBO(samples=WEIGHT_DRAWS), train, observers=[curve], **settings)
+    draws = model.posterior_sample(TEST_WEIGHT_DRAWS, seed=2)
     scales = model.posterior().stddev.detach() * model.spread
     return {
-        "course": course.course,
-        "test": judged(pictures, draws, test, LATENT_DRAWS // 8),
-        "train": judged(pictures, draws, train, LATENT_DRAWS // 8),
+        "curve": curve.points,
+        "test": evaluate(pictures, draws, test, LATENT_DRAWS // 8),
+        "train": evaluate(pictures, draws, train, LATENT_DRAWS // 8),
         "pruned": float((scales > 0.9 * PRIOR).float().mean()),
     }
 
 
-def point(train: Tensor, test: Tensor) -> dict[str, Any]:
-    """The decoder's weights as a point."""
+def train_point(train: Tensor, test: Tensor) -> dict[str, Any]:
+    """Train with a point for the decoder's weights."""
     torch.manual_seed(0)
-    own = decoder()
+    own = make_decoder()
     pictures = Pictures(own)
     model = lb.LatentModel(lb.StandardNormal(LATENTS), pictures.encoder, own)
 
     def draw(count: int) -> Weights:
         return {name: value[None] for name, value in pictures.weights().items()}
 
-    course = Course(pictures, draw, {"train": train, "test": test})
+    curve = BoundCurve(pictures, draw, {"train": train, "test": test})
     settings = {
         "learning_rate": RATE,
         "steps": STEPS,
@@ -179,84 +192,78 @@ def point(train: Tensor, test: Tensor) -> dict[str, Any]:
         "schedule": "cosine",
         "progress": False,
     }
-    lb.fit(model, lb.ELBO(), train, observers=[course], **settings)
+    lb.fit(model, lb.ELBO(), train, observers=[curve], **settings)
     parts = {"test": test, "train": train}
-    samples = LATENT_DRAWS // 8 * JUDGED_BY
-    return {"course": course.course} | {
-        name: judged(pictures, draw(1), x, samples) for name, x in parts.items()
+    samples = LATENT_DRAWS // 8 * TEST_WEIGHT_DRAWS
+    return {"curve": curve.points} | {
+        name: evaluate(pictures, draw(1), x, samples) for name, x in parts.items()
     }
 
 
 def measure(count: int) -> dict[str, Any]:
-    """Both on so many pictures."""
+    """Train both ways on the first ``count`` pictures."""
     digits = lb.load_data("digits").prepare("binarize-once")
     train, test = (
         part.batch(torch.arange(len(part)), torch.float32) for part in (digits.train, digits.test)
     )
     return {
         "pictures": count,
-        "full": full(train[:count], test),
-        "point": point(train[:count], test),
+        "full": train_posterior(train[:count], test),
+        "point": train_point(train[:count], test),
     }
 
 
-def write(found: list[dict[str, Any]]) -> None:
-    """The page and its figure."""
-    lines = [
-        "# A posterior over a decoder's weights",
-        "",
-        "Written by `python reproductions/full_bayes.py`, which says what is compared. Nats per "
-        "picture; binary digits of 8 x 8 pixels, "
-        f"{LATENTS} latents, {HIDDEN} hidden units, {STEPS:,} steps.",
-        "",
-        "| pictures | weights | bound, training | bound, test | log p(x), test |",
-        "|---|---|---|---|---|",
-    ]
-    names = {"point": "a point", "full": "a posterior"}
+NAMES = {"point": "a point", "full": "a posterior"}
+
+
+def table_rows(found: list[dict[str, Any]]) -> list[list[str]]:
+    rows = []
     for result in found:
-        for way, name in names.items():
-            figures = [
-                result[way]["train"]["bound"],
-                result[way]["test"]["bound"],
-                result[way]["test"]["log_likelihood"],
-            ]
-            lines.append(
-                f"| {result['pictures']:,} | {name} | "
-                + " | ".join(f"{figure:.2f}" for figure in figures)
-                + " |"
-            )
-    lines += ["", "![The course of the bounds](full-bayes/course.png)", ""]
-    for result in found:
-        best = max(entry["test"] for entry in result["point"]["course"])
-        lines.append(
-            f"With {result['pictures']:,} pictures the point's test bound was best on the way, at "
-            f"{best:.2f}, and ended at "
-            f"{result['point']['test']['bound']:.2f}; the posterior's ended at "
-            f"{result['full']['test']['bound']:.2f}. "
-            f"{100 * result['full']['pruned']:.0f}% of the weights kept their prior: the pictures "
-            "do not need them.\n"
-        )
-    behind = [
-        result
+        for way, name in NAMES.items():
+            train, test = result[way]["train"], result[way]["test"]
+            values = (train["bound"], test["bound"], test["log_likelihood"])
+            rows.append([f"{result['pictures']:,}", name, *(f"{value:.2f}" for value in values)])
+    return rows
+
+
+def compare(result: dict[str, Any]) -> str:
+    """What the page says about one number of pictures."""
+    point, full = result["point"], result["full"]
+    best = max(entry["test"] for entry in point["curve"])
+    return paragraph(
+        f"With {result['pictures']:,} pictures the test bound of the point was at best {best:.2f}",
+        f"during training, and {point['test']['bound']:.2f} at the end; that of the posterior was",
+        f"{full['test']['bound']:.2f} at the end. {100 * full['pruned']:.0f}% of the weights kept",
+        "their prior: the pictures do not need them.",
+    )
+
+
+def conclude(found: list[dict[str, Any]]) -> list[str]:
+    """Where the point is the better model, and why."""
+    counts = " and ".join(
+        f"{result['pictures']:,}"
         for result in found
         if result["full"]["test"]["bound"] < result["point"]["test"]["bound"]
-    ]
-    if behind:
-        counts = " and ".join(f"{result['pictures']:,}" for result in behind)
-        lines.append(
-            f"A posterior does not overfit; but mean field pays for taking weights as independent "
-            f"by giving up those that matter little, and with {counts} "
-            "pictures the point is the better model of new ones.\n"
-        )
-    (RESULTS.parent / "full-bayes.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf8")
+    )
+    if not counts:
+        return []
+    text = paragraph(
+        "A posterior does not overfit. But mean field takes the weights as independent, and pays",
+        f"for that by giving up the weights that matter little. With {counts} pictures the point",
+        "is the better model of new pictures.",
+    )
+    return ["", text]
+
+
+def draw_figure(found: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(4.2 * len(found), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, result in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         for way, colour in (("point", "#d55e00"), ("full", "#0072b2")):
-            steps = [entry["step"] for entry in result[way]["course"]]
+            steps = [entry["step"] for entry in result[way]["curve"]]
             for part, style in (("train", ":"), ("test", "-")):
-                values = [entry[part] for entry in result[way]["course"]]
-                axes.plot(steps, values, style, color=colour, label=f"{names[way]}, {part}")
+                values = [entry[part] for entry in result[way]["curve"]]
+                axes.plot(steps, values, style, color=colour, label=f"{NAMES[way]}, {part}")
         axes.set(
             title=f"{result['pictures']:,} pictures",
             xlabel="step",
@@ -264,22 +271,44 @@ def write(found: list[dict[str, Any]]) -> None:
         )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(RESULTS / "course.png", dpi=110)
+    figure.savefig(RESULTS / "curves.png", dpi=110)
+
+
+def write_page() -> None:
+    """Write docs/results/full-bayes.md and its figure from all results."""
+    paths = sorted(RESULTS.glob("*.json"), key=lambda path: int(path.stem))
+    found = [json.loads(path.read_text()) for path in paths]
+    draw_figure(found)
+    lines = [
+        "# A posterior over a decoder's weights",
+        "",
+        paragraph(
+            "Written by `python reproductions/full_bayes.py`, which says what is compared. Values",
+            "are in nats per picture. The data are binary digits of 8 x 8 pixels. There are",
+            f"{LATENTS} latents, {HIDDEN} hidden units and {STEPS:,} steps.",
+        ),
+        "",
+        *table(
+            "pictures | weights | bound, training | bound, test | log p(x), test", table_rows(found)
+        ),
+        "",
+        "![The bounds during training](full-bayes/curves.png)",
+        "",
+        "\n\n".join(map(compare, found)),
+        *conclude(found),
+        "",
+    ]
+    (RESULTS.parent / "full-bayes.md").write_text("\n".join(lines), encoding="utf8")
 
 
 def main() -> None:
-    """Measure what is asked for and not there, and write the page."""
+    """Measure what was asked for and not measured before, and write the page."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for count in [int(name) for name in sys.argv[1:]] or COUNTS:
         path = RESULTS / f"{count}.json"
         if not path.exists():
             path.write_text(json.dumps(measure(count), indent=1) + "\n", encoding="utf8")
-    write(
-        [
-            json.loads(path.read_text())
-            for path in sorted(RESULTS.glob("*.json"), key=lambda path: int(path.stem))
-        ]
-    )
+    write_page()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST, one stochastic layer: VAE k = 1, IWAE k =
-5 and k = 50.
+"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST, with one stochastic layer.
 
     python reproductions/iwae.py [--stages I] [--seed S] [k1 k5 k50]
 
-The paper's schedule has stages i = 0 .. 7 of 3^i passes over the data each, at the rate 1e-3 *
-10^(-i/7). ``--stages I`` stops after the first I of them, (3^I - 1) / 2 passes in all; eight are
-the paper's 3,280. A run goes on where it stopped (state in runs/iwae/), also with more stages,
-because the rate of a stage does not depend on their number. Figures go to
-docs/results/iwae/NAME.json, and in the end docs/results/iwae.md is written from all that are there.
+The cells are the VAE with k = 1 and the IWAE with k = 5 and k = 50. The paper's schedule has the
+stages i = 0 .. 7, each with 3^i epochs at the learning rate 1e-3 * 10^(-i/7). ``--stages I`` stops
+after the first I stages, which are (3^I - 1) / 2 epochs in all; eight stages are the paper's 3,280
+epochs. A run that was stopped resumes from its state in runs/iwae/. It can also resume with more
+stages, because the learning rate of a stage does not depend on their number. Results go to
+docs/results/iwae/NAME.json, and at the end docs/results/iwae.md is written from all of them.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from page_text import item, paragraph, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -26,7 +28,7 @@ RUNS = ROOT / "runs" / "iwae"
 
 BATCH = 100
 TEST_SAMPLES = 5000
-# k: the table's name of the cell, its negative log likelihood and its active units.
+# k, and from the paper's table: the cell's name, its negative log likelihood, its active units.
 CELLS = {
     "k1": (1, "VAE, k = 1", 86.76, 19),
     "k5": (5, "IWAE, k = 5", 85.54, 22),
@@ -34,21 +36,21 @@ CELLS = {
 }
 
 
-def passes(stages: int) -> int:
-    """Passes over the data in the first stages."""
+def count_epochs(stages: int) -> int:
+    """The number of epochs in the first stages."""
     return (3**stages - 1) // 2
 
 
 def rate_factor(epoch: int) -> float:
-    """The factor of the learning rate in a pass, counted from 0."""
+    """The factor of the learning rate in an epoch, counted from 0."""
     stage = 0
-    while epoch >= passes(stage + 1):
+    while epoch >= count_epochs(stage + 1):
         stage += 1
     return float(10 ** (-stage / 7))
 
 
 def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
-    """Train one cell to the end of its last stage, or go on with it."""
+    """Train one cell to the end of its last stage, or resume it."""
     data = lb.load_data("mnist", pixels="binarize")
     torch.manual_seed(seed)
     model, objective = find_recipe("iwae").build(data.shape, {"samples": CELLS[cell][0]})
@@ -61,7 +63,7 @@ def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
         # The published code starts the output at the logit of the mean pixel.
         model.likelihood.network.layers[-1].bias.copy_(bias.clamp(1e-3, 1 - 1e-3).logit().flatten())
     directory = RUNS / f"{cell}-seed{seed}"
-    epochs = passes(stages)
+    epochs = count_epochs(stages)
     run = lb.fit(
         model,
         objective,
@@ -80,7 +82,7 @@ def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
 
 
 def adam(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Adam as the paper sets it."""
+    """Adam with the paper's settings."""
     return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), eps=1e-4, fused=True)
 
 
@@ -95,20 +97,20 @@ class Stages:
 
 
 def run(cell: str, stages: int, seed: int) -> None:
-    """Train and evaluate one cell, unless its figures are there."""
+    """Train and evaluate one cell, unless its results exist already."""
     target = RESULTS / f"{cell}-stages{stages}-seed{seed}.json"
     if target.exists():
-        print(f"{target} is there already", file=sys.stderr)
+        print(f"{target} exists already", file=sys.stderr)
         return
     trained, data = train(cell, stages, seed)
     test = lb.log_likelihood(trained.model, data.test, samples=TEST_SAMPLES)
     health = lb.latent_health(trained.model, data.test)
     samples, name, published, published_units = CELLS[cell]
-    figures = {
+    result = {
         "cell": name,
         "k": samples,
         "stages": stages,
-        "passes": passes(stages),
+        "epochs": count_epochs(stages),
         "steps": trained.history[-1]["step"],
         "batch": BATCH,
         "seed": seed,
@@ -126,62 +128,73 @@ def run(cell: str, stages: int, seed: int) -> None:
         "torch": torch.__version__,
         "lowerbound": lb.__version__,
     }
-    target.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf8")
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+
+
+HEAD = (
+    "cell | epochs | seed | test NLL | published | active units | published | "
+    "median effective samples | training time"
+)
+
+
+def table_row(result: dict[str, Any]) -> list[str]:
+    return [
+        result["cell"],
+        f"{result['epochs']:,}",
+        f"{result['seed']}",
+        f"{result['test_nll']:.2f} ± {result['standard_error']:.2f}",
+        f"{result['published_nll']:.2f}",
+        f"{result['active_units']}",
+        f"{result['published_active_units']}",
+        f"{result['median_effective_sample_size']:.0f}",
+        f"{result['training_seconds'] / 60:.0f} min",
+    ]
 
 
 def write_page() -> None:
-    """docs/results/iwae.md, from the figures that are there."""
+    """Write docs/results/iwae.md from all results."""
     done = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
-    done.sort(key=lambda figures: (-figures["passes"], figures["seed"], figures["k"]))
+    done.sort(key=lambda result: (-result["epochs"], result["seed"], result["k"]))
     lines = [
         "# Importance-weighted auto-encoders: table 1 on MNIST, one stochastic layer",
         "",
-        "Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016 "
-        "(arXiv:1509.00519). Written by "
-        "`python reproductions/iwae.py`. tanh 200-200 both ways, 50 latents, Glorot "
-        "initialisation, output bias at the logit of the mean "
-        f"pixel, Adam (.9, .999, 1e-4), batches of {BATCH} where the paper has 20, reshuffled and "
-        "binarised afresh at every pass. "
-        f"The test figure is the negative log likelihood of the 10,000 test images, binarised once "
-        f"per image, by importance sampling with {TEST_SAMPLES:,} "
-        "samples, in nats; ± is the standard error over images. A unit is active if Var_x(E_q[z]) "
-        "> 0.01. "
-        "The published figures are of 3,280 passes; with fewer, only the order of the cells is to "
-        "be compared.",
+        paragraph(
+            "Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016",
+            "(arXiv:1509.00519). Written by `python reproductions/iwae.py`. Encoder and decoder",
+            "have tanh layers of 200-200, and there are 50 latents. Weights are initialised as by",
+            "Glorot, and the output bias is the logit of the mean pixel. Training takes Adam (.9,",
+            f".999, 1e-4) and batches of {BATCH} where the paper has 20; the data are reshuffled",
+            "and binarised anew at every epoch. The test NLL is the negative log likelihood of the",
+            "10,000 test images, binarised once per image, by importance sampling with",
+            f"{TEST_SAMPLES:,} samples, in nats; ± is the standard error over images. A unit is",
+            "active if `Var_x(E_q[z]) > 0.01`. The published results took 3,280 epochs. After",
+            "fewer epochs, only the order of the cells can be compared.",
+        ),
         "",
-        "| cell | passes | seed | test NLL | published | active units | published | median "
-        "effective samples | training time |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *table(HEAD, map(table_row, done)),
+        "",
+        *verdicts(done),
+        "",
     ]
-    lines += [
-        f"| {f['cell']} | {f['passes']:,} | {f['seed']} | {f['test_nll']:.2f} ± "
-        f"{f['standard_error']:.2f} | {f['published_nll']:.2f} | "
-        f"{f['active_units']} | {f['published_active_units']} | "
-        f"{f['median_effective_sample_size']:.0f} | "
-        f"{f['training_seconds'] / 60:.0f} min |"
-        for f in done
-    ]
-    lines += ["", *verdicts(done), ""]
     (RESULTS.parent / "iwae.md").write_text("\n".join(lines), encoding="utf8")
 
 
-def verdicts(done: list[dict[str, float]]) -> list[str]:
-    """For each length and seed with all three cells, whether their order is the paper's; at full
-    length, the distance."""
+def verdicts(done: list[dict[str, Any]]) -> list[str]:
+    """For each length and seed with all three cells, whether their order is the paper's.
+
+    At full length, the distance to the published value is added.
+    """
     lines = []
-    for stages, seed in sorted({(f["stages"], f["seed"]) for f in done}):
-        cells = {f["k"]: f["test_nll"] for f in done if (f["stages"], f["seed"]) == (stages, seed)}
+    for stages, seed in sorted({(result["stages"], result["seed"]) for result in done}):
+        same = [result for result in done if (result["stages"], result["seed"]) == (stages, seed)]
+        cells = {result["k"]: result["test_nll"] for result in same}
+        run = f"{count_epochs(stages):,} epochs, seed {seed}"
         if cells.keys() == {1, 5, 50}:
-            holds = cells[1] > cells[5] > cells[50]
-            lines.append(
-                f"- {passes(int(stages)):,} passes, seed {seed}: the order of the cells "
-                f"{'holds' if holds else 'does not hold'}."
-            )
+            holds = {True: "holds", False: "does not hold"}[cells[1] > cells[5] > cells[50]]
+            lines.append(item(f"{run}: the order of the cells {holds}."))
         if stages == 8 and 1 in cells:
-            lines.append(
-                f"- 3,280 passes, seed {seed}, VAE k = 1: {cells[1] - CELLS['k1'][2]:+.2f} nats "
-                "from the published 86.76."
-            )
+            distance = cells[1] - CELLS["k1"][2]
+            lines.append(item(f"{run}, VAE k = 1: {distance:+.2f} nats from the published 86.76."))
     return lines
 
 

@@ -1,8 +1,8 @@
-"""The posteriors that are compared: their data, their unknowns and the coordinates in which they
-are compared.
+"""The posteriors that are compared: their data, their unknowns and the coordinates that are used.
 
-Numpy only, so that the sampler's side (reference_draws.py) and lowerbound's (posterior_models.py)
-both read it, and share nothing else: each writes the models in its own language.
+Only numpy is imported, because the sampler (reference_draws.py) and lowerbound
+(posterior_models.py) both read this file. They share nothing else: each has its own code for the
+models.
 """
 
 import csv
@@ -30,11 +30,11 @@ class Problem:
     """A posterior.
 
     Args:
-        title: how the page calls it.
+        title: its name on the page.
         unknowns: their shapes by name, in the order of the vector u of real numbers.
-        positive: those that are positive; of them, u holds the logarithm.
-        data: what the log joint is given.
-        original: from u ``[N, J]`` to what a reader asks about, by name, ``[N]`` each.
+        positive: the names of the positive unknowns; u contains their logarithms.
+        data: returns what the log joint is given.
+        original: from u ``[N, J]`` to the values that a reader asks about, by name, ``[N]`` each.
     """
 
     title: str
@@ -46,18 +46,18 @@ class Problem:
     @property
     def coordinates(self) -> list[str]:
         """A name for each entry of u."""
-        return [
-            f"log {name}"
-            if name in self.positive
-            else name
-            if not shape
-            else f"{name}[{entry + 1}]"
-            for name, shape in self.unknowns.items()
-            for entry in range(int(np.prod(shape)))
-        ]
+        names = []
+        for name, shape in self.unknowns.items():
+            if name in self.positive:
+                names.append(f"log {name}")
+            elif not shape:
+                names.append(name)
+            else:
+                names += [f"{name}[{entry + 1}]" for entry in range(int(np.prod(shape)))]
+        return names
 
     def split(self, u: np.ndarray) -> Arrays:
-        """The unknowns by name, ``[*leading, *shape]``, positive ones still as logarithms."""
+        """The unknowns by name, ``[*leading, *shape]``; positive ones are still logarithms."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.unknowns.values()])[:-1]
         parts = np.split(u, ends, -1)
         return {
@@ -66,12 +66,12 @@ class Problem:
         }
 
     def originals(self, u: np.ndarray) -> Arrays:
-        """What a reader asks about, by name, ``[N]`` each."""
+        """The values that a reader asks about, by name, ``[N]`` each."""
         return self.original(self, u)
 
 
 def on_their_scales(problem: Problem, u: np.ndarray) -> Arrays:
-    """Every entry of u, positive ones as themselves."""
+    """Every entry of u, with the exponential of every logarithm."""
     names = [name.removeprefix("log ") for name in problem.coordinates]
     logs = np.array([name.startswith("log ") for name in problem.coordinates])
     values = np.where(logs, np.exp(np.where(logs, u, 0.0)), u)
@@ -95,8 +95,10 @@ def schools() -> Arrays:
 
 
 def breast_cancer() -> Arrays:
-    """scikit-learn's copy of the Wisconsin diagnostic data (Wolberg, Mangasarian & Street 1993):
-    569 tumours, 30 columns."""
+    """The Wisconsin diagnostic data (Wolberg, Mangasarian & Street 1993), from scikit-learn.
+
+    569 tumours and 30 columns.
+    """
     from sklearn.datasets import load_breast_cancer
 
     inputs, benign = load_breast_cancer(return_X_y=True)
@@ -104,8 +106,10 @@ def breast_cancer() -> Arrays:
 
 
 def grunfeld() -> Arrays:
-    """Investment of 11 firms in 20 years (Grunfeld 1958; Kleiber & Zeileis 2010): logarithms,
-    standardised."""
+    """The investment of 11 firms in 20 years (Grunfeld 1958; Kleiber & Zeileis 2010).
+
+    The columns are standardised logarithms.
+    """
     with GRUNFELD.open(encoding="utf8") as lines:
         rows = list(csv.DictReader(lines))
     firms = sorted({row["firm"] for row in rows})

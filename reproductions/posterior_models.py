@@ -14,7 +14,7 @@ LogDensity = Callable[..., Tensor]
 
 
 def schools(effect: Tensor, error: Tensor) -> LogDensity:
-    """Eight schools, with effects that are standardised (non-centred)."""
+    """Eight schools, with standardised effects as unknowns (non-centred)."""
 
     def log_joint(mean: Tensor, spread: Tensor, standardised: Tensor) -> Tensor:
         prior = Normal(0.0, 5.0).log_prob(mean) + HalfCauchy(5.0).log_prob(spread)
@@ -52,8 +52,7 @@ def logistic(inputs: Tensor, outcome: Tensor) -> LogDensity:
 
 
 def hierarchical(invest: Tensor, value: Tensor, capital: Tensor, firm: Tensor) -> LogDensity:
-    """Every firm has a level and a slope of its own, which come from Gaussians with unknown means
-    and spreads (centred)."""
+    """Each firm has a level and a slope from Gaussians with unknown means and spreads (centred)."""
     of_value = value
 
     def log_joint(
@@ -91,17 +90,16 @@ def log_joint_model(name: str, posterior: Callable[[int], nn.Module]) -> lb.LogJ
     """A posterior for one of the problems, in float64."""
     problem = PROBLEMS[name]
     data = {part: torch.as_tensor(values) for part, values in problem.data().items()}
+    supports = dict.fromkeys(problem.unknowns, constraints.real)
+    supports |= dict.fromkeys(problem.positive, constraints.positive)
     variables = {
-        unknown: lb.Variable(
-            shape, constraints.positive if unknown in problem.positive else constraints.real
-        )
+        unknown: lb.Variable(shape, supports[unknown])
         for unknown, shape in problem.unknowns.items()
     }
     return lb.LogJoint(_LOG_JOINTS[name](**data), posterior, variables).double()
 
 
 def log_density(model: lb.LogJoint, u: Tensor) -> Tensor:
-    """The log joint density of the vector of real numbers, ``[N]`` for ``[N, J]``, with the change
-    of volume."""
+    """The log joint density of real vectors ``[N, J]``, with the change of volume: ``[N]``."""
     values, log_det = model.variables.values(u)
     return model.log_joint(**values) + log_det

@@ -1,12 +1,12 @@
-"""Posteriors of log joints against long runs of an established sampler.
+"""Posteriors of log joints compared with long runs of an established sampler.
 
     python reproductions/posteriors.py [logistic/full-rank schools/flow ...]
 
-The reference is docs/results/posteriors/reference/, from reproductions/reference_draws.py. Every
-posterior is fitted with three seeds; each pair of problem and family ends as
-docs/results/posteriors/PROBLEM-FAMILY.json, and one that is there is not fitted again. In the end
-docs/results/posteriors.md and its pictures are written from all that are there
-(posteriors_page.py).
+The reference is in docs/results/posteriors/reference/ and comes from
+reproductions/reference_draws.py. Every posterior is fitted with three seeds. The result of each
+pair of problem and family is docs/results/posteriors/PROBLEM-FAMILY.json; if that file exists, the
+pair is not fitted again. At the end, docs/results/posteriors.md and its figures are written from
+all results (posteriors_page.py).
 """
 
 import json
@@ -28,21 +28,23 @@ import lowerbound as lb
 
 SEEDS = (0, 1, 2)
 SAMPLES = 10
-# Draws from q for what has no closed form, and for the gradient that is left.
-DRAWS, SLOPES = 100_000, 100_000
+# Draws from q for moments without a closed form, and for the gradients that are left.
+DRAWS, GRADIENT_DRAWS = 100_000, 100_000
 LIKELIHOOD_SAMPLES = 100_000
-# Draws in proportion to their weights: so many at a time, so many times.
+# Draws in proportion to their weights, and how often so many are taken.
 RESAMPLED, TIMES = 4_000, 4
 # Bins of the logarithm of the schools' spread.
 BINS = np.arange(-8.0, 5.01, 0.25)
 RANK = 3
 
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
 def flow(size: int) -> nn.Module:
-    """Three spline couplings (Durkan et al. 2019) within a shift and a scale of each coordinate,
-    which reach beyond the splines' box."""
+    """Three spline couplings (Durkan et al. 2019), within a shift and a scale of each coordinate.
+
+    The shift and the scale reach beyond the box of the splines.
+    """
     import zuko
 
     splines = zuko.flows.NSF(size, transforms=3, hidden_features=(64, 64), passes=2)
@@ -52,11 +54,11 @@ def flow(size: int) -> nn.Module:
     return zuko.flows.Flow([affine, *splines.transform.transforms], splines.base)
 
 
-# The training of a Gaussian stops by itself, when no window of steps gains more than so many nats;
-# a flow takes a fixed number of steps.
+# The training of a Gaussian stops by itself: when no window of steps gains more than TOLERANCE
+# nats. A flow takes a fixed number of steps.
 TOLERANCE = 0.01
 UNATTENDED = {"tolerance": TOLERANCE}
-BY_THE_CLOCK = {"steps": 1500, "learning_rate": 0.01, "schedule": "cosine"}
+FIXED_STEPS = {"steps": 1500, "learning_rate": 0.01, "schedule": "cosine"}
 FAMILIES: dict[
     str,
     tuple[Callable[[int], nn.Module], Literal["sticking-the-landing", "pathwise"], dict[str, Any]],
@@ -64,7 +66,7 @@ FAMILIES: dict[
     "mean-field": (lb.mean_field, "sticking-the-landing", UNATTENDED),
     "full-rank": (lb.full_rank, "sticking-the-landing", UNATTENDED),
     "low-rank": (lb.low_rank(RANK), "sticking-the-landing", UNATTENDED),
-    "flow": (flow, "pathwise", BY_THE_CLOCK),
+    "flow": (flow, "pathwise", FIXED_STEPS),
 }
 CELLS = [
     *(f"{problem}/{family}" for family in ("full-rank", "mean-field") for problem in PROBLEMS),
@@ -74,16 +76,16 @@ CELLS = [
 ]
 
 
-def reference(problem: str) -> Figures:
+def reference(problem: str) -> Results:
     """What the sampler found."""
-    figures: Figures = json.loads(
+    result: Results = json.loads(
         (RESULTS / "reference" / f"{problem}.json").read_text(encoding="utf8")
     )
-    return figures
+    return result
 
 
 def fitted(problem: str, family: str, seed: int, **settings: Any) -> tuple[lb.LogJoint, lb.Run]:
-    """A posterior of that family, started and trained, by the family's settings or others."""
+    """A posterior of that family, trained with the family's settings or with others."""
     make, gradient, usual = FAMILIES[family]
     torch.manual_seed(seed)
     model = log_joint_model(problem, make).start(seed=seed)
@@ -98,8 +100,10 @@ def fitted(problem: str, family: str, seed: int, **settings: Any) -> tuple[lb.Lo
 
 
 def real_numbers(model: lb.LogJoint, v: Tensor) -> Tensor:
-    """The vector u of the problem for points v of the space in which the posterior is fitted, which
-    ``start`` standardises."""
+    """The problem's vector u for points v of the space in which the posterior is fitted.
+
+    ``start`` standardises that space.
+    """
     return model.centre + model.spread * v
 
 
@@ -107,40 +111,39 @@ def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return draws.mean(0), draws.std(0, ddof=1)
 
 
-def compared(mean: np.ndarray, sd: np.ndarray, truth: Figures) -> Figures:
-    """Errors of means in the reference's standard deviations, and ratios of standard deviations, by
-    variable."""
+def compare(mean: np.ndarray, sd: np.ndarray, truth: Results) -> Results:
+    """For each variable, the error of its mean in the reference's sd, and the ratio of both sd."""
     errors = (mean - np.array(truth["mean"])) / np.array(truth["sd"])
     return {"errors": errors.tolist(), "ratios": (sd / np.array(truth["sd"])).tolist()}
 
 
-def what_is_left(model: lb.LogJoint, truth: Figures) -> Figures:
-    """How far the fit is from the best q of its family, to first order, whatever the posterior.
+def measure_remainder(model: lb.LogJoint, truth: Results) -> Results:
+    """The distance of the fit from the best q of its family, to first order, for any posterior.
 
-    With u = m + s (whatever q draws at m = 0, s = 1), every family here can move the mean m_i and
-    the scale s_i of each coordinate alone, so at its optimum E_q[d_i log p] = 0 and E_q[(u_i - m_i)
-    d_i log p] = -1 (Opper & Archambeau 2009). The first, times the reference's covariance, is the
-    Newton step that is left, here in standard deviations; the second is how far, relative to it, a
-    variance is off. Both are found as averages of the gradient of log p - log q, which are the same
-    and vary less.
+    Write u = m + s (what q draws at m = 0, s = 1). Every family here can move the mean m_i and the
+    scale s_i of each coordinate alone, so at its optimum E_q[d_i log p] = 0 and
+    E_q[(u_i - m_i) d_i log p] = -1 (Opper & Archambeau 2009). The first expectation, times the
+    reference's covariance, is the Newton step that is left, here in standard deviations. The second
+    gives the relative amount by which a variance is off. Both are estimated with the gradient of
+    log p - log q, which has the same averages and varies less.
     """
     covariance, sd = np.array(truth["covariance"]), np.array(truth["unconstrained"]["sd"])
     q = model.posterior()
-    v = q.sample((SLOPES,)).detach().requires_grad_()
-    (slopes,) = torch.autograd.grad(
+    v = q.sample((GRADIENT_DRAWS,)).detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(
         (log_density(model, real_numbers(model, v)) - q.log_prob(v)).sum(), v
     )
-    scaled = ((v - v.mean(0)) * slopes).detach().numpy()
-    steps = (slopes / model.spread).numpy() @ covariance / sd
+    scaled = ((v - v.mean(0)) * gradients).detach().numpy()
+    steps = (gradients / model.spread).numpy() @ covariance / sd
     return {
         "mean_steps": steps.mean(0).tolist(),
-        "mean_steps_error": float(steps.std(0).max() / SLOPES**0.5),
+        "mean_steps_error": float(steps.std(0).max() / GRADIENT_DRAWS**0.5),
         "variance_steps": scaled.mean(0).tolist(),
-        "variance_steps_error": float(scaled.std(0).max() / SLOPES**0.5),
+        "variance_steps_error": float(scaled.std(0).max() / GRADIENT_DRAWS**0.5),
     }
 
 
-def resampled(model: lb.LogJoint, seed: int) -> Tensor:
+def resample(model: lb.LogJoint, seed: int) -> Tensor:
     """Draws of u in proportion to their importance weights."""
     values = [
         model.posterior_sample(RESAMPLED, resample=True, seed=TIMES * seed + time)
@@ -149,41 +152,41 @@ def resampled(model: lb.LogJoint, seed: int) -> Tensor:
     return torch.cat([model.variables.free(part) for part in values])
 
 
-def measured(problem: str, family: str, seed: int) -> Figures:
-    """One fit beside the reference."""
+def measure(problem: str, family: str, seed: int) -> Results:
+    """Fit once, and compare the fit with the reference."""
     truth = reference(problem)
     start = time.perf_counter()
     model, run = fitted(problem, family, seed)
     seconds = time.perf_counter() - start
     torch.manual_seed(seed)
-    left = what_is_left(model, truth)
+    left = measure_remainder(model, truth)
     with torch.no_grad():
         q = model.posterior()
         draws = real_numbers(model, q.sample((DRAWS,))).numpy()
         of_u = moments(draws)
         if family != "flow":
             of_u = (real_numbers(model, q.mean).numpy(), (model.spread * q.variance.sqrt()).numpy())
-    figures = {
+    result = {
         "seconds": seconds,
         "steps": run.history[-1]["step"],
         "unfinished": list(run.unfinished),
-        "unconstrained": compared(*of_u, truth["unconstrained"]),
+        "unconstrained": compare(*of_u, truth["unconstrained"]),
         "left": left,
     }
-    again = resampled(model, seed).numpy()
+    again = resample(model, seed).numpy()
     for prefix, u in (("", draws), ("resampled_", again)):
         originals = np.stack(list(PROBLEMS[problem].originals(u).values()), -1)
-        figures[f"{prefix}original"] = compared(*moments(originals), truth["original"])
+        result[f"{prefix}original"] = compare(*moments(originals), truth["original"])
         if problem.startswith("schools"):
-            figures[f"{prefix}log_spread"] = (
+            result[f"{prefix}log_spread"] = (
                 np.histogram(u[:, 1], BINS, density=True)[0].round(5).tolist()
             )
-    figures["resampled_unconstrained"] = compared(*moments(again), truth["unconstrained"])
+    result["resampled_unconstrained"] = compare(*moments(again), truth["unconstrained"])
     likelihood = lb.log_likelihood(model, samples=LIKELIHOOD_SAMPLES, seed=seed)
     health = lb.posterior_health(model, seed=seed)
     effective = float(likelihood.effective_sample_sizes)
     return {
-        **figures,
+        **result,
         "elbo": likelihood.terms["elbo"].mean,
         "log_likelihood": likelihood.mean,
         "log_likelihood_error": (1 / effective - 1 / LIKELIHOOD_SAMPLES) ** 0.5,
@@ -196,7 +199,7 @@ def measured(problem: str, family: str, seed: int) -> Figures:
 
 
 def densities_apart(problem: str) -> float:
-    """The largest relative difference of both sides' log densities at the committed points."""
+    """The largest relative difference of the two log densities at the committed points."""
     truth = reference(problem)
     model = log_joint_model(problem, lb.mean_field)
     theirs = torch.tensor(truth["log_densities"], dtype=torch.float64)
@@ -205,13 +208,13 @@ def densities_apart(problem: str) -> float:
 
 
 def run(cell: str) -> None:
-    """Fit one family to one problem, unless its figures are there."""
+    """Fit one family to one problem, unless that was done before."""
     problem, family = cell.split("/")
     target = RESULTS / f"{problem}-{family}.json"
     if target.exists():
-        print(f"{cell}: {target} is there already", file=sys.stderr)
+        print(f"{cell}: {target} exists already", file=sys.stderr)
         return
-    figures = {
+    result = {
         "problem": problem,
         "family": family,
         "settings": FAMILIES[family][2],
@@ -219,12 +222,12 @@ def run(cell: str) -> None:
         "gradient": FAMILIES[family][1],
         "likelihood_samples": LIKELIHOOD_SAMPLES,
         "densities_apart": densities_apart(problem),
-        "seeds": [measured(problem, family, seed) for seed in SEEDS],
+        "seeds": [measure(problem, family, seed) for seed in SEEDS],
         "threads": torch.get_num_threads(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
         f"lowerbound {lb.__version__}",
     }
-    target.write_text(json.dumps(figures) + "\n", encoding="utf8")
+    target.write_text(json.dumps(result) + "\n", encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Long runs of NumPyro's NUTS for the posteriors of posterior_data.py, to compare lowerbound's
-with.
+"""Long runs of NumPyro's NUTS for the posteriors of posterior_data.py, as a reference.
 
-    make reference        # or: .venv-mcmc/bin/python reproductions/reference_draws.py [schools
-    logistic hierarchical]
+    make reference
+    .venv-mcmc/bin/python reproductions/reference_draws.py [schools logistic hierarchical]
 
-Neither lowerbound nor torch is used. Each posterior ends as
-docs/results/posteriors/reference/NAME.json (diagnostics, means, standard deviations, covariance,
-quantiles, evidence, and log densities at some points, by which the models of both sides are
-compared) and NAME.npz (thinned draws); one that is there is not sampled again. Eight schools are
-sampled non-centred; the centred form is the same posterior in other coordinates, so its draws are
-those draws, transformed. The evidence is found by bridge sampling and by importance sampling, and
-for eight schools by quadrature.
+Neither lowerbound nor torch is used. The result of each posterior is
+docs/results/posteriors/reference/NAME.json and NAME.npz. The first has diagnostics, means, standard
+deviations, covariance, quantiles, the evidence, and log densities at some points, which are
+compared with those of lowerbound's models. The second has thinned draws. If the files exist, the
+posterior is not sampled again. Eight schools are sampled non-centred. The centred form is the same
+posterior in other coordinates, so its draws are those draws, transformed. The evidence is found by
+bridge sampling and by importance sampling, and for eight schools by quadrature.
 """
 
 import csv
@@ -40,11 +39,11 @@ TARGET_ACCEPTANCE = 0.95
 THINNED = 1_000
 POINTS = 20
 PROPOSALS = 20_000
-# Degrees of freedom of the Student-t from which the evidence is importance-sampled.
+# Degrees of freedom of the Student-t that is the proposal of importance sampling.
 FREEDOM = 10
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
 def schools(effect: Any, error: Any) -> None:
@@ -96,8 +95,7 @@ MODELS: dict[str, Callable[..., None]] = {
 
 
 def log_density(name: str, u: np.ndarray) -> np.ndarray:
-    """The log joint density of the vector of real numbers, with the change of volume: ``[N]`` for
-    ``[N, J]``."""
+    """The log joint density of real vectors ``[N, J]``, with the change of volume: ``[N]``."""
     data = PROBLEMS[name].data()
 
     def one(parts: Arrays) -> Any:
@@ -108,8 +106,8 @@ def log_density(name: str, u: np.ndarray) -> np.ndarray:
     )
 
 
-def sampled(name: str) -> tuple[np.ndarray, Figures]:
-    """Draws of u, ``[chains, draws, J]``, and how they were made."""
+def sample(name: str) -> tuple[np.ndarray, Results]:
+    """Draws of u, ``[chains, draws, J]``, and a record of how they were made."""
     problem = PROBLEMS[name]
     kernel = NUTS(MODELS[name], target_accept_prob=TARGET_ACCEPTANCE, dense_mass=True)
     sampler = MCMC(
@@ -123,10 +121,8 @@ def sampled(name: str) -> tuple[np.ndarray, Figures]:
     start = time.perf_counter()
     sampler.run(jax.random.PRNGKey(0), extra_fields=("diverging", "num_steps"), **problem.data())
     values = sampler.get_samples(group_by_chain=True)
-    parts = [
-        np.log(values[part]) if part in problem.positive else np.asarray(values[part])
-        for part in problem.unknowns
-    ]
+    values |= {part: np.log(values[part]) for part in problem.positive}
+    parts = [np.asarray(values[part]) for part in problem.unknowns]
     extra = sampler.get_extra_fields()
     return np.concatenate([part.reshape(CHAINS, DRAWS, -1) for part in parts], -1), {
         "sampler": f"NumPyro {numpyro.__version__} NUTS, JAX {jax.__version__}",
@@ -141,14 +137,14 @@ def sampled(name: str) -> tuple[np.ndarray, Figures]:
     }
 
 
-def centred(u: np.ndarray) -> np.ndarray:
-    """Draws of the centred coordinates, from non-centred ones, ``[..., J]``."""
+def centre(u: np.ndarray) -> np.ndarray:
+    """Draws of the centred coordinates, from draws of the non-centred ones, ``[..., J]``."""
     parts = PROBLEMS["schools"].split(u)
     effects = parts["mean"][..., None] + np.exp(parts["spread"])[..., None] * parts["standardised"]
     return np.concatenate([u[..., :2], effects], -1)
 
 
-def described(names: list[str], draws: np.ndarray) -> Figures:
+def describe(names: list[str], draws: np.ndarray) -> Results:
     """Moments, quantiles and diagnostics of ``[chains, draws, J]``."""
     effective = effective_sample_size(draws)
     pooled = draws.reshape(-1, draws.shape[-1])
@@ -166,12 +162,12 @@ def described(names: list[str], draws: np.ndarray) -> Figures:
 
 
 def rounded(values: Any) -> Any:
-    """Ten significant digits, which JSON then holds briefly."""
+    """Ten significant digits, which keep the JSON short."""
     return np.vectorize(lambda value: float(f"{value:.10g}"))(np.asarray(values)).tolist()
 
 
-def evidence(name: str, draws: np.ndarray) -> Figures:
-    """log p(x) from draws ``[chains, draws, J]``, in two ways, without lowerbound."""
+def evidence(name: str, draws: np.ndarray) -> Results:
+    """Two estimates of log p(x) from draws ``[chains, draws, J]``, without lowerbound."""
     rng = np.random.default_rng(0)
     bridges = [
         bridge(name, draws[chain], np.concatenate(np.delete(draws, chain, 0)), rng)
@@ -195,8 +191,10 @@ def evidence(name: str, draws: np.ndarray) -> Figures:
 def bridge(
     name: str, held_out: np.ndarray, fitted_to: np.ndarray, rng: np.random.Generator
 ) -> float:
-    """Bridge sampling with the best bridge (Meng & Wong 1996), from a Gaussian fitted to draws of
-    other chains."""
+    """Bridge sampling with the best bridge (Meng & Wong 1996).
+
+    The other end of the bridge is a Gaussian, fitted to draws of other chains.
+    """
     mean, root = fitted_to.mean(0), np.linalg.cholesky(np.cov(fitted_to.T))
     noise = rng.normal(size=(PROPOSALS, len(mean)))
     proposals = mean + noise @ root.T
@@ -233,8 +231,13 @@ def bridge(
 def student(
     mean: np.ndarray, root: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws from a multivariate Student-t with that location and root of its scale matrix, and
-    their log densities."""
+    """Draws from a multivariate Student-t, and their log densities.
+
+    Args:
+        mean: its location.
+        root: a root of its scale matrix.
+        rng: of the draws.
+    """
     size = len(mean)
     noise = rng.normal(size=(PROPOSALS, size)) / np.sqrt(
         rng.chisquare(FREEDOM, (PROPOSALS, 1)) / FREEDOM
@@ -252,9 +255,8 @@ def student(
     return mean + noise @ root.T, log_q
 
 
-def schools_by_quadrature() -> Figures:
-    """Eight schools in closed form given the spread, and by the trapezium rule over its
-    logarithm."""
+def schools_by_quadrature() -> Results:
+    """Eight schools: closed form given the spread, trapezium rule over its logarithm."""
     log_spread = np.linspace(-25.0, 12.0, 200_001)
     spread = np.exp(log_spread)[:, None]
     variances = ERROR**2 + spread**2
@@ -279,8 +281,8 @@ def schools_by_quadrature() -> Figures:
     }
 
 
-def write(name: str, draws: np.ndarray, how: Figures) -> None:
-    """The files of one posterior."""
+def write(name: str, draws: np.ndarray, how: Results) -> None:
+    """Write the files of one posterior."""
     problem = PROBLEMS[name]
     pooled = draws.reshape(-1, draws.shape[-1])
     originals = problem.originals(pooled)
@@ -290,12 +292,12 @@ def write(name: str, draws: np.ndarray, how: Figures) -> None:
     far = mean + 2 * pooled.std(0) * rng.normal(size=(POINTS // 2, len(mean)))
     points = np.concatenate([pooled[rng.choice(len(pooled), POINTS // 2, replace=False)], far])
     points = np.array(rounded(points))
-    figures = {
+    result = {
         **how,
         "evidence": evidence(name, draws),
-        "unconstrained": described(problem.coordinates, draws),
+        "unconstrained": describe(problem.coordinates, draws),
         "covariance": rounded(covariance),
-        "original": described(
+        "original": describe(
             list(originals),
             np.stack([value.reshape(draws.shape[:2]) for value in originals.values()], -1),
         ),
@@ -303,24 +305,24 @@ def write(name: str, draws: np.ndarray, how: Figures) -> None:
         "log_densities": log_density(name, points).tolist(),
     }
     if name == "schools":
-        figures["quadrature"] = schools_by_quadrature()
+        result["quadrature"] = schools_by_quadrature()
     folder = RESULTS / "reference"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(figures) + "\n", encoding="utf8")
+    (folder / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf8")
     np.savez_compressed(folder / f"{name}.npz", draws=thinned.astype(np.float32))
     least, worst = (
-        min(figures["unconstrained"]["effective"]),
-        max(figures["unconstrained"]["r_hat"]),
+        min(result["unconstrained"]["effective"]),
+        max(result["unconstrained"]["r_hat"]),
     )
     print(
         f"{name}: R-hat at most {worst:.4f}, effective sample size at least {least:,.0f}, "
-        f"{how['divergences']} divergences, {figures['evidence']}",
+        f"{how['divergences']} divergences, {result['evidence']}",
         file=sys.stderr,
     )
 
 
 def write_grunfeld() -> None:
-    """Grunfeld's data, from the copy that comes with statsmodels (public domain)."""
+    """Write Grunfeld's data, from the copy in statsmodels (public domain)."""
     from statsmodels.datasets import grunfeld
 
     table = grunfeld.load_pandas().data
@@ -336,12 +338,12 @@ def main(chosen: list[str]) -> None:
         write_grunfeld()
     for name in chosen or [name for name in PROBLEMS if name != "schools-centred"]:
         if (RESULTS / "reference" / f"{name}.json").exists():
-            print(f"{name}: is there already", file=sys.stderr)
+            print(f"{name}: exists already", file=sys.stderr)
             continue
-        draws, how = sampled(name)
+        draws, how = sample(name)
         write(name, draws, how)
         if name == "schools":
-            write("schools-centred", centred(draws), how)
+            write("schools-centred", centre(draws), how)
 
 
 if __name__ == "__main__":

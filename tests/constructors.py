@@ -1,4 +1,7 @@
-"""One dictionary of constructors for each concept; the property tests run over all of them. A new entry costs one line."""
+"""One dictionary of constructors for each concept, over which the property tests run.
+
+A new entry costs one line.
+"""
 
 import torch
 import zuko
@@ -66,6 +69,10 @@ CONDITIONALS = {
         (3,),
     ),
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
+    "Categorical": (lambda: lb.Categorical(lb.mlp(4, 8, (6, 5, 4)), levels=6), (1, 5, 4)),
+    "Categorical over vectors": (lambda: lb.Categorical(lb.mlp(4, 6), levels=2), (3,)),
+    "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
+    "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "VampPrior": (lambda: lb.VampPrior(lb.Gaussian(lb.mlp(5, 6)), torch.rand(7, 5)), (3,)),
@@ -92,6 +99,19 @@ UNCONDITIONAL = {
 
 # Mean and variance have no closed form.
 WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith("Flow")}
+
+# What is given to each has the shape (4,). The label is below 3, and the size a number.
+CONDITIONALS_OF_A_FIELD = {
+    "Gaussian": lambda: lb.Given(lb.Gaussian(lb.mlp(7, 8, 6)), "label", categories=3),
+    "number": lambda: lb.Given(lb.Bernoulli(lb.mlp(5, 8, 3)), "size"),
+    "two fields": lambda: lb.Given(
+        lb.Given(lb.Gaussian(lb.mlp(8, 6)), "label", categories=3), "size"
+    ),
+    "masked": lambda: lb.Masked(lb.Given(lb.Gaussian(lb.mlp(7, 6)), "label", categories=3)),
+    "given masked": lambda: lb.Given(lb.Masked(lb.Gaussian(lb.mlp(7, 6))), "label", categories=3),
+    "point": lambda: lb.Given(lb.Point(lb.mlp(7, 3)), "label", categories=3),
+    "flow": lambda: lb.Given(lb.Flow("nsf", 3, context=7, transforms=1), "label", categories=3),
+}
 
 OBJECTIVES = {
     "ELBO": lb.ELBO,
@@ -154,6 +174,8 @@ MODELS = {
         likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")
     ),
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
+    "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (2, 9, 7)), levels=2)),
+    "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(
         lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))
     ),

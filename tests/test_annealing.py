@@ -11,16 +11,16 @@ import lowerbound as lb
 from lowerbound.conditionals import Conditional
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.evaluation import annealing
 from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
+from lowerbound.evaluation.chains import AnnealingPath
 from lowerbound.runtime import noise
 
 DOUBLE = torch.float64
 
 
 def linear_model(latent=2, dims=5, noise_scale=0.5) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """p(x given z) = N(W z + b, noise^2), and the evidence; what the encoder gives plays no part."""
-    shape = (latent,) if isinstance(latent, int) else latent
+    """p(x given z) = N(W z + b, noise^2) with an arbitrary encoder, and the evidence."""
+    shape = torch.Size([latent] if isinstance(latent, int) else latent)
     model = lb.LatentModel(
         lb.StandardNormal(latent),
         lb.Gaussian(lb.mlp(dims, (2 * shape[0], *shape[1:]))),
@@ -77,7 +77,7 @@ def on_a_grid(
 
 
 def modes(log_joint: torch.Tensor) -> torch.Tensor:
-    """How many local maxima at least a tenth as high as the highest each example has, ``[B]``."""
+    """The number of local maxima that are at least a tenth as high as the highest one, ``[B]``."""
     images = log_joint.permute(2, 0, 1)[:, None]
     peaks = (nn.functional.max_pool2d(images, 3, 1, 1) == images) & (
         images > images.amax((2, 3), True) - math.log(10)
@@ -110,8 +110,10 @@ def test_both_sides_enclose_the_evidence():
 
 @pytest.mark.parametrize("distributions", [4, 10])
 def test_weights_have_the_evidence_as_their_mean(distributions):
-    """E[w] = p(x) and E[1 / w'] = 1 / p(x) for any number of distributions: at 4 standard errors, one false alarm in 16,000
-    runs for each."""
+    """E[w] = p(x) and E[1 / w'] = 1 / p(x) for any number of distributions.
+
+    At 4 standard errors there is one false alarm in 16,000 runs for each.
+    """
     model, evidence = linear_model(dims=2, noise_scale=2.0)
     interval = bidirectional(model, 600, distributions=distributions, chains=40, leapfrog_steps=2)
     truth = evidence.log_prob(interval.examples)
@@ -138,11 +140,14 @@ def test_two_distributions_are_importance_sampling_from_the_prior():
 
 @pytest.mark.parametrize("beta", [0.2, 1.0])
 def test_transitions_leave_their_distribution_invariant(beta):
-    """Means, variances and covariance of 20,000 chains at 4 standard errors: one false alarm in 1,600 runs."""
+    """Means, variances and covariance of 20,000 chains.
+
+    At 4 standard errors there is one false alarm in 1,600 runs.
+    """
     model, evidence = linear_model()
     x = evidence.sample((2,))
     posterior = tempered_posterior(model, x, beta)
-    path = annealing.AnnealingPath(model, x, {"distributions": 2, "leapfrog_steps": 3})
+    path = AnnealingPath(model, x, {"distributions": 2, "leapfrog_steps": 3})
     step = torch.full(
         (2,), 1.2 / float(posterior.precision_matrix.diagonal(0, -2, -1).max()) ** 0.5, dtype=DOUBLE
     )
@@ -166,8 +171,8 @@ def test_latents_of_any_shape():
     image.likelihood.load_state_dict(flat.likelihood.state_dict())
     x = evidence.sample((3,))
     settings = {"distributions": 10, "chains": 3, "leapfrog_steps": 2}
-    figures = [annealed_log_likelihood(model, x, **settings).per_example for model in (flat, image)]
-    torch.testing.assert_close(*figures, rtol=1e-9, atol=1e-9)
+    results = [annealed_log_likelihood(model, x, **settings).per_example for model in (flat, image)]
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
 # Curved decoders, against quadrature
@@ -175,7 +180,10 @@ def test_latents_of_any_shape():
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_two_latents_agree_with_quadrature(likelihood):
-    """Within 0.05 nat, which is four standard deviations of an estimate or more: one false alarm in 5,000 runs at most."""
+    """Within 0.05 nats, which is at least four standard deviations of an estimate.
+
+    There is at most one false alarm in 5,000 runs.
+    """
     model = curved_model(likelihood)
     x = model.sample(60, seed=0)
     x = x[modes(on_a_grid(model, x)).topk(3).indices]
@@ -185,22 +193,21 @@ def test_two_latents_agree_with_quadrature(likelihood):
     torch.testing.assert_close(fine.flatten(0, 1).logsumexp(0), truth, rtol=0, atol=1e-6)
     estimate = annealed_log_likelihood(model, x, distributions=120, chains=2000, leapfrog_steps=4)
     assert float((estimate.per_example - truth).abs().max()) < 0.05
-    spread = (
-        1 / estimate.effective_sample_sizes - 1 / 2000
-    ).sqrt()  # of the logarithm of a mean weight
-    assert float(spread.max()) < 0.0125
+    # The standard deviation of the logarithm of a mean weight.
+    deviation = (1 / estimate.effective_sample_sizes - 1 / 2000).sqrt()
+    assert float(deviation.max()) < 0.0125
     assert 0.4 < float(estimate.acceptance.min()) <= float(estimate.acceptance.max()) < 0.9
 
 
 class _Undefined(nn.Module):
-    """N(log(1 - z), 1), which is no number for z > 1."""
+    """N(log(1 - z), 1), which is nan for z > 1."""
 
     def forward(self, z):
         return DiagonalNormal((1 - z).log(), torch.zeros((), dtype=z.dtype))
 
 
-def test_densities_that_are_no_numbers_count_as_zero():
-    """Within 0.05 nat of quadrature, about five standard deviations."""
+def test_densities_that_are_nan_count_as_zero():
+    """Within 0.05 nats of quadrature, which is about five standard deviations."""
     model = lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(1, 2)), _Undefined()).double()
     with torch.no_grad():
         model.posterior.network.layers[0].bias.copy_(torch.tensor([-9.0, -9.0]))
@@ -215,7 +222,7 @@ def test_densities_that_are_no_numbers_count_as_zero():
 # Noise, modes, gradients
 
 
-def test_figures_depend_neither_on_the_batches_nor_on_other_examples():
+def test_results_depend_neither_on_the_batches_nor_on_other_examples():
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Bernoulli(lb.mlp(2, 6))
     ).double()
@@ -268,7 +275,7 @@ def test_the_seed_decides_and_the_rest_stays_as_it_was():
     )
 
 
-def test_float32_models_give_float64_figures():
+def test_float32_models_give_float64_results():
     model, evidence = linear_model()
     x = evidence.sample((4,))
     settings = {"distributions": 30, "chains": 30, "leapfrog_steps": 2}
@@ -278,7 +285,7 @@ def test_float32_models_give_float64_figures():
     torch.testing.assert_close(single.per_example, exact.per_example, rtol=0, atol=0.02)
 
 
-# What is refused
+# Refusals
 
 
 class _Prior(Conditional):
@@ -314,16 +321,16 @@ def test_models_without_trajectories_are_refused_by_name():
     binary = FactorialBernoulli(torch.zeros(2, dtype=DOUBLE))
     positive = Independent(Gamma(torch.ones(2, dtype=DOUBLE), 1.0), 1)
     for model, words in (
-        (_OneOfMyOwn(), "_OneOfMyOwn is not a LatentModel.*lb.log_likelihood"),
+        (_OneOfMyOwn(), "takes a lowerbound.LatentModel, not a _OneOfMyOwn: .*lb.log_likelihood"),
         (
             changed(prior=_Prior(binary)),
             "FactorialBernoulli, whose latents are discrete or bounded.*lb.log_likelihood",
         ),
         (changed(prior=_Prior(positive)), "Independent, whose latents are discrete or bounded"),
     ):
-        with pytest.raises(UnsupportedError, match=f"annealed_log_likelihood: .*{words}"):
+        with pytest.raises(UnsupportedError, match=f"annealed_log_likelihood.* {words}"):
             annealed_log_likelihood(model, torch.zeros(2, 5, dtype=DOUBLE))
-        with pytest.raises(UnsupportedError, match=f"bidirectional: .*{words}"):
+        with pytest.raises(UnsupportedError, match=f"bidirectional.* {words}"):
             bidirectional(model)
     detached = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(2, 4)), _Detached())
     with pytest.raises(

@@ -539,7 +539,7 @@ def test_a_model_without_a_posterior_over_z_has_a_bound_only(here, tmp_path, mon
     assert code == 0
     assert "a Wrapped has no single posterior over z" in out
     assert json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"] is None
-    assert "Wrapped has no posterior to refine" in refused(
+    assert "inference_gaps takes a lowerbound.LatentModel, not a Wrapped" in refused(
         capsys, "evaluate", "gaussian", "--gaps", "--json"
     )
 
@@ -674,7 +674,7 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     assert out.splitlines()[-1] == difference.sentence("short", "long")
     assert (
         "long is better by " in out.splitlines()[-1]
-        or "the figure of long is higher by " in out.splitlines()[-1]
+        or "the estimate of long is higher by " in out.splitlines()[-1]
     )
 
 

@@ -1,4 +1,4 @@
-"""Paired differences: agreement with scipy's bootstrap, coverage, and what is said of them."""
+"""Paired differences: agreement with scipy's bootstrap, coverage, and the sentence."""
 
 import math
 
@@ -31,7 +31,10 @@ def test_the_mean_is_the_first_minus_the_second():
 
 
 def test_the_interval_is_scipy_s():
-    """Both resample 20,000 times; a quantile's own error is below 3% of the standard error of the mean."""
+    """Both resample 20,000 times.
+
+    The error of a quantile is below 3% of the standard error of the mean.
+    """
     a, b = estimates(count=40)
     values = (a.per_example - b.per_example).numpy()
     scipy = stats.bootstrap(
@@ -49,16 +52,16 @@ def test_the_interval_is_scipy_s():
     percentile = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile", rng=1, batch=1000
     )
-    assert (
-        ours.low < percentile.confidence_interval.low - 0.1 * error
-    )  # the skew is seen, so the tolerance can fail
+    # The correction for skewness is larger than the tolerance, so the test can fail.
+    assert ours.low < percentile.confidence_interval.low - 0.1 * error
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
 def test_the_interval_covers_as_often_as_it_says(level):
-    """400 skewed samples of 60: the share covered is binomial.
+    """The share of 400 skewed samples of 60 whose interval covers the mean is binomial.
 
-    Four standard errors of the share, and 0.03 for what the bootstrap lacks at 60 examples: one false alarm in 16,000 runs.
+    The tolerance is four standard errors of that share, one false alarm in 16,000 runs, and 0.03
+    for the bias of the bootstrap with 60 examples.
     """
     generator = np.random.default_rng(7)
     covered = 0
@@ -75,13 +78,13 @@ def test_the_interval_covers_as_often_as_it_says(level):
     assert abs(covered / 400 - level) < 4 * math.sqrt(level * (1 - level) / 400) + 0.03
 
 
-def test_pairing_sees_what_two_standard_errors_hide():
+def test_pairing_finds_a_difference_that_two_standard_errors_hide():
     a, b = estimates()
     assert a.mean - b.mean < a.standard_error + b.standard_error
     assert paired_difference(a, b).is_certain
 
 
-def test_swapping_the_two_turns_everything_round():
+def test_swapping_the_two_changes_all_signs():
     a, b = estimates()
     one, other = paired_difference(a, b), paired_difference(b, a)
     assert (one.low, one.high) == pytest.approx(
@@ -91,7 +94,7 @@ def test_swapping_the_two_turns_everything_round():
     assert other.sentence("runs/b", "runs/a").startswith("runs/a is better by 0.")
 
 
-def test_the_seed_alone_decides_and_not_the_chunks(monkeypatch):
+def test_the_interval_depends_on_the_seed_and_not_on_the_chunks(monkeypatch):
     a, b = estimates()
     whole = paired_difference(a, b, resamples=500)
     monkeypatch.setattr("lowerbound.evaluation.comparison._PASS_SIZE", 7 * 200)
@@ -100,7 +103,7 @@ def test_the_seed_alone_decides_and_not_the_chunks(monkeypatch):
     assert paired_difference(a, b, resamples=500, seed=1).low != whole.low
 
 
-def test_no_difference_is_said_to_be_none():
+def test_an_interval_that_covers_zero_tells_no_difference():
     a, _ = estimates()
     b = Estimate(a.per_example + torch.randn(200, dtype=DOUBLE))
     difference = paired_difference(a, b)
@@ -135,22 +138,25 @@ def test_mistakes_are_named():
 
 
 @pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
-def test_a_figure_that_is_no_number_is_refused_by_its_row(value):
+def test_a_value_that_is_not_finite_is_refused_by_its_row(value):
     a, b = estimates()
     values = b.per_example.clone()
     values[[3, 7]] = value
     with pytest.raises(
         DataError,
         match=rf"the second estimate is {value} at row 3 .*2 such of 200 examples.*more samples",
-    ) as told:
+    ) as raised:
         paired_difference(a, Estimate(values))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     with pytest.raises(DataError, match="the first estimate"):
         paired_difference(Estimate(values), Estimate(values))
 
 
-def test_a_doubtful_figure_cannot_lose():
-    """It is too low by an unknown amount, so its model may be the better one; where it wins all the same, the verdict stands."""
+def test_a_doubtful_estimate_cannot_lose():
+    """It is too low by an unknown amount, so its model may be the better one.
+
+    If the doubtful estimate is the higher one, the verdict stands.
+    """
     a, b = estimates()
     assert str(paired_difference(a, b)).startswith("the first is better by 0.")
     sizes = torch.full((200,), 100.0, dtype=DOUBLE)
@@ -165,9 +171,9 @@ def test_a_doubtful_figure_cannot_lose():
     assert loser.excludes_zero
     assert not loser.is_certain
     assert loser.sentence("r/a", "r/b").startswith(
-        "which is better cannot be told: the figure of r/a is higher by 0."
+        "which is better cannot be told: the estimate of r/a is higher by 0."
     )
     assert (
-        "that of r/b is too low by an unknown amount, for it is doubtful in 75% of the examples; anneal"
-        in loser.sentence("r/a", "r/b")
+        "that of r/b is doubtful in 75% of the examples, and too low there by an unknown amount; "
+        "anneal" in loser.sentence("r/a", "r/b")
     )

@@ -330,7 +330,7 @@ def test_a_posterior_of_another_size_is_refused():
 
 
 def test_data_are_refused_where_there_are_none_and_wanted_where_there_are():
-    with pytest.raises(SettingsError, match="holds its data itself"):
+    with pytest.raises(SettingsError, match="stores its own data"):
         lb.fit(make(lb.mean_field), lb.ELBO(), torch.zeros(3, 1), progress=False)
     model = lb.LogJoint(lambda batch, scale, a: a, lb.mean_field, {"a": ()}, size=5)
     with pytest.raises(SettingsError, match="needs data"):

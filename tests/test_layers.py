@@ -11,7 +11,7 @@ import pytest
 import lowerbound
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tree import Tree, parse
+from source_tree import Tree, parse
 
 # Each layer may import from itself and from those in lower rows; entries of one row do not know
 # each other.

@@ -1,4 +1,4 @@
-"""Verdicts on posteriors: a good fit is called good, and of a bad one it is said why and what to try."""
+"""Verdicts on posteriors: a good fit is called good, a bad one comes with cause and remedy."""
 
 import math
 
@@ -15,7 +15,7 @@ from lowerbound.errors import (
     ShapeError,
     UnsupportedError,
 )
-from lowerbound.evaluation import posterior
+from lowerbound.evaluation import posterior_causes
 
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERROR = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -55,7 +55,7 @@ def test_an_exact_posterior_is_good():
     assert str(health).startswith("good: Pareto k-hat")
 
 
-def test_figures_are_those_of_the_log_likelihood():
+def test_results_are_those_of_the_log_likelihood():
     model = fitted(correlated(2, 0.3).log_prob, lb.mean_field, {"value": 2}, steps=300)
     health, estimate = (
         lb.posterior_health(model, samples=20_000),
@@ -88,12 +88,11 @@ def test_skewness_is_named():
     assert "a is skewed (-" in causes(health)
 
 
-def test_a_training_that_is_not_at_its_end_is_named():
+def test_a_training_that_has_not_converged_is_named():
     far = lambda a, b: Normal(3.0, 0.5).log_prob(a) + Normal(0.0, 1.0).log_prob(b)  # noqa: E731
     health = lb.posterior_health(fitted(far, lb.mean_field, {"a": (), "b": ()}, steps=0))
-    assert (
-        "most of it in a: if it was trained by the ELBO, the training had not come to its end"
-        in causes(health)
+    assert "most of it in a: if it was trained with the ELBO, the training had not converged" in (
+        causes(health)
     )
     assert "tolerance" in health.findings[0].remedy
     settled = fitted(far, lb.mean_field, {"a": (), "b": ()})
@@ -101,7 +100,7 @@ def test_a_training_that_is_not_at_its_end_is_named():
 
 
 def test_the_centred_eight_schools_are_called_bad():
-    """A hierarchy whose scale the effects narrow to a funnel (Yao et al. 2018 find k-hat above 0.7 for it)."""
+    """A hierarchy with a funnel, for which Yao et al. 2018 find a k-hat above 0.7."""
     variables = {"mean": (), "spread": lb.Variable((), constraints.positive), "school": 8}
     health = lb.posterior_health(fitted(centred_schools, lb.mean_field, variables, steps=3000))
     assert health.verdict == "bad"
@@ -113,9 +112,9 @@ def test_the_centred_eight_schools_are_called_bad():
 
 def test_what_moments_do_not_show_is_said(monkeypatch):
     for name in ("_correlated", "_spread", "_skewed"):
-        monkeypatch.setattr(posterior, name, lambda look: None)
+        monkeypatch.setattr(posterior_causes, name, lambda draws: None)
     health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
-    assert "a shape that q cannot take" in causes(health)
+    assert "a shape that q cannot have" in causes(health)
 
 
 def test_data_in_batches_are_judged_together():
@@ -259,12 +258,12 @@ def test_passes_are_cut_by_what_a_log_joint_takes():
     )
     assert model.numbers_per_draw(model.examples(None)) == 100_000
     seen = []
-    held = lb.LogJoint(
+    counting = lb.LogJoint(
         lambda a: seen.append(len(a)) or Normal(a[:, None], 1.0).log_prob(x).sum(-1),
         lb.mean_field,
         {"a": ()},
     )
-    lb.evaluate(held, lb.ELBO(samples=10))
+    lb.evaluate(counting, lb.ELBO(samples=10))
     assert max(seen) <= 50
 
 

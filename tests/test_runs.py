@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers, preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import QuickStep
+from lowerbound.training.progress import Progress, Windows
 
 SIZE = 4
 SOURCES = sorted(Path(lb.__file__).parent.rglob("*.py"))
@@ -740,3 +741,38 @@ def test_a_run_of_an_earlier_version_goes_on(data, tmp_path):
         del config["objective"][name]
     file.write_text(yaml.safe_dump(config))
     assert train(tmp_path / "run", data, epochs=2, resume=True).history[-1]["epoch"] == 2
+
+
+def test_progress_of_an_earlier_version_is_read():
+    """Its checkpoints hold other names, and the rule of a tolerance among the rest."""
+    old = {"epoch": 3, "half": True, "pace": 0.5, "window": 400, "window_end": 900, "idle": 1}
+    progress = Progress.from_state(old)
+    assert (progress.epoch, progress.bfloat16) == (3, True)
+    assert progress.windows == Windows(rate_factor=0.5, length=400, end=900, idle=1)
+    again = Progress.from_state(json.loads(json.dumps(asdict(progress))))
+    assert asdict(again) == asdict(progress)
+    with pytest.raises(TypeError):
+        Progress.from_state({"unknown": 1})
+
+
+class OfLabel(lb.Conditional):
+    """A part that needs the label, and makes little of it."""
+
+    needs = ("label",)
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, z, *, label):
+        return self.inner(z + 0.1 * label[:, None])
+
+
+def test_a_model_that_needs_labels_is_drawn_with_those_of_examples(pictures, tmp_path):
+    model = make_vae(2, (1, 8, 8))
+    model.likelihood = OfLabel(model.likelihood)
+    digits = lb.Examples(pictures, levels=256, labels=torch.arange(12) % 3)
+    train(tmp_path / "run", digits, model, epochs=1)
+    assert len(list((tmp_path / "run" / "samples").iterdir())) == 1
+    assert len(list((tmp_path / "run" / "reconstructions").iterdir())) == 1
+    assert not (tmp_path / "run" / "manifold.png").exists()

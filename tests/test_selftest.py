@@ -16,7 +16,7 @@ from lowerbound.cli import main
 from lowerbound.conditionals import Gaussian
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, divergence, normal
 from lowerbound.errors import SettingsError
-from lowerbound.evaluation import annealing, estimate, health, importance, pareto
+from lowerbound.evaluation import aggregate, chains, estimate, importance, pareto
 from lowerbound.models import Draw, LatentModel
 from lowerbound.objectives import ELBO, IWAE, Objective, Renyi
 from lowerbound.objectives.importance import PowerMean
@@ -262,7 +262,7 @@ def the_posterior_is_not_held(patch):
 def the_held_posterior_is_another(patch):
     patch.setattr(
         DiagonalNormal,
-        "held",
+        "stop_gradient",
         lambda self: DiagonalNormal(self.loc.detach(), self.log_scale.detach() + 0.3),
     )
 
@@ -309,8 +309,8 @@ def piwae_s_decoder_climbs_the_bound_of_groups(patch):
 
 
 def figures_changed(patch, change):
-    original = importance.WeightSums.figures
-    patch.setattr(importance.WeightSums, "figures", lambda self: change(self, original(self)))
+    original = importance.WeightSums.results
+    patch.setattr(importance.WeightSums, "results", lambda self: change(self, original(self)))
 
 
 @breaks(
@@ -434,7 +434,7 @@ def all_weights_are_trusted(patch):
 
 @breaks("mutual-information")
 def mutual_information_is_capped_by_a_batch(patch):
-    patch.setattr(health, "_COMPONENTS", 1024)
+    patch.setattr(aggregate, "_COMPONENTS", 1024)
 
 
 # Annealing
@@ -442,14 +442,14 @@ def mutual_information_is_capped_by_a_batch(patch):
 
 @breaks("annealing-evidence", "annealing-quadrature")
 def the_temperatures_end_too_soon(patch):
-    original = annealing._betas
-    patch.setattr(annealing, "_betas", lambda count: [0.95 * beta for beta in original(count)])
+    original = chains._betas
+    patch.setattr(chains, "_betas", lambda count: [0.95 * beta for beta in original(count)])
 
 
 @breaks("annealing-evidence")
 def proposals_are_accepted_after_the_wrong_sign(patch):
     patch.setattr(
-        annealing.ChainState,
+        chains.ChainState,
         "log_density",
         lambda self, beta: -self.log_prior - beta * self.log_likelihood,
     )
@@ -458,7 +458,7 @@ def proposals_are_accepted_after_the_wrong_sign(patch):
 @breaks("annealing-evidence")
 def no_proposal_is_ever_rejected(patch):
     patch.setattr(
-        annealing,
+        chains,
         "noise",
         SimpleNamespace(**vars(noise) | {"uniform": lambda *args, **kwargs: torch.tensor(-1.0)}),
     )
@@ -466,7 +466,7 @@ def no_proposal_is_ever_rejected(patch):
 
 @breaks("annealing-gap")
 def annealed_weights_lack_log_c(patch):
-    original = annealing.AnnealingPath.anneal
+    original = chains.AnnealingPath.anneal
 
     def anneal(self, z, steps, *, down=False):
         known = original(self, z, steps, down=down)
@@ -474,13 +474,13 @@ def annealed_weights_lack_log_c(patch):
             "log_likelihood": known["log_likelihood"] + (-1 if down else 1) * math.log(len(z))
         }
 
-    patch.setattr(annealing.AnnealingPath, "anneal", anneal)
+    patch.setattr(chains.AnnealingPath, "anneal", anneal)
 
 
 @breaks("annealing-at-length")
 def chains_never_move(patch):
     patch.setattr(
-        annealing.AnnealingPath,
+        chains.AnnealingPath,
         "transition",
         lambda self, state, beta, step: (state, torch.ones_like(state.log_prior)),
     )

@@ -126,7 +126,7 @@ def test_data_in_batches_settle_on_all_of_them():
         {"mean": ()},
         size=200,
     )
-    model.holding(x).start()
+    model.with_all_data(x).start()
     run = settle(model, data=x, batch_size=100)
     assert run.settled
     exact = MultivariateNormal(torch.zeros(200), torch.eye(200) + 100.0).log_prob(x[:, 0])
@@ -200,7 +200,7 @@ def ended(history):
 
 
 def test_a_window_that_is_cut_short_decides_nothing(settled, tmp_path):
-    """Steps that run out within a window do not settle it, and a run that goes on with more ends as one that had them at once."""
+    """A run that continues with more steps ends as one that had them at once."""
     windows = ended(settled.history)
     before_last = sum(window["steps"] for window in windows[:-1])
     cut = settle(make().start(), directory=tmp_path / "run", steps=before_last + 100)
@@ -257,9 +257,9 @@ def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize(("at", "error", "message"), [
-    ({"scale": 0.0}, SettingsError, "no value of it|border"),
-    ({"scale": -1.0}, SettingsError, "no value of it"),
-    ({"scale": math.nan}, SettingsError, "no value of it"),
+    ({"scale": 0.0}, SettingsError, "not a value of it|border"),
+    ({"scale": -1.0}, SettingsError, "not a value of it"),
+    ({"scale": math.nan}, SettingsError, "not a value of it"),
     ({"scale": [1.0, 2.0]}, ShapeError, "expected"),
     ({"other": 1.0}, SettingsError, "missing or unknown"),
 ])  # fmt: skip

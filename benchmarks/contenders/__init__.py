@@ -1,1 +1,1 @@
-"""What each library does with a task."""
+"""How each library does a task."""

@@ -1,4 +1,4 @@
-"""JAX with optax: an epoch is one ``lax.scan``, compiled, with its parameters donated."""
+"""JAX with optax: an epoch is one compiled ``lax.scan`` with donated parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks import LEARNING_RATE, Task, initial, load, scale
 
 
 def run(task: Task, folder: Path, conversation: Any, precision: str = "float32") -> None:
-    """Train until there are no more requests."""
+    """Train until no more requests come."""
     values, test = (jnp.asarray(values) for values in load(task, folder))
     values, test = values.reshape(len(values), -1), test.reshape(len(test), -1)
     parameters = jax.tree.map(jnp.asarray, initial(task))
@@ -26,7 +26,8 @@ def run(task: Task, folder: Path, conversation: Any, precision: str = "float32")
             layers, x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (layers, x))
         for number, (weight, bias) in enumerate(layers):
             x = x @ weight + bias
-            x = jnp.tanh(x) if number < len(layers) - 1 else x
+            if number < len(layers) - 1:
+                x = jnp.tanh(x)
         return x.astype(jnp.float32)
 
     def bounds(parameters: Any, x: Any, key: Any, samples: int, iwae: bool) -> Any:
@@ -54,8 +55,8 @@ def run(task: Task, folder: Path, conversation: Any, precision: str = "float32")
         parameters, state, key = carried
         key, own = jax.random.split(key)
         x = values[index].astype(jnp.float32) * scale(task)
-        value, slopes = jax.value_and_grad(loss)(parameters, x, own)
-        updates, state = optimizer.update(slopes, state, parameters)
+        value, gradients = jax.value_and_grad(loss)(parameters, x, own)
+        updates, state = optimizer.update(gradients, state, parameters)
         return (optax.apply_updates(parameters, updates), state, key), value
 
     @partial(jax.jit, donate_argnums=(0, 1))

@@ -1,4 +1,4 @@
-"""lowerbound, by ``lb.fit`` as a user would call it."""
+"""lowerbound: ``lb.fit``, as a user would call it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import torch
 from tasks import LEARNING_RATE, Task, initial, load
 
 import lowerbound as lb
-from lowerbound.training.loop import Observer
 
 
 def make(task: Task, shape: tuple[int, ...] = ()) -> tuple[lb.LatentModel, Any]:
-    """The task's model with the first weights that all contenders have, and its objective; of
-    pictures if they have a shape."""
-    outputs = (task.outputs // task.dimensions * shape[0], *shape[1:]) if shape else task.outputs
+    """The task's model, with the first weights of all contenders, and its objective.
+
+    Args:
+        task: the task.
+        shape: of an example, if it is a picture and not a vector.
+    """
+    shape = shape or (task.dimensions,)
+    outputs = (task.outputs // task.dimensions * shape[0], *shape[1:])
     kind = {"bernoulli": lb.Bernoulli, "gaussian": lb.Gaussian}[task.likelihood]
-    encoder = lb.mlp(shape or task.dimensions, *task.hidden, 2 * task.latent, activation="tanh")
+    encoder = lb.mlp(shape, *task.hidden, 2 * task.latent, activation="tanh")
     decoder = lb.mlp(task.latent, *reversed(task.hidden), outputs, activation="tanh")
     for network, values in zip((encoder, decoder), initial(task)):
         linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
@@ -25,12 +29,15 @@ def make(task: Task, shape: tuple[int, ...] = ()) -> tuple[lb.LatentModel, Any]:
             layer.weight.data.copy_(torch.from_numpy(weight.T))
             layer.bias.data.copy_(torch.from_numpy(bias))
     model = lb.LatentModel(lb.StandardNormal(task.latent), lb.Gaussian(encoder), kind(decoder))
-    return model, lb.IWAE(task.samples) if task.iwae else lb.ELBO(samples=task.samples)
+    if task.iwae:
+        return model, lb.IWAE(task.samples)
+    return model, lb.ELBO(samples=task.samples)
 
 
 def examples(task: Task, values: Any) -> lb.Examples:
-    """Binary pixels, or pixels of 256 levels."""
-    return lb.Examples(torch.from_numpy(values), levels=2 if task.data == "mnist" else 256)
+    """Examples of binary pixels, or of pixels with 256 levels."""
+    levels = {"mnist": 2, "faces": 256}[task.data]
+    return lb.Examples(torch.from_numpy(values), levels=levels)
 
 
 def run(
@@ -41,13 +48,15 @@ def run(
     compile: str = "always",
     rounds: str = "100",
 ) -> None:
-    """Train until there are no more requests, for so many rounds at most, of which compile="auto"
-    knows."""
+    """Train until no more requests come, but at most for ``rounds`` rounds.
+
+    ``compile="auto"`` decides by the length of the whole training, so it is given that limit.
+    """
     train, test = (examples(task, values) for values in load(task, folder))
     model, objective = make(task)
     talk = conversation(lambda: lb.evaluate(model, lb.ELBO(), test).mean)
 
-    class Rounds(Observer):
+    class Rounds(lb.Observer):
         def on_epoch(self, loop: Any, record: dict[str, Any]) -> None:
             if loop.progress.epoch % task.epochs == 0:
                 loop.model.eval()

@@ -16,7 +16,7 @@ from contenders.lowerbound_ import make
 
 
 def run(task: Task, folder: Path, conversation: Any) -> None:
-    """Train until there are no more requests."""
+    """Train until no more requests come."""
     train, test = (torch.from_numpy(values).flatten(1) for values in load(task, folder))
     ours, _ = make(task)
     encoder, decoder = ours.posterior.network, ours.likelihood.network

@@ -18,27 +18,27 @@ from contenders.lowerbound_ import make
 
 
 class Encoder(BaseEncoder):
-    """Mean and log variance."""
+    """The encoder: mean and log variance of q."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         BaseEncoder.__init__(self)
         self.network = network
 
     def forward(self, x: torch.Tensor) -> ModelOutput:
-        """Of a batch."""
+        """The parameters of q for a batch."""
         loc, log_variance = self.network(x.flatten(1)).chunk(2, -1)
         return ModelOutput(embedding=loc, log_covariance=log_variance)
 
 
 class Decoder(BaseDecoder):
-    """Probabilities, which pythae's cross entropy wants."""
+    """The decoder: probabilities, because pythae's cross entropy takes them."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         BaseDecoder.__init__(self)
         self.network = network
 
     def forward(self, z: torch.Tensor) -> ModelOutput:
-        """Of latents."""
+        """The probabilities for a batch of latents."""
         return ModelOutput(reconstruction=self.network(z).sigmoid())
 
 
@@ -54,7 +54,7 @@ def build(task: Task) -> VAE:
 
 
 def run(task: Task, folder: Path, conversation: Any) -> None:
-    """Train until there are no more requests."""
+    """Train until no more requests come."""
     train, test = (torch.from_numpy(values).flatten(1).float() for values in load(task, folder))
     model = build(task)
     settings = BaseTrainerConfig(

@@ -204,7 +204,7 @@ def _importance_weighted() -> list[Row]:
                 f"`samples={record['k']}`, seed {record['seed']}",
                 f"log p(x) {-record['test_nll']:.2f} ± {record['standard_error']:.2f} "
                 f"({record['test_samples']:,} draws)",
-                f"{record['passes']}",
+                f"{record['epochs']}",
                 f"{record['training_seconds'] / 60:.0f} min",
                 f"[page](results/iwae.md), [numbers](results/iwae/{path.name})",
             )

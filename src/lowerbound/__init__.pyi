@@ -43,6 +43,7 @@ from .networks import flatten_leading as flatten_leading
 from .networks import mlp as mlp
 from .objectives import ELBO as ELBO
 from .objectives import IWAE as IWAE
+from .objectives import FactorVAE as FactorVAE
 from .objectives import Objective as Objective
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import Conditional, fields_for
+from lowerbound.data.fields import OBSERVED
 from lowerbound.describe import describable
 from lowerbound.distributions import MaskedDistribution
 from lowerbound.errors import DataError, ShapeError
 from lowerbound.settings import whole_number
-
-OBSERVED = "observed"
-"""The field that says which entries of an example were observed."""
 
 
 class Wrapper(Conditional):

@@ -383,17 +383,24 @@ class Examples:
         fields = self._asked_for(needs, accepts)
         return {name: field_digest(field) for name, field in fields.items()}
 
-    def bits_per_dimension(self, bound: float) -> float | None:
-        """``-bound / (D log 2) + log2(levels)``, for dequantised pixels that are all observed.
+    def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:
+        """A bound in bits per dimension, of data that are all observed.
 
-        ``None`` for all other data: their discretisation is not known, or D is not the number of
-        entries that the bound scores.
+        It is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
+        log2(levels)`` for a density of dequantised pixels. It is ``None`` for the density of other
+        data, whose discretisation is not known, and if D is not the number of entries that the
+        bound scores.
 
         Args:
             bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.
+            mass: whether p(x) is a probability mass, see
+                :meth:`~lowerbound.Model.likelihood_is_mass`.
         """
-        if self.pixels != "dequantize" or self.levels is None:
-            return None
         if OBSERVED in self.fields and not self.fields[OBSERVED].all():
             return None
-        return -bound / (math.prod(self.shape) * math.log(2)) + math.log2(self.levels)
+        bits = -bound / (math.prod(self.shape) * math.log(2))
+        if mass:
+            return bits
+        if self.pixels != "dequantize" or self.levels is None:
+            return None
+        return bits + math.log2(self.levels)

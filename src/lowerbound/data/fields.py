@@ -162,9 +162,9 @@ def refuse_ignored_mask(
     if mask is None or OBSERVED in (*needs, *accepts) or mask.all():
         return
     raise DataError(
-        f"{name}: {int((~mask).sum()):,} entries are missing, and no part of the model takes the "
-        f"field {OBSERVED!r}, so it would score the zeros in their place; use a likelihood that "
-        "takes it, or fill the entries"
+        f"{name}: {int((~mask).sum()):,} entries are missing, and the likelihood does not take the "
+        f"field {OBSERVED!r}, so it would score the zeros in their place; wrap it in lb.Masked, or "
+        "fill the entries"
     )
 
 

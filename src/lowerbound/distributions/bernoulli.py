@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from lowerbound.runtime import noise
+from lowerbound.runtime.renaming import OldAttribute
 
 
 class FactorialBernoulli(Distribution):
@@ -80,9 +81,11 @@ class FactorialBernoulli(Distribution):
         """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
         return value * self.logits - nn.functional.softplus(self.logits)
 
-    def held(self) -> FactorialBernoulli:
+    def stop_gradient(self) -> FactorialBernoulli:
         """The same distribution with a stop-gradient on its parameters."""
         return FactorialBernoulli(self.logits.detach(), self.event_dims)
+
+    held = OldAttribute("stop_gradient")
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""

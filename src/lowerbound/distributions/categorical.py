@@ -100,7 +100,7 @@ class FactorialCategorical(Distribution):
         chosen = logits.gather(self.axis, level.clamp(0, self.levels - 1)).squeeze(self.axis)
         return chosen - self.logits.logsumexp(self.axis)
 
-    def held(self) -> FactorialCategorical:
+    def stop_gradient(self) -> FactorialCategorical:
         """The same distribution with a stop-gradient on its parameters."""
         return FactorialCategorical(self.logits.detach(), self.event_dims)
 

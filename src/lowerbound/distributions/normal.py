@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from lowerbound.runtime import noise
+from lowerbound.runtime.renaming import OldAttribute
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -118,9 +119,11 @@ class DiagonalNormal(Distribution):
         standardised = (value - self.loc) * (-self.log_scale).exp()
         return -0.5 * standardised.square() - self.log_scale - _HALF_LOG_TWO_PI
 
-    def held(self) -> DiagonalNormal:
+    def stop_gradient(self) -> DiagonalNormal:
         """The same distribution with a stop-gradient on its parameters."""
         return DiagonalNormal(self.loc.detach(), self.log_scale.detach(), self.event_dims)
+
+    held = OldAttribute("stop_gradient")
 
     def entropy(self) -> Tensor:
         """``sum_d log sigma_d + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""
@@ -212,9 +215,11 @@ class TriangularNormal(Distribution):
         quadratic = standardised.square().sum(-1)
         return -0.5 * quadratic - self._log_volume() - self.event_shape.numel() * _HALF_LOG_TWO_PI
 
-    def held(self) -> TriangularNormal:
+    def stop_gradient(self) -> TriangularNormal:
         """The same distribution with a stop-gradient on its parameters."""
         return TriangularNormal(self.loc.detach(), self.factor.detach())
+
+    held = OldAttribute("stop_gradient")
 
     def entropy(self) -> Tensor:
         """``sum_d log L_dd + D/2 (1 + log 2 pi)``, in nats, ``[*batch]``."""

@@ -65,6 +65,6 @@ class PointMass(Distribution):
         there = (value == self.loc).flatten(-self.event_dims).all(-1)
         return torch.where(there, 0.0, -torch.inf).to(self.loc.dtype)
 
-    def held(self) -> PointMass:
+    def stop_gradient(self) -> PointMass:
         """The same point with a stop-gradient."""
         return PointMass(self.loc.detach(), self.event_dims)

@@ -16,6 +16,7 @@ from torch.distributions import (
     VonMises,
 )
 
+from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 
@@ -58,6 +59,11 @@ def _mode(distribution: Any) -> Tensor:
 def _probabilities(distribution: Any) -> Tensor:
     probabilities: Tensor = distribution.probs
     return probabilities
+
+
+@natural_point.register(MaskedDistribution)
+def _of_all_entries(distribution: Any) -> Tensor:
+    return natural_point(distribution.base)
 
 
 @natural_point.register(Independent)

@@ -11,28 +11,33 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from lowerbound.errors import DataError, SettingsError, ShapeError
+from lowerbound.evaluation.checks import check_seed
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.runtime.noise import derived_seed
 
-# Numbers held at once while resampling: 2^21 doubles are 16 MiB.
+# The most values in memory while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
 
-# From this share of doubtful examples on, a figure may be too low to lose by.
+# With this share of doubtful examples or more, an estimate may be so much too low that its model is
+# the better one.
 _DOUBTFUL = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """How much more one estimate has than another, example by example; in nats.
+    """The difference of two estimates over the same examples, in nats.
+
+    ``str()`` of it is one sentence.
 
     Args:
-        per_example: the first's value minus the second's, ``[N]``, float64.
+        per_example: the first estimate minus the second, ``[N]``, float64.
         low: the lower end of the interval for the mean; nan for a single example.
-        high: its upper end.
+        high: the upper end of the interval.
         level: how often such an interval covers the true mean.
-        doubtful: the shares of examples for which the first's and the second's figure is doubtful, see
-            :attr:`~lowerbound.evaluation.LikelihoodEstimate.doubtful`: these are too low, and the interval does not say by how much.
+        doubtful: the shares of doubtful examples in the first and in the second estimate, see
+            :attr:`lowerbound.evaluation.LikelihoodEstimate.doubtful`. The estimates of these
+            examples are too low, and the interval does not say by how much.
     """
 
     per_example: Tensor
@@ -43,12 +48,12 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """The mean over examples, in nats: positive where the first is better."""
+        """The mean over examples, in nats; positive if the first is better."""
         return float(self.per_example.mean())
 
     @property
     def standard_error(self) -> float:
-        """Of that mean; nan for a single example."""
+        """The standard error of the mean; nan for a single example."""
         return Estimate(self.per_example).standard_error
 
     @property
@@ -58,30 +63,44 @@ class Difference:
 
     @property
     def is_certain(self) -> bool:
-        """Whether one is better: the interval excludes 0, and the lower figure is not doubtful, which could make it so."""
+        """Whether one is better than the other.
+
+        The interval excludes 0, and the lower estimate is not doubtful. If it were, its model could
+        be the better one.
+        """
         return self.excludes_zero and self._doubt_of_the_lower < _DOUBTFUL
 
     @property
     def _doubt_of_the_lower(self) -> float:
-        return self.doubtful[1 if self.mean >= 0 else 0]
+        first, second = self.doubtful
+        if self.mean >= 0:
+            return second
+        return first
 
     def sentence(self, first: str = "the first", second: str = "the second") -> str:
-        """What the figures say, in one sentence, with names for the two that were compared."""
+        """The difference in one sentence, with names for the two estimates."""
         count = len(self.per_example)
         if count == 1:
-            return f"no difference can be told from a single example ({first} - {second}: {self.mean:+.4g} nats)"
-        how = f"{100 * self.level:g}% paired bootstrap interval over {count:,} examples"
+            return (
+                "no difference can be told from a single example "
+                f"({first} - {second}: {self.mean:+.4g} nats)"
+            )
+        method = f"{100 * self.level:g}% paired bootstrap interval over {count:,} examples"
         if not self.excludes_zero:
-            interval = f"[{self.low:.4g}, {self.high:.4g}]"
-            return f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats {interval} ({how})"
-        ahead, behind, sign = (first, second, 1) if self.mean >= 0 else (second, first, -1)
-        low, high = sorted((sign * self.low, sign * self.high))
-        by = f"by {abs(self.mean):.4g} nats [{low:.4g}, {high:.4g}] per example ({how})"
+            return (
+                f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats "
+                f"[{self.low:.4g}, {self.high:.4g}] ({method})"
+            )
+        better, worse, low, high = first, second, self.low, self.high
+        if self.mean < 0:
+            better, worse, low, high = second, first, -self.high, -self.low
+        by = f"by {abs(self.mean):.4g} nats [{low:.4g}, {high:.4g}] per example ({method})"
         if self.is_certain:
-            return f"{ahead} is better {by}"
+            return f"{better} is better {by}"
         return (
-            f"which is better cannot be told: the figure of {ahead} is higher {by}, but that of {behind} is too low by an unknown "
-            f"amount, for it is doubtful in {100 * self._doubt_of_the_lower:.0f}% of the examples; anneal to decide"
+            f"which is better cannot be told: the estimate of {better} is higher {by}, but that of "
+            f"{worse} is doubtful in {100 * self._doubt_of_the_lower:.0f}% of the examples, and "
+            "too low there by an unknown amount; anneal to decide"
         )
 
     def __str__(self) -> str:
@@ -91,20 +110,23 @@ class Difference:
 def paired_difference(
     a: Estimate, b: Estimate, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Difference:
-    r"""The mean difference of two estimates over the same examples, with a paired bootstrap interval.
+    r"""The mean difference of two estimates over the same examples, with its bootstrap interval.
 
     .. math:: \bar d = \frac1N \sum_i (a_i - b_i)
 
-    Examples differ among each other far more than two models do on one of them, so the examples' differences are
-    resampled, not the two estimates: bias-corrected and accelerated (Efron 1987), which for a mean has closed forms for all
-    but the resampling. The interval is about the examples' choice. Noise within the estimates, such as that of importance
-    sampling, is in it as far as it differs from example to example; their bias is not. So where the lower of two
-    importance-sampled figures is doubtful, no verdict is given: its model may be the better one.
+    Examples differ from each other far more than two models differ on one example. So the bootstrap
+    resamples the differences of the examples, and not the two estimates. It is bias-corrected and
+    accelerated (Efron 1987).
+
+    The interval is about the choice of the examples. It includes noise within the estimates, such
+    as that of importance sampling, which differs from example to example, but not their bias. So if
+    the lower of two importance-sampled estimates is doubtful, there is no verdict: its model may be
+    the better one.
 
     Args:
-        a: one estimate, such as of ``lb.evaluate``.
-        b: another of the same examples in the same order, best with the same seed.
-        resamples: how many sets of examples to draw with replacement.
+        a: one estimate, for instance from :func:`lowerbound.evaluate`.
+        b: another estimate over the same examples in the same order, best with the same seed.
+        resamples: the number of sets of examples that are drawn with replacement.
         level: how often such an interval is to cover the true mean.
         seed: of the resampling.
 
@@ -113,24 +135,26 @@ def paired_difference(
 
     Raises:
         ShapeError: if the estimates are over different numbers of examples.
-        DataError: if an example's figure is not finite, naming the estimate and the first such example.
-        SettingsError: for a level outside of (0, 1), or fewer than 100 resamples.
+        DataError: if the value of an example is not finite, with the first such example.
+        SettingsError: for a level that is not between 0 and 1, or fewer than 100 resamples.
 
     Example:
         >>> import torch
         >>> noise = torch.linspace(-1, 1, 50, dtype=torch.float64)
         >>> print(paired_difference(Estimate(10 * noise + 0.3), Estimate(10 * noise + 0.1 * noise)))
-        the first is better by 0.3 nats [0.2835, 0.3163] per example (95% paired bootstrap interval over 50 examples)
+        the first is better by 0.3 nats [0.2835, 0.3163] per example
+        (95% paired bootstrap interval over 50 examples)
     """
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(
-            f"paired_difference: {len(a.per_example)} examples against {len(b.per_example)}; evaluate both on the same data"
+            f"paired_difference: {len(a.per_example)} examples against {len(b.per_example)}; "
+            "evaluate both on the same data"
         )
-    if not 0 < level < 1 or resamples < 100 or seed < 0:
-        raise SettingsError(
-            f"paired_difference: level={level} must lie between 0 and 1, resamples={resamples} be at least 100, and "
-            f"seed={seed} at least 0"
-        )
+    check_seed("paired_difference", seed)
+    if not 0 < level < 1:
+        raise SettingsError(f"paired_difference: level={level} must be between 0 and 1")
+    if resamples < 100:
+        raise SettingsError(f"paired_difference: resamples={resamples} must be at least 100")
     check_finite(a, "the first estimate")
     check_finite(b, "the second estimate")
     difference = a.per_example - b.per_example
@@ -143,31 +167,31 @@ def paired_difference(
 
 
 def check_finite(estimate: Estimate, name: str) -> None:
-    """Refuse figures whose mean says nothing.
+    """Check that the value of each example is finite, so that their mean says something.
 
     Raises:
-        DataError: naming the estimate, the first example at fault, and what to do.
+        DataError: naming the estimate, the first faulty example, and the remedy.
     """
     faulty = (~estimate.per_example.isfinite()).nonzero().flatten()
-    if len(faulty):
-        row = int(faulty[0])
-        raise DataError(
-            f"{name} is {float(estimate.per_example[row]):g} at row {row} (counted from 0; {len(faulty):,} such of "
-            f"{len(estimate.per_example):,} examples), so a mean difference says nothing: take more samples, or if the model gives "
-            "the example no density at all, leave it out of both"
-        )
-
-
-def _doubtful_share(estimate: Estimate) -> float:
-    return (
-        float(estimate.doubtful.double().mean())
-        if isinstance(estimate, LikelihoodEstimate)
-        else 0.0
+    if not len(faulty):
+        return
+    row = int(faulty[0])
+    raise DataError(
+        f"{name} is {float(estimate.per_example[row]):g} at row {row} (counted from 0; "
+        f"{len(faulty):,} such of {len(estimate.per_example):,} examples), so a mean difference "
+        "says nothing. Take more samples; if the density of the example is zero under the model, "
+        "leave it out of both estimates"
     )
 
 
+def _doubtful_share(estimate: Estimate) -> float:
+    if not isinstance(estimate, LikelihoodEstimate):
+        return 0.0
+    return float(estimate.doubtful.double().mean())
+
+
 def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of ``resamples`` sets of as many values, drawn with replacement; the same for every chunk size."""
+    """Means of ``resamples`` sets of values that are drawn with replacement, in chunks."""
     generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
     means = np.empty(resamples)
     step = max(1, _PASS_SIZE // len(values))
@@ -182,13 +206,13 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> 
 def _interval(
     values: NDArray[np.float64], means: NDArray[np.float64], level: float
 ) -> tuple[float, float]:
-    """Quantiles of the resampled means, moved for their bias and for how their spread changes with the mean."""
+    """Quantiles of the resampled means, corrected for bias and for acceleration (Efron 1987)."""
     mean = values.mean()
     deviations = values - mean
     spread = float((deviations**2).sum())
-    if spread <= len(values) * (1e-14 * np.abs(values).max()) ** 2:  # all the same, up to rounding
+    if spread <= len(values) * (1e-14 * np.abs(values).max()) ** 2:  # equal up to rounding
         return float(mean), float(mean)
-    # Of the jackknife; in closed form for a mean.
+    # For a mean, the jackknife's estimate of the acceleration has this closed form.
     acceleration = float((deviations**3).sum()) / (6 * spread**1.5)
     below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / len(means)
     bias = ndtri(np.clip(below, 1 / (2 * len(means)), 1 - 1 / (2 * len(means))))

@@ -1,4 +1,4 @@
-"""A dataset's figure with its standard error, and the bound as such a figure."""
+"""An estimate over a dataset with its standard error, and the bound as such an estimate."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from torch import Tensor
 
-from lowerbound.errors import SettingsError
+from lowerbound.evaluation.checks import check_batch_size, check_seed
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import Progress
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
 
-# Evaluations of a model that holds its data itself.
+# How often a model that stores its own data is evaluated.
 _REPETITIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A dataset's figure: a mean over its examples, with the standard error of that mean.
+    """A mean over the examples of a dataset, with its standard error.
 
     Args:
         per_example: the value of each example, ``[N]``, in nats, float64.
-        terms: estimates of the terms it is made of, by name.
-        bits_per_dimension: the same figure in bits per dimension, for dequantised data only.
+        terms: estimates of the terms that add up to the value, by name.
+        bits_per_dimension: the mean in bits per dimension, for dequantised data only.
     """
 
     per_example: Tensor
@@ -40,24 +40,21 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """The standard deviation over examples, divided by the square root of their number; nan for a single example."""
+        """The standard error of the mean; nan for a single example.
+
+        It is the standard deviation over examples, divided by the square root of their number.
+        """
         count = len(self.per_example)
-        return float(self.per_example.std()) / math.sqrt(count) if count > 1 else math.nan
+        if count < 2:
+            return math.nan
+        return float(self.per_example.std()) / math.sqrt(count)
 
     def __repr__(self) -> str:
-        figures = f"mean={self.mean:.6g}, standard_error={self.standard_error:.2g}, examples={len(self.per_example)}"
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())
-        return f"{type(self).__name__}({figures}{terms})"
-
-
-def check_seed(name: str, seed: int) -> None:
-    """Refuse a seed that is out of range.
-
-    Raises:
-        SettingsError: naming who was given it.
-    """
-    if not 0 <= seed < 2**31:
-        raise SettingsError(f"{name}: seed={seed} must be from 0 to 2^31 - 1")
+        return (
+            f"{type(self).__name__}(mean={self.mean:.6g}, "
+            f"standard_error={self.standard_error:.2g}, examples={len(self.per_example)}{terms})"
+        )
 
 
 def evaluate(
@@ -69,40 +66,44 @@ def evaluate(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Estimate:
-    """The objective's true bound on some data, with its terms: nats per example, averaged over examples.
+    """The objective's true bound on some data, with its terms, in nats per example.
 
-    The same ``seed`` gives the same figure whatever the batch size, beyond rounding, see
+    The same ``seed`` gives the same result for every batch size, up to rounding. See
     :func:`lowerbound.evaluation.scoring.dataset_terms`.
 
     Args:
         model: any model.
-        objective: which bound, with how many samples.
-        data: examples, an array or a tensor, ``[N, *event]``; none for a :class:`lowerbound.LogJoint` that holds its data itself. A LogJoint
-            is evaluated 100 times, on all data, so that the standard error is that of the draws.
-        seed: of the latents' noise, and of the pixels' where those are random.
-        batch_size: examples taken at once; by default what keeps memory small.
-        progress: is called after each batch with the number of examples done, and of all.
+        objective: the bound, with its number of samples.
+        data: examples, an array or a tensor, ``[N, *event]``. A :class:`lowerbound.LogJoint` that
+            stores its own data takes none. A LogJoint is evaluated 100 times on all data, so the
+            standard error is that of the draws.
+        seed: of the latents' noise, and of the pixels if they are random.
+        batch_size: the number of examples in a batch; by default one that keeps memory small.
+        progress: is called after each batch with the number of examples done, and of all examples.
 
     Returns:
         An :class:`Estimate` with the terms ``rate`` and ``distortion``.
 
     Raises:
+        SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
 
     Example:
         >>> import lowerbound as lb
         >>> digits = lb.load_data("digits")
         >>> vae = lb.LatentModel(
-        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        ...     lb.StandardNormal(2),
+        ...     lb.Gaussian(lb.mlp((1, 8, 8), 4)),
+        ...     lb.Gaussian(lb.mlp(2, (2, 8, 8))),
         ... )
         >>> estimate = evaluate(vae, lb.ELBO(), digits.test)
-        >>> abs(estimate.mean + estimate.terms["rate"].mean + estimate.terms["distortion"].mean) < 1e-4
+        >>> rate, distortion = (estimate.terms[name].mean for name in ("rate", "distortion"))
+        >>> abs(estimate.mean + rate + distortion) < 1e-4
         True
     """
     check_types("evaluate", model, objective)
     check_seed("evaluate", seed)
-    if batch_size is not None and batch_size < 1:
-        raise SettingsError(f"evaluate: batch_size={batch_size} must be at least 1")
+    check_batch_size("evaluate", batch_size)
     model, examples = model.for_evaluation(data, repetitions=_REPETITIONS)
     model.check_data(examples)
     terms = dataset_terms(

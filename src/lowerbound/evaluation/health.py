@@ -32,7 +32,7 @@ from lowerbound.evaluation.diagnosis import (
     scale_bounds,
     unfinished,
 )
-from lowerbound.evaluation.estimate import check_seed
+from lowerbound.evaluation.checks import check_seed
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import batches
 from lowerbound.runtime.devices import device_of

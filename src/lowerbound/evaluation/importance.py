@@ -1,4 +1,4 @@
-"""The log likelihood by importance sampling, and whether to believe it."""
+"""The log likelihood by importance sampling, and whether to trust it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.evaluation.estimate import Estimate, check_seed
+from lowerbound.evaluation.checks import check_batch_size, check_seed
+from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
 from lowerbound.models import Draw, Model
@@ -23,11 +24,11 @@ from lowerbound.runtime.memory import keeping_freed_memory, rows_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
-# Fewer effective samples than this say that a few weights decide.
+# With fewer effective samples than this, a few weights decide the average.
 _FEWEST_EFFECTIVE = 10.0
 
-# Examples taken at once where there are so many samples of each that one alone would fill a pass.
-_TOGETHER = 8
+# The number of examples in a batch if the samples of a single example are enough for a chunk.
+_SMALL_BATCH = 8
 
 # Weights with at least this share of effective samples are so even that their tail does not matter.
 _EVEN = 0.9
@@ -35,13 +36,16 @@ _EVEN = 0.9
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LikelihoodEstimate(Estimate):
-    """An importance-sampled log likelihood, with what the weights say of it.
+    """An importance-sampled log likelihood, with diagnostics of the weights.
 
     Args:
-        samples: K, the draws for each example.
-        effective_sample_sizes: ``(sum w)^2 / sum w^2`` of each example's weights, ``[N]``: from 1 to K.
-        pareto_k: the shape of the weights' upper tail, ``[N]``: above about 0.7 the estimate is too low by an unknown amount.
-        pace: whether likelihoods were compiled, and what that cost and gained; ``None`` where that was not considered.
+        samples: K, the number of draws for each example.
+        effective_sample_sizes: ``(sum w)^2 / sum w^2`` of each example's weights, ``[N]``, which is
+            from 1 to K.
+        pareto_k: the shape of the upper tail of each example's weights, ``[N]``. Above about 0.7
+            the estimate is too low by an unknown amount.
+        pace: whether likelihoods were compiled, with the time of a chunk either way; ``None`` if
+            compiling was not considered.
     """
 
     samples: int = 0
@@ -51,39 +55,51 @@ class LikelihoodEstimate(Estimate):
 
     def __repr__(self) -> str:
         count = int(self.doubtful.sum())
-        return super().__repr__()[:-1] + (
-            f", doubtful={count} of {len(self.per_example)})" if count else ")"
-        )
+        if not count:
+            return super().__repr__()
+        return f"{super().__repr__()[:-1]}, doubtful={count} of {len(self.per_example)})"
 
     @property
     def doubtful(self) -> Tensor:
-        """Which examples' figures are not to be trusted, ``[N]``."""
-        effective = self.effective_sample_sizes  # nan: all weights were zero, or not numbers
+        """The examples whose estimates you should not trust, ``[N]``, as a mask."""
+        effective = self.effective_sample_sizes  # nan if all weights are zero or nan
         few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
-        even = effective >= _EVEN * self.samples if self.samples > 1 else torch.zeros_like(few)
+        even = (effective >= _EVEN * self.samples) & (self.samples > 1)
         return few | (~even & ~(self.pareto_k <= reliable_shape(self.samples)))
 
     @property
     def warning(self) -> str | None:
-        """In plain language, whether and why the figure is not to be trusted; ``None`` where nothing speaks against it."""
+        """Why the estimate is not to be trusted, in words; ``None`` if no example is doubtful."""
         count, total = int(self.doubtful.sum()), len(self.per_example)
         if not count:
             return None
-        worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
-        reason = (
-            f"{self.samples} draw{'s' if self.samples > 1 else ''} of z cannot tell whether their weights can be trusted"
-            if bool(self.pareto_k.isnan().all())
-            else f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at most "
-            f"{reliable_shape(self.samples):.2f} is reliable; least effective sample size {float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
-        )
         return (
-            f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: {reason}. It is then most likely "
-            "too low: take more samples, anneal (lb.annealed_log_likelihood), or train a posterior that fits better"
+            f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: "
+            f"{self._reason_for_doubt}. It is then most likely too low: take more samples, anneal "
+            "(lb.annealed_log_likelihood), or train a posterior that fits better"
+        )
+
+    @property
+    def _reason_for_doubt(self) -> str:
+        if bool(self.pareto_k.isnan().all()):
+            draws = f"{self.samples} draws" if self.samples > 1 else "1 draw"
+            return f"{draws} of z cannot tell whether their weights can be trusted"
+        worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
+        return (
+            f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at "
+            f"most {reliable_shape(self.samples):.2f} is reliable; least effective sample size "
+            f"{float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
         )
 
 
 class WeightSums:
-    """Sums over an example's log weights, ``[B]`` each, that never hold more than a chunk of them and the largest."""
+    """Sums over each example's log weights, ``[B]`` each, that are updated chunk by chunk.
+
+    Only the largest log weights are stored besides the sums.
+
+    Args:
+        samples: K, the number of log weights that each example will have in all.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -91,13 +107,12 @@ class WeightSums:
         self.largest: Tensor | None = None
 
     def add(self, log_w: Tensor) -> None:
-        """Take in a chunk of log weights, ``[k, B]``."""
+        """Add a chunk of log weights, ``[k, B]``."""
         log_w = log_w.double()
         if self.largest is None:
             self.largest = log_w[:0]
-            self.top = torch.full_like(
-                log_w[0], torch.finfo(log_w.dtype).min
-            )  # finite, for weights that are all zero
+            # Finite, so that weights that are all zero do not give nan.
+            self.top = torch.full_like(log_w[0], torch.finfo(log_w.dtype).min)
             self.total, self.squares, self.logs = (torch.zeros_like(self.top) for _ in range(3))
         top = torch.maximum(self.top, log_w.max(0).values)
         rescale, weights = (self.top - top).exp(), (log_w - top).exp()
@@ -105,11 +120,11 @@ class WeightSums:
         self.squares = self.squares * rescale.square() + weights.square().sum(0)
         self.logs = self.logs + log_w.sum(0)
         self.top = top
-        held = torch.cat([self.largest, log_w])
-        self.largest = held.topk(min(self.keep, len(held)), dim=0).values
+        candidates = torch.cat([self.largest, log_w])
+        self.largest = candidates.topk(min(self.keep, len(candidates)), dim=0).values
 
-    def figures(self) -> dict[str, Tensor]:
-        """What is known when all chunks are in, ``[B]`` each."""
+    def results(self) -> dict[str, Tensor]:
+        """The estimates and diagnostics after the last chunk, ``[B]`` each."""
         assert self.largest is not None
         return {
             "log_likelihood": self.top + self.total.log() - math.log(self.samples),
@@ -132,31 +147,36 @@ def log_likelihood(
 ) -> LikelihoodEstimate:
     r"""log p(x) by importance sampling with q(z given x), in nats per example.
 
-    .. math:: \log \hat p(x) = \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}, \qquad z_k \sim q(z \mid x)
+    .. math:: \log \hat p(x) =
+        \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)},
+        \qquad z_k \sim q(z \mid x)
 
-    On average this is at most log p(x) (Burda et al. 2016), and nears it as the samples increase. For each example exactly
-    ``samples`` latents are drawn and decoded. They come a chunk at a time and only sums of their weights are
-    kept, so memory is bounded for any number of samples and examples; neither ``batch_size`` nor ``chunk_size`` changes the
-    figures beyond rounding, and with the same ``seed`` they are those of ``evaluate(model, IWAE(samples), data)``. (Posteriors
-    of other libraries that draw otherwise than by torch's normal or Bernoulli noise are reproducible for one batch size.)
+    On average this is at most log p(x) (Burda et al. 2016), and it approaches log p(x) as the
+    number of samples increases. For each example exactly ``samples`` latents are drawn and decoded.
+    They are drawn chunk by chunk and only sums of their weights are stored, so memory is bounded
+    for any number of samples and examples. Neither ``batch_size`` nor ``chunk_size`` changes the
+    result beyond rounding. With the same ``seed`` it is the result of
+    ``evaluate(model, IWAE(samples), data)``. A posterior of another library that draws by other
+    means than torch's normal or Bernoulli noise is reproducible for one batch size.
 
     Args:
-        model: any model whose likelihood is a density.
+        model: any model whose likelihood is a density or a mass function.
         data: examples, an array or a tensor, ``[N, *event]``.
         samples: K.
-        seed: of the latents' noise, and of the pixels' where those are random.
-        batch_size: examples taken at once; by default what keeps memory small.
-        chunk_size: samples of each taken at once; by default what keeps memory small.
-        compile: ``"always"``: likelihoods are computed by torch's compiler, from the second chunk on. ``"never"``. ``"auto"``:
-            where what is left, timed by the first chunks, takes a minute and a half, and compiled ones prove quicker. The two
-            agree to rounding. A chunk of another shape than the first is taken uncompiled; so is every one of a model other than
-            :class:`lowerbound.LatentModel`, or with a ``draw`` of its own.
-        progress: is called after each batch with the number of examples done, and of all.
+        seed: of the latents' noise, and of the pixels if they are random.
+        batch_size: the number of examples in a batch; by default one that keeps memory small.
+        chunk_size: the number of samples in a chunk; by default one that keeps memory small.
+        compile: whether torch's compiler computes the likelihoods. ``"always"``: from the second
+            chunk on. ``"never"``. ``"auto"``: if the first chunks show that the rest would take a
+            minute and a half, and that compiled chunks are faster. Compiled and uncompiled results
+            agree to rounding. Chunks of another shape than the first run uncompiled, and so do
+            models other than :class:`lowerbound.LatentModel` and models that override ``draw``.
+        progress: is called after each batch with the number of examples done, and of all examples.
 
     Returns:
-        A :class:`LikelihoodEstimate`: the mean over examples with its standard error, per-example values, effective sample
-        sizes, Pareto k-hat, and a warning where the weights say that it is not to be trusted. Its term ``elbo`` is the bound
-        from the same draws.
+        A :class:`LikelihoodEstimate`: the mean over examples with its standard error, the value,
+        effective sample size and Pareto k-hat of each example, and a warning if the weights are not
+        to be trusted. Its term ``elbo`` is the bound from the same draws.
 
     Raises:
         SettingsError: for settings that are out of range.
@@ -166,7 +186,9 @@ def log_likelihood(
         >>> import lowerbound as lb
         >>> digits = lb.load_data("digits")
         >>> vae = lb.LatentModel(
-        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 8, 8), 4)), lb.Gaussian(lb.mlp(2, (2, 8, 8)))
+        ...     lb.StandardNormal(2),
+        ...     lb.Gaussian(lb.mlp((1, 8, 8), 4)),
+        ...     lb.Gaussian(lb.mlp(2, (2, 8, 8))),
         ... )
         >>> estimate = log_likelihood(vae, digits.test, samples=100)
         >>> estimate.mean >= estimate.terms["elbo"].mean, estimate.effective_sample_sizes.shape
@@ -174,16 +196,14 @@ def log_likelihood(
     """
     check_seed("log_likelihood", seed)
     check_choice("log_likelihood", compile)
+    check_batch_size("log_likelihood", batch_size)
     samples = whole_number("log_likelihood: samples", samples)
     model, examples = model.for_evaluation(data)
     model.check_support(examples)
     rows = rows_per_pass(model.numbers_per_draw(examples))
-    size = whole_number(
-        "log_likelihood: batch_size",
-        batch_size or min(1024, max(rows // samples, min(_TOGETHER, rows))),
-    )
+    size = batch_size or min(1024, max(rows // samples, min(_SMALL_BATCH, rows)))
     chunk = whole_number(
-        "log_likelihood: chunk_size", chunk_size or _even(samples, max(1, rows // size))
+        "log_likelihood: chunk_size", chunk_size or _even_chunk(samples, max(1, rows // size))
     )
     draws: Callable[..., Iterator[Draw]] = model.draws
     score: TunedScore | None = None
@@ -199,32 +219,29 @@ def log_likelihood(
                     weights.add(draw.log_w)
                     if score is not None:
                         score.done(draw.z)
-            yield weights.figures()
+            yield weights.results()
 
     with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
-        figures = gathered(len(examples), of_batches())
-    score_line = None
-    if score is not None:
-        score_line = score.line
-    value = figures["log_likelihood"]
+        results = gathered(len(examples), of_batches())
+    value = results["log_likelihood"]
     return LikelihoodEstimate(
         value,
-        {"elbo": Estimate(figures["elbo"])},
+        {"elbo": Estimate(results["elbo"])},
         examples.bits_per_dimension(float(value.mean())),
         samples,
-        figures["effective"],
-        figures["pareto_k"],
-        score_line,
+        results["effective"],
+        results["pareto_k"],
+        getattr(score, "line", None),
     )
 
 
-def _even(samples: int, most: int) -> int:
-    """The size of chunks of ``most`` samples or a little less, which leave the last one as long as can be."""
+def _even_chunk(samples: int, most: int) -> int:
+    """The size of chunks of at most ``most`` samples with the last one as long as possible."""
     return math.ceil(samples / math.ceil(samples / most))
 
 
 def _sizes(samples: int, chunk: int, next_chunk: Callable[[], None]) -> Iterator[int]:
-    """The sizes of chunks, whose noise goes on where that of the last one ended."""
+    """The sizes of the chunks. The noise of each continues that of the chunk before."""
     for start in range(0, samples, chunk):
         next_chunk()
         yield min(chunk, samples - start)

@@ -7,38 +7,48 @@ import math
 import torch
 from torch import Tensor
 
-# A prior worth this many observations pulls the shape towards one half (Vehtari et al. 2024, appendix G).
+# A prior worth this many observations pulls the shape towards one half (Vehtari et al. 2024,
+# appendix G).
 _PRIOR_COUNT = 10.0
 _FEWEST = 5
 
-# Weights that differ by less than a thousandth, or by no more than float32 can tell apart, have no tail.
+# Weights that differ by less than a thousandth, or by no more than float32 can resolve, have no
+# tail.
 _EVEN, _ROUNDING = 1e-3, 1e-6
 
 
 def tail_length(samples: int) -> int:
-    """How many of the largest weights make the tail: ``min(S / 5, 3 sqrt(S))``, rounded up (Vehtari et al. 2024)."""
+    """The number of weights in the tail: ``min(S / 5, 3 sqrt(S))``, rounded up.
+
+    Vehtari, Simpson, Gelman, Yao & Gabry 2024, *Pareto smoothed importance sampling*.
+    """
     return math.ceil(min(samples / 5, 3 * math.sqrt(samples)))
 
 
 def reliable_shape(samples: int) -> float:
-    """The largest k-hat at which an average of so many weights is to be trusted: ``min(1 - 1 / log10 S, 0.7)``.
+    """The largest k-hat at which an average of S weights is reliable.
 
-    Vehtari, Simpson, Gelman, Yao & Gabry 2024, *Pareto smoothed importance sampling*, section 3.2.4.
+    It is ``min(1 - 1 / log10 S, 0.7)`` (Vehtari et al. 2024, section 3.2.4), and minus infinity for
+    a single weight.
     """
-    return min(1 - 1 / math.log10(samples), 0.7) if samples > 1 else -math.inf
+    if samples < 2:
+        return -math.inf
+    return min(1 - 1 / math.log10(samples), 0.7)
 
 
 def pareto_shape(largest_log_w: Tensor) -> Tensor:
-    """k-hat: the shape of a generalised Pareto distribution fitted to the largest importance weights of each example.
+    """k-hat: the shape of a generalised Pareto distribution for each example's largest weights.
+
+    The fit is a posterior mean on a grid (Zhang & Stephens 2009), with the weak prior of Vehtari et
+    al. 2024.
 
     Args:
         largest_log_w: ``[T + 1, B]``, in any order: the tail, and the largest log weight below it.
 
     Returns:
-        ``[B]``, float64: below 0.5 the weights have a finite variance, above 1 not even a mean; nan where the tail has fewer
-        than 5 weights, and minus infinity where all of them are equal.
-
-    The fit is that of Zhang & Stephens 2009, a posterior mean on a grid, with the weak prior of Vehtari et al. 2024.
+        ``[B]``, float64. Below 0.5 the weights have a finite variance; above 1 they do not even
+        have a mean. It is nan if the tail has fewer than 5 weights, and minus infinity if all of
+        them are equal.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -62,7 +72,8 @@ def pareto_shape(largest_log_w: Tensor) -> Tensor:
     )
     tiny = torch.finfo(excess.dtype).tiny
     excess = excess.clamp_min(tiny)
-    # theta = -k / sigma has a profile likelihood in one dimension, which is averaged over a grid of quantiles of its prior.
+    # theta = -k / sigma has a profile likelihood in one dimension, which is averaged over a grid of
+    # quantiles of its prior.
     grid = 30 + int(math.sqrt(count))
     steps = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device)[:, None]
     quartile = excess[max(0, int(count / 4 + 0.5) - 1)]

@@ -24,21 +24,21 @@ def terms_of(
     examples: int,
     losses: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """What an objective reports of a draw, each ``[B]``, with the losses of its players.
+    """The terms that an objective reports of a draw, ``[B]`` each, and the losses of its players.
 
     Args:
         objective: whose terms to compute.
         draw: of the latents of a batch.
-        examples: in the batch.
-        losses: of the players, if they are known.
+        examples: the number of examples in the batch.
+        losses: the losses of the players, if they are known.
 
     Raises:
-        ShapeError: if a term has another shape, which would broadcast into a wrong figure.
+        ShapeError: if a term has another shape, which would broadcast into a wrong value.
     """
     terms = objective.terms(draw)
     if "bound" not in terms:
         raise ShapeError(
-            f"{type(objective).__name__}: terms() reports {', '.join(terms)}, but no 'bound'"
+            f"{type(objective).__name__}: terms() returns {', '.join(terms)}, but not 'bound'"
         )
     if losses is None:
         losses = objective.losses(draw)
@@ -46,8 +46,8 @@ def terms_of(
     for name, term in terms.items():
         if term.shape != (examples,):
             raise ShapeError(
-                f"{type(objective).__name__}: the term {name!r} has the shape {tuple(term.shape)}, expected one number for "
-                f"each example: ({examples},)"
+                f"{type(objective).__name__}: the term {name!r} has the shape "
+                f"{tuple(term.shape)}; expected one value for each example: ({examples},)"
             )
     return terms
 
@@ -63,9 +63,23 @@ def dataset_terms(
 ) -> dict[str, Tensor]:
     """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
 
-    The noise of an example depends on ``seed`` and its row alone, so neither the batch size nor the other examples change
-    its figures beyond rounding. (A distribution of another library that draws otherwise than by torch's normal or
-    Bernoulli noise takes it from torch's generator, seeded once: its figures are reproducible for one batch size.)
+    The noise of an example depends only on ``seed`` and on its row. So the batch size and the other
+    examples change its terms by no more than rounding.
+
+    A distribution of another library may draw by other means than torch's normal or Bernoulli
+    noise. Its noise comes from torch's generator, which is seeded once, so its terms are
+    reproducible for one batch size.
+
+    Args:
+        model: any model.
+        objective: whose terms to compute.
+        data: examples, an array or a tensor, ``[N, *event]``.
+        seed: of all noise.
+        batch_size: the number of examples in a batch; by default one that keeps memory small.
+        progress: is called after each batch with the number of examples done, and of all examples.
+
+    Raises:
+        ShapeError: if a term does not have one value for each example.
     """
     examples = Examples.of(data)
 

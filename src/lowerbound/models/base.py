@@ -97,8 +97,12 @@ class Model(nn.Module, ABC):
         It is the size of an example, or that of the largest tensor in one draw for one example if
         that is more than 8 times larger, as it is for a likelihood of 256 levels.
         """
-        measured = measure_draw(self, examples).largest
-        return values_per_pair(math.prod(examples.shape), measured)
+        # Measured once for each kind of example: a validation asks after every epoch.
+        key = (examples.shape, *map(id, self.modules()))
+        known: dict[Any, int] = self.__dict__.setdefault("_largest_of_draw", {})
+        if key not in known:
+            known[key] = measure_draw(self, examples).largest
+        return values_per_pair(math.prod(examples.shape), known[key])
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
         """Whether p(x given z) is a probability mass, rather than a density, by its support.

@@ -26,7 +26,7 @@ from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter
 from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.memory import examples_per_pass, largest_growth, values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 
@@ -360,7 +360,13 @@ class LatentModel(Model):
             some = {name: value[part] for name, value in fields.items()}
             return self.likelihood_given(some)(z[None, part])
 
-        size = examples_per_pass(math.prod(likelihood_of(slice(0, 1)).event_shape))
+        def try_some(count: int) -> None:
+            p = likelihood_of(slice(0, count))
+            if mean:
+                point_of(p, z.device)
+
+        event_size = math.prod(likelihood_of(slice(0, 1)).event_shape)
+        size = examples_per_pass(values_per_pair(event_size, largest_growth(try_some)))
         observed = []
         for start in range(0, len(z), size):
             p = likelihood_of(slice(start, start + size))

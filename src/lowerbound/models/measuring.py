@@ -22,11 +22,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Measured(NamedTuple):
-    """What a draw of one sample for two examples says of a model.
+    """What a draw of one sample for three examples says of a model.
 
     Args:
         largest: the number of values by which the largest tensor grows with each example.
-        likelihood: p(x given z), batch shape ``[1, 2]``, if the draw has it.
+        likelihood: p(x given z), batch shape ``[1, 3]``, if the draw has it.
     """
 
     largest: int
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 
 def measure_draw(model: nn.Module, examples: Examples) -> Measured:
-    """Draw for two examples, and look at the tensors that this makes and at p(x given z).
+    """Draw for three examples, and look at the tensors that this makes and at p(x given z).
 
     The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
     the model itself. No random state changes.
@@ -44,19 +44,20 @@ def measure_draw(model: nn.Module, examples: Examples) -> Measured:
     """
     twin = _shallow_copy(model)
     device = device_of(model)
-    few = examples.first(2)
-    index = torch.arange(2) % len(few)  # the only example twice, if there is one
+    few = examples.first(3)
+    index = torch.arange(3) % len(few)  # the same one again, if there are fewer
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     likelihoods: list[Distribution | None] = []
 
     def draw(count: int) -> None:
         some = {name: value[:count] for name, value in given.items()}
-        drawn = cast(Callable[..., Any], twin.draw)(x[:count], 1, **some)
+        with noise.per_example(0, index[:count]):
+            drawn = cast(Callable[..., Any], twin.draw)(x[:count], 1, **some)
         drawn.log_likelihood  # noqa: B018 (computed when it is read)
         drawn.log_prior  # noqa: B018
         likelihoods.append(drawn.p)
 
-    # The streams of examples may be in force, and must not advance.
+    # Streams of noise are this draw's own: those of a batch may be in force, and must not advance.
     with evaluating(twin), seeded(0, device), noise.per_example(0, index), fitting(few):
         x = few.batch(index, dtype_of(model)).to(device)
         fields = few.given(index, needs, accepts)

@@ -107,7 +107,7 @@ def stop_parameter_gradients(
         UnsupportedError: if a second evaluation of the posterior would give another distribution.
     """
     ours = as_diagonal(q)
-    own = getattr(q if ours is None else ours, "held", None)
+    own = getattr(q if ours is None else ours, "stop_gradient", None)
     if own is not None:
         return cast(Distribution, own())
     # Another library's distribution may hold networks of its own, so it is made again, from

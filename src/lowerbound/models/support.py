@@ -11,8 +11,9 @@ from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, fields_for
-from lowerbound.conditionals.given import OBSERVED, unwrapped
+from lowerbound.conditionals.given import unwrapped
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED, refuse_ignored_mask
 from lowerbound.distributions import MaskedDistribution, entry_support, is_mass
 from lowerbound.errors import DataError
 from lowerbound.models.measuring import measure_draw
@@ -33,6 +34,7 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     """
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     everything = examples.given(torch.arange(len(examples)), needs, accepts)
+    refuse_ignored_mask(examples.all_fields, _field_names(likelihood), (), examples.name)
     check_fields(model, everything, _rows_of(examples), examples.name)
     p = measure_draw(model, examples).likelihood
     if p is None:
@@ -73,13 +75,15 @@ def _own_check(likelihood: nn.Module) -> Any:
 
 def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
     """The support of p, if it restricts values and is known to be the same for all examples."""
+    fields = set(_field_names(likelihood))
     if isinstance(p, MaskedDistribution):
         p = p.base
+        fields.discard(OBSERVED)
     support = entry_support(p)
     if support is None or support is constraints.real:
         return None
     bounds = list(_tensors_of(support))
-    if bounds and _field_names(likelihood):
+    if bounds and fields:
         return None
     if any(_varies(bound, len(p.event_shape)) for bound in bounds):
         return None
@@ -114,7 +118,7 @@ def _refuse_outside(
     examples: Examples,
 ) -> None:
     rows, x, observed = batch
-    # The bounds may have the batch shape of p, [1, 2].
+    # The bounds may have the batch shape of p, [1, 3].
     inside = support.check(x[:, None, None])
     if observed is not None and isinstance(p, MaskedDistribution):
         inside = inside | ~observed[:, None, None]

@@ -2,7 +2,8 @@
 
 from lowerbound.objectives.base import Objective
 from lowerbound.objectives.elbo import ELBO
+from lowerbound.objectives.factor import FactorVAE
 from lowerbound.objectives.importance import IWAE, Renyi
 from lowerbound.objectives.schedules import Ramp, Schedule
 
-__all__ = ["ELBO", "IWAE", "Objective", "Ramp", "Renyi", "Schedule"]
+__all__ = ["ELBO", "IWAE", "FactorVAE", "Objective", "Ramp", "Renyi", "Schedule"]

@@ -27,10 +27,10 @@ _KEEPING: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
 def keeping_freed_memory() -> Iterator[None]:
     """Within the block, the process keeps the memory of freed tensors of up to a gigabyte.
 
-    Otherwise the system takes large ones on the CPU back at once, and clears each page again when it
-    is next needed. That is a quarter of the time of a training step of many samples, and half of the
-    time of a log likelihood. Blocks may lie within each other. Nothing changes with another allocator
-    than glibc's, or with one that refuses such sizes.
+    Otherwise the system takes large ones on the CPU back at once, and clears each page again when
+    it is next needed. That is a quarter of the time of a training step of many samples, and half of
+    the time of a log likelihood. Blocks may lie within each other. Nothing changes with another
+    allocator than glibc's, or with one that refuses such sizes.
     """
     library = None
     if os.name != "nt":
@@ -92,7 +92,8 @@ def largest_growth(compute: Callable[[int], object]) -> int:
     What does not depend on the rows, such as a transposed weight, does not count.
 
     Args:
-        compute: computes something for a number of rows. It is called for one row and for two.
+        compute: computes something for a number of rows. It is called for two rows and for three,
+            since torch often does other operations for a single one.
 
     Example:
         >>> import torch
@@ -100,12 +101,15 @@ def largest_growth(compute: Callable[[int], object]) -> int:
         >>> largest_growth(lambda rows: torch.zeros(rows, 3) @ weight.T.contiguous())
         1000
     """
-    sizes = []
-    for rows in (1, 2):
+    sizes: list[list[int]] = []
+    for rows in (2, 3):
         with Largest() as made:
             compute(rows)
         sizes.append(made.sizes)
-    return max((two - one for one, two in zip(*sizes, strict=False)), default=0)
+    of_two, of_three = sizes
+    if len(of_two) != len(of_three):  # other operations, so that no two belong together
+        return max(of_three) // 3
+    return max((three - two for two, three in zip(of_two, of_three, strict=True)), default=0)
 
 
 class Largest(TorchDispatchMode):
@@ -122,6 +126,11 @@ class Largest(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise torch imports its compiler at the first operation, which takes seconds.
+        return False
 
     @property
     def numbers(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
@@ -83,7 +84,8 @@ class BatchSource:
         accepts: names of the fields that it takes if the examples have them.
 
     Raises:
-        DataError: if a field that is needed is not there, naming it.
+        DataError: if a field that is needed is not there, naming it, or entries are missing and the
+            model is not told which.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class BatchSource:
         accepts: Sequence[str] = (),
     ) -> None:
         self.device, self.examples = device, examples
+        refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
         names = examples.given(torch.arange(0), needs, accepts)
         self.fields = {name: examples.all_fields[name] for name in names}
         self.on_device = isinstance(examples.values, Tensor) and _fits(examples.values, device)

@@ -26,8 +26,9 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiling import Precision, StepAutotuner
-from lowerbound.training.players import modules_of_players
+from lowerbound.training.players import Weights, copy_weights, modules_of_players, weights_of
 from lowerbound.training.progress import Progress
+from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
     are_finite,
     describe_cut_schedules,
@@ -40,8 +41,6 @@ from lowerbound.training.step import TrainingStep
 # each step keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
-
-Weights = dict[str, dict[str, Tensor]]
 
 
 class Observer:
@@ -114,7 +113,7 @@ class Loop:
             self.step, self.compile, self.precision, size, self.tell, profiled=self.profiled
         )
         self.schedules = self.objective.schedules()
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = LearningRates(self.optimizer, self.factor)
         self.started = time.perf_counter()
         self.examples_per_second = 0.0
 
@@ -127,7 +126,7 @@ class Loop:
                 rows = self._shuffle()
                 with closing(self._batches(rows)) as batches:
                     for batch in batches:
-                        self._set_rates(self._rate_factor(self.progress.step))
+                        self.rates.set(self.progress.step, self.progress.windows.rate_factor)
                         self.autotuner.run(batch, self._scheduled(), self._steps_left())
                         self.progress.advance(len(batch))
                         self._notify("on_step")
@@ -186,7 +185,7 @@ class Loop:
 
     def weights(self) -> Weights:
         """All weights by the name of their file: the model's, and those of the objective."""
-        return self._with_players(self.model)
+        return weights_of(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
         """Put weights into the model and the objective's players.
@@ -235,7 +234,7 @@ class Loop:
                 progress.windows = replace(progress.windows, idle=0)
         self.step.resume(progress.step, progress.sums)
         self.autotuner.resume(progress.compiled, progress.bfloat16, self._steps_left())
-        self._see_whether_finished()
+        progress.finish_at(self.total_steps)
 
     # The parts of the loop.
 
@@ -278,13 +277,6 @@ class Loop:
             progress.step, progress.position = taken, batches * self.batch_size
             raise
 
-    def _rate_factor(self, step: int) -> float:
-        return self.factor(step) * self.progress.windows.rate_factor
-
-    def _set_rates(self, factor: float) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * factor
-
     @property
     def _epochs(self) -> float:
         """Epochs so far, with the part of the one under way."""
@@ -310,7 +302,7 @@ class Loop:
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train": averages,
-            "learning_rate": self.base_rates[0] * self._rate_factor(progress.step - 1),
+            "learning_rate": self.rates.of_model(progress.step - 1, progress.windows.rate_factor),
             "examples_per_second": self.examples_per_second,
         }
         if self.schedules:
@@ -334,16 +326,7 @@ class Loop:
 
     def _keep(self, bound: float) -> None:
         self.progress.best_bound, self.progress.best_epoch = bound, self.progress.epoch + 1
-        self.best_weights = {
-            file: {name: value.clone() for name, value in weights.items()}
-            for file, weights in self._with_players(self.kept).items()
-        }
-
-    def _with_players(self, model: Model) -> Weights:
-        weights: Weights = {"model": model.state_dict()}
-        if self.players:
-            weights["objective"] = self.players.state_dict()
-        return weights
+        self.best_weights = copy_weights(weights_of(self.kept, self.players))
 
     def _decide(self, autostop: AutoStop) -> Decision:
         step, epochs = self.progress.step, self._epochs
@@ -370,7 +353,7 @@ class Loop:
                 self._keep(window["bound"])
             if decision.goes_back and self.best_weights is not None:
                 self.load_weights(self.best_weights)
-            self.tell(decision.describe(self.base_rates[0] * window["pace"]))
+            self.tell(decision.describe(self.rates.own[0] * window["pace"]))
             finite = {name: value for name, value in window.items() if math.isfinite(value)}
             record["window"] = finite
         self.progress.windows, self.progress.settled = decision.windows, decision.settled
@@ -384,16 +367,11 @@ class Loop:
             self.step.begin_epoch()
         waited = progress.epoch - progress.best_epoch
         progress.stopped_early = self.patience is not None and waited >= self.patience
-        self._see_whether_finished()
+        progress.finish_at(self.total_steps)
         self._notify("on_epoch", record)
 
-    def _see_whether_finished(self) -> None:
-        progress = self.progress
-        by_itself = progress.stopped_early or progress.settled
-        progress.finished = by_itself or progress.step >= self.total_steps
-
     def _restore_best(self) -> None:
-        self.load_weights(self.best_weights or self._with_players(self.kept))
+        self.load_weights(self.best_weights or weights_of(self.kept, self.players))
         self.model.eval()
         self.players.eval()
 
@@ -416,4 +394,4 @@ class Loop:
                     error.add_note(str(another))
             raise
         finally:
-            self._set_rates(1.0)
+            self.rates.restore()

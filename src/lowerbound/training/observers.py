@@ -1,4 +1,4 @@
-"""Who watches a training: the display, the run directory, and the pictures."""
+"""The observers of every training: the display, the run directory, and the pictures."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from lowerbound.training.loop import Loop, Observer
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
 
+# The columns of the progress bar, for narrow and for wide terminals.
+_BAR_WIDTHS = (6, 24)
+
 
 class Display(Observer):
     """Shows a training on standard error: live on a terminal, else a line for each epoch.
@@ -39,19 +42,26 @@ class Display(Observer):
         self.speed = (0.0, 0)
 
     def on_start(self, loop: Loop) -> None:
-        """Start the live line where there is a terminal."""
+        """Start the progress bar on a terminal."""
         if loop.progress.finished:
-            more = "a smaller tolerance" if loop.progress.settled else "more epochs or steps"
+            more = "more epochs or steps"
+            if loop.progress.settled:
+                more = "a smaller tolerance"
             self.console.print(
-                f"complete at epoch {loop.progress.epoch}: {more} would go on from here"
+                f"the training is complete at epoch {loop.progress.epoch}; to continue, ask for "
+                f"{more}"
             )
         self.speed = (time.perf_counter(), loop.progress.step)
         if not self.console.is_terminal:
             return
+        wide = self.console.width > 100
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(24 if self.console.width > 100 else 6), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(_BAR_WIDTHS[wide]),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
             console=self.console,
-        )  # fmt: skip
+        )
         self.task = self.bar.add_task(
             "starting", total=loop.total_steps, completed=loop.progress.step, speed=""
         )
@@ -80,17 +90,16 @@ class Display(Observer):
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Print the epoch's line."""
+        speed = record["examples_per_second"]
         line = f"epoch {record['epoch']:>4}  train {self._describe(record['train'])}"
         if "validation" in record:
             line += f"  validation {self._describe(record['validation'])}"
-        left = (
-            (loop.total_steps - loop.progress.step)
-            * loop.batch_size
-            / record["examples_per_second"]
-        )
-        most = "at most " if loop.autostop is not None else ""
-        remaining = "" if loop.progress.finished else f"  {most}{left:,.0f} s left"
-        self.console.print(f"{line}  {record['examples_per_second']:,.0f} examples/s{remaining}")
+        line += f"  {speed:,.0f} examples/s"
+        if not loop.progress.finished:
+            left = (loop.total_steps - loop.progress.step) * loop.batch_size / speed
+            most = "at most " * (loop.autostop is not None)
+            line += f"  {most}{left:,.0f} s left"
+        self.console.print(line)
 
     def _describe(self, terms: dict[str, float]) -> str:
         shown = [f"{label} {sign * terms[name]:.2f}" for label, name, sign in self.terms]
@@ -112,10 +121,10 @@ class Display(Observer):
         if progress.settled:
             self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
-            kept, of = (f"epoch {progress.best_epoch}", "validation ")
+            kept = f"epoch {progress.best_epoch}, validation bound"
             if loop.autostop is not None:
-                kept, of = (f"the average of the weights up to epoch {progress.best_epoch}", "")
-            self.console.print(f"kept {kept}, {of}bound {progress.best_bound:.2f} nats")
+                kept = f"the average of the weights up to epoch {progress.best_epoch}, bound"
+            self.console.print(f"kept {kept} {progress.best_bound:.2f} nats")
         for line in loop.unfinished():
             self.console.print(line)
 
@@ -129,7 +138,7 @@ class Recorder(Observer):
     best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
-        """Metrics newer than where the training stands are from a future that was lost."""
+        """Remove metrics of steps that the newest checkpoint does not hold."""
         self.header = header_of(loop.model)
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
@@ -141,7 +150,7 @@ class Recorder(Observer):
             self._checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Nothing is lost: the state between two steps is written. Where a step was cut short, the last checkpoint stands."""
+        """Write a checkpoint, unless a step was cut short; then the last one remains."""
         if loop.between_steps and loop.healthy():
             self._checkpoint(loop)
 
@@ -168,7 +177,15 @@ class Recorder(Observer):
 
 @dataclass(eq=False)
 class Painter(Observer):
-    """Draws samples from the prior, reconstructions, the course of the bound and, for two latents, their manifold."""
+    """Draws samples, reconstructions, the bound over time and, for two latents, their manifold.
+
+    Args:
+        directory: to write to.
+        every: epochs between two pictures; 0 for none.
+        seed: of the samples.
+        count: of the samples.
+        pairs: of examples and their reconstructions.
+    """
 
     directory: RunDirectory
     every: int
@@ -177,44 +194,42 @@ class Painter(Observer):
     pairs: int = 16
 
     def on_start(self, loop: Loop) -> None:
-        """Choose what to reconstruct: examples that the training does not see, if there are such."""
-        shown = loop.train if loop.validation is None else loop.validation
+        """Choose what to reconstruct: validation examples if there are such.
+
+        A model that needs fields samples with those of some examples.
+        """
+        shown, model = loop.validation or loop.train, loop.model
         self.originals = shown.spread(self.pairs)
-        self.paints = (
-            is_image(shown.shape)
-            and hasattr(loop.model, "reconstruct")
-            and hasattr(loop.model, "sample")
-        )
+        draws = hasattr(model, "reconstruct") and hasattr(model, "sample")
+        self.paints = draws and is_image(shown.shape)
+        self.given: dict[str, torch.Tensor] = {}
+        if model.needs or model.accepts:
+            some = shown.spread(self.count)
+            self.count = len(some)
+            self.given = some.given(torch.arange(self.count), model.needs, model.accepts)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Samples and reconstructions, as means of p(x given z), from the same noise at every epoch."""
-        if (
-            not self.paints
-            or not self.every
-            or (record["epoch"] % self.every and not loop.progress.finished)
-        ):
+        """Draw means of p(x given z), from the same noise at every epoch."""
+        if not self.paints or not self.every:
             return
-        name = f"epoch-{record['epoch']:04d}.png"
+        if record["epoch"] % self.every and not loop.progress.finished:
+            return
+        name, folder = f"epoch-{record['epoch']:04d}.png", self.directory.path
         model: Any = loop.kept
-        save_grid(
-            model.sample(self.count, mean=True, seed=self.seed),
-            self.directory.path / "samples" / name,
-        )
-        again = model.reconstruct(self.originals)
-        seen = self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
-        save_pairs(seen, again, self.directory.path / "reconstructions" / name)
+        samples = model.sample(self.count, mean=True, seed=self.seed, **self.given)
+        save_grid(samples, folder / "samples" / name)
+        originals = self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
+        reconstructions = model.reconstruct(self.originals)
+        save_pairs(originals, reconstructions, folder / "reconstructions" / name)
 
     def on_end(self, loop: Loop) -> None:
-        """The pictures of the whole run."""
+        """Draw the pictures of the whole run."""
         save_course(loop.progress.history, self.directory.path / "bound.png")
-        if self.paints and has_two_normal_latents(loop.model):
+        if self.paints and has_two_normal_latents(loop.model) and not loop.model.needs:
             side = 20
             model: Any = loop.model
-            save_grid(
-                model.decode(manifold_points(side)),
-                self.directory.path / "manifold.png",
-                columns=side,
-            )
+            manifold = model.decode(manifold_points(side))
+            save_grid(manifold, self.directory.path / "manifold.png", columns=side)
 
 
 def has_two_normal_latents(model: Model) -> bool:

@@ -11,6 +11,23 @@ from lowerbound.errors import SettingsError
 from lowerbound.models import Draw
 from lowerbound.objectives import Objective
 
+Weights = dict[str, dict[str, Tensor]]
+"""Tensors by name, by the name of the file that holds them in a checkpoint."""
+
+
+def weights_of(model: nn.Module, players: nn.Module) -> Weights:
+    """The weights of a model, and of an objective's players if it has any."""
+    weights = {"model": model.state_dict(), "objective": players.state_dict()}
+    return {file: tensors for file, tensors in weights.items() if tensors or file == "model"}
+
+
+def copy_weights(weights: Weights) -> Weights:
+    """The same weights, which no later step changes."""
+    return {
+        file: {name: value.clone() for name, value in tensors.items()}
+        for file, tensors in weights.items()
+    }
+
 
 def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
     """The players' modules by name; empty for most objectives.

@@ -79,6 +79,11 @@ class Progress:
         self.position += examples
         self.step += 1  # last: only then do weights and progress belong together again
 
+    def finish_at(self, total_steps: int) -> None:
+        """See whether the training has ended, by itself or after so many steps."""
+        by_itself = self.stopped_early or self.settled
+        self.finished = by_itself or self.step >= total_steps
+
 
 # Checkpoints of earlier versions hold the fields of Windows among those of Progress.
 _OLD_NAMES_OF_WINDOWS = {

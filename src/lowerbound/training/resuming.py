@@ -12,7 +12,8 @@ from lowerbound.describe import completed, describe
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
 from lowerbound.runtime.noise import restore_random_state
-from lowerbound.training.loop import Loop, Weights
+from lowerbound.training.loop import Loop
+from lowerbound.training.players import Weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.settings import FitKeywords
 

@@ -1,4 +1,4 @@
-"""Measurements of the source tree: ``python tests/tree.py [PROJECT]``.
+"""Measurements of the source tree: ``python tests/source_tree.py [PROJECT]``.
 
 ``test_layers.py`` reads the imports from here, so that there is one way to read them.
 """

@@ -1,0 +1,190 @@
+"""The causes of a bad posterior of a log joint, each measured from weighted draws.
+
+Shapes: S draws, J coordinates of the vector that stands for the variables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowerbound.evaluation.diagnosis import Finding
+
+Verdict = Literal["good", "usable", "bad"]
+
+# The faults of q that are reported: a gain in nats from moving or stretching it, a ratio of
+# standard deviations, a difference of correlations, a difference of skewness. Each must exceed what
+# can occur by chance, which is this many standard errors.
+_GAIN, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
+
+# The most coordinates whose correlations are measured.
+_MANY = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Draws from q with their importance weights.
+
+    Args:
+        names: of the J coordinates.
+        u: the draws, ``[S, J]``, float64.
+        gradients: of the log joint at the draws, ``[S, J]``; ``None`` if it has no gradient.
+        log_w: the log weights, ``[S]``.
+    """
+
+    names: list[str]
+    u: Tensor
+    gradients: Tensor | None
+    log_w: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """Normalised importance weights, ``[S]``."""
+        return self.log_w.softmax(0)
+
+    @property
+    def possible(self) -> Tensor:
+        """Whether the log joint is finite at each draw, ``[S]``."""
+        return self.log_w.isfinite()
+
+    @property
+    def effective(self) -> float:
+        """The effective sample size."""
+        return float(1 / self.weights.square().sum())
+
+    @property
+    def scale(self) -> Tensor:
+        """q's standard deviations, ``[J]``."""
+        return self.u.std(0)
+
+
+def findings_about(draws: Weighted, verdict: Verdict) -> Iterator[Finding]:
+    """What is wrong with a posterior, with the causes that the draws support.
+
+    Args:
+        draws: from the posterior.
+        verdict: on the posterior. The shape of a good one is not examined.
+    """
+    impossible = 1 - float(draws.possible.double().mean())
+    if impossible:
+        yield Finding(
+            f"{100 * impossible:.3g}% of the draws are impossible, so the bound is minus infinity",
+            "q has draws where the log joint is minus infinity or nan",
+            "give each variable its support (lb.Variable), and check the log joint where it is nan",
+        )
+    if impossible == 1:
+        return
+    unfinished = _unfinished(draws)
+    if unfinished is not None:
+        yield Finding("q is not where its ELBO is largest", *unfinished)
+    if verdict == "good":
+        return
+    weights = {"usable": "uneven", "bad": "not to be trusted"}[verdict]
+    found = [measure(draws) for measure in (_correlated, _spread, _skewed)]
+    causes = [cause for cause in found if cause is not None]
+    if not causes and unfinished is None:
+        causes = [_OTHER_SHAPE]
+    for cause in causes:
+        yield Finding(f"q does not fit: the weights of its draws are {weights}", *cause)
+
+
+_OTHER_SHAPE = (
+    "the posterior has a shape that q cannot have and that moments do not show: heavy tails, "
+    "several modes, or many dimensions that each fit a little badly",
+    "use a richer posterior (lb.full_rank, or a flow of zuko), or a parametrisation closer to a "
+    "Gaussian; judge single variables by resampled draws",
+)
+
+
+def _unfinished(draws: Weighted) -> tuple[str, str] | None:
+    """The gain from moving and stretching q."""
+    if draws.gradients is None:
+        return None
+    finite = draws.gradients.isfinite().all(1)
+    u, gradients = draws.u[finite], draws.gradients[finite]
+    count = math.sqrt(len(u))
+    moved = gradients * draws.scale
+    stretched = (u - u.mean(0)) * gradients + 1
+    gains = torch.zeros(len(draws.names), dtype=torch.float64)
+    for change, curvature in ((moved, 1.0), (stretched, 2.0)):
+        mean, error = change.mean(0), change.std(0) / count
+        gains += torch.where(mean.abs() > _ERRORS * error, 0.5 * mean.square() / curvature, 0.0)
+    if not float(gains.nan_to_num().sum()) > _GAIN:
+        return None
+    worst = int(gains.argmax())
+    return (
+        f"moving and stretching q would gain about {float(gains.sum()):.2g} nats, most of it in "
+        f"{draws.names[worst]}: if it was trained with the ELBO, the training had not converged",
+        "train until it converges: lb.fit(..., tolerance=0.01); call model.start() before training "
+        "if variables have very different scales",
+    )
+
+
+def _correlated(draws: Weighted) -> tuple[str, str] | None:
+    """A correlation of two coordinates that q does not have."""
+    if not 2 <= len(draws.names) <= _MANY:
+        return None
+    of_q, weighted = _correlation(draws, None), _correlation(draws, draws.weights)
+    difference = (weighted - of_q).abs().triu(1)
+    row, column = divmod(int(difference.argmax()), len(draws.names))
+    if not float(difference[row, column]) > max(_CORRELATION, _ERRORS / math.sqrt(draws.effective)):
+        return None
+    return (
+        f"{draws.names[row]} and {draws.names[column]} have the correlation "
+        f"{float(weighted[row, column]):.2f}, but under q {float(of_q[row, column]):.2f}",
+        "use a posterior with more correlation (lb.full_rank; lb.low_rank(r) for many variables; a "
+        "flow), or a parametrisation with less",
+    )
+
+
+def _correlation(draws: Weighted, weights: Tensor | None) -> Tensor:
+    covariance = draws.u.T.cov(aweights=weights)
+    scale = covariance.diagonal().clamp_min(1e-300).sqrt()
+    return covariance / scale / scale[:, None]
+
+
+def _spread(draws: Weighted) -> tuple[str, str] | None:
+    """A coordinate whose standard deviation under q is too small or too large."""
+    mean = draws.weights @ draws.u
+    scale = (draws.weights @ (draws.u - mean).square()).sqrt()
+    ratio = scale / draws.scale
+    factor = max(_FACTOR, 1 + _ERRORS / math.sqrt(2 * draws.effective))
+    least, worst = int(ratio.argmin()), int(ratio.argmax())
+    if float(ratio[worst]) <= factor and float(ratio[least]) < 1 / factor:
+        return (
+            f"q is too wide in {draws.names[least]}: its standard deviation is "
+            f"{1 / float(ratio[least]):.2f} times that of the weighted draws",
+            "train with lb.ELBO; with an objective that makes q wide, such as lb.IWAE, take draws "
+            "with posterior_sample(..., resample=True)",
+        )
+    if not float(ratio[worst]) > factor:
+        return None
+    return (
+        f"q is too narrow in {draws.names[worst]}: its standard deviation is "
+        f"{1 / float(ratio[worst]):.2f} times that of the weighted draws",
+        "use a richer posterior (lb.full_rank instead of a mean field, or a flow), or lb.IWAE "
+        "instead of lb.ELBO, which makes q wider",
+    )
+
+
+def _skewed(draws: Weighted) -> tuple[str, str] | None:
+    """A coordinate whose skewness under q is another than that of the weighted draws."""
+    mean = draws.weights @ draws.u
+    centred = draws.u - mean
+    skewness = (draws.weights @ centred**3) / (draws.weights @ centred.square()) ** 1.5
+    of_q = ((draws.u - draws.u.mean(0)) ** 3).mean(0) / draws.scale**3
+    difference = (skewness - of_q).abs()
+    worst = int(difference.argmax())
+    if not float(difference[worst]) > max(_SKEWNESS, _ERRORS * math.sqrt(6 / draws.effective)):
+        return None
+    return (
+        f"{draws.names[worst]} is skewed ({float(skewness[worst]):.1f}, under q "
+        f"{float(of_q[worst]):.1f})",
+        "use a flow of zuko as posterior, or another parametrisation: a logarithm, or for a "
+        "hierarchy with a funnel effects that are divided by their scale (non-centred)",
+    )

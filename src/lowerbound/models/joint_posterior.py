@@ -1,0 +1,123 @@
+"""The posterior of a log joint: how it is made, and draws from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.conditionals import ByVariable
+from lowerbound.conditionals.variables import Variables
+from lowerbound.distributions import Lebesgue
+from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.models.draw import Draw
+from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter_gradients
+from lowerbound.runtime import noise
+
+
+def make_posterior(posterior: Any, variables: Variables) -> nn.Module:
+    """The posterior as a module: as it is, or made for these variables.
+
+    Raises:
+        SettingsError: if it is not a module and makes none.
+    """
+    if isinstance(posterior, nn.Module):
+        return posterior
+    if isinstance(posterior, ByVariable):
+        return posterior.over(variables)
+    if not callable(posterior):
+        raise SettingsError(
+            "LogJoint: posterior must be a module or a function from the number of dimensions to "
+            f"one, not {type(posterior).__name__}"
+        )
+    made = posterior(variables.size)
+    if not isinstance(made, nn.Module):
+        raise SettingsError(
+            f"LogJoint: posterior({variables.size}) gave {type(made).__name__}, not a "
+            "torch.nn.Module"
+        )
+    return made
+
+
+def check_posterior_size(q: Any, variables: Variables) -> None:
+    """Check that the posterior returned a distribution over vectors of all variables.
+
+    Raises:
+        ShapeError: saying what it returned.
+    """
+    found = type(q).__name__
+    if isinstance(q, Distribution):
+        if q.event_shape == (variables.size,):
+            return
+        found = f"a {found} over {tuple(q.event_shape)}"
+    raise ShapeError(
+        f"LogJoint: the posterior gives {found}, but {', '.join(variables.parts)} are "
+        f"{variables.size} numbers; make it over vectors of that size"
+    )
+
+
+def draw_for_each(
+    posterior: nn.Module,
+    q: Distribution,
+    log_joint: Callable[[Tensor], Tensor],
+    size: tuple[int, int],
+    gradient: Gradient,
+) -> Draw:
+    """Draws of the variables for repetitions, each with draws of its own.
+
+    Args:
+        posterior: the module that returned q.
+        q: the posterior, batch shape ``[]``.
+        log_joint: of points ``[K, B, J]``, ``[K, B]``.
+        size: K and B.
+        gradient: how the posterior gets its gradient.
+    """
+    q = q.expand(Size(size[1:]))
+    with noise.for_foreign(*size):
+        u, posterior_term = sampler(q, gradient)(q, Size(size[:1]))
+    prior = Lebesgue(u.shape[-1])
+    return Draw(
+        z=u,
+        likelihood_term=lambda: log_joint(u),
+        prior_term=lambda: prior.log_prob(u),
+        posterior_term=posterior_term,
+        stopgrad_parameters_term=lambda: scored(stop_parameter_gradients(q, posterior), u),
+        stopgrad_z_term=lambda: scored(q, u.detach()),
+        q=q,
+        prior=prior,
+    )
+
+
+def draw_for_all(
+    posterior: nn.Module,
+    q: Distribution,
+    log_joint: Callable[[Tensor], Tensor],
+    size: tuple[int, int],
+    gradient: Gradient,
+) -> Draw:
+    """Draws of the variables that all examples of a batch share.
+
+    The arguments are those of :func:`draw_for_each`, but ``log_joint`` is of points ``[K, J]``.
+    """
+    with noise.for_foreign(*size):
+        shared, posterior_term = sampler(q, gradient)(q, Size(size[:1]))
+    u = shared[:, None].expand(*size, -1)
+    prior = Lebesgue(u.shape[-1])
+
+    def expand(term: Tensor) -> Tensor:
+        return term[:, None].expand(size)
+
+    return Draw(
+        z=u,
+        likelihood_term=lambda: expand(log_joint(u[:, 0])),
+        prior_term=lambda: prior.log_prob(u),
+        posterior_term=lambda: expand(posterior_term()),
+        stopgrad_parameters_term=lambda: expand(
+            scored(stop_parameter_gradients(q, posterior), u[:, 0])
+        ),
+        stopgrad_z_term=lambda: expand(scored(q, u.detach()[:, 0])),
+        q=q,
+        prior=prior,
+    )

@@ -1,0 +1,170 @@
+"""A model of named variables, whose posterior is over one vector of standardised real numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from lowerbound.conditionals.variables import Variables
+from lowerbound.errors import SettingsError
+from lowerbound.models.base import Model
+from lowerbound.models.pathfinder import pathfinder
+from lowerbound.models.resampling import resample_by_weight
+from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.memory import rows_per_pass
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
+from lowerbound.settings import whole_number
+
+Self = TypeVar("Self", bound="VariablePosterior")
+
+# Resampling chooses from this many times as many draws.
+_CANDIDATES = 25
+
+
+class VariablePosterior(Model):
+    """A posterior over named variables: where it starts, and draws from it.
+
+    :class:`lowerbound.LogJoint` adds the log joint density.
+    """
+
+    variables: Variables
+    posterior: nn.Module
+    centre: Tensor
+    spread: Tensor
+
+    def standardise(self) -> None:
+        """Add the buffers ``centre`` and ``spread``, 0 and 1 until :meth:`start`."""
+        self.register_buffer("centre", torch.zeros(self.variables.size))
+        self.register_buffer("spread", torch.ones(self.variables.size))
+
+    @abstractmethod
+    def log_density(self, u: Tensor) -> Tensor:
+        """The log joint at points ``[*leading, J]``, with the change of volume, ``[*leading]``."""
+
+    @abstractmethod
+    def check_all_data(self, name: str) -> None:
+        """Check that the log joint has all data, which the method of that name needs.
+
+        Raises:
+            UnsupportedError: if it gets batches.
+        """
+
+    @property
+    def repetition(self) -> Tensor:
+        """What stands for the data of a log joint that stores its own, ``[1, 1]``."""
+        return torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
+
+    def start(
+        self: Self,
+        paths: int = 4,
+        *,
+        at: Mapping[str, Any] | None = None,
+        spread: float = 1.0,
+        seed: int = 0,
+    ) -> Self:
+        """Standardise the posterior's space, by the best Gaussian along paths to modes.
+
+        Its mean and its standard deviations become centre and spread of the space (Pathfinder,
+        Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.pathfinder`). One learning rate
+        then suits all variables, however far from 0 and on whatever scales they are. If q is
+        N(0, I), as it is before training, it becomes that Gaussian without its correlations,
+        whatever the posterior's family.
+
+        Args:
+            paths: how many, from different points. Each costs some hundred evaluations of the log
+                joint and its gradient.
+            at: a value for each variable, to start there instead of searching.
+            spread: the standard deviation about ``at``, in unconstrained coordinates.
+            seed: of those points, and of the draws by which Gaussians are compared.
+
+        Returns:
+            This model.
+
+        Raises:
+            SettingsError, ShapeError: if ``at`` lacks a variable, has another shape or an
+                impossible value, or the spread is not positive.
+            UnsupportedError: if the log joint gets its data in batches; start
+                ``model.with_all_data(data)``, which has the same posterior.
+            NonFiniteError: if no path finds a point at which the log joint is finite.
+
+        Example:
+            >>> import lowerbound as lb
+            >>> from torch.distributions import Normal
+            >>> far = lambda mass: Normal(5000.0, 300.0).log_prob(mass)
+            >>> model = lb.LogJoint(far, lb.mean_field, {"mass": ()}).start()
+            >>> abs(lb.evaluate(model, lb.ELBO(samples=10)).mean) < 0.1  # log 1 = 0, untrained
+            True
+        """
+        paths = whole_number("start: paths", paths)
+        if not 0 < spread < math.inf:
+            raise SettingsError(f"start: spread={spread!r} must be positive and finite")
+        if at is None:
+            self.check_all_data("start")
+            with evaluating(self), seeded(seed, device_of(self)):
+                centre, scale = pathfinder(
+                    self._plain_density, self.variables.size, paths, seed=seed
+                )
+        else:
+            centre, scale = self.variables.point(at), torch.tensor(spread)
+        self.centre.copy_(centre)
+        self.spread.copy_(scale)
+        return self
+
+    def _plain_density(self, point: Tensor) -> Tensor:
+        """The log joint at real numbers for the variables, before they are standardised."""
+        return self.log_density((point.to(self.centre) - self.centre) / self.spread)
+
+    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The variables' values at points of the posterior's space.
+
+        These points are standardised: the real numbers that torch's bijections map to values are
+        ``centre + spread * u``, and :meth:`start` chooses centre and spread.
+
+        Args:
+            u: ``[*leading, J]``.
+
+        Returns:
+            The values by name, ``[*leading, *shape]``, and the log absolute determinant of their
+            derivative with respect to u, ``[*leading]``.
+        """
+        values, log_det = self.variables.values(self.centre + self.spread * u)
+        return values, log_det + self.spread.log().sum()
+
+    @torch.no_grad()
+    def posterior_sample(
+        self, count: int, *, resample: bool = False, seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draws from q, ``[count, *shape]`` by name of the variable.
+
+        Args:
+            count: how many.
+            resample: choose them from 25 times as many draws in proportion to their importance
+                weights, without replacement, which corrects many errors of q (Yao et al. 2018).
+                Needs a log joint that stores its own data.
+            seed: makes the draws reproducible, and leaves torch's own generator as it was.
+
+        Raises:
+            SettingsError: if ``count`` is not positive.
+            UnsupportedError: if they are to be resampled, but the log joint gets batches.
+            NonFiniteError: if too few draws have a weight, or one has an infinite weight.
+        """
+        count = whole_number("posterior_sample: count", count)
+        if seed is not None:
+            seed = derived_seed(seed, "posterior")
+        with evaluating(self), seeded(seed, device_of(self)):
+            if not resample:
+                return self.values(self.posterior().sample(Size((count,))))[0]
+            self.check_all_data("posterior_sample(resample=True)")
+            u = resample_by_weight(
+                lambda samples: self.draw(self.repetition, samples),
+                count,
+                candidates=_CANDIDATES * count,
+                chunk=rows_per_pass(self.numbers_per_draw(self.examples(None))),
+            )
+            return self.values(u)[0]

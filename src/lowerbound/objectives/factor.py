@@ -1,0 +1,141 @@
+"""The ELBO with a penalty on the total correlation of the latents, measured by a critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from lowerbound.describe import describable
+from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.models import Draw
+from lowerbound.objectives.base import Objective, Player, check_common
+from lowerbound.objectives.elbo import ELBO
+from lowerbound.objectives.schedules import Schedule, check_number, value_of
+
+
+@describable
+@dataclass(frozen=True)
+class FactorVAE(Objective):
+    r"""FactorVAE (Kim & Mnih 2018), in nats per example: independent latents, disentangled factors.
+
+    Training maximises the ELBO less a penalty on the total correlation of the latents,
+
+    .. math:: \mathcal L - \gamma\, \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \qquad
+              q(z) = \mathbb E_{p(x)}[q(z \mid x)],
+
+    which is zero where the units of z are independent over all of the data. Its density ratio is
+    estimated by a critic that tells draws from q(z) from draws of the product. The latter are made
+    by permuting each unit of z across the batch. The optimal critic gives
+    :math:`\log q(z) - \sum_j \log q(z_j)`, so its mean is the total correlation.
+
+    The bound that is reported stays the ELBO. The term ``total correlation`` is the critic's
+    estimate, and ``critic loss`` is what the critic minimises: log 2 at worst, where it cannot tell
+    the two apart. The loss depends on the other examples of a batch.
+
+    Args:
+        critic: from all units of z side by side, ``[*leading, J]``, to a logit ``[*leading, 1]``.
+            It is trained beside the model, on a loss of its own.
+        gamma: the weight of the penalty, or a schedule.
+        samples: L, the draws for each example.
+        kl: as in :class:`lowerbound.ELBO`.
+        learning_rate: of the critic; that of the model if it is ``None``.
+
+    Raises:
+        SettingsError: for settings that are unknown or out of range.
+        ShapeError: on use, if the critic does not give one logit for each draw.
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+        ... )
+        >>> objective = FactorVAE(lb.mlp(2, 32, 1), gamma=5.0, learning_rate=1e-4)
+        >>> run = lb.fit(vae, objective, torch.rand(50, 6), epochs=1, progress=False)
+        >>> list(run.history[0]["train"])
+        ['bound', 'rate', 'distortion', 'total correlation', 'critic loss']
+    """
+
+    _elbo: ClassVar[ELBO]  # of each instance, but not one of its settings
+
+    critic: nn.Module = field(compare=False, repr=False)
+    gamma: float | Schedule = 10.0
+    samples: int = 1
+    kl: Literal["auto", "closed-form", "sampled"] = "auto"
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.critic, nn.Module):
+            raise SettingsError(
+                "FactorVAE: critic must be a torch.nn.Module from z to a logit, such as "
+                f"lb.mlp(10, 256, 256, 1), not {type(self.critic).__name__}"
+            )
+        check_common(self)
+        check_number("FactorVAE: gamma", self.gamma, 0)
+        if self.learning_rate is not None:
+            check_number("FactorVAE: learning_rate", self.learning_rate, 0)
+        object.__setattr__(self, "_elbo", ELBO(self.samples, self.kl))
+
+    def bound(self, draw: Draw) -> Tensor:
+        """The ELBO, ``[B]``."""
+        return self._elbo.bound(draw)
+
+    def rate(self, draw: Draw) -> Tensor:
+        """The rate of the ELBO, ``[B]``."""
+        return self._elbo.rate(draw)
+
+    def group_rates(self, draw: Draw) -> dict[str, Tensor]:
+        """The rates of the ELBO by group of latents, ``[B]`` each."""
+        return self._elbo.group_rates(draw)
+
+    def surrogate(self, draw: Draw) -> Tensor:
+        """The ELBO less the penalty, ``[B]``."""
+        return self.bound(draw) - value_of(self.gamma) * self.total_correlation(draw)
+
+    def terms(self, draw: Draw) -> dict[str, Tensor]:
+        """Those of the ELBO, and the estimate of the total correlation, ``[B]`` each."""
+        return super().terms(draw) | {"total correlation": self.total_correlation(draw)}
+
+    def total_correlation(self, draw: Draw) -> Tensor:
+        """The critic's estimate of the log density ratio at the draws, ``[B]``, in nats.
+
+        Its mean over examples estimates the total correlation.
+        """
+        return self._logits(draw.z).mean(0)
+
+    def players(self) -> dict[str, Player]:
+        """The critic."""
+        return {"critic": Player(self.critic, self.learning_rate)}
+
+    def losses(self, draw: Draw) -> dict[str, Tensor]:
+        """The critic's cross-entropy between latents and permuted latents, ``[B]``, in nats."""
+        z = draw.z.detach()
+        of_joint, of_product = self._logits(z), self._logits(permute_units(z))
+        return {"critic": 0.5 * (softplus(-of_joint) + softplus(of_product)).mean(0)}
+
+    def _logits(self, z: Tensor) -> Tensor:
+        logits: Tensor = self.critic(z.flatten(2))
+        if logits.shape != (*z.shape[:2], 1):
+            raise ShapeError(
+                f"FactorVAE: for latents of shape {tuple(z.shape)} the critic gives the shape "
+                f"{tuple(logits.shape)}; expected one logit for each draw, {(*z.shape[:2], 1)}"
+            )
+        return logits[..., 0]
+
+
+def permute_units(z: Tensor) -> Tensor:
+    """Each unit of latents ``[K, B, *units]`` permuted over the batch by itself, ``[K, B, J]``.
+
+    Every unit keeps its values, and so its distribution; what ties units to each other is lost.
+
+    Example:
+        >>> z = torch.arange(6.0).reshape(1, 3, 2)
+        >>> permuted = permute_units(z)
+        >>> torch.equal(permuted.sort(1).values, z)
+        True
+    """
+    units = z.flatten(2)
+    return units.gather(1, torch.rand_like(units).argsort(1))
