@@ -1101,7 +1101,7 @@ def test_a_wrong_entry_of_a_configuration_is_named(entries, hint, copied, tmp_pa
         ({"kind": "ELBO", "samples": "x"}, "samples='x'"),
         ({"kind": "ELBO", "sampels": 3}, "'sampels'"),
         ({"kind": "MLP"}, "the description of MLP"),
-        ({}, "names None"),
+        ({}, "names 'None'"),
     ],
 )
 def test_a_wrong_objective_is_refused(objective, hint, copied, capsys):

@@ -579,15 +579,20 @@ def test_the_configuration_says_all_settings(data, tmp_path):
     assert config["lowerbound"] == lb.__version__
 
 
+class OwnLinear(nn.Linear):
+    """A network of one's own, which the library cannot describe."""
+
+
 def test_parts_of_ones_own_are_recorded_by_name(data, tmp_path):
     model = lb.LatentModel(
         lb.StandardNormal(2),
-        lb.Gaussian(nn.Linear(SIZE, 4)),
+        lb.Gaussian(OwnLinear(SIZE, 4)),
         lb.Gaussian(nn.Linear(2, SIZE), scale=1.0),
     )
     train(tmp_path / "run", data, model, epochs=1, optimizer=torch.optim.SGD, schedule=abs)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["model"]["posterior"]["network"] == {"foreign": "torch.nn.modules.linear.Linear"}
+    network = config["model"]["posterior"]["network"]
+    assert network == {"foreign": f"{__name__}.OwnLinear"}
     assert config["training"]["optimizer"] == {"foreign": "torch.optim.sgd.SGD"}
 
 
