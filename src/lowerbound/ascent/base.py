@@ -80,7 +80,7 @@ class CoordinateAscent(ABC):
         """``E_q log p(x, z)``, in nats, with all its constants."""
 
     def bound(self, factors: Mapping[str, Any], x: Tensor) -> float:
-        """The evidence lower bound in nats: ``E_q log p(x, z)`` plus the entropies of the factors."""
+        """The evidence lower bound, in nats: ``E_q log p(x, z)`` plus the factors' entropies."""
         entropies = torch.stack(
             [torch.as_tensor(factor.entropy()).sum() for factor in factors.values()]
         )
