@@ -221,7 +221,7 @@ def test_components_that_are_not_needed_come_to_rest_without_examples():
     (lambda: MeanAndPrecision(rate=0.0), SettingsError, "rate=0.0 must be a positive number"),
     (lambda: LinearRegression(concentration=-1.0), SettingsError, "concentration=-1.0"),
     (lambda: GaussianMixture(0), SettingsError, "components=0"),
-    (lambda: KnownGaussian([0.0], [[1.0, 0.0], [0.0, 1.0]]), ShapeError, "does not go with"),
+    (lambda: KnownGaussian([0.0], [[1.0, 0.0], [0.0, 1.0]]), ShapeError, "does not fit a precision"),
     (lambda: KnownGaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), SettingsError, "positive definite"),
     (lambda: MeanAndPrecision().fit([1.0, math.nan]), DataError, "row 1"),
     (lambda: MeanAndPrecision().fit("numbers"), DataError, "cannot be read"),

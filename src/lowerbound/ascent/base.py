@@ -1,4 +1,4 @@
-"""Mean-field variational inference by coordinate ascent, where every factor's best update has a closed form."""
+"""Mean-field variational inference by coordinate ascent, with updates in closed form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError
 
-# A bound may fall by so much of itself in double precision.
+# The largest relative decrease of a bound that rounding in double precision explains.
 _ROUNDING = 1e-8
 
 
@@ -21,17 +21,17 @@ class Factor(Protocol):
     """One factor of a mean-field posterior: a distribution with an entropy."""
 
     def entropy(self) -> Tensor:
-        """In nats; summed over whatever independent copies it holds."""
+        """In nats; one for each of its independent copies."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """What coordinate ascent came to.
+    """The result of coordinate ascent.
 
     Args:
         factors: of the posterior, by name.
         bounds: the evidence lower bound in nats, before the first update and after each.
-        updated: the factor that each of those updates was of; one shorter than ``bounds``.
+        updated: the name of the factor that each update changed; one shorter than ``bounds``.
         converged: whether the last sweep changed the bound by less than the tolerance.
     """
 
@@ -47,18 +47,24 @@ class Ascent:
 
     def __repr__(self) -> str:
         ended = "converged" if self.converged else "not converged"
-        return f"Ascent(bound={self.bound:.6g} nats after {len(self.updated)} updates, {ended}; factors: {', '.join(self.factors)})"
+        return (
+            f"Ascent(bound={self.bound:.6g} nats after {len(self.updated)} updates, {ended}; "
+            f"factors: {', '.join(self.factors)})"
+        )
 
 
 class CoordinateAscent(ABC):
-    r"""A model and a factorised posterior :math:`q(z) = \prod_j q_j(z_j)` whose factors are updated in turn, each to its best:
+    r"""A model with a factorised posterior :math:`q(z) = \prod_j q_j(z_j)`, updated in turn.
+
+    Each update gives a factor its optimum, given the others:
 
     .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
 
-    No update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017); one that does shows a mistake, and is refused.
+    No such update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017). One that does shows
+    a mistake, and is refused.
 
-    To write your own: subclass, give the first factors in :meth:`start`, the best update of each in :meth:`update`, and
-    :meth:`expected_log_joint`; all in double precision.
+    To write your own: subclass, give the first factors in :meth:`start`, the optimum of each in
+    :meth:`update`, and :meth:`expected_log_joint`; all in double precision.
     """
 
     @abstractmethod
@@ -67,42 +73,39 @@ class CoordinateAscent(ABC):
 
     @abstractmethod
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """The best factor of that name, given the others."""
+        """The optimal factor of that name, given the others."""
 
     @abstractmethod
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
         """``E_q log p(x, z)``, in nats, with all its constants."""
 
     def bound(self, factors: Mapping[str, Any], x: Tensor) -> float:
-        """The evidence lower bound, ``E_q log p(x, z)`` plus the entropies of the factors, in nats."""
+        """The evidence lower bound, in nats: ``E_q log p(x, z)`` plus the factors' entropies."""
         entropies = torch.stack(
             [torch.as_tensor(factor.entropy()).sum() for factor in factors.values()]
         )
         return float(self.expected_log_joint(factors, x) + entropies.sum())
 
     def fit(self, x: Any, *, tolerance: float = 1e-10, sweeps: int = 1000, seed: int = 0) -> Ascent:
-        """Update the factors in turn until the bound rests.
+        """Update the factors in turn until the bound no longer changes.
 
         Args:
             x: the data; :meth:`prepare` says in which shape.
             tolerance: of the relative change of the bound over a sweep through all factors.
-            sweeps: at most so many.
-            seed: of the first factors, where they are random.
+            sweeps: the largest number of sweeps.
+            seed: of the first factors, if they are random.
 
         Raises:
             SettingsError: for settings that are out of range.
             DataError: if the data cannot be used.
-            NonFiniteError: if the bound stops being a number, naming the update.
-            LowerboundError: if an update lowers the bound, as none does that is the best.
+            NonFiniteError: if the bound is no longer finite, naming the update.
+            LowerboundError: if an update lowers the bound, which an optimal one never does.
         """
-        if (
-            not tolerance > 0
-            or isinstance(sweeps, bool)
-            or not isinstance(sweeps, int)
-            or sweeps < 1
-        ):
+        whole = isinstance(sweeps, int) and not isinstance(sweeps, bool)
+        if not tolerance > 0 or not whole or sweeps < 1:
             raise SettingsError(
-                f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number of at least 1"
+                f"fit: tolerance={tolerance} must be positive, and sweeps={sweeps} a whole number "
+                "of at least 1"
             )
         data = self.prepare(x)
         factors = self.start(data, torch.Generator().manual_seed(seed))
@@ -111,7 +114,7 @@ class CoordinateAscent(ABC):
             before = bounds[-1]
             for name in factors:
                 updated.append(name)
-                bounds.append(self._raised(name, factors, data, bounds[-1], len(updated)))
+                bounds.append(self._update_bound(name, factors, data, bounds[-1], len(updated)))
             converged = abs(bounds[-1] - before) <= tolerance * max(1.0, abs(bounds[-1]))
             if converged:
                 break
@@ -132,37 +135,38 @@ class CoordinateAscent(ABC):
         broken = ~data.isfinite().reshape(len(data), -1).all(1)
         if broken.any():
             raise DataError(
-                f"data: row {int(broken.nonzero()[0])} holds a number that is not finite; leave it out or mend it"
+                f"data: row {int(broken.nonzero()[0])} has a number that is not finite; leave it "
+                "out or mend it"
             )
         return data
 
-    def _raised(
+    def _update_bound(
         self, name: str, factors: dict[str, Any], x: Tensor, before: float, step: int
     ) -> float:
-        """Update a factor in its place, and give the bound after it."""
+        """Update one of the factors, and compute the bound after it."""
+        reason, bound = "", math.nan
         try:
             factors[name] = self.update(name, factors, x)
             bound = self.bound(factors, x)
         except LowerboundError:
             raise
-        except (
-            ValueError,
-            RuntimeError,
-        ) as error:  # torch's, of parameters that are not numbers and of singular matrices
-            reason, bound = f" ({' '.join(str(error).split())[:200]})", math.nan
-        else:
-            reason = ""
+        except (ValueError, RuntimeError) as error:
+            # torch raises them for parameters that are not finite, and for singular matrices.
+            reason = f" ({' '.join(str(error).split())[:200]})"
         if not math.isfinite(bound):
             raise NonFiniteError(
-                f"step {step}: the bound is not finite after the update of {name!r}{reason}. Likely cause: a prior that is improper or far from the "
-                "data's scale. Remedy: standardise the data, or widen the prior",
+                f"step {step}: the bound is not finite after the update of {name!r}{reason}. "
+                "Likely cause: a prior that is improper or far from the data's scale. Remedy: "
+                "standardise the data, or widen the prior",
                 step=step,
                 term="bound",
                 tensor=name,
             )
         if bound < before - _ROUNDING * max(1.0, abs(before)):
             raise LowerboundError(
-                f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to {bound:.10g}, so it is not the best factor given the others, "
-                f"or not of the model whose expected_log_joint {type(self).__name__} has; derive both from the same log joint"
+                f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to "
+                f"{bound:.10g}, so it is not the best factor given the others, or not of the model "
+                f"whose expected_log_joint {type(self).__name__} has; derive both from the same "
+                "log joint"
             )
         return bound

@@ -28,7 +28,7 @@ def expected_gamma_log_prob(q: Gamma, concentration: float, rate: float) -> Tens
 
 
 def check_positive(name: str, **values: float) -> None:
-    """Refuse settings that are not positive numbers.
+    """Check that settings are positive numbers.
 
     Raises:
         SettingsError: naming the first.
@@ -39,11 +39,12 @@ def check_positive(name: str, **values: float) -> None:
 
 
 class KnownGaussian(CoordinateAscent):
-    r"""The mean-field approximation of a Gaussian :math:`N(\mu, P^{-1})` whose precision is known, one coordinate at a time.
+    r"""The mean-field approximation of a known Gaussian :math:`N(\mu, P^{-1})`, by coordinates.
 
-    Its optimum is known too: the means are right, the variances :math:`1 / P_{ii}` are those of each coordinate given all others, which
-    are too small where coordinates are correlated, and the gap is
-    :math:`\operatorname{KL}(q \,\|\, p) = \tfrac12 (\sum_i \log P_{ii} - \log\det P)` (Bishop 2006, section 10.1.2).
+    Its optimum is known. The means are right. The variances :math:`1 / P_{ii}` are those of each
+    coordinate given all others, which are too small if coordinates are correlated. The gap is
+    :math:`\operatorname{KL}(q \,\|\, p) = \tfrac12 (\sum_i \log P_{ii} - \log\det P)` (Bishop
+    2006, section 10.1.2).
 
     Args:
         mean: ``[D]``.
@@ -54,8 +55,10 @@ class KnownGaussian(CoordinateAscent):
 
     Example:
         >>> ascent = KnownGaussian([0.0, 0.0], [[2.0, 1.0], [1.0, 2.0]]).fit()
-        >>> [round(float(factor.variance), 4) for factor in ascent.factors.values()], round(ascent.bound, 4)
-        ([0.5, 0.5], -0.1438)
+        >>> [round(float(factor.variance), 4) for factor in ascent.factors.values()]
+        [0.5, 0.5]
+        >>> round(ascent.bound, 4)
+        -0.1438
     """
 
     def __init__(self, mean: Any, precision: Any) -> None:
@@ -63,7 +66,8 @@ class KnownGaussian(CoordinateAscent):
         self.precision = torch.as_tensor(precision).double()
         if self.mean.dim() != 1 or self.precision.shape != (len(self.mean),) * 2:
             raise ShapeError(
-                f"KnownGaussian: a mean of shape {tuple(self.mean.shape)} does not go with a precision of {tuple(self.precision.shape)}"
+                f"KnownGaussian: a mean of shape {tuple(self.mean.shape)} does not fit a precision "
+                f"of shape {tuple(self.precision.shape)}"
             )
         symmetric = torch.allclose(self.precision, self.precision.mT, rtol=1e-9)
         self.precision = 0.5 * (self.precision + self.precision.mT)
@@ -73,7 +77,7 @@ class KnownGaussian(CoordinateAscent):
             )
 
     def fit(self, x: Any = (0.0,), **settings: Any) -> Any:
-        """As :meth:`CoordinateAscent.fit`, but there are no data."""
+        """As :meth:`CoordinateAscent.fit`, without data."""
         return super().fit(x, **settings)
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
@@ -98,15 +102,17 @@ class KnownGaussian(CoordinateAscent):
 
 
 class MeanAndPrecision(CoordinateAscent):
-    r"""Numbers from a Gaussian whose mean and precision are unknown, with :math:`q(\mu, \tau) = q(\mu) q(\tau)`.
+    r"""A Gaussian with unknown mean and precision, and :math:`q(\mu, \tau) = q(\mu) q(\tau)`.
 
-    .. math:: x_n \sim N(\mu, \tau^{-1}), \quad \mu \mid \tau \sim N(\mu_0, (\lambda_0 \tau)^{-1}), \quad \tau \sim \operatorname{Gamma}(a_0, b_0)
+    .. math:: x_n \sim N(\mu, \tau^{-1}), \quad \mu \mid \tau \sim N(\mu_0, (\lambda_0 \tau)^{-1}),
+              \quad \tau \sim \operatorname{Gamma}(a_0, b_0)
 
-    The evidence has a closed form, :meth:`log_evidence`, so what the factorisation costs is known (Bishop 2006, section 10.1.3).
+    The evidence has a closed form, :meth:`log_evidence`, so the cost of the factorisation is known
+    (Bishop 2006, section 10.1.3).
 
     Args:
         mean: ``mu_0``.
-        strength: ``lambda_0``, the prior's worth in observations.
+        strength: ``lambda_0``, the number of observations that the prior is worth.
         concentration: ``a_0``.
         rate: ``b_0``.
 
@@ -162,7 +168,7 @@ class MeanAndPrecision(CoordinateAscent):
         return found
 
     def log_evidence(self, x: Any) -> Tensor:
-        """``log p(x)`` in closed form, in nats: a multivariate Student's t."""
+        """``log p(x)`` in closed form, in nats: the density of a multivariate Student's t."""
         x = self.prepare(x)
         count, strength = len(x), self.strength + len(x)
         concentration = self.concentration + 0.5 * count

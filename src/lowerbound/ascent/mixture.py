@@ -21,7 +21,10 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class NormalWishart:
-    r"""Means and precisions of C Gaussians: :math:`\mu_c \mid \Lambda_c \sim N(m_c, (\kappa_c \Lambda_c)^{-1})`, :math:`\Lambda_c \sim W(W_c, \nu_c)`.
+    r"""A distribution of the means and precisions of C Gaussians.
+
+    .. math:: \mu_c \mid \Lambda_c \sim N(m_c, (\kappa_c \Lambda_c)^{-1}), \quad
+              \Lambda_c \sim W(W_c, \nu_c)
 
     Args:
         mean: ``m``, ``[C, D]``.
@@ -78,10 +81,10 @@ class NormalWishart:
 
 @dataclass(frozen=True, eq=False)
 class Assignments:
-    """Which of C components each of N examples is of.
+    """The component, of C, to which each of N examples belongs.
 
     Args:
-        shares: the probabilities, ``[N, C]``.
+        shares: its probabilities, ``[N, C]``.
     """
 
     shares: Tensor
@@ -93,26 +96,31 @@ class Assignments:
 
 
 class GaussianMixture(CoordinateAscent):
-    r"""A mixture of Gaussians with :math:`q(s, \pi, \mu, \Lambda) = q(s)\, q(\pi)\, q(\mu, \Lambda)`.
+    r"""A mixture of Gaussians, with a posterior of three factors.
 
-    .. math:: s_n \sim \pi, \quad x_n \mid s_n = c \sim N(\mu_c, \Lambda_c^{-1}), \quad \pi \sim \operatorname{Dirichlet}(\alpha_0), \quad
-        \mu_c, \Lambda_c \sim N(m_0, (\kappa_0 \Lambda_c)^{-1})\, W(W_0, \nu_0)
+    .. math:: q(s, \pi, \mu, \Lambda) = q(s)\, q(\pi)\, q(\mu, \Lambda)
 
-    Components that the data do not need come to rest with no example of theirs (Bishop 2006, section 10.2; Attias 1999).
+    The model is
+
+    .. math:: s_n \sim \pi, \quad x_n \mid s_n = c \sim N(\mu_c, \Lambda_c^{-1}), \quad
+              \pi \sim \operatorname{Dirichlet}(\alpha_0), \quad
+              \mu_c, \Lambda_c \sim N(m_0, (\kappa_0 \Lambda_c)^{-1})\, W(W_0, \nu_0)
+
+    Components that the data do not need end without examples (Bishop 2006, section 10.2; Attias
+    1999). The other settings of the prior come from the data: ``m_0`` is their mean, ``W_0^-1``
+    their covariance, ``nu_0`` their dimension.
 
     Args:
-        components: C, at most so many.
+        components: C, the largest number of components.
         concentration: ``alpha_0`` of each; ``1 / C`` if not given.
         strength: ``kappa_0``.
-
-    The other settings of the prior follow the data: ``m_0`` their mean, ``W_0^-1`` their covariance, ``nu_0`` their dimension.
 
     Raises:
         SettingsError: for settings that are out of range.
 
     Example:
-        >>> two = torch.cat([torch.randn(50, 1, generator=torch.Generator().manual_seed(0)) + shift for shift in (-5.0, 5.0)])
-        >>> ascent = GaussianMixture(2).fit(two)
+        >>> noise = torch.randn(50, 1, generator=torch.Generator().manual_seed(0))
+        >>> ascent = GaussianMixture(2).fit(torch.cat([noise - 5.0, noise + 5.0]))
         >>> sorted(round(float(mean)) for mean in ascent.factors["components"].mean)
         [-5, 5]
     """
@@ -120,40 +128,39 @@ class GaussianMixture(CoordinateAscent):
     def __init__(
         self, components: int, concentration: float | None = None, strength: float = 1.0
     ) -> None:
-        components = whole_number("GaussianMixture: components", components)
-        check_positive(
-            "GaussianMixture",
-            concentration=1.0 if concentration is None else concentration,
-            strength=strength,
-        )
-        self.components = components
-        self.concentration = 1.0 / components if concentration is None else concentration
+        self.components = whole_number("GaussianMixture: components", components)
+        if concentration is None:
+            concentration = 1.0 / self.components
+        check_positive("GaussianMixture", concentration=concentration, strength=strength)
+        self.concentration = concentration
         self.strength = strength
 
     def prepare(self, x: Any) -> Tensor:
         """Vectors, ``[N, D]``.
 
         Raises:
-            DataError: if they are none, there are fewer than components, or their covariance is singular.
+            DataError: if they are not vectors, if there are fewer than components, or if their
+                covariance is singular.
         """
         data = super().prepare(x)
         if data.dim() != 2 or len(data) < max(2, self.components):
             raise DataError(
-                f"data: expected at least {max(2, self.components)} vectors [N, D], got the shape {tuple(data.shape)}"
+                f"data: expected at least {max(2, self.components)} vectors [N, D], got the shape "
+                f"{tuple(data.shape)}"
             )
         if bool(torch.linalg.cholesky_ex(self._covariance(data)).info):
             raise DataError("data: a column is constant or a combination of others; leave it out")
         return data
 
     def prior(self, x: Tensor) -> NormalWishart:
-        """Of each component, ``[1, ...]``."""
+        """The prior of each component, ``[1, ...]``."""
         one = x.new_ones(1)
         return NormalWishart(
             x.mean(0)[None], self.strength * one, self._covariance(x)[None], x.shape[1] * one
         )
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Each example with the nearest of C that lie far apart (Arthur & Vassilvitskii 2007)."""
+        """Each example belongs to the nearest of C far ones (Arthur & Vassilvitskii 2007)."""
         standardised = (x - x.mean(0)) / x.std(0)
         centres = standardised[torch.randint(len(x), (1,), generator=generator)]
         while len(centres) < self.components:
@@ -168,7 +175,7 @@ class GaussianMixture(CoordinateAscent):
         return self.factors(assignments, x)
 
     def factors(self, assignments: Assignments, x: Tensor) -> dict[str, Factor]:
-        """All factors, of which the others are the best for these assignments."""
+        """All factors, where the others are optimal for these assignments."""
         found: dict[str, Factor] = {"assignments": assignments}
         for name in ("proportions", "components"):
             found[name] = self.update(name, found, x)
@@ -189,7 +196,8 @@ class GaussianMixture(CoordinateAscent):
         prior = self.prior(x)
         strength = prior.strength + counts
         mean = (prior.strength * prior.mean + shares.mT @ x) / strength[:, None]
-        # The scatter about the new means, the prior's mean counted in: no difference of large squares.
+        # The scatter about the new means, with the prior's mean. A difference of large squares
+        # would lose digits.
         shift, pull = x[:, None] - mean, prior.mean - mean
         scatter = torch.einsum("nc,ncd,nce->cde", shares, shift, shift)
         scatter = scatter + prior.strength * torch.einsum("cd,ce->cde", pull, pull)

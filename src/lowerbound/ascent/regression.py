@@ -1,4 +1,4 @@
-"""Coordinate ascent for a linear regression whose scales are unknown."""
+"""Coordinate ascent for a linear regression with unknown scales."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LinearRegression(CoordinateAscent):
     .. math:: y_n \sim N(w^\top x_n, \beta^{-1}), \quad w \sim N(0, \alpha^{-1} I), \quad
         \alpha \sim \operatorname{Gamma}(a_0, b_0), \quad \beta \sim \operatorname{Gamma}(c_0, d_0)
 
-    The data are the columns of ``x`` and, as the last one, ``y`` (Bishop 2006, section 10.3).
+    The columns of the data are ``x``, and ``y`` as the last one (Bishop 2006, section 10.3).
 
     Args:
         concentration: ``a_0`` and ``c_0``.
@@ -48,22 +48,24 @@ class LinearRegression(CoordinateAscent):
         """A table ``[N, D + 1]``.
 
         Raises:
-            DataError: if it has not two columns at least, or all outputs are the same.
+            DataError: if it has fewer than two columns, or all outputs are the same.
         """
         table = super().prepare(x)
         if table.dim() != 2 or table.shape[1] < 2:
             raise DataError(
-                f"data: expected a table [N, D + 1] with y in its last column, got the shape {tuple(table.shape)}"
+                "data: expected a table [N, D + 1] with y in its last column, got the shape "
+                f"{tuple(table.shape)}"
             )
         if len(table) > 1 and bool((table[:, -1] == table[0, -1]).all()):
             raise DataError(
-                f"data: y, the last column, is {float(table[0, -1]):g} in all {len(table)} rows, so there is nothing to explain, and the noise's precision "
-                "would have no bound; give outputs that vary"
+                f"data: y, the last column, is {float(table[0, -1]):g} in all {len(table)} rows, "
+                "so there is nothing to explain, and the noise's precision would have no bound; "
+                "give outputs that vary"
             )
         return table
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Weights given precisions of 1 and of the outputs."""
+        """The weights for a prior precision of 1 and the outputs' own precision."""
         one = x.new_ones(())
         weights_precision = Gamma(one, one)
         noise_precision = Gamma(
@@ -107,7 +109,8 @@ class LinearRegression(CoordinateAscent):
     @staticmethod
     def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
         inputs, outputs = x[:, :-1], x[:, -1]
-        # By singular values: inputs.T @ inputs would square the ratio between the scales of its columns, and lose what lies below.
+        # By singular values, because inputs.T @ inputs would square the ratio of its columns'
+        # scales, and lose the smallest to rounding.
         left, values, right = torch.linalg.svd(
             inputs, full_matrices=inputs.shape[0] < inputs.shape[1]
         )

@@ -60,7 +60,8 @@ class LatentModel(Model):
     The posterior is amortised: a variational auto-encoder (Kingma & Welling 2013). Each part is a
     module whose ``forward`` returns a ``torch.distributions.Distribution``. Any three that fit make
     a model. A part may depend on fields of the examples, such as labels, which it names in its
-    ``needs``. The model then is conditional: p(x given z, label), for instance.
+    ``needs``: :class:`lowerbound.Given` makes a part do so. The model then is conditional, as in
+    the second example.
 
     Args:
         prior: p(z); its input is nothing, or the fields that it needs.
@@ -78,6 +79,17 @@ class LatentModel(Model):
         torch.Size([3, 5])
         >>> vae.sample(4).shape, vae.encode(torch.zeros(5, 1, 8, 8)).shape
         (torch.Size([4, 1, 8, 8]), torch.Size([5, 2]))
+
+        >>> digits = lb.load_data("digits").test
+        >>> conditional = lb.LatentModel(
+        ...     prior=lb.StandardNormal(2),
+        ...     posterior=lb.Given(lb.Gaussian(lb.mlp((11, 8, 8), 32, 4)), "label", categories=10),
+        ...     likelihood=lb.Given(lb.Gaussian(lb.mlp(12, 32, (2, 8, 8))), "label", categories=10),
+        ... )
+        >>> conditional.needs, conditional.sample(4, label=7).shape
+        (('label',), torch.Size([4, 1, 8, 8]))
+        >>> conditional.reconstruct(digits, label=3).shape  # each digit as if it were a 3
+        torch.Size([180, 1, 8, 8])
     """
 
     def __init__(self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module) -> None:
