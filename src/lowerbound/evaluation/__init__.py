@@ -1,4 +1,4 @@
-"""How good a model is, in nats, and how sure that figure is."""
+"""How good a model is, in nats, with standard errors and warnings."""
 
 from lowerbound.evaluation.annealing import (
     AnnealedEstimate,
@@ -8,7 +8,9 @@ from lowerbound.evaluation.annealing import (
 )
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.estimate import Estimate, evaluate
+from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
+from lowerbound.evaluation.group_health import CodeUse, GroupHealth
 from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
 from lowerbound.evaluation.inference_data import to_arviz
@@ -16,9 +18,12 @@ from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
 
 __all__ = [
     "AnnealedEstimate",
+    "CodeUse",
     "Difference",
     "Estimate",
+    "Finding",
     "Gaps",
+    "GroupHealth",
     "Interval",
     "LatentHealth",
     "LikelihoodEstimate",

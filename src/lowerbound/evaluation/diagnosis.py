@@ -10,17 +10,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
+from lowerbound.distributions.divergence import as_diagonal
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel
 from lowerbound.models.passes import batches
-from lowerbound.objectives.schedules import cut_short
 from lowerbound.runtime import noise
 from lowerbound.runtime.memory import examples_per_pass
 from lowerbound.runtime.modes import evaluating
+from lowerbound.runtime.renaming import forward_old_names
 
 # The examples that are measured, and the draws for each.
 _EXAMPLES = 500
@@ -34,24 +35,6 @@ _NEAR = 1.05
 
 # If log p(x|z) changes by fewer nats than this when z is redrawn, it hardly depends on z.
 _IGNORED = 0.5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """An observation about a model, with its likely cause and a remedy.
-
-    Args:
-        what: the observation.
-        cause: the likely cause, with the measurement that supports it.
-        remedy: what to try.
-    """
-
-    what: str
-    cause: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.what}. Likely cause: {self.cause}. Remedy: {self.remedy}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +60,7 @@ class Look:
     @property
     def scale(self) -> Tensor | None:
         """The likelihood's standard deviation, ``[K, B, *event]``; ``None`` if not Gaussian."""
-        base = getattr(self.p, "base_dist", None)
-        torchs_own = isinstance(self.p, Independent) and isinstance(base, Normal)
-        if not torchs_own and not isinstance(self.p, DiagonalNormal):
+        if as_diagonal(self.p) is None:
             return None
         return self.p.stddev.double()
 
@@ -329,18 +310,29 @@ def causes_of_collapse(
     if weight is not None and has_learned_scale(look.model.likelihood):
         scale = None  # a learned scale becomes broad because of the collapse
     found = [cause for cause in (weight, scale, free_running(look)) if cause is not None]
-    yield from found or [UNKNOWN_CAUSE]
+    measured = "scale, weight of the rate, dead units and a decoder that does not need z"
+    yield from found or [(f"none found: {measured} were measured", _GENERAL_REMEDY)]
 
 
-UNKNOWN_CAUSE: Cause = (
-    "unknown: it is not the scale, the weight of the rate, dead units, or a decoder that does "
-    "not need z",
+def causes_without_look(
+    objective: Any, schedules: Mapping[str, Mapping[str, float]]
+) -> Iterator[Cause]:
+    """The causes of a collapse of a model that is not a :class:`~lowerbound.LatentModel`.
+
+    Only the objective can be examined.
+
+    Args:
+        objective: what the model was trained with.
+        schedules: the values that the objective's schedules had reached.
+    """
+    weight = strong_rate_weight(objective, schedules)
+    yield weight or ("none found: only the weight of the rate was measured", _GENERAL_REMEDY)
+
+
+_GENERAL_REMEDY = (
     "try a KL warm-up (beta=lb.Ramp(0.0, 1.0, epochs=...), --kl-warmup), free_bits (--free-bits), "
-    "a lower learning rate, or longer training",
+    "a lower learning rate, or longer training"
 )
-
-
-# Findings about models that have not collapsed.
 
 
 def scale_bounds(look: Look) -> tuple[float, float] | None:
@@ -356,43 +348,4 @@ def scale_bounds(look: Look) -> tuple[float, float] | None:
     return float(at_floor.double().mean()), float(at_ceiling.double().mean())
 
 
-def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterator[Finding]:
-    """Findings about a learned scale with more than one entry in a hundred at a bound."""
-    low, high = shares
-    if low > 0.01:
-        yield Finding(
-            f"{100 * low:.0f}% of the likelihood's scales are at their floor "
-            f"min_scale={likelihood.min_scale:g}",
-            "these entries hardly vary, and without the floor the bound would be arbitrarily high",
-            "compare this bound only with others for the same floor; or dequantise "
-            "(pixels='dequantize'), or use scale='shared'",
-        )
-    if high > 0.01:
-        yield Finding(
-            f"{100 * high:.0f}% of the likelihood's scales are at their ceiling "
-            f"max_scale={likelihood.max_scale:g}",
-            "the data vary by more than that in some entries",
-            "rescale the data, or raise max_scale",
-        )
-
-
-def unfinished(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
-    """Findings about schedules that had not ended when the model had its present weights."""
-    for name, schedule in schedules.items():
-        if not cut_short(schedule):
-            continue
-        reached, end = (f"{schedule[key]:.3g}" for key in ("reached", "end"))
-        if "epoch" in schedule:
-            yield Finding(
-                f"the weights are those of epoch {schedule['epoch']:g}, when {name} was {reached}, "
-                f"on its way to {end}",
-                "the validation bound was best before the schedule ended",
-                "train without validation, which keeps the last weights, or shorten the schedule; "
-                "or train for longer if it had not ended",
-            )
-        else:
-            yield Finding(
-                f"the training ended while {name} was {reached}, on its way to {end}",
-                f"the schedule of {name} is longer than the training",
-                "train for longer (--resume continues the training), or shorten the schedule",
-            )
+__getattr__ = forward_old_names(__name__, {"Finding": "lowerbound.evaluation.findings.Finding"})

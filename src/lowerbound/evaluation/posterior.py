@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model, check_seed
-from lowerbound.evaluation.diagnosis import Finding
+from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
 from lowerbound.evaluation.posterior_causes import Verdict, Weighted, findings_about

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lowerbound.evaluation.diagnosis import Finding
+from lowerbound.evaluation.findings import Finding
 
 Verdict = Literal["good", "usable", "bad"]
 

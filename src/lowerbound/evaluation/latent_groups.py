@@ -1,0 +1,155 @@
+"""The groups of a model's latents for a batch, with their posteriors, priors and rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    OneHotCategorical,
+)
+
+from lowerbound.distributions import (
+    FactorialBernoulli,
+    closed_form_kl,
+    closed_form_unit_kl,
+    point_of,
+)
+from lowerbound.errors import UnsupportedError
+from lowerbound.models import LatentModel, Model
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One group of latents for a batch.
+
+    Args:
+        q: the posterior, of batch shape ``[B]``, or ``[K, B]`` if it depends on other latents.
+        prior: of batch shape ``[]``, ``[B]`` or ``[K, B]``.
+        unit_rates: KL(q || prior) of each unit, ``[B, *units]``; ``None`` without a closed form.
+        whole_rates: computes KL(q || prior), ``[B]``.
+    """
+
+    q: Distribution
+    prior: Distribution
+    unit_rates: Tensor | None
+    whole_rates: Callable[[], Tensor]
+
+    @property
+    def depends_on_latents(self) -> bool:
+        """Whether the posterior depends on other latents."""
+        return len(self.q.batch_shape) == 2
+
+    @property
+    def units_per_example(self) -> Tensor | None:
+        """:attr:`unit_rates` as ``[B, J]`` in float64."""
+        if self.unit_rates is None:
+            return None
+        return self.unit_rates.reshape(len(self.unit_rates), -1).double()
+
+    @property
+    def rates(self) -> Tensor:
+        """KL(q || prior), ``[B]``, in float64."""
+        units = self.units_per_example
+        if units is not None:
+            return units.sum(1)
+        return self.whole_rates().double()
+
+    def unit_means(self, device: torch.device) -> Tensor:
+        """The mean of each unit under q, ``[B, J, M]``, in float64.
+
+        M is 1 for a unit that is a number. For a unit that is one of C codes, M is C: the mean of
+        its one-hot code.
+        """
+        if isinstance(_base(self.q), Categorical | OneHotCategorical):
+            means = code_probabilities(self.q)
+            assert means is not None
+        else:
+            means = point_of(self.q, device).reshape(*self.q.batch_shape, -1, 1)
+        return self._over_latents(means)
+
+    def codes(self) -> Tensor | None:
+        """The probabilities of each unit's codes under q, ``[B, J, C]``; ``None`` without codes."""
+        probabilities = code_probabilities(self.q)
+        if probabilities is None:
+            return None
+        return self._over_latents(probabilities)
+
+    def _over_latents(self, values: Tensor) -> Tensor:
+        """The mean over draws of the other latents, if q depends on them."""
+        if self.depends_on_latents:
+            values = values.mean(0)
+        return values.double()
+
+
+def latent_groups(
+    model: Model, x: Tensor, samples: int, given: Mapping[str, Any]
+) -> dict[str, Group]:
+    """The groups of a model's latents for a batch, by name.
+
+    Args:
+        model: a :class:`~lowerbound.LatentModel`, which has the single group ``z``, or a model
+            whose draws say what q and the prior of each group are.
+        x: the examples, ``[B, *event]``.
+        samples: K, the draws for a group whose rate has no closed form, or that depends on others.
+        given: the fields that the model needs.
+
+    Raises:
+        UnsupportedError: if the model's draws do not say what q and the prior are.
+    """
+    if isinstance(model, LatentModel):
+        return {"z": _only_group(model, x, samples, given)}
+    latents = model.draw(x, samples, **given).latents
+    if not latents:
+        raise UnsupportedError(
+            f"latent_health: the draws of a {type(model).__name__} do not say what q and the prior "
+            "of its latents are; give Draw q and prior, or use Draw.of"
+        )
+    groups = {}
+    for name, latent in latents.items():
+        groups[name] = Group(
+            latent.q, latent.prior, latent.unit_rates, partial(getattr, latent, "rate")
+        )
+    return groups
+
+
+def _only_group(model: LatentModel, x: Tensor, samples: int, given: Mapping[str, Any]) -> Group:
+    parts = model.conditioned(x, given)
+    q, prior = parts.q, parts.prior
+
+    def whole_rates() -> Tensor:
+        kl = closed_form_kl(q, prior)
+        if kl is None:
+            kl = model.draw(x, samples, **given).sampled_rate
+        return kl
+
+    return Group(q, prior, closed_form_unit_kl(q, prior), whole_rates)
+
+
+def code_probabilities(q: Distribution) -> Tensor | None:
+    """The probabilities of the codes of a discrete posterior, ``[*batch, J, C]``.
+
+    ``None`` for a posterior whose units are not codes.
+    """
+    base = _base(q)
+    if isinstance(base, Categorical | OneHotCategorical):
+        probabilities = base.probs
+    elif isinstance(base, Bernoulli | FactorialBernoulli):
+        probabilities = torch.stack([1 - base.mean, base.mean], -1)
+    else:
+        return None
+    return probabilities.reshape(*q.batch_shape, -1, probabilities.shape[-1])
+
+
+def _base(q: Distribution) -> Distribution:
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return q
