@@ -1,4 +1,7 @@
-"""How the documentation is built: `make docs`. Nothing in the built pages is fetched from elsewhere when they are read."""
+"""How the documentation is built: `make docs`.
+
+A reader of the built pages fetches nothing from elsewhere.
+"""
 
 import os
 import sys
@@ -46,7 +49,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
-    # Other libraries' names: their references are not at hand when this is built without a network.
+    # Names of other libraries: their references are not available without a network.
     (
         r"py:.*",
         r"(torch|numpy|np|zuko|typer|collections|pathlib|pydantic|os|typing|dataclasses|abc)\..*",

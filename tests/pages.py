@@ -1,9 +1,10 @@
-"""The code blocks of Markdown pages, and how they are run: what the README and the documentation show is what happens.
+"""The code blocks of Markdown pages, and how they are run, so that the pages show what happens.
 
-- ``python``: run, in order, in one namespace; in the form of a doctest its output is compared as well.
-- ``console``: each line that begins with ``$`` is run, and what follows it is compared with what it printed.
-- ``sh``, and blocks without a language: each line that begins with ``lowerbound`` or ``make`` is checked against the command's options,
-  or the Makefile's targets.
+- ``python``: run in order in one namespace. If it is a doctest, its output is compared as well.
+- ``console``: each line that begins with ``$`` is run, and the text below it is compared with what
+  the line printed.
+- ``sh``, and blocks without a language: each line that begins with ``lowerbound`` or ``make`` is
+  checked against the command's options, or against the Makefile's targets.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from lowerbound.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-PAGE = "page"  # the module that the code of a page believes to be in
+PAGE = "page"  # the name of the module that the code of a page is in
 FENCE = re.compile(r"^( *)(`{3,})([^\n]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -64,7 +65,7 @@ def prose(page: str | Path) -> str:
 
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """Classes and recipes that a page has registered are forgotten after the block."""
+    """Forget the classes and recipes that a page registers, after the block."""
     try:
         yield
     finally:
@@ -75,14 +76,14 @@ def registered() -> Iterator[None]:
 
 
 def run(page: str | Path, change: Callable[[str], str] = lambda code: code) -> dict[str, Any]:
-    """Run the blocks of a page in the current folder, and return the names that they leave.
+    """Run the blocks of a page in the current folder, and return the names that they define.
 
     Args:
-        page: as a path from the root.
-        change: of a Python block before it is run, such as to shorten a training.
+        page: its path from the root.
+        change: changes the code of a Python block before it runs, such as to shorten a training.
 
     Raises:
-        AssertionError: where something printed is not what the page shows.
+        AssertionError: if the printed text is not the one that the page shows.
     """
     names: dict[str, Any] = {"__name__": PAGE}
     with registered():
@@ -110,17 +111,20 @@ def _run_doctest(block: Block, names: dict[str, Any]) -> None:
 def _run_console(block: Block) -> None:
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         line, _, expected = part.replace("\\\n", " ").partition("\n")
-        code, printed = _called(line)
+        code, printed = _call(line)
         shown = f"{block.page.name}, line {block.line}: {line}\n{printed}"
-        assert code == (2 if re.search(r"^lowerbound: ", expected, re.MULTILINE) else 0), shown
+        is_error = re.search(r"^lowerbound: ", expected, re.MULTILINE) is not None
+        assert code == {True: 2, False: 0}[is_error], shown
         if expected.strip():
-            assert doctest.OutputChecker().check_output(expected.rstrip() + "\n", printed, FLAGS), (
-                shown
-            )
+            same = doctest.OutputChecker().check_output(expected.rstrip() + "\n", printed, FLAGS)
+            assert same, shown
 
 
-def _called(line: str) -> tuple[int, str]:
-    """The exit code of a line, and what it printed; ``lowerbound`` is called within this process, for it takes seconds to start."""
+def _call(line: str) -> tuple[int, str]:
+    """The exit code of a line, and the text that it printed.
+
+    ``lowerbound`` is called within this process, because starting it takes seconds.
+    """
     arguments = shlex.split(line, comments=True)
     if arguments[0] != "lowerbound":
         ended = subprocess.run(line, shell=True, text=True, capture_output=True, check=False)
@@ -135,13 +139,15 @@ def _called(line: str) -> tuple[int, str]:
 
 
 def command_lines(page: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines of shell blocks that call ``lowerbound`` or ``make``, with their line numbers, split into words."""
+    """The lines of shell blocks that call ``lowerbound`` or ``make``.
+
+    Each is split into words, and comes with its line number.
+    """
     for block in blocks(page):
         if block.language not in ("", "sh"):
             continue
-        for number, line in enumerate(
-            block.text.replace("\\\n", " ").splitlines(), start=block.line
-        ):
+        lines = block.text.replace("\\\n", " ").splitlines()
+        for number, line in enumerate(lines, start=block.line):
             if line.startswith(("lowerbound ", "make ")):
                 yield number, shlex.split(line, comments=True)
 
@@ -150,15 +156,15 @@ def check_options(arguments: list[str]) -> None:
     """Refuse arguments that the command does not take.
 
     Raises:
-        typer.TyperException: saying which.
+        typer.TyperException: which names the argument.
     """
     command = typer.main.get_command(app)
-    _disarm(command)
+    _remove_callbacks(command)
     command.main(arguments, prog_name="lowerbound", standalone_mode=False)
 
 
-def _disarm(command: Any) -> None:
-    """Nothing is done when the command is called, beyond reading its arguments."""
+def _remove_callbacks(command: Any) -> None:
+    """Let the command read its arguments and do nothing."""
     command.callback = None
     for part in getattr(command, "commands", {}).values():
-        _disarm(part)
+        _remove_callbacks(part)

@@ -1,4 +1,4 @@
-"""What the documentation shows: its code runs, its commands are understood, its links lead somewhere, and it leaves no public name out."""
+"""The documentation: its code runs, its commands and links are right, no public name is missing."""
 
 import re
 import sys
@@ -17,14 +17,14 @@ import sitecheck
 from pages import ROOT, blocks, check_options, command_lines, pages, prose, run
 
 ALL = pages("*.md", "docs/**/*.md", "benchmarks/*.md")
+# A test of its own compares the output of this page number by number.
+APART = "docs/notebook-errors.md"
 WITH_CODE = [
     page
     for page in pages("docs/**/*.md")
-    if page
-    != "docs/notebook-errors.md"  # whose output is compared number by number, in a test of its own
-    and any(block.language in ("python", "console") for block in blocks(page))
+    if page != APART and any(block.language in ("python", "console") for block in blocks(page))
 ]
-# What a reader would wait for, and a test does not.
+# Trainings that are shortened in the test.
 QUICKER = {"docs/index.md": lambda code: code.replace("epochs=10", "epochs=1, progress=False")}
 REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages("docs/api/*.md"))
 
@@ -32,11 +32,10 @@ REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run(
-        page, QUICKER.get(page, str)
-    )  # raises where a block fails, or prints other than what the page shows
+    run(page, QUICKER.get(page, str))  # raises if a block fails or prints something else
     printed = capsys.readouterr()
-    assert "Traceback" not in printed.out + printed.err  # as of a thread, which raises nothing here
+    # An exception in a thread raises nothing here, but it prints.
+    assert "Traceback" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize("page", ALL)
@@ -73,7 +72,7 @@ def test_links_lead_somewhere(page):
 
 
 def _places(page: Path) -> set[str]:
-    """What a link can name in a page: its headings, in small letters with dashes."""
+    """The names that a link can use in a page: its headings, in small letters with dashes."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf8"), re.MULTILINE)
     return {
         re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
@@ -113,7 +112,7 @@ def test_the_reference_has_the_noise_for_distributions_of_one_s_own():
 
 
 def test_every_page_is_in_the_navigation():
-    """But for pages that a pattern brings in."""
+    """Pages that a pattern includes are listed too."""
     listed = set()
     for page in pages("docs/**/*.md"):
         for block in blocks(page):
@@ -147,7 +146,8 @@ def test_what_is_wrong_in_a_site_is_found(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "picture.png").touch()
     (tmp_path / "index.html").write_text(
-        '<a id="here"></a><a href="#here">1</a><a href="more/">2</a><a href="more/index.html#there">3</a><img src="picture.png">'
+        '<a id="here"></a><a href="#here">1</a><a href="more/">2</a>'
+        '<a href="more/index.html#there">3</a><img src="picture.png">'
         '<a href="https://example.org">4</a><img src="data:image/png;base64,">'
     )
     (tmp_path / "more" / "index.html").write_text(
@@ -155,7 +155,8 @@ def test_what_is_wrong_in_a_site_is_found(tmp_path):
     )
     assert list(sitecheck.broken(tmp_path)) == []
     (tmp_path / "bad.html").write_text(
-        '<a href="gone.html">1</a><a href="index.html#gone">2</a><img src="gone.png"><script src="https://example.org/a.js"></script>'
+        '<a href="gone.html">1</a><a href="index.html#gone">2</a><img src="gone.png">'
+        '<script src="https://example.org/a.js"></script>'
     )
     found = list(sitecheck.broken(tmp_path))
     assert [page for page, _ in found] == ["bad.html"] * 4
@@ -172,14 +173,17 @@ def test_lines_of_code_that_are_too_long_are_found(tmp_path):
     sentence, row = "word " * 40, "1.0   " * 40
     (tmp_path / "index.html").write_text(f"<pre><span>{fits}</span>\n{fits}</pre><p>{too_long}</p>")
     (tmp_path / "notebook.html").write_text(
-        f'<div class="cell"><div class="cell_output docutils"><div><pre>{sentence}</pre></div></div></div><pre>{fits}</pre>'
+        '<div class="cell"><div class="cell_output docutils"><div>'
+        f"<pre>{sentence}</pre></div></div></div><pre>{fits}</pre>"
     )
     assert list(sitecheck.broken(tmp_path)) == []
     (tmp_path / "index.html").write_text(f"<pre>{fits}\n<b>x</b>{fits}</pre>")
     (tmp_path / "notebook.html").write_text(
-        f'<div class="cell_output"><div></div><pre>{row}</pre></div><div><pre>{sentence}</pre></div>'
+        f'<div class="cell_output"><div></div><pre>{row}</pre></div>'
+        f"<div><pre>{sentence}</pre></div>"
     )
-    assert [page for page, _ in sitecheck.broken(tmp_path)] == ["index.html", "notebook.html", "notebook.html"]
+    found = [page for page, _ in sitecheck.broken(tmp_path)]
+    assert found == ["index.html", "notebook.html", "notebook.html"]
 
 
 def test_a_notebook_that_cannot_be_downloaded_is_found(tmp_path):

@@ -17,7 +17,10 @@ def test_every_block_of_code_is_followed_by_its_output():
 
 
 def test_the_code_prints_what_the_page_shows(capsys):
-    """Words exactly; numbers to a fiftieth of their size or two units of their last digit, since other machines round otherwise."""
+    """Words agree exactly, and numbers to a fiftieth of their size or two units of the last digit.
+
+    Other machines round in other ways.
+    """
     names: dict[str, object] = {}
     for code, shown in BLOCKS:
         exec(code, names)

@@ -1,4 +1,4 @@
-"""Twelve mistakes that are easily made when an auto-encoder is written by hand, each with the test that catches it."""
+"""Twelve mistakes that are easy to make in an auto-encoder, each with the test that finds it."""
 
 import math
 from itertools import chain
@@ -19,7 +19,7 @@ MEAN, LOG_VARIANCE = torch.tensor([0.5, -1.0]), torch.tensor([-2.0, 0.7])
 
 
 class Constant(nn.Module):
-    """A network that gives the same output whatever comes in."""
+    """A network that gives the same output for every input."""
 
     def __init__(self, output):
         super().__init__()
@@ -152,7 +152,7 @@ def test_8_a_step_is_taken_and_everything_that_it_needs_exists():
 
 
 def test_8_the_recipe_is_the_notebook_s_system():
-    """64 x 64, 10 latents, one hidden layer of 200 tanh units each, batches of 32, L = 7, 10 epochs."""
+    """64 x 64, 10 latents, hidden layers of 200 tanh units, batches of 32, L = 7, 10 epochs."""
     recipe = RECIPES["aevb-gaussian"]
     model, objective = recipe.build((1, 64, 64), {})
     draw = model.draw(faces(32), objective.samples)
@@ -210,9 +210,8 @@ def test_10_pictures_are_drawn_from_the_prior_pixel_by_pixel():
     count = 40_000
     x = model.sample(count, seed=1)
     assert x.shape == (count, 2)
-    expected = torch.tensor(
-        [[4.25, 0.0], [0.0, 0.25]]
-    )  # W W' + sigma^2: z is N(0, 1), the noise independent
+    # W W' + sigma^2: z is N(0, 1), and the noise is independent.
+    expected = torch.tensor([[4.25, 0.0], [0.0, 0.25]])
     spread = (expected.diagonal()[:, None] * expected.diagonal()).sqrt()
     assert ((torch.cov(x.T) - expected).abs() < 5 * spread * math.sqrt(2 / count)).all()
     assert (
@@ -229,7 +228,7 @@ def test_10_pictures_keep_their_shape():
 
 
 def check_that_it_ends_well(data: object) -> None:
-    """Plain SGD at 1e-2 ends in a trained model or in an error that says what to do; never in silent NaN."""
+    """Plain SGD at 1e-2 gives a trained model or an error with a remedy, never silent NaN."""
     model, objective = RECIPES["aevb-gaussian"].build((1, 64, 64), {})
     message = None
     try:

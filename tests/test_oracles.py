@@ -42,7 +42,7 @@ def test_densities_are_torch_s_and_scipy_s():
         )
 
 
-def test_scales_that_broadcast_give_the_same_figures():
+def test_scales_that_broadcast_give_the_same_values():
     loc, x = torch.randn(4, 5, 3, dtype=DOUBLE), torch.randn(4, 5, 3, dtype=DOUBLE)
     for log_scale in (
         torch.tensor(0.3, dtype=DOUBLE),
@@ -86,15 +86,14 @@ def test_kl_of_nearly_equal_gaussians_keeps_its_digits():
 def test_a_smooth_bound_is_smooth_and_keeps_its_bounds():
     x = torch.linspace(-30, 30, 6001, dtype=DOUBLE, requires_grad=True)
     y = soft_clamp(x, -10, 10)
-    (slope,) = torch.autograd.grad(y.sum(), x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
     inside = x.abs() <= 9
     assert torch.equal(y[inside], x[inside])
     assert (y.abs() < 10).all()
-    assert (slope > 0).all()
+    assert (gradient > 0).all()
     assert (y[1:] > y[:-1]).all()
-    assert (
-        slope[1:] - slope[:-1]
-    ).abs().max() < 2.5 * 0.01  # no jump: the slope's own slope is at most 2 / knee
+    # The gradient does not jump: its own gradient is at most 2 / knee.
+    assert (gradient[1:] - gradient[:-1]).abs().max() < 2.5 * 0.01
 
 
 # Linear Gaussian models, whose evidence is known
@@ -239,7 +238,8 @@ def test_the_bound_is_below_the_evidence_and_rises_to_it_as_q_nears_the_posterio
             model.posterior.network.layers[0].bias[:2] = shift
             draw = model.draw(x, 500)
             gap = evidence.log_prob(x) - draw.log_w.mean(0)
-            # The gap is KL(q || posterior), known here: half the squared shift in units of the posterior's scale.
+            # The gap is KL(q || posterior), which is known here: half the squared shift, in units
+            # of the posterior's scale.
             expected = 0.5 * (shift / draw.q.stddev[0]).square().sum()
             assert float(gap.mean()) == pytest.approx(float(expected), abs=0.05)
             bounds.append(float(draw.log_w.mean()))

@@ -1,4 +1,4 @@
-"""What the README promises."""
+"""The README's example and its facts."""
 
 import re
 import sys

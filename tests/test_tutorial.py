@@ -1,4 +1,4 @@
-"""The tutorial's notebooks: they run, and the outputs that are committed are those of their code."""
+"""The tutorial's notebooks run, and the committed outputs are those of their code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ FOLDER = Path(__file__).parents[1] / "docs" / "tutorial"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]-*.ipynb"))
 LARGEST = 1_000_000
 
-# What a text must not hold: paths and addresses of one machine, and what is left of a progress bar or a terminal.
+# A text must not show paths and addresses of one machine, or remains of a progress bar or terminal.
 GARBAGE = {
-    "an absolute path": r"(?<![\w.:/])(/(home|root|tmp|work|usr|opt|var|mnt|Users|private|srv)/|[A-Z]:\\\\?\w)",
+    "an absolute path": r"(?<![\w.:/])"
+    r"(/(home|root|tmp|work|usr|opt|var|mnt|Users|private|srv)/|[A-Z]:\\\\?\w)",
     "an object's address": r"\b0x[0-9a-f]{6,}",
     "an address of a network": r"\b\d{1,3}(\.\d{1,3}){3}\b|\blocalhost\b",
     "a progress bar": r"\r|\x1b\[|[━█▏▎▍▌▋▊▉]|\bit/s\b|\d%\|",
@@ -44,7 +45,7 @@ def script() -> Any:
 
 
 def texts(output: dict[str, Any]) -> Iterator[str]:
-    """All that is text in an output; pictures are not."""
+    """The texts of an output, without its pictures."""
     yield "".join(output.get("text", ""))
     for kind, content in output.get("data", {}).items():
         if not kind.startswith("image/"):
@@ -52,7 +53,10 @@ def texts(output: dict[str, Any]) -> Iterator[str]:
 
 
 def shows(code: str) -> bool:
-    """Whether a cell has something to show: at its top level it prints or shows, or it ends with a value that is no call."""
+    """Whether a cell shows something.
+
+    It does if it prints or shows at its top level, or ends with a value that is not a call.
+    """
     body = ast.parse(code).body
     outside = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     calls = [node.func for part in outside for node in ast.walk(part) if isinstance(node, ast.Call)]
@@ -78,7 +82,7 @@ def faults_of_outputs(cell: dict[str, Any]) -> Iterator[str]:
 
 
 def faults(notebook: dict[str, Any], digest: Callable[[Any], str]) -> Iterator[str]:
-    """What is wrong with a notebook as it is committed."""
+    """The faults of a notebook as it is committed."""
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     parameters = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     if len(parameters) != 1:
@@ -96,9 +100,7 @@ def faults(notebook: dict[str, Any], digest: Callable[[Any], str]) -> Iterator[s
             if isinstance(target, ast.Name)
         }
         odd = notebook["metadata"]["lowerbound"]["small"].keys() - names
-        yield from (
-            f"has a small setting {name} that is none of its parameters" for name in sorted(odd)
-        )
+        yield from (f"has a small setting {name} that is not a parameter" for name in sorted(odd))
     if notebook["metadata"]["lowerbound"].get("executed") != digest(notebook):
         yield "has outputs of other code: execute it again"
     if [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):
@@ -144,7 +146,7 @@ def output(text: str) -> dict[str, Any]:
 
 
 def whole() -> dict[str, Any]:
-    """A small notebook without a fault."""
+    """A small notebook without faults."""
     cells = [
         ("draws = 3\nseed = 0", []),
         ("print(draws)", [output("3\n")]),

@@ -1,4 +1,4 @@
-"""Parts of pages that are made from the library itself, so that they cannot drift from it.
+"""Parts of pages that are generated from the library itself, so that they stay correct.
 
 A page names such a part: ``{generated} commands``.
 """
@@ -59,7 +59,7 @@ def _command(entry: Any, parent: Any, level: int = 2) -> str:
 
 
 def _training(entry: Any, parent: Any) -> str:
-    """The command ``train``; what all recipes share is written once."""
+    """The command ``train``; the flags that all recipes share are written once."""
     context = _context(entry, parent)
     recipes = {name: entry.get_command(context, name) for name in entry.list_commands(context)}
     flags = {name: _panels(recipe, _context(recipe, context)) for name, recipe in recipes.items()}
@@ -114,28 +114,31 @@ def _row(parameter: Any, context: Any) -> Row:
     if parameter.param_type_name == "argument":
         return f"`{parameter.name.upper()}`", "path", text
     flag = " / ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
-    kind = (
-        ""
-        if parameter.is_flag
-        else str(parameter.display_type_rich(ctx=context) or "").strip("[]<>").replace("|", ", ")
-    )
+    kind = ""
+    if not parameter.is_flag:
+        kind = str(parameter.display_type_rich(ctx=context) or "")
+        kind = kind.strip("[]<>").replace("|", ", ")
     limits = parameter._get_number_range_help_str()
-    default = "required" if parameter.required else _shown(parameter.default)
+    default = _shown(parameter)
     more = ", ".join(part for part in (kind.lower(), limits, default) if part)
     return flag, more, text
 
 
-def _shown(default: Any) -> str:
-    return "" if default is None or default is False else f"default `{default}`"
+def _shown(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if parameter.default is None or parameter.default is False:
+        return ""
+    return f"default `{parameter.default}`"
 
 
 def _panel(name: str, rows: list[Row]) -> str:
-    title = f"**{name}**\n\n" if name else ""
+    title = name and f"**{name}**\n\n"
     return f"{title}{table(('', 'value', 'what it is'), rows)}"
 
 
 def recipes() -> str:
-    """All recipes: what each one builds, its settings, its usual training, and its results."""
+    """All recipes: what each builds, its settings, its usual training, and its results."""
     return "\n".join(_recipe(entry) for entry in RECIPES.values())
 
 
@@ -154,7 +157,9 @@ def _recipe(entry: Recipe) -> str:
 
 
 def _reached(entry: Recipe) -> str:
-    rows = [*_auto_encoders(entry.name), *(_importance_weighted() if entry.name == "iwae" else [])]
+    rows = _auto_encoders(entry.name)
+    if entry.name == "iwae":
+        rows += _importance_weighted()
     if not rows:
         return ""
     return "Its results on the test data, in nats per example:\n\n" + table(
@@ -186,7 +191,7 @@ def _auto_encoders(name: str) -> list[Row]:
                 f"ELBO {bound['mean']:,.1f} ± {bound['standard_error']:.1f}",
                 f"{record['epochs']}",
                 f"{record['training_seconds'] / 60:.1f} min",
-                f"[page](results/aevb.md), [numbers](results/aevb/{path.name})",
+                f"[page](results/aevb.md), [JSON](results/aevb/{path.name})",
             )
         )
     return rows
@@ -206,7 +211,7 @@ def _importance_weighted() -> list[Row]:
                 f"({record['test_samples']:,} draws)",
                 f"{record['epochs']}",
                 f"{record['training_seconds'] / 60:.0f} min",
-                f"[page](results/iwae.md), [numbers](results/iwae/{path.name})",
+                f"[page](results/iwae.md), [JSON](results/iwae/{path.name})",
             )
         )
     return rows

@@ -1,4 +1,7 @@
-"""How docstrings are read, what their short references name, and links out of ``docs/`` to pages that the site includes."""
+"""How docstrings are read, what their short references name, and links to included pages.
+
+The site includes some pages from outside of ``docs/``.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,28 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext import napoleon
 
-# Pages outside of docs/ that the site includes: where links lead in the repository, and where they lead here.
+# Pages outside of docs/ that the site includes: the target of a link in the repository, and here.
 INCLUDED = {"../benchmarks/RESULTS.md": "/benchmarks.md", "../CONTRIBUTING.md": "/contributing.md"}
 
 
-def _here(app: Sphinx, docname: str, source: list[str]) -> None:
+def _redirect_links(app: Sphinx, docname: str, source: list[str]) -> None:
     for there, here in INCLUDED.items():
         source[0] = source[0].replace(f"]({there}", f"]({here}")
     folder = Path(app.srcdir, docname).parent
 
-    def text_of_folder(
-        link: re.Match[str],
-    ) -> str:  # which the repository shows, and a site has no page for
-        return link[1] if (folder / link[2]).is_dir() else link[0]
-
-    source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", text_of_folder, source[0])
+    # The repository shows a folder, and the site has no page for it: its link becomes text.
+    for link in re.finditer(r"\[([^\]]*)\]\(([^)\s:#]+)\)", source[0]):
+        if (folder / link[2]).is_dir():
+            source[0] = source[0].replace(link[0], link[1])
 
 
 def _by_short_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Node | None:
-    """A docstring says ``:class:`Examples``` where the page has ``lowerbound.Examples``: right if there is one such name only.
+    """Resolve the short reference ``:class:`Examples``` to ``lowerbound.Examples``.
 
-    What exists in the library but has no place in the reference stays text; what does not exist is a warning.
+    There must be one such name only. A name that the library has and the reference has not stays
+    text. A name that does not exist is a warning.
     """
     if node.get("refdomain") != "py":
         return None
@@ -58,7 +60,9 @@ def _by_short_name(
             return link
     context = str(node.get("py:module") or "lowerbound").split(".")
     places = [parts, *([*context[:depth], *parts] for depth in range(len(context), 0, -1))]
-    return content if any(_exists(place) for place in places) else None
+    if any(map(_exists, places)):
+        return content
+    return None
 
 
 def _exists(parts: list[str]) -> bool:
@@ -77,21 +81,28 @@ def _exists(parts: list[str]) -> bool:
 
 def _member(owner: Any, name: str) -> Any:
     fields = getattr(owner, "__dataclass_fields__", {})
-    return fields[name] if name in fields else getattr(owner, name)
+    if name in fields:
+        return fields[name]
+    return getattr(owner, name)
 
 
 def _docstring(app: Sphinx, what: str, *more: Any) -> None:
-    """As napoleon, which takes the text before the first colon of a property's docstring for its type; here it is text."""
-    kind = "method" if what in ("attribute", "data", "property") else what
-    napoleon._process_docstring(app, kind, *more)
+    """Process a docstring by napoleon.
+
+    Napoleon takes the text before the first colon of a property's docstring as its type. Here that
+    is text.
+    """
+    if what in ("attribute", "data", "property"):
+        what = "method"
+    napoleon._process_docstring(app, what, *more)
     lines = more[-1]
-    lines[:] = [
-        re.sub(r"^((?:\s*:[^:]+:)?\s*)([A-Za-z]\.)", r"\1\\\2", line) for line in lines
-    ]  # a symbol numbers no list
+    # A symbol with a full stop does not begin an enumerated list.
+    symbol = re.compile(r"^((?:\s*:[^:]+:)?\s*)([A-Za-z]\.)")
+    lines[:] = [symbol.sub(r"\1\\\2", line) for line in lines]
 
 
 def _signature(app: Sphinx, what: str, name: str, *more: Any) -> tuple[str | None, str | None]:
-    """A default that is made anew for each instance, which Python shows as no expression."""
+    """Show a default that is made for each instance as ``...``, since it has no expression."""
     _, _, signature, returns = more
     return signature and signature.replace("<factory>", "..."), returns
 
@@ -104,6 +115,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
             app.disconnect(listener.id)
     app.connect("autodoc-process-docstring", _docstring)
     app.connect("autodoc-process-signature", _signature)
-    app.connect("source-read", _here)
+    app.connect("source-read", _redirect_links)
     app.connect("missing-reference", _by_short_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
-"""A crawl over the built pages. It warns of
+"""Checks the built pages. It warns about
 
 - links that lead nowhere,
-- whatever would be fetched from elsewhere,
+- everything that would be fetched from elsewhere,
 - lines of code that are too long for the column of text,
 - pages of notebooks that do not link to their notebook.
 """

@@ -1,11 +1,12 @@
 """Executes the notebooks of this folder, each from top to bottom in a fresh kernel.
 
-    python docs/tutorial/execute.py                  # all of them; outputs are written back in place
+    python docs/tutorial/execute.py                  # all of them; the outputs are written back
     python docs/tutorial/execute.py 1 2-mean-field   # those whose file names start so
-    python docs/tutorial/execute.py --small          # with the small settings of their metadata; nothing is written
+    python docs/tutorial/execute.py --small          # with small settings; nothing is written
 
-A notebook has one code cell with the tag ``parameters``, which holds its settings. The small ones are in its metadata, as
-``lowerbound.small``: a value for each setting that is to be smaller. A cell that fails, or writes to standard error, fails the whole.
+A notebook has one code cell with the tag ``parameters``, which assigns its settings. The small
+settings are in the notebook's metadata as ``lowerbound.small``: a value for each setting that is
+smaller. If a cell fails or writes to standard error, the program fails.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-CELL_SECONDS = 1800  # on a machine that is busy
+CELL_SECONDS = 1800  # enough on a busy machine
 
 
 def code_digest(notebook: Any) -> str:
-    """What tells one code from another: outputs that were made by other code than the notebook's are stale.
+    """A digest of the code. If the outputs were made by code with another digest, they are stale.
 
     Args:
-        notebook: as nbformat or the JSON module reads it.
+        notebook: the notebook, as nbformat or the JSON module reads it.
     """
     cells = ("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
     return hashlib.sha256("\0".join(cells).encode()).hexdigest()[:16]
 
 
 def set_small(notebook: Any) -> None:
-    """Add the small settings in a cell after the one that is tagged ``parameters``."""
+    """Add a cell with the small settings after the cell with the tag ``parameters``."""
     import nbformat
 
     tagged = [
@@ -48,14 +49,14 @@ def set_small(notebook: Any) -> None:
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(lines))
 
 
-def said_on_stderr(notebook: Any) -> str:
-    """All that its cells wrote to standard error."""
+def read_stderr(notebook: Any) -> str:
+    """Everything that the cells wrote to standard error."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
 def clean(notebook: Any) -> None:
-    """Leave nothing of this machine or this hour in a notebook, so that executing it twice gives the same file."""
+    """Remove all traces of the machine and the time, so that two executions give the same file."""
     for cell in notebook.cells:
         cell.metadata = {name: value for name, value in cell.metadata.items() if name == "tags"}
     notebook.metadata["kernelspec"] = {
@@ -68,11 +69,11 @@ def clean(notebook: Any) -> None:
 
 
 def execute(path: Path, small: bool) -> None:
-    """Execute a notebook and, unless it is with small settings, write it back.
+    """Execute a notebook, and write it back unless the settings are small.
 
     Raises:
         RuntimeError: if a cell wrote to standard error.
-        nbclient.exceptions.CellExecutionError: if one failed.
+        nbclient.exceptions.CellExecutionError: if a cell failed.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -85,54 +86,50 @@ def execute(path: Path, small: bool) -> None:
         timeout=CELL_SECONDS,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        extra_arguments=[
-            "--log-level=ERROR"
-        ],  # of the kernel itself: it warns of how it is spoken to on this machine
+        extra_arguments=["--log-level=ERROR"],  # of the kernel, which warns about its connection
         record_timing=False,
         coalesce_streams=True,
     ).execute()
-    said = said_on_stderr(notebook)
-    if said:
-        raise RuntimeError(f"{path.name}: a cell wrote to standard error:\n{said}")
+    written = read_stderr(notebook)
+    if written:
+        raise RuntimeError(f"{path.name}: a cell wrote to standard error:\n{written}")
     if not small:
         clean(notebook)
         nbformat.write(notebook, path)
 
 
-def chosen(names: Sequence[str]) -> list[Path]:
-    """The notebooks whose file names start with one of these; all of them where there are none.
+def find_notebooks(names: Sequence[str]) -> list[Path]:
+    """The notebooks whose file names start with one of these names; all of them without names.
 
     Raises:
-        SystemExit: for a name with which no notebook starts.
+        SystemExit: if no notebook starts with one of the names.
     """
     paths = sorted(FOLDER.glob("[0-9]-*.ipynb"))
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
-            raise SystemExit(
-                f"no notebook starts with {name!r}; there are {', '.join(path.name for path in paths)}"
-            )
+            there = ", ".join(path.name for path in paths)
+            raise SystemExit(f"no notebook starts with {name!r}; there are {there}")
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 
 def main() -> None:
-    """Execute what the command line names."""
+    """Execute the notebooks that the command line names."""
     parser = argparse.ArgumentParser(description="Execute the notebooks of the tutorial.")
     parser.add_argument(
         "names",
         nargs="*",
-        help="beginnings of file names, such as 1 or 2-mean-field; all if not given",
+        help="beginnings of file names, such as 1 or 2-mean-field (default: all notebooks)",
     )
     parser.add_argument(
         "--small",
         action="store_true",
-        help="small settings, a test of the code; nothing is written",
+        help="test the code with small settings, and write nothing",
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault(
-        "PYDEVD_DISABLE_FILE_VALIDATION", "1"
-    )  # else the kernel's debugger speaks on standard error
-    for path in chosen(arguments.names):
+    # Otherwise the kernel's debugger writes to standard error.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    for path in find_notebooks(arguments.names):
         start = time.perf_counter()
         execute(path, arguments.small)
         print(f"{path.name}: {time.perf_counter() - start:.0f} s", file=sys.stdout, flush=True)

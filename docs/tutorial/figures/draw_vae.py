@@ -1,9 +1,10 @@
-"""Draws ``vae.svg``: how an example becomes a bound. Run it in any folder; the figure is written beside this file.
+"""Draws ``vae.svg`` beside this file: how an example becomes a bound.
 
-The card behind everything is opaque, so the figure reads the same on a light and on a dark page. No fonts are embedded:
-words are in the reader's sans-serif font, symbols in its serif one.
+The card behind everything is opaque, so the figure looks the same on a light and on a dark page. No
+fonts are embedded: words are in the reader's sans-serif font, and symbols in the serif font.
 """
 
+import re
 from pathlib import Path
 
 WIDTH, HEIGHT = 760, 430
@@ -19,17 +20,18 @@ DATA, POSTERIOR, LIKELIHOOD, NOISE = (
 def rectangle(
     x: float, y: float, size: tuple[float, float], colours: tuple[str, str], copies: int = 1
 ) -> str:
-    """A box whose upper left corner is at (x, y), in front of ``copies - 1`` others."""
+    """A box with its upper left corner at (x, y), in front of ``copies - 1`` others."""
     (width, height), (fill, line) = size, colours
     return "".join(
-        f'<rect x="{x + 6 * back}" y="{y - 6 * back}" width="{width}" height="{height}" rx="5" fill="{fill}" stroke="{line}"/>'
+        f'<rect x="{x + 6 * back}" y="{y - 6 * back}" width="{width}" height="{height}" rx="5" '
+        f'fill="{fill}" stroke="{line}"/>'
         for back in reversed(range(copies))
     )
 
 
 def network(x: float, y: float, narrowing: bool, colours: tuple[str, str], name: str) -> str:
-    """A network between many numbers on one side and few on the other, centred at height y."""
-    left, right = (62, 38) if narrowing else (38, 62)
+    """A network between a wide and a narrow layer, centred at height y."""
+    left, right = {True: (62, 38), False: (38, 62)}[narrowing]
     fill, line = colours
     corners = f"{x},{y - left} {x + 88},{y - right} {x + 88},{y + right} {x},{y + left}"
     shape = f'<polygon points="{corners}" fill="{fill}" stroke="{line}" stroke-linejoin="round"/>'
@@ -41,27 +43,29 @@ def network(x: float, y: float, narrowing: bool, colours: tuple[str, str], name:
 
 
 def arrow(*points: tuple[float, float], colour: str = INK) -> str:
-    """A line through these points with a head at its end."""
+    """A line through the points, with a head at its end."""
     path = " ".join(f"{x},{y}" for x, y in points)
     head = {INK: "ink", NOISE[1]: "noise"}[colour]
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4" marker-end="url(#{head})"/>'
+    return (
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4" '
+        f'marker-end="url(#{head})"/>'
+    )
 
 
 def words(
     x: float, y: float, text: str, colour: str = INK, *, size: float = 13, bold: bool = False
 ) -> str:
     """A line of words, centred at x."""
-    weight = ' font-weight="600"' if bold else ""
-    return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle"{weight}>{text}</text>'
+    weight = bold * ' font-weight="600"'
+    return (
+        f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle"{weight}>'
+        f"{text}</text>"
+    )
 
 
 def symbols(x: float, y: float, text: str, colour: str = INK, size: float = 17) -> str:
-    """A formula, centred at x: letters between underscores are variables, and italic."""
-    pieces = text.split("_")
-    styled = "".join(
-        f'<tspan font-style="italic">{piece}</tspan>' if turn % 2 else piece
-        for turn, piece in enumerate(pieces)
-    )
+    """A formula, centred at x. Text between underscores is a variable, and italic."""
+    styled = re.sub("_([^_]*)_", r'<tspan font-style="italic">\1</tspan>', text)
     return (
         f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="middle" '
         f'font-family="Cambria, Georgia, &quot;DejaVu Serif&quot;, serif">{styled}</text>'
@@ -77,9 +81,10 @@ def parameters(x: float, colours: tuple[str, str], copies: int) -> str:
 
 
 def head(name: str, colour: str) -> str:
-    """An arrow's head, to be used by name."""
+    """The head of an arrow, which arrows use by its name."""
     return (
-        f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        f'markerHeight="7" orient="auto">'
         f'<path d="M0,0.6 L8,4 L0,7.4 z" fill="{colour}"/></marker>'
     )
 
@@ -90,26 +95,29 @@ def figure() -> str:
         "From an example to its bound: encoder, noise, L samples of z, decoder, and the two terms"
     )
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'font-family="Helvetica, Arial, &quot;DejaVu Sans&quot;, sans-serif" role="img" aria-label="{title}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" '
+        f'font-family="Helvetica, Arial, &quot;DejaVu Sans&quot;, sans-serif" role="img" '
+        f'aria-label="{title}">',
         f"<title>{title}</title>",
         f"<defs>{head('ink', INK)}{head('noise', NOISE[1])}</defs>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="10" fill="#ffffff" stroke="#c8ccd0"/>',
-        # The data, and the encoder's answer to them.
+        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="10" fill="#ffffff" '
+        f'stroke="#c8ccd0"/>',
+        # The data, and what the encoder makes of them.
         rectangle(26, 140, (56, 70), DATA, 3),
         symbols(54, 181, "_x_", size=20),
         words(60, 233, "B × D", GREY),
         network(124, 175, True, POSTERIOR, "encoder"),
         parameters(244, POSTERIOR, 1),
         words(276, 244, "B × J", GREY),
-        # Noise, and the samples that it makes.
+        # The noise, and the samples of z.
         rectangle(338, 34, (124, 38), NOISE, 3),
         symbols(400, 58, "_ε_ ~ N(0, I)", size=16),
         words(516, 49, "L × B × J", GREY),
         rectangle(338, 153, (124, 44), POSTERIOR, 3),
         symbols(400, 180, "_z_ = _μ_ + _σ_ ⊙ _ε_", size=16),
         words(400, 220, "L × B × J", GREY),
-        # The decoder's answer to them.
+        # What the decoder makes of the samples.
         network(504, 175, False, LIKELIHOOD, "decoder"),
         parameters(624, LIKELIHOOD, 3),
         words(662, 244, "L × B × D", GREY),
@@ -123,7 +131,7 @@ def figure() -> str:
         rectangle(376, 362, (160, 46), DATA),
         words(456, 382, "bound: B", size=14, bold=True),
         words(456, 400, "mean over L, − KL", GREY),
-        # The ways between them.
+        # The arrows between them.
         arrow((98, 175), (122, 175)),
         arrow((214, 158), (227, 145), (242, 145)),
         arrow((214, 192), (227, 205), (242, 205)),
