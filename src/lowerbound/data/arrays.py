@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import path_format
 from lowerbound.data.kinds import levels_of, refuse_type, storage_type, widened
@@ -24,8 +25,6 @@ from lowerbound.data.options import KeepIn, Kind, Missing, ReadOptions
 from lowerbound.errors import DataError
 
 Array = NDArray[Any]
-Parts = Examples | tuple[Examples, Examples]
-"""What a source holds: one set of examples still to be split, or a training and a test part."""
 
 
 def as_examples(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lowerbound.data.options import imported_when_called
 
 if TYPE_CHECKING:
-    from lowerbound.data.arrays import Parts
+    from lowerbound.data.dataset import Parts
 
 
 @dataclass(frozen=True)

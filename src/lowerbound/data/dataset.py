@@ -83,3 +83,7 @@ def _joined(first: Values, second: Values) -> Values:
     if isinstance(first, Rows) and type(first) is type(second):
         return first.joined(second)
     return torch.cat([first.to("cpu"), second.to("cpu")])
+
+
+Parts = Examples | tuple[Examples, Examples]
+"""What a source holds: one set of examples still to be split, or a training and a test part."""

@@ -15,7 +15,7 @@ from lowerbound.data.options import KeepIn, ReadOptions, imported_when_called
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
-    from lowerbound.data.arrays import Parts
+    from lowerbound.data.dataset import Parts
 
 # As many bytes of a file as tell its kind.
 _START_BYTES = 6

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.arrays import Parts
+from lowerbound.data.dataset import Parts
 from lowerbound.data.decoded import decoded_file, write_decoded
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import FORMATS, PICTURE_SUFFIXES

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data.arrays import Parts, as_examples, read_array_file
+from lowerbound.data.arrays import as_examples, read_array_file
 from lowerbound.data.catalogue import CATALOGUE, NamedDataset
+from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.fetch import DownloadError, download
 from lowerbound.data.formats import IDX_FILES, idx_files

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.data.arrays import Parts, as_examples, explained
+from lowerbound.data.arrays import as_examples, explained
+from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.options import ReadOptions
 from lowerbound.errors import DataError

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata
-from lowerbound.data.arrays import Parts, as_examples
+from lowerbound.data.arrays import as_examples
 from lowerbound.data.catalogue import CATALOGUE
-from lowerbound.data.dataset import Dataset
+from lowerbound.data.dataset import Dataset, Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.formats import PICTURE_SUFFIXES, path_format
