@@ -291,7 +291,7 @@ def test_a_start_that_fails_leaves_all_as_it_was():
     batched = lb.LogJoint(lambda x, scale, a: a, lb.mean_field, {"a": ()}, size=5).start(
         at={"a": 3.0}, spread=0.5
     )
-    with pytest.raises(UnsupportedError, match="holding"):
+    with pytest.raises(UnsupportedError, match="with_all_data"):
         batched.start()
     assert (float(batched.centre), float(batched.spread)) == (3.0, 0.5)
 
