@@ -312,8 +312,8 @@ def test_evaluate_prints_one_json_object(here, capsys):
     code, out, err = call(capsys, "evaluate", "gaussian", "--samples", 3, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     told = json.loads(out)
-    figures = {"bound", "objective", "elbo", "rate", "distortion", "health"}
-    assert set(told) == figures | {"split", "examples", "samples", "seed", "unit"}
+    results = {"bound", "label", "objective", "elbo", "rate", "distortion", "health"}
+    assert set(told) == results | {"split", "examples", "samples", "seed", "unit"}
     assert told["bound"] == told["elbo"]
     assert (told["objective"]["kind"], told["objective"]["samples"]) == ("ELBO", 3)
     assert told["elbo"]["mean"] == pytest.approx(
@@ -449,8 +449,8 @@ def test_evaluate_says_what_the_latents_carry(here, capsys):
         sum(health["rate_per_unit"]) - health["mutual_information"], rel=1e-9
     )
     assert f"active units: {health['active_units']} of 2" in out
-    figure = f"{health['mutual_information']:.2f} ± {health['mutual_information_error']:.2f}"
-    assert f"information about x: {figure} nats" in out
+    value = f"{health['mutual_information']:.2f} ± {health['mutual_information_error']:.2f}"
+    assert f"information about x: {value} nats" in out
     assert health["upper_bounds"] == (
         ["aggregate_kl", "total_correlation"] if expected.saturated else []
     )
@@ -525,19 +525,19 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     assert gaps["advice"] in out
 
 
-def test_a_model_without_a_posterior_over_z_has_a_bound_only(here, tmp_path, monkeypatch, capsys):
+def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, tmp_path, monkeypatch, capsys):
     class Wrapped(lb.Model):
         def __init__(self):
             super().__init__()
             self.vae = lb.load("gaussian")
 
         def draw(self, x, samples=1, gradient="pathwise"):
-            return self.vae.draw(x, samples, gradient)
+            return replace(self.vae.draw(x, samples, gradient), q=None, prior=None)
 
     monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: Wrapped())
     code, out, _ = call(capsys, "evaluate", "gaussian")
     assert code == 0
-    assert "a Wrapped has no single posterior over z" in out
+    assert "latents not examined: latent_health: the draws of a Wrapped do not say" in out
     assert json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"] is None
     assert "inference_gaps takes a lowerbound.LatentModel, not a Wrapped" in refused(
         capsys, "evaluate", "gaussian", "--gaps", "--json"
@@ -759,7 +759,7 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
 @pytest.mark.parametrize(
     ("second", "hint"),
     [
-        ("bernoulli", "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways do not compare"),
+        ("bernoulli", "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways cannot be compared"),
         ("vectors", "vectors.npy'; give --data"),
         ("python", "--data NAME|PATH"),
         ("nope", "no such directory"),

@@ -1,6 +1,7 @@
 """What latents carry, against closed forms and quadrature; and each cause of a collapse, on a model that has it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -640,13 +641,14 @@ def test_the_model_and_torch_s_randomness_are_left_as_they_were():
 def test_mistakes_are_named():
     class Other(lb.Model):
         def draw(self, x, samples=1, gradient="pathwise"):
-            raise AssertionError
+            return replace(model.draw(x, samples, gradient), q=None, prior=None)
 
     model, x = tabled(torch.randn(30, 2, dtype=DOUBLE), torch.ones(30, 2, dtype=DOUBLE))
-    with pytest.raises(
-        UnsupportedError, match=r"a Other has no single posterior.*lowerbound\.LatentModel"
-    ):
+    with pytest.raises(UnsupportedError, match="the draws of a Other do not say what q and the"):
         latent_health(Other(), x)
+    joint = lb.LogJoint(lambda a: a, lb.mean_field, {"a": ()})
+    with pytest.raises(UnsupportedError, match=r"LogJoint.*use lb\.posterior_health"):
+        latent_health(joint, x)
     with pytest.raises(SettingsError, match="samples=0"):
         latent_health(model, x, samples=0)
     with pytest.raises(SettingsError, match="seed=-1"):

@@ -1,4 +1,4 @@
-"""``lowerbound compare``: which of two runs is better, as far as the examples can tell."""
+"""``lowerbound compare``: which of two runs is better, according to the same examples."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lowerbound.cli.progress_bar import progress_bar
 from lowerbound.cli.runs import (
     ANNEALED,
     Anneal,
@@ -47,11 +48,8 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Which of two runs is better: log likelihoods of the same examples on the same noise, and their difference."""
-    from lowerbound.cli.progress_bar import progress_bar
-    from lowerbound.evaluation.annealing import annealed_log_likelihood
+    """Compare the log likelihoods of two runs, on the same examples and the same noise."""
     from lowerbound.evaluation.comparison import check_finite, paired_difference
-    from lowerbound.evaluation.importance import log_likelihood
 
     runs = {directory: open_run(directory) for directory in (first, second)}
     part = split or usual_part(data)
@@ -61,14 +59,9 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     estimates: dict[Path, Any] = {}
     for path, (model, _) in runs.items():
         with progress_bar(str(path)) as progress:
-            if anneal is None:
-                estimates[path] = log_likelihood(
-                    model, examples, samples, seed=seed, compile=compile, progress=progress
-                )
-            else:
-                estimates[path] = annealed_log_likelihood(
-                    model, examples, distributions=anneal, seed=seed, progress=progress
-                )
+            estimates[path] = _log_likelihood(
+                model, examples, samples, anneal, seed=seed, compile=compile, progress=progress
+            )
         check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
     if not as_json:
@@ -79,7 +72,12 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
                     print(f"{path}: {line}")
         print(difference.sentence(str(first), str(second)))
         return
-    figures = {
+    better = None
+    if difference.is_certain:
+        better = str(first)
+        if difference.mean < 0:
+            better = str(second)
+    results = {
         "runs": [
             {"run": str(path), "log_likelihood": likelihood_as_numbers(estimates[path])}
             for path in (first, second)
@@ -92,20 +90,35 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             "level": difference.level,
             "sentence": difference.sentence(str(first), str(second)),
         },
-        "better": str(first if difference.mean > 0 else second) if difference.is_certain else None,
+        "better": better,
     }
-    how = {"samples": samples} if anneal is None else {"distributions": anneal}
-    context = {"split": part, "examples": len(examples), **how, "seed": seed, "unit": "nats"}
-    print(dumps(figures | context))
+    settings = {"samples": samples}
+    if anneal is not None:
+        settings = {"distributions": anneal}
+    context = {"split": part, "examples": len(examples), **settings, "seed": seed, "unit": "nats"}
+    print(dumps(results | context))
+
+
+def _log_likelihood(
+    model: Any, examples: "Examples", samples: int, anneal: int | None, **settings: Any
+) -> Any:
+    """The log likelihood by importance sampling, or by annealing if that is asked for."""
+    from lowerbound.evaluation.annealing import annealed_log_likelihood
+    from lowerbound.evaluation.importance import log_likelihood
+
+    if anneal is None:
+        return log_likelihood(model, examples, samples, **settings)
+    settings.pop("compile")
+    return annealed_log_likelihood(model, examples, distributions=anneal, **settings)
 
 
 def _same_examples(
     configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split
 ) -> "Examples":
-    """The examples that both runs are to be evaluated on.
+    """The examples on which both runs are evaluated.
 
     Raises:
-        SettingsError: if the two would see different ones.
+        SettingsError: if the data of the two runs are different.
     """
     plans = [data_of(config, data) for config in configs.values()]
     examples = examples_of(next(iter(configs.values())), data, part)
@@ -115,28 +128,28 @@ def _same_examples(
     if _same(examples, other):
         return examples
     first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
-    unlike = ", ".join(
+    differences = ", ".join(
         f"{name} {first[name]!r} against {second[name]!r}"
         for name in first
         if first[name] != second[name]
     )
     names = " and ".join(str(path) for path in configs)
+    alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))
     remedy = (
-        "give --data NAME|PATH to evaluate both on the same"
-        if data is None
-        and first["pixels"] == second["pixels"]
-        and first["image_size"] == second["image_size"]
-        else "nats of data that are prepared in different ways do not compare, so train both on the same"
+        "nats of data that are prepared in different ways cannot be compared, so train both on the "
+        "same"
     )
-    raise SettingsError(f"{names} were trained for different {part} examples: {unlike}; {remedy}")
+    if data is None and alike:
+        remedy = "give --data NAME|PATH to evaluate both on the same"
+    raise SettingsError(
+        f"{names} were trained for different {part} examples: {differences}; {remedy}"
+    )
 
 
 def _same(one: "Examples", other: "Examples") -> bool:
-    """Whether two sets of examples are the same numbers, made from the same values in the same way."""
-    return (one.shape, len(one), one.levels, one.pixels, one.digest()) == (
-        other.shape,
-        len(other),
-        other.levels,
-        other.pixels,
-        other.digest(),
+    """Whether two sets of examples have the same values, prepared in the same way."""
+    first, second = (
+        (examples.shape, len(examples), examples.levels, examples.pixels, examples.digest())
+        for examples in (one, other)
     )
+    return first == second

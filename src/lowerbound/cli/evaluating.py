@@ -1,9 +1,12 @@
-"""``lowerbound evaluate``: how good a run is, in nats, and what its latents carry."""
+"""``lowerbound evaluate``: the bound of a run in nats, and what its latents carry."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lowerbound.cli.progress_bar import progress_bar
 from lowerbound.cli.runs import (
     ANNEALED,
     Anneal,
@@ -28,11 +31,12 @@ from lowerbound.cli.runs import (
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
-    from lowerbound.evaluation.gaps import Gaps
-    from lowerbound.evaluation.health import LatentHealth
+    from lowerbound.evaluation import Gaps, GroupHealth, LatentHealth
+    from lowerbound.models import Model
+    from lowerbound.objectives import Objective
 
-# Examples whose posterior is refined for --gaps, at a cost of some 0.1 seconds each.
-_REFINED = 200
+# The most examples for --gaps. Each takes some 0.1 seconds.
+_EXAMPLES_FOR_GAPS = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -45,14 +49,17 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     data: Data = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Draws of z for each example; the run's own number if not given."),
+        typer.Option(
+            min=1, help="Draws of z for each example. If not given, as many as in the training."
+        ),
     ] = None,
     split: ScoredPart = None,
     log_likelihood: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Also the log likelihood, by importance sampling with so many draws, such as 5000.",
+            help="Estimate the log likelihood too, by importance sampling with this many draws, "
+            "such as 5000.",
         ),
     ] = None,
     compile: Compile = "auto",
@@ -61,138 +68,230 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         bool,
         typer.Option(
             "--gaps",
-            help=f"Also where the bound loses to the log likelihood, on {_REFINED} examples.",
+            help="Measure the gaps between the bound and the log likelihood too, on up to "
+            f"{_EXAMPLES_FOR_GAPS} examples that are evenly spaced.",
         ),
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The bound with its terms and standard errors, in nats per example, and what the latents carry."""
-    import lowerbound as lb
-    from lowerbound.cli.progress_bar import progress_bar
-    from lowerbound.describe import describe
-    from lowerbound.evaluation.gaps import check_refinable, inference_gaps
-    from lowerbound.evaluation.health import latent_health
-    from lowerbound.evaluation.importance import log_likelihood as importance_sampled
-
+    """Print the bound with its terms in nats per example, and what the latents carry."""
     model, config = open_run(directory)
     part = split or usual_part(data)
     examples = examples_of(config, data, part)
-    objective = objective_of(config, samples)
-    if gaps:  # refused before all that takes long
-        check_refinable(model, examples)
-    told = _Told(as_json)
-    estimate = lb.evaluate(model, objective, examples, seed=seed)
-    beside = elbo_beside(model, objective, examples, seed)
-    elbo = beside or estimate
-    figures = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
-    told.add(
-        describe_estimate(estimate, part, objective, beside),
-        {"objective": describe(objective)}
-        | {name: as_numbers(term) for name, term in figures.items()},
-    )
-    if estimate.bits_per_dimension is not None:
-        told.add("", {"bits_per_dimension": estimate.bits_per_dimension})
+    evaluation = _Evaluation(model, objective_of(config, samples), examples, seed, Report(as_json))
+    evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
+    evaluation.add_bound(part)
     if log_likelihood is not None:
-        with progress_bar("log likelihood") as progress:
-            likelihood = importance_sampled(
-                model, examples, log_likelihood, seed=seed, compile=compile, progress=progress
-            )
-        told.add(
-            describe_likelihood(likelihood), {"log_likelihood": likelihood_as_numbers(likelihood)}
-        )
-        told.add(likelihood.pace or "", {})
-        told.warn(likelihood.warning)
+        evaluation.add_log_likelihood(log_likelihood, compile)
     if anneal is not None:
-        few = examples.spread(ANNEALED)
-        with progress_bar("annealing") as progress:
-            annealed = lb.annealed_log_likelihood(
-                model, few, distributions=anneal, seed=seed, progress=progress
-            )
-        told.add(
-            describe_likelihood(annealed),
-            {"annealed_log_likelihood": likelihood_as_numbers(annealed)},
-        )
-    if isinstance(model, lb.LatentModel):
-        health = latent_health(
-            model, examples, seed=seed, objective=objective, schedules=schedules_reached(directory)
-        )
-        told.warn(*map(str, health.findings))
-        told.add("\n".join(health.lines()), {"health": _health_as_numbers(health)})
-    else:
-        told.add(
-            f"latents: not looked at, a {type(model).__name__} has no single posterior over z",
-            {"health": None},
-        )
+        evaluation.add_annealed(anneal)
+    evaluation.add_health(directory)
     if gaps:
-        train = examples_of(config, None, "train") if data is None and part == "test" else None
-        with progress_bar("gaps") as progress:
-            few = examples.spread(_REFINED)
-            found = inference_gaps(model, few, train=train, seed=seed, progress=progress)
-        told.add(f"{found}\n{found.advice}", {"gaps": _gaps_as_numbers(found)})
-        told.warn(found.log_likelihood.warning, found.warning)
-    told.end(_context(part, examples, objective.samples, seed))
+        train = None
+        if data is None and part == "test":
+            train = examples_of(config, None, "train")
+        evaluation.add_gaps(train)
+    evaluation.finish(part)
 
 
-class _Told:
-    """What has been found out: printed at once as text, or at the end as one JSON object."""
+class Report:
+    """The results of a command: text that is printed at once, or one JSON object at the end.
+
+    Args:
+        as_json: Whether to print JSON.
+    """
 
     def __init__(self, as_json: bool) -> None:
         from rich.console import Console
 
-        self.figures: dict[str, Any] | None = {} if as_json else None
+        self.as_json = as_json
+        self.results: dict[str, Any] = {}
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
 
-    def add(self, text: str, figures: dict[str, Any]) -> None:
-        """Something that was found."""
-        if self.figures is not None:
-            self.figures |= figures
-        elif text:
+    def add(self, text: str | None, results: dict[str, Any]) -> None:
+        """Add a result.
+
+        Args:
+            text: What to print; ``None`` for nothing.
+            results: The entries of the JSON object.
+        """
+        self.results |= results
+        if text is not None and not self.as_json:
             self.console.print(text)
 
     def warn(self, *messages: str | None) -> None:
-        """What the user should not overlook; in JSON it is among the figures."""
+        """Print warnings in colour. In JSON they are entries of the results."""
         for message in messages:
-            if message is not None and self.figures is None:
+            if message is not None and not self.as_json:
                 self.console.print(message, style="bold yellow")
 
-    def end(self, context: dict[str, Any]) -> None:
-        """Print the JSON object."""
-        if self.figures is not None:
-            print(dumps(self.figures | context))
+    def finish(self, context: dict[str, Any]) -> None:
+        """Print the JSON object, with some entries about the command."""
+        if self.as_json:
+            print(dumps(self.results | context))
 
 
-def _context(part: str, examples: "Examples", samples: int, seed: int) -> dict[str, Any]:
-    return {
-        "split": part,
-        "examples": len(examples),
-        "samples": samples,
-        "seed": seed,
-        "unit": "nats",
-    }
+@dataclass(frozen=True)
+class _Evaluation:
+    """The steps of the command."""
+
+    model: "Model"
+    objective: "Objective"
+    examples: "Examples"
+    seed: int
+    report: Report
+
+    def check(self, *, likelihood: bool, gaps: bool) -> None:
+        """Refuse what is not possible before anything that takes long."""
+        from lowerbound.evaluation.checks import check_normalized
+        from lowerbound.evaluation.gaps import check_refinable
+
+        if likelihood:
+            check_normalized("a log likelihood", self.model)
+        if gaps:
+            check_refinable(self.model, self.examples)
+
+    def add_bound(self, part: str) -> None:
+        import lowerbound as lb
+        from lowerbound.describe import describe
+
+        estimate = lb.evaluate(self.model, self.objective, self.examples, seed=self.seed)
+        beside = elbo_beside(self.model, self.objective, self.examples, self.seed)
+        elbo = beside or estimate
+        estimates = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
+        self.report.add(
+            describe_estimate(estimate, part, self.objective, beside),
+            {"objective": describe(self.objective), "label": estimate.label}
+            | {name: as_numbers(term) for name, term in estimates.items()},
+        )
+        if estimate.bits_per_dimension is not None:
+            self.report.add(None, {"bits_per_dimension": estimate.bits_per_dimension})
+
+    def add_log_likelihood(self, samples: int, compile: Compile) -> None:
+        from lowerbound.evaluation.importance import log_likelihood
+
+        with progress_bar("log likelihood") as progress:
+            estimate = log_likelihood(
+                self.model,
+                self.examples,
+                samples,
+                seed=self.seed,
+                compile=compile,
+                progress=progress,
+            )
+        self.report.add(
+            describe_likelihood(estimate), {"log_likelihood": likelihood_as_numbers(estimate)}
+        )
+        self.report.add(estimate.pace, {})
+        self.report.warn(estimate.warning)
+
+    def add_annealed(self, distributions: int) -> None:
+        from lowerbound.evaluation.annealing import annealed_log_likelihood
+
+        with progress_bar("annealing") as progress:
+            estimate = annealed_log_likelihood(
+                self.model,
+                self.examples.spread(ANNEALED),
+                distributions=distributions,
+                seed=self.seed,
+                progress=progress,
+            )
+        self.report.add(
+            describe_likelihood(estimate),
+            {"annealed_log_likelihood": likelihood_as_numbers(estimate)},
+        )
+
+    def add_health(self, directory: Path) -> None:
+        from lowerbound.errors import UnsupportedError
+        from lowerbound.evaluation.health import latent_health
+
+        try:
+            health = latent_health(
+                self.model,
+                self.examples,
+                seed=self.seed,
+                objective=self.objective,
+                schedules=schedules_reached(directory),
+            )
+        except UnsupportedError as error:
+            self.report.add(f"latents not examined: {error}", {"health": None})
+            return
+        self.report.warn(*map(str, health.findings))
+        self.report.add("\n".join(health.lines()), {"health": _health_as_numbers(health)})
+
+    def add_gaps(self, train: "Examples | None") -> None:
+        from lowerbound.evaluation.gaps import inference_gaps
+
+        some = self.examples.spread(_EXAMPLES_FOR_GAPS)
+        with progress_bar("gaps") as progress:
+            gaps = inference_gaps(self.model, some, train=train, seed=self.seed, progress=progress)
+        self.report.add(f"{gaps}\n{gaps.advice}", {"gaps": _gaps_as_numbers(gaps)})
+        self.report.warn(gaps.log_likelihood.warning, gaps.warning)
+
+    def finish(self, part: str) -> None:
+        self.report.finish(
+            {
+                "split": part,
+                "examples": len(self.examples),
+                "samples": self.objective.samples,
+                "seed": self.seed,
+                "unit": "nats",
+            }
+        )
 
 
 def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
+    groups = {}
+    if len(health.groups) > 1:
+        groups = {
+            "groups": {name: _group_as_numbers(group) for name, group in health.groups.items()}
+        }
+    return (
+        _group_as_numbers(health)
+        | groups
+        | {
+            "scale_floor_reached": health.scale_floor_reached,
+            "scale_ceiling_reached": health.scale_ceiling_reached,
+            "collapsed": health.collapsed,
+            "findings": [vars(finding) for finding in health.findings],
+        }
+    )
+
+
+def _group_as_numbers(group: "GroupHealth") -> dict[str, Any]:
+    upper_bounds = ["aggregate_kl", "total_correlation"]
+    codes = {}
+    if group.codes is not None:
+        codes = {
+            "code_usage": group.codes.usage.tolist(),
+            "code_perplexity": group.codes.perplexity.tolist(),
+        }
     return {
-        "rate": health.rate,
-        "rate_per_unit": None if health.rate_per_unit is None else health.rate_per_unit.tolist(),
-        "active_units": health.active_units,
-        "units": health.units,
-        "variances": health.variances.tolist(),
-        "mutual_information": health.mutual_information,
-        "mutual_information_error": health.mutual_information_error,
-        "mutual_information_saturated": health.saturated,
-        "own_share": health.own_share,
-        "components": health.components,
-        "aggregate_kl": health.aggregate_kl,
-        "marginal_kl": health.marginal_kl,
-        "total_correlation": health.total_correlation,
-        "upper_bounds": ["aggregate_kl", "total_correlation"] if health.saturated else [],
-        "scale_floor_reached": health.scale_floor_reached,
-        "scale_ceiling_reached": health.scale_ceiling_reached,
-        "collapsed": health.collapsed,
-        "findings": [vars(finding) for finding in health.findings],
+        "rate": group.rate,
+        "rate_per_unit": _list_of(group.rate_per_unit),
+        "active_units": group.active_units,
+        "units": group.units,
+        "variances": group.variances.tolist(),
+        "mutual_information": group.mutual_information,
+        "mutual_information_error": group.mutual_information_error,
+        "mutual_information_saturated": group.saturated,
+        "mutual_information_unknown": group.unknown,
+        "own_share": group.own_share,
+        "components": group.components,
+        "aggregate_kl": group.aggregate_kl,
+        "marginal_kl": group.marginal_kl,
+        "total_correlation": group.total_correlation,
+        "upper_bounds": upper_bounds * group.saturated,
+        **codes,
     }
+
+
+def _list_of(values: Any) -> list[float] | None:
+    if values is None:
+        return None
+    listed: list[float] = values.tolist()
+    return listed
 
 
 def _gaps_as_numbers(gaps: "Gaps") -> dict[str, Any]:
@@ -200,9 +299,8 @@ def _gaps_as_numbers(gaps: "Gaps") -> dict[str, Any]:
         name.replace(" ", "_"): {"mean": mean, "standard_error": error}
         for name, mean, error in gaps.rows()
     }
-    examples = len(gaps.log_likelihood.per_example)
     return rows | {
-        "examples": examples,
+        "examples": len(gaps.log_likelihood.per_example),
         "advice": gaps.advice,
         "warning": gaps.log_likelihood.warning,
         "search_warning": gaps.warning,

@@ -1,4 +1,4 @@
-"""``lowerbound sample``, ``reconstruct`` and ``encode``: what a trained run can make."""
+"""``lowerbound sample``, ``reconstruct`` and ``encode``: data from a trained run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +20,9 @@ from lowerbound.errors import SettingsError
 if TYPE_CHECKING:
     from lowerbound.data import Examples
 
-Part = Annotated[Split, typer.Option(help="Which part of the data.")]
-Count = Annotated[int, typer.Option(min=1, help="How many.")]
+Part = Annotated[Split, typer.Option(help="Part of the data.")]
+Draws = Annotated[int, typer.Option(min=1, help="Number of draws.")]
+Pairs = Annotated[int, typer.Option(min=1, help="Number of examples.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,24 +36,26 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .png for pictures, .npy for numbers.", show_default=False
+            help="File to write: .png for pictures, .npy for an array.", show_default=False
         ),
     ],
-    count: Count = 64,
+    count: Draws = 64,
     seed: Seed = 0,
     mean: Annotated[
         bool | None,
         typer.Option(
             "--mean/--draw",
-            help="The mean of p(x|z), or a draw from it; if not given: means in .png, draws in .npy.",
+            help="Write the mean of p(x|z), or a draw from it. If not given, .png gets the mean and "
+            ".npy a draw.",
         ),
     ] = None,
 ) -> None:
-    """Draw z from the prior, decode it, and write pictures or numbers."""
-    _refuse_suffix(out, (".png", ".npy"))
+    """Draw z from the prior, decode it, and write pictures or an array."""
+    _check_suffix(out, (".png", ".npy"))
     model, _ = open_run(directory)
-    images = model.sample(count, mean=out.suffix == ".png" if mean is None else mean, seed=seed)
-    _write(images, out)
+    if mean is None:
+        mean = out.suffix == ".png"
+    _write(model.sample(count, mean=mean, seed=seed), out)
 
 
 def reconstruct(
@@ -60,37 +63,42 @@ def reconstruct(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .png of pairs, original on the left, or .npy.", show_default=False
+            help="File to write: .png for pairs of pictures with the original on the left, or .npy "
+            "for an array.",
+            show_default=False,
         ),
     ],
-    count: Count = 16,
+    count: Pairs = 16,
     data: Data = None,
     split: ScoredPart = None,
 ) -> None:
-    """Encode and decode some examples: spread over the data, beside their originals, in .png; the first in .npy."""
+    """Encode and decode some examples.
+
+    A .png shows evenly spaced examples beside their reconstructions; a .npy holds the
+    reconstructions of the first ones.
+    """
     import torch
 
     from lowerbound.report.figures import save_pairs
     from lowerbound.runs.tensor_files import writing
 
-    _refuse_suffix(out, (".png", ".npy"))
+    _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
     examples = examples_of(config, data, split or usual_part(data))
     model.check_data(examples)
-    in_order = (
-        out.suffix == ".npy"
-    )  # a picture shows some of all classes, also where they are sorted
-    shown = examples.first(count) if in_order else examples.spread(count)
-    images = model.reconstruct(shown)
     if out.suffix == ".npy":
-        _write(images, out)
+        _write(model.reconstruct(examples.first(count)), out)
         return
-    _refuse_vectors(images)
+    shown = examples.spread(count)  # of all classes, even if the data are sorted by class
+    images = model.reconstruct(shown)
+    _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
     with writing(out):
         save_pairs(originals, images, out)
-    all_there_are = "" if len(shown) == count else ", all there are,"
-    print(f"wrote {len(shown)} pairs{all_there_are} to {out}: originals on the left")
+    fewer = ""
+    if len(shown) < count:
+        fewer = ", all there are,"
+    print(f"wrote {len(shown)} pairs{fewer} to {out}: originals on the left")
 
 
 def encode(
@@ -98,55 +106,84 @@ def encode(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .npy, or .csv with rows, files and labels.", show_default=False
+            help="File to write: .npy for an array, or .csv with rows, files and labels.",
+            show_default=False,
         ),
     ],
     data: Data = None,
     split: Part = "all",
 ) -> None:
-    """Write the mean of q(z|x) for every example, in the order of the data."""
-    _refuse_suffix(out, (".npy", ".csv"))
+    """Write a point for each example, such as the mean of q(z|x), in the order of the data.
+
+    Of several groups of latents, the points are written side by side.
+    """
+    _check_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
     examples = examples_of(config, data, split)
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":
-        _write(codes, out)
+        _write(_side_by_side(codes), out)
         return
-    _write_table(codes, examples, out)
-    print(f"wrote {len(examples)} codes of {codes.shape[1]} numbers to {out}")
+    columns = _columns(codes)
+    _write_table(columns, examples, out)
+    print(f"wrote {len(examples)} codes of {len(columns)} values to {out}")
 
 
-def _write_table(codes: Any, examples: "Examples", out: Path) -> None:
-    """A row for each example: its position in the source, its file and label where there are such, and its code."""
+def _side_by_side(codes: Any) -> Any:
+    """The codes of the only group of latents, or of several groups as vectors ``[N, J]``."""
+    import torch
+
+    if not isinstance(codes, dict):
+        return codes
+    return torch.cat([group.reshape(len(group), -1) for group in codes.values()], 1)
+
+
+def _columns(codes: Any) -> dict[str, list[Any]]:
+    """A column for each unit: ``z0``, ``z1``, ...; of several groups, with the group's name."""
+    groups = {"z": codes}
+    if isinstance(codes, dict):
+        groups = {f"{name}_": group for name, group in codes.items()}
+    return {
+        f"{name}{unit}": column
+        for name, group in groups.items()
+        for unit, column in enumerate(group.reshape(len(group), -1).T.tolist())
+    }
+
+
+def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -> None:
+    """Write a row for each example: its row in the source, its file, its label, and its code."""
     import csv
 
-    columns: dict[str, list[Any]] = {
-        "row": list(range(len(examples))) if examples.rows is None else examples.rows.tolist()
-    }
+    rows = list(range(len(examples)))
+    if examples.rows is not None:
+        rows = examples.rows.tolist()
+    columns: dict[str, list[Any]] = {"row": rows}
     if examples.files is not None:
         columns["file"] = list(examples.files)
     if examples.labels is not None:
-        names = examples.label_names
-        columns["label"] = [names[label] if names else label for label in examples.labels.tolist()]
-    columns |= {f"z{unit}": column for unit, column in enumerate(codes.flatten(1).T.tolist())}
+        columns["label"] = examples.labels.tolist()
+        if examples.label_names:
+            columns["label"] = [examples.label_names[label] for label in columns["label"]]
+    columns |= codes
     with _opened(out) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
 
 
-def _refuse_suffix(out: Path, allowed: tuple[str, ...]) -> None:
+def _check_suffix(out: Path, allowed: tuple[str, ...]) -> None:
     if out.suffix not in allowed:
         raise SettingsError(f"--out {out}: give a file that ends in {' or '.join(allowed)}")
 
 
-def _refuse_vectors(images: Any) -> None:
+def _check_pictures(images: Any) -> None:
     from lowerbound.report.figures import is_image
 
     if not is_image(tuple(images.shape[1:])):
         raise SettingsError(
-            f"examples of shape {tuple(images.shape[1:])} are not pictures; write numbers: --out FILE.npy"
+            f"examples of shape {tuple(images.shape[1:])} are not pictures; write an array: "
+            "--out FILE.npy"
         )
 
 
@@ -157,7 +194,7 @@ def _write(array: Any, out: Path) -> None:
     from lowerbound.runs.tensor_files import writing
 
     if out.suffix == ".png":
-        _refuse_vectors(array)
+        _check_pictures(array)
         with writing(out):
             save_grid(array, out)
     else:
@@ -171,4 +208,6 @@ def _opened(out: Path, *, binary: bool = False) -> Any:
 
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        return out.open("wb") if binary else out.open("w", newline="", encoding="utf8")
+        if binary:
+            return out.open("wb")
+        return out.open("w", newline="", encoding="utf8")

@@ -230,23 +230,24 @@ def elbo_beside(
 def describe_estimate(
     estimate: "Estimate", part: str, objective: "Objective", elbo: "Estimate | None"
 ) -> str:
-    """The bound with its terms and standard errors, on one line.
+    """The bound or score with its terms and standard errors, on one line.
 
     Args:
-        estimate: The estimate of the bound.
+        estimate: The estimate of the bound, with its label.
         part: The name of the part of the data.
         objective: The objective whose bound it is.
         elbo: The ELBO, which is printed too with its terms; see :func:`elbo_beside`.
     """
-    bits = _bits(estimate)
+    bits, label = _bits(estimate), estimate.label
     terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
     if elbo is None:
-        return f"{part} bound {figure(estimate)} nats per example ({terms}; {examples}{bits})"
+        return f"{part} {label} {figure(estimate)} nats per example ({terms}; {examples}{bits})"
+    name = {"bound": "ELBO"}.get(elbo.label, f"{elbo.label} of the ELBO")
     return (
-        f"{part} bound ({type(objective).__name__}) {figure(estimate)} nats per example "
-        f"({examples}{bits}); ELBO {figure(elbo)} nats ({terms})"
+        f"{part} {label} ({type(objective).__name__}) {figure(estimate)} nats per example "
+        f"({examples}{bits}); {name} {figure(elbo)} nats ({terms})"
     )
 
 

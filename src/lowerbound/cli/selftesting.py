@@ -1,4 +1,4 @@
-"""``lowerbound selftest``: what the package says of its numbers, measured on this machine."""
+"""``lowerbound selftest``: checks of the package's results on this machine."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,64 +19,58 @@ def register(app: typer.Typer) -> None:
 
 def selftest(
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also the checks that take long.")
+        bool, typer.Option("--thorough", help="Run the checks that take long too.")
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only the check of this name; can be given more than once.",
+            help="Run only the check of this name. Give it more than once for several checks.",
             show_default=False,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove the package's numbers on this machine: against closed forms, enumeration and other libraries."""
+    """Check results against closed forms, enumeration and other libraries, on this machine."""
     from rich.console import Console
 
     from lowerbound.selftest import outcomes
 
     console = Console(highlight=False, soft_wrap=True)
-    ended = []
+    done = []
     for outcome in outcomes(thorough, only or ()):
-        ended.append(outcome)
+        done.append(outcome)
         if not as_json:
             console.print(_line(outcome))
-    failed = [outcome.name for outcome in ended if not outcome.passed]
+    failed = [outcome.name for outcome in done if not outcome.passed]
     if as_json:
-        print(
-            dumps(
-                {
-                    "passed": not failed,
-                    "checks": [_entry(outcome) for outcome in ended],
-                    "versions": _versions(),
-                }
-            )
-        )
+        entries = [_entry(outcome) for outcome in done]
+        print(dumps({"passed": not failed, "checks": entries, "versions": _versions()}))
     else:
-        console.print(f"{len(ended) - len(failed)} of {len(ended)} statements hold", style="bold")
+        console.print(f"{len(done) - len(failed)} of {len(done)} statements hold", style="bold")
+    if failed and not as_json:
+        console.print(f"these do not: {', '.join(failed)}; please report them with the lines above")
     if failed:
-        if not as_json:
-            console.print(
-                f"these do not: {', '.join(failed)}; please report them with the lines above"
-            )
         raise typer.Exit(1)
 
 
 def _line(outcome: "Outcome") -> str:
     from rich.markup import escape
 
-    mark, colour = ("✓", "green") if outcome.passed else ("✗", "red")
-    found = (
-        f"{outcome.measured:.2g} (at most {outcome.tolerance:g})"
-        if outcome.error is None
-        else escape(outcome.error)
+    mark = "[red]✗[/red]"
+    if outcome.passed:
+        mark = "[green]✓[/green]"
+    result = f"{outcome.measured:.2g} (at most {outcome.tolerance:g})"
+    if outcome.error is not None:
+        result = escape(outcome.error)
+    return (
+        f"{mark} {escape(outcome.statement)} [dim]({outcome.name})[/dim]: {result}, "
+        f"{outcome.seconds:.1f} s"
     )
-    return f"[{colour}]{mark}[/{colour}] {escape(outcome.statement)} [dim]({outcome.name})[/dim]: {found}, {outcome.seconds:.1f} s"
 
 
 def _entry(outcome: "Outcome") -> dict[str, Any]:
-    entry = {
+    entry: dict[str, Any] = {
         "name": outcome.name,
         "statement": outcome.statement,
         "measured": outcome.measured,
@@ -84,7 +78,9 @@ def _entry(outcome: "Outcome") -> dict[str, Any]:
         "passed": outcome.passed,
         "seconds": round(outcome.seconds, 3),
     }
-    return entry if outcome.error is None else entry | {"error": outcome.error}
+    if outcome.error is not None:
+        entry["error"] = outcome.error
+    return entry
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,12 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.chains import AnnealingPath, prior_draws
-from lowerbound.evaluation.checks import check_batch_size, check_model, check_seed
+from lowerbound.evaluation.checks import (
+    check_batch_size,
+    check_model,
+    check_normalized,
+    check_seed,
+)
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, gathered
@@ -134,8 +139,8 @@ def annealed_log_likelihood(
         effective sample size of each example.
 
     Raises:
-        UnsupportedError: for a model that is not a LatentModel, and for latents that are discrete,
-            bounded or without a gradient.
+        UnsupportedError: for a model that is not a LatentModel, for latents that are discrete,
+            bounded or without a gradient, and if a part of the model is not normalised.
         SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
 
@@ -163,6 +168,7 @@ def annealed_log_likelihood(
 
     _check_settings("annealed_log_likelihood", settings, batch_size)
     model = check_model("annealed_log_likelihood", model, LatentModel, _ADVICE)
+    check_normalized("annealed_log_likelihood", model)
     first = torch.zeros(1, dtype=torch.long)
     _check_prior("annealed_log_likelihood", model, examples.given(first, model.needs))
     model.check_data(examples)
@@ -245,6 +251,7 @@ def bidirectional(
     }
     _check_settings("bidirectional", settings, batch_size)
     model = check_model("bidirectional", model, LatentModel, _ADVICE)
+    check_normalized("bidirectional", model)
     count = whole_number("bidirectional: count", count)
     fields = model.as_fields(given, count)
     first = {name: value[:1] for name, value in fields.items()}

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Model
+from lowerbound.objectives import Objective
 from lowerbound.settings import whole_number
 
 M = TypeVar("M", bound=Model)
@@ -48,3 +49,32 @@ def check_model(name: str, model: object, kind: type[M], advice: str) -> M:
     raise UnsupportedError(
         f"{name} takes a lowerbound.{kind.__name__}, not a {type(model).__name__}: {advice}"
     )
+
+
+def check_normalized(name: str, model: Model) -> None:
+    """Check that all parts of a model are densities or mass functions.
+
+    Raises:
+        UnsupportedError: naming the evaluation and the parts that are not.
+    """
+    parts = model.unnormalized_parts()
+    if parts:
+        raise UnsupportedError(
+            f"{name}: the {' and the '.join(parts)} of the model is not normalised, so nothing "
+            "here bounds log p(x). lb.evaluate reports the score of such a model; for a log "
+            "likelihood use a part with a density, such as lb.Gaussian"
+        )
+
+
+def check_is_bound(name: str, objective: Objective | None) -> None:
+    """Check that an objective, if one is given, is a lower bound on log p(x).
+
+    Raises:
+        UnsupportedError: naming the evaluation and the objective.
+    """
+    if objective is not None and not objective.is_bound:
+        raise UnsupportedError(
+            f"{name}: the objective {type(objective).__name__} is not a bound on log p(x) but a "
+            "score, which lb.evaluate reports. For a verdict on the latents alone, leave out "
+            "objective="
+        )

@@ -27,11 +27,14 @@ class Estimate:
         per_example: the value of each example, ``[N]``, in nats, float64.
         terms: estimates of the terms that add up to the value, by name.
         bits_per_dimension: the mean in bits per dimension, for dequantised data only.
+        label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
+            not a bound, or a part of the model is not normalised.
     """
 
     per_example: Tensor
     terms: dict[str, Estimate] = field(default_factory=dict)
     bits_per_dimension: float | None = None
+    label: str = "mean"
 
     @property
     def mean(self) -> float:
@@ -52,7 +55,7 @@ class Estimate:
     def __repr__(self) -> str:
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())
         return (
-            f"{type(self).__name__}(mean={self.mean:.6g}, "
+            f"{type(self).__name__}({self.label}={self.mean:.6g}, "
             f"standard_error={self.standard_error:.2g}, examples={len(self.per_example)}{terms})"
         )
 
@@ -67,6 +70,10 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Estimate:
     """The objective's true bound on some data, with its terms, in nats per example.
+
+    The value is a score, and not a bound on log p(x), if the objective is not a bound, or if a part
+    of the model is not normalised, such as a posterior that is a point. The estimate's ``label``
+    says which it is.
 
     The same ``seed`` gives the same result for every batch size, up to rounding. See
     :func:`lowerbound.evaluation.scoring.dataset_terms`.
@@ -109,9 +116,8 @@ def evaluate(
     terms = dataset_terms(
         model, objective, examples, seed=seed, batch_size=batch_size, progress=progress
     )
-    bound = terms.pop("bound")
-    return Estimate(
-        bound,
-        {name: Estimate(term) for name, term in terms.items()},
-        examples.bits_per_dimension(float(bound.mean())),
-    )
+    bound, label = terms.pop("bound"), objective.label(model)
+    bits = None
+    if label == "bound":
+        bits = examples.bits_per_dimension(float(bound.mean()))
+    return Estimate(bound, {name: Estimate(term) for name, term in terms.items()}, bits, label)

@@ -9,7 +9,12 @@ from typing import Any
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.evaluation.checks import check_batch_size, check_model, check_seed
+from lowerbound.evaluation.checks import (
+    check_batch_size,
+    check_model,
+    check_normalized,
+    check_seed,
+)
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.evaluation.search import CONVERGED, Search
@@ -189,7 +194,8 @@ def inference_gaps(
         :class:`Gaps`: ``print`` it for a table; its ``advice`` says what to improve.
 
     Raises:
-        UnsupportedError: for a model or a posterior that does not allow the search, by name.
+        UnsupportedError: for a model or a posterior that does not allow the search, by name, and if
+            a part of the model is not normalised.
         SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
 
@@ -251,6 +257,7 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
     model = check_model(
         "inference_gaps", model, LatentModel, "it searches the best q for each example"
     )
+    check_normalized("inference_gaps", model)
     posterior = model.posterior
     missing = [
         name

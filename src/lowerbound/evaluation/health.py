@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.aggregate import aggregate_posterior
-from lowerbound.evaluation.checks import check_seed
+from lowerbound.evaluation.checks import check_is_bound, check_normalized, check_seed
 from lowerbound.evaluation.diagnosis import (
     Cause,
     causes_of_collapse,
@@ -150,7 +150,8 @@ def latent_health(
         :class:`LatentHealth`, whose ``findings`` say what is wrong, why, and what to do.
 
     Raises:
-        UnsupportedError: for a model whose draws do not say what q and the prior are, and for a
+        UnsupportedError: for a model whose draws do not say what q and the prior are; if a part of
+            the model is not normalised, or the objective is not a bound; and for a
             :class:`~lowerbound.LogJoint`, see :func:`lowerbound.posterior_health`.
         SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
@@ -178,6 +179,8 @@ def latent_health(
             "latent_health: a LogJoint has one posterior for all data, and no latents of each "
             "example; use lb.posterior_health"
         )
+    check_normalized("latent_health", model)
+    check_is_bound("latent_health", objective)
     check_seed("latent_health", seed)
     for_rates, schedules = 1, schedules or {}
     if samples is not None:

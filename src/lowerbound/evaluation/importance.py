@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.evaluation.checks import check_batch_size, check_seed
+from lowerbound.evaluation.checks import check_batch_size, check_normalized, check_seed
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
@@ -179,6 +179,7 @@ def log_likelihood(
         to be trusted. Its term ``elbo`` is the bound from the same draws.
 
     Raises:
+        UnsupportedError: if a part of the model is not normalised, naming the part.
         SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
 
@@ -198,6 +199,7 @@ def log_likelihood(
     check_choice("log_likelihood", compile)
     check_batch_size("log_likelihood", batch_size)
     samples = whole_number("log_likelihood: samples", samples)
+    check_normalized("log_likelihood", model)
     model, examples = model.for_evaluation(data)
     model.check_support(examples)
     rows = rows_per_pass(model.numbers_per_draw(examples))
@@ -228,10 +230,10 @@ def log_likelihood(
         value,
         {"elbo": Estimate(results["elbo"])},
         examples.bits_per_dimension(float(value.mean())),
-        samples,
-        results["effective"],
-        results["pareto_k"],
-        getattr(score, "line", None),
+        samples=samples,
+        effective_sample_sizes=results["effective"],
+        pareto_k=results["pareto_k"],
+        pace=getattr(score, "line", None),
     )
 
 

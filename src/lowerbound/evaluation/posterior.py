@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import SettingsError
-from lowerbound.evaluation.checks import check_model, check_seed
+from lowerbound.evaluation.checks import check_model, check_normalized, check_seed
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
@@ -162,6 +162,7 @@ def posterior_health(
         "other models have a posterior for each example, see lb.latent_health and "
         "lb.log_likelihood",
     )
+    check_normalized("posterior_health", model)
     check_seed("posterior_health", seed)
     samples = whole_number("posterior_health: samples", samples)
     if samples < _FEWEST:
