@@ -42,7 +42,6 @@ nb_ipywidgets_js = {}  # would be fetched from elsewhere
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 autosummary_generate = False
