@@ -21,7 +21,6 @@ from run import product_rate, timed
 from tasks import TASKS, load
 
 import lowerbound as lb
-from lowerbound.models.passes import watching
 
 SAMPLES, IMAGES, ROUNDS = 5000, 80, 7
 FEW = 8  # images in a round of pythae, whose rate is as steady
@@ -37,8 +36,7 @@ if __name__ == "__main__":
     began = [time.perf_counter()]
 
     def run_uncompiled() -> None:
-        with watching(None):
-            lb.log_likelihood(ours, given.first(IMAGES // 2), SAMPLES, compile="never")
+        lb.log_likelihood(ours, given.first(IMAGES // 2), SAMPLES, compile="never")
 
     @torch.no_grad()
     def run_pythae() -> None:
@@ -53,10 +51,8 @@ if __name__ == "__main__":
         rates.append(product_rate())
         began.append(time.perf_counter())
 
-    with watching(halt):
-        estimate = lb.log_likelihood(
-            ours, given.first((1 + ROUNDS) * IMAGES), SAMPLES, compile="always"
-        )
+    some = given.first((1 + ROUNDS) * IMAGES)
+    estimate = lb.log_likelihood(ours, some, SAMPLES, compile="always", progress=halt)
     # The products of the decoder alone, because the encoder sees an image once.
     floor = (
         2.0

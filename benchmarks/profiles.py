@@ -17,7 +17,6 @@ from contenders.lowerbound_ import examples, make
 from tasks import LEARNING_RATE, TASKS, Task, load
 
 import lowerbound as lb
-from lowerbound.models.passes import watching
 from lowerbound.training.profiling import format_table, measure_shares
 
 
@@ -64,8 +63,8 @@ def profile_likelihood(
 
     # Compiled kernels have names in the profile.
     named = torch._inductor.config.patch({"cpp.enable_kernel_profile": True})
-    with watching(halt), named:
-        lb.log_likelihood(model, some, samples, compile=compile)
+    with named:
+        lb.log_likelihood(model, some, samples, compile=compile, progress=halt)
     begun, plain, profiled, ended = times
     kinds, operations = measure_shares(
         profile.events(), "self_cpu_time_total", 1e6 * (ended - profiled)

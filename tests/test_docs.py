@@ -88,10 +88,14 @@ def test_names_that_a_page_mentions_exist(page):
         assert recipe in RECIPES, recipe
 
 
+MODULES = ("errors", "noise", "recipes")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"lowerbound.{name}" for name in lb.__all__ if name not in ("errors", "noise", "recipes")),
+        *(f"lowerbound.{name}" for name in lb.__all__ if name not in MODULES),
+        *(f"lowerbound.noise.{name}" for name in ("standard_normal", "uniform")),
         *(f"lowerbound.ascent.{name}" for name in ascent.__all__),
         *(f"lowerbound.recipes.{recipe.make.__name__}" for recipe in RECIPES.values()),
     ],
