@@ -50,13 +50,15 @@ def fresh_compiler():
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as it is."""
+    """The compiler's first stage alone: the graph is captured, whole or not at all, and then run as
+    it is."""
     _compile_with(monkeypatch, "eager")
 
 
 @pytest.fixture
 def lowered(monkeypatch):
-    """The first two stages: the graph is also turned into one that changes nothing in place, before it is run."""
+    """The first two stages: the graph is also turned into one that changes nothing in place, before
+    it is run."""
     _compile_with(monkeypatch, "aot_eager")
 
 
@@ -70,7 +72,8 @@ def _compile_with(monkeypatch, backend: str) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets; tests that need it are skipped where LOWERBOUND_DATA does not name it."""
+    """The folder of real data sets; tests that need it are skipped where LOWERBOUND_DATA does not
+    name it."""
     if "LOWERBOUND_DATA" not in os.environ:
         pytest.skip("set LOWERBOUND_DATA to the folder of real data sets to run this test")
     return Path(os.environ["LOWERBOUND_DATA"])

@@ -217,21 +217,32 @@ def test_components_that_are_not_needed_come_to_rest_without_examples():
     assert int((counts > 5).sum()) <= 4
 
 
-@pytest.mark.parametrize(("act", "error", "message"), [
-    (lambda: MeanAndPrecision(rate=0.0), SettingsError, "rate=0.0 must be a positive number"),
-    (lambda: LinearRegression(concentration=-1.0), SettingsError, "concentration=-1.0"),
-    (lambda: GaussianMixture(0), SettingsError, "components=0"),
-    (lambda: KnownGaussian([0.0], [[1.0, 0.0], [0.0, 1.0]]), ShapeError, "does not fit a precision"),
-    (lambda: KnownGaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), SettingsError, "positive definite"),
-    (lambda: MeanAndPrecision().fit([1.0, math.nan]), DataError, "row 1"),
-    (lambda: MeanAndPrecision().fit("numbers"), DataError, "cannot be read"),
-    (lambda: MeanAndPrecision().fit([]), DataError, "at least one row"),
-    (lambda: MeanAndPrecision().fit([1.0], tolerance=0.0), SettingsError, "tolerance=0.0"),
-    (lambda: MeanAndPrecision().fit([1.0], sweeps=0), SettingsError, "sweeps=0"),
-    (lambda: LinearRegression().fit([1.0, 2.0]), DataError, "with y in its last column"),
-    (lambda: GaussianMixture(3).fit(torch.randn(2, 2)), DataError, "at least 3 vectors"),
-    (lambda: GaussianMixture(2).fit(torch.ones(5, 2)), DataError, "constant"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: MeanAndPrecision(rate=0.0), SettingsError, "rate=0.0 must be a positive number"),
+        (lambda: LinearRegression(concentration=-1.0), SettingsError, "concentration=-1.0"),
+        (lambda: GaussianMixture(0), SettingsError, "components=0"),
+        (
+            lambda: KnownGaussian([0.0], [[1.0, 0.0], [0.0, 1.0]]),
+            ShapeError,
+            "does not fit a precision",
+        ),
+        (
+            lambda: KnownGaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]),
+            SettingsError,
+            "positive definite",
+        ),
+        (lambda: MeanAndPrecision().fit([1.0, math.nan]), DataError, "row 1"),
+        (lambda: MeanAndPrecision().fit("numbers"), DataError, "cannot be read"),
+        (lambda: MeanAndPrecision().fit([]), DataError, "at least one row"),
+        (lambda: MeanAndPrecision().fit([1.0], tolerance=0.0), SettingsError, "tolerance=0.0"),
+        (lambda: MeanAndPrecision().fit([1.0], sweeps=0), SettingsError, "sweeps=0"),
+        (lambda: LinearRegression().fit([1.0, 2.0]), DataError, "with y in its last column"),
+        (lambda: GaussianMixture(3).fit(torch.randn(2, 2)), DataError, "at least 3 vectors"),
+        (lambda: GaussianMixture(2).fit(torch.ones(5, 2)), DataError, "constant"),
+    ],
+)
 def test_what_cannot_be_is_refused(act, error, message):
     with pytest.raises(error, match=message):
         act()

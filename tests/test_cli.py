@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +136,26 @@ def copied(here, tmp_path) -> Path:
         "import lowerbound",
         "import lowerbound; dir(lowerbound)",
         *(
-            f"from lowerbound.cli import main\ntry: main({arguments!r})\nexcept SystemExit as end: assert end.code == 0"
-            for arguments in (["--help"], ["--version"], ["train", "--help"], ["train", "aevb-gaussian", "--help"],
-                              ["evaluate", "--help"], ["compare", "--help"], ["recipes"], ["datasets"])
+            f"from lowerbound.cli import main\ntry: main({arguments!r})\nexcept SystemExit as end: "
+            "assert end.code == 0"
+            for arguments in (
+                ["--help"],
+                ["--version"],
+                ["train", "--help"],
+                ["train", "aevb-gaussian", "--help"],
+                ["evaluate", "--help"],
+                ["compare", "--help"],
+                ["recipes"],
+                ["datasets"],
+            )
         ),
     ],
-)  # fmt: skip
+)
 def test_nothing_heavy_is_imported_to_answer(program):
-    check = "import sys; heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'} & sys.modules.keys(); assert not heavy, heavy"
+    check = (
+        "import sys; names = {'torch', 'numpy', 'matplotlib', 'PIL', 'sklearn'}; "
+        "heavy = names & sys.modules.keys(); assert not heavy, heavy"
+    )
     subprocess.run(
         [sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL
     )
@@ -345,7 +358,8 @@ def test_evaluate_in_words(here, capsys):
     _, out, _ = call(capsys, "evaluate", "gaussian")
     told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
     assert out.startswith(
-        f"test bound {told['elbo']['mean']:.2f} ± {told['elbo']['standard_error']:.2f} nats per example"
+        f"test bound {told['elbo']['mean']:.2f} ± {told['elbo']['standard_error']:.2f} nats per "
+        "example"
     )
 
 
@@ -504,8 +518,8 @@ def test_the_log_likelihood_comes_with_what_its_weights_say(here, capsys):
     assert found["effective_sample_size"]["least"] == float(expected.effective_sample_sizes.min())
     assert code == 0
     assert (
-        f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 samples"
-        in out
+        f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 "
+        "samples" in out
     )
 
 
@@ -525,7 +539,9 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     assert gaps["advice"] in out
 
 
-def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, tmp_path, monkeypatch, capsys):
+def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(
+    here, tmp_path, monkeypatch, capsys
+):
     class Wrapped(lb.Model):
         def __init__(self):
             super().__init__()
@@ -759,13 +775,17 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
 @pytest.mark.parametrize(
     ("second", "hint"),
     [
-        ("bernoulli", "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways cannot be compared"),
+        (
+            "bernoulli",
+            "pixels 'as-is' against 'binarize'; nats of data that are prepared in "
+            "different ways cannot be compared",
+        ),
         ("vectors", "vectors.npy'; give --data"),
         ("python", "--data NAME|PATH"),
         ("nope", "no such directory"),
         ("empty", "no config.yaml"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_cannot_be_compared_is_refused(second, hint, turned, here, capsys):
     line = refused(capsys, "compare", *(["gaussian", second][:: -1 if turned else 1]))
@@ -895,7 +915,10 @@ MISTAKES = {
     "unknown recipe": (["train", "aevb-gausian"], "aevb-gaussian"),
     "no data": (["train", "aevb-gaussian"], "--data"),
     "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "--hidden"),
-    "flags before the recipe": (["train", "--out", "x", "aevb-gaussian", "--data", "digits"], "put flags after"),
+    "flags before the recipe": (
+        ["train", "--out", "x", "aevb-gaussian", "--data", "digits"],
+        "put flags after",
+    ),
     "text for a number": ([*TRAIN, "--hidden", "x"], "--hidden"),
     "too small": ([*TRAIN, "--hidden", "0"], "hidden=0"),
     "negative seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
@@ -920,7 +943,17 @@ MISTAKES = {
     "misspelt data": (["train", "aevb-gaussian", "--data", "mnits"], "did you mean 'mnist'"),
     "empty folder": (["train", "aevb-gaussian", "--data", "empty"], "empty"),
     "grey for Bernoulli": (
-        ["train", "aevb-bernoulli", "--data", "pictures.npz", "--out", "never", *FAST, "--pixels", "as-is"],
+        [
+            "train",
+            "aevb-bernoulli",
+            "--data",
+            "pictures.npz",
+            "--out",
+            "never",
+            *FAST,
+            "--pixels",
+            "as-is",
+        ],
         "--pixels binarize",
     ),
     "convolutions of vectors": (
@@ -928,13 +961,25 @@ MISTAKES = {
         "from an image",
     ),
     "too many convolutions": ([*TRAIN, "--network", "conv", "--layers", "4"], "fewer layers"),
-    "a run in the way": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "gaussian", *FAST], "--resume gaussian"),
-    "a file in the way": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file", *FAST], "cannot be written"),
-    "a file for a folder": (["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file/x", *FAST], "cannot be written"),
+    "a run in the way": (
+        ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "gaussian", *FAST],
+        "--resume gaussian",
+    ),
+    "a file in the way": (
+        ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file", *FAST],
+        "cannot be written",
+    ),
+    "a file for a folder": (
+        ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "file/x", *FAST],
+        "cannot be written",
+    ),
     "no configuration": (["train", "--config", "nope.yaml"], "nope.yaml"),
     "a folder as configuration": (["train", "--config", "gaussian"], "cannot be read"),
     "nothing to resume": (["train", "--resume", "nope"], "nope/config.yaml"),
-    "both": (["train", "--config", "gaussian/config.yaml", "--resume", "gaussian"], "--config FILE, or --resume DIR"),
+    "both": (
+        ["train", "--config", "gaussian/config.yaml", "--resume", "gaussian"],
+        "--config FILE, or --resume DIR",
+    ),
     "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "leave --out away"),
     "resume what Python made": (["train", "--resume", "python"], "made in Python"),
     "no samples": (["evaluate", "gaussian", "--samples", "0"], "--samples"),
@@ -947,7 +992,7 @@ MISTAKES = {
     "pictures of vectors": (["sample", "vectors", "--out", "x.png"], "--out FILE.npy"),
     "pairs of vectors": (["reconstruct", "vectors", "--out", "x.png"], "--out FILE.npy"),
     "codes as a picture": (["encode", "gaussian", "--out", "x.png"], ".npy or .csv"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("arguments", "hint"), MISTAKES.values(), ids=MISTAKES)
@@ -1130,7 +1175,8 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     assert "Traceback" in err
     assert "RuntimeError: a wheel came off" in err
     assert err.splitlines()[-1] == (
-        "lowerbound: this is a fault of lowerbound, not yours; please report it with the lines above"
+        "lowerbound: this is a fault of lowerbound, not yours; please report it with the lines "
+        "above"
     )
 
 

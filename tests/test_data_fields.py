@@ -379,7 +379,9 @@ def test_a_model_that_is_not_told_what_is_missing_is_refused():
     untold = lb.LatentModel(lb.StandardNormal(1), posterior, lb.Gaussian(lb.mlp(1, 4)))
     examples = Examples.of(TABLE, missing="nan", name="table")
     assert lb.evaluate(told, lb.ELBO(), examples).mean
-    with pytest.raises(DataError, match="table: 3 entries are missing, and the likelihood does not take"):
+    with pytest.raises(
+        DataError, match="table: 3 entries are missing, and the likelihood does not take"
+    ):
         lb.evaluate(untold, lb.ELBO(), examples)
     with pytest.raises(DataError, match="table: 3 entries are missing, and no part of the model"):
         lb.fit(untold, lb.ELBO(), examples, steps=1, progress=False)

@@ -1,4 +1,5 @@
-"""Fields: what is given with an example but not scored, on its way through models and evaluations."""
+"""Fields: what is given with an example but not scored, on its way through models and
+evaluations."""
 
 import pytest
 import torch

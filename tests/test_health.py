@@ -1,4 +1,5 @@
-"""What latents carry, against closed forms and quadrature; and each cause of a collapse, on a model that has it."""
+"""What latents carry, against closed forms and quadrature; and each cause of a collapse, on a model
+that has it."""
 
 import math
 from dataclasses import replace
@@ -98,7 +99,8 @@ def test_the_same_posterior_everywhere_carries_nothing():
 
 
 def test_information_is_quadrature_s():
-    """One latent, 12 posteriors that overlap; 12 x 4,000 draws at four standard errors: one false alarm in 16,000 runs for each."""
+    """One latent, 12 posteriors that overlap; 12 x 4,000 draws at four standard errors: one false
+    alarm in 16,000 runs for each."""
     means, scales = torch.randn(12, 1, dtype=DOUBLE), 0.3 + torch.rand(12, 1, dtype=DOUBLE)
     model, x = tabled(means, scales)
 
@@ -128,7 +130,8 @@ def channel(count: int, units: int, information: float) -> tuple[lb.LatentModel,
 
 
 def test_the_standard_error_is_that_over_sets_of_examples():
-    """2 nats in 10 units, 60 sets of 300: the standard deviation of 60 is known to a tenth, so a third is over three errors."""
+    """2 nats in 10 units, 60 sets of 300: the standard deviation of 60 is known to a tenth, so a
+    third is over three errors."""
     found = [latent_health(*channel(300, 10, 2.0), seed=seed) for seed in range(60)]
     values = torch.tensor([health.mutual_information for health in found])
     told = (
@@ -139,7 +142,8 @@ def test_the_standard_error_is_that_over_sets_of_examples():
 
 
 def test_the_rate_of_all_examples_steadies_the_information(monkeypatch):
-    """200 draws for 2,000 examples: without it the standard deviation is 0.15, of the few draws' own log densities."""
+    """200 draws for 2,000 examples: without it the standard deviation is 0.15, of the few draws'
+    own log densities."""
     monkeypatch.setattr("lowerbound.evaluation.aggregate._NUMBERS", 1)
     model, x = channel(2000, 50, 4.0)
     values = torch.tensor(
@@ -182,7 +186,8 @@ def test_a_sign_is_told_and_not_hidden():
 
 
 def test_total_correlation_is_that_of_the_aggregate():
-    """Means correlated by 0.9: log det of their correlation. 2,000 examples; the mixture's own error is below 0.1 nats."""
+    """Means correlated by 0.9: log det of their correlation. 2,000 examples; the mixture's own
+    error is below 0.1 nats."""
     correlation = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=DOUBLE)
     means = MultivariateNormal(torch.zeros(2, dtype=DOUBLE), correlation).sample((2000,))
     model, x = tabled(means, torch.full((2000, 2), 0.4, dtype=DOUBLE))
@@ -239,7 +244,8 @@ def test_many_examples_are_spread_over(monkeypatch):
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
     assert (health.examples, health.components, health.draws) == (1300, 500, 250)
     assert health.mutual_information == pytest.approx(math.log(500), abs=1e-6)
-    # Draws are spread as well: the first half of the data is one posterior, where a draw tells log 2.
+    # Draws are spread as well: the first half of the data is one posterior, where a draw tells log
+    # 2.
     means[:650] = -1e4
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
     assert health.mutual_information == pytest.approx(
@@ -351,7 +357,8 @@ def digit_vae(scale="shared", activation="tanh", **more) -> lb.LatentModel:
 
 
 def test_rank_ten_data_have_ten_active_units_under_the_defaults():
-    """The recipe's own ten latents and settings: rate and reconstruction are summed alike, so that none switches off."""
+    """The recipe's own ten latents and settings: rate and reconstruction are summed alike, so that
+    none switches off."""
     mixing = torch.linalg.qr(torch.randn(40, 10))[0]
     x = torch.randn(2000, 10) * torch.linspace(1, 2, 10) @ mixing.T + 0.2 * torch.randn(2000, 40)
     model, objective = aevb_gaussian((40,))
@@ -412,7 +419,8 @@ def test_a_scale_above_the_data_s(scale, collapses, digits):
 
 
 def test_the_scale_is_compared_with_the_direction_of_most_variance():
-    """One factor with 0.3 in each of 100 entries has a standard deviation of 3 along its direction."""
+    """One factor with 0.3 in each of 100 entries has a standard deviation of 3 along its
+    direction."""
     factor, entries = torch.randn(200, 1, dtype=DOUBLE), torch.full((1, 100), 0.3, dtype=DOUBLE)
     x = factor @ entries
     along = float(x.std(0).square().sum().sqrt())
@@ -478,7 +486,8 @@ def test_an_encoder_that_is_constant_without_dead_units(digits):
 
 
 class Clusters(nn.Module):
-    """A likelihood that knows the data by heart: a mixture over whole examples, which hardly depends on z."""
+    """A likelihood that knows the data by heart: a mixture over whole examples, which hardly
+    depends on z."""
 
     def __init__(self, centres, slope=0.0):
         super().__init__()
@@ -530,14 +539,22 @@ def test_too_few_examples_show_no_collapse(digits):
         (lb.ELBO(beta=0.5), {}, None),
         (lb.ELBO(beta=lb.Ramp(0.0, 4.0, epochs=10)), {}, "beta = 4"),
         (lb.ELBO(beta=lb.Ramp(0.0, 4.0, epochs=10)), {"beta": {"reached": 0.5, "end": 4.0}}, None),
-        (lb.ELBO(beta=lb.Ramp(4.0, 1.0, epochs=10)), {"beta": {"reached": 3.0, "end": 1.0}}, "beta = 3"),
+        (
+            lb.ELBO(beta=lb.Ramp(4.0, 1.0, epochs=10)),
+            {"beta": {"reached": 3.0, "end": 1.0}},
+            "beta = 3",
+        ),
         (lb.ELBO(beta=10.0, capacity=0.0), {}, "capacity"),
-        (lb.ELBO(capacity=lb.Ramp(0.0, 25.0, epochs=9)), {"capacity": {"reached": 0.1, "end": 25.0}}, "0.1 nats"),
+        (
+            lb.ELBO(capacity=lb.Ramp(0.0, 25.0, epochs=9)),
+            {"capacity": {"reached": 0.1, "end": 25.0}},
+            "0.1 nats",
+        ),
         (lb.ELBO(free_bits=0.5), {}, "free bits of 0.5"),
         (lb.IWAE(samples=5), {}, None),
         (None, {}, None),
     ],
-)  # fmt: skip
+)
 def test_the_weight_of_the_rate(objective, schedules, hint):
     cause = strong_rate_weight(objective, schedules)
     assert (cause is None) == (hint is None)
@@ -545,7 +562,8 @@ def test_the_weight_of_the_rate(objective, schedules, hint):
 
 
 def test_channels_of_a_few_examples_are_not_taken_for_draws():
-    """Four examples, as many as draws: half of the first layer's channels are dead, and hardly a number of it else."""
+    """Four examples, as many as draws: half of the first layer's channels are dead, and hardly a
+    number of it else."""
     encoder = lb.conv((1, 8, 8), 6, 4, activation="relu")
     layer = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Plain variational inference: the bound of any log joint, with constrained variables, against closed forms."""
+"""Plain variational inference: the bound of any log joint, with constrained variables, against
+closed forms."""
 
 import math
 
@@ -68,16 +69,20 @@ def test_every_posterior_trains_and_bounds_the_evidence(name):
     assert estimate.mean == pytest.approx(0.7, abs=0.1)
 
 
-@pytest.mark.parametrize(("objective", "gradient"), [
-    (lb.ELBO, "pathwise"),
-    (lb.ELBO, "sticking-the-landing"),
-    (lb.ELBO, "score-function"),
-    (lb.IWAE, "pathwise"),
-    (lb.IWAE, "sticking-the-landing"),
-    (lb.IWAE, "dreg"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("objective", "gradient"),
+    [
+        (lb.ELBO, "pathwise"),
+        (lb.ELBO, "sticking-the-landing"),
+        (lb.ELBO, "score-function"),
+        (lb.IWAE, "pathwise"),
+        (lb.IWAE, "sticking-the-landing"),
+        (lb.IWAE, "dreg"),
+    ],
+)
 def test_every_gradient_is_that_of_the_closed_form_on_average(objective, gradient):
-    """For one draw the bound of a mean-field q against a Gaussian is known, and so is its gradient."""
+    """For one draw the bound of a mean-field q against a Gaussian is known, and so is its
+    gradient."""
     samples = 2 if gradient == "score-function" else 1  # which needs another one
     model = make(lb.mean_field).double()
     numbers = model.posterior.network.numbers
@@ -302,17 +307,28 @@ def test_a_figure_does_not_depend_on_how_repetitions_are_batched():
     assert whole.unique().numel() == 100
 
 
-@pytest.mark.parametrize(("given", "error", "message"), [
-    ({"variables": {}}, SettingsError, "there are no variables"),
-    ({"variables": {"a b": ()}}, SettingsError, "identifier"),
-    ({"variables": {"a": "positive"}}, SettingsError, "give a shape"),
-    ({"variables": {"a": (0,)}}, SettingsError, "whole numbers of at least 1"),
-    ({"variables": {"a": ()}, "posterior": 3}, SettingsError, "posterior must be a module"),
-    ({"variables": {"a": ()}, "posterior": lambda size: None}, SettingsError, "not a torch.nn.Module"),
-    ({"variables": {"a": ()}, "log_joint": 3}, SettingsError, "must be a function"),
-    ({"variables": {"a": ()}, "size": 0}, SettingsError, "size=0"),
-    ({"variables": {"a": ()}, "posterior": lb.ByVariable({"b": lb.mean_field})}, SettingsError, "exactly one group"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"variables": {}}, SettingsError, "there are no variables"),
+        ({"variables": {"a b": ()}}, SettingsError, "identifier"),
+        ({"variables": {"a": "positive"}}, SettingsError, "give a shape"),
+        ({"variables": {"a": (0,)}}, SettingsError, "whole numbers of at least 1"),
+        ({"variables": {"a": ()}, "posterior": 3}, SettingsError, "posterior must be a module"),
+        (
+            {"variables": {"a": ()}, "posterior": lambda size: None},
+            SettingsError,
+            "not a torch.nn.Module",
+        ),
+        ({"variables": {"a": ()}, "log_joint": 3}, SettingsError, "must be a function"),
+        ({"variables": {"a": ()}, "size": 0}, SettingsError, "size=0"),
+        (
+            {"variables": {"a": ()}, "posterior": lb.ByVariable({"b": lb.mean_field})},
+            SettingsError,
+            "exactly one group",
+        ),
+    ],
+)
 def test_what_cannot_be_is_refused(given, error, message):
     with pytest.raises(error, match=message):
         lb.LogJoint(**({"log_joint": gaussian, "posterior": lb.mean_field} | given))

@@ -1,4 +1,5 @@
-"""The log likelihood by importance sampling: how much is drawn, what is kept, and what is said of it."""
+"""The log likelihood by importance sampling: how much is drawn, what is kept, and what is said of
+it."""
 
 import math
 import subprocess
@@ -58,7 +59,8 @@ def linear_vae(shift: float = 0.3) -> tuple[lb.LatentModel, MultivariateNormal]:
 
 
 def test_the_estimate_is_log_p_of_x():
-    """Sign, size and count: within 5 standard errors of its own Monte-Carlo error, one false alarm in 10^6 runs."""
+    """Sign, size and count: within 5 standard errors of its own Monte-Carlo error, one false alarm
+    in 10^6 runs."""
     model, evidence = linear_vae()
     x = evidence.sample((20,))
     estimate = lb.log_likelihood(model, x, samples=20_000)
@@ -194,11 +196,13 @@ def test_bad_requests_are_refused():
 
 
 def test_memory_is_bounded_whatever_the_samples():
-    """400,000 samples of a picture, in a process of its own: less than 200 MB above what one pass takes."""
+    """400,000 samples of a picture, in a process of its own: less than 200 MB above what one pass
+    takes."""
     code = """
 import resource, sys, torch, lowerbound as lb
 torch.set_num_threads(1)
-vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(784, 4)), lb.Bernoulli(lb.mlp(2, 784)))
+encoder, decoder = lb.Gaussian(lb.mlp(784, 4)), lb.Bernoulli(lb.mlp(2, 784))
+vae = lb.LatentModel(lb.StandardNormal(2), encoder, decoder)
 x = torch.zeros(2, 784)
 lb.log_likelihood(vae, x, samples=5000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -217,7 +221,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_the_shape_of_a_tail_is_found():
-    """Against draws from known distributions; the tolerance is 4 times the estimator's spread at this size."""
+    """Against draws from known distributions; the tolerance is 4 times the estimator's spread at
+    this size."""
     for shape in (0.2, 0.5, 0.9):
         draws = stats.genpareto(shape).rvs(100_000 * 4, random_state=0).reshape(100_000, 4)
         largest = np.sort(np.log(draws), 0)[-(tail_length(100_000) + 1) :]

@@ -125,12 +125,15 @@ def test_renyi_near_one_keeps_its_digits_in_float32():
 
 
 def test_partial_weighting_gives_each_part_its_own_bound():
-    """The same noise: the decoder's gradient is the single bound's, the encoder's is the grouped bound's."""
+    """The same noise: the decoder's gradient is the single bound's, the encoder's is the grouped
+    bound's."""
     model, x = gaussian_vae(), binary_data()
     found = {}
     for name, objective in {
-        "single": lb.IWAE(6), "grouped": lb.IWAE(6, groups=3), "partial": lb.IWAE(6, encoder_groups=3)
-    }.items():  # fmt: skip
+        "single": lb.IWAE(6),
+        "grouped": lb.IWAE(6, groups=3),
+        "partial": lb.IWAE(6, encoder_groups=3),
+    }.items():
         torch.manual_seed(1)
         found[name] = gradients(model, objective(model.draw(x, 6)).sum())
     for name, gradient in found["partial"].items():
@@ -153,7 +156,8 @@ def test_the_model_s_own_gradient_is_the_bound_s_whatever_the_encoder_s(gradient
 
 
 def test_negligible_weights_divide_without_harm():
-    """A group 200 nats worse than the best: its encoder still gets the gradient of its own bound, in float32."""
+    """A group 200 nats worse than the best: its encoder still gets the gradient of its own bound,
+    in float32."""
     model, x = gaussian_vae().float(), binary_data().float()
     draw = model.draw(x, 4)
     shift = torch.tensor([0.0, 0.0, -200.0, -200.0])[:, None]
@@ -173,7 +177,8 @@ def test_negligible_weights_divide_without_harm():
     ids=repr,
 )
 def test_gradients_of_one_draw_add_up(objective):
-    """Other terms of the same draw have their own gradients, beside this one, before it and after it."""
+    """Other terms of the same draw have their own gradients, beside this one, before it and after
+    it."""
     model, x = gaussian_vae(), binary_data()
     draw = model.draw(x, 6)
     alone = gradients(model, objective(draw).sum())
@@ -211,8 +216,11 @@ def test_a_weight_of_zero_does_no_harm(gradient):
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("make", [lambda g: lb.ELBO(4, gradient=g), lambda g: lb.IWAE(4, g), lambda g: lb.Renyi(0.5, 4, g)],
-                         ids=["elbo", "iwae", "renyi"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [lambda g: lb.ELBO(4, gradient=g), lambda g: lb.IWAE(4, g), lambda g: lb.Renyi(0.5, 4, g)],
+    ids=["elbo", "iwae", "renyi"],
+)
 def test_what_is_reported_is_the_bound(make, gradient):
     model, x = gaussian_vae(), binary_data()
     objective = make(gradient)
@@ -222,13 +230,21 @@ def test_what_is_reported_is_the_bound(make, gradient):
 
 
 @pytest.mark.parametrize("samples", [2, 3])
-@pytest.mark.parametrize("make", [
-    lambda k: lb.ELBO(k, gradient="score-function"), lambda k: lb.ELBO(k, "sampled", "score-function"),
-    lambda k: lb.ELBO(k, "sampled", "score-function", beta=3.0), lambda k: lb.IWAE(k, "score-function"),
-    lambda k: lb.Renyi(0.5, k, "score-function"), lambda k: lb.IWAE(k, "score-function", elbo_weight=0.3),
-], ids=["elbo", "sampled elbo", "beta", "iwae", "renyi", "combined"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: lb.ELBO(k, gradient="score-function"),
+        lambda k: lb.ELBO(k, "sampled", "score-function"),
+        lambda k: lb.ELBO(k, "sampled", "score-function", beta=3.0),
+        lambda k: lb.IWAE(k, "score-function"),
+        lambda k: lb.Renyi(0.5, k, "score-function"),
+        lambda k: lb.IWAE(k, "score-function", elbo_weight=0.3),
+    ],
+    ids=["elbo", "sampled elbo", "beta", "iwae", "renyi", "combined"],
+)
 def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make):
-    """By enumeration of all tuples of latents: the estimator's mean is exact, so no error rate is needed."""
+    """By enumeration of all tuples of latents: the estimator's mean is exact, so no error rate is
+    needed."""
     model, x = binary_vae(2), binary_data(1)
     objective = make(samples)
     points = torch.tensor(list(product((0.0, 1.0), repeat=2)), dtype=DOUBLE)
@@ -237,8 +253,15 @@ def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make
     def draw_at(z):
         q, prior = model.posterior(x), model.prior()
         p = model.likelihood(z)
-        return lb.Draw(z=z, likelihood_term=lambda: p.log_prob(x), prior_term=lambda: prior.log_prob(z),
-                       posterior_term=lambda: q.log_prob(z), q=q, prior=prior, p=p)  # fmt: skip
+        return lb.Draw(
+            z=z,
+            likelihood_term=lambda: p.log_prob(x),
+            prior_term=lambda: prior.log_prob(z),
+            posterior_term=lambda: q.log_prob(z),
+            q=q,
+            prior=prior,
+            p=p,
+        )
 
     expected = torch.zeros((), dtype=DOUBLE)
     estimated: dict[str, torch.Tensor] = {}
@@ -328,13 +351,22 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
     ("make", "message"),
     [
         (lambda: lb.IWAE(0), "IWAE: samples=0"),
-        (lambda: lb.IWAE(5, "vimco"), "IWAE: gradient='vimco' is unknown; choose one of 'pathwise'"),
+        (
+            lambda: lb.IWAE(5, "vimco"),
+            "IWAE: gradient='vimco' is unknown; choose one of 'pathwise'",
+        ),
         (lambda: lb.IWAE(6, groups=4), "samples=6 cannot be divided into 4 equal groups"),
         (lambda: lb.IWAE(6, encoder_groups=5), "cannot be divided into 5"),
-        (lambda: lb.IWAE(6, elbo_weight=1.5), "elbo_weight=1.5 must be a finite number from 0 to 1"),
+        (
+            lambda: lb.IWAE(6, elbo_weight=1.5),
+            "elbo_weight=1.5 must be a finite number from 0 to 1",
+        ),
         (lambda: lb.IWAE(1, "score-function"), "the others of its group, but there is one only"),
         (lambda: lb.IWAE(6, "score-function", groups=6), "there is one only"),
-        (lambda: lb.ELBO(1, gradient="score-function"), "ELBO: gradient='score-function' takes the baseline"),
+        (
+            lambda: lb.ELBO(1, gradient="score-function"),
+            "ELBO: gradient='score-function' takes the baseline",
+        ),
         (lambda: lb.ELBO(kl="closed-form", gradient="dreg"), "excludes kl='closed-form'"),
         (lambda: lb.ELBO(beta=-1.0), "beta=-1.0 must be a finite number of at least 0"),
         (lambda: lb.ELBO(capacity=math.nan), "capacity=nan"),
@@ -347,12 +379,23 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
         (lambda: lb.Ramp(0.0, math.inf, steps=3), "Ramp: stop=inf must be a finite number"),
         (lambda: lb.Ramp("a", 1.0, steps=3), "Ramp: start='a' must be a finite number"),
         (lambda: lb.Ramp(0.0, 1.0, epochs="3"), "Ramp: epochs='3' must be a finite number"),
-        (lambda: lb.ELBO(beta=lb.Ramp(-1.0, 1.0, steps=3)), r"ELBO: beta=Ramp\(start=-1.0.* of at least 0"),
+        (
+            lambda: lb.ELBO(beta=lb.Ramp(-1.0, 1.0, steps=3)),
+            r"ELBO: beta=Ramp\(start=-1.0.* of at "
+            r"least 0",
+        ),
         (lambda: lb.ELBO(beta="4"), "ELBO: beta='4' must be a finite number of at least 0"),
-        (lambda: lb.IWAE(elbo_weight="x"), "IWAE: elbo_weight='x' must be a finite number from 0 to 1"),
-        (lambda: lb.IWAE(elbo_weight=lb.Ramp(0.0, 2.0, steps=3)), r"elbo_weight=Ramp\(.* from 0 to 1"),
+        (
+            lambda: lb.IWAE(elbo_weight="x"),
+            "IWAE: elbo_weight='x' must be a finite number from 0 to 1",
+        ),
+        (
+            lambda: lb.IWAE(elbo_weight=lb.Ramp(0.0, 2.0, steps=3)),
+            r"elbo_weight=Ramp\(.* from 0 to "
+            r"1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_objectives_that_cannot_be_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
@@ -480,7 +523,8 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     )
     assert 1 <= run.best_epoch < 5
     assert run.unfinished[0].endswith(
-        f"the weights that were kept are those of epoch {run.best_epoch}; without validation it is the last ones"
+        f"the weights that were kept are those of epoch {run.best_epoch}; without validation it is "
+        "the last ones"
     )
 
 
@@ -492,9 +536,15 @@ def test_warm_up_resumes_where_it_stood(tmp_path):
         model = gaussian_vae().float()
         for epochs in parts:
             run = lb.fit(
-                model, lb.ELBO(beta=lb.Ramp(0.0, 2.0, steps=15)), x, epochs=epochs, batch_size=8,
-                directory=tmp_path / str(len(parts)), resume=epochs != parts[0], progress=False,
-            )  # fmt: skip
+                model,
+                lb.ELBO(beta=lb.Ramp(0.0, 2.0, steps=15)),
+                x,
+                epochs=epochs,
+                batch_size=8,
+                directory=tmp_path / str(len(parts)),
+                resume=epochs != parts[0],
+                progress=False,
+            )
         results.append((run.history[-1]["train"], model.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())

@@ -1,4 +1,5 @@
-"""Posteriors of log joints against the committed reference: long runs of NumPyro's NUTS (reproductions/reference_draws.py)."""
+"""Posteriors of log joints against the committed reference: long runs of NumPyro's NUTS
+(reproductions/reference_draws.py)."""
 
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_both_sides_have_the_same_log_density(problem):
 
 @pytest.mark.parametrize("problem", ["logistic", "hierarchical"])
 def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
-    """The seed is fixed; of three, the largest error of a mean was 0.015 to 0.041 sd, that of an sd 16%, that of log p(x) 0.032 nat."""
+    """The seed is fixed; of three, the largest error of a mean was 0.015 to 0.041 sd, that of an sd
+    16%, that of log p(x) 0.032 nat."""
     truth = reference(problem)
     model, mean, sd = moments_of(problem, "full-rank")
     errors = (mean - truth["unconstrained"]["mean"]) / truth["unconstrained"]["sd"]
@@ -61,7 +63,8 @@ def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
 
 
 def test_mean_field_is_too_narrow_by_as_much_as_theory_says():
-    """Within 15% for each of 31 variables. The seed is fixed; of three, the worst was 6% to 9%, and 4% after a training to its end."""
+    """Within 15% for each of 31 variables. The seed is fixed; of three, the worst was 6% to 9%, and
+    4% after a training to its end."""
     truth = reference("logistic")
     model, _, sd = moments_of("logistic", "mean-field")
     ratio, expected = sd / truth["unconstrained"]["sd"], predicted(truth)
@@ -77,7 +80,8 @@ def test_a_centred_funnel_is_called_bad():
 
 
 def test_the_reference_is_converged_and_agrees_with_quadrature():
-    """The largest of 10 normal errors is above 4 less than once in 1,500; the draws are committed, so it is one draw of the dice."""
+    """The largest of 10 normal errors is above 4 less than once in 1,500; the draws are committed,
+    so it is one draw of the dice."""
     for problem in PROBLEMS:
         assert max(reference(problem)["unconstrained"]["r_hat"]) < 1.005
     truth = reference("schools")
