@@ -102,7 +102,7 @@ def test_extreme_logits_are_finite():
     ("dimensions", "size"), [(784, 15.0), (784, 30.0), (12288, 20.0), (12288, 100.0)]
 )
 def test_entries_that_are_fitted_well_cancel_before_they_are_summed(dimensions, size):
-    """Nearly all entries have large logits of the right sign, so that the sum is small beside its terms."""
+    """Nearly all logits are large and of the right sign, so the sum is small beside its terms."""
     torch.manual_seed(0)
     value = (torch.rand(20, dimensions) < 0.3).float()
     logits = (2 * value - 1) * size * (0.5 + torch.rand(20, dimensions))
