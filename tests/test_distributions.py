@@ -102,8 +102,7 @@ def test_extreme_logits_are_finite():
     ("dimensions", "size"), [(784, 15.0), (784, 30.0), (12288, 20.0), (12288, 100.0)]
 )
 def test_entries_that_are_fitted_well_cancel_before_they_are_summed(dimensions, size):
-    """Nearly all entries have large logits of the right sign, so that the sum is small beside its
-    terms."""
+    """Nearly all logits are large and of the right sign, so the sum is small beside its terms."""
     torch.manual_seed(0)
     value = (torch.rand(20, dimensions) < 0.3).float()
     logits = (2 * value - 1) * size * (0.5 + torch.rand(20, dimensions))
@@ -114,14 +113,11 @@ def test_entries_that_are_fitted_well_cancel_before_they_are_summed(dimensions, 
     torch.testing.assert_close(found, exact, rtol=2e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("of_value", "of_logits", "result"),
-    [
-        (torch.bool, torch.float32, torch.float32),
-        (torch.float64, torch.float32, torch.float64),
-        (torch.float32, torch.float64, torch.float64),
-    ],
-)
+@pytest.mark.parametrize(("of_value", "of_logits", "result"), [
+    (torch.bool, torch.float32, torch.float32),
+    (torch.float64, torch.float32, torch.float64),
+    (torch.float32, torch.float64, torch.float64),
+])  # fmt: skip
 def test_types_are_promoted(of_value, of_logits, result):
     logits, value = torch.randn(3, 4, 5).to(of_logits), (torch.rand(4, 5) < 0.5).to(of_value)
     assert FactorialBernoulli(logits).log_prob(value).dtype == result

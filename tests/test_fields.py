@@ -1,5 +1,4 @@
-"""Fields: what is given with an example but not scored, on its way through models and
-evaluations."""
+"""Fields, which are given with an example but not scored, in models and evaluations."""
 
 import pytest
 import torch

@@ -156,8 +156,9 @@ def log_likelihood(
     They are drawn chunk by chunk and only sums of their weights are stored, so memory is bounded
     for any number of samples and examples. Neither ``batch_size`` nor ``chunk_size`` changes the
     result beyond rounding. With the same ``seed`` it is the result of
-    ``evaluate(model, IWAE(samples), data)``. A posterior of another library that draws by other
-    means than torch's normal or Bernoulli noise is reproducible for one batch size.
+    ``evaluate(model, IWAE(samples), data)``. A posterior whose noise comes neither from
+    :mod:`lowerbound.noise` nor from torch's functions for random numbers, as that of torch's
+    ``VonMises``, is reproducible for one batch size.
 
     Args:
         model: any model whose likelihood is a density or a mass function.

@@ -66,9 +66,9 @@ def dataset_terms(
     The noise of an example depends only on ``seed`` and on its row. So the batch size and the other
     examples change its terms by no more than rounding.
 
-    A distribution of another library may draw by other means than torch's normal or Bernoulli
-    noise. Its noise comes from torch's generator, which is seeded once, so its terms are
-    reproducible for one batch size.
+    The noise of a distribution may come neither from :mod:`lowerbound.noise` nor from torch's
+    functions for random numbers, as that of torch's ``VonMises``. Torch's generator is seeded once,
+    so the terms are then reproducible for one batch size.
 
     Args:
         model: any model.
