@@ -45,8 +45,8 @@ def sample(
         bool | None,
         typer.Option(
             "--mean/--draw",
-            help="Write the mean of p(x|z), or a draw from it. If not given, .png gets the mean and "
-            ".npy a draw.",
+            help="Write the mean of p(x|z), or a draw from it. If not given: the mean for .png, a "
+            "draw for .npy.",
         ),
     ] = None,
 ) -> None:

@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lowerbound.conditionals.given import unwrapped
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
-from lowerbound.distributions.divergence import as_diagonal
+from lowerbound.distributions import (
+    DiagonalNormal,
+    FactorialBernoulli,
+    MaskedDistribution,
+    as_diagonal,
+    drawn,
+)
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel
 from lowerbound.models.passes import batches
@@ -56,6 +62,11 @@ class Look:
     p: Distribution
     log_likelihood: Tensor
     dead: Mapping[str, float]
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The likelihood, without what wraps it."""
+        return unwrapped(self.model.likelihood)
 
     @property
     def scale(self) -> Tensor | None:
@@ -221,7 +232,7 @@ def broad_scale(look: Look) -> Cause | None:
         f"deviation in every direction (at most {math.sqrt(float(variances[-1])):.3g}), so "
         "information in z costs more than it gains"
     )
-    return cause, _remedy_for_scale(look.model.likelihood, _residual_scale(variances, units, x))
+    return cause, _remedy_for_scale(look.likelihood, _residual_scale(variances, units, x))
 
 
 def _variances(x: Tensor) -> Tensor:
@@ -267,7 +278,8 @@ def free_running(look: Look) -> Cause | None:
     if len(look.x) < 2:
         return None
     change = float(look.log_likelihood.std(0).mean())
-    if change > _IGNORED or isinstance(look.p, DiagonalNormal | FactorialBernoulli):
+    independent = DiagonalNormal | FactorialBernoulli | MaskedDistribution
+    if change > _IGNORED or isinstance(look.p, independent):
         return None
     gain = look.log_likelihood.mean(0) - _independent_entries(look.x)
     error = Estimate(gain).standard_error
@@ -307,7 +319,7 @@ def causes_of_collapse(
             yield certain
             return
     weight, scale = strong_rate_weight(objective, schedules), broad_scale(look)
-    if weight is not None and has_learned_scale(look.model.likelihood):
+    if weight is not None and has_learned_scale(look.likelihood):
         scale = None  # a learned scale becomes broad because of the collapse
     found = [cause for cause in (weight, scale, free_running(look)) if cause is not None]
     measured = "scale, weight of the rate, dead units and a decoder that does not need z"
@@ -340,7 +352,7 @@ def scale_bounds(look: Look) -> tuple[float, float] | None:
 
     ``None`` if the likelihood has no learned scale.
     """
-    likelihood, scale = look.model.likelihood, look.scale
+    likelihood, scale = look.likelihood, look.scale
     low, high = getattr(likelihood, "min_scale", None), getattr(likelihood, "max_scale", None)
     if scale is None or low is None or high is None or not has_learned_scale(likelihood):
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lowerbound.conditionals.given import unwrapped
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.checks import (
@@ -258,7 +259,7 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
         "inference_gaps", model, LatentModel, "it searches the best q for each example"
     )
     check_normalized("inference_gaps", model)
-    posterior = model.posterior
+    posterior = unwrapped(model.posterior)
     missing = [
         name
         for name in ("network", "parameters_from", "from_parameters")

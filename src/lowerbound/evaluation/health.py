@@ -200,7 +200,7 @@ def latent_health(
         shares = scale_bounds(look)
         findings = list(unfinished(schedules))
         if shares is not None:
-            findings += bounds_reached(model.likelihood, shares)
+            findings += bounds_reached(look.likelihood, shares)
             floor, ceiling = shares
             health = replace(health, scale_floor_reached=floor, scale_ceiling_reached=ceiling)
         return _with_findings(health, causes_of_collapse(look, objective, schedules), findings)

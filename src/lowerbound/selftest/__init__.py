@@ -1,4 +1,7 @@
-"""Statements about the numbers of this library, each measured where it runs: closed forms, enumeration, other libraries."""
+"""Statements about this library's results, each measured on the machine where it runs.
+
+They are compared with closed forms, enumeration and other libraries.
+"""
 
 from importlib import import_module
 
@@ -6,7 +9,7 @@ from lowerbound.selftest.registry import CHECKS, Check, Outcome, check, outcomes
 
 __all__ = ["CHECKS", "Check", "Outcome", "check", "outcomes", "run_checks"]
 
-# In the order in which they run: what comes first is what the rest is made of.
+# In the order in which they run: later checks build on earlier ones.
 for _subject in (
     "densities",
     "bounds",

@@ -1,4 +1,4 @@
-"""Checks of the bounds' values, against closed forms and written-out sums."""
+"""Checks of the bounds' values, against closed forms and explicit sums."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _COUNTS = (1, 2, 5, 10, 50)
 
 @check(
     "probabilistic-pca",
-    "The best ELBO of a linear VAE is the log likelihood of probabilistic PCA, by scikit-learn (relative)",
+    "The best ELBO of a linear VAE is the log likelihood of probabilistic PCA in scikit-learn "
+    "(relative)",
     tolerance=1e-12,
 )
 def probabilistic_pca() -> float:
@@ -48,11 +49,12 @@ def probabilistic_pca() -> float:
 
 @check(
     "factor-analysis",
-    "The best ELBO of a linear VAE with a scale for each dimension is factor analysis', by scikit-learn (relative)",
+    "The best ELBO of a linear VAE with a scale for each dimension is the log likelihood of "
+    "factor analysis in scikit-learn (relative)",
     tolerance=1e-9,
 )
 def factor_analysis() -> float:
-    """The factors are turned until their posterior is diagonal, which changes nothing."""
+    """The factors are rotated until their posterior is diagonal, which does not change p(x)."""
     x = rank_data(300, 5, 2)
     analysis = FactorAnalysis(2, tol=1e-4).fit(x.numpy())
     noise = torch.from_numpy(np.sqrt(analysis.noise_variance_))
@@ -65,7 +67,7 @@ def factor_analysis() -> float:
 
 @check(
     "exact-posterior",
-    "Where q(z|x) is the exact posterior, every log weight is the log likelihood",
+    "If q(z|x) is the exact posterior, every log weight is the log likelihood",
     tolerance=1e-12,
 )
 def exact_posterior() -> float:
@@ -77,11 +79,12 @@ def exact_posterior() -> float:
 
 @check(
     "elbo-below-by-the-divergence",
-    "The ELBO is below the log likelihood by KL(q || posterior), where that is known (in standard errors)",
+    "The ELBO is below the log likelihood by KL(q || posterior), which is known here (in standard "
+    "errors)",
     tolerance=4,
 )
 def elbo_below_by_the_divergence() -> float:
-    """With the KL term in closed form, and sampled: by chance it fails for one seed in 8,000."""
+    """With the KL term in closed form and sampled: by chance it fails for one seed in 8,000."""
     shift, widen = 0.6, 1.3
     model, evidence = some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,))).expand(100_000, -1)
@@ -95,11 +98,12 @@ def elbo_below_by_the_divergence() -> float:
 
 @check(
     "elbo-written-out",
-    "The ELBO is the mean log likelihood minus the KL term, both summed over dimensions, as written out with scipy",
+    "The ELBO is the mean log likelihood minus the KL term, both summed over dimensions, as "
+    "computed explicitly with scipy",
     tolerance=1e-12,
 )
 def elbo_written_out() -> float:
-    """Relative, with the KL term in closed form and sampled; every term is at the z that was drawn, once and for all."""
+    """The relative difference, with the KL term in closed form and sampled, for the same z."""
     model, x = curved_vae(), torch.rand(4, 6, dtype=DOUBLE)
     with torch.no_grad():
         draw = model.draw(x, 3)
@@ -124,7 +128,8 @@ def elbo_written_out() -> float:
 
 @check(
     "estimators-agree",
-    "The ELBO's estimators with the KL term sampled and in closed form agree in mean (paired t of 200,000 draws)",
+    "The ELBO's estimators with the KL term sampled and in closed form have the same mean (paired "
+    "t of 200,000 draws)",
     tolerance=4,
 )
 def estimators_agree() -> float:
@@ -148,7 +153,8 @@ def one_sample() -> float:
 
 @check(
     "renyi-at-zero",
-    "The Rényi bound at alpha = 0 is the importance-weighted bound, and at alpha = 1 the ELBO, bit for bit",
+    "The Rényi bound is the importance-weighted bound at alpha = 0 and the ELBO at alpha = 1, bit "
+    "for bit",
     tolerance=0,
 )
 def renyi_at_zero() -> float:
@@ -161,11 +167,12 @@ def renyi_at_zero() -> float:
 
 @check(
     "renyi-divergence",
-    "The Rényi bound is below the log likelihood by the Rényi divergence of q from the posterior (in standard errors)",
+    "The Rényi bound is below the log likelihood by the Rényi divergence of q from the posterior "
+    "(in standard errors)",
     tolerance=4,
 )
 def renyi_divergence() -> float:
-    """Li & Turner 2016, at alpha = 1/2, between Gaussians: by chance it fails for one seed in 16,000."""
+    """Li & Turner 2016, at alpha = 1/2 with Gaussians: by chance, one seed in 16,000 fails."""
     shift, widen, draws = 0.6, 1.3, 200_000
     model, evidence = some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,)))
@@ -181,11 +188,15 @@ def renyi_divergence() -> float:
 
 @check(
     "rises-with-samples",
-    "The importance-weighted bound rises with the number of samples, and stays below the log likelihood (in standard errors)",
+    "The importance-weighted bound rises with the number of samples, and stays below the log "
+    "likelihood (in standard errors)",
     tolerance=3,
 )
 def rises_with_samples() -> float:
-    """Burda et al. 2016, theorem 1, at 1, 2, 5, 10 and 50 samples: by chance it fails for less than one seed in 150."""
+    """Burda et al. 2016, theorem 1, at 1, 2, 5, 10 and 50 samples.
+
+    By chance it fails for less than one seed in 150.
+    """
     model, evidence = some_linear_vae(shift=0.8, widen=1.2)
     x = evidence.sample(torch.Size((1,))).expand(4000, -1)
     with torch.no_grad():
@@ -198,11 +209,15 @@ def rises_with_samples() -> float:
 
 @check(
     "gap-of-many-samples",
-    "The samples times the gap of the importance-weighted bound tend to Var(w) / (2 p(x)^2) (relative)",
+    "The number of samples times the gap of the importance-weighted bound approaches Var(w) / (2 "
+    "p(x)^2) (relative)",
     tolerance=0.1,
 )
 def gap_of_many_samples() -> float:
-    """Maddison et al. 2017, at 200 samples, with ``mean w / p - 1``, whose mean is 0, as a control variate: to about 2%."""
+    """Maddison et al. 2017, at 200 samples, to about 2%.
+
+    The control variate is ``mean w / p - 1``, whose mean is 0.
+    """
     shift, widen, samples = 0.5, 1.2, 200
     model, evidence = some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,))).expand(6000, -1)
@@ -215,11 +230,12 @@ def gap_of_many_samples() -> float:
 
 @check(
     "groups-written-out",
-    "MIWAE averages the bounds of groups of an example's own samples, and CIWAE mixes in the ELBO, as written out",
+    "MIWAE averages the bounds of groups of an example's own samples, and CIWAE is a mixture with "
+    "the ELBO, as computed explicitly",
     tolerance=1e-12,
 )
 def groups_written_out() -> float:
-    """4 groups of 3 samples for 5 examples, where no two numbers can be mistaken for each other."""
+    """4 groups of 3 samples for 5 examples, so that no two sizes are equal."""
     draw = curved_vae().draw(torch.rand(5, 6, dtype=DOUBLE), 12)
     log_w_MGB = draw.log_w.detach().numpy().reshape(4, 3, 5)
     grouped = special.logsumexp(log_w_MGB, axis=1, b=1 / 3).mean(0)
@@ -238,7 +254,7 @@ def groups_written_out() -> float:
 
 
 def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
-    """What is reported of all of these is the same: the ELBO."""
+    """Objectives that all report the ELBO."""
     settings: list[dict[str, Any]] = [
         {},
         {"beta": 4.0},
@@ -252,11 +268,12 @@ def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
 
 @check(
     "reported-bound",
-    "What is reported of an objective is its true bound, whatever carries the gradient: beta, free bits, DReG, VIMCO, ...",
+    "An objective reports its true bound, whatever carries its gradient: beta, free bits, DReG, "
+    "VIMCO, ...",
     tolerance=1e-12,
 )
 def reported_bound() -> float:
-    """An objective's value, its bound and its terms, for every gradient, against sums that are written out."""
+    """The value, the bound and the terms of objectives for every gradient, by explicit sums."""
     model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
     worst = 0.0
     for gradient in get_args(Gradient):

@@ -26,7 +26,7 @@ _Pairs = Sequence[tuple[Distribution, Distribution]]
 
 
 def _gaussians() -> _Pairs:
-    """Random Gaussians over three dimensions, ours and torch's."""
+    """Random Gaussians over three dimensions, each as ours and as torch's."""
     parameters = [
         (torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)
     ]
@@ -37,7 +37,7 @@ def _gaussians() -> _Pairs:
 
 
 def _bernoullis() -> _Pairs:
-    """The same of binary vectors."""
+    """Random distributions over three binary units, each as ours and as torch's."""
     logits = [2 * torch.randn(4, 3, dtype=DOUBLE) for _ in range(4)]
     return [
         (FactorialBernoulli(entry), Independent(Bernoulli(logits=entry), 1)) for entry in logits
@@ -45,7 +45,7 @@ def _bernoullis() -> _Pairs:
 
 
 def _from_torch(pairs: _Pairs) -> float:
-    """The largest difference of our closed form, as a whole and summed over units, from torch's."""
+    """The largest difference between our closed form and torch's, in all and by unit."""
     differences = []
     for (q, q_torch), (p, p_torch) in pairwise(pairs):
         expected, whole, units = (
@@ -60,7 +60,7 @@ def _from_torch(pairs: _Pairs) -> float:
 
 
 def _from_draws(pairs: _Pairs) -> float:
-    """How many standard errors our closed form is from the mean of ``log q - log p`` over draws from q."""
+    """The distance of our closed form from the mean of ``log q - log p``, in standard errors."""
     apart = []
     for (q, _), (p, _) in pairwise(pairs):
         z, kl = q.sample(torch.Size((_DRAWS,))), closed_form_kl(q, p)
@@ -73,7 +73,7 @@ def _from_draws(pairs: _Pairs) -> float:
     "gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10
 )
 def gaussian_kl() -> float:
-    """Over 12 pairs, each as a whole and by its units."""
+    """For 12 pairs, in all and by unit."""
     return _from_torch(_gaussians())
 
 
@@ -83,27 +83,29 @@ def gaussian_kl() -> float:
     tolerance=1e-10,
 )
 def bernoulli_kl() -> float:
-    """Over 12 pairs, each as a whole and by its units."""
+    """For 12 pairs, in all and by unit."""
     return _from_torch(_bernoullis())
 
 
 @check(
     "gaussian-kl-sampled",
-    "The closed-form KL between diagonal Gaussians is the mean of log q - log p over draws (in standard errors)",
+    "The closed-form KL between diagonal Gaussians is the mean of log q - log p over draws (in "
+    "standard errors)",
     tolerance=4,
 )
 def gaussian_kl_sampled() -> float:
-    """Over 12 pairs: by chance it fails for one seed in 1,300."""
+    """For 12 pairs: by chance it fails for one seed in 1,300."""
     return _from_draws(_gaussians())
 
 
 @check(
     "bernoulli-kl-sampled",
-    "The closed-form KL between factorial Bernoullis is the mean of log q - log p over draws (in standard errors)",
+    "The closed-form KL between factorial Bernoullis is the mean of log q - log p over draws (in "
+    "standard errors)",
     tolerance=4,
 )
 def bernoulli_kl_sampled() -> float:
-    """Over 12 pairs: by chance it fails for one seed in 1,300."""
+    """For 12 pairs: by chance it fails for one seed in 1,300."""
     return _from_draws(_bernoullis())
 
 
@@ -111,7 +113,7 @@ def bernoulli_kl_sampled() -> float:
     "bernoulli-sums-to-one", "A Bernoulli likelihood sums to 1 over all pictures", tolerance=1e-12
 )
 def bernoulli_sums_to_one() -> float:
-    """Over the 4,096 of twelve pixels, for three latents."""
+    """Over the 4,096 pictures of twelve pixels, for three latents."""
     p = lb.Bernoulli(lb.mlp(2, 8, (1, 3, 4))).double()(3 * torch.randn(3, 1, 2, dtype=DOUBLE))
     pictures = bits(12).reshape(-1, 1, 3, 4)
     return largest(p.log_prob(pictures).exp().sum(1) - 1)
@@ -123,7 +125,7 @@ def bernoulli_sums_to_one() -> float:
     tolerance=1e-12,
 )
 def gaussian_integrates_to_one() -> float:
-    """By adaptive quadrature, for scales from 1e-3 to 1e3, the outermost of them held back by their bounds."""
+    """By adaptive quadrature, for scales from 1e-3 to 1e3, the outermost of which are bounds."""
     raw = torch.tensor(
         [[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE
     )
@@ -139,11 +141,11 @@ def gaussian_integrates_to_one() -> float:
 
 @check(
     "gaussian-reads-mean-then-variance",
-    "A Gaussian takes the first half of a network's output as its mean, the second as its log variance",
+    "The first half of a network's output is a Gaussian's mean, the second half its log variance",
     tolerance=1e-12,
 )
 def gaussian_reads_mean_then_variance() -> float:
-    """Its density against scipy's, relative, and the moments that it says it has."""
+    """The density against scipy's, relative, and the mean and standard deviation."""
     raw, x = torch.randn(5, 6, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
     mean, deviation = raw[:, :3], (0.5 * raw[:, 3:]).exp()
     p = lb.Gaussian(lb.mlp(6, 6)).double().from_parameters(raw)

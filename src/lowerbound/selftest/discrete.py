@@ -1,4 +1,4 @@
-"""Checks of binary latents, few enough for all of their values to be counted through."""
+"""Checks of binary latents, which are so few that all of their values can be enumerated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COPIES = 100_000
 
 
 def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
-    """Twelve binary latents, examples, and their log p(x) by summing over all 4,096 values."""
+    """A model with twelve binary latents, examples, and their log p(x) by enumeration."""
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(12, -0.4, learned=False)),
         lb.Bernoulli(lb.mlp(6, 12)),
@@ -44,11 +44,12 @@ def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
 
 @check(
     "binary-bound",
-    "With 12 binary latents the importance-weighted bound is below the log likelihood by enumeration (in standard errors)",
+    "With 12 binary latents the importance-weighted bound is below the log likelihood by "
+    "enumeration (in standard errors)",
     tolerance=3,
 )
 def binary_bound() -> float:
-    """At 1 and 10 samples, for 20 examples: by chance it fails for far less than one seed in 20."""
+    """With 1 and 10 samples for 20 examples: by chance far less than one seed in 20 fails."""
     model, x, exact = _twelve_bits()
     with torch.no_grad():
         bounds = [
@@ -63,13 +64,16 @@ def binary_bound() -> float:
     tolerance=0.05,
 )
 def binary_likelihood() -> float:
-    """Of 20 examples, at 20,000 samples."""
+    """For 20 examples with 20,000 samples."""
     model, x, exact = _twelve_bits()
     return largest(lb.log_likelihood(model, x, 20_000).per_example - exact)
 
 
 def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
-    """Of the expected bound of two samples: the sum over both of their values, weighted by the probabilities of drawing them."""
+    """The gradient of the expected bound of two samples.
+
+    The expectation is the sum over all values of both, weighted by their probabilities.
+    """
     model, x_1D = copied_vae(1, binary=True)
     values = bits(3)
     log_q = model.posterior(x_1D).log_prob(values)
@@ -82,11 +86,9 @@ def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
         torch.stack([entry[:, None].expand(8, 8), entry[None, :].expand(8, 8)])
         for entry in (log_w, log_q)
     )
-    bound = (
-        pair_log_w.mean(0)
-        if isinstance(objective, lb.ELBO)
-        else pair_log_w.logsumexp(0) - math.log(2)
-    )
+    bound = pair_log_w.logsumexp(0) - math.log(2)
+    if isinstance(objective, lb.ELBO):
+        bound = pair_log_w.mean(0)
     expected = (pair_log_q.sum(0).exp() * bound).sum()
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(expected, parameters)
@@ -101,11 +103,15 @@ def _apart_from_exact(objective: lb.Objective) -> float:
 
 @check(
     "binary-elbo-gradient",
-    "With binary latents the score-function gradient of the ELBO is in mean the one by enumeration (largest t of 200,000 draws)",
+    "With binary latents the mean of the score-function gradient of the ELBO is the gradient by "
+    "enumeration (largest t of 200,000 draws)",
     tolerance=4,
 )
 def binary_elbo_gradient() -> float:
-    """With the KL term in closed form and sampled, by 15 parameters: by chance it fails for one seed in 500."""
+    """With the KL term in closed form and sampled, for 15 parameters.
+
+    By chance it fails for one seed in 500.
+    """
     kinds = [
         lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")
     ]
@@ -114,9 +120,10 @@ def binary_elbo_gradient() -> float:
 
 @check(
     "vimco-gradient",
-    "With binary latents VIMCO's gradient is in mean the one by enumeration of all pairs of samples (largest t of 200,000 draws)",
+    "With binary latents the mean of VIMCO's gradient is the gradient by enumeration of all pairs "
+    "of samples (largest t of 200,000 draws)",
     tolerance=4,
 )
 def vimco_gradient() -> float:
-    """By 15 parameters: by chance it fails for one seed in 1,000."""
+    """For 15 parameters: by chance it fails for one seed in 1,000."""
     return _apart_from_exact(lb.IWAE(samples=2, gradient="score-function"))

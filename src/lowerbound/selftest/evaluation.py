@@ -1,4 +1,4 @@
-"""Checks of what is reported of a dataset: likelihoods, their doubts, means over examples, information."""
+"""Checks of evaluations: log likelihoods, their warnings, means over examples, information."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
 
 @dataclass(frozen=True, eq=False)
 class _Watching(lb.Objective):
-    """The importance-weighted bound, which keeps the log weights that it sees, ``[K, B]`` each."""
+    """The importance-weighted bound, which records its log weights, ``[K, B]`` each."""
 
     samples: int = 1
     seen: list[Tensor] = field(default_factory=list)
@@ -39,7 +39,7 @@ class _Watching(lb.Objective):
 
 
 class _Counting(nn.Module):
-    """A decoder that counts what it decodes."""
+    """A decoder that counts the latents that it decodes."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -54,11 +54,14 @@ class _Counting(nn.Module):
 
 @check(
     "log-likelihood-value",
-    "log_likelihood has the right sign and value where the evidence is known",
+    "log_likelihood has the right sign and value if the evidence is known",
     tolerance=0.02,
 )
 def log_likelihood_value() -> float:
-    """Of 20 examples, with a posterior that is off by a little: 5,000 samples leave a standard deviation of 0.004 nats."""
+    """For 20 examples, with a posterior that is slightly wrong.
+
+    With 5,000 samples the standard deviation is 0.004 nats.
+    """
     model, evidence = some_linear_vae(shift=0.2, widen=1.05)
     x = evidence.sample(torch.Size((20,)))
     return largest(lb.log_likelihood(model, x, 5000).per_example - evidence.log_prob(x))
@@ -66,11 +69,12 @@ def log_likelihood_value() -> float:
 
 @check(
     "log-likelihood-exact",
-    "log_likelihood is the evidence itself where the posterior is exact, for any number of samples and chunk size",
+    "log_likelihood is the evidence if the posterior is exact, for any number of samples and any "
+    "chunk size",
     tolerance=1e-12,
 )
 def log_likelihood_exact() -> float:
-    """With few samples, one that is drawn but not counted shows."""
+    """With few samples, a sample that is drawn but not counted changes the result."""
     model, evidence = some_linear_vae()
     x = evidence.sample(torch.Size((5,)))
     found = [lb.log_likelihood(model, x, samples, chunk_size=3) for samples in (1, 2, 3, 7, 40)]
@@ -79,11 +83,12 @@ def log_likelihood_exact() -> float:
 
 @check(
     "sample-count",
-    "log_likelihood decodes as many samples as asked, whatever its chunk and batch size",
+    "log_likelihood decodes exactly the samples that it is asked for, for all chunk and batch "
+    "sizes",
     tolerance=0,
 )
 def sample_count() -> float:
-    """Of 5 examples, counted by the decoder."""
+    """For 5 examples, counted by the decoder."""
     model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
     counting = _Counting(model.likelihood)
     model = lb.LatentModel(model.prior, model.posterior, counting)
@@ -101,25 +106,29 @@ def sample_count() -> float:
     tolerance=1e-9,
 )
 def chunks_and_batches() -> float:
-    """Value, ELBO, effective sample size and Pareto k-hat of each of 7 examples."""
+    """The value, ELBO, effective sample size and Pareto k-hat of each of 7 examples."""
     model, x = curved_vae(), torch.rand(7, 6, dtype=DOUBLE)
 
-    def figures(chunk: int | None, batch: int | None) -> Tensor:
+    def results(chunk: int | None, batch: int | None) -> Tensor:
         found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=chunk, batch_size=batch)
         elbo = found.terms["elbo"].per_example
         return torch.stack([found.per_example, elbo, found.effective_sample_sizes, found.pareto_k])
 
-    expected = figures(None, None)
-    return max(largest(figures(*sizes) / expected - 1) for sizes in product(_SIZES, (None, 1, 3)))
+    expected = results(None, None)
+    return max(largest(results(*sizes) / expected - 1) for sizes in product(_SIZES, (None, 1, 3)))
 
 
 @check(
     "log-likelihood-written-out",
-    "log_likelihood, its ELBO and its effective sample size are those of the bound's own weights, as written out",
+    "log_likelihood, its ELBO and its effective sample size are those of the bound's own weights, "
+    "as computed explicitly",
     tolerance=1e-9,
 )
 def log_likelihood_written_out() -> float:
-    """``log mean w``, ``mean log w`` and ``(sum w)^2 / sum w^2`` of the draws that an evaluated bound has with the same seed."""
+    """``log mean w``, ``mean log w`` and ``(sum w)^2 / sum w^2``.
+
+    The draws are those of a bound that is evaluated with the same seed.
+    """
     model, x, watching = curved_vae(), torch.rand(7, 6, dtype=DOUBLE), _Watching(60)
     bound = lb.evaluate(model, watching, x, seed=3).per_example
     found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=7)
@@ -140,7 +149,10 @@ def log_likelihood_written_out() -> float:
     tolerance=0.05,
 )
 def pareto_shape_of_known_tails() -> float:
-    """Shapes from 0.2 to 1: the means of 100 fits to 20,000 weights each, whose standard error is at most 0.01."""
+    """Shapes from 0.2 to 1: means of 100 fits to 20,000 weights each.
+
+    Their standard error is at most 0.01.
+    """
     samples, shapes = 20_000, (0.2, 0.5, 0.8, 1.0)
     worst = 0.0
     for shape in shapes:
@@ -152,11 +164,12 @@ def pareto_shape_of_known_tails() -> float:
 
 @check(
     "doubtful-weights",
-    "log_likelihood warns where a posterior misses so far that its weights are not to be trusted, and not where it fits",
+    "log_likelihood warns if a posterior is so wrong that its weights are not to be trusted, and "
+    "not if it fits",
     tolerance=0,
 )
 def doubtful_weights() -> float:
-    """The share of 20 examples that are judged wrongly."""
+    """The share of 20 examples with a wrong verdict."""
     judged = []
     for shift, widen in ((0.2, 1.1), (3.0, 0.4)):
         model, evidence = some_linear_vae(shift=shift, widen=widen)
@@ -168,22 +181,26 @@ def doubtful_weights() -> float:
 
 @check(
     "quadrature",
-    "log_likelihood of a curved model with two latents is the one by a 200 x 200 grid",
+    "log_likelihood of a nonlinear model with two latents is that by a 200 x 200 grid",
     tolerance=0.05,
 )
 def quadrature() -> float:
-    """Of 8 binary examples at 20,000 samples, with the prior as the proposal."""
+    """For 8 binary examples with 20,000 samples, with the prior as the proposal."""
     model, x, expected = grid_vae()
     return largest(lb.log_likelihood(model, x, 20_000).per_example - expected)
 
 
 @check(
     "mean-over-examples",
-    "A dataset's figure is the mean over its examples, whatever the batch size, a short last batch included (relative)",
+    "A dataset's estimate is the mean over its examples, for all batch sizes, even with a short "
+    "last batch (relative)",
     tolerance=1e-12,
 )
 def mean_over_examples() -> float:
-    """Of 23 very different examples: the bound, its terms, and the standard error, against one example at a time."""
+    """The bound of 23 very different examples, its terms and standard error.
+
+    They are compared with batches of one example.
+    """
     model, x = (
         curved_vae(),
         torch.linspace(0, 8, 23, dtype=DOUBLE)[:, None] * torch.rand(23, 6, dtype=DOUBLE),
@@ -203,11 +220,11 @@ def mean_over_examples() -> float:
 
 @check(
     "examples-noise-is-their-own",
-    "An example's figures do not depend on the examples beside it (relative)",
+    "The results for an example do not depend on the other examples (relative)",
     tolerance=1e-12,
 )
 def noise_is_an_examples_own() -> float:
-    """The bound of the first 4 of 9, with and without the others."""
+    """The bounds of the first 4 of 9 examples, with and without the others."""
     model, x = curved_vae(), torch.rand(9, 6, dtype=DOUBLE)
     with_others, alone = (
         lb.evaluate(model, lb.ELBO(samples=3), part).per_example for part in (x, x[:4])
@@ -217,11 +234,12 @@ def noise_is_an_examples_own() -> float:
 
 @check(
     "mutual-information",
-    "The information that latents carry about the data is log N where posteriors are separated, and 0 where they are the same",
+    "The information that latents carry about the data is log N if posteriors are separated, and "
+    "0 if they are the same",
     tolerance=1e-6,
 )
 def mutual_information() -> float:
-    """Of 1,500 examples, more than are taken at once."""
+    """For 1,500 examples, which are more than one batch."""
     x = torch.arange(1500, dtype=DOUBLE)[:, None]
     model = lb.LatentModel(
         lb.StandardNormal(1), lb.Gaussian(lb.mlp(1, 2)), lb.Gaussian(lb.mlp(1, 1), scale=1.0)
@@ -233,5 +251,7 @@ def mutual_information() -> float:
             torch.tensor([[slope], [0.0]], dtype=DOUBLE),
             torch.zeros(2, dtype=DOUBLE),
         )
-        worst = max(worst, abs(latent_health(model, x).mutual_information - expected))
+        found = latent_health(model, x).mutual_information
+        assert found is not None
+        worst = max(worst, abs(found - expected))
     return worst

@@ -1,4 +1,4 @@
-"""Checks of the gradients that carry an objective, by the posterior's parameters and by the model's."""
+"""Checks of the gradients of objectives, for the parameters of encoder and decoder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from lowerbound.selftest.known import (
 )
 from lowerbound.selftest.registry import check
 
-# Paired over this many copies of one example; with 5 samples each, 200,000 draws.
+# The copies of one example over which gradients are paired; with 5 samples each, 200,000 draws.
 _COPIES = 40_000
-# Of samples, over which slopes are taken.
+# The numbers of samples over which slopes are measured.
 _COUNTS = (8, 32, 128)
 
 _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", "score-function")
@@ -34,11 +34,14 @@ _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", 
 
 @check(
     "slope-of-the-bound",
-    "The pathwise gradient is the slope of the bound in every parameter, by finite differences (relative)",
+    "The pathwise gradient is the gradient of the bound by finite differences (relative)",
     tolerance=1e-6,
 )
 def slope_of_the_bound() -> float:
-    """On the same noise, by central differences along one random direction; of the ELBO, IWAE, MIWAE, CIWAE and Rényi bounds."""
+    """By central differences along one random direction, on the same noise.
+
+    For the ELBO, IWAE, MIWAE, CIWAE and Rényi bounds.
+    """
     model, x, step = curved_vae(), torch.rand(3, 6, dtype=DOUBLE), 1e-5
     direction = [torch.randn_like(parameter) for parameter in model.parameters()]
     bounds = (
@@ -75,11 +78,15 @@ def slope_of_the_bound() -> float:
 
 @check(
     "sticking-the-landing",
-    "Where q is the exact posterior, the encoder's gradient by sticking the landing and by DReG is 0 for each draw",
+    "If q is the exact posterior, the encoder's gradient by sticking the landing and by DReG is 0 "
+    "for each draw",
     tolerance=1e-12,
 )
 def sticking_the_landing() -> float:
-    """Roeder et al. 2017: of the ELBO and of the importance-weighted bound of 5 samples, where the plain one is not 0."""
+    """Roeder et al. 2017, for the ELBO and the importance-weighted bound of 5 samples.
+
+    The pathwise gradient is not 0 there.
+    """
     model, evidence = some_linear_vae()
     x = evidence.sample(torch.Size((4,)))
 
@@ -89,14 +96,16 @@ def sticking_the_landing() -> float:
 
     if not of(lb.ELBO(samples=5, kl="sampled")) > 0.1:
         return math.inf
-    held: tuple[Gradient, ...] = ("sticking-the-landing", "dreg")
+    without_score: tuple[Gradient, ...] = ("sticking-the-landing", "dreg")
     return max(
-        of(kind(samples=5, gradient=gradient)) for kind in (lb.ELBO, lb.IWAE) for gradient in held
+        of(kind(samples=5, gradient=gradient))
+        for kind in (lb.ELBO, lb.IWAE)
+        for gradient in without_score
     )
 
 
 def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
-    """The largest paired t between the encoder's gradients of two objectives, on independent noise."""
+    """The largest paired t of the encoder's gradients of two objectives, on independent noise."""
     model, x = copied_vae(copies)
     a, b = (
         of_encoder(gradients(model, objective, x, seed))
@@ -107,11 +116,15 @@ def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) ->
 
 @check(
     "score-function",
-    "The score-function and the pathwise gradient of the ELBO agree in mean (largest t of 200,000 draws)",
+    "The score-function and the pathwise gradient of the ELBO have the same mean (largest t of "
+    "200,000 draws)",
     tolerance=4,
 )
 def score_function() -> float:
-    """Of the encoder, with the KL term in closed form and sampled: by chance it fails for one seed in 2,000."""
+    """For the encoder, with the KL term in closed form and sampled.
+
+    By chance it fails for one seed in 2,000.
+    """
     kinds = (
         (lb.ELBO(samples=5, gradient="score-function"), lb.ELBO(samples=5)),
         (
@@ -124,21 +137,26 @@ def score_function() -> float:
 
 @check(
     "vimco-is-unbiased",
-    "VIMCO's and the pathwise gradient of the importance-weighted bound agree in mean (largest t of 200,000 draws)",
+    "VIMCO's and the pathwise gradient of the importance-weighted bound have the same mean "
+    "(largest t of 200,000 draws)",
     tolerance=4,
 )
 def vimco_is_unbiased() -> float:
-    """Mnih & Rezende 2016; of the encoder at 5 samples: by chance it fails for one seed in 4,000."""
+    """Mnih & Rezende 2016, for the encoder at 5 samples: by chance one seed in 4,000 fails."""
     return _paired(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
 
 
 @check(
     "dreg-is-unbiased",
-    "The doubly reparameterised and the pathwise gradient agree in mean, for more than one sample (largest t of 200,000 draws)",
+    "The doubly reparameterised and the pathwise gradient have the same mean for more than one "
+    "sample (largest t of 200,000 draws)",
     tolerance=4,
 )
 def dreg_is_unbiased() -> float:
-    """Tucker et al. 2019; of the encoder, of IWAE, MIWAE and Rényi bounds: by chance it fails for one seed in 1,300."""
+    """Tucker et al. 2019, for the encoder, with the IWAE, MIWAE and Rényi bounds.
+
+    By chance it fails for one seed in 1,300.
+    """
     return max(
         _paired(lb.IWAE(samples=5, gradient="dreg"), lb.IWAE(samples=5)),
         _paired(lb.IWAE(samples=6, groups=2, gradient="dreg"), lb.IWAE(samples=6, groups=2)),
@@ -148,11 +166,15 @@ def dreg_is_unbiased() -> float:
 
 @check(
     "sticking-is-unbiased-for-one",
-    "Sticking the landing is unbiased for one sample under the logarithm (largest t of 200,000 draws)",
+    "Sticking the landing is unbiased for one sample under the logarithm (largest t of 200,000 "
+    "draws)",
     tolerance=4,
 )
 def sticking_is_unbiased_for_one() -> float:
-    """Of the encoder, of the ELBO and of IWAE at one sample: by chance it fails for one seed in 2,000."""
+    """For the encoder, with the ELBO and IWAE at one sample.
+
+    By chance it fails for one seed in 2,000.
+    """
     return max(
         _paired(lb.ELBO(samples=5, gradient="sticking-the-landing"), lb.ELBO(samples=5)),
         _paired(
@@ -163,21 +185,25 @@ def sticking_is_unbiased_for_one() -> float:
 
 @check(
     "sticking-is-biased-for-more",
-    "Sticking the landing is biased for 5 samples under the logarithm, and this test sees it (4 / largest t of 200,000 draws)",
+    "Sticking the landing is biased for 5 samples under the logarithm, and this test finds it (4 "
+    "/ largest t of 200,000 draws)",
     tolerance=1,
 )
 def sticking_is_biased_for_more() -> float:
-    """What the tests of unbiasedness are worth: the same one must find this known bias."""
+    """The power of the tests of unbiasedness: the same test must find this known bias."""
     return 4 / _paired(lb.IWAE(samples=5, gradient="sticking-the-landing"), lb.IWAE(samples=5))
 
 
 @check(
     "decoder-gradient",
-    "The decoder's gradient is that of the bound of all samples, whichever way the encoder's takes",
+    "The decoder's gradient is that of the bound of all samples, for every gradient of the encoder",
     tolerance=1e-12,
 )
 def decoder_gradient() -> float:
-    """On the same noise: of IWAE with four gradients, and of PIWAE, whose encoder has another bound."""
+    """On the same noise, for IWAE with four gradients, and for PIWAE.
+
+    PIWAE's encoder has another bound than its decoder.
+    """
     model, x = copied_vae(6)
     expected = of_decoder(gradients(model, lb.IWAE(samples=6), x, 0))
     others = [lb.IWAE(samples=6, gradient=gradient) for gradient in _GRADIENTS]
@@ -206,14 +232,15 @@ def piwae_encoder() -> float:
 
 @check(
     "signal-to-noise",
-    "Signal to noise of the gradient grows with samples as Rainforth et al. 2018 have it: IWAE's encoder -1/2, others +1/2",
+    "The signal-to-noise ratio of gradients changes with the number of samples as in Rainforth et "
+    "al. 2018: by the power -1/2 for IWAE's encoder, otherwise +1/2",
     tolerance=0.12,
 )
 def signal_to_noise() -> float:
-    """Slopes of logarithms over 8 to 128 samples, which 400,000 draws leave uncertain by about 0.03.
+    """Slopes of logarithms over 8 to 128 samples; 400,000 draws give them to about 0.03.
 
-    The mean of the encoder's gradient, which drowns in IWAE's noise, is taken from DReG's; that it is the same is a check of
-    its own.
+    The mean of the encoder's gradient is below the noise of IWAE's, so it is estimated with DReG.
+    Another check says that the two have the same mean.
     """
     by_dreg, by_iwae, of_prior = _signals_and_noises(400_000)
     return _from_halves(
@@ -225,14 +252,17 @@ def signal_to_noise() -> float:
 
 @check(
     "signal-to-noise-at-length",
-    "Signal to noise of the gradient grows so with samples when each estimator's own mean is the signal",
+    "The signal-to-noise ratio changes in the same way if each estimator's own mean is the signal",
     tolerance=0.12,
     thorough=True,
 )
 def signal_to_noise_at_length() -> float:
-    """With 24,000,000 draws, which leave IWAE's slope uncertain by about 0.04: by chance it fails for one seed in 300."""
-    passes = [_signals_and_noises(400_000, signed=True) for _ in range(60)]
-    by_dreg, by_iwae, of_prior = (torch.stack(part).mean(0) for part in zip(*passes, strict=True))
+    """With 24,000,000 draws, which give IWAE's slope to about 0.04.
+
+    By chance it fails for one seed in 300.
+    """
+    repeats = [_signals_and_noises(400_000, signed=True) for _ in range(60)]
+    by_dreg, by_iwae, of_prior = (torch.stack(part).mean(0) for part in zip(*repeats, strict=True))
     return _from_halves(*(part[:, 0].abs() / part[:, 1] for part in (by_iwae, by_dreg, of_prior)))
 
 
@@ -242,9 +272,10 @@ def _from_halves(*lines: Tensor) -> float:
 
 
 def _signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
-    """Mean and standard deviation of gradients for each count, ``[counts, 2]``: the encoder's by DReG and by IWAE, the prior's.
+    """Mean and standard deviation of gradients for each number of samples, ``[counts, 2]``.
 
-    Of the toy model of Rainforth et al. 2018 in one dimension: z ~ N(mu, 1), x ~ N(z, 1), q = N(b, 2/3).
+    They are the encoder's gradients by DReG and by IWAE, and the prior's. The model is that of
+    Rainforth et al. 2018 in one dimension: z ~ N(mu, 1), x ~ N(z, 1), q = N(b, 2/3).
     """
     one, rows = torch.ones(1, dtype=DOUBLE), []
     for count in _COUNTS:
@@ -261,4 +292,6 @@ def _signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
         parts = of_encoder(by_dreg), of_encoder(by_iwae), of_decoder(by_iwae)
         rows.append([torch.cat([part.mean(0), part.std(0)]) for part in parts])
     found = [torch.stack(part) for part in zip(*rows, strict=True)]
-    return found if signed else [part.abs() for part in found]
+    if signed:
+        return found
+    return [part.abs() for part in found]

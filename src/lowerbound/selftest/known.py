@@ -1,12 +1,14 @@
-"""Models whose answers are known, and the measures by which two numbers are compared.
+"""Models with known answers, and how results are compared with them.
 
-Suffixes of shapes: B examples, or copies of one with parameters of their own; K samples; J latent and D data dimensions.
+Suffixes of shapes: B examples, or copies of one example with parameters of their own; K samples; J
+latent and D data dimensions.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +25,30 @@ CPU = torch.device("cpu")
 
 
 def largest(difference: Tensor) -> float:
-    """The largest absolute entry; nan where one is not a number."""
+    """The largest absolute entry; nan if there is a nan."""
     return float(difference.detach().abs().max())
 
 
 def errors_apart(values: Tensor, expected: Tensor | float = 0.0) -> float:
-    """How many standard errors the mean over the first dimension lies from what is expected: the largest, over the rest.
+    """The largest distance of means over the first dimension from ``expected``, in standard errors.
 
-    Four of them come by chance once in 16,000 times for each entry, three once in 370 times.
+    For each entry, four standard errors occur by chance once in 16,000 times, three once in 370.
     """
     return largest((values.mean(0) - expected) / standard_error(values))
 
 
 def errors_above(values: Tensor) -> float:
-    """How many standard errors the mean over the first dimension lies above 0: the largest, over the rest; at least 0."""
+    """The largest excess of means over the first dimension above 0, in standard errors."""
     return max(0.0, float((values.mean(0) / standard_error(values)).max()))
 
 
 def standard_error(values: Tensor) -> Tensor:
-    """Of the mean over the first dimension."""
+    """The standard error of the mean over the first dimension."""
     return values.std(0) / math.sqrt(len(values))
 
 
 def slopes(x: list[float], y: Tensor) -> Tensor:
-    """Of straight lines through the logarithms of ``y``, ``[points, lines]``, against those of ``x``."""
+    """The slopes of ``log y`` against ``log x``, ``[lines]``, for ``y`` of ``[points, lines]``."""
     x_log, y_log = torch.tensor(x, dtype=DOUBLE).log(), y.log()
     x_centred = (x_log - x_log.mean())[:, None]
     found: Tensor = (x_centred * y_log).sum(0) / x_centred.square().sum(0)
@@ -59,15 +61,19 @@ def slopes(x: list[float], y: Tensor) -> Tensor:
 def linear_vae(
     loadings_DJ: Tensor, offset_D: Tensor, noise: Tensor, *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """x = W z + b + noise with its exact posterior, or one that misses it by a known amount, and its evidence p(x).
+    """x = W z + b + noise, with its exact posterior or one with a known error, and its evidence.
 
     Args:
         loadings_DJ: W; ``W' diag(noise)^-2 W`` must be diagonal, so that the posterior is.
         offset_D: b.
         noise: the standard deviation, ``[D]``, or ``[]`` for one that all dimensions share.
-        shift: by how many of its standard deviations the mean of q misses, in each dimension.
-        widen: by what factor the standard deviation of q is too large.
+        shift: the error of the mean of q in each dimension, in standard deviations of the
+            posterior.
+        widen: the factor by which the standard deviation of q is too large.
     """
+    scale: Literal["elementwise", "shared"] = "shared"
+    if noise.dim():
+        scale = "elementwise"
     dims, latents = loadings_DJ.shape
     scaled_DJ = loadings_DJ / noise.expand(dims)[:, None] ** 2
     precision_JJ = torch.eye(latents, dtype=DOUBLE) + loadings_DJ.T @ scaled_DJ
@@ -76,9 +82,7 @@ def linear_vae(
     model = lb.LatentModel(
         lb.StandardNormal(latents),
         lb.Gaussian(lb.mlp(dims, 2 * latents), min_scale=1e-6),
-        lb.Gaussian(
-            lb.mlp(latents, dims), scale="elementwise" if noise.dim() else "shared", min_scale=1e-6
-        ),
+        lb.Gaussian(lb.mlp(latents, dims), scale=scale, min_scale=1e-6),
     ).double()
     set_linear(
         model.posterior,
@@ -93,14 +97,14 @@ def linear_vae(
 
 
 def set_linear(conditional: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Set the one layer of a conditional's network."""
+    """Set the only layer of a conditional's network."""
     with torch.no_grad():
         conditional.get_parameter("network.layers.0.weight").copy_(weight)
         conditional.get_parameter("network.layers.0.bias").copy_(bias)
 
 
 def orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) -> Tensor:
-    """Random directions at right angles, of these lengths, ``[D, J]``."""
+    """Random orthogonal directions of these lengths, ``[D, J]``."""
     directions: Tensor = torch.linalg.qr(torch.randn(dims, len(lengths), dtype=DOUBLE))[0]
     return directions * torch.tensor(lengths, dtype=DOUBLE)
 
@@ -108,7 +112,7 @@ def orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) 
 def some_linear_vae(
     *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """Five dimensions and two latents."""
+    """A linear VAE with five dimensions and two latents; see :func:`linear_vae`."""
     noise = torch.tensor(0.4, dtype=DOUBLE)
     return linear_vae(
         orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen
@@ -116,13 +120,13 @@ def some_linear_vae(
 
 
 def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
-    """``E_q[w^2] / p(x)^2`` of :func:`linear_vae`: of each latent, a Gaussian integral in closed form."""
+    """``E_q[w^2] / p(x)^2`` of :func:`linear_vae`: a Gaussian integral for each latent."""
     spare = 2 * widen**2 - 1
     return (widen**2 / math.sqrt(spare) * math.exp(shift**2 / spare)) ** latents
 
 
 def rank_data(count: int, dims: int, rank: int) -> Tensor:
-    """Examples of a few directions with a little noise, ``[count, D]``."""
+    """Examples that vary along a few directions, with a little noise, ``[count, D]``."""
     mixing = torch.randn(rank, dims, dtype=DOUBLE)
     return (
         torch.randn(count, rank, dtype=DOUBLE) @ mixing
@@ -132,7 +136,7 @@ def rank_data(count: int, dims: int, rank: int) -> Tensor:
 
 
 def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
-    """A linear VAE of two latents, trained on ``x``, ``[N, 5]``, in one batch until its bound no longer rises."""
+    """A linear VAE with two latents, trained to convergence on ``x``, ``[N, 5]``, in one batch."""
     model = lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
@@ -152,12 +156,14 @@ def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
     return model
 
 
-# Models that are curved, but small
+# Small nonlinear models
 
 
 def curved_vae(likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian) -> lb.LatentModel:
-    """Six dimensions, two latents, and hidden layers."""
-    outputs = 12 if likelihood is lb.Gaussian else 6
+    """A model with six dimensions, two latents, and hidden layers."""
+    outputs = 6
+    if likelihood is lb.Gaussian:
+        outputs = 12
     return lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")),
@@ -166,7 +172,7 @@ def curved_vae(likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian)
 
 
 class Rows(nn.Module):
-    """Parameters of its own for each example, ``[B, P]``, in the place of a network; whatever it is given, it ignores."""
+    """A network whose output for each example is a row of parameters, ``[B, P]``, for any input."""
 
     def __init__(self, row_P: Tensor, copies: int) -> None:
         super().__init__()
@@ -178,7 +184,7 @@ class Rows(nn.Module):
 
 
 class Decoders(nn.Module):
-    """``W z + b`` with a W and b of its own for each example."""
+    """``W z + b`` with a separate W and b for each example."""
 
     def __init__(self, weight_DJ: Tensor, bias_D: Tensor, copies: int) -> None:
         super().__init__()
@@ -192,22 +198,25 @@ class Decoders(nn.Module):
 
 
 def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
-    """One small model and one example, many times over: gradients of one pass are independent draws of one gradient."""
+    """Copies of one small model for copies of one example.
+
+    The gradients of one backward pass are independent draws of the same gradient.
+    """
     generator = torch.Generator().manual_seed(0)
     weight_DJ, x_D = (
         torch.randn(*size, dtype=DOUBLE, generator=generator) for size in ((3, 3), (3,))
     )
-    latents = 3 if binary else 2
-    posterior = Rows(
-        0.4 * torch.randn(3 if binary else 4, dtype=DOUBLE, generator=generator), copies
-    )
+    parameters = torch.randn(3 + (not binary), dtype=DOUBLE, generator=generator)
+    rows = Rows(0.4 * parameters, copies)
+    prior: nn.Module = lb.StandardNormal(2)
+    posterior: nn.Module = lb.Gaussian(rows)
+    latents = 2
+    if binary:
+        prior = lb.Bernoulli(lb.constant(3, 0.3, learned=False))
+        posterior, latents = lb.Bernoulli(rows), 3
     decoders = Decoders(weight_DJ[:, :latents], 0.3 * x_D.flip(0), copies)
-    model = lb.LatentModel(
-        lb.Bernoulli(lb.constant(3, 0.3, learned=False)) if binary else lb.StandardNormal(2),
-        lb.Bernoulli(posterior) if binary else lb.Gaussian(posterior),
-        lb.Gaussian(decoders, scale=1.0),
-    ).double()
-    return model, x_D.expand(copies, -1)
+    likelihood = lb.Gaussian(decoders, scale=1.0)
+    return lb.LatentModel(prior, posterior, likelihood).double(), x_D.expand(copies, -1)
 
 
 def gradients(
@@ -221,20 +230,20 @@ def gradients(
 
 
 def of_encoder(found: dict[str, Tensor]) -> Tensor:
-    """The part of the posterior's parameters, side by side: ``[B, P]`` where each example has parameters of its own."""
+    """The gradients of the posterior's parameters side by side, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1
     )
 
 
 def of_decoder(found: dict[str, Tensor]) -> Tensor:
-    """The part of the others' parameters, side by side."""
+    """The gradients of all other parameters side by side, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1
     )
 
 
-# Counting and integrating
+# Enumeration and integration
 
 
 def bits(count: int) -> Tensor:
@@ -243,7 +252,7 @@ def bits(count: int) -> Tensor:
 
 
 def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
-    """log p(x, z) of every example at every one of some latents, ``[K, B]``, without a draw."""
+    """log p(x, z) of each example at each of some latents, ``[K, B]``."""
     with torch.no_grad():
         z_K1J = z_KJ[:, None]
         joint: Tensor = model.likelihood(z_K1J).log_prob(x_BD) + model.prior().log_prob(z_K1J)
@@ -251,7 +260,7 @@ def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
 
 
 def grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
-    """A curved model of binary data with two latents, examples of it, and their log p(x) by a 200 x 200 grid."""
+    """A nonlinear model of binary data with two latents, examples, and their log p(x) by a grid."""
     model = lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(8, 4)),

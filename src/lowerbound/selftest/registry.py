@@ -1,4 +1,4 @@
-"""What a check is, the list of them, and running some."""
+"""The checks: what they are, their list, and how they run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lowerbound.runtime.noise import derived_seed
 
 @dataclass(frozen=True)
 class Check:
-    """A statement about the numbers of this library that holds or does not.
+    """A statement about this library's results, and how to measure whether it holds.
 
     Args:
-        name: how ``--only`` calls it.
-        statement: what holds, in plain words.
-        tolerance: how large the measured difference may be.
-        measure: gives that difference, which is 0 where the statement holds exactly.
-        thorough: whether it takes so long that it is left out unless asked for.
+        name: the name for ``--only``.
+        statement: what holds, in words.
+        tolerance: the largest difference that is allowed.
+        measure: measures the difference, which is 0 if the statement holds exactly.
+        thorough: whether the check takes so long that it runs only if asked for.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check.
+    """The result of a check.
 
     Args:
-        name: of the check.
-        statement: that it is about.
-        measured: the difference that was found; nan where the check ended in an error.
-        tolerance: how large it may be.
-        seconds: that it took.
-        error: the message of the error in which it ended.
+        name: the name of the check.
+        statement: its statement.
+        measured: the difference that was measured; nan if the check raised an error.
+        tolerance: the largest difference that is allowed.
+        seconds: the time that the check took.
+        error: the message of the error, if there was one.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the statement holds; something that is not a number never does."""
+        """Whether the statement holds. It does not if the difference is nan."""
         return self.error is None and self.measured <= self.tolerance
 
 
@@ -67,11 +67,17 @@ CHECKS: dict[str, Check] = {}
 def check(
     name: str, statement: str, *, tolerance: float, thorough: bool = False
 ) -> Callable[[Callable[[], float]], Callable[[], float]]:
-    """Decorator: the function measures by how much a statement fails to hold.
+    """Decorator: the function measures how far a statement is from being true.
 
-    To write your own: a function without arguments that returns the largest difference found, in the file of its subject.
-    It draws from torch's generator, which has been seeded for it, and says in its docstring how often it would fail by
-    chance for another seed.
+    To write your own: a function without arguments that returns the largest difference, in the file
+    of its subject. It draws from torch's generator, which is seeded for it. Its docstring says how
+    often it would fail by chance with another seed.
+
+    Args:
+        name: the name for ``--only``.
+        statement: what holds, in words.
+        tolerance: the largest difference that is allowed.
+        thorough: whether the check takes so long that it runs only if asked for.
     """
 
     def register(measure: Callable[[], float]) -> Callable[[], float]:
@@ -84,10 +90,14 @@ def check(
 
 
 def chosen(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
-    """The checks to run, in their order: those named, or all but the thorough ones, or all.
+    """The checks to run, in their order.
+
+    Args:
+        thorough: whether to run the thorough checks too.
+        only: the names of the checks to run; all if there are none.
 
     Raises:
-        SettingsError: for a name that there is not, with the nearest that there is.
+        SettingsError: for an unknown name, with the most similar known one.
     """
     names = list(only)
     for name in names:
@@ -100,26 +110,27 @@ def chosen(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
 
 
 def outcomes(thorough: bool = False, only: Iterable[str] = ()) -> Iterator[Outcome]:
-    """The outcome of each check as it ends.
+    """The outcome of each check, as soon as it is done; see :func:`run_checks`.
 
     Raises:
-        SettingsError: for a name that there is not.
+        SettingsError: for an unknown name.
     """
     return (_outcome(entry) for entry in chosen(thorough, only))
 
 
 def run_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Outcome]:
-    """Run the checks, and say what became of each.
+    """Run the checks.
 
-    Each draws from a seed of its own, so that its figure is the same whichever others run, and torch's random state, mode
-    and number of threads are afterwards what they were. An error within a check is a statement that does not hold.
+    Each check has its own seed, so its result does not depend on which others run. Torch's random
+    state, gradient mode and number of threads are restored afterwards. If a check raises an error,
+    its statement does not hold.
 
     Args:
-        thorough: also those that take long.
-        only: the names of those to run, in place of all.
+        thorough: whether to run the thorough checks too, which take long.
+        only: the names of the checks to run; all if there are none.
 
     Raises:
-        SettingsError: for a name that there is not, with the nearest that there is.
+        SettingsError: for an unknown name, with the most similar known one.
 
     Example:
         >>> [outcome] = run_checks(only=["gaussian-kl"])
@@ -130,20 +141,19 @@ def run_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Outcome
 
 
 def _outcome(entry: Check) -> Outcome:
-    began, measured, error = time.perf_counter(), math.nan, None
+    start, measured, error = time.perf_counter(), math.nan, None
     try:
-        with _apart(entry.name):
+        with _isolated(entry.name):
             measured = float(entry.measure())
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    return Outcome(
-        entry.name, entry.statement, measured, entry.tolerance, time.perf_counter() - began, error
-    )
+    seconds = time.perf_counter() - start
+    return Outcome(entry.name, entry.statement, measured, entry.tolerance, seconds, error)
 
 
 @contextmanager
-def _apart(name: str) -> Iterator[None]:
-    """Within the block torch draws from a seed of that name, on one thread; afterwards it is as it was."""
+def _isolated(name: str) -> Iterator[None]:
+    """Within the block, torch uses one thread and a seed that belongs to the name."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Checks of what training records, selects and reaches."""
+"""Checks of what a training records, which weights it keeps, and what it achieves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from lowerbound.selftest.registry import check
 
 @dataclass(frozen=True, eq=False)
 class _Misleading(lb.Objective):
-    """The importance-weighted bound with a surrogate that is far above it, and what it saw: log weights, ``[K, B]`` each."""
+    """The importance-weighted bound with a surrogate far above it.
+
+    It records its log weights, ``[K, B]`` each.
+    """
 
     samples: int = 4
     seen: list[Tensor] = field(default_factory=list)
@@ -33,28 +36,31 @@ class _Misleading(lb.Objective):
 
 @check(
     "recorded-bound",
-    "The training bound that fit records is the true bound, averaged over examples, and not what carries the gradient (relative)",
+    "The training bound that fit records is the true bound, averaged over examples, and not what "
+    "carries the gradient (relative)",
     tolerance=1e-12,
 )
 def recorded_bound() -> float:
-    """One epoch of 7 very different examples in batches of 5 and 2, against the weights that the objective saw."""
+    """One epoch of 7 very different examples in batches of 5 and 2, by the objective's weights."""
     model, watching = curved_vae(), _Misleading()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
     run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
-    log_w = torch.cat(watching.seen, 1)[
-        :, -len(x) :
-    ].numpy()  # before the first step fit may have tried the objective
+    # Before the first step, fit may have tried the objective.
+    log_w = torch.cat(watching.seen, 1)[:, -len(x) :].numpy()
     expected = float((special.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean())
     return abs(float(run.history[0]["train"]["bound"]) / expected - 1)
 
 
 @check(
     "selection",
-    "The weights that fit keeps are those with the best true bound on the validation data (relative)",
+    "fit keeps the weights with the best true bound on the validation data (relative)",
     tolerance=1e-12,
 )
 def selection() -> float:
-    """With beta = 4, and steps that are too long: the bound of the kept model is the best that was recorded, an early one's."""
+    """With beta = 4 and a learning rate so high that an early epoch is the best.
+
+    The bound of the model is the best one that was recorded.
+    """
     x = rank_data(60, 6, 2)
     model = curved_vae()
     run = lb.fit(
@@ -75,11 +81,15 @@ def selection() -> float:
 
 @check(
     "rank-ten",
-    "A VAE with ten latents, trained with the default settings, keeps all ten on data of rank ten (latents that are lost)",
+    "A VAE with ten latents that is trained with the default settings uses all ten on data of "
+    "rank ten (number of unused latents)",
     tolerance=0,
 )
 def rank_ten() -> float:
-    """Of 50 dimensions and 2,000 examples, by 20 epochs; units whose posterior mean varies count (Burda et al. 2016)."""
+    """For 50 dimensions, 2,000 examples and 20 epochs.
+
+    A unit is used if its posterior mean varies (Burda et al. 2016).
+    """
     mixing = 3 * torch.linalg.qr(torch.randn(50, 10))[0].T
     x = torch.randn(2000, 10) @ mixing + 0.1 * torch.randn(2000, 50)
     model = lb.LatentModel(
@@ -93,12 +103,12 @@ def rank_ten() -> float:
 
 @check(
     "trained-linear-vae",
-    "A linear VAE that is trained reaches the log likelihood of probabilistic PCA, by scikit-learn",
+    "A trained linear VAE achieves the log likelihood of probabilistic PCA in scikit-learn",
     tolerance=1e-4,
     thorough=True,
 )
 def trained_linear_vae() -> float:
-    """With the maximum likelihood scale, whose covariance divides by N where scikit-learn's divides by N - 1."""
+    """With the maximum likelihood scale: its covariance divides by N, scikit-learn's by N - 1."""
     x = rank_data(100, 5, 2)
     centred = (x - x.mean(0)).numpy()
     expected = float(PCA(2).fit(math.sqrt(99 / 100) * centred).score(centred))
