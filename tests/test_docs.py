@@ -88,10 +88,13 @@ def test_names_that_a_page_mentions_exist(page):
         assert recipe in RECIPES, recipe
 
 
+MODULES = ("errors", "noise", "recipes")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"lowerbound.{name}" for name in lb.__all__ if name not in ("errors", "noise", "recipes")),
+        *(f"lowerbound.{name}" for name in lb.__all__ if name not in MODULES),
         *(f"lowerbound.ascent.{name}" for name in ascent.__all__),
         *(f"lowerbound.recipes.{recipe.make.__name__}" for recipe in RECIPES.values()),
     ],
@@ -106,7 +109,7 @@ def test_the_reference_has_every_error():
     assert ".. automodule:: lowerbound.errors\n   :members:" in REFERENCE
 
 
-def test_the_reference_has_the_noise_for_distributions_of_one_s_own():
+def test_the_reference_has_the_noise_for_your_own_distributions():
     for name in ("standard_normal", "uniform"):
         assert f".. autofunction:: lowerbound.noise.{name}\n" in REFERENCE
 

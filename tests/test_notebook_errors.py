@@ -13,7 +13,7 @@ import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal, closed_form_kl
 from lowerbound.errors import NonFiniteError
 from lowerbound.recipes import RECIPES
-from lowerbound.settings import settings_of
+from lowerbound.training.settings import TrainingSettings
 
 MEAN, LOG_VARIANCE = torch.tensor([0.5, -1.0]), torch.tensor([-2.0, 0.7])
 
@@ -167,7 +167,7 @@ def test_8_the_recipe_is_the_notebook_s_system():
         assert (linear.in_features, linear.out_features, last.out_features) == sizes
     assert recipe.training["batch_size"] == 32
     assert recipe.image_size == 64
-    assert settings_of(lb.fit).model_fields["epochs"].default is None
+    assert TrainingSettings.model_fields["epochs"].default is None
     assert (
         len(lb.fit(*recipe.build((4,), {"hidden": 4}), torch.rand(8, 4), progress=False).history)
         == 10
