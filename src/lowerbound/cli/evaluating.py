@@ -77,7 +77,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 
     model, config = open_run(directory)
     part = split or usual_part(data)
-    examples = examples_of(config, data, part)
+    examples = examples_of(config, data, part, model)
     objective = objective_of(config, samples)
     if gaps:  # refused before all that takes long
         check_refinable(model, examples)

@@ -75,7 +75,7 @@ def reconstruct(
 
     _refuse_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split or usual_part(data))
+    examples = examples_of(config, data, split or usual_part(data), model)
     model.check_data(examples)
     in_order = (
         out.suffix == ".npy"
@@ -107,7 +107,7 @@ def encode(
     """Write the mean of q(z|x) for every example, in the order of the data."""
     _refuse_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split)
+    examples = examples_of(config, data, split, model)
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":

@@ -69,7 +69,7 @@ def read_raw(
     if pictures is not None:
         examples = _treated(_read_pictures(pictures, preprocessing, name), preprocessing)
     elif isinstance(data, str | os.PathLike):
-        settings = _settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
+        settings = load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
         settings["fields"] = [field for field in asked if field != "label"]
         examples = read_all(data, **check_arguments(load_data, settings))
     else:
@@ -77,7 +77,10 @@ def read_raw(
     _refuse_others(examples, preprocessing)
     for field in preprocessing.fields:
         examples = _with_codes_of(preprocessing, examples, field, is_asked=field in asked)
-    return replace(examples, preprocessing=preprocessing)
+    levels = examples.levels
+    if preprocessing.value_kind == "codes":
+        levels = preprocessing.levels  # whichever codes occur
+    return replace(examples, levels=levels, preprocessing=preprocessing)
 
 
 def _pictures_in(data: Any) -> list[Path | Image] | None:
@@ -122,8 +125,8 @@ def _read_pictures(
     )
 
 
-def _settings(preprocessing: Preprocessing, source: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of ``load_data`` for a file or a folder of raw data."""
+def load_settings(preprocessing: Preprocessing, source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of :func:`lowerbound.load_data` for a file or a folder of raw data."""
     settings: dict[str, Any] = {
         "image_size": preprocessing.image_size,
         "color": preprocessing.color,
