@@ -78,7 +78,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     """Print the bound with its terms in nats per example, and what the latents carry."""
     model, config = open_run(directory)
     part = split or usual_part(data)
-    examples = examples_of(config, data, part)
+    examples = examples_of(config, data, part, model)
     evaluation = _Evaluation(model, objective_of(config, samples), examples, seed, Report(as_json))
     evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
     evaluation.add_bound(part)

@@ -84,7 +84,7 @@ def reconstruct(
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split or usual_part(data))
+    examples = examples_of(config, data, split or usual_part(data), model)
     model.check_data(examples)
     if out.suffix == ".npy":
         _write(model.reconstruct(examples.first(count)), out)
@@ -119,7 +119,7 @@ def encode(
     """
     _check_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split)
+    examples = examples_of(config, data, split, model)
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":

@@ -81,15 +81,25 @@ def load_for_run(config: dict[str, Any]) -> "Dataset":
     return load_data(source, **settings)
 
 
-def examples_of(config: dict[str, Any], source: str | None, split: Split) -> "Examples":
+def examples_of(
+    config: dict[str, Any], source: str | None, split: Split, model: "Model | None" = None
+) -> "Examples":
     """One part of a run's data, or all of it in the order of its source.
 
-    With another ``source`` it is that source's data, prepared in the same way.
+    With another ``source`` it is that source's data, prepared in the same way: as the ``model``
+    remembers it, or for a model that remembers nothing as the configuration says.
     """
     from lowerbound.data import load_data
+    from lowerbound.data.raw import load_settings, read_raw
     from lowerbound.data.reading import read_all
 
     named, settings = data_of(config, source)
+    if source is not None and model is not None and model.preprocessing is not None:
+        if split == "all":
+            asked = (*model.needs, *model.accepts)
+            files = {name: settings[name] for name in ("keep_in", "cache")}
+            return read_raw(source, model.preprocessing, fields=asked, **files)
+        settings |= load_settings(model.preprocessing, source)
     if split == "all":
         return read_all(named, **settings)
     dataset = load_data(named, **settings)

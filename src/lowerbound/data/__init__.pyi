@@ -5,3 +5,4 @@ from .dataset import Dataset as Dataset
 from .examples import Examples as Examples
 from .load import load_data as load_data
 from .options import Pixels as Pixels
+from .preprocessing import Preprocessing as Preprocessing

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.options import Pixels
+from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values
 
 
@@ -31,6 +32,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return self.train.shape
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How the examples were made from raw data; ``None`` if that is not known."""
+        return self.train.preprocessing
 
     def __repr__(self) -> str:
         size = " x ".join(str(side) for side in self.shape)

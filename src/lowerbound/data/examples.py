@@ -11,9 +11,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lowerbound.data.fields import OBSERVED, check_fields, field_digest, without_nan
+from lowerbound.data.fields import (
+    OBSERVED,
+    check_fields,
+    check_shapes,
+    field_digest,
+    mark_missing,
+)
 from lowerbound.data.kinds import check_entries, check_pixels, chunks, signed
 from lowerbound.data.options import Kind, Missing, Pixels
+from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values
 from lowerbound.data.sources import contents, refuse_settings
 from lowerbound.errors import DataError, SettingsError
@@ -63,6 +70,7 @@ class Examples:
             field ``label``.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         categories: what the integers of a field stand for, by the name of the field.
+        preprocessing: how :func:`lowerbound.load_data` made these from raw data, or ``None``.
         missing: ``"nan"``, or ``None`` to refuse NaN.
 
     Raises:
@@ -89,12 +97,14 @@ class Examples:
     fields: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind | None = None
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
     missing: InitVar[Missing | None] = None
 
     def __post_init__(self, missing: Missing | None) -> None:
-        self._check_shapes()
+        check_shapes(self.values, self.labels, self.fields, self.name)
         if missing is not None:
-            self._mark_missing(missing)
+            values, given = mark_missing(self.values, self.fields, missing, self.name)
+            self._set(values=values, fields=given)
         if self.fields:
             fields, found = check_fields(self.fields, self.values, self.name)
             self._set(fields=fields, categories={**self.categories, **found})
@@ -107,33 +117,6 @@ class Examples:
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
-
-    def _check_shapes(self) -> None:
-        values, labels = self.values, self.labels
-        if values.dim() < 2 or 0 in values.shape:
-            raise DataError(
-                f"{self.name}: expected an array [examples, ...] with at least one example and one "
-                f"dimension, got the shape {tuple(values.shape)}"
-            )
-        if labels is not None and labels.shape != values.shape[:1]:
-            raise DataError(
-                f"{self.name}: {len(values)} examples but labels of shape {tuple(labels.shape)}"
-            )
-        if labels is not None and "label" in self.fields:
-            raise DataError(
-                f"{self.name}: the labels are the field 'label', so give one of the two only"
-            )
-
-    def _mark_missing(self, missing: str) -> None:
-        if missing not in get_args(Missing):
-            raise SettingsError(f"missing={missing!r} is unknown; give 'nan', or leave it out")
-        if OBSERVED in self.fields:
-            raise DataError(
-                f"{self.name}: the field {OBSERVED!r} and missing={missing!r} both say which "
-                "entries were observed; give one of the two"
-            )
-        values, observed = without_nan(self.values, self.name)
-        self._set(values=values, fields={**self.fields, OBSERVED: observed})
 
     @classmethod
     def of(
@@ -257,6 +240,14 @@ class Examples:
             return dict(self.fields)
         return {"label": self.labels, **self.fields}
 
+    @property
+    def categories_by_field(self) -> dict[str, tuple[str, ...] | None]:
+        """What the integers of each field stand for, or ``None`` where that is not known."""
+        known = dict(self.categories)
+        if self.label_names is not None:
+            known["label"] = self.label_names
+        return {name: known.get(name) for name in self.all_fields if name != OBSERVED}
+
     @staticmethod
     def _uniform(stored: Tensor, dtype: torch.dtype) -> Tensor:
         return noise.uniform(tuple(stored.shape), 0, dtype=dtype, device=stored.device)
@@ -270,8 +261,11 @@ class Examples:
             raise SettingsError(
                 f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}"
             )
+        raw = self.preprocessing
+        if raw is not None:
+            raw = raw.treating_pixels(pixels, seed)
         if pixels != "binarize-once":
-            return replace(self, pixels=pixels)
+            return replace(self, pixels=pixels, preprocessing=raw)
         if isinstance(self.values, Rows):
             raise SettingsError(
                 f"pixels='binarize-once' makes a copy of all values, and those of {self.name} are "
@@ -283,7 +277,7 @@ class Examples:
         for index in chunks(self.values):
             with noise.per_example(noise.derived_seed(seed, "binarize-once"), rows[index]):
                 binary[index] = dynamic.batch(index).to(torch.uint8)
-        return replace(self, values=binary, levels=2, pixels="as-is")
+        return replace(self, values=binary, levels=2, pixels="as-is", preprocessing=raw)
 
     def _row_numbers(self) -> Tensor:
         if self.rows is None:

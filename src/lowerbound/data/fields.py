@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lowerbound.data.kinds import chunks
 from lowerbound.data.mapped import Mapped
+from lowerbound.data.options import Missing
 from lowerbound.data.rows import Rows, Values
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, SettingsError
 
 OBSERVED = "observed"
 """The field that says which entries were observed, ``[N, *shape]``, if some are missing."""
@@ -23,6 +24,21 @@ OBSERVED = "observed"
 _RESERVED = ("x", "samples", "gradient")
 
 Categories = dict[str, tuple[str, ...]]
+
+
+def check_shapes(
+    values: Values, labels: Tensor | None, fields: Mapping[str, Any], name: str
+) -> None:
+    """Raises ``DataError`` if there are no values ``[N, ...]``, or not one label for each."""
+    if values.dim() < 2 or 0 in values.shape:
+        raise DataError(
+            f"{name}: expected an array [examples, ...] with at least one example and one "
+            f"dimension, got the shape {tuple(values.shape)}"
+        )
+    if labels is not None and labels.shape != values.shape[:1]:
+        raise DataError(f"{name}: {len(values)} examples but labels of shape {tuple(labels.shape)}")
+    if labels is not None and "label" in fields:
+        raise DataError(f"{name}: the labels are the field 'label', so give one of the two only")
 
 
 def check_fields(
@@ -113,6 +129,26 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
             "model cannot receive that, so drop such rows or replace such entries"
         )
     return value
+
+
+def mark_missing(
+    values: Values, fields: Mapping[str, Any], missing: str, name: str
+) -> tuple[Values, dict[str, Any]]:
+    """Values with zeros where NaN was, and the fields with the mask of what was observed.
+
+    Raises:
+        SettingsError: if ``missing`` is unknown.
+        DataError: if there is such a mask already.
+    """
+    if missing not in get_args(Missing):
+        raise SettingsError(f"missing={missing!r} is unknown; give 'nan', or leave it out")
+    if OBSERVED in fields:
+        raise DataError(
+            f"{name}: the field {OBSERVED!r} and missing={missing!r} both say which entries were "
+            "observed; give one of the two"
+        )
+    values, observed = without_nan(values, name)
+    return values, {**fields, OBSERVED: observed}
 
 
 def without_nan(values: Values, name: str) -> tuple[Values, Tensor]:

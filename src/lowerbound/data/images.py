@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from lowerbound.data.dataset import Parts
@@ -26,7 +27,15 @@ from lowerbound.data.formats import FORMATS, PICTURE_SUFFIXES
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.memory import refuse_absurd, stays_in_file
 from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
-from lowerbound.data.picture import from_planes, planes, quiet, read_picture_aloud, recolor, resized
+from lowerbound.data.picture import (
+    from_planes,
+    planes,
+    quiet,
+    read_picture_aloud,
+    recolor,
+    resized,
+    upright_picture,
+)
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
@@ -208,6 +217,38 @@ def _kind(entry: Path) -> str:
     return entry.suffix.lower() or "file without suffix"
 
 
+def read_picture_list(
+    pictures: Sequence[Path | Image], *, size: Size, color: Color, resize: Resize, name: str
+) -> Examples:
+    """Pictures that are listed one by one, as paths or as PIL's images, brought to one size.
+
+    Args:
+        pictures: at least one.
+        size: ``(height, width)``.
+        color: ``"grey"`` or ``"rgb"``.
+        resize: as for :func:`read_image_folder`.
+        name: what messages call them.
+
+    Raises:
+        DataError: if one cannot be read, naming it.
+    """
+    opened = [
+        _opened(picture, f"{name}: picture {place}") for place, picture in enumerate(pictures)
+    ]
+    load = partial(_load, size=size, color=color, resize=resize)
+    files = None
+    if all(isinstance(picture, Path) for picture in pictures):
+        files = tuple(map(str, pictures))
+    values = torch.from_numpy(_read_all(opened, load, "memory", None))
+    return Examples(values, levels=256, name=name, files=files)
+
+
+def _opened(picture: Path | Image, name: str) -> Path | Image:
+    if isinstance(picture, Path):
+        return picture  # which is decoded later, by several threads
+    return upright_picture(picture, name)
+
+
 _Pixels = NDArray[np.uint8]
 _Load = Callable[..., _Pixels]
 
@@ -216,11 +257,15 @@ class _Colored(Exception):
     """A picture in colour, after ones in grey."""
 
 
-def _load(file: Path, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
-    return planes(resized(recolor(read_picture_aloud(file), color), size, resize))
+def _load(picture: Path | Image, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
+    if isinstance(picture, Path):
+        picture = read_picture_aloud(picture)
+    return planes(resized(recolor(picture, color), size, resize))
 
 
-def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | None) -> _Pixels:
+def _read_all(
+    files: Sequence[Path | Image], load: _Load, keep_in: KeepIn, kept: Path | None
+) -> _Pixels:
     """All pictures as one array ``[N, C, H, W]``, memory-mapped where they stay in a file."""
     if kept is not None and kept.exists():
         return _open(kept, keep_in)
@@ -242,8 +287,8 @@ def _read_all(files: Sequence[Path], load: _Load, keep_in: KeepIn, kept: Path | 
 
 
 def _decoded(
-    files: Sequence[Path],
-    load: Callable[[Path], _Pixels],
+    files: Sequence[Path | Image],
+    load: Callable[[Path | Image], _Pixels],
     shape: tuple[int, ...],
     pool: ThreadPoolExecutor,
 ) -> Iterator[_Pixels]:

@@ -123,6 +123,23 @@ def read_picture_aloud(path: Path) -> Image.Image:
         ) from error
 
 
+def upright_picture(image: Image.Image, name: str) -> Image.Image:
+    """A picture that PIL opened or made, as :func:`read_picture` gives those of files.
+
+    Raises:
+        DataError: if it is damaged, or has pixels of unknown scale.
+    """
+    try:
+        with quiet():
+            image.load()
+            return _upright(_eight_bit(image, name), image)
+    except DataError:
+        raise
+    except Exception as error:  # as for files, which are decoded when they are first used
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{name}: the picture cannot be read ({reason}); make it again") from error
+
+
 def _gigantic(path: Path, size: str) -> DataError:
     return DataError(
         f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; "
@@ -130,7 +147,7 @@ def _gigantic(path: Path, size: str) -> DataError:
     )
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+def _eight_bit(image: Image.Image, path: Path | str) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         return _from_sixteen_bits(image)
@@ -152,7 +169,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(np.where(white, 65535, values) / 257).astype(np.uint8))
 
 
-def _from_wide(image: Image.Image, path: Path) -> Image.Image:
+def _from_wide(image: Image.Image, path: Path | str) -> Image.Image:
     values = np.asarray(image)
     if (
         image.mode == "F" and values.min() >= 0 and values.max() <= 1

@@ -21,8 +21,9 @@ from lowerbound.data.fields import OBSERVED
 from lowerbound.data.formats import PICTURE_SUFFIXES, path_format
 from lowerbound.data.images import convert_images
 from lowerbound.data.named import cache_folder, load_named
-from lowerbound.data.options import Pixels, ReadOptions
+from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
+from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sparse import is_sparse
 from lowerbound.errors import DataError
 
@@ -60,13 +61,13 @@ def _parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings:
     )
     parts = _read(source, options)
     if isinstance(parts, Examples):
-        return _finished(parts, options)
+        return _with_preprocessing(_finished(parts, options), options)
     train, test = (_finished(part, options) for part in parts)
     if train.kind == test.kind == "codes":
         levels = max(train.levels or 0, test.levels or 0)
         train, test = replace(train, levels=levels), replace(test, levels=levels)
     _check_agreement(train, test)
-    return train, test
+    return _with_preprocessing(train, options), _with_preprocessing(test, options)
 
 
 def parse_fields(fields: Any) -> tuple[str, ...] | None:
@@ -106,6 +107,27 @@ def _finished(part: Examples, options: ReadOptions) -> Examples:
     return convert_images(part, size=options.size, color=options.color, resize=options.resize)
 
 
+def _with_preprocessing(part: Examples, options: ReadOptions) -> Examples:
+    """Examples that know how they were made; those that did so already stay as they are."""
+    known = part.preprocessing
+    if known is not None and known.shape == part.shape and part.kind != "codes":
+        return part
+    missing: Missing | None = None
+    if OBSERVED in part.fields:
+        missing = "nan"
+    made = Preprocessing(
+        shape=part.shape,
+        levels=part.levels,
+        value_kind=part.kind,
+        pixels=part.pixels,
+        resize=options.resize,
+        missing=missing,
+        layer=options.layer,
+        fields=part.categories_by_field,
+    )
+    return replace(part, preprocessing=made)
+
+
 def _name(source: object) -> str:
     if isinstance(source, (Dataset, Examples)):
         return source.name
@@ -136,13 +158,13 @@ def _read(source: Any, options: ReadOptions) -> Parts:
             for part, name in zip(source, ("train", "test"), strict=True)
         )
         return train, test
-    return _from_memory(source, "data", options)
+    return read_memory(source, "data", options)
 
 
 def _single(source: Any, name: str, options: ReadOptions) -> Examples:
     """One part of a pair."""
     if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
-        return _from_memory(source, name, options)
+        return read_memory(source, name, options)
     if not isinstance(source, tuple):
         parts = _read(source, options)
         if isinstance(parts, Examples):
@@ -153,7 +175,12 @@ def _single(source: Any, name: str, options: ReadOptions) -> Examples:
     )
 
 
-def _from_memory(source: Any, name: str, options: ReadOptions) -> Examples:
+def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
+    """The examples in an array, tensor, sparse matrix or AnnData object.
+
+    Raises:
+        DataError: for what cannot be read.
+    """
     if isinstance(source, Examples):
         return source
     if isinstance(source, (torch.utils.data.Dataset, torch.utils.data.DataLoader)):

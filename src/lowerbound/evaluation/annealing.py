@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.chains import AnnealingPath, prior_draws
 from lowerbound.evaluation.checks import (
@@ -29,7 +28,7 @@ from lowerbound.evaluation.checks import (
 )
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import Progress, batches, gathered
+from lowerbound.models.passes import Progress, batches, examples_for, gathered
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
@@ -125,7 +124,7 @@ def annealed_log_likelihood(
 
     Args:
         model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, or raw data that the model takes, ``[N, *event]``.
         distributions: T, at least 2; with 2 this is importance sampling from the prior.
         chains: C, the number of chains for each example.
         leapfrog_steps: the number of steps in a trajectory; each costs a forward and a backward
@@ -164,7 +163,7 @@ def annealed_log_likelihood(
         "leapfrog_steps": leapfrog_steps,
         "seed": seed,
     }
-    examples = Examples.of(data)
+    examples = examples_for(model, data)
 
     _check_settings("annealed_log_likelihood", settings, batch_size)
     model = check_model("annealed_log_likelihood", model, LatentModel, _ADVICE)

@@ -20,7 +20,7 @@ from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.evaluation.search import CONVERGED, Search
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import Progress, batches
+from lowerbound.models.passes import Progress, batches, examples_for
 from lowerbound.runtime.modes import evaluating
 from lowerbound.settings import whole_number
 
@@ -219,10 +219,10 @@ def inference_gaps(
         raise SettingsError(f"inference_gaps: steps={steps} must be at least 0")
     if not 0 < learning_rate < math.inf:
         raise SettingsError(f"inference_gaps: learning_rate={learning_rate} must be positive")
-    examples = Examples.of(data)
+    examples = examples_for(model, data)
     others = None
     if train is not None:
-        others = _as_many(train, examples)
+        others = _as_many(examples_for(model, train, name="training data"), examples)
     model = check_refinable(model, examples)
     search = Search(model, samples, steps, learning_rate, seed, progress)
     found = search.run(examples, batch_size)
@@ -238,9 +238,9 @@ def inference_gaps(
     )
 
 
-def _as_many(train: Any, examples: Examples) -> Examples:
+def _as_many(train: Examples, examples: Examples) -> Examples:
     """As many training examples as there are others, evenly spaced."""
-    chosen = Examples.of(train, name="training data").spread(len(examples))
+    chosen = train.spread(len(examples))
     if chosen.shape != examples.shape:
         raise ShapeError(
             f"inference_gaps: training examples of shape {chosen.shape}, but data of shape "

@@ -25,7 +25,7 @@ from lowerbound.evaluation.findings import Finding, bounds_reached, unfinished
 from lowerbound.evaluation.group_health import CodeUse, GroupHealth
 from lowerbound.evaluation.latent_groups import Group, latent_groups
 from lowerbound.models import LatentModel, LogJoint, Model
-from lowerbound.models.passes import batches
+from lowerbound.models.passes import batches, examples_for
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
@@ -137,7 +137,7 @@ def latent_health(
     Args:
         model: a :class:`~lowerbound.LatentModel`, or another model whose draws say what q and the
             prior of each group of latents are.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, or raw data that the model takes, ``[N, *event]``.
         samples: the draws of z for each example for the mutual information; by default as many as
             make 1,000 in all.
         seed: of all noise.
@@ -185,7 +185,7 @@ def latent_health(
     for_rates, schedules = 1, schedules or {}
     if samples is not None:
         for_rates = whole_number("latent_health: samples", samples)
-    examples = Examples.of(data)
+    examples = examples_for(model, data)
     model.check_data(examples)
     samples = samples or math.ceil(_DRAWS / len(examples))
     with evaluating(model), seeded(seed, device_of(model)):

@@ -162,7 +162,7 @@ def log_likelihood(
 
     Args:
         model: any model whose likelihood is a density or a mass function.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, or raw data that the model takes, ``[N, *event]``.
         samples: K.
         seed: of the latents' noise, and of the pixels if they are random.
         batch_size: the number of examples in a batch; by default one that keeps memory small.

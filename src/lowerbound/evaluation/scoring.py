@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import Progress, batches, gathered
+from lowerbound.models.passes import Progress, batches, examples_for, gathered
 from lowerbound.objectives import Objective
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
@@ -73,7 +72,7 @@ def dataset_terms(
     Args:
         model: any model.
         objective: whose terms to compute.
-        data: examples, an array or a tensor, ``[N, *event]``.
+        data: examples, or raw data that the model takes, ``[N, *event]``.
         seed: of all noise.
         batch_size: the number of examples in a batch; by default one that keeps memory small.
         progress: is called after each batch with the number of examples done, and of all examples.
@@ -81,7 +80,7 @@ def dataset_terms(
     Raises:
         ShapeError: if a term does not have one value for each example.
     """
-    examples = Examples.of(data)
+    examples = examples_for(model, data)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
         passes = batches(

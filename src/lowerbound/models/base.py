@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.preprocessing import Preprocessing
+from lowerbound.data.raw import read_raw
 from lowerbound.distributions import is_mass
-from lowerbound.errors import SettingsError
+from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode
 from lowerbound.models.measuring import measure_draw
@@ -60,18 +63,40 @@ class Model(nn.Module, ABC):
         for samples in sizes:
             yield self.draw(x, samples, gradient, **given)
 
+    preprocessing: Preprocessing | None = None
+    """How raw data become examples like those that the model was trained on.
+
+    :func:`lowerbound.fit` takes it from what :func:`lowerbound.load_data` returned,
+    :func:`lowerbound.save` writes it, and :func:`lowerbound.load` restores it. ``None`` if the
+    model was trained on other data: raw arrays are then taken as :meth:`Examples.of
+    <lowerbound.Examples.of>` takes them.
+    """
+
     log_likelihood_name: str = "log p(x given z)"
     """What error messages call the log likelihood."""
 
     def examples(self, data: Any, *, name: str = "data") -> Examples:
-        """The data as examples.
+        """The data as examples like those that the model was trained on.
+
+        A model with a :attr:`preprocessing` takes a folder of pictures or another path, a list of
+        pictures, or an array, and brings pictures to their size and colour. Examples are returned
+        unchanged.
 
         Raises:
             SettingsError: if there are no data.
+            DataError, ShapeError: for what cannot be made into such examples, saying why.
         """
         if data is None:
             raise SettingsError(
                 f"{name}: a {type(self).__name__} needs data; pass examples, an array or a tensor"
+            )
+        if self.preprocessing is not None:
+            asked = (*self.needs, *self.accepts)
+            return read_raw(data, self.preprocessing, name=name, fields=asked)
+        if isinstance(data, str | os.PathLike):
+            raise DataError(
+                f"{name}: this model does not know how to read {os.fspath(data)!r}, because it was "
+                "not trained on what lb.load_data returned; pass lb.load_data(...).train"
             )
         return Examples.of(data, name=name)
 
@@ -199,7 +224,7 @@ class Model(nn.Module, ABC):
         are drawn before, it is the average of the natural points for 256 draws of those.
 
         Args:
-            data: examples, an array or a tensor, ``[N, *event]``.
+            data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
 
         Returns:
             ``[N, *units]``; of several groups of latents, a mapping from their names to such.

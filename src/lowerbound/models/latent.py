@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, fields_for
 from lowerbound.data.examples import Examples
+from lowerbound.data.preprocessing import category_codes
 from lowerbound.describe import describable
 from lowerbound.distributions import point_of
 from lowerbound.errors import DataError, UnsupportedError
@@ -272,7 +273,8 @@ class LatentModel(Model):
             mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             given: the fields that prior and likelihood need by name: one value for all draws, or
-                one for each.
+                one for each. A category may be given as text where :attr:`preprocessing` knows what
+                it is called: ``label="3"``.
 
         Returns:
             ``[count, *event]``.
@@ -310,7 +312,7 @@ class LatentModel(Model):
         such as a flow, is averaged over 256 draws from a fixed seed.
 
         Args:
-            data: examples, an array or a tensor, ``[N, *event]``.
+            data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
         """
         device = device_of(self)
         with evaluating(self):
@@ -327,14 +329,14 @@ class LatentModel(Model):
         It is the same at every call.
 
         Args:
-            data: examples, an array or a tensor, ``[N, *event]``.
+            data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
             given: fields in place of the examples' own for p(x given z), which show each example as
                 it would be with another label or covariate: one value for all, or one for each.
 
         Raises:
             DataError: if a field that is needed is missing, or has another length than the data.
         """
-        examples = Examples.of(data)
+        examples = self.examples(data)
         needs = fields_of("needs", self.likelihood)
         own = [name for name in needs if name not in given]
         fields = examples.given(torch.arange(len(examples)), own)
@@ -344,7 +346,8 @@ class LatentModel(Model):
         """Values of fields by name as tensors ``[count, ...]`` on the model's device.
 
         Raises:
-            DataError: for a name that the model does not know, or another number of values.
+            DataError: for a name or a category that the model does not know, or another number of
+                values.
         """
         known = (*self.needs, *self.accepts)
         fields: dict[str, Tensor] = {}
@@ -353,7 +356,8 @@ class LatentModel(Model):
                 raise DataError(
                     f"the model does not need {name!r}; it needs {', '.join(known) or 'no fields'}"
                 )
-            field = torch.as_tensor(value, device=device_of(self))
+            codes = category_codes(value, name, self.preprocessing)
+            field = torch.as_tensor(codes, device=device_of(self))
             if not field.dim():
                 field = field.expand(count)
             if len(field) != count:

@@ -22,6 +22,14 @@ Progress = Callable[[int, int], None]
 """Called after each batch with the number of examples that are done, and of all examples."""
 
 
+def examples_for(model: nn.Module, data: Any, *, name: str = "data") -> Examples:
+    """The data as examples; the model's :meth:`~lowerbound.Model.examples` reads raw data."""
+    if isinstance(data, Examples):
+        return data
+    read: Callable[..., Examples] = getattr(model, "examples", Examples.of)
+    return read(data, name=name)
+
+
 def batches(
     data: Any,
     model: nn.Module,
@@ -38,7 +46,7 @@ def batches(
         ``[B, ...]`` each.
 
     Args:
-        data: examples, an array or a tensor.
+        data: examples, or raw data for :meth:`Model.examples <lowerbound.Model.examples>`.
         model: whose device and floating type to use.
         seed: of the noise, see :mod:`lowerbound.runtime.noise`.
         samples: how many draws each example gets; the batch size depends on it.
@@ -49,7 +57,7 @@ def batches(
         DataError: if the model needs a field that the examples do not have, or entries are missing
             and it is not told which.
     """
-    examples = Examples.of(data)
+    examples = examples_for(model, data)
     device, dtype = device_of(model), dtype_of(model)
     measure = getattr(model, "numbers_per_draw", None)
     size = batch_size

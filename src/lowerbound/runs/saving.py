@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lowerbound
 import lowerbound.conditionals  # registers, with models, the parts that a description can name
 import lowerbound.models
+from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, foreign_parts, has_references
 from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
@@ -25,10 +26,13 @@ _FORMAT_WITHOUT_SHARING = 1
 def header_of(model: nn.Module) -> dict[str, Any]:
     """What the header of each file of this model's tensors says.
 
-    ``model`` is the description. Where parts share weights, ``shared`` maps a name in the state
-    dictionary to the name under which the same tensor is stored.
+    ``model`` is the description, and ``preprocessing`` is what the model remembers of its data, if
+    it does. Where parts share weights, ``shared`` maps a name in the state dictionary to the name
+    under which the same tensor is stored.
     """
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
+    if isinstance(model, lowerbound.models.Model) and model.preprocessing is not None:
+        header["preprocessing"] = describe(model.preprocessing)
     shared = shared_weights(model)
     if shared:
         header["shared"] = shared
@@ -93,8 +97,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     The file alone is enough to load a model made of lowerbound's parts, layers of ``torch.nn`` and
     describable classes (:func:`lowerbound.describable`). A model with another network of your own
-    is loaded by the constructor that you pass to :func:`lowerbound.load`. What is shared within the
-    model, a module or a parameter, is stored once and shared again after loading.
+    is loaded by the constructor that you pass to :func:`lowerbound.load`. The file also has the
+    model's :attr:`~lowerbound.Model.preprocessing`. What is shared within the model, a module or a
+    parameter, is stored once and shared again after loading.
 
     Args:
         model: any model.
@@ -153,7 +158,18 @@ def load_model(
         raise StorageError(
             f"{path}: the weights do not fit the model that was constructed: {reason}"
         ) from None
+    if isinstance(model, lowerbound.models.Model):
+        model.preprocessing = _preprocessing_in(header, path)
     return model.eval()
+
+
+def _preprocessing_in(header: Mapping[str, Any], path: Path) -> Preprocessing | None:
+    if "preprocessing" not in header:
+        return None
+    preprocessing = build(header["preprocessing"])
+    if not isinstance(preprocessing, Preprocessing):
+        raise StorageError(f"{path}: the header's preprocessing is not one; restore the file")
+    return preprocessing
 
 
 def _rebuild(path: Path, description: Any) -> nn.Module:

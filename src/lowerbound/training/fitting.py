@@ -56,8 +56,12 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     Args:
         model: the model, which is trained in place and moved to ``device``.
         objective: what to maximise, such as ``lb.ELBO(samples=7)``.
-        data: examples, an array or a tensor, ``[N, *event]``; nothing for a
-            :class:`lowerbound.LogJoint` that stores its own data, for which an epoch is 100 steps.
+        data: examples, an array or a tensor, ``[N, *event]``; raw data as for
+            :meth:`Model.examples <lowerbound.Model.examples>` if the model was trained before;
+            nothing for a :class:`lowerbound.LogJoint` that stores its own data, for which an epoch
+            is 100 steps. A model that is trained on what :func:`lowerbound.load_data` returned
+            takes raw data from then on, see :attr:`Model.preprocessing
+            <lowerbound.Model.preprocessing>`.
         keywords: the fields of :class:`lowerbound.training.settings.FitKeywords`.
 
     Returns:
@@ -88,7 +92,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
-    from lowerbound.training.preparing import make_loop, make_observers
+    from lowerbound.training.preparing import make_loop, make_observers, preprocessing_of
     from lowerbound.training.resuming import open_run
 
     check_types("fit", model, objective)
@@ -97,6 +101,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     files = None if settings.directory is None else RunDirectory(Path(settings.directory))
     observers = make_observers(plan, files, settings)
     loop = make_loop(model, objective, plan, settings, observers)
+    model.preprocessing = preprocessing_of(loop.train)
     with seeded(derived_seed(settings.seed, "training"), loop.device):
         if files is not None:
             open_run(loop, files, settings)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lowerbound.data import Examples
+from lowerbound.data import Examples, Preprocessing
+from lowerbound.data.raw import read_raw
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
@@ -45,7 +47,7 @@ def make_loop(
     """
     _refuse_conflicts(settings)
     _refuse_what_does_not_fit(plan, settings, objective)
-    train, validation = _split(plan.examples, settings)
+    train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
     modules_of_players(model, objective).to(device_of(model))
@@ -74,6 +76,14 @@ def make_loop(
         precision=settings.precision,
         profiled=settings.profile,
     )
+
+
+def preprocessing_of(examples: Examples) -> Preprocessing | None:
+    """What a model that is trained on some examples remembers of how they were made."""
+    if examples.preprocessing is None:
+        return None
+    # Fields may have been given after the data were loaded.
+    return replace(examples.preprocessing, fields=examples.categories_by_field)
 
 
 def make_observers(
@@ -139,14 +149,20 @@ def _refuse_what_does_not_fit(
         )
 
 
-def _split(examples: Examples, settings: FitKeywords) -> tuple[Examples, Examples | None]:
+def _split(
+    examples: Examples, settings: FitKeywords, needs: Sequence[str]
+) -> tuple[Examples, Examples | None]:
     """The examples to train on, and those to validate with."""
     validation = settings.validation
     if validation is None:
         return examples, None
     if isinstance(validation, Real) and not isinstance(validation, bool):
         return examples.split(float(validation), seed=settings.seed, setting="validation")
-    held_out = Examples.of(validation, name="validation data")
+    preprocessing = examples.preprocessing
+    if preprocessing is None:
+        held_out = Examples.of(validation, name="validation data")
+    else:
+        held_out = read_raw(validation, preprocessing, name="validation data", fields=needs)
     if held_out.shape != examples.shape:
         raise SettingsError(
             f"fit: validation has examples of shape {held_out.shape}, but the training data has "

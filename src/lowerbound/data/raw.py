@@ -1,0 +1,256 @@
+"""Raw data, made into examples like those that a model was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from lowerbound.data.anndata import is_anndata
+from lowerbound.data.examples import Examples
+from lowerbound.data.formats import PICTURE_SUFFIXES
+from lowerbound.data.images import convert_images, read_picture_list
+from lowerbound.data.kinds import chunks
+from lowerbound.data.load import load_data
+from lowerbound.data.options import KeepIn, ReadOptions
+from lowerbound.data.preprocessing import Preprocessing
+from lowerbound.data.reading import read_all, read_memory
+from lowerbound.errors import DataError, ShapeError
+from lowerbound.settings import check_arguments
+
+_REMEDY = "lb.Examples and what lb.load_data returns are taken as they are"
+
+
+def read_raw(
+    data: Any,
+    preprocessing: Preprocessing,
+    *,
+    name: str = "data",
+    fields: Iterable[str] = (),
+    keep_in: KeepIn = "auto",
+    cache: str | None = None,
+) -> Examples:
+    """Raw data as examples like those that a model was trained on.
+
+    Pictures are brought to the size and colour of those examples, uint8 pixels are treated as
+    theirs are, and categories get the integers that they had there. Floating-point arrays are taken
+    as they are where the model was trained on pixels: their values are scaled already.
+
+    Args:
+        data: a path or a name, as for :func:`lowerbound.load_data`; pictures, as paths or as PIL's
+            images; an array, a tensor, a sparse matrix or AnnData. Examples are returned unchanged.
+        preprocessing: of the examples that the model was trained on.
+        name: what messages call the data.
+        fields: the names of the fields that are asked for.
+        keep_in: where the values of a file are while they are used, see
+            :func:`lowerbound.load_data`.
+        cache: the folder for decoded pictures, see :func:`lowerbound.load_data`.
+
+    Raises:
+        DataError, ShapeError: for what cannot be made into such examples, saying why.
+
+    Example:
+        >>> from PIL import Image
+        >>> grey = Preprocessing((1, 8, 8), levels=256)
+        >>> read_raw([Image.new("RGB", (40, 30)), Image.new("L", (9, 9))], grey)
+        Examples(data: 2 of 1 x 8 x 8, torch.uint8, pixels as-is)
+    """
+    if isinstance(data, Examples):
+        return data
+    asked = [field for field in fields if field in preprocessing.fields]
+    pictures = _pictures_in(data)
+    if pictures is not None:
+        examples = _treated(_read_pictures(pictures, preprocessing, name), preprocessing)
+    elif isinstance(data, str | os.PathLike):
+        settings = load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
+        settings["fields"] = [field for field in asked if field != "label"]
+        examples = read_all(data, **check_arguments(load_data, settings))
+    else:
+        examples = _treated(_read_memory(data, preprocessing, name, asked), preprocessing)
+    _refuse_others(examples, preprocessing)
+    for field in preprocessing.fields:
+        examples = _with_codes_of(preprocessing, examples, field, is_asked=field in asked)
+    levels = examples.levels
+    if preprocessing.value_kind == "codes":
+        levels = preprocessing.levels  # whichever codes occur
+    return replace(examples, levels=levels, preprocessing=preprocessing)
+
+
+def _pictures_in(data: Any) -> list[Path | Image] | None:
+    """Pictures that are given one by one; ``None`` for other data."""
+    if isinstance(data, Image):
+        return [data]
+    if isinstance(data, str | os.PathLike):
+        path = Path(data).expanduser()
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+            return [path]
+        return None
+    if not isinstance(data, list | tuple) or not data:
+        return None
+    if not all(isinstance(entry, str | os.PathLike | Image) for entry in data):
+        return None
+    return [_path_or_image(entry) for entry in data]
+
+
+def _path_or_image(entry: Any) -> Path | Image:
+    if isinstance(entry, Image):
+        return entry
+    return Path(entry).expanduser()
+
+
+def _read_pictures(
+    pictures: list[Path | Image], preprocessing: Preprocessing, name: str
+) -> Examples:
+    size, color = preprocessing.image_size, preprocessing.color
+    if size is None:
+        raise DataError(
+            f"{name}: the model was trained on {_kind(preprocessing)} of shape "
+            f"{preprocessing.shape}, so it takes no pictures; give an array"
+        )
+    for picture in pictures:
+        if isinstance(picture, Path) and picture.is_dir():
+            raise DataError(
+                f"{picture}: a folder in a list of pictures; give the folder alone, or a list of "
+                "its pictures"
+            )
+    return read_picture_list(
+        pictures, size=size, color=color, resize=preprocessing.resize, name=name
+    )
+
+
+def load_settings(preprocessing: Preprocessing, source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of :func:`lowerbound.load_data` for a file or a folder of raw data."""
+    settings: dict[str, Any] = {
+        "image_size": preprocessing.image_size,
+        "color": preprocessing.color,
+        "resize": preprocessing.resize,
+        "pixels": preprocessing.pixels,
+        "seed": preprocessing.seed,
+        "kind": preprocessing.value_kind,
+        "missing": preprocessing.missing,
+    }
+    if Path(source).suffix.lower() == ".h5ad":
+        settings["layer"] = preprocessing.layer
+    return settings
+
+
+def _read_memory(
+    data: Any, preprocessing: Preprocessing, name: str, fields: Iterable[str]
+) -> Examples:
+    """Data that are in memory. An array that has the right shape is not copied."""
+    about: dict[str, Any] = {"kind": preprocessing.value_kind, "missing": preprocessing.missing}
+    if is_anndata(data):
+        return Examples.of(data, name=name, fields=list(fields), layer=preprocessing.layer, **about)
+    shape = tuple(getattr(data, "shape", ()))
+    is_array = isinstance(data, np.ndarray | Tensor | list | tuple)
+    if not is_array or not preprocessing.is_of_pictures or shape[1:] == preprocessing.shape:
+        return _with_levels_of(preprocessing, Examples.of(data, name=name, **about))
+    _refuse_one_picture(shape, preprocessing, name)
+    options = ReadOptions(keep_in="auto", **about)
+    examples = _with_levels_of(preprocessing, read_memory(data, name, options))
+    if examples.levels is None or examples.shape[0] not in (1, 3):
+        return examples
+    return convert_images(
+        examples,
+        size=preprocessing.image_size,
+        color=preprocessing.color,
+        resize=preprocessing.resize,
+    )
+
+
+def _refuse_one_picture(shape: tuple[int, ...], preprocessing: Preprocessing, name: str) -> None:
+    """Raises ``ShapeError`` for one picture, which would be read as several grey ones."""
+    channels, *sides = preprocessing.shape
+    is_channels_last = shape[2:] in ((1,), (3,), (4,)) and list(shape[1:]) != sides
+    is_channels_first = shape == preprocessing.shape and channels > 1
+    if is_channels_last or is_channels_first:
+        raise ShapeError(
+            f"{name}: the shape {shape} looks like one picture; give an array of pictures, such as "
+            "picture[None]"
+        )
+
+
+def _with_levels_of(preprocessing: Preprocessing, examples: Examples) -> Examples:
+    """Bytes are pixels of as many levels as the model's, where none of them is too large."""
+    levels = preprocessing.levels
+    if levels is None or examples.levels != 256 or preprocessing.value_kind is not None:
+        return examples
+    values = examples.values
+    if levels < 256 and all(int(values[index].max()) < levels for index in chunks(values)):
+        return replace(examples, levels=levels)
+    return examples
+
+
+def _treated(examples: Examples, preprocessing: Preprocessing) -> Examples:
+    """The same with the pixels treated as the model's were, unless they are scaled already."""
+    if (examples.levels is None) != (preprocessing.levels is None):
+        return examples
+    if preprocessing.pixels == "as-is":
+        return examples
+    return examples.prepare(preprocessing.pixels, seed=preprocessing.seed)
+
+
+def _refuse_others(examples: Examples, preprocessing: Preprocessing) -> None:
+    """Raises ``DataError`` or ``ShapeError`` for examples that are not like the model's."""
+    name, levels = examples.name, examples.levels
+    if examples.shape != preprocessing.shape:
+        raise ShapeError(
+            f"{name}: examples of shape {examples.shape}, but the model was trained on "
+            f"{_kind(preprocessing)} of shape {preprocessing.shape}. Only 8-bit pictures can be "
+            f"brought to another shape; {_REMEDY}"
+        )
+    if levels is None or preprocessing.value_kind is not None:
+        return
+    if preprocessing.levels is None or levels > preprocessing.levels:
+        raise DataError(
+            f"{name}: pixels of {levels} levels, but the model was trained on "
+            f"{_kind(preprocessing)}; convert them as the data were that it was trained on "
+            f"({_REMEDY})"
+        )
+
+
+def _kind(preprocessing: Preprocessing) -> str:
+    if preprocessing.value_kind is not None:
+        return preprocessing.value_kind
+    if preprocessing.levels is None:
+        return "real numbers"
+    return f"pixels of {preprocessing.levels} levels"
+
+
+def _with_codes_of(
+    preprocessing: Preprocessing, examples: Examples, field: str, *, is_asked: bool
+) -> Examples:
+    """The same with the integers for the categories of a field that the model was trained with.
+
+    Raises:
+        DataError: if the model asks for the field and was not trained on one of its categories.
+    """
+    known, found = preprocessing.fields[field], examples.categories_by_field.get(field)
+    if known is None or found is None or known == found:
+        return examples
+    values = examples.all_fields[field]
+    unknown = [found[code] for code in values.unique().tolist() if found[code] not in known]
+    if unknown and is_asked:
+        raise DataError(
+            f"{examples.name}: the field {field!r} has the category {unknown[0]!r}, but the model "
+            f"was trained on {', '.join(known)}"
+        )
+    if unknown:
+        return examples
+    place = {name: code for code, name in enumerate(known)}
+    codes = torch.tensor([place.get(entry, -1) for entry in found])
+    values = codes[values.cpu()]
+    if field == "label" and examples.labels is not None:
+        return replace(examples, labels=values, label_names=known)
+    return replace(
+        examples,
+        fields={**examples.fields, field: values},
+        categories={**examples.categories, field: known},
+    )
