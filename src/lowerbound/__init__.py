@@ -1,7 +1,7 @@
 """Variational auto-encoders and variational inference, with bounds that are right to the last nat.
 
-Importing this package does no work: torch is imported when the first public name is used. The public
-names are listed once, in ``__init__.pyi``.
+Importing this package does no work: torch is imported when the first public name is used. The
+public names are listed once, in ``__init__.pyi``.
 """
 
 import lazy_loader

@@ -1,4 +1,5 @@
-# Every public name, once: what a type checker reads here is what `lowerbound.NAME` imports when it is first used.
+# Every public name, once. A type checker reads it here, and `lowerbound.NAME` imports it from here
+# when it is first used.
 from . import errors as errors
 from . import recipes as recipes
 from .conditionals import Bernoulli as Bernoulli

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -195,6 +195,11 @@ def check_fields(
     for module in model.modules():
         if isinstance(module, Conditional):
             module.check_fields(fields, rows, name)
+
+
+def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
+    """The names of fields that some parts of a model need or accept, each once."""
+    return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
 
 
 def event_dims_of(network: nn.Module) -> int:

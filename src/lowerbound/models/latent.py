@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -395,8 +395,3 @@ def _conditionals(part: nn.Module) -> list[nn.Module]:
     """A part of a model, and the conditionals that it is made of."""
     inner = [module for module in part.modules() if isinstance(module, Conditional)]
     return [part, *inner]
-
-
-def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
-    """The names of fields that some parts of a model need or accept, each once."""
-    return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
