@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import check_fields, fields_for
+from lowerbound.conditionals.base import check_fields, fields_for, fields_of
 from lowerbound.data.examples import Examples
 from lowerbound.data.preprocessing import category_codes
 from lowerbound.describe import describable
