@@ -1,6 +1,8 @@
 """FactorVAE: the total correlation of latents, by a critic."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,10 @@ from torch.distributions import MultivariateNormal
 import lowerbound as lb
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.objectives.factor import permute_units
+from lowerbound.training.optim import make_optimizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_compiling import assert_agreement, make_step
 
 DOUBLE = torch.float64
 
@@ -175,6 +181,20 @@ def test_a_run_resumes_exactly(tmp_path):
         results.append((run.history[-1]["train"], weights))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(*pair) for pair in zip(results[0][1], results[1][1], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_step_is_one_graph(lowered):
+    def make():
+        torch.manual_seed(2)
+        model, objective = vae(), lb.FactorVAE(lb.mlp(2, 8, 1), gamma=3.0, samples=2)
+        optimizer = make_optimizer(model, "adam", 1e-2, None, objective)
+        players = nn.ModuleDict({"critic": objective.critic})
+        data = lb.Examples.of(torch.randn(12, 6))
+        return make_step(model, objective, data, optimizer, players=players)
+
+    assert_agreement(make)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Latents in groups: several stochastic layers, and latents that are summed out."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,9 @@ from lowerbound.distributions import DiagonalNormal, natural_point
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.models import sample_posterior
 from lowerbound.models.paths import partial_gradients, zero_with_gradients
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_compiling import assert_agreement, make_step
 
 DOUBLE = torch.float64
 GRADIENTS = ("pathwise", "sticking-the-landing", "dreg", "score-function")
@@ -602,3 +607,23 @@ def test_order_of_layers_does_not_change_the_noise_of_an_example(top_down):
     for size in (3, 10):
         again = lb.evaluate(model, lb.IWAE(5), x, batch_size=size).per_example
         torch.testing.assert_close(again, whole, rtol=1e-12, atol=1e-12)
+
+
+# Compiling
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("fresh_compiler")
+@TOP_DOWN
+@pytest.mark.parametrize(
+    "objective",
+    [lb.ELBO(2), lb.IWAE(4, "dreg"), lb.ELBO(2, gradient="sticking-the-landing")],
+    ids=["elbo", "dreg", "landing"],
+)
+def test_a_step_of_several_groups_is_one_graph(top_down, objective, lowered):
+    def make():
+        model, _ = two_layers(top_down)
+        torch.manual_seed(2)
+        return make_step(model.float(), objective, lb.Examples.of(torch.randn(12, 4)))
+
+    assert_agreement(make)
