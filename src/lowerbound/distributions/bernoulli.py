@@ -63,11 +63,10 @@ class FactorialBernoulli(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
-        threshold = noise.uniform(
-            tuple(shape), examples_axis, dtype=self.logits.dtype, device=self.logits.device
-        )
+        size, logits = torch.Size(sample_shape), self.logits
+        axis = noise.examples_axis(self.batch_shape, size)
+        shape = tuple(self._extended_shape(size))
+        threshold = noise.uniform(shape, axis, dtype=logits.dtype, device=logits.device)
         with torch.no_grad():  # not as a decorator, which the compiler does not follow
             return (threshold < self.mean).to(self.logits.dtype)
 

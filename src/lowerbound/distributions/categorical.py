@@ -76,12 +76,10 @@ class FactorialCategorical(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, by inverting the distribution function."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        examples_axis = -1
-        if self.batch_shape:
-            examples_axis = len(shape) - self.event_dims - 1
-        logits = self.logits.detach()
-        u = noise.uniform(tuple(shape), examples_axis, dtype=logits.dtype, device=logits.device)
+        size, logits = torch.Size(sample_shape), self.logits.detach()
+        axis = noise.examples_axis(self.batch_shape, size)
+        shape = tuple(self._extended_shape(size))
+        u = noise.uniform(shape, axis, dtype=logits.dtype, device=logits.device)
         cumulative = logits.softmax(self.axis).cumsum(self.axis)
         level = (cumulative <= u.unsqueeze(self.axis)).sum(self.axis)
         # Rounding may leave the last sum below 1, and u above it.

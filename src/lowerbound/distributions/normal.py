@@ -97,11 +97,10 @@ class DiagonalNormal(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws ``mu + sigma * eps``, ``[*sample_shape, *batch, *event]``."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        examples_axis = len(shape) - self.event_dims - 1 if self.batch_shape else -1
-        eps = noise.standard_normal(
-            tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device
-        )
+        size = torch.Size(sample_shape)
+        axis = noise.examples_axis(self.batch_shape, size)
+        shape = tuple(self._extended_shape(size))
+        eps = noise.standard_normal(shape, axis, dtype=self.loc.dtype, device=self.loc.device)
         return torch.addcmul(self.loc, self.log_scale.exp(), eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -200,11 +199,10 @@ class TriangularNormal(Distribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws ``mu + L eps``, ``[*sample_shape, *batch, D]``."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        examples_axis = len(shape) - 2 if self.batch_shape else -1
-        eps = noise.standard_normal(
-            tuple(shape), examples_axis, dtype=self.loc.dtype, device=self.loc.device
-        )
+        size = torch.Size(sample_shape)
+        axis = noise.examples_axis(self.batch_shape, size)
+        shape = tuple(self._extended_shape(size))
+        eps = noise.standard_normal(shape, axis, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self._columns(torch.matmul, eps)
 
     def log_prob(self, value: Tensor) -> Tensor:

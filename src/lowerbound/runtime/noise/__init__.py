@@ -7,6 +7,7 @@ own distributions, and others that draw by torch's functions, need nothing: see 
 from lowerbound.runtime.noise.foreign import for_foreign
 from lowerbound.runtime.noise.streams import (
     derived_seed,
+    examples_axis,
     in_chunks,
     per_example,
     random_state,
@@ -17,6 +18,7 @@ from lowerbound.runtime.noise.streams import (
 
 __all__ = [
     "derived_seed",
+    "examples_axis",
     "for_foreign",
     "in_chunks",
     "per_example",

@@ -199,6 +199,20 @@ def streams_for(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
     return streams
 
 
+def examples_axis(batch_shape: Sequence[int], sample_shape: Sequence[int]) -> int:
+    """The axis of draws ``[*samples, *batch, *event]`` that counts examples: the last of the batch.
+
+    It is -1, for none, if the batch shape is empty.
+
+    Example:
+        >>> examples_axis(batch_shape=(5, 7), sample_shape=(3,))
+        2
+    """
+    if not len(batch_shape):
+        return -1
+    return len(sample_shape) + len(batch_shape) - 1
+
+
 def standard_normal(
     shape: tuple[int, ...],
     axis: int,
@@ -213,8 +227,8 @@ def standard_normal(
 
     Args:
         shape: the shape to draw.
-        axis: the axis of ``shape`` that counts examples. For draws ``[*samples, *batch, *event]``
-            that is the last axis of the batch. Negative if no axis counts examples.
+        axis: the axis of ``shape`` that counts examples, see :func:`examples_axis`; negative if
+            none does.
         dtype: the floating type of the result.
         device: the device of the result.
 
