@@ -450,7 +450,7 @@ def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, 
         )
 
 
-def test_evaluate_says_what_the_latents_carry(here, capsys):
+def test_evaluate_reports_what_the_latents_carry(here, capsys):
     _, out, _ = call(capsys, "evaluate", "gaussian", "--split", "train")
     health = json.loads(call(capsys, "evaluate", "gaussian", "--split", "train", "--json")[1])[
         "health"
@@ -471,7 +471,7 @@ def test_evaluate_says_what_the_latents_carry(here, capsys):
     assert {"scale_floor_reached", "collapsed", "findings", "active_units"} <= health.keys()
 
 
-def test_a_collapse_is_said_first_and_with_its_cause(here, tmp_path, capsys):
+def test_a_collapse_comes_first_and_with_its_cause(here, tmp_path, capsys):
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 6), scale="shared")
     )
@@ -504,7 +504,7 @@ def test_a_collapse_is_said_first_and_with_its_cause(here, tmp_path, capsys):
     assert "beta = 40" in out.splitlines()[1]
 
 
-def test_the_log_likelihood_comes_with_what_its_weights_say(here, capsys):
+def test_the_log_likelihood_comes_with_diagnostics_of_its_weights(here, capsys):
     code, out, _ = call(capsys, "evaluate", "gaussian", "--log-likelihood", 40)
     told = json.loads(call(capsys, "evaluate", "gaussian", "--log-likelihood", 40, "--json")[1])
     expected = log_likelihood(lb.load("gaussian"), lb.load_data("pictures.npz").test, 40)
@@ -518,8 +518,8 @@ def test_the_log_likelihood_comes_with_what_its_weights_say(here, capsys):
     assert found["effective_sample_size"]["least"] == float(expected.effective_sample_sizes.min())
     assert code == 0
     assert (
-        f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example (40 "
-        "samples" in out
+        f"log likelihood {expected.mean:.2f} ± {expected.standard_error:.2f} nats per example "
+        "(40 samples" in out
     )
 
 
@@ -539,9 +539,7 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     assert gaps["advice"] in out
 
 
-def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(
-    here, tmp_path, monkeypatch, capsys
-):
+def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, monkeypatch, capsys):
     class Wrapped(lb.Model):
         def __init__(self):
             super().__init__()
@@ -777,8 +775,8 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
     [
         (
             "bernoulli",
-            "pixels 'as-is' against 'binarize'; nats of data that are prepared in "
-            "different ways cannot be compared",
+            "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways "
+            "cannot be compared",
         ),
         ("vectors", "vectors.npy'; give --data"),
         ("python", "--data NAME|PATH"),
@@ -1246,3 +1244,47 @@ def test_a_run_made_in_python_on_binary_pixels_is_evaluated_on_binary_pixels(
 def test_help_has_a_short_name(capsys):
     for arguments in (["-h"], ["evaluate", "-h"]):
         assert call(capsys, *arguments)[0] == 0
+
+
+def test_a_score_is_called_a_score(here, monkeypatch, capsys):
+    point = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Point(lb.mlp((1, 8, 8), 2)),
+        lb.Gaussian(lb.mlp(2, (1, 8, 8)), scale=1.0),
+    )
+    monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: point)
+    code, out, _ = call(capsys, "evaluate", "gaussian")
+    assert code == 0
+    assert out.startswith("test score -")
+    assert "latents not examined: latent_health: the posterior (Point)" in out
+    told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
+    assert (told["label"], told["health"]) == ("score", None)
+    monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
+    for flags in (["--log-likelihood", 10], ["--anneal", 10], ["--gaps"]):
+        assert "the posterior (Point)" in refused(capsys, "evaluate", "gaussian", *flags)
+
+
+def test_codes_of_several_groups_are_written_side_by_side(here, tmp_path, monkeypatch, capsys):
+    class Groups(lb.Model):
+        def __init__(self):
+            super().__init__()
+            self.vae = lb.load("gaussian")
+
+        def draw(self, x, samples=1, gradient="pathwise"):
+            q, prior = self.vae.posterior(x), self.vae.prior()
+            groups = {name: lb.Latent.draw(q, prior, samples, gradient) for name in ("a", "b")}
+            p = self.vae.likelihood(groups["a"].z)
+            return lb.Draw.of(groups, lambda: p.log_prob(x), p=p)
+
+    monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: Groups())
+    assert call(capsys, "encode", "gaussian", "--out", tmp_path / "z.csv")[0] == 0
+    with (tmp_path / "z.csv").open() as file:
+        columns = next(csv.reader(file))
+    assert columns[-4:] == ["a_0", "a_1", "b_0", "b_1"]
+    assert call(capsys, "encode", "gaussian", "--out", tmp_path / "z.npy")[0] == 0
+    assert np.load(tmp_path / "z.npy").shape[1] == 4
+    code, out, _ = call(capsys, "evaluate", "gaussian")
+    assert code == 0
+    assert "a: active units: " in out
+    groups = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"]["groups"]
+    assert groups.keys() == {"a", "b"}

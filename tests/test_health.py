@@ -1,5 +1,4 @@
-"""What latents carry, against closed forms and quadrature; and each cause of a collapse, on a model
-that has it."""
+"""What latents carry, against closed forms and quadrature; and each cause of a collapse."""
 
 import math
 from dataclasses import replace
@@ -38,7 +37,7 @@ DOUBLE = torch.float64
 
 
 class Table(nn.Module):
-    """A posterior that is read from tables by the example's number, which is its datum."""
+    """A posterior that is read from tables by the number of the example, which is its value."""
 
     def __init__(self, means, scales):
         super().__init__()
@@ -50,7 +49,7 @@ class Table(nn.Module):
 
 
 def tabled(means, scales, posterior=Table) -> tuple[lb.LatentModel, torch.Tensor]:
-    """A model whose posteriors are given, and its data."""
+    """A model with these posteriors, and its data."""
     likelihood = lb.Gaussian(lb.mlp(tuple(means.shape[1:]), 2))
     model = lb.LatentModel(
         lb.StandardNormal(tuple(means.shape[1:])), posterior(means, scales), likelihood
@@ -70,7 +69,7 @@ def _small_passes(monkeypatch):
 
 @pytest.mark.usefixtures("_small_passes")
 def test_separated_posteriors_carry_the_logarithm_of_all_examples():
-    """Not of those in a batch: there are 60 examples in batches of 7."""
+    """Of all 60 examples, and not of those in a batch of 7."""
     means = 100 * torch.arange(60, dtype=DOUBLE)[:, None] + torch.rand(60, 3, dtype=DOUBLE)
     model, x = tabled(means, torch.full((60, 3), 0.7, dtype=DOUBLE))
     health = latent_health(model, x)
@@ -98,9 +97,11 @@ def test_the_same_posterior_everywhere_carries_nothing():
     assert not health.saturated
 
 
-def test_information_is_quadrature_s():
-    """One latent, 12 posteriors that overlap; 12 x 4,000 draws at four standard errors: one false
-    alarm in 16,000 runs for each."""
+def test_information_agrees_with_quadrature():
+    """One latent, 12 posteriors that overlap, 12 x 4,000 draws.
+
+    At four standard errors there is one false alarm in 16,000 runs for each.
+    """
     means, scales = torch.randn(12, 1, dtype=DOUBLE), 0.3 + torch.rand(12, 1, dtype=DOUBLE)
     model, x = tabled(means, scales)
 
@@ -123,27 +124,29 @@ def test_information_is_quadrature_s():
 
 
 def channel(count: int, units: int, information: float) -> tuple[lb.LatentModel, torch.Tensor]:
-    """Posteriors that carry so many nats over endless data, and whose mean there is the prior."""
+    """Posteriors that carry so many nats for infinitely many data, whose mean is the prior."""
     variance = math.exp(-2 * information / units)
     means = math.sqrt(1 - variance) * torch.randn(count, units, dtype=DOUBLE)
     return tabled(means, torch.full((count, units), math.sqrt(variance), dtype=DOUBLE))
 
 
 def test_the_standard_error_is_that_over_sets_of_examples():
-    """2 nats in 10 units, 60 sets of 300: the standard deviation of 60 is known to a tenth, so a
-    third is over three errors."""
+    """2 nats in 10 units, 60 sets of 300 examples.
+
+    A standard deviation of 60 values is known to a tenth, so a third is more than three errors.
+    """
     found = [latent_health(*channel(300, 10, 2.0), seed=seed) for seed in range(60)]
     values = torch.tensor([health.mutual_information for health in found])
-    told = (
-        torch.tensor([health.mutual_information_error for health in found]).square().mean().sqrt()
-    )
-    assert float(told) == pytest.approx(float(values.std()), rel=0.35)
+    errors = torch.tensor([health.mutual_information_error for health in found])
+    assert float(errors.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.35)
     assert "± 0.0" in next(line for line in found[0].lines() if line.startswith("information"))
 
 
-def test_the_rate_of_all_examples_steadies_the_information(monkeypatch):
-    """200 draws for 2,000 examples: without it the standard deviation is 0.15, of the few draws'
-    own log densities."""
+def test_the_rate_of_all_examples_makes_the_information_precise(monkeypatch):
+    """200 draws for 2,000 examples.
+
+    Without the rate, the log densities of the few draws would give a standard deviation of 0.15.
+    """
     monkeypatch.setattr("lowerbound.evaluation.aggregate._NUMBERS", 1)
     model, x = channel(2000, 50, 4.0)
     values = torch.tensor(
@@ -153,7 +156,7 @@ def test_the_rate_of_all_examples_steadies_the_information(monkeypatch):
 
 
 def test_too_few_examples_are_said_to_be_too_few():
-    """The aggregate is the prior, but of 1,000 examples a draw's own makes up nearly half."""
+    """The aggregate is the prior, but a draw's own share of 1,000 examples is nearly half."""
     health = latent_health(*channel(1000, 10, 6.0))
     assert health.aggregate_kl > 0.4
     assert health.mutual_information < math.log(1000) - 1
@@ -169,12 +172,12 @@ def test_too_few_examples_are_said_to_be_too_few():
 
 @pytest.mark.parametrize("count", [5, 8, 16])
 def test_few_examples_that_carry_something_have_not_collapsed(count):
-    """0.36 nats in 2 units: at most 5 of 100 sets; expected are 0 or 1."""
+    """0.36 nats in 2 units: at most 5 of 100 sets; 0 or 1 is expected."""
     found = [latent_health(*channel(count, 2, 0.36), seed=seed) for seed in range(100)]
     assert sum(health.collapsed for health in found) <= 5
 
 
-def test_a_sign_is_told_and_not_hidden():
+def test_a_negative_estimate_is_shown_with_its_sign():
     health = latent_health(*channel(20, 2, 1.0))
     below = type(health)(
         **vars(health) | {"mutual_information": -0.3, "mutual_information_error": 0.25}
@@ -186,8 +189,10 @@ def test_a_sign_is_told_and_not_hidden():
 
 
 def test_total_correlation_is_that_of_the_aggregate():
-    """Means correlated by 0.9: log det of their correlation. 2,000 examples; the mixture's own
-    error is below 0.1 nats."""
+    """The means have the correlation 0.9, so it is the log determinant of the correlation matrix.
+
+    With 2,000 examples, the error of the mixture is below 0.1 nats.
+    """
     correlation = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=DOUBLE)
     means = MultivariateNormal(torch.zeros(2, dtype=DOUBLE), correlation).sample((2000,))
     model, x = tabled(means, torch.full((2000, 2), 0.4, dtype=DOUBLE))
@@ -217,7 +222,7 @@ def test_rates_are_closed_forms_by_unit():
 
 @pytest.mark.usefixtures("_small_passes")
 def test_active_units_vary_over_all_examples():
-    """The population variance, in batches of 7 and a last one of 4, of means far from 0."""
+    """The population variance of means far from 0, in batches of 7 and a last one of 4."""
     means = torch.randn(60, 4, dtype=DOUBLE) * torch.tensor([1.0, 0.11, 0.09, 0.0], dtype=DOUBLE)
     means = (means - means.mean(0)) / means.std(0, correction=0).clamp_min(1e-12)
     means = 1e5 + means * torch.tensor([1.0, 0.101, 0.099, 0.0], dtype=DOUBLE)
@@ -227,7 +232,7 @@ def test_active_units_vary_over_all_examples():
     assert health.active.tolist() == [True, True, False, False]
 
 
-def test_figures_do_not_depend_on_the_batches(monkeypatch):
+def test_results_do_not_depend_on_the_batches(monkeypatch):
     model, x = tabled(torch.randn(50, 2, dtype=DOUBLE), torch.full((50, 2), 0.5, dtype=DOUBLE))
     whole = latent_health(model, x, samples=3)
     monkeypatch.setattr("lowerbound.runtime.memory._PASS_SIZE", 16)
@@ -244,8 +249,8 @@ def test_many_examples_are_spread_over(monkeypatch):
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
     assert (health.examples, health.components, health.draws) == (1300, 500, 250)
     assert health.mutual_information == pytest.approx(math.log(500), abs=1e-6)
-    # Draws are spread as well: the first half of the data is one posterior, where a draw tells log
-    # 2.
+    # Draws are evenly spaced too: the first half of the data is one posterior, where a draw carries
+    # log 2 nats.
     means[:650] = -1e4
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
     assert health.mutual_information == pytest.approx(
@@ -318,7 +323,7 @@ def test_torch_s_own_normal_is_one_too():
     assert theirs.marginal_kl == pytest.approx(ours.marginal_kl, rel=1e-9)
 
 
-def test_superfluous_units_are_no_collapse():
+def test_superfluous_units_are_not_a_collapse():
     means = torch.randn(50, 10, dtype=DOUBLE) * (torch.arange(10) < 2)
     health = latent_health(
         *tabled(means, torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10))
@@ -327,8 +332,8 @@ def test_superfluous_units_are_no_collapse():
     assert "active units: 2 of 10; 8 superfluous ones are switched off" in str(health)
 
 
-def test_units_are_switched_off_where_they_have_no_rate_and_that_can_be_told():
-    """Seven units that are inactive, but shifted for all x alike, which costs."""
+def test_units_without_a_rate_are_switched_off_if_there_are_enough_examples():
+    """Seven units are not active, but they have a rate, because they are shifted for all x."""
     means = torch.randn(50, 10, dtype=DOUBLE) * (torch.arange(10) < 2) + (torch.arange(10) > 2)
     scales = torch.where(torch.arange(10) < 2, 0.3, 1.0).double().expand(50, 10)
     shifted = str(latent_health(*tabled(means, scales))).splitlines()
@@ -357,8 +362,10 @@ def digit_vae(scale="shared", activation="tanh", **more) -> lb.LatentModel:
 
 
 def test_rank_ten_data_have_ten_active_units_under_the_defaults():
-    """The recipe's own ten latents and settings: rate and reconstruction are summed alike, so that
-    none switches off."""
+    """The recipe has ten latents by default.
+
+    Rate and reconstruction are both sums, so no unit switches off.
+    """
     mixing = torch.linalg.qr(torch.randn(40, 10))[0]
     x = torch.randn(2000, 10) * torch.linspace(1, 2, 10) @ mixing.T + 0.2 * torch.randn(2000, 40)
     model, objective = aevb_gaussian((40,))
@@ -396,14 +403,13 @@ def test_too_strong_a_weight_of_the_rate(digits):
     lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
     (cause,) = causes(latent_health(model, digits.test, objective=objective))
     assert "beta = 20" in cause
-    (unknown,) = causes(
-        latent_health(model, digits.test, objective=lb.ELBO())
-    )  # the measurements find nothing else
+    # No other measurement finds a cause.
+    (unknown,) = causes(latent_health(model, digits.test, objective=lb.ELBO()))
     assert unknown.startswith("none found")
 
 
 @pytest.mark.parametrize(("scale", "collapses"), [(10.0, True), (1.0, True), (0.2, False)])
-def test_a_scale_above_the_data_s(scale, collapses, digits):
+def test_a_scale_above_that_of_the_data(scale, collapses, digits):
     """The largest standard deviation in any direction is 0.84."""
     model, objective = digit_vae(scale=scale), lb.ELBO()
     lb.fit(model, objective, digits.train, epochs=15, learning_rate=0.01, progress=False)
@@ -436,7 +442,7 @@ def test_the_scale_is_compared_with_the_direction_of_most_variance():
         assert (broad_scale(look) is not None) == expected
 
 
-def test_a_floor_above_the_data_s_scale(digits):
+def test_a_floor_above_the_scale_of_the_data(digits):
     model, objective = digit_vae(min_scale=3.0), lb.ELBO()
     lb.fit(model, objective, digits.train, epochs=10, learning_rate=0.01, progress=False)
     health = latent_health(model, digits.test, objective=objective)
@@ -453,7 +459,7 @@ def test_dead_units_in_the_encoder(digits):
     assert cause.startswith("all units of posterior.network.layers.1, in the encoder, are constant")
 
 
-def test_some_dead_units_are_no_cause(digits):
+def test_some_dead_units_are_not_a_cause(digits):
     model = digit_vae(scale=10.0, activation="relu")
     with torch.no_grad():
         for network in (model.posterior.network, model.likelihood.network):
@@ -466,9 +472,8 @@ def test_some_dead_units_are_no_cause(digits):
 def test_saturated_units_in_the_decoder(digits):
     model = digit_vae(activation="tanh")
     with torch.no_grad():
-        model.likelihood.network.layers[0].bias.copy_(
-            100 * (-1) ** torch.arange(32)
-        )  # to 1 and -1 in turn
+        # The activations are 1 and -1 in turn.
+        model.likelihood.network.layers[0].bias.copy_(100 * (-1) ** torch.arange(32))
     lb.fit(model, lb.ELBO(), digits.train, epochs=15, learning_rate=0.01, progress=False)
     (cause,) = causes(latent_health(model, digits.test))
     assert cause.startswith(
@@ -486,8 +491,7 @@ def test_an_encoder_that_is_constant_without_dead_units(digits):
 
 
 class Clusters(nn.Module):
-    """A likelihood that knows the data by heart: a mixture over whole examples, which hardly
-    depends on z."""
+    """A mixture over whole examples, which hardly depends on z."""
 
     def __init__(self, centres, slope=0.0):
         super().__init__()
@@ -513,10 +517,9 @@ def test_a_decoder_that_needs_no_latents():
     assert cause.startswith("the decoder models x without z: log p(x|z) changes by 0 nats")
     using = lb.LatentModel(lb.StandardNormal(2), encoder, Clusters(centres, slope=20.0))
     assert free_running(look_at(using, lb.Examples.of(x), 0)) is None
+    # For noise it is not better than independent entries.
     noise = torch.randn(200, 10)
-    assert (
-        free_running(look_at(model, lb.Examples.of(noise), 0)) is None
-    )  # no better than independent entries
+    assert free_running(look_at(model, lb.Examples.of(noise), 0)) is None
 
 
 def test_data_that_are_all_the_same(digits):
@@ -562,8 +565,7 @@ def test_the_weight_of_the_rate(objective, schedules, hint):
 
 
 def test_channels_of_a_few_examples_are_not_taken_for_draws():
-    """Four examples, as many as draws: half of the first layer's channels are dead, and hardly a
-    number of it else."""
+    """Four examples, as many as draws; half of the first layer's channels are dead."""
     encoder = lb.conv((1, 8, 8), 6, 4, activation="relu")
     layer = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
     with torch.no_grad():
@@ -580,7 +582,7 @@ def test_channels_of_a_few_examples_are_not_taken_for_draws():
     assert shares["likelihood"] < 0.9
 
 
-def test_causes_that_do_not_apply_say_nothing(digits):
+def test_causes_that_do_not_apply_are_not_reported(digits):
     look = look_at(digit_vae(), digits.test, 0)
     assert [measure(look) for measure in (constant_data, dead_units, free_running)] == [None] * 3
     ((cause, remedy),) = causes_of_collapse(look_at(digit_vae(scale=0.1), digits.test, 0), None, {})
@@ -610,8 +612,8 @@ def test_a_warm_up_that_outlasted_the_training(digits):
     assert kept.what == "the weights are those of epoch 7, when beta was 0.123, on its way to 1"
 
 
-def test_a_floor_that_holds_up_the_scale():
-    """Three of four entries are constant, and the decoder wants their scale far below the floor."""
+def test_a_scale_at_its_floor():
+    """The decoder's scale for three of four entries is far below the floor."""
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8), min_scale=0.01)
     )
@@ -675,7 +677,7 @@ def test_mistakes_are_named():
         latent_health(digit_vae(), torch.rand(3, 5))
 
 
-def test_too_few_examples_to_tell_are_said():
+def test_too_few_examples_are_reported():
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
     )

@@ -1,5 +1,4 @@
-"""The log likelihood by importance sampling: how much is drawn, what is kept, and what is said of
-it."""
+"""The log likelihood by importance sampling: its draws, its memory, and its warnings."""
 
 import math
 import subprocess
@@ -59,8 +58,7 @@ def linear_vae(shift: float = 0.3) -> tuple[lb.LatentModel, MultivariateNormal]:
 
 
 def test_the_estimate_is_log_p_of_x():
-    """Sign, size and count: within 5 standard errors of its own Monte-Carlo error, one false alarm
-    in 10^6 runs."""
+    """Within 5 standard errors of its Monte-Carlo error: one false alarm in 10^6 runs."""
     model, evidence = linear_vae()
     x = evidence.sample((20,))
     estimate = lb.log_likelihood(model, x, samples=20_000)
@@ -131,7 +129,7 @@ def test_it_is_the_importance_weighted_bound_of_as_many_samples():
     torch.testing.assert_close(estimate.per_example, bound.per_example, rtol=1e-12, atol=1e-12)
 
 
-def test_a_posterior_that_fits_badly_is_called_so():
+def test_a_posterior_that_fits_badly_is_doubtful():
     model, evidence = linear_vae(shift=3.0)
     x = evidence.sample((10,))
     bad = lb.log_likelihood(model, x, samples=1000)
@@ -196,13 +194,12 @@ def test_bad_requests_are_refused():
 
 
 def test_memory_is_bounded_whatever_the_samples():
-    """400,000 samples of a picture, in a process of its own: less than 200 MB above what one pass
-    takes."""
+    """400,000 samples of a picture take less than 200 MB more than one chunk of them."""
     code = """
 import resource, sys, torch, lowerbound as lb
 torch.set_num_threads(1)
-encoder, decoder = lb.Gaussian(lb.mlp(784, 4)), lb.Bernoulli(lb.mlp(2, 784))
-vae = lb.LatentModel(lb.StandardNormal(2), encoder, decoder)
+q, p = lb.Gaussian(lb.mlp(784, 4)), lb.Bernoulli(lb.mlp(2, 784))
+vae = lb.LatentModel(lb.StandardNormal(2), q, p)
 x = torch.zeros(2, 784)
 lb.log_likelihood(vae, x, samples=5000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -221,8 +218,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_the_shape_of_a_tail_is_found():
-    """Against draws from known distributions; the tolerance is 4 times the estimator's spread at
-    this size."""
+    """Draws from known distributions.
+
+    The tolerance is 4 times the standard deviation of the estimator.
+    """
     for shape in (0.2, 0.5, 0.9):
         draws = stats.genpareto(shape).rvs(100_000 * 4, random_state=0).reshape(100_000, 4)
         largest = np.sort(np.log(draws), 0)[-(tail_length(100_000) + 1) :]
@@ -244,7 +243,7 @@ def test_fewer_samples_need_a_lighter_tail():
     assert [tail_length(n) for n in (10, 100, 5000)] == [2, 20, 213]
 
 
-def test_a_draw_of_ones_own_is_what_is_evaluated():
+def test_a_model_that_overrides_draw_is_evaluated_with_it():
     class Shifted(lb.LatentModel):
         def draw(self, x, samples=1, gradient="pathwise"):
             honest = super().draw(x, samples, gradient)

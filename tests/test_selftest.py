@@ -1,4 +1,4 @@
-"""The statements of ``lowerbound selftest`` hold, and each of them fails when what it is about is broken."""
+"""The statements of ``lowerbound selftest`` hold, and each one fails if its subject is broken."""
 
 import json
 import math
@@ -47,7 +47,7 @@ MUTATIONS = {}
 
 
 def breaks(*red: str):
-    """Decorator: a function that breaks the library through pytest's monkeypatch, and the checks that must then fail."""
+    """Decorator: a function that breaks the library, and the checks that must then fail."""
 
     def register(function):
         MUTATIONS[function.__name__] = (function, red)
@@ -649,16 +649,16 @@ def test_the_command_prints_one_object(capsys, monkeypatch):
 def test_a_wrong_name_ends_with_the_nearest(capsys):
     code, out, err = call(capsys, "--only", "vimco-gradiant")
     assert (code, out) == (2, "")
-    assert (
-        err
-        == "lowerbound: selftest: there is no check 'vimco-gradiant'; did you mean 'vimco-gradient'?\n"
-    )
+    message = "there is no check 'vimco-gradiant'; did you mean 'vimco-gradient'?"
+    assert err == f"lowerbound: selftest: {message}\n"
 
 
 def test_the_help_needs_no_torch():
     code = (
-        "import sys\nfrom lowerbound.cli import main\ntry:\n    main(['selftest', '--help'])\nexcept SystemExit as ended:\n"
-        "    assert not ended.code\nassert 'torch' not in sys.modules"
+        "import sys\nfrom lowerbound.cli import main\n"
+        "try:\n    main(['selftest', '--help'])\n"
+        "except SystemExit as ended:\n    assert not ended.code\n"
+        "assert 'torch' not in sys.modules"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

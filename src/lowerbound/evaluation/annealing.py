@@ -163,11 +163,10 @@ def annealed_log_likelihood(
         "leapfrog_steps": leapfrog_steps,
         "seed": seed,
     }
-    examples = examples_for(model, data)
-
     _check_settings("annealed_log_likelihood", settings, batch_size)
     model = check_model("annealed_log_likelihood", model, LatentModel, _ADVICE)
     check_normalized("annealed_log_likelihood", model)
+    examples = examples_for(model, data)
     first = torch.zeros(1, dtype=torch.long)
     _check_prior("annealed_log_likelihood", model, examples.given(first, model.needs))
     model.check_data(examples)
