@@ -1019,7 +1019,7 @@ def test_what_is_no_run_is_refused(command, directory, hint, here, capsys):
 @pytest.mark.parametrize("command", ["evaluate", "reconstruct", "encode"])
 def test_data_of_another_shape_are_refused(command, here, capsys):
     assert "(1, 8, 8)" in refused(
-        capsys, command, "gaussian", "--data", "others.npy", *INSPECTING[command]
+        capsys, command, "gaussian", "--data", "vectors.npy", *INSPECTING[command]
     )
 
 

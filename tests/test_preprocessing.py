@@ -252,7 +252,7 @@ def test_levels_are_those_of_the_training():
         assert model.examples(raw).levels == 17
         assert torch.equal(model.encode(raw), model.encode(digits))
     assert torch.equal(model.encode("digits"), model.encode(load_data("digits").all()))
-    with pytest.raises(DataError, match=r"pixels of 256 levels, but .* pixels of 17 levels"):
+    with pytest.raises(DataError, match=r"of 256 levels, but .* pixels of 17 levels"):
         model.encode(digits.values * 15)
     with pytest.raises(DataError, match="pixels of 256 levels"):
         model.encode([picture(8, 8)])

@@ -71,7 +71,7 @@ def read_raw(
     elif isinstance(data, str | os.PathLike):
         settings = load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
         settings["fields"] = [field for field in asked if field != "label"]
-        examples = read_all(data, **check_arguments(load_data, settings))
+        examples = _read_path(data, preprocessing, settings)
     else:
         examples = _treated(_read_memory(data, preprocessing, name, asked), preprocessing)
     _refuse_others(examples, preprocessing)
@@ -139,6 +139,21 @@ def load_settings(preprocessing: Preprocessing, source: str | os.PathLike[str]) 
     if Path(source).suffix.lower() == ".h5ad":
         settings["layer"] = preprocessing.layer
     return settings
+
+
+def _read_path(
+    source: str | os.PathLike[str], preprocessing: Preprocessing, settings: dict[str, Any]
+) -> Examples:
+    try:
+        return read_all(source, **check_arguments(load_data, settings))
+    except DataError as error:
+        if not Path(source).expanduser().is_file():
+            raise
+        # The user did not choose the settings that the file does not fit.
+        raise DataError(
+            f"{error}. The model was trained on {_kind(preprocessing)} of shape "
+            f"{preprocessing.shape}"
+        ) from error
 
 
 def _read_memory(

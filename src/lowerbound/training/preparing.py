@@ -159,7 +159,7 @@ def _split(
     if isinstance(validation, Real) and not isinstance(validation, bool):
         return examples.split(float(validation), seed=settings.seed, setting="validation")
     preprocessing = examples.preprocessing
-    if preprocessing is None:
+    if preprocessing is None or isinstance(validation, str):  # text is a mistaken fraction
         held_out = Examples.of(validation, name="validation data")
     else:
         held_out = read_raw(validation, preprocessing, name="validation data", fields=needs)
