@@ -24,7 +24,7 @@ def test_the_example_runs(capsys, tmp_path, monkeypatch):
     assert len(code.strip().splitlines()) <= 12
     names = run("README.md", _quick)
     (line,) = capsys.readouterr().out.strip().splitlines()
-    assert re.match(r"Estimate\(mean=-?[\d.]+, standard_error=", line)
+    assert re.match(r"Estimate\(bound=-?[\d.]+, standard_error=", line)
     assert names["pictures"].shape == (64, 1, 8, 8)
     assert names["embedding"].shape == (180, 10)
 
