@@ -349,7 +349,12 @@ def test_a_file_has_it_and_a_training_replaces_it(model, tmp_path):
 
 def test_raw_data_train_a_model_further(model, seen, larger, tmp_path):
     again = lb.load(lb.save(model, tmp_path / "model"))
-    lb.fit(again, lb.ELBO(), seen, validation=larger, **QUICK)
+    pictures = [Image.open(file) for file in larger.glob("*/*.jpg")]
+    plain = vae(posterior=again.posterior)
+    plain.preprocessing = again.preprocessing
+    lb.fit(plain, lb.ELBO(), seen, validation=pictures, **QUICK)
+    assert plain.preprocessing == model.preprocessing
+    lb.fit(again, lb.ELBO(), seen, validation=again.examples(larger), **QUICK)
     assert again.preprocessing == model.preprocessing
 
 

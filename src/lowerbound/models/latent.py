@@ -273,8 +273,8 @@ class LatentModel(Model):
             mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             given: the fields that prior and likelihood need by name: one value for all draws, or
-                one for each. A category may be given as text where :attr:`preprocessing` knows what
-                it is called: ``label="3"``.
+                one for each. A category may be given as text, ``label="3"``, if the model's
+                :attr:`~lowerbound.Model.preprocessing` has its name.
 
         Returns:
             ``[count, *event]``.
@@ -312,7 +312,7 @@ class LatentModel(Model):
         such as a flow, is averaged over 256 draws from a fixed seed.
 
         Args:
-            data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
+            data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
         """
         device = device_of(self)
         with evaluating(self):
@@ -329,7 +329,7 @@ class LatentModel(Model):
         It is the same at every call.
 
         Args:
-            data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
+            data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
             given: fields in place of the examples' own for p(x given z), which show each example as
                 it would be with another label or covariate: one value for all, or one for each.
 
