@@ -162,8 +162,11 @@ class _Evaluation:
         estimates = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
         self.report.add(
             describe_estimate(estimate, part, self.objective, beside),
-            {"objective": describe(self.objective), "label": estimate.label}
-            | {name: as_numbers(term) for name, term in estimates.items()},
+            {
+                "objective": describe(self.objective),
+                **{name: as_numbers(term) for name, term in estimates.items()},
+                "label": estimate.label,
+            },
         )
         if estimate.bits_per_dimension is not None:
             self.report.add(None, {"bits_per_dimension": estimate.bits_per_dimension})

@@ -125,7 +125,7 @@ def bernoulli_sums_to_one() -> float:
     tolerance=1e-12,
 )
 def gaussian_integrates_to_one() -> float:
-    """By adaptive quadrature, for scales from 1e-3 to 1e3, the outermost of which are bounds."""
+    """By adaptive quadrature, for scales from 1e-3 to 1e3; the outermost are at their bounds."""
     raw = torch.tensor(
         [[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE
     )
