@@ -161,15 +161,25 @@ def test_a_conditional_model_of_one_label_is_the_model_of_that_label(digits):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_given_compiles_in_one_graph():
-    part = lb.Given(lb.Gaussian(lb.mlp(7, 4)), "label", categories=3)
-    z = torch.rand(2, 5, 4)
+def test_models_of_fields_compile_in_one_graph():
+    def given(part):
+        return lb.Given(part, "label", categories=3)
 
-    def log_prob(z, label):
-        return part(z, label=label).log_prob(torch.zeros(5, 2))
+    vae = lb.LatentModel(
+        given(lb.Gaussian(lb.mlp(3, 4))),
+        lb.Given(given(lb.Gaussian(lb.mlp(11, 4))), "observed"),
+        lb.Masked(given(lb.Gaussian(lb.mlp(5, 8)))),
+    )
+    x, observed = torch.rand(5, 4), torch.rand(5, 4) < 0.5
 
-    compiled = torch.compile(log_prob, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(z, FIELDS["label"]), log_prob(z, FIELDS["label"]))
+    def log_w(x, label, observed):
+        return vae.draw(x, 2, label=label, observed=observed).log_w
+
+    found = []
+    for function in (log_w, torch.compile(log_w, fullgraph=True, backend="eager")):
+        torch.manual_seed(1)
+        found.append(function(x, FIELDS["label"], observed))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(

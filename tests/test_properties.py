@@ -378,7 +378,7 @@ def test_a_bound_of_another_shape_is_refused():
     ):
         with pytest.raises(
             ShapeError,
-            match=r"Forgetful: the term 'bound' has the shape \(5, 11\), expected .* \(11,\)",
+            match=r"Forgetful: the term 'bound' has the shape \(5, 11\); expected .* \(11,\)",
         ):
             use()
 

@@ -24,27 +24,17 @@ class Wrapper(Conditional):
         part: the conditional inside.
     """
 
-    part: nn.Module
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.needs: tuple[str, ...] = getattr(part, "needs", ())
+        self.accepts: tuple[str, ...] = getattr(part, "accepts", ())
+        self.normalized: bool = getattr(part, "normalized", True)
 
     @property
     def network(self) -> nn.Module:
         """The network of the conditional inside, if that has one."""
         return cast(nn.Module, self.part.network)
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The fields that the conditional inside needs."""
-        return cast(tuple[str, ...], getattr(self.part, "needs", ()))
-
-    @property
-    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The fields that the conditional inside accepts."""
-        return cast(tuple[str, ...], getattr(self.part, "accepts", ()))
-
-    @property
-    def normalized(self) -> bool:  # type: ignore[override]
-        """Whether the conditional inside is a density or a mass."""
-        return bool(getattr(self.part, "normalized", True))
 
     def from_parameters(self, raw: Tensor) -> Distribution:
         """The distribution of these outputs of the network."""
@@ -112,23 +102,14 @@ class Given(Wrapper):
     """
 
     def __init__(self, part: nn.Module, field: str, categories: int | None = None) -> None:
-        super().__init__()
-        self.part = part
+        super().__init__(part)
         self.field = field
+        self.needs = tuple(dict.fromkeys((field, *self.needs)))
+        self.accepts = tuple(name for name in self.accepts if name != field)
         self.categories = categories
         if categories is not None:
             self.categories = whole_number("Given: categories", categories)
         self._is_innermost = not any(isinstance(module, Given) for module in part.modules())
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The field, and what the conditional inside needs."""
-        return tuple(dict.fromkeys((self.field, *super().needs)))
-
-    @property
-    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the conditional inside accepts, apart from the field."""
-        return tuple(name for name in super().accepts if name != self.field)
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that are needed."""
@@ -282,14 +263,9 @@ class Masked(Wrapper):
     """
 
     def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    @property
-    def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """``observed``, and what the likelihood inside accepts."""
-        accepts = dict.fromkeys((OBSERVED, *super().accepts))
-        return tuple(name for name in accepts if name not in self.needs)
+        super().__init__(part)
+        if OBSERVED not in self.needs:
+            self.accepts = tuple(dict.fromkeys((OBSERVED, *self.accepts)))
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, masked if the field ``observed`` is given."""
