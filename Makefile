@@ -1,4 +1,4 @@
-# The commands of the project. Each makes what it needs: a virtual environment in .venv, and the packages in it.
+# The commands of the project. Each one first sets up what it needs: a virtual environment in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,9 +14,9 @@ help:
 	@echo "make test       install the tools, then lint, check types, run all tests and build the documentation"
 	@echo "make docs       build the documentation into build/docs, and check its links"
 	@echo "make tutorial   execute the notebooks of the tutorial, and write their outputs into them (ten minutes)"
-	@echo "make benchmark  measure speed beside other libraries, in a virtual environment of its own (half an hour)"
+	@echo "make benchmark  compare speed with other libraries, in a virtual environment of its own (half an hour)"
 	@echo "make identical  compare seeded runs with those of an earlier commit, bit for bit (three minutes)"
-	@echo "make reference  draw the reference of the posteriors with NumPyro, in a virtual environment of its own"
+	@echo "make reference  draw the reference posteriors with NumPyro, in a virtual environment of its own"
 	@echo "make format     format the code"
 	@echo "make clean      remove the virtual environment and the caches"
 
@@ -62,7 +62,7 @@ identical: $(VENV)/.installed
 		--editable . --requirement benchmarks/requirements.txt
 	@touch $@
 
-# What is committed is not drawn again: remove docs/results/posteriors/reference/NAME.json first.
+# A committed reference is not drawn again: first remove docs/results/posteriors/reference/NAME.json.
 reference: .venv-mcmc/.installed
 	@.venv-mcmc/bin/python reproductions/reference_draws.py
 
@@ -91,6 +91,6 @@ $(VENV)/.installed-tools: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	@echo "installing what builds the documentation"
+	@echo "installing the documentation tools"
 	@$(PIP) --editable ".[docs]"
 	@touch $@
