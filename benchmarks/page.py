@@ -15,7 +15,7 @@ _WORK = {
 _LIKELIHOOD = "log likelihood, 5,000 samples, of the first model"
 _PEERS = ("JAX", "Pyro", "pythae")
 
-_HEAD = """# Speed, beside other libraries
+_HEAD = """# Speed compared with other libraries
 
 Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says
 what the values mean, what limits them and what was tried.
