@@ -363,5 +363,5 @@ def test_other_mistakes_are_refused_by_name():
     model, _ = linear_model()
     with pytest.raises(SettingsError, match="bidirectional: count=0"):
         bidirectional(model, 0)
-    with pytest.raises(ShapeError, match="do not go through the model"):
+    with pytest.raises(ShapeError, match="do not fit the model"):
         annealed_log_likelihood(model, torch.zeros(2, 3, dtype=DOUBLE))

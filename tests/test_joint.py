@@ -336,7 +336,7 @@ def test_what_cannot_be_is_refused(given, error, message):
 
 def test_a_log_joint_of_another_shape_is_explained():
     model = make(lb.mean_field, lambda a, b, c: (a + b + c).sum())
-    with pytest.raises(ShapeError, match=r"one number for each draw"):
+    with pytest.raises(ShapeError, match=r"one value for each draw"):
         lb.fit(model, lb.ELBO(samples=3), steps=2, progress=False)
 
 

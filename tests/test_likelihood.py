@@ -184,7 +184,7 @@ def test_bad_requests_are_refused():
         lb.log_likelihood(model, torch.zeros(3, 5), samples=0)
     with pytest.raises(SettingsError, match="seed=-1"):
         lb.log_likelihood(model, torch.zeros(3, 5), seed=-1)
-    with pytest.raises(ShapeError, match="do not go through the model"):
+    with pytest.raises(ShapeError, match="do not fit the model"):
         lb.log_likelihood(model, torch.zeros(3, 4))
     binary = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), lb.Bernoulli(lb.mlp(2, 5))

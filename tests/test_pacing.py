@@ -297,5 +297,5 @@ def test_mistakes_are_told_as_ever(traced):
         SettingsError, match="log_likelihood: compile='yes' must be one of auto, always, never"
     ):
         lb.log_likelihood(MODELS["binary"](), images("binary"), 10, compile="yes")
-    with pytest.raises(ShapeError, match="do not go through the model"):
+    with pytest.raises(ShapeError, match="do not fit the model"):
         lb.log_likelihood(MODELS["binary"](), torch.zeros(5, 1, 4, 4), 10, compile="always")

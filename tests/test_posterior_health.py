@@ -181,9 +181,9 @@ def test_errors_of_a_log_joint_are_told_with_its_shapes(log_joint, message):
 
 
 def test_a_log_joint_of_other_arguments_is_refused():
-    with pytest.raises(SettingsError, match="give both the same names"):
+    with pytest.raises(SettingsError, match="use the same names in both"):
         lb.LogJoint(lambda a, b: a + b, lb.mean_field, {"a": (), "c": ()})
-    with pytest.raises(SettingsError, match="give both the same names"):
+    with pytest.raises(SettingsError, match="use the same names in both"):
         lb.LogJoint(lambda x, scale: x, lb.mean_field, {"x": ()}, size=3)
 
 

@@ -415,7 +415,7 @@ def test_an_example_keeps_its_noise_in_every_part_of_its_dataset():
 def test_what_does_not_go_through_a_model_is_named_with_a_remedy():
     vae = MODELS["Gaussian"]()
     with pytest.raises(
-        ShapeError, match=r"data: examples of shape \(9, 7\) do not go through the model: MLP takes"
+        ShapeError, match=r"data: examples of shape \(9, 7\) do not fit the model: MLP takes"
     ):
         lb.evaluate(vae, lb.ELBO(), torch.rand(4, 9, 7))
     own = lb.LatentModel(
@@ -460,7 +460,7 @@ def test_bernoulli_says_what_it_wants():
     with pytest.raises(DataError, match=r"row 7 has grey values.*pixels='binarize'.*binarize-once"):
         lb.evaluate(vae, lb.ELBO(), grey)
     grey[4, 0, 0, 0] = 1.5
-    with pytest.raises(DataError, match=r"wants values in \[0, 1\], but row 4 spans \[0, 1.5\]"):
+    with pytest.raises(DataError, match=r"needs values in \[0, 1\], but row 4 spans \[0, 1.5\]"):
         lb.evaluate(vae, lb.ELBO(), grey)
     eight_bits = lb.Examples.of((torch.rand(9, *IMAGE) * 255).to(torch.uint8))
     assert lb.evaluate(vae, lb.ELBO(), eight_bits.prepare("binarize")).mean < 0

@@ -22,9 +22,8 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 class Conditional(nn.Module, ABC):
     """A module whose ``forward(*given)`` returns a ``torch.distributions.Distribution``.
 
-    A prior p(z) is given nothing. An encoder q(z given x) is given x, ``[B, *event]``. A decoder
-    p(x given z) is given z, ``[K, B, J]``, and must return a distribution of batch shape
-    ``[K, B]``.
+    A prior p(z) takes no input. An encoder q(z given x) takes x, ``[B, *event]``. A decoder p(x
+    given z) takes z, ``[K, B, J]``, and must return a distribution of batch shape ``[K, B]``.
 
     To write your own: subclass :class:`Parametric` if one network gives all parameters, else this
     class, and return a distribution from ``forward``. Then, as far as it applies:
@@ -70,8 +69,8 @@ class Conditional(nn.Module, ABC):
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse observations outside of the distribution's support, by name.
 
-        The support that the distribution states is checked without this. Override it to say more
-        about the cause and the remedy.
+        The support that the distribution declares is checked in any case. Override this method to
+        say more about the cause and the remedy.
 
         Args:
             x: observations as they would be scored, ``[B, *event]``.
@@ -119,12 +118,12 @@ def in_full_precision(value: Tensor) -> Tensor:
 def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Within the block, the networks of a model's conditionals multiply matrices in this type.
 
-    Their weights keep their type, and everything after a network's output does too, so the terms
-    of a bound are computed in float32. A flow of another library is not a conditional of ours, and
-    computes as ever.
+    Their weights keep their type, and everything after a network's output does too, so the terms of
+    a bound are computed in float32. A flow of another library is not a :class:`Conditional`, and
+    its precision does not change.
 
-    The type is an attribute of each conditional. A variable of the thread or of the context would
-    not do: what is checkpointed is computed once more by threads that torch starts.
+    The type is an attribute of each conditional, and not a variable of the thread or of the
+    context, because torch recomputes checkpointed activations in threads that it starts itself.
 
     Args:
         model: whose conditionals to switch.

@@ -19,7 +19,7 @@ class Bernoulli(Parametric):
     .. math:: \log p(x) = \sum_d \left( x_d \eta_d - \log(1 + e^{\eta_d}) \right)
 
     Args:
-        network: from what is given to the logits ``eta``, ``[*leading, *event]``.
+        network: from the input to the logits ``eta``, ``[*leading, *event]``.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class Bernoulli(Parametric):
         if outside.any():
             worst = x[outside][0]
             raise DataError(
-                f"{name}: a Bernoulli likelihood wants values in [0, 1], but row "
+                f"{name}: a Bernoulli likelihood needs values in [0, 1], but row "
                 f"{int(rows[outside.cpu()][0])} spans [{worst.min():.4g}, {worst.max():.4g}]; "
                 "rescale the data, or use a Gaussian likelihood"
             )

@@ -27,7 +27,7 @@ class Categorical(Parametric):
     ``levels`` times the memory of the data, which evaluations measure and keep bounded.
 
     Args:
-        network: from what is given to the logits. An event ``[C, H, W]`` needs the output
+        network: from the input to the logits. An event ``[C, H, W]`` needs the output
             ``[levels * C, H, W]``, and an event ``[D]`` needs ``[levels * D]``.
         levels: the number of values of an entry, 256 for 8-bit pixels.
 

@@ -44,9 +44,9 @@ class Flow(Conditional):
         + \log \left| \det \frac{\partial f_c(y)}{\partial y} \right|
 
     Here :math:`p_0` is the flow's base, N(0, I) or for ``"ncsf"`` a uniform density, and c is the
-    context: a prior has none, a posterior's is the data, flattened to a vector. The networks within
-    are zuko's (Rozet et al. 2022). Their parameters stay in float32 at least, also in a model in
-    half precision. The mean and the variance have no closed form.
+    context: a prior has no context, and the context of a posterior is the data, flattened to a
+    vector. The networks inside are zuko's (Rozet et al. 2022). Their parameters stay in float32 at
+    least, even in a model in float16 or bfloat16. The mean and the variance have no closed form.
 
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
@@ -56,8 +56,8 @@ class Flow(Conditional):
             Louppe 2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"`` (Meng et al. 2020), ``"bpf"``
             (Ramasinghe et al. 2021).
         features: D, the dimensions of the vectors ``[*leading, D]`` that it is over.
-        context: the number of dimensions, or the shape ``event``, of what it is given,
-            ``[*leading, *event]``; ``None`` for a flow that ignores whatever it is given.
+        context: the number of dimensions, or the shape ``event``, of its input,
+            ``[*leading, *event]``; ``None`` for a flow that ignores its input.
         **options: passed to zuko's class, such as ``transforms=3`` or ``hidden_features=(64, 64)``.
 
     Raises:
@@ -123,9 +123,9 @@ class Flow(Conditional):
         return _unchecked(self.flow(given[0].reshape(*leading, -1).to(dtype)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or convert as any module, but stay out of half precision.
+        """Move or convert as any module, but keep the parameters in float32 at least.
 
-        There a flow's inverse is too far from an inverse.
+        In float16 or bfloat16 a flow's inverse is too inaccurate.
         """
         super()._apply(lambda tensor: _at_least_single(fn(tensor)), recurse)  # type: ignore[no-untyped-call]
         return self
@@ -145,7 +145,7 @@ def _guess(name: str, known: dict[str, type[nn.Module]]) -> str:
 
 
 def _unchecked(flow: Distribution) -> Distribution:
-    """The same flow without torch's own checks: a training step says more of what is not finite."""
+    """The same flow without torch's own checks: the errors of a training step say more."""
     part: Any = flow
     while part is not None:
         part._validate_args = False

@@ -25,7 +25,7 @@ from lowerbound.settings import whole_number
 
 @describable
 class StandardNormal(Conditional):
-    """N(0, I) over events of a given shape. It ignores what it is given.
+    """N(0, I) over events of a given shape. It ignores its input.
 
     Args:
         shape: the number of dimensions, or the event's shape.
@@ -62,23 +62,23 @@ class Gaussian(Parametric):
     ``[2C, H, W]``.
 
     The log variance passes through a smooth bound that keeps every scale between ``min_scale`` and
-    ``max_scale``, and is the identity except near these two. The floor matters for a likelihood: a
-    learned scale makes the bound arbitrarily high wherever pixels are constant, so a bound is
-    comparable only with bounds for the same floor.
+    ``max_scale``, and is the identity except near these two. The lower limit matters for a
+    likelihood: a learned scale makes the bound arbitrarily high wherever pixels are constant, so
+    bounds can be compared only if their ``min_scale`` is the same.
 
     Args:
-        network: from what is given to the parameters.
-        scale: ``"network"``: one for every entry of every event, given by the network.
-            ``"shared"``: one learned number. ``"elementwise"``: one learned number for each entry
-            of the event. A positive number: fixed at that.
+        network: from the input to the parameters.
+        scale: ``"network"``: the network gives a scale for every entry of every event.
+            ``"shared"``: one learned scale. ``"elementwise"``: one learned scale for each entry of
+            the event. A positive number: this scale, fixed.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
-        min_scale: the floor of a learned scale, in the unit of the data.
+        min_scale: the smallest value of a learned scale, in the unit of the data.
         max_scale: its ceiling.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.
-        ShapeError: if the output cannot be split in two, or an elementwise scale is asked of a
-            network that does not declare its ``output_shape``.
+        ShapeError: if the output cannot be split in two, or an elementwise scale is requested and
+            the network does not declare its ``output_shape``.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -169,7 +169,8 @@ class FullRankGaussian(Parametric):
         max_scale: its ceiling.
 
     Raises:
-        ShapeError: if the network declares a number of outputs that fits no ``J``.
+        ShapeError: if the network declares a number of outputs that is not ``J (J + 3) / 2`` for
+            any ``J``.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -267,7 +268,7 @@ class LowRankGaussian(Parametric):
 def mean_field(size: int) -> Gaussian:
     """The mean-field posterior of :class:`lowerbound.LogJoint`.
 
-    Every dimension has a Gaussian of its own, N(0, 1) at the start.
+    Every dimension has its own Gaussian, N(0, 1) at the start.
 
     Example:
         >>> mean_field(3)().event_shape

@@ -1,4 +1,4 @@
-"""Wrappers of conditionals: what they are given beside their input, and what they score."""
+"""Wrappers of conditionals: ``Given`` adds fields to the input, ``Masked`` scores some entries."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Wrapper(Conditional):
         return own(network, *given, **fields_for(self.part, fields))
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
-        """Refuse what the conditional inside refuses."""
+        """Refuse the data that the conditional inside refuses."""
         check = getattr(self.part, "check_data", None)
         if check is not None:
             check(x, rows, name, **fields_for(self.part, fields))
@@ -68,11 +68,12 @@ class Given(Wrapper):
     inputs:
 
     - a vector ``[*leading, J]`` gets the field's entries after its own: a one-hot code of each
-      category, or the numbers themselves;
+      category, or the numeric values themselves;
     - a picture ``[*leading, C, H, W]`` gets them as channels that are constant over the picture. A
       field that has the size of the picture, such as a mask ``[C, H, W]``, is appended as channels
       as it is;
-    - a prior, which is given nothing, gets the field as its only input and becomes p(z given c).
+    - a prior, which otherwise has no input, gets the field as its only input and becomes p(z given
+      c).
 
     For several fields, wrap several times:
     ``lb.Given(lb.Given(part, "batch", categories=4), "library")``. The inner field comes last.
@@ -84,8 +85,8 @@ class Given(Wrapper):
 
     Raises:
         ShapeError: if the network declares another number of inputs, saying how many it needs.
-        DataError: before training or evaluation, if the field holds something else than categories
-            from 0 to ``categories - 1``, naming the row.
+        DataError: before training or evaluation, if the field contains values other than the
+            categories from 0 to ``categories - 1``; the message names the row.
 
     Source: Sohn, Lee & Yan 2015, "Learning structured output representation using deep conditional
     generative models".
@@ -122,7 +123,7 @@ class Given(Wrapper):
         return super().parameters_from(network, *inputs, **fields)
 
     def check_fields(self, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data") -> None:
-        """Refuse what is not a category.
+        """Refuse values that are not categories.
 
         Raises:
             DataError: naming the field and the first such row.
@@ -186,11 +187,11 @@ class Given(Wrapper):
         return coded.reshape(len(value), -1, *sides)
 
     def _coded(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        """Numbers as they are, and categories as a one-hot code in a dimension of its own."""
+        """Numeric values unchanged, and categories as a one-hot code in an additional dimension."""
         if self.categories is None:
             return value.to(dtype)
-        # Unlike torch's one_hot this asks nothing of the device, so it compiles; check_fields has
-        # refused what is not a category.
+        # Unlike torch's one_hot this does not wait for the device, so it compiles. check_fields has
+        # refused values that are not categories.
         categories = torch.arange(self.categories, device=value.device)
         return (value.unsqueeze(-1) == categories).to(dtype)
 
@@ -234,9 +235,10 @@ class Masked(Wrapper):
 
     Which entries were observed is the field ``observed`` of the examples, boolean, of the shape of
     an example. If the examples have no such field, all entries are scored. Draws and means are of
-    all entries, so ``reconstruct`` fills in what is missing. To show the mask to the encoder, wrap
-    it in ``lb.Given(posterior, "observed")``, which doubles its inputs. The bound is one on the log
-    probability of the observed entries, which is the right goal if entries are missing at random.
+    all entries, so ``reconstruct`` fills in the missing ones. To give the mask to the encoder, wrap
+    the encoder in ``lb.Given(posterior, "observed")``, which doubles its inputs. The bound is one
+    on the log probability of the observed entries, which is the right goal if entries are missing
+    at random.
 
     Args:
         part: a likelihood with independent entries, such as :class:`Gaussian` or
@@ -275,7 +277,7 @@ class Masked(Wrapper):
         return MaskedDistribution(p, fields[OBSERVED])
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
-        """Refuse what the likelihood inside refuses of the observed entries."""
+        """Refuse the observed entries that the likelihood inside refuses."""
         observed = fields.get(OBSERVED)
         if observed is not None:
             some = observed.flatten(1).any(1)

@@ -21,7 +21,7 @@ class Point(Parametric):
     :func:`lowerbound.log_likelihood` refuses the model.
 
     Args:
-        network: from what is given to the point, ``[*leading, *event]``.
+        network: from the input to the point, ``[*leading, *event]``.
 
     Source: Ghosh et al. 2020, "From variational to deterministic autoencoders".
 

@@ -1,4 +1,4 @@
-"""A posterior made of several, one for each group of variables."""
+"""A posterior that consists of several, one for each group of variables."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Parts(Conditional):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, *given: Tensor) -> Distribution:
-        """The parts side by side."""
+        """The product of the parts, over the concatenated vector."""
         return SideBySide([cast(Distribution, part(*given)) for part in self.parts], self.order)
 
 
 class ByVariable:
-    """A posterior structured by variable: independent groups of variables, each with its own.
+    """A posterior that consists of independent posteriors, one for each group of variables.
 
     Args:
         posteriors: for a variable, or a tuple of them, a function from the number of dimensions to

@@ -27,13 +27,13 @@ class VampPrior(Conditional):
 
     Args:
         posterior: q(z given x), the model's.
-        pseudo_inputs: where the K pseudo-inputs start, ``[K, *event]``: examples, an array or a
-            tensor, such as some of the training data. 8-bit pixels are scaled to [0, 1]. The
-            pseudo-inputs are trained, and are not bounded.
+        pseudo_inputs: the initial values of the K pseudo-inputs, ``[K, *event]``: examples, an
+            array or a tensor, such as some of the training data. 8-bit pixels are scaled to [0, 1].
+            The pseudo-inputs are trained, and are not bounded.
 
     Raises:
         DataError: if the pseudo-inputs are not data that can be trained on.
-        SettingsError: if the posterior needs more than x.
+        SettingsError: if the posterior needs fields in addition to x.
 
     Example:
         >>> import lowerbound as lb
@@ -54,7 +54,7 @@ class VampPrior(Conditional):
         if needs:
             raise SettingsError(
                 f"VampPrior: the posterior needs {', '.join(needs)}, which pseudo-inputs do not "
-                "have; use a posterior that is given x alone"
+                "have; use a posterior that takes only x"
             )
         examples = Examples.of(pseudo_inputs, name="pseudo_inputs").prepare("as-is")
         rows = torch.arange(len(examples), device=examples.values.device)

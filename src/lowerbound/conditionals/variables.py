@@ -22,8 +22,8 @@ class Variable:
     """The shape and the support of a variable.
 
     Args:
-        shape: of one value; ``()`` is a number.
-        support: where values lie: any of ``torch.distributions.constraints`` to which torch has a
+        shape: of one value; ``()`` for a scalar.
+        support: the allowed values: any of ``torch.distributions.constraints`` to which torch has a
             bijection, such as ``positive``, ``unit_interval``, ``interval(a, b)``, ``simplex`` or
             ``corr_cholesky``.
 
@@ -69,7 +69,7 @@ class Variable:
             ) from None
         except ValueError as error:
             raise SettingsError(
-                f"Variable: the shape {self.shape} does not go with {self.support}: {error}"
+                f"Variable: the shape {self.shape} does not fit {self.support}: {error}"
             ) from None
 
     @property
@@ -79,27 +79,27 @@ class Variable:
 
     @property
     def free_shape(self) -> tuple[int, ...]:
-        """The shape of the real numbers that stand for a value."""
+        """The shape of the unconstrained real numbers that represent a value."""
         return tuple(self.transform.inverse_shape(self.shape))
 
     @property
     def free_size(self) -> int:
-        """The number of real numbers that stand for a value."""
+        """The number of unconstrained real numbers that represent a value."""
         return math.prod(self.free_shape)
 
     numbers = OldAttribute("free_size")
 
 
 class Variables:
-    """Variables by name, side by side in one vector of real numbers.
+    """Variables by name, concatenated in one vector of real numbers.
 
     Args:
-        variables: by name, in the order in which they stand in the vector. A tuple is the shape of
-            a real variable, a whole number the length of a real vector.
+        variables: by name, in the order of the vector. A tuple is the shape of a real variable, a
+            whole number the length of a real vector.
 
     Raises:
-        SettingsError: if there are none, if a name cannot be that of an argument, or for anything
-            else than a variable, a tuple or a whole number.
+        SettingsError: if there are no variables, if a name cannot be the name of an argument, or if
+            a value is not a :class:`Variable`, a tuple or a whole number.
 
     Example:
         >>> both = Variables({"mean": (2,), "scale": Variable((), constraints.positive)})
@@ -125,7 +125,7 @@ class Variables:
         self.size = sum(self.sizes)
 
     def values(self, free: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The values that a vector of real numbers stands for, and the log change of volume.
+        """The values that a vector of real numbers represents, and the log determinant of the map.
 
         Args:
             free: ``[*leading, size]``.
@@ -146,7 +146,7 @@ class Variables:
         return values, log_det
 
     def names(self) -> list[str]:
-        """A name for each real number: the variable's, with its position as in ``effect[2]``."""
+        """A name for each real number: the variable's name and a position, as in ``effect[2]``."""
         return [
             _entry_name(name, position)
             for name, part in self.parts.items()
@@ -154,7 +154,7 @@ class Variables:
         ]
 
     def point(self, values: Mapping[str, Any]) -> Tensor:
-        """The real numbers ``[size]`` that stand for one value of each variable.
+        """The real numbers ``[size]`` that represent one value of each variable.
 
         Raises:
             SettingsError: if a variable is missing or unknown, or has no such value.
@@ -172,13 +172,13 @@ class Variables:
         for name, part in zip(self.parts, free.split(self.sizes), strict=True):
             if not bool(part.isfinite().all()):
                 raise SettingsError(
-                    f"{name}: {torch.as_tensor(values[name]).tolist()} lies on the border of its "
+                    f"{name}: {torch.as_tensor(values[name]).tolist()} lies on the boundary of its "
                     "support; give a value inside"
                 )
         return free
 
     def free(self, values: Mapping[str, Any]) -> Tensor:
-        """The vector of real numbers, ``[*leading, size]``, that stands for these values.
+        """The vector of real numbers, ``[*leading, size]``, that represents these values.
 
         Raises:
             SettingsError: if a variable is missing or unknown.

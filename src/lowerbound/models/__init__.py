@@ -1,4 +1,4 @@
-"""Models: anything with a ``draw``, and what one draw holds."""
+"""Models: anything with a method ``draw``, and the results of one draw."""
 
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw

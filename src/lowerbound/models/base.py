@@ -56,7 +56,7 @@ class Model(nn.Module, ABC):
     def draws(
         self, x: Tensor, sizes: Iterable[int], gradient: Gradient = "pathwise", **given: Any
     ) -> Iterator[Draw]:
-        """For each of ``sizes``, so many draws of the latents of one batch.
+        """A :class:`Draw` of the latents of one batch for each number of samples in ``sizes``.
 
         Override it where something that does not depend on the draws can be computed once.
         """
@@ -66,7 +66,7 @@ class Model(nn.Module, ABC):
     preprocessing: Preprocessing | None = None
     """How raw data become examples like those that the model was trained on.
 
-    :func:`lowerbound.fit` takes it from what :func:`lowerbound.load_data` returned,
+    :func:`lowerbound.fit` takes it from the result of :func:`lowerbound.load_data`,
     :func:`lowerbound.save` writes it, and :func:`lowerbound.load` restores it. ``None`` if the
     model was trained on other data: raw arrays are then taken as :meth:`Examples.of
     <lowerbound.Examples.of>` takes them.
@@ -84,7 +84,7 @@ class Model(nn.Module, ABC):
 
         Raises:
             SettingsError: if there are no data.
-            DataError, ShapeError: for what cannot be made into such examples, saying why.
+            DataError, ShapeError: for data that cannot be made into such examples, saying why.
         """
         if data is None:
             raise SettingsError(
@@ -96,7 +96,7 @@ class Model(nn.Module, ABC):
         if isinstance(data, str | os.PathLike):
             raise DataError(
                 f"{name}: this model does not know how to read {os.fspath(data)!r}, because it was "
-                "not trained on what lb.load_data returned; pass lb.load_data(...).train"
+                "not trained on data from lb.load_data; pass lb.load_data(...).train"
             )
         return Examples.of(data, name=name)
 
@@ -117,12 +117,12 @@ class Model(nn.Module, ABC):
         return self, self.examples(data)
 
     def numbers_per_draw(self, examples: Examples) -> int:
-        """The number of values that passes over data are cut by, so that memory stays bounded.
+        """The number of values for each example, by which evaluations choose their batch size.
 
         It is the size of an example, or that of the largest tensor in one draw for one example if
         that is more than 8 times larger, as it is for a likelihood of 256 levels.
         """
-        # Measured once for each kind of example: a validation asks after every epoch.
+        # Measured once for each kind of example, because every validation needs it.
         key = (examples.shape, *map(id, self.modules()))
         known: dict[Any, int] = self.__dict__.setdefault("_largest_of_draw", {})
         if key not in known:
@@ -153,7 +153,7 @@ class Model(nn.Module, ABC):
         Args:
             examples: The data.
             samples: K.
-            gradient: Which way the gradient takes to the posterior.
+            gradient: How the posterior's parameters get their gradient.
             with_gradients: Whether to record gradients, as a training does.
 
         Raises:
@@ -204,14 +204,16 @@ class Model(nn.Module, ABC):
             too_long: The cause to give if the steps of the training are too long.
 
         Returns:
-            The cause and the remedy, or ``None`` if the model knows no better than its training.
+            The cause and the remedy, or ``None`` if the model cannot say more than the training
+            does.
         """
         return None
 
     def unnormalized_parts(self) -> tuple[str, ...]:
         """The parts whose ``log_prob`` is not a log density or log mass, for messages.
 
-        With such a part the bound is only a score: nothing bounds log p(x). None by default.
+        With such a part the bound is only a score, and not a bound on log p(x). By default there
+        are no such parts.
         """
         return ()
 
@@ -227,7 +229,8 @@ class Model(nn.Module, ABC):
             data: examples, or raw data as for :meth:`examples`: ``[N, *event]``.
 
         Returns:
-            ``[N, *units]``; of several groups of latents, a mapping from their names to such.
+            ``[N, *units]``; for several groups of latents, a mapping from their names to such
+            tensors.
 
         Raises:
             UnsupportedError: if the model's draws do not say what q is.

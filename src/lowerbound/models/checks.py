@@ -13,7 +13,7 @@ from lowerbound.errors import ShapeError, UnsupportedError
 
 
 def not_a_distribution(role: str, part: Any) -> str:
-    """What to say of a part of a model that returned something else."""
+    """The error message for a part that did not return a distribution."""
     return (
         f"the {role} returned a {type(part).__name__}; its forward must return a "
         "torch.distributions.Distribution"
@@ -54,6 +54,6 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
         raise ShapeError(
             f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape "
             f"{tuple(p.batch_shape)}, but the data has events of shape {tuple(x.shape[1:])}, and "
-            f"the batch shape is to be {(samples, len(x))}: samples, examples "
+            f"the expected batch shape is {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
         )

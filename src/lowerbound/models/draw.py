@@ -1,4 +1,4 @@
-"""What one evaluation of a model holds: the narrow waist between models and objectives."""
+"""The results of one evaluation of a model: the only interface between models and objectives."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Draw:
     several stochastic layers, makes its draws with :meth:`Draw.of`.
 
     Args:
-        z: the latents, ``[K, B, *units]``; of several groups, as vectors side by side.
+        z: the latents, ``[K, B, *units]``; several groups are concatenated as vectors.
         likelihood_term: computes log p(x given z), ``[K, B]``.
         prior_term: computes log p(z), ``[K, B]``.
         posterior_term: computes log q(z given x), ``[K, B]``.
         stopgrad_parameters_term: computes log q(z given x) with a stop-gradient on the posterior's
-            parameters, ``[K, B]``; ``None`` where the posterior cannot score a given point.
+            parameters, ``[K, B]``; ``None`` if the posterior cannot score a given point.
         stopgrad_z_term: computes log q(z given x) with a stop-gradient on z, ``[K, B]``; ``None``
-            as above.
-        weight_term: computes the log importance weight, ``[K, B]``, where it is not
+            in the same case.
+        weight_term: computes the log importance weight, ``[K, B]``, if it is not
             ``log p(x given z) + log p(z) - log q(z given x)``: the marginal weight of a model in
             which some latents are summed out.
         q: the posterior q(z given x), batch shape ``[B]``; ``None`` for several groups.
         prior: the prior p(z); ``None`` for several groups.
         p: the likelihood p(x given z), batch shape ``[K, B]``.
-        groups: the groups of latents by name, in the order in which they are drawn. Empty where the
-            terms above say everything.
-        extra: whatever else an objective of your own reads.
+        groups: the groups of latents by name, in the order in which they are drawn. Empty for a
+            model without groups.
+        extra: other values that an objective of your own reads.
     """
 
     z: Tensor
@@ -114,7 +114,7 @@ class Draw:
     def latents(self) -> Mapping[str, Latent]:
         """The groups of latents by name.
 
-        Of a draw without groups they are one, ``"z"``; none if it does not say q and the prior.
+        A draw without groups has one, ``"z"``; it has none if q and the prior were not given to it.
         """
         if self.groups or self.q is None or self.prior is None:
             return self.groups
@@ -139,8 +139,8 @@ class Draw:
     def log_w(self) -> Tensor:
         """The log importance weights, ``[K, B]``, in nats.
 
-        They are ``log p(x given z) + log p(z) - log q(z given x)``, or the marginal weight where
-        some latents are summed out.
+        They are ``log p(x given z) + log p(z) - log q(z given x)``, or the marginal weight if some
+        latents are summed out.
         """
         if self.weight_term is not None:
             return self.weight_term()
@@ -150,7 +150,7 @@ class Draw:
     def log_q_stopgrad_parameters(self) -> Tensor:
         """log q(z given x) with a stop-gradient on the posterior's parameters, ``[K, B]``.
 
-        Its gradient goes through z alone; of several groups, through all latents.
+        Its gradient goes only through z; with several groups, through all latents.
 
         Raises:
             UnsupportedError: if the posterior cannot score a given point.
@@ -163,7 +163,7 @@ class Draw:
     def log_q_stopgrad_z(self) -> Tensor:
         """log q(z given x) with a stop-gradient on z, ``[K, B]``.
 
-        Its gradient goes to the posterior's parameters alone.
+        Its gradient goes only to the posterior's parameters.
 
         Raises:
             UnsupportedError: if the posterior cannot score a given point.
@@ -203,12 +203,12 @@ class Draw:
         return term()
 
     def with_scaled_paths(self, surrogate: Tensor, scale: Tensor) -> Tensor:
-        """``surrogate`` with the gradient that comes back to the latents multiplied by ``scale``.
+        """``surrogate``, with its gradient at the latents multiplied by ``scale``.
 
-        So what reaches the posterior's parameters through the latents has another weight, and no
-        other gradient changes. It costs a backward pass from the surrogate to the latents, and with
-        several groups one more from each group to those before. The result can be added to other
-        terms of the same draw.
+        So the gradient that reaches the posterior's parameters through the latents has another
+        weight, and no other gradient changes. It costs a backward pass from the surrogate to the
+        latents, and with several groups one more from each group to those before. The result can be
+        added to other terms of the same draw.
 
         With several groups this is the gradient with respect to all latents as the coordinates of
         one vector, on the path of their joint sampler. That is what the doubly reparameterised
@@ -232,8 +232,8 @@ class Draw:
     def unit_rates(self) -> Tensor | None:
         """KL(q || prior) of each latent unit in closed form, ``[B, *units]``.
 
-        Of several groups they stand side by side, ``[B, J]``. ``None`` where units are not
-        independent, or where there is no closed form.
+        Those of several groups are concatenated, ``[B, J]``. ``None`` if units are not independent,
+        or if there is no closed form.
         """
         rates = [latent.unit_rates for latent in self.latents.values()]
         found = [rate for rate in rates if rate is not None]
@@ -247,8 +247,8 @@ class Draw:
     def analytic_rate(self) -> Tensor | None:
         """KL(q(z given x) || p(z)) in closed form, ``[B]``.
 
-        Of several groups it is the sum of theirs, each averaged over the latents it depends on.
-        ``None`` where a group has none.
+        For several groups it is the sum over the groups, each averaged over the latents on which it
+        depends. ``None`` if a group has no closed form.
         """
         rates = [latent.analytic_rate for latent in self.latents.values()]
         found = [rate for rate in rates if rate is not None]
@@ -263,9 +263,9 @@ class Draw:
 
     @property
     def rate(self) -> Tensor:
-        """KL(q(z given x) || p(z)), ``[B]``: in closed form where there is one, else sampled.
+        """KL(q(z given x) || p(z)), ``[B]``: in closed form if it has one, else sampled.
 
-        Of several groups it is the sum of their rates.
+        For several groups it is the sum of their rates.
         """
         if len(self.groups) > 1:
             return _sum([latent.rate for latent in self.groups.values()])

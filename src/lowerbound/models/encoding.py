@@ -1,4 +1,4 @@
-"""A point for the latents of each example, as an embedding of the data."""
+"""Embeddings of data: a point for the latents of each example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 
-# Draws of the latents that others depend on.
+# The number of draws of latents on which other latents depend.
 _DRAWS = 256
 
 

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 class once(Generic[Value]):
     """A property that is computed when first read.
 
-    Unlike ``functools.cached_property`` it holds no lock, so torch's compiler can follow it.
+    Unlike ``functools.cached_property`` it does not use a lock, so torch's compiler can trace it.
     """
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
@@ -45,20 +45,20 @@ class Latent:
     r"""One group of latents of a draw: draws ``z`` from a posterior ``q``, and their prior.
 
     A model with several stochastic layers has a group for each layer. :meth:`Draw.of` puts them
-    together. Where the prior is known before the latents are drawn, as in top-down inference,
-    :meth:`Latent.draw` draws them too.
+    together. If the prior is known before the latents are drawn, as in top-down inference,
+    :meth:`Latent.draw` also makes the draws.
 
     Args:
         z: the draws, ``[K, B, *units]``.
-        q: their distribution: of batch shape ``[B]``, or ``[K, B]`` where it depends on latents
-            that were drawn before.
-        prior: of batch shape ``[]`` or ``[B]``, or ``[K, B]`` where it depends on other latents.
+        q: their distribution: of batch shape ``[B]``, or ``[K, B]`` if it depends on latents that
+            were drawn before.
+        prior: of batch shape ``[]`` or ``[B]``, or ``[K, B]`` if it depends on other latents.
         top_down: whether those other latents were all drawn before ``z``. :meth:`Latent.draw` sets
-            it. The closed form of KL(q || prior), averaged over the other latents, is the expected
-            rate only then: a latent that was drawn *given* ``z`` tells something about ``z``, so
-            the KL divergence of this group to a prior that depends on it is another number.
-        posterior_term: computes log q at ``z``, ``[K, B]``, where it comes with the draws, as with
-            a flow. By default ``q`` scores ``z``.
+            it. Only then is the closed form of KL(q || prior), averaged over the other latents, the
+            expected rate: a latent that was drawn *given* ``z`` carries information about ``z``, so
+            the KL divergence of this group to a prior that depends on it is a different quantity.
+        posterior_term: computes log q at ``z``, ``[K, B]``, if it is computed together with the
+            draws, as for a flow. By default ``q`` scores ``z``.
 
     Example:
         >>> from torch.distributions import Independent, Normal
@@ -82,7 +82,7 @@ class Latent:
         """Draw latents whose prior is known, as for each layer of top-down inference.
 
         Args:
-            q: of batch shape ``[B]``, or ``[K, B]`` where it depends on latents drawn before.
+            q: of batch shape ``[B]``, or ``[K, B]`` if it depends on latents drawn before.
             prior: of batch shape ``[]``, ``[B]``, or ``[K, B]`` likewise.
             samples: K.
             gradient: see :class:`lowerbound.Objective`.
@@ -120,8 +120,8 @@ class Latent:
     def unit_rates(self) -> Tensor | None:
         """KL(q || prior) of each unit in closed form, ``[B, *units]``.
 
-        It is the mean over the latents that q and the prior depend on. ``None`` where units are
-        not independent, or where there is no closed form.
+        It is the mean over the latents on which q and the prior depend. ``None`` if units are not
+        independent, or if there is no closed form.
         """
         parts = self._closed_form_parts()
         units = None if parts is None else closed_form_unit_kl(*parts)
@@ -141,9 +141,8 @@ class Latent:
     @once
     def analytic_rate(self) -> Tensor | None:
         """KL(q || prior) in closed form, ``[B]``: the mean over the latents that it depends on.
-
-        ``None`` where no closed form is registered with torch, and where the prior depends on
-        latents that were drawn later.
+        ``None`` if no closed form is registered with torch, or if the prior depends on latents that
+        were drawn later.
         """
         if self.draw_rates is None or self.draw_rates.dim() == 1:
             return self.draw_rates
@@ -156,7 +155,7 @@ class Latent:
 
     @property
     def rate(self) -> Tensor:
-        """The rate of this group, ``[B]``: in closed form where there is one, else sampled."""
+        """The rate of this group, ``[B]``: in closed form if it has one, else sampled."""
         if self.analytic_rate is None:
             return self.sampled_rate
         return self.analytic_rate
@@ -177,7 +176,7 @@ def sample_posterior(q: Distribution, samples: int, gradient: Gradient = "pathwi
     inference. Otherwise :meth:`Latent.draw` does the same.
 
     Args:
-        q: of batch shape ``[B]``, or ``[K, B]`` where it depends on latents drawn before.
+        q: of batch shape ``[B]``, or ``[K, B]`` if it depends on latents drawn before.
         samples: K.
         gradient: see :class:`lowerbound.Objective`.
 
@@ -203,7 +202,7 @@ def _draw_and_term(
     ):
         raise ShapeError(
             f"a posterior of batch shape {tuple(q.batch_shape)} cannot give {samples} draws: "
-            f"expected (B,), or ({samples}, B) where it depends on latents drawn before"
+            f"expected (B,), or ({samples}, B) if it depends on latents drawn before"
         )
     size = Size((samples,)) if len(q.batch_shape) == 1 else Size()
     with noise.for_foreign(samples, q.batch_shape[-1]):
@@ -257,7 +256,7 @@ def split_log_q(latent: Latent, earlier: Sequence[Tensor]) -> tuple[Tensor, Tens
     """log q of one group with two different gradients, ``[K, B]`` each.
 
     log q depends on the posterior's parameters in two ways: directly, and through the latents,
-    those that q depends on included. The first result has only the gradient through latents, the
+    including those on which q depends. The first result has only the gradient through latents, the
     second only the direct one. Both work for any posterior that can score its draws, because the
     gradients at the latents are measured rather than derived.
 

@@ -45,10 +45,10 @@ from lowerbound.settings import whole_number
 # The name of the examples of a log joint that stores its own data.
 _NOTHING = "no data"
 
-# Steps of an epoch if the log joint stores its own data.
+# The steps of an epoch if the log joint stores its own data.
 _STEPS_IN_EPOCH = 100
 
-# Draws from which the memory of one is measured.
+# The number of draws with which the memory of one draw is measured.
 _MEASURED_DRAWS = 4
 
 
@@ -68,18 +68,17 @@ class LogJoint(VariablePosterior):
     expected log joint.
 
     Args:
-        log_joint: takes a value for each variable by its name, ``[K, *shape]``, K draws at once,
-            and gives the log joint density of each, ``[K]``. With ``size``, two arguments come
-            first: a batch of examples ``[B, *event]`` and the scale ``size / B``, by which it has
-            to multiply the log likelihood of the batch.
+        log_joint: takes a value for each variable by its name, ``[K, *shape]``, for K draws at
+            once, and returns the log joint density of each draw, ``[K]``. With ``size``, two
+            arguments come first: a batch of examples ``[B, *event]`` and the scale ``size / B``, by
+            which the function must multiply the log likelihood of the batch.
         posterior: q(u): a module without inputs that returns a distribution over ``[J]``, or a
             function from J to such a module, such as :func:`mean_field`, :func:`full_rank`,
             ``lambda size: zuko.flows.NSF(size)``, or :class:`ByVariable`.
-        variables: their shapes by name, or :class:`Variable` where not every real number is a
-            value.
+        variables: their shapes by name, or a :class:`Variable` if not every real number is allowed.
         size: the number of examples, if the log joint gets them in batches.
-        vectorized: whether the log joint takes K draws at once. If not, it is written for one
-            draw, from ``[*shape]`` to a number, and ``torch.vmap`` does the rest.
+        vectorized: whether the log joint takes K draws at once. If not, it takes one draw,
+            ``[*shape]``, returns a scalar, and is vectorised by ``torch.vmap``.
 
     Raises:
         SettingsError: if the variables or the posterior cannot be used, or the log joint takes
@@ -117,7 +116,7 @@ class LogJoint(VariablePosterior):
         self.log_joint = log_joint
         self.variables = Variables(variables)
         self.vectorized = vectorized
-        self.numbers: int | None = None  # values in the largest tensor of a draw, once measured
+        self.numbers: int | None = None  # size of the largest tensor of a draw
         self.posterior = make_posterior(posterior, self.variables)
         self.size: int | None = None
         if size is not None:
@@ -126,12 +125,12 @@ class LogJoint(VariablePosterior):
         self.standardise()
 
     def examples(self, data: Any, *, name: str = "data", count: int = 1) -> Examples:
-        """The data, or ``count`` repetitions of nothing if the log joint stores its own data.
+        """The data, or ``count`` empty examples if the log joint stores its own data.
 
-        Each repetition has draws of its own.
+        Each empty example is a repetition with its own draws.
 
         Raises:
-            SettingsError: if data are missing, or there should be none.
+            SettingsError: if data are missing, or are given to a log joint that stores its own.
         """
         if self.size is not None:
             examples = super().examples(data, name=name)
@@ -151,7 +150,7 @@ class LogJoint(VariablePosterior):
         )
 
     def training_plan(self, data: Any) -> TrainingPlan:
-        """An epoch of 100 steps if the log joint stores its data, else of one for each batch."""
+        """An epoch has 100 steps if the log joint stores its data, else one step for each batch."""
         plan = TrainingPlan(
             self.examples(data, name="training data", count=_STEPS_IN_EPOCH),
             learning_rate=0.05,
@@ -175,14 +174,14 @@ class LogJoint(VariablePosterior):
         )
 
     def for_evaluation(self, data: Any, *, repetitions: int = 1) -> tuple[LogJoint, Examples]:
-        """A log joint that stores all of the data, and repetitions with draws of their own.
+        """A log joint that stores all of the data, and repetitions with their own draws.
 
         Raises:
             SettingsError: if data are missing, or the log joint stores its own.
         """
         if self.size is not None:
             return self.with_all_data(data).for_evaluation(None, repetitions=repetitions)
-        self.examples(data)  # refuses other data than its own
+        self.examples(data)  # refuses data if it stores its own
         return self, self.examples(None, count=repetitions)
 
     def with_all_data(self, data: Any) -> LogJoint:
@@ -214,7 +213,7 @@ class LogJoint(VariablePosterior):
     def numbers_per_draw(self, examples: Examples) -> int:
         """The size of the largest tensor that the log joint makes for a draw, measured once.
 
-        It is at least the size of all variables.
+        It is at least the total size of the variables.
         """
         if self.numbers is None and self.size is None:
             with evaluating(self), seeded(0, device_of(self)), Largest() as largest:
@@ -234,8 +233,8 @@ class LogJoint(VariablePosterior):
 
         Raises:
             LogJointError: if the log joint raises an error.
-            ShapeError: if it does not give one number for each draw, or mixes the draws.
-            SettingsError: if gradients are recorded, and it has none for its variables.
+            ShapeError: if it does not return one value for each draw, or mixes the draws.
+            SettingsError: if gradients are recorded, and it has no gradient for its variables.
         """
         draw = self.draw(x, samples, gradient)
         check_gradient(draw.z, draw.log_likelihood)
@@ -254,14 +253,14 @@ class LogJoint(VariablePosterior):
         """``samples`` draws from q, and the log joint at them.
 
         Args:
-            x: a batch of examples, which share their draws; or repetitions, each with draws of its
-                own.
+            x: a batch of examples, which share their draws; or repetitions, each with its own
+                draws.
             samples: K.
             gradient: how the posterior gets its gradient, see :class:`lowerbound.Objective`.
 
         Raises:
             UnsupportedError: if the posterior does not allow that gradient, by name.
-            ShapeError: if the log joint does not give one number for each draw.
+            ShapeError: if the log joint does not return one value for each draw.
         """
         q = self.posterior()
         check_posterior_size(q, self.variables)
@@ -272,7 +271,7 @@ class LogJoint(VariablePosterior):
         return draw_for_all(self.posterior, q, lambda u: self._log_joint(u, batch), size, gradient)
 
     def _log_joint(self, u: Tensor, batch: tuple[Any, ...]) -> Tensor:
-        """log p(x, T(u)) with the change of volume, ``[*leading]`` for ``[*leading, J]``."""
+        """log p(x, T(u)) plus the log determinant, ``[*leading]`` for ``[*leading, J]``."""
         leading = u.shape[:-1]
         values, log_det = self.values(u.reshape(-1, u.shape[-1]))
         value = call_log_joint(self.log_joint, batch, values, vectorized=self.vectorized)
@@ -281,7 +280,7 @@ class LogJoint(VariablePosterior):
         return total.reshape(leading)
 
     def encode(self, data: Any) -> Tensor:
-        """Refuse to encode: no example has latents of its own.
+        """Refuse to encode, because examples do not have their own latents.
 
         Raises:
             UnsupportedError: always.
@@ -292,7 +291,7 @@ class LogJoint(VariablePosterior):
         )
 
     def explain_non_finite(self, draw: Draw, too_long: str) -> tuple[str, str]:
-        """Where the log joint is not finite, and the remedy."""
+        """The values at which the log joint is not finite, and the remedy."""
         broken = ~draw.log_likelihood.isfinite()
         if bool(broken.any()):
             return explain_values(self.values(draw.z[broken][:1])[0])
@@ -302,7 +301,7 @@ class LogJoint(VariablePosterior):
         )
 
     def log_density(self, u: Tensor) -> Tensor:
-        """The log joint at points of the posterior's space, with the change of volume, in nats.
+        """The log joint at points of the posterior's space, plus the log determinant, in nats.
 
         Args:
             u: ``[*leading, J]``.

@@ -18,10 +18,10 @@ from lowerbound.runtime import noise
 
 
 def make_posterior(posterior: Any, variables: Variables) -> nn.Module:
-    """The posterior as a module: as it is, or made for these variables.
+    """The posterior as a module: the given module, or the one that the function makes.
 
     Raises:
-        SettingsError: if it is not a module and makes none.
+        SettingsError: if it is not a module, and not a function that makes one.
     """
     if isinstance(posterior, nn.Module):
         return posterior
@@ -54,7 +54,7 @@ def check_posterior_size(q: Any, variables: Variables) -> None:
         found = f"a {found} over {tuple(q.event_shape)}"
     raise ShapeError(
         f"LogJoint: the posterior gives {found}, but {', '.join(variables.parts)} are "
-        f"{variables.size} numbers; make it over vectors of that size"
+        f"{variables.size} dimensions; make it over vectors of that size"
     )
 
 
@@ -65,7 +65,7 @@ def draw_for_each(
     size: tuple[int, int],
     gradient: Gradient,
 ) -> Draw:
-    """Draws of the variables for repetitions, each with draws of its own.
+    """Draws of the variables for repetitions, each with its own draws.
 
     Args:
         posterior: the module that returned q.

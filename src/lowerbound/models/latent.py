@@ -38,7 +38,7 @@ class Conditioned:
 
     Args:
         q: the posterior q(z given x), batch shape ``[B]``.
-        prior: the prior p(z), batch shape ``[]``, or ``[B]`` where it depends on fields.
+        prior: the prior p(z), batch shape ``[]``, or ``[B]`` if it depends on fields.
         likelihood: p(x given z) as a function of z, ``[K, B, *latent]``.
     """
 
@@ -59,13 +59,13 @@ class LatentModel(Model):
     :math:`q(z \mid x)`.
 
     The posterior is amortised: a variational auto-encoder (Kingma & Welling 2013). Each part is a
-    module whose ``forward`` returns a ``torch.distributions.Distribution``. Any three that fit make
-    a model. A part may depend on fields of the examples, such as labels, which it names in its
-    ``needs``: :class:`lowerbound.Given` makes a part do so. The model then is conditional, as in
-    the second example.
+    module whose ``forward`` returns a ``torch.distributions.Distribution``. Any three parts whose
+    shapes fit make a model. A part may depend on fields of the examples, such as labels, which it
+    names in its ``needs``; :class:`lowerbound.Given` adds a field to a part. The model is then
+    conditional, as in the second example.
 
     Args:
-        prior: p(z); its input is nothing, or the fields that it needs.
+        prior: p(z); its only inputs are the fields that it needs, if any.
         posterior: q(z given x); its input is ``[B, *event]``.
         likelihood: p(x given z); its input is ``[K, B, *units]``.
 
@@ -113,8 +113,8 @@ class LatentModel(Model):
     def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Conditioned:
         """q(z given x), p(z), and p(x given z) as a function of z, for a batch.
 
-        Everything that looks at the parts of a model goes through this method, so that each part
-        receives the fields that it needs.
+        All code that uses the parts of a model calls this method, so that each part receives the
+        fields that it needs.
 
         Args:
             x: data, ``[B, *event]``.
@@ -198,7 +198,7 @@ class LatentModel(Model):
         score: Callable[..., Tensor] | None = None,
         **given: Any,
     ) -> Iterator[Draw]:
-        """For each of ``sizes``, so many draws from the q(z given x) of one batch.
+        """A :class:`Draw` from q(z given x) of one batch for each number of samples in ``sizes``.
 
         The posterior is computed once.
 
@@ -269,7 +269,7 @@ class LatentModel(Model):
         """Draws of data: z from the prior, then x from p(x given z).
 
         Args:
-            count: how many.
+            count: the number of draws.
             mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             given: the fields that prior and likelihood need by name: one value for all draws, or

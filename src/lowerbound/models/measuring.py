@@ -1,4 +1,4 @@
-"""What one draw of a model needs and returns, without a trace on the model."""
+"""Measures what one draw of a model needs and returns, and does not change the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Measured(NamedTuple):
-    """What a draw of one sample for three examples says of a model.
+    """Measurements of a model from a draw of one sample for three examples.
 
     Args:
         largest: the number of values by which the largest tensor grows with each example.
@@ -34,13 +34,13 @@ class Measured(NamedTuple):
 
 
 def measure_draw(model: nn.Module, examples: Examples) -> Measured:
-    """Draw for three examples, and look at the tensors that this makes and at p(x given z).
+    """Draw for three examples, and measure the tensors that this makes and p(x given z).
 
     The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
     the model itself. No random state changes.
 
     Raises:
-        ShapeError: if the examples do not go through the model.
+        ShapeError: if the examples do not fit the model.
     """
     twin = _shallow_copy(model)
     device = device_of(model)
@@ -57,7 +57,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> Measured:
         drawn.log_prior  # noqa: B018
         likelihoods.append(drawn.p)
 
-    # Streams of noise are this draw's own: those of a batch may be in force, and must not advance.
+    # This draw has its own streams of noise: those of a batch may be active, and must not advance.
     with evaluating(twin), seeded(0, device), noise.per_example(0, index), fitting(few):
         x = few.batch(index, dtype_of(model)).to(device)
         fields = few.given(index, needs, accepts)

@@ -19,7 +19,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
 
 Progress = Callable[[int, int], None]
-"""Called after each batch with the number of examples that are done, and of all examples."""
+"""Called after each batch with the number of finished examples, and the number of all examples."""
 
 
 def examples_for(model: nn.Module, data: Any, *, name: str = "data") -> Examples:
@@ -49,13 +49,13 @@ def batches(
         data: examples, or raw data for :meth:`Model.examples <lowerbound.Model.examples>`.
         model: whose device and floating type to use.
         seed: of the noise, see :mod:`lowerbound.runtime.noise`.
-        samples: how many draws each example gets; the batch size depends on it.
+        samples: the number of draws for each example; the batch size depends on it.
         batch_size: overrides that choice.
-        progress: is told after each batch how many examples are done.
+        progress: is called after each batch with the number of finished examples.
 
     Raises:
         DataError: if the model needs a field that the examples do not have, or entries are missing
-            and it is not told which.
+            and the model does not take the field ``observed``.
     """
     examples = examples_for(model, data)
     device, dtype = device_of(model), dtype_of(model)
@@ -112,7 +112,7 @@ def fitting(examples: Examples) -> Iterator[None]:
     except (ShapeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ShapeError(
-            f"{examples.name}: examples of shape {examples.shape} do not go through the model: "
-            f"{reason}. Check the shapes that its networks declare; one of your own that takes "
-            "[N, ...] only needs lowerbound.flatten_leading"
+            f"{examples.name}: examples of shape {examples.shape} do not fit the model: {reason}. "
+            "Check the shapes that its networks declare. A network of your own that takes only "
+            "[N, ...] needs lowerbound.flatten_leading"
         ) from error

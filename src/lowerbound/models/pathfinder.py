@@ -27,13 +27,13 @@ from lowerbound.errors import NonFiniteError
 
 Float = NDArray[np.float64]
 
-# Pairs of steps and changes of the gradient from which the curvature is estimated.
+# The number of pairs (step, change of the gradient) from which the curvature is estimated.
 _MEMORY = 6
 
-# The largest number of points of a path, and about how many values a path may store.
+# The largest number of points of a path, and roughly the number of values that a path may store.
 _POINTS, _VALUES = 1000, 4_000_000
 
-# Draws from which the bound of a Gaussian is estimated.
+# The number of draws from which the bound of a Gaussian is estimated.
 _DRAWS = 20
 
 # The largest number of points that the optimiser tries before it moves.
@@ -93,13 +93,13 @@ def pathfinder(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviations of the best Gaussian along some paths to modes.
 
-    The best one has the largest bound.
+    The best Gaussian is the one with the largest bound.
 
     Args:
         log_density: of points ``[N, size]``, ``[N]``; differentiable, up to a constant.
-        size: of the space, J.
-        paths: how many; the first begins at 0.
-        seed: of the other beginnings, and of the draws from which bounds are estimated.
+        size: the dimension J of the space.
+        paths: the number of paths; the first begins at 0.
+        seed: of the other starting points, and of the draws from which bounds are estimated.
 
     Returns:
         Two tensors ``[size]``, float64.
@@ -119,8 +119,8 @@ def pathfinder(
     if best[1] is None:
         raise NonFiniteError(
             f"start: none of {paths} paths found a point around which the log joint is finite. "
-            "Likely cause: a log joint that is not a number near 0 in unconstrained coordinates. "
-            "Remedy: look at its value there, give variables other supports or scales, or train "
+            "Likely cause: a log joint that is non-finite near 0 in unconstrained coordinates. "
+            "Remedy: check its value there, give variables other supports or scales, or train "
             "without start()",
             step=0,
             term="log joint",
@@ -177,7 +177,7 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
 def _curved(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
     """A Gaussian at each point of a path but the first.
 
-    The point of a path of one point is a mode. Its Gaussian gets variances of 1.
+    If a path has only one point, this point is a mode, and its Gaussian gets variances of 1.
     """
     alpha = np.ones(len(path[0][0]))
     memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY)

@@ -1,4 +1,4 @@
-"""Gradients at groups of latents, some of which are drawn given others.
+"""Gradients at groups of latents, if some groups are drawn given others.
 
 A later latent depends on an earlier one, because it is drawn from a distribution with parameters
 that a network computes from the earlier one. Automatic differentiation with respect to the earlier
@@ -31,7 +31,7 @@ def partial_gradients(value: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
         return [torch.zeros_like(z) for z in latents]
     total = torch.autograd.grad(value.sum(), latents, retain_graph=True, allow_unused=True)
     found: list[Tensor] = []
-    # From the last to the first: what a latent contributes through later ones is taken away.
+    # From the last to the first: the contribution of a latent through later ones is subtracted.
     for place in reversed(range(len(latents))):
         own = _or_zeros(total[place], latents[place])
         if found:
@@ -46,7 +46,7 @@ def partial_gradients(value: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
 def zero_with_gradients(gradients: Sequence[Tensor], latents: Sequence[Tensor]) -> Tensor:
     """0, ``[K, B]``, with these gradients at these latents; no other gradient."""
     terms = [
-        # Linear in z; its value is taken away again.
+        # Linear in z; its value is subtracted again.
         (gradient * (z - z.detach())).reshape(*z.shape[:2], -1).sum(2)
         for gradient, z in zip(gradients, latents, strict=True)
     ]
@@ -58,7 +58,7 @@ def depends_on(z: Tensor, others: Sequence[Tensor]) -> bool:
     others = [other for other in others if other.requires_grad]
     if not others or not z.requires_grad:
         return False
-    # Where no other latent is on the way, nothing is computed.
+    # If no other latent is between the two, nothing is computed.
     reached = torch.autograd.grad(z.sum(), others, retain_graph=True, allow_unused=True)
     return any(gradient is not None for gradient in reached)
 

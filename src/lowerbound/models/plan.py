@@ -1,4 +1,4 @@
-"""What a model says of its own training."""
+"""The requirements of a model on its own training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TrainingPlan:
         why_no_batch_size: Why no other batch size can be chosen, for the error message.
         why_no_validation: Why the model cannot be validated, for the error message; ``None`` if it
             can.
-        needs_linear_objective: Whether a batch stands for all data, so that only a bound that is
+        needs_linear_objective: Whether a batch replaces all data, so that only a bound that is
             linear in log weights has the right mean over batches.
         stays_on_device: Whether the model stays where it is if no device is asked for, because
             data that it stores would not move with it.
-        shown: What the display shows of the terms of the bound: a label, the term, and its sign.
+        shown: The terms of the bound that the display shows: a label, the term, and its sign.
     """
 
     examples: Examples

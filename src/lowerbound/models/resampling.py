@@ -17,14 +17,14 @@ def resample_by_weight(
 ) -> Tensor:
     """Draws without replacement, in proportion to their importance weights.
 
-    They are those with the largest sum of log w and Gumbel noise (Efraimidis & Spirakis 2006),
-    which can be found a chunk at a time.
+    The chosen draws have the largest sum of log w and Gumbel noise (Efraimidis & Spirakis 2006),
+    which can be found chunk by chunk.
 
     Args:
-        draw: makes so many draws for one example.
+        draw: makes the given number of draws for one example.
         count: how many draws to return.
         candidates: how many draws to choose from.
-        chunk: how many to make at once.
+        chunk: the number of draws to make at once.
 
     Returns:
         The draws, ``[count, J]``.
@@ -45,8 +45,8 @@ def resample_by_weight(
     if finite < count:
         raise NonFiniteError(
             f"posterior_sample: fewer than {count} of {candidates} draws have a finite log joint. "
-            "Likely cause: a posterior that lies where the log joint is not a number. Remedy: "
-            "train it longer, or look at the log joint",
+            "Likely cause: the posterior has draws where the log joint is non-finite. Remedy: "
+            "train it longer, or check the log joint",
             step=0,
             term="log_w",
             tensor="the log joint",

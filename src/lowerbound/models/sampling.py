@@ -20,7 +20,7 @@ Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
 
 
 def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Draws of z, ``[K, B, *units]``, and log q at them, computed together where q offers that."""
+    """Draws of z, ``[K, B, *units]``, and log q at them, computed together if q can do that."""
     if not q.has_rsample:
         raise UnsupportedError(
             f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no "
@@ -47,7 +47,7 @@ _Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
 def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
     """The function that draws z for a kind of gradient.
 
-    Where no gradients are recorded, a posterior without ``rsample`` serves for all of them.
+    If no gradients are recorded, a posterior without ``rsample`` can be used with all of them.
 
     Returns:
         A function from q and a shape to draws, and a function that computes log q at them.
@@ -83,13 +83,13 @@ def weighed(log_w: Tensor) -> Tensor:
     """Log weights of draws in double precision; a weight that is not a number becomes zero.
 
     Raises:
-        NonFiniteError: if a weight is infinite, beside which no other would count.
+        NonFiniteError: if a weight is infinite, because it would dominate all others.
     """
     log_w = log_w.double()
     if bool((log_w == math.inf).any()):
         raise NonFiniteError(
-            "the log joint is infinite at a draw from q, so no average over draws means anything. "
-            "Likely cause: a density without an upper limit. Remedy: look at the log joint there, "
+            "the log joint is infinite at a draw from q, so averages over draws are meaningless. "
+            "Likely cause: a density without an upper limit. Remedy: check the log joint there, "
             "or give variables supports that exclude such values",
             step=0,
             term="log_w",
@@ -136,7 +136,7 @@ def _is_random(module: nn.Module) -> bool:
 def score_under(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
     """log p(x given z), ``[K, B]``, as a function of z, x and the fields that the likelihood takes.
 
-    It holds nothing but the likelihood, so compiling it compiles nothing else.
+    It contains only the likelihood, so nothing else is compiled with it.
     """
 
     def score(z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ from lowerbound.errors import DataError
 from lowerbound.models.measuring import measure_draw
 from lowerbound.models.passes import batches
 
-# Examples that are checked if all of them have the same values, 0 and 1.
+# The number of examples that are checked if all values are 0 or 1.
 _ALIKE = 64
 
 
 def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -> None:
     """Refuse fields that the model cannot use, and data outside of the likelihood's support.
 
-    The likelihood is asked by its ``check_data``, and by the support that its distribution states,
-    unless that depends on the latents or on fields.
+    The check uses the likelihood's ``check_data``, and the support that its distribution declares,
+    unless the support depends on the latents or on fields.
 
     Raises:
         DataError: naming the row.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowerbound.errors import LogJointError, LowerboundError, SettingsError, ShapeError
 
-# The longest part of an error that a message repeats; torch's errors may show all of the data.
+# The number of characters of an error that a message repeats; torch's errors may show all data.
 _MOST_CHARACTERS = 300
 
 
@@ -29,7 +29,7 @@ class WithAllData(nn.Module):
         self.x = x
 
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint of all data."""
+        """The log joint with all data."""
         return self.log_joint(self.x, 1.0, **values)
 
 
@@ -55,7 +55,7 @@ def check_arguments(log_joint: Callable[..., Tensor], names: Iterable[str], befo
         batch = "a batch and its scale first, then " if before else ""
         raise SettingsError(
             f"LogJoint: the log joint is called with {batch}the variables {', '.join(names)} by "
-            f"name, but takes {signature}: {error}; give both the same names"
+            f"name, but takes {signature}: {error}; use the same names in both"
         ) from None
 
 
@@ -70,7 +70,7 @@ def call_log_joint(
 
     Args:
         log_joint: the function.
-        batch: what comes before the variables: nothing, or a batch and its scale.
+        batch: the arguments before the variables: none, or a batch and its scale.
         values: the draws by name, ``[K, *shape]``.
         vectorized: whether it takes all draws at once.
 
@@ -94,14 +94,14 @@ def call_log_joint(
 
 
 def check_draws_are_apart(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> None:
-    """Check that a draw has the same value beside other draws as alone.
+    """Check that a draw has the same value with and without other draws.
 
-    It has another one if the log joint sums over the draws too. A log joint that is random, such as
-    a bound from draws of its own, cannot be checked.
+    The values differ if the log joint also sums over the draws. A log joint that is random, such as
+    a bound from its own draws, cannot be checked.
 
     Args:
         log_joint: of points ``[K, J]``, ``[K]``.
-        u: some points.
+        u: the points.
 
     Raises:
         ShapeError: if it mixes draws.
@@ -112,9 +112,9 @@ def check_draws_are_apart(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> N
     alone = torch.cat([log_joint(one) for one in u.split(1)])
     if not torch.allclose(alone, together, rtol=1e-3, atol=1e-3):
         raise ShapeError(
-            f"LogJoint: the log joint of a draw is {float(together[0]):.6g} beside {len(u) - 1} "
-            f"others, but {float(alone[0]):.6g} alone, so it mixes draws. Likely cause: a sum or "
-            "mean over all dimensions; keep the first one: .sum(-1), not .sum()"
+            f"LogJoint: the log joint of a draw is {float(together[0]):.6g} with {len(u) - 1} "
+            f"other draws, but {float(alone[0]):.6g} alone, so it mixes draws. Likely cause: a "
+            "sum or mean over all dimensions; keep the first one: .sum(-1), not .sum()"
         )
 
 
@@ -133,7 +133,7 @@ def check_gradient(z: Tensor, log_joint: Tensor) -> None:
 
 
 def check_value(value: Any, draws: int) -> None:
-    """Check that a log joint gave one number for each draw.
+    """Check that a log joint returned one value for each draw.
 
     Raises:
         ShapeError: saying what it gave.
@@ -144,7 +144,7 @@ def check_value(value: Any, draws: int) -> None:
             return
         found = f"the shape {tuple(value.shape)}"
     raise ShapeError(
-        f"LogJoint: the log joint gave {found} for {draws} draws, expected ({draws},): one number "
+        f"LogJoint: the log joint gave {found} for {draws} draws, expected ({draws},): one value "
         "for each draw. Its arguments have the draws as first dimension; sum over all others, or "
         "write it for one draw and pass vectorized=False"
     )
@@ -154,7 +154,7 @@ def explain_values(values: Mapping[str, Tensor]) -> tuple[str, str]:
     """The cause and the remedy if a log joint is not finite at some values, ``[1, *shape]``."""
     shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
     remedy = (
-        "look at it there; give variables the supports they have (lb.Variable); begin with "
+        "check it there; give the variables their supports (lb.Variable); begin with "
         "model.start(), or take a smaller learning_rate"
     )
     return f"it has no finite value at {shown}", remedy
@@ -188,7 +188,8 @@ def _find_remedy(reason: str, value: Tensor) -> str:
     if "support" in reason or "constraint" in reason:
         return (
             "a variable, or the data, has values that this distribution does not allow: give the "
-            "variable its support, such as lb.Variable((), constraints.positive), or mend the data"
+            "variable its support, such as lb.Variable((), constraints.positive), or correct the "
+            "data"
         )
     if "same device" in reason:
         return (

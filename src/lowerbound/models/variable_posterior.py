@@ -28,7 +28,7 @@ _CANDIDATES = 25
 
 
 class VariablePosterior(Model):
-    """A posterior over named variables: where it starts, and draws from it.
+    """A posterior over named variables: its starting point, and draws from it.
 
     :class:`lowerbound.LogJoint` adds the log joint density.
     """
@@ -45,11 +45,11 @@ class VariablePosterior(Model):
 
     @abstractmethod
     def log_density(self, u: Tensor) -> Tensor:
-        """The log joint at points ``[*leading, J]``, with the change of volume, ``[*leading]``."""
+        """The log joint at points ``[*leading, J]``, plus the log determinant, ``[*leading]``."""
 
     @abstractmethod
     def check_all_data(self, name: str) -> None:
-        """Check that the log joint has all data, which the method of that name needs.
+        """Check that the log joint has all data, as the named method requires.
 
         Raises:
             UnsupportedError: if it gets batches.
@@ -57,7 +57,7 @@ class VariablePosterior(Model):
 
     @property
     def repetition(self) -> Tensor:
-        """What stands for the data of a log joint that stores its own, ``[1, 1]``."""
+        """A placeholder for the data of a log joint that stores its own, ``[1, 1]``."""
         return torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
 
     def start(
@@ -72,13 +72,13 @@ class VariablePosterior(Model):
 
         Its mean and its standard deviations become centre and spread of the space (Pathfinder,
         Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.pathfinder`). One learning rate
-        then suits all variables, however far from 0 and on whatever scales they are. If q is
-        N(0, I), as it is before training, it becomes that Gaussian without its correlations,
-        whatever the posterior's family.
+        then suits all variables, regardless of their location and scale. If q is N(0, I), as it is
+        before training, it becomes that Gaussian without its correlations, whatever the posterior's
+        family.
 
         Args:
-            paths: how many, from different points. Each costs some hundred evaluations of the log
-                joint and its gradient.
+            paths: the number of paths, from different points. Each costs some hundred evaluations
+                of the log joint and its gradient.
             at: a value for each variable, to start there instead of searching.
             spread: the standard deviation about ``at``, in unconstrained coordinates.
             seed: of those points, and of the draws by which Gaussians are compared.
@@ -143,7 +143,7 @@ class VariablePosterior(Model):
         """Draws from q, ``[count, *shape]`` by name of the variable.
 
         Args:
-            count: how many.
+            count: the number of draws.
             resample: choose them from 25 times as many draws in proportion to their importance
                 weights, without replacement, which corrects many errors of q (Yao et al. 2018).
                 Needs a log joint that stores its own data.
@@ -151,7 +151,7 @@ class VariablePosterior(Model):
 
         Raises:
             SettingsError: if ``count`` is not positive.
-            UnsupportedError: if they are to be resampled, but the log joint gets batches.
+            UnsupportedError: if ``resample=True``, but the log joint gets batches.
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
         count = whole_number("posterior_sample: count", count)
