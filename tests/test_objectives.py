@@ -361,8 +361,8 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
             lambda: lb.IWAE(6, elbo_weight=1.5),
             "elbo_weight=1.5 must be a finite number from 0 to 1",
         ),
-        (lambda: lb.IWAE(1, "score-function"), "the others of its group, but there is one only"),
-        (lambda: lb.IWAE(6, "score-function", groups=6), "there is one only"),
+        (lambda: lb.IWAE(1, "score-function"), "the others of its group, but a group has only one"),
+        (lambda: lb.IWAE(6, "score-function", groups=6), "a group has only one"),
         (
             lambda: lb.ELBO(1, gradient="score-function"),
             "ELBO: gradient='score-function' takes the baseline",

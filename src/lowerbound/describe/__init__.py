@@ -1,4 +1,4 @@
-"""Parts of a model that can say how they were made, and how they are made again from that."""
+"""Descriptions of the parts of a model, from which the parts are made again."""
 
 from lowerbound.describe.graph import (
     KINDS,

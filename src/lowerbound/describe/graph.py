@@ -56,7 +56,7 @@ def describable(cls: Class) -> Class:
             f"describable: {known.__module__}.{known.__qualname__} is registered as "
             f"{cls.__name__!r}; give your class another name"
         )
-    KINDS[cls.__name__] = cls  # anew where a notebook's cell defines it again
+    KINDS[cls.__name__] = cls  # again if a notebook's cell is run twice
     return cls
 
 
@@ -70,9 +70,10 @@ def _refuse_reserved(names: Iterable[str], cls: type, error: type[Exception]) ->
 
 
 def describe(value: Any) -> Any:
-    """What ``value`` is made of, in JSON's types.
+    """The description of ``value``, in JSON's types.
 
-    Of an object that is neither describable nor a layer of torch, only the class's name is given.
+    An object that is neither describable nor a layer of torch is described only by its class's
+    name.
 
     Raises:
         StorageError: if a describable object does not keep an argument of its constructor, or
@@ -90,14 +91,14 @@ def describe(value: Any) -> Any:
 
 
 class _Describer:
-    """Describes one value, and remembers at which path each module was met first."""
+    """Describes one value, and stores the path at which each module occurred first."""
 
     def __init__(self) -> None:
         self.met: dict[int, tuple[nn.Module, Path]] = {}
         self.within: set[int] = set()
 
     def describe(self, value: Any, path: Path) -> Any:
-        """The description of what stands at ``path``."""
+        """The description of the value at ``path``."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, Integral):
@@ -192,19 +193,19 @@ def _nodes(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
-    """What cannot be rebuilt from a description: pairs of a path and a class's name."""
+    """The parts that cannot be rebuilt from a description: pairs of a path and a class's name."""
     for place, node in _nodes(description, path):
         if "foreign" in node:
             yield place, node["foreign"]
 
 
 def has_references(description: Any) -> bool:
-    """Whether a module occurs more than once in what was described."""
+    """Whether a module occurs more than once in a description."""
     return any("shared" in node for _, node in _nodes(description, ""))
 
 
 def build(description: Any) -> Any:
-    """The value that was described; what was one module is one module again.
+    """The value that was described; a shared module is one module again.
 
     Raises:
         StorageError: if the description names a class that is not registered, arguments that the
@@ -227,7 +228,7 @@ class _Builder:
         self.begun: set[Path] = set()
 
     def at(self, path: Path) -> Any:
-        """What is described at ``path``."""
+        """The part that is described at ``path``."""
         if path in self.built:
             return self.built[path]
         node = self._node(path)
@@ -295,13 +296,13 @@ def _joined(path: Path) -> str:
 def completed(description: Any, now: Any = None) -> Any:
     """An earlier version's description as this version would write it, so that two can be compared.
 
-    Settings that a part did not have yet get their defaults. What was foreign then and is described
-    now, as torch's layers are, can be compared by its class alone: it becomes what ``now`` has in
-    its place, if that is of the same class.
+    Settings that a part did not have yet get their defaults. A part that was foreign then and is
+    described now, as torch's layers are, can be compared only by its class: it is replaced by the
+    part that ``now`` has there, if that is of the same class.
 
     Args:
         description: written by this version or an earlier one.
-        now: this version's description of what may be the same.
+        now: this version's description of the value to compare with.
 
     Example:
         >>> import lowerbound as lb
@@ -340,7 +341,7 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 
 def _foreign_name(node: Mapping[str, Any]) -> str | None:
-    """What an earlier version, to which this layer or class was foreign, wrote in its place."""
+    """The name that an earlier version, which could not describe this class, wrote instead."""
     name = node.get("class", node.get("kind"))
     if name not in LAYERS:
         return None

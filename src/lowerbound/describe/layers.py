@@ -1,7 +1,7 @@
 """The layers of ``torch.nn`` that a description can name, and how they are made again.
 
-A layer of torch keeps its settings as attributes, but nothing tells what was changed afterwards.
-So a layer is described only if a new one with the same settings equals it in every attribute.
+A layer of torch stores its settings as attributes, but does not record later changes. So a layer is
+described only if a new one with the same settings equals it in every attribute.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 _NAMES = {layer: name for name, layer in LAYERS.items()}
 _IS_CONTAINER = {name: name.removeprefix("torch.nn.") in _CONTAINERS for name in LAYERS}
-_PLACE = ("device", "dtype")  # says where a layer computes, not how; loading decides that
+_PLACE = ("device", "dtype")  # the device is chosen when the model is loaded
 
 
 def name_of(layer: type) -> str | None:
@@ -59,7 +59,7 @@ def name_of(layer: type) -> str | None:
 
 
 def settings_of(layer: nn.Module) -> dict[str, Any] | None:
-    """What :func:`make_layer` needs to make this layer; ``None`` if it cannot be made again.
+    """The settings with which :func:`make_layer` makes this layer; ``None`` if it cannot.
 
     It cannot be made again if its class is not listed, as a subclass is not; or if it has hooks, a
     replaced method, a parametrisation such as ``weight_norm``, frozen parameters, or parameters,

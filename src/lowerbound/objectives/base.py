@@ -1,4 +1,4 @@
-"""What an objective is: a bound, and the surrogate that carries its gradient."""
+"""The base of all objectives: a bound, and a surrogate with the gradient to follow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Player:
 
     Args:
         module: whose parameters are trained.
-        learning_rate: its own; that of the model where it is ``None``.
+        learning_rate: of the player; that of the model if it is ``None``.
     """
 
     module: nn.Module
@@ -35,8 +35,8 @@ class Objective(ABC):
     """A lower bound on log p(x) for each example, computed from one draw. Training maximises it.
 
     Two values are kept apart: :meth:`bound` is reported, logged and used for selection, and
-    :meth:`surrogate` carries the gradient. ``gradient`` says how the posterior's parameters get
-    their gradient:
+    :meth:`surrogate` gives the gradient. ``gradient`` says how the posterior's parameters get their
+    gradient:
 
     - ``"pathwise"``: through the reparameterised draws (Kingma & Welling 2013).
     - ``"sticking-the-landing"``: the same without the score ``grad log q(z given x)`` at fixed z,
@@ -44,18 +44,18 @@ class Objective(ABC):
       posterior. For several samples under one logarithm, as in IWAE, the mean of the weighted score
       is not zero, and the gradient is biased.
     - ``"dreg"``: the score is reparameterised as well (Tucker, Lawson, Gu & Maddison 2019), which
-      is unbiased for every bound here. Of several groups of latents, some drawn given others, the
-      joint density of all groups takes the place of q (Bauer & Mnih 2021).
+      is unbiased for every bound here. If some of several groups of latents are drawn given others,
+      the joint density of all groups replaces q (Bauer & Mnih 2021).
     - ``"score-function"``: no gradient through z, which may be discrete, and a leave-one-out
       baseline from the other samples (Mnih & Rezende 2016: VIMCO).
 
     To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs from a
-    :class:`lowerbound.Draw`. Add a field ``samples`` to let it be chosen. If the gradient is not
-    that of the bound, override :meth:`surrogate`; the value that is reported, logged and used for
-    selection stays the bound. A field may hold a :class:`lowerbound.objectives.Schedule`; in
-    training, such a field is a tensor without dimensions that holds the value at the current step.
-    An objective that trains a module of its own, such as a critic, returns it from :meth:`players`
-    and its loss from :meth:`losses`.
+    :class:`lowerbound.Draw`. Add a field ``samples`` to let users choose the number of draws. If
+    the gradient is not that of the bound, override :meth:`surrogate`; the value that is reported,
+    logged and used for selection stays the bound. A field may hold a
+    :class:`lowerbound.objectives.Schedule`; in training, such a field is a tensor without
+    dimensions that holds the value at the current step. An objective that trains a module of its
+    own, such as a critic, returns it from :meth:`players` and its loss from :meth:`losses`.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -86,8 +86,8 @@ class Objective(ABC):
     linear_in_log_weights: ClassVar[bool] = False
     """Whether the bound is a mean of log weights.
 
-    Only then is the mean over batches of data the bound of all data, for a model whose latents
-    belong to all examples together.
+    For a model whose latents belong to all examples together, only then is the mean over batches
+    the bound of all data.
     """
 
     def players(self) -> dict[str, Player]:
@@ -111,13 +111,13 @@ class Objective(ABC):
         return draw.rate
 
     def group_rates(self, draw: Draw) -> dict[str, Tensor]:
-        """The rate of each group of latents by its name, ``[B]``, in nats; they sum to the rate."""
+        """The rate of each group of latents by name, ``[B]``, in nats. Their sum is the rate."""
         return {name: latent.rate for name, latent in draw.latents.items()}
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
-        """What is reported, ``[B]`` each: the bound, its rate and its distortion.
+        """The reported terms, ``[B]`` each: the bound, its rate and its distortion.
 
-        Of several groups of latents each rate is reported too, as ``rate`` and the group's name.
+        For several groups of latents each rate is also reported, as ``rate`` and the group's name.
         """
         terms = {
             "bound": self.bound(draw),
@@ -129,10 +129,10 @@ class Objective(ABC):
         return terms
 
     def label(self, model: Model) -> str:
-        """What displays call the value of :meth:`bound` for a model: ``"bound"`` or ``"score"``.
+        """The name of the value of :meth:`bound` in displays: ``"bound"`` or ``"score"``.
 
-        It is a score where the objective does not bound log p(x), and where a part of the model is
-        not normalised, such as a posterior that is a point mass.
+        It is a score if the objective does not bound log p(x), or if a part of the model is not
+        normalised, such as a posterior that is a point mass.
         """
         if self.is_bound and not model.unnormalized_parts():
             return "bound"
@@ -144,7 +144,7 @@ class Objective(ABC):
         return self.bound(draw).detach() + (surrogate - surrogate.detach())
 
     def with_samples(self: Self, samples: int) -> Self:
-        """The same bound from another number of samples, which an evaluation may ask for.
+        """The same bound with another number of samples, for evaluations.
 
         Raises:
             SettingsError: if the bound does not allow that number.
@@ -170,7 +170,7 @@ class Objective(ABC):
             return self
         current = copy(self)
         for name, value in values.items():
-            object.__setattr__(current, name, value)  # frozen for everyone else
+            object.__setattr__(current, name, value)  # The dataclass is frozen.
         return current
 
 
@@ -190,7 +190,7 @@ def check_common(objective: Objective) -> None:
 
 
 def check_types(name: str, model: Any, objective: Any) -> None:
-    """Check that the arguments are a model and an objective, and for instance not exchanged.
+    """Check that the arguments are a model and an objective, and not, for instance, exchanged.
 
     Raises:
         SettingsError: naming what was found instead.
@@ -205,20 +205,20 @@ def check_types(name: str, model: Any, objective: Any) -> None:
 
 
 def check_baseline(name: str, samples: int) -> None:
-    """Check that a leave-one-out baseline has another sample.
+    """Check that there is another sample for a leave-one-out baseline.
 
     Raises:
         SettingsError: if there is none.
     """
     if samples < 2:
         raise SettingsError(
-            f"{name}: gradient='score-function' takes the baseline of a sample from the others of "
-            "its group, but there is one only; use samples=2 or more"
+            f"{name}: gradient='score-function' computes the baseline of a sample from the others "
+            "of its group, but a group has only one; use samples=2 or more"
         )
 
 
 def check_plain_weight(draw: Draw, gradient: Gradient) -> None:
-    """Check that the weight is a ratio of densities at z, which all but one gradient count on.
+    """Check that the weight is a ratio of densities at z, as all gradients but one require.
 
     Raises:
         UnsupportedError: if some latents are summed out of it.

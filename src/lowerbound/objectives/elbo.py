@@ -1,4 +1,4 @@
-"""The evidence lower bound, and the penalties that training may put in place of its rate."""
+"""The evidence lower bound, and the penalties that may replace its rate in training."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ELBO(Objective):
 
     estimated by ``samples`` draws of z. The KL term is computed in closed form where one is
     registered with torch, which is the paper's estimator B, or sampled, which is its estimator A.
-    Of several groups of latents the KL term is a sum over the groups, each in closed form where
-    there is one. The closed form lowers the variance of the rate, but can raise that of the bound.
+    For several groups of latents the KL term is a sum over the groups, each in closed form if it
+    has one. The closed form lowers the variance of the rate, but can raise that of the bound.
 
-    ``beta``, ``free_bits`` and ``capacity`` change what is maximised, not what is reported: the
-    bound stays the formula above, so runs with different settings compare. With the rate
+    ``beta``, ``free_bits`` and ``capacity`` change the maximised value, not the reported one: the
+    bound stays the formula above, so runs with different settings can be compared. With the rate
     ``R = KL(q || p)``, rates ``R_j`` of the units of z, and means over the batch denoted by a bar,
     the gradient is that of ``E[log p(x given z)] - penalty`` with the penalty
 
@@ -43,8 +43,8 @@ class ELBO(Objective):
 
     Args:
         samples: L, the draws for each example.
-        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: refused if there is none.
-            ``"sampled"``: estimator A.
+        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: an error if there is no
+            closed form. ``"sampled"``: estimator A.
         gradient: see :class:`lowerbound.Objective`. All but ``"pathwise"`` and ``"score-function"``
             use the sampled KL term for the gradient; ``"dreg"`` is ``"sticking-the-landing"`` here.
         beta: the weight of the rate (Higgins et al. 2017), or a schedule such as
@@ -57,8 +57,8 @@ class ELBO(Objective):
 
     Raises:
         SettingsError: for settings that are unknown, out of range or exclude each other.
-        UnsupportedError: on use, if ``kl="closed-form"`` or ``free_bits`` needs a closed form and
-            there is none.
+        UnsupportedError: on use, if ``kl="closed-form"`` or ``free_bits`` needs a closed form that
+            does not exist.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -140,7 +140,7 @@ class ELBO(Objective):
         return self.kl == "sampled" or (self.kl == "auto" and not draw.has_closed_form_rate)
 
     def surrogate(self, draw: Draw) -> Tensor:
-        """``mean_k log p(x given z_k) - penalty`` with the gradient asked for, ``[B]``."""
+        """``mean_k log p(x given z_k) - penalty`` with the chosen gradient, ``[B]``."""
         plain = (
             self.capacity is None and not self._frees_bits and is_always(value_of(self.beta), 1.0)
         )
@@ -159,7 +159,7 @@ class ELBO(Objective):
         return not is_always(value_of(self.free_bits), 0.0)
 
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
-        """What is subtracted in place of the rate, ``[B]``."""
+        """The penalty that is subtracted instead of the rate, ``[B]``."""
         if not self._frees_bits:
             return self._weight(rate) * rate
         units = draw.unit_rates
@@ -180,7 +180,7 @@ class ELBO(Objective):
         return beta * (rate.detach().mean() - value_of(self.capacity)).sign()
 
     def _score_function_surrogate(self, draw: Draw) -> Tensor:
-        """The signal of a sample is by how much it exceeds the mean of the others."""
+        """The score-function surrogate: each sample is compared with the mean of the others."""
         signal = draw.log_likelihood.detach()
         if self._is_sampled(draw):
             # The explicit dependence on q is the mean of a score, which would only add noise.
@@ -220,7 +220,7 @@ class ELBO(Objective):
 
 
 def _without(draw: Draw, attribute: str) -> str:
-    """Which posterior against which prior lacks a rate in closed form."""
+    """The posterior and the prior whose rate has no closed form, for messages."""
     for name, latent in draw.latents.items():
         if getattr(latent, attribute) is not None:
             continue

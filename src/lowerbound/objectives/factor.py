@@ -27,18 +27,18 @@ class FactorVAE(Objective):
     .. math:: \mathcal L - \gamma\, \mathrm{KL}\Big(q(z) \,\Big\|\, \prod_j q(z_j)\Big), \qquad
               q(z) = \mathbb E_{p(x)}[q(z \mid x)],
 
-    which is zero where the units of z are independent over all of the data. Its density ratio is
-    estimated by a critic that tells draws from q(z) from draws of the product. The latter are made
-    by permuting each unit of z across the batch. The optimal critic gives
-    :math:`\log q(z) - \sum_j \log q(z_j)`, so its mean is the total correlation.
+    which is zero if the units of z are independent over all of the data. Its density ratio is
+    estimated by a critic that distinguishes draws from q(z) from draws of the product. The latter
+    are made by permuting each unit of z across the batch. The optimal critic gives :math:`\log q(z)
+    - \sum_j \log q(z_j)`, so its mean is the total correlation.
 
     The bound that is reported stays the ELBO. The term ``total correlation`` is the critic's
-    estimate, and ``critic loss`` is what the critic minimises: log 2 at worst, where it cannot tell
-    the two apart. The loss depends on the other examples of a batch.
+    estimate, and ``critic loss`` is what the critic minimises: it is log 2 if the critic cannot
+    distinguish the two. The loss depends on the other examples of a batch.
 
     Args:
-        critic: from all units of z side by side, ``[*leading, J]``, to a logit ``[*leading, 1]``.
-            It is trained beside the model, on a loss of its own.
+        critic: from all units of z, concatenated, ``[*leading, J]``, to a logit ``[*leading, 1]``.
+            It is trained together with the model, on its own loss.
         gamma: the weight of the penalty, or a schedule.
         samples: L, the draws for each example.
         kl: as in :class:`lowerbound.ELBO`.
@@ -59,7 +59,7 @@ class FactorVAE(Objective):
         ['bound', 'rate', 'distortion', 'total correlation', 'critic loss']
     """
 
-    _elbo: ClassVar[ELBO]  # of each instance, but not one of its settings
+    _elbo: ClassVar[ELBO]  # an attribute of each instance, but not a setting
 
     critic: nn.Module = field(compare=False, repr=False)
     gamma: float | Schedule = 10.0
@@ -96,7 +96,7 @@ class FactorVAE(Objective):
         return self.bound(draw) - value_of(self.gamma) * self.total_correlation(draw)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
-        """Those of the ELBO, and the estimate of the total correlation, ``[B]`` each."""
+        """The terms of the ELBO, and the estimate of the total correlation, ``[B]`` each."""
         return super().terms(draw) | {"total correlation": self.total_correlation(draw)}
 
     def total_correlation(self, draw: Draw) -> Tensor:
@@ -129,7 +129,7 @@ class FactorVAE(Objective):
 def permute_units(z: Tensor) -> Tensor:
     """Each unit of latents ``[K, B, *units]`` permuted over the batch by itself, ``[K, B, J]``.
 
-    Every unit keeps its values, and so its distribution; what ties units to each other is lost.
+    Every unit keeps its values, and so its distribution; the dependence between units is lost.
 
     Example:
         >>> z = torch.arange(6.0).reshape(1, 3, 2)

@@ -27,11 +27,11 @@ from lowerbound.settings import whole_number
 # A normalised weight that is below the rounding error of every floating type.
 _NEGLIGIBLE = 1e-20
 
-# For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would lose its digits, so
-# another formula takes the difference from the mean of the logarithms.
+# For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would be inaccurate, so
+# another formula computes the difference from the mean of the logarithms.
 _SMALL_ORDER = 0.1
 
-# In place of an order of 0, by which that formula would divide.
+# Replaces an order of 0, by which that formula would divide.
 _LEAST_ORDER = 1e-12
 
 _Order = float | Tensor
@@ -41,7 +41,7 @@ _Order = float | Tensor
 class PowerMean:
     r"""The logarithm of a power mean of weights, averaged over groups of samples.
 
-    Its derivatives, from which every gradient here is made, are methods.
+    Its methods are the derivatives from which every gradient here is made.
 
     .. math:: f(w) = \lambda \frac1K \sum_k \log w_k + (1 - \lambda) \frac1M \sum_m \frac1{1-\alpha}
               \log \frac1G \sum_g w_{mg}^{1-\alpha}
@@ -87,7 +87,7 @@ class PowerMean:
     def _by_order(
         self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
     ) -> Tensor:
-        """The one of two formulas that keeps its digits for the order 1 - alpha."""
+        """The result of the one of two formulas that is accurate for the order 1 - alpha."""
         order = 1 - self.alpha
         if not isinstance(order, Tensor):
             chosen = small if abs(order) < _SMALL_ORDER else large
@@ -119,7 +119,7 @@ class PowerMean:
         return self._mixed(log_w_KB, self.alpha * share_MGB + (1 - self.alpha) * share_MGB.square())
 
     def advantages(self, log_w_KB: Tensor) -> Tensor:
-        """What f loses if a sample gets the mean log weight of its group's others (VIMCO).
+        """The decrease of f if a log weight is replaced by the mean of the others (VIMCO).
 
         ``[K, B]``; see Mnih & Rezende 2016.
         """
@@ -148,8 +148,8 @@ class PowerMean:
             return mean + ((own.sum(1, keepdim=True) - own + stand_in) / count).log1p() / order
 
         def large(order: _Order, log_w: Tensor, others: Tensor) -> Tensor:
-            # The sum without a term is the sum of those before and after it: a difference would
-            # lose digits.
+            # The sum without a term is the sum of the terms before and after it, because
+            # subtracting the term would be inaccurate.
             terms = order * log_w
             edge = torch.full_like(terms[:, :1], -math.inf)
             before = torch.cat([edge, terms.logcumsumexp(1)[:, :-1]], 1)
@@ -174,7 +174,7 @@ class PowerMean:
 
 
 def _floor(terms_MGB: Tensor) -> Tensor:
-    """A term so far below the largest of its group does not change the sum.
+    """The smallest log weight that counts: a smaller one would not change the sum of its group.
 
     Its share would be a denormal number, with which a CPU multiplies matrices many times slower.
     """
@@ -204,7 +204,7 @@ class _PowerBound(Objective):
         return self._means()[0].value(draw.log_w)
 
     def surrogate(self, draw: Draw) -> Tensor:
-        """A sum with the gradient asked for, ``[B]``."""
+        """A sum with the chosen gradient, ``[B]``."""
         model, posterior = self._means()
         if self.gradient == "pathwise" and model is posterior:
             return model.value(draw.log_w)
@@ -223,8 +223,8 @@ class _PowerBound(Objective):
             log_w_path_KB.isfinite(), log_w_path_KB, torch.zeros_like(log_w_path_KB)
         )
         # The gradient at z has been weighted for the model's parameters. On the path to the
-        # posterior's it gets another weight, by a division. The floor makes that possible, and is
-        # below the rounding error.
+        # posterior's parameters it gets another weight, by a division. The floor makes that
+        # possible, and is below the rounding error.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
         surrogate = (floored_KB * log_w_path_KB).sum(0)
         if path_KB is not model_KB:
@@ -259,8 +259,8 @@ class IWAE(_PowerBound):
     Rainforth et al. 2018 divide the samples:
 
     - ``groups=M``: MIWAE, the mean of M bounds of K / M samples each.
-    - ``encoder_groups=M``: PIWAE: the decoder maximises the bound of all samples, the encoder that
-      mean.
+    - ``encoder_groups=M``: PIWAE: the decoder maximises the bound of all samples, the encoder the
+      mean of M bounds.
     - ``elbo_weight=b``: CIWAE, ``b`` times the ELBO plus ``1 - b`` times this bound.
 
     With the doubly reparameterised gradient (``gradient="dreg"``) the encoder's gradient improves
@@ -269,9 +269,9 @@ class IWAE(_PowerBound):
     Args:
         samples: K, the draws for each example, in all groups together.
         gradient: see :class:`lowerbound.Objective`.
-        groups: of the bound; divides ``samples``.
-        encoder_groups: of the bound that the encoder maximises, if that is another; divides
-            ``samples``.
+        groups: the number of groups, M; divides ``samples``.
+        encoder_groups: the groups of the bound that the encoder maximises, if it is a different
+            one; divides ``samples``.
         elbo_weight: from 0 to 1, or a schedule.
 
     Raises:
@@ -326,7 +326,8 @@ class Renyi(_PowerBound):
     (Li & Turner 2016). At ``alpha=0`` the estimate is IWAE's, and towards ``alpha=1`` it becomes
     the ELBO's. Above 1 the bound is lower still and q seeks modes. For ``alpha`` between 0 and 1
     the estimate from K samples is on average below the bound and rises to it with K, so it stays a
-    lower bound. Above 1 it falls with K to the bound, from the ELBO at most.
+    lower bound. Above 1 the estimate decreases with K to the bound, and never exceeds the ELBO on
+    average.
 
     Args:
         alpha: at least 0, or a schedule; below 0 the limit would be an upper bound.

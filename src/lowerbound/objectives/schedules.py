@@ -29,7 +29,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def at(self, step: int, epoch: float) -> float:
-        """The value after ``step`` optimiser steps, which are ``epoch`` epochs."""
+        """The value after ``step`` optimiser steps, or ``epoch`` epochs."""
 
     @abstractmethod
     def ended(self, step: int, epoch: float) -> bool:
@@ -78,7 +78,7 @@ class Ramp(Schedule):
         return self.stop
 
     def at(self, step: int, epoch: float) -> float:
-        """The value on the line, or ``stop`` after its end."""
+        """The value on the ramp, or ``stop`` after its end."""
         progress = self._progress(step, epoch)
         if progress >= 1:
             return self.stop
@@ -95,7 +95,7 @@ class Ramp(Schedule):
 
 
 def value_of(number: float | Schedule | Tensor) -> float | Tensor:
-    """A number as it is, a schedule's end value; in training, a tensor without dimensions."""
+    """The value of a setting: a number, a schedule's end value, or in training a 0-d tensor."""
     if isinstance(number, Schedule):
         return number.end
     return number

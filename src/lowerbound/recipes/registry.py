@@ -25,11 +25,11 @@ class Recipe:
     settings and adds their descriptions to the docstring.
 
     Args:
-        name: what the command calls it.
+        name: of the recipe in the command.
         make: the function.
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
         pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
-        image_size: the size to which pictures from a folder are brought.
+        image_size: the size to which pictures from a folder are resized.
     """
 
     name: str
@@ -66,7 +66,8 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
     """Decorator: list a function among the recipes, under its own name with dashes.
 
     Args:
-        usual: how its model is usually trained, as the last three arguments of :class:`Recipe`.
+        usual: the last three arguments of :class:`Recipe`, which say how its model is usually
+            trained.
     """
 
     def register(make: Make) -> Make:

@@ -1,1 +1,1 @@
-"""Training: one loop over steps, its settings, and what watches it."""
+"""Training: one loop over steps, its settings, and its observers."""

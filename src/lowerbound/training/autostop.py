@@ -1,23 +1,24 @@
-"""A training that stops by itself: averages of the weights at falling learning rates, in nats.
+"""The rule by which a training stops automatically: averages of weights at falling learning rates.
 
-At one learning rate, stochastic gradients keep the weights wandering about the best ones, at a
-distance that does not shrink with time. Their average over a window of steps is much nearer (Polyak
-& Juditsky 1992), and the nearer, the smaller the rate. The bound alone tells whether it pays to go
-on: the bounds of two averages on the same noise differ by far less noise than either has.
+At one learning rate, stochastic gradients keep the weights moving around the optimum, at a distance
+that does not shrink with time. The average of the weights over a window of steps is much nearer to
+the optimum (Polyak & Juditsky 1992), and nearer still if the learning rate is smaller. The bound
+shows whether it is worth continuing: the difference of the bounds of two averages on the same noise
+has far less noise than either bound.
 
 So the steps are taken in windows. After each, the average of its weights is compared with the best
 average so far:
 
-- It gains more than the tolerance: the weights are still on their way. The rate stays.
-- It does not: the rate is halved, the window is doubled, and the weights go on from the best
-  average.
-- It did not gain three times in a row, so a quarter of the rate and four times the window did not
-  help: the training has settled.
+- It gains more than the tolerance: the weights still improve. The learning rate stays the same.
+- It does not: the learning rate is halved, the window is doubled, and the training continues from
+  the best average.
+- Three windows in a row did not gain, so a quarter of the learning rate and four times the window
+  did not help: the training has settled.
 
-To leave a fixed rate only once its iterates are stationary, to cut it by a constant factor then,
-and to end once a cut promises too little is the idea of Welandawe, Andersen, Vehtari & Huggins 2022
-(*Robust, automated, and accurate black-box variational inference*). They measure the gain by a
-divergence between Gaussians. Here it is the bound itself, for any model.
+The idea is that of Welandawe, Andersen, Vehtari & Huggins 2022 (*Robust, automated, and accurate
+black-box variational inference*): keep a learning rate until its iterates are stationary, then
+reduce it by a constant factor, and end when a reduction promises too little. They measure the gain
+by a divergence between Gaussians. Here the gain is that of the bound itself, for any model.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ from lowerbound.objectives import Objective
 from lowerbound.training.optim import average_weights
 from lowerbound.training.progress import Progress, Windows
 
-# The first window has at least so many steps. Where a window does not gain, the learning rate and
-# the window are multiplied by these; and so many such windows in a row end the training.
+# The smallest number of steps of the first window; the factors of the learning rate and of the
+# window after a window that does not gain; and the number of such windows in a row that end the
+# training.
 _WINDOW = 200
 _CUT, _GROWTH = 0.5, 2
 _IDLE = 3
 
-# Averages are compared on so many examples, or on so many repetitions where there are none. Where a
-# repetition takes all data, they come to so many examples in all.
+# The number of examples on which averages are compared, or of repetitions for a model that stores
+# its own data. If a repetition takes all data, it is the number of examples of all repetitions.
 _EXAMPLES, _IN_ALL = 1000, 1_000_000
 
 
@@ -53,10 +55,10 @@ class Decision:
     """What the rule decides after an epoch; the loop acts on it.
 
     Args:
-        windows: where the rule stands now.
-        record: what a window that ended came to; ``None`` within a window.
-        is_best: whether its average is to be kept as the best one.
-        goes_back: whether the weights go on from the best average.
+        windows: the present state of the rule.
+        record: the result of the window that ended; ``None`` within a window.
+        is_best: whether its average is the best one.
+        goes_back: whether the training continues from the best average.
         settled: whether the training ends.
     """
 
@@ -67,7 +69,7 @@ class Decision:
     settled: bool = False
 
     def describe(self, learning_rate: float) -> str:
-        """What the window came to, in one line."""
+        """The result of the window, in one line."""
         assert self.record is not None
         line = (
             f"{self.record['steps']:,} steps at learning rate {learning_rate:.3g}: "
@@ -80,12 +82,13 @@ class Decision:
 
 @dataclass(eq=False)
 class AutoStop:
-    """The rule, with the average of the window under way.
+    """The rule, with the average of the current window.
 
     Args:
-        model: that is trained.
-        tolerance: the gain in nats that is worth going on for.
-        warmup_steps: over which the learning rate rises. No window begins before.
+        model: the model that is trained.
+        tolerance: the gain in nats for which the training continues.
+        warmup_steps: the steps over which the learning rate rises. No window begins before their
+            end.
     """
 
     model: Model
@@ -98,7 +101,7 @@ class AutoStop:
         self._best_bounds: Tensor | None = None
 
     def fewest_steps_left(self, progress: Progress) -> int:
-        """How many steps there will be at least: windows that do not gain, up to the end."""
+        """The least number of remaining steps, if no window gains from now on."""
         windows = progress.windows
         length = windows.length or _WINDOW
         left = (windows.end or _WINDOW) - progress.step
@@ -117,15 +120,15 @@ class AutoStop:
         best_weights: Mapping[str, Tensor] | None,
         bounds_of: Callable[[Model], Tensor],
     ) -> Decision:
-        """After an epoch: if a window ends here, see what it gained, and decide how to go on.
+        """After an epoch: if a window ends here, measure its gain, and decide how to continue.
 
         Args:
-            progress: of the training.
-            epoch_steps: the steps of an epoch.
+            progress: the progress of the training.
+            epoch_steps: the number of steps in an epoch.
             last: whether no more steps are allowed.
             changing: whether the objective's schedules still change.
             best_weights: the best average so far; ``None`` before the first one.
-            bounds_of: a model's bounds on some examples, the same ones with the same noise always.
+            bounds_of: computes a model's bounds on some examples, always with the same noise.
         """
         windows = progress.windows
         if not windows.length:
@@ -185,12 +188,12 @@ class AutoStop:
         best_weights: Mapping[str, Tensor] | None,
         bounds_of: Callable[[Model], Tensor],
     ) -> tuple[float, float]:
-        """By how many nats these bounds exceed the best average's, and its standard error."""
+        """The mean gain over the best average, in nats, and its standard error."""
         if not bool(bounds.isfinite().all()):
             return -math.inf, math.inf
         if best_weights is None:
             return math.inf, 0.0
-        if self._best_bounds is None:  # it is the best average of an earlier process
+        if self._best_bounds is None:  # the best average was found by an earlier process
             self._best_bounds = self._bounds_at(best_weights, bounds_of)
         difference = bounds - self._best_bounds
         return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
@@ -206,7 +209,7 @@ class AutoStop:
         return bounds
 
     def describe_unfinished(self, progress: Progress) -> str:
-        """What to say if the steps ran out before the training had settled."""
+        """The message if the steps ran out before the training had settled."""
         line = (
             f"the training has not settled to tolerance={self.tolerance:g} in "
             f"{progress.step:,} steps"
@@ -226,7 +229,7 @@ def comparable_bounds(
     *,
     seed: int,
 ) -> Tensor:
-    """A model's bounds on some examples, always the same ones with the same noise."""
+    """A function that computes a model's bounds on fixed examples with fixed noise."""
     data = train if validation is None else validation
     count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
     whole, examples = model.for_evaluation(data, repetitions=count)

@@ -17,28 +17,29 @@ from lowerbound.data.mapped import Mapped
 from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
 
-# The order of examples in a file is random on two scales, both in bytes. Blocks, which a disk
-# reads at once, are shuffled; then the examples are shuffled within pools of many blocks. A pool
-# is read at once, and so many pools are read ahead.
+# The order of examples in a file is random on two scales, both in bytes. Blocks, which a disk reads
+# at once, are shuffled; then the examples are shuffled within pools of many blocks. A pool is read
+# at once, and the third constant is the number of pools that are read ahead.
 _BLOCK = 1 << 17
 _POOL = 1 << 25
 _AHEAD = 2
 
-# Examples may take a device's free memory divided by this.
+# Examples may take the free memory of a device divided by this number.
 _SHARE = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some examples to learn from, in the form in which they reach a training step.
+    """A batch of examples, in the form in which a training step receives it.
 
     Args:
-        tensor: the rows of examples that are on the device, ``[B]``, or their stored values or
-            their decoded values, ``[B, *shape]``.
-        fields: that the model takes, by name: of all examples, ``[N, ...]``, with rows, and of the
-            batch, ``[B, ...]``, otherwise.
-        examples: that the rows or stored values belong to; ``None`` for decoded values.
-        on_device: whether the tensor holds rows.
+        tensor: the row numbers of examples on the device, ``[B]``; or stored or decoded values,
+            ``[B, *shape]``.
+        fields: the fields that the model takes, by name: of all examples, ``[N, ...]``, if the
+            tensor contains row numbers, otherwise of the batch, ``[B, ...]``.
+        examples: the examples to which the rows or stored values belong; ``None`` for decoded
+            values.
+        on_device: whether the tensor contains row numbers.
     """
 
     tensor: Tensor
@@ -50,7 +51,7 @@ class Batch:
         return len(self.tensor)
 
     def decode(self, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
-        """The values, ``[B, *shape]``, random if the pixels are, and the fields, ``[B, ...]``."""
+        """The values, ``[B, *shape]``, which may be random, and the fields, ``[B, ...]``."""
         if self.examples is None:
             return self.tensor, dict(self.fields)
         with labelled(DATA):
@@ -62,8 +63,9 @@ class Batch:
     def decode_stored(self, dtype: torch.dtype) -> Batch:
         """The same batch, whose stored values, if it has any, are decoded.
 
-        A compiled step is given the result. If it were given stored values instead, the compiler
-        would decode them anew in every kernel that uses them. Rows it gathers and decodes itself.
+        A compiled step receives the result. If it received stored values instead, the compiler
+        would decode them again in every kernel that uses them. Row numbers are gathered and decoded
+        within the step.
         """
         if self.on_device:
             return self
@@ -71,21 +73,21 @@ class Batch:
 
 
 class BatchSource:
-    """Where the steps of a training get their batches from.
+    """The source of the batches of a training.
 
     Examples that fit are moved to the device in their storage type, and a batch is made of rows.
     Others stay in their file or in the machine's memory, and their stored values are read and sent
     to the device ahead of the steps, many batches at once.
 
     Args:
-        examples: to learn from.
-        device: to learn on.
+        examples: the training examples.
+        device: the device of the training.
         needs: names of the fields that the model needs.
         accepts: names of the fields that it takes if the examples have them.
 
     Raises:
-        DataError: if a field that is needed is not there, naming it, or entries are missing and the
-            model is not told which.
+        DataError: if a required field is missing, naming it, or entries are missing and the model
+            does not take the field ``observed``.
     """
 
     def __init__(
@@ -108,8 +110,8 @@ class BatchSource:
         """All rows in random order, which for examples in a file can be read quickly.
 
         Args:
-            size: of the batches.
-            generator: of the order.
+            size: the batch size.
+            generator: of the random order.
         """
         count = len(self.examples)
         if not self.keeps_blocks(size):

@@ -16,27 +16,28 @@ from lowerbound.training.step import TrainingStep
 Precision = Literal["auto", "float32", "bfloat16"]
 Compute = Callable[[Batch], None]
 
-# Steps before the timed ones, in which memory is allocated and caches fill, and the timed ones.
+# The number of steps before the timed ones, in which memory is allocated and caches fill, and the
+# number of timed steps.
 _WARMUP, _TIMED = 3, 10
 
-# Steps left from which on they are compiled thoroughly. That takes 5 to 10 seconds and saves 0.2
-# to 0.5 milliseconds a step.
+# If at least this many steps remain, they are compiled thoroughly. That takes 5 to 10 seconds more
+# and saves 0.2 to 0.5 milliseconds a step.
 _WORTH_THOROUGHNESS = 30_000
 
 
 class StepAutotuner:
-    """Runs the steps of a training as a few timed ones show to be the quickest.
+    """Runs the steps of a training in the way that a few timed steps show to be the fastest.
 
     Args:
-        step: to run.
+        step: the step to run.
         choice: ``"auto"``: compile if the training is long enough to gain by it and a few steps
             show that it does. ``"always"``: compile from the second step on. ``"never"``.
-        precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and
-            a few steps show that they are quicker.
+        precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
+            few steps show that it is faster.
         batch_size: of the steps that may be compiled. A short last batch runs uncompiled, because
-            another shape would have to be compiled for itself.
+            another shape would need a compilation of its own.
         tell: receives the line that says what was chosen, and why.
-        profiled: whether the compiler names its kernels, so that a profile tells them apart.
+        profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
 
     def __init__(
@@ -68,25 +69,25 @@ class StepAutotuner:
 
     @property
     def option(self) -> Option:
-        """How steps run now."""
+        """The option with which steps run now."""
         return self.tuner.option
 
     @property
     def decided(self) -> bool:
-        """Whether they run like this to the end."""
+        """Whether the choice is final."""
         return self.tuner.decided
 
     @property
     def settled_option(self) -> Option | None:
-        """How a resumed training runs its steps; ``None`` if that is not decided."""
+        """The option for a resumed training; ``None`` if it is not decided."""
         return self.tuner.settled_option
 
     def resume(self, compiled: bool | None, bfloat16: bool | None, left: int) -> None:
-        """Run steps as an earlier process did, except for what is asked for now.
+        """Run steps as an earlier process did, unless the present settings differ.
 
         Args:
-            compiled: whether its steps were; ``None`` if that was not decided.
-            bfloat16: whether its networks computed in bfloat16; likewise.
+            compiled: whether its steps were compiled; ``None`` if that was not decided.
+            bfloat16: whether its networks computed in bfloat16; ``None`` if that was not decided.
             left: how many steps there will be.
         """
         self.left = left
@@ -136,11 +137,11 @@ def compile_step(
 
     Args:
         step: to compile.
-        whole: as one graph; the compiler fails where something in the model prevents that.
-            Otherwise in pieces.
-        thoroughly: on a CPU, compile also the code that calls the graph's kernels one after the
-            other, which otherwise is Python.
-        profiled: name the kernels in profiles.
+        whole: whether to compile one graph; the compiler fails if something in the model prevents
+            that. Otherwise the step is compiled in pieces.
+        thoroughly: whether to compile, on a CPU, also the code that calls the graph's kernels one
+            after the other, which is otherwise Python.
+        profiled: whether to name the kernels in profiles.
     """
     options = _code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
     made = compiled(step.compute, whole=whole, **options)
@@ -158,7 +159,7 @@ def compile_step(
 
     def compute_in_pieces(batch: Batch) -> None:
         with warnings.catch_warnings():
-            # Between pieces the compiler looks at gradients that are not kept.
+            # Between pieces the compiler reads gradients of tensors that are not leaves.
             message = "The .grad attribute of a Tensor that is not a leaf"
             warnings.filterwarnings("ignore", message, UserWarning)
             compute(batch)

@@ -1,4 +1,4 @@
-"""Where a step became non-finite, and what to do about it."""
+"""Finds where a step became non-finite, and names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def diagnose(
     """The error that names the first value from data to gradient that is not finite.
 
     Args:
-        model: with the gradients of the step.
-        players: of the objective, with theirs.
-        optimizer: of its parameters.
-        step: which one was refused, counted from 1.
-        seen: its data, the draw for them, and the bound averaged over them.
+        model: the model, with the gradients of the step.
+        players: the objective's players, with their gradients.
+        optimizer: the optimiser of the parameters.
+        step: the number of the refused step, counted from 1.
+        seen: the step's data, their draw, and their mean bound.
     """
     x, draw, bound = seen
     parameters = [*model.named_parameters(), *players.named_parameters()]

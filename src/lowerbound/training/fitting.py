@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop
 
-# Multiplications in a step for which several threads are worth their synchronisation. Below it they
-# cost more time than they save, and a factor of ten where other programs share the cores.
+# The number of multiplications in a step above which several threads are worth their
+# synchronisation. Below it they cost more time than they save, and a factor of ten if other
+# programs share the cores.
 _WORTH_THREADS = 3e7
 
 Keywords = ParamSpec("Keywords")
@@ -40,7 +41,7 @@ class _Fit(Protocol[Keywords]):
 def _with_keywords(
     schema: Callable[Keywords, FitKeywords],
 ) -> Callable[[Callable[..., "Run"]], _Fit[Keywords]]:
-    """Decorator: the keywords of :func:`fit` are those that make ``schema``."""
+    """Decorator: the keywords of the function are the fields of ``schema``."""
     decorate = takes_settings(cast(type[FitKeywords], schema))
     return lambda function: cast(_Fit[Keywords], decorate(function))
 
@@ -49,19 +50,18 @@ def _with_keywords(
 def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: Any) -> "Run":
     """Train a model: maximise an objective over some data.
 
-    The true bound in nats per example, averaged over examples, is what is shown, recorded and used
-    to select weights. With ``validation`` the weights with the best validation bound are kept, and
-    without it the last ones. Torch's random state is left as it was.
+    The true bound in nats per example, averaged over examples, is shown, recorded and used to
+    select weights. With ``validation`` the weights with the best validation bound are kept, and
+    without it the last ones. Torch's random state is restored afterwards.
 
     Args:
         model: the model, which is trained in place and moved to ``device``.
         objective: what to maximise, such as ``lb.ELBO(samples=7)``.
-        data: examples, an array or a tensor, ``[N, *event]``; raw data as for
-            :meth:`Model.examples <lowerbound.Model.examples>` if the model was trained before;
-            nothing for a :class:`lowerbound.LogJoint` that stores its own data, for which an epoch
-            is 100 steps. A model that is trained on what :func:`lowerbound.load_data` returned
-            takes raw data from then on, see :attr:`Model.preprocessing
-            <lowerbound.Model.preprocessing>`.
+        data: examples, an array or a tensor, ``[N, *event]``; raw data as for :meth:`Model.examples
+            <lowerbound.Model.examples>` if the model was trained before; nothing for a
+            :class:`lowerbound.LogJoint` that stores its own data, for which an epoch is 100 steps.
+            A model that is trained on examples from :func:`lowerbound.load_data` takes raw data
+            from then on, see :attr:`Model.preprocessing <lowerbound.Model.preprocessing>`.
         keywords: the fields of :class:`lowerbound.training.settings.FitKeywords`.
 
     Returns:

@@ -37,7 +37,7 @@ from lowerbound.training.records import (
 )
 from lowerbound.training.step import TrainingStep
 
-# After so many steps on a device it is asked whether it refused one. It is asked earlier where
+# After this many steps on a device the loop checks whether a step was refused. It checks earlier if
 # each step keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
@@ -46,15 +46,15 @@ _UNCHECKED_BATCHES = 32
 class Observer:
     """Watches a training. All methods are called by the loop, and do nothing by default.
 
-    To write your own: subclass, override what matters, and pass an instance in ``observers`` of
-    :func:`lowerbound.fit`.
+    To write your own: subclass, override the methods that you need, and pass an instance in
+    ``observers`` of :func:`lowerbound.fit`.
     """
 
     def on_start(self, loop: Loop) -> None:
         """Before the first step."""
 
     def on_choice(self, loop: Loop, line: str) -> None:
-        """When it is decided how steps run, or a profile is made; the line says what and why."""
+        """After the choice how steps run, or after a profile; ``line`` describes it."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -63,7 +63,7 @@ class Observer:
         """After an epoch and its validation."""
 
     def on_interrupt(self, loop: Loop) -> None:
-        """When an error or a signal ends the training; the error goes on afterwards."""
+        """After an error or a signal ended the training, before the error is raised again."""
 
     def on_end(self, loop: Loop) -> None:
         """After the last epoch, with the weights that are kept."""
@@ -119,7 +119,7 @@ class Loop:
 
     @torch.enable_grad()
     def run(self) -> None:
-        """Train to the end. torch's random state is the caller's to seed and restore."""
+        """Train to the end. The caller seeds and restores torch's random state."""
         with self._telling_of_failures():
             self._notify("on_start")
             while not self.progress.finished:
@@ -136,18 +136,18 @@ class Loop:
         self._restore_best()
         self._notify("on_end")
 
-    # What observers and checkpoints ask for.
+    # For observers and checkpoints.
 
     @property
     def kept(self) -> Model:
-        """The model that is validated: with averaged weights if there are such."""
+        """The model that is validated: the one with averaged weights, if weights are averaged."""
         if self.ema is None:
             return self.model
         return cast(Model, self.ema.module)
 
     @property
     def between_steps(self) -> bool:
-        """Whether weights and progress belong together; not so where a step was cut short."""
+        """Whether weights and progress belong together. They do not if a step was interrupted."""
         return self.step.taken == self.progress.step == self.step.accepted
 
     @property
@@ -164,11 +164,11 @@ class Loop:
         return are_finite([self.model, self.players])
 
     def tell(self, line: str) -> None:
-        """Tell all observers what was decided or found out about how the steps run."""
+        """Pass a line about how the steps run to all observers."""
         self._notify("on_choice", line)
 
     def unfinished(self) -> list[str]:
-        """What to say of a training that ended before its schedules or its tolerance did."""
+        """Messages about a training that ended before its schedules or its tolerance."""
         if self.autostop is not None and not self.progress.settled:
             if not self.progress.history:
                 return []
@@ -176,7 +176,7 @@ class Loop:
         return describe_cut_schedules(self.progress)
 
     def snapshot(self) -> Progress:
-        """Where the training stands now, in plain numbers."""
+        """The present progress of the training, as plain values."""
         now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
         option = self.autotuner.settled_option
         if option is None:
@@ -191,14 +191,14 @@ class Loop:
         """Put weights into the model and the objective's players.
 
         Raises:
-            RuntimeError, KeyError: if they are those of others.
+            RuntimeError, KeyError: if they do not fit.
         """
         self.model.load_state_dict(weights["model"])
         if self.players:
             self.players.load_state_dict(weights["objective"])
 
     def request_stop(self) -> None:
-        """Stop after the step under way; a second request stops at once.
+        """Stop after the current step; a second request stops at once.
 
         Raises:
             KeyboardInterrupt: if a stop has been requested already.
@@ -214,7 +214,7 @@ class Loop:
         best_weights: Weights | None = None,
         earlier_tolerance: float | None = None,
     ) -> None:
-        """Continue from where an earlier training stood.
+        """Continue from the progress of an earlier training.
 
         The caller restores the weights and the optimiser's state.
 
@@ -226,7 +226,7 @@ class Loop:
         """
         self.progress, self.best_weights = progress, best_weights
         if progress.position and len(progress.history) > progress.epoch:
-            # The number of steps cut the epoch short, and now it goes on.
+            # The number of steps ended in the middle of this epoch, which is now continued.
             progress.history.pop()
         if self.autostop is not None and progress.settled and earlier_tolerance is not None:
             progress.settled = self.autostop.tolerance >= earlier_tolerance
@@ -245,10 +245,10 @@ class Loop:
         return self.source.shuffle(self.batch_size, generator)
 
     def _batches(self, rows: Tensor) -> Generator[Batch]:
-        """The batches of what is left of an epoch, between which it looks after the training.
+        """The remaining batches of an epoch.
 
-        It stops where that was requested, and asks the device now and then whether it refused a
-        step.
+        Between them the loop stops if that was requested, and checks from time to time whether the
+        device refused a step.
         """
         self.model.train()
         self.players.train()
@@ -268,7 +268,7 @@ class Loop:
         self.examples_per_second = (self.progress.position - first) / seconds
 
     def _check(self) -> None:
-        """See whether a step was refused; if so, go back to where it began."""
+        """Check whether a step was refused; if so, return to the state before it."""
         try:
             self.step.check()
         except NonFiniteError:
@@ -279,7 +279,7 @@ class Loop:
 
     @property
     def _epochs(self) -> float:
-        """Epochs so far, with the part of the one under way."""
+        """The number of epochs so far, with the fraction of the current one."""
         return self.progress.epoch + self.progress.position / len(self.train)
 
     def _scheduled(self) -> dict[str, float]:
@@ -381,7 +381,7 @@ class Loop:
 
     @contextmanager
     def _telling_of_failures(self) -> Iterator[None]:
-        """Around the epochs: observers hear of an error, and the optimiser gets its rates back."""
+        """Around the epochs: observers receive an error, and learning rates are restored."""
         try:
             yield
         except BaseException as error:
@@ -390,7 +390,7 @@ class Loop:
             for observer in self.observers:
                 try:
                     observer.on_interrupt(self)
-                except LowerboundError as another:  # must not take the place of the first
+                except LowerboundError as another:  # A later error must not replace the first one.
                     error.add_note(str(another))
             raise
         finally:
