@@ -523,7 +523,7 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     )
     assert 1 <= run.best_epoch < 5
     assert run.unfinished[0].endswith(
-        f"the weights that were kept are those of epoch {run.best_epoch}; without validation it is "
+        f"the kept weights are those of epoch {run.best_epoch}; without validation it is "
         "the last ones"
     )
 

@@ -23,7 +23,7 @@ from lowerbound.training.loop import Loop, Observer
 _REFRESH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 30.0
 
-# The columns of the progress bar, for narrow and for wide terminals.
+# The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
 
 
@@ -31,7 +31,7 @@ class Display(Observer):
     """Shows a training on standard error: live on a terminal, else a line for each epoch.
 
     Args:
-        shown: what to show of the terms of the bound: a label, the term, and its sign.
+        shown: the terms of the bound to show: a label, the term, and its sign.
     """
 
     def __init__(self, shown: Sequence[tuple[str, str, int]] = ()) -> None:
@@ -73,7 +73,7 @@ class Display(Observer):
         self.console.print(line)
 
     def on_step(self, loop: Loop) -> None:
-        """A few times a second, read the running sums and show them."""
+        """Show the running sums, a few times a second."""
         now = time.perf_counter()
         if self.live is None or now - self.shown < _REFRESH_SECONDS:
             return
@@ -111,7 +111,7 @@ class Display(Observer):
             self.live.stop()
 
     def on_end(self, loop: Loop) -> None:
-        """Say what was kept."""
+        """Print which weights were kept."""
         self.on_interrupt(loop)
         progress = loop.progress
         if progress.stopped_early:
@@ -138,7 +138,7 @@ class Recorder(Observer):
     best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
-        """Remove metrics of steps that the newest checkpoint does not hold."""
+        """Remove metrics of steps that the newest checkpoint does not contain."""
         self.header = header_of(loop.model)
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
@@ -150,7 +150,7 @@ class Recorder(Observer):
             self._checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Write a checkpoint, unless a step was cut short; then the last one remains."""
+        """Write a checkpoint, unless a step was interrupted; then the last one remains."""
         if loop.between_steps and loop.healthy():
             self._checkpoint(loop)
 
@@ -194,7 +194,7 @@ class Painter(Observer):
     pairs: int = 16
 
     def on_start(self, loop: Loop) -> None:
-        """Choose what to reconstruct: validation examples if there are such.
+        """Choose the examples to reconstruct: validation examples if there are any.
 
         A model that needs fields samples with those of some examples.
         """

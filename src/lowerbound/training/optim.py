@@ -181,7 +181,7 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
 
     Args:
         model: The model.
-        decay: The decay of an exponential average; ``None`` for the mean of all that were averaged.
+        decay: The decay of an exponential average; ``None`` for the mean of all averaged weights.
     """
     average = _average_equally if decay is None else get_ema_multi_avg_fn(decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
@@ -204,8 +204,8 @@ class QuickStep:
 
     That bookkeeping takes as long as a small update itself. The step calls the same fused kernel on
     the optimiser's own state and current settings, so quick and ordinary steps can alternate and
-    give the same bits. Any other optimiser takes its ordinary step, and so does an Adam with hooks,
-    with unusual settings, or with gradients that come and go.
+    give identical results. Any other optimiser takes its ordinary step, and so does an Adam with
+    hooks, with unusual settings, or with gradients that are not present at every step.
 
     Args:
         optimizer: The optimiser whose step it takes.

@@ -12,7 +12,7 @@ from lowerbound.models import Draw
 from lowerbound.objectives import Objective
 
 Weights = dict[str, dict[str, Tensor]]
-"""Tensors by name, by the name of the file that holds them in a checkpoint."""
+"""Tensors by name, for each file of a checkpoint."""
 
 
 def weights_of(model: nn.Module, players: nn.Module) -> Weights:
@@ -22,7 +22,7 @@ def weights_of(model: nn.Module, players: nn.Module) -> Weights:
 
 
 def copy_weights(weights: Weights) -> Weights:
-    """The same weights, which no later step changes."""
+    """A copy of the weights, which later steps do not change."""
     return {
         file: {name: value.clone() for name, value in tensors.items()}
         for file, tensors in weights.items()
@@ -52,7 +52,7 @@ def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
 
 
 def parameter_groups(model: nn.Module, objective: Objective | None, rate: float) -> list[Any]:
-    """What an optimiser is given: the model's parameters, and a named group for each player.
+    """The parameter groups of an optimiser: the model's parameters, and a named group per player.
 
     Args:
         model: whose parameters to optimise.
@@ -89,7 +89,7 @@ def losses_of_players(
     if losses.keys() != set(names):
         raise SettingsError(
             f"{type(objective).__name__}: the players are {', '.join(names)}, but losses() gives "
-            f"those of {', '.join(losses) or 'none'}"
+            f"losses of {', '.join(losses) or 'none'}"
         )
     for name in names:
         if not losses[name].requires_grad:

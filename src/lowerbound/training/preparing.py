@@ -28,7 +28,7 @@ from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 _DEFAULT_EPOCHS = 10
 
-# Steps after which a training that stops automatically stops in any case.
+# The number of steps after which a training that stops automatically ends in any case.
 _MOST_STEPS = 100_000
 
 
@@ -39,7 +39,7 @@ def make_loop(
     settings: FitKeywords,
     observers: Sequence[Observer],
 ) -> Loop:
-    """The loop of a training, after everything that would stop it has been refused.
+    """The loop of a training, after all checks.
 
     Raises:
         SettingsError: for settings in conflict with each other, with the model or the objective.
@@ -79,7 +79,7 @@ def make_loop(
 
 
 def preprocessing_of(examples: Examples) -> Preprocessing | None:
-    """What a model that is trained on some examples remembers of how they were made."""
+    """The preprocessing that a model stores of the examples on which it is trained."""
     if examples.preprocessing is None:
         return None
     # Fields may have been given after the data were loaded.
@@ -108,7 +108,7 @@ def _refuse_conflicts(settings: FitKeywords) -> None:
         )
     if settings.patience is not None and settings.validation is None:
         raise SettingsError(
-            "fit: patience is about the validation bound, but there is no validation; pass "
+            "fit: patience needs a validation bound, but there is no validation; pass "
             "validation=0.1 (--validation 0.1)"
         )
     if settings.resume and settings.directory is None:
@@ -124,7 +124,7 @@ def _refuse_conflicts(settings: FitKeywords) -> None:
         if is_given:
             raise SettingsError(
                 f"fit: tolerance and {name} are both given; with tolerance the learning rate is "
-                "halved, the weights are averaged and the training stops by a rule of its own"
+                "halved, the weights are averaged and the training stops automatically"
             )
 
 

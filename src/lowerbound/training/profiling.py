@@ -22,13 +22,13 @@ GIVEN = "data"
 PYTHON = "Python and waiting"
 KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
 
-# Steps that are timed, and then as many that are profiled.
+# The number of steps that are timed, and then of steps that are profiled.
 _STEPS = 100
 
-# Steps before them, in which memory is allocated and caches fill.
+# The number of steps before them, in which memory is allocated and caches fill.
 _WARMUP_STEPS = 5
 
-# Operations that the table lists by name.
+# The number of operations that the table lists by name.
 _LISTED = 12
 
 _MULTIPLY = (
@@ -55,7 +55,7 @@ _HOST = (
 
 
 class Profiler(Observer):
-    """Profiles some steps, once it is decided how they are taken, and writes where their time went.
+    """Profiles some steps, after the choice how they run, and writes where their time went.
 
     The shares are those of the time under the profiler, which makes small operations look somewhat
     more expensive than they are. Time outside of all operations is Python's, or the wait for a
@@ -88,7 +88,7 @@ class Profiler(Observer):
             self._begin(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Start here if an epoch has fewer steps than are to be timed."""
+        """Start here if an epoch has fewer steps than the timing needs."""
         if not loop.progress.finished and len(loop.train) < (_STEPS + 1) * loop.batch_size:
             self._begin(loop)
 
@@ -146,7 +146,7 @@ def measure_shares(
     Args:
         events: The events of torch's profiler.
         attribute: The attribute of an event that has its own time, in microseconds.
-        whole: The time that they are shares of, in microseconds.
+        whole: The total time, in microseconds.
     """
     kinds: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
@@ -183,9 +183,9 @@ def format_table(
     """The shares as Markdown.
 
     Args:
-        what: What took the time, such as "a step".
-        way: How it was taken, such as "compiled".
-        seconds: The time that it took.
+        what: The unit of work, such as "a step".
+        way: How it ran, such as "compiled".
+        seconds: Its time.
         kinds: The share of each kind of work, see :func:`measure_shares`.
         operations: The share of each operation.
     """

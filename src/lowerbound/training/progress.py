@@ -1,4 +1,4 @@
-"""Where a training stands, in plain numbers that a checkpoint can hold."""
+"""The progress of a training, in plain values that a checkpoint can store."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Windows:
-    """Where a training that stops by itself stands, see :mod:`lowerbound.training.autostop`."""
+    """The state of the rule that stops a training, see :mod:`lowerbound.training.autostop`."""
 
     rate_factor: float = 1.0
-    """The factor that its rule has put on the learning rate."""
+    """The factor by which the rule multiplies the learning rate."""
     length: int = 0
-    """The steps of the window under way; 0 before the first one."""
+    """The number of steps of the current window; 0 before the first one."""
     end: int = 0
-    """The step at which it ends."""
+    """The step at which the window ends."""
     idle: int = 0
-    """How many windows in a row have not gained."""
+    """The number of windows in a row that have not gained."""
 
 
 @dataclass(eq=False)
 class Progress:
-    """Where a training stands.
+    """The progress of a training.
 
-    With the weights, the optimiser's state and torch's random state, this is all that is needed to
-    go on.
+    A training is continued from it, the weights, the optimiser's state and torch's random state.
     """
 
     epoch: int = 0
-    """Epochs that are complete."""
+    """The number of complete epochs."""
     step: int = 0
-    """Optimiser steps taken."""
+    """The number of optimiser steps."""
     position: int = 0
-    """Examples seen of the epoch under way."""
+    """The number of examples seen in the current epoch."""
     seconds: float = 0.0
-    """Time spent training by earlier processes."""
+    """The training time of earlier processes, in seconds."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums over the examples seen of the epoch under way, by term."""
+    """Sums over the examples seen in the current epoch, by term."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record for each complete epoch."""
     best_bound: float | None = None
@@ -50,9 +49,9 @@ class Progress:
     stopped_early: bool = False
     """Whether early stopping ended it."""
     settled: bool = False
-    """Whether it has stopped by its tolerance."""
+    """Whether the training stopped because of its tolerance."""
     windows: Windows = field(default_factory=Windows)
-    """Where it stands in the rule of its tolerance."""
+    """The state of the rule of its tolerance."""
     compiled: bool | None = None
     """Whether its steps are compiled; ``None`` while that is not decided."""
     bfloat16: bool | None = None
@@ -77,15 +76,15 @@ class Progress:
     def advance(self, examples: int) -> None:
         """Count a step on so many examples."""
         self.position += examples
-        self.step += 1  # last: only then do weights and progress belong together again
+        self.step += 1  # last, because only then do weights and progress belong together again
 
     def finish_at(self, total_steps: int) -> None:
-        """See whether the training has ended, by itself or after so many steps."""
+        """Check whether the training has ended, automatically or after ``steps`` steps."""
         by_itself = self.stopped_early or self.settled
         self.finished = by_itself or self.step >= total_steps
 
 
-# Checkpoints of earlier versions hold the fields of Windows among those of Progress.
+# In checkpoints of earlier versions the fields of Windows are among those of Progress.
 _OLD_NAMES_OF_WINDOWS = {
     "pace": "rate_factor",
     "window": "length",

@@ -11,7 +11,7 @@ class LearningRates:
     """Sets each group's learning rate to its own rate times a factor.
 
     Args:
-        optimizer: whose groups have their own rates now.
+        optimizer: the optimiser, whose groups now have their own rates.
         schedule: the factor at a step, counted from 0.
     """
 
@@ -24,7 +24,7 @@ class LearningRates:
         self._multiply(self.schedule(step) * factor)
 
     def restore(self) -> None:
-        """Give the optimiser back as it came."""
+        """Restore the optimiser's own rates."""
         self._multiply(1.0)
 
     def of_model(self, step: int, factor: float) -> float:

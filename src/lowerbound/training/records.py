@@ -1,4 +1,4 @@
-"""What is recorded of a training, what is said at its end, and which values end it."""
+"""The records of a training, the messages at its end, and the checks for non-finite values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.training.progress import Progress
 def record_schedules(
     schedules: Mapping[str, Schedule], step: int, epochs: float
 ) -> dict[str, dict[str, Any]]:
-    """How far each schedule has come, and where it ends."""
+    """The value that each schedule has reached, and its end value."""
     return {
         name: {
             "reached": schedule.at(step, epochs),
@@ -30,7 +30,7 @@ def record_schedules(
 
 
 def describe_cut_schedules(progress: Progress) -> list[str]:
-    """A line for each schedule that the weights which are kept have not seen to its end."""
+    """A line for each schedule that had not ended when the kept weights were reached."""
     if not progress.history:
         return []
     best = progress.best_epoch
@@ -43,7 +43,7 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
         why = "the training ended before the schedule; train longer or shorten it"
         if last[name]["ended"]:
             why = (
-                f"the weights that were kept are those of epoch {best}; without validation it is "
+                f"the kept weights are those of epoch {best}; without validation it is "
                 "the last ones"
             )
         reached, end = schedule["reached"], schedule["end"]

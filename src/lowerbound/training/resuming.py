@@ -1,4 +1,4 @@
-"""What a run's ``config.yaml`` says of its training, and how to continue a run."""
+"""The training section of a run's ``config.yaml``, and how to continue a run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lowerbound.training.settings import FitKeywords
 
 
 def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
-    """Create the directory of a run, or continue with the run that it holds.
+    """Create the directory of a run, or continue with the run in it.
 
     Raises:
-        SettingsError: if the directory holds another run, naming what differs.
-        StorageError: if the directory holds a run already, or none that can be resumed.
+        SettingsError: if the directory contains another run, naming the difference.
+        StorageError: if the directory contains a run already, or none that can be resumed.
     """
     if not settings.resume:
         files.create(config_of(loop, settings))
@@ -33,7 +33,7 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
 
 
 def config_of(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
-    """All that is needed to repeat the run: its settings, its parts and the versions it used."""
+    """The configuration to repeat the run: its settings, its parts and the versions it used."""
     versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
@@ -51,7 +51,7 @@ def _described(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
 
 
 def _identity(loop: Loop) -> dict[str, Any]:
-    """What must stay the same when a run is resumed: the objective, the model and the examples."""
+    """The parts that must be the same when a run is resumed: objective, model and examples."""
     parts = {"train": loop.train, "validation": loop.validation}
     needs, accepts = loop.model.needs, loop.model.accepts
     examples = {
@@ -68,7 +68,7 @@ def _identity(loop: Loop) -> dict[str, Any]:
 
 
 def restore(loop: Loop, files: RunDirectory) -> None:
-    """Put the loop where the run's newest intact checkpoint left it.
+    """Restore the state of the loop from the run's newest intact checkpoint.
 
     Raises:
         SettingsError: if the directory holds another run, naming what differs.
@@ -140,14 +140,14 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
 
 
 def _averaging(tolerance: object, decay: object) -> str:
-    """How weights are averaged, given what says so: ``None`` for what does not apply."""
+    """How weights are averaged, from the settings that apply; the others are ``None``."""
     if tolerance is not None:
         return "by windows"
     return "none" if decay is None else "exponentially"
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two nested mappings differ: a path, and the two values."""
+    """The differences of two nested mappings: a path, and the two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
             inner = f"{path}.{name}".lstrip(".")
@@ -157,7 +157,7 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, A
 
 
 def amend_config(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
-    """Record settings that changed, such as more epochs, with the step from which they hold."""
+    """Record changed settings, such as more epochs, with the step from which they apply."""
     config = files.read_config()
     before = config["training"]
     changed = {

@@ -16,7 +16,7 @@ else:
 
 
 class TrainingSettings(Settings, use_attribute_docstrings=True):
-    """How a model is trained: what the section ``training`` of a run's ``config.yaml`` holds."""
+    """The settings of a training, as in the section ``training`` of a run's ``config.yaml``."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
     """Number of epochs; 10 if the number of steps is not given.
@@ -89,9 +89,9 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether to compile the steps; auto compiles them if the training is long enough to gain.
 
-    With ``"auto"`` the first steps are timed. If those left would take a minute and a half or more,
-    some compiled steps are timed too, and the faster ones are kept. Compiled and uncompiled steps
-    agree to rounding.
+    With ``"auto"`` the first steps are timed. If the remaining steps would take a minute and a half
+    or more, some compiled steps are timed too, and the faster ones are kept. Compiled and
+    uncompiled steps agree to rounding.
     """
 
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -115,7 +115,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
 
 
 class FitKeywords(TrainingSettings, use_attribute_docstrings=True):
-    """All keywords of :func:`lowerbound.fit`: the settings, and what belongs to one run only."""
+    """All keywords of :func:`lowerbound.fit`: the settings, and the keywords of one run."""
 
     validation: Any = None
     """Validation examples, or the fraction of ``data`` to hold out at random."""

@@ -31,7 +31,7 @@ from lowerbound.training.update import WeightUpdate, change_unless
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """What a step started from: all that is needed to compute it once more."""
+    """The state at the start of a step, from which it can be computed once more."""
 
     batch: Batch
     scheduled: dict[str, float]
@@ -40,10 +40,10 @@ class _Start:
 
 
 class TrainingStep:
-    """One step of a training, as a function of tensors that torch's compiler takes as a whole.
+    """One step of a training, as a function of tensors that torch's compiler compiles as a whole.
 
-    It never asks the device for a value. Whether the optimiser sees the gradients is decided on
-    the device, by whether the bound and the norm of all gradients are finite.
+    It never waits for a value from the device. The device itself decides whether the optimiser uses
+    the gradients: only if the bound and the norm of all gradients are finite.
 
     Args:
         model: is changed in place.
@@ -51,8 +51,8 @@ class TrainingStep:
         optimizer: of the model's parameters.
         players: modules that the objective owns, each of which is trained on its own loss.
         clip_norm: gradients whose total norm is larger are scaled down to it; those of the model
-            and those of each player for themselves.
-        averaged: the average of the model's weights, which is kept up to date.
+            and those of each player separately.
+        averaged: the average of the model's weights, which each step updates.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class TrainingStep:
         modules: list[nn.Module] = [model, *self.players.values()]
         self.all_parameters = [p for module in modules for p in module.parameters()]
         self.learners = [self._positions(module) for module in modules]
-        # A refused step must not leave its running statistics behind. The forward pass changes
-        # them, so their values of before each step are kept.
+        # A refused step must not change the running statistics. The forward pass changes them, so a
+        # copy from before each step is kept.
         self.buffers = [buffer for module in modules for buffer in _stored_buffers(module)]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
         # Double precision does not spread from here: a tensor without dimensions leaves the type
@@ -87,18 +87,18 @@ class TrainingStep:
         self.current = objective.holding(self.scheduled)
         self.unchecked: list[_Start] = []
         self.last: tuple[Tensor, Draw, Tensor] | None = None
-        """The data, draw and mean bound of the last step; ``None`` if that was compiled."""
+        """The data, draw and mean bound of the last step; ``None`` if it was compiled."""
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
 
     @property
     def taken(self) -> int:
-        """Steps taken so far, with those that a device refused and that are not checked yet."""
+        """The number of steps so far, with refused ones that have not been detected yet."""
         return self.update.taken
 
     @property
     def accepted(self) -> int:
-        """Steps whose update was not refused; waits for the device."""
+        """The number of steps whose update was not refused; waits for the device."""
         return int(self.update.accepted)
 
     @contextmanager
@@ -109,12 +109,13 @@ class TrainingStep:
         *,
         network_dtype: torch.dtype | None = None,
     ) -> Iterator[Batch]:
-        """Around the computation of a step: prepares it, and takes it back if it is cut short.
+        """Around the computation of a step: prepares it, and undoes it if it is interrupted.
 
         Args:
             batch: of examples.
             scheduled: the values of the objective's schedules.
-            network_dtype: in which networks multiply matrices; ``None`` for their own type.
+            network_dtype: the type in which networks multiply matrices; ``None`` for their own
+                type.
 
         Yields:
             The batch to compute with.
@@ -161,7 +162,7 @@ class TrainingStep:
         means = [-self.current.surrogate(draw).mean(), *(loss.mean() for loss in losses.values())]
         gradients = self._gradients(means)
         with torch.no_grad():
-            # Before the update, which must not show in a term.
+            # Before the update, which must not affect the terms.
             terms = terms_of(self.current, draw, len(x), losses)
             bound = terms["bound"].mean()
             norms = [_total_norm([gradients[i] for i in own]) for own in self.learners]
@@ -178,8 +179,8 @@ class TrainingStep:
     def _gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradient of each parameter that the optimiser updates.
 
-        It is that of one loss only: of the first one for the parameters of the model, and of its
-        own loss for those of each player.
+        It is the gradient of one loss only: of the first loss for the parameters of the model, and
+        of its own loss for those of each player.
         """
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
@@ -214,16 +215,16 @@ class TrainingStep:
                     gradients[i] = gradient * scale
 
     def _positions(self, module: nn.Module) -> list[int]:
-        """Where in the optimiser's list the parameters of a module are."""
+        """The positions of a module's parameters in the optimiser's list."""
         own = {id(parameter) for parameter in module.parameters()}
         return [i for i, parameter in enumerate(self.update.parameters) if id(parameter) in own]
 
     def check(self) -> None:
-        """Wait for the device, and see whether it refused a step, and with it all later ones.
+        """Wait for the device, and check whether it refused a step, and with it all later ones.
 
         Raises:
-            NonFiniteError: if the bound or a gradient is not finite. The weights are those of
-                before that step.
+            NonFiniteError: if the bound or a gradient is not finite. The weights are those before
+                that step.
         """
         unchecked, self.unchecked = self.unchecked, []
         if not bool(self.update.refused):
@@ -243,7 +244,7 @@ class TrainingStep:
         raise diagnose(self.model, self.players, self.optimizer, self.taken + 1, self.last)
 
     def resume(self, taken: int, totals: Mapping[str, float]) -> None:
-        """Go on from an earlier training: so many steps, and the sums of the epoch under way."""
+        """Continue an earlier training: its number of steps, and the sums of the current epoch."""
         self.update.resume(taken)
         if totals:
             self._names = tuple(totals)
@@ -253,20 +254,20 @@ class TrainingStep:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Sums over the examples of the epoch under way, by term; waits for the device."""
+        """Sums over the examples of the current epoch, by term; waits for the device."""
         if self._sums is None:
             return {}
         return dict(zip(self._names, self._sums.tolist(), strict=True))
 
     def begin_epoch(self) -> None:
-        """Let the sums be those of a new epoch."""
+        """Reset the sums for a new epoch."""
         self.last = None  # so that its tensors are freed
         if self._sums is not None:
             self._sums.zero_()
 
     @property
     def tensors_in_place(self) -> list[Tensor]:
-        """What a step changes in place, beside the parameters."""
+        """The tensors, other than parameters, that a step changes in place."""
         tensors = [self.update.refused, self.update.accepted, *self.scheduled.values()]
         tensors += [*self.buffers, *self.buffers_before]
         if self._sums is not None:
@@ -309,9 +310,9 @@ def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """A gradient that lies in memory as its parameter does, which fused optimisers count on.
+    """A gradient in the memory layout of its parameter, which fused optimisers require.
 
-    ``backward`` sees to that by itself.
+    ``backward`` gives this layout by itself.
     """
     if gradient is None or gradient.stride() == parameter.stride():
         return gradient

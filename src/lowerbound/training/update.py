@@ -1,8 +1,8 @@
 """The update of the weights: the optimiser's step, which is refused where a value is not finite.
 
-It is one operation of torch, of which the compiler knows only that it changes the parameters. So
-any optimiser can be part of a compiled step, with its own fused kernels. Whether an update is
-refused is decided on the device, which is not asked for an answer.
+It is one operation of torch, and the compiler knows only that it changes the parameters. So any
+optimiser can be part of a compiled step, with its own fused kernels. The device decides whether an
+update is refused, and the host does not wait for the answer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lowerbound.training.optim import QuickStep
 class WeightUpdate:
     """Lets an optimiser take its steps, up to the first one that is refused.
 
-    From a step whose bound or gradients are not finite on, nothing is changed any more: neither
-    parameters nor the optimiser's state.
+    After a step whose bound or gradients are non-finite, neither the parameters nor the optimiser's
+    state change.
 
     Args:
         optimizer: whose steps to take.
@@ -39,7 +39,7 @@ class WeightUpdate:
         self.refused = torch.zeros((), dtype=torch.bool, device=device)
         self.accepted = torch.zeros((), dtype=torch.int64, device=device)
         self.taken = 0
-        """Updates so far, with those that were refused on the device."""
+        """The number of updates so far, with those that were refused on the device."""
         self._has_state = False
         self._error: BaseException | None = None
         self._number = next(_NUMBERS)
@@ -65,25 +65,25 @@ class WeightUpdate:
         """The update itself, outside of any graph."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        self.taken += 1  # first, so that an update that is cut short is not mistaken for none
+        self.taken += 1  # first, so that an interrupted update is counted
         with labelled(UPDATE):
-            # The state that an optimiser makes in its first step could not be taken back.
+            # The state that an optimiser makes in its first step could not be undone.
             wait = self.device.type == "cpu" or not self._has_state
             change_unless(refused, self.optimize, self._changed_tensors, wait=wait)
         self._has_state = True
 
     def resume(self, taken: int) -> None:
-        """Count on from here: so many updates were taken, and none was refused."""
+        """Set the number of updates; none of them was refused."""
         self.taken = taken
         self.accepted.fill_(taken)
 
     def forget_refused(self) -> None:
-        """Count only the updates that were accepted; waits for the device."""
+        """Set the count to the number of accepted updates; waits for the device."""
         self.taken = int(self.accepted)
 
     @contextmanager
     def raising_its_errors(self) -> Iterator[None]:
-        """Around a compiled step: an error of the update leaves it as it was raised.
+        """Around a compiled step: an error of the update is raised unchanged.
 
         The code that the compiler generates may turn it into a RuntimeError.
         """
@@ -112,10 +112,10 @@ def change_unless(
 
     Args:
         refused: a boolean on the device.
-        change: to make.
-        changed_tensors: lists what it changes.
-        wait: wait for the device's answer. It is always waited for if a changed tensor is on
-            another device.
+        change: makes the change.
+        changed_tensors: lists the tensors that it changes.
+        wait: whether to wait for the device's answer. The host always waits if a changed tensor is
+            on another device.
     """
     tensors: list[Tensor] = []
     if not wait:
@@ -124,14 +124,14 @@ def change_unless(
         if not bool(refused):
             change()
         return
-    # Without waiting: make the change, and let the device take it back if it is refused.
+    # Without waiting: make the change, and let the device undo it if it is refused.
     before = [tensor.clone() for tensor in tensors]
     change()
     for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(refused, old, tensor))
 
 
-# An operation is given tensors and numbers only, so it finds its update by number.
+# An operation receives only tensors and numbers, so it finds its update by number.
 _NUMBERS = count()
 _UPDATES: WeakValueDictionary[int, WeightUpdate] = WeakValueDictionary()
 
@@ -155,7 +155,7 @@ def _update(
         update._error = error
         raise
     for given, own in zip(parameters, update.parameters, strict=True):
-        # The compiler may give a copy, which it then puts in the parameter's place.
+        # The compiler may pass a copy, with which it later replaces the parameter.
         if given.data_ptr() != own.data_ptr():
             given.copy_(own)
 
