@@ -108,7 +108,7 @@ def test_an_interval_that_covers_zero_tells_no_difference():
     b = Estimate(a.per_example + torch.randn(200, dtype=DOUBLE))
     difference = paired_difference(a, b)
     assert not difference.is_certain
-    assert str(difference).startswith("no difference can be told: the first - the second is ")
+    assert str(difference).startswith("the two cannot be distinguished: the first - the second is ")
     same = paired_difference(a, a)
     assert (same.mean, same.low, same.high, same.is_certain) == (0.0, 0.0, 0.0, False)
 
@@ -171,7 +171,7 @@ def test_a_doubtful_estimate_cannot_lose():
     assert loser.excludes_zero
     assert not loser.is_certain
     assert loser.sentence("r/a", "r/b").startswith(
-        "which is better cannot be told: the estimate of r/a is higher by 0."
+        "it is unclear which is better: the estimate of r/a is higher by 0."
     )
     assert (
         "that of r/b is doubtful in 75% of the examples, and too low there by an unknown amount; "

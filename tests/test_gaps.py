@@ -133,7 +133,7 @@ def test_a_search_that_stops_short_says_so():
         "the search for the best bound had not converged: its last round still gained"
     )
     assert "richer posterior" not in gaps.advice
-    assert gaps.advice.startswith("approximation cannot be told from amortisation")
+    assert gaps.advice.startswith("approximation and amortisation cannot be separated")
 
 
 @pytest.mark.parametrize(("shift", "rounds"), [(0.0, 1), (1.0, 2)])

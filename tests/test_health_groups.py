@@ -40,7 +40,7 @@ def test_with_a_conditional_prior_there_is_no_aggregate_kl():
     assert health.total_correlation is None
     assert health.mutual_information is None
     assert not health.saturated
-    assert "each example has a prior of its own, which depends on its fields" in str(health)
+    assert "each example has its own prior, which depends on its fields" in str(health)
     terms = lb.evaluate(model, lb.ELBO(), cells()).terms
     assert health.rate == pytest.approx(terms["rate"].mean, rel=1e-6)
     assert float(health.rate_per_unit.sum()) == pytest.approx(health.rate, rel=1e-6)

@@ -21,7 +21,7 @@ class Factor(Protocol):
     """One factor of a mean-field posterior: a distribution with an entropy."""
 
     def entropy(self) -> Tensor:
-        """In nats; one for each of its independent copies."""
+        """The entropy in nats, one for each of the independent copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ class CoordinateAscent(ABC):
 
     .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
 
-    No such update lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017). One that does shows
-    a mistake, and is refused.
+    Such an update never lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017). If an update
+    does, it contains a mistake, and is refused.
 
     To write your own: subclass, give the first factors in :meth:`start`, the optimum of each in
     :meth:`update`, and :meth:`expected_log_joint`; all in double precision.
@@ -124,7 +124,7 @@ class CoordinateAscent(ABC):
         """The data as a tensor in double precision, ``[N, *event]``.
 
         Raises:
-            DataError: if they are not numbers, or not finite, naming the first such row.
+            DataError: if they are not numeric, or not finite, naming the first such row.
         """
         try:
             data = torch.as_tensor(x).detach().cpu().double()
@@ -135,8 +135,8 @@ class CoordinateAscent(ABC):
         broken = ~data.isfinite().reshape(len(data), -1).all(1)
         if broken.any():
             raise DataError(
-                f"data: row {int(broken.nonzero()[0])} has a number that is not finite; leave it "
-                "out or mend it"
+                f"data: row {int(broken.nonzero()[0])} has a non-finite value; leave it "
+                "out or correct it"
             )
         return data
 
@@ -165,8 +165,8 @@ class CoordinateAscent(ABC):
         if bound < before - _ROUNDING * max(1.0, abs(before)):
             raise LowerboundError(
                 f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to "
-                f"{bound:.10g}, so it is not the best factor given the others, or not of the model "
-                f"whose expected_log_joint {type(self).__name__} has; derive both from the same "
+                f"{bound:.10g}, so it is not the best factor given the others, or does not belong "
+                f"to the expected_log_joint of {type(self).__name__}; derive both from the same "
                 "log joint"
             )
         return bound

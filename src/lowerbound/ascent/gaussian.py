@@ -112,7 +112,7 @@ class MeanAndPrecision(CoordinateAscent):
 
     Args:
         mean: ``mu_0``.
-        strength: ``lambda_0``, the number of observations that the prior is worth.
+        strength: ``lambda_0``, the weight of the prior as a number of observations.
         concentration: ``a_0``.
         rate: ``b_0``.
 
@@ -142,7 +142,7 @@ class MeanAndPrecision(CoordinateAscent):
         self.rate = rate
 
     def prepare(self, x: Any) -> Tensor:
-        """Numbers, ``[N]``."""
+        """The values, ``[N]``."""
         return super().prepare(x).reshape(-1)
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
@@ -160,7 +160,7 @@ class MeanAndPrecision(CoordinateAscent):
         )
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The likelihood's, the mean's and the precision's."""
+        """The sum of the terms of the likelihood, the mean and the precision."""
         tau, count = factors["precision"], len(x) + 1
         gaussians = 0.5 * (count * (expected_log(tau) - _LOG_TWO_PI) + math.log(self.strength))
         gaussians = gaussians - 0.5 * tau.mean * self._squares(factors["mean"], x)

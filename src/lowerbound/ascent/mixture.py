@@ -68,7 +68,7 @@ class NormalWishart:
         return 0.5 * (self.expected_log_det - size / self.strength - quadratic - size * _LOG_TWO_PI)
 
     def entropy(self) -> Tensor:
-        """In nats, ``[C]``."""
+        """The entropy in nats, ``[C]``."""
         size = self.mean.shape[1]
         means = 0.5 * size * (1 + _LOG_TWO_PI - self.strength.log()) - 0.5 * self.expected_log_det
         wishart = (
@@ -90,7 +90,7 @@ class Assignments:
     shares: Tensor
 
     def entropy(self) -> Tensor:
-        """In nats, ``[N]``."""
+        """The entropy in nats, ``[N]``."""
         found: Tensor = -torch.special.xlogy(self.shares, self.shares).sum(1)
         return found
 
@@ -136,7 +136,7 @@ class GaussianMixture(CoordinateAscent):
         self.strength = strength
 
     def prepare(self, x: Any) -> Tensor:
-        """Vectors, ``[N, D]``.
+        """The vectors, ``[N, D]``.
 
         Raises:
             DataError: if they are not vectors, if there are fewer than components, or if their
@@ -160,7 +160,7 @@ class GaussianMixture(CoordinateAscent):
         )
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Each example belongs to the nearest of C far ones (Arthur & Vassilvitskii 2007)."""
+        """Assign each example to the nearest of C distant ones (Arthur & Vassilvitskii 2007)."""
         standardised = (x - x.mean(0)) / x.std(0)
         centres = standardised[torch.randint(len(x), (1,), generator=generator)]
         while len(centres) < self.components:
@@ -175,7 +175,7 @@ class GaussianMixture(CoordinateAscent):
         return self.factors(assignments, x)
 
     def factors(self, assignments: Assignments, x: Tensor) -> dict[str, Factor]:
-        """All factors, where the others are optimal for these assignments."""
+        """All factors: these assignments, and the optimal other factors for them."""
         found: dict[str, Factor] = {"assignments": assignments}
         for name in ("proportions", "components"):
             found[name] = self.update(name, found, x)
@@ -197,14 +197,14 @@ class GaussianMixture(CoordinateAscent):
         strength = prior.strength + counts
         mean = (prior.strength * prior.mean + shares.mT @ x) / strength[:, None]
         # The scatter about the new means, with the prior's mean. A difference of large squares
-        # would lose digits.
+        # would be inaccurate.
         shift, pull = x[:, None] - mean, prior.mean - mean
         scatter = torch.einsum("nc,ncd,nce->cde", shares, shift, shift)
         scatter = scatter + prior.strength * torch.einsum("cd,ce->cde", pull, pull)
         return NormalWishart(mean, strength, prior.inverse_scale + scatter, prior.freedom + counts)
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The examples', the assignments', the proportions' and the components'."""
+        """The sum of the terms of examples, assignments, proportions and components."""
         shares, components, prior = (
             factors["assignments"].shares,
             factors["components"],

@@ -45,7 +45,7 @@ class LinearRegression(CoordinateAscent):
         self.rate = rate
 
     def prepare(self, x: Any) -> Tensor:
-        """A table ``[N, D + 1]``.
+        """The table, ``[N, D + 1]``.
 
         Raises:
             DataError: if it has fewer than two columns, or all outputs are the same.
@@ -59,7 +59,7 @@ class LinearRegression(CoordinateAscent):
         if len(table) > 1 and bool((table[:, -1] == table[0, -1]).all()):
             raise DataError(
                 f"data: y, the last column, is {float(table[0, -1]):g} in all {len(table)} rows, "
-                "so there is nothing to explain, and the noise's precision would have no bound; "
+                "so there is nothing to explain, and the noise's precision would be unbounded; "
                 "give outputs that vary"
             )
         return table
@@ -90,7 +90,7 @@ class LinearRegression(CoordinateAscent):
         return Gamma(x.new_tensor(self.concentration + 0.5 * count), self.rate + 0.5 * squares)
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The likelihood's, the weights' and the precisions'."""
+        """The sum of the terms of the likelihood, the weights and the precisions."""
         weights, alpha, beta = (
             factors[name] for name in ("weights", "weights_precision", "noise_precision")
         )

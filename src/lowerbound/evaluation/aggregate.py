@@ -1,4 +1,4 @@
-"""The aggregate posterior q(z), the mean of the examples' posteriors, and what it says.
+"""The aggregate posterior q(z), the mean of the examples' posteriors, and the information in z.
 
 Shapes: P draws of z, B examples of a batch, J latent units; N examples in all, C of them in the
 mixture.
@@ -22,14 +22,14 @@ from lowerbound.evaluation.latent_groups import Group, latent_groups
 from lowerbound.models import Model
 from lowerbound.models.passes import batches
 
-# The most components in the mixture q(z).
+# The largest number of components in the mixture q(z).
 _COMPONENTS = 10_000
 
-# The most values [draws, components, units] in all. The second is for posteriors whose units are
-# not independent, such as flows, where a density may cost an evaluation of a network.
+# The largest number of values [draws, components, units] in all. The second is for posteriors whose
+# units are not independent, such as flows, for which a density may cost an evaluation of a network.
 _NUMBERS, _COSTLY = 60_000_000, 250_000
 
-# The most values in memory: 2^17 doubles are 1 MiB, which fits into the cache of a core.
+# The largest number of values in memory: 2^17 doubles are 1 MiB, which fits into a core's cache.
 _CHUNK = 1 << 17
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -129,7 +129,7 @@ def _mixture(model: Model, examples: Examples, name: str, samples: int, seed: in
 
 
 def _log_density(distribution: Distribution, z: Tensor, leading: int) -> Tensor:
-    """The log density of draws with so many leading dimensions, in double precision."""
+    """The log density of draws with that number of leading dimensions, in double precision."""
     units = unit_density(distribution)
     if units is None:
         return distribution.log_prob(z).double()

@@ -1,9 +1,9 @@
 r"""The log likelihood by annealed importance sampling, and bounds on both sides for simulated data.
 
 On real data the estimate is a lower bound in expectation, and nothing certifies how close it is: an
-upper bound needs a draw from the exact posterior, and there is one only for data that the model
-itself has simulated. The gap between the two bounds on simulated data says something about real
-data only as far as the two are alike.
+upper bound needs a draw from the exact posterior, which is known only for data that the model
+itself has simulated. The gap between the two bounds on simulated data is informative about real
+data only if the two kinds of data are alike.
 
 Shapes: C chains, B examples of a batch, N examples of a dataset, T distributions. z is
 ``[C, B, *event]``, a log weight ``[C, B]``.
@@ -116,7 +116,7 @@ def annealed_log_likelihood(
 
     The noise of an example, and its pixels if they are random, depend only on ``seed`` and on its
     row. So ``batch_size`` changes the result by no more than rounding. But if the posterior is
-    rough, long chains magnify the rounding until they are another draw.
+    rough, long chains magnify the rounding until the result is a different draw.
 
     An example costs ``distributions * chains * leapfrog_steps`` forward and backward passes through
     the likelihood, and a quarter more for the pilot run at the default settings. Take some examples
@@ -213,8 +213,8 @@ def bidirectional(
     and P(result < log p(x) - a) <= exp(-a).
 
     The expected gap is the sum of both errors. It says whether the settings are sufficient for this
-    model on data like its own. For real data it is only a hint, which is as good as the real data
-    resemble the simulated ones.
+    model on data like its own. For real data it is only a hint, and a good one only if real data
+    resemble simulated data.
 
     Args:
         model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.

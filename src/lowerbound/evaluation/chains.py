@@ -23,8 +23,8 @@ from lowerbound.runtime.noise import derived_seed
 # The steepness of the sequence of temperatures (Wu et al. 2017).
 _DELTA = 4.0
 
-# The pilot run: its chains, the range of its number of distributions, its first step size, the
-# acceptance that it aims at, and how fast the step size follows.
+# The pilot run: the number of chains, the range of the number of distributions, the first step
+# size, the target acceptance, and the rate at which the step size adapts.
 _PILOT_CHAINS = 4
 _PILOT_FEWEST, _PILOT_MOST = 100, 1000
 _FIRST_STEP = 0.2
@@ -96,7 +96,7 @@ class AnnealingPath:
         """A Hamiltonian trajectory at the temperature ``beta``.
 
         Args:
-            state: where the chains are.
+            state: the state of the chains.
             beta: the temperature.
             step: the step sizes, ``[B]``.
 
@@ -153,8 +153,8 @@ class AnnealingPath:
         """A bound on log p(x), ``[B]``, with diagnostics of the chains.
 
         Args:
-            z: where the chains start, ``[C, B, *event]``: draws from the prior, or with ``down``
-                draws from the posterior.
+            z: the starting points of the chains, ``[C, B, *event]``: draws from the prior, or with
+                ``down`` draws from the posterior.
             steps: the step sizes, ``[T, B]``.
             down: whether to anneal from the posterior to the prior, for an upper bound in
                 expectation instead of a lower one.

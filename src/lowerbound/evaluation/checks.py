@@ -1,4 +1,4 @@
-"""Checks of what an evaluation is given, each in one place."""
+"""Checks of the arguments of evaluations."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def check_normalized(name: str, model: Model) -> None:
     parts = model.unnormalized_parts()
     if parts:
         raise UnsupportedError(
-            f"{name}: the {' and the '.join(parts)} of the model is not normalised, so nothing "
-            "here bounds log p(x). lb.evaluate reports the score of such a model; for a log "
+            f"{name}: the {' and the '.join(parts)} of the model is not normalised, so this "
+            "is not a bound on log p(x). lb.evaluate reports the score of such a model; for a log "
             "likelihood use a part with a density, such as lb.Gaussian"
         )
 

@@ -1,4 +1,4 @@
-"""Whether one model is better than another, as far as some examples can tell."""
+"""Whether one model is better than another, judged by the same examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.runtime.noise import derived_seed
 
-# The most values in memory while resampling: 2^21 doubles are 16 MiB.
+# The largest number of values in memory while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
 
 # With this share of doubtful examples or more, an estimate may be so much too low that its model is
@@ -34,7 +34,7 @@ class Difference:
         per_example: the first estimate minus the second, ``[N]``, float64.
         low: the lower end of the interval for the mean; nan for a single example.
         high: the upper end of the interval.
-        level: how often such an interval covers the true mean.
+        level: the probability that such an interval covers the true mean.
         doubtful: the shares of doubtful examples in the first and in the second estimate, see
             :attr:`lowerbound.evaluation.LikelihoodEstimate.doubtful`. The estimates of these
             examples are too low, and the interval does not say by how much.
@@ -82,13 +82,13 @@ class Difference:
         count = len(self.per_example)
         if count == 1:
             return (
-                "no difference can be told from a single example "
+                "a difference cannot be judged by a single example "
                 f"({first} - {second}: {self.mean:+.4g} nats)"
             )
         method = f"{100 * self.level:g}% paired bootstrap interval over {count:,} examples"
         if not self.excludes_zero:
             return (
-                f"no difference can be told: {first} - {second} is {self.mean:+.4g} nats "
+                f"the two cannot be distinguished: {first} - {second} is {self.mean:+.4g} nats "
                 f"[{self.low:.4g}, {self.high:.4g}] ({method})"
             )
         better, worse, low, high = first, second, self.low, self.high
@@ -98,7 +98,7 @@ class Difference:
         if self.is_certain:
             return f"{better} is better {by}"
         return (
-            f"which is better cannot be told: the estimate of {better} is higher {by}, but that of "
+            f"it is unclear which is better: the estimate of {better} is higher {by}, but that of "
             f"{worse} is doubtful in {100 * self._doubt_of_the_lower:.0f}% of the examples, and "
             "too low there by an unknown amount; anneal to decide"
         )
@@ -118,16 +118,16 @@ def paired_difference(
     resamples the differences of the examples, and not the two estimates. It is bias-corrected and
     accelerated (Efron 1987).
 
-    The interval is about the choice of the examples. It includes noise within the estimates, such
-    as that of importance sampling, which differs from example to example, but not their bias. So if
-    the lower of two importance-sampled estimates is doubtful, there is no verdict: its model may be
-    the better one.
+    The interval is about the choice of the examples. It includes the noise of the estimates, such
+    as that of importance sampling, which differs from example to example, but it does not include
+    their bias. So if the lower of two importance-sampled estimates is doubtful, there is no
+    verdict: its model may be the better one.
 
     Args:
         a: one estimate, for instance from :func:`lowerbound.evaluate`.
         b: another estimate over the same examples in the same order, best with the same seed.
         resamples: the number of sets of examples that are drawn with replacement.
-        level: how often such an interval is to cover the true mean.
+        level: the probability with which such an interval should cover the true mean.
         seed: of the resampling.
 
     Returns:
@@ -167,7 +167,7 @@ def paired_difference(
 
 
 def check_finite(estimate: Estimate, name: str) -> None:
-    """Check that the value of each example is finite, so that their mean says something.
+    """Check that the value of each example is finite, so that their mean is meaningful.
 
     Raises:
         DataError: naming the estimate, the first faulty example, and the remedy.
@@ -179,7 +179,7 @@ def check_finite(estimate: Estimate, name: str) -> None:
     raise DataError(
         f"{name} is {float(estimate.per_example[row]):g} at row {row} (counted from 0; "
         f"{len(faulty):,} such of {len(estimate.per_example):,} examples), so a mean difference "
-        "says nothing. Take more samples; if the density of the example is zero under the model, "
+        "is meaningless. Take more samples; if the density of the example is zero under the model, "
         "leave it out of both estimates"
     )
 

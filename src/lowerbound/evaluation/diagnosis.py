@@ -29,7 +29,7 @@ from lowerbound.runtime.memory import examples_per_pass
 from lowerbound.runtime.modes import evaluating
 from lowerbound.runtime.renaming import forward_old_names
 
-# The examples that are measured, and the draws for each.
+# The number of examples that are measured, and of draws for each.
 _EXAMPLES = 500
 _DRAWS = 4
 
@@ -65,7 +65,7 @@ class Look:
 
     @property
     def likelihood(self) -> nn.Module:
-        """The likelihood, without what wraps it."""
+        """The likelihood inside of any wrappers."""
         return unwrapped(self.model.likelihood)
 
     @property
@@ -248,7 +248,7 @@ def _variances(x: Tensor) -> Tensor:
 
 
 def _residual_scale(variances: Tensor, units: int, x: Tensor) -> float:
-    """The standard deviation of an entry that as many principal components as units leave."""
+    """The residual standard deviation of an entry after as many principal components as units."""
     rest = variances[: max(0, len(variances) - units)]
     left = float(rest.sum()) / max(1, x.shape[1] - units)
     if left > 0:
@@ -259,8 +259,8 @@ def _residual_scale(variances: Tensor, units: int, x: Tensor) -> float:
 def _remedy_for_scale(likelihood: nn.Module, advice: float) -> str:
     if not has_learned_scale(likelihood):
         return (
-            f"learn the scale (scale='shared'), or set it near {advice:.2g}, the standard "
-            "deviation that as many principal components leave"
+            f"learn the scale (scale='shared'), or set it near {advice:.2g}, the residual "
+            "standard deviation after as many principal components"
         )
     floor: float = getattr(likelihood, "min_scale", 0.0)
     if floor >= advice:
@@ -309,7 +309,7 @@ def causes_of_collapse(
     """The causes that a measurement supports.
 
     Args:
-        look: the model's distributions for some examples.
+        look: the model's distributions for the examples.
         objective: what the model was trained with.
         schedules: the values that the objective's schedules had reached.
     """

@@ -15,7 +15,7 @@ from lowerbound.models.passes import Progress
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
 
-# How often a model that stores its own data is evaluated.
+# The number of evaluations of a model that stores its own data.
 _REPETITIONS = 100
 
 
@@ -27,8 +27,8 @@ class Estimate:
         per_example: the value of each example, ``[N]``, in nats, float64.
         terms: estimates of the terms that add up to the value, by name.
         bits_per_dimension: the mean in bits per dimension, for dequantised data only.
-        label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
-            not a bound, or a part of the model is not normalised.
+        label: the kind of the value: a ``"bound"`` on log p(x), or a ``"score"`` if the objective
+            is not a bound, or a part of the model is not normalised.
     """
 
     per_example: Tensor

@@ -1,4 +1,4 @@
-"""Findings: what is wrong with a model, why, and what to do."""
+"""Findings: a problem of a model, its cause, and a remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterat
             f"{100 * low:.0f}% of the likelihood's scales are at their floor "
             f"min_scale={likelihood.min_scale:g}",
             "these entries hardly vary, and without the floor the bound would be arbitrarily high",
-            "compare this bound only with others for the same floor; or dequantise "
+            "compare this bound only with bounds of the same floor; or dequantise "
             "(pixels='dequantize'), or use scale='shared'",
         )
     if high > 0.01:

@@ -1,4 +1,4 @@
-"""What the bound loses to the log likelihood by the family of q, and by the encoder."""
+"""The gaps between bound and log likelihood that are due to the family of q and the encoder."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Gaps:
             )
         if self.warning is not None and approximation > amortisation:
             return (
-                f"approximation cannot be told from amortisation ({total:.2f} nats in all): the "
+                f"approximation and amortisation cannot be separated ({total:.2f} nats in all): the "
                 "search for the best bound had not converged; take more steps before you change "
                 "the posterior"
             )
@@ -157,14 +157,14 @@ def inference_gaps(
         \underbrace{\log p(x) - \mathcal L^*(x)}_{\text{approximation}} +
         \underbrace{\mathcal L^*(x) - \mathcal L_\phi(x)}_{\text{amortisation}}
 
-    (Cremer, Li & Duvenaud 2018, arXiv:1801.03558.) The best bound :math:`\mathcal L^*` has a q of
-    its own for each example. The search starts at the encoder's output, and Adam maximises the
-    bound over these parameters of q, with a cosine decay of the learning rate. It uses the pathwise
-    gradient that sticks the landing (Roeder et al. 2017), whose noise vanishes as q approaches the
-    posterior. After a round, the better of start and end is kept, by the bound on fresh noise that
-    both share. Further rounds follow until one gains less than 0.05 nats on average over the
-    examples. If the tenth still gains more, :attr:`Gaps.warning` says that the search had not
-    converged. Finally the bounds are estimated on noise that the search has not used.
+    (Cremer, Li & Duvenaud 2018, arXiv:1801.03558.) The best bound :math:`\mathcal L^*` uses a
+    separate q for each example. The search starts at the encoder's output, and Adam maximises the
+    bound over these parameters of q, with a cosine decay of the learning rate. It uses the
+    sticking-the-landing gradient (Roeder et al. 2017), whose noise vanishes as q approaches the
+    posterior. After a round, the better of its start and its end is kept, by their bounds on the
+    same new noise. Further rounds follow until a round gains less than 0.05 nats on average over
+    the examples. If the tenth round still gains more, :attr:`Gaps.warning` says that the search had
+    not converged. Finally the bounds are estimated on noise that the search has not used.
 
     log p(x) is estimated by importance sampling. The proposal is the mixture of the encoder's q and
     the best q (Owen & Zhou 2000), so the estimate is a lower bound in expectation, which the larger

@@ -1,4 +1,4 @@
-"""What one group of latents carries, in numbers and in words."""
+"""The information that one group of latents carries, as values and in words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWN_SHARE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class CodeUse:
-    """How a discrete group of latents uses its codes.
+    """The use of its codes by a discrete group of latents.
 
     Args:
         probabilities: the mean over examples of q(z_j = c given x), ``[J, C]``.
@@ -59,7 +59,7 @@ class CodeUse:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GroupHealth:
-    """What one group of latents carries. All information is in nats per example.
+    """The information that one group of latents carries, in nats per example.
 
     Args:
         rate: KL(q(z given x) || p(z)).
@@ -112,10 +112,10 @@ class GroupHealth:
     def saturated(self) -> bool:
         """Whether there are too few examples for q(z).
 
-        A draw's own share in q(z) shows it: it is by more than a fifth above that in a mixture of
-        equal posteriors. A share s adds about -log(1 - s) to log q(z), here 0.2 nats or more. The
-        mutual information is then a lower bound, limited by the logarithm of ``components``, and
-        aggregate KL and total correlation are upper bounds.
+        A draw's own share in q(z) shows this: it exceeds the share in a mixture of equal posteriors
+        by more than a fifth. A share s adds about -log(1 - s) to log q(z), here 0.2 nats or more.
+        The mutual information is then a lower bound, limited by the logarithm of ``components``,
+        and aggregate KL and total correlation are upper bounds.
         """
         if self.own_share is None:
             return False
@@ -142,13 +142,13 @@ class GroupHealth:
         return self.aggregate_kl - self.marginal_kl
 
     def switched_off(self) -> int:
-        """The number of units that are neither active nor have a rate."""
+        """The number of units that are not active and have no rate."""
         if self.rate_per_unit is None:
             return 0
         return int((~self.active & (self.rate_per_unit < _OFF)).sum())
 
     def carried(self) -> str:
-        """How many nats z carries about x, in words."""
+        """The information about x that z carries, in nats and in words."""
         if self.mutual_information is None:
             return f"at most {without_minus_zero(self.rate)}"
         error = self.mutual_information_error
@@ -179,7 +179,7 @@ class GroupHealth:
 
     def _rates_in_words(self) -> str:
         if self.rate_per_unit is None:
-            return "there is no closed form by unit"
+            return "the rates of units have no closed form"
         largest = self.rate_per_unit.sort(descending=True).values[:10].tolist()
         more = ", ..." * (self.units > 10)
         return f"by unit: {', '.join(f'{rate:.2f}' for rate in largest)}{more}"

@@ -1,4 +1,4 @@
-"""What the latents of a model carry, and what is wrong if they carry nothing."""
+"""The information that the latents of a model carry, and the cause if they carry none."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import whole_number
 
-# The latents carry nothing if they carry fewer nats about x than the first of these, or than the
-# second with no unit active.
+# The latents have collapsed if they carry fewer nats about x than the first of these, or than the
+# second with no active unit.
 _NOTHING, _NEXT_TO_NOTHING = 0.1, 0.5
 
-# With fewer examples than the first, a collapse cannot be shown: the mutual information of so few
-# with anything is nearly zero. With fewer than the second, units that are switched off cannot.
+# With fewer examples than the first, a collapse cannot be detected, because the mutual information
+# is nearly zero for so few examples. With fewer than the second, units that are switched off cannot
+# be detected.
 _FEWEST, _FEWEST_FOR_UNITS = 5, 20
 
-# The number of draws in all if the draws for each example are not given.
+# The total number of draws if the number for each example is not given.
 _DRAWS = 1000
 
-# The draws over which a posterior is averaged that depends on other latents.
+# The number of draws over which a posterior that depends on other latents is averaged.
 _DRAWS_OF_OTHERS = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentHealth(GroupHealth):
-    """What the latents carry; ``str()`` of it is a few lines, findings first.
+    """The information in the latents; ``str()`` of it is a few lines, findings first.
 
     It has the values of a :class:`~lowerbound.evaluation.GroupHealth`: those of the only group of
-    latents, or for several groups the sum of their rates, and the rates and variances of all units
-    side by side. All information is in nats per example.
+    latents, or for several groups the sum of their rates, and the concatenated rates and variances
+    of all units. All information is in nats per example.
 
     Args:
         examples: N, the number of examples.
@@ -59,7 +60,7 @@ class LatentHealth(GroupHealth):
         scale_floor_reached: the share of a learned likelihood scale's entries at its floor;
             ``None`` for other likelihoods.
         scale_ceiling_reached: the share of these entries at the ceiling.
-        collapsed: whether the latents carry nothing.
+        collapsed: whether the latents carry no information.
         findings: what is wrong, why, and what to do.
     """
 
@@ -87,7 +88,7 @@ class LatentHealth(GroupHealth):
             yield f"likelihood scales at their floor: {100 * self.scale_floor_reached:.1f}%"
         if self.examples < _FEWEST:
             yield (
-                f"whether the latents have collapsed cannot be told from {self.examples} examples; "
+                f"{self.examples} examples are too few to say whether the latents have collapsed; "
                 f"give {_FEWEST} or more"
             )
 
@@ -101,7 +102,7 @@ def latent_health(
     objective: Any = None,
     schedules: Mapping[str, Mapping[str, float]] | None = None,
 ) -> LatentHealth:
-    r"""What the latents of a model carry, and the likely cause if they carry nothing.
+    r"""The information that the latents of a model carry, and the likely cause if they carry none.
 
     .. math:: \underbrace{\mathbb E_x \mathrm{KL}(q(z \mid x) \,\|\, p(z))}_{\text{rate}} =
         \underbrace{\mathbb E_x \mathbb E_{q(z \mid x)}
@@ -114,11 +115,11 @@ def latent_health(
     logarithm of their number. It is that logarithm if the posteriors do not overlap, and then it is
     a lower bound on the mutual information for infinitely many data.
 
-    Draws are taken for as many examples as keep the cost bounded, evenly spaced too. The mean of
-    their :math:`\log q(z \mid x) - \log p(z)` differs by chance from the rate, which is known for
-    all examples. The mutual information is corrected for this difference by regression. The
-    correction is exact if posteriors are separated or all the same, and elsewhere it is as good as
-    an estimate of the aggregate KL itself.
+    Draws are made for evenly spaced examples, as many as keep the cost bounded. The mean of their
+    :math:`\log q(z \mid x) - \log p(z)` differs by chance from the rate, which is known for all
+    examples. The mutual information is corrected for this difference by regression. The correction
+    is exact if posteriors are separated or all the same, and elsewhere it is as good as an estimate
+    of the aggregate KL itself.
 
     A unit is active if the mean of its posterior varies: :math:`\mathrm{Var}_x(\mathbb E_q[z_j]) >
     0.01` (Burda et al. 2016), with the population variance over all examples. Units that a model
@@ -129,7 +130,7 @@ def latent_health(
     If the prior depends on fields of the examples, or on other latents, the mean of the posteriors
     has no single prior to be compared with. Mutual information, aggregate KL, marginal KL and total
     correlation are then ``None``. The rate is still an upper bound on the information about x for
-    given fields, and takes its place in the verdict.
+    given fields, and the verdict uses the rate instead.
 
     For several groups of latents, ``groups`` has the values of each one. A discrete group also has
     the usage and the perplexity of its codes.
@@ -176,8 +177,8 @@ def latent_health(
     """
     if isinstance(model, LogJoint):
         raise UnsupportedError(
-            "latent_health: a LogJoint has one posterior for all data, and no latents of each "
-            "example; use lb.posterior_health"
+            "latent_health: a LogJoint has one posterior for all data, and its examples have no "
+            "latents; use lb.posterior_health"
         )
     check_normalized("latent_health", model)
     check_is_bound("latent_health", objective)
@@ -257,13 +258,13 @@ def _group_healths(
 
 
 def _why_unknown(group: Group) -> str | None:
-    """Why a group has no aggregate posterior to compare with its prior; ``None`` if it has."""
+    """Why a group has no aggregate posterior to compare with its prior; ``None`` if it has one."""
     if group.depends_on_latents:
         return "the posterior depends on other latents"
     if len(group.prior.batch_shape) == 2:
         return "the prior depends on other latents"
     if group.prior.batch_shape:
-        return "each example has a prior of its own, which depends on its fields"
+        return "each example has its own prior, which depends on its fields"
     return None
 
 

@@ -44,8 +44,8 @@ class LikelihoodEstimate(Estimate):
             from 1 to K.
         pareto_k: the shape of the upper tail of each example's weights, ``[N]``. Above about 0.7
             the estimate is too low by an unknown amount.
-        pace: whether likelihoods were compiled, with the time of a chunk either way; ``None`` if
-            compiling was not considered.
+        pace: whether likelihoods were compiled, with the time of a chunk compiled and uncompiled;
+            ``None`` if compiling was not considered.
     """
 
     samples: int = 0
@@ -83,7 +83,7 @@ class LikelihoodEstimate(Estimate):
     def _reason_for_doubt(self) -> str:
         if bool(self.pareto_k.isnan().all()):
             draws = f"{self.samples} draws" if self.samples > 1 else "1 draw"
-            return f"{draws} of z cannot tell whether their weights can be trusted"
+            return f"{draws} of z are too few to judge their weights"
         worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
         return (
             f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at "
@@ -95,7 +95,7 @@ class LikelihoodEstimate(Estimate):
 class WeightSums:
     """Sums over each example's log weights, ``[B]`` each, that are updated chunk by chunk.
 
-    Only the largest log weights are stored besides the sums.
+    Apart from the sums, only the largest log weights are stored.
 
     Args:
         samples: K, the number of log weights that each example will have in all.
@@ -168,10 +168,11 @@ def log_likelihood(
         batch_size: the number of examples in a batch; by default one that keeps memory small.
         chunk_size: the number of samples in a chunk; by default one that keeps memory small.
         compile: whether torch's compiler computes the likelihoods. ``"always"``: from the second
-            chunk on. ``"never"``. ``"auto"``: if the first chunks show that the rest would take a
-            minute and a half, and that compiled chunks are faster. Compiled and uncompiled results
-            agree to rounding. Chunks of another shape than the first run uncompiled, and so do
-            models other than :class:`lowerbound.LatentModel` and models that override ``draw``.
+            chunk on. ``"never"``: not at all. ``"auto"``: if the first chunks show that the rest
+            would take a minute and a half, and that compiled chunks are faster. Compiled and
+            uncompiled results agree to rounding. Chunks of another shape than the first run
+            uncompiled, and so do models other than :class:`lowerbound.LatentModel` and models that
+            override ``draw``.
         progress: is called after each batch with the number of examples done, and of all examples.
 
     Returns:

@@ -1,6 +1,6 @@
 """Whether the posterior of a log joint fits, and what to try if it does not.
 
-Shapes: S draws, J coordinates of the vector that stands for the variables.
+Shapes: S draws, J coordinates of the vector that represents the variables.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _GOOD = 0.5
 # they are good even for a q that is much too wide.
 _NEAR = 0.5
 
-# The fewest draws for a verdict.
+# The smallest number of draws for a verdict.
 _FEWEST = 100
 
 # With this share of effective draws, weights are so even that their tail does not matter.
 _EVEN = 0.9
 
-# About how many tensors of the size of a log joint's largest its gradient keeps.
+# Roughly the number of tensors, as large as the log joint's largest one, that its gradient stores.
 _WITH_GRADIENT = 8
 
 

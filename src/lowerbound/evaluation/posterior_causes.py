@@ -1,6 +1,6 @@
 """The causes of a bad posterior of a log joint, each measured from weighted draws.
 
-Shapes: S draws, J coordinates of the vector that stands for the variables.
+Shapes: S draws, J coordinates of the vector that represents the variables.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lowerbound.evaluation.findings import Finding
 Verdict = Literal["good", "usable", "bad"]
 
 # The faults of q that are reported: a gain in nats from moving or stretching it, a ratio of
-# standard deviations, a difference of correlations, a difference of skewness. Each must exceed what
-# can occur by chance, which is this many standard errors.
+# standard deviations, a difference of correlations, a difference of skewness. Each must exceed this
+# number of standard errors, so that it is not due to chance.
 _GAIN, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
 
-# The most coordinates whose correlations are measured.
+# The largest number of coordinates whose correlations are measured.
 _MANY = 2000
 
 
@@ -64,7 +64,7 @@ class Weighted:
 
 
 def findings_about(draws: Weighted, verdict: Verdict) -> Iterator[Finding]:
-    """What is wrong with a posterior, with the causes that the draws support.
+    """The faults of a posterior, with the causes that the draws support.
 
     Args:
         draws: from the posterior.
@@ -94,7 +94,7 @@ def findings_about(draws: Weighted, verdict: Verdict) -> Iterator[Finding]:
 
 
 _OTHER_SHAPE = (
-    "the posterior has a shape that q cannot have and that moments do not show: heavy tails, "
+    "the posterior has a shape that q cannot have and moments do not reveal: heavy tails, "
     "several modes, or many dimensions that each fit a little badly",
     "use a richer posterior (lb.full_rank, or a flow of zuko), or a parametrisation closer to a "
     "Gaussian; judge single variables by resampled draws",
@@ -173,7 +173,7 @@ def _spread(draws: Weighted) -> tuple[str, str] | None:
 
 
 def _skewed(draws: Weighted) -> tuple[str, str] | None:
-    """A coordinate whose skewness under q is another than that of the weighted draws."""
+    """A coordinate whose skewness under q differs from that of the weighted draws."""
     mean = draws.weights @ draws.u
     centred = draws.u - mean
     skewness = (draws.weights @ centred**3) / (draws.weights @ centred.square()) ** 1.5

@@ -23,7 +23,7 @@ def terms_of(
     examples: int,
     losses: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The terms that an objective reports of a draw, ``[B]`` each, and the losses of its players.
+    """The terms that an objective reports for a draw, ``[B]`` each, and the losses of its players.
 
     Args:
         objective: whose terms to compute.

@@ -1,4 +1,4 @@
-"""The search for the best q of each example, as if it had no encoder."""
+"""The search for the best q of each example, without the encoder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 
-# The draws of z for each example in a chunk, and in each step of the search.
+# The number of draws of z for each example in a chunk, and in each step of the search.
 _DRAWS = 10
 
-# Adam's settings. With the usual ones it would not settle at the optimum, and it would remember its
-# first, large gradients until the search ends.
+# Adam's settings. With the default ones Adam would not converge at the optimum, and its averages
+# would contain the first, large gradients until the search ends.
 _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
@@ -93,7 +93,7 @@ class Search:
     progress: Progress | None = None
 
     def run(self, examples: Examples, batch_size: int | None) -> Found:
-        """Search round by round, and estimate the bounds on noise of their own."""
+        """Search round by round, and estimate the bounds on new noise."""
         with evaluating(self.model), seeded(self.seed, device_of(self.model)):
             best: list[Tensor | None] = []
             gain = 0.0
@@ -157,8 +157,7 @@ class Search:
         """Another round for a batch.
 
         Returns:
-            The better parameters, ``[B, ...]``, and what they gain on noise that both share,
-            ``[B]``.
+            The better parameters, ``[B, ...]``, and their gain on common noise, ``[B]``.
         """
         start = best
         if start is None:
@@ -184,14 +183,14 @@ class Search:
 
     @torch.enable_grad()
     def _maximised(self, start: Tensor, batch: _Batch) -> Tensor:
-        """The parameters of q after Adam's steps, ``[B, ...]``, for each example by itself."""
+        """The parameters of q after Adam's steps, ``[B, ...]``, for each example separately."""
         raw = start.detach().clone().requires_grad_()
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
         for step in range(self.steps):
             decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             adam.param_groups[0]["lr"] = self.learning_rate * decay
             z = drawn(self._posterior.from_parameters(raw), _DRAWS)
-            # Without the score of q, whose mean is zero: the gradient goes through z alone.
+            # Without the score of q, whose mean is zero: the gradient goes only through z.
             q_stopgrad = self._posterior.from_parameters(raw.detach())
             bound = (self._log_joint(z, batch) - q_stopgrad.log_prob(z)).mean(0)
             (gradient,) = torch.autograd.grad(-bound.sum(), raw)

@@ -1,4 +1,4 @@
-"""log p(x given z) for a long evaluation: uncompiled or compiled, whichever is quicker."""
+"""log p(x given z) for a long evaluation: uncompiled or compiled, whichever is faster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from lowerbound.runtime.modes import seeded
 
 Score = Callable[..., Tensor]
 
-# Chunks before the timed ones, in which memory is allocated and caches fill, and the timed ones.
+# The number of chunks before the timed ones, in which memory is allocated and caches fill, and the
+# number of timed chunks.
 _WARMUP, _TIMED = 1, 3
 
 
@@ -31,15 +32,15 @@ def can_tune(model: Model) -> TypeGuard[LatentModel]:
 class TunedScore:
     """log p(x given z) of chunks of draws.
 
-    A chunk of another shape than the first runs uncompiled, because it would have to be compiled
-    for itself.
+    A chunk of another shape than the first runs uncompiled, because it would need a compilation of
+    its own.
 
     Args:
         likelihood: p(x given z).
         choice: ``"auto"``: compile if the evaluation is long enough to gain by it and a few chunks
             show that it does. ``"always"``: compile from the second chunk on.
         device: of the model.
-        pairs: of a sample and an example, that there will be in all.
+        pairs: the total number of pairs of a sample and an example.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class TunedScore:
         return self.tuner.run(lambda option, score: score(z, x, **fields))
 
     def done(self, z: Tensor) -> None:
-        """Take note that the chunk with these latents, ``[K, B, *latent]``, is done."""
+        """Record that the chunk with these latents, ``[K, B, *latent]``, is finished."""
         self.left -= z.shape[:2].numel()
         if self.shape is None:
             self.shape = z.shape
@@ -82,7 +83,7 @@ class TunedScore:
 
     @property
     def line(self) -> str | None:
-        """What was chosen, and why; ``None`` if compiling was not worth a trial."""
+        """The choice and its reason; ``None`` if compiling was not worth a trial."""
         tuner = self.tuner
         if tuner.tried_compiling and tuner.line is not None:
             return tuner.line

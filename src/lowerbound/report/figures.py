@@ -1,4 +1,4 @@
-"""Pictures: grids of images, originals beside their reconstructions, and learning curves."""
+"""Pictures: grids of images, originals with their reconstructions, and learning curves."""
 
 from __future__ import annotations
 

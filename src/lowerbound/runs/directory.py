@@ -71,7 +71,7 @@ class RunDirectory:
         self.write_config(config)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.yaml``, whole or not at all."""
+        """Write ``config.yaml`` completely or not at all."""
         text = yaml.safe_dump(
             dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None
         )
@@ -104,7 +104,7 @@ class RunDirectory:
         state: Mapping[str, Any],
         header: Mapping[str, Any],
     ) -> None:
-        """Write a checkpoint whole or not at all, with a digest of each file.
+        """Write a checkpoint completely or not at all, with a digest of each file.
 
         Of the older checkpoints, only the newest ``keep`` stay.
 
@@ -135,7 +135,7 @@ class RunDirectory:
     def best(self) -> Path | None:
         """The checkpoint of the best model, if there is one.
 
-        A crash may have come after it was put aside and before it was replaced.
+        It may have another name if a crash occurred between renaming and replacing it.
         """
         places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
         return next((place for place in places if place.is_dir()), None)
@@ -215,7 +215,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise StorageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
-        raise StorageError(f"{path}: holds no settings; expected a run's config.yaml")
+        raise StorageError(f"{path}: contains no settings; expected a run's config.yaml")
     return config
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import lowerbound
-import lowerbound.conditionals  # registers, with models, the parts that a description can name
+import lowerbound.conditionals  # registers, with models, the describable parts
 import lowerbound.models
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, foreign_parts, has_references
@@ -19,16 +19,16 @@ from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.tensor_files import read_tensors, write_tensors, writing
 
-FORMAT = 2  # of models in which something is shared; also the newest that can be read
+FORMAT = 2  # for models with shared parts; also the newest format that can be read
 _FORMAT_WITHOUT_SHARING = 1
 
 
 def header_of(model: nn.Module) -> dict[str, Any]:
-    """What the header of each file of this model's tensors says.
+    """The header of each file of this model's tensors.
 
-    ``model`` is the description, and ``preprocessing`` is what the model remembers of its data, if
-    it does. Where parts share weights, ``shared`` maps a name in the state dictionary to the name
-    under which the same tensor is stored.
+    ``model`` is the description, and ``preprocessing`` is that of the model's data, if known. If
+    parts share weights, ``shared`` maps a name in the state dictionary to the name under which the
+    same tensor is stored.
     """
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     if isinstance(model, lowerbound.models.Model) and model.preprocessing is not None:
@@ -67,7 +67,7 @@ def _convert(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give the model's floating-point tensors the types that they were saved in."""
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
-        model.to(dtypes.pop())  # what is not saved, too
+        model.to(dtypes.pop())  # including tensors that are not saved
         return
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in weights and tensor.is_floating_point():
@@ -75,7 +75,7 @@ def _convert(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _tie(model: nn.Module, shared: Mapping[str, str]) -> None:
-    """Tie parameters that were tied when they were saved, where the structure does not do it."""
+    """Tie parameters that were tied when saved, unless the structure ties them."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, stored in shared.items():
         (path, _, leaf), (source, _, original) = name.rpartition("."), stored.rpartition(".")
@@ -98,12 +98,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     The file alone is enough to load a model made of lowerbound's parts, layers of ``torch.nn`` and
     describable classes (:func:`lowerbound.describable`). A model with another network of your own
     is loaded by the constructor that you pass to :func:`lowerbound.load`. The file also has the
-    model's :attr:`~lowerbound.Model.preprocessing`. What is shared within the model, a module or a
-    parameter, is stored once and shared again after loading.
+    model's :attr:`~lowerbound.Model.preprocessing`. A module or a parameter that is shared within
+    the model is stored once, and shared again after loading.
 
     Args:
         model: any model.
-        path: of the file; ``.safetensors`` is added where it is missing.
+        path: of the file; ``.safetensors`` is added if it is missing.
 
     Returns:
         The path that was written.
@@ -135,7 +135,7 @@ def load_model(
     weights, header = read_tensors(path)
     if "model" not in header or not isinstance(header.get("format"), int):
         raise StorageError(
-            f"{path}: holds tensors but no description of a model; was it written by "
+            f"{path}: contains tensors but no description of a model; was it written by "
             "lowerbound.save?"
         )
     if header["format"] > FORMAT:
@@ -201,7 +201,7 @@ def load(
             your own that is neither describable nor made of layers of ``torch.nn``.
 
     Raises:
-        StorageError: if nothing is there, a file is damaged, or a constructor is needed.
+        StorageError: if there is no such file, it is damaged, or a constructor is needed.
 
     Example:
         >>> import tempfile, lowerbound as lb

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with JSON in the header, written whole or not at all.
+"""Files of tensors: safetensors with JSON in the header, written completely or not at all.
 
 Nothing is ever pickled.
 """
@@ -23,10 +23,10 @@ from lowerbound.errors import StorageError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder without permission is the user's to mend.
+    """Within the block, a full disk or a folder without permission is an error of the user's.
 
     Raises:
-        StorageError: in place of what writing within the block raises.
+        StorageError: instead of the error that writing raises.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def writing(path: Path) -> Iterator[None]:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors to a safetensors file, whole or not at all.
+    """Write tensors to a safetensors file, completely or not at all.
 
     A name that the metadata's ``shared`` maps to another name is that tensor, which is stored once.
     """
@@ -60,8 +60,8 @@ def write_tensors(
 def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensor of this name is stored under another name.
 
-    All files of a checkpoint have the model's metadata; where the names are not the model's, or the
-    tensors differ after all, each is stored.
+    All files of a checkpoint have the model's metadata. If the names are not the model's, or the
+    tensors differ, each is stored.
     """
     if other is None or other not in tensors:
         return False
@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _from_json(text: str) -> Any:
-    """The value, or the text itself where a foreign writer put no JSON."""
+    """The value, or the text itself if another program wrote no JSON."""
     try:
         return json.loads(text)
     except ValueError:
