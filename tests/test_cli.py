@@ -978,7 +978,7 @@ MISTAKES = {
         ["train", "--config", "gaussian/config.yaml", "--resume", "gaussian"],
         "--config FILE, or --resume DIR",
     ),
-    "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "leave --out away"),
+    "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "leave out --out"),
     "resume what Python made": (["train", "--resume", "python"], "made in Python"),
     "no samples": (["evaluate", "gaussian", "--samples", "0"], "--samples"),
     "unknown part": (["evaluate", "gaussian", "--split", "foo"], "'train', 'test', 'all'"),
@@ -1173,8 +1173,8 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     assert "Traceback" in err
     assert "RuntimeError: a wheel came off" in err
     assert err.splitlines()[-1] == (
-        "lowerbound: this is a fault of lowerbound, not yours; please report it with the lines "
-        "above"
+        "lowerbound: this is a bug in lowerbound, not a mistake of yours; please report it with the "
+        "lines above"
     )
 
 

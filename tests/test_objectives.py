@@ -365,7 +365,7 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
         (lambda: lb.IWAE(6, "score-function", groups=6), "a group has only one"),
         (
             lambda: lb.ELBO(1, gradient="score-function"),
-            "ELBO: gradient='score-function' takes the baseline",
+            "ELBO: gradient='score-function' computes the baseline",
         ),
         (lambda: lb.ELBO(kl="closed-form", gradient="dreg"), "excludes kl='closed-form'"),
         (lambda: lb.ELBO(beta=-1.0), "beta=-1.0 must be a finite number of at least 0"),

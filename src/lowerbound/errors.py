@@ -1,7 +1,7 @@
 """Errors that a user can mend. Their messages say what is wrong, where, and how to mend it.
 
 The command prints the message of such an error on one line and ends with exit code 2. Any other
-exception is a fault of the library.
+exception is a bug in the library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ShapeError(LowerboundError, ValueError):
 class SettingsError(LowerboundError, ValueError):
     """An argument, flag or configuration entry that is unknown or out of range.
 
-    The message names it and what is allowed.
+    The message names it and the allowed values.
     """
 
 
@@ -43,14 +43,15 @@ class UnsupportedError(LowerboundError, TypeError):
 class StorageError(LowerboundError, OSError):
     """A run, checkpoint or model file that is missing, damaged or in the way.
 
-    Also a model file that cannot be loaded without help, such as the class of a part.
+    It is also raised for a model file that cannot be loaded without further arguments, such as a
+    constructor.
     """
 
 
 class LogJointError(LowerboundError):
     """A log joint density that the user wrote raised an error.
 
-    The message names the error, and the variables with the shapes that the density was called with.
+    The message names the error, and the variables with their shapes in the call.
     """
 
 

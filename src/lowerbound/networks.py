@@ -72,7 +72,8 @@ class FlattenLeading(nn.Module):
     Args:
         network: any module from ``[N, *input_shape]`` to ``[N, *output_shape]``.
         input_shape: the shape of one event going in.
-        output_shape: the shape of one event coming out; by default what ``network`` declares.
+        output_shape: the shape of one event coming out; by default the one that ``network``
+            declares.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ def mlp(inputs: int | Shape, *sizes: int | Shape, activation: Activation = "relu
     Args:
         inputs: the dimensions of an event going in, or its shape; it is flattened inside.
         sizes: the widths of the hidden layers, then the dimensions or shape of an event coming out.
-        activation: a name from ``ACTIVATIONS`` or something that makes a module; it comes between
+        activation: a name from ``ACTIVATIONS`` or a function that makes a module; it comes between
             any two layers.
 
     Returns:
@@ -266,7 +267,7 @@ def conv(
         inputs: the shape of an event going in.
         sizes: the channels of the layers, in the order in which data pass them, then the shape of
             an event coming out.
-        activation: a name from ``ACTIVATIONS`` or something that makes a module.
+        activation: a name from ``ACTIVATIONS`` or a function that makes a module.
         stride: of every layer, or one for each.
         hidden: widths of fully connected layers between the convolutions and the vector.
 
@@ -300,7 +301,7 @@ def conv(
 
 @describable
 class Constant(nn.Module):
-    """The same tensor whatever it is given; made by :func:`constant`."""
+    """The same tensor for any input; made by :func:`constant`."""
 
     def __init__(
         self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0
@@ -316,7 +317,7 @@ class Constant(nn.Module):
         if learned:
             self.numbers = nn.Parameter(numbers)
         else:
-            # What ``value`` alone gives is made again; what was drawn at random must be saved.
+            # A tensor that follows from ``value`` is made again; random values must be saved.
             self.register_buffer("numbers", numbers, persistent=bool(spread))
 
     def forward(self, *given: Tensor) -> Tensor:
@@ -327,13 +328,13 @@ class Constant(nn.Module):
 def constant(
     outputs: int | Shape, value: float = 0.0, *, learned: bool = True, spread: float = 0.0
 ) -> Constant:
-    """The parameters of a distribution that depends on nothing, where a network would stand.
+    """The parameters of a distribution that does not depend on anything, in place of a network.
 
     Args:
         outputs: the shape of the parameters.
-        value: where they start.
+        value: their initial value.
         learned: whether they are trained.
-        spread: the standard deviation of what is added to ``value`` at random.
+        spread: the standard deviation of the noise that is added to ``value``.
 
     Example:
         >>> import lowerbound as lb

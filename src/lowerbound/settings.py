@@ -1,11 +1,11 @@
 """Settings: each is written once, as a field with a type, bounds, a default and a description.
 
 A class of settings is a subclass of :class:`Settings`, such as
-:class:`lowerbound.training.settings.TrainingSettings`. A function may also hold its settings in its
-signature, as ``load_data`` and the recipes do: there a setting is a keyword-only parameter that is
-annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`settings_of` makes the
-class. From the class come the checks, the sections of a run's ``config.yaml``, the flags of the
-command with their help texts, and the entries of docstrings.
+:class:`lowerbound.training.settings.TrainingSettings`. A function may also declare its settings in
+its signature, as ``load_data`` and the recipes do: there a setting is a keyword-only parameter that
+is annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`settings_of` makes the
+class. The checks, the sections of a run's ``config.yaml``, the flags of the command with their help
+texts, and the entries of docstrings are made from the class.
 """
 
 import inspect
@@ -25,12 +25,12 @@ from lowerbound.errors import SettingsError
 Function = TypeVar("Function", bound=Callable[..., Any])
 S = TypeVar("S", bound="Settings")
 
-# The entry of a docstring in whose place the settings are listed.
+# The entry of a docstring that is replaced by the list of settings.
 _KEYWORDS = "    keywords: "
 
 
 class Settings(BaseModel):
-    """The base of all settings, which are frozen and take nothing but the types that they declare.
+    """The base of all settings, which are frozen and take only the types that they declare.
 
     To write your own: subclass it, and give each field a type with its bounds, a default, and a
     docstring. The first paragraph of the docstring is the help text of the flag; all of it is the
@@ -48,7 +48,7 @@ def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> 
     Args:
         schema: the class of the settings.
         values: of the settings, by name; the others take their defaults.
-        name: what error messages call the settings.
+        name: the name of the settings in error messages.
 
     Raises:
         SettingsError: naming the first setting that is unknown or out of range, and what is
@@ -101,7 +101,7 @@ def _to_python(value: Any) -> Any:
 
 
 def has_settings(function: Function) -> Function:
-    """Decorator: ``help()`` and editors see plain types, and :func:`settings_of` the bounds too."""
+    """Decorator: ``help()`` and editors see plain types, :func:`settings_of` also the bounds."""
     signature = inspect.signature(function)
     plain = [
         parameter.replace(annotation=_without_bounds(parameter.annotation))
@@ -167,7 +167,7 @@ def takes_settings(schema: type[Settings]) -> Callable[[Function], Function]:
 
 
 def docstring_entries(schema: type[Settings]) -> str:
-    """The settings as entries of a docstring's section ``Args``."""
+    """The settings, as entries of a docstring's section ``Args``."""
     return "\n".join(
         fill(
             f"{name}: {_as_sentence(field.description)}",

@@ -1,7 +1,7 @@
 """The command: it parses its arguments, calls the library, and prints the results.
 
-Its exit code is 0 after success, 2 where the user can mend what is wrong, 130 after an interrupt,
-and 1 after a fault of lowerbound itself.
+Its exit code is 0 after success, 2 after a mistake that the user can correct, 130 after an
+interrupt, and 1 after a bug in lowerbound.
 """
 
 import sys
@@ -16,7 +16,9 @@ from lowerbound import __version__
 from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
 from lowerbound.errors import LowerboundError
 
-_OUR_FAULT = "this is a fault of lowerbound, not yours; please report it with the lines above"
+_OUR_FAULT = (
+    "this is a bug in lowerbound, not a mistake of yours; please report it with the lines above"
+)
 
 
 class _TrainFirst(TyperGroup):
@@ -75,6 +77,6 @@ def _one_line(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 def _fail(message: str) -> None:
-    if message:  # it is empty if typer has printed the help instead
+    if message:  # the message is empty if typer has printed the help instead
         print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

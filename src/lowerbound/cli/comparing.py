@@ -1,4 +1,4 @@
-"""``lowerbound compare``: which of two runs is better, according to the same examples."""
+"""``lowerbound compare``: which of two runs is better on the same examples."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +102,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
 def _log_likelihood(
     model: Any, examples: "Examples", samples: int, anneal: int | None, **settings: Any
 ) -> Any:
-    """The log likelihood by importance sampling, or by annealing if that is asked for."""
+    """The log likelihood by importance sampling, or by annealing if the user chose that."""
     from lowerbound.evaluation.annealing import annealed_log_likelihood
     from lowerbound.evaluation.importance import log_likelihood
 

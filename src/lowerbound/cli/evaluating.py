@@ -1,4 +1,4 @@
-"""``lowerbound evaluate``: the bound of a run in nats, and what its latents carry."""
+"""``lowerbound evaluate``: the bound of a run in nats, and the information in its latents."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
 
-# The most examples for --gaps. Each takes some 0.1 seconds.
+# The largest number of examples for --gaps. Each takes some 0.1 seconds.
 _EXAMPLES_FOR_GAPS = 200
 
 
@@ -75,7 +75,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Print the bound with its terms in nats per example, and what the latents carry."""
+    """Print the bound with its terms in nats per example, and the information in the latents."""
     model, config = open_run(directory)
     part = split or usual_part(data)
     examples = examples_of(config, data, part, model)
@@ -143,7 +143,7 @@ class _Evaluation:
     report: Report
 
     def check(self, *, likelihood: bool, gaps: bool) -> None:
-        """Refuse what is not possible before anything that takes long."""
+        """Refuse impossible requests before any long computation."""
         from lowerbound.evaluation.checks import check_normalized
         from lowerbound.evaluation.gaps import check_refinable
 

@@ -74,8 +74,8 @@ def reconstruct(
 ) -> None:
     """Encode and decode some examples.
 
-    A .png shows evenly spaced examples beside their reconstructions; a .npy holds the
-    reconstructions of the first ones.
+    A .png shows evenly spaced examples next to their reconstructions; a .npy contains the
+    reconstructions of the first examples.
     """
     import torch
 
@@ -89,7 +89,9 @@ def reconstruct(
     if out.suffix == ".npy":
         _write(model.reconstruct(examples.first(count)), out)
         return
-    shown = examples.spread(count)  # of all classes, even if the data are sorted by class
+    shown = examples.spread(
+        count
+    )  # evenly spaced, so that all classes occur even if the data are sorted by class
     images = model.reconstruct(shown)
     _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
@@ -115,7 +117,7 @@ def encode(
 ) -> None:
     """Write a point for each example, such as the mean of q(z|x), in the order of the data.
 
-    Of several groups of latents, the points are written side by side.
+    For several groups of latents, the points are concatenated.
     """
     _check_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
@@ -131,7 +133,7 @@ def encode(
 
 
 def _side_by_side(codes: Any) -> Any:
-    """The codes of the only group of latents, or of several groups as vectors ``[N, J]``."""
+    """The codes of the only group of latents, or the concatenated codes ``[N, J]`` of several."""
     import torch
 
     if not isinstance(codes, dict):
@@ -140,7 +142,7 @@ def _side_by_side(codes: Any) -> Any:
 
 
 def _columns(codes: Any) -> dict[str, list[Any]]:
-    """A column for each unit: ``z0``, ``z1``, ...; of several groups, with the group's name."""
+    """A column for each unit: ``z0``, ``z1``, ...; with the group's name if there are several."""
     groups = {"z": codes}
     if isinstance(codes, dict):
         groups = {f"{name}_": group for name, group in codes.items()}

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Nothing is shown before the first, and a line at most every so many seconds by the second.
+# The number of seconds before anything is shown, and the number of seconds between two lines.
 _FIRST_SECONDS = 2.0
 _BETWEEN_LINES_SECONDS = 30.0
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the number of examples that are done, after two seconds.
+    """Show the number of finished examples, after two seconds.
 
     Args:
         what: The name of the evaluation.

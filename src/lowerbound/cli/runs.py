@@ -1,4 +1,4 @@
-"""What the commands share: they open a run, its data and its objective, and print estimates."""
+"""Functions that the commands share: they open a run and its data, and print estimates."""
 
 import json
 import math
@@ -27,8 +27,8 @@ ScoredPart = Annotated[
         "that a training held out for validation belong to train."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
-# Examples that are annealed: each costs thousands of evaluations of the model.
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random numbers.")]
+# The number of examples that are annealed: each costs thousands of evaluations of the model.
 ANNEALED = 100
 Anneal = Annotated[
     int | None,
@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def usual_part(data: str | None) -> Split:
-    """The part of the data that is scored if the user names none."""
+    """The part of the data that is evaluated if the user names none."""
     return "test" if data is None else "all"
 
 
@@ -87,7 +87,7 @@ def examples_of(
     """One part of a run's data, or all of it in the order of its source.
 
     With another ``source`` it is that source's data, prepared in the same way: as the ``model``
-    remembers it, or for a model that remembers nothing as the configuration says.
+    stores it, or as the configuration says if the model stores nothing.
     """
     from lowerbound.data import load_data
     from lowerbound.data.raw import load_settings, read_raw
@@ -127,7 +127,7 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
 
 
 def _pixels_of(config: dict[str, Any]) -> str:
-    """How a run that was made in Python treated its pixels."""
+    """The treatment of pixels of a run that was made in Python."""
     try:
         return str(config["examples"]["train"]["pixels"])
     except (KeyError, TypeError):
@@ -152,7 +152,7 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
 
 def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     """The objective of a run's training, with another number of samples if one is given."""
-    from lowerbound import objectives  # which registers those that a configuration can name
+    from lowerbound import objectives  # it registers the objectives that a configuration can name
     from lowerbound.describe import build
 
     described = section(config, "objective")

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def selftest(
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Run the checks that take long too.")
+        bool, typer.Option("--thorough", help="Also run the checks that take long.")
     ] = False,
     only: Annotated[
         list[str] | None,

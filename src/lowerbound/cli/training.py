@@ -59,7 +59,7 @@ def from_file(
         Path | None, typer.Option(help="Directory of the new run, with --config.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Number of epochs, in place of what the file says.")
+        int | None, typer.Option(help="Number of epochs, in place of the number in the file.")
     ] = None,
 ) -> None:
     """Train a model by a recipe, repeat a run from its config.yaml, or continue a run."""
@@ -72,7 +72,7 @@ def from_file(
         return
     if resume is not None and out is not None:
         raise SettingsError(
-            "train: --resume continues the run in its own directory; leave --out away"
+            "train: --resume continues the run in its own directory; leave out --out"
         )
     if (config is None) == (resume is None):
         raise SettingsError(
@@ -100,7 +100,7 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
 
     def train(context: typer.Context, **values: Any) -> None:
         if values["steps"] is not None and not _is_given(context, "epochs"):
-            values["epochs"] = None  # the recipe's default, which the user did not ask for
+            values["epochs"] = None  # the recipe's default, which the user did not choose
         source = _absolute(values["data"])
         data = {"source": source, **_select(values, of_data), "seed": values["seed"]}
         if Path(source).is_dir():
@@ -120,7 +120,7 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
 
 def _flags_of(recipe: Recipe) -> list[inspect.Parameter]:
     """The context, and the flags of a recipe's subcommand."""
-    more = {"cache": "If not given, it is decoded/ beside the run."}
+    more = {"cache": "If not given, it is decoded/ next to the run."}
     if recipe.image_size is not None:
         more["image_size"] = f"If not given, it is {recipe.image_size} for a folder of pictures."
     return [
@@ -176,7 +176,7 @@ def _absolute(source: str) -> str:
 
 
 def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> None:
-    """Load the data, build the model, train it, and print the result and where it is."""
+    """Load the data, build the model, train it, and print the result and its path."""
     recipe = find_recipe(plan["recipe"].get("name"))
     settings = check_settings(TrainingSettings, plan["training"], name="training")
     # Torch's profiler prints a line of its own without this, which is read when torch is imported.
@@ -231,7 +231,7 @@ def _free_directory(name: str) -> Path:
 
 
 def _conclude(run: "Run", test: "Examples", out: Path) -> None:
-    """Print the bound on the test data, where the pictures are, and what to do next."""
+    """Print the bound on the test data, the paths of the pictures, and the next commands."""
     import lowerbound as lb
     from lowerbound.report.figures import is_image
 
@@ -250,14 +250,14 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
 
 
 def _pictures(out: Path) -> list[Path]:
-    """The newest pictures of a run, of which there is at least ``bound.png``."""
+    """The newest pictures of a run; ``bound.png`` always exists."""
     newest = [sorted((out / kind).glob("*.png"))[-1:] for kind in ("samples", "reconstructions")]
     whole = [path for path in (out / "manifold.png", out / "bound.png") if path.exists()]
     return [*newest[0], *newest[1], *whole]
 
 
 def _program() -> str:
-    """What the user has to type to run the command again."""
+    """The words that the user has to type to run the command again."""
     if Path(sys.argv[0]).name == "lowerbound" and not shutil.which("lowerbound"):
         return sys.argv[0]
     return "lowerbound"

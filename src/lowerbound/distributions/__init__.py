@@ -1,4 +1,4 @@
-"""Distributions that torch lacks, or that are more exact or read memory less often than torch's."""
+"""Distributions that torch lacks, or that are more exact or faster than torch's."""
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical

@@ -23,7 +23,7 @@ class FactorialBernoulli(Distribution):
 
     Args:
         logits: ``eta``, ``[*batch, *event]``.
-        event_dims: how many trailing dimensions make one event.
+        event_dims: the number of trailing dimensions that make one event.
 
     Example:
         >>> q = FactorialBernoulli(torch.zeros(3, 2))
@@ -92,8 +92,8 @@ class FactorialBernoulli(Distribution):
         return terms.flatten(-self.event_dims).sum(-1)
 
 
-# So many probabilities, of at least 1/2 each, are multiplied before one logarithm is taken. Their
-# product is far from underflow.
+# The number of probabilities, of at least 1/2 each, that are multiplied before one logarithm is
+# taken. Their product is far from underflow.
 _FACTORS = 32
 
 
@@ -130,7 +130,7 @@ class _BernoulliLogProb(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Save what the gradient is made of."""
+        """Save the tensors from which the gradient is computed."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -148,7 +148,7 @@ class _BernoulliLogProb(torch.autograd.Function):
 
 
 def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
-    """The same, written so that the compiler reads the logits once and stores nothing as large."""
+    """The same, for the compiler: it reads the logits once and stores no large tensor."""
     sizes = logits.abs()
     entries = logits * (value - 0.5) - 0.5 * sizes
     inverses = 1 + _exp_of_negative(-sizes)  # of sigma(|eta|): no division
@@ -164,7 +164,7 @@ def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
 def _exp_of_negative(x: Tensor) -> Tensor:
     r"""``e^x`` of float32 values of at most 0, with an error below 2e-7.
 
-    The compiler makes one loop of its operations.
+    The compiler fuses its operations into one loop.
 
     .. math::
 

@@ -51,7 +51,7 @@ def check_independent_entries(distribution: Distribution) -> None:
 
 
 def _entries_of(distribution: Distribution) -> Distribution:
-    """What stands inside of torch's ``Independent``."""
+    """The distribution inside of torch's ``Independent``."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
@@ -60,7 +60,7 @@ def _entries_of(distribution: Distribution) -> Distribution:
 def is_mass(distribution: Distribution) -> bool | None:
     """Whether it is a probability mass, rather than a density, by its support.
 
-    ``None`` if the distribution does not state its support.
+    ``None`` if the distribution does not declare its support.
 
     Example:
         >>> from torch.distributions import Gamma, Poisson
@@ -74,7 +74,7 @@ def is_mass(distribution: Distribution) -> bool | None:
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:
-    """The support of a distribution, or ``None`` if it does not state that."""
+    """The support of a distribution, or ``None`` if it does not declare one."""
     try:
         return distribution.support
     except NotImplementedError:
@@ -82,7 +82,7 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
 
 
 def entry_support(distribution: Distribution) -> constraints.Constraint | None:
-    """The support of one entry, if it is stated entry by entry; else that of an event."""
+    """The support of one entry, if it is declared for entries; else that of an event."""
     support = support_of(distribution)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -96,7 +96,8 @@ class MaskedDistribution(Distribution):
 
     Args:
         base: a distribution with independent entries.
-        observed: which entries are scored, boolean, ``[*batch, *event]`` or what broadcasts to it.
+        observed: which entries are scored, boolean, ``[*batch, *event]`` or a shape that broadcasts
+            to it.
 
     Raises:
         UnsupportedError: if the entries of ``base`` are not known to be independent.

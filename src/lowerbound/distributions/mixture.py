@@ -44,7 +44,7 @@ class Mixture(Distribution):
 
     @property
     def support(self) -> Any:
-        """That of the components."""
+        """The support of the components."""
         return self.components.support
 
     @property
@@ -84,7 +84,7 @@ class Mixture(Distribution):
 
     @property
     def _axis(self) -> int:
-        """Where the components stand in an array ``[*batch, K, *event]``."""
+        """The axis of the components in an array ``[*batch, K, *event]``."""
         return -len(self.event_shape) - 1
 
     def _averaged(self, values: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Mixture(Distribution):
         if self.batch_shape:
             examples_axis = len(shape) - 1
         cumulative = self.log_weights.exp().cumsum(-1)
-        cumulative = cumulative / cumulative[..., -1:]  # exactly 1 at the end, whatever was rounded
+        cumulative = cumulative / cumulative[..., -1:]  # exactly 1 at the end, in spite of rounding
         u = noise.uniform(
             tuple(shape), examples_axis, dtype=cumulative.dtype, device=cumulative.device
         )
@@ -109,7 +109,7 @@ class Mixture(Distribution):
 def _chosen_component(components: Distribution, chosen: Tensor) -> Distribution | None:
     """The components of these numbers, batch shape ``chosen.shape``; ``None`` if not lowerbound's.
 
-    It spares drawing from all components, and draws from it belong to their examples.
+    With it not all components are drawn from, and draws belong to their examples.
     """
     shape = components.batch_shape + components.event_shape
     dims = len(components.event_shape)
@@ -128,7 +128,7 @@ def _chosen_component(components: Distribution, chosen: Tensor) -> Distribution 
 
 
 def _select(values: Tensor, chosen: Tensor, event_dims: int) -> Tensor:
-    """Of values ``[*batch, K, *event]`` those of the chosen components, ``[*chosen, *event]``."""
+    """The values of the chosen components, ``[*chosen, *event]``, of ``[*batch, K, *event]``."""
     index = chosen.reshape(*chosen.shape, *(1,) * (event_dims + 1))
     values = values.reshape(*(1,) * (index.dim() - values.dim()), *values.shape)
     return values.take_along_dim(index, -event_dims - 1).squeeze(-event_dims - 1)

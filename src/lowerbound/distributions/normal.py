@@ -49,7 +49,7 @@ class DiagonalNormal(Distribution):
     Args:
         loc: the mean, ``[*batch, *event]``.
         log_scale: the logarithm of the standard deviation, in a shape that broadcasts with ``loc``.
-        event_dims: how many trailing dimensions make one event.
+        event_dims: the number of trailing dimensions that make one event.
 
     Example:
         >>> q = DiagonalNormal(torch.zeros(3, 2), torch.zeros(()))

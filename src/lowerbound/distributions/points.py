@@ -1,4 +1,4 @@
-"""The one point that stands for a distribution, as in an embedding."""
+"""The one point that represents a distribution, as in an embedding."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 
-# Draws whose average stands for a point without a closed form.
+# The number of draws whose average replaces a point without a closed form.
 _DRAWS = 256
 
 
 @singledispatch
 def natural_point(distribution: Distribution) -> Tensor:
-    """The point that stands for a distribution best, ``[*batch, *event]``.
+    """The point that represents a distribution best, ``[*batch, *event]``.
 
-    By default it is the mean. For distributions whose mean is not a value that they can have, it is
-    another: the most probable category of a ``Categorical``, the direction of one on a circle or a
-    sphere. To say so for a distribution of your own, register a function:
+    By default it is the mean. For distributions whose mean is not a possible value, it is another
+    point: the most probable category of a ``Categorical``, the mean direction of one on a circle or
+    a sphere. For a distribution of your own, register a function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
     Raises:
@@ -74,12 +74,12 @@ def _of_base(distribution: Any) -> Tensor:
 def point_of(distribution: Distribution, device: torch.device) -> Tensor:
     """The natural point, ``[*batch, *event]``; without a closed form, the average of 256 draws.
 
-    The draws come from one fixed seed, the same for all examples, so the result depends on the
-    distribution alone.
+    The draws come from one fixed seed, the same for all examples, so the result depends only on the
+    distribution.
 
     Args:
         distribution: of batch shape ``[B, ...]``.
-        device: where its draws are.
+        device: the device of its draws.
     """
     try:
         return natural_point(distribution)

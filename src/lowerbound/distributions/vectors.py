@@ -1,4 +1,4 @@
-"""Distributions over vectors of real numbers: Lebesgue's measure, and several side by side."""
+"""Distributions over vectors of real numbers: Lebesgue's measure, and products of several."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SideBySide(Distribution):
 
     Args:
         parts: over vectors, of one batch shape.
-        order: where each entry of the vector stands in the parts, one after another; ``[D]``.
+        order: the position of each entry of the vector in the concatenated parts, ``[D]``.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)

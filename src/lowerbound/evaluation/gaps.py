@@ -102,9 +102,9 @@ class Gaps:
             )
         if self.warning is not None and approximation > amortisation:
             return (
-                f"approximation and amortisation cannot be separated ({total:.2f} nats in all): the "
-                "search for the best bound had not converged; take more steps before you change "
-                "the posterior"
+                f"approximation and amortisation cannot be separated ({total:.2f} nats in all): "
+                "the search for the best bound had not converged; take more steps before you "
+                "change the posterior"
             )
         if amortisation >= approximation:
             return (

@@ -1,7 +1,7 @@
 """A timed choice of how to run repeated work: compiled or not, and in which precision.
 
-The same piece of work, such as a training step, is run a few times in each way, and the quickest
-way is kept. What was chosen, and why, is told in one line.
+The same piece of work, such as a training step, is run a few times with each option, and the
+fastest option is kept. One line reports the choice and the reason.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lowerbound.runtime.devices import synchronize
 Function = TypeVar("Function")
 Result = TypeVar("Result")
 
-# Seconds of uncompiled work that must be left for the compiler to be tried. It takes 5 to 30
+# The compiler is tried if at least this many seconds of uncompiled work remain. It takes 5 to 30
 # seconds itself, and saves a fifth to a half of the time.
 WORTH_COMPILING = 90.0
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to run the work."""
+    """An option for running the work."""
 
     compiled: bool
     bfloat16: bool = False
@@ -41,7 +41,7 @@ class Option:
 
     @property
     def network_dtype(self) -> torch.dtype | None:
-        """In which networks multiply matrices; ``None`` for the type of their weights."""
+        """The type in which networks multiply matrices; ``None`` for the type of their weights."""
         return torch.bfloat16 if self.bfloat16 else None
 
     def __str__(self) -> str:
@@ -54,26 +54,26 @@ class Option:
 
 
 class NotCompilable(Exception):
-    """Raised by :attr:`Autotuner.build` for what must not be compiled, with the reason."""
+    """Raised by :attr:`Autotuner.build` for work that must not be compiled, with the reason."""
 
 
 class Autotuner(Generic[Function]):
-    """Chooses the option in which repeated work is quickest.
+    """Chooses the fastest option for repeated work.
 
-    Uncompiled options are timed first. If the work that is left would take long enough, compiled
-    options are timed too. Where the compiler fails, the work goes on uncompiled.
+    Uncompiled options are timed first. If the remaining work would take long enough, compiled
+    options are timed too. If the compiler fails, the work continues uncompiled.
 
     Args:
         choice: ``"auto"``: compile if a trial shows that it pays. ``"always"``: compile after the
             first piece of work. ``"never"``.
-        build: makes the function that an option runs, given the option and whether a compiled
-            function is to be one graph.
-        device: whose work is timed.
-        unit: what one piece of work is called in messages.
-        warmup: pieces that are not timed, while memory is allocated and caches fill.
-        timed: pieces that are timed.
+        build: makes the function that an option runs, from the option and from whether a compiled
+            function should be one graph.
+        device: the device of the work.
+        unit: the name of one piece of work in messages.
+        warmup: the number of pieces that are not timed, while memory is allocated and caches fill.
+        timed: the number of timed pieces.
         precisions: whether networks compute in bfloat16, for each precision to try.
-        fewest_left: pieces that must be left for the compiler to be tried.
+        fewest_left: the smallest number of remaining pieces for which the compiler is tried.
         in_pieces: whether a function that is not one graph is compiled in pieces.
         tell: receives the line that says what was chosen, and why.
     """
@@ -111,7 +111,7 @@ class Autotuner(Generic[Function]):
 
     @property
     def settled_option(self) -> Option | None:
-        """The option that a later process goes on with; ``None`` if that is not decided."""
+        """The option with which a later process continues; ``None`` if it is not decided."""
         if self.decided or self.option.compiled:
             return self.option
         return None
@@ -138,8 +138,8 @@ class Autotuner(Generic[Function]):
     def run(self, work: Callable[[Option, Function], Result]) -> Result:
         """Do a piece of work with the function of the current option.
 
-        If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So it
-        must leave no trace where it raises an error.
+        If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
+        piece of work that raises an error must change nothing.
         """
         while True:
             try:
@@ -156,13 +156,13 @@ class Autotuner(Generic[Function]):
             self.began = time.perf_counter()
 
     def stop(self, left: float) -> None:
-        """Stop the clock after a piece of work, of which there are so many ``left``."""
+        """Stop the clock after a piece of work; ``left`` is the number of remaining pieces."""
         if not self.decided:
             synchronize(self.device)
             self.record(time.perf_counter() - self.began, left)
 
     def record(self, seconds: float, left: float) -> None:
-        """Take in the time of a piece of work, and choose how to run the next one."""
+        """Record the time of a piece of work, and choose how to run the next one."""
         self.times.append(seconds)
         if self.choice == "always" and not self.option.compiled:
             self._start_compiling()
@@ -216,7 +216,7 @@ class Autotuner(Generic[Function]):
             self._settle(failure(error), compiled=False)
 
     def _settle(self, reason: str, *, compiled: bool = True) -> None:
-        """Keep the quickest option that was timed, or the quickest uncompiled one."""
+        """Keep the fastest option that was timed, or the fastest uncompiled one."""
         timed = [option for option in self.measured if compiled or not option.compiled]
         if timed:
             self._switch(min(timed, key=self.measured.__getitem__))

@@ -1,4 +1,4 @@
-"""torch's compiler: how it is called, which errors are its own, and when it is worth its time."""
+"""torch's compiler: how it is called, and how its errors are recognised."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lowerbound.errors import SettingsError
 
 Choice = Literal["auto", "always", "never"]
 
-# How the compiler is asked. Random numbers are those of uncompiled code, and shapes are static.
+# The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
-# rounding at most. What else was compiled in this process does not count towards the limit of
+# rounding at most. Other code that was compiled in this process does not count towards the limit of
 # recompilations, nor do the other pieces of a function that is compiled in pieces.
 _ASKED: dict[str, Any] = {
     "dynamic": False,
@@ -30,7 +30,7 @@ _ASKED: dict[str, Any] = {
 
 
 def check_choice(name: str, choice: Any) -> None:
-    """Refuse what is not a :data:`Choice`.
+    """Refuse a value that is not a :data:`Choice`.
 
     Raises:
         SettingsError: naming the function that was given it.
@@ -43,12 +43,13 @@ def check_choice(name: str, choice: Any) -> None:
 def compiled(
     function: Callable[..., Any], *, whole: bool = True, **options: Any
 ) -> Callable[..., Any]:
-    """The compiled version of a function. The compiler works when it is first called.
+    """The compiled version of a function, which is compiled when it is first called.
 
     Args:
         function: of tensors.
-        whole: compile one graph, and fail where something prevents that. Otherwise in pieces.
-        options: of the code generator, beside the usual ones.
+        whole: whether to compile one graph, and fail if something prevents that. Otherwise the
+            function is compiled in pieces.
+        options: of the code generator, in addition to the usual ones.
     """
     asked = _ASKED | {"options": _ASKED["options"] | options}
     with switches_for_compiling():
@@ -63,7 +64,7 @@ def compiled(
 
 @contextmanager
 def switches_for_compiling() -> Iterator[None]:
-    """Within the block, all switches of the process are as compiled code needs them.
+    """Within the block, the switches of the process have the values that compiled code needs.
 
     - Distributions do not check their arguments, because a graph cannot raise errors. The compiler
       itself would leave this check off for the rest of the process.
@@ -105,7 +106,7 @@ def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_the_compilers(error: Exception) -> bool:
-    """Whether the compiler failed, be it at its work or because it had to do it too often."""
+    """Whether the compiler failed, or had to compile the function too often."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -113,7 +114,7 @@ def is_the_compilers(error: Exception) -> bool:
 
 
 def is_a_graph_break(error: Exception) -> bool:
-    """Whether the function cannot be one graph, and may be compiled in pieces."""
+    """Whether the function cannot be one graph, but may be compiled in pieces."""
     from torch._dynamo.exc import Unsupported
 
     return isinstance(error, Unsupported)

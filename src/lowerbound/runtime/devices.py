@@ -1,4 +1,4 @@
-"""Where a model lives: its device and its floating type."""
+"""The device and the floating type of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters live; the CPU for a model that has none."""
+    """The device of a model's parameters; the CPU for a model without parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
@@ -18,6 +18,6 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a device, so that time can be told."""
+    """Wait for a device, so that time can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

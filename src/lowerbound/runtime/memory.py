@@ -1,4 +1,4 @@
-"""Memory: keeping what is freed, bounding what a pass takes, and measuring what is needed."""
+"""Memory: reuse of freed memory, batch sizes of evaluations, and measurements of what is needed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _KEEPING: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
 def keeping_freed_memory() -> Iterator[None]:
     """Within the block, the process keeps the memory of freed tensors of up to a gigabyte.
 
-    Otherwise the system takes large ones on the CPU back at once, and clears each page again when
-    it is next needed. That is a quarter of the time of a training step of many samples, and half of
-    the time of a log likelihood. Blocks may lie within each other. Nothing changes with another
+    Otherwise large tensors on the CPU are returned to the system at once, which clears each page
+    again when it is next needed. That is a quarter of the time of a training step of many samples,
+    and half of the time of a log likelihood. Blocks may be nested. Nothing changes with another
     allocator than glibc's, or with one that refuses such sizes.
     """
     library = None
@@ -51,27 +51,28 @@ def keeping_freed_memory() -> Iterator[None]:
         trim(0)
 
 
-# Values of the largest tensor of one pass outside of training: 2^22 floats are 16 MiB.
+# The number of values of the largest tensor of one batch outside of training: 2^22 floats are 16
+# MiB.
 _PASS_SIZE = 1 << 22
 
-# Passes are cut by the size of the data unless a draw's largest tensor is more than so many times
-# larger. So hidden layers of a usual size leave the batches of an evaluation as they are, and with
-# them the rounding of its result.
+# Batches follow from the size of the data unless a draw's largest tensor is more than this many
+# times larger. So hidden layers of a usual size do not change the batches of an evaluation, nor the
+# rounding of its result.
 _MUCH_LARGER = 8
 
 
 def examples_per_pass(numbers_per_example: int) -> int:
-    """The number of examples of one pass outside of training, so that memory stays bounded."""
+    """The number of examples of one batch outside of training, so that memory stays bounded."""
     return max(1, min(1024, _PASS_SIZE // max(1, numbers_per_example)))
 
 
 def rows_per_pass(numbers: int) -> int:
-    """The number of pairs of a sample and an example of one pass outside of training."""
+    """The number of pairs of a sample and an example of one batch outside of training."""
     return max(1, min(8192, _PASS_SIZE // max(1, numbers)))
 
 
 def values_per_pair(data_size: int, measured: int) -> int:
-    """The number of values that a pass is cut by, for each pair of a sample and an example.
+    """The number of values for each pair of a sample and an example, from which batches follow.
 
     Args:
         data_size: of one example.
@@ -87,13 +88,13 @@ def values_per_pair(data_size: int, measured: int) -> int:
 
 
 def largest_growth(compute: Callable[[int], object]) -> int:
-    """By how many values the tensors of a function grow with each row, at most.
+    """The largest number of values by which a tensor of a function grows with each row.
 
-    What does not depend on the rows, such as a transposed weight, does not count.
+    Tensors that do not depend on the rows, such as a transposed weight, do not count.
 
     Args:
         compute: computes something for a number of rows. It is called for two rows and for three,
-            since torch often does other operations for a single one.
+            since torch often uses other operations for a single row.
 
     Example:
         >>> import torch
@@ -107,7 +108,7 @@ def largest_growth(compute: Callable[[int], object]) -> int:
             compute(rows)
         sizes.append(made.sizes)
     of_two, of_three = sizes
-    if len(of_two) != len(of_three):  # other operations, so that no two belong together
+    if len(of_two) != len(of_three):  # the operations differ, so that the tensors cannot be matched
         return max(of_three) // 3
     return max((three - two for two, three in zip(of_two, of_three, strict=True)), default=0)
 
@@ -144,7 +145,7 @@ class Largest(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Do the operation, and note the sizes of what it made."""
+        """Run the operation, and record the sizes of the tensors that it made."""
         made = func(*args, **(kwargs or {}))
         self.sizes += [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
         return made

@@ -1,4 +1,4 @@
-"""Modes that hold within a block, and leave everything as it was: evaluation, and a seed."""
+"""Modes that apply within a block, and restore everything afterwards: evaluation, and a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Within the block models are in evaluation mode, and no gradients are recorded.
 
-    Afterwards all their modules are in the mode in which they were.
+    Afterwards the mode of every module is restored.
     """
     training = [module for model in models for module in model.modules() if module.training]
     for model in models:
@@ -30,14 +30,14 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Within the block torch draws from ``seed``, unless it is ``None``.
 
-    Afterwards torch goes on as if nothing had been drawn.
+    Afterwards torch continues as if nothing had been drawn.
     """
     if seed is None:
         yield
         return
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
-        # Not torch.manual_seed, which would also seed devices whose state is not put back.
+        # Not torch.manual_seed, which would also seed devices whose state is not restored.
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

@@ -1,4 +1,4 @@
-"""Renamed public names: an old name works for one version and warns of the new one."""
+"""Renamed public names: an old name works for one version and warns with the new name."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
 
 @check(
     "reported-bound",
-    "An objective reports its true bound, whatever carries its gradient: beta, free bits, DReG, "
+    "An objective reports its true bound, whatever gives its gradient: beta, free bits, DReG, "
     "VIMCO, ...",
     tolerance=1e-12,
 )

@@ -24,7 +24,8 @@ from lowerbound.selftest.known import (
 )
 from lowerbound.selftest.registry import check
 
-# The copies of one example over which gradients are paired; with 5 samples each, 200,000 draws.
+# The number of copies of one example over which gradients are paired; with 5 samples each, these
+# are 200,000 draws.
 _COPIES = 40_000
 # The numbers of samples over which slopes are measured.
 _COUNTS = (8, 32, 128)
@@ -202,7 +203,7 @@ def sticking_is_biased_for_more() -> float:
 def decoder_gradient() -> float:
     """On the same noise, for IWAE with four gradients, and for PIWAE.
 
-    PIWAE's encoder has another bound than its decoder.
+    The encoder of PIWAE maximises another bound than the decoder.
     """
     model, x = copied_vae(6)
     expected = of_decoder(gradients(model, lb.IWAE(samples=6), x, 0))

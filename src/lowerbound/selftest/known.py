@@ -230,14 +230,14 @@ def gradients(
 
 
 def of_encoder(found: dict[str, Tensor]) -> Tensor:
-    """The gradients of the posterior's parameters side by side, ``[B, P]``."""
+    """The concatenated gradients of the posterior's parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1
     )
 
 
 def of_decoder(found: dict[str, Tensor]) -> Tensor:
-    """The gradients of all other parameters side by side, ``[B, P]``."""
+    """The concatenated gradients of all other parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1
     )

@@ -1,4 +1,4 @@
-"""The checks: what they are, their list, and how they run."""
+"""The checks: their definition, their list, and how they run."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def check(
 ) -> Callable[[Callable[[], float]], Callable[[], float]]:
     """Decorator: the function measures how far a statement is from being true.
 
-    To write your own: a function without arguments that returns the largest difference, in the file
-    of its subject. It draws from torch's generator, which is seeded for it. Its docstring says how
-    often it would fail by chance with another seed.
+    To write your own: write a function without arguments that returns the largest difference, in
+    the file of its subject. It draws from torch's generator, which is seeded before the call. Its
+    docstring says how often it would fail by chance with another seed.
 
     Args:
         name: the name for ``--only``.

@@ -1,4 +1,4 @@
-"""Checks of what a training records, which weights it keeps, and what it achieves."""
+"""Checks of the records of a training, the weights that it keeps, and its results."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class _Misleading(lb.Objective):
 
 @check(
     "recorded-bound",
-    "The training bound that fit records is the true bound, averaged over examples, and not what "
-    "carries the gradient (relative)",
+    "The training bound that fit records is the true bound, averaged over examples, and not the "
+    "surrogate (relative)",
     tolerance=1e-12,
 )
 def recorded_bound() -> float:
@@ -45,7 +45,7 @@ def recorded_bound() -> float:
     model, watching = curved_vae(), _Misleading()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
     run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
-    # Before the first step, fit may have tried the objective.
+    # Before the first step, fit may have evaluated the objective once.
     log_w = torch.cat(watching.seen, 1)[:, -len(x) :].numpy()
     expected = float((special.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean())
     return abs(float(run.history[0]["train"]["bound"]) / expected - 1)

@@ -1,7 +1,8 @@
 """Noise that belongs to examples, so that an evaluation does not depend on its batches.
 
 A distribution of your own takes its noise from :func:`standard_normal` and :func:`uniform`. Torch's
-own distributions, and others that draw by torch's functions, need nothing: see :func:`for_foreign`.
+own distributions, and others that draw by torch's functions, need no change: see
+:func:`for_foreign`.
 """
 
 from lowerbound.runtime.noise.foreign import for_foreign

@@ -45,7 +45,7 @@ def for_foreign(samples: int, examples: int) -> Iterator[None]:
     ``[examples, ...]``. Covered are the normal, uniform, exponential, Cauchy, gamma, Dirichlet,
     Bernoulli, binomial, Poisson and multinomial noise that torch's distributions ask for, and with
     them all of torch's distributions except ``VonMises``, and the flows of zuko. Nothing changes
-    while no streams are in force, as in training.
+    while no streams are active, as in training.
     """
     if not are_per_example():
         yield
@@ -54,8 +54,8 @@ def for_foreign(samples: int, examples: int) -> Iterator[None]:
         yield
 
 
-# Each answer below is given the leading shape (samples, examples) and the arguments of a function
-# of torch, and returns what that function would, or None to let torch do it.
+# Each answer below receives the leading shape (samples, examples) and the arguments of a function
+# of torch, and returns the result of that function, or None to let torch compute it.
 _Leading = tuple[int, int]
 
 
@@ -189,8 +189,8 @@ def _dirichlet(leading: _Leading, concentration: Tensor) -> Tensor | None:
 def _multinomial(
     leading: _Leading, chances: Tensor, count: int, replacement: bool = False
 ) -> Tensor | None:
-    # Rows are examples, each with the categorical variables of its own; columns are what torch
-    # calls a sample shape, whose last dimension counts our samples.
+    # Rows are examples, each with its own categorical variables; columns are torch's sample shape,
+    # whose last dimension counts our samples.
     samples, examples = leading
     rows = len(chances)
     if chances.dim() != 2 or not replacement or count % samples or rows % examples:

@@ -2,9 +2,8 @@
 
 While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
 is a function of ``(seed, i)`` alone: a counter-based generator (Philox, Salmon et al. 2011) is set
-to the example's own stream. A dataset's bound is then the same number for every batch size, two
-models can be compared on common random numbers, and adding an example changes no other example's
-value.
+to the example's own stream. A dataset's bound is then the same for every batch size, two models can
+be compared on common random numbers, and adding an example changes no other example's value.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class ExampleStreams:
     ) -> Tensor:
         """A tensor of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream.
 
-        ``draw`` is given a generator, the slice of each of ``parameters``, and the shape to draw,
-        as the methods of numpy's generators are.
+        ``draw`` receives a generator, the slice of each of ``parameters``, and the shape to draw,
+        as the methods of numpy's generators do.
         """
         if dtype not in _SHARED_WITH_NUMPY:
             dtype = torch.float64
@@ -76,7 +75,7 @@ class ExampleStreams:
         )
 
     def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
-        """The same generators: one is moved from stream to stream, which is much quicker."""
+        """The same generators: one is moved from stream to stream, which is much faster."""
         bits = np.random.Philox(key=self.seed)
         generator, state = np.random.Generator(bits), bits.state
         for index in self.indices:
@@ -91,7 +90,7 @@ def _counter(request: int, index: int) -> tuple[int, int, int, int]:
 
 @contextmanager
 def in_chunks() -> Iterator[Callable[[], None]]:
-    """Within the block, draws made in chunks are those that one request for all of them would give.
+    """Within the block, draws made in chunks are the same as those of one request for all.
 
     Yields:
         A function to call before each chunk. Every chunk must make the same requests, in the same
@@ -190,7 +189,7 @@ def are_per_example() -> bool:
 
 
 def streams_for(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
-    """The streams in force if ``shape`` has the examples along ``axis``."""
+    """The active streams if ``shape`` has the examples along ``axis``."""
     if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
         return None
     streams = _PER_EXAMPLE.get()
