@@ -74,7 +74,7 @@ def test_types(tmp_path, dtype, kept, levels):
         (np.zeros((3, 2), dtype=[("a", "f4")]), "records"),
         (np.zeros((3, 2), dtype="M8[s]"), "datetime64"),
         (np.zeros((3, 2), dtype=np.longdouble), "wider than torch can hold"),
-        (np.zeros(3), r"the shape \(3,\) .*one number per example is \[examples, 1\]"),
+        (np.zeros(3), r"the shape \(3,\) .*one value per example has the shape \[examples, 1\]"),
         (np.float64(3), r"the shape \(\)"),
         (np.zeros((0, 3)), r"the shape \(0, 3\)"),
         (np.zeros((3, 0)), r"the shape \(3, 0\)"),
@@ -300,7 +300,7 @@ def test_images_in_memory_are_resized_and_recoloured():
 def test_only_pictures_are_resized(array, settings):
     with pytest.raises(
         DataError,
-        match=f"data: {next(iter(settings))}=.* can be had for uint8 images of 1 or 3 channels",
+        match=f"data: {next(iter(settings))}=.* is possible only for uint8 images of 1 or 3 channels",
     ):
         load_data(array, **settings)
 

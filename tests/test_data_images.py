@@ -126,7 +126,7 @@ def test_a_folder_without_pictures_says_what_it_has(tmp_path, files, message):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    with pytest.raises(DataError, match="holds no pictures") as caught:
+    with pytest.raises(DataError, match="contains no pictures") as caught:
         load_data(tmp_path)
     assert message in str(caught.value)
 
@@ -308,7 +308,7 @@ def test_float_pictures_in_the_unit_interval(tmp_path):
 )
 def test_pixels_of_unknown_scale_are_refused(tmp_path, array, kind):
     save(tmp_path / "wide.tif", array)
-    with pytest.raises(DataError, match=rf"wide\.tif: {kind}.*have no known white"):
+    with pytest.raises(DataError, match=rf"wide\.tif: {kind}.*have no known scale"):
         load_data(tmp_path)
 
 

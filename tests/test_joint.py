@@ -341,7 +341,7 @@ def test_a_log_joint_of_another_shape_is_explained():
 
 
 def test_a_posterior_of_another_size_is_refused():
-    with pytest.raises(ShapeError, match="are 3 numbers"):
+    with pytest.raises(ShapeError, match="are 3 dimensions"):
         lb.evaluate(make(lb.Gaussian(lb.constant(4))), lb.ELBO())
 
 

@@ -26,17 +26,19 @@ def read_anndata(
         data: the object.
         layer: the name of a layer; ``None`` for X.
         fields: the names of columns of ``obs``.
-        name: what messages call it.
+        name: the name of the data in messages.
 
     Raises:
-        DataError: if there is no such layer or column, naming those that there are.
+        DataError: if there is no such layer or column, naming the existing ones.
     """
     values = data.X
     if layer is not None:
         values = _entry(data.layers, layer, f"{name}: there is no layer")
     if values is None:
         raise DataError(f"{name}: X is empty; choose one of the layers: {_listed(data.layers)}")
-    if hasattr(values, "to_memory"):  # X of an object that is read from its file as needed
+    if hasattr(
+        values, "to_memory"
+    ):  # X of an object whose values are read from its file when needed
         values = values.to_memory()
     columns: dict[str, Any] = {}
     categories: Categories = {}
@@ -51,7 +53,7 @@ def read_anndata(
             row = int(np.flatnonzero(codes < 0)[0])
             raise DataError(
                 f"{name}: the column {field!r} has no category in row {row}; drop such rows or "
-                "give them a category of their own"
+                "give them a separate category"
             )
         columns[field] = torch.from_numpy(codes)
         categories[field] = tuple(map(str, categorical.categories))

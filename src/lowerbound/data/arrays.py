@@ -49,10 +49,10 @@ def as_examples(
         labels: integers, ``[N]``.
         kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
         missing: ``"nan"`` if NaN means that an entry was not observed.
-        fields: what is given with each example, ``[N, ...]`` each.
+        fields: the fields of the examples, ``[N, ...]`` each.
 
     Raises:
-        DataError: for other shapes and types, naming them and how to mend them.
+        DataError: for other shapes and types, naming them and the remedy.
 
     Example:
         >>> as_examples(np.zeros((5, 28, 28, 3), dtype=np.uint8), name="pictures").shape
@@ -96,7 +96,7 @@ def _arranged(rows: Array, name: str) -> Array:
 def _channels_first(array: Array, name: str) -> Array:
     shape = array.shape
     if array.ndim not in (2, 3, 4) or 0 in shape:
-        hint = {1: "; one number per example is [examples, 1]"}.get(array.ndim, "")
+        hint = {1: "; one value per example has the shape [examples, 1]"}.get(array.ndim, "")
         raise DataError(
             f"{name}: the shape {shape} is none of [examples, dimensions], [examples, height, "
             "width] and [examples, channels, height, width], with at least one of each" + hint
@@ -135,12 +135,12 @@ def read_array_file(
 
     Args:
         path: the file.
-        keep_in: ``"file"`` leaves the values there, ``"auto"`` does so if they are large.
+        keep_in: ``"file"`` leaves the values in the file, ``"auto"`` does so if they are large.
         kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
         missing: ``"nan"`` if NaN means that an entry was not observed.
-        fields: the names of arrays of a ``.npz`` that are given with each example. Arrays that are
-            neither fields nor values nor labels are refused, unless some fields, or none
-            (``()``), are named.
+        fields: the names of arrays of a ``.npz`` that are fields of the examples. Arrays that are
+            neither fields nor values nor labels are refused, unless some fields, or none (``()``),
+            are named.
 
     Raises:
         DataError: naming the file, if its kind is unknown or its content cannot be used.

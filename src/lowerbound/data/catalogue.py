@@ -19,19 +19,20 @@ class NamedDataset:
     To add one, write its reader in ``data/named.py`` and an entry of :data:`CATALOGUE`.
 
     Args:
-        name: what :func:`~lowerbound.load_data` and ``--data`` call it.
+        name: its name for :func:`~lowerbound.load_data` and ``--data``.
         description: one line for a listing.
         shape: the shape of one example.
-        train: the size of the published training part, or of all if no parts were published.
+        train: the size of the published training part, or of all examples if no parts were
+            published.
         test: the size of the published test part; 0 if the test part is drawn at random.
-        files: what to put into the folder ``$LOWERBOUND_DATA``, any one of these; empty if nothing
+        files: the files of which one has to be in the folder ``$LOWERBOUND_DATA``; empty if no file
             is needed.
         licence: the terms under which its authors publish it.
         read: makes examples of it, given this record.
         homes: the addresses from which its files are downloaded, the first that works. ``{}``
             stands for a file's name.
-        digests: the SHA-256 digests by which the reader checks what it found.
-        label_names: what the labels stand for, or ``None``.
+        digests: the SHA-256 digests by which the reader checks the files.
+        label_names: the meanings of the labels, or ``None``.
         torchvision: the folder in which torchvision keeps it, if it does.
     """
 

@@ -92,4 +92,4 @@ def _joined(first: Values, second: Values) -> Values:
 
 
 Parts = Examples | tuple[Examples, Examples]
-"""What a source holds: one set of examples still to be split, or a training and a test part."""
+"""The content of a source: one set of examples to split, or a training and a test part."""

@@ -18,9 +18,9 @@ from lowerbound.errors import DataError
 
 
 def decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
-    """The file for the decoded pictures of a folder.
+    """The path of the file for the decoded pictures of a folder.
 
-    It is another one after a picture or a setting has changed.
+    The path changes if a picture or a setting changes.
     """
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
@@ -35,7 +35,7 @@ def decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: P
 def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]) -> None:
     """Write rows of a uint8 array to a ``.npy`` file as they come.
 
-    The file has a temporary name until it is whole.
+    The file has a temporary name until it is complete.
 
     Raises:
         DataError: if the folder cannot be written, or has no room for it.

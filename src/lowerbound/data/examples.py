@@ -30,9 +30,9 @@ from lowerbound.runtime.renaming import OldAttribute
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``N`` examples in their storage type, in memory or in a file, of which a batch is decoded.
+    """``N`` examples in their storage type, in memory or in a file; batches of them are decoded.
 
-    What the values are follows from their type, and for integers from ``kind``:
+    The meaning of the values follows from their type, and for integers from ``kind``:
 
     - uint8 with ``levels`` (8-bit images: 256) are *pixels*, scaled to [0, 1];
     - floating point values are *real numbers*, taken as they are;
@@ -45,31 +45,31 @@ class Examples:
     - ``"dequantize"``: ``x = (v + u) / levels`` with fresh ``u ~ U[0, 1)`` in every epoch. A
       density of ``x`` then bounds the probability of ``v``, and can be reported in bits per
       dimension (Theis et al. 2016).
-    - ``"binarize"``: ``x ~ Bernoulli(grey value)``, drawn anew in every epoch ("dynamic"
-      binarisation); for real numbers in [0, 1], too.
+    - ``"binarize"``: ``x ~ Bernoulli(grey value)``, drawn again in every epoch ("dynamic"
+      binarisation); also for real numbers in [0, 1].
     - ``"binarize-once"``: drawn once, from ``seed``, by :meth:`prepare` ("static" binarisation).
 
     ``missing="nan"`` says that NaN means *not observed*. Zeros are stored there, and the field
-    ``observed``, a mask of the shape of the values, is True for what was observed. A row without
-    any observed entry is allowed: its likelihood is 1, and its posterior should be the prior.
+    ``observed``, a mask of the shape of the values, is True for observed entries. A row without any
+    observed entry is allowed: its likelihood is 1, and its posterior should be the prior.
 
     Args:
         values: ``[N, *shape]``: a tensor, a memory-mapped file, or a sparse matrix.
-        levels: the number of values that a pixel or code can take. That of codes is one more than
-            the largest, if not given.
-        pixels: one of the above.
+        levels: the number of values that a pixel or code can take. For codes the default is one
+            more than the largest.
+        pixels: one of the treatments above.
         labels: an integer for each example, ``[N]``, or ``None``.
-        label_names: what these integers stand for.
-        name: what messages call this data.
-        rows: the positions of the examples in what they were taken from, ``[N]``; ``None`` if these
-            are all of it.
+        label_names: the meanings of these integers.
+        name: the name of the data in messages.
+        rows: the positions of the examples in their source, ``[N]``; ``None`` if these are all
+            examples of the source.
         files: the file that each example came from, relative to its folder, or ``None``.
-        fields: what is given with each example but not scored, such as covariates: ``[N, ...]``
-            each, by name. Integers are categories, floating point values are numbers, booleans are
-            masks, and text becomes categories. No pixel treatment changes them. The labels are the
-            field ``label``.
+        fields: values that belong to each example but are not scored, such as covariates: ``[N,
+            ...]`` each, by name. Integers are categories, floating point values are numeric,
+            booleans are masks, and text becomes categories. Pixel treatments do not change them.
+            The labels are the field ``label``.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
-        categories: what the integers of a field stand for, by the name of the field.
+        categories: the meanings of the integers of a field, by the name of the field.
         preprocessing: how :func:`lowerbound.load_data` made these from raw data, or ``None``.
         missing: ``"nan"``, or ``None`` to refuse NaN.
 
@@ -129,23 +129,23 @@ class Examples:
         fields: Mapping[str, Any] | Sequence[str] | None = None,
         layer: str | None = None,
     ) -> Examples:
-        """Examples from an array, a tensor, nested lists, or something that already is examples.
+        """Examples from an array, a tensor, nested lists, or other examples.
 
         uint8 counts as pixels of 256 levels, booleans as binary pixels, floating point is kept, and
         integers are refused as ambiguous without ``kind``. Sparse matrices of scipy's, and those in
         AnnData objects, stay sparse: only the rows of a batch become dense. Memory-mapped arrays
-        stay in their file, tensors on the CPU are not copied, all else is.
+        stay in their file, and tensors on the CPU are not copied; all other data are.
 
         Args:
             data: as above.
-            name: what messages call it.
+            name: the name of the data in messages.
             kind: see :class:`Examples`.
             missing: see :class:`Examples`.
             fields: see :class:`Examples`; of AnnData the names of columns of ``obs``.
             layer: a layer of AnnData, if not X.
 
         Raises:
-            DataError: for what is none of these.
+            DataError: for any other data.
         """
         if isinstance(data, Examples):
             settings = {"kind": kind, "missing": missing, "fields": fields, "layer": layer}
@@ -163,8 +163,8 @@ class Examples:
     def is_discrete(self) -> bool:
         """Whether a batch has entries of a known countable set, so that a mass function fits.
 
-        That is so for counts, codes, pixels as they are, and binarised pixels. It is not so for
-        dequantised pixels and for real numbers, of which nothing is known.
+        This is true for counts, codes, pixels as they are, and binarised pixels. It is false for
+        dequantised pixels, and for real numbers, whose discretisation is not known.
         """
         if self.pixels == "dequantize":
             return False
@@ -213,8 +213,8 @@ class Examples:
 
         Args:
             index: which examples, ``[B]``.
-            needs: names of fields that must be there.
-            accepts: names of fields that are given where they are there.
+            needs: names of fields that must exist.
+            accepts: names of fields that are returned if they exist.
 
         Raises:
             DataError: if a field that is needed is not there, naming it.
@@ -242,7 +242,7 @@ class Examples:
 
     @property
     def categories_by_field(self) -> dict[str, tuple[str, ...] | None]:
-        """What the integers of each field stand for, or ``None`` where that is not known."""
+        """The meanings of the integers of each field, or ``None`` if they are not known."""
         known = dict(self.categories)
         if self.label_names is not None:
             known["label"] = self.label_names
@@ -320,7 +320,7 @@ class Examples:
     ) -> tuple[Examples, Examples]:
         """Two disjoint parts, drawn at random by ``seed``; the second has ``fraction`` of them.
 
-        ``setting`` is what messages call the fraction.
+        ``setting`` is the name of the fraction in messages.
 
         Raises:
             SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty.
@@ -331,7 +331,7 @@ class Examples:
         if not 0 < held_out < len(self):
             raise SettingsError(
                 f"{self.name}: {setting}={fraction} of {len(self)} examples leaves a part empty; "
-                "give a number between 0 and 1 that does not"
+                "give a fraction that leaves neither part empty"
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         rest, second = order[held_out:], order[:held_out]
@@ -343,14 +343,14 @@ class Examples:
         return replace(self, values=self.values.to(device), fields=fields)
 
     def digest(self) -> str:
-        """The SHA-256 digest of the values: whether two sets of examples have the same."""
+        """The SHA-256 digest of the values, by which two sets of examples are compared."""
         digest = hashlib.sha256()
         for index in chunks(self.values):
             digest.update(self.values[index].cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
-        """What a run records of examples, so that it is resumed with the same ones only.
+        """The record of examples in a run, so that it is resumed only with the same examples.
 
         Fields are recorded only if a model asks for them, by the names in ``needs`` and
         ``accepts``, and the kind only if it is counts or codes.

@@ -1,4 +1,4 @@
-"""Downloads, of which a file is kept only if it is whole and right."""
+"""Downloads. A file is kept only if it is complete and correct."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("lowerbound")
 
 
 class DownloadError(DataError):
-    """No address sent the file; the message lists what each of them did."""
+    """No address sent the file; the message lists the failure of each address."""
 
 
 def open_url(url: str) -> BinaryIO:
@@ -34,14 +34,15 @@ def open_url(url: str) -> BinaryIO:
 
 
 def download(urls: Sequence[str], target: Path, check: Callable[[Path], object]) -> None:
-    """Downloads a file from the first of its addresses that sends the right one.
+    """Downloads a file from the first address that sends the correct one.
 
     The content goes to a temporary name in the same folder. After ``check`` has accepted it, it is
-    renamed in one step, so ``target`` is always whole, even while others download it too.
+    renamed in one step, so ``target`` is always complete, even while other processes download it
+    too.
 
     Args:
         urls: the addresses, tried in order.
-        target: where the file is to be; its folder is made.
+        target: the path of the file; its folder is made.
         check: raises a ``DataError`` if the file is not the right one.
 
     Raises:
@@ -71,7 +72,7 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
                 http.client.HTTPException,
                 ValueError,
             ) as error:  # DataError is a ValueError
-                # The temporary name would tell the reader nothing.
+                # The temporary name would not help the reader.
                 failures.append(
                     f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}"
                 )

@@ -1,4 +1,4 @@
-"""Fields: what is given with each example but not scored."""
+"""Fields: values that belong to each example but are not scored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lowerbound.errors import DataError, SettingsError
 OBSERVED = "observed"
 """The field that says which entries were observed, ``[N, *shape]``, if some are missing."""
 
-# A model receives these as arguments of its own.
+# Names of other arguments of models.
 _RESERVED = ("x", "samples", "gradient")
 
 Categories = dict[str, tuple[str, ...]]
@@ -38,13 +38,13 @@ def check_shapes(
     if labels is not None and labels.shape != values.shape[:1]:
         raise DataError(f"{name}: {len(values)} examples but labels of shape {tuple(labels.shape)}")
     if labels is not None and "label" in fields:
-        raise DataError(f"{name}: the labels are the field 'label', so give one of the two only")
+        raise DataError(f"{name}: the labels are the field 'label', so give only one of the two")
 
 
 def check_fields(
     fields: Mapping[str, Any], values: Values, name: str
 ) -> tuple[dict[str, Tensor], Categories]:
-    """Fields as tensors, and what the integers of those that were text stand for.
+    """Fields as tensors, and the categories of fields that were text.
 
     Raises:
         DataError: for a name or a type that no model can receive, or entries that do not belong to
@@ -116,7 +116,7 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
     if value.dtype == torch.bool:
         return value
     if value.is_complex():
-        raise DataError(f"{name}: the field {field!r} holds complex numbers; give real ones")
+        raise DataError(f"{name}: the field {field!r} has complex values; give real ones")
     if not value.is_floating_point():
         return value.long()
     if value.dtype in (torch.float16, torch.bfloat16):
@@ -134,7 +134,7 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
 def mark_missing(
     values: Values, fields: Mapping[str, Any], missing: str, name: str
 ) -> tuple[Values, dict[str, Any]]:
-    """Values with zeros where NaN was, and the fields with the mask of what was observed.
+    """Values with zeros where NaN was, and the fields with the mask of observed entries.
 
     Raises:
         SettingsError: if ``missing`` is unknown.
@@ -191,8 +191,8 @@ def refuse_ignored_mask(
     Args:
         fields: of all examples.
         needs: the names of the fields that the model needs.
-        accepts: the names of the fields that it takes if they are there.
-        name: what messages call the data.
+        accepts: the names of the fields that it takes if they exist.
+        name: the name of the data in messages.
     """
     mask = fields.get(OBSERVED)
     if mask is None or OBSERVED in (*needs, *accepts) or mask.all():

@@ -17,7 +17,7 @@ from lowerbound.errors import DataError
 if TYPE_CHECKING:
     from lowerbound.data.dataset import Parts
 
-# As many bytes of a file as tell its kind.
+# The number of bytes from which the format of a file is recognised.
 _START_BYTES = 6
 _NUMPY = b"\x93NUMPY"
 _GZIP = b"\x1f\x8b"
@@ -43,13 +43,14 @@ class FileFormat:
     To add one, write its reader and an entry of :data:`FORMATS`.
 
     Args:
-        name: what messages call it.
+        name: its name in messages.
         help: one line for the documentation.
-        recognise: tells from a path, and from the first bytes if it is a file, whether it is one.
+        recognise: says whether a path is of this kind, from the path, and from the first bytes of a
+            file.
         read: makes examples of a path.
         is_folder: whether it is a folder.
         stays_in_file: whether its values can be used without reading all of them into memory.
-        has_layers: whether it has layers, of which one is read.
+        has_layers: whether it has layers; one of them is read.
     """
 
     name: str
@@ -143,7 +144,7 @@ def path_format(path: Path, keep_in: KeepIn) -> FileFormat:
 
     Args:
         path: the file or folder.
-        keep_in: whether the values are to stay in their file.
+        keep_in: whether the values should stay in their file.
 
     Raises:
         DataError: if a file is empty, cannot be read or has no known format, or if its values are

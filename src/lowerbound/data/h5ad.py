@@ -25,7 +25,7 @@ def read_h5ad(path: Path, options: ReadOptions) -> Examples:
         ) from None
     try:
         data = anndata.read_h5ad(path)
-    except Exception as error:  # anndata raises anything when a file is damaged
+    except Exception as error:  # anndata raises various errors for a damaged file
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: anndata cannot read it ({reason}); write it again") from error
     return Examples.of(

@@ -24,7 +24,7 @@ def read_idx(path: Path) -> Array:
     """The array in an IDX file: a big-endian header with its type and sizes, then its entries.
 
     Raises:
-        DataError: for a file that is not IDX, is cut short, or holds more than its header says.
+        DataError: for a file that is not IDX, or is shorter or longer than its header says.
     """
     with explained(path, "copy or download it again"), path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP

@@ -41,9 +41,9 @@ from lowerbound.errors import DataError
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
-# Decoded pictures of so many bytes are kept, so that later runs need not decode them again.
+# Decoded pictures of at least this many bytes are stored, so that later runs need not decode them.
 _WORTH_KEEPING_BYTES = 1 << 26
-# Pictures that are decoded ahead.
+# The number of pictures that are decoded ahead.
 _PICTURES_AHEAD = 256
 
 
@@ -56,7 +56,7 @@ class _Listing:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path is named like a picture that can be read."""
+    """Whether a path has the name of a picture that can be read."""
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
@@ -77,19 +77,19 @@ def read_image_folder(
     - one sub-folder for each class, which becomes the label. Classes are numbered in natural order,
       ``s2`` before ``s10``;
     - the two sub-folders ``train`` and ``test``, each in one of the layouts above, which become the
-      two parts. Other folders beside these two, such as ``valid``, are not read.
+      two parts. Other folders, such as ``valid``, are then not read.
 
     Hidden files and files that are not pictures are skipped.
 
     Args:
-        folder: where the pictures are.
-        size: ``(height, width)`` to which they are brought, or ``None`` if they have one size.
+        folder: the folder of the pictures.
+        size: ``(height, width)`` to which they are resized, or ``None`` if they have one size.
         color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, else 3.
-        resize: how a picture is brought to ``size``: ``"crop"`` or ``"stretch"``.
-        keep_in: ``"memory"``; or ``"file"`` to decode them once into a file in ``cache``, where
-            they stay while they are used. ``"auto"`` decodes many pictures once, and reads them
+        resize: how a picture is resized to ``size``: ``"crop"`` or ``"stretch"``.
+        keep_in: ``"memory"``; or ``"file"`` to decode them once into a file in ``cache``, from
+            which they are read when needed. ``"auto"`` decodes many pictures once, and reads them
             into memory if they fit.
-        cache: the folder for decoded pictures. Without it none are kept.
+        cache: the folder for decoded pictures. Without it none are stored.
 
     Raises:
         DataError: if there are no pictures, one cannot be read, or their sizes differ, naming the
@@ -145,8 +145,8 @@ def read_pictures(folder: Path, options: ReadOptions) -> Parts:
 
 def _natural(name: str) -> tuple[object, ...]:
     """A sort key by which numbers within names count as numbers."""
-    # Text and numbers alternate and text comes first, so text is never compared with a number. The
-    # name itself breaks ties.
+    # Text and numbers alternate and text comes first, so text is never compared with a number. Ties
+    # are resolved by the name itself.
     parts: list[Any] = re.split(r"([0-9]+)", name)
     parts[1::2] = map(int, parts[1::2])
     return tuple(parts), name
@@ -189,7 +189,7 @@ def _list(root: Path) -> _Listing:
         )
     if not loose and not inside:
         raise DataError(
-            f"{root}: holds no pictures ({' '.join(PICTURE_SUFFIXES)}); {_what_else(entries)}"
+            f"{root}: contains no pictures ({' '.join(PICTURE_SUFFIXES)}); {_what_else(entries)}"
         )
     if loose:
         return _Listing(tuple(loose), None)
@@ -220,14 +220,14 @@ def _kind(entry: Path) -> str:
 def read_picture_list(
     pictures: Sequence[Path | Image], *, size: Size, color: Color, resize: Resize, name: str
 ) -> Examples:
-    """Pictures that are listed one by one, as paths or as PIL's images, brought to one size.
+    """Pictures that are listed one by one, as paths or as PIL's images, resized to one size.
 
     Args:
         pictures: at least one.
         size: ``(height, width)``.
         color: ``"grey"`` or ``"rgb"``.
         resize: as for :func:`read_image_folder`.
-        name: what messages call them.
+        name: their name in messages.
 
     Raises:
         DataError: if one cannot be read, naming it.
@@ -367,13 +367,13 @@ def convert_images(
             f"{name}={value!r}" for name, value in wishes.items() if value != unchanged[name]
         )
         raise DataError(
-            f"{examples.name}: {wish} can be had for uint8 images of 1 or 3 channels only, these "
+            f"{examples.name}: {wish} is possible only for uint8 images of 1 or 3 channels, these "
             f"are {examples.values.dtype} of shape {shape}"
         )
     if isinstance(examples.values, Rows):
         raise DataError(
-            f"{examples.name}: pictures of shape {shape} that stay in their file are not brought "
-            "to another size or colour; write them so, or read them into memory "
+            f"{examples.name}: pictures of shape {shape} that stay in their file cannot be "
+            "converted; write them with that size and colour, or read them into memory "
             "(keep_in='memory', --keep-in memory)"
         )
     raw = examples.values.cpu().numpy()
@@ -381,7 +381,6 @@ def convert_images(
     result = _allocate(len(raw), channels, height, width)
     for row, pixels in enumerate(raw):
         result[row] = planes(resized(recolor(from_planes(pixels), color), size, resize))
-    # Lanczos overshoots, and Pillow clips at 255 only, which is too high where there are fewer
-    # levels.
+    # Lanczos overshoots, and Pillow clips only at 255, which is too high if there are fewer levels.
     np.minimum(result, levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

@@ -1,4 +1,4 @@
-"""What the entries of examples are (pixels, counts, codes, real numbers), and checks of that."""
+"""The kinds of entries of examples (pixels, counts, codes, real numbers), and their checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
 from lowerbound.errors import DataError, SettingsError
 
-# Bytes of values that are checked together.
+# The number of bytes of values that are checked together.
 _CHUNK_BYTES = 1 << 24
 
-# Torch calculates little with unsigned integers of more than 8 bits.
+# Torch has few operations for unsigned integers of more than 8 bits.
 _WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}
 _STORED = {"bool": "uint8", "float16": "float32", **_WIDER}
 _SIGNED = {
@@ -39,7 +39,7 @@ _NOT_NUMBERS = {
 def levels_of(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> int | None:
     """The number of levels of an entry of a type: 2 for booleans, 256 for uint8 pixels.
 
-    ``None`` where the type does not say it: for floating point, counts and codes.
+    ``None`` if the type does not determine it: for floating point, counts and codes.
     """
     name = str(dtype).removeprefix("torch.")
     if name == "bool" and kind != "counts":
@@ -50,7 +50,7 @@ def levels_of(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> i
 
 
 def ambiguous_integers(name: str, dtype: object) -> DataError:
-    """The error that integers raise which may be anything."""
+    """The error for integers of unknown meaning."""
     return DataError(
         f"{name}: integers of type {str(dtype).removeprefix('torch.')} may be pixels, counts or "
         'codes; pass kind="counts" or kind="codes" (--kind counts), or give pixels from 0 to 255 '
@@ -72,7 +72,7 @@ def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
 
 
 def widened(array: NDArray[Any]) -> NDArray[Any]:
-    """Unsigned integers of more than 8 bits as signed ones; all else as it is."""
+    """Unsigned integers of more than 8 bits as signed ones; other values unchanged."""
     return array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
 
 
@@ -125,7 +125,7 @@ def check_pixels(
         return
     if kind is not None:
         raise DataError(
-            f"{name}: pixels={pixels!r} is a treatment of pixels, and these entries are {kind}; "
+            f"{name}: pixels={pixels!r} is a treatment of pixels, but these entries are {kind}; "
             "leave pixels='as-is'"
         )
     if pixels == "dequantize" and levels is None:
@@ -222,7 +222,7 @@ def _refuse(
 
 
 def _is_known(what: str, values: Values) -> bool:
-    """Whether the values were searched before; a file is not read again for every part of it."""
+    """Whether the values were checked before, so that a file is not read again for each part."""
     return isinstance(values, Rows) and what in values.known
 
 

@@ -19,12 +19,14 @@ def load_data(
     *,
     image_size: Annotated[
         int | tuple[int, int] | list[int] | str | None,
-        Field(description="bring pictures to this size: 64, or 64x48 for height x width"),
+        Field(description="resize pictures to this size: 64, or 64x48 for height x width"),
     ] = None,
-    color: Annotated[Color, Field(description="keep, or turn pictures into grey or rgb")] = "keep",
+    color: Annotated[
+        Color, Field(description="keep the colour, or convert pictures to grey or rgb")
+    ] = "keep",
     resize: Annotated[
         Resize,
-        Field(description="reach image_size by cutting off the edges, or by stretching"),
+        Field(description="resize to image_size by cutting off the edges, or by stretching"),
     ] = "crop",
     test_fraction: Annotated[
         float,
@@ -38,13 +40,15 @@ def load_data(
     pixels: Annotated[
         Pixels,
         Field(
-            description="8-bit pixels as they are, dequantised, or binary: drawn anew in every "
+            description="8-bit pixels as they are, dequantised, or binary: drawn again in every "
             "epoch, or once"
         ),
     ] = "as-is",
     kind: Annotated[
         Kind | None,
-        Field(description="what integers are, if not pixels: counts, or codes of categories"),
+        Field(
+            description="meaning of integers that are not pixels: counts, or codes of categories"
+        ),
     ] = None,
     missing: Annotated[
         Missing | None,
@@ -53,9 +57,8 @@ def load_data(
     fields: Annotated[
         tuple[str, ...] | list[str] | str | None,
         Field(
-            description="what the source gives with each example and is not scored: names of "
-            "arrays of a .npz or of columns of AnnData's obs, separated by commas; none to read "
-            "none of them"
+            description="values of each example that are not scored: names of arrays of a .npz "
+            "or of columns of AnnData's obs, separated by commas; none to read none of them"
         ),
     ] = None,
     layer: Annotated[str | None, Field(description="layer of AnnData to read, if not X")] = None,
@@ -88,28 +91,29 @@ def load_data(
             - a sparse matrix of scipy's or an AnnData object, see :meth:`Examples.of`;
             - :class:`Examples` or a :class:`Dataset`;
             - a pair ``(train, test)`` of any of these.
-        image_size: the height and width to which pictures are brought: an integer for squares, or
+        image_size: the height and width to which pictures are resized: an integer for squares, or
             ``(height, width)``.
-        color: ``"keep"``, or ``"grey"`` or ``"rgb"`` to convert pictures. A folder with any picture
-            in colour is in colour if it is kept.
-        resize: how to reach ``image_size``: ``"crop"`` keeps the aspect ratio and cuts off the
-            edges, ``"stretch"`` does not.
+        color: ``"keep"``, or ``"grey"`` or ``"rgb"`` to convert pictures. If the colour is kept,
+            one picture in colour makes the whole folder colour.
+        resize: how pictures get the size ``image_size``: ``"crop"`` keeps the aspect ratio and cuts
+            off the edges, ``"stretch"`` does not.
         test_fraction: the share of the examples to test on, drawn at random. It has no effect if
-            ``source`` has a test part of its own.
+            ``source`` has its own test part.
         pixels: how 8-bit pixels are treated, see :class:`Examples`; ``"as-is"`` leaves given
             examples as they are.
         kind: ``"counts"`` or ``"codes"`` for whole numbers that are not pixels, see
             :class:`Examples`.
         missing: ``"nan"`` if NaN means that an entry was not observed, see :class:`Examples`.
-        fields: the names of what is given with each example and not scored: arrays of a ``.npz``,
-            or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are refused if this is not
-            given, and not read if it is.
+        fields: the names of values that belong to each example and are not scored: arrays of a
+            ``.npz``, or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are refused if no
+            names are given, and otherwise not read.
         layer: the layer of AnnData to read, if not X.
-        keep_in: where the values are while they are used. ``"memory"``: there, in their storage
-            type. ``"file"``: in the ``.npy`` file, which is memory-mapped; a folder of pictures is
-            decoded once into such a file, for all later runs too. ``"auto"``: in memory if they
-            take up to a quarter of it; decoded pictures of 64 MiB and more are kept for later runs
-            in any case. Memory-mapped arrays are read into memory for ``"memory"`` only.
+        keep_in: where the values are stored while they are used. ``"memory"``: in memory, in their
+            storage type. ``"file"``: in the ``.npy`` file, which is memory-mapped; a folder of
+            pictures is decoded once into such a file, which later runs use too. ``"auto"``: in
+            memory if they take up to a quarter of it; decoded pictures of 64 MiB and more are
+            stored for later runs in any case. Memory-mapped arrays are read into memory only for
+            ``"memory"``.
         cache: the folder for decoded pictures, if not ``~/.cache/lowerbound/pictures``
             (``$XDG_CACHE_HOME``).
         seed: seed of the random test part, and of ``pixels="binarize-once"``.

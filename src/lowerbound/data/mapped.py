@@ -1,4 +1,4 @@
-"""Values that stay in their file: only rows that are asked for are read into memory."""
+"""Values that stay in their file: only requested rows are read into memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from torch import Tensor
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
-# Two rows are read in one call if the gap between them has at most so many bytes.
+# Two rows are read in one call if the gap between them has at most this many bytes.
 _GAP_BYTES = 1 << 12
-# No system call is asked for more bytes than this, which every system can read.
+# The largest number of bytes of one system call, which every system can read.
 _CALL_BYTES = 1 << 30
 
 
 class _File:
-    """Rows of a file, read where they are asked for.
+    """Rows of a file, which are read when they are requested.
 
-    Read through the memory map instead, every page around a row would count as memory of this
-    process, on some systems a megabyte and more for each row, and reading would take several times
-    as long.
+    If rows were read through the memory map instead, every page around a row would count as memory
+    of this process, on some systems a megabyte and more for each row, and reading would take
+    several times as long.
     """
 
     def __init__(self, array: Any) -> None:
@@ -85,7 +85,7 @@ class _File:
 def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
     """The file behind a map, opened, and where in it the array begins.
 
-    ``None`` takes the place of the file if only the map can be read.
+    The file is ``None`` if only the map can be read.
     """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
@@ -98,8 +98,8 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
         or not hasattr(os, "pread")
     ):
         return None, 0
-    # A slice of a map keeps the offset of the whole array. The map itself begins where the page
-    # begins that contains this offset.
+    # A slice of a map keeps the offset of the whole array. The map itself begins at the start of
+    # the page that contains this offset.
     into = (
         array.__array_interface__["data"][0]
         - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
@@ -114,7 +114,7 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
         os.pread(handle, len(first), start) != first
         or os.fstat(handle).st_size < start + array.nbytes
     ):
-        os.close(handle)  # another file has taken its name
+        os.close(handle)  # another file now has its name
         return None, 0
     return handle, start
 
@@ -163,7 +163,7 @@ class Mapped(Rows):
 
     @cached_property
     def _form(self) -> Tensor:
-        """One row without meaning, which has the shape and the type of all."""
+        """A placeholder with the shape and the type of a row."""
         array = self.source.array
         return torch.from_numpy(self.arrange(np.zeros((1, *array.shape[1:]), array.dtype)))
 
@@ -189,11 +189,11 @@ class Mapped(Rows):
         return replace(self, arrange=partial(_one_after_another, self.arrange, change), known=set())
 
     def select(self, index: Tensor) -> Mapped:
-        """These of the rows; they stay in their file."""
+        """The chosen rows; they stay in their file."""
         return replace(self, rows=self._in_file(index), known=set(self.known))
 
     def joined(self, other: Mapped) -> Mapped:
-        """The rows of both.
+        """The rows of both, concatenated.
 
         Raises:
             DataError: if they are of two files.
@@ -209,8 +209,8 @@ class Mapped(Rows):
 
     def _in_file(self, index: Tensor) -> NDArray[np.int64]:
         # Indexed by numpy, because torch may index in parallel, which starts OpenMP threads in
-        # every thread that reads ahead. With more threads than cores, OpenMP lets all of them sleep
-        # where they would otherwise wait actively for each other, those of the training too.
+        # every thread that reads ahead. With more threads than cores, OpenMP's threads sleep
+        # instead of waiting actively for each other, including those of the training.
         numbers: NDArray[np.int64] = index.cpu().numpy()
         if self.rows is None:
             return numbers

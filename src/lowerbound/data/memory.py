@@ -1,4 +1,4 @@
-"""A limit to what is read into memory."""
+"""A limit on the data that are read into memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _limit(file: str) -> int | None:
 def stays_in_file(keep_in: KeepIn, size: int) -> bool:
     """Whether values of ``size`` bytes stay in their file.
 
-    They do if that is asked for, and for ``"auto"`` if they take too large a share of the memory.
+    They do if the user chose that, and for ``"auto"`` if they take too large a share of the memory.
     """
     memory = physical_memory()
     return keep_in == "file" or (

@@ -38,8 +38,8 @@ def load_named(name: str) -> Parts:
     cache ``~/.cache/lowerbound`` (``$XDG_CACHE_HOME``), into which files are downloaded.
 
     Raises:
-        DataError: if a file is not the published one, naming it; or if there is none and none can
-            be downloaded, naming what to put where.
+        DataError: if a file is not the published one, naming it; or if there is no file and it
+            cannot be downloaded, naming the file that is needed and its folder.
     """
     entry = CATALOGUE[name]
     parts = entry.read(entry)
@@ -62,7 +62,7 @@ def _home(*below: str) -> Path:
 
 
 def _own_folder() -> list[Path]:
-    """The folder that the user named, as a list of none or one."""
+    """The folder that the user named, as a list of one entry, or of none."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return []
@@ -80,7 +80,7 @@ def _first_file(places: Iterable[Path]) -> Path | None:
 def _fetch(
     entry: NamedDataset, target: Path, check: Callable[[Path], object], searched: Sequence[Path]
 ) -> Path:
-    """Downloads a file, or says in one message what was tried and what the user can do."""
+    """Downloads a file, or raises one error with all attempts and the remedies."""
     try:
         download([home.format(target.name) for home in entry.homes], target, check)
     except DownloadError as error:
@@ -216,7 +216,7 @@ def _read_mat(file: Path, key: str) -> NDArray[Any]:
 
     try:
         return np.asarray(loadmat(file)[key])
-    except Exception as error:  # scipy raises anything when a file is damaged
+    except Exception as error:  # scipy raises various errors for a damaged file
         raise DataError(
             f"{file}: cannot be read as MATLAB's {key} ({error}); delete or replace the file"
         ) from error
@@ -274,7 +274,7 @@ def _read_olivetti_cache(file: Path) -> Examples:
 
     try:
         faces = fetch_olivetti_faces(data_home=str(file.parent), download_if_missing=False).images
-    except Exception as error:  # scikit-learn raises anything when a file is damaged
+    except Exception as error:  # scikit-learn raises various errors for a damaged file
         raise DataError(
             f"{file}: scikit-learn cannot read its cache ({error}); delete the file"
         ) from error
@@ -282,7 +282,7 @@ def _read_olivetti_cache(file: Path) -> Examples:
 
 
 def _as_faces(faces: NDArray[Any], file: Path) -> Examples:
-    """Undoes the scaling of 8-bit greys to [0, 1]: the values tell how many steps there were."""
+    """Undoes the scaling of 8-bit greys to [0, 1]; the number of levels follows from the values."""
     shades = np.unique(faces)
     for steps in range(1, 256):
         if (

@@ -23,7 +23,7 @@ class _Part:
     values: str
     label: str
     suffix: str = ""
-    """What follows the name of a field."""
+    """The suffix of the names of fields."""
 
 
 # The first layout that has all of its values is read.
@@ -41,8 +41,8 @@ def read_npz(path: Path, options: ReadOptions) -> Parts:
     """The examples in a ``.npz`` file.
 
     Raises:
-        DataError: if it is unclear which array holds the values, or arrays are left over that were
-            not asked for as fields.
+        DataError: if it is unclear which array contains the values, or there are other arrays that
+            are not named as fields.
     """
     with (
         explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
@@ -71,7 +71,7 @@ def _layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -> tup
     raise DataError(
         f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and "
         "x_test (with y_train, y_test), or train and test, or x (with y), or data (with labels), "
-        "or exactly one array beside the fields that are asked for"
+        "or exactly one array apart from the named fields"
     )
 
 
@@ -88,8 +88,8 @@ def _refuse_others(
     for part in layout:
         field = field.removesuffix(part.suffix)
     raise DataError(
-        f"{path}: also holds {', '.join(others)}; name the arrays that are to be given with each "
-        f"example (fields=['{field}'], --fields {field}), or say that none are (--fields none)"
+        f"{path}: also holds {', '.join(others)}; name the arrays that are fields "
+        f"(fields=['{field}'], --fields {field}), or say that none are (--fields none)"
     )
 
 

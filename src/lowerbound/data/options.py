@@ -19,17 +19,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """The settings of :func:`~lowerbound.load_data` that every reader of files is given.
+    """The settings of :func:`~lowerbound.load_data` that every reader of files receives.
 
     Args:
         size: the height and width of pictures, or ``None`` to keep theirs.
         color: the colour of pictures.
-        resize: how pictures are brought to ``size``.
+        resize: how pictures are resized to ``size``.
         keep_in: whether the values are read into memory or stay in their file.
-        cache: the folder for decoded pictures, or ``None`` to keep none.
-        kind: what the entries are, if not pixels or real numbers.
-        missing: how an entry says that it was not observed.
-        fields: the names of the fields to read, or ``None`` if none were asked for.
+        cache: the folder for decoded pictures, or ``None`` to store none.
+        kind: the kind of the entries, if they are not pixels or real numbers.
+        missing: the marker of entries that were not observed.
+        fields: the names of the fields to read, or ``None`` if the user named none.
         layer: the layer of AnnData to read, or ``None`` for its X.
     """
 

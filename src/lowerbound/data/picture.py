@@ -78,7 +78,7 @@ def read_picture(path: Path) -> Image.Image:
     Transparent pixels are blended with white, 16-bit greys are divided by 257, palettes are looked
     up, pixels of one bit become 0 and 255, and other colour spaces are converted. The first frame
     of an animation is read. A palette that has only greys is grey; RGB storage counts as colour,
-    whatever it shows.
+    even if all pixels are grey.
 
     Raises:
         DataError: naming the file, if it is empty or damaged, has more than 100 megapixels (its
@@ -90,7 +90,7 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Shows no warnings within the block: Pillow warns of metadata, and of sizes, checked here."""
+    """Within the block, no warnings: Pillow warns of metadata, and of sizes checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -116,7 +116,7 @@ def read_picture_aloud(path: Path) -> Image.Image:
             f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or "
             "damaged; delete it or save it again"
         ) from error
-    except Exception as error:  # the decoders raise anything when a file is damaged
+    except Exception as error:  # the decoders raise various errors for a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"{path}: the picture cannot be read ({reason}); delete it or copy it again"
@@ -124,7 +124,7 @@ def read_picture_aloud(path: Path) -> Image.Image:
 
 
 def upright_picture(image: Image.Image, name: str) -> Image.Image:
-    """A picture that PIL opened or made, as :func:`read_picture` gives those of files.
+    """A picture that PIL opened or made, in the form that :func:`read_picture` returns.
 
     Raises:
         DataError: if it is damaged, or has pixels of unknown scale.
@@ -135,7 +135,7 @@ def upright_picture(image: Image.Image, name: str) -> Image.Image:
             return _upright(_eight_bit(image, name), image)
     except DataError:
         raise
-    except Exception as error:  # as for files, which are decoded when they are first used
+    except Exception as error:  # PIL decodes files when they are first used
         reason = str(error) or type(error).__name__
         raise DataError(f"{name}: the picture cannot be read ({reason}); make it again") from error
 
@@ -171,13 +171,11 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 def _from_wide(image: Image.Image, path: Path | str) -> Image.Image:
     values = np.asarray(image)
-    if (
-        image.mode == "F" and values.min() >= 0 and values.max() <= 1
-    ):  # false where there are NaNs, too
+    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:  # also false for NaN
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     kinds = {"F": "floating-point pixels outside [0, 1]", "I": "32-bit integer pixels"}
     raise DataError(
-        f"{path}: {kinds[image.mode]}, from {values.min()} to {values.max()}, have no known white; "
+        f"{path}: {kinds[image.mode]}, from {values.min()} to {values.max()}, have no known scale; "
         "save the picture with 8 or 16 bits, or give all of them as one .npy file of floating point"
     )
 
@@ -187,7 +185,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "L", "LA", "La"):
         mode, layers = "L", "LA"
     if image.mode == "1":
-        image = image.convert("L")  # which keeps the transparent shade in its info
+        image = image.convert("L")  # PIL stores the transparent shade in the picture's info
     layered = image.convert(layers)
     result = Image.new(mode, layered.size, "white")
     result.paste(layered.convert(mode), mask=layered.getchannel("A"))
@@ -206,7 +204,7 @@ def _grey_if_grey(image: Image.Image) -> Image.Image:
 def _upright(result: Image.Image, source: Image.Image) -> Image.Image:
     try:
         method = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged metadata do not damage the picture
+    except Exception:  # the picture can be used in spite of damaged metadata
         return result
     if method is None:
         return result

@@ -1,4 +1,4 @@
-"""What a trained model remembers of its data, so that it can take raw data of the same kind."""
+"""The preprocessing that a trained model stores, so that it can take raw data of the same kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preprocessing:
     were written before it can still be read.
 
     Args:
-        shape: of one example. Pictures are brought to its height, width and colour.
+        shape: of one example. Pictures are converted to its height, width and colour.
         levels: the number of values that a pixel or code can take; ``None`` for other data.
         value_kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         pixels: how pixels are treated, see :class:`lowerbound.Examples`.
@@ -33,8 +33,8 @@ class Preprocessing:
             not.
         missing: ``"nan"`` if NaN means that an entry was not observed.
         layer: the layer of AnnData that is read, if not X.
-        fields: the names of the fields, each with what its integers stand for, or ``None`` where
-            that is not known. The labels are the field ``label``.
+        fields: the names of the fields, each with the meanings of its integers, or ``None`` if they
+            are not known. The labels are the field ``label``.
 
     Example:
         >>> import lowerbound as lb
@@ -79,7 +79,7 @@ class Preprocessing:
         return colors[self.shape[0]]
 
     def treating_pixels(self, pixels: Pixels, seed: int) -> Preprocessing | None:
-        """The same for examples whose pixels are treated otherwise from now on.
+        """The preprocessing of the same examples after another treatment of their pixels.
 
         ``None`` if pixels that were drawn once are to be dequantised, since no single treatment of
         raw pixels has the same result.
@@ -92,7 +92,7 @@ class Preprocessing:
 
 
 def category_codes(value: Any, name: str, preprocessing: Preprocessing | None) -> Any:
-    """The integers for categories of a field that are given as text; all else as it is.
+    """The integers for categories of a field that are given as text; other values unchanged.
 
     Raises:
         DataError: if the field has no such category, or its categories are not known.

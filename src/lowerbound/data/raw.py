@@ -39,22 +39,22 @@ def read_raw(
 ) -> Examples:
     """Raw data as examples like those that a model was trained on.
 
-    Pictures are brought to the size and colour of those examples, uint8 pixels are treated as
-    theirs are, and categories get the integers that they had there. Floating-point arrays are taken
-    as they are where the model was trained on pixels: their values are scaled already.
+    Pictures are converted to the size and colour of those examples, uint8 pixels are treated in the
+    same way, and categories get the same integers. Floating-point arrays are not changed if the
+    model was trained on pixels, because their values are scaled already.
 
     Args:
         data: a path or a name, as for :func:`lowerbound.load_data`; pictures, as paths or as PIL's
             images; an array, a tensor, a sparse matrix or AnnData. Examples are returned unchanged.
         preprocessing: of the examples that the model was trained on.
-        name: what messages call the data.
-        fields: the names of the fields that are asked for.
-        keep_in: where the values of a file are while they are used, see
+        name: the name of the data in messages.
+        fields: the names of the requested fields.
+        keep_in: where the values of a file are stored while they are used, see
             :func:`lowerbound.load_data`.
         cache: the folder for decoded pictures, see :func:`lowerbound.load_data`.
 
     Raises:
-        DataError, ShapeError: for what cannot be made into such examples, saying why.
+        DataError, ShapeError: for data that cannot be made into such examples, saying why.
 
     Example:
         >>> from PIL import Image
@@ -79,7 +79,7 @@ def read_raw(
         examples = _with_codes_of(preprocessing, examples, field, is_asked=field in asked)
     levels = examples.levels
     if preprocessing.value_kind == "codes":
-        levels = preprocessing.levels  # whichever codes occur
+        levels = preprocessing.levels  # independent of the codes that occur
     return replace(examples, levels=levels, preprocessing=preprocessing)
 
 
@@ -193,7 +193,7 @@ def _refuse_one_picture(shape: tuple[int, ...], preprocessing: Preprocessing, na
 
 
 def _with_levels_of(preprocessing: Preprocessing, examples: Examples) -> Examples:
-    """Bytes are pixels of as many levels as the model's, where none of them is too large."""
+    """Bytes are pixels with the model's number of levels, if none of them is too large."""
     levels = preprocessing.levels
     if levels is None or examples.levels != 256 or preprocessing.value_kind is not None:
         return examples
@@ -204,7 +204,7 @@ def _with_levels_of(preprocessing: Preprocessing, examples: Examples) -> Example
 
 
 def _treated(examples: Examples, preprocessing: Preprocessing) -> Examples:
-    """The same with the pixels treated as the model's were, unless they are scaled already."""
+    """The same with the model's treatment of pixels, unless they are scaled already."""
     if (examples.levels is None) != (preprocessing.levels is None):
         return examples
     if preprocessing.pixels == "as-is":
@@ -226,7 +226,7 @@ def _refuse_others(examples: Examples, preprocessing: Preprocessing) -> None:
     if preprocessing.levels is None or levels > preprocessing.levels:
         raise DataError(
             f"{name}: pixels of {levels} levels, but the model was trained on "
-            f"{_kind(preprocessing)}; convert them as the data were that it was trained on "
+            f"{_kind(preprocessing)}; convert them as the training data were converted "
             f"({_REMEDY})"
         )
 
@@ -245,7 +245,7 @@ def _with_codes_of(
     """The same with the integers for the categories of a field that the model was trained with.
 
     Raises:
-        DataError: if the model asks for the field and was not trained on one of its categories.
+        DataError: if the model needs the field and was not trained on one of its categories.
     """
     known, found = preprocessing.fields[field], examples.categories_by_field.get(field)
     if known is None or found is None or known == found:

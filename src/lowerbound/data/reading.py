@@ -31,7 +31,7 @@ from lowerbound.errors import DataError
 def read_dataset(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
 ) -> Dataset:
-    """What :func:`lowerbound.load_data` says, for settings that it has checked."""
+    """The data set that :func:`lowerbound.load_data` returns, for checked settings."""
     parts = _parts(source, **settings)
     if isinstance(parts, Examples):
         train, test = parts.split(test_fraction, seed=seed, setting="test_fraction")
@@ -43,7 +43,7 @@ def read_dataset(
 def read_all(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
 ) -> Examples:
-    """All examples of a source in its order, none held out; ``test_fraction`` has no effect."""
+    """All examples of a source in its order, without a split; ``test_fraction`` has no effect."""
     parts = _parts(source, **settings)
     if not isinstance(parts, Examples):
         return Dataset(*parts, _name(source)).prepare(pixels, seed=seed).all()
@@ -87,7 +87,7 @@ def parse_fields(fields: Any) -> tuple[str, ...] | None:
 
 
 def _finished(part: Examples, options: ReadOptions) -> Examples:
-    """Pictures in the form that was asked for; refuses options that had no effect."""
+    """Pictures in the requested form; refuses options that had no effect."""
     if options.kind is not None and part.kind != options.kind:
         raise DataError(
             f"{part.name}: kind={options.kind!r} has no effect here, the entries are "
@@ -108,7 +108,7 @@ def _finished(part: Examples, options: ReadOptions) -> Examples:
 
 
 def _with_preprocessing(part: Examples, options: ReadOptions) -> Examples:
-    """Examples that know how they were made; those that did so already stay as they are."""
+    """Examples with a record of how they were made; an existing record is not changed."""
     known = part.preprocessing
     if known is not None and known.shape == part.shape and part.kind != "codes":
         return part
@@ -179,7 +179,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
     """The examples in an array, tensor, sparse matrix or AnnData object.
 
     Raises:
-        DataError: for what cannot be read.
+        DataError: for data that cannot be read.
     """
     if isinstance(source, Examples):
         return source

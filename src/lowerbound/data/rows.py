@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Rows(ABC):
-    """Values ``[N, *shape]`` of which indexing makes a tensor of some rows, ``[B, *shape]``.
+    """Values ``[N, *shape]``. Indexing them makes a tensor of some rows, ``[B, *shape]``.
 
     To write your own: define :attr:`shape`, :attr:`dtype`, indexing by row numbers, :meth:`select`
     and :meth:`joined`, and keep a set :attr:`known`. Training reads batches of such values ahead of
@@ -20,7 +20,7 @@ class Rows(ABC):
     device = torch.device("cpu")
 
     known: set[str]
-    """What has been found out about all values, so that parts of them are not searched again."""
+    """The known facts about all values, so that parts of them are not checked again."""
 
     @property
     @abstractmethod
@@ -37,17 +37,17 @@ class Rows(ABC):
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:
-        """These of the rows, which stay where they are."""
+        """The chosen rows, which stay in their storage."""
 
     @abstractmethod
     def joined(self, other: Self) -> Self:
-        """The rows of both."""
+        """The rows of both, concatenated."""
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def dim(self) -> int:
-        """The number of axes, that of the examples included."""
+        """The number of axes, including that of the examples."""
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
@@ -55,9 +55,9 @@ class Rows(ABC):
         return self.dtype.is_floating_point
 
     def to(self, device: torch.device | str) -> Tensor:
-        """All of them, in the memory of a device."""
+        """All values, in the memory of a device."""
         return self[torch.arange(len(self))].to(device)
 
 
 Values = Tensor | Rows
-"""The values of examples: in memory as one tensor, or rows of something else."""
+"""The values of examples: one tensor in memory, or rows that are read when needed."""

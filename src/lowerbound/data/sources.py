@@ -16,7 +16,7 @@ from lowerbound.data.options import Kind
 from lowerbound.data.sparse import Sparse, is_sparse
 from lowerbound.errors import DataError
 
-# Types with which torch or numpy cannot calculate on every device.
+# Types for which torch or numpy lack operations on some devices.
 _STORED = {
     torch.bool: torch.uint8,
     torch.float16: torch.float32,
@@ -35,7 +35,7 @@ def contents(
     """The arguments of :class:`~lowerbound.Examples` that ``Examples.of`` reads from its source.
 
     Raises:
-        DataError: for what cannot be read.
+        DataError: for data that cannot be read.
     """
     if hasattr(data, "train") and hasattr(data, "test"):
         raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
@@ -60,7 +60,7 @@ def contents(
 
 
 def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
-    """Raises ``DataError`` if one of the settings is given, which has no effect for a reason."""
+    """Raises ``DataError`` if one of the settings is given, although it has no effect."""
     given = [name for name, value in settings.items() if value is not None]
     if given:
         raise DataError(f"{reason}, so {given[0]}= has no effect; leave it out")

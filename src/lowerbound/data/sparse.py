@@ -18,7 +18,7 @@ from lowerbound.errors import DataError
 
 
 def is_sparse(data: Any) -> bool:
-    """Whether something is a sparse matrix or array of scipy's."""
+    """Whether an object is a sparse matrix or array of scipy's."""
     return hasattr(data, "tocsr") and hasattr(data, "nnz")
 
 
@@ -28,7 +28,7 @@ class Sparse(Rows):
 
     Args:
         matrix: a matrix of scipy's in CSR format.
-        rows: which of its rows these are, ``[N]``; ``None`` for all.
+        rows: the numbers of these rows in the matrix, ``[N]``; ``None`` for all.
         known: see :class:`~lowerbound.data.rows.Rows`.
     """
 
@@ -70,7 +70,7 @@ class Sparse(Rows):
         return torch.from_numpy(self.matrix[self._in_matrix(index)].toarray())
 
     def select(self, index: Tensor) -> Sparse:
-        """These of the rows; the matrix is not copied."""
+        """The chosen rows; the matrix is not copied."""
         return replace(self, rows=self._in_matrix(index), known=set(self.known))
 
     def joined(self, other: Sparse) -> Sparse:
