@@ -1173,8 +1173,8 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     assert "Traceback" in err
     assert "RuntimeError: a wheel came off" in err
     assert err.splitlines()[-1] == (
-        "lowerbound: this is a bug in lowerbound, not a mistake of yours; please report it with the "
-        "lines above"
+        "lowerbound: this is a bug in lowerbound, not a mistake of yours; please report it with "
+        "the lines above"
     )
 
 
