@@ -213,7 +213,7 @@ def test_idx_folder_has_two_parts(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(idx(np.arange(20, dtype=np.uint8), 8))
     )
-    with pytest.raises(DataError, match=r"has no t10k-images-idx3-ubyte\.gz beside train-images"):
+    with pytest.raises(DataError, match=r"has no t10k-images-idx3-ubyte\.gz next to train-images"):
         load_data(tmp_path)
     (tmp_path / "t10k-images.idx3-ubyte").write_bytes(idx(GREYS[:3], 8))
     data = load_data(str(tmp_path))

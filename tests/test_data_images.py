@@ -136,7 +136,7 @@ def test_pictures_that_would_be_lost_are_refused(tmp_path):
     save(tmp_path / "mixed" / "class" / "1.png")
     with pytest.raises(
         DataError,
-        match=r"mixed: has 1 pictures \(the first is loose\.png\) beside class folders .*\(class\)",
+        match=r"mixed: has 1 pictures \(the first is loose\.png\) next to class folders .*\(class",
     ):
         load_data(tmp_path / "mixed")
     save(tmp_path / "deep" / "a" / "b" / "1.png")

@@ -20,7 +20,7 @@ from lowerbound.cli.runs import (
     describe_likelihood,
     dumps,
     examples_of,
-    likelihood_as_numbers,
+    likelihood_to_json,
     open_run,
     usual_part,
 )
@@ -79,7 +79,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             better = str(second)
     results = {
         "runs": [
-            {"run": str(path), "log_likelihood": likelihood_as_numbers(estimates[path])}
+            {"run": str(path), "log_likelihood": likelihood_to_json(estimates[path])}
             for path in (first, second)
         ],
         "difference": {

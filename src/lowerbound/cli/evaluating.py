@@ -16,13 +16,13 @@ from lowerbound.cli.runs import (
     Directory,
     ScoredPart,
     Seed,
-    as_numbers,
     describe_estimate,
     describe_likelihood,
     dumps,
-    elbo_beside,
+    evaluate_elbo,
     examples_of,
-    likelihood_as_numbers,
+    likelihood_to_json,
+    mean_to_json,
     objective_of,
     open_run,
     schedules_reached,
@@ -157,14 +157,14 @@ class _Evaluation:
         from lowerbound.describe import describe
 
         estimate = lb.evaluate(self.model, self.objective, self.examples, seed=self.seed)
-        beside = elbo_beside(self.model, self.objective, self.examples, self.seed)
-        elbo = beside or estimate
+        separate_elbo = evaluate_elbo(self.model, self.objective, self.examples, self.seed)
+        elbo = separate_elbo or estimate
         estimates = {**estimate.terms, "bound": estimate, "elbo": elbo, **elbo.terms}
         self.report.add(
-            describe_estimate(estimate, part, self.objective, beside),
+            describe_estimate(estimate, part, self.objective, separate_elbo),
             {
                 "objective": describe(self.objective),
-                **{name: as_numbers(term) for name, term in estimates.items()},
+                **{name: mean_to_json(term) for name, term in estimates.items()},
                 "label": estimate.label,
             },
         )
@@ -184,7 +184,7 @@ class _Evaluation:
                 progress=progress,
             )
         self.report.add(
-            describe_likelihood(estimate), {"log_likelihood": likelihood_as_numbers(estimate)}
+            describe_likelihood(estimate), {"log_likelihood": likelihood_to_json(estimate)}
         )
         self.report.add(estimate.pace, {})
         self.report.warn(estimate.warning)
@@ -202,7 +202,7 @@ class _Evaluation:
             )
         self.report.add(
             describe_likelihood(estimate),
-            {"annealed_log_likelihood": likelihood_as_numbers(estimate)},
+            {"annealed_log_likelihood": likelihood_to_json(estimate)},
         )
 
     def add_health(self, directory: Path) -> None:
@@ -221,7 +221,7 @@ class _Evaluation:
             self.report.add(f"latents not examined: {error}", {"health": None})
             return
         self.report.warn(*map(str, health.findings))
-        self.report.add("\n".join(health.lines()), {"health": _health_as_numbers(health)})
+        self.report.add("\n".join(health.lines()), {"health": _health_to_json(health)})
 
     def add_gaps(self, train: "Examples | None") -> None:
         from lowerbound.evaluation.gaps import inference_gaps
@@ -229,7 +229,7 @@ class _Evaluation:
         some = self.examples.spread(_EXAMPLES_FOR_GAPS)
         with progress_bar("gaps") as progress:
             gaps = inference_gaps(self.model, some, train=train, seed=self.seed, progress=progress)
-        self.report.add(f"{gaps}\n{gaps.advice}", {"gaps": _gaps_as_numbers(gaps)})
+        self.report.add(f"{gaps}\n{gaps.advice}", {"gaps": _gaps_to_json(gaps)})
         self.report.warn(gaps.log_likelihood.warning, gaps.warning)
 
     def finish(self, part: str) -> None:
@@ -244,14 +244,12 @@ class _Evaluation:
         )
 
 
-def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
+def _health_to_json(health: "LatentHealth") -> dict[str, Any]:
     groups = {}
     if len(health.groups) > 1:
-        groups = {
-            "groups": {name: _group_as_numbers(group) for name, group in health.groups.items()}
-        }
+        groups = {"groups": {name: _group_to_json(group) for name, group in health.groups.items()}}
     return (
-        _group_as_numbers(health)
+        _group_to_json(health)
         | groups
         | {
             "scale_floor_reached": health.scale_floor_reached,
@@ -262,7 +260,7 @@ def _health_as_numbers(health: "LatentHealth") -> dict[str, Any]:
     )
 
 
-def _group_as_numbers(group: "GroupHealth") -> dict[str, Any]:
+def _group_to_json(group: "GroupHealth") -> dict[str, Any]:
     upper_bounds = ["aggregate_kl", "total_correlation"]
     codes = {}
     if group.codes is not None:
@@ -297,7 +295,7 @@ def _list_of(values: Any) -> list[float] | None:
     return listed
 
 
-def _gaps_as_numbers(gaps: "Gaps") -> dict[str, Any]:
+def _gaps_to_json(gaps: "Gaps") -> dict[str, Any]:
     rows = {
         name.replace(" ", "_"): {"mean": mean, "standard_error": error}
         for name, mean, error in gaps.rows()

@@ -125,14 +125,14 @@ def encode(
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":
-        _write(_side_by_side(codes), out)
+        _write(_concatenate_codes(codes), out)
         return
     columns = _columns(codes)
     _write_table(columns, examples, out)
     print(f"wrote {len(examples)} codes of {len(columns)} values to {out}")
 
 
-def _side_by_side(codes: Any) -> Any:
+def _concatenate_codes(codes: Any) -> Any:
     """The codes of the only group of latents, or the concatenated codes ``[N, J]`` of several."""
     import torch
 

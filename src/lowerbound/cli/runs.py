@@ -226,7 +226,7 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     )
 
 
-def elbo_beside(
+def evaluate_elbo(
     model: "Model", objective: "Objective", examples: "Examples", seed: int = 0
 ) -> "Estimate | None":
     """The ELBO with the objective's number of samples; ``None`` if the objective is an ELBO."""
@@ -246,18 +246,22 @@ def describe_estimate(
         estimate: The estimate of the bound, with its label.
         part: The name of the part of the data.
         objective: The objective whose bound it is.
-        elbo: The ELBO, which is printed too with its terms; see :func:`elbo_beside`.
+        elbo: The ELBO, which is printed too with its terms; see :func:`evaluate_elbo`.
     """
     bits, label = _bits(estimate), estimate.label
-    terms = ", ".join(f"{name} {figure(term)}" for name, term in (elbo or estimate).terms.items())
+    terms = ", ".join(
+        f"{name} {format_mean(term)}" for name, term in (elbo or estimate).terms.items()
+    )
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
     if elbo is None:
-        return f"{part} {label} {figure(estimate)} nats per example ({terms}; {examples}{bits})"
+        return (
+            f"{part} {label} {format_mean(estimate)} nats per example ({terms}; {examples}{bits})"
+        )
     name = {"bound": "ELBO"}.get(elbo.label, f"{elbo.label} of the ELBO")
     return (
-        f"{part} {label} ({type(objective).__name__}) {figure(estimate)} nats per example "
-        f"({examples}{bits}); {name} {figure(elbo)} nats ({terms})"
+        f"{part} {label} ({type(objective).__name__}) {format_mean(estimate)} nats per example "
+        f"({examples}{bits}); {name} {format_mean(elbo)} nats ({terms})"
     )
 
 
@@ -267,21 +271,21 @@ def _bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate") -> str:
     return f", {estimate.bits_per_dimension:.4f} bits per dimension"
 
 
-def figure(estimate: "Estimate") -> str:
+def format_mean(estimate: "Estimate") -> str:
     """A mean with its standard error."""
     if math.isnan(estimate.standard_error):
         return f"{estimate.mean:.2f}"
     return f"{estimate.mean:.2f} ± {estimate.standard_error:.2f}"
 
 
-def as_numbers(estimate: "Estimate") -> dict[str, float]:
+def mean_to_json(estimate: "Estimate") -> dict[str, float]:
     """A mean and its standard error, for :func:`dumps`."""
     return {"mean": estimate.mean, "standard_error": estimate.standard_error}
 
 
-def dumps(figures: Any) -> str:
+def dumps(results: Any) -> str:
     """One JSON object, with null for what JSON does not have: nan and the infinities."""
-    return json.dumps(_finite(figures), allow_nan=False)
+    return json.dumps(_finite(results), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -294,26 +298,26 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def likelihood_as_numbers(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
+def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
     """A log likelihood for JSON, with the diagnostics of its weights."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
-    numbers: dict[str, Any] = as_numbers(estimate)
+    results: dict[str, Any] = mean_to_json(estimate)
     if estimate.bits_per_dimension is not None:
-        numbers["bits_per_dimension"] = estimate.bits_per_dimension
-    numbers["effective_sample_size"] = {
+        results["bits_per_dimension"] = estimate.bits_per_dimension
+    results["effective_sample_size"] = {
         "median": float(estimate.effective_sample_sizes.median()),
         "least": float(estimate.effective_sample_sizes.min()),
     }
     if isinstance(estimate, AnnealedEstimate):
         return {
-            **numbers,
+            **results,
             **estimate.settings,
             "examples": len(estimate.per_example),
             "acceptance": float(estimate.acceptance.mean()),
         }
     return {
-        **numbers,
+        **results,
         "samples": estimate.samples,
         "pace": estimate.pace,
         "largest_pareto_k": float(estimate.pareto_k.max()),
@@ -338,7 +342,7 @@ def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> st
     else:
         kind, how = "log likelihood", f"{estimate.samples:,} samples"
     return (
-        f"{kind} {figure(estimate)} nats per example ({how}; effective sample size "
+        f"{kind} {format_mean(estimate)} nats per example ({how}; effective sample size "
         f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least"
         f"{_bits(estimate)})"
     )

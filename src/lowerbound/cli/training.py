@@ -15,7 +15,7 @@ from lowerbound.cli.flags import make_flag, make_flags, with_flags
 from lowerbound.cli.runs import (
     describe_estimate,
     describe_examples,
-    elbo_beside,
+    evaluate_elbo,
     load_for_run,
     section,
 )
@@ -199,7 +199,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
             directory=out,
             resume=resume,
             config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
-            observers=[_announcer(dataset, out)],
+            observers=[_make_announcer(dataset, out)],
             **dict(settings),
         )
     except KeyboardInterrupt:
@@ -209,7 +209,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     _conclude(run, dataset.test, out)
 
 
-def _announcer(dataset: "Dataset", out: Path) -> Any:
+def _make_announcer(dataset: "Dataset", out: Path) -> Any:
     """An observer that prints the data and the run's directory, once all checks have passed."""
     from lowerbound.training.loop import Observer
 
@@ -236,7 +236,7 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     from lowerbound.report.figures import is_image
 
     estimate = lb.evaluate(run.model, run.objective, test)
-    elbo = elbo_beside(run.model, run.objective, test)
+    elbo = evaluate_elbo(run.model, run.objective, test)
     print(describe_estimate(estimate, "test", run.objective, elbo))
     print("pictures: " + ", ".join(map(str, _pictures(out))))
     print("next:")

@@ -82,7 +82,7 @@ class Flow(Conditional):
         known = flow_classes()
         self.name = str(name).lower()
         if self.name not in known:
-            raise SettingsError(f"Flow: {name!r} is unknown{_guess(self.name, known)}")
+            raise SettingsError(f"Flow: {name!r} is unknown{_suggest_name(self.name, known)}")
         self.features = whole_number("Flow: features", features)
         self.context: Shape | None = None
         width = 0
@@ -137,7 +137,7 @@ def _at_least_single(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _guess(name: str, known: dict[str, type[nn.Module]]) -> str:
+def _suggest_name(name: str, known: dict[str, type[nn.Module]]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"

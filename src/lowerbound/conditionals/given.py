@@ -152,7 +152,7 @@ class Given(Wrapper):
             )
 
     def _with_field(self, given: tuple[Tensor, ...], value: Tensor) -> tuple[Tensor, ...]:
-        """The inputs, the first of which has the field appended."""
+        """The inputs, with the field appended to the first one."""
         if not given:
             return (self._as_columns(value, self._own_dtype()),)
         x, *others = given

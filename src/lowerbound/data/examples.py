@@ -219,10 +219,10 @@ class Examples:
         Raises:
             DataError: if a field that is needed is not there, naming it.
         """
-        fields = self._asked_for(needs, accepts)
+        fields = self._select_fields(needs, accepts)
         return {name: field[index.to(field.device)] for name, field in fields.items()}
 
-    def _asked_for(self, needs: Sequence[str], accepts: Sequence[str]) -> dict[str, Tensor]:
+    def _select_fields(self, needs: Sequence[str], accepts: Sequence[str]) -> dict[str, Tensor]:
         known = self.all_fields
         lacking = [name for name in needs if name not in known]
         if lacking:
@@ -374,7 +374,7 @@ class Examples:
         Raises:
             DataError: if a field that is needed is not there, naming it.
         """
-        fields = self._asked_for(needs, accepts)
+        fields = self._select_fields(needs, accepts)
         return {name: field_digest(field) for name, field in fields.items()}
 
     def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:

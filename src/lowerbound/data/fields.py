@@ -170,11 +170,11 @@ def without_nan(values: Values, name: str) -> tuple[Values, Tensor]:
             f"{name}: every entry is NaN, so nothing was observed; check how it was read"
         )
     if isinstance(values, Mapped):
-        return values.then(_zero_for_nan), observed
+        return values.then(_replace_nan), observed
     return torch.where(observed, values, torch.zeros_like(values)), observed
 
 
-def _zero_for_nan(rows: Any) -> Any:
+def _replace_nan(rows: Any) -> Any:
     if rows.dtype.kind != "f":
         return rows
     return np.where(np.isnan(rows), np.zeros((), rows.dtype), rows)

@@ -78,8 +78,8 @@ def read_idx_parts(folder: Path, options: ReadOptions) -> tuple[Examples, Exampl
 def _read_part(folder: Path, files: dict[str, Path], part: str) -> Examples:
     images = files.get(f"{part}-images-idx3-ubyte")
     if images is None:
-        beside = ", ".join(path.name for path in files.values())
-        raise DataError(f"{folder}: has no {part}-images-idx3-ubyte.gz beside {beside}")
+        present = ", ".join(path.name for path in files.values())
+        raise DataError(f"{folder}: has no {part}-images-idx3-ubyte.gz next to {present}")
     labels = None
     if (file := files.get(f"{part}-labels-idx1-ubyte")) is not None:
         labels = read_idx(file)

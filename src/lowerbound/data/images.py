@@ -183,13 +183,13 @@ def _list(root: Path) -> _Listing:
             inside[sub.name] = pictures
     if loose and inside:
         raise DataError(
-            f"{root}: has {len(loose)} pictures (the first is {loose[0].name}) beside class "
+            f"{root}: has {len(loose)} pictures (the first is {loose[0].name}) next to class "
             f"folders with pictures ({', '.join(list(inside)[:3])}); move them into a class "
             "folder, or move the class folders elsewhere"
         )
     if not loose and not inside:
         raise DataError(
-            f"{root}: contains no pictures ({' '.join(PICTURE_SUFFIXES)}); {_what_else(entries)}"
+            f"{root}: contains no pictures ({' '.join(PICTURE_SUFFIXES)}); {_list_kinds(entries)}"
         )
     if loose:
         return _Listing(tuple(loose), None)
@@ -199,7 +199,7 @@ def _list(root: Path) -> _Listing:
     )
 
 
-def _what_else(entries: Sequence[Path]) -> str:
+def _list_kinds(entries: Sequence[Path]) -> str:
     if not entries:
         return "it is empty"
     counts = Counter(map(_kind, entries)).most_common(5)

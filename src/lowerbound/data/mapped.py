@@ -186,7 +186,7 @@ class Mapped(Rows):
 
     def then(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Mapped:
         """The same rows, with a function that changes them as they are read."""
-        return replace(self, arrange=partial(_one_after_another, self.arrange, change), known=set())
+        return replace(self, arrange=partial(_apply_both, self.arrange, change), known=set())
 
     def select(self, index: Tensor) -> Mapped:
         """The chosen rows; they stay in their file."""
@@ -217,7 +217,7 @@ class Mapped(Rows):
         return self.rows[numbers]
 
 
-def _one_after_another(
+def _apply_both(
     first: Callable[[NDArray[Any]], NDArray[Any]],
     second: Callable[[NDArray[Any]], NDArray[Any]],
     rows: NDArray[Any],

@@ -104,13 +104,13 @@ def read_picture_aloud(path: Path) -> Image.Image:
         # Given a name, Pillow would map the file, and mistake width for height in turned TIFFs.
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _gigantic(path, f"{image.width} x {image.height} pixels")
+                raise _make_size_error(path, f"{image.width} x {image.height} pixels")
             image.load()
-            return _upright(_eight_bit(image, path), image)
+            return _turn_upright(_eight_bit(image, path), image)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise _gigantic(path, "a size at which Pillow suspects an attack") from error
+        raise _make_size_error(path, "a size at which Pillow suspects an attack") from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or "
@@ -132,7 +132,7 @@ def upright_picture(image: Image.Image, name: str) -> Image.Image:
     try:
         with quiet():
             image.load()
-            return _upright(_eight_bit(image, name), image)
+            return _turn_upright(_eight_bit(image, name), image)
     except DataError:
         raise
     except Exception as error:  # PIL decodes files when they are first used
@@ -140,7 +140,7 @@ def upright_picture(image: Image.Image, name: str) -> Image.Image:
         raise DataError(f"{name}: the picture cannot be read ({reason}); make it again") from error
 
 
-def _gigantic(path: Path, size: str) -> DataError:
+def _make_size_error(path: Path, size: str) -> DataError:
     return DataError(
         f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; "
         "shrink it first, or delete it"
@@ -154,13 +154,13 @@ def _eight_bit(image: Image.Image, path: Path | str) -> Image.Image:
     if mode in ("I", "F"):
         return _from_wide(image, path)
     if image.has_transparency_data:
-        return _over_white(image)
+        return _blend_with_white(image)
     if mode in ("1", "L"):
         return image.convert("L")
     colored = image.convert("RGB")
     if mode != "P":
         return colored
-    return _grey_if_grey(colored)
+    return _reduce_grey_palette(colored)
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
@@ -180,7 +180,7 @@ def _from_wide(image: Image.Image, path: Path | str) -> Image.Image:
     )
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _blend_with_white(image: Image.Image) -> Image.Image:
     mode, layers = "RGB", "RGBA"
     if image.mode in ("1", "L", "LA", "La"):
         mode, layers = "L", "LA"
@@ -191,17 +191,17 @@ def _over_white(image: Image.Image) -> Image.Image:
     result.paste(layered.convert(mode), mask=layered.getchannel("A"))
     if image.mode not in ("P", "PA"):
         return result
-    return _grey_if_grey(result)
+    return _reduce_grey_palette(result)
 
 
-def _grey_if_grey(image: Image.Image) -> Image.Image:
+def _reduce_grey_palette(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if (values[..., :1] == values[..., 1:]).all():
         return image.getchannel("R")
     return image
 
 
-def _upright(result: Image.Image, source: Image.Image) -> Image.Image:
+def _turn_upright(result: Image.Image, source: Image.Image) -> Image.Image:
     try:
         method = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
     except Exception:  # the picture can be used in spite of damaged metadata

@@ -67,13 +67,13 @@ def read_raw(
     asked = [field for field in fields if field in preprocessing.fields]
     pictures = _pictures_in(data)
     if pictures is not None:
-        examples = _treated(_read_pictures(pictures, preprocessing, name), preprocessing)
+        examples = _apply_treatment(_read_pictures(pictures, preprocessing, name), preprocessing)
     elif isinstance(data, str | os.PathLike):
         settings = load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
         settings["fields"] = [field for field in asked if field != "label"]
         examples = _read_path(data, preprocessing, settings)
     else:
-        examples = _treated(_read_memory(data, preprocessing, name, asked), preprocessing)
+        examples = _apply_treatment(_read_memory(data, preprocessing, name, asked), preprocessing)
     _refuse_others(examples, preprocessing)
     for field in preprocessing.fields:
         examples = _with_codes_of(preprocessing, examples, field, is_asked=field in asked)
@@ -203,7 +203,7 @@ def _with_levels_of(preprocessing: Preprocessing, examples: Examples) -> Example
     return examples
 
 
-def _treated(examples: Examples, preprocessing: Preprocessing) -> Examples:
+def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Examples:
     """The same with the model's treatment of pixels, unless they are scaled already."""
     if (examples.levels is None) != (preprocessing.levels is None):
         return examples

@@ -220,7 +220,7 @@ def build(description: Any) -> Any:
 
 
 class _Builder:
-    """Builds one description; a part is built once, when it is first asked for."""
+    """Builds one description; a part is built once, when it is first needed."""
 
     def __init__(self, description: Any) -> None:
         self.description = description
@@ -310,7 +310,7 @@ def completed(description: Any, now: Any = None) -> Any:
         True
     """
     if isinstance(description, list):
-        others = _entries_beside(now, len(description))
+        others = _align_entries(now, len(description))
         return [completed(entry, other) for entry, other in zip(description, others, strict=True)]
     if not isinstance(description, dict):
         return description
@@ -323,7 +323,7 @@ def completed(description: Any, now: Any = None) -> Any:
     return _defaults(known.get("kind")) | known
 
 
-def _entries_beside(now: Any, count: int) -> list[Any]:
+def _align_entries(now: Any, count: int) -> list[Any]:
     if isinstance(now, list) and len(now) == count:
         return now
     return [None] * count

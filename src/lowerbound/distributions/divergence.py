@@ -70,7 +70,7 @@ def _kl_independent_diagonal(q: Independent[Any], p: DiagonalNormal) -> Tensor:
 
 
 @register_kl(Distribution, Lebesgue)  # type: ignore[untyped-decorator]
-def _kl_to_nothing(q: Distribution, p: Lebesgue) -> Tensor:
+def _kl_to_lebesgue(q: Distribution, p: Lebesgue) -> Tensor:
     return -q.entropy()
 
 

@@ -90,10 +90,10 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
         _, x, given = next(batches(few, model, seed=seed, batch_size=len(few)))
         dead: dict[str, float] = {}
         with noise.per_example(noise.derived_seed(seed, "look"), torch.arange(len(x))):
-            with _watching(model, dead, (len(x),)):
+            with _record_dead_units(model, dead, (len(x),)):
                 parts = model.conditioned(x, given)
                 q = parts.q
-            with _watching(model, dead, (_DRAWS, len(x))):
+            with _record_dead_units(model, dead, (_DRAWS, len(x))):
                 p = parts.likelihood(drawn(q, _DRAWS))
                 z = parts.prior_draws(_DRAWS, len(x))
                 log_likelihood = parts.likelihood(z).log_prob(x).double()
@@ -101,7 +101,9 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
 
 
 @contextmanager
-def _watching(model: LatentModel, dead: dict[str, float], given: tuple[int, ...]) -> Iterator[None]:
+def _record_dead_units(
+    model: LatentModel, dead: dict[str, float], given: tuple[int, ...]
+) -> Iterator[None]:
     """Within the block, record the share of constant units of each of torch's activations.
 
     Args:

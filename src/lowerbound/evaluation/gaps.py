@@ -222,7 +222,7 @@ def inference_gaps(
     examples = examples_for(model, data)
     others = None
     if train is not None:
-        others = _as_many(examples_for(model, train, name="training data"), examples)
+        others = _spread_like(examples_for(model, train, name="training data"), examples)
     model = check_refinable(model, examples)
     search = Search(model, samples, steps, learning_rate, seed, progress)
     found = search.run(examples, batch_size)
@@ -238,7 +238,7 @@ def inference_gaps(
     )
 
 
-def _as_many(train: Examples, examples: Examples) -> Examples:
+def _spread_like(train: Examples, examples: Examples) -> Examples:
     """As many training examples as there are others, evenly spaced."""
     chosen = train.spread(len(examples))
     if chosen.shape != examples.shape:

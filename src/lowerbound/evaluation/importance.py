@@ -207,7 +207,8 @@ def log_likelihood(
     rows = rows_per_pass(model.numbers_per_draw(examples))
     size = batch_size or min(1024, max(rows // samples, min(_SMALL_BATCH, rows)))
     chunk = whole_number(
-        "log_likelihood: chunk_size", chunk_size or _even_chunk(samples, max(1, rows // size))
+        "log_likelihood: chunk_size",
+        chunk_size or _choose_chunk_size(samples, max(1, rows // size)),
     )
     draws: Callable[..., Iterator[Draw]] = model.draws
     score: TunedScore | None = None
@@ -239,7 +240,7 @@ def log_likelihood(
     )
 
 
-def _even_chunk(samples: int, most: int) -> int:
+def _choose_chunk_size(samples: int, most: int) -> int:
     """The size of chunks of at most ``most`` samples with the last one as long as possible."""
     return math.ceil(samples / math.ceil(samples / most))
 

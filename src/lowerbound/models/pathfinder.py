@@ -112,7 +112,7 @@ def pathfinder(
     best: tuple[float, Curved | None] = (-math.inf, None)
     for number in range(paths):
         begin = generator.uniform(-_WITHIN, _WITHIN, size) if number else np.zeros(size)
-        for candidate in _curved(_path(log_density, begin)):
+        for candidate in _make_gaussians(_path(log_density, begin)):
             bound = _bound(log_density, candidate, noise)
             if bound > best[0]:
                 best = (bound, candidate)
@@ -174,7 +174,7 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
     return path
 
 
-def _curved(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
+def _make_gaussians(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
     """A Gaussian at each point of a path but the first.
 
     If a path has only one point, this point is a mode, and its Gaussian gets variances of 1.

@@ -20,7 +20,7 @@ class TrainingPlan:
             can.
         needs_linear_objective: Whether a batch replaces all data, so that only a bound that is
             linear in log weights has the right mean over batches.
-        stays_on_device: Whether the model stays where it is if no device is asked for, because
+        stays_on_device: Whether the model stays where it is if the user names no device, because
             data that it stores would not move with it.
         shown: The terms of the bound that the display shows: a label, the term, and its sign.
     """

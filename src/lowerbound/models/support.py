@@ -85,7 +85,7 @@ def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constr
     bounds = list(_tensors_of(support))
     if bounds and fields:
         return None
-    if any(_varies(bound, len(p.event_shape)) for bound in bounds):
+    if any(_varies_within_batch(bound, len(p.event_shape)) for bound in bounds):
         return None
     return support
 
@@ -103,7 +103,7 @@ def _tensors_of(support: constraints.Constraint) -> Iterator[Tensor]:
             yield from _tensors_of(value)
 
 
-def _varies(bound: Tensor, event_dims: int) -> bool:
+def _varies_within_batch(bound: Tensor, event_dims: int) -> bool:
     """Whether it is not the same for all pairs of a sample and an example."""
     if bound.dim() <= event_dims:
         return False

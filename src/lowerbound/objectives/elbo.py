@@ -125,7 +125,7 @@ class ELBO(Objective):
             return draw.sampled_rate
         if self.kl == "closed-form" and draw.analytic_rate is None:
             raise UnsupportedError(
-                f"no closed-form KL is registered for {_without(draw, 'analytic_rate')}; "
+                f"no closed-form KL is registered for {_name_pair(draw, 'analytic_rate')}; "
                 "use kl='auto'"
             )
         return draw.rate
@@ -165,8 +165,8 @@ class ELBO(Objective):
         units = draw.unit_rates
         if units is None:
             raise UnsupportedError(
-                f"free_bits needs a rate of each unit, and {_without(draw, 'unit_rates')} has none "
-                "in closed form; use free_bits=0"
+                "free_bits needs a rate of each unit, and "
+                f"{_name_pair(draw, 'unit_rates')} has none in closed form; use free_bits=0"
             )
         least = value_of(self.free_bits)
         freed = torch.where(units.mean(0) > least, units, least)
@@ -219,7 +219,7 @@ class ELBO(Objective):
         return rate, by_draws
 
 
-def _without(draw: Draw, attribute: str) -> str:
+def _name_pair(draw: Draw, attribute: str) -> str:
     """The posterior and the prior whose rate has no closed form, for messages."""
     for name, latent in draw.latents.items():
         if getattr(latent, attribute) is not None:

@@ -113,7 +113,7 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-        _limit_to_the_end(
+        _set_limits_to_end(
             axes,
             [
                 record[part][term]
@@ -130,7 +130,7 @@ def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str])
     return path
 
 
-def _limit_to_the_end(axes: Any, values: list[float]) -> None:
+def _set_limits_to_end(axes: Any, values: list[float]) -> None:
     """Set limits that show the end of a curve, however far away its first epochs were."""
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))

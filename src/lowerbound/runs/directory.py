@@ -34,7 +34,7 @@ class RunDirectory:
         checkpoints/best/                  the model with the best validation bound
         samples/ reconstructions/          a picture for each epoch
         bound.png  manifold.png
-        profile.md                         where the time of a step goes, if a profile was asked for
+        profile.md                         where the time of a step goes, if the run was profiled
 
     Args:
         path: The path of the directory.

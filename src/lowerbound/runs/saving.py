@@ -74,7 +74,7 @@ def _convert(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             tensor.data = tensor.data.to(weights[name].dtype)
 
 
-def _tie(model: nn.Module, shared: Mapping[str, str]) -> None:
+def _tie_parameters(model: nn.Module, shared: Mapping[str, str]) -> None:
     """Tie parameters that were tied when saved, unless the structure ties them."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, stored in shared.items():
@@ -150,7 +150,7 @@ def load_model(
     else:
         model = constructor()
     _convert(model, weights)
-    _tie(model, header.get("shared", {}))
+    _tie_parameters(model, header.get("shared", {}))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

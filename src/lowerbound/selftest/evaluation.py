@@ -83,8 +83,7 @@ def log_likelihood_exact() -> float:
 
 @check(
     "sample-count",
-    "log_likelihood decodes exactly the samples that it is asked for, for all chunk and batch "
-    "sizes",
+    "log_likelihood decodes exactly the requested samples, for all chunk and batch sizes",
     tolerance=0,
 )
 def sample_count() -> float:

@@ -25,7 +25,7 @@ class Check:
         statement: what holds, in words.
         tolerance: the largest difference that is allowed.
         measure: measures the difference, which is 0 if the statement holds exactly.
-        thorough: whether the check takes so long that it runs only if asked for.
+        thorough: whether the check takes so long that it runs only on request.
     """
 
     name: str
@@ -77,7 +77,7 @@ def check(
         name: the name for ``--only``.
         statement: what holds, in words.
         tolerance: the largest difference that is allowed.
-        thorough: whether the check takes so long that it runs only if asked for.
+        thorough: whether the check takes so long that it runs only on request.
     """
 
     def register(measure: Callable[[], float]) -> Callable[[], float]:

@@ -120,7 +120,7 @@ class Loop:
     @torch.enable_grad()
     def run(self) -> None:
         """Train to the end. The caller seeds and restores torch's random state."""
-        with self._telling_of_failures():
+        with self._report_failures():
             self._notify("on_start")
             while not self.progress.finished:
                 rows = self._shuffle()
@@ -380,7 +380,7 @@ class Loop:
             getattr(observer, event)(self, *given)
 
     @contextmanager
-    def _telling_of_failures(self) -> Iterator[None]:
+    def _report_failures(self) -> Iterator[None]:
         """Around the epochs: observers receive an error, and learning rates are restored."""
         try:
             yield

@@ -39,7 +39,7 @@ def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
     modules = {name: player.module for name, player in objective.players().items()}
     owners = {id(parameter): "the model" for parameter in model.parameters()}
     for name, module in modules.items():
-        if not _learning(module.parameters()):
+        if not _select_trainable(module.parameters()):
             raise SettingsError(f"fit: the player {name!r} has no parameters to train")
         for parameter in module.parameters():
             owner = owners.setdefault(id(parameter), f"the player {name!r}")
@@ -63,14 +63,14 @@ def parameter_groups(model: nn.Module, objective: Objective | None, rate: float)
         SettingsError: if the model has no parameters to train.
     """
     players = {} if objective is None else objective.players()
-    own = _learning(model.parameters())
+    own = _select_trainable(model.parameters())
     if not own:
         raise SettingsError("fit: the model has no parameters to train")
     if not players:
         return own
     groups: list[dict[str, Any]] = [{"name": "model", "params": own}]
     for name, player in players.items():
-        parameters = _learning(player.module.parameters())
+        parameters = _select_trainable(player.module.parameters())
         groups.append({"name": name, "params": parameters, "lr": player.learning_rate or rate})
     return groups
 
@@ -100,5 +100,5 @@ def losses_of_players(
     return {name: losses[name] for name in names}
 
 
-def _learning(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+def _select_trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]

@@ -46,12 +46,12 @@ def make_loop(
         DataError, ShapeError: if the model cannot take the data.
     """
     _refuse_conflicts(settings)
-    _refuse_what_does_not_fit(plan, settings, objective)
+    _check_fit(plan, settings, objective)
     train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
     modules_of_players(model, objective).to(device_of(model))
-    _rehearse(model, objective, train, validation)
+    _try_draw(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
     total_steps = _count_steps(settings, -(-len(train) // batch_size))
     autostop, average = _averages(model, settings)
@@ -128,9 +128,7 @@ def _refuse_conflicts(settings: FitKeywords) -> None:
             )
 
 
-def _refuse_what_does_not_fit(
-    plan: TrainingPlan, settings: FitKeywords, objective: Objective
-) -> None:
+def _check_fit(plan: TrainingPlan, settings: FitKeywords, objective: Objective) -> None:
     default = TrainingSettings.model_fields["batch_size"].default
     if plan.batch_size is not None and settings.batch_size not in (default, plan.batch_size):
         raise SettingsError(
@@ -185,7 +183,7 @@ def _find_device(name: str) -> torch.device:
     return device
 
 
-def _rehearse(
+def _try_draw(
     model: Model, objective: Objective, train: Examples, validation: Examples | None
 ) -> None:
     """Compute the objective once, so that errors appear before any file is written."""

@@ -115,7 +115,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
-        "averaged weights": _averaging(loop.autostop, loop.ema),
+        "averaged weights": _describe_averaging(loop.autostop, loop.ema),
         **identity,
     }
     try:
@@ -123,7 +123,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         before = {
             "seed": training["seed"],
             "batch_size": training["batch_size"],
-            "averaged weights": _averaging(training.get("tolerance"), training["ema"]),
+            "averaged weights": _describe_averaging(training.get("tolerance"), training["ema"]),
             **{name: config[name] for name in identity},
             **{name: completed(config[name], identity[name]) for name in ("objective", "model")},
         }
@@ -139,7 +139,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         )
 
 
-def _averaging(tolerance: object, decay: object) -> str:
+def _describe_averaging(tolerance: object, decay: object) -> str:
     """How weights are averaged, from the settings that apply; the others are ``None``."""
     if tolerance is not None:
         return "by windows"

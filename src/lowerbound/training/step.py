@@ -193,7 +193,7 @@ class TrainingStep:
                     loss, inputs, allow_unused=True, retain_graph=more_follow
                 )
                 for i, gradient in zip(learned, found, strict=True):
-                    gradients[i] = _laid_out_as(parameters[i], gradient)
+                    gradients[i] = _match_layout(parameters[i], gradient)
                 continue
             # By backward(), which calls all hooks.
             if len(losses) == 1:
@@ -309,7 +309,7 @@ def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
         copy.copy_(tensor)
 
 
-def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+def _match_layout(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
     """A gradient in the memory layout of its parameter, which fused optimisers require.
 
     ``backward`` gives this layout by itself.
