@@ -383,7 +383,7 @@ def test_a_model_that_is_not_told_what_is_missing_is_refused():
         DataError, match="table: 3 entries are missing, and the likelihood does not take"
     ):
         lb.evaluate(untold, lb.ELBO(), examples)
-    with pytest.raises(DataError, match="table: 3 entries are missing, and no part of the model"):
+    with pytest.raises(DataError, match="table: 3 entries are missing, and the likelihood"):
         lb.fit(untold, lb.ELBO(), examples, steps=1, progress=False)
     lb.fit(told, lb.ELBO(), examples, steps=1, progress=False)
     assert lb.evaluate(untold, lb.ELBO(), Examples.of(TABLE[2:], missing="nan")).mean

@@ -331,7 +331,7 @@ class Examples:
         if not 0 < held_out < len(self):
             raise SettingsError(
                 f"{self.name}: {setting}={fraction} of {len(self)} examples leaves a part empty; "
-                "give a fraction that leaves neither part empty"
+                "give a number between 0 and 1 that leaves neither empty"
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         rest, second = order[held_out:], order[:held_out]

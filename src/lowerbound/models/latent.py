@@ -393,5 +393,6 @@ class LatentModel(Model):
 
 def _conditionals(part: nn.Module) -> list[nn.Module]:
     """A part of a model, and the conditionals that it is made of."""
-    inner = [module for module in part.modules() if isinstance(module, Conditional)]
-    return [part, *inner]
+    if not isinstance(part, nn.Module):  # a plain function, which a subclass may have
+        return []
+    return [part, *(module for module in part.modules() if isinstance(module, Conditional))]
