@@ -166,7 +166,7 @@ def test_draws_go_to_arviz():
 @pytest.mark.parametrize(("log_joint", "message"), [
     (
         lambda a: Normal(torch.zeros(7), 1.0).log_prob(a).sum(-1),
-        r"called with a \(4, 3\), failed: .*first dimension of each",
+        r"called with a \(2, 3\), failed: .*first dimension of each",
     ),
     (
         lambda a: a @ torch.zeros(3, dtype=torch.float64),

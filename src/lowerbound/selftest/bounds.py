@@ -172,7 +172,7 @@ def renyi_at_zero() -> float:
     tolerance=4,
 )
 def renyi_divergence() -> float:
-    """Li & Turner 2016, at alpha = 1/2 with Gaussians: by chance, one seed in 16,000 fails."""
+    """Li & Turner 2016, alpha = 1/2, Gaussians: by chance it fails for one seed in 16,000."""
     shift, widen, draws = 0.6, 1.3, 200_000
     model, evidence = some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,)))

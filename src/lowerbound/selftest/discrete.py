@@ -49,7 +49,7 @@ def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
     tolerance=3,
 )
 def binary_bound() -> float:
-    """With 1 and 10 samples for 20 examples: by chance far less than one seed in 20 fails."""
+    """1 and 10 samples, 20 examples: by chance it fails for far fewer than one seed in 20."""
     model, x, exact = _twelve_bits()
     with torch.no_grad():
         bounds = [

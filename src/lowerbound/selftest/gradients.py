@@ -143,7 +143,7 @@ def score_function() -> float:
     tolerance=4,
 )
 def vimco_is_unbiased() -> float:
-    """Mnih & Rezende 2016, for the encoder at 5 samples: by chance one seed in 4,000 fails."""
+    """Mnih & Rezende 2016, encoder, 5 samples: by chance it fails for one seed in 4,000."""
     return _paired(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
 
 
