@@ -116,7 +116,7 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
     if value.dtype == torch.bool:
         return value
     if value.is_complex():
-        raise DataError(f"{name}: the field {field!r} has complex values; give real ones")
+        raise DataError(f"{name}: the field {field!r} has complex numbers; give real ones")
     if not value.is_floating_point():
         return value.long()
     if value.dtype in (torch.float16, torch.bfloat16):

@@ -373,7 +373,7 @@ def convert_images(
     if isinstance(examples.values, Rows):
         raise DataError(
             f"{examples.name}: pictures of shape {shape} that stay in their file cannot be "
-            "converted; write them with that size and colour, or read them into memory "
+            "converted to another size or colour; write them like that, or read them into memory "
             "(keep_in='memory', --keep-in memory)"
         )
     raw = examples.values.cpu().numpy()
