@@ -26,7 +26,7 @@ from lowerbound.evaluation.checks import (
     check_normalized,
     check_seed,
 )
-from lowerbound.evaluation.estimate import Estimate
+from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, examples_for, gathered
 from lowerbound.runtime import noise
@@ -186,7 +186,8 @@ def annealed_log_likelihood(
 
     with evaluating(model), seeded(seed, device_of(model)):
         estimate = _estimate(gathered(len(examples), of_batches()), settings)
-    return replace(estimate, bits_per_dimension=examples.bits_per_dimension(estimate.mean))
+    bits = bits_per_dimension(model, examples, estimate.mean)
+    return replace(estimate, bits_per_dimension=bits)
 
 
 def bidirectional(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lowerbound.data.examples import Examples
 from lowerbound.evaluation.checks import check_batch_size, check_seed
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
@@ -26,7 +27,8 @@ class Estimate:
     Args:
         per_example: the value of each example, ``[N]``, in nats, float64.
         terms: estimates of the terms that add up to the value, by name.
-        bits_per_dimension: the mean in bits per dimension, for dequantised data only.
+        bits_per_dimension: the mean in bits per dimension, for a probability mass and for
+            dequantised data only.
         label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
             not a bound, or a part of the model is not normalised.
     """
@@ -119,5 +121,14 @@ def evaluate(
     bound, label = terms.pop("bound"), objective.label(model)
     bits = None
     if label == "bound":
-        bits = examples.bits_per_dimension(float(bound.mean()))
+        bits = bits_per_dimension(model, examples, float(bound.mean()))
     return Estimate(bound, {name: Estimate(term) for name, term in terms.items()}, bits, label)
+
+
+def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float | None:
+    """A bound on a model's log p(x) in bits per dimension, ``None`` where that has no meaning.
+
+    Whether p(x) is a mass or a density follows from the support of the model's likelihood, see
+    :meth:`Examples.bits_per_dimension <lowerbound.Examples.bits_per_dimension>`.
+    """
+    return examples.bits_per_dimension(bound, mass=model.likelihood_is_mass(examples))
