@@ -383,7 +383,7 @@ def test_a_model_that_is_not_told_what_is_missing_is_refused():
         DataError, match="table: 3 entries are missing, and the likelihood does not take"
     ):
         lb.evaluate(untold, lb.ELBO(), examples)
-    with pytest.raises(DataError, match="table: 3 entries are missing, and no part of the model"):
+    with pytest.raises(DataError, match="table: 3 entries are missing, and the likelihood"):
         lb.fit(untold, lb.ELBO(), examples, steps=1, progress=False)
     lb.fit(told, lb.ELBO(), examples, steps=1, progress=False)
     assert lb.evaluate(untold, lb.ELBO(), Examples.of(TABLE[2:], missing="nan")).mean
@@ -397,3 +397,8 @@ def test_a_mask_of_ones_own_and_bits_per_dimension():
     mask = mask.clone()
     mask[0, 0] = False
     assert replace(whole, fields={"observed": mask}).bits_per_dimension(0.0) is None
+
+
+def test_numbers_beside_text_are_refused_and_not_made_categories():
+    with pytest.raises(DataError, match=r"has text and also nan \(entry 1\)"):
+        Examples(torch.zeros(3, 2), fields={"batch": ["a", float("nan"), "b"]})

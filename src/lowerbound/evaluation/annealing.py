@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.data.fields import in_floating_type
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.chains import AnnealingPath, prior_draws
 from lowerbound.evaluation.checks import (
@@ -306,6 +307,7 @@ def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> 
     device = device_of(model)
     with evaluating(model):
         fields = {key: value.to(device) for key, value in given.items()}
+        fields = in_floating_type(fields, dtype_of(model))
         prior: Any = model.prior_given(fields)
     far = torch.tensor(_FAR, dtype=dtype_of(model), device=device)
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))

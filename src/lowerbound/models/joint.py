@@ -224,7 +224,6 @@ class LogJoint(VariablePosterior):
 
     def likelihood_is_mass(self, examples: Examples) -> None:
         """``None``, because a log joint does not say which part of it is the likelihood."""
-        return None
 
     def try_draw(
         self,
