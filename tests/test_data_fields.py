@@ -397,3 +397,8 @@ def test_a_mask_of_ones_own_and_bits_per_dimension():
     mask = mask.clone()
     mask[0, 0] = False
     assert replace(whole, fields={"observed": mask}).bits_per_dimension(0.0) is None
+
+
+def test_numbers_beside_text_are_refused_and_not_made_categories():
+    with pytest.raises(DataError, match=r"has text and also nan \(entry 1\)"):
+        Examples(torch.zeros(3, 2), fields={"batch": ["a", float("nan"), "b"]})

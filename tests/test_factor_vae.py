@@ -203,6 +203,10 @@ def test_a_step_is_one_graph(lowered):
         (lambda: lb.FactorVAE("mlp"), "critic must be a torch.nn.Module"),
         (lambda: lb.FactorVAE(lb.mlp(2, 1), gamma=-1.0), "FactorVAE: gamma=-1.0 must be"),
         (lambda: lb.FactorVAE(lb.mlp(2, 1), learning_rate=-1.0), "FactorVAE: learning_rate=-1.0"),
+        (
+            lambda: lb.FactorVAE(lb.mlp(2, 1), learning_rate=lb.Ramp(0.0, 1.0, epochs=2)),
+            "FactorVAE: learning_rate must be a number",
+        ),
         (lambda: lb.FactorVAE(lb.mlp(2, 1), samples=0), "FactorVAE: samples=0"),
         (lambda: lb.FactorVAE(lb.mlp(2, 1), kl="exact"), "kl='exact' is unknown"),
     ],

@@ -91,3 +91,28 @@ def test_what_is_lacking_is_named(model, cells):
         model.sample(5, label=1, kind=2)
     with pytest.raises(DataError, match="label: 2 values for 5 examples"):
         model.sample(5, label=[1, 2])
+
+
+class Scaled(lb.Conditional):
+    """A Gaussian whose network sees a number of each example beside its input."""
+
+    needs = ("size",)
+
+    def __init__(self):
+        super().__init__()
+        self.inner = lb.Gaussian(lb.mlp(3, 8))
+
+    def forward(self, z, *, size):
+        return self.inner(torch.cat([z, size[:, None].log().expand(*z.shape[:-1], 1)], -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_come_in_the_floating_type_of_the_model(cells, dtype):
+    """As numpy's do, which are double precision whatever the model is."""
+    torch.manual_seed(0)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), Scaled()).to(dtype)
+    examples = lb.Examples(cells.values, fields={"size": torch.arange(1.0, 21.0).double()})
+    lb.fit(vae, lb.ELBO(), examples, epochs=1, progress=False)
+    vae.encode(examples)
+    assert lb.log_likelihood(vae, examples, 10).mean < 0
+    assert vae.reconstruct(examples).dtype == vae.sample(2, size=[3.0, 4]).dtype == dtype

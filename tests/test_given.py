@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -261,3 +262,15 @@ def test_a_point_is_all_probability_at_one_place():
     assert q.log_prob(q.rsample((3,))).eq(0).all()
     assert q.log_prob(q.loc + 1e-6).eq(-torch.inf).all()
     assert q.variance.eq(0).all()
+
+
+@pytest.mark.parametrize("value", [True, np.uint16(1), np.array([True] * 3), [1.0] * 3])
+def test_a_category_may_be_any_number_of_its_value(value):
+    torch.manual_seed(0)
+    likelihood = lb.Given(lb.Gaussian(lb.mlp(4, 6)), "treated", categories=2)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), likelihood)
+    examples = lb.Examples(torch.randn(6, 3), fields={"treated": [True, False] * 3})
+    lb.fit(vae, lb.ELBO(), examples, epochs=1, progress=False)
+    assert torch.equal(vae.sample(3, seed=0, treated=value), vae.sample(3, seed=0, treated=1))
+    with pytest.raises(DataError, match="treated has text and also None"):
+        vae.sample(3, treated=None)

@@ -627,3 +627,30 @@ def test_a_step_of_several_groups_is_one_graph(top_down, objective, lowered):
         return make_step(model.float(), objective, lb.Examples.of(torch.randn(12, 4)))
 
     assert_agreement(make)
+
+
+class Chained(lb.Model):
+    """Two discrete groups of latents, the second of which is drawn given the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.randn(3, 4))
+
+    def draw(self, x, samples=1, gradient="pathwise", **given):
+        first = lb.Latent.draw(
+            Categorical(logits=x[:, :3]), Categorical(torch.ones(3)), samples, gradient
+        )
+        second = lb.Latent.draw(
+            Categorical(logits=self.logits[first.z]), Categorical(torch.ones(4)), samples, gradient
+        )
+        score = x[:, 0] * second.z
+        return lb.Draw.of({"first": first, "second": second}, lambda: score)
+
+
+def test_discrete_latents_of_a_later_group_do_not_depend_on_the_batches():
+    torch.manual_seed(0)
+    model, x = Chained(), torch.randn(6, 3)
+    objective = lb.ELBO(samples=3, gradient="score-function", kl="sampled")
+    whole = lb.evaluate(model, objective, x).per_example
+    parts = lb.evaluate(model, objective, x, batch_size=2).per_example
+    torch.testing.assert_close(whole, parts)

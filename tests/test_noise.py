@@ -213,6 +213,34 @@ def test_torch_s_distributions_draw_from_the_examples_streams(name):
     assert not torch.equal(whole[0], whole[1])
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_draw_for_each_pair_comes_from_the_example_s_stream(name):
+    """As of a posterior that depends on latents drawn before, batch shape [K, B]."""
+    parameters = torch.rand(9, 2, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+
+    def draws(rows):
+        of_pairs = parameters[rows].expand(5, len(rows), 2)
+        with (
+            noise.per_example(0, torch.tensor(rows)),
+            noise.for_foreign(5, len(rows), of_pairs=True),
+        ):
+            return THEIRS[name](of_pairs).sample()
+
+    state = torch.get_rng_state()
+    whole = draws(list(range(9)))
+    assert torch.equal(draws([7, 2]), whole[:, [7, 2]])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_categories_that_are_drawn_for_each_pair_have_their_chances():
+    """Shares of 1,000 x 40 draws at 5 standard errors: one false alarm in 10^5 runs."""
+    chances = torch.tensor([[[0.1, 0.6, 0.3]], [[0.5, 0.2, 0.3]]]).expand(2, 1000, 3)
+    with noise.per_example(0, torch.arange(1000)), noise.for_foreign(2, 1000, of_pairs=True):
+        shares = Multinomial(40, chances).sample().mean(1) / 40
+    error = (chances[:, 0] * (1 - chances[:, 0]) / 40_000).sqrt()
+    assert ((shares - chances[:, 0]).abs() <= 5 * error).all()
+
+
 @pytest.mark.parametrize("name", [name for name in THEIRS if name != "Cauchy"])
 def test_draws_from_the_streams_have_their_distribution(name):
     """Means and variances of 200 x 400 draws at 5 standard errors: one false alarm in 10^4 runs."""

@@ -160,6 +160,14 @@ class Steady(Adversarial):
         return {"critic": self.critic(torch.ones_like(draw.z[0]))[:, 0].square()}
 
 
+def test_a_player_with_the_learning_rate_0_stays_as_it_is(data):
+    objective = Steady(learning_rate=0.0)
+    before = [parameter.detach().clone() for parameter in objective.critic.parameters()]
+    train(data, objective, epochs=1, optimizer="sgd")
+    for parameter, old in zip(objective.critic.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
 def test_no_gradient_is_left_where_nobody_looks(data):
     """Neither of the surrogate, which sees the critic too, nor of earlier steps."""
 

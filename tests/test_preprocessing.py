@@ -395,3 +395,37 @@ def test_the_command_prepares_other_data_for_a_run_of_python(seen, larger, tmp_p
         other = load_data(larger, image_size=16, color="grey")
         examples = {"all": other.all(), "test": other.test}[part]
         assert np.array_equal(np.load(out), run.model.encode(examples).numpy())
+
+
+def test_categories_of_other_examples_get_the_integers_of_the_training():
+    torch.manual_seed(0)
+    values, batches = torch.rand(40, 3), ["a", "b"] * 20
+    data = lb.load_data(lb.Examples(values, fields={"batch": batches}))
+    likelihood = lb.Given(lb.Gaussian(lb.mlp(4, 6)), "batch", categories=2)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), likelihood)
+    lb.fit(vae, lb.ELBO(), data.train, epochs=1, progress=False)
+    alone = lb.Examples(values[1::2], fields={"batch": ["b"] * 20})
+    assert alone.fields["batch"].eq(0).all()
+    assert vae.examples(alone).fields["batch"].eq(1).all()
+    same = lb.Examples(values[1::2], fields={"batch": torch.ones(20, dtype=torch.long)})
+    assert lb.evaluate(vae, lb.ELBO(), alone).mean == lb.evaluate(vae, lb.ELBO(), same).mean
+    with pytest.raises(DataError, match="category 'c'"):
+        lb.evaluate(vae, lb.ELBO(), lb.Examples(values[:1], fields={"batch": ["c"]}))
+
+
+def test_validation_examples_get_the_integers_of_the_training():
+    torch.manual_seed(0)
+    values = torch.rand(40, 3)
+    train = lb.Examples(values, fields={"batch": ["a", "b"] * 20})
+    validations = [
+        lb.Examples(values[1::2], fields={"batch": ["b"] * 20}),
+        lb.Examples(values[1::2], fields={"batch": torch.ones(20, dtype=torch.long)}),
+    ]
+    bounds = []
+    for validation in validations:
+        torch.manual_seed(1)
+        likelihood = lb.Given(lb.Gaussian(lb.mlp(4, 6)), "batch", categories=2)
+        vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), likelihood)
+        run = lb.fit(vae, lb.ELBO(), train, epochs=1, validation=validation, progress=False)
+        bounds.append(run.history[0]["validation"]["bound"])
+    assert bounds[0] == bounds[1]

@@ -76,6 +76,11 @@ def test_eight_bit_pixels_are_scored_as_they_are():
     log_p = float(vae.draw(data.batch(torch.arange(20))).log_likelihood.detach().mean())
     assert data.bits_per_dimension(log_p, mass=True) == pytest.approx(8.0)
     assert vae.likelihood_is_mass(data)
+    annealed = lb.annealed_log_likelihood(
+        vae, data.first(2), distributions=2, chains=2, leapfrog_steps=1
+    )
+    for found in (estimate, annealed, lb.evaluate(vae, lb.ELBO(), data)):
+        assert found.bits_per_dimension == pytest.approx(-found.mean / (16 * np.log(2)))
     with pytest.raises(DataError, match="'dequantize' makes the pixels continuous"):
         lb.evaluate(vae, lb.ELBO(), data.prepare("dequantize"))
     few = lb.Examples(torch.randint(0, 17, (9, 1, 4, 4)).to(torch.uint8), levels=17)

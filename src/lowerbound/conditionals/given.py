@@ -141,6 +141,8 @@ class Given(Wrapper):
                 )
             return
         entries = value.reshape(len(value), -1)
+        if entries.dtype == torch.bool:
+            entries = entries.long()
         bad = (entries != entries.round()) | (entries < 0) | (entries >= self.categories)
         if bool(bad.any()):
             place = int(bad.any(1).nonzero()[0])

@@ -55,7 +55,7 @@ def check_fields(
     for field, value in fields.items():
         _check_name(field, name)
         where = f"{name}: the field {field!r}"
-        tensor, found = _read(value, where)
+        tensor, found = read_field(value, where)
         if found is not None:
             categories[field] = found
         tensors[field] = _check_tensor(tensor, values, name, field)
@@ -82,19 +82,45 @@ def _check_name(field: Any, name: str) -> None:
         )
 
 
-def _read(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """A field as a tensor, and its categories if it was text."""
+def read_field(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """A field as a tensor, and its categories if it was text.
+
+    Raises:
+        DataError: if it is neither text nor numbers; ``where`` is what the message calls it.
+    """
     if isinstance(value, Tensor):
-        return value.detach(), None
+        return _in_stored_type(value.detach()), None
     try:
         array = np.array(value)
-        if array.dtype.kind in "OUS":
+        if array.dtype.kind in "US":  # numpy has made text of whatever stood beside text
+            array = np.array(value, dtype=object)
+        if array.dtype.kind == "O":
             return _codes(array, where)
-        return torch.from_numpy(array), None
+        return _in_stored_type(torch.from_numpy(array)), None
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where} cannot be read as an array ({error})") from None
+
+
+def in_floating_type(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Fields as a model of this floating type receives them: only floating point changes."""
+    given = dict(fields)
+    for name, field in fields.items():
+        if field.is_floating_point():
+            given[name] = field.to(dtype)
+    return given
+
+
+def _in_stored_type(value: Tensor) -> Tensor:
+    """Integers as int64, and floating point in single precision at least."""
+    if value.dtype == torch.bool or value.is_complex():
+        return value
+    if not value.is_floating_point():
+        return value.long()
+    if value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    return value
 
 
 def _codes(array: Any, where: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -113,14 +139,16 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
             f"{name}: {len(values)} examples, but the field {field!r} has the shape "
             f"{tuple(value.shape)}; give one entry for each example"
         )
-    if value.dtype == torch.bool:
-        return value
     if value.is_complex():
+<<<<<<< HEAD
         raise DataError(f"{name}: the field {field!r} has complex numbers; give real ones")
     if not value.is_floating_point():
         return value.long()
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
+=======
+        raise DataError(f"{name}: the field {field!r} has complex numbers; give real ones")
+>>>>>>> review
     bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
     if bad.any():
         row = int(bad.nonzero()[0])

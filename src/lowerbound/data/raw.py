@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ def read_raw(
 
     Args:
         data: a path or a name, as for :func:`lowerbound.load_data`; pictures, as paths or as PIL's
-            images; an array, a tensor, a sparse matrix or AnnData. Examples are returned unchanged.
+            images; an array, a tensor, a sparse matrix or AnnData. Of examples only the integers of
+            the fields that are asked for change, where these stand for other categories.
         preprocessing: of the examples that the model was trained on.
         name: the name of the data in messages.
         fields: the names of the requested fields.
@@ -62,9 +63,9 @@ def read_raw(
         >>> read_raw([Image.new("RGB", (40, 30)), Image.new("L", (9, 9))], grey)
         Examples(data: 2 of 1 x 8 x 8, torch.uint8, pixels as-is)
     """
-    if isinstance(data, Examples):
-        return data
     asked = [field for field in fields if field in preprocessing.fields]
+    if isinstance(data, Examples):
+        return with_codes_of(preprocessing.fields, data, asked)
     pictures = _pictures_in(data)
     if pictures is not None:
         examples = _apply_treatment(_read_pictures(pictures, preprocessing, name), preprocessing)
@@ -76,7 +77,7 @@ def read_raw(
         examples = _apply_treatment(_read_memory(data, preprocessing, name, asked), preprocessing)
     _refuse_others(examples, preprocessing)
     for field in preprocessing.fields:
-        examples = _with_codes_of(preprocessing, examples, field, is_asked=field in asked)
+        examples = _with_codes_of(preprocessing.fields, examples, field, is_asked=field in asked)
     levels = examples.levels
     if preprocessing.value_kind == "codes":
         levels = preprocessing.levels  # independent of the codes that occur
@@ -239,15 +240,37 @@ def _kind(preprocessing: Preprocessing) -> str:
     return f"pixels of {preprocessing.levels} levels"
 
 
+def with_codes_of(
+    categories: Mapping[str, tuple[str, ...] | None], examples: Examples, asked: Iterable[str]
+) -> Examples:
+    """The same with the integers that the categories of some fields have elsewhere.
+
+    Args:
+        categories: what the integers of each field stand for there; ``None`` if that is not known.
+        examples: whose integers may stand for other categories.
+        asked: the names of the fields.
+
+    Raises:
+        DataError: if a field has another category.
+    """
+    for field in asked:
+        examples = _with_codes_of(categories, examples, field, is_asked=True)
+    return examples
+
+
 def _with_codes_of(
-    preprocessing: Preprocessing, examples: Examples, field: str, *, is_asked: bool
+    categories: Mapping[str, tuple[str, ...] | None],
+    examples: Examples,
+    field: str,
+    *,
+    is_asked: bool,
 ) -> Examples:
     """The same with the integers for the categories of a field that the model was trained with.
 
     Raises:
         DataError: if the model needs the field and was not trained on one of its categories.
     """
-    known, found = preprocessing.fields[field], examples.categories_by_field.get(field)
+    known, found = categories.get(field), examples.categories_by_field.get(field)
     if known is None or found is None or known == found:
         return examples
     values = examples.all_fields[field]

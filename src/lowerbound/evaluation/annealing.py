@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.data.fields import in_floating_type
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.chains import AnnealingPath, prior_draws
 from lowerbound.evaluation.checks import (
@@ -26,7 +27,7 @@ from lowerbound.evaluation.checks import (
     check_normalized,
     check_seed,
 )
-from lowerbound.evaluation.estimate import Estimate
+from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, examples_for, gathered
 from lowerbound.runtime import noise
@@ -186,7 +187,8 @@ def annealed_log_likelihood(
 
     with evaluating(model), seeded(seed, device_of(model)):
         estimate = _estimate(gathered(len(examples), of_batches()), settings)
-    return replace(estimate, bits_per_dimension=examples.bits_per_dimension(estimate.mean))
+    bits = bits_per_dimension(model, examples, estimate.mean)
+    return replace(estimate, bits_per_dimension=bits)
 
 
 def bidirectional(
@@ -305,6 +307,7 @@ def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> 
     device = device_of(model)
     with evaluating(model):
         fields = {key: value.to(device) for key, value in given.items()}
+        fields = in_floating_type(fields, dtype_of(model))
         prior: Any = model.prior_given(fields)
     far = torch.tensor(_FAR, dtype=dtype_of(model), device=device)
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))

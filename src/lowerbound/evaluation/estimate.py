@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lowerbound.data.examples import Examples
 from lowerbound.evaluation.checks import check_batch_size, check_seed
 from lowerbound.evaluation.scoring import dataset_terms
 from lowerbound.models import Model
@@ -23,12 +24,19 @@ _REPETITIONS = 100
 class Estimate:
     """A mean over the examples of a dataset, with its standard error.
 
-    Args:
-        per_example: the value of each example, ``[N]``, in nats, float64.
-        terms: estimates of the terms that add up to the value, by name.
-        bits_per_dimension: the mean in bits per dimension, for dequantised data only.
-        label: the kind of the value: a ``"bound"`` on log p(x), or a ``"score"`` if the objective
-            is not a bound, or a part of the model is not normalised.
+        Args:
+            per_example: the value of each example, ``[N]``, in nats, float64.
+            terms: estimates of the terms that add up to the value, by name.
+    <<<<<<< HEAD
+            bits_per_dimension: the mean in bits per dimension, for dequantised data only.
+            label: the kind of the value: a ``"bound"`` on log p(x), or a ``"score"`` if the objective
+                is not a bound, or a part of the model is not normalised.
+    =======
+            bits_per_dimension: the mean in bits per dimension, for a probability mass and for
+                dequantised data only.
+            label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
+                not a bound, or a part of the model is not normalised.
+    >>>>>>> review
     """
 
     per_example: Tensor
@@ -119,5 +127,14 @@ def evaluate(
     bound, label = terms.pop("bound"), objective.label(model)
     bits = None
     if label == "bound":
-        bits = examples.bits_per_dimension(float(bound.mean()))
+        bits = bits_per_dimension(model, examples, float(bound.mean()))
     return Estimate(bound, {name: Estimate(term) for name, term in terms.items()}, bits, label)
+
+
+def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float | None:
+    """A bound on a model's log p(x) in bits per dimension, ``None`` where that has no meaning.
+
+    Whether p(x) is a mass or a density follows from the support of the model's likelihood, see
+    :meth:`Examples.bits_per_dimension <lowerbound.Examples.bits_per_dimension>`.
+    """
+    return examples.bits_per_dimension(bound, mass=model.likelihood_is_mass(examples))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.evaluation.checks import check_batch_size, check_normalized, check_seed
-from lowerbound.evaluation.estimate import Estimate
+from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
 from lowerbound.models import Draw, Model
@@ -232,7 +232,7 @@ def log_likelihood(
     return LikelihoodEstimate(
         value,
         {"elbo": Estimate(results["elbo"])},
-        examples.bits_per_dimension(float(value.mean())),
+        bits_per_dimension(model, examples, float(value.mean())),
         samples=samples,
         effective_sample_sizes=results["effective"],
         pareto_k=results["pareto_k"],

@@ -80,7 +80,7 @@ class Model(nn.Module, ABC):
 
         A model with a :attr:`preprocessing` takes a folder of pictures or another path, a list of
         pictures, or an array, and brings pictures to their size and colour. Examples are returned
-        unchanged.
+        as they are, but the integers of categories become those that they had in training.
 
         Raises:
             SettingsError: if there are no data.

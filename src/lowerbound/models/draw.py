@@ -96,7 +96,8 @@ class Draw:
         if len(members) == 1:
             z, q, prior = members[0].z, members[0].q, members[0].prior
         else:
-            z, q, prior = torch.cat([latent.z.flatten(2) for latent in members], -1), None, None
+            vectors = [latent.z.reshape(*latent.z.shape[:2], -1) for latent in members]
+            z, q, prior = torch.cat(vectors, -1), None, None
         return cls(
             z=z,
             likelihood_term=likelihood,

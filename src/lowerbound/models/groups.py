@@ -204,8 +204,9 @@ def _draw_and_term(
             f"a posterior of batch shape {tuple(q.batch_shape)} cannot give {samples} draws: "
             f"expected (B,), or ({samples}, B) if it depends on latents drawn before"
         )
-    size = Size((samples,)) if len(q.batch_shape) == 1 else Size()
-    with noise.for_foreign(samples, q.batch_shape[-1]):
+    of_pairs = len(q.batch_shape) == 2
+    size = Size() if of_pairs else Size((samples,))
+    with noise.for_foreign(samples, q.batch_shape[-1], of_pairs=of_pairs):
         return sampler(q, gradient)(q, size)
 
 

@@ -221,6 +221,9 @@ class LogJoint(VariablePosterior):
             self.numbers = -(-largest.numbers // _MEASURED_DRAWS)
         return max(self.variables.size, self.numbers or 0)
 
+    def likelihood_is_mass(self, examples: Examples) -> None:
+        """``None``, because a log joint does not say which part of it is the likelihood."""
+
     def try_draw(
         self,
         examples: Examples,

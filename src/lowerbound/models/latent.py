@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, fields_for, fields_of
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import in_floating_type, read_field
 from lowerbound.data.preprocessing import category_codes
 from lowerbound.describe import describable
 from lowerbound.distributions import point_of
@@ -357,7 +358,7 @@ class LatentModel(Model):
                     f"the model does not need {name!r}; it needs {', '.join(known) or 'no fields'}"
                 )
             codes = category_codes(value, name, self.preprocessing)
-            field = torch.as_tensor(codes, device=device_of(self))
+            field = read_field(codes, name)[0].to(device_of(self))
             if not field.dim():
                 field = field.expand(count)
             if len(field) != count:
@@ -367,7 +368,7 @@ class LatentModel(Model):
                 )
             fields[name] = field
         check_fields(self, fields, torch.arange(count), type(self).__name__)
-        return fields
+        return in_floating_type(fields, dtype_of(self))
 
     def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
         """Means of p(x given z) for latents ``[N, *units]``, or draws from it, in small batches."""

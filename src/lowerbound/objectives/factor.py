@@ -75,6 +75,10 @@ class FactorVAE(Objective):
             )
         check_common(self)
         check_number("FactorVAE: gamma", self.gamma, 0)
+        if isinstance(self.learning_rate, Schedule):
+            raise SettingsError(
+                "FactorVAE: learning_rate must be a number; the schedule of fit changes it, too"
+            )
         if self.learning_rate is not None:
             check_number("FactorVAE: learning_rate", self.learning_rate, 0)
         object.__setattr__(self, "_elbo", ELBO(self.samples, self.kl))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import refuse_ignored_mask
+from lowerbound.data.fields import in_floating_type, refuse_ignored_mask
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
@@ -57,8 +57,8 @@ class Batch:
         with labelled(DATA):
             if self.on_device:
                 given = {name: values[self.tensor] for name, values in self.fields.items()}
-                return self.examples.batch(self.tensor, dtype), given
-            return self.examples.decode(self.tensor, dtype), dict(self.fields)
+                return self.examples.batch(self.tensor, dtype), in_floating_type(given, dtype)
+            return self.examples.decode(self.tensor, dtype), in_floating_type(self.fields, dtype)
 
     def decode_stored(self, dtype: torch.dtype) -> Batch:
         """The same batch, whose stored values, if it has any, are decoded.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -22,13 +23,14 @@ from lowerbound.runtime.noise.streams import (
 class _Foreign(TorchFunctionMode):
     """Answers torch's requests for noise of a certain leading shape from the examples' streams."""
 
-    def __init__(self, leading: tuple[int, int]) -> None:
+    def __init__(self, leading: tuple[int, int], *, of_pairs: bool) -> None:
         super().__init__()
         self.leading = leading
+        self.answers = _ANSWERS | {torch.multinomial: _MULTINOMIAL[of_pairs]}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        answer = _ANSWERS.get(func)
+        answer = self.answers.get(func)
         if answer is not None and kwargs.keys() <= {"dtype", "device"}:
             with torch.DisableTorchFunction():
                 drawn = answer(self.leading, *args, **kwargs)
@@ -38,19 +40,27 @@ class _Foreign(TorchFunctionMode):
 
 
 @contextmanager
-def for_foreign(samples: int, examples: int) -> Iterator[None]:
+def for_foreign(samples: int, examples: int, *, of_pairs: bool = False) -> Iterator[None]:
     """Within the block, distributions of other libraries draw from the examples' streams as well.
 
-    The block is for draws ``[samples, examples, ...]`` from a distribution of batch shape
-    ``[examples, ...]``. Covered are the normal, uniform, exponential, Cauchy, gamma, Dirichlet,
-    Bernoulli, binomial, Poisson and multinomial noise that torch's distributions ask for, and with
-    them all of torch's distributions except ``VonMises``, and the flows of zuko. Nothing changes
-    while no streams are active, as in training.
+        The block is for draws ``[samples, examples, ...]`` from a distribution of batch shape
+    <<<<<<< HEAD
+        ``[examples, ...]``. Covered are the normal, uniform, exponential, Cauchy, gamma, Dirichlet,
+        Bernoulli, binomial, Poisson and multinomial noise that torch's distributions ask for, and with
+        them all of torch's distributions except ``VonMises``, and the flows of zuko. Nothing changes
+        while no streams are active, as in training.
+    =======
+        ``[examples, ...]``, or with ``of_pairs`` for one draw from a distribution of batch shape
+        ``[samples, examples, ...]``. Covered are the normal, uniform, exponential, Cauchy, gamma,
+        Dirichlet, Bernoulli, binomial, Poisson and multinomial noise that torch's distributions ask
+        for, and with them all of torch's distributions except ``VonMises``, and the flows of zuko.
+        Nothing changes while no streams are active, as in training.
+    >>>>>>> review
     """
     if not are_per_example():
         yield
         return
-    with _Foreign((samples, examples)):
+    with _Foreign((samples, examples), of_pairs=of_pairs):
         yield
 
 
@@ -199,9 +209,26 @@ def _multinomial(
     shape = (samples, examples, turns * variables)
     u = uniform(shape, 1, dtype=torch.float64, device=chances.device)
     columns = u.unflatten(2, (turns, variables)).permute(1, 3, 2, 0)
+    return _categories(chances, columns.reshape(rows, count))
+
+
+def _multinomial_of_pairs(
+    leading: _Leading, chances: Tensor, count: int, replacement: bool = False
+) -> Tensor | None:
+    # Rows are pairs of a sample and an example, each with variables of its own.
+    rows, pairs = len(chances), math.prod(leading)
+    if chances.dim() != 2 or not replacement or rows % pairs:
+        return None
+    shape = (*leading, rows // pairs * count)
+    u = uniform(shape, 1, dtype=torch.float64, device=chances.device)
+    return _categories(chances, u.reshape(rows, count))
+
+
+def _categories(chances: Tensor, thresholds: Tensor) -> Tensor:
+    """The category of each threshold in [0, 1), ``[rows, count]``, by the distribution function."""
     cumulative = chances.double().cumsum(-1)
-    thresholds = columns.reshape(rows, count).contiguous()
-    return torch.searchsorted(cumulative / cumulative[:, -1:], thresholds, right=True)
+    shares = cumulative / cumulative[:, -1:]
+    return torch.searchsorted(shares, thresholds.contiguous(), right=True)
 
 
 _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
@@ -217,7 +244,8 @@ _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
     torch.bernoulli: _bernoulli,
     torch.poisson: _poisson,
     torch.binomial: _binomial,
-    torch.multinomial: _multinomial,
     torch._standard_gamma: _gamma,
     torch._sample_dirichlet: _dirichlet,
 }
+
+_MULTINOMIAL = {False: _multinomial, True: _multinomial_of_pairs}
