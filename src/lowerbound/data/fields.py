@@ -140,15 +140,7 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
             f"{tuple(value.shape)}; give one entry for each example"
         )
     if value.is_complex():
-<<<<<<< HEAD
         raise DataError(f"{name}: the field {field!r} has complex numbers; give real ones")
-    if not value.is_floating_point():
-        return value.long()
-    if value.dtype in (torch.float16, torch.bfloat16):
-        value = value.float()
-=======
-        raise DataError(f"{name}: the field {field!r} has complex numbers; give real ones")
->>>>>>> review
     bad = ~torch.isfinite(value).reshape(len(value), -1).all(1)
     if bad.any():
         row = int(bad.nonzero()[0])

@@ -24,19 +24,13 @@ _REPETITIONS = 100
 class Estimate:
     """A mean over the examples of a dataset, with its standard error.
 
-        Args:
-            per_example: the value of each example, ``[N]``, in nats, float64.
-            terms: estimates of the terms that add up to the value, by name.
-    <<<<<<< HEAD
-            bits_per_dimension: the mean in bits per dimension, for dequantised data only.
-            label: the kind of the value: a ``"bound"`` on log p(x), or a ``"score"`` if the objective
-                is not a bound, or a part of the model is not normalised.
-    =======
+    Args:
+        per_example: the value of each example, ``[N]``, in nats, float64.
+        terms: estimates of the terms that add up to the value, by name.
             bits_per_dimension: the mean in bits per dimension, for a probability mass and for
-                dequantised data only.
-            label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
-                not a bound, or a part of the model is not normalised.
-    >>>>>>> review
+            dequantised data only.
+        label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
+            not a bound, or a part of the model is not normalised.
     """
 
     per_example: Tensor

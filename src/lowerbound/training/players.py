@@ -70,15 +70,10 @@ def parameter_groups(model: nn.Module, objective: Objective | None, rate: float)
         return own
     groups: list[dict[str, Any]] = [{"name": "model", "params": own}]
     for name, player in players.items():
-<<<<<<< HEAD
-        parameters = _select_trainable(player.module.parameters())
-        groups.append({"name": name, "params": parameters, "lr": player.learning_rate or rate})
-=======
         group = {"name": name, "params": _select_trainable(player.module.parameters()), "lr": rate}
         if player.learning_rate is not None:
             group["lr"] = player.learning_rate
         groups.append(group)
->>>>>>> review
     return groups
 
 
