@@ -44,7 +44,7 @@ def for_foreign(samples: int, examples: int, *, of_pairs: bool = False) -> Itera
     """Within the block, distributions of other libraries draw from the examples' streams as well.
 
     The block is for draws ``[samples, examples, ...]`` from a distribution of batch shape
-        ``[examples, ...]``, or with ``of_pairs`` for one draw from a distribution of batch shape
+    ``[examples, ...]``, or with ``of_pairs`` for one draw from a distribution of batch shape
     ``[samples, examples, ...]``. Covered are the normal, uniform, exponential, Cauchy, gamma,
     Dirichlet, Bernoulli, binomial, Poisson and multinomial noise that torch's distributions ask
     for, and with them all of torch's distributions except ``VonMises``, and the flows of zuko.
