@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lowerbound as lb
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, SettingsError
 
 LABELS = 3
 
@@ -116,3 +116,21 @@ def test_numbers_come_in_the_floating_type_of_the_model(cells, dtype):
     vae.encode(examples)
     assert lb.log_likelihood(vae, examples, 10).mean < 0
     assert vae.reconstruct(examples).dtype == vae.sample(2, size=[3.0, 4]).dtype == dtype
+
+
+def test_each_use_asks_for_the_fields_of_its_own_parts_only():
+    """A label that only the likelihood needs is not asked for by the encoder."""
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), Coded(2, 4))
+    values = torch.randn(5, 4)
+    assert model.encode(values).shape == (5, 2)
+    changed = model.reconstruct(values, label=1)
+    labelled = lb.Examples(values, labels=torch.ones(5, dtype=torch.long))
+    assert torch.equal(changed, model.reconstruct(labelled))
+    with pytest.raises(DataError, match="'label'"):
+        model.reconstruct(values)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_the_number_of_samples_is_a_whole_number(count, model):
+    with pytest.raises(SettingsError, match="sample: count=.* must be a whole number"):
+        model.sample(count, label=1)

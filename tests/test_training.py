@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import dataclass
 
@@ -801,3 +802,20 @@ def test_a_record_is_json(vae, data):
     assert set(record) == {
         "epoch", "step", "train", "validation", "learning_rate", "examples_per_second", "seconds"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("observer", "message"),
+    [(Observer, "is a class; call it: Observer()"), (print, "is not a lowerbound.Observer")],
+)
+def test_what_is_not_an_observer_is_refused_before_the_training(data, observer, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        train(make_vae(), data, observers=[observer])
+
+
+def test_a_shorter_length_leaves_a_complete_run_s_configuration(data, tmp_path):
+    train(make_vae(), data, epochs=2, directory=tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    run = train(make_vae(), data, epochs=1, directory=tmp_path / "run", resume=True)
+    assert run.history[-1]["epoch"] == 2
+    assert (tmp_path / "run" / "config.yaml").read_text() == before

@@ -31,6 +31,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass, largest_growth, values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.settings import whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +284,7 @@ class LatentModel(Model):
         Raises:
             DataError: if a field that is needed is missing, or has another length than ``count``.
         """
-        fields = self.as_fields(given, count)
+        fields = self.as_fields(given, whole_number("sample: count", count))
         if seed is not None:
             seed = derived_seed(seed, "sample")
         with evaluating(self), seeded(seed, device_of(self)):
@@ -318,8 +319,8 @@ class LatentModel(Model):
         device = device_of(self)
         with evaluating(self):
             points = [
-                point_of(self.conditioned(x, given).q, device)
-                for _, x, given in batches(data, self, seed=0)
+                point_of(self.posterior(x, **given), device)
+                for _, x, given in batches(data, self, seed=0, part=self.posterior)
             ]
             return torch.cat(points)
 

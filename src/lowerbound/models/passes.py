@@ -38,6 +38,7 @@ def batches(
     samples: int = 1,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    part: nn.Module | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
     """Batches in order. While one is processed, noise comes from its own examples' streams.
 
@@ -52,6 +53,7 @@ def batches(
         samples: the number of draws for each example; the batch size depends on it.
         batch_size: overrides that choice.
         progress: is called after each batch with the number of finished examples.
+        part: of the model, if that alone is evaluated; only the fields that it needs are given.
 
     Raises:
         DataError: if the model needs a field that the examples do not have, or entries are missing
@@ -63,15 +65,17 @@ def batches(
     size = batch_size
     if size is None:
         numbers = math.prod(examples.shape)
-        if measure is not None:
+        if measure is not None and part is None:
             numbers = measure(examples)
         size = examples_per_pass(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
+    if part is not None:
+        needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
     if needs:
         everything = examples.given(torch.arange(len(examples)), needs, accepts)
-        check_fields(model, everything, all_rows, examples.name)
+        check_fields(model if part is None else part, everything, all_rows, examples.name)
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
         given = in_floating_type(examples.given(index, needs, accepts), dtype)

@@ -91,6 +91,15 @@ def make_observers(
 ) -> list[Observer]:
     """The user's observers, and those that the settings ask for."""
     observers = list(settings.observers)
+    for observer in observers:
+        if isinstance(observer, type):
+            name = observer.__name__
+            raise SettingsError(f"fit: the observer {name} is a class; call it: {name}()")
+        if not isinstance(observer, Observer):
+            raise SettingsError(
+                f"fit: the observer {observer!r} is not a lowerbound.Observer; subclass that, and "
+                "override the methods that you need"
+            )
     if settings.progress:
         observers.append(Display(plan.shown))
     if settings.profile:

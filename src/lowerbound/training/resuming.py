@@ -29,7 +29,8 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
         files.create(config_of(loop, settings))
         return
     restore(loop, files)
-    amend_config(loop, files, settings)
+    if not loop.progress.finished:  # otherwise nothing will be done by these settings
+        amend_config(loop, files, settings)
 
 
 def config_of(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
