@@ -586,3 +586,20 @@ def test_weights_that_do_not_count_give_no_denormal_gradients(dtype, gradient):
     for slope in seen:
         assert slope.isfinite().all()
         assert not ((slope != 0) & (slope.abs() < tiny)).any()
+
+
+@pytest.mark.parametrize("name", ["nice", "maf"])
+def test_log_q_of_a_flow_has_no_gradient_to_its_parameters_but_through_z(name):
+    """A flow of zuko evaluates its networks when it scores a point."""
+    torch.manual_seed(0)
+    posterior = lb.Flow(name, 2, context=3, transforms=2, hidden_features=(8,))
+    vae = lb.LatentModel(lb.StandardNormal(2), posterior, lb.Gaussian(lb.mlp(2, 6))).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    draw = vae.draw(x, 3, "dreg")
+    points = draw.z.detach().requires_grad_()
+    (at_z,) = torch.autograd.grad(vae.posterior(x).log_prob(points).sum(), points)
+    parameters = list(posterior.parameters())
+    found = torch.autograd.grad(draw.log_q_stopgrad_parameters.sum(), parameters, retain_graph=True)
+    expected = torch.autograd.grad((at_z * draw.z).sum(), parameters)
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, other)

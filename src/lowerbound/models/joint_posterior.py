@@ -13,7 +13,7 @@ from lowerbound.conditionals.variables import Variables
 from lowerbound.distributions import Lebesgue
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.models.draw import Draw
-from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter_gradients
+from lowerbound.models.sampling import Gradient, sampler, scored, scored_through_z
 from lowerbound.runtime import noise
 
 
@@ -83,7 +83,7 @@ def draw_for_each(
         likelihood_term=lambda: log_joint(u),
         prior_term=lambda: prior.log_prob(u),
         posterior_term=posterior_term,
-        stopgrad_parameters_term=lambda: scored(stop_parameter_gradients(q, posterior), u),
+        stopgrad_parameters_term=lambda: scored_through_z(q, posterior, u),
         stopgrad_z_term=lambda: scored(q, u.detach()),
         q=q,
         prior=prior,
@@ -114,9 +114,7 @@ def draw_for_all(
         likelihood_term=lambda: expand(log_joint(u[:, 0])),
         prior_term=lambda: prior.log_prob(u),
         posterior_term=lambda: expand(posterior_term()),
-        stopgrad_parameters_term=lambda: expand(
-            scored(stop_parameter_gradients(q, posterior), u[:, 0])
-        ),
+        stopgrad_parameters_term=lambda: scored_through_z(q, posterior, u[:, :1]).expand(size),
         stopgrad_z_term=lambda: expand(scored(q, u.detach()[:, 0])),
         q=q,
         prior=prior,

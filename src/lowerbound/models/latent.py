@@ -24,7 +24,7 @@ from lowerbound.models.base import Model
 from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
 from lowerbound.models.draw import Draw
 from lowerbound.models.passes import batches
-from lowerbound.models.sampling import Gradient, sampler, scored, stop_parameter_gradients
+from lowerbound.models.sampling import Gradient, sampler, scored, scored_through_z
 from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -241,15 +241,12 @@ class LatentModel(Model):
             likelihood_term = partial(p.log_prob, x)
         else:
             likelihood_term = partial(score, z, x, **fields_for(self.likelihood, given))
-        fields = fields_for(self.posterior, given)
         return Draw(
             z=z,
             likelihood_term=likelihood_term,
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
-            stopgrad_parameters_term=lambda: scored(
-                stop_parameter_gradients(q, self.posterior, x, **fields), z
-            ),
+            stopgrad_parameters_term=lambda: scored_through_z(q, self.posterior, z),
             stopgrad_z_term=lambda: scored(q, z.detach()),
             q=q,
             prior=prior,

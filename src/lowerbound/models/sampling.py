@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
-from torch.func import functional_call
 
 from lowerbound.distributions import as_diagonal
 from lowerbound.errors import NonFiniteError, UnsupportedError
 from lowerbound.models.checks import check_likelihood
+from lowerbound.models.paths import partial_gradients, zero_with_gradients
 
 Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
 """How the posterior's parameters get their gradient, see :class:`lowerbound.Objective`."""
@@ -98,20 +98,24 @@ def weighed(log_w: Tensor) -> Tensor:
     return torch.where(log_w.isnan(), -math.inf, log_w)
 
 
-def stop_parameter_gradients(
-    q: Distribution, posterior: nn.Module, *given: Tensor, **fields: Tensor
-) -> Distribution:
-    """The distribution ``q`` that a posterior returned, with a stop-gradient on its parameters.
+def scored_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
+    """log q at z, ``[K, B]``, with a stop-gradient on the parameters of q.
+
+    Args:
+        q: that the posterior returned.
+        posterior: the module.
+        z: ``[K, B, *units]``.
 
     Raises:
-        UnsupportedError: if a second evaluation of the posterior would give another distribution.
+        UnsupportedError: if a second evaluation of the posterior would give another distribution,
+            or q cannot score a given point.
     """
     ours = as_diagonal(q)
     own = getattr(q if ours is None else ours, "stop_gradient", None)
     if own is not None:
-        return cast(Distribution, own())
-    # Another library's distribution may hold networks of its own, so it is made again, from
-    # parameters without gradients.
+        return scored(own(), z)
+    # Another library's distribution may hold networks of its own, which it evaluates when it scores
+    # a point, so the gradient at z is measured.
     changing = next((module for module in posterior.modules() if _is_random(module)), None)
     if changing is not None:
         raise UnsupportedError(
@@ -119,11 +123,11 @@ def stop_parameter_gradients(
             "so that its second evaluation, with a stop-gradient on its parameters, gives another "
             "distribution; use gradient='pathwise', or leave that layer out"
         )
-    fixed = {name: value.detach() for name, value in posterior.state_dict(keep_vars=True).items()}
-    again = cast(Distribution, functional_call(posterior, fixed, given, fields))
-    if again.batch_shape != q.batch_shape:
-        again = again.expand(q.batch_shape)
-    return again
+    point = z.view_as(z)  # so that a gradient at it is not one through its own parameters
+    log_q = scored(q, point)
+    if not point.requires_grad:
+        return log_q.detach()
+    return log_q.detach() + zero_with_gradients(partial_gradients(log_q, [point]), [point])
 
 
 def _is_random(module: nn.Module) -> bool:
