@@ -132,5 +132,5 @@ def test_each_use_asks_for_the_fields_of_its_own_parts_only():
 
 @pytest.mark.parametrize("count", [0, -1, 2.5])
 def test_the_number_of_samples_is_a_whole_number(count, model):
-    with pytest.raises(SettingsError, match="sample: count=.* must be a whole number"):
+    with pytest.raises(SettingsError, match=r"sample: count=.* must be a whole number"):
         model.sample(count, label=1)

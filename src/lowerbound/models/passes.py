@@ -70,12 +70,12 @@ def batches(
         size = examples_per_pass(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
+    all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
+    there = examples.given(torch.arange(len(examples)), accepts=(*needs, *accepts))
+    if there:
+        check_fields(model, there, all_rows, examples.name)
     if part is not None:
         needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
-    all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
-    if needs:
-        everything = examples.given(torch.arange(len(examples)), needs, accepts)
-        check_fields(model if part is None else part, everything, all_rows, examples.name)
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
         given = in_floating_type(examples.given(index, needs, accepts), dtype)
