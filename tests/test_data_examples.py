@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowerbound.data import Dataset, Examples
+from lowerbound.data import Dataset, Examples, load_data
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
 
@@ -228,3 +228,47 @@ def test_a_spread_has_some_of_everything():
     assert examples.spread(5).values.flatten().tolist() == [0, 25, 50, 74, 99]
     assert len(examples.spread(200)) == 100
     assert examples.spread(1).values.item() == 0
+
+
+LABELS = [0, 1, 1]
+
+
+@pytest.mark.parametrize("labels", [LABELS, tuple(LABELS), np.array(LABELS, dtype=np.uint8)])
+@pytest.mark.parametrize("values", [np.ones((3, 2), dtype=np.float32), [[1.0, 1.0]] * 3])
+def test_lists_and_arrays_become_tensors(values, labels):
+    for examples in (Examples(values, labels=labels), Examples.of(values, labels=labels)):
+        assert isinstance(examples.values, torch.Tensor)
+        assert examples.labels.tolist() == LABELS
+        assert examples.labels.dtype == torch.int64
+        assert "2 classes" in repr(examples)
+        assert examples.subset(torch.tensor([2, 0])).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("labels", [["dog", "cat", "dog"], np.array(["dog", "cat", "dog"])])
+def test_labels_that_are_text_become_categories(labels):
+    examples = Examples(torch.rand(3, 2), labels=labels)
+    assert examples.labels.tolist() == [1, 0, 1]
+    assert examples.label_names == ("cat", "dog")
+    assert examples.categories_by_field == {"label": ("cat", "dog")}
+    with pytest.raises(DataError, match="their own names; leave out label_names"):
+        Examples(torch.rand(3, 2), labels=labels, label_names=("a", "b"))
+
+
+def test_what_cannot_be_values_or_labels_is_refused_with_a_remedy():
+    values = torch.rand(3, 2)
+    with pytest.raises(DataError, match=r"labels are torch\.float64, not integers or text; round"):
+        Examples(values, labels=[0.5, 1.0, 2.0])
+    with pytest.raises(DataError, match="give one label for each example, in one dimension"):
+        Examples(values, labels=[0, 1])
+    with pytest.raises(DataError, match=r"values cannot be read .*give a tensor or an array"):
+        Examples([["a", "b"]])
+
+
+def test_load_data_takes_labels():
+    data = load_data(torch.rand(20, 4), labels=["a", "b"] * 10, test_fraction=0.5)
+    assert data.train.label_names == data.test.label_names == ("a", "b")
+    assert len(data.test.labels) == 10
+    with pytest.raises(DataError, match="has labels of its own"):
+        load_data(data.train, labels=[0] * 10)
+    with pytest.raises(DataError, match="has a test part of its own"):
+        load_data(data, labels=[0] * 20)

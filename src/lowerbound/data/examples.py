@@ -17,12 +17,13 @@ from lowerbound.data.fields import (
     check_shapes,
     field_digest,
     mark_missing,
+    read_labels,
 )
 from lowerbound.data.kinds import check_entries, check_pixels, chunks, signed
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.rows import Rows, Values
-from lowerbound.data.sources import contents, refuse_settings
+from lowerbound.data.rows import Rows, Values, select_rows
+from lowerbound.data.sources import as_values, contents, refuse_settings
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
@@ -54,15 +55,14 @@ class Examples:
     observed entry is allowed: its likelihood is 1, and its posterior should be the prior.
 
     Args:
-        values: ``[N, *shape]``: a tensor, a memory-mapped file, or a sparse matrix.
+        values: ``[N, *shape]``: a tensor, array, nested list, memory-mapped file or sparse matrix.
         levels: the number of values that a pixel or code can take. For codes the default is one
             more than the largest.
         pixels: one of the treatments above.
-        labels: an integer for each example, ``[N]``, or ``None``.
+        labels: an integer or text for each example, ``[N]``, or ``None``. Text becomes integers.
         label_names: the meanings of these integers.
         name: the name of the data in messages.
-        rows: the positions of the examples in their source, ``[N]``; ``None`` if these are all
-            examples of the source.
+        rows: the positions of the examples in their source, ``[N]``; ``None`` if these are all.
         files: the file that each example came from, relative to its folder, or ``None``.
         fields: values that belong to each example but are not scored, such as covariates: ``[N,
             ...]`` each, by name. Integers are categories, floating point values are numeric,
@@ -101,6 +101,10 @@ class Examples:
     missing: InitVar[Missing | None] = None
 
     def __post_init__(self, missing: Missing | None) -> None:
+        self._set(values=as_values(self.values, self.name))
+        if self.labels is not None:
+            labels, names = read_labels(self.labels, self.label_names, self.name)
+            self._set(labels=labels, label_names=names)
         check_shapes(self.values, self.labels, self.fields, self.name)
         if missing is not None:
             values, given = mark_missing(self.values, self.fields, missing, self.name)
@@ -110,9 +114,8 @@ class Examples:
             self._set(fields=fields, categories={**self.categories, **found})
         if self.kind is not None:
             self._set(values=signed(self.values))
-        levels = check_entries(self.values, self.kind, self.levels, self.name)
-        self._set(levels=levels)
-        check_pixels(self.values, self.pixels, self.kind, levels, self.name)
+        self._set(levels=check_entries(self.values, self.kind, self.levels, self.name))
+        check_pixels(self.values, self.pixels, self.kind, self.levels, self.name)
 
     def _set(self, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -126,6 +129,7 @@ class Examples:
         name: str = "data",
         kind: Kind | None = None,
         missing: Missing | None = None,
+        labels: Any = None,
         fields: Mapping[str, Any] | Sequence[str] | None = None,
         layer: str | None = None,
     ) -> Examples:
@@ -139,8 +143,7 @@ class Examples:
         Args:
             data: as above.
             name: the name of the data in messages.
-            kind: see :class:`Examples`.
-            missing: see :class:`Examples`.
+            kind, missing, labels: see :class:`Examples`.
             fields: see :class:`Examples`; of AnnData the names of columns of ``obs``.
             layer: a layer of AnnData, if not X.
 
@@ -148,11 +151,11 @@ class Examples:
             DataError: for any other data.
         """
         if isinstance(data, Examples):
-            settings = {"kind": kind, "missing": missing, "fields": fields, "layer": layer}
-            refuse_settings(settings, f"{name}: these already are Examples")
+            settings = {"kind": kind, "missing": missing, "labels": labels, "fields": fields}
+            refuse_settings(settings | {"layer": layer}, f"{name}: these already are Examples")
             return data
         read = contents(data, name=name, kind=kind, fields=fields, layer=layer)
-        return cls(name=name, missing=missing, **read)
+        return cls(name=name, missing=missing, labels=labels, **read)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -292,10 +295,7 @@ class Examples:
             parts["labels"] = self.labels[index_on_cpu]
         if self.files is not None:
             parts["files"] = tuple(self.files[position] for position in index.tolist())
-        if isinstance(self.values, Rows):
-            parts["values"] = self.values.select(index)
-        else:
-            parts["values"] = self.values[index]
+        parts["values"] = select_rows(self.values, index)
         parts["fields"] = {
             name: field[index.to(field.device)] for name, field in self.fields.items()
         }

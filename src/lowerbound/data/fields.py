@@ -36,7 +36,10 @@ def check_shapes(
             f"dimension, got the shape {tuple(values.shape)}"
         )
     if labels is not None and labels.shape != values.shape[:1]:
-        raise DataError(f"{name}: {len(values)} examples but labels of shape {tuple(labels.shape)}")
+        raise DataError(
+            f"{name}: {len(values)} examples but labels of shape {tuple(labels.shape)}; give one "
+            "label for each example, in one dimension"
+        )
     if labels is not None and "label" in fields:
         raise DataError(f"{name}: the labels are the field 'label', so give only one of the two")
 
@@ -101,6 +104,32 @@ def read_field(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where} cannot be read as an array ({error})") from None
+
+
+def read_labels(
+    labels: Any, names: tuple[str, ...] | None, name: str
+) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Labels as a tensor of integers, and what they stand for; text becomes integers.
+
+    Tensors are taken as they are. ``names`` are those that the user gave.
+
+    Raises:
+        DataError: for labels that are neither integers nor text, or text that has names already.
+    """
+    if isinstance(labels, Tensor):
+        return labels, names
+    tensor, found = read_field(labels, f"{name}: the labels")
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise DataError(
+            f"{name}: the labels are {tensor.dtype}, not integers or text; round them with "
+            ".astype(int), or give them as a field, lb.Examples(values, fields={'target': ...})"
+        )
+    if found is not None and names is not None:
+        raise DataError(
+            f"{name}: labels that are text are their own names; leave out label_names, or give the "
+            "labels as integers"
+        )
+    return tensor.long(), found or names
 
 
 def in_floating_type(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

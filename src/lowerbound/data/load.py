@@ -77,6 +77,7 @@ def load_data(
         int,
         Field(ge=0, lt=2**31, description="seed of the random test part and of binarize-once"),
     ] = 0,
+    labels: Any = None,
 ) -> "Dataset":
     """A training and a test part, from any source of data.
 
@@ -117,6 +118,8 @@ def load_data(
         cache: the folder for decoded pictures, if not ``~/.cache/lowerbound/pictures``
             (``$XDG_CACHE_HOME``).
         seed: seed of the random test part, and of ``pixels="binarize-once"``.
+        labels: an integer or text for each example of a source without a test part and without
+            labels of its own, see :class:`Examples`.
 
     Raises:
         DataError: for data that cannot be read or used, naming the file or row.
@@ -134,4 +137,4 @@ def load_data(
     )
     from lowerbound.data.reading import read_dataset
 
-    return read_dataset(source, **settings)
+    return read_dataset(source, labels=labels, **settings)

@@ -29,10 +29,12 @@ from lowerbound.errors import DataError
 
 
 def read_dataset(
-    source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
+    source: Any, *, test_fraction: float, pixels: Pixels, seed: int, labels: Any, **settings: Any
 ) -> Dataset:
     """The data set that :func:`lowerbound.load_data` returns, for checked settings."""
     parts = _parts(source, **settings)
+    if labels is not None:
+        parts = _with_labels(parts, labels)
     if isinstance(parts, Examples):
         train, test = parts.split(test_fraction, seed=seed, setting="test_fraction")
     else:
@@ -126,6 +128,17 @@ def _with_preprocessing(part: Examples, options: ReadOptions) -> Examples:
         fields=part.categories_by_field,
     )
     return replace(part, preprocessing=made)
+
+
+def _with_labels(parts: Parts, labels: Any) -> Examples:
+    if isinstance(parts, Examples) and parts.labels is None:
+        return replace(parts, labels=labels)
+    if isinstance(parts, Examples):
+        raise DataError(f"{parts.name}: has labels of its own, so leave out labels=")
+    raise DataError(
+        f"{parts[0].name}: has a test part of its own, so labels= does not say whose labels they "
+        "are; give a pair of lb.Examples.of(values, labels=...)"
+    )
 
 
 def _name(source: object) -> str:

@@ -61,3 +61,10 @@ class Rows(ABC):
 
 Values = Tensor | Rows
 """The values of examples: one tensor in memory, or rows that are read when needed."""
+
+
+def select_rows(values: Values, index: Tensor) -> Values:
+    """The chosen rows, in memory only if the values are."""
+    if isinstance(values, Rows):
+        return values.select(index)
+    return values[index]

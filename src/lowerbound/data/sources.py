@@ -13,6 +13,7 @@ from lowerbound.data.anndata import is_anndata, read_anndata
 from lowerbound.data.kinds import levels_of, widened
 from lowerbound.data.mapped import Mapped
 from lowerbound.data.options import Kind
+from lowerbound.data.rows import Rows, Values
 from lowerbound.data.sparse import Sparse, is_sparse
 from lowerbound.errors import DataError
 
@@ -52,11 +53,28 @@ def contents(
         levels = levels_of(data.dtype, kind)
         return {"values": Sparse.of(data, name=name, kind=kind), "levels": levels, **about}
     if isinstance(data, np.memmap):
-        levels = levels_of(data.dtype, kind)
-        return {"values": Mapped.of(data, widened), "levels": levels, **about}
+        return {"values": as_values(data, name), "levels": levels_of(data.dtype, kind), **about}
     tensor = _as_tensor(data, name)
     stored = tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
     return {"values": stored, "levels": levels_of(tensor.dtype, kind), **about}
+
+
+def as_values(data: Any, name: str) -> Values:
+    """The values of examples, from tensors and rows as they are, arrays or nested lists.
+
+    Raises:
+        DataError: for data that cannot be read.
+    """
+    if isinstance(data, Tensor | Rows):
+        return data
+    if isinstance(data, np.memmap):
+        return Mapped.of(data, widened)
+    if is_sparse(data) or is_anndata(data):
+        raise DataError(
+            f"{name}: a {type(data).__name__} is read by lb.Examples.of(data, ...); pass it there"
+        )
+    tensor = _as_tensor(data, name)
+    return tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
 
 
 def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
@@ -83,4 +101,7 @@ def _as_tensor(data: Any, name: str) -> Tensor:
     try:
         return torch.from_numpy(np.array(data))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: cannot be read as an array of numbers ({error})") from None
+        raise DataError(
+            f"{name}: the values cannot be read as an array of numbers ({error}); give a tensor or "
+            "an array [examples, ...]"
+        ) from None
