@@ -65,6 +65,7 @@ def read_raw(
     """
     asked = [field for field in fields if field in preprocessing.fields]
     if isinstance(data, Examples):
+        _refuse_other_levels(data, preprocessing)
         return with_codes_of(preprocessing.fields, data, asked)
     pictures = _pictures_in(data)
     if pictures is not None:
@@ -230,6 +231,26 @@ def _refuse_others(examples: Examples, preprocessing: Preprocessing) -> None:
             f"{_kind(preprocessing)}; convert them as the training data were converted "
             f"({_REMEDY})"
         )
+
+
+def _refuse_other_levels(examples: Examples, preprocessing: Preprocessing) -> None:
+    """Raises ``DataError`` for pixels that the user gave levels other than the model's.
+
+    Examples with a preprocessing got their levels from their source, which knows them. Binary
+    pixels suit a model of binarised ones.
+    """
+    levels, expected = examples.levels, preprocessing.levels
+    if examples.preprocessing is not None or None in (levels, expected) or levels == expected:
+        return
+    if examples.kind is not None or preprocessing.value_kind is not None:
+        return
+    if levels == 2 and preprocessing.pixels.startswith("binarize"):
+        return
+    raise DataError(
+        f"{examples.name}: pixels of {levels} levels, but the model was trained on "
+        f"{_kind(preprocessing)}, so they would have another scale; pass levels={expected} to "
+        "lb.Examples if that is their number, or convert them as the training data were converted"
+    )
 
 
 def _kind(preprocessing: Preprocessing) -> str:
