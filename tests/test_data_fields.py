@@ -338,7 +338,7 @@ def test_counts_may_be_missing():
 @pytest.mark.parametrize(
     ("values", "settings", "message"),
     [
-        (TABLE, {}, r'row 0, entry 1 is nan; .*pass missing="nan" \(--missing nan\)'),
+        (TABLE, {}, r'row 0, entry 1 is nan; .*pass missing="nan" in Python .*lb\.Masked'),
         ([[math.inf, math.nan]], {"missing": "nan"}, "row 0, entry 0 is inf; drop such rows"),
         ([[math.nan, math.nan]], {"missing": "nan"}, "every entry is NaN"),
         (

@@ -13,6 +13,7 @@ from torch.distributions import (
 )
 
 import lowerbound as lb
+from lowerbound.cli import main
 from lowerbound.distributions import (
     DiagonalNormal,
     FactorialBernoulli,
@@ -162,3 +163,30 @@ def test_a_masked_likelihood_checks_what_was_observed():
     seen[0, 2] = True
     with pytest.raises(DataError, match="row 0 has grey values"):
         lb.evaluate(vae, lb.ELBO(), lb.Examples(x, fields={"observed": seen}))
+
+
+def test_a_training_counts_the_missing_entries_of_all_examples():
+    table = torch.rand(40, 4)
+    table[torch.arange(0, 28, 4), 1] = float("nan")
+    vae = lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(4, 2)), lb.Gaussian(lb.mlp(1, 8)))
+    data = lb.Examples.of(table, missing="nan")
+    with pytest.raises(DataError, match="data: 7 entries are missing"):
+        lb.fit(vae, lb.ELBO(), data, validation=0.5, steps=1, progress=False)
+    with pytest.raises(DataError, match="data: 1 entry is missing"):
+        lb.evaluate(vae, lb.ELBO(), data.first(4))
+
+
+def test_the_command_says_that_recipes_need_complete_data(tmp_path, capsys):
+    table = np.ones((40, 4), dtype=np.float32)
+    table[:28:4, 1] = np.nan
+    np.save(tmp_path / "nan.npy", table)
+    train = ["train", "aevb-gaussian", "--data", str(tmp_path / "nan.npy")]
+    for flags, message in (([], "row 0, entry 1 is nan"), (["--missing", "nan"], "7 entries are")):
+        with pytest.raises(SystemExit):
+            main([*train, *flags, "--out", str(tmp_path / "run")])
+        said = capsys.readouterr().err
+        assert message in said
+        assert "the recipes need complete data" in said
+        assert "lb.Masked" in said
+        assert "--missing nan" not in said
+    assert not (tmp_path / "run").exists()

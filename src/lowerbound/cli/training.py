@@ -22,7 +22,7 @@ from lowerbound.cli.runs import (
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
-from lowerbound.errors import SettingsError
+from lowerbound.errors import DataError, SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
 from lowerbound.settings import Settings, check_settings, settings_of
 from lowerbound.training.settings import TrainingSettings
@@ -189,6 +189,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     dataset = load_for_run(plan)
     with seeded(settings.seed, torch.device("cpu")):
         model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
+    _refuse_missing(dataset)
     out = out or _free_directory(f"{recipe.name}-{dataset.name}")
     try:
         run = lb.fit(
@@ -207,6 +208,21 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
         print(f"lowerbound: interrupted; to continue: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
     _conclude(run, dataset.test, out)
+
+
+def _refuse_missing(dataset: "Dataset") -> None:
+    """Raises ``DataError`` if entries are missing, for which no recipe has a likelihood."""
+    from lowerbound.data.fields import OBSERVED, count_missing
+
+    parts = (dataset.train, dataset.test)
+    masks = [part.fields[OBSERVED] for part in parts if OBSERVED in part.fields]
+    if all(mask.all() for mask in masks):
+        return
+    raise DataError(
+        f"{dataset.name}: {count_missing(*masks)} missing, but the recipes need complete data; "
+        "fill such entries or drop their rows. In Python, a model whose likelihood is lb.Masked "
+        "takes missing entries"
+    )
 
 
 def _make_announcer(dataset: "Dataset", out: Path) -> Any:

@@ -247,10 +247,18 @@ def refuse_ignored_mask(
     if mask is None or OBSERVED in (*needs, *accepts) or mask.all():
         return
     raise DataError(
-        f"{name}: {int((~mask).sum()):,} entries are missing, and the likelihood does not take the "
+        f"{name}: {count_missing(mask)} missing, and the likelihood does not take the "
         f"field {OBSERVED!r}, so it would score the zeros in their place; wrap it in lb.Masked, or "
         "fill the entries"
     )
+
+
+def count_missing(*masks: Tensor) -> str:
+    """How many entries were not observed, with the verb: ``"7 entries are"``."""
+    count = sum(int((~mask).sum()) for mask in masks)
+    if count == 1:
+        return "1 entry is"
+    return f"{count:,} entries are"
 
 
 def field_digest(field: Tensor) -> str:

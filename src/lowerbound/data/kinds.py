@@ -143,8 +143,9 @@ def _refuse_non_finite(values: Values, name: str) -> None:
     def explain(value: float) -> str:
         if math.isnan(value):
             return (
-                'drop such rows, or pass missing="nan" (--missing nan) if NaN means that an entry '
-                "was not observed"
+                "drop such rows or fill such entries, because the recipes need complete data. If "
+                'NaN means that an entry was not observed, pass missing="nan" in Python to a model '
+                "whose likelihood is lb.Masked"
             )
         return "drop such rows or replace such entries"
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.raw import read_raw
 from lowerbound.distributions import is_mass
@@ -159,6 +160,8 @@ class Model(nn.Module, ABC):
         Raises:
             ShapeError, DataError, SettingsError: if the model cannot make the draw, saying why.
         """
+        # The message counts the missing entries of all examples, and not those of the first two.
+        refuse_ignored_mask(examples.all_fields, self.needs, self.accepts, examples.name)
         few = examples.first(2)
         with (
             evaluating(self),

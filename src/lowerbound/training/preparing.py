@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data import Examples, Preprocessing
+from lowerbound.data.fields import refuse_ignored_mask
 from lowerbound.data.raw import read_raw, with_codes_of
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
@@ -47,6 +48,7 @@ def make_loop(
     """
     _refuse_conflicts(settings)
     _check_fit(plan, settings, objective)
+    refuse_ignored_mask(plan.examples.all_fields, model.needs, model.accepts, plan.examples.name)
     train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
