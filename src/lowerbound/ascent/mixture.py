@@ -102,9 +102,9 @@ class GaussianMixture(CoordinateAscent):
 
     The model is
 
-    .. math:: s_n \sim \pi, \quad x_n \mid s_n = c \sim N(\mu_c, \Lambda_c^{-1}), \quad
-              \pi \sim \operatorname{Dirichlet}(\alpha_0), \quad
-              \mu_c, \Lambda_c \sim N(m_0, (\kappa_0 \Lambda_c)^{-1})\, W(W_0, \nu_0)
+    .. math:: s_n &\sim \pi, \quad x_n \mid s_n = c \sim N(\mu_c, \Lambda_c^{-1}), \quad
+              \pi \sim \operatorname{Dirichlet}(\alpha_0), \\
+              \mu_c, \Lambda_c &\sim N(m_0, (\kappa_0 \Lambda_c)^{-1})\, W(W_0, \nu_0)
 
     Components that the data do not need end without examples (Bishop 2006, section 10.2; Attias
     1999). The other settings of the prior come from the data: ``m_0`` is their mean, ``W_0^-1``

@@ -25,7 +25,7 @@ from lowerbound.data.reading import read_all, read_memory
 from lowerbound.errors import DataError, ShapeError
 from lowerbound.settings import check_arguments
 
-_REMEDY = "lb.Examples and what lb.load_data returns are taken as they are"
+_REMEDY = "or make lb.Examples with the shape, kind and levels that the model was trained on"
 
 
 def read_raw(

@@ -98,9 +98,9 @@ def annealed_log_likelihood(
 ) -> AnnealedEstimate:
     r"""log p(x) by annealed importance sampling, in nats per example.
 
-    .. math:: \log \hat p(x) = \log \frac1C \sum_{c=1}^C w_c, \qquad
-        \log w = \sum_{t=1}^{T-1} (\beta_{t+1} - \beta_t) \log p(x \mid z_t), \qquad
-        z_1 \sim p(z),\; z_t \sim K_t(\cdot \mid z_{t-1})
+    .. math:: \log \hat p(x) &= \log \frac1C \sum_{c=1}^C w_c, \qquad
+        \log w = \sum_{t=1}^{T-1} (\beta_{t+1} - \beta_t) \log p(x \mid z_t), \\
+        z_1 &\sim p(z),\; z_t \sim K_t(\cdot \mid z_{t-1})
 
     K_t is a Hamiltonian trajectory with a Metropolis acceptance test, which leaves :math:`p(z)\,
     p(x \mid z)^{\beta_t}` invariant. The temperatures :math:`\beta_t` rise from 0 to 1 as

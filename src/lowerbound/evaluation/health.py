@@ -104,11 +104,11 @@ def latent_health(
 ) -> LatentHealth:
     r"""The information that the latents of a model carry, and the likely cause if they carry none.
 
-    .. math:: \underbrace{\mathbb E_x \mathrm{KL}(q(z \mid x) \,\|\, p(z))}_{\text{rate}} =
+    .. math:: \underbrace{\mathbb E_x \mathrm{KL}(q(z \mid x) \,\|\, p(z))}_{\text{rate}} &=
         \underbrace{\mathbb E_x \mathbb E_{q(z \mid x)}
         [\log q(z \mid x) - \log q(z)]}_{\text{mutual information}} +
-        \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{aggregate}}, \qquad
-        q(z) = \frac1N \sum_n q(z \mid x_n)
+        \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{aggregate}}, \\
+        q(z) &= \frac1N \sum_n q(z \mid x_n)
 
     (Hoffman & Johnson 2016.) The mixture q(z) is over all examples, or over 10,000 that are evenly
     spaced, and each draw's own example is one of them. So the mutual information is at most the
