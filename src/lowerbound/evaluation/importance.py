@@ -83,7 +83,7 @@ class LikelihoodEstimate(Estimate):
     def _reason_for_doubt(self) -> str:
         if bool(self.pareto_k.isnan().all()):
             draws = f"{self.samples} draws" if self.samples > 1 else "1 draw"
-            return f"{draws} of z are too few to judge their weights"
+            return f"{draws} of z cannot tell whether their weights can be trusted"
         worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
         return (
             f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at "

@@ -24,6 +24,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from lowerbound.errors import NonFiniteError
+from lowerbound.runtime.modes import without_argument_checks
 
 Float = NDArray[np.float64]
 
@@ -113,7 +114,8 @@ def pathfinder(
     for number in range(paths):
         begin = generator.uniform(-_WITHIN, _WITHIN, size) if number else np.zeros(size)
         for candidate in _make_gaussians(_path(log_density, begin)):
-            bound = _bound(log_density, candidate, noise)
+            with without_argument_checks():
+                bound = _bound(log_density, candidate, noise)
             if bound > best[0]:
                 best = (bound, candidate)
     if best[1] is None:
@@ -163,14 +165,16 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
         "maxiter": min(_POINTS, max(50, _VALUES // len(begin))),
         "maxfun": 4 * _POINTS,
     }
-    minimize(
-        loss,
-        begin,
-        jac=True,
-        method="L-BFGS-B",
-        callback=moved,
-        options=most,
-    )
+    # The line search tries points far away, where parameters may underflow out of their support.
+    with without_argument_checks():
+        minimize(
+            loss,
+            begin,
+            jac=True,
+            method="L-BFGS-B",
+            callback=moved,
+            options=most,
+        )
     return path
 
 

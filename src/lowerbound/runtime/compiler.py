@@ -11,9 +11,9 @@ from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
 
 import torch
-from torch.distributions import Distribution
 
 from lowerbound.errors import SettingsError
+from lowerbound.runtime.modes import without_argument_checks
 
 Choice = Literal["auto", "always", "never"]
 
@@ -73,12 +73,12 @@ def switches_for_compiling() -> Iterator[None]:
     The compiler's own ``config.patch`` does the same in 30 microseconds, a tenth of a small step.
     """
     config = torch._dynamo.config
-    before = Distribution._validate_args, config.trace_autograd_ops
-    Distribution._validate_args, config.trace_autograd_ops = False, True
+    before, config.trace_autograd_ops = config.trace_autograd_ops, True
     try:
-        yield
+        with without_argument_checks():
+            yield
     finally:
-        Distribution._validate_args, config.trace_autograd_ops = before
+        config.trace_autograd_ops = before
 
 
 def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:

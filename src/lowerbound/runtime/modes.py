@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 
 @contextmanager
@@ -43,3 +44,17 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def without_argument_checks() -> Iterator[None]:
+    """Within the block, torch's distributions do not check their arguments.
+
+    So a density at a point outside the support is an impossible value instead of an error.
+    """
+    before = Distribution._validate_args
+    Distribution._validate_args = False
+    try:
+        yield
+    finally:
+        Distribution._validate_args = before

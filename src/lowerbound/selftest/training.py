@@ -53,7 +53,7 @@ def recorded_bound() -> float:
 
 @check(
     "selection",
-    "fit keeps the weights with the best true bound on the validation data (relative)",
+    "The weights that fit keeps have the best true bound on the validation data (relative)",
     tolerance=1e-12,
 )
 def selection() -> float:
