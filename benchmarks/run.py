@@ -54,8 +54,8 @@ class Contender:
         # The compiler's cache is empty, so that the first round includes the whole compilation.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
         # Messages of the libraries go to a file. A pipe that nobody reads would fill up and block
-        # them.
-        self.messages = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (open as long as the process)
+        # them. It stays open as long as the process.
+        self.messages = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115
         pipes: dict[str, Any] = {
             "stdin": subprocess.PIPE,
             "stdout": subprocess.PIPE,

@@ -127,7 +127,8 @@ class Flow(Conditional):
 
         In float16 or bfloat16 a flow's inverse is too inaccurate.
         """
-        super()._apply(lambda tensor: _at_least_single(fn(tensor)), recurse)  # type: ignore[no-untyped-call]
+        apply: Any = super()._apply
+        apply(lambda tensor: _at_least_single(fn(tensor)), recurse)
         return self
 
 

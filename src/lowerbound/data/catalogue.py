@@ -105,7 +105,8 @@ CATALOGUE: dict[str, NamedDataset] = {
             read=imported_when_called(_READERS, "read_published_parts"),
             homes=(
                 "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{}",
-                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{}",
+                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/"
+                "data/fashion/{}",
             ),
             digests=(
                 "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
