@@ -245,8 +245,9 @@ def test_a_type_checker_sees_the_types_of_the_keywords(tmp_path):
     )
     config = Path(__file__).parents[1] / "pyproject.toml"
     told, _, _ = mypy.run(["--config-file", str(config), str(program)])
-    faults = [line for line in told.splitlines() if line.startswith(str(program))]
-    assert [line.split(":")[1] for line in faults if " error: " in line] == ["3", "4"]
+    # By the file's name: a result from the cache has the path of the run that wrote it.
+    faults = [line.rpartition("program.py:")[2] for line in told.splitlines()]
+    assert [line.split(":")[0] for line in faults if " error: " in line] == ["3", "4"]
     assert 'incompatible type "str"; expected "int | None"' in faults[0]
     assert 'did you mean "epochs"?' in faults[1]
 
