@@ -30,7 +30,9 @@ REFERENCE = "\n".join((ROOT / page).read_text(encoding="utf8") for page in pages
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys, request):
+    if request.config.getoption("--without-training"):
+        pytest.skip("trains a model")
     monkeypatch.chdir(tmp_path)
     run(page, QUICKER.get(page, str))  # raises if a block fails or prints something else
     printed = capsys.readouterr()
