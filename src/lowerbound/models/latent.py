@@ -136,10 +136,15 @@ class LatentModel(Model):
             (torch.Size([5]), torch.Size([3, 5]))
         """
         given = given or {}
+        q = self.posterior_given(x, given)
+        return Conditioned(q, self.prior_given(given), self.likelihood_given(given))
+
+    def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
+        """q(z given x) for the fields that it needs, or an error if it is not a distribution."""
         q = self.posterior(x, **fields_for(self.posterior, given))
         if not isinstance(q, Distribution):
             raise UnsupportedError(not_a_distribution("posterior", q))
-        return Conditioned(q, self.prior_given(given), self.likelihood_given(given))
+        return q
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
         """p(z) for the fields that it needs: one distribution, or one for each example."""
@@ -313,10 +318,9 @@ class LatentModel(Model):
         Args:
             data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
         """
-        device = device_of(self)
         with evaluating(self):
             points = [
-                point_of(self.posterior(x, **given), device)
+                point_of(self.posterior_given(x, given), device_of(self))
                 for _, x, given in batches(data, self, seed=0, part=self.posterior)
             ]
             return torch.cat(points)
@@ -336,8 +340,7 @@ class LatentModel(Model):
             DataError: if a field that is needed is missing, or has another length than the data.
         """
         examples = self.examples(data)
-        needs = fields_of("needs", self.likelihood)
-        own = [name for name in needs if name not in given]
+        own = [name for name in fields_of("needs", self.likelihood) if name not in given]
         fields = examples.given(torch.arange(len(examples)), own)
         return self.decode(self.encode(examples), **fields, **given)
 

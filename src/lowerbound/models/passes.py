@@ -71,7 +71,8 @@ def batches(
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
-    there = examples.given(torch.arange(len(examples)), accepts=(*needs, *accepts))
+    fields = examples.all_fields
+    there = {name: fields[name] for name in (*needs, *accepts) if name in fields}
     if there:
         check_fields(model, there, all_rows, examples.name)
     if part is not None:
