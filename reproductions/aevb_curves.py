@@ -273,7 +273,7 @@ def draw_figure(data: str, done: dict[str, dict[str, Any]]) -> None:
 
 
 HEAD = (
-    "curve | step size | bound at 10^5, train | test | at 10^6, train | test | "
+    "curve | learning rate | bound at 10^5, train | test | at 10^6, train | test | "
     "at 10^7, train | test"
 )
 
@@ -295,23 +295,23 @@ def write_page() -> None:
     """Write docs/results/aevb-curves.md and its figures from all finished curves."""
     done = read_results(RESULTS, names())
     lines = [
-        "# The bound against training samples, beside wake-sleep",
+        "# The bound as training proceeds, compared with wake-sleep",
         "",
         paragraph(
             "Figure 2 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013",
-            "(arXiv:1312.6114). Written by `python reproductions/aevb_curves.py`.",
+            "(arXiv:1312.6114). `python reproductions/aevb_curves.py` writes this page.",
         ),
         "",
         paragraph(
             "On MNIST, encoder and decoder have 500 tanh units, and pixels are binarised anew at",
             "every epoch. On the Frey faces they have 200 units; the likelihood is Gaussian, its",
-            "mean goes through a sigmoid, and its scale is at least 0.01. All weights are drawn",
-            "from N(0, 0.01) and have the prior N(0, I). Training takes batches of 100, one draw",
-            "of z, and Adagrad with the step size of 0.01, 0.02 and 0.1 that had the best training",
-            f"bound after {TRIAL_STEPS} steps. Wake-sleep (Hinton, Dayan, Frey & Neal 1995) has",
-            "the same networks. Each curve ends at 10 million training samples; the paper's go",
-            "further (100 million). Training bounds are measured on as many training examples as",
-            "there are test examples. All bounds are in nats per example.",
+            "mean goes through a sigmoid, and its scale is at least 0.01. All weights are",
+            "initialised from N(0, 0.01) and have the prior N(0, I). Training uses batches of 100,",
+            "one draw of z, and Adagrad with the learning rate among 0.01, 0.02 and 0.1 that had",
+            f"the best training bound after {TRIAL_STEPS} steps. Wake-sleep (Hinton, Dayan, Frey",
+            "& Neal 1995) has the same networks. Each curve ends at 10 million training samples;",
+            "the paper's curves end at 100 million. Training bounds are measured on as many",
+            "training examples as there are test examples. All bounds are in nats per example.",
         ),
         "",
         *table(HEAD, (table_row(name, result) for name, result in done.items())),
@@ -349,8 +349,8 @@ def claims(done: dict[str, dict[str, Any]]) -> list[str]:
             values = ", ".join(f"{latent}: {last[name]:,.1f}" for latent, name in known.items())
             lines.append(
                 item(
-                    f"*Superfluous latents do not overfit*: {data}, AEVB by number of latents:",
-                    f"{values}.",
+                    f"*Superfluous latents do not cause overfitting*: {data}, AEVB by number of",
+                    f"latents: {values}.",
                 )
             )
     return lines

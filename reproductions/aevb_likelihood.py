@@ -310,7 +310,7 @@ def draw_figure(done: dict[str, dict[str, Any]]) -> None:
     figure.savefig(RESULTS / "figure.png", dpi=120)
 
 
-HEAD = "curve | step size | training samples | log p(x), train | test | effective points"
+HEAD = "curve | learning rate | training samples | log p(x), train | test | effective points"
 
 
 def table_rows(name: str, result: dict[str, Any]) -> list[list[str]]:
@@ -340,30 +340,30 @@ def write_page() -> None:
         "",
         paragraph(
             "Figure 3 of Kingma & Welling, *Auto-Encoding Variational Bayes*, 2013",
-            "(arXiv:1312.6114). Written by `python reproductions/aevb_likelihood.py`.",
+            "(arXiv:1312.6114). `python reproductions/aevb_likelihood.py` writes this page.",
         ),
         "",
         paragraph(
             f"The data are MNIST, binarised anew at every epoch. Encoder and decoder have {HIDDEN}",
-            f"tanh units, and there are {LATENT} latents. The weights are drawn from N(0, 0.01)",
-            "and have the prior N(0, I). Training takes batches of 100, and Adagrad with the step",
-            "size of 0.01, 0.02 and 0.1 that did best on training examples in the first",
-            f"{TRIAL_STEPS} steps. Monte Carlo EM runs one Hamiltonian trajectory of",
-            f"{LEAPFROG_STEPS} leapfrog steps for each visit of an example, starting where its",
-            f"chain ended and tuned to {ACCEPTANCE:.0%} acceptance; then it makes {WEIGHT_UPDATES}",
-            "updates of the weights. A training sample costs about sixteen times as much as in the",
-            f"other methods. Monte Carlo EM ends at {SAMPLES['mcem']:,} samples, and the others at",
-            f"{SAMPLES['aevb']:,} (in the paper: 60 million).",
+            f"tanh units, and there are {LATENT} latents. The weights are initialised from",
+            "N(0, 0.01) and have the prior N(0, I). Training uses batches of 100, and Adagrad with",
+            "the learning rate among 0.01, 0.02 and 0.1 that did best on training examples in the",
+            f"first {TRIAL_STEPS} steps. Monte Carlo EM runs one Hamiltonian trajectory of",
+            f"{LEAPFROG_STEPS} leapfrog steps for each visit to an example, starting where the",
+            f"example's chain ended and tuned to {ACCEPTANCE:.0%} acceptance; then it updates the",
+            f"weights {WEIGHT_UPDATES} times. A training sample costs about sixteen times as much",
+            f"as in the other methods. Monte Carlo EM ends at {SAMPLES['mcem']:,} samples, and",
+            f"the others at {SAMPLES['aevb']:,} (in the paper: 60 million).",
         ),
         "",
         paragraph(
             f"log p(x) is measured on {EXAMPLES} training and {EXAMPLES} test examples, binarised",
             f"once, by quasi-Monte-Carlo integration over the latents with {GRID:,} points under",
-            "the prior. No encoder takes part in it. The effective number of points is the median",
+            "the prior. The encoder is not used. The effective number of points is the median",
             "over test examples at the end of the curve. All curves are measured on the same",
-            "examples, so methods can be compared. A curve of training examples and one of test",
-            "examples are measured on different examples, and these are so few that the means",
-            "differ by chance too.",
+            "examples, so methods can be compared. The curves of training examples and those of",
+            "test examples are measured on different examples, which are so few that their means",
+            "also differ by chance.",
         ),
         "",
         *table(HEAD, rows),

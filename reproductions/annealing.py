@@ -329,17 +329,18 @@ ESTIMATES_HEAD = (
 def introduction() -> str:
     return paragraph(
         "Wu, Burda, Salakhutdinov & Grosse, *On the Quantitative Analysis of Decoder-Based",
-        "Generative Models*, 2017 (arXiv:1611.04273). Written by `python",
-        "reproductions/annealing.py`. The model has 50 latents and a Bernoulli likelihood; encoder",
-        f"and decoder have tanh layers of 200-200, and were trained for {EPOCHS} epochs of MNIST,",
-        f"binarised anew at each. {IMAGES} test images were binarised once, so that all estimates",
-        f"are for the same pixels. There are {CHAINS} chains, and {LEAPFROG_STEPS} leapfrog steps",
-        "a transition. All values are in nats per image, and ± is the standard error over images.",
-        "Both estimates for the test images are lower bounds in expectation, so the higher one is",
-        "the better one. There is no upper bound for test images, because that needs exact",
-        "posterior draws. The gap on simulated images tells something about test images only as",
-        "far as the two resemble each other. For a decoder trained as an IWAE, Wu et al. report",
-        "-86.902 with 10,000 importance samples and -85.679 by annealing with 1,000 distributions.",
+        "Generative Models*, 2017 (arXiv:1611.04273).",
+        "`python reproductions/annealing.py` writes this page. The model has 50 latents and a",
+        "Bernoulli likelihood; encoder and decoder have two tanh layers of 200 units each, and",
+        f"were trained for {EPOCHS} epochs of MNIST, binarised anew at each. {IMAGES} test images",
+        "were binarised once, so that all estimates are for the same pixels. Annealing uses",
+        f"{CHAINS} chains and {LEAPFROG_STEPS} leapfrog steps per transition. All values are in",
+        "nats per image, and ± is the standard error over images. Both estimates for the test",
+        "images are lower bounds in expectation, so the higher one is the better one. An upper",
+        "bound for test images would need exact posterior draws, which are unknown. The gap on",
+        "simulated images tells something about test images only as far as the two resemble each",
+        "other. For a decoder trained as an IWAE, Wu et al. report -86.902 with 10,000 importance",
+        "samples and -85.679 by annealing with 1,000 distributions.",
     )
 
 
@@ -369,8 +370,8 @@ def write_page() -> None:
         *table(ESTIMATES_HEAD, estimates(done)),
         "",
         paragraph(
-            "Both sides of the simulated images come from one call, so its time stands in both",
-            "rows. Times include the pilot run.",
+            "Both sides of the simulated images come from one call, so both rows have its time.",
+            "Times include the pilot run.",
         ),
         "",
     ]

@@ -234,7 +234,7 @@ def compare(result: dict[str, Any]) -> str:
         f"With {result['pictures']:,} pictures the test bound of the point was at best {best:.2f}",
         f"during training, and {point['test']['bound']:.2f} at the end; that of the posterior was",
         f"{full['test']['bound']:.2f} at the end. {100 * full['pruned']:.0f}% of the weights kept",
-        "their prior: the pictures do not need them.",
+        "their prior: the pictures do not need these weights.",
     )
 
 
@@ -248,9 +248,9 @@ def conclude(found: list[dict[str, Any]]) -> list[str]:
     if not counts:
         return []
     text = paragraph(
-        "A posterior does not overfit. But mean field takes the weights as independent, and pays",
-        f"for that by giving up the weights that matter little. With {counts} pictures the point",
-        "is the better model of new pictures.",
+        "A posterior does not overfit. But mean field assumes that the weights are independent,",
+        f"and so gives up the weights that matter little. With {counts} pictures the point is the",
+        "better model of new pictures.",
     )
     return ["", text]
 
@@ -283,8 +283,8 @@ def write_page() -> None:
         "# A posterior over a decoder's weights",
         "",
         paragraph(
-            "Written by `python reproductions/full_bayes.py`, which says what is compared. Values",
-            "are in nats per picture. The data are binary digits of 8 x 8 pixels. There are",
+            "`python reproductions/full_bayes.py` writes this page and says what is compared.",
+            "Values are in nats per picture. The data are binary digits of 8 x 8 pixels. There are",
             f"{LATENTS} latents, {HIDDEN} hidden units and {STEPS:,} steps.",
         ),
         "",

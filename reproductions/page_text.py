@@ -57,7 +57,7 @@ def describe_machines(descriptions: Iterable[str]) -> str:
     """The paragraph about the machines that measured."""
     return paragraph(
         f"Machine: {'; '.join(sorted(set(descriptions)))}. It was shared with other work, so the",
-        "times are upper ends.",
+        "times are upper limits.",
     )
 
 

@@ -46,8 +46,8 @@ def reference_row(name: str, truth: Results) -> Row:
 
 
 FITS_HEAD = (
-    "posterior | family | error, unconstrained | error, original | left of means | sd ratio | "
-    "left of variances | resampled: error, unconstrained | error, original | sd ratio | time"
+    "posterior | family | error, unconstrained | error, original | distance of means | sd ratio | "
+    "distance of variances | resampled: error, unconstrained | error, original | sd ratio | time"
 )
 
 
@@ -105,7 +105,7 @@ def factor_row(title: str, cell: Results, truth: Results) -> Row:
 
 ERRORS_HEAD = (
     "posterior | family | worst variable | error, averaged over seeds | its sd over seeds | "
-    "left of means | worst error, resampled"
+    "distance of means | worst error, resampled"
 )
 
 
@@ -146,14 +146,15 @@ def explain_errors(references: dict[str, Results], cells: dict[str, Results]) ->
         f"## Where a mean is off by more than {WANTED_ERROR:g} sd",
         "",
         paragraph(
-            "For the Gaussian families the seeds agree, and what is left of any mean (see below)",
-            "is smaller than the error. So the family is at fault, and not the training or its",
-            "Monte-Carlo error: neither more steps, nor more draws, nor averages would mend it. In",
-            "eight schools, non-centred, the variable is the spread. Its logarithm has a long tail",
-            "to the left, and no Gaussian has that. The mean of the logarithm is right all the",
-            "same, and the mean of the spread is not. Weighted draws mend the mean of the spread.",
-            "They cannot mend that of the logarithm, because q does not reach its tail. Where",
-            "k-hat is above 0.7, weights do not help either, and the fit is called bad.",
+            "For the Gaussian families the seeds agree, and the distance of every mean from the",
+            "optimum (see below) is smaller than its error. So the error is due to the family, and",
+            "not to training or its Monte-Carlo error: more steps, more draws or averages would",
+            "not reduce it. In the non-centred eight schools, the variable is the spread. Its",
+            "logarithm has a long tail to the left, which no Gaussian has. The mean of the",
+            "logarithm is nevertheless right, but the mean of the spread is not. Weighted draws",
+            "correct the mean of the spread. They cannot correct that of the logarithm, because q",
+            "does not reach its tail. Where k-hat is above 0.7, weights do not help either, and",
+            "the fit is called bad.",
         ),
         "",
         *explain_flow(cells),
@@ -167,10 +168,10 @@ def explain_flow(cells: dict[str, Results]) -> list[str]:
     if not (cell := cells.get("schools/flow")):
         return []
     text = paragraph(
-        f"The flow is another case. It has the tail, but {cell['settings']['steps']:,} steps do",
-        "not bring it to its optimum: what is left of its variances is",
-        f"{remainder(cell, 'variance_steps'):.2f}. Its errors are those of a training that is too",
-        "short. Weights mend them.",
+        f"The flow is different. It has the tail, but {cell['settings']['steps']:,} steps do not",
+        "bring it to its optimum: the distance of its variances is",
+        f"{remainder(cell, 'variance_steps'):.2f}. Its errors come from training for too short a",
+        "time, and weights correct them.",
     )
     return [text, ""]
 
@@ -181,7 +182,7 @@ def introduction(truth: Results, cell: Results) -> list[str]:
         "# Posteriors of log joints against long runs of NUTS",
         "",
         paragraph(
-            "Written by `python reproductions/posteriors.py`. The reference is",
+            "`python reproductions/posteriors.py` writes this page. The reference is",
             f"{truth['sampler']}: {truth['chains']} chains of {truth['draws']:,} draws after",
             f"{truth['warmup']:,} of warm-up, in float64 (`make reference`,",
             "`reproductions/reference_draws.py`). Each model is written twice, for torch and for",
@@ -192,9 +193,9 @@ def introduction(truth: Results, cell: Results) -> list[str]:
         ),
         "",
         item(
-            "*Eight schools* (Rubin 1981): mean ~ N(0, 5), spread ~ half-Cauchy(5). Non-centred",
-            "(the unknowns are standardised effects) and centred (the unknowns are the effects",
-            "themselves, which have a funnel).",
+            "*Eight schools* (Rubin 1981): mean ~ N(0, 5), spread ~ half-Cauchy(5). The model",
+            "is written non-centred (the unknowns are standardised effects) and centred (the",
+            "unknowns are the effects themselves, which have a funnel).",
         ),
         item(
             "*Logistic regression*: 569 tumours, 30 standardised columns (Wolberg, Mangasarian &",
@@ -210,7 +211,7 @@ def introduction(truth: Results, cell: Results) -> list[str]:
             "Every fit begins with `model.start()` and stops by itself (`lb.fit(...,",
             f"tolerance={cell['settings']['tolerance']:g})`), with {cell['samples']} draws a step",
             f'and `gradient="{cell["gradient"]}"`. The flow takes a fixed number of steps.',
-            "Nothing was tuned for one problem. Each fit was made with 3 seeds.",
+            "Settings were not tuned for single problems. Each fit was made with 3 seeds.",
         ),
         "",
     ]
@@ -222,12 +223,12 @@ def section_fits(cells: dict[str, Results]) -> list[str]:
         "",
         paragraph(
             "Errors are the largest over variables, and their range is over seeds. Ratios are",
-            "ratios of sd, and their range is over variables. *Left* is the distance of the fit",
-            "from the best q of its family, to first order: for a mean, the Newton step that is",
-            "left, in sd; for a variance, the relative amount by which it is off. Each is the",
-            "largest over variables and seeds, and each is an estimate, whose own error is in the",
-            "JSON. Both vanish at the optimum of any of these families, whatever the posterior. So",
-            "an error well above what is left is due to the family. *Resampled* draws are",
+            "ratios of sd, and their range is over variables. A *distance* is that of the fit from",
+            "the best q of its family, to first order: for a mean, the remaining Newton step, in",
+            "sd; for a variance, its relative error. Each is the largest over variables and seeds,",
+            "and is an estimate, whose own error is in the JSON. Both distances vanish at the",
+            "optimum of any of these families, whatever the posterior. So an error well above the",
+            "distance is due to the family. *Resampled* draws are",
             "`posterior_sample(n, resample=True)`. Times are from a machine that was shared with",
             "other work.",
         ),
@@ -245,7 +246,7 @@ def section_fits(cells: dict[str, Results]) -> list[str]:
         "",
         paragraph(
             "*The logarithm of the spread has a long tail to the left, where the schools are",
-            "alike. No Gaussian has it.*",
+            "alike. No Gaussian has such a tail.*",
         ),
         "",
     ]
@@ -267,11 +268,11 @@ def section_mean_field(references: dict[str, Results], cells: dict[str, Results]
             "du_i^2] (Opper & Archambeau 2009): the curvature is averaged over q, and not over the",
             "posterior. The two differ where the posterior is not Gaussian. In the hierarchical",
             "regression, the firms' coefficients are on the line. The means and spreads of these",
-            "coefficients are below it: mean field puts the spreads too low, and the curvature of",
-            "a mean is that of its coefficients divided by the spread squared. In eight schools,",
-            "the spread is below the line. The column *left of variances* checks the second",
-            "theory. A variance that is off by a relative r costs r^2 / 4 nat, so training to a",
-            "tolerance of 0.01 nat can leave a variance 20% off.",
+            "coefficients are below it: mean field underestimates the spreads, and the curvature",
+            "of a mean is that of its coefficients divided by the spread squared. In eight",
+            "schools, the spread is below the line. The column *distance of variances* checks the",
+            "second theory. A variance that is off by a relative r costs r^2 / 4 nat, so training",
+            "to a tolerance of 0.01 nat can leave a variance 20% off.",
         ),
         "",
         "![measured against predicted](posteriors/factors.png)",
@@ -298,7 +299,8 @@ def page(references: dict[str, Results], cells: dict[str, Results]) -> list[str]
             "The evidence log p(x), in nats, is found without lowerbound: by bridge sampling",
             "between the draws and a Gaussian that is fitted to the draws of other chains (Meng &",
             "Wong 1996), by importance sampling from a Student-t that is fitted to the draws, and",
-            "for eight schools by quadrature over the spread, given which all else is Gaussian.",
+            "for eight schools by quadrature over the spread: given the spread, all other unknowns",
+            "are Gaussian.",
             "The centred draws are the non-centred ones in other coordinates.",
         ),
         "",
@@ -309,10 +311,11 @@ def page(references: dict[str, Results], cells: dict[str, Results]) -> list[str]
         "",
         paragraph(
             "The bound and the importance-sampled log p(x) (`lb.log_likelihood`) are given minus",
-            "the independent estimate (quadrature where there is one, else the bridge), with",
-            f"{cell['likelihood_samples']:,} draws. The other columns are its own standard error",
-            "by the effective sample size, k-hat, the share of effective draws, the number of fits",
-            "with a warning, and the verdicts of `lb.posterior_health`, from 10,000 draws.",
+            "the independent estimate (by quadrature if available, else by bridge sampling), with",
+            f"{cell['likelihood_samples']:,} draws. The other columns are the standard error of",
+            "log p(x) by the effective sample size, k-hat, the share of effective draws, the",
+            "number of fits with a warning, and the verdicts of `lb.posterior_health`, from",
+            "10,000 draws.",
         ),
         "",
         *table(EVIDENCE_HEAD, evidence_rows),
