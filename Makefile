@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo check test lint types tests docs tutorial format benchmark identical reference clean
+.PHONY: help demo check test lint types tests quick-tests docs tutorial format benchmark identical reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,8 +25,11 @@ demo: $(VENV)/.installed
 	@rm -rf runs/demo
 	@$(BIN)/lowerbound train aevb-gaussian --data digits --epochs 40 --pictures-every 10 --out runs/demo
 
-check: lint types $(VENV)/.installed-tools
-	@$(BIN)/pytest --numprocesses 2 --without-training
+check: lint
+	@$(MAKE) --no-print-directory --jobs 2 types quick-tests
+
+quick-tests: $(VENV)/.installed-tools
+	@$(BIN)/pytest $(PARALLEL) --without-training
 
 test: lint types tests docs
 
@@ -37,7 +41,7 @@ types: $(VENV)/.installed-tools
 	@$(BIN)/mypy
 
 tests: $(VENV)/.installed-tools
-	@$(BIN)/pytest --numprocesses 2
+	@$(BIN)/pytest $(PARALLEL)
 
 docs: $(VENV)/.installed-docs
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs

@@ -13,24 +13,33 @@ def pytest_addoption(parser):
     parser.addoption(
         "--without-training",
         action="store_true",
-        help="skip each test as soon as it begins to train a model",
+        help="skip each test that trains a model, at its first training step",
     )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _without_training(request):
-    """Under --without-training, a test that comes to a training is skipped there and then."""
+    """Under --without-training, a test that comes to a training step is skipped there and then."""
     if not request.config.getoption("--without-training"):
         yield
         return
     from lowerbound.training.loop import Loop
+    from lowerbound.training.step import TrainingStep
 
-    def skip(loop):
+    def skip(*arguments, **keywords):
         pytest.skip("trains a model")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "run", skip)
+        patch.setattr(TrainingStep, "attempt", skip)
         yield
+
+
+@pytest.fixture
+def trains(request):
+    """For a test whose training is not seen by --without-training: in another process, say."""
+    if request.config.getoption("--without-training"):
+        pytest.skip("trains a model")
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ def test_the_optimal_critic_gives_the_total_correlation():
     assert float(objective.losses(draw)["critic"].detach().mean()) < math.log(2) - 0.05
 
 
-def test_a_trained_critic_finds_the_total_correlation():
+def test_a_trained_critic_finds_the_total_correlation(trains):
     """Within 5%, of 20,000 examples; of three seeds, the worst was off by 3%."""
     model, data = gaussian_model()
     objective = lb.FactorVAE(Quadratic())

@@ -694,7 +694,7 @@ main(sys.argv[1:])
 """
 
 
-def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch, trains):
     monkeypatch.chdir(tmp_path)
     np.save("pictures.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
     arguments = [

@@ -131,7 +131,7 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_with_small_settings(path):
+def test_it_runs_with_small_settings(path, trains):
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name, reason="install the extra 'tutorial' to execute the notebooks")
     before = path.read_bytes()
