@@ -4,7 +4,6 @@ import inspect
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
