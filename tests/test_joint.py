@@ -111,7 +111,7 @@ def test_every_gradient_is_that_of_the_closed_form_on_average(objective, gradien
 def test_full_rank_is_exact_on_a_gaussian():
     model = make(lb.full_rank).double()
     objective = lb.ELBO(samples=10, gradient="sticking-the-landing")
-    lb.fit(model, objective, steps=3000, learning_rate=0.05, schedule="exponential", progress=False)
+    lb.fit(model, objective, steps=1500, learning_rate=0.05, schedule="exponential", progress=False)
     q = model.posterior()
     torch.testing.assert_close(q.mean.detach(), CENTRE, rtol=0, atol=1e-6)
     torch.testing.assert_close(q.covariance_matrix.detach(), PRECISION.inverse(), rtol=0, atol=1e-6)
@@ -127,7 +127,7 @@ def test_full_rank_is_exact_on_a_gaussian():
 def test_mean_field_has_the_variances_that_theory_predicts():
     model = make(lb.mean_field).double()
     settings = {"learning_rate": 0.05, "schedule": "exponential", "ema": 0.995}
-    lb.fit(model, lb.ELBO(samples=100), steps=3000, progress=False, **settings)
+    lb.fit(model, lb.ELBO(samples=100), steps=1500, progress=False, **settings)
     q = model.posterior()
     torch.testing.assert_close(q.variance.detach(), 1 / PRECISION.diagonal(), rtol=0.01, atol=0)
     gap = 0.5 * float(PRECISION.diagonal().log().sum() - PRECISION.logdet())
@@ -249,7 +249,7 @@ def test_full_rank_is_the_posterior_of_a_linear_regression():
 
     model = lb.LogJoint(log_joint, lb.full_rank, {"weights": 3}).double()
     objective = lb.ELBO(samples=10, gradient="sticking-the-landing")
-    lb.fit(model, objective, steps=4000, learning_rate=0.05, schedule="exponential", progress=False)
+    lb.fit(model, objective, steps=2000, learning_rate=0.05, schedule="exponential", progress=False)
     q = model.posterior()
     precision = ridge.lambda_ * np.eye(3) + ridge.alpha_ * inputs.T @ inputs
     np.testing.assert_allclose(q.covariance_matrix.detach(), np.linalg.inv(precision), atol=1e-6)
