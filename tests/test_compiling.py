@@ -138,7 +138,13 @@ def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
     for choice in ("always", "never"):
         torch.manual_seed(0)
         run = lb.fit(
-            MODELS[name](), lb.ELBO(), examples, compile=choice, progress=False, observers=[watcher]
+            MODELS[name](),
+            lb.ELBO(),
+            examples,
+            epochs=5,
+            compile=choice,
+            progress=False,
+            observers=[watcher],
         )
         bounds.append([record["train"]["bound"] for record in run.history])
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
