@@ -84,14 +84,14 @@ def load(kind: str, path: Path, place: str) -> Any:
     import torch
 
     import lowerbound as lb
-    from lowerbound.data.mapped import Mapped
+    from lowerbound.data.mapped import MappedRows
 
     if kind == "pictures":
         return lb.load_data(
             path, keep_in=place, cache=path.parent / "decoded", test_fraction=0.01
         ).train
     if place == "file":
-        return lb.Examples(Mapped.of(np.load(path, mmap_mode="r")), levels=2)
+        return lb.Examples(MappedRows.of(np.load(path, mmap_mode="r")), levels=2)
     return lb.Examples(torch.from_numpy(np.load(path)), levels=2)
 
 

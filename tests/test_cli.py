@@ -16,7 +16,7 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.cli import main
-from lowerbound.cli.runs import dumps, schedules_reached
+from lowerbound.cli.runs import dumps, read_schedules
 from lowerbound.describe import describe
 from lowerbound.evaluation.comparison import paired_difference
 from lowerbound.evaluation.health import latent_health
@@ -73,7 +73,7 @@ def metrics(directory: Path) -> list[dict]:
 def _quick(monkeypatch):
     """Without matplotlib, which takes most of the time of so short a training."""
     monkeypatch.setattr(
-        "lowerbound.training.observers.save_course", lambda history, path: path.touch()
+        "lowerbound.training.observers.save_learning_curves", lambda history, path: path.touch()
     )
 
 
@@ -424,16 +424,16 @@ def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
     ]
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert schedules_reached(tmp_path) == {
+    assert read_schedules(tmp_path) == {
         "beta": {"reached": 0.5, "end": 1.0, "ended": False, "epoch": 2}
     }
     lines[-1]["validation"]["bound"] = -4.0
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert schedules_reached(tmp_path) == {"beta": {"reached": 1.0, "end": 1.0, "ended": True}}
+    assert read_schedules(tmp_path) == {"beta": {"reached": 1.0, "end": 1.0, "ended": True}}
     file.write_text(
         json.dumps({"epoch": 1, "schedules": {"beta": {"reached": 0.5, "end": 1.0}}}) + "\n"
     )
-    assert schedules_reached(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
+    assert read_schedules(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
 
 
 def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, capsys):

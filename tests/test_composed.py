@@ -13,10 +13,10 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import lowerbound as lb
 from lowerbound.conditionals.flow import flow_classes
-from lowerbound.describe import describe, foreign_parts
+from lowerbound.describe import describe, find_foreign_parts
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, Mixture, TriangularNormal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.runs.saving import shared_weights
+from lowerbound.runs.saving import find_shared_weights
 from lowerbound.runtime import noise
 
 IMAGE = (1, 8, 8)
@@ -127,7 +127,7 @@ def test_an_option_that_a_file_cannot_name_needs_a_constructor(tmp_path):
         return lb.Flow("maf", 2, activation=lambda: nn.ELU(0.5))
 
     flow = make()
-    [(path, _)] = foreign_parts(describe(flow))
+    [(path, _)] = find_foreign_parts(describe(flow))
     assert path == "model.activation"
     again = lb.load(lb.save(flow, tmp_path / "flow"), make)
     assert torch.equal(again().log_prob(torch.ones(2)), flow().log_prob(torch.ones(2)))
@@ -318,7 +318,7 @@ def test_training_counts_shared_parameters_once_and_resumes_exactly(tmp_path):
     for name, value in through.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
         assert not torch.equal(value, start.state_dict()[name]), name
-    assert shared_weights(start)
+    assert find_shared_weights(start)
     loaded = lb.load(tmp_path / "b")
     assert loaded.prior.posterior is loaded.posterior
     assert torch.equal(

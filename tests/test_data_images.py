@@ -12,7 +12,7 @@ from PIL import Image
 
 from lowerbound.data import load_data
 from lowerbound.data.images import read_image_folder
-from lowerbound.data.picture import MAX_PIXELS, read_picture, resized
+from lowerbound.data.picture import MAX_PIXELS, read_picture, resize_picture
 from lowerbound.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -237,7 +237,7 @@ def test_gigantic_pictures_are_refused_by_their_header(tmp_path, side):
 
 def test_folders_larger_than_memory_are_refused(tmp_path, monkeypatch):
     save(tmp_path / "1.png")
-    monkeypatch.setattr("lowerbound.data.memory.physical_memory", lambda: 29)
+    monkeypatch.setattr("lowerbound.data.memory.find_memory_bytes", lambda: 29)
     with pytest.raises(DataError, match=r"1 pictures of shape .* do not fit into memory"):
         load_data(tmp_path)
 
@@ -362,9 +362,9 @@ def test_crop_takes_the_middle_and_stretch_takes_all():
     wide = np.zeros((8, 32), dtype=np.uint8)
     wide[:, 12:20] = 200
     picture = Image.fromarray(wide)
-    cropped = np.asarray(resized(picture, (8, 8), "crop"))
+    cropped = np.asarray(resize_picture(picture, (8, 8), "crop"))
     assert np.array_equal(cropped, wide[:, 12:20])
-    stretched = np.asarray(resized(picture, (8, 8), "stretch"))
+    stretched = np.asarray(resize_picture(picture, (8, 8), "stretch"))
     assert stretched[:, 3:5].min() > 150
     assert stretched[:, [0, 7]].max() < 50
 
@@ -373,7 +373,7 @@ def test_crop_takes_the_middle_and_stretch_takes_all():
 @pytest.mark.parametrize("target", [(5, 5), (3, 11), (11, 3), (1, 1), (64, 48)])
 def test_a_constant_stays_constant_at_any_size(source, target):
     for fit in ("crop", "stretch"):
-        result = np.asarray(resized(Image.new("L", source, 77), target, fit))
+        result = np.asarray(resize_picture(Image.new("L", source, 77), target, fit))
         assert result.shape == target
         assert (result == 77).all()
 
@@ -382,7 +382,7 @@ def test_shrinking_is_antialiased():
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
     assert (
         np.abs(
-            np.asarray(resized(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127
+            np.asarray(resize_picture(Image.fromarray(stripes), (8, 8), "crop")).astype(int) - 127
         ).max()
         <= 12
     )

@@ -15,7 +15,7 @@ from PIL import Image
 import lowerbound as lb
 from lowerbound.data import images, memory
 from lowerbound.data.arrays import as_examples
-from lowerbound.data.mapped import Mapped
+from lowerbound.data.mapped import MappedRows
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.training import batches
 
@@ -48,7 +48,7 @@ def test_a_file_gives_the_same_parts_as_memory(name, saved):
     )
     for part in ("train", "test"):
         there, here = getattr(mapped, part), getattr(read, part)
-        assert isinstance(there.values, Mapped)
+        assert isinstance(there.values, MappedRows)
         assert isinstance(here.values, torch.Tensor)
         assert (there.shape, there.levels, len(there)) == (here.shape, here.levels, len(here))
         index = torch.tensor([3, 0, 3, 5])
@@ -66,17 +66,17 @@ def test_a_file_gives_the_same_parts_as_memory(name, saved):
 def test_what_is_large_stays_in_its_file_and_what_is_small_does_not(saved, monkeypatch):
     path = saved(ARRAYS["grey"])
     assert isinstance(lb.load_data(path).train.values, torch.Tensor)
-    monkeypatch.setattr(memory, "physical_memory", lambda: 4 * path.stat().st_size - 4)
-    assert isinstance(lb.load_data(path).train.values, Mapped)
+    monkeypatch.setattr(memory, "find_memory_bytes", lambda: 4 * path.stat().st_size - 4)
+    assert isinstance(lb.load_data(path).train.values, MappedRows)
     assert isinstance(lb.load_data(path, keep_in="memory").train.values, torch.Tensor)
 
 
 def test_a_memory_map_that_is_given_stays_one(saved):
     array = np.load(saved(ARRAYS["grey"]), mmap_mode="r")
-    assert isinstance(lb.load_data(array).train.values, Mapped)
-    assert isinstance(lb.load_data((array, ARRAYS["grey"])).train.values, Mapped)
+    assert isinstance(lb.load_data(array).train.values, MappedRows)
+    assert isinstance(lb.load_data((array, ARRAYS["grey"])).train.values, MappedRows)
     assert isinstance(lb.load_data(array, keep_in="memory").train.values, torch.Tensor)
-    assert isinstance(lb.Examples.of(array).values, Mapped)
+    assert isinstance(lb.Examples.of(array).values, MappedRows)
     part = as_examples(array[10:20], name="part")
     assert torch.equal(
         part.batch(torch.arange(10)),
@@ -88,7 +88,7 @@ def test_a_memory_map_that_is_given_stays_one(saved):
 def test_what_a_map_shows_is_what_is_read(mode, saved):
     array = np.load(saved(ARRAYS["grey"]), mmap_mode=mode)
     expected = ARRAYS["grey"].copy()
-    values = Mapped.of(array)
+    values = MappedRows.of(array)
     if mode != "r":
         array[3], expected[3] = 7, 7
     assert (values.source.handle is None) == (mode == "c")
@@ -106,14 +106,14 @@ def test_what_a_map_shows_is_what_is_read(mode, saved):
 def test_a_slice_of_a_map_begins_where_it_begins(part, tmp_path):
     large = np.random.default_rng(0).random((30, 700)).astype("float32")
     np.save(tmp_path / "large.npy", large)
-    values = Mapped.of(np.load(tmp_path / "large.npy", mmap_mode="r")[part])
+    values = MappedRows.of(np.load(tmp_path / "large.npy", mmap_mode="r")[part])
     assert values.source.handle is not None
     assert np.array_equal(values[torch.arange(len(values)).flip(0)].numpy(), large[part][::-1])
 
 
 def test_rows_are_read_in_pieces_where_one_call_does_not_give_all(saved, monkeypatch):
     monkeypatch.setattr("lowerbound.data.mapped._CALL_BYTES", 7)
-    values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
+    values = MappedRows.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     for order in (torch.arange(30), torch.tensor([8, 3])):
         assert np.array_equal(values[order].numpy(), ARRAYS["grey"][order.numpy()])
 
@@ -123,14 +123,14 @@ def test_a_file_that_was_replaced_is_not_read_in_the_place_of_the_map(saved):
     array = np.load(path, mmap_mode="r")
     path.unlink()
     np.save(path, 255 - ARRAYS["grey"])
-    assert np.array_equal(Mapped.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
+    assert np.array_equal(MappedRows.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
     path.unlink()
-    assert np.array_equal(Mapped.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
+    assert np.array_equal(MappedRows.of(array)[torch.arange(30)].numpy(), ARRAYS["grey"])
 
 
 def test_a_file_that_becomes_shorter_is_reported(saved):
     path = saved(ARRAYS["grey"])
-    values = Mapped.of(np.load(path, mmap_mode="r"))
+    values = MappedRows.of(np.load(path, mmap_mode="r"))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
     with pytest.raises(DataError, match="the file became shorter"):
@@ -277,7 +277,7 @@ def test_data_that_one_pool_holds_have_the_order_that_they_have_in_memory(saved)
 @pytest.mark.parametrize("between", [0, 30, 60, 1 << 12])
 def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monkeypatch):
     monkeypatch.setattr("lowerbound.data.mapped._GAP_BYTES", between)
-    values = Mapped.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
+    values = MappedRows.of(np.load(saved(ARRAYS["grey"]), mmap_mode="r"))
     calls = []
     read = os.pread
     monkeypatch.setattr(
@@ -359,7 +359,7 @@ def test_pictures_are_decoded_once(folder, tmp_path, monkeypatch):
     read = lb.load_data(folder, keep_in="memory", **settings)
     assert not (tmp_path / "decoded").exists()
     mapped = lb.load_data(folder, keep_in="file", **settings)
-    assert isinstance(mapped.train.values, Mapped)
+    assert isinstance(mapped.train.values, MappedRows)
     index = torch.arange(len(read.train))
     assert torch.equal(mapped.train.batch(index), read.train.batch(index))
     assert mapped.train.files == read.train.files
@@ -374,7 +374,7 @@ def _only_opens(read_all, monkeypatch):
     def forbidden(path):
         raise AssertionError(f"{path} was decoded again")
 
-    monkeypatch.setattr(images, "read_picture_aloud", forbidden)
+    monkeypatch.setattr(images, "read_picture_unsilenced", forbidden)
     return read_all
 
 
@@ -399,7 +399,7 @@ def test_grey_pictures_before_one_in_colour_are_spread_over_its_channels(keep_in
 
 
 def test_many_pictures_are_kept_but_used_from_memory(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_WORTH_KEEPING_BYTES", 12 * 30)
+    monkeypatch.setattr(images, "_SMALLEST_STORED_BYTES", 12 * 30)
     data = lb.load_data(folder, cache=str(tmp_path / "decoded"))
     assert isinstance(data.train.values, torch.Tensor)
     assert len(list((tmp_path / "decoded").iterdir())) == 1
@@ -457,7 +457,7 @@ def test_what_was_refused_is_refused_again_and_in_every_part(tmp_path):
     values = np.zeros((20, 3), dtype=np.float32)
     values[15] = 200.0
     np.save(tmp_path / "odd.npy", values)
-    mapped = lb.Examples(Mapped.of(np.load(tmp_path / "odd.npy", mmap_mode="r")))
+    mapped = lb.Examples(MappedRows.of(np.load(tmp_path / "odd.npy", mmap_mode="r")))
     for _ in range(2):
         with pytest.raises(DataError, match="can be binarised"):
             mapped.prepare("binarize")

@@ -257,7 +257,7 @@ class Hanging(io.BytesIO):
     [
         (Hanging, {}, "timed out"),
         (lambda: io.BytesIO(bytes(100)), {"MAX_BYTES": 10}, "sends more than"),
-        (lambda: io.BytesIO(bytes(100)), {"DEADLINE": -1.0}, "took longer than"),
+        (lambda: io.BytesIO(bytes(100)), {"DEADLINE_SECONDS": -1.0}, "took longer than"),
     ],
 )
 def test_homes_that_misbehave(machine, monkeypatch, stream, limits, message):

@@ -12,7 +12,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.data import Dataset, Examples, load_data
-from lowerbound.data.sparse import Sparse
+from lowerbound.data.sparse import SparseRows
 from lowerbound.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def cells(**changes):
 @pytest.mark.parametrize("kind", ["counts", None])
 def test_a_sparse_matrix_is_as_its_dense_array(form, kind):
     there, here = Examples.of(sparse(form=form), kind=kind), Examples.of(DENSE, kind=kind)
-    assert isinstance(there.values, Sparse)
+    assert isinstance(there.values, SparseRows)
     assert (there.shape, len(there), there.levels) == (here.shape, len(here), here.levels)
     assert there.values.dtype == here.values.dtype
     assert there.values.dim() == 2
@@ -46,7 +46,7 @@ def test_a_sparse_matrix_is_as_its_dense_array(form, kind):
     assert there.digest() == here.digest()
     one, other = (examples.split(0.3, seed=1) for examples in (there, here))
     for part, dense in zip(one, other, strict=True):
-        assert isinstance(part.values, Sparse)
+        assert isinstance(part.values, SparseRows)
         assert part.values.matrix is there.values.matrix
         assert torch.equal(part.values.to("cpu"), dense.values)
         assert (
@@ -59,7 +59,7 @@ def test_a_sparse_matrix_is_as_its_dense_array(form, kind):
 def test_two_matrices_are_joined():
     parts = [Examples.of(sparse(DENSE[rows])) for rows in (slice(0, 50), slice(50, 60))]
     joined = Dataset(*parts, "cells").all()
-    assert isinstance(joined.values, Sparse)
+    assert isinstance(joined.values, SparseRows)
     assert torch.equal(joined.batch(EVERY), torch.from_numpy(DENSE))
 
 

@@ -15,7 +15,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal, closed_form_kl, soft_clamp
-from lowerbound.selftest.known import fitted_linear_vae, linear_vae, rank_data
+from lowerbound.selftest.known import draw_rank_data, fit_linear_vae, make_linear_vae
 
 DOUBLE = torch.float64
 
@@ -103,7 +103,7 @@ def test_every_log_weight_is_the_evidence_at_the_exact_posterior():
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * torch.tensor(
         [2.0, 0.7], dtype=DOUBLE
     )
-    model, evidence = linear_vae(
+    model, evidence = make_linear_vae(
         loadings, torch.randn(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
     )
     x = torch.randn(6, 5, dtype=DOUBLE)
@@ -113,12 +113,12 @@ def test_every_log_weight_is_the_evidence_at_the_exact_posterior():
 
 def test_a_linear_vae_at_its_optimum_has_the_score_of_probabilistic_pca():
     """Lucas et al. 2019: a diagonal encoder suffices."""
-    x = rank_data(300, 5, 2)
+    x = draw_rank_data(300, 5, 2)
     pca = PCA(2).fit(x.numpy())
     noise = float(pca.noise_variance_)
     lengths = torch.from_numpy(np.sqrt(pca.explained_variance_ - noise))
     loadings = torch.from_numpy(pca.components_.T) * lengths
-    model, evidence = linear_vae(
+    model, evidence = make_linear_vae(
         loadings, torch.from_numpy(pca.mean_), torch.tensor(noise, dtype=DOUBLE).sqrt()
     )
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
@@ -127,25 +127,25 @@ def test_a_linear_vae_at_its_optimum_has_the_score_of_probabilistic_pca():
 
 
 def test_a_linear_vae_with_elementwise_noise_has_the_score_of_factor_analysis():
-    x = rank_data(300, 5, 2)
+    x = draw_rank_data(300, 5, 2)
     analysis = FactorAnalysis(2, tol=1e-8, max_iter=20_000).fit(x.numpy())
     noise = torch.from_numpy(np.sqrt(analysis.noise_variance_))
     loadings = torch.from_numpy(analysis.components_.T.copy())
     turn = torch.linalg.eigh(loadings.T @ (loadings / noise[:, None] ** 2))[1]
-    model, _ = linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
+    model, _ = make_linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     assert bound.mean == pytest.approx(analysis.score(x.numpy()), rel=1e-9)
 
 
 def test_a_trained_linear_vae_reaches_probabilistic_pca():
     """Within 1e-4 nat of the maximum likelihood solution, whose covariance divides by n."""
-    x = rank_data(100, 5, 2)
+    x = draw_rank_data(100, 5, 2)
     centred = x - x.mean(0)
     spectrum, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
     noise = spectrum[:-2].mean()
     loadings = vectors[:, -2:] * (spectrum[-2:] - noise).sqrt()
     best = MultivariateNormal(x.mean(0), loadings @ loadings.T + noise * torch.eye(5, dtype=DOUBLE))
-    model = fitted_linear_vae(x)
+    model = fit_linear_vae(x)
     reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
     expected = float(best.log_prob(x).mean())
     assert reached == pytest.approx(expected, abs=1e-4)
@@ -228,7 +228,7 @@ def test_the_bound_and_its_gradient_are_pyro_s(samples, likelihood, kl, theirs):
 
 def test_the_bound_is_below_the_evidence_and_rises_to_it_as_q_nears_the_posterior():
     loadings = torch.linalg.qr(torch.randn(5, 2, dtype=DOUBLE))[0] * 1.5
-    model, evidence = linear_vae(
+    model, evidence = make_linear_vae(
         loadings, torch.zeros(5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
     )
     x = evidence.sample((200,))

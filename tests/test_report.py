@@ -13,8 +13,8 @@ from lowerbound.errors import ShapeError
 from lowerbound.report.figures import (
     is_image,
     manifold_points,
-    save_course,
     save_grid,
+    save_learning_curves,
     save_pairs,
 )
 
@@ -136,7 +136,7 @@ def test_pairs_stand_four_in_a_row_at_most(count, columns, tmp_path):
     ids=["one epoch", "one epoch, validation", "no validation", "many epochs"],
 )
 def test_the_course_is_a_png_of_one_size(history, tmp_path):
-    path = save_course(history, tmp_path / "deep" / "bound.png")
+    path = save_learning_curves(history, tmp_path / "deep" / "bound.png")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert pixels(path).shape[:2] == (432, 1320)
 
@@ -144,11 +144,13 @@ def test_the_course_is_a_png_of_one_size(history, tmp_path):
 def test_the_course_shows_the_validation_in_its_own_colour(tmp_path):
     red = np.array([0xD1, 0x49, 0x5B])
     epochs = range(1, 6)
-    without = pixels(save_course([record(e, "train") for e in epochs], tmp_path / "without.png"))[
-        ..., :3
-    ]
+    without = pixels(
+        save_learning_curves([record(e, "train") for e in epochs], tmp_path / "without.png")
+    )[..., :3]
     beside = pixels(
-        save_course([record(e, "train", "validation") for e in epochs], tmp_path / "with.png")
+        save_learning_curves(
+            [record(e, "train", "validation") for e in epochs], tmp_path / "with.png"
+        )
     )[..., :3]
     assert not (without == red).all(-1).any()
     assert (beside == red).all(-1).any()

@@ -21,7 +21,7 @@ from lowerbound.models import Draw, LatentModel
 from lowerbound.objectives import ELBO, IWAE, Objective, Renyi
 from lowerbound.objectives.importance import PowerMean
 from lowerbound.runtime import noise
-from lowerbound.selftest import CHECKS, Check, check, outcomes, run_checks
+from lowerbound.selftest import CHECKS, Check, check, run_checks, run_each
 from lowerbound.training.step import TrainingStep
 
 THOROUGH = pytest.mark.skipif(
@@ -573,9 +573,9 @@ def test_thorough_checks_are_left_out_unless_asked_for(monkeypatch):
         "slow": broken_check("slow", measure=float, thorough=True),
     }
     monkeypatch.setattr("lowerbound.selftest.registry.CHECKS", kept)
-    assert [outcome.name for outcome in outcomes()] == ["quick"]
-    assert [outcome.name for outcome in outcomes(thorough=True)] == ["quick", "slow"]
-    assert [outcome.name for outcome in outcomes(only=["slow"])] == ["slow"]
+    assert [outcome.name for outcome in run_each()] == ["quick"]
+    assert [outcome.name for outcome in run_each(thorough=True)] == ["quick", "slow"]
+    assert [outcome.name for outcome in run_each(only=["slow"])] == ["slow"]
 
 
 def test_names_are_taken_once_and_unknown_ones_refused():

@@ -20,9 +20,9 @@ from lowerbound.settings import (
     Settings,
     check_arguments,
     check_settings,
-    help_text,
-    settings_of,
+    read_settings,
     takes_settings,
+    write_help,
 )
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 
@@ -207,8 +207,8 @@ def test_a_function_describes_its_settings_among_its_arguments():
 
 
 def test_the_help_text_is_the_first_paragraph():
-    assert help_text(Tea.model_fields["cups"]) == "Number of cups."
-    assert help_text(settings_of(brew).model_fields["cups"]) == "How many cups."
+    assert write_help(Tea.model_fields["cups"]) == "Number of cups."
+    assert write_help(read_settings(brew).model_fields["cups"]) == "How many cups."
 
 
 # The settings of a training
@@ -219,7 +219,7 @@ def test_fit_takes_describes_and_records_every_setting_of_a_training():
     for name, field in FitKeywords.model_fields.items():
         shown = signature.parameters[name]
         assert (shown.default, shown.annotation) == (field.default, field.annotation)
-        assert f"\n    {name}: {help_text(field)[:20]}" in lb.fit.__doc__
+        assert f"\n    {name}: {write_help(field)[:20]}" in lb.fit.__doc__
     assert list(FitKeywords().training) == list(TrainingSettings.model_fields)
     assert list(signature.parameters)[:3] == ["model", "objective", "data"]
 
@@ -244,7 +244,7 @@ def test_the_settings_can_be_read_without_torch():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_setting_of_a_recipe_is_described_and_is_a_flag(name):
     flags = flag_names(name)
-    for schema in (settings_of(RECIPES[name].make), TrainingSettings, settings_of(load_data)):
+    for schema in (read_settings(RECIPES[name].make), TrainingSettings, read_settings(load_data)):
         for setting, info in schema.model_fields.items():
             assert info.description, f"{schema.__name__}: {setting}"
             assert f"--{setting.replace('_', '-')}" in flags

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import lowerbound as lb
-from lowerbound.describe import build, describe, foreign_parts
-from lowerbound.runs.saving import shared_weights
+from lowerbound.describe import build, describe, find_foreign_parts
+from lowerbound.runs.saving import find_shared_weights
 from lowerbound.runs.tensor_files import read_tensors
 
 IMAGE = (1, 8, 8)
@@ -90,8 +90,8 @@ def test_shared_tensors_are_stored_once_and_shared_again(tmp_path):
     model = sharing_model()
     path = lb.save(model, tmp_path / "vae")
     assert read_tensors(path)[1]["format"] == 2
-    assert shared_weights(model)
-    assert stored_names(path) == set(model.state_dict()) - shared_weights(model).keys()
+    assert find_shared_weights(model)
+    assert stored_names(path) == set(model.state_dict()) - find_shared_weights(model).keys()
     again = lb.load(path)
     assert again.posterior.network.first is again.posterior.network.second
     decoder = again.likelihood.network.network[0]
@@ -159,7 +159,7 @@ def test_a_run_of_a_sharing_model_stores_once_resumes_exactly_and_loads(tmp_path
     lb.fit(resumed, lb.ELBO(), x, epochs=4, directory=tmp_path / "b", resume=True, **settings)
     for name, value in through.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    shared = shared_weights(start)
+    shared = find_shared_weights(start)
     for file in (tmp_path / "b").rglob("*.safetensors"):
         if file.name in ("model.safetensors", "averaged.safetensors"):
             assert stored_names(file) == set(start.state_dict()) - shared.keys()
@@ -255,7 +255,7 @@ def test_layers_of_torch_are_rebuilt_without_a_constructor(name, tmp_path):
     state = torch.get_rng_state()
     description = describe(layer)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not list(foreign_parts(description))
+    assert not list(find_foreign_parts(description))
     again = lb.load(lb.save(layer, tmp_path / "layer"))
     assert describe(again) == description
     assert type(again) is type(layer)
@@ -305,7 +305,7 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_layers_that_were_changed_need_a_constructor(name, tmp_path):
     layer = CHANGED[name]()
-    [(path, _)] = foreign_parts(describe(nn.Sequential(nn.ReLU(), layer)))
+    [(path, _)] = find_foreign_parts(describe(nn.Sequential(nn.ReLU(), layer)))
     assert path == "model.modules[1]"
     with pytest.raises(lb.errors.StorageError, match=r"constructor=make_model"):
         lb.load(lb.save(layer, tmp_path / "layer"))

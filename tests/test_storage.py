@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lowerbound as lb
-from lowerbound.describe import KINDS, build, describe, foreign_parts
+from lowerbound.describe import KINDS, build, describe, find_foreign_parts
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.saving import FORMAT
 from lowerbound.runs.tensor_files import read_tensors, write_tensors
@@ -177,7 +177,7 @@ def test_an_activation_of_ones_own_is_a_foreign_part_too():
 
     for activation in (MyActivation, make_activation):
         model = lb.Gaussian(lb.mlp(6, 5, 4, activation=activation))
-        [(path, name)] = foreign_parts(describe(model))
+        [(path, name)] = find_foreign_parts(describe(model))
         assert path == "model.network.activation"
         assert name.endswith(f".{activation.__name__}")
 
@@ -284,7 +284,7 @@ def test_tensor_arguments_are_among_the_weights_and_options_among_the_arguments(
 def test_a_tensor_that_is_not_saved_is_a_foreign_part():
     part = Tables(torch.rand(2), torch.tensor([1]))
     part.register_buffer("index", torch.tensor([1]), persistent=False)
-    assert list(foreign_parts(describe(part))) == [("model.index", "torch.Tensor")]
+    assert list(find_foreign_parts(describe(part))) == [("model.index", "torch.Tensor")]
 
 
 # Files that are not what they should be

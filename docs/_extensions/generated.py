@@ -20,7 +20,7 @@ from lowerbound.cli import app as command
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import FORMATS
 from lowerbound.recipes import RECIPES, Recipe
-from lowerbound.settings import Settings, help_text, settings_of
+from lowerbound.settings import Settings, read_settings, write_help
 from lowerbound.training.settings import TrainingSettings
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -150,7 +150,7 @@ def _recipe(entry: Recipe) -> str:
         [
             f"## {entry.name}\n\n{entry.summary}\n",
             f"In Python {function}; usually trained with {trained}.\n",
-            _settings(settings_of(entry.make)),
+            _settings(read_settings(entry.make)),
             _reached(entry),
         ]
     )
@@ -245,7 +245,7 @@ def training_settings() -> str:
 
 def _settings(schema: type[Settings]) -> str:
     rows = [
-        (f"`{name}`", f"`{field.default}`", help_text(field))
+        (f"`{name}`", f"`{field.default}`", write_help(field))
         for name, field in schema.model_fields.items()
     ]
     return table(("setting", "default", "what it is"), rows)

@@ -3,7 +3,7 @@
 A class of settings is a subclass of :class:`Settings`, such as
 :class:`lowerbound.training.settings.TrainingSettings`. A function may also declare its settings in
 its signature, as ``load_data`` and the recipes do: there a setting is a keyword-only parameter that
-is annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`settings_of` makes the
+is annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`read_settings` makes the
 class. The checks, the sections of a run's ``config.yaml``, the flags of the command with their help
 texts, and the entries of docstrings are made from the class.
 """
@@ -73,7 +73,7 @@ def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> 
             hint = f"did you mean {near[0]!r}?"
         raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
     try:
-        return schema(**{key: _to_python(value) for key, value in values.items()})
+        return schema(**{key: _convert_to_python(value) for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         setting, reason = first["loc"][0], first["msg"].lower()
@@ -88,10 +88,10 @@ def check_arguments(
     Raises:
         SettingsError: as :func:`check_settings`, under ``name`` or the function's own name.
     """
-    return dict(check_settings(settings_of(function), values, name=name or function.__name__))
+    return dict(check_settings(read_settings(function), values, name=name or function.__name__))
 
 
-def _to_python(value: Any) -> Any:
+def _convert_to_python(value: Any) -> Any:
     """Scalars of numpy become Python's numbers, and paths become text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
@@ -101,28 +101,28 @@ def _to_python(value: Any) -> Any:
 
 
 def has_settings(function: Function) -> Function:
-    """Decorator: ``help()`` and editors see plain types, :func:`settings_of` also the bounds."""
+    """Decorator: ``help()`` and editors see plain types, :func:`read_settings` also the bounds."""
     signature = inspect.signature(function)
     plain = [
-        parameter.replace(annotation=_without_bounds(parameter.annotation))
+        parameter.replace(annotation=_drop_bounds(parameter.annotation))
         for parameter in signature.parameters.values()
     ]
     vars(function).update(_settings=signature, __signature__=signature.replace(parameters=plain))
     return function
 
 
-def _without_bounds(annotation: Any) -> Any:
+def _drop_bounds(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return get_args(annotation)[0]
     return annotation
 
 
 @cache
-def settings_of(function: Callable[..., Any]) -> type[Settings]:
+def read_settings(function: Callable[..., Any]) -> type[Settings]:
     """The settings in a function's signature, as a class."""
     signature = vars(function).get("_settings", inspect.signature(function))
     fields: dict[str, Any] = {
-        name: (parameter.annotation, _or_required(parameter.default))
+        name: (parameter.annotation, _mark_required(parameter.default))
         for name, parameter in signature.parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
         and get_origin(parameter.annotation) is Annotated
@@ -130,7 +130,7 @@ def settings_of(function: Callable[..., Any]) -> type[Settings]:
     return create_model(function.__name__, __base__=Settings, **fields)
 
 
-def _or_required(default: Any) -> Any:
+def _mark_required(default: Any) -> Any:
     """The default of a parameter as pydantic writes it, which has ``...`` for a required one."""
     if default is inspect.Parameter.empty:
         return ...
@@ -159,18 +159,19 @@ def takes_settings(schema: type[Settings]) -> Callable[[Function], Function]:
         vars(function).update(__signature__=signature.replace(parameters=[*own, *keywords]))
         lines = inspect.cleandoc(function.__doc__ or "").splitlines()
         function.__doc__ = "\n".join(
-            docstring_entries(schema) if line.startswith(_KEYWORDS) else line for line in lines
+            write_docstring_entries(schema) if line.startswith(_KEYWORDS) else line
+            for line in lines
         )
         return function
 
     return decorate
 
 
-def docstring_entries(schema: type[Settings]) -> str:
+def write_docstring_entries(schema: type[Settings]) -> str:
     """The settings, as entries of a docstring's section ``Args``."""
     return "\n".join(
         fill(
-            f"{name}: {_as_sentence(field.description)}",
+            f"{name}: {_make_sentence(field.description)}",
             96,
             initial_indent="    ",
             subsequent_indent="        ",
@@ -181,12 +182,12 @@ def docstring_entries(schema: type[Settings]) -> str:
     )
 
 
-def help_text(field: FieldInfo) -> str:
+def write_help(field: FieldInfo) -> str:
     """A setting in a sentence or two: the first paragraph of its description."""
-    return _as_sentence((field.description or "").split("\n\n")[0])
+    return _make_sentence((field.description or "").split("\n\n")[0])
 
 
-def _as_sentence(text: str | None) -> str:
+def _make_sentence(text: str | None) -> str:
     """A text on one line, which begins with a capital letter and ends with a full stop."""
     line = " ".join((text or "").split())
     if not line:
@@ -194,7 +195,7 @@ def _as_sentence(text: str | None) -> str:
     return f"{line[0].upper()}{line[1:].rstrip('.')}."
 
 
-def whole_number(name: str, value: Any) -> int:
+def check_whole_number(name: str, value: Any) -> int:
     """``value`` as an integer of at least 1.
 
     Raises:

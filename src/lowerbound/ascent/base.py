@@ -14,7 +14,7 @@ from torch import Tensor
 from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError
 
 # The largest relative decrease of a bound that rounding in double precision explains.
-_ROUNDING = 1e-8
+_RELATIVE_ROUNDING_ERROR = 1e-8
 
 
 class Factor(Protocol):
@@ -162,7 +162,7 @@ class CoordinateAscent(ABC):
                 term="bound",
                 tensor=name,
             )
-        if bound < before - _ROUNDING * max(1.0, abs(before)):
+        if bound < before - _RELATIVE_ROUNDING_ERROR * max(1.0, abs(before)):
             raise LowerboundError(
                 f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to "
                 f"{bound:.10g}, so it is not the best factor given the others, or does not belong "

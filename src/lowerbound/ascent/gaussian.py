@@ -148,22 +148,22 @@ class MeanAndPrecision(CoordinateAscent):
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
         """The prior's precision, and the mean given it."""
         precision = Gamma(x.new_tensor(self.concentration), x.new_tensor(self.rate))
-        return {"mean": self._mean(x, precision), "precision": precision}
+        return {"mean": self._update_mean(x, precision), "precision": precision}
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
         """A Gaussian for the mean, a gamma distribution for the precision."""
         if name == "mean":
-            return self._mean(x, factors["precision"])
+            return self._update_mean(x, factors["precision"])
         return Gamma(
             x.new_tensor(self.concentration + 0.5 * (len(x) + 1)),
-            self.rate + 0.5 * self._squares(factors["mean"], x),
+            self.rate + 0.5 * self._expected_squares(factors["mean"], x),
         )
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
         """The sum of the terms of the likelihood, the mean and the precision."""
         tau, count = factors["precision"], len(x) + 1
         gaussians = 0.5 * (count * (expected_log(tau) - _LOG_TWO_PI) + math.log(self.strength))
-        gaussians = gaussians - 0.5 * tau.mean * self._squares(factors["mean"], x)
+        gaussians = gaussians - 0.5 * tau.mean * self._expected_squares(factors["mean"], x)
         found: Tensor = gaussians + expected_gamma_log_prob(tau, self.concentration, self.rate)
         return found
 
@@ -184,13 +184,13 @@ class MeanAndPrecision(CoordinateAscent):
         found: Tensor = value - concentration * (self.rate + 0.5 * spread).log()
         return found
 
-    def _mean(self, x: Tensor, precision: Gamma) -> Normal:
+    def _update_mean(self, x: Tensor, precision: Gamma) -> Normal:
         strength = self.strength + len(x)
         return Normal(
             (self.strength * self.mean + x.sum()) / strength, (strength * precision.mean).rsqrt()
         )
 
-    def _squares(self, mean: Normal, x: Tensor) -> Tensor:
+    def _expected_squares(self, mean: Normal, x: Tensor) -> Tensor:
         """``E [sum (x - mu)^2 + lambda_0 (mu - mu_0)^2]``."""
         shifts = (x - mean.mean).square().sum() + self.strength * (mean.mean - self.mean) ** 2
         return shifts + (len(x) + self.strength) * mean.variance

@@ -14,7 +14,7 @@ from torch.distributions import Dirichlet
 from lowerbound.ascent.base import CoordinateAscent, Factor
 from lowerbound.ascent.gaussian import check_positive
 from lowerbound.errors import DataError
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -128,7 +128,7 @@ class GaussianMixture(CoordinateAscent):
     def __init__(
         self, components: int, concentration: float | None = None, strength: float = 1.0
     ) -> None:
-        self.components = whole_number("GaussianMixture: components", components)
+        self.components = check_whole_number("GaussianMixture: components", components)
         if concentration is None:
             concentration = 1.0 / self.components
         check_positive("GaussianMixture", concentration=concentration, strength=strength)
@@ -186,7 +186,8 @@ class GaussianMixture(CoordinateAscent):
         if name == "assignments":
             return Assignments(
                 (
-                    self._log_proportions(factors) + factors["components"].expected_log_prob(x)
+                    self._expected_log_proportions(factors)
+                    + factors["components"].expected_log_prob(x)
                 ).softmax(1)
             )
         shares = factors["assignments"].shares
@@ -210,7 +211,7 @@ class GaussianMixture(CoordinateAscent):
             factors["components"],
             self.prior(x),
         )
-        log_proportions = self._log_proportions(factors)
+        log_proportions = self._expected_log_proportions(factors)
         examples = (shares * (log_proportions + components.expected_log_prob(x))).sum()
         count, size = self.components, x.shape[1]
         constant = math.lgamma(count * self.concentration) - count * math.lgamma(self.concentration)
@@ -230,7 +231,7 @@ class GaussianMixture(CoordinateAscent):
         return found
 
     @staticmethod
-    def _log_proportions(factors: Mapping[str, Any]) -> Tensor:
+    def _expected_log_proportions(factors: Mapping[str, Any]) -> Tensor:
         """``E log pi``, ``[C]``."""
         concentration = factors["proportions"].concentration
         return torch.digamma(concentration) - torch.digamma(concentration.sum())

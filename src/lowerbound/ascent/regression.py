@@ -71,7 +71,7 @@ class LinearRegression(CoordinateAscent):
         noise_precision = Gamma(
             one, x[:, -1].var(correction=0).clamp(min=torch.finfo(x.dtype).tiny)
         )
-        weights = self._weights(x, weights_precision, noise_precision)
+        weights = self._update_weights(x, weights_precision, noise_precision)
         return {
             "weights": weights,
             "weights_precision": weights_precision,
@@ -82,11 +82,11 @@ class LinearRegression(CoordinateAscent):
         """A Gaussian for the weights, gamma distributions for the two precisions."""
         weights = factors["weights"]
         if name == "weights":
-            return self._weights(x, factors["weights_precision"], factors["noise_precision"])
+            return self._update_weights(x, factors["weights_precision"], factors["noise_precision"])
         if name == "weights_precision":
-            count, squares = weights.event_shape.numel(), self._size(weights)
+            count, squares = weights.event_shape.numel(), self._expected_square_of_weights(weights)
         else:
-            count, squares = len(x), self._residuals(weights, x)
+            count, squares = len(x), self._expected_square_of_residuals(weights, x)
         return Gamma(x.new_tensor(self.concentration + 0.5 * count), self.rate + 0.5 * squares)
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -94,12 +94,12 @@ class LinearRegression(CoordinateAscent):
         weights, alpha, beta = (
             factors[name] for name in ("weights", "weights_precision", "noise_precision")
         )
-        likelihood = len(x) * (expected_log(beta) - _LOG_TWO_PI) - beta.mean * self._residuals(
-            weights, x
-        )
+        likelihood = len(x) * (
+            expected_log(beta) - _LOG_TWO_PI
+        ) - beta.mean * self._expected_square_of_residuals(weights, x)
         prior = weights.event_shape.numel() * (
             expected_log(alpha) - _LOG_TWO_PI
-        ) - alpha.mean * self._size(weights)
+        ) - alpha.mean * self._expected_square_of_weights(weights)
         hyper = [
             expected_gamma_log_prob(gamma, self.concentration, self.rate) for gamma in (alpha, beta)
         ]
@@ -107,7 +107,7 @@ class LinearRegression(CoordinateAscent):
         return found
 
     @staticmethod
-    def _weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
+    def _update_weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
         inputs, outputs = x[:, :-1], x[:, -1]
         # By singular values, because inputs.T @ inputs would square the ratio of its columns'
         # scales, and lose the smallest to rounding.
@@ -122,12 +122,12 @@ class LinearRegression(CoordinateAscent):
         return MultivariateNormal(mean, scale_tril=triangle.mT * triangle.diagonal().sign())
 
     @staticmethod
-    def _size(weights: MultivariateNormal) -> Tensor:
+    def _expected_square_of_weights(weights: MultivariateNormal) -> Tensor:
         """``E |w|^2``."""
         return weights.mean.square().sum() + weights.variance.sum()
 
     @staticmethod
-    def _residuals(weights: MultivariateNormal, x: Tensor) -> Tensor:
+    def _expected_square_of_residuals(weights: MultivariateNormal, x: Tensor) -> Tensor:
         """``E |y - X w|^2``."""
         inputs, outputs = x[:, :-1], x[:, -1]
         shift = outputs - inputs @ weights.mean

@@ -16,7 +16,7 @@ from lowerbound import __version__
 from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
 from lowerbound.errors import LowerboundError
 
-_OUR_FAULT = (
+_BUG_MESSAGE = (
     "this is a bug in lowerbound, not a mistake of yours; please report it with the lines above"
 )
 
@@ -43,7 +43,7 @@ for part in (training, evaluating, comparing, inspecting, listing, selftesting):
 
 
 @app.callback()
-def _root(
+def _accept_version_flag(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     pass
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _one_line
+            warnings.showwarning = _print_warning
             code = app(arguments, prog_name="lowerbound", standalone_mode=False)
     except typer.TyperException as error:
         _fail(error.format_message())
@@ -67,12 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except Exception:
         traceback.print_exc()
-        print(f"lowerbound: {_OUR_FAULT}", file=sys.stderr)
+        print(f"lowerbound: {_BUG_MESSAGE}", file=sys.stderr)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _one_line(message: Warning | str, *where: Any, **more: Any) -> None:
+def _print_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     print(f"lowerbound: warning: {message}", file=sys.stderr)
 
 

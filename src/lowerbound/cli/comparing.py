@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.progress_bar import progress_bar
+from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.runs import (
-    ANNEALED,
+    MOST_EXAMPLES_FOR_ANNEALING,
     Anneal,
     AsJson,
     Compile,
@@ -16,13 +16,13 @@ from lowerbound.cli.runs import (
     ScoredPart,
     Seed,
     Split,
-    data_of,
+    choose_part,
     describe_likelihood,
     dumps,
-    examples_of,
+    find_data,
     likelihood_to_json,
+    load_examples,
     open_run,
-    usual_part,
 )
 from lowerbound.errors import SettingsError
 
@@ -52,14 +52,14 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     from lowerbound.evaluation.comparison import check_finite, paired_difference
 
     runs = {directory: open_run(directory) for directory in (first, second)}
-    part = split or usual_part(data)
-    examples = _same_examples({path: config for path, (_, config) in runs.items()}, data, part)
+    part = split or choose_part(data)
+    examples = _load_same_examples({path: config for path, (_, config) in runs.items()}, data, part)
     if anneal is not None:
-        examples = examples.spread(ANNEALED)
+        examples = examples.spread(MOST_EXAMPLES_FOR_ANNEALING)
     estimates: dict[Path, Any] = {}
     for path, (model, _) in runs.items():
-        with progress_bar(str(path)) as progress:
-            estimates[path] = _log_likelihood(
+        with show_progress(str(path)) as progress:
+            estimates[path] = _estimate_log_likelihood(
                 model, examples, samples, anneal, seed=seed, compile=compile, progress=progress
             )
         check_finite(estimates[path], f"{path}: the log likelihood")
@@ -99,7 +99,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     print(dumps(results | context))
 
 
-def _log_likelihood(
+def _estimate_log_likelihood(
     model: Any, examples: "Examples", samples: int, anneal: int | None, **settings: Any
 ) -> Any:
     """The log likelihood by importance sampling, or by annealing if the user chose that."""
@@ -112,7 +112,7 @@ def _log_likelihood(
     return annealed_log_likelihood(model, examples, distributions=anneal, **settings)
 
 
-def _same_examples(
+def _load_same_examples(
     configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split
 ) -> "Examples":
     """The examples on which both runs are evaluated.
@@ -120,12 +120,12 @@ def _same_examples(
     Raises:
         SettingsError: if the data of the two runs are different.
     """
-    plans = [data_of(config, data) for config in configs.values()]
-    examples = examples_of(next(iter(configs.values())), data, part)
+    plans = [find_data(config, data) for config in configs.values()]
+    examples = load_examples(next(iter(configs.values())), data, part)
     if all(plan == plans[0] for plan in plans):
         return examples
-    other = examples_of(list(configs.values())[-1], data, part)
-    if _same(examples, other):
+    other = load_examples(list(configs.values())[-1], data, part)
+    if _are_same(examples, other):
         return examples
     first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
     differences = ", ".join(
@@ -146,7 +146,7 @@ def _same_examples(
     )
 
 
-def _same(one: "Examples", other: "Examples") -> bool:
+def _are_same(one: "Examples", other: "Examples") -> bool:
     """Whether two sets of examples have the same values, prepared in the same way."""
     first, second = (
         (examples.shape, len(examples), examples.levels, examples.pixels, examples.digest())

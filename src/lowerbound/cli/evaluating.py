@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.progress_bar import progress_bar
+from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.runs import (
-    ANNEALED,
+    MOST_EXAMPLES_FOR_ANNEALING,
     Anneal,
     AsJson,
     Compile,
@@ -16,17 +16,17 @@ from lowerbound.cli.runs import (
     Directory,
     ScoredPart,
     Seed,
+    build_objective,
+    choose_part,
     describe_estimate,
     describe_likelihood,
     dumps,
     evaluate_elbo,
-    examples_of,
     likelihood_to_json,
+    load_examples,
     mean_to_json,
-    objective_of,
     open_run,
-    schedules_reached,
-    usual_part,
+    read_schedules,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lowerbound.objectives import Objective
 
 # The largest number of examples for --gaps. Each takes some 0.1 seconds.
-_EXAMPLES_FOR_GAPS = 200
+_MOST_EXAMPLES_FOR_GAPS = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +69,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         typer.Option(
             "--gaps",
             help="Measure the gaps between the bound and the log likelihood too, on up to "
-            f"{_EXAMPLES_FOR_GAPS} examples that are evenly spaced.",
+            f"{_MOST_EXAMPLES_FOR_GAPS} examples that are evenly spaced.",
         ),
     ] = False,
     seed: Seed = 0,
@@ -77,9 +77,11 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """Print the bound with its terms in nats per example, and the information in the latents."""
     model, config = open_run(directory)
-    part = split or usual_part(data)
-    examples = examples_of(config, data, part, model)
-    evaluation = _Evaluation(model, objective_of(config, samples), examples, seed, Report(as_json))
+    part = split or choose_part(data)
+    examples = load_examples(config, data, part, model)
+    evaluation = _Evaluation(
+        model, build_objective(config, samples), examples, seed, Report(as_json)
+    )
     evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
     evaluation.add_bound(part)
     if log_likelihood is not None:
@@ -90,7 +92,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     if gaps:
         train = None
         if data is None and part == "test":
-            train = examples_of(config, None, "train")
+            train = load_examples(config, None, "train")
         evaluation.add_gaps(train)
     evaluation.finish(part)
 
@@ -174,7 +176,7 @@ class _Evaluation:
     def add_log_likelihood(self, samples: int, compile: Compile) -> None:
         from lowerbound.evaluation.importance import log_likelihood
 
-        with progress_bar("log likelihood") as progress:
+        with show_progress("log likelihood") as progress:
             estimate = log_likelihood(
                 self.model,
                 self.examples,
@@ -192,10 +194,10 @@ class _Evaluation:
     def add_annealed(self, distributions: int) -> None:
         from lowerbound.evaluation.annealing import annealed_log_likelihood
 
-        with progress_bar("annealing") as progress:
+        with show_progress("annealing") as progress:
             estimate = annealed_log_likelihood(
                 self.model,
-                self.examples.spread(ANNEALED),
+                self.examples.spread(MOST_EXAMPLES_FOR_ANNEALING),
                 distributions=distributions,
                 seed=self.seed,
                 progress=progress,
@@ -215,7 +217,7 @@ class _Evaluation:
                 self.examples,
                 seed=self.seed,
                 objective=self.objective,
-                schedules=schedules_reached(directory),
+                schedules=read_schedules(directory),
             )
         except UnsupportedError as error:
             self.report.add(f"latents not examined: {error}", {"health": None})
@@ -226,8 +228,8 @@ class _Evaluation:
     def add_gaps(self, train: "Examples | None") -> None:
         from lowerbound.evaluation.gaps import inference_gaps
 
-        some = self.examples.spread(_EXAMPLES_FOR_GAPS)
-        with progress_bar("gaps") as progress:
+        some = self.examples.spread(_MOST_EXAMPLES_FOR_GAPS)
+        with show_progress("gaps") as progress:
             gaps = inference_gaps(self.model, some, train=train, seed=self.seed, progress=progress)
         self.report.add(f"{gaps}\n{gaps.advice}", {"gaps": _gaps_to_json(gaps)})
         self.report.warn(gaps.log_likelihood.warning, gaps.warning)
@@ -270,7 +272,7 @@ def _group_to_json(group: "GroupHealth") -> dict[str, Any]:
         }
     return {
         "rate": group.rate,
-        "rate_per_unit": _list_of(group.rate_per_unit),
+        "rate_per_unit": _convert_to_list(group.rate_per_unit),
         "active_units": group.active_units,
         "units": group.units,
         "variances": group.variances.tolist(),
@@ -288,7 +290,7 @@ def _group_to_json(group: "GroupHealth") -> dict[str, Any]:
     }
 
 
-def _list_of(values: Any) -> list[float] | None:
+def _convert_to_list(values: Any) -> list[float] | None:
     if values is None:
         return None
     listed: list[float] = values.tolist()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from lowerbound.settings import Settings, help_text
+from lowerbound.settings import Settings, write_help
 
 
 def make_flags(
@@ -33,8 +33,8 @@ def make_flags(
         if name in leave_out:
             continue
         default = defaults.get(name, field.default)
-        kind = _readable(field.annotation, default)
-        text = f"{help_text(field)} {more.get(name, '')}".strip()
+        kind = _choose_type(field.annotation, default)
+        text = f"{write_help(field)} {more.get(name, '')}".strip()
         made.append(make_flag(name, kind, text, panel, default))
     return made
 
@@ -49,7 +49,7 @@ def make_flag(
     )
 
 
-def _readable(annotation: Any, default: Any) -> Any:
+def _choose_type(annotation: Any, default: Any) -> Any:
     """The type that a flag's text is first read as; the setting's own checks come after."""
     if get_origin(annotation) not in (Union, UnionType):
         return annotation
@@ -60,7 +60,7 @@ def _readable(annotation: Any, default: Any) -> Any:
     return kind
 
 
-def with_flags(
+def set_flags(
     function: Callable[..., Any], parameters: list[inspect.Parameter]
 ) -> Callable[..., Any]:
     """Give a function that takes its flags as keywords a signature that typer can read."""

@@ -11,9 +11,9 @@ from lowerbound.cli.runs import (
     ScoredPart,
     Seed,
     Split,
-    examples_of,
+    choose_part,
+    load_examples,
     open_run,
-    usual_part,
 )
 from lowerbound.errors import SettingsError
 
@@ -80,11 +80,11 @@ def reconstruct(
     import torch
 
     from lowerbound.report.figures import save_pairs
-    from lowerbound.runs.tensor_files import writing
+    from lowerbound.runs.tensor_files import explain_write_errors
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split or usual_part(data), model)
+    examples = load_examples(config, data, split or choose_part(data), model)
     model.check_data(examples)
     if out.suffix == ".npy":
         _write(model.reconstruct(examples.first(count)), out)
@@ -95,7 +95,7 @@ def reconstruct(
     images = model.reconstruct(shown)
     _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
-    with writing(out):
+    with explain_write_errors(out):
         save_pairs(originals, images, out)
     fewer = ""
     if len(shown) < count:
@@ -121,13 +121,13 @@ def encode(
     """
     _check_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
-    examples = examples_of(config, data, split, model)
+    examples = load_examples(config, data, split, model)
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":
         _write(_concatenate_codes(codes), out)
         return
-    columns = _columns(codes)
+    columns = _make_columns(codes)
     _write_table(columns, examples, out)
     print(f"wrote {len(examples)} codes of {len(columns)} values to {out}")
 
@@ -141,7 +141,7 @@ def _concatenate_codes(codes: Any) -> Any:
     return torch.cat([group.reshape(len(group), -1) for group in codes.values()], 1)
 
 
-def _columns(codes: Any) -> dict[str, list[Any]]:
+def _make_columns(codes: Any) -> dict[str, list[Any]]:
     """A column for each unit: ``z0``, ``z1``, ...; with the group's name if there are several."""
     groups = {"z": codes}
     if isinstance(codes, dict):
@@ -168,7 +168,7 @@ def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -
         if examples.label_names:
             columns["label"] = [examples.label_names[label] for label in columns["label"]]
     columns |= codes
-    with _opened(out) as file:
+    with _open(out) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
@@ -193,22 +193,22 @@ def _write(array: Any, out: Path) -> None:
     import numpy as np
 
     from lowerbound.report.figures import save_grid
-    from lowerbound.runs.tensor_files import writing
+    from lowerbound.runs.tensor_files import explain_write_errors
 
     if out.suffix == ".png":
         _check_pictures(array)
-        with writing(out):
+        with explain_write_errors(out):
             save_grid(array, out)
     else:
-        with _opened(out, binary=True) as file:
+        with _open(out, binary=True) as file:
             np.save(file, array.cpu().numpy())
     print(f"wrote {len(array)} to {out}")
 
 
-def _opened(out: Path, *, binary: bool = False) -> Any:
-    from lowerbound.runs.tensor_files import writing
+def _open(out: Path, *, binary: bool = False) -> Any:
+    from lowerbound.runs.tensor_files import explain_write_errors
 
-    with writing(out):
+    with explain_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if binary:
             return out.open("wb")

@@ -14,14 +14,14 @@ def recipes() -> None:
     from rich.console import Console
 
     from lowerbound.recipes import RECIPES
-    from lowerbound.settings import help_text, settings_of
+    from lowerbound.settings import read_settings, write_help
 
     console = Console(highlight=False, soft_wrap=True)
     for recipe in RECIPES.values():
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
-        for name, field in settings_of(recipe.make).model_fields.items():
+        for name, field in read_settings(recipe.make).model_fields.items():
             flag = f"--{name.replace('_', '-')}"
-            console.print(f"    {flag} [cyan]{field.default}[/cyan]  {help_text(field)}")
+            console.print(f"    {flag} [cyan]{field.default}[/cyan]  {write_help(field)}")
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 
 

@@ -11,7 +11,7 @@ _BETWEEN_LINES_SECONDS = 30.0
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show the number of finished examples, after two seconds.
 
     Args:

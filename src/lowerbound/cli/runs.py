@@ -29,13 +29,13 @@ ScoredPart = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random numbers.")]
 # The number of examples that are annealed: each costs thousands of evaluations of the model.
-ANNEALED = 100
+MOST_EXAMPLES_FOR_ANNEALING = 100
 Anneal = Annotated[
     int | None,
     typer.Option(
         min=2,
         help="Anneal through this many distributions, such as 500, on up to "
-        f"{ANNEALED} examples that are evenly spaced. It is slower than importance sampling, and "
+        f"{MOST_EXAMPLES_FOR_ANNEALING} examples that are evenly spaced. It is slower than importance sampling, and "
         "accurate even where the posterior fits badly.",
     ),
 ]
@@ -49,12 +49,12 @@ Compile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def usual_part(data: str | None) -> Split:
+def choose_part(data: str | None) -> Split:
     """The part of the data that is evaluated if the user names none."""
     return "test" if data is None else "all"
 
 
-def section(
+def read_section(
     config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml"
 ) -> dict[str, Any]:
     """A copy of one mapping of a configuration.
@@ -69,7 +69,7 @@ def section(
     return dict(entry)
 
 
-def load_for_run(config: dict[str, Any]) -> "Dataset":
+def load_run_data(config: dict[str, Any]) -> "Dataset":
     """The data that a configuration names.
 
     Raises:
@@ -77,11 +77,11 @@ def load_for_run(config: dict[str, Any]) -> "Dataset":
     """
     from lowerbound.data import load_data
 
-    source, settings = data_of(config, None)
+    source, settings = find_data(config, None)
     return load_data(source, **settings)
 
 
-def examples_of(
+def load_examples(
     config: dict[str, Any], source: str | None, split: Split, model: "Model | None" = None
 ) -> "Examples":
     """One part of a run's data, or all of it in the order of its source.
@@ -90,23 +90,23 @@ def examples_of(
     stores it, or as the configuration says if the model stores nothing.
     """
     from lowerbound.data import load_data
-    from lowerbound.data.raw import load_settings, read_raw
+    from lowerbound.data.raw import make_load_settings, read_raw
     from lowerbound.data.reading import read_all
 
-    named, settings = data_of(config, source)
+    named, settings = find_data(config, source)
     if source is not None and model is not None and model.preprocessing is not None:
         if split == "all":
             asked = (*model.needs, *model.accepts)
             files = {name: settings[name] for name in ("keep_in", "cache")}
             return read_raw(source, model.preprocessing, fields=asked, **files)
-        settings |= load_settings(model.preprocessing, source)
+        settings |= make_load_settings(model.preprocessing, source)
     if split == "all":
         return read_all(named, **settings)
     dataset = load_data(named, **settings)
     return {"train": dataset.train, "test": dataset.test}[split]
 
 
-def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
+def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
     """The source of a run's data, or ``source`` in its place, and the settings that prepare it.
 
     Raises:
@@ -115,9 +115,9 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
     from lowerbound.data import load_data
     from lowerbound.settings import check_arguments
 
-    data: dict[str, Any] = {"pixels": _pixels_of(config)}
+    data: dict[str, Any] = {"pixels": _find_pixels(config)}
     if config.get("data"):
-        data = section(config, "data")
+        data = read_section(config, "data")
     named = data.pop("source", None)
     if source is None and named is None:
         raise SettingsError(
@@ -126,7 +126,7 @@ def data_of(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, 
     return source or named, check_arguments(load_data, data, name="data")
 
 
-def _pixels_of(config: dict[str, Any]) -> str:
+def _find_pixels(config: dict[str, Any]) -> str:
     """The treatment of pixels of a run that was made in Python."""
     try:
         return str(config["examples"]["train"]["pixels"])
@@ -150,12 +150,12 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
     return load(directory), RunDirectory(directory).read_config()
 
 
-def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
+def build_objective(config: dict[str, Any], samples: int | None) -> "Objective":
     """The objective of a run's training, with another number of samples if one is given."""
     from lowerbound import objectives  # it registers the objectives that a configuration can name
     from lowerbound.describe import build
 
-    described = section(config, "objective")
+    described = read_section(config, "objective")
     objective: Any = build(described)
     if not isinstance(objective, objectives.Objective):
         raise StorageError(
@@ -167,7 +167,7 @@ def objective_of(config: dict[str, Any], samples: int | None) -> "Objective":
     return objective.with_samples(samples)
 
 
-def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
+def read_schedules(directory: Path) -> dict[str, dict[str, float]]:
     """The values that the objective's schedules had reached with the weights that a run kept.
 
     These are the weights of the epoch with the best validation bound, or of the last epoch if there
@@ -181,8 +181,8 @@ def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
         kept = records[-1]
         if "validation" in kept:
             validated = [record for record in records if "validation" in record]
-            kept = max(validated, key=_validation_bound)
-        reached = {name: _progress(entry) for name, entry in kept.get("schedules", {}).items()}
+            kept = max(validated, key=_read_validation_bound)
+        reached = {name: _read_progress(entry) for name, entry in kept.get("schedules", {}).items()}
         if kept is not records[-1]:
             reached = {
                 name: entry | {"epoch": int(kept["epoch"])} for name, entry in reached.items()
@@ -192,11 +192,11 @@ def schedules_reached(directory: Path) -> dict[str, dict[str, float]]:
         return {}  # a run is complete without this file
 
 
-def _validation_bound(record: Mapping[str, Any]) -> float:
+def _read_validation_bound(record: Mapping[str, Any]) -> float:
     return float(record["validation"]["bound"])
 
 
-def _progress(entry: Mapping[str, Any]) -> dict[str, float]:
+def _read_progress(entry: Mapping[str, Any]) -> dict[str, float]:
     progress = {"reached": float(entry["reached"]), "end": float(entry["end"])}
     if "ended" in entry:
         progress["ended"] = bool(entry["ended"])
@@ -248,7 +248,7 @@ def describe_estimate(
         objective: The objective whose bound it is.
         elbo: The ELBO, which is printed too with its terms; see :func:`evaluate_elbo`.
     """
-    bits, label = _bits(estimate), estimate.label
+    bits, label = _describe_bits(estimate), estimate.label
     terms = ", ".join(
         f"{name} {format_mean(term)}" for name, term in (elbo or estimate).terms.items()
     )
@@ -265,7 +265,7 @@ def describe_estimate(
     )
 
 
-def _bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate") -> str:
+def _describe_bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate") -> str:
     if estimate.bits_per_dimension is None:
         return ""
     return f", {estimate.bits_per_dimension:.4f} bits per dimension"
@@ -285,16 +285,16 @@ def mean_to_json(estimate: "Estimate") -> dict[str, float]:
 
 def dumps(results: Any) -> str:
     """One JSON object, with null for what JSON does not have: nan and the infinities."""
-    return json.dumps(_finite(results), allow_nan=False)
+    return json.dumps(_replace_non_finite(results), allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: _replace_non_finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_replace_non_finite(entry) for entry in value]
     return value
 
 
@@ -344,5 +344,5 @@ def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> st
     return (
         f"{kind} {format_mean(estimate)} nats per example ({how}; effective sample size "
         f"{float(sizes.median()):.0f} in the median, {float(sizes.min()):.1f} at least"
-        f"{_bits(estimate)})"
+        f"{_describe_bits(estimate)})"
     )

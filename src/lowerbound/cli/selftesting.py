@@ -34,18 +34,18 @@ def selftest(
     """Check results against closed forms, enumeration and other libraries, on this machine."""
     from rich.console import Console
 
-    from lowerbound.selftest import outcomes
+    from lowerbound.selftest import run_each
 
     console = Console(highlight=False, soft_wrap=True)
     done = []
-    for outcome in outcomes(thorough, only or ()):
+    for outcome in run_each(thorough, only or ()):
         done.append(outcome)
         if not as_json:
-            console.print(_line(outcome))
+            console.print(_format_line(outcome))
     failed = [outcome.name for outcome in done if not outcome.passed]
     if as_json:
-        entries = [_entry(outcome) for outcome in done]
-        print(dumps({"passed": not failed, "checks": entries, "versions": _versions()}))
+        entries = [_make_entry(outcome) for outcome in done]
+        print(dumps({"passed": not failed, "checks": entries, "versions": _read_versions()}))
     else:
         console.print(f"{len(done) - len(failed)} of {len(done)} statements hold", style="bold")
     if failed and not as_json:
@@ -54,7 +54,7 @@ def selftest(
         raise typer.Exit(1)
 
 
-def _line(outcome: "Outcome") -> str:
+def _format_line(outcome: "Outcome") -> str:
     from rich.markup import escape
 
     mark = "[red]✗[/red]"
@@ -69,7 +69,7 @@ def _line(outcome: "Outcome") -> str:
     )
 
 
-def _entry(outcome: "Outcome") -> dict[str, Any]:
+def _make_entry(outcome: "Outcome") -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": outcome.name,
         "statement": outcome.statement,
@@ -83,7 +83,7 @@ def _entry(outcome: "Outcome") -> dict[str, Any]:
     return entry
 
 
-def _versions() -> dict[str, str]:
+def _read_versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 

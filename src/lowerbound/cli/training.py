@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lowerbound.cli.flags import make_flag, make_flags, with_flags
+from lowerbound.cli.flags import make_flag, make_flags, set_flags
 from lowerbound.cli.runs import (
     describe_estimate,
     describe_examples,
     evaluate_elbo,
-    load_for_run,
-    section,
+    load_run_data,
+    read_section,
 )
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
-from lowerbound.settings import Settings, check_settings, settings_of
+from lowerbound.settings import Settings, check_settings, read_settings
 from lowerbound.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add ``train``, with a subcommand for each recipe."""
     train = typer.Typer(
-        help=from_file.__doc__,
+        help=train_from_file.__doc__,
         invoke_without_command=True,
         subcommand_metavar="RECIPE [OPTIONS]",
     )
-    train.callback()(from_file)
+    train.callback()(train_from_file)
     for recipe in RECIPES.values():
-        train.command(recipe.name, help=recipe.summary)(_command(recipe))
+        train.command(recipe.name, help=recipe.summary)(_make_command(recipe))
     app.add_typer(train, name="train")
 
 
-def from_file(
+def train_from_file(
     context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="Repeat the run that this config.yaml describes.")
@@ -88,20 +88,20 @@ def from_file(
             "run that program again"
         )
     for name in ("recipe", "data", "training"):
-        plan[name] = section(plan, name, path)
+        plan[name] = read_section(plan, name, path)
     if epochs is not None:
         plan["training"] |= {"epochs": epochs, "steps": None}
     _run(plan, resume or out, resume=resume is not None)
 
 
-def _command(recipe: Recipe) -> Callable[..., Any]:
+def _make_command(recipe: Recipe) -> Callable[..., Any]:
     """The function of a recipe's subcommand, whose keywords are its flags."""
-    of_recipe, of_data = settings_of(recipe.make), settings_of(load_data)
+    of_recipe, of_data = read_settings(recipe.make), read_settings(load_data)
 
     def train(context: typer.Context, **values: Any) -> None:
         if values["steps"] is not None and not _is_given(context, "epochs"):
             values["epochs"] = None  # the recipe's default, which the user did not choose
-        source = _absolute(values["data"])
+        source = _resolve_source(values["data"])
         data = {"source": source, **_select(values, of_data), "seed": values["seed"]}
         if Path(source).is_dir():
             decoded = (values["out"] or Path("runs", "new")).absolute().parent / "decoded"
@@ -115,10 +115,10 @@ def _command(recipe: Recipe) -> Callable[..., Any]:
         }
         _run(plan, values["out"])
 
-    return with_flags(train, _flags_of(recipe))
+    return set_flags(train, _make_all_flags(recipe))
 
 
-def _flags_of(recipe: Recipe) -> list[inspect.Parameter]:
+def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
     """The context, and the flags of a recipe's subcommand."""
     more = {"cache": "If not given, it is decoded/ next to the run."}
     if recipe.image_size is not None:
@@ -145,10 +145,10 @@ def _flags_of(recipe: Recipe) -> list[inspect.Parameter]:
             "Run",
             0.1,
         ),
-        *make_flags(settings_of(recipe.make), f"Recipe {recipe.name}"),
+        *make_flags(read_settings(recipe.make), f"Recipe {recipe.name}"),
         *make_flags(TrainingSettings, "Training", defaults=recipe.training),
         *make_flags(
-            settings_of(load_data),
+            read_settings(load_data),
             "Data",
             defaults={"pixels": recipe.pixels},
             leave_out=("seed",),
@@ -167,7 +167,7 @@ def _select(values: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]
     return {name: value for name, value in values.items() if name in schema.model_fields}
 
 
-def _absolute(source: str) -> str:
+def _resolve_source(source: str) -> str:
     """A path that leads to the data from any folder; the name of a data set stays as it is."""
     path = Path(source).expanduser()
     if source in CATALOGUE or not path.exists():
@@ -186,11 +186,11 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     import lowerbound as lb
     from lowerbound.runtime.modes import seeded
 
-    dataset = load_for_run(plan)
+    dataset = load_run_data(plan)
     with seeded(settings.seed, torch.device("cpu")):
         model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
     _refuse_missing(dataset)
-    out = out or _free_directory(f"{recipe.name}-{dataset.name}")
+    out = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
     try:
         run = lb.fit(
             model,
@@ -207,7 +207,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
         command = f"lowerbound train --resume {shlex.quote(str(out))}"
         print(f"lowerbound: interrupted; to continue: {command}", file=sys.stderr)
         raise typer.Exit(130) from None
-    _conclude(run, dataset.test, out)
+    _print_results(run, dataset.test, out)
 
 
 def _refuse_missing(dataset: "Dataset") -> None:
@@ -237,7 +237,7 @@ def _make_announcer(dataset: "Dataset", out: Path) -> Any:
     return Announcer()
 
 
-def _free_directory(name: str) -> Path:
+def _find_free_directory(name: str) -> Path:
     """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, ... that is free."""
     path, number = Path("runs") / name, 1
     while path.exists():
@@ -246,7 +246,7 @@ def _free_directory(name: str) -> Path:
     return path
 
 
-def _conclude(run: "Run", test: "Examples", out: Path) -> None:
+def _print_results(run: "Run", test: "Examples", out: Path) -> None:
     """Print the bound on the test data, the paths of the pictures, and the next commands."""
     import lowerbound as lb
     from lowerbound.report.figures import is_image
@@ -254,7 +254,7 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
     estimate = lb.evaluate(run.model, run.objective, test)
     elbo = evaluate_elbo(run.model, run.objective, test)
     print(describe_estimate(estimate, "test", run.objective, elbo))
-    print("pictures: " + ", ".join(map(str, _pictures(out))))
+    print("pictures: " + ", ".join(map(str, _find_pictures(out))))
     print("next:")
     directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
     for command in (
@@ -262,17 +262,17 @@ def _conclude(run: "Run", test: "Examples", out: Path) -> None:
         f"sample {directory} --count 100 --out samples.{suffix}",
         f"encode {directory} --out latents.csv",
     ):
-        print(f"  {_program()} {command}")
+        print(f"  {_find_program()} {command}")
 
 
-def _pictures(out: Path) -> list[Path]:
+def _find_pictures(out: Path) -> list[Path]:
     """The newest pictures of a run; ``bound.png`` always exists."""
     newest = [sorted((out / kind).glob("*.png"))[-1:] for kind in ("samples", "reconstructions")]
     whole = [path for path in (out / "manifold.png", out / "bound.png") if path.exists()]
     return [*newest[0], *newest[1], *whole]
 
 
-def _program() -> str:
+def _find_program() -> str:
     """The words that the user has to type to run the command again."""
     if Path(sys.argv[0]).name == "lowerbound" and not shutil.which("lowerbound"):
         return sys.argv[0]

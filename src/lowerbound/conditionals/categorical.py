@@ -12,7 +12,7 @@ from lowerbound.distributions import FactorialCategorical
 from lowerbound.distributions.categorical import Levels
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.networks import Shape
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 
 @describable
@@ -44,7 +44,7 @@ class Categorical(Parametric):
     def __init__(self, network: nn.Module, levels: int = 256) -> None:
         super().__init__()
         self.network = network
-        self.levels = whole_number("Categorical: levels", levels)
+        self.levels = check_whole_number("Categorical: levels", levels)
         if levels < 2:
             raise SettingsError(f"Categorical: levels={levels} must be at least 2")
         self.event_dims = event_dims_of(network)

@@ -14,7 +14,7 @@ from lowerbound.conditionals.base import LOW_PRECISION, Conditional
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.networks import Shape, as_shape, leading_shape
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # Their names in zuko.flows. A file can name these alone.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
@@ -83,7 +83,7 @@ class Flow(Conditional):
         self.name = str(name).lower()
         if self.name not in known:
             raise SettingsError(f"Flow: {name!r} is unknown{_suggest_name(self.name, known)}")
-        self.features = whole_number("Flow: features", features)
+        self.features = check_whole_number("Flow: features", features)
         self.context: Shape | None = None
         width = 0
         if context is not None:

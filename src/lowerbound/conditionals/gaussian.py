@@ -20,7 +20,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape, constant
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 
 @describable
@@ -243,7 +243,7 @@ class LowRankGaussian(Parametric):
     ) -> None:
         super().__init__()
         self.network = network
-        self.rank = whole_number("LowRankGaussian: rank", rank)
+        self.rank = check_whole_number("LowRankGaussian: rank", rank)
         self.min_scale = min_scale
         self.max_scale = max_scale
         _check_scales(self)

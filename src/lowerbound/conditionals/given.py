@@ -14,7 +14,7 @@ from lowerbound.data.fields import OBSERVED
 from lowerbound.describe import describable
 from lowerbound.distributions import MaskedDistribution
 from lowerbound.errors import DataError, ShapeError
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 
 class Wrapper(Conditional):
@@ -109,7 +109,7 @@ class Given(Wrapper):
         self.accepts = tuple(name for name in self.accepts if name != field)
         self.categories = categories
         if categories is not None:
-            self.categories = whole_number("Given: categories", categories)
+            self.categories = check_whole_number("Given: categories", categories)
         self._is_innermost = not any(isinstance(module, Given) for module in part.modules())
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:

@@ -33,9 +33,9 @@ def read_anndata(
     """
     values = data.X
     if layer is not None:
-        values = _entry(data.layers, layer, f"{name}: there is no layer")
+        values = _find_entry(data.layers, layer, f"{name}: there is no layer")
     if values is None:
-        raise DataError(f"{name}: X is empty; choose one of the layers: {_listed(data.layers)}")
+        raise DataError(f"{name}: X is empty; choose one of the layers: {_join_names(data.layers)}")
     if hasattr(
         values, "to_memory"
     ):  # X of an object whose values are read from its file when needed
@@ -43,7 +43,7 @@ def read_anndata(
     columns: dict[str, Any] = {}
     categories: Categories = {}
     for field in fields:
-        column = _entry(data.obs, field, f"{name}: obs has no column")
+        column = _find_entry(data.obs, field, f"{name}: obs has no column")
         categorical = getattr(column, "cat", None)
         if categorical is None:
             columns[field] = np.asarray(column)
@@ -60,12 +60,12 @@ def read_anndata(
     return values, columns, categories
 
 
-def _entry(mapping: Any, key: str, complaint: str) -> Any:
+def _find_entry(mapping: Any, key: str, complaint: str) -> Any:
     try:
         return mapping[key]
     except KeyError:
-        raise DataError(f"{complaint} {key!r}; there are: {_listed(mapping)}") from None
+        raise DataError(f"{complaint} {key!r}; there are: {_join_names(mapping)}") from None
 
 
-def _listed(mapping: Any) -> str:
+def _join_names(mapping: Any) -> str:
     return ", ".join(map(str, mapping)) or "none"

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
-from lowerbound.data.formats import path_format
-from lowerbound.data.kinds import levels_of, refuse_type, storage_type, widened
-from lowerbound.data.mapped import Mapped
+from lowerbound.data.formats import find_format
+from lowerbound.data.kinds import choose_storage_type, find_levels, refuse_type, widen
+from lowerbound.data.mapped import MappedRows
 from lowerbound.data.memory import stays_in_file
 from lowerbound.data.options import KeepIn, Kind, Missing, ReadOptions
 from lowerbound.errors import DataError
@@ -61,17 +61,17 @@ def as_examples(
     refuse_type(array.dtype, name, kind)
     marks = None
     if labels is not None:
-        marks = _as_labels(labels, name)
-    values: Mapped | torch.Tensor
+        marks = _convert_labels(labels, name)
+    values: MappedRows | torch.Tensor
     if isinstance(array, np.memmap):
-        values = _mapped(array, name)
+        values = _map_array(array, name)
     else:
-        stored = array.astype(storage_type(array.dtype), copy=False)
-        arranged = np.require(_channels_first(stored, name), requirements=["C", "W"])
+        stored = array.astype(choose_storage_type(array.dtype), copy=False)
+        arranged = np.require(_move_channels_first(stored, name), requirements=["C", "W"])
         values = torch.from_numpy(arranged)
     return Examples(
         values,
-        levels=levels_of(array.dtype, kind),
+        levels=find_levels(array.dtype, kind),
         labels=marks,
         name=name,
         fields=fields or {},
@@ -80,20 +80,20 @@ def as_examples(
     )
 
 
-def _mapped(array: np.memmap[Any, Any], name: str) -> Mapped:
+def _map_array(array: np.memmap[Any, Any], name: str) -> MappedRows:
     if not array.dtype.isnative:
         raise DataError(
             f"{name}: entries of type {array.dtype} cannot stay in their file; read them into "
             'memory (--keep-in memory), or write the file again with .astype("float32")'
         )
-    return Mapped.of(array, partial(_arranged, name=name))
+    return MappedRows.of(array, partial(_arrange, name=name))
 
 
-def _arranged(rows: Array, name: str) -> Array:
-    return widened(_channels_first(rows, name))
+def _arrange(rows: Array, name: str) -> Array:
+    return widen(_move_channels_first(rows, name))
 
 
-def _channels_first(array: Array, name: str) -> Array:
+def _move_channels_first(array: Array, name: str) -> Array:
     shape = array.shape
     if array.ndim not in (2, 3, 4) or 0 in shape:
         hint = {1: "; one value per example has the shape [examples, 1]"}.get(array.ndim, "")
@@ -114,7 +114,7 @@ def _channels_first(array: Array, name: str) -> Array:
     return array
 
 
-def _as_labels(labels: Array, name: str) -> torch.Tensor:
+def _convert_labels(labels: Array, name: str) -> torch.Tensor:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise DataError(
             f"{name}: labels must be one integer for each example, these have the shape "
@@ -146,12 +146,12 @@ def read_array_file(
         DataError: naming the file, if its kind is unknown or its content cannot be used.
     """
     options = ReadOptions(keep_in=keep_in, kind=kind, missing=missing, fields=fields)
-    return path_format(path, keep_in).read(path, options)
+    return find_format(path, keep_in).read(path, options)
 
 
 def read_npy(path: Path, options: ReadOptions) -> Examples:
     """The examples in a ``.npy`` file."""
-    readable = explained(
+    readable = explain_read_errors(
         path, "write it again with numpy.save(path, array), without object entries"
     )
     if stays_in_file(options.keep_in, path.stat().st_size):
@@ -164,7 +164,7 @@ def read_npy(path: Path, options: ReadOptions) -> Examples:
 
 
 @contextmanager
-def explained(path: Path, remedy: str) -> Iterator[None]:
+def explain_read_errors(path: Path, remedy: str) -> Iterator[None]:
     """Turns errors of numpy, zip and gzip about a file into one message that names the file."""
     # numpy warns of headers written by Python 2, which it reads well.
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowerbound.data.options import imported_when_called
+from lowerbound.data.options import import_when_called
 
 if TYPE_CHECKING:
     from lowerbound.data.dataset import Parts
@@ -67,7 +67,7 @@ CATALOGUE: dict[str, NamedDataset] = {
             test=0,
             files=(),
             licence="CC BY 4.0",
-            read=imported_when_called(_READERS, "read_digits"),
+            read=import_when_called(_READERS, "read_digits"),
             label_names=tuple("0123456789"),
         ),
         NamedDataset(
@@ -78,7 +78,7 @@ CATALOGUE: dict[str, NamedDataset] = {
             test=10_000,
             files=("mnist.npz (x_train, y_train, x_test, y_test)", f"mnist/{_IDX}"),
             licence="CC BY-SA 3.0",
-            read=imported_when_called(_READERS, "read_published_parts"),
+            read=import_when_called(_READERS, "read_published_parts"),
             homes=(
                 "https://ossci-datasets.s3.amazonaws.com/mnist/{}",
                 "https://storage.googleapis.com/cvdf-datasets/mnist/{}",
@@ -102,7 +102,7 @@ CATALOGUE: dict[str, NamedDataset] = {
             test=10_000,
             files=("fashion-mnist.npz (x_train, y_train, x_test, y_test)", f"fashion-mnist/{_IDX}"),
             licence="MIT",
-            read=imported_when_called(_READERS, "read_published_parts"),
+            read=import_when_called(_READERS, "read_published_parts"),
             homes=(
                 "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{}",
                 "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/"
@@ -131,7 +131,7 @@ CATALOGUE: dict[str, NamedDataset] = {
             test=0,
             files=("frey_faces.npz (x)", "frey_rawface.mat"),
             licence="not stated",
-            read=imported_when_called(_READERS, "read_frey_faces"),
+            read=import_when_called(_READERS, "read_frey_faces"),
             homes=("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
             # Of the decoded uint8 entries.
             digests=("2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",),
@@ -150,7 +150,7 @@ CATALOGUE: dict[str, NamedDataset] = {
                 "olivettifaces.mat",
             ),
             licence="credit to AT&T Laboratories Cambridge",
-            read=imported_when_called(_READERS, "read_olivetti"),
+            read=import_when_called(_READERS, "read_olivetti"),
             homes=(
                 "https://ndownloader.figshare.com/files/5976027",
                 "https://cs.nyu.edu/~roweis/data/olivettifaces.mat",

@@ -70,7 +70,7 @@ class Dataset:
             files = train.files + test.files
         whole = replace(
             train,
-            values=_joined(train.values, test.values),
+            values=_join(train.values, test.values),
             labels=labels,
             rows=None,
             files=files,
@@ -85,7 +85,7 @@ class Dataset:
         return replace(whole.subset(torch.cat([train.rows, test.rows]).argsort()), rows=None)
 
 
-def _joined(first: Values, second: Values) -> Values:
+def _join(first: Values, second: Values) -> Values:
     if isinstance(first, Rows) and type(first) is type(second):
         return first.joined(second)
     return torch.cat([first.to("cpu"), second.to("cpu")])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lowerbound.errors import DataError
 
 
-def decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
+def choose_decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
     """The path of the file for the decoded pictures of a folder.
 
     The path changes if a picture or a setting changes.

@@ -15,15 +15,15 @@ from lowerbound.data.fields import (
     OBSERVED,
     check_fields,
     check_shapes,
-    field_digest,
+    compute_field_digest,
     mark_missing,
     read_labels,
 )
-from lowerbound.data.kinds import check_entries, check_pixels, chunks, signed
+from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values, select_rows
-from lowerbound.data.sources import as_values, contents, refuse_settings
+from lowerbound.data.sources import convert_values, read_contents, refuse_settings
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
@@ -101,7 +101,7 @@ class Examples:
     missing: InitVar[Missing | None] = None
 
     def __post_init__(self, missing: Missing | None) -> None:
-        self._set(values=as_values(self.values, self.name))
+        self._set(values=convert_values(self.values, self.name))
         if self.labels is not None:
             labels, names = read_labels(self.labels, self.label_names, self.name)
             self._set(labels=labels, label_names=names)
@@ -113,7 +113,7 @@ class Examples:
             fields, found = check_fields(self.fields, self.values, self.name)
             self._set(fields=fields, categories={**self.categories, **found})
         if self.kind is not None:
-            self._set(values=signed(self.values))
+            self._set(values=make_signed(self.values))
         self._set(levels=check_entries(self.values, self.kind, self.levels, self.name))
         check_pixels(self.values, self.pixels, self.kind, self.levels, self.name)
 
@@ -154,7 +154,7 @@ class Examples:
             settings = {"kind": kind, "missing": missing, "labels": labels, "fields": fields}
             refuse_settings(settings | {"layer": layer}, f"{name}: these already are Examples")
             return data
-        read = contents(data, name=name, kind=kind, fields=fields, layer=layer)
+        read = read_contents(data, name=name, kind=kind, fields=fields, layer=layer)
         return cls(name=name, missing=missing, labels=labels, **read)
 
     @property
@@ -201,10 +201,10 @@ class Examples:
             if self.pixels == "dequantize":
                 # Rounding can carry v + u up to v + 1, into the next bin or out of [0, 1).
                 below = torch.nextafter(x + 1, x)
-                return torch.minimum(x + self._uniform(stored, dtype), below) / self.levels
+                return torch.minimum(x + self._draw_uniform(stored, dtype), below) / self.levels
             x = x / (self.levels - 1)
         if self.pixels == "binarize":
-            return (self._uniform(stored, dtype) < x).to(dtype)
+            return (self._draw_uniform(stored, dtype) < x).to(dtype)
         return x
 
     numbers = OldAttribute("decode")
@@ -252,7 +252,7 @@ class Examples:
         return {name: known.get(name) for name in self.all_fields if name != OBSERVED}
 
     @staticmethod
-    def _uniform(stored: Tensor, dtype: torch.dtype) -> Tensor:
+    def _draw_uniform(stored: Tensor, dtype: torch.dtype) -> Tensor:
         return noise.uniform(tuple(stored.shape), 0, dtype=dtype, device=stored.device)
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
@@ -276,13 +276,13 @@ class Examples:
             )
         dynamic = replace(self, pixels="binarize")
         binary = torch.empty_like(self.values, dtype=torch.uint8)
-        rows = self._row_numbers()
-        for index in chunks(self.values):
+        rows = self._get_row_numbers()
+        for index in split_row_numbers(self.values):
             with noise.per_example(noise.derived_seed(seed, "binarize-once"), rows[index]):
                 binary[index] = dynamic.batch(index).to(torch.uint8)
         return replace(self, values=binary, levels=2, pixels="as-is", preprocessing=raw)
 
-    def _row_numbers(self) -> Tensor:
+    def _get_row_numbers(self) -> Tensor:
         if self.rows is None:
             return torch.arange(len(self))
         return self.rows
@@ -290,7 +290,7 @@ class Examples:
     def subset(self, index: Tensor) -> Examples:
         """The examples at ``index``, in its order."""
         index_on_cpu = index.cpu()
-        parts: dict[str, Any] = {"rows": self._row_numbers()[index_on_cpu]}
+        parts: dict[str, Any] = {"rows": self._get_row_numbers()[index_on_cpu]}
         if self.labels is not None:
             parts["labels"] = self.labels[index_on_cpu]
         if self.files is not None:
@@ -345,7 +345,7 @@ class Examples:
     def digest(self) -> str:
         """The SHA-256 digest of the values, by which two sets of examples are compared."""
         digest = hashlib.sha256()
-        for index in chunks(self.values):
+        for index in split_row_numbers(self.values):
             digest.update(self.values[index].cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -375,7 +375,7 @@ class Examples:
             DataError: if a field that is needed is not there, naming it.
         """
         fields = self._select_fields(needs, accepts)
-        return {name: field_digest(field) for name, field in fields.items()}
+        return {name: compute_field_digest(field) for name, field in fields.items()}
 
     def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:
         """A bound in bits per dimension, of data that are all observed.

@@ -15,9 +15,9 @@ from typing import BinaryIO, cast
 
 from lowerbound.errors import DataError
 
-SILENCE = 30.0
+SILENCE_SECONDS = 30.0
 """Seconds without a byte after which an address is given up."""
-DEADLINE = 900.0
+DEADLINE_SECONDS = 900.0
 """Seconds after which a file is given up, however steadily it arrives."""
 MAX_BYTES = 1 << 28
 
@@ -30,7 +30,7 @@ class DownloadError(DataError):
 
 def open_url(url: str) -> BinaryIO:
     """The content at an address, as a stream."""
-    return cast(BinaryIO, urllib.request.urlopen(url, timeout=SILENCE))
+    return cast(BinaryIO, urllib.request.urlopen(url, timeout=SILENCE_SECONDS))
 
 
 def download(urls: Sequence[str], target: Path, check: Callable[[Path], object]) -> None:
@@ -89,6 +89,6 @@ def _copy(url: str, part: Path) -> None:
             size += len(block)
             if size > MAX_BYTES:
                 raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
-            if time.monotonic() - start > DEADLINE:
-                raise DataError(f"took longer than {DEADLINE:.0f} seconds")
+            if time.monotonic() - start > DEADLINE_SECONDS:
+                raise DataError(f"took longer than {DEADLINE_SECONDS:.0f} seconds")
             sink.write(block)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data.kinds import chunks
-from lowerbound.data.mapped import Mapped
+from lowerbound.data.kinds import split_row_numbers
+from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Missing
 from lowerbound.data.rows import Rows, Values
 from lowerbound.errors import DataError, SettingsError
@@ -92,14 +92,14 @@ def read_field(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
         DataError: if it is neither text nor numbers; ``where`` is what the message calls it.
     """
     if isinstance(value, Tensor):
-        return _in_stored_type(value.detach()), None
+        return _convert_to_stored_type(value.detach()), None
     try:
         array = np.array(value)
         if array.dtype.kind in "US":  # numpy has made text of whatever stood beside text
             array = np.array(value, dtype=object)
         if array.dtype.kind == "O":
-            return _codes(array, where)
-        return _in_stored_type(torch.from_numpy(array)), None
+            return _encode_text(array, where)
+        return _convert_to_stored_type(torch.from_numpy(array)), None
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -132,7 +132,7 @@ def read_labels(
     return tensor.long(), found or names
 
 
-def in_floating_type(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def convert_floating_fields(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Fields as a model of this floating type receives them: only floating point changes."""
     given = dict(fields)
     for name, field in fields.items():
@@ -141,7 +141,7 @@ def in_floating_type(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[s
     return given
 
 
-def _in_stored_type(value: Tensor) -> Tensor:
+def _convert_to_stored_type(value: Tensor) -> Tensor:
     """Integers as int64, and floating point in single precision at least."""
     if value.dtype == torch.bool or value.is_complex():
         return value
@@ -152,7 +152,7 @@ def _in_stored_type(value: Tensor) -> Tensor:
     return value
 
 
-def _codes(array: Any, where: str) -> tuple[Tensor, tuple[str, ...]]:
+def _encode_text(array: Any, where: str) -> tuple[Tensor, tuple[str, ...]]:
     for row, entry in enumerate(array.ravel().tolist()):
         if not isinstance(entry, (str, bytes)):
             raise DataError(
@@ -196,34 +196,34 @@ def mark_missing(
             f"{name}: the field {OBSERVED!r} and missing={missing!r} both say which entries were "
             "observed; give one of the two"
         )
-    values, observed = without_nan(values, name)
+    values, observed = replace_nan(values, name)
     return values, {**fields, OBSERVED: observed}
 
 
-def without_nan(values: Values, name: str) -> tuple[Values, Tensor]:
+def replace_nan(values: Values, name: str) -> tuple[Values, Tensor]:
     """The values with zeros where NaN was, and a mask ``[N, *shape]`` of the entries observed.
 
     Raises:
         DataError: if nothing was observed, or the values are sparse.
     """
-    if isinstance(values, Rows) and not isinstance(values, Mapped):
+    if isinstance(values, Rows) and not isinstance(values, MappedRows):
         raise DataError(
             f'{name}: missing="nan" cannot be used with a sparse matrix, because the mask would be '
             "dense; give a dense array"
         )
     observed = torch.empty(values.shape, dtype=torch.bool, device=values.device)
-    for index in chunks(values):
+    for index in split_row_numbers(values):
         observed[index] = ~torch.isnan(values[index])
     if not observed.any():
         raise DataError(
             f"{name}: every entry is NaN, so nothing was observed; check how it was read"
         )
-    if isinstance(values, Mapped):
-        return values.then(_replace_nan), observed
+    if isinstance(values, MappedRows):
+        return values.then(_replace_nan_in_rows), observed
     return torch.where(observed, values, torch.zeros_like(values)), observed
 
 
-def _replace_nan(rows: Any) -> Any:
+def _replace_nan_in_rows(rows: Any) -> Any:
     if rows.dtype.kind != "f":
         return rows
     return np.where(np.isnan(rows), np.zeros((), rows.dtype), rows)
@@ -261,7 +261,7 @@ def count_missing(*masks: Tensor) -> str:
     return f"{count:,} entries are"
 
 
-def field_digest(field: Tensor) -> str:
+def compute_field_digest(field: Tensor) -> str:
     """The SHA-256 digest of a field: of its type, its shape and its entries."""
     digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
     digest.update(field.cpu().contiguous().numpy().data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lowerbound.data.options import KeepIn, ReadOptions, imported_when_called
+from lowerbound.data.options import KeepIn, ReadOptions, import_when_called
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FileFormat:
     has_layers: bool = False
 
 
-def idx_files(folder: Path) -> dict[str, Path]:
+def find_idx_files(folder: Path) -> dict[str, Path]:
     """The files of MNIST's layout that a folder has, gzipped or not, by name without ``.gz``."""
     found = {}
     for stem in IDX_FILES:
@@ -79,7 +79,7 @@ FORMATS: tuple[FileFormat, ...] = (
         ".npy",
         "One array, written by `numpy.save`. A large one stays on disk.",
         lambda path, start: start.startswith(_NUMPY),
-        imported_when_called("lowerbound.data.arrays", "read_npy"),
+        import_when_called("lowerbound.data.arrays", "read_npy"),
         stays_in_file=True,
     ),
     FileFormat(
@@ -90,27 +90,27 @@ FORMATS: tuple[FileFormat, ...] = (
         "these are called `NAME_train` and `NAME_test`. Also a sparse matrix, written by "
         "`scipy.sparse.save_npz`.",
         lambda path, start: path.suffix.lower() == ".npz",
-        imported_when_called("lowerbound.data.npz", "read_npz"),
+        import_when_called("lowerbound.data.npz", "read_npz"),
     ),
     FileFormat(
         ".h5ad",
         "AnnData, read by the package anndata: X or a layer (`layer`, `--layer`), with columns of "
         "obs as fields (`fields`, `--fields`).",
         lambda path, start: path.suffix.lower() == ".h5ad",
-        imported_when_called("lowerbound.data.h5ad", "read_h5ad"),
+        import_when_called("lowerbound.data.h5ad", "read_h5ad"),
         has_layers=True,
     ),
     FileFormat(
         "IDX",
         "One array in MNIST's format, gzipped or not.",
         lambda path, start: start.startswith((_GZIP, b"\0\0")) and path.suffix.lower() != ".npy",
-        imported_when_called("lowerbound.data.idx", "read_idx_file"),
+        import_when_called("lowerbound.data.idx", "read_idx_file"),
     ),
     FileFormat(
         "MNIST's four files",
         f"A folder with {', '.join(f'`{name}`' for name in IDX_FILES)}, gzipped or not.",
-        lambda path, start: bool(idx_files(path)),
-        imported_when_called("lowerbound.data.idx", "read_idx_parts"),
+        lambda path, start: bool(find_idx_files(path)),
+        import_when_called("lowerbound.data.idx", "read_idx_parts"),
         is_folder=True,
     ),
     FileFormat(
@@ -118,14 +118,14 @@ FORMATS: tuple[FileFormat, ...] = (
         f"A folder of pictures ({' '.join(PICTURE_SUFFIXES)}), of one folder for each class, or "
         "of the folders `train` and `test`.",
         lambda path, start: True,
-        imported_when_called("lowerbound.data.images", "read_pictures"),
+        import_when_called("lowerbound.data.images", "read_pictures"),
         is_folder=True,
     ),
 )
 """What :func:`~lowerbound.load_data` reads. The first entry that recognises a path reads it."""
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_with_or(names: Iterable[str]) -> str:
     """``a``, ``a or b``, ``a, b or c``."""
     *others, last = names
     if not others:
@@ -133,13 +133,13 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-FILE_NAMES = _listed(entry.name for entry in FORMATS if not entry.is_folder)
-FOLDER_NAMES = _listed(entry.name for entry in FORMATS if entry.is_folder)
+FILE_NAMES = _join_with_or(entry.name for entry in FORMATS if not entry.is_folder)
+FOLDER_NAMES = _join_with_or(entry.name for entry in FORMATS if entry.is_folder)
 PATHS = f"a {FILE_NAMES} file, or a folder of {FOLDER_NAMES}"
 """The files and folders that are read, for a sentence such as "give ..."."""
 
 
-def path_format(path: Path, keep_in: KeepIn) -> FileFormat:
+def find_format(path: Path, keep_in: KeepIn) -> FileFormat:
     """The format of a file or folder.
 
     Args:
@@ -152,9 +152,9 @@ def path_format(path: Path, keep_in: KeepIn) -> FileFormat:
     """
     if path.is_dir():
         return next(entry for entry in FORMATS if entry.is_folder and entry.recognise(path, b""))
-    entry = _file_format(path)
+    entry = _find_file_format(path)
     if keep_in == "file" and not entry.stays_in_file:
-        able = _listed(entry.name for entry in FORMATS if entry.stays_in_file)
+        able = _join_with_or(entry.name for entry in FORMATS if entry.stays_in_file)
         raise DataError(
             f"{path}: only a {able} file can be used without reading it into memory; write the "
             "values as one, or leave keep_in as it is"
@@ -162,7 +162,7 @@ def path_format(path: Path, keep_in: KeepIn) -> FileFormat:
     return entry
 
 
-def _file_format(path: Path) -> FileFormat:
+def _find_file_format(path: Path) -> FileFormat:
     try:
         with path.open("rb") as file:
             start = file.read(_START_BYTES)

@@ -9,10 +9,10 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from lowerbound.data.arrays import Array, as_examples, explained
+from lowerbound.data.arrays import Array, as_examples, explain_read_errors
 from lowerbound.data.examples import Examples
-from lowerbound.data.formats import idx_files
-from lowerbound.data.memory import refuse_absurd
+from lowerbound.data.formats import find_idx_files
+from lowerbound.data.memory import refuse_too_large
 from lowerbound.data.options import ReadOptions
 from lowerbound.errors import DataError
 
@@ -26,7 +26,7 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataError: for a file that is not IDX, or is shorter or longer than its header says.
     """
-    with explained(path, "copy or download it again"), path.open("rb") as plain:
+    with explain_read_errors(path, "copy or download it again"), path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP
         plain.seek(0)
         file: BinaryIO = plain
@@ -44,7 +44,7 @@ def read_idx(path: Path) -> Array:
         shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
         dtype = np.dtype(_TYPES[magic[2]])
         expected = math.prod(shape) * dtype.itemsize
-        refuse_absurd(expected, f"{path}: its header claims an array {shape}", "is it damaged?")
+        refuse_too_large(expected, f"{path}: its header claims an array {shape}", "is it damaged?")
         content = file.read(expected + 1)
     claim = f"{path}: its header says {shape} entries of {dtype.itemsize} bytes, but the file is"
     if len(content) < expected:
@@ -70,7 +70,7 @@ def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
 
 def read_idx_parts(folder: Path, options: ReadOptions) -> tuple[Examples, Examples]:
     """The examples of :func:`read_idx_folder`, read with options."""
-    files = idx_files(folder)
+    files = find_idx_files(folder)
     train, test = (_read_part(folder, files, part) for part in ("train", "t10k"))
     return train, test
 

@@ -21,20 +21,20 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lowerbound.data.dataset import Parts
-from lowerbound.data.decoded import decoded_file, write_decoded
+from lowerbound.data.decoded import choose_decoded_file, write_decoded
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import FORMATS, PICTURE_SUFFIXES
-from lowerbound.data.mapped import Mapped
-from lowerbound.data.memory import refuse_absurd, stays_in_file
+from lowerbound.data.mapped import MappedRows
+from lowerbound.data.memory import refuse_too_large, stays_in_file
 from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
 from lowerbound.data.picture import (
-    from_planes,
-    planes,
-    quiet,
-    read_picture_aloud,
-    recolor,
-    resized,
-    upright_picture,
+    convert_color,
+    join_planes,
+    read_picture_unsilenced,
+    resize_picture,
+    silence_warnings,
+    split_planes,
+    turn_upright,
 )
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
@@ -42,7 +42,7 @@ from lowerbound.errors import DataError
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 # Decoded pictures of at least this many bytes are stored, so that later runs need not decode them.
-_WORTH_KEEPING_BYTES = 1 << 26
+_SMALLEST_STORED_BYTES = 1 << 26
 # The number of pictures that are decoded ahead.
 _PICTURES_AHEAD = 256
 
@@ -99,23 +99,23 @@ def read_image_folder(
     roots: tuple[Path, ...] = (folder,)
     if all(root.is_dir() for root in both):
         roots = both
-    listings = [_list(root) for root in roots]
+    listings = [_list_pictures(root) for root in roots]
     files = [file for listing in listings for file in listing.files]
     load = partial(_load, size=size, color=color, resize=resize)
     kept = None
     if cache is not None and keep_in != "memory":
-        kept = decoded_file(folder, files, (size, color, resize), cache)
+        kept = choose_decoded_file(folder, files, (size, color, resize), cache)
     values = _read_all(files, load, keep_in, kept)
     found = {name for listing in listings for name in listing.classes or ()}
-    label_names = tuple(sorted(found, key=_natural))
+    label_names = tuple(sorted(found, key=_make_natural_key))
     starts = np.cumsum([0, *(len(listing.files) for listing in listings)])
     parts = [
         Examples(
-            _part(values, start, stop),
+            _select_part(values, start, stop),
             levels=256,
             name=str(root),
             files=tuple(file.relative_to(folder).as_posix() for file in listing.files),
-            **_labels(listing, label_names),
+            **_make_labels(listing, label_names),
         )
         for root, listing, (start, stop) in zip(roots, listings, pairwise(starts), strict=True)
     ]
@@ -124,7 +124,7 @@ def read_image_folder(
     return parts[0], parts[1]
 
 
-def _labels(listing: _Listing, label_names: tuple[str, ...]) -> dict[str, Any]:
+def _make_labels(listing: _Listing, label_names: tuple[str, ...]) -> dict[str, Any]:
     if listing.classes is None:
         return {}
     labels = torch.tensor([label_names.index(name) for name in listing.classes])
@@ -143,7 +143,7 @@ def read_pictures(folder: Path, options: ReadOptions) -> Parts:
     )
 
 
-def _natural(name: str) -> tuple[object, ...]:
+def _make_natural_key(name: str) -> tuple[object, ...]:
     """A sort key by which numbers within names count as numbers."""
     # Text and numbers alternate and text comes first, so text is never compared with a number. Ties
     # are resolved by the name itself.
@@ -152,7 +152,7 @@ def _natural(name: str) -> tuple[object, ...]:
     return tuple(parts), name
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_entries(folder: Path) -> list[Path]:
     try:
         entries = [
             e
@@ -163,17 +163,17 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder}: the folder cannot be read ({error.strerror or error})"
         ) from error
-    return sorted(entries, key=lambda entry: _natural(entry.name))
+    return sorted(entries, key=lambda entry: _make_natural_key(entry.name))
 
 
-def _list(root: Path) -> _Listing:
-    entries = _entries(root)
+def _list_pictures(root: Path) -> _Listing:
+    entries = _list_entries(root)
     loose = [entry for entry in entries if is_picture(entry) and not entry.is_dir()]
     inside: dict[str, list[Path]] = {}
     for sub in (entry for entry in entries if entry.is_dir()):
-        below = _entries(sub)
+        below = _list_entries(sub)
         for deeper in (entry for entry in below if entry.is_dir()):
-            if any(is_picture(entry) for entry in _entries(deeper)):
+            if any(is_picture(entry) for entry in _list_entries(deeper)):
                 raise DataError(
                     f"{deeper}: holds pictures more than one folder below {root}; give {sub} "
                     "instead, or move them up so that each class is one folder"
@@ -202,7 +202,7 @@ def _list(root: Path) -> _Listing:
 def _list_kinds(entries: Sequence[Path]) -> str:
     if not entries:
         return "it is empty"
-    counts = Counter(map(_kind, entries)).most_common(5)
+    counts = Counter(map(_name_kind, entries)).most_common(5)
     found = f"found {', '.join(f'{count} {kind}' for kind, count in counts)}"
     names = {entry.name for entry in FORMATS if not entry.is_folder}
     arrays = [entry.name for entry in entries if entry.suffix.lower() in names]
@@ -211,7 +211,7 @@ def _list_kinds(entries: Sequence[Path]) -> str:
     return f"{found}; to read {arrays[0]}, give the path of that file"
 
 
-def _kind(entry: Path) -> str:
+def _name_kind(entry: Path) -> str:
     if entry.is_dir():
         return "folder without pictures"
     return entry.suffix.lower() or "file without suffix"
@@ -233,7 +233,8 @@ def read_picture_list(
         DataError: if one cannot be read, naming it.
     """
     opened = [
-        _opened(picture, f"{name}: picture {place}") for place, picture in enumerate(pictures)
+        _prepare_picture(picture, f"{name}: picture {place}")
+        for place, picture in enumerate(pictures)
     ]
     load = partial(_load, size=size, color=color, resize=resize)
     files = None
@@ -243,24 +244,24 @@ def read_picture_list(
     return Examples(values, levels=256, name=name, files=files)
 
 
-def _opened(picture: Path | Image, name: str) -> Path | Image:
+def _prepare_picture(picture: Path | Image, name: str) -> Path | Image:
     if isinstance(picture, Path):
         return picture  # which is decoded later, by several threads
-    return upright_picture(picture, name)
+    return turn_upright(picture, name)
 
 
 _Pixels = NDArray[np.uint8]
 _Load = Callable[..., _Pixels]
 
 
-class _Colored(Exception):
+class _UnexpectedColor(Exception):
     """A picture in colour, after ones in grey."""
 
 
 def _load(picture: Path | Image, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
     if isinstance(picture, Path):
-        picture = read_picture_aloud(picture)
-    return planes(resized(recolor(picture, color), size, resize))
+        picture = read_picture_unsilenced(picture)
+    return split_planes(resize_picture(convert_color(picture, color), size, resize))
 
 
 def _read_all(
@@ -269,24 +270,26 @@ def _read_all(
     """All pictures as one array ``[N, C, H, W]``, memory-mapped where they stay in a file."""
     if kept is not None and kept.exists():
         return _open(kept, keep_in)
-    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with silence_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         first = load(files[0])
         shape = (len(files), *first.shape)
-        rows = _decoded(files, load, first.shape, pool)
+        rows = _decode_all(files, load, first.shape, pool)
         try:
-            if kept is not None and (keep_in == "file" or math.prod(shape) >= _WORTH_KEEPING_BYTES):
+            if kept is not None and (
+                keep_in == "file" or math.prod(shape) >= _SMALLEST_STORED_BYTES
+            ):
                 write_decoded(kept, shape, rows)
                 return _open(kept, keep_in)
             values = _allocate(*shape)
             for row, pixels in enumerate(rows):
                 values[row] = pixels
             return values
-        except _Colored:
+        except _UnexpectedColor:
             pass
     return _read_all(files, partial(load, color="rgb"), keep_in, kept)
 
 
-def _decoded(
+def _decode_all(
     files: Sequence[Path | Image],
     load: Callable[[Path | Image], _Pixels],
     shape: tuple[int, ...],
@@ -308,7 +311,7 @@ def _decoded(
                     "to bring all to one size"
                 )
             if len(pixels) > shape[0]:
-                raise _Colored
+                raise _UnexpectedColor
             yield np.broadcast_to(pixels, shape)
 
 
@@ -319,14 +322,14 @@ def _open(kept: Path, keep_in: KeepIn) -> _Pixels:
     return cast(_Pixels, np.load(kept, mmap_mode=mode, allow_pickle=False))
 
 
-def _part(values: _Pixels, start: int, stop: int) -> Tensor | Mapped:
+def _select_part(values: _Pixels, start: int, stop: int) -> Tensor | MappedRows:
     if isinstance(values, np.memmap):
-        return Mapped.of(values).select(torch.arange(start, stop))
+        return MappedRows.of(values).select(torch.arange(start, stop))
     return torch.from_numpy(values[start:stop])
 
 
 def _allocate(count: int, *shape: int) -> NDArray[np.uint8]:
-    refuse_absurd(
+    refuse_too_large(
         count * int(np.prod(shape)),
         f"{count} pictures of shape {shape} do not fit into memory",
         "set a smaller image_size (--image-size 64)",
@@ -380,7 +383,9 @@ def convert_images(
     height, width = size or shape[1:]
     result = _allocate(len(raw), channels, height, width)
     for row, pixels in enumerate(raw):
-        result[row] = planes(resized(recolor(from_planes(pixels), color), size, resize))
+        result[row] = split_planes(
+            resize_picture(convert_color(join_planes(pixels), color), size, resize)
+        )
     # Lanczos overshoots, and Pillow clips only at 255, which is too high if there are fewer levels.
     np.minimum(result, levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

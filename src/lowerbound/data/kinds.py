@@ -36,7 +36,7 @@ _NOT_NUMBERS = {
 }
 
 
-def levels_of(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> int | None:
+def find_levels(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> int | None:
     """The number of levels of an entry of a type: 2 for booleans, 256 for uint8 pixels.
 
     ``None`` if the type does not determine it: for floating point, counts and codes.
@@ -49,7 +49,7 @@ def levels_of(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> i
     return None
 
 
-def ambiguous_integers(name: str, dtype: object) -> DataError:
+def make_integer_error(name: str, dtype: object) -> DataError:
     """The error for integers of unknown meaning."""
     return DataError(
         f"{name}: integers of type {str(dtype).removeprefix('torch.')} may be pixels, counts or "
@@ -61,7 +61,7 @@ def ambiguous_integers(name: str, dtype: object) -> DataError:
 def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
     """Raises ``DataError`` if no model can take entries of a numpy type."""
     if dtype.kind in "iu" and dtype != np.uint8 and kind is None:
-        raise ambiguous_integers(name, dtype)
+        raise make_integer_error(name, dtype)
     if dtype.kind == "f" and dtype.itemsize > 8:
         raise DataError(f'{name}: {dtype} is wider than torch can hold; give .astype("float64")')
     if dtype.kind not in "biuf":
@@ -71,24 +71,24 @@ def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
         )
 
 
-def widened(array: NDArray[Any]) -> NDArray[Any]:
+def widen(array: NDArray[Any]) -> NDArray[Any]:
     """Unsigned integers of more than 8 bits as signed ones; other values unchanged."""
     return array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
 
 
-def storage_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def choose_storage_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type in which entries of a numpy type are kept in memory, in the machine's byte order."""
     return np.dtype(_STORED.get(dtype.name, dtype)).newbyteorder("=")
 
 
-def signed(values: Values) -> Values:
+def make_signed(values: Values) -> Values:
     """Booleans as uint8, and unsigned integers of more than 8 bits as signed ones."""
     if isinstance(values, Rows):
         return values
     return values.to(_SIGNED.get(values.dtype, values.dtype))
 
 
-def chunks(values: Values) -> Iterator[Tensor]:
+def split_row_numbers(values: Values) -> Iterator[Tensor]:
     """The row numbers of all values, in parts that take little memory."""
     size = max(1, _CHUNK_BYTES // (values.dtype.itemsize * math.prod(values.shape[1:])))
     yield from torch.arange(len(values), device=values.device).split(size)
@@ -113,7 +113,7 @@ def check_entries(values: Values, kind: Kind | None, levels: int | None, name: s
             'kind="counts" if they are counts, or kind="codes" if they are categories'
         )
     if values.dtype != torch.uint8 and not values.is_floating_point():
-        raise ambiguous_integers(name, values.dtype)
+        raise make_integer_error(name, values.dtype)
     return levels
 
 
@@ -163,7 +163,7 @@ def _check_kind(values: Values, kind: Kind, levels: int | None, name: str) -> in
         _refuse(values, name, "counts", _is_fractional_or_negative, lambda value: remedy)
         return None
     if levels is None:
-        levels = max(0, _maximum(values)) + 1
+        levels = max(0, _find_maximum(values)) + 1
     highest = levels - 1
     _refuse(
         values,
@@ -181,22 +181,24 @@ def _is_fractional_or_negative(chunk: Tensor) -> Tensor:
     return chunk < 0
 
 
-def _maximum(values: Values) -> int:
-    return int(max(values[index].max().item() for index in chunks(values)))
+def _find_maximum(values: Values) -> int:
+    return int(max(values[index].max().item() for index in split_row_numbers(values)))
 
 
 def _refuse_outside_unit_interval(values: Values, name: str) -> None:
     """Raises ``DataError`` if not all entries are in [0, 1]."""
     if _is_known("within [0, 1]", values):
         return
-    spans = torch.stack([torch.stack(values[index].aminmax()) for index in chunks(values)])
+    spans = torch.stack(
+        [torch.stack(values[index].aminmax()) for index in split_row_numbers(values)]
+    )
     low, high = float(spans[:, 0].min()), float(spans[:, 1].max())
     if low < 0 or high > 1:
         raise DataError(
             f"{name}: only values in [0, 1] can be binarised, these span [{low:.4g}, {high:.4g}]; "
             "rescale them first"
         )
-    _learn("within [0, 1]", values)
+    _remember("within [0, 1]", values)
 
 
 def _refuse(
@@ -209,7 +211,7 @@ def _refuse(
     """Raises ``DataError`` that names the first bad entry and explains it."""
     if _is_known(what, values):
         return
-    for index in chunks(values):
+    for index in split_row_numbers(values):
         chunk = values[index]
         wrong = bad(chunk).flatten(1)
         if wrong.any():
@@ -219,7 +221,7 @@ def _refuse(
             raise DataError(
                 f"{name}: row {int(index[row])}, entry {column} is {value}; {explain(value)}"
             )
-    _learn(what, values)
+    _remember(what, values)
 
 
 def _is_known(what: str, values: Values) -> bool:
@@ -227,6 +229,6 @@ def _is_known(what: str, values: Values) -> bool:
     return isinstance(values, Rows) and what in values.known
 
 
-def _learn(what: str, values: Values) -> None:
+def _remember(what: str, values: Values) -> None:
     if isinstance(values, Rows):
         values.known.add(what)

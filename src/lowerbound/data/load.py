@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lowerbound.data.options import Color, KeepIn, Kind, Missing, Pixels, Resize
-from lowerbound.settings import check_arguments, has_settings, settings_of
+from lowerbound.settings import check_arguments, has_settings, read_settings
 
 if TYPE_CHECKING:
     from lowerbound.data.dataset import Dataset
@@ -133,7 +133,7 @@ def load_data(
     """
     given = locals()
     settings = check_arguments(
-        load_data, {name: given[name] for name in settings_of(load_data).model_fields}
+        load_data, {name: given[name] for name in read_settings(load_data).model_fields}
     )
     from lowerbound.data.reading import read_dataset
 

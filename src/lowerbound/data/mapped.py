@@ -25,7 +25,7 @@ _GAP_BYTES = 1 << 12
 _CALL_BYTES = 1 << 30
 
 
-class _File:
+class _RowFile:
     """Rows of a file, which are read when they are requested.
 
     If rows were read through the memory map instead, every page around a row would count as memory
@@ -36,7 +36,7 @@ class _File:
     def __init__(self, array: Any) -> None:
         self.array = array
         self.size = array.dtype.itemsize * math.prod(array.shape[1:])
-        self.handle, self.start = _opened(array)
+        self.handle, self.start = _open_file(array)
         if self.handle is not None:
             weakref.finalize(self, os.close, self.handle)
 
@@ -60,7 +60,7 @@ class _File:
             (firsts * self.size + self.start).tolist(), (counts * self.size).tolist(), strict=True
         )
         read = bytearray().join(
-            [piece for start, size in spans for piece in self._pieces(start, size)]
+            [piece for start, size in spans for piece in self._read_pieces(start, size)]
         )
         if len(read) != self.size * int(counts.sum()):
             raise DataError(
@@ -74,15 +74,15 @@ class _File:
         )
         return np.asarray(rows.take((wanted - skipped)[places], axis=0))
 
-    def _pieces(self, start: int, size: int) -> list[bytes]:
+    def _read_pieces(self, start: int, size: int) -> list[bytes]:
         assert self.handle is not None
         piece = os.pread(self.handle, min(size, _CALL_BYTES), start)
         if len(piece) == size or not piece:
             return [piece]
-        return [piece, *self._pieces(start + len(piece), size - len(piece))]
+        return [piece, *self._read_pieces(start + len(piece), size - len(piece))]
 
 
-def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
+def _open_file(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
     """The file behind a map, opened, and where in it the array begins.
 
     The file is ``None`` if only the map can be read.
@@ -120,7 +120,7 @@ def _opened(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped(Rows):
+class MappedRows(Rows):
     """Values ``[N, *shape]`` in a memory-mapped file. Indexing copies rows of them into memory.
 
     Args:
@@ -131,7 +131,7 @@ class Mapped(Rows):
         known: see :class:`~lowerbound.data.rows.Rows`.
     """
 
-    source: _File
+    source: _RowFile
     arrange: Callable[[NDArray[Any]], NDArray[Any]]
     rows: NDArray[np.int64] | None = None
     known: set[str] = field(default_factory=set)
@@ -141,7 +141,7 @@ class Mapped(Rows):
         cls,
         array: np.memmap[Any, Any],
         arrange: Callable[[NDArray[Any]], NDArray[Any]] = lambda rows: rows,
-    ) -> Mapped:
+    ) -> MappedRows:
         """The values of a memory map.
 
         Args:
@@ -158,8 +158,8 @@ class Mapped(Rows):
                 "(--keep-in memory)"
             )
         if array.dtype == np.bool_:
-            return cls(_File(array.view(np.uint8)), arrange)
-        return cls(_File(array), arrange)
+            return cls(_RowFile(array.view(np.uint8)), arrange)
+        return cls(_RowFile(array), arrange)
 
     @cached_property
     def _form(self) -> Tensor:
@@ -181,18 +181,18 @@ class Mapped(Rows):
         return self._form.dtype
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        taken = self.source.rows(self._in_file(index))
+        taken = self.source.rows(self._find_in_file(index))
         return torch.from_numpy(np.ascontiguousarray(self.arrange(taken)))
 
-    def then(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Mapped:
+    def then(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> MappedRows:
         """The same rows, with a function that changes them as they are read."""
         return replace(self, arrange=partial(_apply_both, self.arrange, change), known=set())
 
-    def select(self, index: Tensor) -> Mapped:
+    def select(self, index: Tensor) -> MappedRows:
         """The chosen rows; they stay in their file."""
-        return replace(self, rows=self._in_file(index), known=set(self.known))
+        return replace(self, rows=self._find_in_file(index), known=set(self.known))
 
-    def joined(self, other: Mapped) -> Mapped:
+    def joined(self, other: MappedRows) -> MappedRows:
         """The rows of both, concatenated.
 
         Raises:
@@ -204,10 +204,10 @@ class Mapped(Rows):
                 "files, and two files cannot be used as one; take one of the two parts (--split "
                 "train or test), or read both into memory (--keep-in memory)"
             )
-        both = [part._in_file(torch.arange(len(part))) for part in (self, other)]
+        both = [part._find_in_file(torch.arange(len(part))) for part in (self, other)]
         return replace(self, rows=np.concatenate(both), known=self.known & other.known)
 
-    def _in_file(self, index: Tensor) -> NDArray[np.int64]:
+    def _find_in_file(self, index: Tensor) -> NDArray[np.int64]:
         # Indexed by numpy, because torch may index in parallel, which starts OpenMP threads in
         # every thread that reads ahead. With more threads than cores, OpenMP's threads sleep
         # instead of waiting actively for each other, including those of the training.

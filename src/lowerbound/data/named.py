@@ -19,7 +19,7 @@ from lowerbound.data.catalogue import CATALOGUE, NamedDataset
 from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.fetch import DownloadError, download
-from lowerbound.data.formats import IDX_FILES, idx_files
+from lowerbound.data.formats import IDX_FILES, find_idx_files
 from lowerbound.data.idx import read_idx, read_idx_folder
 from lowerbound.data.images import convert_images, read_image_folder
 from lowerbound.errors import DataError
@@ -44,24 +44,24 @@ def load_named(name: str) -> Parts:
     entry = CATALOGUE[name]
     parts = entry.read(entry)
     if isinstance(parts, Examples):
-        return _called(parts, entry)
-    return _called(parts[0], entry), _called(parts[1], entry)
+        return _set_name(parts, entry)
+    return _set_name(parts[0], entry), _set_name(parts[1], entry)
 
 
-def _called(part: Examples, entry: NamedDataset) -> Examples:
+def _set_name(part: Examples, entry: NamedDataset) -> Examples:
     return replace(part, name=entry.name, label_names=entry.label_names or part.label_names)
 
 
-def cache_folder(name: str) -> Path:
+def choose_cache_folder(name: str) -> Path:
     """Where downloads of a data set are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or _home(".cache")) / "lowerbound" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or _find_home(".cache")) / "lowerbound" / name
 
 
-def _home(*below: str) -> Path:
+def _find_home(*below: str) -> Path:
     return Path(os.path.expanduser("~"), *below)
 
 
-def _own_folder() -> list[Path]:
+def _find_own_folder() -> list[Path]:
     """The folder that the user named, as a list of one entry, or of none."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
@@ -73,7 +73,7 @@ def _own_folder() -> list[Path]:
     return [Path(folder).expanduser()]
 
 
-def _first_file(places: Iterable[Path]) -> Path | None:
+def _find_first_file(places: Iterable[Path]) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
@@ -119,40 +119,47 @@ def read_digits(entry: NamedDataset) -> Examples:
 
 def read_published_parts(entry: NamedDataset) -> tuple[Examples, Examples]:
     """MNIST, or a data set with its four files."""
-    places = _idx_places(entry)
+    places = _list_idx_places(entry)
     for place in places:
-        if (place.suffix == ".npz" and place.is_file()) or len(idx_files(place)) == len(IDX_FILES):
+        if (place.suffix == ".npz" and place.is_file()) or len(find_idx_files(place)) == len(
+            IDX_FILES
+        ):
             return _read_parts(entry, place)
     cache = places[-1]
     for stem, digest in zip(IDX_FILES, entry.digests, strict=True):
-        if stem not in idx_files(cache):
+        if stem not in find_idx_files(cache):
             check = partial(_check_idx, name=entry.name, digest=digest)
             _fetch(entry, cache / f"{stem}.gz", check, places)
     return _read_parts(entry, cache)
 
 
-def _idx_places(entry: NamedDataset) -> list[Path]:
+def _list_idx_places(entry: NamedDataset) -> list[Path]:
     name, torchvision = entry.name, Path(entry.torchvision or entry.name)
     places = []
-    for root in _own_folder():
+    for root in _find_own_folder():
         places += [
             root / f"{name}.npz",
             root / name,
             root / torchvision,
             root / torchvision.parts[0],
         ]
-    roots = [Path("data"), _home("data")]
+    roots = [Path("data"), _find_home("data")]
     if torch_home := os.environ.get("TORCH_HOME"):
         roots.append(Path(torch_home))
-    roots += [_home(".cache", "torch"), _home(".torch")]
-    return [*places, *(root / torchvision for root in roots), _DEBIAN / name, cache_folder(name)]
+    roots += [_find_home(".cache", "torch"), _find_home(".torch")]
+    return [
+        *places,
+        *(root / torchvision for root in roots),
+        _DEBIAN / name,
+        choose_cache_folder(name),
+    ]
 
 
 def _read_parts(entry: NamedDataset, place: Path) -> tuple[Examples, Examples]:
     if place.suffix == ".npz":
         parts, files = read_array_file(place, fields=()), [place] * len(IDX_FILES)
     else:
-        parts, found = read_idx_folder(place), idx_files(place)
+        parts, found = read_idx_folder(place), find_idx_files(place)
         files = [found[stem] for stem in IDX_FILES]
     name = entry.name
     if isinstance(parts, Examples):
@@ -180,16 +187,16 @@ def _check_idx(file: Path, *, name: str, digest: str) -> None:
 def read_frey_faces(entry: NamedDataset) -> Examples:
     """The frames of the video, from Roweis's file or from a ``.npz``."""
     file = "frey_rawface.mat"
-    target = cache_folder(entry.name) / file
+    target = choose_cache_folder(entry.name) / file
     places = [
         folder / name
-        for root in _own_folder()
+        for root in _find_own_folder()
         for folder in (root, root / entry.name)
         for name in ("frey_faces.npz", file)
     ]
     places.append(target)
     read = partial(_read_frey, entry=entry)
-    return read(_first_file(places) or _fetch(entry, target, read, places))
+    return read(_find_first_file(places) or _fetch(entry, target, read, places))
 
 
 def _read_frey(file: Path, entry: NamedDataset) -> Examples:
@@ -228,15 +235,17 @@ def read_olivetti(entry: NamedDataset) -> Examples:
     The pixels of the two differ slightly.
     """
     file = "olivettifaces.mat"
-    target = cache_folder(entry.name) / file
-    folders = [root / "orl_faces" for root in _own_folder()]
-    sklearn = Path(os.environ.get("SCIKIT_LEARN_DATA") or _home("scikit_learn_data")).expanduser()
+    target = choose_cache_folder(entry.name) / file
+    folders = [root / "orl_faces" for root in _find_own_folder()]
+    sklearn = Path(
+        os.environ.get("SCIKIT_LEARN_DATA") or _find_home("scikit_learn_data")
+    ).expanduser()
     sklearn_file = sklearn / "olivetti_py3.pkz"
-    files = [*(root / file for root in _own_folder()), target]
+    files = [*(root / file for root in _find_own_folder()), target]
     for folder in folders:
         if folder.is_dir():
             return _read_orl(folder)
-    found = _first_file(files)
+    found = _find_first_file(files)
     if found is None and sklearn_file.is_file():
         return _read_olivetti_cache(sklearn_file)
     check = partial(_check_olivetti, digest=entry.digests[0])
@@ -244,7 +253,7 @@ def read_olivetti(entry: NamedDataset) -> Examples:
     check(found)
     faces = _read_mat(found, "faces").T.astype(np.float64)
     faces -= faces.min()
-    return _as_faces((faces / faces.max()).reshape(-1, 64, 64).transpose(0, 2, 1), found)
+    return _make_faces((faces / faces.max()).reshape(-1, 64, 64).transpose(0, 2, 1), found)
 
 
 def _read_orl(folder: Path) -> Examples:
@@ -278,10 +287,10 @@ def _read_olivetti_cache(file: Path) -> Examples:
         raise DataError(
             f"{file}: scikit-learn cannot read its cache ({error}); delete the file"
         ) from error
-    return _as_faces(faces, file)
+    return _make_faces(faces, file)
 
 
-def _as_faces(faces: NDArray[Any], file: Path) -> Examples:
+def _make_faces(faces: NDArray[Any], file: Path) -> Examples:
     """Undoes the scaling of 8-bit greys to [0, 1]; the number of levels follows from the values."""
     shades = np.unique(faces)
     for steps in range(1, 256):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.data.arrays import as_examples, explained
+from lowerbound.data.arrays import as_examples, explain_read_errors
 from lowerbound.data.dataset import Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.options import ReadOptions
@@ -34,7 +34,7 @@ _LAYOUTS = (
     (_Part("data", "labels"),),
 )
 # As scipy.sparse.save_npz writes a matrix.
-_SPARSE = {"data", "indices", "indptr", "shape", "format"}
+_SPARSE_KEYS = {"data", "indices", "indptr", "shape", "format"}
 
 
 def read_npz(path: Path, options: ReadOptions) -> Parts:
@@ -45,15 +45,17 @@ def read_npz(path: Path, options: ReadOptions) -> Parts:
             are not named as fields.
     """
     with (
-        explained(path, "write it again with numpy.savez(path, x=array), without object entries"),
+        explain_read_errors(
+            path, "write it again with numpy.savez(path, x=array), without object entries"
+        ),
         path.open("rb") as file,  # numpy would leave it open if it is damaged
         np.load(file, allow_pickle=False) as archive,
     ):
         # The usual spellings differ in case (X_train), never in meaning.
         keys = {key.lower(): key for key in archive.files}
-        if keys.keys() >= _SPARSE:
+        if keys.keys() >= _SPARSE_KEYS:
             return _read_sparse(path, options)
-        layout = _layout(path, keys, options.fields or ())
+        layout = _find_layout(path, keys, options.fields or ())
         _refuse_others(path, keys, layout, options.fields)
         parts = [_read_part(path, archive, keys, part, options) for part in layout]
     if len(parts) == 1:
@@ -61,7 +63,7 @@ def read_npz(path: Path, options: ReadOptions) -> Parts:
     return parts[0], parts[1]
 
 
-def _layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -> tuple[_Part, ...]:
+def _find_layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -> tuple[_Part, ...]:
     for layout in _LAYOUTS:
         if all(part.values in keys for part in layout):
             return layout
@@ -122,6 +124,6 @@ def _read_part(
 def _read_sparse(path: Path, options: ReadOptions) -> Examples:
     from scipy.sparse import load_npz
 
-    with explained(path, "write it again with scipy.sparse.save_npz(path, matrix)"):
+    with explain_read_errors(path, "write it again with scipy.sparse.save_npz(path, matrix)"):
         matrix = load_npz(path)
     return Examples.of(matrix, name=str(path), kind=options.kind, missing=options.missing)

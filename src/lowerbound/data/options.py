@@ -44,7 +44,7 @@ class ReadOptions:
     layer: str | None = None
 
 
-def imported_when_called(module: str, name: str) -> Callable[..., Any]:
+def import_when_called(module: str, name: str) -> Callable[..., Any]:
     """The function ``module.name``, whose module is imported when the function is first called."""
 
     def call(*arguments: Any, **settings: Any) -> Any:

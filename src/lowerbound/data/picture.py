@@ -46,7 +46,7 @@ def parse_size(image_size: Any) -> Size | None:
     if image_size is None:
         return None
     try:
-        sides = _sides(image_size)
+        sides = _parse_sides(image_size)
         if any(isinstance(side, (bool, np.bool_)) for side in sides):
             raise TypeError
         height, width = (operator.index(side) for side in sides)
@@ -62,7 +62,7 @@ def parse_size(image_size: Any) -> Size | None:
     return height, width
 
 
-def _sides(image_size: Any) -> Sequence[Any]:
+def _parse_sides(image_size: Any) -> Sequence[Any]:
     if isinstance(image_size, str):
         image_size = [int(side) for side in image_size.lower().split("x")]
         if len(image_size) == 1:
@@ -84,19 +84,19 @@ def read_picture(path: Path) -> Image.Image:
         DataError: naming the file, if it is empty or damaged, has more than 100 megapixels (its
             header says so before anything is decoded), or has pixels of unknown scale.
     """
-    with quiet():
-        return read_picture_aloud(path)
+    with silence_warnings():
+        return read_picture_unsilenced(path)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_warnings() -> Iterator[None]:
     """Within the block, no warnings: Pillow warns of metadata, and of sizes checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def read_picture_aloud(path: Path) -> Image.Image:
+def read_picture_unsilenced(path: Path) -> Image.Image:
     """:func:`read_picture` for several threads, which cannot each silence warnings."""
     try:
         if not path.stat().st_size:
@@ -106,7 +106,7 @@ def read_picture_aloud(path: Path) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise _make_size_error(path, f"{image.width} x {image.height} pixels")
             image.load()
-            return _turn_upright(_eight_bit(image, path), image)
+            return _turn_upright(_convert_to_eight_bits(image, path), image)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -123,16 +123,16 @@ def read_picture_aloud(path: Path) -> Image.Image:
         ) from error
 
 
-def upright_picture(image: Image.Image, name: str) -> Image.Image:
+def turn_upright(image: Image.Image, name: str) -> Image.Image:
     """A picture that PIL opened or made, in the form that :func:`read_picture` returns.
 
     Raises:
         DataError: if it is damaged, or has pixels of unknown scale.
     """
     try:
-        with quiet():
+        with silence_warnings():
             image.load()
-            return _turn_upright(_eight_bit(image, name), image)
+            return _turn_upright(_convert_to_eight_bits(image, name), image)
     except DataError:
         raise
     except Exception as error:  # PIL decodes files when they are first used
@@ -147,12 +147,12 @@ def _make_size_error(path: Path, size: str) -> DataError:
     )
 
 
-def _eight_bit(image: Image.Image, path: Path | str) -> Image.Image:
+def _convert_to_eight_bits(image: Image.Image, path: Path | str) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        return _from_sixteen_bits(image)
+        return _convert_sixteen_bits(image)
     if mode in ("I", "F"):
-        return _from_wide(image, path)
+        return _convert_wide(image, path)
     if image.has_transparency_data:
         return _blend_with_white(image)
     if mode in ("1", "L"):
@@ -163,13 +163,13 @@ def _eight_bit(image: Image.Image, path: Path | str) -> Image.Image:
     return _reduce_grey_palette(colored)
 
 
-def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+def _convert_sixteen_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     white = values == image.info.get("transparency", -1)
     return Image.fromarray(np.rint(np.where(white, 65535, values) / 257).astype(np.uint8))
 
 
-def _from_wide(image: Image.Image, path: Path | str) -> Image.Image:
+def _convert_wide(image: Image.Image, path: Path | str) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" and values.min() >= 0 and values.max() <= 1:  # also false for NaN
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
@@ -211,21 +211,21 @@ def _turn_upright(result: Image.Image, source: Image.Image) -> Image.Image:
     return result.transpose(method)
 
 
-def recolor(image: Image.Image, color: Color) -> Image.Image:
+def convert_color(image: Image.Image, color: Color) -> Image.Image:
     """The picture as grey (luma after ITU-R BT.601) or RGB, or as it is."""
     if color == "keep":
         return image
     return image.convert({"grey": "L", "rgb": "RGB"}[color])
 
 
-def resized(image: Image.Image, size: Size | None, resize: Resize) -> Image.Image:
+def resize_picture(image: Image.Image, size: Size | None, resize: Resize) -> Image.Image:
     """The picture at ``size`` = (height, width), antialiased (Lanczos); as it is without a size.
 
     ``"crop"`` keeps the aspect ratio and cuts both ends of the longer side evenly. ``"stretch"``
     does not keep it.
 
     Example:
-        >>> resized(Image.new("L", (100, 50)), (8, 8), "crop").size
+        >>> resize_picture(Image.new("L", (100, 50)), (8, 8), "crop").size
         (8, 8)
     """
     if size is None:
@@ -240,7 +240,7 @@ def resized(image: Image.Image, size: Size | None, resize: Resize) -> Image.Imag
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
-def planes(image: Image.Image) -> NDArray[np.uint8]:
+def split_planes(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of an ``L`` or ``RGB`` picture, ``[C, H, W]``."""
     values = np.asarray(image, dtype=np.uint8)
     if values.ndim == 2:
@@ -248,7 +248,7 @@ def planes(image: Image.Image) -> NDArray[np.uint8]:
     return np.moveaxis(values, 2, 0)
 
 
-def from_planes(values: NDArray[np.uint8]) -> Image.Image:
+def join_planes(values: NDArray[np.uint8]) -> Image.Image:
     """The ``L`` or ``RGB`` picture of pixels ``[C, H, W]``."""
     if len(values) == 1:
         return Image.fromarray(np.ascontiguousarray(values[0]))

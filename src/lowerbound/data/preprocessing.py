@@ -91,7 +91,7 @@ class Preprocessing:
         return self  # binary pixels are drawn only once
 
 
-def category_codes(value: Any, name: str, preprocessing: Preprocessing | None) -> Any:
+def find_category_codes(value: Any, name: str, preprocessing: Preprocessing | None) -> Any:
     """The integers for categories of a field that are given as text; other values unchanged.
 
     Raises:
@@ -99,21 +99,21 @@ def category_codes(value: Any, name: str, preprocessing: Preprocessing | None) -
 
     Example:
         >>> pets = Preprocessing((1, 8, 8), fields={"label": ("cat", "dog")})
-        >>> category_codes("dog", "label", pets), category_codes(0, "label", pets)
+        >>> find_category_codes("dog", "label", pets), find_category_codes(0, "label", pets)
         (1, 0)
-        >>> category_codes(["dog", "cat"], "label", pets)
+        >>> find_category_codes(["dog", "cat"], "label", pets)
         [1, 0]
     """
     if isinstance(value, str):
-        return _code(value, name, preprocessing)
+        return _find_code(value, name, preprocessing)
     if not isinstance(value, list | tuple | np.ndarray) or getattr(value, "shape", None) == ():
         return value
     if not any(isinstance(entry, str) for entry in value):
         return value
-    return [_code(entry, name, preprocessing) for entry in value]
+    return [_find_code(entry, name, preprocessing) for entry in value]
 
 
-def _code(value: Any, name: str, preprocessing: Preprocessing | None) -> int:
+def _find_code(value: Any, name: str, preprocessing: Preprocessing | None) -> int:
     categories = None
     if preprocessing is not None:
         categories = preprocessing.fields.get(name)

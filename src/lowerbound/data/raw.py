@@ -17,7 +17,7 @@ from lowerbound.data.anndata import is_anndata
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import PICTURE_SUFFIXES
 from lowerbound.data.images import convert_images, read_picture_list
-from lowerbound.data.kinds import chunks
+from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.load import load_data
 from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.data.preprocessing import Preprocessing
@@ -66,26 +66,26 @@ def read_raw(
     asked = [field for field in fields if field in preprocessing.fields]
     if isinstance(data, Examples):
         _refuse_other_levels(data, preprocessing)
-        return with_codes_of(preprocessing.fields, data, asked)
-    pictures = _pictures_in(data)
+        return translate_codes(preprocessing.fields, data, asked)
+    pictures = _find_pictures(data)
     if pictures is not None:
         examples = _apply_treatment(_read_pictures(pictures, preprocessing, name), preprocessing)
     elif isinstance(data, str | os.PathLike):
-        settings = load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
+        settings = make_load_settings(preprocessing, data) | {"keep_in": keep_in, "cache": cache}
         settings["fields"] = [field for field in asked if field != "label"]
         examples = _read_path(data, preprocessing, settings)
     else:
         examples = _apply_treatment(_read_memory(data, preprocessing, name, asked), preprocessing)
-    _refuse_others(examples, preprocessing)
+    _check_likeness(examples, preprocessing)
     for field in preprocessing.fields:
-        examples = _with_codes_of(preprocessing.fields, examples, field, is_asked=field in asked)
+        examples = _translate_codes(preprocessing.fields, examples, field, is_asked=field in asked)
     levels = examples.levels
     if preprocessing.value_kind == "codes":
         levels = preprocessing.levels  # independent of the codes that occur
     return replace(examples, levels=levels, preprocessing=preprocessing)
 
 
-def _pictures_in(data: Any) -> list[Path | Image] | None:
+def _find_pictures(data: Any) -> list[Path | Image] | None:
     """Pictures that are given one by one; ``None`` for other data."""
     if isinstance(data, Image):
         return [data]
@@ -98,10 +98,10 @@ def _pictures_in(data: Any) -> list[Path | Image] | None:
         return None
     if not all(isinstance(entry, str | os.PathLike | Image) for entry in data):
         return None
-    return [_path_or_image(entry) for entry in data]
+    return [_expand_path(entry) for entry in data]
 
 
-def _path_or_image(entry: Any) -> Path | Image:
+def _expand_path(entry: Any) -> Path | Image:
     if isinstance(entry, Image):
         return entry
     return Path(entry).expanduser()
@@ -113,7 +113,7 @@ def _read_pictures(
     size, color = preprocessing.image_size, preprocessing.color
     if size is None:
         raise DataError(
-            f"{name}: the model was trained on {_kind(preprocessing)} of shape "
+            f"{name}: the model was trained on {_describe_kind(preprocessing)} of shape "
             f"{preprocessing.shape}, so it takes no pictures; give an array"
         )
     for picture in pictures:
@@ -127,7 +127,9 @@ def _read_pictures(
     )
 
 
-def load_settings(preprocessing: Preprocessing, source: str | os.PathLike[str]) -> dict[str, Any]:
+def make_load_settings(
+    preprocessing: Preprocessing, source: str | os.PathLike[str]
+) -> dict[str, Any]:
     """The settings of :func:`lowerbound.load_data` for a file or a folder of raw data."""
     settings: dict[str, Any] = {
         "image_size": preprocessing.image_size,
@@ -153,7 +155,7 @@ def _read_path(
             raise
         # The user did not choose the settings that the file does not fit.
         raise DataError(
-            f"{error}. The model was trained on {_kind(preprocessing)} of shape "
+            f"{error}. The model was trained on {_describe_kind(preprocessing)} of shape "
             f"{preprocessing.shape}"
         ) from error
 
@@ -168,10 +170,10 @@ def _read_memory(
     shape = tuple(getattr(data, "shape", ()))
     is_array = isinstance(data, np.ndarray | Tensor | list | tuple)
     if not is_array or not preprocessing.is_of_pictures or shape[1:] == preprocessing.shape:
-        return _with_levels_of(preprocessing, Examples.of(data, name=name, **about))
+        return _set_levels(preprocessing, Examples.of(data, name=name, **about))
     _refuse_one_picture(shape, preprocessing, name)
     options = ReadOptions(keep_in="auto", **about)
-    examples = _with_levels_of(preprocessing, read_memory(data, name, options))
+    examples = _set_levels(preprocessing, read_memory(data, name, options))
     if examples.levels is None or examples.shape[0] not in (1, 3):
         return examples
     return convert_images(
@@ -194,13 +196,15 @@ def _refuse_one_picture(shape: tuple[int, ...], preprocessing: Preprocessing, na
         )
 
 
-def _with_levels_of(preprocessing: Preprocessing, examples: Examples) -> Examples:
+def _set_levels(preprocessing: Preprocessing, examples: Examples) -> Examples:
     """Bytes are pixels with the model's number of levels, if none of them is too large."""
     levels = preprocessing.levels
     if levels is None or examples.levels != 256 or preprocessing.value_kind is not None:
         return examples
     values = examples.values
-    if levels < 256 and all(int(values[index].max()) < levels for index in chunks(values)):
+    if levels < 256 and all(
+        int(values[index].max()) < levels for index in split_row_numbers(values)
+    ):
         return replace(examples, levels=levels)
     return examples
 
@@ -214,13 +218,13 @@ def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Exampl
     return examples.prepare(preprocessing.pixels, seed=preprocessing.seed)
 
 
-def _refuse_others(examples: Examples, preprocessing: Preprocessing) -> None:
+def _check_likeness(examples: Examples, preprocessing: Preprocessing) -> None:
     """Raises ``DataError`` or ``ShapeError`` for examples that are not like the model's."""
     name, levels = examples.name, examples.levels
     if examples.shape != preprocessing.shape:
         raise ShapeError(
             f"{name}: examples of shape {examples.shape}, but the model was trained on "
-            f"{_kind(preprocessing)} of shape {preprocessing.shape}. Only 8-bit pictures can be "
+            f"{_describe_kind(preprocessing)} of shape {preprocessing.shape}. Only 8-bit pictures can be "
             f"brought to another shape; {_REMEDY}"
         )
     if levels is None or preprocessing.value_kind is not None:
@@ -228,7 +232,7 @@ def _refuse_others(examples: Examples, preprocessing: Preprocessing) -> None:
     if preprocessing.levels is None or levels > preprocessing.levels:
         raise DataError(
             f"{name}: pixels of {levels} levels, but the model was trained on "
-            f"{_kind(preprocessing)}; convert them as the training data were converted "
+            f"{_describe_kind(preprocessing)}; convert them as the training data were converted "
             f"({_REMEDY})"
         )
 
@@ -248,12 +252,12 @@ def _refuse_other_levels(examples: Examples, preprocessing: Preprocessing) -> No
         return
     raise DataError(
         f"{examples.name}: pixels of {levels} levels, but the model was trained on "
-        f"{_kind(preprocessing)}, so they would have another scale; pass levels={expected} to "
+        f"{_describe_kind(preprocessing)}, so they would have another scale; pass levels={expected} to "
         "lb.Examples if that is their number, or convert them as the training data were converted"
     )
 
 
-def _kind(preprocessing: Preprocessing) -> str:
+def _describe_kind(preprocessing: Preprocessing) -> str:
     if preprocessing.value_kind is not None:
         return preprocessing.value_kind
     if preprocessing.levels is None:
@@ -261,7 +265,7 @@ def _kind(preprocessing: Preprocessing) -> str:
     return f"pixels of {preprocessing.levels} levels"
 
 
-def with_codes_of(
+def translate_codes(
     categories: Mapping[str, tuple[str, ...] | None], examples: Examples, asked: Iterable[str]
 ) -> Examples:
     """The same with the integers that the categories of some fields have elsewhere.
@@ -275,11 +279,11 @@ def with_codes_of(
         DataError: if a field has another category.
     """
     for field in asked:
-        examples = _with_codes_of(categories, examples, field, is_asked=True)
+        examples = _translate_codes(categories, examples, field, is_asked=True)
     return examples
 
 
-def _with_codes_of(
+def _translate_codes(
     categories: Mapping[str, tuple[str, ...] | None],
     examples: Examples,
     field: str,

@@ -18,9 +18,9 @@ from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.dataset import Dataset, Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
-from lowerbound.data.formats import PICTURE_SUFFIXES, path_format
+from lowerbound.data.formats import PICTURE_SUFFIXES, find_format
 from lowerbound.data.images import convert_images
-from lowerbound.data.named import cache_folder, load_named
+from lowerbound.data.named import choose_cache_folder, load_named
 from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
@@ -32,30 +32,30 @@ def read_dataset(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, labels: Any, **settings: Any
 ) -> Dataset:
     """The data set that :func:`lowerbound.load_data` returns, for checked settings."""
-    parts = _parts(source, **settings)
+    parts = _read_parts(source, **settings)
     if labels is not None:
-        parts = _with_labels(parts, labels)
+        parts = _attach_labels(parts, labels)
     if isinstance(parts, Examples):
         train, test = parts.split(test_fraction, seed=seed, setting="test_fraction")
     else:
         train, test = parts
-    return Dataset(train, test, _name(source)).prepare(pixels, seed=seed)
+    return Dataset(train, test, _find_name(source)).prepare(pixels, seed=seed)
 
 
 def read_all(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
 ) -> Examples:
     """All examples of a source in its order, without a split; ``test_fraction`` has no effect."""
-    parts = _parts(source, **settings)
+    parts = _read_parts(source, **settings)
     if not isinstance(parts, Examples):
-        return Dataset(*parts, _name(source)).prepare(pixels, seed=seed).all()
+        return Dataset(*parts, _find_name(source)).prepare(pixels, seed=seed).all()
     if pixels == "as-is":
         return parts
     return parts.prepare(pixels, seed=seed)
 
 
-def _parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings: Any) -> Parts:
-    folder = cache_folder("pictures")
+def _read_parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings: Any) -> Parts:
+    folder = choose_cache_folder("pictures")
     if cache is not None:
         folder = Path(cache).expanduser()
     options = ReadOptions(
@@ -63,13 +63,13 @@ def _parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings:
     )
     parts = _read(source, options)
     if isinstance(parts, Examples):
-        return _with_preprocessing(_finished(parts, options), options)
-    train, test = (_finished(part, options) for part in parts)
+        return _attach_preprocessing(_finish(parts, options), options)
+    train, test = (_finish(part, options) for part in parts)
     if train.kind == test.kind == "codes":
         levels = max(train.levels or 0, test.levels or 0)
         train, test = replace(train, levels=levels), replace(test, levels=levels)
     _check_agreement(train, test)
-    return _with_preprocessing(train, options), _with_preprocessing(test, options)
+    return _attach_preprocessing(train, options), _attach_preprocessing(test, options)
 
 
 def parse_fields(fields: Any) -> tuple[str, ...] | None:
@@ -88,7 +88,7 @@ def parse_fields(fields: Any) -> tuple[str, ...] | None:
     return tuple(fields)
 
 
-def _finished(part: Examples, options: ReadOptions) -> Examples:
+def _finish(part: Examples, options: ReadOptions) -> Examples:
     """Pictures in the requested form; refuses options that had no effect."""
     if options.kind is not None and part.kind != options.kind:
         raise DataError(
@@ -109,7 +109,7 @@ def _finished(part: Examples, options: ReadOptions) -> Examples:
     return convert_images(part, size=options.size, color=options.color, resize=options.resize)
 
 
-def _with_preprocessing(part: Examples, options: ReadOptions) -> Examples:
+def _attach_preprocessing(part: Examples, options: ReadOptions) -> Examples:
     """Examples with a record of how they were made; an existing record is not changed."""
     known = part.preprocessing
     if known is not None and known.shape == part.shape and part.kind != "codes":
@@ -130,7 +130,7 @@ def _with_preprocessing(part: Examples, options: ReadOptions) -> Examples:
     return replace(part, preprocessing=made)
 
 
-def _with_labels(parts: Parts, labels: Any) -> Examples:
+def _attach_labels(parts: Parts, labels: Any) -> Examples:
     if isinstance(parts, Examples) and parts.labels is None:
         return replace(parts, labels=labels)
     if isinstance(parts, Examples):
@@ -141,11 +141,11 @@ def _with_labels(parts: Parts, labels: Any) -> Examples:
     )
 
 
-def _name(source: object) -> str:
+def _find_name(source: object) -> str:
     if isinstance(source, (Dataset, Examples)):
         return source.name
     if isinstance(source, tuple) and source:
-        return _name(source[0])
+        return _find_name(source[0])
     if not isinstance(source, (str, os.PathLike)):
         return "data"
     name = os.fspath(source)
@@ -167,14 +167,14 @@ def _read(source: Any, options: ReadOptions) -> Parts:
                 f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)"
             )
         train, test = (
-            _single(part, name, options)
+            _read_single(part, name, options)
             for part, name in zip(source, ("train", "test"), strict=True)
         )
         return train, test
     return read_memory(source, "data", options)
 
 
-def _single(source: Any, name: str, options: ReadOptions) -> Examples:
+def _read_single(source: Any, name: str, options: ReadOptions) -> Examples:
     """One part of a pair."""
     if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
         return read_memory(source, name, options)
@@ -240,19 +240,19 @@ def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
     if not text or not (os.path.isdir(path) or os.path.isfile(path)):
-        raise _missing(text)
+        raise _make_missing_error(text)
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         raise DataError(
             f"{path}: one picture is not a data set; give the folder that holds all of them, such "
             f"as {path.parent}"
         )
-    entry = path_format(path, options.keep_in)
+    entry = find_format(path, options.keep_in)
     if not entry.has_layers:
         _refuse_layer(options, str(path))
     return entry.read(path, options)
 
 
-def _missing(text: str) -> DataError:
+def _make_missing_error(text: str) -> DataError:
     path = Path(os.path.expanduser(text))
     try:
         neighbours = [entry.name for entry in path.parent.iterdir()]

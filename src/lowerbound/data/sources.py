@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata, read_anndata
-from lowerbound.data.kinds import levels_of, widened
-from lowerbound.data.mapped import Mapped
+from lowerbound.data.kinds import find_levels, widen
+from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
-from lowerbound.data.sparse import Sparse, is_sparse
+from lowerbound.data.sparse import SparseRows, is_sparse
 from lowerbound.errors import DataError
 
 # Types for which torch or numpy lack operations on some devices.
@@ -25,7 +25,7 @@ _STORED = {
 }
 
 
-def contents(
+def read_contents(
     data: Any,
     *,
     name: str,
@@ -48,18 +48,22 @@ def contents(
         )
     else:
         refuse_settings({"layer": layer}, f"{name}: only AnnData has layers")
-        about["fields"] = _by_name(fields, name)
+        about["fields"] = _check_by_name(fields, name)
     if is_sparse(data):
-        levels = levels_of(data.dtype, kind)
-        return {"values": Sparse.of(data, name=name, kind=kind), "levels": levels, **about}
+        levels = find_levels(data.dtype, kind)
+        return {"values": SparseRows.of(data, name=name, kind=kind), "levels": levels, **about}
     if isinstance(data, np.memmap):
-        return {"values": as_values(data, name), "levels": levels_of(data.dtype, kind), **about}
-    tensor = _as_tensor(data, name)
+        return {
+            "values": convert_values(data, name),
+            "levels": find_levels(data.dtype, kind),
+            **about,
+        }
+    tensor = _convert_to_tensor(data, name)
     stored = tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
-    return {"values": stored, "levels": levels_of(tensor.dtype, kind), **about}
+    return {"values": stored, "levels": find_levels(tensor.dtype, kind), **about}
 
 
-def as_values(data: Any, name: str) -> Values:
+def convert_values(data: Any, name: str) -> Values:
     """The values of examples, from tensors and rows as they are, arrays or nested lists.
 
     Raises:
@@ -68,12 +72,12 @@ def as_values(data: Any, name: str) -> Values:
     if isinstance(data, Tensor | Rows):
         return data
     if isinstance(data, np.memmap):
-        return Mapped.of(data, widened)
+        return MappedRows.of(data, widen)
     if is_sparse(data) or is_anndata(data):
         raise DataError(
             f"{name}: a {type(data).__name__} is read by lb.Examples.of(data, ...); pass it there"
         )
-    tensor = _as_tensor(data, name)
+    tensor = _convert_to_tensor(data, name)
     return tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
 
 
@@ -84,7 +88,9 @@ def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
         raise DataError(f"{reason}, so {given[0]}= has no effect; leave it out")
 
 
-def _by_name(fields: Mapping[str, Any] | Sequence[str] | None, name: str) -> Mapping[str, Any]:
+def _check_by_name(
+    fields: Mapping[str, Any] | Sequence[str] | None, name: str
+) -> Mapping[str, Any]:
     if fields is None:
         return {}
     if isinstance(fields, Mapping):
@@ -95,7 +101,7 @@ def _by_name(fields: Mapping[str, Any] | Sequence[str] | None, name: str) -> Map
     )
 
 
-def _as_tensor(data: Any, name: str) -> Tensor:
+def _convert_to_tensor(data: Any, name: str) -> Tensor:
     if isinstance(data, Tensor):
         return data.detach().cpu()
     try:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.kinds import refuse_type, storage_type
+from lowerbound.data.kinds import choose_storage_type, refuse_type
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
@@ -23,7 +23,7 @@ def is_sparse(data: Any) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Sparse(Rows):
+class SparseRows(Rows):
     """Values ``[N, D]`` in a sparse matrix. Indexing makes a dense tensor of some rows.
 
     Args:
@@ -37,7 +37,7 @@ class Sparse(Rows):
     known: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, matrix: Any, *, name: str, kind: Kind | None = None) -> Sparse:
+    def of(cls, matrix: Any, *, name: str, kind: Kind | None = None) -> SparseRows:
         """A copy of a sparse matrix or array of scipy's, in any format.
 
         Raises:
@@ -51,7 +51,7 @@ class Sparse(Rows):
         refuse_type(matrix.dtype, name, kind)
         rows = matrix.tocsr(copy=True)
         rows.sum_duplicates()
-        return cls(rows.astype(storage_type(rows.dtype), copy=False))
+        return cls(rows.astype(choose_storage_type(rows.dtype), copy=False))
 
     @cached_property
     def shape(self) -> torch.Size:
@@ -67,24 +67,24 @@ class Sparse(Rows):
         return torch.from_numpy(np.empty(0, self.matrix.dtype)).dtype
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.matrix[self._in_matrix(index)].toarray())
+        return torch.from_numpy(self.matrix[self._find_in_matrix(index)].toarray())
 
-    def select(self, index: Tensor) -> Sparse:
+    def select(self, index: Tensor) -> SparseRows:
         """The chosen rows; the matrix is not copied."""
-        return replace(self, rows=self._in_matrix(index), known=set(self.known))
+        return replace(self, rows=self._find_in_matrix(index), known=set(self.known))
 
-    def joined(self, other: Sparse) -> Sparse:
+    def joined(self, other: SparseRows) -> SparseRows:
         """The rows of both; if they are of two matrices, these are copied into one."""
         from scipy.sparse import vstack
 
         known = self.known & other.known
-        ours, theirs = (part._in_matrix(torch.arange(len(part))) for part in (self, other))
+        ours, theirs = (part._find_in_matrix(torch.arange(len(part))) for part in (self, other))
         if self.matrix is other.matrix:
             return replace(self, rows=np.concatenate([ours, theirs]), known=known)
         both = vstack([self.matrix[ours], other.matrix[theirs]], format="csr")
-        return Sparse(both, known=known)
+        return SparseRows(both, known=known)
 
-    def _in_matrix(self, index: Tensor) -> NDArray[np.int64]:
+    def _find_in_matrix(self, index: Tensor) -> NDArray[np.int64]:
         numbers: NDArray[np.int64] = index.cpu().numpy()
         if self.rows is None:
             return numbers

@@ -3,19 +3,19 @@
 from lowerbound.describe.graph import (
     KINDS,
     build,
-    completed,
+    complete,
     describable,
     describe,
-    foreign_parts,
+    find_foreign_parts,
     has_references,
 )
 
 __all__ = [
     "KINDS",
     "build",
-    "completed",
+    "complete",
     "describable",
     "describe",
-    "foreign_parts",
+    "find_foreign_parts",
     "has_references",
 ]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lowerbound.describe.layers import LAYERS, make_layer, name_of, settings_of
+from lowerbound.describe.layers import LAYERS, find_layer_name, make_layer, read_layer_settings
 from lowerbound.errors import SettingsError, StorageError
 
 KINDS: dict[str, type] = {}
@@ -106,15 +106,15 @@ class _Describer:
         if isinstance(value, Real):
             return float(value)
         if isinstance(value, tuple | list):
-            return self._entries(value, path)
+            return self._describe_entries(value, path)
         if isinstance(value, nn.Module):
-            return self._module(value, path)
-        return self._part(value, path)
+            return self._describe_module(value, path)
+        return self._describe_part(value, path)
 
-    def _entries(self, values: Any, path: Path) -> list[Any]:
+    def _describe_entries(self, values: Any, path: Path) -> list[Any]:
         return [self.describe(entry, (*path, position)) for position, entry in enumerate(values)]
 
-    def _module(self, module: nn.Module, path: Path) -> Any:
+    def _describe_module(self, module: nn.Module, path: Path) -> Any:
         key = id(module)
         if key in self.within:
             raise StorageError(
@@ -125,27 +125,27 @@ class _Describer:
         self.met[key] = (module, path)
         self.within.add(key)
         try:
-            return self._part(module, path)
+            return self._describe_part(module, path)
         finally:
             self.within.discard(key)
 
-    def _part(self, value: Any, path: Path) -> Any:
+    def _describe_part(self, value: Any, path: Path) -> Any:
         cls = type(value)
         if KINDS.get(cls.__name__) is cls:
-            return {"kind": cls.__name__} | self._arguments(value, path)
+            return {"kind": cls.__name__} | self._describe_arguments(value, path)
         if cls is dict:
             entries = {"names": list(value), "values": list(value.values())}
-            return {"kind": _MAPPING} | self._named(entries, path)
-        if inspect.isclass(value) and name_of(value) is not None:
-            return {"class": name_of(value)}
-        if isinstance(value, nn.Module) and (settings := settings_of(value)) is not None:
-            return {"kind": name_of(cls)} | self._named(settings, path)
-        return {"foreign": _full_name(value)}
+            return {"kind": _MAPPING} | self._describe_named(entries, path)
+        if inspect.isclass(value) and find_layer_name(value) is not None:
+            return {"class": find_layer_name(value)}
+        if isinstance(value, nn.Module) and (settings := read_layer_settings(value)) is not None:
+            return {"kind": find_layer_name(cls)} | self._describe_named(settings, path)
+        return {"foreign": _make_full_name(value)}
 
-    def _named(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def _describe_named(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return {name: self.describe(value, (*path, name)) for name, value in values.items()}
 
-    def _arguments(self, value: Any, path: Path) -> dict[str, Any]:
+    def _describe_arguments(self, value: Any, path: Path) -> dict[str, Any]:
         cls = type(value)
         found: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls).parameters.items():
@@ -157,7 +157,7 @@ class _Describer:
             argument = getattr(value, name)
             if parameter.kind is parameter.VAR_KEYWORD:
                 _refuse_reserved(argument, cls, StorageError)
-                found |= self._named(argument, path)
+                found |= self._describe_named(argument, path)
             elif isinstance(argument, Tensor):
                 found[name] = _describe_tensor(value, name, argument)
             else:
@@ -175,33 +175,33 @@ def _describe_tensor(owner: Any, name: str, tensor: Tensor) -> dict[str, Any]:
     return outline
 
 
-def _full_name(value: Any) -> str:
+def _make_full_name(value: Any) -> str:
     if not inspect.isfunction(value) and not inspect.isclass(value):
         value = type(value)
     return f"{value.__module__}.{value.__qualname__}"
 
 
-def _nodes(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """All parts within a description, with their paths as messages show them."""
     if isinstance(description, list):
         for position, entry in enumerate(description):
-            yield from _nodes(entry, f"{path}[{position}]")
+            yield from _walk(entry, f"{path}[{position}]")
     elif isinstance(description, dict):
         yield path, description
         for name, entry in description.items():
-            yield from _nodes(entry, f"{path}.{name}")
+            yield from _walk(entry, f"{path}.{name}")
 
 
-def foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
+def find_foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
     """The parts that cannot be rebuilt from a description: pairs of a path and a class's name."""
-    for place, node in _nodes(description, path):
+    for place, node in _walk(description, path):
         if "foreign" in node:
             yield place, node["foreign"]
 
 
 def has_references(description: Any) -> bool:
     """Whether a module occurs more than once in a description."""
-    return any("shared" in node for _, node in _nodes(description, ""))
+    return any("shared" in node for _, node in _walk(description, ""))
 
 
 def build(description: Any) -> Any:
@@ -216,7 +216,7 @@ def build(description: Any) -> Any:
         >>> again[0] is again[1]
         True
     """
-    return _Builder(description).at(())
+    return _Builder(description).build_at(())
 
 
 class _Builder:
@@ -227,35 +227,35 @@ class _Builder:
         self.built: dict[Path, Any] = {}
         self.begun: set[Path] = set()
 
-    def at(self, path: Path) -> Any:
+    def build_at(self, path: Path) -> Any:
         """The part that is described at ``path``."""
         if path in self.built:
             return self.built[path]
-        node = self._node(path)
+        node = self._find_node(path)
         if isinstance(node, list):
-            return tuple(self.at((*path, position)) for position in range(len(node)))
+            return tuple(self.build_at((*path, position)) for position in range(len(node)))
         if not isinstance(node, dict):
             return node
         if path in self.begun:
-            raise StorageError(f"the description of {_joined(path)} refers to itself")
+            raise StorageError(f"the description of {_join(path)} refers to itself")
         self.begun.add(path)
         self.built[path] = self._make(node, path)
         return self.built[path]
 
-    def _node(self, path: Path) -> Any:
+    def _find_node(self, path: Path) -> Any:
         node = self.description
         try:
             for step in path:
                 node = node[step]
         except (KeyError, IndexError, TypeError):
             raise StorageError(
-                f"the description refers to {_joined(path)}, which is not in it"
+                f"the description refers to {_join(path)}, which is not in it"
             ) from None
         return node
 
     def _make(self, node: dict[str, Any], path: Path) -> Any:
         if "shared" in node:
-            return self.at(_checked_path(node["shared"]))
+            return self.build_at(_check_path(node["shared"]))
         named = str(node.get("class", node.get("kind", node.get("foreign"))))
         if "class" in node and named in LAYERS:
             return LAYERS[named]
@@ -264,7 +264,7 @@ class _Builder:
                 f"the description names {named!r}, which is not a registered part; import the "
                 "module that registers it with lowerbound.describable, or pass a constructor"
             )
-        arguments = {name: self.at((*path, name)) for name in node if name != "kind"}
+        arguments = {name: self.build_at((*path, name)) for name in node if name != "kind"}
         try:
             return _make(named, arguments)
         except (TypeError, KeyError, ValueError) as error:
@@ -283,17 +283,17 @@ def _make(name: str, arguments: dict[str, Any]) -> Any:
     return KINDS[name](**arguments)
 
 
-def _checked_path(steps: Any) -> Path:
+def _check_path(steps: Any) -> Path:
     if not isinstance(steps, list) or not all(isinstance(step, str | int) for step in steps):
         raise StorageError(f"the description refers to {steps!r}, which is not a path")
     return tuple(steps)
 
 
-def _joined(path: Path) -> str:
+def _join(path: Path) -> str:
     return ".".join(map(str, path)) or "the whole"
 
 
-def completed(description: Any, now: Any = None) -> Any:
+def complete(description: Any, now: Any = None) -> Any:
     """An earlier version's description as this version would write it, so that two can be compared.
 
     Settings that a part did not have yet get their defaults. A part that was foreign then and is
@@ -306,21 +306,21 @@ def completed(description: Any, now: Any = None) -> Any:
 
     Example:
         >>> import lowerbound as lb
-        >>> completed({"kind": "ELBO", "samples": 7}) == describe(lb.ELBO(samples=7))
+        >>> complete({"kind": "ELBO", "samples": 7}) == describe(lb.ELBO(samples=7))
         True
     """
     if isinstance(description, list):
         others = _align_entries(now, len(description))
-        return [completed(entry, other) for entry, other in zip(description, others, strict=True)]
+        return [complete(entry, other) for entry, other in zip(description, others, strict=True)]
     if not isinstance(description, dict):
         return description
     beside: Mapping[str, Any] = {}
     if isinstance(now, dict):
         beside = now
-    if "foreign" in description and description["foreign"] == _foreign_name(beside):
+    if "foreign" in description and description["foreign"] == _find_foreign_name(beside):
         return now
-    known = {name: completed(entry, beside.get(name)) for name, entry in description.items()}
-    return _defaults(known.get("kind")) | known
+    known = {name: complete(entry, beside.get(name)) for name, entry in description.items()}
+    return _describe_defaults(known.get("kind")) | known
 
 
 def _align_entries(now: Any, count: int) -> list[Any]:
@@ -329,7 +329,7 @@ def _align_entries(now: Any, count: int) -> list[Any]:
     return [None] * count
 
 
-def _defaults(kind: Any) -> dict[str, Any]:
+def _describe_defaults(kind: Any) -> dict[str, Any]:
     if kind not in KINDS:
         return {}
     parameters = inspect.signature(KINDS[kind]).parameters.values()
@@ -340,9 +340,9 @@ def _defaults(kind: Any) -> dict[str, Any]:
     }
 
 
-def _foreign_name(node: Mapping[str, Any]) -> str | None:
+def _find_foreign_name(node: Mapping[str, Any]) -> str | None:
     """The name that an earlier version, which could not describe this class, wrote instead."""
     name = node.get("class", node.get("kind"))
     if name not in LAYERS:
         return None
-    return _full_name(LAYERS[name])
+    return _make_full_name(LAYERS[name])

@@ -45,20 +45,20 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 _NAMES = {layer: name for name, layer in LAYERS.items()}
 _IS_CONTAINER = {name: name.removeprefix("torch.nn.") in _CONTAINERS for name in LAYERS}
-_PLACE = ("device", "dtype")  # the device is chosen when the model is loaded
+_PLACEMENT_SETTINGS = ("device", "dtype")  # the device is chosen when the model is loaded
 
 
-def name_of(layer: type) -> str | None:
+def find_layer_name(layer: type) -> str | None:
     """The name by which a description calls this class, if it may name it.
 
     Example:
-        >>> name_of(nn.Linear), name_of(nn.Transformer)
+        >>> find_layer_name(nn.Linear), find_layer_name(nn.Transformer)
         ('torch.nn.Linear', None)
     """
     return _NAMES.get(layer)
 
 
-def settings_of(layer: nn.Module) -> dict[str, Any] | None:
+def read_layer_settings(layer: nn.Module) -> dict[str, Any] | None:
     """The settings with which :func:`make_layer` makes this layer; ``None`` if it cannot.
 
     It cannot be made again if its class is not listed, as a subclass is not; or if it has hooks, a
@@ -66,16 +66,16 @@ def settings_of(layer: nn.Module) -> dict[str, Any] | None:
     buffers or submodules that its class does not have.
 
     Example:
-        >>> settings_of(nn.Linear(3, 4, bias=False))
+        >>> read_layer_settings(nn.Linear(3, 4, bias=False))
         {'in_features': 3, 'out_features': 4, 'bias': False}
-        >>> settings_of(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))) is None
+        >>> read_layer_settings(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))) is None
         True
     """
-    name = name_of(type(layer))
+    name = find_layer_name(type(layer))
     if name is None:
         return None
-    settings = _children(layer) if _IS_CONTAINER[name] else _arguments(layer)
-    if not all(map(_is_plain, _leaves(settings))):
+    settings = _read_children(layer) if _IS_CONTAINER[name] else _read_arguments(layer)
+    if not all(map(_is_plain, _list_leaves(settings))):
         return None
     try:
         with torch.device("meta"):  # takes no memory, and no random numbers
@@ -107,7 +107,7 @@ def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
     return container
 
 
-def _children(container: nn.Module) -> dict[str, Any]:
+def _read_children(container: nn.Module) -> dict[str, Any]:
     """The modules within, with their names unless these are 0, 1, 2 and so on."""
     names, modules = list(container._modules), list(container._modules.values())
     if names == [str(position) for position in range(len(names))]:
@@ -115,12 +115,17 @@ def _children(container: nn.Module) -> dict[str, Any]:
     return {"names": names, "modules": modules}
 
 
-def _arguments(layer: nn.Module) -> dict[str, Any]:
+def _read_arguments(layer: nn.Module) -> dict[str, Any]:
     """The constructor's arguments, read from the attributes of the same names."""
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(layer)).parameters.items():
         starred = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if starred or name.startswith("_") or name in _PLACE or not hasattr(layer, name):
+        if (
+            starred
+            or name.startswith("_")
+            or name in _PLACEMENT_SETTINGS
+            or not hasattr(layer, name)
+        ):
             continue
         value = getattr(layer, name)
         if name == "bias":
@@ -129,11 +134,11 @@ def _arguments(layer: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _leaves(value: Any) -> list[Any]:
+def _list_leaves(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, tuple | list):
-        return [leaf for entry in value for leaf in _leaves(entry)]
+        return [leaf for entry in value for leaf in _list_leaves(entry)]
     return [value]
 
 
@@ -148,19 +153,19 @@ def _is_same(layer: nn.Module, again: nn.Module) -> bool:
         attributes.pop("training")
         for name in ("_parameters", "_buffers"):
             tensors = attributes[name]
-            attributes[name] = {key: _outline(tensor) for key, tensor in tensors.items()}
-    return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)
+            attributes[name] = {key: _outline_tensor(tensor) for key, tensor in tensors.items()}
+    return ours.keys() == theirs.keys() and all(_are_equal(ours[key], theirs[key]) for key in ours)
 
 
-def _outline(tensor: Tensor | None) -> tuple[Any, ...] | None:
+def _outline_tensor(tensor: Tensor | None) -> tuple[Any, ...] | None:
     if tensor is None:
         return None
     return type(tensor), tuple(tensor.shape), tensor.requires_grad
 
 
-def _equal(ours: Any, theirs: Any) -> bool:
+def _are_equal(ours: Any, theirs: Any) -> bool:
     """Whether two settings are equal; a list equals a tuple of the same entries."""
     if isinstance(ours, tuple | list) and isinstance(theirs, tuple | list):
         pairs = zip(ours, theirs, strict=False)
-        return len(ours) == len(theirs) and all(_equal(*pair) for pair in pairs)
+        return len(ours) == len(theirs) and all(_are_equal(*pair) for pair in pairs)
     return not isinstance(ours, Tensor) and bool(ours == theirs)

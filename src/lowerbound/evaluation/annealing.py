@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.data.fields import in_floating_type
+from lowerbound.data.fields import convert_floating_fields
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.chains import AnnealingPath, prior_draws
 from lowerbound.evaluation.checks import (
@@ -35,7 +35,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # Values that are in the support of a density over all real vectors, but not in the support of a
 # discrete or a bounded distribution.
@@ -252,7 +252,7 @@ def bidirectional(
     _check_settings("bidirectional", settings, batch_size)
     model = check_model("bidirectional", model, LatentModel, _ADVICE)
     check_normalized("bidirectional", model)
-    count = whole_number("bidirectional: count", count)
+    count = check_whole_number("bidirectional: count", count)
     fields = model.as_fields(given, count)
     first = {name: value[:1] for name, value in fields.items()}
     _check_prior("bidirectional", model, first)
@@ -291,7 +291,7 @@ def _check_settings(name: str, settings: Mapping[str, int], batch_size: int | No
     check_seed(name, settings["seed"])
     check_batch_size(name, batch_size)
     for key in ("distributions", "chains", "leapfrog_steps"):
-        whole_number(f"{name}: {key}", settings[key])
+        check_whole_number(f"{name}: {key}", settings[key])
     if settings["distributions"] < 2:
         raise SettingsError(
             f"{name}: distributions=1 must be at least 2: the prior and the posterior"
@@ -307,7 +307,7 @@ def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> 
     device = device_of(model)
     with evaluating(model):
         fields = {key: value.to(device) for key, value in given.items()}
-        fields = in_floating_type(fields, dtype_of(model))
+        fields = convert_floating_fields(fields, dtype_of(model))
         prior: Any = model.prior_given(fields)
     far = torch.tensor(_FAR, dtype=dtype_of(model), device=device)
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))

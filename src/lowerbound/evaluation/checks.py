@@ -7,7 +7,7 @@ from typing import TypeVar
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 M = TypeVar("M", bound=Model)
 
@@ -29,7 +29,7 @@ def check_batch_size(name: str, batch_size: int | None) -> None:
         SettingsError: naming the evaluation that was given the batch size.
     """
     if batch_size is not None:
-        whole_number(f"{name}: batch_size", batch_size)
+        check_whole_number(f"{name}: batch_size", batch_size)
 
 
 def check_model(name: str, model: object, kind: type[M], advice: str) -> M:

@@ -22,7 +22,7 @@ from lowerbound.evaluation.search import CONVERGED, Search
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import Progress, batches, examples_for
 from lowerbound.runtime.modes import evaluating
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # Below this many nats a gap is too small to work on.
 _SMALL = 0.5
@@ -214,7 +214,7 @@ def inference_gaps(
     """
     check_seed("inference_gaps", seed)
     check_batch_size("inference_gaps", batch_size)
-    samples = whole_number("inference_gaps: samples", samples)
+    samples = check_whole_number("inference_gaps: samples", samples)
     if steps < 0:
         raise SettingsError(f"inference_gaps: steps={steps} must be at least 0")
     if not 0 < learning_rate < math.inf:

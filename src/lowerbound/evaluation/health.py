@@ -28,7 +28,7 @@ from lowerbound.models import LatentModel, LogJoint, Model
 from lowerbound.models.passes import batches, examples_for
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # The latents have collapsed if they carry fewer nats about x than the first of these, or than the
 # second with no active unit.
@@ -185,7 +185,7 @@ def latent_health(
     check_seed("latent_health", seed)
     for_rates, schedules = 1, schedules or {}
     if samples is not None:
-        for_rates = whole_number("latent_health: samples", samples)
+        for_rates = check_whole_number("latent_health: samples", samples)
     examples = examples_for(model, data)
     model.check_data(examples)
     samples = samples or math.ceil(_DRAWS / len(examples))

@@ -22,7 +22,7 @@ from lowerbound.runtime.compiler import Choice, check_choice
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.memory import keeping_freed_memory, rows_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # With fewer effective samples than this, a few weights decide the average.
 _FEWEST_EFFECTIVE = 10.0
@@ -200,13 +200,13 @@ def log_likelihood(
     check_seed("log_likelihood", seed)
     check_choice("log_likelihood", compile)
     check_batch_size("log_likelihood", batch_size)
-    samples = whole_number("log_likelihood: samples", samples)
+    samples = check_whole_number("log_likelihood: samples", samples)
     check_normalized("log_likelihood", model)
     model, examples = model.for_evaluation(data)
     model.check_support(examples)
     rows = rows_per_pass(model.numbers_per_draw(examples))
     size = batch_size or min(1024, max(rows // samples, min(_SMALL_BATCH, rows)))
-    chunk = whole_number(
+    chunk = check_whole_number(
         "log_likelihood: chunk_size",
         chunk_size or _choose_chunk_size(samples, max(1, rows // size)),
     )

@@ -14,7 +14,7 @@ from lowerbound.evaluation.checks import check_model
 from lowerbound.models import LogJoint
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 
 def to_arviz(
@@ -62,7 +62,7 @@ def to_arviz(
     model = check_model(
         "to_arviz", model, LogJoint, "only a log joint has one posterior over named variables"
     )
-    draws = whole_number("to_arviz: draws", draws)
+    draws = check_whole_number("to_arviz: draws", draws)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # ArviZ warns when it is imported

@@ -24,7 +24,7 @@ from lowerbound.models.sampling import weighed
 from lowerbound.runtime.devices import device_of
 from lowerbound.runtime.memory import rows_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # The largest k-hat with which weights have a finite variance, so that their averages converge fast.
 _GOOD = 0.5
@@ -164,7 +164,7 @@ def posterior_health(
     )
     check_normalized("posterior_health", model)
     check_seed("posterior_health", seed)
-    samples = whole_number("posterior_health: samples", samples)
+    samples = check_whole_number("posterior_health: samples", samples)
     if samples < _FEWEST:
         raise SettingsError(
             f"posterior_health: samples={samples} are too few for a verdict; take at least "

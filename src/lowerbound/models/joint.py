@@ -40,7 +40,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import Largest
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.renaming import OldAttribute
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # The name of the examples of a log joint that stores its own data.
 _NOTHING = "no data"
@@ -120,7 +120,7 @@ class LogJoint(VariablePosterior):
         self.posterior = make_posterior(posterior, self.variables)
         self.size: int | None = None
         if size is not None:
-            self.size = whole_number("LogJoint: size", size)
+            self.size = check_whole_number("LogJoint: size", size)
         check_arguments(log_joint, self.variables.parts, 0 if size is None else 2)
         self.standardise()
 

@@ -15,8 +15,8 @@ from torch.distributions import Distribution
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, fields_for, fields_of
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import in_floating_type, read_field
-from lowerbound.data.preprocessing import category_codes
+from lowerbound.data.fields import convert_floating_fields, read_field
+from lowerbound.data.preprocessing import find_category_codes
 from lowerbound.describe import describable
 from lowerbound.distributions import point_of
 from lowerbound.errors import DataError, UnsupportedError
@@ -31,7 +31,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import examples_per_pass, largest_growth, values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +286,7 @@ class LatentModel(Model):
         Raises:
             DataError: if a field that is needed is missing, or has another length than ``count``.
         """
-        fields = self.as_fields(given, whole_number("sample: count", count))
+        fields = self.as_fields(given, check_whole_number("sample: count", count))
         if seed is not None:
             seed = derived_seed(seed, "sample")
         with evaluating(self), seeded(seed, device_of(self)):
@@ -358,7 +358,7 @@ class LatentModel(Model):
                 raise DataError(
                     f"the model does not need {name!r}; it needs {', '.join(known) or 'no fields'}"
                 )
-            codes = category_codes(value, name, self.preprocessing)
+            codes = find_category_codes(value, name, self.preprocessing)
             field = read_field(codes, name)[0].to(device_of(self))
             if not field.dim():
                 field = field.expand(count)
@@ -369,7 +369,7 @@ class LatentModel(Model):
                 )
             fields[name] = field
         check_fields(self, fields, torch.arange(count), type(self).__name__)
-        return in_floating_type(fields, dtype_of(self))
+        return convert_floating_fields(fields, dtype_of(self))
 
     def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
         """Means of p(x given z) for latents ``[N, *units]``, or draws from it, in small batches."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import in_floating_type
+from lowerbound.data.fields import convert_floating_fields
 from lowerbound.models.passes import fitting
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -61,7 +61,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> Measured:
     # This draw has its own streams of noise: those of a batch may be active, and must not advance.
     with evaluating(twin), seeded(0, device), noise.per_example(0, index), fitting(few):
         x = few.batch(index, dtype_of(model)).to(device)
-        fields = in_floating_type(few.given(index, needs, accepts), dtype_of(model))
+        fields = convert_floating_fields(few.given(index, needs, accepts), dtype_of(model))
         given = {name: value.to(device) for name, value in fields.items()}
         largest = largest_growth(draw)
     return Measured(largest, likelihoods[-1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowerbound.conditionals.base import check_fields
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import in_floating_type, refuse_ignored_mask
+from lowerbound.data.fields import convert_floating_fields, refuse_ignored_mask
 from lowerbound.errors import ShapeError
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import device_of, dtype_of
@@ -79,7 +79,7 @@ def batches(
         needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
     for index in torch.arange(len(examples)).split(size):
         rows = all_rows[index]
-        given = in_floating_type(examples.given(index, needs, accepts), dtype)
+        given = convert_floating_fields(examples.given(index, needs, accepts), dtype)
         with noise.per_example(seed, rows):
             x = examples.batch(index, dtype).to(device)
             yield rows, x, {name: value.to(device) for name, value in given.items()}

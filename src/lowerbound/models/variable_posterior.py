@@ -19,7 +19,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.memory import rows_per_pass
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 Self = TypeVar("Self", bound="VariablePosterior")
 
@@ -101,7 +101,7 @@ class VariablePosterior(Model):
             >>> abs(lb.evaluate(model, lb.ELBO(samples=10)).mean) < 0.1  # log 1 = 0, untrained
             True
         """
-        paths = whole_number("start: paths", paths)
+        paths = check_whole_number("start: paths", paths)
         if not 0 < spread < math.inf:
             raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
@@ -154,7 +154,7 @@ class VariablePosterior(Model):
             UnsupportedError: if ``resample=True``, but the log joint gets batches.
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
-        count = whole_number("posterior_sample: count", count)
+        count = check_whole_number("posterior_sample: count", count)
         if seed is not None:
             seed = derived_seed(seed, "posterior")
         with evaluating(self), seeded(seed, device_of(self)):

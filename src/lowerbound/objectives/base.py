@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.models import Draw, Gradient, Model
 from lowerbound.objectives.schedules import Schedule
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 Self = TypeVar("Self", bound="Objective")
 
@@ -181,7 +181,9 @@ def check_common(objective: Objective) -> None:
         SettingsError: naming the objective and the setting.
     """
     name = type(objective).__name__
-    object.__setattr__(objective, "samples", whole_number(f"{name}: samples", objective.samples))
+    object.__setattr__(
+        objective, "samples", check_whole_number(f"{name}: samples", objective.samples)
+    )
     if objective.gradient not in get_args(Gradient):
         known = ", ".join(map(repr, get_args(Gradient)))
         raise SettingsError(

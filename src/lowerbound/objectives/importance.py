@@ -22,7 +22,7 @@ from lowerbound.objectives.base import (
     check_plain_weight,
 )
 from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
-from lowerbound.settings import whole_number
+from lowerbound.settings import check_whole_number
 
 # A normalised weight that is below the rounding error of every floating type.
 _NEGLIGIBLE = 1e-20
@@ -295,10 +295,12 @@ class IWAE(_PowerBound):
     elbo_weight: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", whole_number("IWAE: groups", self.groups))
+        object.__setattr__(self, "groups", check_whole_number("IWAE: groups", self.groups))
         if self.encoder_groups is not None:
             object.__setattr__(
-                self, "encoder_groups", whole_number("IWAE: encoder_groups", self.encoder_groups)
+                self,
+                "encoder_groups",
+                check_whole_number("IWAE: encoder_groups", self.encoder_groups),
             )
         check_number("IWAE: elbo_weight", self.elbo_weight, 0, 1)
         _check(self, "IWAE", self._means())

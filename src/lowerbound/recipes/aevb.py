@@ -93,14 +93,14 @@ def aevb_gaussian(
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
     parameters = {"network": 2, "shared": 1, "elementwise": 1}[scale]
-    encoder, decoder = _networks(
+    encoder, decoder = _make_networks(
         network, shape, latent, parameters, hidden, layers, channels, activation
     )
     likelihood = lb.Gaussian(
         decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale
     )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
-    return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
+    return model, lb.ELBO(samples, kl, beta=_make_beta(beta, kl_warmup), free_bits=free_bits)
 
 
 @recipe(training={"epochs": 40}, pixels="binarize")
@@ -120,18 +120,20 @@ def aevb_bernoulli(
     free_bits: FreeBits = 0.0,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1."""
-    encoder, decoder = _networks(network, shape, latent, 1, hidden, layers, channels, activation)
+    encoder, decoder = _make_networks(
+        network, shape, latent, 1, hidden, layers, channels, activation
+    )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
-    return model, lb.ELBO(samples, kl, beta=_beta(beta, kl_warmup), free_bits=free_bits)
+    return model, lb.ELBO(samples, kl, beta=_make_beta(beta, kl_warmup), free_bits=free_bits)
 
 
-def _beta(beta: float, kl_warmup: float) -> "float | Ramp":
+def _make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
     if not kl_warmup:
         return beta
     return lb.Ramp(0.0, beta, epochs=kl_warmup)
 
 
-def _networks(  # noqa: PLR0917 (private, and called in this order only)
+def _make_networks(  # noqa: PLR0917 (private, and called in this order only)
     network: str,
     shape: Shape,
     latent: int,

@@ -8,7 +8,12 @@ from inspect import unwrap
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
-from lowerbound.settings import check_arguments, docstring_entries, has_settings, settings_of
+from lowerbound.settings import (
+    check_arguments,
+    has_settings,
+    read_settings,
+    write_docstring_entries,
+)
 
 if TYPE_CHECKING:
     from lowerbound.models import Model
@@ -74,19 +79,19 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
         name = make.__name__.replace("_", "-")
 
         @wraps(has_settings(make))
-        def checking(shape: tuple[int, ...], **arguments: Any) -> Any:
+        def check_and_make(shape: tuple[int, ...], **arguments: Any) -> Any:
             return make(shape, **check_arguments(make, arguments, name=name))
 
-        checking.__doc__ = _with_arguments(make)
-        RECIPES[name] = Recipe(name, checking, **usual)
-        return cast(Make, checking)
+        check_and_make.__doc__ = _document_arguments(make)
+        RECIPES[name] = Recipe(name, check_and_make, **usual)
+        return cast(Make, check_and_make)
 
     return register
 
 
-def _with_arguments(make: Callable[..., Any]) -> str:
+def _document_arguments(make: Callable[..., Any]) -> str:
     """A recipe's docstring with its arguments, which are described in the signature."""
-    text, entries = (make.__doc__ or "").strip(), docstring_entries(settings_of(make))
+    text, entries = (make.__doc__ or "").strip(), write_docstring_entries(read_settings(make))
     return f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n"
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from lowerbound.errors import ShapeError
 
 # Pixels of the smallest tile, pixels between tiles, and the grey value of the background.
-_TILE = 48
-_GAP = 2
-_PAPER = 255
+_TILE_PIXELS = 48
+_GAP_PIXELS = 2
+_BACKGROUND_GREY = 255
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -57,13 +57,21 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
         .permute(0, 2, 3, 1)
         .numpy()
     )
-    factor = max(1, round(_TILE / tiles.shape[1]))
+    factor = max(1, round(_TILE_PIXELS / tiles.shape[1]))
     tiles = tiles.repeat(factor, 1).repeat(factor, 2)
-    height, width, depth = tiles.shape[1] + _GAP, tiles.shape[2] + _GAP, tiles.shape[3]
+    height, width, depth = (
+        tiles.shape[1] + _GAP_PIXELS,
+        tiles.shape[2] + _GAP_PIXELS,
+        tiles.shape[3],
+    )
     rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * height + _GAP, columns * width + _GAP, depth), _PAPER, dtype=np.uint8)
+    sheet = np.full(
+        (rows * height + _GAP_PIXELS, columns * width + _GAP_PIXELS, depth),
+        _BACKGROUND_GREY,
+        dtype=np.uint8,
+    )
     for number, tile in enumerate(tiles):
-        top, left = number // columns * height + _GAP, number % columns * width + _GAP
+        top, left = number // columns * height + _GAP_PIXELS, number % columns * width + _GAP_PIXELS
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ def save_pairs(
     )
 
 
-def save_course(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
     """Draw the bound and its two terms against the epoch, for training and validation, as a PNG.
 
     Args:

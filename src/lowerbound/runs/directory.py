@@ -16,9 +16,9 @@ import yaml
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-from lowerbound.runs.tensor_files import digest, read_tensors, write_tensors, writing
+from lowerbound.runs.tensor_files import digest, explain_write_errors, read_tensors, write_tensors
 
-_SUMS = "SHA256SUMS"
+_DIGESTS_FILE = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class RunDirectory:
             StorageError: if there is a run in it already; nothing is overwritten.
         """
         if self.config.exists():
-            state = "a run that failed" if self.failure() else "a run"
+            state = "a run that failed" if self.read_failure() else "a run"
             raise StorageError(
                 f"{self.path}: holds {state} already; give another directory, continue the run "
                 f"with resume=True (lowerbound train --resume {self.path}), or remove it"
             )
-        with writing(self.path):
+        with explain_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
@@ -88,7 +88,7 @@ class RunDirectory:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
         path = self.path / "metrics.jsonl"
-        with writing(path), path.open("a", encoding="utf8") as file:
+        with explain_write_errors(path), path.open("a", encoding="utf8") as file:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -116,23 +116,23 @@ class RunDirectory:
         """
         partial = self.checkpoints / f".{name}.partial"
         target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
-        with writing(target):
+        with explain_write_errors(target):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for file, tensors in files.items():
                 write_tensors(partial / f"{file}.safetensors", tensors, header)
             (partial / "state.json").write_text(json.dumps(state), encoding="utf8")
             sums = [f"{digest(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
-            (partial / _SUMS).write_text("".join(sums), encoding="utf8")
+            (partial / _DIGESTS_FILE).write_text("".join(sums), encoding="utf8")
             if target.exists():
                 shutil.rmtree(retired, ignore_errors=True)
                 os.replace(target, retired)
             os.replace(partial, target)
             shutil.rmtree(retired, ignore_errors=True)
-            for old in self.newest()[self.keep :]:
+            for old in self.list_newest()[self.keep :]:
                 shutil.rmtree(old)
 
-    def best(self) -> Path | None:
+    def find_best(self) -> Path | None:
         """The checkpoint of the best model, if there is one.
 
         It may have another name if a crash occurred between renaming and replacing it.
@@ -140,7 +140,7 @@ class RunDirectory:
         places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
         return next((place for place in places if place.is_dir()), None)
 
-    def newest(self) -> list[Path]:
+    def list_newest(self) -> list[Path]:
         """The checkpoints of steps, newest first."""
         return sorted(self.checkpoints.glob("step-*"), reverse=True)
 
@@ -151,7 +151,7 @@ class RunDirectory:
             StorageError: if there is no such checkpoint.
         """
         faults: list[str] = []
-        for folder in self.newest():
+        for folder in self.list_newest():
             try:
                 return read_checkpoint(folder)
             except StorageError as error:
@@ -160,9 +160,9 @@ class RunDirectory:
             "; ".join(faults) or f"{self.path}: has no checkpoint; start the training again"
         )
 
-    def failure(self) -> str | None:
+    def read_failure(self) -> str | None:
         """Why the training failed, if the newest checkpoint says that it did."""
-        for newest in self.newest()[:1]:
+        for newest in self.list_newest()[:1]:
             # A damaged file is reported where the checkpoint itself is read.
             with suppress(OSError, ValueError):
                 state = json.loads((newest / "state.json").read_text(encoding="utf8"))
@@ -170,13 +170,15 @@ class RunDirectory:
                 return failure
         return None
 
-    def model_file(self) -> Path:
+    def find_model_file(self) -> Path:
         """The file of the model to use: the one with the best validation bound, or the newest one.
 
         Raises:
             StorageError: if there is no such file, or its digest does not match.
         """
-        candidates = [folder for folder in [self.best(), *self.newest()] if folder is not None]
+        candidates = [
+            folder for folder in [self.find_best(), *self.list_newest()] if folder is not None
+        ]
         if not self.config.exists():
             raise StorageError(
                 f"{self.path}: has no config.yaml, so it is not the directory of a run"
@@ -185,7 +187,7 @@ class RunDirectory:
             raise StorageError(
                 f"{self.path}: has no checkpoint yet; wait for the first one, or train again"
             )
-        verify(candidates[0])
+        verify_checkpoint(candidates[0])
         averaged = candidates[0] / "averaged.safetensors"
         if averaged.exists():
             return averaged
@@ -194,7 +196,7 @@ class RunDirectory:
 
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
+    with explain_write_errors(path):
         partial.write_text(text, encoding="utf8")
         os.replace(partial, path)
 
@@ -219,39 +221,41 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def verify(folder: Path) -> None:
+def verify_checkpoint(folder: Path) -> None:
     """Check the files of a checkpoint against their digests.
 
     Raises:
         StorageError: naming the first file that is missing or differs.
     """
     try:
-        lines = (folder / _SUMS).read_text(encoding="utf8", errors="replace").splitlines()
+        lines = (folder / _DIGESTS_FILE).read_text(encoding="utf8", errors="replace").splitlines()
     except OSError:
-        raise StorageError(f"{folder}: has no {_SUMS}, so the checkpoint is not complete") from None
+        raise StorageError(
+            f"{folder}: has no {_DIGESTS_FILE}, so the checkpoint is not complete"
+        ) from None
     sums = {name: expected for expected, _, name in (line.partition("  ") for line in lines)}
-    unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_SUMS}
+    unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_DIGESTS_FILE}
     if unlisted or not sums:
         missing = ", ".join(sorted(unlisted)) or "any file"
-        raise StorageError(f"{folder / _SUMS}: damaged, it does not list {missing}")
+        raise StorageError(f"{folder / _DIGESTS_FILE}: damaged, it does not list {missing}")
     for name, expected in sums.items():
         file = folder / name
         if not file.is_file() or digest(file) != expected:
             raise StorageError(
-                f"{file}: missing or damaged, its digest does not match {_SUMS}; use another "
+                f"{file}: missing or damaged, its digest does not match {_DIGESTS_FILE}; use another "
                 "checkpoint"
             )
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors by file and the state of a checkpoint, after a check of its digests."""
-    verify(folder)
+    verify_checkpoint(folder)
     files = {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf8"))
     return files, state
 
 
-def optimizer_to_files(
+def flatten_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state: its tensors, and the rest as JSON can hold it."""
@@ -272,10 +276,10 @@ def optimizer_to_files(
     return tensors, rest
 
 
-def optimizer_from_files(
+def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
 ) -> None:
-    """Restore the state that :func:`optimizer_to_files` returned.
+    """Restore the state that :func:`flatten_optimizer` returned.
 
     Raises:
         StorageError: if the state is of another optimiser.

@@ -14,16 +14,16 @@ import lowerbound
 import lowerbound.conditionals  # registers, with models, the describable parts
 import lowerbound.models
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.describe import build, describe, foreign_parts, has_references
+from lowerbound.describe import build, describe, find_foreign_parts, has_references
 from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.runs.tensor_files import read_tensors, write_tensors, writing
+from lowerbound.runs.tensor_files import explain_write_errors, read_tensors, write_tensors
 
 FORMAT = 2  # for models with shared parts; also the newest format that can be read
 _FORMAT_WITHOUT_SHARING = 1
 
 
-def header_of(model: nn.Module) -> dict[str, Any]:
+def make_header(model: nn.Module) -> dict[str, Any]:
     """The header of each file of this model's tensors.
 
     ``model`` is the description, and ``preprocessing`` is that of the model's data, if known. If
@@ -33,7 +33,7 @@ def header_of(model: nn.Module) -> dict[str, Any]:
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     if isinstance(model, lowerbound.models.Model) and model.preprocessing is not None:
         header["preprocessing"] = describe(model.preprocessing)
-    shared = shared_weights(model)
+    shared = find_shared_weights(model)
     if shared:
         header["shared"] = shared
     elif not has_references(header["model"]):
@@ -41,12 +41,12 @@ def header_of(model: nn.Module) -> dict[str, Any]:
     return header
 
 
-def shared_weights(model: nn.Module) -> dict[str, str]:
+def find_shared_weights(model: nn.Module) -> dict[str, str]:
     """Names in the state dictionary whose tensor has an earlier name, each with that earlier name.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
-        >>> shared_weights(nn.Sequential(layer, nn.ReLU(), layer))
+        >>> find_shared_weights(nn.Sequential(layer, nn.ReLU(), layer))
         {'2.weight': '0.weight'}
     """
     saved = model.state_dict().keys()
@@ -63,7 +63,7 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
     return shared
 
 
-def _convert(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _convert_types(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give the model's floating-point tensors the types that they were saved in."""
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
@@ -85,7 +85,7 @@ def _tie_parameters(model: nn.Module, shared: Mapping[str, str]) -> None:
             setattr(owner, leaf, parameter)
 
 
-def file_of(path: Path) -> Path:
+def add_suffix(path: Path) -> Path:
     """The file that a model is saved to under this name."""
     if path.suffix == ".safetensors":
         return path
@@ -119,9 +119,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ...     lb.load(lb.save(vae, f"{folder}/vae")).sample(3).shape
         torch.Size([3, 6])
     """
-    path = file_of(Path(path))
-    header = header_of(model)
-    with writing(path):
+    path = add_suffix(Path(path))
+    header = make_header(model)
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, model.state_dict(), header)
     return path
@@ -149,7 +149,7 @@ def load_model(
         model = constructor
     else:
         model = constructor()
-    _convert(model, weights)
+    _convert_types(model, weights)
     _tie_parameters(model, header.get("shared", {}))
     try:
         model.load_state_dict(weights)
@@ -159,11 +159,11 @@ def load_model(
             f"{path}: the weights do not fit the model that was constructed: {reason}"
         ) from None
     if isinstance(model, lowerbound.models.Model):
-        model.preprocessing = _preprocessing_in(header, path)
+        model.preprocessing = _read_preprocessing(header, path)
     return model.eval()
 
 
-def _preprocessing_in(header: Mapping[str, Any], path: Path) -> Preprocessing | None:
+def _read_preprocessing(header: Mapping[str, Any], path: Path) -> Preprocessing | None:
     if "preprocessing" not in header:
         return None
     preprocessing = build(header["preprocessing"])
@@ -173,7 +173,7 @@ def _preprocessing_in(header: Mapping[str, Any], path: Path) -> Preprocessing | 
 
 
 def _rebuild(path: Path, description: Any) -> nn.Module:
-    foreign = list(foreign_parts(description))
+    foreign = list(find_foreign_parts(description))
     if foreign:
         parts = "; ".join(f"{where} is of {name}" for where, name in foreign)
         raise StorageError(
@@ -220,13 +220,13 @@ def load(
     """
     path = Path(path)
     if not path.exists():
-        path = file_of(path)
+        path = add_suffix(path)
     if not path.is_dir():
         return load_model(path, constructor)
     run = RunDirectory(path)
-    failure = run.failure()
+    failure = run.read_failure()
     if failure is not None:
         warnings.warn(
             f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2
         )
-    return load_model(run.model_file(), constructor)
+    return load_model(run.find_model_file(), constructor)

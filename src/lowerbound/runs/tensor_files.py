@@ -22,7 +22,7 @@ from lowerbound.errors import StorageError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Within the block, a full disk or a folder without permission is an error of the user's.
 
     Raises:
@@ -77,7 +77,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
+            metadata = {key: _parse_json(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise StorageError(f"{path}: there is no such file") from None
@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _from_json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     """The value, or the text itself if another program wrote no JSON."""
     try:
         return json.loads(text)

@@ -5,9 +5,9 @@ They are compared with closed forms, enumeration and other libraries.
 
 from importlib import import_module
 
-from lowerbound.selftest.registry import CHECKS, Check, Outcome, check, outcomes, run_checks
+from lowerbound.selftest.registry import CHECKS, Check, Outcome, check, run_checks, run_each
 
-__all__ = ["CHECKS", "Check", "Outcome", "check", "outcomes", "run_checks"]
+__all__ = ["CHECKS", "Check", "Outcome", "check", "run_checks", "run_each"]
 
 # In the order in which they run: later checks build on earlier ones.
 for _subject in (

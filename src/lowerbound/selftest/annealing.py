@@ -6,7 +6,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
-from lowerbound.selftest.known import grid_vae, some_linear_vae
+from lowerbound.selftest.known import make_grid_vae, make_some_linear_vae
 from lowerbound.selftest.registry import check
 
 
@@ -16,12 +16,12 @@ from lowerbound.selftest.registry import check
     "nats",
     tolerance=0.15,
 )
-def annealing_gap() -> float:
+def measure_annealing_gap() -> float:
     """The mean absolute gap over 10 examples that a linear Gaussian model simulates.
 
     There are 500 distributions and 64 chains.
     """
-    model, _ = some_linear_vae()
+    model, _ = make_some_linear_vae()
     interval = bidirectional(model, 10, distributions=500, chains=64, leapfrog_steps=2)
     return float(interval.gap.per_example.abs().mean())
 
@@ -31,9 +31,9 @@ def annealing_gap() -> float:
     "Annealing gives the log likelihood of a linear Gaussian model, even if its posterior is bad",
     tolerance=0.05,
 )
-def annealing_evidence() -> float:
+def measure_annealing_evidence() -> float:
     """The mean over 20 examples, with 200 distributions and 64 chains: off by about 0.02 nats."""
-    model, evidence = some_linear_vae(shift=5.0)
+    model, evidence = make_some_linear_vae(shift=5.0)
     x = evidence.sample(torch.Size((20,)))
     found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
     return abs(found.mean - float(evidence.log_prob(x).mean()))
@@ -44,12 +44,12 @@ def annealing_evidence() -> float:
     "Annealing gives the log likelihood of a nonlinear model with two latents, by a 200 x 200 grid",
     tolerance=0.05,
 )
-def annealing_quadrature() -> float:
+def measure_annealing_quadrature() -> float:
     """The mean over 20 binary examples.
 
     There are 200 distributions and 64 chains, which leaves about 0.01 nats.
     """
-    model, x, expected = grid_vae(20)
+    model, x, expected = make_grid_vae(20)
     found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
     return abs(found.mean - float(expected.mean()))
 
@@ -61,7 +61,7 @@ def annealing_quadrature() -> float:
     tolerance=0.15,
     thorough=True,
 )
-def annealing_at_length() -> float:
+def measure_annealing_at_length() -> float:
     """The absolute value of the mean gap over 20 examples."""
     model = lb.LatentModel(
         lb.StandardNormal(10),

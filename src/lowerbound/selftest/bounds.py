@@ -15,13 +15,13 @@ import lowerbound as lb
 from lowerbound.models import Gradient
 from lowerbound.selftest.known import (
     DOUBLE,
-    curved_vae,
+    draw_rank_data,
     errors_above,
     errors_apart,
     largest,
-    linear_vae,
-    rank_data,
-    some_linear_vae,
+    make_curved_vae,
+    make_linear_vae,
+    make_some_linear_vae,
     squared_weights,
     standard_error,
 )
@@ -36,13 +36,13 @@ _COUNTS = (1, 2, 5, 10, 50)
     "(relative)",
     tolerance=1e-12,
 )
-def probabilistic_pca() -> float:
+def compare_with_pca() -> float:
     """Tipping & Bishop 1999; a diagonal encoder suffices (Lucas et al. 2019)."""
-    x = rank_data(300, 5, 2)
+    x = draw_rank_data(300, 5, 2)
     pca = PCA(2).fit(x.numpy())
     noise = torch.tensor(float(pca.noise_variance_), dtype=DOUBLE)
     loadings = torch.from_numpy(pca.components_.T * np.sqrt(pca.explained_variance_ - float(noise)))
-    model, _ = linear_vae(loadings, torch.from_numpy(pca.mean_), noise.sqrt())
+    model, _ = make_linear_vae(loadings, torch.from_numpy(pca.mean_), noise.sqrt())
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     return abs(bound.mean / float(pca.score(x.numpy())) - 1)
 
@@ -53,14 +53,14 @@ def probabilistic_pca() -> float:
     "factor analysis in scikit-learn (relative)",
     tolerance=1e-9,
 )
-def factor_analysis() -> float:
+def compare_with_factor_analysis() -> float:
     """The factors are rotated until their posterior is diagonal, which does not change p(x)."""
-    x = rank_data(300, 5, 2)
+    x = draw_rank_data(300, 5, 2)
     analysis = FactorAnalysis(2, tol=1e-4).fit(x.numpy())
     noise = torch.from_numpy(np.sqrt(analysis.noise_variance_))
     loadings = torch.from_numpy(analysis.components_.T.copy())
     turn = torch.linalg.eigh(loadings.T @ (loadings / noise[:, None] ** 2))[1]
-    model, _ = linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
+    model, _ = make_linear_vae(loadings @ turn, torch.from_numpy(analysis.mean_), noise)
     bound = lb.evaluate(model, lb.ELBO(samples=3, kl="sampled"), x)
     return abs(bound.mean / float(analysis.score(x.numpy())) - 1)
 
@@ -70,9 +70,9 @@ def factor_analysis() -> float:
     "If q(z|x) is the exact posterior, every log weight is the log likelihood",
     tolerance=1e-12,
 )
-def exact_posterior() -> float:
+def measure_exact_posterior() -> float:
     """50 draws for each of 6 examples."""
-    model, evidence = some_linear_vae()
+    model, evidence = make_some_linear_vae()
     x = torch.randn(6, 5, dtype=DOUBLE)
     return largest(model.draw(x, 50).log_w - evidence.log_prob(x))
 
@@ -83,10 +83,10 @@ def exact_posterior() -> float:
     "errors)",
     tolerance=4,
 )
-def elbo_below_by_the_divergence() -> float:
+def measure_elbo_gap() -> float:
     """With the KL term in closed form and sampled: by chance it fails for one seed in 8,000."""
     shift, widen = 0.6, 1.3
-    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    model, evidence = make_some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,))).expand(100_000, -1)
     expected = evidence.log_prob(x[0]) - 2 * (0.5 * (widen**2 + shift**2 - 1) - math.log(widen))
     with torch.no_grad():
@@ -102,9 +102,9 @@ def elbo_below_by_the_divergence() -> float:
     "computed explicitly with scipy",
     tolerance=1e-12,
 )
-def elbo_written_out() -> float:
+def compute_elbo_explicitly() -> float:
     """The relative difference, with the KL term in closed form and sampled, for the same z."""
-    model, x = curved_vae(), torch.rand(4, 6, dtype=DOUBLE)
+    model, x = make_curved_vae(), torch.rand(4, 6, dtype=DOUBLE)
     with torch.no_grad():
         draw = model.draw(x, 3)
         encoded = model.get_submodule("posterior.network")(x).numpy()
@@ -132,9 +132,9 @@ def elbo_written_out() -> float:
     "t of 200,000 draws)",
     tolerance=4,
 )
-def estimators_agree() -> float:
+def compare_estimators() -> float:
     """Estimators A and B of Kingma & Welling 2013: by chance it fails for one seed in 16,000."""
-    model, x = curved_vae(), torch.rand(1, 6, dtype=DOUBLE).expand(200_000, -1)
+    model, x = make_curved_vae(), torch.rand(1, 6, dtype=DOUBLE).expand(200_000, -1)
     with torch.no_grad():
         draw = model.draw(x)
         return errors_apart(lb.ELBO(kl="sampled")(draw) - lb.ELBO(kl="closed-form")(draw))
@@ -145,9 +145,9 @@ def estimators_agree() -> float:
     "The importance-weighted bound of one sample is the ELBO with sampled KL, bit for bit",
     tolerance=0,
 )
-def one_sample() -> float:
+def compare_one_sample() -> float:
     """On the same draw."""
-    draw = curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE))
+    draw = make_curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE))
     return largest(lb.IWAE(samples=1)(draw) - lb.ELBO(kl="sampled")(draw))
 
 
@@ -157,9 +157,9 @@ def one_sample() -> float:
     "for bit",
     tolerance=0,
 )
-def renyi_at_zero() -> float:
+def compare_renyi_at_zero() -> float:
     """On the same draw."""
-    draw = curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE), 7)
+    draw = make_curved_vae().draw(torch.rand(50, 6, dtype=DOUBLE), 7)
     iwae = lb.Renyi(alpha=0.0, samples=7)(draw) - lb.IWAE(samples=7)(draw)
     elbo = lb.Renyi(alpha=1.0, samples=7)(draw) - lb.ELBO(samples=7, kl="sampled")(draw)
     return max(largest(iwae), largest(elbo))
@@ -171,10 +171,10 @@ def renyi_at_zero() -> float:
     "(in standard errors)",
     tolerance=4,
 )
-def renyi_divergence() -> float:
+def measure_renyi_gap() -> float:
     """Li & Turner 2016, alpha = 1/2, Gaussians: by chance it fails for one seed in 16,000."""
     shift, widen, draws = 0.6, 1.3, 200_000
-    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    model, evidence = make_some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,)))
     between = 0.5 * (1 + widen**2)
     divergence = 2 * (0.25 * shift**2 / between + math.log(between / widen))
@@ -192,12 +192,12 @@ def renyi_divergence() -> float:
     "likelihood (in standard errors)",
     tolerance=3,
 )
-def rises_with_samples() -> float:
+def measure_drop_with_samples() -> float:
     """Burda et al. 2016, theorem 1, at 1, 2, 5, 10 and 50 samples.
 
     By chance it fails for less than one seed in 150.
     """
-    model, evidence = some_linear_vae(shift=0.8, widen=1.2)
+    model, evidence = make_some_linear_vae(shift=0.8, widen=1.2)
     x = evidence.sample(torch.Size((1,))).expand(4000, -1)
     with torch.no_grad():
         bounds = [lb.IWAE(samples=count)(model.draw(x, count)) for count in _COUNTS]
@@ -213,13 +213,13 @@ def rises_with_samples() -> float:
     "p(x)^2) (relative)",
     tolerance=0.1,
 )
-def gap_of_many_samples() -> float:
+def measure_gap_of_many_samples() -> float:
     """Maddison et al. 2017, at 200 samples, to about 2%.
 
     The control variate is ``mean w / p - 1``, whose mean is 0.
     """
     shift, widen, samples = 0.5, 1.2, 200
-    model, evidence = some_linear_vae(shift=shift, widen=widen)
+    model, evidence = make_some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,))).expand(6000, -1)
     with torch.no_grad():
         relative = lb.IWAE(samples=samples)(model.draw(x, samples)) - evidence.log_prob(x)
@@ -234,9 +234,9 @@ def gap_of_many_samples() -> float:
     "the ELBO, as computed explicitly",
     tolerance=1e-12,
 )
-def groups_written_out() -> float:
+def compute_groups_explicitly() -> float:
     """4 groups of 3 samples for 5 examples, so that no two sizes are equal."""
-    draw = curved_vae().draw(torch.rand(5, 6, dtype=DOUBLE), 12)
+    draw = make_curved_vae().draw(torch.rand(5, 6, dtype=DOUBLE), 12)
     log_w_MGB = draw.log_w.detach().numpy().reshape(4, 3, 5)
     grouped = special.logsumexp(log_w_MGB, axis=1, b=1 / 3).mean(0)
     whole = special.logsumexp(log_w_MGB, axis=(0, 1), b=1 / 12)
@@ -253,7 +253,7 @@ def groups_written_out() -> float:
     )
 
 
-def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
+def _list_elbos(gradient: Gradient) -> list[lb.Objective]:
     """Objectives that all report the ELBO."""
     settings: list[dict[str, Any]] = [
         {},
@@ -272,9 +272,9 @@ def _of_the_elbo(gradient: Gradient) -> list[lb.Objective]:
     "VIMCO, ...",
     tolerance=1e-12,
 )
-def reported_bound() -> float:
+def compare_reported_bounds() -> float:
     """The value, the bound and the terms of objectives for every gradient, by explicit sums."""
-    model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
+    model, x = make_curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
     worst = 0.0
     for gradient in get_args(Gradient):
         draw = model.draw(x, 6, gradient)
@@ -284,7 +284,7 @@ def reported_bound() -> float:
         roots = 2 * special.logsumexp(0.5 * log_w_MGB, axis=(0, 1), b=1 / 6)
         assert draw.analytic_rate is not None
         elbo = (draw.log_likelihood.mean(0) - draw.analytic_rate).detach().numpy()
-        expected = dict.fromkeys(_of_the_elbo(gradient), elbo) | {
+        expected = dict.fromkeys(_list_elbos(gradient), elbo) | {
             lb.ELBO(samples=6, gradient=gradient, kl="sampled"): log_w_MGB.mean((0, 1)),
             lb.IWAE(samples=6, gradient=gradient): whole,
             lb.IWAE(samples=6, gradient=gradient, encoder_groups=2): whole,

@@ -18,14 +18,14 @@ from lowerbound.distributions import (
     closed_form_kl,
     closed_form_unit_kl,
 )
-from lowerbound.selftest.known import DOUBLE, bits, errors_apart, largest
+from lowerbound.selftest.known import DOUBLE, enumerate_bits, errors_apart, largest
 from lowerbound.selftest.registry import check
 
 _DRAWS = 100_000
 _Pairs = Sequence[tuple[Distribution, Distribution]]
 
 
-def _gaussians() -> _Pairs:
+def _draw_gaussians() -> _Pairs:
     """Random Gaussians over three dimensions, each as ours and as torch's."""
     parameters = [
         (torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)
@@ -36,7 +36,7 @@ def _gaussians() -> _Pairs:
     ]
 
 
-def _bernoullis() -> _Pairs:
+def _draw_bernoullis() -> _Pairs:
     """Random distributions over three binary units, each as ours and as torch's."""
     logits = [2 * torch.randn(4, 3, dtype=DOUBLE) for _ in range(4)]
     return [
@@ -44,7 +44,7 @@ def _bernoullis() -> _Pairs:
     ]
 
 
-def _from_torch(pairs: _Pairs) -> float:
+def _compare_with_torch(pairs: _Pairs) -> float:
     """The largest difference between our closed form and torch's, in all and by unit."""
     differences = []
     for (q, q_torch), (p, p_torch) in pairwise(pairs):
@@ -59,7 +59,7 @@ def _from_torch(pairs: _Pairs) -> float:
     return max(differences)
 
 
-def _from_draws(pairs: _Pairs) -> float:
+def _compare_with_draws(pairs: _Pairs) -> float:
     """The distance of our closed form from the mean of ``log q - log p``, in standard errors."""
     apart = []
     for (q, _), (p, _) in pairwise(pairs):
@@ -72,9 +72,9 @@ def _from_draws(pairs: _Pairs) -> float:
 @check(
     "gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10
 )
-def gaussian_kl() -> float:
+def compare_gaussian_kl() -> float:
     """For 12 pairs, in all and by unit."""
-    return _from_torch(_gaussians())
+    return _compare_with_torch(_draw_gaussians())
 
 
 @check(
@@ -82,9 +82,9 @@ def gaussian_kl() -> float:
     "The closed-form KL between factorial Bernoullis is that of torch",
     tolerance=1e-10,
 )
-def bernoulli_kl() -> float:
+def compare_bernoulli_kl() -> float:
     """For 12 pairs, in all and by unit."""
-    return _from_torch(_bernoullis())
+    return _compare_with_torch(_draw_bernoullis())
 
 
 @check(
@@ -93,9 +93,9 @@ def bernoulli_kl() -> float:
     "standard errors)",
     tolerance=4,
 )
-def gaussian_kl_sampled() -> float:
+def sample_gaussian_kl() -> float:
     """For 12 pairs: by chance it fails for one seed in 1,300."""
-    return _from_draws(_gaussians())
+    return _compare_with_draws(_draw_gaussians())
 
 
 @check(
@@ -104,18 +104,18 @@ def gaussian_kl_sampled() -> float:
     "standard errors)",
     tolerance=4,
 )
-def bernoulli_kl_sampled() -> float:
+def sample_bernoulli_kl() -> float:
     """For 12 pairs: by chance it fails for one seed in 1,300."""
-    return _from_draws(_bernoullis())
+    return _compare_with_draws(_draw_bernoullis())
 
 
 @check(
     "bernoulli-sums-to-one", "A Bernoulli likelihood sums to 1 over all pictures", tolerance=1e-12
 )
-def bernoulli_sums_to_one() -> float:
+def sum_bernoulli() -> float:
     """Over the 4,096 pictures of twelve pixels, for three latents."""
     p = lb.Bernoulli(lb.mlp(2, 8, (1, 3, 4))).double()(3 * torch.randn(3, 1, 2, dtype=DOUBLE))
-    pictures = bits(12).reshape(-1, 1, 3, 4)
+    pictures = enumerate_bits(12).reshape(-1, 1, 3, 4)
     return largest(p.log_prob(pictures).exp().sum(1) - 1)
 
 
@@ -124,7 +124,7 @@ def bernoulli_sums_to_one() -> float:
     "A Gaussian likelihood, its scale bounded or not, integrates to 1",
     tolerance=1e-12,
 )
-def gaussian_integrates_to_one() -> float:
+def integrate_gaussian() -> float:
     """By adaptive quadrature, for scales from 1e-3 to 1e3; the outermost are at their bounds."""
     raw = torch.tensor(
         [[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE
@@ -144,7 +144,7 @@ def gaussian_integrates_to_one() -> float:
     "The first half of a network's output is a Gaussian's mean, the second half its log variance",
     tolerance=1e-12,
 )
-def gaussian_reads_mean_then_variance() -> float:
+def compare_gaussian_with_scipy() -> float:
     """The density against scipy's, relative, and the mean and standard deviation."""
     raw, x = torch.randn(5, 6, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
     mean, deviation = raw[:, :3], (0.5 * raw[:, 3:]).exp()

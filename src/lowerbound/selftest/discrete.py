@@ -10,15 +10,15 @@ from torch import Tensor
 import lowerbound as lb
 from lowerbound.selftest.known import (
     DOUBLE,
-    bits,
-    copied_vae,
+    compute_gradients,
+    enumerate_bits,
     errors_above,
     errors_apart,
-    gradients,
     largest,
     log_joint,
-    of_decoder,
-    of_encoder,
+    make_copied_vae,
+    select_decoder,
+    select_encoder,
     set_linear,
 )
 from lowerbound.selftest.registry import check
@@ -26,7 +26,7 @@ from lowerbound.selftest.registry import check
 _COPIES = 100_000
 
 
-def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
+def _make_twelve_bits_vae() -> tuple[lb.LatentModel, Tensor, Tensor]:
     """A model with twelve binary latents, examples, and their log p(x) by enumeration."""
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(12, -0.4, learned=False)),
@@ -39,7 +39,7 @@ def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
         torch.full((12,), -0.3, dtype=DOUBLE),
     )
     x = torch.randn(20, 6, dtype=DOUBLE)
-    return model, x, log_joint(model, x, bits(12)).logsumexp(0)
+    return model, x, log_joint(model, x, enumerate_bits(12)).logsumexp(0)
 
 
 @check(
@@ -48,9 +48,9 @@ def _twelve_bits() -> tuple[lb.LatentModel, Tensor, Tensor]:
     "enumeration (in standard errors)",
     tolerance=3,
 )
-def binary_bound() -> float:
+def measure_binary_bound() -> float:
     """1 and 10 samples, 20 examples: by chance it fails for far fewer than one seed in 20."""
-    model, x, exact = _twelve_bits()
+    model, x, exact = _make_twelve_bits_vae()
     with torch.no_grad():
         bounds = [
             lb.IWAE(samples=count)(model.draw(x, count)) for count in (1, 10) for _ in range(200)
@@ -63,19 +63,19 @@ def binary_bound() -> float:
     "With 12 binary latents the importance-sampled log likelihood is the one by enumeration",
     tolerance=0.05,
 )
-def binary_likelihood() -> float:
+def measure_binary_likelihood() -> float:
     """For 20 examples with 20,000 samples."""
-    model, x, exact = _twelve_bits()
+    model, x, exact = _make_twelve_bits_vae()
     return largest(lb.log_likelihood(model, x, 20_000).per_example - exact)
 
 
-def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
+def _enumerate_gradient(objective: lb.Objective) -> dict[str, Tensor]:
     """The gradient of the expected bound of two samples.
 
     The expectation is the sum over all values of both, weighted by their probabilities.
     """
-    model, x_1D = copied_vae(1, binary=True)
-    values = bits(3)
+    model, x_1D = make_copied_vae(1, binary=True)
+    values = enumerate_bits(3)
     log_q = model.posterior(x_1D).log_prob(values)
     log_w = (
         model.likelihood(values[:, None]).log_prob(x_1D)[:, 0]
@@ -95,10 +95,12 @@ def _exact_gradient(objective: lb.Objective) -> dict[str, Tensor]:
     return dict(zip(names, found, strict=True))
 
 
-def _apart_from_exact(objective: lb.Objective) -> float:
-    model, x = copied_vae(_COPIES, binary=True)
-    found, exact = gradients(model, objective, x, 0), _exact_gradient(objective)
-    return max(errors_apart(part(found), part(exact)[0]) for part in (of_encoder, of_decoder))
+def _compare_with_exact(objective: lb.Objective) -> float:
+    model, x = make_copied_vae(_COPIES, binary=True)
+    found, exact = compute_gradients(model, objective, x, 0), _enumerate_gradient(objective)
+    return max(
+        errors_apart(part(found), part(exact)[0]) for part in (select_encoder, select_decoder)
+    )
 
 
 @check(
@@ -107,7 +109,7 @@ def _apart_from_exact(objective: lb.Objective) -> float:
     "enumeration (largest t of 200,000 draws)",
     tolerance=4,
 )
-def binary_elbo_gradient() -> float:
+def compare_binary_elbo_gradient() -> float:
     """With the KL term in closed form and sampled, for 15 parameters.
 
     By chance it fails for one seed in 500.
@@ -115,7 +117,7 @@ def binary_elbo_gradient() -> float:
     kinds = [
         lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")
     ]
-    return max(_apart_from_exact(objective) for objective in kinds)
+    return max(_compare_with_exact(objective) for objective in kinds)
 
 
 @check(
@@ -124,6 +126,6 @@ def binary_elbo_gradient() -> float:
     "of samples (largest t of 200,000 draws)",
     tolerance=4,
 )
-def vimco_gradient() -> float:
+def compare_vimco_gradient() -> float:
     """For 15 parameters: by chance it fails for one seed in 1,000."""
-    return _apart_from_exact(lb.IWAE(samples=2, gradient="score-function"))
+    return _compare_with_exact(lb.IWAE(samples=2, gradient="score-function"))

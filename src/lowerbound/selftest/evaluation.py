@@ -15,11 +15,11 @@ from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.pareto import pareto_shape, tail_length
 from lowerbound.selftest.known import (
     DOUBLE,
-    curved_vae,
-    grid_vae,
     largest,
+    make_curved_vae,
+    make_grid_vae,
+    make_some_linear_vae,
     set_linear,
-    some_linear_vae,
 )
 from lowerbound.selftest.registry import check
 
@@ -27,7 +27,7 @@ _SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
 
 
 @dataclass(frozen=True, eq=False)
-class _Watching(lb.Objective):
+class _WatchedBound(lb.Objective):
     """The importance-weighted bound, which records its log weights, ``[K, B]`` each."""
 
     samples: int = 1
@@ -38,7 +38,7 @@ class _Watching(lb.Objective):
         return lb.IWAE(samples=self.samples).bound(draw)
 
 
-class _Counting(nn.Module):
+class _CountingDecoder(nn.Module):
     """A decoder that counts the latents that it decodes."""
 
     def __init__(self, decoder: nn.Module) -> None:
@@ -57,12 +57,12 @@ class _Counting(nn.Module):
     "log_likelihood has the right sign and value if the evidence is known",
     tolerance=0.02,
 )
-def log_likelihood_value() -> float:
+def measure_log_likelihood() -> float:
     """For 20 examples, with a posterior that is slightly wrong.
 
     With 5,000 samples the standard deviation is 0.004 nats.
     """
-    model, evidence = some_linear_vae(shift=0.2, widen=1.05)
+    model, evidence = make_some_linear_vae(shift=0.2, widen=1.05)
     x = evidence.sample(torch.Size((20,)))
     return largest(lb.log_likelihood(model, x, 5000).per_example - evidence.log_prob(x))
 
@@ -73,9 +73,9 @@ def log_likelihood_value() -> float:
     "chunk size",
     tolerance=1e-12,
 )
-def log_likelihood_exact() -> float:
+def measure_exact_log_likelihood() -> float:
     """With few samples, a sample that is drawn but not counted changes the result."""
-    model, evidence = some_linear_vae()
+    model, evidence = make_some_linear_vae()
     x = evidence.sample(torch.Size((5,)))
     found = [lb.log_likelihood(model, x, samples, chunk_size=3) for samples in (1, 2, 3, 7, 40)]
     return max(largest(estimate.per_example - evidence.log_prob(x)) for estimate in found)
@@ -86,10 +86,10 @@ def log_likelihood_exact() -> float:
     "log_likelihood decodes exactly the requested samples, for all chunk and batch sizes",
     tolerance=0,
 )
-def sample_count() -> float:
+def count_samples() -> float:
     """For 5 examples, counted by the decoder."""
-    model, x = curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
-    counting = _Counting(model.likelihood)
+    model, x = make_curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
+    counting = _CountingDecoder(model.likelihood)
     model = lb.LatentModel(model.prior, model.posterior, counting)
     worst = 0
     for samples, chunk, batch in product((1, 7, 12), _SIZES, (None, 2)):
@@ -104,9 +104,9 @@ def sample_count() -> float:
     "log_likelihood and its diagnostics are the same for all chunk and batch sizes (relative)",
     tolerance=1e-9,
 )
-def chunks_and_batches() -> float:
+def compare_chunks_and_batches() -> float:
     """The value, ELBO, effective sample size and Pareto k-hat of each of 7 examples."""
-    model, x = curved_vae(), torch.rand(7, 6, dtype=DOUBLE)
+    model, x = make_curved_vae(), torch.rand(7, 6, dtype=DOUBLE)
 
     def results(chunk: int | None, batch: int | None) -> Tensor:
         found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=chunk, batch_size=batch)
@@ -123,12 +123,12 @@ def chunks_and_batches() -> float:
     "as computed explicitly",
     tolerance=1e-9,
 )
-def log_likelihood_written_out() -> float:
+def compute_log_likelihood_explicitly() -> float:
     """``log mean w``, ``mean log w`` and ``(sum w)^2 / sum w^2``.
 
     The draws are those of a bound that is evaluated with the same seed.
     """
-    model, x, watching = curved_vae(), torch.rand(7, 6, dtype=DOUBLE), _Watching(60)
+    model, x, watching = make_curved_vae(), torch.rand(7, 6, dtype=DOUBLE), _WatchedBound(60)
     bound = lb.evaluate(model, watching, x, seed=3).per_example
     found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=7)
     log_w = torch.cat(watching.seen, 1).numpy()
@@ -147,7 +147,7 @@ def log_likelihood_written_out() -> float:
     "Pareto k-hat recovers the shape of known tails",
     tolerance=0.05,
 )
-def pareto_shape_of_known_tails() -> float:
+def measure_pareto_shape() -> float:
     """Shapes from 0.2 to 1: means of 100 fits to 20,000 weights each.
 
     Their standard error is at most 0.01.
@@ -167,11 +167,11 @@ def pareto_shape_of_known_tails() -> float:
     "not if it fits",
     tolerance=0,
 )
-def doubtful_weights() -> float:
+def measure_wrong_verdicts() -> float:
     """The share of 20 examples with a wrong verdict."""
     judged = []
     for shift, widen in ((0.2, 1.1), (3.0, 0.4)):
-        model, evidence = some_linear_vae(shift=shift, widen=widen)
+        model, evidence = make_some_linear_vae(shift=shift, widen=widen)
         judged.append(lb.log_likelihood(model, evidence.sample(torch.Size((20,))), 2000))
     wrong = [judged[0].doubtful, ~judged[1].doubtful]
     silent = judged[0].warning is not None or judged[1].warning is None
@@ -183,9 +183,9 @@ def doubtful_weights() -> float:
     "log_likelihood of a nonlinear model with two latents is that by a 200 x 200 grid",
     tolerance=0.05,
 )
-def quadrature() -> float:
+def compare_with_quadrature() -> float:
     """For 8 binary examples with 20,000 samples, with the prior as the proposal."""
-    model, x, expected = grid_vae()
+    model, x, expected = make_grid_vae()
     return largest(lb.log_likelihood(model, x, 20_000).per_example - expected)
 
 
@@ -195,13 +195,13 @@ def quadrature() -> float:
     "last batch (relative)",
     tolerance=1e-12,
 )
-def mean_over_examples() -> float:
+def compare_means_over_examples() -> float:
     """The bound of 23 very different examples, its terms and standard error.
 
     They are compared with batches of one example.
     """
     model, x = (
-        curved_vae(),
+        make_curved_vae(),
         torch.linspace(0, 8, 23, dtype=DOUBLE)[:, None] * torch.rand(23, 6, dtype=DOUBLE),
     )
     alone = lb.evaluate(model, lb.ELBO(samples=3), x, batch_size=1)
@@ -222,9 +222,9 @@ def mean_over_examples() -> float:
     "The results for an example do not depend on the other examples (relative)",
     tolerance=1e-12,
 )
-def noise_is_an_examples_own() -> float:
+def compare_with_and_without_others() -> float:
     """The bounds of the first 4 of 9 examples, with and without the others."""
-    model, x = curved_vae(), torch.rand(9, 6, dtype=DOUBLE)
+    model, x = make_curved_vae(), torch.rand(9, 6, dtype=DOUBLE)
     with_others, alone = (
         lb.evaluate(model, lb.ELBO(samples=3), part).per_example for part in (x, x[:4])
     )
@@ -237,7 +237,7 @@ def noise_is_an_examples_own() -> float:
     "0 if they are the same",
     tolerance=1e-6,
 )
-def mutual_information() -> float:
+def measure_mutual_information() -> float:
     """For 1,500 examples, which are more than one batch."""
     x = torch.arange(1500, dtype=DOUBLE)[:, None]
     model = lb.LatentModel(

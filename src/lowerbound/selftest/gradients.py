@@ -12,15 +12,15 @@ from lowerbound.models import Gradient
 from lowerbound.selftest.known import (
     DOUBLE,
     Rows,
-    copied_vae,
-    curved_vae,
+    compute_gradients,
     errors_apart,
-    gradients,
     largest,
-    of_decoder,
-    of_encoder,
+    make_copied_vae,
+    make_curved_vae,
+    make_some_linear_vae,
+    select_decoder,
+    select_encoder,
     slopes,
-    some_linear_vae,
 )
 from lowerbound.selftest.registry import check
 
@@ -38,12 +38,12 @@ _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", 
     "The pathwise gradient is the gradient of the bound by finite differences (relative)",
     tolerance=1e-6,
 )
-def slope_of_the_bound() -> float:
+def compare_finite_differences() -> float:
     """By central differences along one random direction, on the same noise.
 
     For the ELBO, IWAE, MIWAE, CIWAE and Rényi bounds.
     """
-    model, x, step = curved_vae(), torch.rand(3, 6, dtype=DOUBLE), 1e-5
+    model, x, step = make_curved_vae(), torch.rand(3, 6, dtype=DOUBLE), 1e-5
     direction = [torch.randn_like(parameter) for parameter in model.parameters()]
     bounds = (
         lb.ELBO(samples=6),
@@ -83,16 +83,16 @@ def slope_of_the_bound() -> float:
     "for each draw",
     tolerance=1e-12,
 )
-def sticking_the_landing() -> float:
+def measure_sticking_the_landing() -> float:
     """Roeder et al. 2017, for the ELBO and the importance-weighted bound of 5 samples.
 
     The pathwise gradient is not 0 there.
     """
-    model, evidence = some_linear_vae()
+    model, evidence = make_some_linear_vae()
     x = evidence.sample(torch.Size((4,)))
 
     def of(objective: lb.Objective) -> float:
-        found = gradients(model, objective, x, 0)
+        found = compute_gradients(model, objective, x, 0)
         return max(largest(entry) for name, entry in found.items() if name.startswith("posterior"))
 
     if not of(lb.ELBO(samples=5, kl="sampled")) > 0.1:
@@ -105,11 +105,11 @@ def sticking_the_landing() -> float:
     )
 
 
-def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
+def _compare_gradients(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
     """The largest paired t of the encoder's gradients of two objectives, on independent noise."""
-    model, x = copied_vae(copies)
+    model, x = make_copied_vae(copies)
     a, b = (
-        of_encoder(gradients(model, objective, x, seed))
+        select_encoder(compute_gradients(model, objective, x, seed))
         for seed, objective in enumerate((first, second))
     )
     return errors_apart(a - b)
@@ -121,7 +121,7 @@ def _paired(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) ->
     "200,000 draws)",
     tolerance=4,
 )
-def score_function() -> float:
+def compare_score_function() -> float:
     """For the encoder, with the KL term in closed form and sampled.
 
     By chance it fails for one seed in 2,000.
@@ -133,7 +133,7 @@ def score_function() -> float:
             lb.ELBO(samples=5, kl="sampled"),
         ),
     )
-    return max(_paired(scored, pathwise) for scored, pathwise in kinds)
+    return max(_compare_gradients(scored, pathwise) for scored, pathwise in kinds)
 
 
 @check(
@@ -142,9 +142,9 @@ def score_function() -> float:
     "(largest t of 200,000 draws)",
     tolerance=4,
 )
-def vimco_is_unbiased() -> float:
+def measure_vimco_bias() -> float:
     """Mnih & Rezende 2016, encoder, 5 samples: by chance it fails for one seed in 4,000."""
-    return _paired(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
+    return _compare_gradients(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
 
 
 @check(
@@ -153,15 +153,19 @@ def vimco_is_unbiased() -> float:
     "sample (largest t of 200,000 draws)",
     tolerance=4,
 )
-def dreg_is_unbiased() -> float:
+def measure_dreg_bias() -> float:
     """Tucker et al. 2019, for the encoder, with the IWAE, MIWAE and Rényi bounds.
 
     By chance it fails for one seed in 1,300.
     """
     return max(
-        _paired(lb.IWAE(samples=5, gradient="dreg"), lb.IWAE(samples=5)),
-        _paired(lb.IWAE(samples=6, groups=2, gradient="dreg"), lb.IWAE(samples=6, groups=2)),
-        _paired(lb.Renyi(samples=5, alpha=0.5, gradient="dreg"), lb.Renyi(samples=5, alpha=0.5)),
+        _compare_gradients(lb.IWAE(samples=5, gradient="dreg"), lb.IWAE(samples=5)),
+        _compare_gradients(
+            lb.IWAE(samples=6, groups=2, gradient="dreg"), lb.IWAE(samples=6, groups=2)
+        ),
+        _compare_gradients(
+            lb.Renyi(samples=5, alpha=0.5, gradient="dreg"), lb.Renyi(samples=5, alpha=0.5)
+        ),
     )
 
 
@@ -171,14 +175,14 @@ def dreg_is_unbiased() -> float:
     "draws)",
     tolerance=4,
 )
-def sticking_is_unbiased_for_one() -> float:
+def measure_sticking_bias_for_one() -> float:
     """For the encoder, with the ELBO and IWAE at one sample.
 
     By chance it fails for one seed in 2,000.
     """
     return max(
-        _paired(lb.ELBO(samples=5, gradient="sticking-the-landing"), lb.ELBO(samples=5)),
-        _paired(
+        _compare_gradients(lb.ELBO(samples=5, gradient="sticking-the-landing"), lb.ELBO(samples=5)),
+        _compare_gradients(
             lb.IWAE(samples=1, gradient="sticking-the-landing"), lb.IWAE(samples=1), 5 * _COPIES
         ),
     )
@@ -190,9 +194,11 @@ def sticking_is_unbiased_for_one() -> float:
     "/ largest t of 200,000 draws)",
     tolerance=1,
 )
-def sticking_is_biased_for_more() -> float:
+def measure_sticking_bias_for_more() -> float:
     """The power of the tests of unbiasedness: the same test must find this known bias."""
-    return 4 / _paired(lb.IWAE(samples=5, gradient="sticking-the-landing"), lb.IWAE(samples=5))
+    return 4 / _compare_gradients(
+        lb.IWAE(samples=5, gradient="sticking-the-landing"), lb.IWAE(samples=5)
+    )
 
 
 @check(
@@ -200,17 +206,18 @@ def sticking_is_biased_for_more() -> float:
     "The decoder's gradient is that of the bound of all samples, for every gradient of the encoder",
     tolerance=1e-12,
 )
-def decoder_gradient() -> float:
+def compare_decoder_gradients() -> float:
     """On the same noise, for IWAE with four gradients, and for PIWAE.
 
     The encoder of PIWAE maximises another bound than the decoder.
     """
-    model, x = copied_vae(6)
-    expected = of_decoder(gradients(model, lb.IWAE(samples=6), x, 0))
+    model, x = make_copied_vae(6)
+    expected = select_decoder(compute_gradients(model, lb.IWAE(samples=6), x, 0))
     others = [lb.IWAE(samples=6, gradient=gradient) for gradient in _GRADIENTS]
     others += [lb.IWAE(samples=6, gradient=gradient, encoder_groups=3) for gradient in _GRADIENTS]
     return max(
-        largest(of_decoder(gradients(model, objective, x, 0)) - expected) for objective in others
+        largest(select_decoder(compute_gradients(model, objective, x, 0)) - expected)
+        for objective in others
     )
 
 
@@ -219,14 +226,17 @@ def decoder_gradient() -> float:
     "The encoder's gradient of PIWAE is that of MIWAE, for every gradient",
     tolerance=1e-12,
 )
-def piwae_encoder() -> float:
+def compare_piwae_encoder() -> float:
     """Rainforth et al. 2018, on the same noise."""
-    model, x = copied_vae(6)
+    model, x = make_copied_vae(6)
     differences = []
     for gradient in _GRADIENTS:
         partial = lb.IWAE(samples=6, gradient=gradient, encoder_groups=3)
         multiple = lb.IWAE(samples=6, gradient=gradient, groups=3)
-        found = (of_encoder(gradients(model, objective, x, 0)) for objective in (partial, multiple))
+        found = (
+            select_encoder(compute_gradients(model, objective, x, 0))
+            for objective in (partial, multiple)
+        )
         differences.append(largest(next(found) - next(found)))
     return max(differences)
 
@@ -237,14 +247,14 @@ def piwae_encoder() -> float:
     "al. 2018: by the power -1/2 for IWAE's encoder, otherwise +1/2",
     tolerance=0.12,
 )
-def signal_to_noise() -> float:
+def measure_signal_to_noise() -> float:
     """Slopes of logarithms over 8 to 128 samples; 400,000 draws give them to about 0.03.
 
     The mean of the encoder's gradient is below the noise of IWAE's, so it is estimated with DReG.
     Another check says that the two have the same mean.
     """
-    by_dreg, by_iwae, of_prior = _signals_and_noises(400_000)
-    return _from_halves(
+    by_dreg, by_iwae, of_prior = _measure_signals_and_noises(400_000)
+    return _compare_slopes(
         by_dreg[:, 0] / by_iwae[:, 1],
         by_dreg[:, 0] / by_dreg[:, 1],
         of_prior[:, 0] / of_prior[:, 1],
@@ -257,22 +267,24 @@ def signal_to_noise() -> float:
     tolerance=0.12,
     thorough=True,
 )
-def signal_to_noise_at_length() -> float:
+def measure_signal_to_noise_at_length() -> float:
     """With 24,000,000 draws, which give IWAE's slope to about 0.04.
 
     By chance it fails for one seed in 300.
     """
-    repeats = [_signals_and_noises(400_000, signed=True) for _ in range(60)]
+    repeats = [_measure_signals_and_noises(400_000, signed=True) for _ in range(60)]
     by_dreg, by_iwae, of_prior = (torch.stack(part).mean(0) for part in zip(*repeats, strict=True))
-    return _from_halves(*(part[:, 0].abs() / part[:, 1] for part in (by_iwae, by_dreg, of_prior)))
+    return _compare_slopes(
+        *(part[:, 0].abs() / part[:, 1] for part in (by_iwae, by_dreg, of_prior))
+    )
 
 
-def _from_halves(*lines: Tensor) -> float:
+def _compare_slopes(*lines: Tensor) -> float:
     found = slopes([float(count) for count in _COUNTS], torch.stack(lines, 1))
     return largest(found - torch.tensor([-0.5, 0.5, 0.5], dtype=DOUBLE))
 
 
-def _signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
+def _measure_signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
     """Mean and standard deviation of gradients for each number of samples, ``[counts, 2]``.
 
     They are the encoder's gradients by DReG and by IWAE, and the prior's. The model is that of
@@ -288,9 +300,9 @@ def _signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
         ).double()
         x = (0.5 * one).expand(copies, 1)
         seeds = torch.randint(1 << 30, (2,)).tolist()
-        by_dreg = gradients(model, lb.IWAE(samples=count, gradient="dreg"), x, seeds[0])
-        by_iwae = gradients(model, lb.IWAE(samples=count), x, seeds[1])
-        parts = of_encoder(by_dreg), of_encoder(by_iwae), of_decoder(by_iwae)
+        by_dreg = compute_gradients(model, lb.IWAE(samples=count, gradient="dreg"), x, seeds[0])
+        by_iwae = compute_gradients(model, lb.IWAE(samples=count), x, seeds[1])
+        parts = select_encoder(by_dreg), select_encoder(by_iwae), select_decoder(by_iwae)
         rows.append([torch.cat([part.mean(0), part.std(0)]) for part in parts])
     found = [torch.stack(part) for part in zip(*rows, strict=True)]
     if signed:

@@ -58,7 +58,7 @@ def slopes(x: list[float], y: Tensor) -> Tensor:
 # Linear Gaussian models
 
 
-def linear_vae(
+def make_linear_vae(
     loadings_DJ: Tensor, offset_D: Tensor, noise: Tensor, *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
     """x = W z + b + noise, with its exact posterior or one with a known error, and its evidence.
@@ -103,29 +103,29 @@ def set_linear(conditional: nn.Module, weight: Tensor, bias: Tensor) -> None:
         conditional.get_parameter("network.layers.0.bias").copy_(bias)
 
 
-def orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) -> Tensor:
+def draw_orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) -> Tensor:
     """Random orthogonal directions of these lengths, ``[D, J]``."""
     directions: Tensor = torch.linalg.qr(torch.randn(dims, len(lengths), dtype=DOUBLE))[0]
     return directions * torch.tensor(lengths, dtype=DOUBLE)
 
 
-def some_linear_vae(
+def make_some_linear_vae(
     *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """A linear VAE with five dimensions and two latents; see :func:`linear_vae`."""
+    """A linear VAE with five dimensions and two latents; see :func:`make_linear_vae`."""
     noise = torch.tensor(0.4, dtype=DOUBLE)
-    return linear_vae(
-        orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen
+    return make_linear_vae(
+        draw_orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen
     )
 
 
 def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
-    """``E_q[w^2] / p(x)^2`` of :func:`linear_vae`: a Gaussian integral for each latent."""
+    """``E_q[w^2] / p(x)^2`` of :func:`make_linear_vae`: a Gaussian integral for each latent."""
     spare = 2 * widen**2 - 1
     return (widen**2 / math.sqrt(spare) * math.exp(shift**2 / spare)) ** latents
 
 
-def rank_data(count: int, dims: int, rank: int) -> Tensor:
+def draw_rank_data(count: int, dims: int, rank: int) -> Tensor:
     """Examples that vary along a few directions, with a little noise, ``[count, D]``."""
     mixing = torch.randn(rank, dims, dtype=DOUBLE)
     return (
@@ -135,7 +135,7 @@ def rank_data(count: int, dims: int, rank: int) -> Tensor:
     )
 
 
-def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
+def fit_linear_vae(x: Tensor) -> lb.LatentModel:
     """A linear VAE with two latents, trained to convergence on ``x``, ``[N, 5]``, in one batch."""
     model = lb.LatentModel(
         lb.StandardNormal(2),
@@ -159,7 +159,9 @@ def fitted_linear_vae(x: Tensor) -> lb.LatentModel:
 # Small nonlinear models
 
 
-def curved_vae(likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian) -> lb.LatentModel:
+def make_curved_vae(
+    likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian,
+) -> lb.LatentModel:
     """A model with six dimensions, two latents, and hidden layers."""
     outputs = 6
     if likelihood is lb.Gaussian:
@@ -197,7 +199,7 @@ class Decoders(nn.Module):
         return x_KBD
 
 
-def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
+def make_copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
     """Copies of one small model for copies of one example.
 
     The gradients of one backward pass are independent draws of the same gradient.
@@ -219,7 +221,7 @@ def copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Te
     return lb.LatentModel(prior, posterior, likelihood).double(), x_D.expand(copies, -1)
 
 
-def gradients(
+def compute_gradients(
     model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: int
 ) -> dict[str, Tensor]:
     """The gradient of the objective's sum over examples, by parameter."""
@@ -229,14 +231,14 @@ def gradients(
     return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
 
 
-def of_encoder(found: dict[str, Tensor]) -> Tensor:
+def select_encoder(found: dict[str, Tensor]) -> Tensor:
     """The concatenated gradients of the posterior's parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1
     )
 
 
-def of_decoder(found: dict[str, Tensor]) -> Tensor:
+def select_decoder(found: dict[str, Tensor]) -> Tensor:
     """The concatenated gradients of all other parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1
@@ -246,7 +248,7 @@ def of_decoder(found: dict[str, Tensor]) -> Tensor:
 # Enumeration and integration
 
 
-def bits(count: int) -> Tensor:
+def enumerate_bits(count: int) -> Tensor:
     """All binary vectors of a length, ``[2^count, count]``."""
     return torch.tensor(list(product((0.0, 1.0), repeat=count)), dtype=DOUBLE)
 
@@ -259,7 +261,7 @@ def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
         return joint
 
 
-def grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
+def make_grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
     """A nonlinear model of binary data with two latents, examples, and their log p(x) by a grid."""
     model = lb.LatentModel(
         lb.StandardNormal(2),

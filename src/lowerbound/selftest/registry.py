@@ -89,7 +89,7 @@ def check(
     return register
 
 
-def chosen(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
+def choose_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
     """The checks to run, in their order.
 
     Args:
@@ -109,13 +109,13 @@ def chosen(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
     return [entry for entry in CHECKS.values() if thorough or not entry.thorough]
 
 
-def outcomes(thorough: bool = False, only: Iterable[str] = ()) -> Iterator[Outcome]:
+def run_each(thorough: bool = False, only: Iterable[str] = ()) -> Iterator[Outcome]:
     """The outcome of each check, as soon as it is done; see :func:`run_checks`.
 
     Raises:
         SettingsError: for an unknown name.
     """
-    return (_outcome(entry) for entry in chosen(thorough, only))
+    return (_run_check(entry) for entry in choose_checks(thorough, only))
 
 
 def run_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Outcome]:
@@ -137,13 +137,13 @@ def run_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Outcome
         >>> outcome.passed, outcome.measured <= outcome.tolerance == 1e-10
         (True, True)
     """
-    return list(outcomes(thorough, only))
+    return list(run_each(thorough, only))
 
 
-def _outcome(entry: Check) -> Outcome:
+def _run_check(entry: Check) -> Outcome:
     start, measured, error = time.perf_counter(), math.nan, None
     try:
-        with _isolated(entry.name):
+        with _isolate(entry.name):
             measured = float(entry.measure())
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
@@ -152,7 +152,7 @@ def _outcome(entry: Check) -> Outcome:
 
 
 @contextmanager
-def _isolated(name: str) -> Iterator[None]:
+def _isolate(name: str) -> Iterator[None]:
     """Within the block, torch uses one thread and a seed that belongs to the name."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 import lowerbound as lb
 from lowerbound.evaluation.health import latent_health
-from lowerbound.selftest.known import DOUBLE, curved_vae, fitted_linear_vae, rank_data
+from lowerbound.selftest.known import DOUBLE, draw_rank_data, fit_linear_vae, make_curved_vae
 from lowerbound.selftest.registry import check
 
 
 @dataclass(frozen=True, eq=False)
-class _Misleading(lb.Objective):
+class _MisleadingBound(lb.Objective):
     """The importance-weighted bound with a surrogate far above it.
 
     It records its log weights, ``[K, B]`` each.
@@ -40,9 +40,9 @@ class _Misleading(lb.Objective):
     "surrogate (relative)",
     tolerance=1e-12,
 )
-def recorded_bound() -> float:
+def compare_recorded_bound() -> float:
     """One epoch of 7 very different examples in batches of 5 and 2, by the objective's weights."""
-    model, watching = curved_vae(), _Misleading()
+    model, watching = make_curved_vae(), _MisleadingBound()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
     run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
     # Before the first step, fit may have evaluated the objective once.
@@ -56,13 +56,13 @@ def recorded_bound() -> float:
     "The weights that fit keeps have the best true bound on the validation data (relative)",
     tolerance=1e-12,
 )
-def selection() -> float:
+def compare_selected_weights() -> float:
     """With beta = 4 and a learning rate so high that an early epoch is the best.
 
     The bound of the model is the best one that was recorded.
     """
-    x = rank_data(60, 6, 2)
-    model = curved_vae()
+    x = draw_rank_data(60, 6, 2)
+    model = make_curved_vae()
     run = lb.fit(
         model,
         lb.ELBO(samples=3, beta=4.0),
@@ -85,7 +85,7 @@ def selection() -> float:
     "rank ten (number of unused latents)",
     tolerance=0,
 )
-def rank_ten() -> float:
+def count_unused_latents() -> float:
     """For 50 dimensions, 2,000 examples and 20 epochs.
 
     A unit is used if its posterior mean varies (Burda et al. 2016).
@@ -107,11 +107,11 @@ def rank_ten() -> float:
     tolerance=1e-4,
     thorough=True,
 )
-def trained_linear_vae() -> float:
+def train_linear_vae() -> float:
     """With the maximum likelihood scale: its covariance divides by N, scikit-learn's by N - 1."""
-    x = rank_data(100, 5, 2)
+    x = draw_rank_data(100, 5, 2)
     centred = (x - x.mean(0)).numpy()
     expected = float(PCA(2).fit(math.sqrt(99 / 100) * centred).score(centred))
-    model = fitted_linear_vae(x)
+    model = fit_linear_vae(x)
     reached = lb.evaluate(model, lb.ELBO(samples=1000, kl="sampled"), x).mean
     return abs(reached - expected)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import in_floating_type, refuse_ignored_mask
-from lowerbound.data.mapped import Mapped
+from lowerbound.data.fields import convert_floating_fields, refuse_ignored_mask
+from lowerbound.data.mapped import MappedRows
 from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
 
@@ -57,8 +57,12 @@ class Batch:
         with labelled(DATA):
             if self.on_device:
                 given = {name: values[self.tensor] for name, values in self.fields.items()}
-                return self.examples.batch(self.tensor, dtype), in_floating_type(given, dtype)
-            return self.examples.decode(self.tensor, dtype), in_floating_type(self.fields, dtype)
+                return self.examples.batch(self.tensor, dtype), convert_floating_fields(
+                    given, dtype
+                )
+            return self.examples.decode(self.tensor, dtype), convert_floating_fields(
+                self.fields, dtype
+            )
 
     def decode_stored(self, dtype: torch.dtype) -> Batch:
         """The same batch, whose stored values, if it has any, are decoded.
@@ -124,7 +128,7 @@ class BatchSource:
 
     def keeps_blocks(self, size: int) -> bool:
         """Whether neighbours in a file stay near each other in the order of batches of ``size``."""
-        in_file = isinstance(self.examples.values, Mapped)
+        in_file = isinstance(self.examples.values, MappedRows)
         return in_file and len(self.examples) > self._pool_rows(size)
 
     def _pool_rows(self, size: int) -> int:

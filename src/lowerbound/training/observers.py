@@ -14,9 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lowerbound.conditionals import StandardNormal
 from lowerbound.models import Model
-from lowerbound.report.figures import is_image, manifold_points, save_course, save_grid, save_pairs
-from lowerbound.runs.directory import RunDirectory, optimizer_to_files
-from lowerbound.runs.saving import header_of
+from lowerbound.report.figures import (
+    is_image,
+    manifold_points,
+    save_grid,
+    save_learning_curves,
+    save_pairs,
+)
+from lowerbound.runs.directory import RunDirectory, flatten_optimizer
+from lowerbound.runs.saving import make_header
 from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
 
@@ -139,7 +145,7 @@ class Recorder(Observer):
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
-        self.header = header_of(loop.model)
+        self.header = make_header(loop.model)
         self.directory.rewrite_metrics(loop.progress.history)
         self.written = time.monotonic()
 
@@ -155,7 +161,7 @@ class Recorder(Observer):
             self._checkpoint(loop)
 
     def _checkpoint(self, loop: Loop) -> None:
-        optimizer, rest = optimizer_to_files(loop.optimizer)
+        optimizer, rest = flatten_optimizer(loop.optimizer)
         files = {
             **loop.weights(),
             "optimizer": optimizer,
@@ -224,7 +230,7 @@ class Painter(Observer):
 
     def on_end(self, loop: Loop) -> None:
         """Draw the pictures of the whole run."""
-        save_course(loop.progress.history, self.directory.path / "bound.png")
+        save_learning_curves(loop.progress.history, self.directory.path / "bound.png")
         if self.paints and has_two_normal_latents(loop.model) and not loop.model.needs:
             side = 20
             model: Any = loop.model

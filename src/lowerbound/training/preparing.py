@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data import Examples, Preprocessing
 from lowerbound.data.fields import refuse_ignored_mask
-from lowerbound.data.raw import read_raw, with_codes_of
+from lowerbound.data.raw import read_raw, translate_codes
 from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
@@ -172,7 +172,7 @@ def _split(
         held_out = Examples.of(validation, name="validation data")
     else:
         held_out = read_raw(validation, preprocessing, name="validation data", fields=needs)
-    held_out = with_codes_of(examples.categories_by_field, held_out, needs)
+    held_out = translate_codes(examples.categories_by_field, held_out, needs)
     if held_out.shape != examples.shape:
         raise SettingsError(
             f"fit: validation has examples of shape {held_out.shape}, but the training data has "

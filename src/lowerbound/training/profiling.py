@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from lowerbound.runs.tensor_files import writing
+from lowerbound.runs.tensor_files import explain_write_errors
 from lowerbound.runtime.devices import synchronize
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
@@ -132,7 +132,7 @@ class Profiler(Observer):
         kinds, operations = measure_shares(self.profile.events(), attribute, whole)
         text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
-            with writing(self.path):
+            with explain_write_errors(self.path):
                 self.path.write_text(text, encoding="utf8")
             text += f"\nwritten to {self.path}"
         loop.tell(text)

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 import lowerbound
-from lowerbound.describe import completed, describe
+from lowerbound.describe import complete, describe
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.runs.directory import RunDirectory, optimizer_from_files, read_checkpoint
+from lowerbound.runs.directory import RunDirectory, read_checkpoint, restore_optimizer
 from lowerbound.runtime.noise import restore_random_state
 from lowerbound.training.loop import Loop
 from lowerbound.training.players import Weights
@@ -86,7 +86,7 @@ def restore(loop: Loop, files: RunDirectory) -> None:
         {name: value for name, value in group.items() if name != "params"}
         for group in loop.optimizer.param_groups
     ]
-    optimizer_from_files(loop.optimizer, tensors["optimizer"], state["optimizer"])
+    restore_optimizer(loop.optimizer, tensors["optimizer"], state["optimizer"])
     for group, options in zip(loop.optimizer.param_groups, asked, strict=True):
         group.update(options)  # settings that the caller changed, such as another weight decay
     if loop.ema is not None:
@@ -104,7 +104,7 @@ def restore(loop: Loop, files: RunDirectory) -> None:
 
 
 def _best_weights(files: RunDirectory) -> Weights | None:
-    best = files.best()
+    best = files.find_best()
     if best is None:
         return None
     return read_checkpoint(best)[0]
@@ -126,7 +126,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
             "batch_size": training["batch_size"],
             "averaged weights": _describe_averaging(training.get("tolerance"), training["ema"]),
             **{name: config[name] for name in identity},
-            **{name: completed(config[name], identity[name]) for name in ("objective", "model")},
+            **{name: complete(config[name], identity[name]) for name in ("objective", "model")},
         }
     except (KeyError, TypeError):
         raise StorageError(
