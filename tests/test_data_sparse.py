@@ -165,9 +165,9 @@ def test_dense_anndata():
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
-        ({}, {"layer": "raw"}, "there is no layer 'raw'; there are: counts"),
+        ({}, {"layer": "raw"}, "layer 'raw' does not exist; the layers are: counts"),
         ({"X": None}, {}, "X is empty; choose one of the layers: counts"),
-        ({}, {"fields": ["age"]}, "obs has no column 'age'; there are: donor, batch, depth, empty"),
+        ({}, {"fields": ["age"]}, "column 'age' does not exist; the columns of obs are: donor, batch, depth, empty"),
         ({}, {"fields": ["empty"]}, r"the field 'empty' has text and also None"),
     ],
 )

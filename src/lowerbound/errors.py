@@ -23,7 +23,10 @@ class DataError(LowerboundError, ValueError):
 
 
 class ShapeError(LowerboundError, ValueError):
-    """Two parts of a model, or a model and its data, do not fit. The message names both shapes."""
+    """The shapes of two parts of a model, or of a model and its data, do not fit.
+
+    The message names both shapes.
+    """
 
 
 class SettingsError(LowerboundError, ValueError):
@@ -34,7 +37,7 @@ class SettingsError(LowerboundError, ValueError):
 
 
 class UnsupportedError(LowerboundError, TypeError):
-    """A combination that has no meaning.
+    """A combination that is not possible.
 
     An example is a pathwise gradient through a posterior that cannot be reparameterised.
     """

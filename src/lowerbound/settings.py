@@ -1,11 +1,11 @@
-"""Settings: each is written once, as a field with a type, bounds, a default and a description.
+"""Settings. Each is defined once, as a field with a type, bounds, a default and a description.
 
 A class of settings is a subclass of :class:`Settings`, such as
 :class:`lowerbound.training.settings.TrainingSettings`. A function may also declare its settings in
-its signature, as ``load_data`` and the recipes do: there a setting is a keyword-only parameter that
-is annotated ``Annotated[type, Field(description=..., ge=...)]``, and :func:`read_settings` makes the
-class. The checks, the sections of a run's ``config.yaml``, the flags of the command with their help
-texts, and the entries of docstrings are made from the class.
+its signature, as ``load_data`` and the recipes do. Each setting is then a keyword-only parameter
+with the annotation ``Annotated[type, Field(description=..., ge=...)]``, and :func:`read_settings`
+makes the class from the signature. The class determines the checks, the sections of a run's
+``config.yaml``, the command's flags with their help texts, and the entries of docstrings.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from lowerbound.errors import SettingsError
 Function = TypeVar("Function", bound=Callable[..., Any])
 S = TypeVar("S", bound="Settings")
 
-# The entry of a docstring that is replaced by the list of settings.
+# In a docstring, the list of settings replaces this entry.
 _KEYWORDS = "    keywords: "
 
 
@@ -43,11 +43,11 @@ class Settings(BaseModel):
 
 
 def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> S:
-    """The settings with ``values`` filled in, checked and converted.
+    """Make settings from ``values``, which are checked and converted.
 
     Args:
         schema: the class of the settings.
-        values: of the settings, by name; the others take their defaults.
+        values: the given values by name; all other settings take their defaults.
         name: the name of the settings in error messages.
 
     Raises:
@@ -62,16 +62,16 @@ def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> 
         3
         >>> check_settings(Brew, {"cupz": 3}, name="brew")
         Traceback (most recent call last):
-        lowerbound.errors.SettingsError: brew: there is no setting 'cupz'; did you mean 'cups'?
+        lowerbound.errors.SettingsError: brew: 'cupz' is not a setting; did you mean 'cups'?
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"{name}: expected settings by name, not {values!r}")
     for unknown in values.keys() - schema.model_fields.keys():
         near = get_close_matches(str(unknown), schema.model_fields, n=1)
-        hint = f"there are {', '.join(schema.model_fields)}"
+        hint = f"the settings are {', '.join(schema.model_fields)}"
         if near:
             hint = f"did you mean {near[0]!r}?"
-        raise SettingsError(f"{name}: there is no setting {unknown!r}; {hint}")
+        raise SettingsError(f"{name}: {unknown!r} is not a setting; {hint}")
     try:
         return schema(**{key: _convert_to_python(value) for key, value in values.items()})
     except ValidationError as error:
@@ -83,7 +83,7 @@ def check_settings(schema: type[S], values: Mapping[str, Any], *, name: str) -> 
 def check_arguments(
     function: Callable[..., Any], values: Mapping[str, Any], *, name: str | None = None
 ) -> dict[str, Any]:
-    """The settings in a function's signature with ``values`` filled in, checked and converted.
+    """Check and convert ``values`` of the settings in a function's signature, and add the defaults.
 
     Raises:
         SettingsError: as :func:`check_settings`, under ``name`` or the function's own name.
@@ -92,7 +92,7 @@ def check_arguments(
 
 
 def _convert_to_python(value: Any) -> Any:
-    """Scalars of numpy become Python's numbers, and paths become text."""
+    """Convert a scalar of numpy to a number of Python, and a path to text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -101,7 +101,7 @@ def _convert_to_python(value: Any) -> Any:
 
 
 def has_settings(function: Function) -> Function:
-    """Decorator: ``help()`` and editors see plain types, :func:`read_settings` also the bounds."""
+    """Decorator: ``help()`` and editors see plain types; :func:`read_settings` also sees the bounds."""
     signature = inspect.signature(function)
     plain = [
         parameter.replace(annotation=_drop_bounds(parameter.annotation))
@@ -119,7 +119,7 @@ def _drop_bounds(annotation: Any) -> Any:
 
 @cache
 def read_settings(function: Callable[..., Any]) -> type[Settings]:
-    """The settings in a function's signature, as a class."""
+    """Make a class of the settings in a function's signature."""
     signature = vars(function).get("_settings", inspect.signature(function))
     fields: dict[str, Any] = {
         name: (parameter.annotation, _mark_required(parameter.default))
@@ -131,7 +131,7 @@ def read_settings(function: Callable[..., Any]) -> type[Settings]:
 
 
 def _mark_required(default: Any) -> Any:
-    """The default of a parameter as pydantic writes it, which has ``...`` for a required one."""
+    """Replace a missing default by ``...``, by which pydantic knows a required field."""
     if default is inspect.Parameter.empty:
         return ...
     return default
@@ -141,7 +141,7 @@ def takes_settings(schema: type[Settings]) -> Callable[[Function], Function]:
     """Decorator: the ``**keywords`` of a function are the fields of ``schema``.
 
     The function's signature shows each of them as a keyword of its own, and its docstring lists
-    them in the place of the entry ``keywords``.
+    them in place of the entry ``keywords``.
     """
 
     def decorate(function: Function) -> Function:
@@ -168,7 +168,7 @@ def takes_settings(schema: type[Settings]) -> Callable[[Function], Function]:
 
 
 def write_docstring_entries(schema: type[Settings]) -> str:
-    """The settings, as entries of a docstring's section ``Args``."""
+    """Write the settings as entries of a docstring's section ``Args``."""
     return "\n".join(
         fill(
             f"{name}: {_make_sentence(field.description)}",
@@ -183,12 +183,12 @@ def write_docstring_entries(schema: type[Settings]) -> str:
 
 
 def write_help(field: FieldInfo) -> str:
-    """A setting in a sentence or two: the first paragraph of its description."""
+    """Write the help text of a setting: the first paragraph of its description."""
     return _make_sentence((field.description or "").split("\n\n")[0])
 
 
 def _make_sentence(text: str | None) -> str:
-    """A text on one line, which begins with a capital letter and ends with a full stop."""
+    """Put a text on one line, with a capital letter at the start and a full stop at the end."""
     line = " ".join((text or "").split())
     if not line:
         return ""
@@ -196,10 +196,10 @@ def _make_sentence(text: str | None) -> str:
 
 
 def check_whole_number(name: str, value: Any) -> int:
-    """``value`` as an integer of at least 1.
+    """Convert ``value`` to an integer of at least 1.
 
     Raises:
-        SettingsError: if it is not such a number, naming it.
+        SettingsError: if that is not possible, naming the value.
     """
     try:
         number = operator.index(value)

@@ -1,4 +1,4 @@
-"""Mean-field variational inference by coordinate ascent, for models in which it is exact."""
+"""Mean-field variational inference by coordinate ascent, for models with exact updates."""
 
 from lowerbound.ascent.base import Ascent, CoordinateAscent
 from lowerbound.ascent.gaussian import KnownGaussian, MeanAndPrecision

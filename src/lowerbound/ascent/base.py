@@ -1,4 +1,4 @@
-"""Mean-field variational inference by coordinate ascent, with updates in closed form."""
+"""Coordinate ascent for mean-field posteriors, with updates in closed form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError
 
-# The largest relative decrease of a bound that rounding in double precision explains.
+# Rounding in double precision can lower the bound by at most this, relative to the bound.
 _RELATIVE_ROUNDING_ERROR = 1e-8
 
 
@@ -21,7 +21,7 @@ class Factor(Protocol):
     """One factor of a mean-field posterior: a distribution with an entropy."""
 
     def entropy(self) -> Tensor:
-        """The entropy in nats, one for each of the independent copies."""
+        """The entropy in nats, of each independent copy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +29,10 @@ class Ascent:
     """The result of coordinate ascent.
 
     Args:
-        factors: of the posterior, by name.
-        bounds: the evidence lower bound in nats, before the first update and after each.
-        updated: the name of the factor that each update changed; one shorter than ``bounds``.
+        factors: the factors of the posterior by name.
+        bounds: the evidence lower bound in nats, before the first update and after each update.
+        updated: the name of the factor that each update changed. It has one entry fewer than
+            ``bounds``.
         converged: whether the last sweep changed the bound by less than the tolerance.
     """
 
@@ -60,20 +61,20 @@ class CoordinateAscent(ABC):
 
     .. math:: \log q_j(z_j) = \operatorname{E}_{q_{-j}} \log p(x, z) + \text{const}
 
-    Such an update never lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017). If an update
-    does, it contains a mistake, and is refused.
+    Such an update never lowers the bound (Bishop 2006, chapter 10; Blei et al. 2017). An update
+    that does contains a mistake, and :meth:`fit` raises an error.
 
-    To write your own: subclass, give the first factors in :meth:`start`, the optimum of each in
-    :meth:`update`, and :meth:`expected_log_joint`; all in double precision.
+    To write your own: subclass it, return the first factors from :meth:`start` and the optimum of
+    each factor from :meth:`update`, and define :meth:`expected_log_joint`. Use double precision.
     """
 
     @abstractmethod
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """The factors before the first update, in the order of the updates."""
+        """Make the factors before the first update, in the order of the updates."""
 
     @abstractmethod
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """The optimal factor of that name, given the others."""
+        """Compute the optimal factor of that name, given the other factors."""
 
     @abstractmethod
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -90,16 +91,17 @@ class CoordinateAscent(ABC):
         """Update the factors in turn until the bound no longer changes.
 
         Args:
-            x: the data; :meth:`prepare` says in which shape.
-            tolerance: of the relative change of the bound over a sweep through all factors.
+            x: the data, in the shape that :meth:`prepare` documents.
+            tolerance: the relative change of the bound in one sweep through all factors, below
+                which the ascent ends.
             sweeps: the largest number of sweeps.
-            seed: of the first factors, if they are random.
+            seed: the seed of the first factors, if they are random.
 
         Raises:
             SettingsError: for settings that are out of range.
             DataError: if the data cannot be used.
-            NonFiniteError: if the bound is no longer finite, naming the update.
-            LowerboundError: if an update lowers the bound, which an optimal one never does.
+            NonFiniteError: if an update makes the bound non-finite, naming the update.
+            LowerboundError: if an update lowers the bound, which an optimal update never does.
         """
         whole = isinstance(sweeps, int) and not isinstance(sweeps, bool)
         if not tolerance > 0 or not whole or sweeps < 1:
@@ -121,10 +123,10 @@ class CoordinateAscent(ABC):
         return Ascent(factors, tuple(bounds), tuple(updated), converged)
 
     def prepare(self, x: Any) -> Tensor:
-        """The data as a tensor in double precision, ``[N, *event]``.
+        """Convert the data to a tensor in double precision, ``[N, *event]``.
 
         Raises:
-            DataError: if they are not numeric, or not finite, naming the first such row.
+            DataError: if they are not numeric, or a row is not finite, naming the first such row.
         """
         try:
             data = torch.as_tensor(x).detach().cpu().double()
@@ -143,7 +145,7 @@ class CoordinateAscent(ABC):
     def _update_bound(
         self, name: str, factors: dict[str, Any], x: Tensor, before: float, step: int
     ) -> float:
-        """Update one of the factors, and compute the bound after it."""
+        """Update one factor, and compute the bound afterwards."""
         reason, bound = "", math.nan
         try:
             factors[name] = self.update(name, factors, x)
@@ -151,11 +153,11 @@ class CoordinateAscent(ABC):
         except LowerboundError:
             raise
         except (ValueError, RuntimeError) as error:
-            # torch raises them for parameters that are not finite, and for singular matrices.
+            # Torch raises these errors for non-finite parameters and for singular matrices.
             reason = f" ({' '.join(str(error).split())[:200]})"
         if not math.isfinite(bound):
             raise NonFiniteError(
-                f"step {step}: the bound is not finite after the update of {name!r}{reason}. "
+                f"step {step}: the bound is non-finite after the update of {name!r}{reason}. "
                 "Likely cause: a prior that is improper or far from the data's scale. Remedy: "
                 "standardise the data, or widen the prior",
                 step=step,
@@ -165,8 +167,7 @@ class CoordinateAscent(ABC):
         if bound < before - _RELATIVE_ROUNDING_ERROR * max(1.0, abs(before)):
             raise LowerboundError(
                 f"step {step}: the update of {name!r} lowers the bound from {before:.10g} to "
-                f"{bound:.10g}, so it is not the best factor given the others, or does not belong "
-                f"to the expected_log_joint of {type(self).__name__}; derive both from the same "
-                "log joint"
+                f"{bound:.10g}, so the new factor is not optimal, or does not match the "
+                f"expected_log_joint of {type(self).__name__}; derive both from the same log joint"
             )
         return bound

@@ -1,4 +1,4 @@
-"""Coordinate ascent on Gaussians: a known one, and one of unknown mean and precision."""
+"""Coordinate ascent for a known Gaussian, and for one with unknown mean and precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_positive(name: str, **values: float) -> None:
     """Check that settings are positive numbers.
 
     Raises:
-        SettingsError: naming the first.
+        SettingsError: naming the first setting that is not.
     """
     for setting, value in values.items():
         if not 0 < value < math.inf:
@@ -39,19 +39,20 @@ def check_positive(name: str, **values: float) -> None:
 
 
 class KnownGaussian(CoordinateAscent):
-    r"""The mean-field approximation of a known Gaussian :math:`N(\mu, P^{-1})`, by coordinates.
+    r"""The mean-field approximation of a known Gaussian :math:`N(\mu, P^{-1})`.
 
-    Its optimum is known. The means are right. The variances :math:`1 / P_{ii}` are those of each
-    coordinate given all others, which are too small if coordinates are correlated. The gap is
+    Its optimum is known. The means are correct. The variances are :math:`1 / P_{ii}`, those of each
+    coordinate given all others, so they are too small if coordinates are correlated. The gap is
     :math:`\operatorname{KL}(q \,\|\, p) = \tfrac12 (\sum_i \log P_{ii} - \log\det P)` (Bishop
     2006, section 10.1.2).
 
     Args:
-        mean: ``[D]``.
+        mean: ``mu``, ``[D]``.
         precision: ``P``, symmetric and positive definite, ``[D, D]``.
 
     Raises:
-        ShapeError, SettingsError: if they are not.
+        ShapeError: if the shapes are wrong.
+        SettingsError: if the precision is not symmetric and positive definite.
 
     Example:
         >>> ascent = KnownGaussian([0.0, 0.0], [[2.0, 1.0], [1.0, 2.0]]).fit()
@@ -77,16 +78,16 @@ class KnownGaussian(CoordinateAscent):
             )
 
     def fit(self, x: Any = (0.0,), **settings: Any) -> Any:
-        """As :meth:`CoordinateAscent.fit`, without data."""
+        """Fit without data; see :meth:`CoordinateAscent.fit`."""
         return super().fit(x, **settings)
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """N(0, 1) for each coordinate."""
+        """Start with N(0, 1) for each coordinate."""
         one = torch.ones((), dtype=torch.float64)
         return {f"x{number}": Normal(0 * one, one) for number in range(len(self.mean))}
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """The Gaussian of this coordinate given the means of all others."""
+        """Compute the Gaussian of one coordinate given the means of all others."""
         number = list(factors).index(name)
         shift = torch.stack([factor.mean for factor in factors.values()]) - self.mean
         shift[number] = 0.0
@@ -107,8 +108,8 @@ class MeanAndPrecision(CoordinateAscent):
     .. math:: x_n \sim N(\mu, \tau^{-1}), \quad \mu \mid \tau \sim N(\mu_0, (\lambda_0 \tau)^{-1}),
               \quad \tau \sim \operatorname{Gamma}(a_0, b_0)
 
-    The evidence has a closed form, :meth:`log_evidence`, so the cost of the factorisation is known
-    (Bishop 2006, section 10.1.3).
+    The evidence has a closed form, :meth:`log_evidence`. The difference from the bound is the cost
+    of the factorisation (Bishop 2006, section 10.1.3).
 
     Args:
         mean: ``mu_0``.
@@ -142,16 +143,16 @@ class MeanAndPrecision(CoordinateAscent):
         self.rate = rate
 
     def prepare(self, x: Any) -> Tensor:
-        """The values, ``[N]``."""
+        """Convert the values to a tensor, ``[N]``."""
         return super().prepare(x).reshape(-1)
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """The prior's precision, and the mean given it."""
+        """Start with the prior's precision, and the optimal mean for it."""
         precision = Gamma(x.new_tensor(self.concentration), x.new_tensor(self.rate))
         return {"mean": self._update_mean(x, precision), "precision": precision}
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """A Gaussian for the mean, a gamma distribution for the precision."""
+        """Compute a Gaussian for the mean, or a gamma distribution for the precision."""
         if name == "mean":
             return self._update_mean(x, factors["precision"])
         return Gamma(
@@ -160,7 +161,7 @@ class MeanAndPrecision(CoordinateAscent):
         )
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The sum of the terms of the likelihood, the mean and the precision."""
+        """Sum the terms of the likelihood, the mean and the precision."""
         tau, count = factors["precision"], len(x) + 1
         gaussians = 0.5 * (count * (expected_log(tau) - _LOG_TWO_PI) + math.log(self.strength))
         gaussians = gaussians - 0.5 * tau.mean * self._expected_squares(factors["mean"], x)

@@ -21,7 +21,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class NormalWishart:
-    r"""A distribution of the means and precisions of C Gaussians.
+    r"""A distribution over the means and precisions of C Gaussians.
 
     .. math:: \mu_c \mid \Lambda_c \sim N(m_c, (\kappa_c \Lambda_c)^{-1}), \quad
               \Lambda_c \sim W(W_c, \nu_c)
@@ -81,10 +81,10 @@ class NormalWishart:
 
 @dataclass(frozen=True, eq=False)
 class Assignments:
-    """The component, of C, to which each of N examples belongs.
+    """A distribution over the component of each of N examples, out of C components.
 
     Args:
-        shares: its probabilities, ``[N, C]``.
+        shares: the probabilities of the components, ``[N, C]``.
     """
 
     shares: Tensor
@@ -106,13 +106,13 @@ class GaussianMixture(CoordinateAscent):
               \pi \sim \operatorname{Dirichlet}(\alpha_0), \\
               \mu_c, \Lambda_c &\sim N(m_0, (\kappa_0 \Lambda_c)^{-1})\, W(W_0, \nu_0)
 
-    Components that the data do not need end without examples (Bishop 2006, section 10.2; Attias
+    Components that the data do not need lose all their examples (Bishop 2006, section 10.2; Attias
     1999). The other settings of the prior come from the data: ``m_0`` is their mean, ``W_0^-1``
-    their covariance, ``nu_0`` their dimension.
+    their covariance, and ``nu_0`` their dimension.
 
     Args:
         components: C, the largest number of components.
-        concentration: ``alpha_0`` of each; ``1 / C`` if not given.
+        concentration: ``alpha_0`` of each component. The default is ``1 / C``.
         strength: ``kappa_0``.
 
     Raises:
@@ -136,10 +136,10 @@ class GaussianMixture(CoordinateAscent):
         self.strength = strength
 
     def prepare(self, x: Any) -> Tensor:
-        """The vectors, ``[N, D]``.
+        """Convert the vectors to a tensor, ``[N, D]``.
 
         Raises:
-            DataError: if they are not vectors, if there are fewer than components, or if their
+            DataError: if they are not vectors, if they are fewer than the components, or if their
                 covariance is singular.
         """
         data = super().prepare(x)
@@ -160,7 +160,7 @@ class GaussianMixture(CoordinateAscent):
         )
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Assign each example to the nearest of C distant ones (Arthur & Vassilvitskii 2007)."""
+        """Assign each example to the nearest of C distant examples (Arthur & Vassilvitskii 2007)."""
         standardised = (x - x.mean(0)) / x.std(0)
         centres = standardised[torch.randint(len(x), (1,), generator=generator)]
         while len(centres) < self.components:
@@ -175,14 +175,14 @@ class GaussianMixture(CoordinateAscent):
         return self.factors(assignments, x)
 
     def factors(self, assignments: Assignments, x: Tensor) -> dict[str, Factor]:
-        """All factors: these assignments, and the optimal other factors for them."""
+        """Make all factors: the given assignments, and the optimal other factors for them."""
         found: dict[str, Factor] = {"assignments": assignments}
         for name in ("proportions", "components"):
             found[name] = self.update(name, found, x)
         return found
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """Shares of each example, a Dirichlet distribution, normal-Wishart distributions."""
+        """Compute the assignments, the Dirichlet or the normal-Wishart distributions."""
         if name == "assignments":
             return Assignments(
                 (
@@ -197,15 +197,15 @@ class GaussianMixture(CoordinateAscent):
         prior = self.prior(x)
         strength = prior.strength + counts
         mean = (prior.strength * prior.mean + shares.mT @ x) / strength[:, None]
-        # The scatter about the new means, with the prior's mean. A difference of large squares
-        # would be inaccurate.
+        # The scatter is computed about the new means, because a difference of large squares would be
+        # inaccurate.
         shift, pull = x[:, None] - mean, prior.mean - mean
         scatter = torch.einsum("nc,ncd,nce->cde", shares, shift, shift)
         scatter = scatter + prior.strength * torch.einsum("cd,ce->cde", pull, pull)
         return NormalWishart(mean, strength, prior.inverse_scale + scatter, prior.freedom + counts)
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The sum of the terms of examples, assignments, proportions and components."""
+        """Sum the terms of the examples, assignments, proportions and components."""
         shares, components, prior = (
             factors["assignments"].shares,
             factors["components"],

@@ -1,4 +1,4 @@
-"""Coordinate ascent for a linear regression with unknown scales."""
+"""Coordinate ascent for linear regression with unknown scales."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LinearRegression(CoordinateAscent):
     .. math:: y_n \sim N(w^\top x_n, \beta^{-1}), \quad w \sim N(0, \alpha^{-1} I), \quad
         \alpha \sim \operatorname{Gamma}(a_0, b_0), \quad \beta \sim \operatorname{Gamma}(c_0, d_0)
 
-    The columns of the data are ``x``, and ``y`` as the last one (Bishop 2006, section 10.3).
+    The last column of the data is ``y``, and the others are ``x`` (Bishop 2006, section 10.3).
 
     Args:
         concentration: ``a_0`` and ``c_0``.
@@ -45,7 +45,7 @@ class LinearRegression(CoordinateAscent):
         self.rate = rate
 
     def prepare(self, x: Any) -> Tensor:
-        """The table, ``[N, D + 1]``.
+        """Convert the table to a tensor, ``[N, D + 1]``.
 
         Raises:
             DataError: if it has fewer than two columns, or all outputs are the same.
@@ -59,13 +59,12 @@ class LinearRegression(CoordinateAscent):
         if len(table) > 1 and bool((table[:, -1] == table[0, -1]).all()):
             raise DataError(
                 f"data: y, the last column, is {float(table[0, -1]):g} in all {len(table)} rows, "
-                "so there is nothing to explain, and the noise's precision would be unbounded; "
-                "give outputs that vary"
+                "so the noise's precision would be unbounded; give outputs that vary"
             )
         return table
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """The weights for a prior precision of 1 and the outputs' own precision."""
+        """Start with the optimal weights for a prior precision of 1 and the outputs' own precision."""
         one = x.new_ones(())
         weights_precision = Gamma(one, one)
         noise_precision = Gamma(
@@ -79,7 +78,7 @@ class LinearRegression(CoordinateAscent):
         }
 
     def update(self, name: str, factors: Mapping[str, Any], x: Tensor) -> Factor:
-        """A Gaussian for the weights, gamma distributions for the two precisions."""
+        """Compute a Gaussian for the weights, or a gamma distribution for a precision."""
         weights = factors["weights"]
         if name == "weights":
             return self._update_weights(x, factors["weights_precision"], factors["noise_precision"])
@@ -90,7 +89,7 @@ class LinearRegression(CoordinateAscent):
         return Gamma(x.new_tensor(self.concentration + 0.5 * count), self.rate + 0.5 * squares)
 
     def expected_log_joint(self, factors: Mapping[str, Any], x: Tensor) -> Tensor:
-        """The sum of the terms of the likelihood, the weights and the precisions."""
+        """Sum the terms of the likelihood, the weights and the precisions."""
         weights, alpha, beta = (
             factors[name] for name in ("weights", "weights_precision", "noise_precision")
         )
@@ -109,8 +108,8 @@ class LinearRegression(CoordinateAscent):
     @staticmethod
     def _update_weights(x: Tensor, alpha: Gamma, beta: Gamma) -> MultivariateNormal:
         inputs, outputs = x[:, :-1], x[:, -1]
-        # By singular values, because inputs.T @ inputs would square the ratio of its columns'
-        # scales, and lose the smallest to rounding.
+        # Singular values are used because inputs.T @ inputs would square the ratio of the columns'
+        # scales, so that rounding would destroy the smallest.
         left, values, right = torch.linalg.svd(
             inputs, full_matrices=inputs.shape[0] < inputs.shape[1]
         )

@@ -1,4 +1,4 @@
-"""The command: it parses its arguments, calls the library, and prints the results.
+"""The command ``lowerbound`` parses its arguments, calls the library, and prints the results.
 
 Its exit code is 0 after success, 2 after a mistake that the user can correct, 130 after an
 interrupt, and 1 after a bug in lowerbound.
@@ -17,7 +17,7 @@ from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesti
 from lowerbound.errors import LowerboundError
 
 _BUG_MESSAGE = (
-    "this is a bug in lowerbound, not a mistake of yours; please report it with the lines above"
+    "this is a bug in lowerbound, not your mistake; please report it with the lines above"
 )
 
 

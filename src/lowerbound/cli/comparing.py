@@ -1,4 +1,4 @@
-"""``lowerbound compare``: which of two runs is better on the same examples."""
+"""``lowerbound compare`` tells which of two runs is better on the same examples."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the log likelihoods of two runs, on the same examples and the same noise."""
+    """Compare the log likelihoods of two runs on the same examples, with the same noise."""
     from lowerbound.evaluation.comparison import check_finite, paired_difference
 
     runs = {directory: open_run(directory) for directory in (first, second)}
@@ -102,7 +102,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
 def _estimate_log_likelihood(
     model: Any, examples: "Examples", samples: int, anneal: int | None, **settings: Any
 ) -> Any:
-    """The log likelihood by importance sampling, or by annealing if the user chose that."""
+    """Estimate the log likelihood by importance sampling, or by annealing if the user chose it."""
     from lowerbound.evaluation.annealing import annealed_log_likelihood
     from lowerbound.evaluation.importance import log_likelihood
 
@@ -115,7 +115,7 @@ def _estimate_log_likelihood(
 def _load_same_examples(
     configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split
 ) -> "Examples":
-    """The examples on which both runs are evaluated.
+    """Load the examples on which both runs are evaluated.
 
     Raises:
         SettingsError: if the data of the two runs are different.
@@ -136,11 +136,11 @@ def _load_same_examples(
     names = " and ".join(str(path) for path in configs)
     alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))
     remedy = (
-        "nats of data that are prepared in different ways cannot be compared, so train both on the "
-        "same"
+        "log likelihoods of data that are prepared in different ways cannot be compared; train both "
+        "runs on the same data"
     )
     if data is None and alike:
-        remedy = "give --data NAME|PATH to evaluate both on the same"
+        remedy = "give --data NAME|PATH to evaluate both on the same examples"
     raise SettingsError(
         f"{names} were trained for different {part} examples: {differences}; {remedy}"
     )

@@ -1,4 +1,4 @@
-"""``lowerbound evaluate``: the bound of a run in nats, and the information in its latents."""
+"""``lowerbound evaluate`` prints the bound of a run in nats and examines its latents."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
 
-# The largest number of examples for --gaps. Each takes some 0.1 seconds.
+# The largest number of examples for --gaps. Each takes about 0.1 seconds.
 _MOST_EXAMPLES_FOR_GAPS = 200
 
 
@@ -50,7 +50,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Draws of z for each example. If not given, as many as in the training."
+            min=1, help="Draws of z for each example. The default is the number used in training."
         ),
     ] = None,
     split: ScoredPart = None,
@@ -58,7 +58,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(
             min=1,
-            help="Estimate the log likelihood too, by importance sampling with this many draws, "
+            help="Also estimate the log likelihood, by importance sampling with this many draws, "
             "such as 5000.",
         ),
     ] = None,
@@ -68,14 +68,14 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         bool,
         typer.Option(
             "--gaps",
-            help="Measure the gaps between the bound and the log likelihood too, on up to "
-            f"{_MOST_EXAMPLES_FOR_GAPS} examples that are evenly spaced.",
+            help="Also measure the gaps between the bound and the log likelihood, on up to "
+            f"{_MOST_EXAMPLES_FOR_GAPS} evenly spaced examples.",
         ),
     ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Print the bound with its terms in nats per example, and the information in the latents."""
+    """Print the bound and its terms in nats per example, and the information in the latents."""
     model, config = open_run(directory)
     part = split or choose_part(data)
     examples = load_examples(config, data, part, model)
@@ -98,7 +98,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
 
 
 class Report:
-    """The results of a command: text that is printed at once, or one JSON object at the end.
+    """The results of a command, printed as text at once or as one JSON object at the end.
 
     Args:
         as_json: Whether to print JSON.
@@ -115,7 +115,7 @@ class Report:
         """Add a result.
 
         Args:
-            text: What to print; ``None`` for nothing.
+            text: The text to print, or ``None``.
             results: The entries of the JSON object.
         """
         self.results |= results
@@ -123,20 +123,20 @@ class Report:
             self.console.print(text)
 
     def warn(self, *messages: str | None) -> None:
-        """Print warnings in colour. In JSON they are entries of the results."""
+        """Print warnings in colour. With JSON they are among the results, so nothing is printed."""
         for message in messages:
             if message is not None and not self.as_json:
                 self.console.print(message, style="bold yellow")
 
     def finish(self, context: dict[str, Any]) -> None:
-        """Print the JSON object, with some entries about the command."""
+        """Print the JSON object, if that was chosen, with entries about the command."""
         if self.as_json:
             print(dumps(self.results | context))
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The steps of the command."""
+    """One call of the command. Each method is one of its steps."""
 
     model: "Model"
     objective: "Objective"
@@ -220,7 +220,7 @@ class _Evaluation:
                 schedules=read_schedules(directory),
             )
         except UnsupportedError as error:
-            self.report.add(f"latents not examined: {error}", {"health": None})
+            self.report.add(f"the latents were not examined: {error}", {"health": None})
             return
         self.report.warn(*map(str, health.findings))
         self.report.add("\n".join(health.lines()), {"health": _health_to_json(health)})

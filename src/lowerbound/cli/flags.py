@@ -18,13 +18,13 @@ def make_flags(
     leave_out: Collection[str] = (),
     more: Mapping[str, str] | None = None,
 ) -> list[inspect.Parameter]:
-    """A flag for each setting: its help text, type and default are the setting's.
+    """Make a flag for each setting, with the help text, type and default of the setting.
 
     Args:
         schema: the class of the settings.
         panel: the heading under which the help lists the flags.
         defaults: defaults that replace those of the settings.
-        leave_out: settings that get no flag.
+        leave_out: settings without a flag.
         more: sentences to add to help texts.
     """
     defaults, more = defaults or {}, more or {}
@@ -42,7 +42,7 @@ def make_flags(
 def make_flag(
     name: str, kind: Any, text: str, panel: str, default: Any = inspect.Parameter.empty
 ) -> inspect.Parameter:
-    """One flag, which is required if it has no default."""
+    """Make one flag, which is required unless it has a default."""
     annotation = Annotated[kind, typer.Option(help=text, rich_help_panel=panel)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
@@ -50,7 +50,7 @@ def make_flag(
 
 
 def _choose_type(annotation: Any, default: Any) -> Any:
-    """The type that a flag's text is first read as; the setting's own checks come after."""
+    """Choose the type as which typer parses a flag. The setting's own checks follow later."""
     if get_origin(annotation) not in (Union, UnionType):
         return annotation
     members = [member for member in get_args(annotation) if member is not type(None)]
@@ -63,7 +63,7 @@ def _choose_type(annotation: Any, default: Any) -> Any:
 def set_flags(
     function: Callable[..., Any], parameters: list[inspect.Parameter]
 ) -> Callable[..., Any]:
-    """Give a function that takes its flags as keywords a signature that typer can read."""
+    """Set the signature from which typer reads the flags of a function."""
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
     vars(function).update(__signature__=inspect.Signature(parameters))
     function.__annotations__ = annotations

@@ -1,4 +1,4 @@
-"""``lowerbound sample``, ``reconstruct`` and ``encode``: data from a trained run."""
+"""``lowerbound sample``, ``reconstruct`` and ``encode`` write what a trained model makes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,9 +20,9 @@ from lowerbound.errors import SettingsError
 if TYPE_CHECKING:
     from lowerbound.data import Examples
 
-Part = Annotated[Split, typer.Option(help="Part of the data.")]
-Draws = Annotated[int, typer.Option(min=1, help="Number of draws.")]
-Pairs = Annotated[int, typer.Option(min=1, help="Number of examples.")]
+Part = Annotated[Split, typer.Option(help="The part of the data.")]
+Draws = Annotated[int, typer.Option(min=1, help="The number of draws.")]
+Pairs = Annotated[int, typer.Option(min=1, help="The number of examples.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .png for pictures, .npy for an array.", show_default=False
+            help="The file to write: .png for pictures, .npy for an array.", show_default=False
         ),
     ],
     count: Draws = 64,
@@ -45,7 +45,7 @@ def sample(
         bool | None,
         typer.Option(
             "--mean/--draw",
-            help="Write the mean of p(x|z), or a draw from it. If not given: the mean for .png, a "
+            help="Write the mean of p(x|z), or a draw from it. The default is the mean for .png and a "
             "draw for .npy.",
         ),
     ] = None,
@@ -63,8 +63,8 @@ def reconstruct(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .png for pairs of pictures with the original on the left, or .npy "
-            "for an array.",
+            help="The file to write: .png for pairs of pictures with the original on the left, or "
+            ".npy for an array.",
             show_default=False,
         ),
     ],
@@ -89,9 +89,8 @@ def reconstruct(
     if out.suffix == ".npy":
         _write(model.reconstruct(examples.first(count)), out)
         return
-    shown = examples.spread(
-        count
-    )  # evenly spaced, so that all classes occur even if the data are sorted by class
+    # Evenly spaced examples include all classes, even if the data are sorted by class.
+    shown = examples.spread(count)
     images = model.reconstruct(shown)
     _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
@@ -99,8 +98,8 @@ def reconstruct(
         save_pairs(originals, images, out)
     fewer = ""
     if len(shown) < count:
-        fewer = ", all there are,"
-    print(f"wrote {len(shown)} pairs{fewer} to {out}: originals on the left")
+        fewer = ", one for each example,"
+    print(f"wrote {len(shown)} pairs{fewer} to {out}: the originals are on the left")
 
 
 def encode(
@@ -108,16 +107,17 @@ def encode(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .npy for an array, or .csv with rows, files and labels.",
+            help="The file to write: .npy for an array, or .csv for a table with rows, files and "
+            "labels.",
             show_default=False,
         ),
     ],
     data: Data = None,
     split: Part = "all",
 ) -> None:
-    """Write a point for each example, such as the mean of q(z|x), in the order of the data.
+    """Write one point z for each example, such as the mean of q(z|x), in the order of the data.
 
-    For several groups of latents, the points are concatenated.
+    If the model has several groups of latents, their points are concatenated.
     """
     _check_suffix(out, (".npy", ".csv"))
     model, config = open_run(directory)
@@ -133,7 +133,7 @@ def encode(
 
 
 def _concatenate_codes(codes: Any) -> Any:
-    """The codes of the only group of latents, or the concatenated codes ``[N, J]`` of several."""
+    """Concatenate the codes of several groups of latents to ``[N, J]``; keep those of one group."""
     import torch
 
     if not isinstance(codes, dict):
@@ -142,7 +142,7 @@ def _concatenate_codes(codes: Any) -> Any:
 
 
 def _make_columns(codes: Any) -> dict[str, list[Any]]:
-    """A column for each unit: ``z0``, ``z1``, ...; with the group's name if there are several."""
+    """Make a column for each unit: ``z0``, ``z1``, ..., or ``GROUP_0``, ... for several groups."""
     groups = {"z": codes}
     if isinstance(codes, dict):
         groups = {f"{name}_": group for name, group in codes.items()}

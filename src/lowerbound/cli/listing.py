@@ -1,16 +1,16 @@
-"""``lowerbound recipes`` and ``lowerbound datasets``."""
+"""``lowerbound recipes`` and ``lowerbound datasets`` list what is available."""
 
 import typer
 
 
 def register(app: typer.Typer) -> None:
     """Add the two commands."""
-    app.command()(recipes)
-    app.command()(datasets)
+    app.command("recipes")(list_recipes)
+    app.command("datasets")(list_datasets)
 
 
-def recipes() -> None:
-    """List the recipes: what each one builds, and its arguments with their defaults."""
+def list_recipes() -> None:
+    """List the recipes with a summary, and the arguments of each with their defaults."""
     from rich.console import Console
 
     from lowerbound.recipes import RECIPES
@@ -25,8 +25,8 @@ def recipes() -> None:
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 
 
-def datasets() -> None:
-    """List the data sets that have a name."""
+def list_datasets() -> None:
+    """List the named data sets."""
     from rich.console import Console
     from rich.table import Table
 
@@ -35,12 +35,12 @@ def datasets() -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("what it is")
+    table.add_column("description")
     for name, entry in CATALOGUE.items():
         table.add_row(name, entry.description)
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"\n--data also takes {PATHS}. Data sets with a name are looked for in $LOWERBOUND_DATA "
-        "and in the usual caches, and downloaded otherwise."
+        f"\n--data also takes {PATHS}. A named data set is read from $LOWERBOUND_DATA or the "
+        "usual caches, and downloaded if it is in none of them."
     )

@@ -1,18 +1,18 @@
-"""The progress of a long evaluation, on standard error: a bar on a terminal, otherwise lines."""
+"""Progress of a long evaluation on standard error: a bar on a terminal, otherwise lines."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# The number of seconds before anything is shown, and the number of seconds between two lines.
+# The time before anything is shown, and the time between two lines.
 _FIRST_SECONDS = 2.0
 _BETWEEN_LINES_SECONDS = 30.0
 
 
 @contextmanager
 def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the number of finished examples, after two seconds.
+    """Show the number of finished examples, if the evaluation takes more than two seconds.
 
     Args:
         what: The name of the evaluation.

@@ -1,4 +1,4 @@
-"""Functions that the commands share: they open a run and its data, and print estimates."""
+"""Functions that several commands share: they open a run and its data, and print estimates."""
 
 import json
 import math
@@ -18,49 +18,50 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test", "all"]
 
-Directory = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
-Data = Annotated[str | None, typer.Option(help="Data in place of the run's own: a name or a path.")]
+Directory = Annotated[Path, typer.Argument(help="The directory of a run.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="A name or a path of data to use instead of the run's own.")]
 ScoredPart = Annotated[
     Split | None,
     typer.Option(
-        help="Part of the data. If not given, it is test, or all if --data is given. The examples "
-        "that a training held out for validation belong to train."
+        help="The part of the data. The default is test, or all if --data is given. Examples that "
+        "were held out for validation belong to train."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all random numbers.")]
-# The number of examples that are annealed: each costs thousands of evaluations of the model.
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The seed of all random numbers.")]
+# The largest number of examples that are annealed. Each needs thousands of evaluations of the
+# model.
 MOST_EXAMPLES_FOR_ANNEALING = 100
 Anneal = Annotated[
     int | None,
     typer.Option(
         min=2,
-        help="Anneal through this many distributions, such as 500, on up to "
-        f"{MOST_EXAMPLES_FOR_ANNEALING} examples that are evenly spaced. It is slower than importance sampling, and "
-        "accurate even where the posterior fits badly.",
+        help="Also estimate the log likelihood by annealing through this many distributions, such "
+        f"as 500, on up to {MOST_EXAMPLES_FOR_ANNEALING} evenly spaced examples. Annealing is "
+        "slower than importance sampling, but accurate even where the posterior fits badly.",
     ),
 ]
 Compile = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(
-        help="Whether to compile importance-sampled log likelihoods. auto compiles them if they "
-        "take long enough to gain by it."
+        help="Whether to compile the model for importance sampling. auto compiles it if the "
+        "computation is so long that compiling saves time."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def choose_part(data: str | None) -> Split:
-    """The part of the data that is evaluated if the user names none."""
+    """Choose the part of the data to evaluate if the user does not name one."""
     return "test" if data is None else "all"
 
 
 def read_section(
     config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml"
 ) -> dict[str, Any]:
-    """A copy of one mapping of a configuration.
+    """Copy one section of a configuration.
 
     Raises:
-        StorageError: if it is missing, or not a mapping.
+        StorageError: if the section is missing, or not a mapping.
     """
     entry = config.get(name)
     if not isinstance(entry, dict):
@@ -70,10 +71,10 @@ def read_section(
 
 
 def load_run_data(config: dict[str, Any]) -> "Dataset":
-    """The data that a configuration names.
+    """Load the data that a configuration names.
 
     Raises:
-        SettingsError: if it names none.
+        SettingsError: if it does not name data.
     """
     from lowerbound.data import load_data
 
@@ -84,10 +85,10 @@ def load_run_data(config: dict[str, Any]) -> "Dataset":
 def load_examples(
     config: dict[str, Any], source: str | None, split: Split, model: "Model | None" = None
 ) -> "Examples":
-    """One part of a run's data, or all of it in the order of its source.
+    """Load one part of a run's data, or all of it in the order of its source.
 
-    With another ``source`` it is that source's data, prepared in the same way: as the ``model``
-    stores it, or as the configuration says if the model stores nothing.
+    If another ``source`` is given, its data are loaded and prepared in the same way. The ``model``
+    stores how; if it does not, the configuration says so.
     """
     from lowerbound.data import load_data
     from lowerbound.data.raw import make_load_settings, read_raw
@@ -107,10 +108,12 @@ def load_examples(
 
 
 def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
-    """The source of a run's data, or ``source`` in its place, and the settings that prepare it.
+    """Find the source of a run's data and the settings that prepare it.
+
+    A given ``source`` replaces that of the run.
 
     Raises:
-        SettingsError: if there is no source.
+        SettingsError: if the run does not name its data and ``source`` is not given.
     """
     from lowerbound.data import load_data
     from lowerbound.settings import check_arguments
@@ -127,7 +130,7 @@ def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str
 
 
 def _find_pixels(config: dict[str, Any]) -> str:
-    """The treatment of pixels of a run that was made in Python."""
+    """Find how a run that was made in Python treated pixels."""
     try:
         return str(config["examples"]["train"]["pixels"])
     except (KeyError, TypeError):
@@ -135,24 +138,24 @@ def _find_pixels(config: dict[str, Any]) -> str:
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
-    """The model and the configuration of a run.
+    """Load the model and the configuration of a run.
 
     Raises:
-        StorageError: if there is no run.
+        StorageError: if the directory does not exist, or is not that of a run.
     """
     from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.saving import load
 
     if not directory.is_dir():
         raise StorageError(
-            f"{directory}: there is no such directory; give the --out of a lowerbound train command"
+            f"{directory}: the directory does not exist; give the --out of a lowerbound train command"
         )
     return load(directory), RunDirectory(directory).read_config()
 
 
 def build_objective(config: dict[str, Any], samples: int | None) -> "Objective":
-    """The objective of a run's training, with another number of samples if one is given."""
-    from lowerbound import objectives  # it registers the objectives that a configuration can name
+    """Build the objective that a run maximised, with another number of samples if it is given."""
+    from lowerbound import objectives  # registers the objectives that a configuration can name
     from lowerbound.describe import build
 
     described = read_section(config, "objective")
@@ -168,7 +171,7 @@ def build_objective(config: dict[str, Any], samples: int | None) -> "Objective":
 
 
 def read_schedules(directory: Path) -> dict[str, dict[str, float]]:
-    """The values that the objective's schedules had reached with the weights that a run kept.
+    """Read the values that the objective's schedules had reached at the weights that a run kept.
 
     These are the weights of the epoch with the best validation bound, or of the last epoch if there
     was no validation. Each entry is as in ``metrics.jsonl``:
@@ -189,7 +192,7 @@ def read_schedules(directory: Path) -> dict[str, dict[str, float]]:
             }
         return reached
     except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):
-        return {}  # a run is complete without this file
+        return {}  # a run may lack this file
 
 
 def _read_validation_bound(record: Mapping[str, Any]) -> float:
@@ -204,7 +207,7 @@ def _read_progress(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
-    """The data of a training, on one line."""
+    """Describe the data of a training run on one line."""
     from lowerbound.data.rows import Rows
 
     held_out = 0 if validation is None else len(validation)
@@ -212,7 +215,7 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     if train.levels:
         values = f"{train.levels} levels"
     elif isinstance(train.values, Rows):
-        # The range of the values would need another reading of the file.
+        # To find the range of the values, the whole file would have to be read again.
         values = str(train.values.dtype).removeprefix("torch.")
     else:
         values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
@@ -229,7 +232,7 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
 def evaluate_elbo(
     model: "Model", objective: "Objective", examples: "Examples", seed: int = 0
 ) -> "Estimate | None":
-    """The ELBO with the objective's number of samples; ``None`` if the objective is an ELBO."""
+    """Evaluate the ELBO with as many samples, or return ``None`` if the objective is an ELBO."""
     import lowerbound as lb
 
     if isinstance(objective, lb.ELBO):
@@ -240,13 +243,13 @@ def evaluate_elbo(
 def describe_estimate(
     estimate: "Estimate", part: str, objective: "Objective", elbo: "Estimate | None"
 ) -> str:
-    """The bound or score with its terms and standard errors, on one line.
+    """Describe the bound or score with its terms and standard errors on one line.
 
     Args:
         estimate: The estimate of the bound, with its label.
         part: The name of the part of the data.
         objective: The objective whose bound it is.
-        elbo: The ELBO, which is printed too with its terms; see :func:`evaluate_elbo`.
+        elbo: The ELBO to describe as well, from :func:`evaluate_elbo`.
     """
     bits, label = _describe_bits(estimate), estimate.label
     terms = ", ".join(
@@ -272,19 +275,19 @@ def _describe_bits(estimate: "Estimate | LikelihoodEstimate | AnnealedEstimate")
 
 
 def format_mean(estimate: "Estimate") -> str:
-    """A mean with its standard error."""
+    """Write a mean with its standard error."""
     if math.isnan(estimate.standard_error):
         return f"{estimate.mean:.2f}"
     return f"{estimate.mean:.2f} ± {estimate.standard_error:.2f}"
 
 
 def mean_to_json(estimate: "Estimate") -> dict[str, float]:
-    """A mean and its standard error, for :func:`dumps`."""
+    """Turn a mean and its standard error into entries of a JSON object."""
     return {"mean": estimate.mean, "standard_error": estimate.standard_error}
 
 
 def dumps(results: Any) -> str:
-    """One JSON object, with null for what JSON does not have: nan and the infinities."""
+    """Write one JSON object, with null for nan and infinities, which JSON does not have."""
     return json.dumps(_replace_non_finite(results), allow_nan=False)
 
 
@@ -299,7 +302,7 @@ def _replace_non_finite(value: Any) -> Any:
 
 
 def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
-    """A log likelihood for JSON, with the diagnostics of its weights."""
+    """Turn a log likelihood and the diagnostics of its weights into entries of a JSON object."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
     results: dict[str, Any] = mean_to_json(estimate)
@@ -328,7 +331,7 @@ def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dic
 
 
 def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> str:
-    """A log likelihood on one line, with the settings that gave it."""
+    """Describe a log likelihood on one line, with the settings of its estimate."""
     from lowerbound.evaluation.annealing import AnnealedEstimate
 
     sizes = estimate.effective_sample_sizes

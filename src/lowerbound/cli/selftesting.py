@@ -1,4 +1,4 @@
-"""``lowerbound selftest``: checks of the package's results on this machine."""
+"""``lowerbound selftest`` checks the library's results on this machine."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +19,13 @@ def register(app: typer.Typer) -> None:
 
 def selftest(
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also run the checks that take long.")
+        bool, typer.Option("--thorough", help="Also run the slow checks.")
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Run only the check of this name. Give it more than once for several checks.",
+            help="Run only the check of this name. Repeat the flag for several checks.",
             show_default=False,
         ),
     ] = None,

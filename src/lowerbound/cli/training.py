@@ -1,4 +1,4 @@
-"""``lowerbound train``: from a recipe or a configuration file to a run directory."""
+"""``lowerbound train`` trains a model by a recipe, or repeats or continues a run."""
 
 import inspect
 import os
@@ -56,10 +56,10 @@ def train_from_file(
         typer.Option(help="Continue the run in this directory from its newest checkpoint."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the new run, with --config.")
+        Path | None, typer.Option(help="The directory of the new run, with --config.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Number of epochs, in place of the number in the file.")
+        int | None, typer.Option(help="The number of epochs, instead of that in the file.")
     ] = None,
 ) -> None:
     """Train a model by a recipe, repeat a run from its config.yaml, or continue a run."""
@@ -72,11 +72,11 @@ def train_from_file(
         return
     if resume is not None and out is not None:
         raise SettingsError(
-            "train: --resume continues the run in its own directory; leave out --out"
+            "train: --resume continues the run in its own directory; remove --out"
         )
     if (config is None) == (resume is None):
         raise SettingsError(
-            f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE, or --resume DIR"
+            f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE or --resume DIR"
         )
     from lowerbound.runs.directory import read_config
 
@@ -84,8 +84,8 @@ def train_from_file(
     plan = read_config(path)
     if "recipe" not in plan or "data" not in plan:
         raise SettingsError(
-            f"{path}: does not name a recipe and data, because the run was made in Python; "
-            "run that program again"
+            f"{path}: the file does not name a recipe and data, because the run was made in "
+            "Python; run that program again"
         )
     for name in ("recipe", "data", "training"):
         plan[name] = read_section(plan, name, path)
@@ -95,7 +95,7 @@ def train_from_file(
 
 
 def _make_command(recipe: Recipe) -> Callable[..., Any]:
-    """The function of a recipe's subcommand, whose keywords are its flags."""
+    """Make the function of a recipe's subcommand, whose keywords are its flags."""
     of_recipe, of_data = read_settings(recipe.make), read_settings(load_data)
 
     def train(context: typer.Context, **values: Any) -> None:
@@ -119,10 +119,10 @@ def _make_command(recipe: Recipe) -> Callable[..., Any]:
 
 
 def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
-    """The context, and the flags of a recipe's subcommand."""
-    more = {"cache": "If not given, it is decoded/ next to the run."}
+    """Make the parameters of a recipe's subcommand: typer's context and the flags."""
+    more = {"cache": "The default is decoded/ next to the run."}
     if recipe.image_size is not None:
-        more["image_size"] = f"If not given, it is {recipe.image_size} for a folder of pictures."
+        more["image_size"] = f"The default is {recipe.image_size} for a folder of pictures."
     return [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         make_flag(
@@ -134,14 +134,14 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
         make_flag(
             "out",
             Path | None,
-            "Directory of the run. If not given, it is a new one under runs/.",
+            "The directory of the run. The default is a new directory under runs/.",
             "Run",
             None,
         ),
         make_flag(
             "validation",
             float,
-            "Fraction of the training data to hold out for validation; 0 for none.",
+            "The fraction of the training data to hold out for validation. 0 disables validation.",
             "Run",
             0.1,
         ),
@@ -158,17 +158,17 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
 
 
 def _is_given(context: typer.Context, flag: str) -> bool:
-    """Whether the user gave a flag, instead of leaving it at its default."""
+    """Whether the user gave a flag."""
     return not str(context.get_parameter_source(flag)).endswith("DEFAULT")
 
 
 def _select(values: Mapping[str, Any], schema: type[Settings]) -> dict[str, Any]:
-    """The values of those flags that are settings of ``schema``."""
+    """Select the values of those flags that are settings of ``schema``."""
     return {name: value for name, value in values.items() if name in schema.model_fields}
 
 
 def _resolve_source(source: str) -> str:
-    """A path that leads to the data from any folder; the name of a data set stays as it is."""
+    """Make a path absolute, and return the name of a data set as it is."""
     path = Path(source).expanduser()
     if source in CATALOGUE or not path.exists():
         return source
@@ -179,7 +179,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     """Load the data, build the model, train it, and print the result and its path."""
     recipe = find_recipe(plan["recipe"].get("name"))
     settings = check_settings(TrainingSettings, plan["training"], name="training")
-    # Torch's profiler prints a line of its own without this, which is read when torch is imported.
+    # Without this variable, torch's profiler prints a line of its own. Torch reads it on import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     import torch
 
@@ -211,7 +211,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
 
 
 def _refuse_missing(dataset: "Dataset") -> None:
-    """Raises ``DataError`` if entries are missing, for which no recipe has a likelihood."""
+    """Raise ``DataError`` if entries are missing, since no recipe's likelihood allows that."""
     from lowerbound.data.fields import OBSERVED, count_missing
 
     parts = (dataset.train, dataset.test)
@@ -226,7 +226,7 @@ def _refuse_missing(dataset: "Dataset") -> None:
 
 
 def _make_announcer(dataset: "Dataset", out: Path) -> Any:
-    """An observer that prints the data and the run's directory, once all checks have passed."""
+    """Make an observer that prints the data and the run's directory when training starts."""
     from lowerbound.training.loop import Observer
 
     class Announcer(Observer):
@@ -238,7 +238,7 @@ def _make_announcer(dataset: "Dataset", out: Path) -> Any:
 
 
 def _find_free_directory(name: str) -> Path:
-    """``runs/NAME``, or the first of ``runs/NAME-2``, ``runs/NAME-3``, ... that is free."""
+    """Find the first of ``runs/NAME``, ``runs/NAME-2``, ``runs/NAME-3``, ... that is free."""
     path, number = Path("runs") / name, 1
     while path.exists():
         number += 1
@@ -266,14 +266,14 @@ def _print_results(run: "Run", test: "Examples", out: Path) -> None:
 
 
 def _find_pictures(out: Path) -> list[Path]:
-    """The newest pictures of a run; ``bound.png`` always exists."""
+    """List the newest pictures of a run; ``bound.png`` always exists."""
     newest = [sorted((out / kind).glob("*.png"))[-1:] for kind in ("samples", "reconstructions")]
     whole = [path for path in (out / "manifold.png", out / "bound.png") if path.exists()]
     return [*newest[0], *newest[1], *whole]
 
 
 def _find_program() -> str:
-    """The words that the user has to type to run the command again."""
+    """Find the word that the user has to type to run the command again."""
     if Path(sys.argv[0]).name == "lowerbound" and not shutil.which("lowerbound"):
         return sys.argv[0]
     return "lowerbound"

@@ -1,4 +1,4 @@
-"""Arrays, image folders and named data sets, as examples that a model can take.
+"""Readers that make examples from arrays, folders of images and named data sets.
 
 Names are imported when they are first used: the catalogue of data sets can be read without loading
 torch. The names are listed once, in ``__init__.pyi``.

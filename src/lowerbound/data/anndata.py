@@ -1,4 +1,4 @@
-"""AnnData, the format of single-cell data, recognised by its attributes."""
+"""AnnData, the format of single-cell data. Its objects are recognised by their attributes."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ from lowerbound.errors import DataError
 
 
 def is_anndata(data: Any) -> bool:
-    """Whether something has the attributes of an AnnData object."""
+    """Whether an object has the attributes of an AnnData object."""
     return all(hasattr(data, name) for name in ("X", "obs", "layers"))
 
 
 def read_anndata(
     data: Any, *, layer: str | None, fields: Sequence[str], name: str
 ) -> tuple[Any, dict[str, Any], Categories]:
-    """The values of an AnnData object, its columns as fields, and the categories of these.
+    """Read the values of an AnnData object, its columns as fields, and the fields' categories.
 
     Args:
         data: the object.
-        layer: the name of a layer; ``None`` for X.
+        layer: the name of a layer, or ``None`` for X.
         fields: the names of columns of ``obs``.
         name: the name of the data in messages.
 
     Raises:
-        DataError: if there is no such layer or column, naming the existing ones.
+        DataError: if the layer or a column does not exist, naming those that do.
     """
     values = data.X
     if layer is not None:
-        values = _find_entry(data.layers, layer, f"{name}: there is no layer")
+        values = _find_entry(data.layers, layer, f"{name}: layer", "layers")
     if values is None:
         raise DataError(f"{name}: X is empty; choose one of the layers: {_join_names(data.layers)}")
-    if hasattr(
-        values, "to_memory"
-    ):  # X of an object whose values are read from its file when needed
+    if hasattr(values, "to_memory"):  # X stays in a file if the object is backed by one
         values = values.to_memory()
     columns: dict[str, Any] = {}
     categories: Categories = {}
     for field in fields:
-        column = _find_entry(data.obs, field, f"{name}: obs has no column")
+        column = _find_entry(data.obs, field, f"{name}: column", "columns of obs")
         categorical = getattr(column, "cat", None)
         if categorical is None:
             columns[field] = np.asarray(column)
@@ -60,11 +58,13 @@ def read_anndata(
     return values, columns, categories
 
 
-def _find_entry(mapping: Any, key: str, complaint: str) -> Any:
+def _find_entry(mapping: Any, key: str, what: str, others: str) -> Any:
     try:
         return mapping[key]
     except KeyError:
-        raise DataError(f"{complaint} {key!r}; there are: {_join_names(mapping)}") from None
+        raise DataError(
+            f"{what} {key!r} does not exist; the {others} are: {_join_names(mapping)}"
+        ) from None
 
 
 def _join_names(mapping: Any) -> str:

@@ -1,4 +1,4 @@
-"""NumPy's files, and the layouts of arrays."""
+"""Examples from arrays in several layouts, and from NumPy's files."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def as_examples(
     missing: Missing | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Examples:
-    """Examples from an array in one of the usual layouts.
+    """Make examples from an array in one of the usual layouts.
 
-    ``[N, D]`` are vectors, ``[N, H, W]`` grey images, ``[N, C, H, W]`` images, and ``[N, H, W, C]``
-    with ``C`` = 1 or 3 are images with their channels last. uint8 counts as pixels of 256 levels,
-    and booleans as binary pixels.
+    ``[N, D]`` are vectors, ``[N, H, W]`` are grey images, ``[N, C, H, W]`` are images, and ``[N, H,
+    W, C]`` with ``C`` = 1 or 3 are images with their channels last. uint8 values are pixels of 256
+    levels, and booleans are binary pixels.
 
     Args:
-        array: the values; not copied where its layout allows. A memory-mapped one stays in its
-            file.
-        name: what messages call it.
+        array: the values. They are copied only if their layout requires it. A memory-mapped array
+            stays in its file.
+        name: the name of the data in messages.
         labels: integers, ``[N]``.
         kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
         missing: ``"nan"`` if NaN means that an entry was not observed.
         fields: the fields of the examples, ``[N, ...]`` each.
 
     Raises:
-        DataError: for other shapes and types, naming them and the remedy.
+        DataError: for any other shape or type, naming it and the remedy.
 
     Example:
         >>> as_examples(np.zeros((5, 28, 28, 3), dtype=np.uint8), name="pictures").shape
@@ -98,8 +98,8 @@ def _move_channels_first(array: Array, name: str) -> Array:
     if array.ndim not in (2, 3, 4) or 0 in shape:
         hint = {1: "; one value per example has the shape [examples, 1]"}.get(array.ndim, "")
         raise DataError(
-            f"{name}: the shape {shape} is none of [examples, dimensions], [examples, height, "
-            "width] and [examples, channels, height, width], with at least one of each" + hint
+            f"{name}: the shape {shape} must be [examples, dimensions], [examples, height, width] "
+            "or [examples, channels, height, width], with at least one of each" + hint
         )
     if array.ndim == 3:
         return array[:, None]
@@ -108,8 +108,8 @@ def _move_channels_first(array: Array, name: str) -> Array:
             return np.moveaxis(array, 3, 1)
         if shape[3] in (2, 4) and array.dtype == np.uint8:
             raise DataError(
-                f"{name}: the shape {shape} looks like pictures with an alpha channel; leave it "
-                f"out ([..., :{shape[3] - 1}])"
+                f"{name}: the shape {shape} looks like pictures with an alpha channel; remove that "
+                f"channel ([..., :{shape[3] - 1}])"
             )
     return array
 
@@ -117,7 +117,7 @@ def _move_channels_first(array: Array, name: str) -> Array:
 def _convert_labels(labels: Array, name: str) -> torch.Tensor:
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise DataError(
-            f"{name}: labels must be one integer for each example, these have the shape "
+            f"{name}: labels must be one integer for each example, but these have the shape "
             f"{labels.shape} and the type {labels.dtype}"
         )
     return torch.from_numpy(labels.astype(np.int64))
@@ -131,26 +131,25 @@ def read_array_file(
     missing: Missing | None = None,
     fields: tuple[str, ...] | None = None,
 ) -> Parts:
-    """The examples in a file of one of the kinds in :data:`~lowerbound.data.formats.FORMATS`.
+    """Read the examples in a file of any format in :data:`~lowerbound.data.formats.FORMATS`.
 
     Args:
         path: the file.
-        keep_in: ``"file"`` leaves the values in the file, ``"auto"`` does so if they are large.
+        keep_in: ``"file"`` leaves the values in the file; ``"auto"`` does so if they are large.
         kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
         missing: ``"nan"`` if NaN means that an entry was not observed.
-        fields: the names of arrays of a ``.npz`` that are fields of the examples. Arrays that are
-            neither fields nor values nor labels are refused, unless some fields, or none (``()``),
-            are named.
+        fields: the names of arrays of a ``.npz`` that are fields of the examples. If it is not
+            given, arrays other than values and labels are refused. ``()`` ignores them.
 
     Raises:
-        DataError: naming the file, if its kind is unknown or its content cannot be used.
+        DataError: if the file's format is unknown or its content cannot be used, naming the file.
     """
     options = ReadOptions(keep_in=keep_in, kind=kind, missing=missing, fields=fields)
     return find_format(path, keep_in).read(path, options)
 
 
 def read_npy(path: Path, options: ReadOptions) -> Examples:
-    """The examples in a ``.npy`` file."""
+    """Read the examples in a ``.npy`` file."""
     readable = explain_read_errors(
         path, "write it again with numpy.save(path, array), without object entries"
     )
@@ -165,8 +164,8 @@ def read_npy(path: Path, options: ReadOptions) -> Examples:
 
 @contextmanager
 def explain_read_errors(path: Path, remedy: str) -> Iterator[None]:
-    """Turns errors of numpy, zip and gzip about a file into one message that names the file."""
-    # numpy warns of headers written by Python 2, which it reads well.
+    """Turn errors of numpy, zip and gzip about a file into one message that names the file."""
+    # Numpy warns of headers that Python 2 wrote, although it reads them correctly.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -175,7 +174,7 @@ def explain_read_errors(path: Path, remedy: str) -> Iterator[None]:
             raise
         except MemoryError as error:
             raise DataError(
-                f"{path}: says that it is larger than the memory; is it damaged?"
+                f"{path}: claims to be larger than the memory; is it damaged?"
             ) from error
         except (
             ValueError,

@@ -1,4 +1,4 @@
-"""The data sets that have a name, one record each. Light: imports neither numpy nor torch."""
+"""The named data sets, one record each. This module imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A data set that has a name: what it is, where its files come from, and how they are read.
+    """A named data set: its description, the sources of its files, and its reader.
 
     To add one, write its reader in ``data/named.py`` and an entry of :data:`CATALOGUE`.
 
     Args:
-        name: its name for :func:`~lowerbound.load_data` and ``--data``.
-        description: one line for a listing.
+        name: the name for :func:`~lowerbound.load_data` and ``--data``.
+        description: one line for the list of data sets.
         shape: the shape of one example.
-        train: the size of the published training part, or of all examples if no parts were
-            published.
-        test: the size of the published test part; 0 if the test part is drawn at random.
-        files: the files of which one has to be in the folder ``$LOWERBOUND_DATA``; empty if no file
-            is needed.
+        train: the number of examples in the published training part, or of all examples if no parts
+            were published.
+        test: the number of examples in the published test part; 0 if the test part is random.
+        files: alternative files, one of which must be in the folder ``$LOWERBOUND_DATA``; empty if
+            no file is needed.
         licence: the terms under which its authors publish it.
-        read: makes examples of it, given this record.
-        homes: the addresses from which its files are downloaded, the first that works. ``{}``
+        read: the function that makes examples from this record.
+        homes: the addresses from which its files are downloaded, in order of preference. ``{}``
             stands for a file's name.
-        digests: the SHA-256 digests by which the reader checks the files.
+        digests: the SHA-256 digests with which the reader checks the files.
         label_names: the meanings of the labels, or ``None``.
-        torchvision: the folder in which torchvision keeps it, if it does.
+        torchvision: the folder in which torchvision keeps the data set, or ``None``.
     """
 
     name: str
@@ -83,8 +83,8 @@ CATALOGUE: dict[str, NamedDataset] = {
                 "https://ossci-datasets.s3.amazonaws.com/mnist/{}",
                 "https://storage.googleapis.com/cvdf-datasets/mnist/{}",
             ),
-            # Of the decoded uint8 entries, so that one digest holds for every container: training
-            # images and labels, test images and labels.
+            # The digests of the decoded uint8 entries, so that they are the same for every file format:
+            # training images and labels, then test images and labels.
             digests=(
                 "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
                 "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -133,7 +133,7 @@ CATALOGUE: dict[str, NamedDataset] = {
             licence="not stated",
             read=import_when_called(_READERS, "read_frey_faces"),
             homes=("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",),
-            # Of the decoded uint8 entries.
+            # The digest of the decoded uint8 entries.
             digests=("2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",),
         ),
         NamedDataset(
@@ -155,9 +155,9 @@ CATALOGUE: dict[str, NamedDataset] = {
                 "https://ndownloader.figshare.com/files/5976027",
                 "https://cs.nyu.edu/~roweis/data/olivettifaces.mat",
             ),
-            # Of the file olivettifaces.mat; scikit-learn pins the same one.
+            # The digest of the file olivettifaces.mat. scikit-learn checks the same digest.
             digests=("b612fb967f2dc77c9c62d3e1266e0c73d5fca46a4b8906c18e454d41af987794",),
         ),
     )
 }
-"""The named data sets by name, in the order of a listing."""
+"""The data sets by name, in the order in which they are listed."""

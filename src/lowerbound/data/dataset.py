@@ -1,4 +1,4 @@
-"""Examples in two parts: to train on, and to test on."""
+"""Examples in two parts, one for training and one for testing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowerbound.data.rows import Rows, Values
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples to train on and examples to test on, of one kind.
+    """A training part and a test part, whose examples are of the same kind.
 
     Example:
         >>> from lowerbound.data import load_data
@@ -35,7 +35,7 @@ class Dataset:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How the examples were made from raw data; ``None`` if that is not known."""
+        """How the examples were made from raw data; ``None`` if it is not known."""
         return self.train.preprocessing
 
     def __repr__(self) -> str:
@@ -43,9 +43,9 @@ class Dataset:
         return f"Dataset({self.name}: {len(self.train):,} train, {len(self.test):,} test, {size})"
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
-        """Both parts with another treatment of their pixels, see :class:`Examples`.
+        """Make a data set with another treatment of pixels, see :class:`Examples`.
 
-        ``"as-is"`` leaves them as they are.
+        ``"as-is"`` changes nothing.
         """
         if pixels == "as-is":
             return self
@@ -56,10 +56,10 @@ class Dataset:
         )
 
     def all(self) -> Examples:
-        """Both parts together.
+        """Join both parts.
 
-        The order is that of their source if a random split made them; else the examples to train
-        on come first.
+        If the parts come from a random split, the examples are in the order of their source;
+        otherwise the training part comes first.
         """
         train, test = self.train, self.test
         labels: Tensor | None = None
@@ -92,4 +92,4 @@ def _join(first: Values, second: Values) -> Values:
 
 
 Parts = Examples | tuple[Examples, Examples]
-"""The content of a source: one set of examples to split, or a training and a test part."""
+"""The content of a source: one set of examples, or a training and a test part."""

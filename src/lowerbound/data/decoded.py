@@ -1,4 +1,4 @@
-"""Pictures that are decoded once, into a file that later runs find."""
+"""Files of decoded pictures, which later runs read again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.errors import DataError
 
 
 def choose_decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
-    """The path of the file for the decoded pictures of a folder.
+    """Choose the path of the file for the decoded pictures of a folder.
 
     The path changes if a picture or a setting changes.
     """
@@ -33,12 +33,12 @@ def choose_decoded_file(folder: Path, files: Sequence[Path], settings: object, c
 
 
 def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]) -> None:
-    """Write rows of a uint8 array to a ``.npy`` file as they come.
+    """Write the rows of a uint8 array to a ``.npy`` file one by one.
 
     The file has a temporary name until it is complete.
 
     Raises:
-        DataError: if the folder cannot be written, or has no room for it.
+        DataError: if the folder cannot be written, or its disk is full.
     """
     remedy = "give another folder (--cache DIR) or a smaller image_size (--image-size 64)"
     try:
@@ -52,7 +52,8 @@ def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[n
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=".npy", dir=target.parent)
     except OSError as error:
         raise DataError(
-            f"{target.parent}: cannot keep decoded pictures there ({error.strerror or error}); "
+            f"{target.parent}: decoded pictures cannot be stored there "
+            f"({error.strerror or error}); "
             f"{remedy}"
         ) from error
     try:

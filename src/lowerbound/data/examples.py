@@ -1,4 +1,4 @@
-"""Examples in their storage type, and how a model is given a batch of them."""
+"""Examples in their storage type, which are decoded in batches for a model."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from lowerbound.runtime.renaming import OldAttribute
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``N`` examples in their storage type, in memory or in a file; batches of them are decoded.
+    """``N`` examples in their storage type, in memory or in a file. Batches are decoded.
 
     The meaning of the values follows from their type, and for integers from ``kind``:
 
     - uint8 with ``levels`` (8-bit images: 256) are *pixels*, scaled to [0, 1];
-    - floating point values are *real numbers*, taken as they are;
+    - floating-point values are *real numbers*, used as they are;
     - ``kind="counts"``: whole numbers from 0 on, never scaled;
     - ``kind="codes"``: categories from 0 to ``levels - 1``, never scaled.
 
-    ``pixels`` says how pixels are scaled:
+    ``pixels`` says how pixels are treated:
 
     - ``"as-is"``: ``x = v / (levels - 1)``.
     - ``"dequantize"``: ``x = (v + u) / levels`` with fresh ``u ~ U[0, 1)`` in every epoch. A
@@ -48,21 +48,21 @@ class Examples:
       dimension (Theis et al. 2016).
     - ``"binarize"``: ``x ~ Bernoulli(grey value)``, drawn again in every epoch ("dynamic"
       binarisation); also for real numbers in [0, 1].
-    - ``"binarize-once"``: drawn once, from ``seed``, by :meth:`prepare` ("static" binarisation).
+    - ``"binarize-once"``: drawn once by :meth:`prepare`, from its seed ("static" binarisation).
 
     ``missing="nan"`` says that NaN means *not observed*. Zeros are stored there, and the field
     ``observed``, a mask of the shape of the values, is True for observed entries. A row without any
     observed entry is allowed: its likelihood is 1, and its posterior should be the prior.
 
     Args:
-        values: ``[N, *shape]``: a tensor, array, nested list, memory-mapped file or sparse matrix.
+        values: a tensor, array, nested list, memory-mapped file or sparse matrix ``[N, *shape]``.
         levels: the number of values that a pixel or code can take. For codes the default is one
-            more than the largest.
+            more than the largest code.
         pixels: one of the treatments above.
         labels: an integer or text for each example, ``[N]``, or ``None``. Text becomes integers.
         label_names: the meanings of these integers.
         name: the name of the data in messages.
-        rows: the positions of the examples in their source, ``[N]``; ``None`` if these are all.
+        rows: the positions of the examples in their source, ``[N]``, or ``None`` for all of them.
         files: the file that each example came from, relative to its folder, or ``None``.
         fields: values that belong to each example but are not scored, such as covariates: ``[N,
             ...]`` each, by name. Integers are categories, floating point values are numeric,
@@ -70,11 +70,11 @@ class Examples:
             The labels are the field ``label``.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         categories: the meanings of the integers of a field, by the name of the field.
-        preprocessing: how :func:`lowerbound.load_data` made these from raw data, or ``None``.
+        preprocessing: how :func:`lowerbound.load_data` made the examples, or ``None``.
         missing: ``"nan"``, or ``None`` to refuse NaN.
 
     Raises:
-        DataError: for an empty set, a wrong type, or an entry that is not finite or not of its
+        DataError: if there are none, their type is wrong, or an entry is non-finite or not of its
             kind, naming the first such row.
 
     Example:
@@ -133,19 +133,19 @@ class Examples:
         fields: Mapping[str, Any] | Sequence[str] | None = None,
         layer: str | None = None,
     ) -> Examples:
-        """Examples from an array, a tensor, nested lists, or other examples.
+        """Make examples from an array, tensor, nested list, sparse matrix or AnnData object.
 
-        uint8 counts as pixels of 256 levels, booleans as binary pixels, floating point is kept, and
-        integers are refused as ambiguous without ``kind``. Sparse matrices of scipy's, and those in
-        AnnData objects, stay sparse: only the rows of a batch become dense. Memory-mapped arrays
-        stay in their file, and tensors on the CPU are not copied; all other data are.
+        uint8 values are pixels of 256 levels, booleans are binary pixels, floating-point values are
+        real numbers, and other integers are refused without ``kind``. SciPy's sparse matrices, also
+        those in AnnData objects, stay sparse: only the rows of a batch become dense. Memory-mapped
+        arrays stay in their file. Tensors on the CPU are not copied, but all other data are.
 
         Args:
-            data: as above.
+            data: the data. Examples are returned as they are.
             name: the name of the data in messages.
             kind, missing, labels: see :class:`Examples`.
-            fields: see :class:`Examples`; of AnnData the names of columns of ``obs``.
-            layer: a layer of AnnData, if not X.
+            fields: see :class:`Examples`. For AnnData, the names of columns of ``obs``.
+            layer: the layer of AnnData to read instead of X.
 
         Raises:
             DataError: for any other data.
@@ -164,7 +164,7 @@ class Examples:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether a batch has entries of a known countable set, so that a mass function fits.
+        """Whether entries are from a known countable set, so that a probability mass suits them.
 
         This is true for counts, codes, pixels as they are, and binarised pixels. It is false for
         dequantised pixels, and for real numbers, whose discretisation is not known.
@@ -187,19 +187,19 @@ class Examples:
         return f"Examples({self.name}: {', '.join(about)})"
 
     def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The examples at ``index``, decoded: ``[B, *shape]``, random where ``pixels`` says so."""
+        """Decode the examples at ``index``, ``[B, *shape]``. Some ``pixels`` make it random."""
         return self.decode(self.values[index], dtype)
 
     def decode(self, stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Stored values of some examples, ``[B, *shape]``, as a model takes them.
+        """Decode stored values, ``[B, *shape]``, into the values that a model receives.
 
-        The result is random where ``pixels`` says so. Counts and codes are not scaled; float32
-        represents them exactly up to 2^24.
+        The result is random if ``pixels`` is. Counts and codes are not scaled; float32 represents
+        them exactly up to 2^24.
         """
         x = stored.to(dtype)
         if self.levels is not None and self.kind is None:
             if self.pixels == "dequantize":
-                # Rounding can carry v + u up to v + 1, into the next bin or out of [0, 1).
+                # Rounding can turn v + u into v + 1, which is in the next bin or outside [0, 1).
                 below = torch.nextafter(x + 1, x)
                 return torch.minimum(x + self._draw_uniform(stored, dtype), below) / self.levels
             x = x / (self.levels - 1)
@@ -212,15 +212,15 @@ class Examples:
     def given(
         self, index: Tensor, needs: Sequence[str] = (), accepts: Sequence[str] = ()
     ) -> dict[str, Tensor]:
-        """The fields of the examples at ``index`` that a model asks for, ``[B, ...]`` each.
+        """Get the fields that a model requests of the examples at ``index``, ``[B, ...]`` each.
 
         Args:
-            index: which examples, ``[B]``.
+            index: the row numbers, ``[B]``.
             needs: names of fields that must exist.
             accepts: names of fields that are returned if they exist.
 
         Raises:
-            DataError: if a field that is needed is not there, naming it.
+            DataError: if a needed field does not exist, naming it.
         """
         fields = self._select_fields(needs, accepts)
         return {name: field[index.to(field.device)] for name, field in fields.items()}
@@ -256,9 +256,9 @@ class Examples:
         return noise.uniform(tuple(stored.shape), 0, dtype=dtype, device=stored.device)
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
-        """The same examples with another treatment of their pixels.
+        """Make examples with another treatment of their pixels.
 
-        ``seed`` has an effect on ``"binarize-once"`` only.
+        Only ``"binarize-once"`` uses ``seed``.
         """
         if pixels not in get_args(Pixels):
             raise SettingsError(
@@ -271,7 +271,7 @@ class Examples:
             return replace(self, pixels=pixels, preprocessing=raw)
         if isinstance(self.values, Rows):
             raise SettingsError(
-                f"pixels='binarize-once' makes a copy of all values, and those of {self.name} are "
+                f"pixels='binarize-once' makes a copy of all values, but those of {self.name} are "
                 "not in memory as one array; use 'binarize'"
             )
         dynamic = replace(self, pixels="binarize")
@@ -288,7 +288,7 @@ class Examples:
         return self.rows
 
     def subset(self, index: Tensor) -> Examples:
-        """The examples at ``index``, in its order."""
+        """Select the examples at ``index``, in its order."""
         index_on_cpu = index.cpu()
         parts: dict[str, Any] = {"rows": self._get_row_numbers()[index_on_cpu]}
         if self.labels is not None:
@@ -302,13 +302,13 @@ class Examples:
         return replace(self, **parts)
 
     def first(self, count: int) -> Examples:
-        """The first ``count`` examples, or all if there are fewer."""
+        """Select the first ``count`` examples, or all if they are fewer."""
         return self.subset(torch.arange(min(count, len(self)), device=self.values.device))
 
     def spread(self, count: int) -> Examples:
-        """``count`` examples at even distances, or all if there are fewer.
+        """Select ``count`` evenly spaced examples, or all if they are fewer.
 
-        Of data that are sorted by class, these have examples of every class.
+        They include every class, even if the data are sorted by class.
         """
         last = len(self) - 1
         return self.subset(
@@ -318,7 +318,7 @@ class Examples:
     def split(
         self, fraction: float, *, seed: int = 0, setting: str = "fraction"
     ) -> tuple[Examples, Examples]:
-        """Two disjoint parts, drawn at random by ``seed``; the second has ``fraction`` of them.
+        """Split the examples at random into two parts. The second gets the ``fraction``.
 
         ``setting`` is the name of the fraction in messages.
 
@@ -338,22 +338,22 @@ class Examples:
         return self.subset(rest.sort().values), self.subset(second.sort().values)
 
     def to(self, device: torch.device | str) -> Examples:
-        """The same examples with their values and fields on ``device``."""
+        """Move the values and fields to ``device``."""
         fields = {name: value.to(device) for name, value in self.fields.items()}
         return replace(self, values=self.values.to(device), fields=fields)
 
     def digest(self) -> str:
-        """The SHA-256 digest of the values, by which two sets of examples are compared."""
+        """Compute the SHA-256 digest of the values, by which sets of examples are compared."""
         digest = hashlib.sha256()
         for index in split_row_numbers(self.values):
             digest.update(self.values[index].cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
-        """The record of examples in a run, so that it is resumed only with the same examples.
+        """Make the record that a run stores, so that it is resumed only with the same examples.
 
-        Fields are recorded only if a model asks for them, by the names in ``needs`` and
-        ``accepts``, and the kind only if it is counts or codes.
+        Only fields whose names are in ``needs`` or ``accepts`` are recorded, and the kind only if
+        it is counts or codes.
         """
         identity: dict[str, Any] = {
             "count": len(self),
@@ -369,21 +369,21 @@ class Examples:
         return identity
 
     def field_digests(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, str]:
-        """The SHA-256 digests of the fields that a model asks for, by name.
+        """Compute the SHA-256 digests of the fields that a model requests, by name.
 
         Raises:
-            DataError: if a field that is needed is not there, naming it.
+            DataError: if a needed field does not exist, naming it.
         """
         fields = self._select_fields(needs, accepts)
         return {name: compute_field_digest(field) for name, field in fields.items()}
 
     def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:
-        """A bound in bits per dimension, of data that are all observed.
+        """Convert a bound to bits per dimension.
 
-        It is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
-        log2(levels)`` for a density of dequantised pixels. It is ``None`` for the density of other
-        data, whose discretisation is not known, and if D is not the number of entries that the
-        bound scores.
+        The result is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
+        log2(levels)`` for a density of dequantised pixels. It is ``None`` for a density of other
+        data, whose discretisation is not known, and for data with missing entries, since the bound
+        does not score all D entries.
 
         Args:
             bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.

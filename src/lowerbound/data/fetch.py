@@ -1,4 +1,4 @@
-"""Downloads. A file is kept only if it is complete and correct."""
+"""Downloads. Only complete and correct files are kept."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from typing import BinaryIO, cast
 from lowerbound.errors import DataError
 
 SILENCE_SECONDS = 30.0
-"""Seconds without a byte after which an address is given up."""
+"""The seconds without a byte after which an address is abandoned."""
 DEADLINE_SECONDS = 900.0
-"""Seconds after which a file is given up, however steadily it arrives."""
+"""The seconds after which a download is abandoned, even if data still arrive."""
 MAX_BYTES = 1 << 28
 
 _log = logging.getLogger("lowerbound")
 
 
 class DownloadError(DataError):
-    """No address sent the file; the message lists the failure of each address."""
+    """A file that no address sent. The message lists the failure of each address."""
 
 
 def open_url(url: str) -> BinaryIO:
-    """The content at an address, as a stream."""
+    """Open the content at an address as a stream."""
     return cast(BinaryIO, urllib.request.urlopen(url, timeout=SILENCE_SECONDS))
 
 
 def download(urls: Sequence[str], target: Path, check: Callable[[Path], object]) -> None:
-    """Downloads a file from the first address that sends the correct one.
+    """Download a file from the first address that sends the correct content.
 
-    The content goes to a temporary name in the same folder. After ``check`` has accepted it, it is
-    renamed in one step, so ``target`` is always complete, even while other processes download it
-    too.
+    The content is written under a temporary name in the same folder. After ``check`` has accepted
+    it, the file is renamed in one step. Therefore ``target`` is always complete, even if other
+    processes download it at the same time.
 
     Args:
         urls: the addresses, tried in order.
-        target: the path of the file; its folder is made.
-        check: raises a ``DataError`` if the file is not the right one.
+        target: the path of the file. Its folder is created.
+        check: a function that raises ``DataError`` if the file is not correct.
 
     Raises:
         DownloadError: if no address sent it.
@@ -54,7 +54,7 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise DataError(
-            f"{target.parent}: cannot keep downloads there ({error.strerror or error}); set "
+            f"{target.parent}: downloads cannot be stored there ({error.strerror or error}); set "
             "XDG_CACHE_HOME to a folder that can be written"
         ) from error
     os.close(handle)
@@ -67,12 +67,8 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
                 check(part)
                 part.replace(target)
                 return
-            except (
-                OSError,
-                http.client.HTTPException,
-                ValueError,
-            ) as error:  # DataError is a ValueError
-                # The temporary name would not help the reader.
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                # DataError is a ValueError. The temporary name would not help the reader.
                 failures.append(
                     f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}"
                 )

@@ -18,9 +18,9 @@ from lowerbound.data.rows import Rows, Values
 from lowerbound.errors import DataError, SettingsError
 
 OBSERVED = "observed"
-"""The field that says which entries were observed, ``[N, *shape]``, if some are missing."""
+"""The name of the field that says which entries were observed, ``[N, *shape]``."""
 
-# Names of other arguments of models.
+# The names of other arguments of models, which a field cannot have.
 _RESERVED = ("x", "samples", "gradient")
 
 Categories = dict[str, tuple[str, ...]]
@@ -29,7 +29,7 @@ Categories = dict[str, tuple[str, ...]]
 def check_shapes(
     values: Values, labels: Tensor | None, fields: Mapping[str, Any], name: str
 ) -> None:
-    """Raises ``DataError`` if there are no values ``[N, ...]``, or not one label for each."""
+    """Raise ``DataError`` unless there are values ``[N, ...]`` and one label for each example."""
     if values.dim() < 2 or 0 in values.shape:
         raise DataError(
             f"{name}: expected an array [examples, ...] with at least one example and one "
@@ -47,11 +47,11 @@ def check_shapes(
 def check_fields(
     fields: Mapping[str, Any], values: Values, name: str
 ) -> tuple[dict[str, Tensor], Categories]:
-    """Fields as tensors, and the categories of fields that were text.
+    """Check fields, and convert them to tensors and the categories of fields that were text.
 
     Raises:
-        DataError: for a name or a type that no model can receive, or entries that do not belong to
-            the examples one by one, naming the field.
+        DataError: if a name or type is one that models cannot receive, or if there is not one entry
+            for each example, naming the field.
     """
     tensors: dict[str, Tensor] = {}
     categories: Categories = {}
@@ -86,16 +86,16 @@ def _check_name(field: Any, name: str) -> None:
 
 
 def read_field(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """A field as a tensor, and its categories if it was text.
+    """Convert a field to a tensor, and to its categories if it was text.
 
     Raises:
-        DataError: if it is neither text nor numbers; ``where`` is what the message calls it.
+        DataError: if it is neither text nor numbers. ``where`` is its name in the message.
     """
     if isinstance(value, Tensor):
         return _convert_to_stored_type(value.detach()), None
     try:
         array = np.array(value)
-        if array.dtype.kind in "US":  # numpy has made text of whatever stood beside text
+        if array.dtype.kind in "US":  # if some entries are text, numpy turns all into text
             array = np.array(value, dtype=object)
         if array.dtype.kind == "O":
             return _encode_text(array, where)
@@ -109,12 +109,13 @@ def read_field(value: Any, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
 def read_labels(
     labels: Any, names: tuple[str, ...] | None, name: str
 ) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Labels as a tensor of integers, and what they stand for; text becomes integers.
+    """Convert labels to a tensor of integers, and find the meanings of the integers.
 
-    Tensors are taken as they are. ``names`` are those that the user gave.
+    Tensors are returned as they are. ``names`` are the meanings that the user gave.
 
     Raises:
-        DataError: for labels that are neither integers nor text, or text that has names already.
+        DataError: if labels are neither integers nor text, or if they are text and ``names`` is
+            given too.
     """
     if isinstance(labels, Tensor):
         return labels, names
@@ -133,7 +134,7 @@ def read_labels(
 
 
 def convert_floating_fields(fields: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Fields as a model of this floating type receives them: only floating point changes."""
+    """Convert floating-point fields to the floating type of a model; keep all others."""
     given = dict(fields)
     for name, field in fields.items():
         if field.is_floating_point():
@@ -142,7 +143,7 @@ def convert_floating_fields(fields: Mapping[str, Tensor], dtype: torch.dtype) ->
 
 
 def _convert_to_stored_type(value: Tensor) -> Tensor:
-    """Integers as int64, and floating point in single precision at least."""
+    """Convert integers to int64, and floating point to single precision at least."""
     if value.dtype == torch.bool or value.is_complex():
         return value
     if not value.is_floating_point():
@@ -156,7 +157,7 @@ def _encode_text(array: Any, where: str) -> tuple[Tensor, tuple[str, ...]]:
     for row, entry in enumerate(array.ravel().tolist()):
         if not isinstance(entry, (str, bytes)):
             raise DataError(
-                f"{where} has text and also {entry!r} (entry {row}); give text for every example"
+                f"{where} has text, but entry {row} is {entry!r}; give text for every example"
             )
     names, codes = np.unique(array.astype(str), return_inverse=True)
     return torch.from_numpy(codes.reshape(array.shape)), tuple(names.tolist())
@@ -174,8 +175,8 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
     if bad.any():
         row = int(bad.nonzero()[0])
         raise DataError(
-            f"{name}: the field {field!r} is not finite in row {row} ({value[row].tolist()}); a "
-            "model cannot receive that, so drop such rows or replace such entries"
+            f"{name}: the field {field!r} is non-finite in row {row} ({value[row].tolist()}), "
+            "which a model cannot use; drop such rows or replace such entries"
         )
     return value
 
@@ -183,14 +184,14 @@ def _check_tensor(value: Tensor, values: Values, name: str, field: str) -> Tenso
 def mark_missing(
     values: Values, fields: Mapping[str, Any], missing: str, name: str
 ) -> tuple[Values, dict[str, Any]]:
-    """Values with zeros where NaN was, and the fields with the mask of observed entries.
+    """Replace NaN by zero, and add the mask of observed entries to the fields.
 
     Raises:
         SettingsError: if ``missing`` is unknown.
-        DataError: if there is such a mask already.
+        DataError: if the fields already contain such a mask.
     """
     if missing not in get_args(Missing):
-        raise SettingsError(f"missing={missing!r} is unknown; give 'nan', or leave it out")
+        raise SettingsError(f"missing={missing!r} is unknown; give 'nan', or remove it")
     if OBSERVED in fields:
         raise DataError(
             f"{name}: the field {OBSERVED!r} and missing={missing!r} both say which entries were "
@@ -201,7 +202,7 @@ def mark_missing(
 
 
 def replace_nan(values: Values, name: str) -> tuple[Values, Tensor]:
-    """The values with zeros where NaN was, and a mask ``[N, *shape]`` of the entries observed.
+    """Replace NaN by zero, and make a mask ``[N, *shape]`` of the observed entries.
 
     Raises:
         DataError: if nothing was observed, or the values are sparse.
@@ -216,7 +217,7 @@ def replace_nan(values: Values, name: str) -> tuple[Values, Tensor]:
         observed[index] = ~torch.isnan(values[index])
     if not observed.any():
         raise DataError(
-            f"{name}: every entry is NaN, so nothing was observed; check how it was read"
+            f"{name}: every entry is NaN, so nothing was observed; check how the data were read"
         )
     if isinstance(values, MappedRows):
         return values.then(_replace_nan_in_rows), observed
@@ -232,29 +233,29 @@ def _replace_nan_in_rows(rows: Any) -> Any:
 def refuse_ignored_mask(
     fields: Mapping[str, Tensor], needs: Iterable[str], accepts: Iterable[str], name: str
 ) -> None:
-    """Raises ``DataError`` if entries are missing and a model is not told which.
+    """Raise ``DataError`` if entries are missing but the model does not receive the mask.
 
-    Such a model would score the zeros that are stored in their place, and its bound would be one on
-    the probability of other data.
+    Such a model would score the zeros that replace missing entries, so its bound would be for
+    other data.
 
     Args:
-        fields: of all examples.
+        fields: the fields of all examples.
         needs: the names of the fields that the model needs.
-        accepts: the names of the fields that it takes if they exist.
+        accepts: the names of the fields that the model accepts.
         name: the name of the data in messages.
     """
     mask = fields.get(OBSERVED)
     if mask is None or OBSERVED in (*needs, *accepts) or mask.all():
         return
     raise DataError(
-        f"{name}: {count_missing(mask)} missing, and the likelihood does not take the "
-        f"field {OBSERVED!r}, so it would score the zeros in their place; wrap it in lb.Masked, or "
+        f"{name}: {count_missing(mask)} missing, but the likelihood does not take the "
+        f"field {OBSERVED!r}, so it would score zeros in their place; wrap it in lb.Masked, or "
         "fill the entries"
     )
 
 
 def count_missing(*masks: Tensor) -> str:
-    """How many entries were not observed, with the verb: ``"7 entries are"``."""
+    """Count the entries that were not observed, and write it as ``"7 entries are"``."""
     count = sum(int((~mask).sum()) for mask in masks)
     if count == 1:
         return "1 entry is"
@@ -262,7 +263,7 @@ def count_missing(*masks: Tensor) -> str:
 
 
 def compute_field_digest(field: Tensor) -> str:
-    """The SHA-256 digest of a field: of its type, its shape and its entries."""
+    """Compute the SHA-256 digest of a field's type, shape and entries."""
     digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
     digest.update(field.cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""The kinds of files and folders that hold data, one entry each.
+"""The formats of files and folders of data, one entry each.
 
-Help texts, messages and the documentation are written from these entries. Light: imports neither
+Help texts, messages and the documentation are made from these entries. This module imports neither
 numpy nor torch.
 """
 
@@ -38,19 +38,18 @@ IDX_FILES = (
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A kind of file or folder that :func:`~lowerbound.load_data` reads.
+    """A format of files or folders that :func:`~lowerbound.load_data` reads.
 
     To add one, write its reader and an entry of :data:`FORMATS`.
 
     Args:
-        name: its name in messages.
+        name: the name of the format in messages.
         help: one line for the documentation.
-        recognise: says whether a path is of this kind, from the path, and from the first bytes of a
-            file.
-        read: makes examples of a path.
-        is_folder: whether it is a folder.
-        stays_in_file: whether its values can be used without reading all of them into memory.
-        has_layers: whether it has layers; one of them is read.
+        recognise: a function that recognises the format, from a path and the first bytes of a file.
+        read: a function that reads the examples at a path.
+        is_folder: whether the format is that of a folder.
+        stays_in_file: whether values can be used without reading all of them into memory.
+        has_layers: whether the format has layers, one of which is read.
     """
 
     name: str
@@ -63,10 +62,10 @@ class FileFormat:
 
 
 def find_idx_files(folder: Path) -> dict[str, Path]:
-    """The files of MNIST's layout that a folder has, gzipped or not, by name without ``.gz``."""
+    """Find the files of MNIST's layout in a folder, gzipped or not, by name without ``.gz``."""
     found = {}
     for stem in IDX_FILES:
-        dotted = stem.replace("-idx", ".idx")  # as torchvision's readers once wrote it
+        dotted = stem.replace("-idx", ".idx")  # the name that torchvision once used
         for name in (stem, f"{stem}.gz", dotted, f"{dotted}.gz"):
             if (folder / name).is_file():
                 found[stem] = folder / name
@@ -122,11 +121,11 @@ FORMATS: tuple[FileFormat, ...] = (
         is_folder=True,
     ),
 )
-"""What :func:`~lowerbound.load_data` reads. The first entry that recognises a path reads it."""
+"""The formats for :func:`~lowerbound.load_data`. The first that recognises a path reads it."""
 
 
 def _join_with_or(names: Iterable[str]) -> str:
-    """``a``, ``a or b``, ``a, b or c``."""
+    """Join names as in ``a``, ``a or b``, or ``a, b or c``."""
     *others, last = names
     if not others:
         return last
@@ -136,19 +135,19 @@ def _join_with_or(names: Iterable[str]) -> str:
 FILE_NAMES = _join_with_or(entry.name for entry in FORMATS if not entry.is_folder)
 FOLDER_NAMES = _join_with_or(entry.name for entry in FORMATS if entry.is_folder)
 PATHS = f"a {FILE_NAMES} file, or a folder of {FOLDER_NAMES}"
-"""The files and folders that are read, for a sentence such as "give ..."."""
+"""All formats, in words that continue a sentence such as "give ..."."""
 
 
 def find_format(path: Path, keep_in: KeepIn) -> FileFormat:
-    """The format of a file or folder.
+    """Find the format of a file or folder.
 
     Args:
         path: the file or folder.
         keep_in: whether the values should stay in their file.
 
     Raises:
-        DataError: if a file is empty, cannot be read or has no known format, or if its values are
-            to stay in it and its format does not allow that.
+        DataError: if the file is empty or cannot be read, if its format is not known, or if its
+            format does not allow its values to stay in the file.
     """
     if path.is_dir():
         return next(entry for entry in FORMATS if entry.is_folder and entry.recognise(path, b""))
@@ -157,7 +156,7 @@ def find_format(path: Path, keep_in: KeepIn) -> FileFormat:
         able = _join_with_or(entry.name for entry in FORMATS if entry.stays_in_file)
         raise DataError(
             f"{path}: only a {able} file can be used without reading it into memory; write the "
-            "values as one, or leave keep_in as it is"
+            "values to such a file, or remove keep_in"
         )
     return entry
 

@@ -1,4 +1,4 @@
-"""``.h5ad`` files, which hold AnnData."""
+"""``.h5ad`` files, which contain AnnData."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lowerbound.errors import DataError
 
 
 def read_h5ad(path: Path, options: ReadOptions) -> Examples:
-    """The examples in a ``.h5ad`` file.
+    """Read the examples in a ``.h5ad`` file.
 
     Raises:
-        DataError: if the package anndata is not installed, or it cannot read the file.
+        DataError: if the package anndata is not installed, or cannot read the file.
     """
     try:
         anndata = import_module("anndata")
     except ImportError:
         raise DataError(
-            f"{path}: the package anndata reads this file, and it is not installed; install it "
+            f"{path}: the package anndata, which reads this file, is not installed; install it "
             "with: pip install anndata"
         ) from None
     try:

@@ -21,26 +21,28 @@ _GZIP = b"\x1f\x8b"
 
 
 def read_idx(path: Path) -> Array:
-    """The array in an IDX file: a big-endian header with its type and sizes, then its entries.
+    """Read the array in an IDX file.
+
+    A big-endian header with the type and the sizes precedes the entries.
 
     Raises:
-        DataError: for a file that is not IDX, or is shorter or longer than its header says.
+        DataError: if the file is not IDX, or is shorter or longer than its header says.
     """
     with explain_read_errors(path, "copy or download it again"), path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP
         plain.seek(0)
         file: BinaryIO = plain
         if compressed:
-            # The class of gzip has all the methods of BinaryIO that are used here.
+            # GzipFile has all methods of BinaryIO that are used here.
             file = cast(BinaryIO, gzip.GzipFile(fileobj=plain))
         magic = file.read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or magic[3] == 0:
             raise DataError(
-                f"{path}: not an IDX file, it begins with the bytes {magic.hex(' ') or '(none)'}"
+                f"{path}: is not an IDX file; it begins with the bytes {magic.hex(' ') or '(none)'}"
             )
         sizes = file.read(4 * magic[3])
         if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{path}: cut short within its header; copy or download it again")
+            raise DataError(f"{path}: ends within its header; copy or download it again")
         shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
         dtype = np.dtype(_TYPES[magic[2]])
         expected = math.prod(shape) * dtype.itemsize
@@ -55,12 +57,12 @@ def read_idx(path: Path) -> Array:
 
 
 def read_idx_file(path: Path, options: ReadOptions) -> Examples:
-    """The examples in one IDX file."""
+    """Read the examples in one IDX file."""
     return as_examples(read_idx(path), name=str(path), kind=options.kind, missing=options.missing)
 
 
 def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
-    """The training and test part in a folder with MNIST's four files, the labels being optional.
+    """Read the training and the test part in a folder with MNIST's files. Labels are optional.
 
     Raises:
         DataError: if the training or the test images are missing, or a file is damaged.
@@ -69,7 +71,7 @@ def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:
 
 
 def read_idx_parts(folder: Path, options: ReadOptions) -> tuple[Examples, Examples]:
-    """The examples of :func:`read_idx_folder`, read with options."""
+    """Read the examples of :func:`read_idx_folder` with options."""
     files = find_idx_files(folder)
     train, test = (_read_part(folder, files, part) for part in ("train", "t10k"))
     return train, test
@@ -79,7 +81,7 @@ def _read_part(folder: Path, files: dict[str, Path], part: str) -> Examples:
     images = files.get(f"{part}-images-idx3-ubyte")
     if images is None:
         present = ", ".join(path.name for path in files.values())
-        raise DataError(f"{folder}: has no {part}-images-idx3-ubyte.gz next to {present}")
+        raise DataError(f"{folder}: contains {present}, but not {part}-images-idx3-ubyte.gz")
     labels = None
     if (file := files.get(f"{part}-labels-idx1-ubyte")) is not None:
         labels = read_idx(file)

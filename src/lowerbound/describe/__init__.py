@@ -1,4 +1,4 @@
-"""Descriptions of the parts of a model, from which the parts are made again."""
+"""Descriptions of a model's parts, from which the parts can be rebuilt."""
 
 from lowerbound.describe.graph import (
     KINDS,

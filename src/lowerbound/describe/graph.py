@@ -1,16 +1,16 @@
-"""Descriptions of models: a saved model is rebuilt from one without running code from a file.
+"""Descriptions, from which saved models are rebuilt without running code from a file.
 
-A describable class keeps each argument of its constructor as an attribute of the same name.
+A describable class stores each argument of its constructor as an attribute of the same name.
 :func:`describe` reads these attributes into plain JSON values, and :func:`build` calls the
 constructors again. A file can name only classes that are registered here and the layers of
 ``torch.nn`` that :mod:`lowerbound.describe.layers` lists. A description consists of
 
-- ``{"kind": "Gaussian", "network": ...}``: a part, and its arguments;
-- ``{"kind": "torch.Tensor", "shape": [2, 3]}``: a tensor; its values are among the model's weights;
-- ``{"class": "torch.nn.ReLU"}``: a class itself;
+- ``{"kind": "Gaussian", "network": ...}``: a part and its arguments;
+- ``{"kind": "torch.Tensor", "shape": [2, 3]}``: a tensor, whose values are in the state dictionary;
+- ``{"class": "torch.nn.ReLU"}``: the class itself;
 - ``{"shared": ["prior", "posterior"]}``: the module at this path from the top of the description.
-  A module that occurs several times is described where it occurs first;
-- ``{"foreign": "package.Network"}``: something that cannot be described.
+  A module that occurs several times is described only where it occurs first;
+- ``{"foreign": "package.Network"}``: an object that cannot be described.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Path = tuple[str | int, ...]
 
 
 def describable(cls: Class) -> Class:
-    """Class decorator: instances can be described if each argument is kept under its own name.
+    """Class decorator for classes that store each constructor argument under its own name.
 
-    A tensor argument is kept as a parameter or as a buffer that is saved, and ``**options`` as a
-    mapping.
+    Such a class can be saved and loaded. A tensor is stored as a parameter or as a buffer that is
+    saved, and ``**options`` as a mapping.
 
     Raises:
         SettingsError: if another class of that name is registered, or an argument is called
-            ``kind``, ``foreign`` or ``shared``, words that descriptions reserve.
+            ``kind``, ``foreign`` or ``shared``, which descriptions reserve.
     """
     _refuse_reserved(inspect.signature(cls).parameters, cls, SettingsError)
     known = KINDS.setdefault(cls.__name__, cls)
@@ -56,7 +56,7 @@ def describable(cls: Class) -> Class:
             f"describable: {known.__module__}.{known.__qualname__} is registered as "
             f"{cls.__name__!r}; give your class another name"
         )
-    KINDS[cls.__name__] = cls  # again if a notebook's cell is run twice
+    KINDS[cls.__name__] = cls  # a notebook's cell that is run twice replaces its class
     return cls
 
 
@@ -64,19 +64,19 @@ def _refuse_reserved(names: Iterable[str], cls: type, error: type[Exception]) ->
     for name in names:
         if name in RESERVED:
             raise error(
-                f"describable: {cls.__name__} has an argument {name!r}, a word that descriptions "
+                f"describable: {cls.__name__} has an argument {name!r}, a name that descriptions "
                 "reserve; rename the argument"
             )
 
 
 def describe(value: Any) -> Any:
-    """The description of ``value``, in JSON's types.
+    """Describe ``value`` in JSON's types.
 
-    An object that is neither describable nor a layer of torch is described only by its class's
-    name.
+    Of an object that is neither describable nor a layer of torch, only the name of its class is
+    stored.
 
     Raises:
-        StorageError: if a describable object does not keep an argument of its constructor, or
+        StorageError: if a describable object does not store an argument of its constructor, or
             contains itself.
 
     Example:
@@ -91,14 +91,14 @@ def describe(value: Any) -> Any:
 
 
 class _Describer:
-    """Describes one value, and stores the path at which each module occurred first."""
+    """Describe one value, and remember the path at which each module occurred first."""
 
     def __init__(self) -> None:
         self.met: dict[int, tuple[nn.Module, Path]] = {}
         self.within: set[int] = set()
 
     def describe(self, value: Any, path: Path) -> Any:
-        """The description of the value at ``path``."""
+        """Describe the value at ``path``."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, Integral):
@@ -151,7 +151,7 @@ class _Describer:
         for name, parameter in inspect.signature(cls).parameters.items():
             if not hasattr(value, name):
                 raise StorageError(
-                    f"{cls.__name__} is describable, but keeps no attribute {name!r}; "
+                    f"{cls.__name__} is describable, but does not store the attribute {name!r}; "
                     f"set self.{name} = {name}"
                 )
             argument = getattr(value, name)
@@ -166,7 +166,7 @@ class _Describer:
 
 
 def _describe_tensor(owner: Any, name: str, tensor: Tensor) -> dict[str, Any]:
-    """A tensor's shape, and its type unless that follows the model's; the values are weights."""
+    """Describe a tensor by its shape, and by its type if it is not floating point."""
     if not isinstance(owner, nn.Module) or name not in owner.state_dict():
         return {"foreign": _TENSOR}
     outline: dict[str, Any] = {"kind": _TENSOR, "shape": list(tensor.shape)}
@@ -182,7 +182,7 @@ def _make_full_name(value: Any) -> str:
 
 
 def _walk(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All parts within a description, with their paths as messages show them."""
+    """Iterate over all parts of a description, with their paths as messages show them."""
     if isinstance(description, list):
         for position, entry in enumerate(description):
             yield from _walk(entry, f"{path}[{position}]")
@@ -193,7 +193,7 @@ def _walk(description: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def find_foreign_parts(description: Any, path: str = "model") -> Iterator[tuple[str, str]]:
-    """The parts that cannot be rebuilt from a description: pairs of a path and a class's name."""
+    """Find the parts that cannot be rebuilt, as pairs of a path and the name of a class."""
     for place, node in _walk(description, path):
         if "foreign" in node:
             yield place, node["foreign"]
@@ -205,11 +205,11 @@ def has_references(description: Any) -> bool:
 
 
 def build(description: Any) -> Any:
-    """The value that was described; a shared module is one module again.
+    """Build the value that was described. A shared module is shared again.
 
     Raises:
-        StorageError: if the description names a class that is not registered, arguments that the
-            class does not take, or a path that leads nowhere.
+        StorageError: if the description contains a class that is not registered, arguments that
+            the class does not accept, or a path that does not exist.
 
     Example:
         >>> again = build(describe(nn.Sequential(layer := nn.Linear(2, 2), layer)))
@@ -220,7 +220,7 @@ def build(description: Any) -> Any:
 
 
 class _Builder:
-    """Builds one description; a part is built once, when it is first needed."""
+    """Build one description. Each part is built once, when it is first needed."""
 
     def __init__(self, description: Any) -> None:
         self.description = description
@@ -228,7 +228,7 @@ class _Builder:
         self.begun: set[Path] = set()
 
     def build_at(self, path: Path) -> Any:
-        """The part that is described at ``path``."""
+        """Build the part that is described at ``path``."""
         if path in self.built:
             return self.built[path]
         node = self._find_node(path)
@@ -294,15 +294,15 @@ def _join(path: Path) -> str:
 
 
 def complete(description: Any, now: Any = None) -> Any:
-    """An earlier version's description as this version would write it, so that two can be compared.
+    """Complete a description by an earlier version, so that it can be compared with a new one.
 
-    Settings that a part did not have yet get their defaults. A part that was foreign then and is
-    described now, as torch's layers are, can be compared only by its class: it is replaced by the
-    part that ``now`` has there, if that is of the same class.
+    Settings that a part did not have then get their defaults. A part that was foreign then but is
+    described now, such as a layer of torch, can be compared only by its class. It is replaced by
+    the part at the same place in ``now``, if that has the same class.
 
     Args:
-        description: written by this version or an earlier one.
-        now: this version's description of the value to compare with.
+        description: a description by this version or an earlier one.
+        now: this version's description of the value with which it is compared.
 
     Example:
         >>> import lowerbound as lb
@@ -341,7 +341,7 @@ def _describe_defaults(kind: Any) -> dict[str, Any]:
 
 
 def _find_foreign_name(node: Mapping[str, Any]) -> str | None:
-    """The name that an earlier version, which could not describe this class, wrote instead."""
+    """Find the name that earlier versions wrote for a class that they could not describe."""
     name = node.get("class", node.get("kind"))
     if name not in LAYERS:
         return None

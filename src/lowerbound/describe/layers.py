@@ -1,7 +1,7 @@
-"""The layers of ``torch.nn`` that a description can name, and how they are made again.
+"""The layers of ``torch.nn`` that a description can contain, and how they are rebuilt.
 
-A layer of torch stores its settings as attributes, but does not record later changes. So a layer is
-described only if a new one with the same settings equals it in every attribute.
+A layer of torch stores its settings as attributes, but does not record later changes. Therefore a
+layer is described only if a new layer with the same settings equals it in every attribute.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
 
-# Each exists for one, two and three dimensions: Conv1d, Conv2d, Conv3d.
+# Each of these exists for one, two and three dimensions, such as Conv1d, Conv2d and Conv3d.
 _OF_DIMENSIONS = (
     "AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "BatchNorm", "CircularPad", "ConstantPad",
     "Conv", "ConvTranspose", "Dropout", "InstanceNorm", "LPPool", "MaxPool", "ReflectionPad",
@@ -41,7 +41,7 @@ _ALL = (
 LAYERS: dict[str, type[nn.Module]] = {
     f"torch.nn.{name}": getattr(nn, name)
     for name in _ALL
-    if hasattr(nn, name)  # an older torch lacks a few
+    if hasattr(nn, name)  # older versions of torch lack some
 }
 _NAMES = {layer: name for name, layer in LAYERS.items()}
 _IS_CONTAINER = {name: name.removeprefix("torch.nn.") in _CONTAINERS for name in LAYERS}
@@ -49,7 +49,7 @@ _PLACEMENT_SETTINGS = ("device", "dtype")  # the device is chosen when the model
 
 
 def find_layer_name(layer: type) -> str | None:
-    """The name by which a description calls this class, if it may name it.
+    """Find the name of a listed class of layers; ``None`` for any other class.
 
     Example:
         >>> find_layer_name(nn.Linear), find_layer_name(nn.Transformer)
@@ -59,11 +59,11 @@ def find_layer_name(layer: type) -> str | None:
 
 
 def read_layer_settings(layer: nn.Module) -> dict[str, Any] | None:
-    """The settings with which :func:`make_layer` makes this layer; ``None`` if it cannot.
+    """Read the settings with which :func:`make_layer` rebuilds this layer.
 
-    It cannot be made again if its class is not listed, as a subclass is not; or if it has hooks, a
-    replaced method, a parametrisation such as ``weight_norm``, frozen parameters, or parameters,
-    buffers or submodules that its class does not have.
+    The result is ``None`` if a layer cannot be rebuilt, because its class is not listed (a subclass
+    of a listed class is not); or because it has hooks, a replaced method, a parametrisation such as
+    ``weight_norm``, frozen parameters, or parameters, buffers or submodules that its class lacks.
 
     Example:
         >>> read_layer_settings(nn.Linear(3, 4, bias=False))
@@ -78,7 +78,7 @@ def read_layer_settings(layer: nn.Module) -> dict[str, Any] | None:
     if not all(map(_is_plain, _list_leaves(settings))):
         return None
     try:
-        with torch.device("meta"):  # takes no memory, and no random numbers
+        with torch.device("meta"):  # uses neither memory nor random numbers
             again = make_layer(name, settings)
     except (TypeError, ValueError, RuntimeError):
         return None
@@ -88,7 +88,7 @@ def read_layer_settings(layer: nn.Module) -> dict[str, Any] | None:
 
 
 def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """The layer of that name with these settings.
+    """Make the layer of that name with these settings.
 
     Example:
         >>> make_layer("torch.nn.Sequential", {"modules": (nn.Linear(3, 4), nn.ReLU())})
@@ -108,7 +108,7 @@ def make_layer(name: str, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _read_children(container: nn.Module) -> dict[str, Any]:
-    """The modules within, with their names unless these are 0, 1, 2 and so on."""
+    """Read the modules of a container, with their names unless these are 0, 1, 2, ...."""
     names, modules = list(container._modules), list(container._modules.values())
     if names == [str(position) for position in range(len(names))]:
         return {"modules": modules}
@@ -116,7 +116,7 @@ def _read_children(container: nn.Module) -> dict[str, Any]:
 
 
 def _read_arguments(layer: nn.Module) -> dict[str, Any]:
-    """The constructor's arguments, read from the attributes of the same names."""
+    """Read the constructor's arguments from the attributes of the same names."""
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(layer)).parameters.items():
         starred = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -147,7 +147,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_same(layer: nn.Module, again: nn.Module) -> bool:
-    """Whether two layers agree in everything but the values, types and devices of their tensors."""
+    """Whether two layers differ only in the values, types and devices of their tensors."""
     ours, theirs = dict(vars(layer)), dict(vars(again))
     for attributes in (ours, theirs):
         attributes.pop("training")

@@ -1,4 +1,4 @@
-"""One function for each paper or use, which composes a model and an objective."""
+"""Recipes: for each paper or use, one function that composes a model and an objective."""
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.iwae import iwae

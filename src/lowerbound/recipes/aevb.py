@@ -17,14 +17,14 @@ Shape = tuple[int, ...]
 Latent = Annotated[int, Field(ge=1, description="number of dimensions of z")]
 Hidden = Annotated[int, Field(ge=1, description="units of each fully connected hidden layer")]
 Layers = Annotated[
-    int, Field(ge=1, description="number of hidden layers of each network, or of convolutions")
+    int, Field(ge=1, description="number of hidden layers, or of convolutions, of each network")
 ]
 Activation = Annotated[
-    str, Field(description="activation between layers: tanh, relu, gelu, silu and others")
+    str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
 ]
 Network = Annotated[
     Literal["mlp", "conv"],
-    Field(description="fully connected networks, or convolutional ones for images"),
+    Field(description="fully connected networks, or convolutional networks for images"),
 ]
 Channels = Annotated[
     int,
@@ -38,18 +38,18 @@ Samples = Annotated[
 ]
 KL = Annotated[
     Literal["auto", "closed-form", "sampled"],
-    Field(description="KL term in closed form (estimator B) or sampled (A)"),
+    Field(description="whether the KL term is in closed form (estimator B) or sampled (estimator A)"),
 ]
 Beta = Annotated[
     float,
-    Field(ge=0, description="weight of the rate in training; the reported bound has the weight 1"),
+    Field(ge=0, description="weight of the rate in training. In the reported bound it is always 1"),
 ]
 Warmup = Annotated[
     float,
     Field(
         ge=0,
-        description="number of epochs over which the weight of the rate rises from 0 to beta "
-        "(KL warm-up); 0 for none",
+        description="number of epochs in which the weight of the rate rises from 0 to beta "
+        "(KL warm-up). 0 disables it",
     ),
 ]
 FreeBits = Annotated[
@@ -76,7 +76,7 @@ def aevb_gaussian(
     scale: Annotated[
         Literal["network", "shared", "elementwise"],
         Field(
-            description="standard deviation of the likelihood: given by the decoder, one learned "
+            description="standard deviation of the likelihood: an output of the decoder, one learned "
             "number, or one learned number for each pixel"
         ),
     ] = "network",
@@ -143,9 +143,9 @@ def _make_networks(  # noqa: PLR0917 (private, and called in this order only)
     channels: int,
     activation: str,
 ) -> "tuple[nn.Module, nn.Module]":
-    """An encoder to the ``2 * latent`` parameters of q, and a decoder.
+    """Make an encoder with ``2 * latent`` outputs, and a decoder.
 
-    The decoder gives ``parameters`` numbers for each entry of an example.
+    The decoder has ``parameters`` outputs for each entry of an example.
     """
     output = (parameters * shape[0], *shape[1:])
     if network == "mlp":

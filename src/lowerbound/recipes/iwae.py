@@ -20,29 +20,29 @@ def iwae(
     hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 200,
     layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 2,
     activation: Annotated[
-        str, Field(description="activation between layers: tanh, relu, gelu, silu and others")
+        str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
     ] = "tanh",
     samples: Annotated[
         int,
-        Field(ge=1, description="number K of draws of z for each example, in all groups together"),
+        Field(ge=1, description="number K of draws of z for each example, all groups together"),
     ] = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
         Field(
-            description="gradient of the encoder; that of dreg does not worsen with more samples"
+            description="estimator of the encoder's gradient. dreg does not worsen with more samples"
         ),
     ] = "pathwise",
     groups: Annotated[
         int,
         Field(
-            ge=1, description="number M of bounds that are averaged, of K / M samples each (MIWAE)"
+            ge=1, description="number M of averaged bounds, each with K / M samples (MIWAE)"
         ),
     ] = 1,
     encoder_groups: Annotated[
         int | None,
         Field(
             ge=1,
-            description="number M of bounds that train the encoder, if another than groups (PIWAE)",
+            description="number M of averaged bounds for the encoder, if it differs (PIWAE)",
         ),
     ] = None,
     elbo_weight: Annotated[

@@ -1,4 +1,4 @@
-"""The recipes by name, each with the settings of its paper. Imports neither torch nor numpy."""
+"""The recipes by name, each with its usual settings. Imports neither torch nor numpy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Recipe:
     settings and adds their descriptions to the docstring.
 
     Args:
-        name: of the recipe in the command.
+        name: the name of the recipe in the command.
         make: the function.
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
         pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
@@ -51,7 +51,7 @@ class Recipe:
     def build(
         self, shape: tuple[int, ...], arguments: Mapping[str, Any]
     ) -> "tuple[Model, Objective]":
-        """The model and the objective for examples of this shape.
+        """Build the model and the objective for examples of this shape.
 
         Raises:
             SettingsError: for an argument that is unknown or out of range.
@@ -68,11 +68,10 @@ Make = TypeVar("Make", bound=Callable[..., Any])
 
 
 def recipe(**usual: Any) -> Callable[[Make], Make]:
-    """Decorator: list a function among the recipes, under its own name with dashes.
+    """Decorator: add a function to the recipes, under its own name with dashes.
 
     Args:
-        usual: the last three arguments of :class:`Recipe`, which say how its model is usually
-            trained.
+        usual: the arguments ``training``, ``pixels`` and ``image_size`` of :class:`Recipe`.
     """
 
     def register(make: Make) -> Make:
@@ -90,21 +89,21 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 
 
 def _document_arguments(make: Callable[..., Any]) -> str:
-    """A recipe's docstring with its arguments, which are described in the signature."""
+    """Add a recipe's arguments, which its signature describes, to its docstring."""
     text, entries = (make.__doc__ or "").strip(), write_docstring_entries(read_settings(make))
     return f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n"
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Find the recipe of that name.
 
     Raises:
-        SettingsError: if there is none, suggesting the nearest name.
+        SettingsError: for an unknown name, with the most similar known one.
     """
     if isinstance(name, str) and name in RECIPES:
         return RECIPES[name]
     near = get_close_matches(str(name), RECIPES, n=1)
-    hint = f"there are {', '.join(RECIPES)}"
+    hint = f"the recipes are {', '.join(RECIPES)}"
     if near:
         hint = f"did you mean {near[0]!r}?"
-    raise SettingsError(f"there is no recipe {name!r}; {hint}")
+    raise SettingsError(f"{name!r} is not a recipe; {hint}")

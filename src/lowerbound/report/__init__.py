@@ -1,1 +1,1 @@
-"""From arrays and records to pictures, without any knowledge of models and training."""
+"""Functions that draw arrays and records as pictures. They know nothing of models and training."""

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from lowerbound.errors import ShapeError
 
-# Pixels of the smallest tile, pixels between tiles, and the grey value of the background.
+# The least height of a tile, the distance between tiles, and the background's grey value.
 _TILE_PIXELS = 48
 _GAP_PIXELS = 2
 _BACKGROUND_GREY = 255
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether events of this shape can be shown: ``(1, H, W)`` or ``(3, H, W)``.
+    """Whether events of this shape are images: ``(1, H, W)`` or ``(3, H, W)``.
 
     Example:
         >>> is_image((1, 28, 20)), is_image((784,))
@@ -34,12 +34,12 @@ def is_image(shape: tuple[int, ...]) -> bool:
 def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None) -> Path:
     """Write images as one PNG, row by row.
 
-    Small images are enlarged by a whole factor, without smoothing.
+    Small images are enlarged by an integer factor, without smoothing.
 
     Args:
         images: ``[N, 1 or 3, H, W]`` in [0, 1]; values outside are clipped.
         path: the path of the PNG.
-        columns: the number of images in a row; by default about as many as there are rows.
+        columns: the number of images in a row. By default the grid is about square.
 
     Returns:
         The path.
@@ -139,7 +139,7 @@ def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathL
 
 
 def _set_limits_to_end(axes: Any, values: list[float]) -> None:
-    """Set limits that show the end of a curve, however far away its first epochs were."""
+    """Set limits that show the end of a curve, however far away its start is."""
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))
     margin = 0.08 * span
@@ -149,7 +149,7 @@ def _set_limits_to_end(axes: Any, values: list[float]) -> None:
 
 
 def manifold_points(side: int) -> Tensor:
-    """A grid over two standard-normal latents, at equal steps of probability.
+    """Compute a grid over two standard-normal latents, with equal steps of probability.
 
     Coordinates of the unit square go through the inverse distribution function of the Gaussian
     (Kingma & Welling 2013, figure 4).

@@ -1,1 +1,1 @@
-"""The results of a training: run directories, saved models, and :class:`Run`."""
+"""The results of training: run directories, saved models, and :class:`Run`."""

@@ -27,7 +27,7 @@ class RunDirectory:
 
     ::
 
-        config.yaml                        all that is needed to repeat the run
+        config.yaml                        the settings that repeat the run
         metrics.jsonl                      a line for each epoch
         checkpoints/step-00000120/         model, averaged model, optimiser and random state as
                                            safetensors, the rest of the state as JSON
@@ -58,12 +58,12 @@ class RunDirectory:
         """Make the directory and write its configuration.
 
         Raises:
-            StorageError: if there is a run in it already; nothing is overwritten.
+            StorageError: if it contains a run already. Nothing is overwritten.
         """
         if self.config.exists():
             state = "a run that failed" if self.read_failure() else "a run"
             raise StorageError(
-                f"{self.path}: holds {state} already; give another directory, continue the run "
+                f"{self.path}: already contains {state}; give another directory, continue the run "
                 f"with resume=True (lowerbound train --resume {self.path}), or remove it"
             )
         with explain_write_errors(self.path):
@@ -78,10 +78,10 @@ class RunDirectory:
         _replace_text(self.config, text)
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration.
+        """Read ``config.yaml``.
 
         Raises:
-            StorageError: if there is no such file, or it is not YAML.
+            StorageError: if the file does not exist, or is not YAML.
         """
         return read_config(self.config)
 
@@ -92,7 +92,7 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replace all lines, as when a run continues from a checkpoint older than the last line."""
+        """Replace all lines, because a run may continue from a checkpoint older than the last line."""
         _replace_text(
             self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records)
         )
@@ -106,13 +106,14 @@ class RunDirectory:
     ) -> None:
         """Write a checkpoint completely or not at all, with a digest of each file.
 
-        Of the older checkpoints, only the newest ``keep`` stay.
+        Older checkpoints are then deleted, except the newest ``keep``.
 
         Args:
             name: The name of its folder.
-            files: The tensors by the name of their safetensors file.
-            state: The rest of the state, as JSON can hold it.
-            header: Metadata of each safetensors file, so that a model's file can be loaded alone.
+            files: The tensors of each safetensors file, by the name of the file.
+            state: The rest of the state, in JSON's types.
+            header: The metadata of each safetensors file, with which a model can be loaded from
+                its file alone.
         """
         partial = self.checkpoints / f".{name}.partial"
         target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
@@ -133,22 +134,22 @@ class RunDirectory:
                 shutil.rmtree(old)
 
     def find_best(self) -> Path | None:
-        """The checkpoint of the best model, if there is one.
+        """Find the checkpoint of the best model, or return ``None``.
 
-        It may have another name if a crash occurred between renaming and replacing it.
+        It has another name if a crash occurred while it was replaced.
         """
         places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
         return next((place for place in places if place.is_dir()), None)
 
     def list_newest(self) -> list[Path]:
-        """The checkpoints of steps, newest first."""
+        """List the checkpoints of steps, the newest first."""
         return sorted(self.checkpoints.glob("step-*"), reverse=True)
 
     def read_newest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """The newest checkpoint that is intact.
+        """Read the newest intact checkpoint.
 
         Raises:
-            StorageError: if there is no such checkpoint.
+            StorageError: if none is intact.
         """
         faults: list[str] = []
         for folder in self.list_newest():
@@ -157,13 +158,13 @@ class RunDirectory:
             except StorageError as error:
                 faults.append(str(error))
         raise StorageError(
-            "; ".join(faults) or f"{self.path}: has no checkpoint; start the training again"
+            "; ".join(faults) or f"{self.path}: has no checkpoint; train again from the start"
         )
 
     def read_failure(self) -> str | None:
-        """Why the training failed, if the newest checkpoint says that it did."""
+        """Read from the newest checkpoint why training failed; ``None`` if it did not."""
         for newest in self.list_newest()[:1]:
-            # A damaged file is reported where the checkpoint itself is read.
+            # If the file is damaged, reading the checkpoint itself reports it.
             with suppress(OSError, ValueError):
                 state = json.loads((newest / "state.json").read_text(encoding="utf8"))
                 failure: str | None = state.get("failure")
@@ -171,10 +172,10 @@ class RunDirectory:
         return None
 
     def find_model_file(self) -> Path:
-        """The file of the model to use: the one with the best validation bound, or the newest one.
+        """Find the file of the model with the best validation bound, or of the newest model.
 
         Raises:
-            StorageError: if there is no such file, or its digest does not match.
+            StorageError: if the file does not exist, or its digest does not match.
         """
         candidates = [
             folder for folder in [self.find_best(), *self.list_newest()] if folder is not None
@@ -202,10 +203,10 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A run's configuration file.
+    """Read a run's configuration file.
 
     Raises:
-        StorageError: if there is no such file, or it is not a YAML mapping.
+        StorageError: if the file does not exist, or is not a YAML mapping.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf8"))
@@ -215,7 +216,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({reason}); is this a run's directory or config.yaml?"
         ) from None
     except yaml.YAMLError as error:
-        raise StorageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise StorageError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise StorageError(f"{path}: contains no settings; expected a run's config.yaml")
     return config
@@ -237,18 +238,18 @@ def verify_checkpoint(folder: Path) -> None:
     unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_DIGESTS_FILE}
     if unlisted or not sums:
         missing = ", ".join(sorted(unlisted)) or "any file"
-        raise StorageError(f"{folder / _DIGESTS_FILE}: damaged, it does not list {missing}")
+        raise StorageError(f"{folder / _DIGESTS_FILE}: is damaged, because it does not list {missing}")
     for name, expected in sums.items():
         file = folder / name
         if not file.is_file() or digest(file) != expected:
             raise StorageError(
-                f"{file}: missing or damaged, its digest does not match {_DIGESTS_FILE}; use another "
-                "checkpoint"
+                f"{file}: is missing or damaged: its digest does not match {_DIGESTS_FILE}; use "
+                "another checkpoint"
             )
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file and the state of a checkpoint, after a check of its digests."""
+    """Read the tensors of each file of a checkpoint, and its state, after checking the digests."""
     verify_checkpoint(folder)
     files = {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf8"))
@@ -258,7 +259,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
 def flatten_optimizer(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state: its tensors, and the rest as JSON can hold it."""
+    """Split an optimiser's state into its tensors and the rest, which has JSON's types."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {"kind": type(optimizer).__name__, "param_groups": [], "numbers": {}}
@@ -282,12 +283,12 @@ def restore_optimizer(
     """Restore the state that :func:`flatten_optimizer` returned.
 
     Raises:
-        StorageError: if the state is of another optimiser.
+        StorageError: if the state is that of another optimiser.
     """
     if rest["kind"] != type(optimizer).__name__:
         raise StorageError(
             f"the checkpoint's optimiser is {rest['kind']}, not {type(optimizer).__name__}; "
-            "resume with the same"
+            "resume with the same optimiser"
         )
     groups = [dict(group) for group in rest["param_groups"]]
     slots: dict[int, dict[str, Any]] = {}

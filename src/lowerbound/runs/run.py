@@ -1,4 +1,4 @@
-"""The result of a training: a model, a history and a directory."""
+"""The result of training: a model, a history and a directory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lowerbound.objectives import Objective
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The result of a training.
+    """The result of training.
 
     Args:
         model: The model with the weights that were kept, in evaluation mode.
         objective: The objective that was maximised.
         history: A record for each epoch, as in ``metrics.jsonl``.
         directory: The directory of the run's files, or ``None``.
-        best_epoch: The epoch whose weights were kept: the one with the best validation bound, or
-            with a tolerance the one at which the best average of the weights ended. It is 0 if the
-            last weights were kept.
+        best_epoch: The epoch whose weights were kept, which is the one with the best validation
+            bound. With a tolerance it is the last epoch of the best average of the weights. It is
+            0 if the last weights were kept.
         stopped_early: Whether early stopping ended the training.
-        unfinished: A line for each schedule of the objective that did not reach its end, and for a
-            training that did not reach its tolerance.
-        settled: Whether the training stopped automatically, see ``tolerance`` of
+        unfinished: Messages about schedules of the objective that did not reach their end, and
+            about a tolerance that was not reached.
+        settled: Whether training stopped automatically, see ``tolerance`` of
             :func:`lowerbound.fit`.
     """
 

@@ -1,4 +1,4 @@
-"""Saving and loading models: weights as safetensors, the model's description in the header."""
+"""Models are saved as weights in safetensors files, with the model's description in the header."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _FORMAT_WITHOUT_SHARING = 1
 
 
 def make_header(model: nn.Module) -> dict[str, Any]:
-    """The header of each file of this model's tensors.
+    """Make the header for files of this model's tensors.
 
-    ``model`` is the description, and ``preprocessing`` is that of the model's data, if known. If
-    parts share weights, ``shared`` maps a name in the state dictionary to the name under which the
-    same tensor is stored.
+    The entry ``model`` is the model's description, and ``preprocessing`` that of its preprocessing,
+    if it is known. If parts share weights, ``shared`` maps a name in the state dictionary to the
+    name under which the same tensor is stored.
     """
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     if isinstance(model, lowerbound.models.Model) and model.preprocessing is not None:
@@ -42,7 +42,7 @@ def make_header(model: nn.Module) -> dict[str, Any]:
 
 
 def find_shared_weights(model: nn.Module) -> dict[str, str]:
-    """Names in the state dictionary whose tensor has an earlier name, each with that earlier name.
+    """Find names in the state dictionary whose tensor has an earlier name, and that earlier name.
 
     Example:
         >>> layer = nn.Linear(2, 2, bias=False)
@@ -53,7 +53,7 @@ def find_shared_weights(model: nn.Module) -> dict[str, str]:
     first: dict[tuple[int, str], str] = {}
     shared: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        # A parameter may be tied to one of another module. A buffer is shared only with its module.
+        # A parameter may be tied to that of another module. A buffer is shared only with its module.
         keys = {name: (id(value), "") for name, value in module._parameters.items()}
         keys |= {name: (id(module), name) for name in module._buffers}
         for name, key in keys.items():
@@ -67,7 +67,7 @@ def _convert_types(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give the model's floating-point tensors the types that they were saved in."""
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
-        model.to(dtypes.pop())  # including tensors that are not saved
+        model.to(dtypes.pop())  # also converts tensors that are not saved
         return
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in weights and tensor.is_floating_point():
@@ -75,7 +75,7 @@ def _convert_types(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _tie_parameters(model: nn.Module, shared: Mapping[str, str]) -> None:
-    """Tie parameters that were tied when saved, unless the structure ties them."""
+    """Tie parameters that were tied when saved, if the model's structure does not tie them."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, stored in shared.items():
         (path, _, leaf), (source, _, original) = name.rpartition("."), stored.rpartition(".")
@@ -86,30 +86,30 @@ def _tie_parameters(model: nn.Module, shared: Mapping[str, str]) -> None:
 
 
 def add_suffix(path: Path) -> Path:
-    """The file that a model is saved to under this name."""
+    """Add ``.safetensors`` to a path, if it is missing."""
     if path.suffix == ".safetensors":
         return path
     return path.with_name(f"{path.name}.safetensors")
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write a model to one safetensors file: its weights, and how it is made.
+    """Write the weights and the description of a model to one safetensors file.
 
     The file alone is enough to load a model made of lowerbound's parts, layers of ``torch.nn`` and
-    describable classes (:func:`lowerbound.describable`). A model with another network of your own
-    is loaded by the constructor that you pass to :func:`lowerbound.load`. The file also has the
-    model's :attr:`~lowerbound.Model.preprocessing`. A module or a parameter that is shared within
-    the model is stored once, and shared again after loading.
+    describable classes (:func:`lowerbound.describable`). To load a model with any other network,
+    pass a constructor to :func:`lowerbound.load`. The file also contains the model's
+    :attr:`~lowerbound.Model.preprocessing`. A module or a parameter that is shared within the model
+    is stored once, and is shared again after loading.
 
     Args:
-        model: any model.
-        path: of the file; ``.safetensors`` is added if it is missing.
+        model: the model.
+        path: the path of the file; ``.safetensors`` is added if it is missing.
 
     Returns:
         The path that was written.
 
     Raises:
-        StorageError: if it cannot be written.
+        StorageError: if the file cannot be written.
 
     Example:
         >>> import lowerbound as lb, tempfile
@@ -130,7 +130,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 def load_model(
     path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None
 ) -> Any:
-    """The model in a file written by :func:`save`; see :func:`lowerbound.load`."""
+    """Load the model in a file that :func:`save` wrote; see :func:`lowerbound.load`."""
     path = Path(path)
     weights, header = read_tensors(path)
     if "model" not in header or not isinstance(header.get("format"), int):
@@ -140,7 +140,7 @@ def load_model(
         )
     if header["format"] > FORMAT:
         raise StorageError(
-            f"{path}: written by lowerbound {header.get('lowerbound')}, which is newer than this; "
+            f"{path}: was written by lowerbound {header.get('lowerbound')}, a newer version; "
             "upgrade lowerbound"
         )
     if constructor is None:
@@ -168,17 +168,17 @@ def _read_preprocessing(header: Mapping[str, Any], path: Path) -> Preprocessing 
         return None
     preprocessing = build(header["preprocessing"])
     if not isinstance(preprocessing, Preprocessing):
-        raise StorageError(f"{path}: the header's preprocessing is not one; restore the file")
+        raise StorageError(f"{path}: the header's preprocessing is not valid; restore the file")
     return preprocessing
 
 
 def _rebuild(path: Path, description: Any) -> nn.Module:
     foreign = list(find_foreign_parts(description))
     if foreign:
-        parts = "; ".join(f"{where} is of {name}" for where, name in foreign)
+        parts = "; ".join(f"{where} is a {name}" for where, name in foreign)
         raise StorageError(
-            f"{path}: holds a network of your own ({parts}), which a file cannot rebuild; pass a "
-            "function that makes the untrained model: "
+            f"{path}: contains a network of your own ({parts}), which a file cannot rebuild; pass "
+            "a function that makes the untrained model: "
             f"lowerbound.load({str(path)!r}, constructor=make_model)"
         )
     model = build(description)
@@ -190,18 +190,19 @@ def _rebuild(path: Path, description: Any) -> nn.Module:
 def load(
     path: str | os.PathLike[str], constructor: Callable[[], nn.Module] | nn.Module | None = None
 ) -> Any:
-    """The model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
+    """Load the model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
 
-    It is in evaluation mode, on the CPU. A run with validation gives the model with the best
-    validation bound, any other run its newest model.
+    The model is in evaluation mode, on the CPU. Of a run with validation, it is the model with the
+    best validation bound; of any other run, the newest model.
 
     Args:
-        path: of the directory or the file.
-        constructor: makes the untrained model, or is that model; needed only if it has a network of
-            your own that is neither describable nor made of layers of ``torch.nn``.
+        path: the path of the directory or the file.
+        constructor: the untrained model, or a function that makes it. It is needed only if the
+            model has a network of your own that is neither describable nor made of layers of
+            ``torch.nn``.
 
     Raises:
-        StorageError: if there is no such file, it is damaged, or a constructor is needed.
+        StorageError: if the file does not exist, is damaged, or needs a constructor.
 
     Example:
         >>> import tempfile, lowerbound as lb
@@ -227,6 +228,6 @@ def load(
     failure = run.read_failure()
     if failure is not None:
         warnings.warn(
-            f"{path}: this training failed, so its model may be worthless: {failure}", stacklevel=2
+            f"{path}: training failed, so the model may be useless: {failure}", stacklevel=2
         )
     return load_model(run.find_model_file(), constructor)

@@ -1,6 +1,6 @@
-"""Files of tensors: safetensors with JSON in the header, written completely or not at all.
+"""Files of tensors, in the format safetensors with JSON in the header.
 
-Nothing is ever pickled.
+A file is written completely or not at all, and nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lowerbound.errors import StorageError
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Within the block, a full disk or a folder without permission is an error of the user's.
+    """Within the block, turn an error of writing into one that the user can mend.
 
     Raises:
-        StorageError: instead of the error that writing raises.
+        StorageError: if the disk is full, or the folder cannot be written.
     """
     try:
         yield
@@ -42,7 +42,8 @@ def write_tensors(
 ) -> None:
     """Write tensors to a safetensors file, completely or not at all.
 
-    A name that the metadata's ``shared`` maps to another name is that tensor, which is stored once.
+    A name that the metadata's ``shared`` maps to another name has the same tensor, which is stored
+    once.
     """
     shared = (metadata or {}).get("shared", {})
     parts = {
@@ -60,8 +61,8 @@ def write_tensors(
 def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensor of this name is stored under another name.
 
-    All files of a checkpoint have the model's metadata. If the names are not the model's, or the
-    tensors differ, each is stored.
+    All files of a checkpoint have the model's metadata. If the names in a file are not the model's,
+    or the tensors differ, each tensor is stored.
     """
     if other is None or other not in tensors:
         return False
@@ -70,20 +71,22 @@ def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, shared ones under each of their names, and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
+
+    A shared tensor is returned under each of its names.
 
     Raises:
-        StorageError: if there is no such file, or it is damaged.
+        StorageError: if the file does not exist, or is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: _parse_json(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise StorageError(f"{path}: there is no such file") from None
+        raise StorageError(f"{path}: the file does not exist") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise StorageError(
-            f"{path}: not a readable safetensors file ({error}); restore it from a copy"
+            f"{path}: is not a readable safetensors file ({error}); restore it from a copy"
         ) from None
     shared = metadata.get("shared")
     if isinstance(shared, dict):
@@ -93,7 +96,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _parse_json(text: str) -> Any:
-    """The value, or the text itself if another program wrote no JSON."""
+    """Parse JSON, or return the text itself, which another program may have written."""
     try:
         return json.loads(text)
     except ValueError:
@@ -101,6 +104,6 @@ def _parse_json(text: str) -> Any:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 digest of a file."""
+    """Compute the SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""Statements about this library's results, each measured on the machine where it runs.
+"""Checks of this library's results, which run on the user's machine.
 
-They are compared with closed forms, enumeration and other libraries.
+Results are compared with closed forms, enumeration and other libraries.
 """
 
 from importlib import import_module
@@ -9,7 +9,8 @@ from lowerbound.selftest.registry import CHECKS, Check, Outcome, check, run_chec
 
 __all__ = ["CHECKS", "Check", "Outcome", "check", "run_checks", "run_each"]
 
-# In the order in which they run: later checks build on earlier ones.
+# Each module registers its checks. They run in this order, because later checks build on earlier
+# ones.
 for _subject in (
     "densities",
     "bounds",

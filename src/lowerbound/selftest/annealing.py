@@ -19,7 +19,7 @@ from lowerbound.selftest.registry import check
 def measure_annealing_gap() -> float:
     """The mean absolute gap over 10 examples that a linear Gaussian model simulates.
 
-    There are 500 distributions and 64 chains.
+    It uses 500 distributions and 64 chains.
     """
     model, _ = make_some_linear_vae()
     interval = bidirectional(model, 10, distributions=500, chains=64, leapfrog_steps=2)
@@ -32,7 +32,10 @@ def measure_annealing_gap() -> float:
     tolerance=0.05,
 )
 def measure_annealing_evidence() -> float:
-    """The mean over 20 examples, with 200 distributions and 64 chains: off by about 0.02 nats."""
+    """The mean over 20 examples, with 200 distributions and 64 chains.
+
+    Its error is about 0.02 nats.
+    """
     model, evidence = make_some_linear_vae(shift=5.0)
     x = evidence.sample(torch.Size((20,)))
     found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
@@ -41,13 +44,14 @@ def measure_annealing_evidence() -> float:
 
 @check(
     "annealing-quadrature",
-    "Annealing gives the log likelihood of a nonlinear model with two latents, by a 200 x 200 grid",
+    "Annealing gives the log likelihood of a nonlinear model with two latents, as computed on a "
+    "200 x 200 grid",
     tolerance=0.05,
 )
 def measure_annealing_quadrature() -> float:
     """The mean over 20 binary examples.
 
-    There are 200 distributions and 64 chains, which leaves about 0.01 nats.
+    It uses 200 distributions and 64 chains. Its error is about 0.01 nats.
     """
     model, x, expected = make_grid_vae(20)
     found = annealed_log_likelihood(model, x, distributions=200, chains=64, leapfrog_steps=2)
@@ -56,8 +60,8 @@ def measure_annealing_quadrature() -> float:
 
 @check(
     "annealing-at-length",
-    "With its default settings, both sides of annealing agree within 0.15 nats for ten latents "
-    "and a nonlinear decoder",
+    "Annealing in both directions agrees within 0.15 nats by default, for ten latents and a "
+    "nonlinear decoder",
     tolerance=0.15,
     thorough=True,
 )

@@ -1,4 +1,4 @@
-"""Checks of the bounds' values, against closed forms and explicit sums."""
+"""Checks that compare the values of bounds with closed forms and explicit sums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTS = (1, 2, 5, 10, 50)
     tolerance=1e-12,
 )
 def compare_with_pca() -> float:
-    """Tipping & Bishop 1999; a diagonal encoder suffices (Lucas et al. 2019)."""
+    """See Tipping & Bishop 1999. A diagonal encoder suffices (Lucas et al. 2019)."""
     x = draw_rank_data(300, 5, 2)
     pca = PCA(2).fit(x.numpy())
     noise = torch.tensor(float(pca.noise_variance_), dtype=DOUBLE)
@@ -71,7 +71,7 @@ def compare_with_factor_analysis() -> float:
     tolerance=1e-12,
 )
 def measure_exact_posterior() -> float:
-    """50 draws for each of 6 examples."""
+    """For 50 draws for each of 6 examples."""
     model, evidence = make_some_linear_vae()
     x = torch.randn(6, 5, dtype=DOUBLE)
     return largest(model.draw(x, 50).log_w - evidence.log_prob(x))
@@ -84,7 +84,7 @@ def measure_exact_posterior() -> float:
     tolerance=4,
 )
 def measure_elbo_gap() -> float:
-    """With the KL term in closed form and sampled: by chance it fails for one seed in 8,000."""
+    """With the KL term in closed form and sampled. By chance it fails for one seed in 8,000."""
     shift, widen = 0.6, 1.3
     model, evidence = make_some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,))).expand(100_000, -1)
@@ -128,12 +128,12 @@ def compute_elbo_explicitly() -> float:
 
 @check(
     "estimators-agree",
-    "The ELBO's estimators with the KL term sampled and in closed form have the same mean (paired "
-    "t of 200,000 draws)",
+    "The ELBO's estimators with sampled and closed-form KL term have the same mean (paired t of "
+    "200,000 draws)",
     tolerance=4,
 )
 def compare_estimators() -> float:
-    """Estimators A and B of Kingma & Welling 2013: by chance it fails for one seed in 16,000."""
+    """Estimators A and B of Kingma & Welling 2013. By chance it fails for one seed in 16,000."""
     model, x = make_curved_vae(), torch.rand(1, 6, dtype=DOUBLE).expand(200_000, -1)
     with torch.no_grad():
         draw = model.draw(x)
@@ -172,7 +172,7 @@ def compare_renyi_at_zero() -> float:
     tolerance=4,
 )
 def measure_renyi_gap() -> float:
-    """Li & Turner 2016, alpha = 1/2, Gaussians: by chance it fails for one seed in 16,000."""
+    """Li & Turner 2016, alpha = 1/2, Gaussians. By chance it fails for one seed in 16,000."""
     shift, widen, draws = 0.6, 1.3, 200_000
     model, evidence = make_some_linear_vae(shift=shift, widen=widen)
     x = evidence.sample(torch.Size((1,)))
@@ -209,12 +209,12 @@ def measure_drop_with_samples() -> float:
 
 @check(
     "gap-of-many-samples",
-    "The number of samples times the gap of the importance-weighted bound approaches Var(w) / (2 "
+    "The gap of the importance-weighted bound, times the number of samples, approaches Var(w) / (2 "
     "p(x)^2) (relative)",
     tolerance=0.1,
 )
 def measure_gap_of_many_samples() -> float:
-    """Maddison et al. 2017, at 200 samples, to about 2%.
+    """Maddison et al. 2017, at 200 samples, with an error of about 2%.
 
     The control variate is ``mean w / p - 1``, whose mean is 0.
     """
@@ -230,12 +230,12 @@ def measure_gap_of_many_samples() -> float:
 
 @check(
     "groups-written-out",
-    "MIWAE averages the bounds of groups of an example's own samples, and CIWAE is a mixture with "
-    "the ELBO, as computed explicitly",
+    "MIWAE averages the bounds of groups of an example's samples, and CIWAE mixes in the ELBO, as "
+    "computed explicitly",
     tolerance=1e-12,
 )
 def compute_groups_explicitly() -> float:
-    """4 groups of 3 samples for 5 examples, so that no two sizes are equal."""
+    """With 4 groups of 3 samples for 5 examples, so that all sizes differ."""
     draw = make_curved_vae().draw(torch.rand(5, 6, dtype=DOUBLE), 12)
     log_w_MGB = draw.log_w.detach().numpy().reshape(4, 3, 5)
     grouped = special.logsumexp(log_w_MGB, axis=1, b=1 / 3).mean(0)
@@ -254,7 +254,7 @@ def compute_groups_explicitly() -> float:
 
 
 def _list_elbos(gradient: Gradient) -> list[lb.Objective]:
-    """Objectives that all report the ELBO."""
+    """List objectives that all report the ELBO."""
     settings: list[dict[str, Any]] = [
         {},
         {"beta": 4.0},
@@ -268,12 +268,12 @@ def _list_elbos(gradient: Gradient) -> list[lb.Objective]:
 
 @check(
     "reported-bound",
-    "An objective reports its true bound, whatever gives its gradient: beta, free bits, DReG, "
-    "VIMCO, ...",
+    "An objective reports its true bound, even if another surrogate gives its gradient (beta, free "
+    "bits, DReG, VIMCO, ...)",
     tolerance=1e-12,
 )
 def compare_reported_bounds() -> float:
-    """The value, the bound and the terms of objectives for every gradient, by explicit sums."""
+    """Compare the values, bounds and terms for every gradient with explicit sums."""
     model, x = make_curved_vae(), torch.rand(5, 6, dtype=DOUBLE)
     worst = 0.0
     for gradient in get_args(Gradient):

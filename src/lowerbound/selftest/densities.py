@@ -26,7 +26,7 @@ _Pairs = Sequence[tuple[Distribution, Distribution]]
 
 
 def _draw_gaussians() -> _Pairs:
-    """Random Gaussians over three dimensions, each as ours and as torch's."""
+    """Draw random Gaussians over three dimensions, each as our class and as torch's."""
     parameters = [
         (torch.randn(4, 3, dtype=DOUBLE), 0.5 * torch.randn(4, 3, dtype=DOUBLE)) for _ in range(4)
     ]
@@ -37,7 +37,7 @@ def _draw_gaussians() -> _Pairs:
 
 
 def _draw_bernoullis() -> _Pairs:
-    """Random distributions over three binary units, each as ours and as torch's."""
+    """Draw random distributions over three binary units, each as our class and as torch's."""
     logits = [2 * torch.randn(4, 3, dtype=DOUBLE) for _ in range(4)]
     return [
         (FactorialBernoulli(entry), Independent(Bernoulli(logits=entry), 1)) for entry in logits
@@ -45,7 +45,7 @@ def _draw_bernoullis() -> _Pairs:
 
 
 def _compare_with_torch(pairs: _Pairs) -> float:
-    """The largest difference between our closed form and torch's, in all and by unit."""
+    """Find the largest difference between our closed form and torch's, in total and by unit."""
     differences = []
     for (q, q_torch), (p, p_torch) in pairwise(pairs):
         expected, whole, units = (
@@ -60,7 +60,7 @@ def _compare_with_torch(pairs: _Pairs) -> float:
 
 
 def _compare_with_draws(pairs: _Pairs) -> float:
-    """The distance of our closed form from the mean of ``log q - log p``, in standard errors."""
+    """Measure our closed form minus the mean of ``log q - log p``, in standard errors."""
     apart = []
     for (q, _), (p, _) in pairwise(pairs):
         z, kl = q.sample(torch.Size((_DRAWS,))), closed_form_kl(q, p)
@@ -70,20 +70,20 @@ def _compare_with_draws(pairs: _Pairs) -> float:
 
 
 @check(
-    "gaussian-kl", "The closed-form KL between diagonal Gaussians is that of torch", tolerance=1e-10
+    "gaussian-kl", "The closed-form KL between diagonal Gaussians equals torch's", tolerance=1e-10
 )
 def compare_gaussian_kl() -> float:
-    """For 12 pairs, in all and by unit."""
+    """For 12 pairs, in total and by unit."""
     return _compare_with_torch(_draw_gaussians())
 
 
 @check(
     "bernoulli-kl",
-    "The closed-form KL between factorial Bernoullis is that of torch",
+    "The closed-form KL between factorial Bernoullis equals torch's",
     tolerance=1e-10,
 )
 def compare_bernoulli_kl() -> float:
-    """For 12 pairs, in all and by unit."""
+    """For 12 pairs, in total and by unit."""
     return _compare_with_torch(_draw_bernoullis())
 
 
@@ -94,7 +94,7 @@ def compare_bernoulli_kl() -> float:
     tolerance=4,
 )
 def sample_gaussian_kl() -> float:
-    """For 12 pairs: by chance it fails for one seed in 1,300."""
+    """For 12 pairs. By chance it fails for one seed in 1,300."""
     return _compare_with_draws(_draw_gaussians())
 
 
@@ -105,7 +105,7 @@ def sample_gaussian_kl() -> float:
     tolerance=4,
 )
 def sample_bernoulli_kl() -> float:
-    """For 12 pairs: by chance it fails for one seed in 1,300."""
+    """For 12 pairs. By chance it fails for one seed in 1,300."""
     return _compare_with_draws(_draw_bernoullis())
 
 
@@ -121,11 +121,11 @@ def sum_bernoulli() -> float:
 
 @check(
     "gaussian-integrates-to-one",
-    "A Gaussian likelihood, its scale bounded or not, integrates to 1",
+    "A Gaussian likelihood integrates to 1, whether or not its scale is at a bound",
     tolerance=1e-12,
 )
 def integrate_gaussian() -> float:
-    """By adaptive quadrature, for scales from 1e-3 to 1e3; the outermost are at their bounds."""
+    """By adaptive quadrature, for scales from 1e-3 to 1e3, the first and last at their bounds."""
     raw = torch.tensor(
         [[0.7, log_variance] for log_variance in (-20.0, -3.0, 0.0, 2.0, 20.0)], dtype=DOUBLE
     )
@@ -145,7 +145,7 @@ def integrate_gaussian() -> float:
     tolerance=1e-12,
 )
 def compare_gaussian_with_scipy() -> float:
-    """The density against scipy's, relative, and the mean and standard deviation."""
+    """Compare the density with scipy's (relative), and the mean and standard deviation."""
     raw, x = torch.randn(5, 6, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
     mean, deviation = raw[:, :3], (0.5 * raw[:, 3:]).exp()
     p = lb.Gaussian(lb.mlp(6, 6)).double().from_parameters(raw)

@@ -1,4 +1,4 @@
-"""Checks of binary latents, which are so few that all of their values can be enumerated."""
+"""Checks of models with few binary latents, whose values can be enumerated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COPIES = 100_000
 
 
 def _make_twelve_bits_vae() -> tuple[lb.LatentModel, Tensor, Tensor]:
-    """A model with twelve binary latents, examples, and their log p(x) by enumeration."""
+    """Make a model with twelve binary latents, examples, and their log p(x) by enumeration."""
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(12, -0.4, learned=False)),
         lb.Bernoulli(lb.mlp(6, 12)),
@@ -44,12 +44,12 @@ def _make_twelve_bits_vae() -> tuple[lb.LatentModel, Tensor, Tensor]:
 
 @check(
     "binary-bound",
-    "With 12 binary latents the importance-weighted bound is below the log likelihood by "
-    "enumeration (in standard errors)",
+    "With 12 binary latents the importance-weighted bound is below the enumerated log likelihood "
+    "(in standard errors)",
     tolerance=3,
 )
 def measure_binary_bound() -> float:
-    """1 and 10 samples, 20 examples: by chance it fails for far fewer than one seed in 20."""
+    """For 1 and 10 samples and 20 examples. By chance it fails for far less than one seed in 20."""
     model, x, exact = _make_twelve_bits_vae()
     with torch.no_grad():
         bounds = [
@@ -60,7 +60,7 @@ def measure_binary_bound() -> float:
 
 @check(
     "binary-likelihood",
-    "With 12 binary latents the importance-sampled log likelihood is the one by enumeration",
+    "With 12 binary latents the importance-sampled log likelihood is the enumerated one",
     tolerance=0.05,
 )
 def measure_binary_likelihood() -> float:
@@ -70,9 +70,9 @@ def measure_binary_likelihood() -> float:
 
 
 def _enumerate_gradient(objective: lb.Objective) -> dict[str, Tensor]:
-    """The gradient of the expected bound of two samples.
+    """Compute the gradient of the expected bound of two samples.
 
-    The expectation is the sum over all values of both, weighted by their probabilities.
+    The expectation is the sum over all pairs of values, weighted by their probabilities.
     """
     model, x_1D = make_copied_vae(1, binary=True)
     values = enumerate_bits(3)
@@ -105,8 +105,8 @@ def _compare_with_exact(objective: lb.Objective) -> float:
 
 @check(
     "binary-elbo-gradient",
-    "With binary latents the mean of the score-function gradient of the ELBO is the gradient by "
-    "enumeration (largest t of 200,000 draws)",
+    "With binary latents the mean of the ELBO's score-function gradient is the enumerated gradient "
+    "(largest t of 200,000 draws)",
     tolerance=4,
 )
 def compare_binary_elbo_gradient() -> float:
@@ -122,10 +122,10 @@ def compare_binary_elbo_gradient() -> float:
 
 @check(
     "vimco-gradient",
-    "With binary latents the mean of VIMCO's gradient is the gradient by enumeration of all pairs "
-    "of samples (largest t of 200,000 draws)",
+    "With binary latents the mean of VIMCO's gradient is the gradient enumerated over all pairs of "
+    "samples (largest t of 200,000 draws)",
     tolerance=4,
 )
 def compare_vimco_gradient() -> float:
-    """For 15 parameters: by chance it fails for one seed in 1,000."""
+    """For 15 parameters. By chance it fails for one seed in 1,000."""
     return _compare_with_exact(lb.IWAE(samples=2, gradient="score-function"))

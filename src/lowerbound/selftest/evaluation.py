@@ -1,4 +1,4 @@
-"""Checks of evaluations: log likelihoods, their warnings, means over examples, information."""
+"""Checks of log likelihoods and their warnings, means over examples, and mutual information."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
 
 @dataclass(frozen=True, eq=False)
 class _WatchedBound(lb.Objective):
-    """The importance-weighted bound, which records its log weights, ``[K, B]`` each."""
+    """An importance-weighted bound that records its log weights, ``[K, B]`` in each call."""
 
     samples: int = 1
     seen: list[Tensor] = field(default_factory=list)
@@ -54,11 +54,11 @@ class _CountingDecoder(nn.Module):
 
 @check(
     "log-likelihood-value",
-    "log_likelihood has the right sign and value if the evidence is known",
+    "log_likelihood has the sign and value of the known evidence",
     tolerance=0.02,
 )
 def measure_log_likelihood() -> float:
-    """For 20 examples, with a posterior that is slightly wrong.
+    """For 20 examples and a slightly wrong posterior.
 
     With 5,000 samples the standard deviation is 0.004 nats.
     """
@@ -69,12 +69,12 @@ def measure_log_likelihood() -> float:
 
 @check(
     "log-likelihood-exact",
-    "log_likelihood is the evidence if the posterior is exact, for any number of samples and any "
-    "chunk size",
+    "log_likelihood equals the evidence if the posterior is exact, for any number of samples and "
+    "any chunk size",
     tolerance=1e-12,
 )
 def measure_exact_log_likelihood() -> float:
-    """With few samples, a sample that is drawn but not counted changes the result."""
+    """With so few samples, a sample that is drawn but not counted would change the result."""
     model, evidence = make_some_linear_vae()
     x = evidence.sample(torch.Size((5,)))
     found = [lb.log_likelihood(model, x, samples, chunk_size=3) for samples in (1, 2, 3, 7, 40)]
@@ -119,8 +119,8 @@ def compare_chunks_and_batches() -> float:
 
 @check(
     "log-likelihood-written-out",
-    "log_likelihood, its ELBO and its effective sample size are those of the bound's own weights, "
-    "as computed explicitly",
+    "log_likelihood, its ELBO and its effective sample size follow from the bound's weights, as "
+    "computed explicitly",
     tolerance=1e-9,
 )
 def compute_log_likelihood_explicitly() -> float:
@@ -148,7 +148,7 @@ def compute_log_likelihood_explicitly() -> float:
     tolerance=0.05,
 )
 def measure_pareto_shape() -> float:
-    """Shapes from 0.2 to 1: means of 100 fits to 20,000 weights each.
+    """For shapes from 0.2 to 1, from means of 100 fits to 20,000 weights each.
 
     Their standard error is at most 0.01.
     """
@@ -163,8 +163,8 @@ def measure_pareto_shape() -> float:
 
 @check(
     "doubtful-weights",
-    "log_likelihood warns if a posterior is so wrong that its weights are not to be trusted, and "
-    "not if it fits",
+    "log_likelihood warns if a posterior is so wrong that its weights cannot be trusted, and does "
+    "not warn if it fits",
     tolerance=0,
 )
 def measure_wrong_verdicts() -> float:
@@ -180,7 +180,7 @@ def measure_wrong_verdicts() -> float:
 
 @check(
     "quadrature",
-    "log_likelihood of a nonlinear model with two latents is that by a 200 x 200 grid",
+    "log_likelihood of a nonlinear model with two latents is the value on a 200 x 200 grid",
     tolerance=0.05,
 )
 def compare_with_quadrature() -> float:
@@ -191,14 +191,14 @@ def compare_with_quadrature() -> float:
 
 @check(
     "mean-over-examples",
-    "A dataset's estimate is the mean over its examples, for all batch sizes, even with a short "
-    "last batch (relative)",
+    "The estimate for a data set is the mean over its examples, for all batch sizes, even with a "
+    "short last batch (relative)",
     tolerance=1e-12,
 )
 def compare_means_over_examples() -> float:
-    """The bound of 23 very different examples, its terms and standard error.
+    """For the bound of 23 very different examples, its terms and its standard error.
 
-    They are compared with batches of one example.
+    They are compared with the results of batches of one example.
     """
     model, x = (
         make_curved_vae(),
@@ -238,7 +238,7 @@ def compare_with_and_without_others() -> float:
     tolerance=1e-6,
 )
 def measure_mutual_information() -> float:
-    """For 1,500 examples, which are more than one batch."""
+    """For 1,500 examples, which fill more than one batch."""
     x = torch.arange(1500, dtype=DOUBLE)[:, None]
     model = lb.LatentModel(
         lb.StandardNormal(1), lb.Gaussian(lb.mlp(1, 2)), lb.Gaussian(lb.mlp(1, 1), scale=1.0)

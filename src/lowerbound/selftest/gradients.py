@@ -1,4 +1,4 @@
-"""Checks of the gradients of objectives, for the parameters of encoder and decoder."""
+"""Checks of the gradients of objectives with respect to encoder and decoder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lowerbound.selftest.known import (
 )
 from lowerbound.selftest.registry import check
 
-# The number of copies of one example over which gradients are paired; with 5 samples each, these
+# The number of copies of one example over which gradients are compared. With 5 samples each, these
 # are 200,000 draws.
 _COPIES = 40_000
-# The numbers of samples over which slopes are measured.
+# The numbers of samples between which slopes are measured.
 _COUNTS = (8, 32, 128)
 
 _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", "score-function")
@@ -35,7 +35,7 @@ _GRADIENTS: tuple[Gradient, ...] = ("pathwise", "sticking-the-landing", "dreg", 
 
 @check(
     "slope-of-the-bound",
-    "The pathwise gradient is the gradient of the bound by finite differences (relative)",
+    "The pathwise gradient equals finite differences of the bound (relative)",
     tolerance=1e-6,
 )
 def compare_finite_differences() -> float:
@@ -79,7 +79,7 @@ def compare_finite_differences() -> float:
 
 @check(
     "sticking-the-landing",
-    "If q is the exact posterior, the encoder's gradient by sticking the landing and by DReG is 0 "
+    "If q is the exact posterior, sticking the landing and DReG give the encoder a gradient of 0 "
     "for each draw",
     tolerance=1e-12,
 )
@@ -106,7 +106,7 @@ def measure_sticking_the_landing() -> float:
 
 
 def _compare_gradients(first: lb.Objective, second: lb.Objective, copies: int = _COPIES) -> float:
-    """The largest paired t of the encoder's gradients of two objectives, on independent noise."""
+    """Find the largest t of the difference of two encoder gradients, on independent noise."""
     model, x = make_copied_vae(copies)
     a, b = (
         select_encoder(compute_gradients(model, objective, x, seed))
@@ -143,7 +143,7 @@ def compare_score_function() -> float:
     tolerance=4,
 )
 def measure_vimco_bias() -> float:
-    """Mnih & Rezende 2016, encoder, 5 samples: by chance it fails for one seed in 4,000."""
+    """Mnih & Rezende 2016, encoder, 5 samples. By chance it fails for one seed in 4,000."""
     return _compare_gradients(lb.IWAE(samples=5, gradient="score-function"), lb.IWAE(samples=5))
 
 
@@ -190,12 +190,12 @@ def measure_sticking_bias_for_one() -> float:
 
 @check(
     "sticking-is-biased-for-more",
-    "Sticking the landing is biased for 5 samples under the logarithm, and this test finds it (4 "
-    "/ largest t of 200,000 draws)",
+    "Sticking the landing is biased for 5 samples under the logarithm, and this test detects that "
+    "(4 / largest t of 200,000 draws)",
     tolerance=1,
 )
 def measure_sticking_bias_for_more() -> float:
-    """The power of the tests of unbiasedness: the same test must find this known bias."""
+    """Measure the power of the tests of unbiasedness, which must detect this known bias."""
     return 4 / _compare_gradients(
         lb.IWAE(samples=5, gradient="sticking-the-landing"), lb.IWAE(samples=5)
     )
@@ -203,13 +203,13 @@ def measure_sticking_bias_for_more() -> float:
 
 @check(
     "decoder-gradient",
-    "The decoder's gradient is that of the bound of all samples, for every gradient of the encoder",
+    "The decoder's gradient is that of the bound of all samples, whatever gradient the encoder has",
     tolerance=1e-12,
 )
 def compare_decoder_gradients() -> float:
     """On the same noise, for IWAE with four gradients, and for PIWAE.
 
-    The encoder of PIWAE maximises another bound than the decoder.
+    In PIWAE the encoder maximises a different bound from the decoder.
     """
     model, x = make_copied_vae(6)
     expected = select_decoder(compute_gradients(model, lb.IWAE(samples=6), x, 0))
@@ -223,7 +223,7 @@ def compare_decoder_gradients() -> float:
 
 @check(
     "piwae-encoder",
-    "The encoder's gradient of PIWAE is that of MIWAE, for every gradient",
+    "PIWAE and MIWAE give the encoder the same gradient, for every estimator of it",
     tolerance=1e-12,
 )
 def compare_piwae_encoder() -> float:
@@ -244,14 +244,14 @@ def compare_piwae_encoder() -> float:
 @check(
     "signal-to-noise",
     "The signal-to-noise ratio of gradients changes with the number of samples as in Rainforth et "
-    "al. 2018: by the power -1/2 for IWAE's encoder, otherwise +1/2",
+    "al. 2018, with the power -1/2 for IWAE's encoder and +1/2 otherwise",
     tolerance=0.12,
 )
 def measure_signal_to_noise() -> float:
-    """Slopes of logarithms over 8 to 128 samples; 400,000 draws give them to about 0.03.
+    """Measure slopes of logarithms over 8 to 128 samples. 400,000 draws give an error of 0.03.
 
-    The mean of the encoder's gradient is below the noise of IWAE's, so it is estimated with DReG.
-    Another check says that the two have the same mean.
+    The mean of the encoder's gradient is smaller than the noise of IWAE's gradient, so it is
+    estimated with DReG. Another check says that the two have the same mean.
     """
     by_dreg, by_iwae, of_prior = _measure_signals_and_noises(400_000)
     return _compare_slopes(
@@ -263,12 +263,12 @@ def measure_signal_to_noise() -> float:
 
 @check(
     "signal-to-noise-at-length",
-    "The signal-to-noise ratio changes in the same way if each estimator's own mean is the signal",
+    "The signal-to-noise ratio changes in the same way if the signal is each estimator's own mean",
     tolerance=0.12,
     thorough=True,
 )
 def measure_signal_to_noise_at_length() -> float:
-    """With 24,000,000 draws, which give IWAE's slope to about 0.04.
+    """With 24,000,000 draws, which give IWAE's slope with an error of about 0.04.
 
     By chance it fails for one seed in 300.
     """
@@ -285,10 +285,10 @@ def _compare_slopes(*lines: Tensor) -> float:
 
 
 def _measure_signals_and_noises(draws: int, *, signed: bool = False) -> list[Tensor]:
-    """Mean and standard deviation of gradients for each number of samples, ``[counts, 2]``.
+    """Measure mean and standard deviation of gradients by number of samples, ``[counts, 2]``.
 
-    They are the encoder's gradients by DReG and by IWAE, and the prior's. The model is that of
-    Rainforth et al. 2018 in one dimension: z ~ N(mu, 1), x ~ N(z, 1), q = N(b, 2/3).
+    The gradients are the encoder's by DReG, the encoder's by IWAE, and the prior's. The model is
+    that of Rainforth et al. 2018 in one dimension: z ~ N(mu, 1), x ~ N(z, 1), q = N(b, 2/3).
     """
     one, rows = torch.ones(1, dtype=DOUBLE), []
     for count in _COUNTS:

@@ -1,7 +1,7 @@
-"""Models with known answers, and how results are compared with them.
+"""Models with known answers, and functions that compare results with them.
 
-Suffixes of shapes: B examples, or copies of one example with parameters of their own; K samples; J
-latent and D data dimensions.
+Suffixes of shapes: B examples, or copies of one example with separate parameters; K samples; J
+latent dimensions; D data dimensions; P parameters.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ DOUBLE = torch.float64
 CPU = torch.device("cpu")
 
 
-# Comparing
+# Comparisons
 
 
 def largest(difference: Tensor) -> float:
-    """The largest absolute entry; nan if there is a nan."""
+    """The largest absolute entry; nan if any entry is nan."""
     return float(difference.detach().abs().max())
 
 
 def errors_apart(values: Tensor, expected: Tensor | float = 0.0) -> float:
     """The largest distance of means over the first dimension from ``expected``, in standard errors.
 
-    For each entry, four standard errors occur by chance once in 16,000 times, three once in 370.
+    By chance, an entry exceeds four standard errors once in 16,000 times, and three once in 370.
     """
     return largest((values.mean(0) - expected) / standard_error(values))
 
 
 def errors_above(values: Tensor) -> float:
-    """The largest excess of means over the first dimension above 0, in standard errors."""
+    """The largest mean over the first dimension, in standard errors; 0 if all are negative."""
     return max(0.0, float((values.mean(0) / standard_error(values)).max()))
 
 
@@ -61,10 +61,12 @@ def slopes(x: list[float], y: Tensor) -> Tensor:
 def make_linear_vae(
     loadings_DJ: Tensor, offset_D: Tensor, noise: Tensor, *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """x = W z + b + noise, with its exact posterior or one with a known error, and its evidence.
+    """Make the model x = W z + b + noise, and its evidence.
+
+    Its posterior is exact, unless ``shift`` and ``widen`` give it a known error.
 
     Args:
-        loadings_DJ: W; ``W' diag(noise)^-2 W`` must be diagonal, so that the posterior is.
+        loadings_DJ: W. ``W' diag(noise)^-2 W`` must be diagonal, so that the posterior is too.
         offset_D: b.
         noise: the standard deviation, ``[D]``, or ``[]`` for one that all dimensions share.
         shift: the error of the mean of q in each dimension, in standard deviations of the
@@ -104,7 +106,7 @@ def set_linear(conditional: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
 
 def draw_orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0.7)) -> Tensor:
-    """Random orthogonal directions of these lengths, ``[D, J]``."""
+    """Draw random orthogonal directions of these lengths, ``[D, J]``."""
     directions: Tensor = torch.linalg.qr(torch.randn(dims, len(lengths), dtype=DOUBLE))[0]
     return directions * torch.tensor(lengths, dtype=DOUBLE)
 
@@ -112,7 +114,7 @@ def draw_orthogonal_loadings(dims: int = 5, lengths: tuple[float, ...] = (2.0, 0
 def make_some_linear_vae(
     *, shift: float = 0.0, widen: float = 1.0
 ) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """A linear VAE with five dimensions and two latents; see :func:`make_linear_vae`."""
+    """Make a linear VAE with five dimensions and two latents; see :func:`make_linear_vae`."""
     noise = torch.tensor(0.4, dtype=DOUBLE)
     return make_linear_vae(
         draw_orthogonal_loadings(), torch.randn(5, dtype=DOUBLE), noise, shift=shift, widen=widen
@@ -126,7 +128,7 @@ def squared_weights(shift: float, widen: float, latents: int = 2) -> float:
 
 
 def draw_rank_data(count: int, dims: int, rank: int) -> Tensor:
-    """Examples that vary along a few directions, with a little noise, ``[count, D]``."""
+    """Draw examples that vary along ``rank`` directions, with a little noise, ``[count, D]``."""
     mixing = torch.randn(rank, dims, dtype=DOUBLE)
     return (
         torch.randn(count, rank, dtype=DOUBLE) @ mixing
@@ -136,7 +138,7 @@ def draw_rank_data(count: int, dims: int, rank: int) -> Tensor:
 
 
 def fit_linear_vae(x: Tensor) -> lb.LatentModel:
-    """A linear VAE with two latents, trained to convergence on ``x``, ``[N, 5]``, in one batch."""
+    """Train a linear VAE with two latents to convergence on ``x``, ``[N, 5]``, in one batch."""
     model = lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(5, 4), min_scale=1e-4),
@@ -162,7 +164,7 @@ def fit_linear_vae(x: Tensor) -> lb.LatentModel:
 def make_curved_vae(
     likelihood: type[lb.Gaussian] | type[lb.Bernoulli] = lb.Gaussian,
 ) -> lb.LatentModel:
-    """A model with six dimensions, two latents, and hidden layers."""
+    """Make a model with six dimensions, two latents, and hidden layers."""
     outputs = 6
     if likelihood is lb.Gaussian:
         outputs = 12
@@ -174,19 +176,19 @@ def make_curved_vae(
 
 
 class Rows(nn.Module):
-    """A network whose output for each example is a row of parameters, ``[B, P]``, for any input."""
+    """A network whose output is a parameter ``[B, P]``, one row for each example, for any input."""
 
     def __init__(self, row_P: Tensor, copies: int) -> None:
         super().__init__()
         self.rows_BP = nn.Parameter(row_P.detach().expand(copies, -1).clone())
 
     def forward(self, *given: Tensor) -> Tensor:
-        """The parameters."""
+        """Return the parameters."""
         return self.rows_BP
 
 
 class Decoders(nn.Module):
-    """``W z + b`` with a separate W and b for each example."""
+    """A network that computes ``W z + b``, with a separate W and b for each example."""
 
     def __init__(self, weight_DJ: Tensor, bias_D: Tensor, copies: int) -> None:
         super().__init__()
@@ -194,15 +196,15 @@ class Decoders(nn.Module):
         self.bias_BD = nn.Parameter(bias_D.detach().expand(copies, -1).clone())
 
     def forward(self, z_KBJ: Tensor) -> Tensor:
-        """``[K, B, D]``."""
+        """Compute ``W z + b``, ``[K, B, D]``."""
         x_KBD: Tensor = (self.weight_BDJ * z_KBJ[..., None, :]).sum(-1) + self.bias_BD
         return x_KBD
 
 
 def make_copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentModel, Tensor]:
-    """Copies of one small model for copies of one example.
+    """Make copies of one small model for copies of one example.
 
-    The gradients of one backward pass are independent draws of the same gradient.
+    One backward pass then gives independent draws of the same gradient.
     """
     generator = torch.Generator().manual_seed(0)
     weight_DJ, x_D = (
@@ -224,7 +226,7 @@ def make_copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentMode
 def compute_gradients(
     model: lb.LatentModel, objective: lb.Objective, x: Tensor, seed: int
 ) -> dict[str, Tensor]:
-    """The gradient of the objective's sum over examples, by parameter."""
+    """Compute the gradient of the objective's sum over examples, by parameter."""
     with seeded(seed, CPU):
         value = objective(model.draw(x, objective.samples, objective.gradient)).sum()
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -232,14 +234,14 @@ def compute_gradients(
 
 
 def select_encoder(found: dict[str, Tensor]) -> Tensor:
-    """The concatenated gradients of the posterior's parameters, ``[B, P]``."""
+    """Concatenate the gradients of the posterior's parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if name.startswith("posterior")], 1
     )
 
 
 def select_decoder(found: dict[str, Tensor]) -> Tensor:
-    """The concatenated gradients of all other parameters, ``[B, P]``."""
+    """Concatenate the gradients of all other parameters, ``[B, P]``."""
     return torch.cat(
         [entry.flatten(1) for name, entry in found.items() if not name.startswith("posterior")], 1
     )
@@ -249,12 +251,12 @@ def select_decoder(found: dict[str, Tensor]) -> Tensor:
 
 
 def enumerate_bits(count: int) -> Tensor:
-    """All binary vectors of a length, ``[2^count, count]``."""
+    """Enumerate all binary vectors of a length, ``[2^count, count]``."""
     return torch.tensor(list(product((0.0, 1.0), repeat=count)), dtype=DOUBLE)
 
 
 def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
-    """log p(x, z) of each example at each of some latents, ``[K, B]``."""
+    """log p(x, z) of each example with each of the latents, ``[K, B]``."""
     with torch.no_grad():
         z_K1J = z_KJ[:, None]
         joint: Tensor = model.likelihood(z_K1J).log_prob(x_BD) + model.prior().log_prob(z_K1J)
@@ -262,7 +264,10 @@ def log_joint(model: lb.LatentModel, x_BD: Tensor, z_KJ: Tensor) -> Tensor:
 
 
 def make_grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
-    """A nonlinear model of binary data with two latents, examples, and their log p(x) by a grid."""
+    """Make a nonlinear model of binary data with two latents, examples, and their log p(x).
+
+    The log p(x) are computed on a grid over the latents.
+    """
     model = lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(8, 4)),

@@ -1,4 +1,4 @@
-"""The checks: their definition, their list, and how they run."""
+"""The definition and the list of the checks, and the functions that run them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Check:
         statement: what holds, in words.
         tolerance: the largest difference that is allowed.
         measure: measures the difference, which is 0 if the statement holds exactly.
-        thorough: whether the check takes so long that it runs only on request.
+        thorough: whether the check is so slow that it runs only on request.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Outcome:
         measured: the difference that was measured; nan if the check raised an error.
         tolerance: the largest difference that is allowed.
         seconds: the time that the check took.
-        error: the message of the error, if there was one.
+        error: the message of the error that the check raised, or ``None``.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the statement holds. It does not if the difference is nan."""
+        """Whether the statement holds. It does not hold if the difference is nan."""
         return self.error is None and self.measured <= self.tolerance
 
 
@@ -71,13 +71,13 @@ def check(
 
     To write your own: write a function without arguments that returns the largest difference, in
     the file of its subject. It draws from torch's generator, which is seeded before the call. Its
-    docstring says how often it would fail by chance with another seed.
+    docstring says how often the check would fail by chance with another seed.
 
     Args:
         name: the name for ``--only``.
         statement: what holds, in words.
         tolerance: the largest difference that is allowed.
-        thorough: whether the check takes so long that it runs only on request.
+        thorough: whether the check is so slow that it runs only on request.
     """
 
     def register(measure: Callable[[], float]) -> Callable[[], float]:
@@ -90,11 +90,11 @@ def check(
 
 
 def choose_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Check]:
-    """The checks to run, in their order.
+    """Choose the checks to run, in their order.
 
     Args:
         thorough: whether to run the thorough checks too.
-        only: the names of the checks to run; all if there are none.
+        only: the names of the checks to run; all checks if it is empty.
 
     Raises:
         SettingsError: for an unknown name, with the most similar known one.
@@ -103,14 +103,14 @@ def choose_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Chec
     for name in names:
         if name not in CHECKS:
             near = get_close_matches(name, CHECKS, n=1, cutoff=0.0)
-            raise SettingsError(f"selftest: there is no check {name!r}; did you mean {near[0]!r}?")
+            raise SettingsError(f"selftest: {name!r} is not a check; did you mean {near[0]!r}?")
     if names:
         return [entry for entry in CHECKS.values() if entry.name in names]
     return [entry for entry in CHECKS.values() if thorough or not entry.thorough]
 
 
 def run_each(thorough: bool = False, only: Iterable[str] = ()) -> Iterator[Outcome]:
-    """The outcome of each check, as soon as it is done; see :func:`run_checks`.
+    """Run the checks one by one, and yield the outcome of each; see :func:`run_checks`.
 
     Raises:
         SettingsError: for an unknown name.
@@ -121,13 +121,13 @@ def run_each(thorough: bool = False, only: Iterable[str] = ()) -> Iterator[Outco
 def run_checks(thorough: bool = False, only: Iterable[str] = ()) -> list[Outcome]:
     """Run the checks.
 
-    Each check has its own seed, so its result does not depend on which others run. Torch's random
-    state, gradient mode and number of threads are restored afterwards. If a check raises an error,
-    its statement does not hold.
+    Each check has its own seed, so its result does not depend on the other checks that run. Torch's
+    random state, gradient mode and number of threads are restored afterwards. If a check raises an
+    error, its statement does not hold.
 
     Args:
-        thorough: whether to run the thorough checks too, which take long.
-        only: the names of the checks to run; all if there are none.
+        thorough: whether to run the thorough checks too, which are slow.
+        only: the names of the checks to run; all checks if it is empty.
 
     Raises:
         SettingsError: for an unknown name, with the most similar known one.

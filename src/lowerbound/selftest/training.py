@@ -1,4 +1,4 @@
-"""Checks of the records of a training, the weights that it keeps, and its results."""
+"""Checks of training: its records, the weights that it keeps, and its results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lowerbound.selftest.registry import check
 
 @dataclass(frozen=True, eq=False)
 class _MisleadingBound(lb.Objective):
-    """The importance-weighted bound with a surrogate far above it.
+    """An importance-weighted bound whose surrogate is far above it.
 
-    It records its log weights, ``[K, B]`` each.
+    It records its log weights, ``[K, B]`` in each call.
     """
 
     samples: int = 4
@@ -36,12 +36,12 @@ class _MisleadingBound(lb.Objective):
 
 @check(
     "recorded-bound",
-    "The training bound that fit records is the true bound, averaged over examples, and not the "
+    "The training bound that fit records is the mean over examples of the true bound, not of the "
     "surrogate (relative)",
     tolerance=1e-12,
 )
 def compare_recorded_bound() -> float:
-    """One epoch of 7 very different examples in batches of 5 and 2, by the objective's weights."""
+    """For one epoch of 7 very different examples in batches of 5 and 2."""
     model, watching = make_curved_vae(), _MisleadingBound()
     x = torch.linspace(0, 8, 7, dtype=DOUBLE)[:, None] * torch.rand(7, 6, dtype=DOUBLE)
     run = lb.fit(model, watching, x, epochs=1, batch_size=5, device="cpu", progress=False)
@@ -59,7 +59,7 @@ def compare_recorded_bound() -> float:
 def compare_selected_weights() -> float:
     """With beta = 4 and a learning rate so high that an early epoch is the best.
 
-    The bound of the model is the best one that was recorded.
+    The model's bound must be the best bound that was recorded.
     """
     x = draw_rank_data(60, 6, 2)
     model = make_curved_vae()
@@ -81,8 +81,8 @@ def compare_selected_weights() -> float:
 
 @check(
     "rank-ten",
-    "A VAE with ten latents that is trained with the default settings uses all ten on data of "
-    "rank ten (number of unused latents)",
+    "On data of rank ten, a VAE that is trained with the default settings uses all ten latents "
+    "(number of unused latents)",
     tolerance=0,
 )
 def count_unused_latents() -> float:
@@ -108,7 +108,7 @@ def count_unused_latents() -> float:
     thorough=True,
 )
 def train_linear_vae() -> float:
-    """With the maximum likelihood scale: its covariance divides by N, scikit-learn's by N - 1."""
+    """With rescaled data: the maximum likelihood divides by N, but scikit-learn by N - 1."""
     x = draw_rank_data(100, 5, 2)
     centred = (x - x.mean(0)).numpy()
     expected = float(PCA(2).fit(math.sqrt(99 / 100) * centred).score(centred))
