@@ -167,7 +167,11 @@ def test_dense_anndata():
     [
         ({}, {"layer": "raw"}, "layer 'raw' does not exist; the layers are: counts"),
         ({"X": None}, {}, "X is empty; choose one of the layers: counts"),
-        ({}, {"fields": ["age"]}, "column 'age' does not exist; the columns of obs are: donor, batch, depth, empty"),
+        (
+            {},
+            {"fields": ["age"]},
+            "column 'age' does not exist; the columns of obs are: donor, batch, depth, empty",
+        ),
         ({}, {"fields": ["empty"]}, r"the field 'empty' has text and also None"),
     ],
 )

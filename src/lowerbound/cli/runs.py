@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Split = Literal["train", "test", "all"]
 
 Directory = Annotated[Path, typer.Argument(help="The directory of a run.", show_default=False)]
-Data = Annotated[str | None, typer.Option(help="A name or a path of data to use instead of the run's own.")]
+Data = Annotated[
+    str | None, typer.Option(help="A name or a path of data to use instead of the run's own.")
+]
 ScoredPart = Annotated[
     Split | None,
     typer.Option(

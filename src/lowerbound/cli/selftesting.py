@@ -18,9 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def selftest(
-    thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also run the slow checks.")
-    ] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Also run the slow checks.")] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(

@@ -71,9 +71,7 @@ def train_from_file(
             )
         return
     if resume is not None and out is not None:
-        raise SettingsError(
-            "train: --resume continues the run in its own directory; remove --out"
-        )
+        raise SettingsError("train: --resume continues the run in its own directory; remove --out")
     if (config is None) == (resume is None):
         raise SettingsError(
             f"train: name a recipe ({', '.join(RECIPES)}), or give --config FILE or --resume DIR"

@@ -187,14 +187,14 @@ class Examples:
         return f"Examples({self.name}: {', '.join(about)})"
 
     def batch(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Decode the examples at ``index``, ``[B, *shape]``. Some ``pixels`` make it random."""
+        """Decode the examples at ``index``, ``[B, *shape]``; see :meth:`decode`."""
         return self.decode(self.values[index], dtype)
 
     def decode(self, stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Decode stored values, ``[B, *shape]``, into the values that a model receives.
 
-        The result is random if ``pixels`` is. Counts and codes are not scaled; float32 represents
-        them exactly up to 2^24.
+        It is random for ``"dequantize"`` and ``"binarize"``. Counts and codes are not scaled; float32
+        represents them exactly up to 2^24.
         """
         x = stored.to(dtype)
         if self.levels is not None and self.kind is None:

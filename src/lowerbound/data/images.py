@@ -1,4 +1,4 @@
-"""Folders of pictures, and pictures that are arrays already."""
+"""Folders of pictures, lists of pictures, and arrays of pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from lowerbound.errors import DataError
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
-# Decoded pictures of at least this many bytes are stored, so that later runs need not decode them.
+# Decoded pictures of at least this size are stored, so that later runs need not decode them.
 _SMALLEST_STORED_BYTES = 1 << 26
 # The number of pictures that are decoded ahead.
 _PICTURES_AHEAD = 256
@@ -49,14 +49,14 @@ _PICTURES_AHEAD = 256
 
 @dataclass(frozen=True)
 class _Listing:
-    """The pictures of one part in order, and the class folder of each if there are such folders."""
+    """The pictures of one part in order, and the class folder of each if classes have folders."""
 
     files: tuple[Path, ...]
     classes: tuple[str, ...] | None
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path has the name of a picture that can be read."""
+    """Whether a path has the suffix of a picture that can be read."""
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
@@ -69,31 +69,31 @@ def read_image_folder(
     keep_in: KeepIn = "memory",
     cache: Path | None = None,
 ) -> Parts:
-    """The pictures in a folder, as uint8 images ``[N, C, H, W]``.
+    """Read the pictures in a folder as uint8 images ``[N, C, H, W]``.
 
-    Three layouts are read:
+    A folder has one of three layouts:
 
     - pictures in the folder itself;
-    - one sub-folder for each class, which becomes the label. Classes are numbered in natural order,
+    - one sub-folder for each class. Classes become labels, and are numbered in natural order:
       ``s2`` before ``s10``;
     - the two sub-folders ``train`` and ``test``, each in one of the layouts above, which become the
-      two parts. Other folders, such as ``valid``, are then not read.
+      two parts. Other folders, such as ``valid``, are ignored.
 
     Hidden files and files that are not pictures are skipped.
 
     Args:
         folder: the folder of the pictures.
-        size: ``(height, width)`` to which they are resized, or ``None`` if they have one size.
-        color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, else 3.
+        size: the ``(height, width)`` of the images, or ``None`` if all pictures have one size.
+        color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, otherwise 3.
         resize: how a picture is resized to ``size``: ``"crop"`` or ``"stretch"``.
-        keep_in: ``"memory"``; or ``"file"`` to decode them once into a file in ``cache``, from
-            which they are read when needed. ``"auto"`` decodes many pictures once, and reads them
-            into memory if they fit.
-        cache: the folder for decoded pictures. Without it none are stored.
+        keep_in: ``"memory"``; or ``"file"`` to decode pictures once into a file in ``cache``, from
+            which they are read when needed. ``"auto"`` stores decoded pictures if they are many,
+            and reads them into memory if they fit.
+        cache: the folder for decoded pictures. Without it, none are stored.
 
     Raises:
-        DataError: if there are no pictures, one cannot be read, or their sizes differ, naming the
-            file.
+        DataError: if the folder contains no pictures, if one cannot be read, or if their sizes
+            differ, naming the file.
     """
     both = (folder / "train", folder / "test")
     roots: tuple[Path, ...] = (folder,)
@@ -132,7 +132,7 @@ def _make_labels(listing: _Listing, label_names: tuple[str, ...]) -> dict[str, A
 
 
 def read_pictures(folder: Path, options: ReadOptions) -> Parts:
-    """The examples of :func:`read_image_folder`, read with options."""
+    """Read the examples of :func:`read_image_folder` with options."""
     return read_image_folder(
         folder,
         size=options.size,
@@ -144,9 +144,9 @@ def read_pictures(folder: Path, options: ReadOptions) -> Parts:
 
 
 def _make_natural_key(name: str) -> tuple[object, ...]:
-    """A sort key by which numbers within names count as numbers."""
-    # Text and numbers alternate and text comes first, so text is never compared with a number. Ties
-    # are resolved by the name itself.
+    """Make a key that sorts numbers within names by their value."""
+    # Text and numbers alternate, and text comes first, so text is never compared with a number. The
+    # name itself resolves ties.
     parts: list[Any] = re.split(r"([0-9]+)", name)
     parts[1::2] = map(int, parts[1::2])
     return tuple(parts), name
@@ -175,7 +175,7 @@ def _list_pictures(root: Path) -> _Listing:
         for deeper in (entry for entry in below if entry.is_dir()):
             if any(is_picture(entry) for entry in _list_entries(deeper)):
                 raise DataError(
-                    f"{deeper}: holds pictures more than one folder below {root}; give {sub} "
+                    f"{deeper}: contains pictures more than one folder below {root}; give {sub} "
                     "instead, or move them up so that each class is one folder"
                 )
         pictures = [entry for entry in below if is_picture(entry) and not entry.is_dir()]
@@ -220,17 +220,17 @@ def _name_kind(entry: Path) -> str:
 def read_picture_list(
     pictures: Sequence[Path | Image], *, size: Size, color: Color, resize: Resize, name: str
 ) -> Examples:
-    """Pictures that are listed one by one, as paths or as PIL's images, resized to one size.
+    """Read a list of pictures, given as paths or as PIL's images, and resize them to one size.
 
     Args:
-        pictures: at least one.
+        pictures: the pictures, at least one.
         size: ``(height, width)``.
         color: ``"grey"`` or ``"rgb"``.
         resize: as for :func:`read_image_folder`.
-        name: their name in messages.
+        name: the name of the pictures in messages.
 
     Raises:
-        DataError: if one cannot be read, naming it.
+        DataError: if a picture cannot be read, naming it.
     """
     opened = [
         _prepare_picture(picture, f"{name}: picture {place}")
@@ -246,7 +246,7 @@ def read_picture_list(
 
 def _prepare_picture(picture: Path | Image, name: str) -> Path | Image:
     if isinstance(picture, Path):
-        return picture  # which is decoded later, by several threads
+        return picture  # several threads decode it later
     return turn_upright(picture, name)
 
 
@@ -255,7 +255,7 @@ _Load = Callable[..., _Pixels]
 
 
 class _UnexpectedColor(Exception):
-    """A picture in colour, after ones in grey."""
+    """A picture is in colour, but the first picture was grey."""
 
 
 def _load(picture: Path | Image, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
@@ -267,7 +267,7 @@ def _load(picture: Path | Image, *, size: Size | None, color: Color, resize: Res
 def _read_all(
     files: Sequence[Path | Image], load: _Load, keep_in: KeepIn, kept: Path | None
 ) -> _Pixels:
-    """All pictures as one array ``[N, C, H, W]``, memory-mapped where they stay in a file."""
+    """Read all pictures into one array ``[N, C, H, W]``, memory-mapped if they stay in a file."""
     if kept is not None and kept.exists():
         return _open(kept, keep_in)
     with silence_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -295,10 +295,10 @@ def _decode_all(
     shape: tuple[int, ...],
     pool: ThreadPoolExecutor,
 ) -> Iterator[_Pixels]:
-    """Pictures in their order, decoded by several threads a few at a time.
+    """Decode pictures with several threads, a few hundred at a time, and yield them in order.
 
     Raises:
-        DataError: if one has another size than the first.
+        DataError: if one has a different size from the first.
         _Colored: if one is in colour and the first was not.
     """
     for start in range(0, len(files), _PICTURES_AHEAD):
@@ -340,17 +340,17 @@ def _allocate(count: int, *shape: int) -> NDArray[np.uint8]:
 def convert_images(
     examples: Examples, *, size: Size | None, color: Color, resize: Resize
 ) -> Examples:
-    """Images that are in memory already, at another size or in another colour.
+    """Convert images in memory to another size or colour.
 
     Args:
-        examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3. Others are accepted only if
-            nothing needs to be done.
-        size: ``(height, width)``, or ``None`` to leave it.
-        color: ``"keep"`` leaves the channels.
+        examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3. Other examples are accepted
+            only if they need no conversion.
+        size: ``(height, width)``, or ``None`` to keep the size.
+        color: ``"keep"`` keeps the channels.
         resize: as for :func:`read_image_folder`.
 
     Raises:
-        DataError: if these are not such images.
+        DataError: if the examples are not such images.
 
     Example:
         >>> pictures = Examples.of(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
@@ -370,13 +370,13 @@ def convert_images(
             f"{name}={value!r}" for name, value in wishes.items() if value != unchanged[name]
         )
         raise DataError(
-            f"{examples.name}: {wish} is possible only for uint8 images of 1 or 3 channels, these "
-            f"are {examples.values.dtype} of shape {shape}"
+            f"{examples.name}: {wish} is possible only for uint8 images of 1 or 3 channels, but "
+            f"these are {examples.values.dtype} of shape {shape}"
         )
     if isinstance(examples.values, Rows):
         raise DataError(
             f"{examples.name}: pictures of shape {shape} that stay in their file cannot be "
-            "converted to another size or colour; write them like that, or read them into memory "
+            "converted to another size or colour; convert the file, or read it into memory "
             "(keep_in='memory', --keep-in memory)"
         )
     raw = examples.values.cpu().numpy()
@@ -386,6 +386,6 @@ def convert_images(
         result[row] = split_planes(
             resize_picture(convert_color(join_planes(pixels), color), size, resize)
         )
-    # Lanczos overshoots, and Pillow clips only at 255, which is too high if there are fewer levels.
+    # Lanczos overshoots, and Pillow clips at 255, which is too high for fewer than 256 levels.
     np.minimum(result, levels - 1, out=result)
     return replace(examples, values=torch.from_numpy(result))

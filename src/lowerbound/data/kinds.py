@@ -1,4 +1,4 @@
-"""The kinds of entries of examples (pixels, counts, codes, real numbers), and their checks."""
+"""Kinds of entries of examples (pixels, counts, codes, real numbers), and their checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
 from lowerbound.errors import DataError, SettingsError
 
-# The number of bytes of values that are checked together.
+# Values are checked in chunks of this size.
 _CHUNK_BYTES = 1 << 24
 
 # Torch has few operations for unsigned integers of more than 8 bits.
@@ -37,9 +37,9 @@ _NOT_NUMBERS = {
 
 
 def find_levels(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) -> int | None:
-    """The number of levels of an entry of a type: 2 for booleans, 256 for uint8 pixels.
+    """Find the number of levels of a type: 2 for booleans, 256 for uint8 pixels.
 
-    ``None`` if the type does not determine it: for floating point, counts and codes.
+    It is ``None`` for floating point, counts and codes, whose type does not determine it.
     """
     name = str(dtype).removeprefix("torch.")
     if name == "bool" and kind != "counts":
@@ -50,56 +50,58 @@ def find_levels(dtype: np.dtype[Any] | torch.dtype, kind: Kind | None = None) ->
 
 
 def make_integer_error(name: str, dtype: object) -> DataError:
-    """The error for integers of unknown meaning."""
+    """Make the error for integers of unknown meaning."""
     return DataError(
         f"{name}: integers of type {str(dtype).removeprefix('torch.')} may be pixels, counts or "
-        'codes; pass kind="counts" or kind="codes" (--kind counts), or give pixels from 0 to 255 '
-        'as .astype("uint8"), and anything else as .astype("float32")'
+        'codes; pass kind="counts" or kind="codes" (--kind counts), or convert pixels from 0 to 255 '
+        'with .astype("uint8"), and anything else with .astype("float32")'
     )
 
 
 def refuse_type(dtype: np.dtype[Any], name: str, kind: Kind | None) -> None:
-    """Raises ``DataError`` if no model can take entries of a numpy type."""
+    """Raise ``DataError`` if models cannot take entries of a numpy type."""
     if dtype.kind in "iu" and dtype != np.uint8 and kind is None:
         raise make_integer_error(name, dtype)
     if dtype.kind == "f" and dtype.itemsize > 8:
-        raise DataError(f'{name}: {dtype} is wider than torch can hold; give .astype("float64")')
+        raise DataError(
+            f'{name}: torch does not have the type {dtype}; convert it with .astype("float64")'
+        )
     if dtype.kind not in "biuf":
         raise DataError(
-            f"{name}: holds {_NOT_NUMBERS.get(dtype.kind, 'entries')} of type {dtype}; give "
+            f"{name}: contains {_NOT_NUMBERS.get(dtype.kind, 'entries')} of type {dtype}; give "
             "uint8 (pixels), booleans or floating point"
         )
 
 
 def widen(array: NDArray[Any]) -> NDArray[Any]:
-    """Unsigned integers of more than 8 bits as signed ones; other values unchanged."""
+    """Convert unsigned integers of more than 8 bits to signed ones; keep other values."""
     return array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
 
 
 def choose_storage_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which entries of a numpy type are kept in memory, in the machine's byte order."""
+    """Choose the type in which entries are stored in memory, in the machine's byte order."""
     return np.dtype(_STORED.get(dtype.name, dtype)).newbyteorder("=")
 
 
 def make_signed(values: Values) -> Values:
-    """Booleans as uint8, and unsigned integers of more than 8 bits as signed ones."""
+    """Convert booleans to uint8, and unsigned integers of more than 8 bits to signed ones."""
     if isinstance(values, Rows):
         return values
     return values.to(_SIGNED.get(values.dtype, values.dtype))
 
 
 def split_row_numbers(values: Values) -> Iterator[Tensor]:
-    """The row numbers of all values, in parts that take little memory."""
+    """Split the row numbers of all values into chunks whose values take little memory."""
     size = max(1, _CHUNK_BYTES // (values.dtype.itemsize * math.prod(values.shape[1:])))
     yield from torch.arange(len(values), device=values.device).split(size)
 
 
 def check_entries(values: Values, kind: Kind | None, levels: int | None, name: str) -> int | None:
-    """The number of levels of the entries, or ``None`` for real numbers and counts.
+    """Check entries, and find their number of levels; ``None`` for real numbers and counts.
 
     Raises:
-        DataError: for a type that no model can take, and for an entry that is not finite or not of
-            its kind, naming the first.
+        DataError: if models cannot take the type, or if an entry is non-finite or not of its kind,
+            naming the first.
     """
     if kind is not None and kind not in get_args(Kind):
         raise SettingsError(f"kind={kind!r} is unknown; choose one of {', '.join(get_args(Kind))}")
@@ -120,25 +122,25 @@ def check_entries(values: Values, kind: Kind | None, levels: int | None, name: s
 def check_pixels(
     values: Values, pixels: str, kind: Kind | None, levels: int | None, name: str
 ) -> None:
-    """Raises ``DataError`` if values cannot be treated as these pixels."""
+    """Raise ``DataError`` if this treatment of pixels does not suit the values."""
     if pixels == "as-is":
         return
     if kind is not None:
         raise DataError(
-            f"{name}: pixels={pixels!r} is a treatment of pixels, but these entries are {kind}; "
-            "leave pixels='as-is'"
+            f"{name}: pixels={pixels!r} is for pixels, but these entries are {kind}; "
+            "use pixels='as-is'"
         )
     if pixels == "dequantize" and levels is None:
         raise DataError(
-            f"{name}: only data of known discretisation (uint8 pixels) can be dequantised, these "
-            f"are {values.dtype}; leave pixels='as-is'"
+            f"{name}: only data of known discretisation (uint8 pixels) can be dequantised, but "
+            f"these are {values.dtype}; use pixels='as-is'"
         )
     if pixels == "binarize" and levels is None:
         _refuse_outside_unit_interval(values, name)
 
 
 def _refuse_non_finite(values: Values, name: str) -> None:
-    """Raises ``DataError`` for NaN and infinite entries, naming the first."""
+    """Raise ``DataError`` for NaN and infinite entries, naming the first."""
 
     def explain(value: float) -> str:
         if math.isnan(value):
@@ -153,10 +155,10 @@ def _refuse_non_finite(values: Values, name: str) -> None:
 
 
 def _check_kind(values: Values, kind: Kind, levels: int | None, name: str) -> int | None:
-    """The number of levels of codes, and ``None`` for counts.
+    """Check counts or codes, and find the number of levels; ``None`` for counts.
 
     Raises:
-        DataError: for entries that are not counts or codes, naming the first.
+        DataError: if an entry is not a count or a code, naming the first.
     """
     if kind == "counts":
         remedy = "counts are whole numbers from 0 on"
@@ -186,7 +188,7 @@ def _find_maximum(values: Values) -> int:
 
 
 def _refuse_outside_unit_interval(values: Values, name: str) -> None:
-    """Raises ``DataError`` if not all entries are in [0, 1]."""
+    """Raise ``DataError`` unless all entries are in [0, 1]."""
     if _is_known("within [0, 1]", values):
         return
     spans = torch.stack(
@@ -195,8 +197,8 @@ def _refuse_outside_unit_interval(values: Values, name: str) -> None:
     low, high = float(spans[:, 0].min()), float(spans[:, 1].max())
     if low < 0 or high > 1:
         raise DataError(
-            f"{name}: only values in [0, 1] can be binarised, these span [{low:.4g}, {high:.4g}]; "
-            "rescale them first"
+            f"{name}: only values in [0, 1] can be binarised, but these span [{low:.4g}, "
+            f"{high:.4g}]; rescale them first"
         )
     _remember("within [0, 1]", values)
 
@@ -208,7 +210,7 @@ def _refuse(
     bad: Callable[[Tensor], Tensor],
     explain: Callable[[float], str],
 ) -> None:
-    """Raises ``DataError`` that names the first bad entry and explains it."""
+    """Raise ``DataError`` if an entry is bad, naming and explaining the first."""
     if _is_known(what, values):
         return
     for index in split_row_numbers(values):
@@ -225,7 +227,7 @@ def _refuse(
 
 
 def _is_known(what: str, values: Values) -> bool:
-    """Whether the values were checked before, so that a file is not read again for each part."""
+    """Whether the values were checked before. Parts of a file are not read and checked again."""
     return isinstance(values, Rows) and what in values.known
 
 

@@ -1,7 +1,7 @@
-"""``load_data``, which reads data from any source."""
+"""The function ``load_data``, which reads data from any source."""
 
-# The command reads the annotations of settings before torch is imported: hence the quoted types,
-# and no import of torch at the top.
+# The command reads the annotations of settings before it imports torch. Therefore types are quoted
+# here, and torch is not imported at the top.
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -19,29 +19,32 @@ def load_data(
     *,
     image_size: Annotated[
         int | tuple[int, int] | list[int] | str | None,
-        Field(description="resize pictures to this size: 64, or 64x48 for height x width"),
+        Field(description="size to which pictures are resized: 64, or 64x48 for height x width"),
     ] = None,
     color: Annotated[
-        Color, Field(description="keep the colour, or convert pictures to grey or rgb")
+        Color,
+        Field(description="whether to keep the colour, or to convert pictures to grey or rgb"),
     ] = "keep",
     resize: Annotated[
         Resize,
-        Field(description="resize to image_size by cutting off the edges, or by stretching"),
+        Field(
+            description="whether to crop the edges or to stretch pictures to the size image_size"
+        ),
     ] = "crop",
     test_fraction: Annotated[
         float,
         Field(
             gt=0,
             lt=1,
-            description="share of the examples to test on, drawn at random, if the source has no "
-            "test part of its own",
+            description="fraction of the examples in a random test part. It is not used if the "
+            "source has its own test part",
         ),
     ] = 0.1,
     pixels: Annotated[
         Pixels,
         Field(
-            description="8-bit pixels as they are, dequantised, or binary: drawn again in every "
-            "epoch, or once"
+            description="treatment of 8-bit pixels: as they are, dequantised, or binary, drawn "
+            "again in every epoch or once"
         ),
     ] = "as-is",
     kind: Annotated[
@@ -52,26 +55,28 @@ def load_data(
     ] = None,
     missing: Annotated[
         Missing | None,
-        Field(description="nan if NaN means that an entry was not observed; else NaN is refused"),
+        Field(
+            description="nan if NaN means that an entry was not observed. By default NaN is refused"
+        ),
     ] = None,
     fields: Annotated[
         tuple[str, ...] | list[str] | str | None,
         Field(
-            description="values of each example that are not scored: names of arrays of a .npz "
-            "or of columns of AnnData's obs, separated by commas; none to read none of them"
+            description="names of arrays of a .npz, or of columns of AnnData's obs, that belong "
+            "to each example but are not scored, separated by commas; none ignores all others"
         ),
     ] = None,
-    layer: Annotated[str | None, Field(description="layer of AnnData to read, if not X")] = None,
+    layer: Annotated[str | None, Field(description="layer of AnnData to read instead of X")] = None,
     keep_in: Annotated[
         KeepIn,
         Field(
-            description="read all values into memory, or only those in use from the file; auto: "
-            "from the file if they are large"
+            description="whether values are read into memory, or stay in their file until they "
+            "are used. auto leaves them in the file if they are large"
         ),
     ] = "auto",
     cache: Annotated[
         str | None,
-        Field(description="folder for decoded pictures, if not the usual one"),
+        Field(description="folder for decoded pictures"),
     ] = None,
     seed: Annotated[
         int,
@@ -79,51 +84,52 @@ def load_data(
     ] = 0,
     labels: Any = None,
 ) -> "Dataset":
-    """A training and a test part, from any source of data.
+    """Load a training and a test part from any source of data.
 
     Args:
         source: one of
 
-            - a name from :data:`~lowerbound.data.catalogue.CATALOGUE`, such as ``"mnist"``. A
-              folder of that name is ``"./mnist"``;
-            - the path of a file or folder of a kind in :data:`~lowerbound.data.formats.FORMATS`;
+            - a name from :data:`~lowerbound.data.catalogue.CATALOGUE`, such as ``"mnist"``. Write
+              ``"./mnist"`` for a folder of that name;
+            - the path of a file or folder in a format of
+              :data:`~lowerbound.data.formats.FORMATS`;
             - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples`. It is copied,
               unless it is memory-mapped;
-            - a sparse matrix of scipy's or an AnnData object, see :meth:`Examples.of`;
+            - a sparse matrix of SciPy or an AnnData object, see :meth:`Examples.of`;
             - :class:`Examples` or a :class:`Dataset`;
             - a pair ``(train, test)`` of any of these.
         image_size: the height and width to which pictures are resized: an integer for squares, or
             ``(height, width)``.
-        color: ``"keep"``, or ``"grey"`` or ``"rgb"`` to convert pictures. If the colour is kept,
-            one picture in colour makes the whole folder colour.
+        color: ``"keep"``, or ``"grey"`` or ``"rgb"`` to convert pictures. With ``"keep"``, a folder
+            that contains one picture in colour is read in colour.
         resize: how pictures get the size ``image_size``: ``"crop"`` keeps the aspect ratio and cuts
-            off the edges, ``"stretch"`` does not.
-        test_fraction: the share of the examples to test on, drawn at random. It has no effect if
+            off the edges, ``"stretch"`` changes the aspect ratio.
+        test_fraction: the fraction of the examples in a random test part. It is not used if
             ``source`` has its own test part.
-        pixels: how 8-bit pixels are treated, see :class:`Examples`; ``"as-is"`` leaves given
-            examples as they are.
+        pixels: how 8-bit pixels are treated, see :class:`Examples`. With ``"as-is"``, given
+            :class:`Examples` keep their own treatment.
         kind: ``"counts"`` or ``"codes"`` for whole numbers that are not pixels, see
             :class:`Examples`.
         missing: ``"nan"`` if NaN means that an entry was not observed, see :class:`Examples`.
-        fields: the names of values that belong to each example and are not scored: arrays of a
-            ``.npz``, or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are refused if no
-            names are given, and otherwise not read.
-        layer: the layer of AnnData to read, if not X.
-        keep_in: where the values are stored while they are used. ``"memory"``: in memory, in their
-            storage type. ``"file"``: in the ``.npy`` file, which is memory-mapped; a folder of
-            pictures is decoded once into such a file, which later runs use too. ``"auto"``: in
-            memory if they take up to a quarter of it; decoded pictures of 64 MiB and more are
-            stored for later runs in any case. Memory-mapped arrays are read into memory only for
+        fields: the names of values that belong to each example but are not scored: arrays of a
+            ``.npz``, or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are ignored; but
+            without ``fields`` they are refused.
+        layer: the layer of AnnData to read instead of X.
+        keep_in: where values are stored. ``"memory"``: in memory, in their storage type.
+            ``"file"``: in their memory-mapped ``.npy`` file. A folder of pictures is decoded once
+            into such a file, which later runs use again. ``"auto"``: in memory if they take up to a
+            quarter of it, otherwise in the file; decoded pictures of 64 MiB and more are always
+            stored for later runs. Memory-mapped arrays are read into memory only with
             ``"memory"``.
-        cache: the folder for decoded pictures, if not ``~/.cache/lowerbound/pictures``
+        cache: the folder for decoded pictures. The default is ``~/.cache/lowerbound/pictures``
             (``$XDG_CACHE_HOME``).
-        seed: seed of the random test part, and of ``pixels="binarize-once"``.
-        labels: an integer or text for each example of a source without a test part and without
-            labels of its own, see :class:`Examples`.
+        seed: the seed of the random test part, and of ``pixels="binarize-once"``.
+        labels: an integer or text for each example, see :class:`Examples`. The source must have
+            neither labels nor a test part.
 
     Raises:
-        DataError: for data that cannot be read or used, naming the file or row.
-        SettingsError: for an argument that is out of range.
+        DataError: if data cannot be read or used, naming the file or row.
+        SettingsError: if an argument is out of range.
 
     Example:
         >>> import torch

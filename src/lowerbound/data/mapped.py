@@ -1,4 +1,4 @@
-"""Values that stay in their file: only requested rows are read into memory."""
+"""Values that stay in their file until rows of them are requested."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from torch import Tensor
 from lowerbound.data.rows import Rows
 from lowerbound.errors import DataError
 
-# Two rows are read in one call if the gap between them has at most this many bytes.
+# Two rows are read in one call if the gap between them is at most this long.
 _GAP_BYTES = 1 << 12
-# The largest number of bytes of one system call, which every system can read.
+# The largest number of bytes that every system can read in one call.
 _CALL_BYTES = 1 << 30
 
 
 class _RowFile:
-    """Rows of a file, which are read when they are requested.
+    """A file whose rows are read when they are requested.
 
     If rows were read through the memory map instead, every page around a row would count as memory
-    of this process, on some systems a megabyte and more for each row, and reading would take
+    of this process, on some systems more than a megabyte for each row. Reading would also take
     several times as long.
     """
 
@@ -41,7 +41,7 @@ class _RowFile:
             weakref.finalize(self, os.close, self.handle)
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """Copies of these rows.
+        """Read these rows.
 
         Raises:
             DataError: if the file has become shorter.
@@ -51,8 +51,8 @@ class _RowFile:
         wanted, places = np.unique(numbers, return_inverse=True)
         if not len(wanted):
             return np.empty((0, *self.array.shape[1:]), self.array.dtype)
-        # Rows that are near each other are read together with the gap between them, if that takes
-        # no longer than another call.
+        # Rows that are near each other are read together with the gap between them, because that
+        # takes no longer than another call.
         breaks = np.flatnonzero((np.diff(wanted) - 1) * self.size > _GAP_BYTES) + 1
         firsts, lasts = wanted[np.r_[0, breaks]], wanted[np.r_[breaks - 1, -1]]
         counts = lasts - firsts + 1
@@ -83,14 +83,14 @@ class _RowFile:
 
 
 def _open_file(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
-    """The file behind a map, opened, and where in it the array begins.
+    """Open the file behind a map, and find the position where the array begins.
 
-    The file is ``None`` if only the map can be read.
+    The result is ``None`` and 0 if only the map can be read.
     """
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
-    # Changed entries of a map with the mode "c" are not written to its file.
+    # A map with the mode "c" does not write changed entries to its file.
     if (
         base is None
         or array.filename is None
@@ -121,13 +121,13 @@ def _open_file(array: np.memmap[Any, Any]) -> tuple[int | None, int]:
 
 @dataclass(frozen=True, eq=False)
 class MappedRows(Rows):
-    """Values ``[N, *shape]`` in a memory-mapped file. Indexing copies rows of them into memory.
+    """Values ``[N, *shape]`` in a memory-mapped file. Indexing copies rows into memory.
 
     Args:
         source: the whole file.
-        arrange: brings rows of the file, ``[B, ...]``, into the layout and type of these values,
-            ``[B, *shape]``.
-        rows: which of the file's rows these are, ``[N]``; ``None`` for all.
+        arrange: a function that converts rows of the file, ``[B, ...]``, to the layout and type of
+            these values, ``[B, *shape]``.
+        rows: the numbers of these rows in the file, ``[N]``, or ``None`` for all rows.
         known: see :class:`~lowerbound.data.rows.Rows`.
     """
 
@@ -142,19 +142,19 @@ class MappedRows(Rows):
         array: np.memmap[Any, Any],
         arrange: Callable[[NDArray[Any]], NDArray[Any]] = lambda rows: rows,
     ) -> MappedRows:
-        """The values of a memory map.
+        """Make values from a memory map.
 
         Args:
             array: the map.
-            arrange: as above.
+            arrange: see the class.
 
         Raises:
             DataError: if the rows are not contiguous in the file.
         """
         if not array.flags.c_contiguous:
             raise DataError(
-                f"{array.filename or 'data'}: its rows are not contiguous; write it again with "
-                "numpy.save(path, numpy.ascontiguousarray(array)), or read it into memory "
+                f"{array.filename or 'data'}: the rows are not contiguous; write them again with "
+                "numpy.save(path, numpy.ascontiguousarray(array)), or read them into memory "
                 "(--keep-in memory)"
             )
         if array.dtype == np.bool_:
@@ -185,32 +185,32 @@ class MappedRows(Rows):
         return torch.from_numpy(np.ascontiguousarray(self.arrange(taken)))
 
     def then(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> MappedRows:
-        """The same rows, with a function that changes them as they are read."""
+        """Add a function that changes the rows as they are read."""
         return replace(self, arrange=partial(_apply_both, self.arrange, change), known=set())
 
     def select(self, index: Tensor) -> MappedRows:
-        """The chosen rows; they stay in their file."""
+        """Select rows, which stay in their file."""
         return replace(self, rows=self._find_in_file(index), known=set(self.known))
 
     def joined(self, other: MappedRows) -> MappedRows:
-        """The rows of both, concatenated.
+        """Concatenate the rows of both.
 
         Raises:
-            DataError: if they are of two files.
+            DataError: if they are in different files.
         """
         if self.source is not other.source:
             raise DataError(
                 f"{self.source.array.filename} and {other.source.array.filename} stay in their "
-                "files, and two files cannot be used as one; take one of the two parts (--split "
+                "files, and two files cannot be used as one; use one of the two parts (--split "
                 "train or test), or read both into memory (--keep-in memory)"
             )
         both = [part._find_in_file(torch.arange(len(part))) for part in (self, other)]
         return replace(self, rows=np.concatenate(both), known=self.known & other.known)
 
     def _find_in_file(self, index: Tensor) -> NDArray[np.int64]:
-        # Indexed by numpy, because torch may index in parallel, which starts OpenMP threads in
-        # every thread that reads ahead. With more threads than cores, OpenMP's threads sleep
-        # instead of waiting actively for each other, including those of the training.
+        # Numpy does the indexing, because torch may index in parallel, which starts OpenMP threads
+        # in every thread that reads ahead. With more threads than cores, all OpenMP threads sleep
+        # while they wait for each other, which also slows down training.
         numbers: NDArray[np.int64] = index.cpu().numpy()
         if self.rows is None:
             return numbers

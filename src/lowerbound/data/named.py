@@ -1,4 +1,4 @@
-"""Readers of the named data sets: where they look for files, and how they check them."""
+"""Readers of the named data sets, which find, download and check the files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _PUBLISHED_KEYS = "x_train, y_train, x_test, y_test"
 
 
 def load_named(name: str) -> Parts:
-    """A data set of the catalogue, from the first place that has it, else downloaded.
+    """Read a named data set from the first folder that contains it, or download it.
 
-    The places are the folder ``$LOWERBOUND_DATA``, the usual caches of torchvision (MNIST,
-    Fashion-MNIST) and scikit-learn (Olivetti), Debian's folder of data sets, and the library's own
-    cache ``~/.cache/lowerbound`` (``$XDG_CACHE_HOME``), into which files are downloaded.
+    The folders are ``$LOWERBOUND_DATA``, the usual caches of torchvision (MNIST, Fashion-MNIST) and
+    scikit-learn (Olivetti), Debian's folder of data sets, and the library's own cache
+    ``~/.cache/lowerbound`` (``$XDG_CACHE_HOME``), into which files are downloaded.
 
     Raises:
-        DataError: if a file is not the published one, naming it; or if there is no file and it
-            cannot be downloaded, naming the file that is needed and its folder.
+        DataError: if a file is not the published one, naming it; or if a file is not found and
+            cannot be downloaded, naming the file and its folder.
     """
     entry = CATALOGUE[name]
     parts = entry.read(entry)
@@ -53,7 +53,7 @@ def _set_name(part: Examples, entry: NamedDataset) -> Examples:
 
 
 def choose_cache_folder(name: str) -> Path:
-    """Where downloads of a data set are kept."""
+    """Choose the folder for downloads of a data set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or _find_home(".cache")) / "lowerbound" / name
 
 
@@ -62,13 +62,13 @@ def _find_home(*below: str) -> Path:
 
 
 def _find_own_folder() -> list[Path]:
-    """The folder that the user named, as a list of one entry, or of none."""
+    """Find the folder that the user named, as a list with one entry or none."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return []
     if not os.path.isdir(os.path.expanduser(folder)):
         raise DataError(
-            f"{FOLDER_VARIABLE}={folder}: there is no such folder; create it, or unset the variable"
+            f"{FOLDER_VARIABLE}={folder}: the folder does not exist; create it, or unset the variable"
         )
     return [Path(folder).expanduser()]
 
@@ -80,35 +80,34 @@ def _find_first_file(places: Iterable[Path]) -> Path | None:
 def _fetch(
     entry: NamedDataset, target: Path, check: Callable[[Path], object], searched: Sequence[Path]
 ) -> Path:
-    """Downloads a file, or raises one error with all attempts and the remedies."""
+    """Download a file, or raise one error with all attempts and the remedies."""
     try:
         download([home.format(target.name) for home in entry.homes], target, check)
     except DownloadError as error:
         raise DataError(
-            f"{entry.name}: not found on this machine, and it could not be downloaded ({error}). "
+            f"{entry.name}: was not found on this machine and could not be downloaded ({error}). "
             f"Either put {target.name} into {target.parent}, or set {FOLDER_VARIABLE} to a folder "
-            f"that holds {', or '.join(entry.files)}. "
+            f"that contains {', or '.join(entry.files)}. "
             f"Searched: {', '.join(dict.fromkeys(str(place) for place in searched))}"
         ) from error
     return target
 
 
 def _check_digest(array: NDArray[Any], *, name: str, digest: str, file: Path) -> None:
-    # Labels are bytes in their files and integers in Examples. Pixels that are not bytes are not
-    # the published ones.
+    # Labels are bytes in their files but int64 in Examples. Published pixels are always bytes.
     if array.dtype == np.int64:
         array = array.astype(np.uint8)
     found = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     if found != digest:
         raise DataError(
-            f"{file}: not the published {name}: the SHA-256 of its decoded entries begins "
-            f"{found[:12]} where {digest[:12]} was expected; delete or replace the file, or give "
-            "its path to read it as it is"
+            f"{file}: is not the published {name}: the SHA-256 of its decoded entries begins with "
+            f"{found[:12]} instead of {digest[:12]}; delete or replace the file, or give its path "
+            "to read it as it is"
         )
 
 
 def read_digits(entry: NamedDataset) -> Examples:
-    """The digits that are installed with scikit-learn."""
+    """Read the digits that are installed with scikit-learn."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -118,7 +117,7 @@ def read_digits(entry: NamedDataset) -> Examples:
 
 
 def read_published_parts(entry: NamedDataset) -> tuple[Examples, Examples]:
-    """MNIST, or a data set with its four files."""
+    """Read MNIST, or a data set with files of the same layout."""
     places = _list_idx_places(entry)
     for place in places:
         if (place.suffix == ".npz" and place.is_file()) or len(find_idx_files(place)) == len(
@@ -173,7 +172,7 @@ def _read_parts(entry: NamedDataset, place: Path) -> tuple[Examples, Examples]:
                 f"{file}: has no labels, so it is not {name}; expected {_PUBLISHED_KEYS}"
             )
         _check_digest(content.numpy(), name=name, digest=digest, file=file)
-    # Some files keep each image as a row of 784 entries.
+    # Some files store each image as a row of 784 entries.
     train, test = (
         replace(part, values=part.values.to("cpu").reshape(-1, *entry.shape)) for part in parts
     )
@@ -185,7 +184,7 @@ def _check_idx(file: Path, *, name: str, digest: str) -> None:
 
 
 def read_frey_faces(entry: NamedDataset) -> Examples:
-    """The frames of the video, from Roweis's file or from a ``.npz``."""
+    """Read the frames of the video from Roweis's file or from a ``.npz``."""
     file = "frey_rawface.mat"
     target = choose_cache_folder(entry.name) / file
     places = [
@@ -207,7 +206,7 @@ def _read_frey(file: Path, entry: NamedDataset) -> Examples:
         frames = _read_mat(file, "ff")
         if frames.shape != (560, 1965):
             raise DataError(
-                f"{file}: ff has the shape {frames.shape}, expected (560, 1965); delete or replace "
+                f"{file}: ff has the shape {frames.shape} instead of (560, 1965); delete or replace "
                 "the file"
             )
         examples = as_examples(frames.T.reshape(-1, 28, 20), name=str(file))
@@ -230,9 +229,9 @@ def _read_mat(file: Path, key: str) -> NDArray[Any]:
 
 
 def read_olivetti(entry: NamedDataset) -> Examples:
-    """The photographs of the AT&T folder, or their 64x64 version by Roweis.
+    """Read the photographs of the AT&T folder, or their 64x64 version by Roweis.
 
-    The pixels of the two differ slightly.
+    The pixels of the two versions differ slightly.
     """
     file = "olivettifaces.mat"
     target = choose_cache_folder(entry.name) / file
@@ -263,8 +262,8 @@ def _read_orl(folder: Path) -> Examples:
         counts = pictures.labels.bincount().tolist()
     if not isinstance(pictures, Examples) or counts != [10] * 40:
         raise DataError(
-            f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, "
-            "expected s1 ... s40 with 10 each; complete it, or give its path to read it as it is"
+            f"{folder}: has {len(counts)} class folders of {sorted(set(counts))} pictures, instead "
+            "of s1 ... s40 with 10 each; complete it, or give its path to read it as it is"
         )
     return convert_images(pictures, size=(64, 64), color="grey", resize="stretch")
 
@@ -273,8 +272,8 @@ def _check_olivetti(file: Path, *, digest: str) -> None:
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != digest:
         raise DataError(
-            f"{file}: not the published file: its SHA-256 begins {found[:12]} where {digest[:12]} "
-            "was expected; delete or replace it"
+            f"{file}: is not the published file: its SHA-256 begins with {found[:12]} instead of "
+            f"{digest[:12]}; delete or replace it"
         )
 
 
@@ -291,7 +290,7 @@ def _read_olivetti_cache(file: Path) -> Examples:
 
 
 def _make_faces(faces: NDArray[Any], file: Path) -> Examples:
-    """Undoes the scaling of 8-bit greys to [0, 1]; the number of levels follows from the values."""
+    """Undo the scaling of 8-bit greys to [0, 1]. The values determine the number of levels."""
     shades = np.unique(faces)
     for steps in range(1, 256):
         if (
@@ -302,4 +301,6 @@ def _make_faces(faces: NDArray[Any], file: Path) -> Examples:
             return Examples(
                 values, levels=steps + 1, labels=torch.arange(400) // 10, name=str(file)
             )
-    raise DataError(f"{file}: not 400 faces of 64 x 64 in 8-bit greys; delete or replace the file")
+    raise DataError(
+        f"{file}: does not contain 400 faces of 64 x 64 8-bit greys; delete or replace it"
+    )

@@ -1,4 +1,4 @@
-"""``.npz`` files: which arrays are values, labels and fields."""
+"""``.npz`` files, whose arrays are values, labels and fields."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class _Part:
     """The suffix of the names of fields."""
 
 
-# The first layout that has all of its values is read.
+# The first layout for which a file contains all arrays of values is read.
 _LAYOUTS = (
     (_Part("x_train", "y_train", "_train"), _Part("x_test", "y_test", "_test")),
     (_Part("train", "y_train", "_train"), _Part("test", "y_test", "_test")),
     (_Part("x", "y"),),
     (_Part("data", "labels"),),
 )
-# As scipy.sparse.save_npz writes a matrix.
+# The names of the arrays that scipy.sparse.save_npz writes.
 _SPARSE_KEYS = {"data", "indices", "indptr", "shape", "format"}
 
 
 def read_npz(path: Path, options: ReadOptions) -> Parts:
-    """The examples in a ``.npz`` file.
+    """Read the examples in a ``.npz`` file.
 
     Raises:
-        DataError: if it is unclear which array contains the values, or there are other arrays that
-            are not named as fields.
+        DataError: if it is unclear which array contains the values, or if it contains other arrays
+            that are not named as fields.
     """
     with (
         explain_read_errors(
             path, "write it again with numpy.savez(path, x=array), without object entries"
         ),
-        path.open("rb") as file,  # numpy would leave it open if it is damaged
+        path.open("rb") as file,  # numpy would not close a damaged file
         np.load(file, allow_pickle=False) as archive,
     ):
-        # The usual spellings differ in case (X_train), never in meaning.
+        # Names such as X_train and x_train differ only in case, not in meaning.
         keys = {key.lower(): key for key in archive.files}
         if keys.keys() >= _SPARSE_KEYS:
             return _read_sparse(path, options)
@@ -71,7 +71,7 @@ def _find_layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -
     if len(others) == 1:
         return (_Part(others.pop(), ""),)
     raise DataError(
-        f"{path}: holds {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and "
+        f"{path}: contains {', '.join(sorted(keys.values())) or 'no arrays'}; expected x_train and "
         "x_test (with y_train, y_test), or train and test, or x (with y), or data (with labels), "
         "or exactly one array apart from the named fields"
     )
@@ -90,8 +90,8 @@ def _refuse_others(
     for part in layout:
         field = field.removesuffix(part.suffix)
     raise DataError(
-        f"{path}: also holds {', '.join(others)}; name the arrays that are fields "
-        f"(fields=['{field}'], --fields {field}), or say that none are (--fields none)"
+        f"{path}: also contains {', '.join(others)}; name the arrays that are fields "
+        f"(fields=['{field}'], --fields {field}), or ignore them (--fields none)"
     )
 
 
@@ -104,7 +104,7 @@ def _read_part(
         key = f"{field}{part.suffix}".lower()
         if key not in keys:
             raise DataError(
-                f"{path}: has no array {field}{part.suffix} for the field {field!r}; it holds "
+                f"{path}: has no array {field}{part.suffix} for the field {field!r}; it contains "
                 f"{', '.join(sorted(keys.values()))}"
             )
         fields[field] = archive[keys[key]]

@@ -1,4 +1,4 @@
-"""The choices that loading data offers. Light: imports neither numpy nor torch."""
+"""The options of loading data. This module imports neither numpy nor torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class ReadOptions:
     """The settings of :func:`~lowerbound.load_data` that every reader of files receives.
 
     Args:
-        size: the height and width of pictures, or ``None`` to keep theirs.
+        size: the height and width of pictures, or ``None`` to keep their size.
         color: the colour of pictures.
         resize: how pictures are resized to ``size``.
         keep_in: whether the values are read into memory or stay in their file.
         cache: the folder for decoded pictures, or ``None`` to store none.
         kind: the kind of the entries, if they are not pixels or real numbers.
-        missing: the marker of entries that were not observed.
+        missing: how entries that were not observed are marked.
         fields: the names of the fields to read, or ``None`` if the user named none.
-        layer: the layer of AnnData to read, or ``None`` for its X.
+        layer: the layer of AnnData to read, or ``None`` for X.
     """
 
     size: Size | None = None
@@ -45,7 +45,7 @@ class ReadOptions:
 
 
 def import_when_called(module: str, name: str) -> Callable[..., Any]:
-    """The function ``module.name``, whose module is imported when the function is first called."""
+    """Make a function that imports ``module`` and calls its function ``name``."""
 
     def call(*arguments: Any, **settings: Any) -> Any:
         return getattr(import_module(module), name)(*arguments, **settings)

@@ -1,4 +1,4 @@
-"""One picture: from any file to 8-bit grey or RGB, and to another size."""
+"""Reading, converting and resizing one picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lowerbound.errors import DataError, SettingsError
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 4096
 
-# Only these decoders run: others start programs or draw vector graphics.
+# Only these decoders run. Others start programs or draw vector graphics.
 _FORMATS = ("PNG", "JPEG", "PPM", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -34,10 +34,10 @@ _UPRIGHT = {
 
 
 def parse_size(image_size: Any) -> Size | None:
-    """``(height, width)`` from an integer, a pair, text such as ``"64x48"``, or ``None``.
+    """Parse ``(height, width)`` from an integer, a pair, text such as ``"64x48"``, or ``None``.
 
     Raises:
-        SettingsError: for anything else, or sides outside 1 ... 4096.
+        SettingsError: for anything else, and for sides outside 1 ... 4096.
 
     Example:
         >>> parse_size(64), parse_size((28, 20)), parse_size("28x20"), parse_size(None)
@@ -73,16 +73,16 @@ def _parse_sides(image_size: Any) -> Sequence[Any]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture in PIL's mode ``L`` (8-bit grey) or ``RGB``, turned upright.
+    """Read a picture into PIL's mode ``L`` (8-bit grey) or ``RGB``, and turn it upright.
 
     Transparent pixels are blended with white, 16-bit greys are divided by 257, palettes are looked
-    up, pixels of one bit become 0 and 255, and other colour spaces are converted. The first frame
-    of an animation is read. A palette that has only greys is grey; RGB storage counts as colour,
-    even if all pixels are grey.
+    up, pixels of one bit become 0 and 255, and other colour spaces are converted. Of an animation,
+    the first frame is read. A palette of greys gives mode ``L``. RGB pixels give mode ``RGB``, even
+    if all of them are grey.
 
     Raises:
-        DataError: naming the file, if it is empty or damaged, has more than 100 megapixels (its
-            header says so before anything is decoded), or has pixels of unknown scale.
+        DataError: if the file is empty or damaged, has more than 100 megapixels (which its header
+            says before anything is decoded), or has pixels of unknown scale, naming the file.
     """
     with silence_warnings():
         return read_picture_unsilenced(path)
@@ -90,18 +90,18 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def silence_warnings() -> Iterator[None]:
-    """Within the block, no warnings: Pillow warns of metadata, and of sizes checked here."""
+    """Within the block, silence Pillow's warnings of metadata and of sizes, which we check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_picture_unsilenced(path: Path) -> Image.Image:
-    """:func:`read_picture` for several threads, which cannot each silence warnings."""
+    """Read a picture like :func:`read_picture`, in a thread, which cannot silence warnings."""
     try:
         if not path.stat().st_size:
             raise DataError(f"{path}: the file is empty; delete it or copy it again")
-        # Given a name, Pillow would map the file, and mistake width for height in turned TIFFs.
+        # Given a name, Pillow would map the file, and confuse width and height of turned TIFFs.
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _make_size_error(path, f"{image.width} x {image.height} pixels")
@@ -110,11 +110,11 @@ def read_picture_unsilenced(path: Path) -> Image.Image:
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise _make_size_error(path, "a size at which Pillow suspects an attack") from error
+        raise _make_size_error(path, "so many pixels that Pillow suspects an attack") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path}: not a picture of a kind that can be read ({', '.join(_FORMATS)}), or "
-            "damaged; delete it or save it again"
+            f"{path}: is damaged or not a picture in a known format ({', '.join(_FORMATS)}); "
+            "delete it or save it again"
         ) from error
     except Exception as error:  # the decoders raise various errors for a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -124,7 +124,7 @@ def read_picture_unsilenced(path: Path) -> Image.Image:
 
 
 def turn_upright(image: Image.Image, name: str) -> Image.Image:
-    """A picture that PIL opened or made, in the form that :func:`read_picture` returns.
+    """Convert a picture that PIL opened or made as :func:`read_picture` does.
 
     Raises:
         DataError: if it is damaged, or has pixels of unknown scale.
@@ -142,7 +142,7 @@ def turn_upright(image: Image.Image, name: str) -> Image.Image:
 
 def _make_size_error(path: Path, size: str) -> DataError:
     return DataError(
-        f"{path}: has {size}, more than the {MAX_PIXELS // 10**6} megapixels that are read; "
+        f"{path}: has {size}, more than the limit of {MAX_PIXELS // 10**6} megapixels; "
         "shrink it first, or delete it"
     )
 
@@ -204,7 +204,7 @@ def _reduce_grey_palette(image: Image.Image) -> Image.Image:
 def _turn_upright(result: Image.Image, source: Image.Image) -> Image.Image:
     try:
         method = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the picture can be used in spite of damaged metadata
+    except Exception:  # the picture can be used although its metadata are damaged
         return result
     if method is None:
         return result
@@ -212,17 +212,17 @@ def _turn_upright(result: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def convert_color(image: Image.Image, color: Color) -> Image.Image:
-    """The picture as grey (luma after ITU-R BT.601) or RGB, or as it is."""
+    """Convert a picture to grey (luma after ITU-R BT.601) or RGB, or keep its colour."""
     if color == "keep":
         return image
     return image.convert({"grey": "L", "rgb": "RGB"}[color])
 
 
 def resize_picture(image: Image.Image, size: Size | None, resize: Resize) -> Image.Image:
-    """The picture at ``size`` = (height, width), antialiased (Lanczos); as it is without a size.
+    """Resize a picture to ``size`` = (height, width) with Lanczos's antialiasing filter.
 
     ``"crop"`` keeps the aspect ratio and cuts both ends of the longer side evenly. ``"stretch"``
-    does not keep it.
+    changes the aspect ratio. Without a size, the picture is returned as it is.
 
     Example:
         >>> resize_picture(Image.new("L", (100, 50)), (8, 8), "crop").size
@@ -241,7 +241,7 @@ def resize_picture(image: Image.Image, size: Size | None, resize: Resize) -> Ima
 
 
 def split_planes(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an ``L`` or ``RGB`` picture, ``[C, H, W]``."""
+    """Make the array of pixels of an ``L`` or ``RGB`` picture, ``[C, H, W]``."""
     values = np.asarray(image, dtype=np.uint8)
     if values.ndim == 2:
         return values[None]
@@ -249,7 +249,7 @@ def split_planes(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def join_planes(values: NDArray[np.uint8]) -> Image.Image:
-    """The ``L`` or ``RGB`` picture of pixels ``[C, H, W]``."""
+    """Make the ``L`` or ``RGB`` picture of pixels ``[C, H, W]``."""
     if len(values) == 1:
         return Image.fromarray(np.ascontiguousarray(values[0]))
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(values, 0, 2)))

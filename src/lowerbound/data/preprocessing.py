@@ -1,4 +1,4 @@
-"""The preprocessing that a trained model stores, so that it can take raw data of the same kind."""
+"""The preprocessing that a trained model stores, so that it accepts raw data of the same kind."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Preprocessing:
     """How raw pictures and arrays become examples of the kind that a model was trained on.
 
     :func:`lowerbound.load_data` attaches it to the examples that it returns, :func:`lowerbound.fit`
-    to the model, and :func:`lowerbound.save` writes it into the model's file. Another treatment of
-    raw data, such as a standardisation, is one more argument with a default, so that files that
-    were written before it can still be read.
+    to the model, and :func:`lowerbound.save` writes it into the model's file. To add a treatment of
+    raw data, such as a standardisation, add an argument with a default, so that older files can
+    still be read.
 
     Args:
-        shape: of one example. Pictures are converted to its height, width and colour.
+        shape: the shape of one example. Pictures are converted to its height, width and colour.
         levels: the number of values that a pixel or code can take; ``None`` for other data.
         value_kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         pixels: how pixels are treated, see :class:`lowerbound.Examples`.
-        seed: of ``pixels="binarize-once"``.
-        resize: how pictures reach their size: ``"crop"`` cuts off the edges, ``"stretch"`` does
-            not.
+        seed: the seed of ``pixels="binarize-once"``.
+        resize: how pictures get their size: ``"crop"`` cuts off the edges, ``"stretch"`` changes
+            the aspect ratio.
         missing: ``"nan"`` if NaN means that an entry was not observed.
-        layer: the layer of AnnData that is read, if not X.
+        layer: the layer of AnnData that is read instead of X.
         fields: the names of the fields, each with the meanings of its integers, or ``None`` if they
             are not known. The labels are the field ``label``.
 
@@ -79,23 +79,23 @@ class Preprocessing:
         return colors[self.shape[0]]
 
     def treating_pixels(self, pixels: Pixels, seed: int) -> Preprocessing | None:
-        """The preprocessing of the same examples after another treatment of their pixels.
+        """Make the preprocessing of the same examples after another treatment of their pixels.
 
-        ``None`` if pixels that were drawn once are to be dequantised, since no single treatment of
-        raw pixels has the same result.
+        It is ``None`` for ``"dequantize"`` after ``"binarize-once"``, since a single treatment of
+        raw pixels cannot do both.
         """
         if self.pixels != "binarize-once":
             return replace(self, pixels=pixels, seed=seed * (pixels == "binarize-once"))
         if pixels == "dequantize":
             return None
-        return self  # binary pixels are drawn only once
+        return self  # the binary pixels stay as they were drawn
 
 
 def find_category_codes(value: Any, name: str, preprocessing: Preprocessing | None) -> Any:
-    """The integers for categories of a field that are given as text; other values unchanged.
+    """Find the integers for categories of a field that are given as text; keep other values.
 
     Raises:
-        DataError: if the field has no such category, or its categories are not known.
+        DataError: if text is not a category of the field, or its categories are not known.
 
     Example:
         >>> pets = Preprocessing((1, 8, 8), fields={"label": ("cat", "dog")})
@@ -124,7 +124,6 @@ def _find_code(value: Any, name: str, preprocessing: Preprocessing | None) -> in
         )
     if value not in categories:
         raise DataError(
-            f"{name}={value!r}: there is no such category; the categories are "
-            f"{', '.join(categories)}"
+            f"{name}={value!r} is not a category; the categories are {', '.join(categories)}"
         )
     return categories.index(value)

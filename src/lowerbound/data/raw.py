@@ -1,4 +1,4 @@
-"""Raw data, made into examples like those that a model was trained on."""
+"""Raw data are made into examples like those on which a model was trained."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ def read_raw(
     keep_in: KeepIn = "auto",
     cache: str | None = None,
 ) -> Examples:
-    """Raw data as examples like those that a model was trained on.
+    """Make raw data into examples like those on which a model was trained.
 
     Pictures are converted to the size and colour of those examples, uint8 pixels are treated in the
-    same way, and categories get the same integers. Floating-point arrays are not changed if the
-    model was trained on pixels, because their values are scaled already.
+    same way, and categories get the same integers. If the model was trained on pixels,
+    floating-point arrays are not changed, because they are scaled already.
 
     Args:
         data: a path or a name, as for :func:`lowerbound.load_data`; pictures, as paths or as PIL's
-            images; an array, a tensor, a sparse matrix or AnnData. Of examples only the integers of
-            the fields that are asked for change, where these stand for other categories.
-        preprocessing: of the examples that the model was trained on.
+            images; an array, a tensor, a sparse matrix or AnnData. If it is
+            :class:`~lowerbound.Examples`, only the integers of requested fields change, if they
+            stand for other categories.
+        preprocessing: the preprocessing of the examples on which the model was trained.
         name: the name of the data in messages.
         fields: the names of the requested fields.
         keep_in: where the values of a file are stored while they are used, see
@@ -55,7 +56,7 @@ def read_raw(
         cache: the folder for decoded pictures, see :func:`lowerbound.load_data`.
 
     Raises:
-        DataError, ShapeError: for data that cannot be made into such examples, saying why.
+        DataError, ShapeError: if the data cannot be made into such examples, saying why.
 
     Example:
         >>> from PIL import Image
@@ -81,12 +82,12 @@ def read_raw(
         examples = _translate_codes(preprocessing.fields, examples, field, is_asked=field in asked)
     levels = examples.levels
     if preprocessing.value_kind == "codes":
-        levels = preprocessing.levels  # independent of the codes that occur
+        levels = preprocessing.levels  # the largest codes may not occur
     return replace(examples, levels=levels, preprocessing=preprocessing)
 
 
 def _find_pictures(data: Any) -> list[Path | Image] | None:
-    """Pictures that are given one by one; ``None`` for other data."""
+    """Find pictures that are given one by one; ``None`` for other data."""
     if isinstance(data, Image):
         return [data]
     if isinstance(data, str | os.PathLike):
@@ -114,12 +115,12 @@ def _read_pictures(
     if size is None:
         raise DataError(
             f"{name}: the model was trained on {_describe_kind(preprocessing)} of shape "
-            f"{preprocessing.shape}, so it takes no pictures; give an array"
+            f"{preprocessing.shape}, not on pictures; give an array"
         )
     for picture in pictures:
         if isinstance(picture, Path) and picture.is_dir():
             raise DataError(
-                f"{picture}: a folder in a list of pictures; give the folder alone, or a list of "
+                f"{picture}: is a folder in a list of pictures; give the folder alone, or a list of "
                 "its pictures"
             )
     return read_picture_list(
@@ -130,7 +131,7 @@ def _read_pictures(
 def make_load_settings(
     preprocessing: Preprocessing, source: str | os.PathLike[str]
 ) -> dict[str, Any]:
-    """The settings of :func:`lowerbound.load_data` for a file or a folder of raw data."""
+    """Make the settings of :func:`lowerbound.load_data` for a file or a folder of raw data."""
     settings: dict[str, Any] = {
         "image_size": preprocessing.image_size,
         "color": preprocessing.color,
@@ -153,7 +154,7 @@ def _read_path(
     except DataError as error:
         if not Path(source).expanduser().is_file():
             raise
-        # The user did not choose the settings that the file does not fit.
+        # The file does not fit the model's settings, which the user did not choose.
         raise DataError(
             f"{error}. The model was trained on {_describe_kind(preprocessing)} of shape "
             f"{preprocessing.shape}"
@@ -163,7 +164,7 @@ def _read_path(
 def _read_memory(
     data: Any, preprocessing: Preprocessing, name: str, fields: Iterable[str]
 ) -> Examples:
-    """Data that are in memory. An array that has the right shape is not copied."""
+    """Read data that are in memory. An array that has the right shape is not copied."""
     about: dict[str, Any] = {"kind": preprocessing.value_kind, "missing": preprocessing.missing}
     if is_anndata(data):
         return Examples.of(data, name=name, fields=list(fields), layer=preprocessing.layer, **about)
@@ -185,7 +186,7 @@ def _read_memory(
 
 
 def _refuse_one_picture(shape: tuple[int, ...], preprocessing: Preprocessing, name: str) -> None:
-    """Raises ``ShapeError`` for one picture, which would be read as several grey ones."""
+    """Raise ``ShapeError`` for one picture, which would be read as several grey pictures."""
     channels, *sides = preprocessing.shape
     is_channels_last = shape[2:] in ((1,), (3,), (4,)) and list(shape[1:]) != sides
     is_channels_first = shape == preprocessing.shape and channels > 1
@@ -197,7 +198,7 @@ def _refuse_one_picture(shape: tuple[int, ...], preprocessing: Preprocessing, na
 
 
 def _set_levels(preprocessing: Preprocessing, examples: Examples) -> Examples:
-    """Bytes are pixels with the model's number of levels, if none of them is too large."""
+    """Set the levels of bytes to the model's number, unless a byte is too large for it."""
     levels = preprocessing.levels
     if levels is None or examples.levels != 256 or preprocessing.value_kind is not None:
         return examples
@@ -210,7 +211,7 @@ def _set_levels(preprocessing: Preprocessing, examples: Examples) -> Examples:
 
 
 def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Examples:
-    """The same with the model's treatment of pixels, unless they are scaled already."""
+    """Treat pixels as the model's pixels were treated, unless they are scaled already."""
     if (examples.levels is None) != (preprocessing.levels is None):
         return examples
     if preprocessing.pixels == "as-is":
@@ -219,13 +220,13 @@ def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Exampl
 
 
 def _check_likeness(examples: Examples, preprocessing: Preprocessing) -> None:
-    """Raises ``DataError`` or ``ShapeError`` for examples that are not like the model's."""
+    """Raise ``DataError`` or ``ShapeError`` if examples are not like the model's."""
     name, levels = examples.name, examples.levels
     if examples.shape != preprocessing.shape:
         raise ShapeError(
             f"{name}: examples of shape {examples.shape}, but the model was trained on "
-            f"{_describe_kind(preprocessing)} of shape {preprocessing.shape}. Only 8-bit pictures can be "
-            f"brought to another shape; {_REMEDY}"
+            f"{_describe_kind(preprocessing)} of shape {preprocessing.shape}. Only 8-bit "
+            f"pictures can be converted to another shape; {_REMEDY}"
         )
     if levels is None or preprocessing.value_kind is not None:
         return
@@ -238,10 +239,10 @@ def _check_likeness(examples: Examples, preprocessing: Preprocessing) -> None:
 
 
 def _refuse_other_levels(examples: Examples, preprocessing: Preprocessing) -> None:
-    """Raises ``DataError`` for pixels that the user gave levels other than the model's.
+    """Raise ``DataError`` if the user gave pixels another number of levels than the model's.
 
-    Examples with a preprocessing got their levels from their source, which knows them. Binary
-    pixels suit a model of binarised ones.
+    Levels of examples with a preprocessing are right, because they come from the source. Binary
+    pixels suit a model that was trained on binarised pixels.
     """
     levels, expected = examples.levels, preprocessing.levels
     if examples.preprocessing is not None or None in (levels, expected) or levels == expected:
@@ -252,8 +253,9 @@ def _refuse_other_levels(examples: Examples, preprocessing: Preprocessing) -> No
         return
     raise DataError(
         f"{examples.name}: pixels of {levels} levels, but the model was trained on "
-        f"{_describe_kind(preprocessing)}, so they would have another scale; pass levels={expected} to "
-        "lb.Examples if that is their number, or convert them as the training data were converted"
+        f"{_describe_kind(preprocessing)}, so they would have another scale; pass "
+        f"levels={expected} to lb.Examples if that is correct, or convert them as the training data "
+        "were converted"
     )
 
 
@@ -268,15 +270,15 @@ def _describe_kind(preprocessing: Preprocessing) -> str:
 def translate_codes(
     categories: Mapping[str, tuple[str, ...] | None], examples: Examples, asked: Iterable[str]
 ) -> Examples:
-    """The same with the integers that the categories of some fields have elsewhere.
+    """Translate the integers of some fields, so that they stand for the given categories.
 
     Args:
-        categories: what the integers of each field stand for there; ``None`` if that is not known.
-        examples: whose integers may stand for other categories.
+        categories: the meanings of the new integers of each field; ``None`` if not known.
+        examples: the examples, whose integers may stand for other categories.
         asked: the names of the fields.
 
     Raises:
-        DataError: if a field has another category.
+        DataError: if a field contains a category that is not given.
     """
     for field in asked:
         examples = _translate_codes(categories, examples, field, is_asked=True)
@@ -290,10 +292,10 @@ def _translate_codes(
     *,
     is_asked: bool,
 ) -> Examples:
-    """The same with the integers for the categories of a field that the model was trained with.
+    """Translate the integers of one field to those with which the model was trained.
 
     Raises:
-        DataError: if the model needs the field and was not trained on one of its categories.
+        DataError: if the model requests the field but was not trained on one of its categories.
     """
     known, found = categories.get(field), examples.categories_by_field.get(field)
     if known is None or found is None or known == found:

@@ -1,4 +1,4 @@
-"""From a name, a path or an array to a training and a test part."""
+"""A name, a path or an array is read into a training and a test part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lowerbound.errors import DataError
 def read_dataset(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, labels: Any, **settings: Any
 ) -> Dataset:
-    """The data set that :func:`lowerbound.load_data` returns, for checked settings."""
+    """Read the data set that :func:`lowerbound.load_data` returns, with checked settings."""
     parts = _read_parts(source, **settings)
     if labels is not None:
         parts = _attach_labels(parts, labels)
@@ -45,7 +45,7 @@ def read_dataset(
 def read_all(
     source: Any, *, test_fraction: float, pixels: Pixels, seed: int, **settings: Any
 ) -> Examples:
-    """All examples of a source in its order, without a split; ``test_fraction`` has no effect."""
+    """Read all examples of a source in order, without a split. ``test_fraction`` is not used."""
     parts = _read_parts(source, **settings)
     if not isinstance(parts, Examples):
         return Dataset(*parts, _find_name(source)).prepare(pixels, seed=seed).all()
@@ -73,7 +73,7 @@ def _read_parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **sett
 
 
 def parse_fields(fields: Any) -> tuple[str, ...] | None:
-    """The names of fields, from a sequence or from text such as ``"batch,age"`` or ``"none"``.
+    """Parse names of fields from a sequence, or from text such as ``"batch,age"`` or ``"none"``.
 
     Example:
         >>> parse_fields("batch,age"), parse_fields("none"), parse_fields(["age"])
@@ -89,16 +89,16 @@ def parse_fields(fields: Any) -> tuple[str, ...] | None:
 
 
 def _finish(part: Examples, options: ReadOptions) -> Examples:
-    """Pictures in the requested form; refuses options that had no effect."""
+    """Convert pictures to the requested form, and refuse options that had no effect."""
     if options.kind is not None and part.kind != options.kind:
         raise DataError(
-            f"{part.name}: kind={options.kind!r} has no effect here, the entries are "
-            f"{part.kind or part.values.dtype}; leave it out"
+            f"{part.name}: kind={options.kind!r} has no effect, because the entries are "
+            f"{part.kind or part.values.dtype}; remove it"
         )
     if options.missing is not None and OBSERVED not in part.fields:
         raise DataError(
-            f"{part.name}: missing={options.missing!r} has no effect here, all entries are "
-            "observed; leave it out"
+            f"{part.name}: missing={options.missing!r} has no effect, because all entries are "
+            "observed; remove it"
         )
     for name in options.fields or ():
         if name not in part.all_fields:
@@ -110,7 +110,7 @@ def _finish(part: Examples, options: ReadOptions) -> Examples:
 
 
 def _attach_preprocessing(part: Examples, options: ReadOptions) -> Examples:
-    """Examples with a record of how they were made; an existing record is not changed."""
+    """Attach a record of how examples were made, unless they already have one."""
     known = part.preprocessing
     if known is not None and known.shape == part.shape and part.kind != "codes":
         return part
@@ -134,10 +134,10 @@ def _attach_labels(parts: Parts, labels: Any) -> Examples:
     if isinstance(parts, Examples) and parts.labels is None:
         return replace(parts, labels=labels)
     if isinstance(parts, Examples):
-        raise DataError(f"{parts.name}: has labels of its own, so leave out labels=")
+        raise DataError(f"{parts.name}: already has labels; remove labels=")
     raise DataError(
-        f"{parts[0].name}: has a test part of its own, so labels= does not say whose labels they "
-        "are; give a pair of lb.Examples.of(values, labels=...)"
+        f"{parts[0].name}: has its own test part, so labels= is ambiguous; give a pair of "
+        "lb.Examples.of(values, labels=...)"
     )
 
 
@@ -164,7 +164,7 @@ def _read(source: Any, options: ReadOptions) -> Parts:
     if isinstance(source, tuple):
         if len(source) != 2:
             raise DataError(
-                f"data: a tuple of {len(source)} entries; give one array, or a pair (train, test)"
+                f"data: a tuple has {len(source)} entries; give one array, or a pair (train, test)"
             )
         train, test = (
             _read_single(part, name, options)
@@ -175,7 +175,7 @@ def _read(source: Any, options: ReadOptions) -> Parts:
 
 
 def _read_single(source: Any, name: str, options: ReadOptions) -> Examples:
-    """One part of a pair."""
+    """Read one part of a pair."""
     if not isinstance(source, (str, os.PathLike, tuple, Dataset)):
         return read_memory(source, name, options)
     if not isinstance(source, tuple):
@@ -183,23 +183,23 @@ def _read_single(source: Any, name: str, options: ReadOptions) -> Examples:
         if isinstance(parts, Examples):
             return parts
     raise DataError(
-        f"{name}: this part of the pair has two parts itself; give one of them, or give it alone "
+        f"{name}: this part of the pair has two parts itself; give one of them, or give it "
         "without a pair"
     )
 
 
 def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
-    """The examples in an array, tensor, sparse matrix or AnnData object.
+    """Read the examples in an array, tensor, sparse matrix or AnnData object.
 
     Raises:
-        DataError: for data that cannot be read.
+        DataError: if the data cannot be read.
     """
     if isinstance(source, Examples):
         return source
     if isinstance(source, (torch.utils.data.Dataset, torch.utils.data.DataLoader)):
         raise DataError(
-            f"{name}: a {type(source).__name__} is not read; stack its examples into one tensor "
-            "[examples, ...]"
+            f"{name}: a {type(source).__name__} cannot be read; stack its examples into one "
+            "tensor [examples, ...]"
         )
     if is_anndata(source) or is_sparse(source):
         return Examples.of(
@@ -217,7 +217,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
     try:
         if isinstance(source, Tensor):
             source = source.detach().cpu()
-            if source.dtype == torch.bfloat16:  # which numpy lacks
+            if source.dtype == torch.bfloat16:  # numpy does not have it
                 source = source.float()
             source = source.numpy()
         array = np.array(source)
@@ -233,7 +233,10 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
 
 def _refuse_layer(options: ReadOptions, name: str) -> None:
     if options.layer is not None:
-        raise DataError(f"{name}: layer={options.layer!r}: only AnnData has layers; leave it out")
+        raise DataError(
+            f"{name}: layer={options.layer!r} has no effect, because only AnnData has layers; "
+            "remove it"
+        )
 
 
 def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
@@ -243,8 +246,8 @@ def _read_path(source: str | os.PathLike[str], options: ReadOptions) -> Parts:
         raise _make_missing_error(text)
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         raise DataError(
-            f"{path}: one picture is not a data set; give the folder that holds all of them, such "
-            f"as {path.parent}"
+            f"{path}: one picture is not a data set; give the folder that contains all of them, "
+            f"such as {path.parent}"
         )
     entry = find_format(path, options.keep_in)
     if not entry.has_layers:
@@ -267,7 +270,7 @@ def _make_missing_error(text: str) -> DataError:
     if names or files:
         hint = f"; did you mean {(names or files)[0]!r}?"
     return DataError(
-        f"{text!r}: there is no such file or folder, nor a data set of that name{hint} "
+        f"{text!r} is not a file, a folder, or the name of a data set{hint} "
         f"The named data sets are {', '.join(CATALOGUE)}"
     )
 
@@ -276,12 +279,12 @@ def _check_agreement(train: Examples, test: Examples) -> None:
     if train.shape != test.shape:
         raise DataError(
             f"{train.name} has examples of shape {train.shape}, but {test.name} of shape "
-            f"{test.shape}; give both one shape (for pictures, image_size and color can: "
+            f"{test.shape}; give both the same shape (for pictures, with image_size and color: "
             "--image-size 64 --color grey)"
         )
     if train.kind != test.kind:
         raise DataError(
-            f"{train.name} holds {train.kind or train.values.dtype}, but {test.name} "
+            f"{train.name} contains {train.kind or train.values.dtype}, but {test.name} "
             f"{test.kind or test.values.dtype}; give both the same kind"
         )
     for name in train.categories.keys() & test.categories.keys():
@@ -289,10 +292,10 @@ def _check_agreement(train: Examples, test: Examples) -> None:
             raise DataError(
                 f"{train.name} has the categories {', '.join(train.categories[name])} of the field "
                 f"{name!r}, but {test.name} {', '.join(test.categories[name])}; give both the same "
-                "ones (in pandas, categoricals of one dtype)"
+                "categories (in pandas, categoricals of one dtype)"
             )
     if train.levels != test.levels:
         kinds = [f"{part.values.dtype} with {part.levels or 'no'} levels" for part in (train, test)]
         raise DataError(
-            f"{train.name} holds {kinds[0]}, but {test.name} {kinds[1]}; give both the same type"
+            f"{train.name} contains {kinds[0]}, but {test.name} {kinds[1]}; give both the same type"
         )

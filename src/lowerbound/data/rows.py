@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Rows(ABC):
-    """Values ``[N, *shape]``. Indexing them makes a tensor of some rows, ``[B, *shape]``.
+    """Values ``[N, *shape]``. Indexing makes a tensor of some rows, ``[B, *shape]``.
 
     To write your own: define :attr:`shape`, :attr:`dtype`, indexing by row numbers, :meth:`select`
     and :meth:`joined`, and keep a set :attr:`known`. Training reads batches of such values ahead of
@@ -20,7 +20,7 @@ class Rows(ABC):
     device = torch.device("cpu")
 
     known: set[str]
-    """The known facts about all values, so that parts of them are not checked again."""
+    """The checks that all values have passed, so that parts of them are not checked again."""
 
     @property
     @abstractmethod
@@ -37,11 +37,11 @@ class Rows(ABC):
 
     @abstractmethod
     def select(self, index: Tensor) -> Self:
-        """The chosen rows, which stay in their storage."""
+        """Select rows, which stay in their storage."""
 
     @abstractmethod
     def joined(self, other: Self) -> Self:
-        """The rows of both, concatenated."""
+        """Concatenate the rows of both."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -55,7 +55,7 @@ class Rows(ABC):
         return self.dtype.is_floating_point
 
     def to(self, device: torch.device | str) -> Tensor:
-        """All values, in the memory of a device."""
+        """Read all values into the memory of a device."""
         return self[torch.arange(len(self))].to(device)
 
 
@@ -64,7 +64,7 @@ Values = Tensor | Rows
 
 
 def select_rows(values: Values, index: Tensor) -> Values:
-    """The chosen rows, in memory only if the values are."""
+    """Select rows, which stay in their storage if the values are not in memory."""
     if isinstance(values, Rows):
         return values.select(index)
     return values[index]

@@ -1,4 +1,4 @@
-"""From arrays, tensors, sparse matrices and AnnData to the contents of examples."""
+"""Arrays, tensors, sparse matrices and AnnData are read into the contents of examples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lowerbound.data.rows import Rows, Values
 from lowerbound.data.sparse import SparseRows, is_sparse
 from lowerbound.errors import DataError
 
-# Types for which torch or numpy lack operations on some devices.
+# Torch or numpy lack operations for these types on some devices.
 _STORED = {
     torch.bool: torch.uint8,
     torch.float16: torch.float32,
@@ -33,13 +33,13 @@ def read_contents(
     fields: Mapping[str, Any] | Sequence[str] | None,
     layer: str | None,
 ) -> dict[str, Any]:
-    """The arguments of :class:`~lowerbound.Examples` that ``Examples.of`` reads from its source.
+    """Read the arguments of :class:`~lowerbound.Examples` from the source of ``Examples.of``.
 
     Raises:
-        DataError: for data that cannot be read.
+        DataError: if the data cannot be read.
     """
     if hasattr(data, "train") and hasattr(data, "test"):
-        raise DataError(f"{name}: this is a data set with two parts; pass its .train or its .test")
+        raise DataError(f"{name}: the data set has two parts; pass its .train or its .test")
     about: dict[str, Any] = {"kind": kind}
     if is_anndata(data):
         columns = tuple(fields or ())
@@ -64,10 +64,10 @@ def read_contents(
 
 
 def convert_values(data: Any, name: str) -> Values:
-    """The values of examples, from tensors and rows as they are, arrays or nested lists.
+    """Convert arrays and nested lists to values of examples; keep tensors and rows.
 
     Raises:
-        DataError: for data that cannot be read.
+        DataError: if the data cannot be read.
     """
     if isinstance(data, Tensor | Rows):
         return data
@@ -82,10 +82,10 @@ def convert_values(data: Any, name: str) -> Values:
 
 
 def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
-    """Raises ``DataError`` if one of the settings is given, although it has no effect."""
+    """Raise ``DataError`` if a setting is given although it has no effect."""
     given = [name for name, value in settings.items() if value is not None]
     if given:
-        raise DataError(f"{reason}, so {given[0]}= has no effect; leave it out")
+        raise DataError(f"{reason}, so {given[0]}= has no effect; remove it")
 
 
 def _check_by_name(
@@ -96,7 +96,7 @@ def _check_by_name(
     if isinstance(fields, Mapping):
         return fields
     raise DataError(
-        f"{name}: fields={fields!r} names columns of AnnData, and this is an array; give the "
+        f"{name}: fields={fields!r} names columns of AnnData, but this is an array; give the "
         "fields themselves by name, fields={'batch': ...}"
     )
 

@@ -1,4 +1,4 @@
-"""Values in a sparse matrix: only the rows of a batch become dense."""
+"""Values in a sparse matrix. Only the rows of a batch become dense."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.errors import DataError
 
 
 def is_sparse(data: Any) -> bool:
-    """Whether an object is a sparse matrix or array of scipy's."""
+    """Whether an object is a sparse matrix or sparse array of SciPy."""
     return hasattr(data, "tocsr") and hasattr(data, "nnz")
 
 
@@ -27,8 +27,8 @@ class SparseRows(Rows):
     """Values ``[N, D]`` in a sparse matrix. Indexing makes a dense tensor of some rows.
 
     Args:
-        matrix: a matrix of scipy's in CSR format.
-        rows: the numbers of these rows in the matrix, ``[N]``; ``None`` for all.
+        matrix: a sparse matrix of SciPy in CSR format.
+        rows: the numbers of these rows in the matrix, ``[N]``, or ``None`` for all rows.
         known: see :class:`~lowerbound.data.rows.Rows`.
     """
 
@@ -38,15 +38,15 @@ class SparseRows(Rows):
 
     @classmethod
     def of(cls, matrix: Any, *, name: str, kind: Kind | None = None) -> SparseRows:
-        """A copy of a sparse matrix or array of scipy's, in any format.
+        """Copy a sparse matrix or sparse array of SciPy, in any format.
 
         Raises:
-            DataError: if it has another number of axes than two, or entries of a type that no
-                model can take.
+            DataError: if it does not have two axes, or if models cannot take the type of its
+                entries.
         """
         if len(matrix.shape) != 2:
             raise DataError(
-                f"{name}: a sparse array of shape {matrix.shape}; give [examples, dimensions]"
+                f"{name}: a sparse array has the shape {matrix.shape}; give [examples, dimensions]"
             )
         refuse_type(matrix.dtype, name, kind)
         rows = matrix.tocsr(copy=True)
@@ -70,11 +70,11 @@ class SparseRows(Rows):
         return torch.from_numpy(self.matrix[self._find_in_matrix(index)].toarray())
 
     def select(self, index: Tensor) -> SparseRows:
-        """The chosen rows; the matrix is not copied."""
+        """Select rows, without a copy of the matrix."""
         return replace(self, rows=self._find_in_matrix(index), known=set(self.known))
 
     def joined(self, other: SparseRows) -> SparseRows:
-        """The rows of both; if they are of two matrices, these are copied into one."""
+        """Concatenate the rows of both. If they are in two matrices, both are copied into one."""
         from scipy.sparse import vstack
 
         known = self.known & other.known

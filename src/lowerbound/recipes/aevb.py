@@ -38,7 +38,9 @@ Samples = Annotated[
 ]
 KL = Annotated[
     Literal["auto", "closed-form", "sampled"],
-    Field(description="whether the KL term is in closed form (estimator B) or sampled (estimator A)"),
+    Field(
+        description="whether the KL term is in closed form (estimator B) or sampled (estimator A)"
+    ),
 ]
 Beta = Annotated[
     float,

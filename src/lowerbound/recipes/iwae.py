@@ -34,9 +34,7 @@ def iwae(
     ] = "pathwise",
     groups: Annotated[
         int,
-        Field(
-            ge=1, description="number M of averaged bounds, each with K / M samples (MIWAE)"
-        ),
+        Field(ge=1, description="number M of averaged bounds, each with K / M samples (MIWAE)"),
     ] = 1,
     encoder_groups: Annotated[
         int | None,

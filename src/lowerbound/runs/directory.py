@@ -238,7 +238,9 @@ def verify_checkpoint(folder: Path) -> None:
     unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_DIGESTS_FILE}
     if unlisted or not sums:
         missing = ", ".join(sorted(unlisted)) or "any file"
-        raise StorageError(f"{folder / _DIGESTS_FILE}: is damaged, because it does not list {missing}")
+        raise StorageError(
+            f"{folder / _DIGESTS_FILE}: is damaged, because it does not list {missing}"
+        )
     for name, expected in sums.items():
         file = folder / name
         if not file.is_file() or digest(file) != expected:
