@@ -101,7 +101,7 @@ def _convert_to_python(value: Any) -> Any:
 
 
 def has_settings(function: Function) -> Function:
-    """Decorator: ``help()`` and editors see plain types; :func:`read_settings` also sees the bounds."""
+    """Decorator: ``help()`` and editors see plain types, :func:`read_settings` also bounds."""
     signature = inspect.signature(function)
     plain = [
         parameter.replace(annotation=_drop_bounds(parameter.annotation))

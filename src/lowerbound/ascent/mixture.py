@@ -160,7 +160,7 @@ class GaussianMixture(CoordinateAscent):
         )
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Assign each example to the nearest of C distant examples (Arthur & Vassilvitskii 2007)."""
+        """Assign each example to the nearest of C distant points (Arthur & Vassilvitskii 2007)."""
         standardised = (x - x.mean(0)) / x.std(0)
         centres = standardised[torch.randint(len(x), (1,), generator=generator)]
         while len(centres) < self.components:
@@ -197,7 +197,7 @@ class GaussianMixture(CoordinateAscent):
         prior = self.prior(x)
         strength = prior.strength + counts
         mean = (prior.strength * prior.mean + shares.mT @ x) / strength[:, None]
-        # The scatter is computed about the new means, because a difference of large squares would be
+        # The scatter is computed about the new means, since a difference of large squares would be
         # inaccurate.
         shift, pull = x[:, None] - mean, prior.mean - mean
         scatter = torch.einsum("nc,ncd,nce->cde", shares, shift, shift)

@@ -64,7 +64,7 @@ class LinearRegression(CoordinateAscent):
         return table
 
     def start(self, x: Tensor, generator: torch.Generator) -> dict[str, Factor]:
-        """Start with the optimal weights for a prior precision of 1 and the outputs' own precision."""
+        """Start with optimal weights for a prior precision of 1 and the outputs' own precision."""
         one = x.new_ones(())
         weights_precision = Gamma(one, one)
         noise_precision = Gamma(

@@ -136,8 +136,8 @@ def _load_same_examples(
     names = " and ".join(str(path) for path in configs)
     alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))
     remedy = (
-        "log likelihoods of data that are prepared in different ways cannot be compared; train both "
-        "runs on the same data"
+        "log likelihoods of data that are prepared in different ways cannot be compared, so train "
+        "both runs on the same data"
     )
     if data is None and alike:
         remedy = "give --data NAME|PATH to evaluate both on the same examples"

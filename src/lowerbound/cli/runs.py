@@ -150,7 +150,8 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
 
     if not directory.is_dir():
         raise StorageError(
-            f"{directory}: the directory does not exist; give the --out of a lowerbound train command"
+            f"{directory}: the directory does not exist; give the --out of a lowerbound train "
+            "command"
         )
     return load(directory), RunDirectory(directory).read_config()
 

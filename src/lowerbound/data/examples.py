@@ -193,8 +193,8 @@ class Examples:
     def decode(self, stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Decode stored values, ``[B, *shape]``, into the values that a model receives.
 
-        It is random for ``"dequantize"`` and ``"binarize"``. Counts and codes are not scaled; float32
-        represents them exactly up to 2^24.
+        It is random for ``"dequantize"`` and ``"binarize"``. Counts and codes are not scaled;
+        float32 represents them exactly up to 2^24.
         """
         x = stored.to(dtype)
         if self.levels is not None and self.kind is None:

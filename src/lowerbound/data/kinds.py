@@ -53,8 +53,8 @@ def make_integer_error(name: str, dtype: object) -> DataError:
     """Make the error for integers of unknown meaning."""
     return DataError(
         f"{name}: integers of type {str(dtype).removeprefix('torch.')} may be pixels, counts or "
-        'codes; pass kind="counts" or kind="codes" (--kind counts), or convert pixels from 0 to 255 '
-        'with .astype("uint8"), and anything else with .astype("float32")'
+        'codes; pass kind="counts" or kind="codes" (--kind counts), or convert pixels from 0 to '
+        '255 with .astype("uint8"), and anything else with .astype("float32")'
     )
 
 

@@ -68,7 +68,8 @@ def _find_own_folder() -> list[Path]:
         return []
     if not os.path.isdir(os.path.expanduser(folder)):
         raise DataError(
-            f"{FOLDER_VARIABLE}={folder}: the folder does not exist; create it, or unset the variable"
+            f"{FOLDER_VARIABLE}={folder}: the folder does not exist; create it or unset the "
+            "variable"
         )
     return [Path(folder).expanduser()]
 
@@ -206,8 +207,8 @@ def _read_frey(file: Path, entry: NamedDataset) -> Examples:
         frames = _read_mat(file, "ff")
         if frames.shape != (560, 1965):
             raise DataError(
-                f"{file}: ff has the shape {frames.shape} instead of (560, 1965); delete or replace "
-                "the file"
+                f"{file}: ff has the shape {frames.shape} instead of (560, 1965); delete or "
+                "replace the file"
             )
         examples = as_examples(frames.T.reshape(-1, 28, 20), name=str(file))
     if not isinstance(examples, Examples):

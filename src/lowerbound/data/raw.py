@@ -120,8 +120,8 @@ def _read_pictures(
     for picture in pictures:
         if isinstance(picture, Path) and picture.is_dir():
             raise DataError(
-                f"{picture}: is a folder in a list of pictures; give the folder alone, or a list of "
-                "its pictures"
+                f"{picture}: is a folder in a list of pictures; give the folder alone, or a list "
+                "of its pictures"
             )
     return read_picture_list(
         pictures, size=size, color=color, resize=preprocessing.resize, name=name
@@ -254,8 +254,8 @@ def _refuse_other_levels(examples: Examples, preprocessing: Preprocessing) -> No
     raise DataError(
         f"{examples.name}: pixels of {levels} levels, but the model was trained on "
         f"{_describe_kind(preprocessing)}, so they would have another scale; pass "
-        f"levels={expected} to lb.Examples if that is correct, or convert them as the training data "
-        "were converted"
+        f"levels={expected} to lb.Examples if that is correct, or convert them as the training "
+        "data were converted"
     )
 
 

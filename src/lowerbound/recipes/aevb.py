@@ -78,8 +78,8 @@ def aevb_gaussian(
     scale: Annotated[
         Literal["network", "shared", "elementwise"],
         Field(
-            description="standard deviation of the likelihood: an output of the decoder, one learned "
-            "number, or one learned number for each pixel"
+            description="standard deviation of the likelihood: an output of the decoder, one "
+            "learned number, or one learned number for each pixel"
         ),
     ] = "network",
     mean: Annotated[

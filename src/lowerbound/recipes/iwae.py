@@ -29,7 +29,7 @@ def iwae(
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
         Field(
-            description="estimator of the encoder's gradient. dreg does not worsen with more samples"
+            description="estimator of the encoder's gradient; dreg does not worsen with more samples"
         ),
     ] = "pathwise",
     groups: Annotated[

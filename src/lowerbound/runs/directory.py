@@ -92,7 +92,7 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
-        """Replace all lines, because a run may continue from a checkpoint older than the last line."""
+        """Replace all lines, for a run that continues from a checkpoint before the last line."""
         _replace_text(
             self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records)
         )

@@ -53,7 +53,7 @@ def find_shared_weights(model: nn.Module) -> dict[str, str]:
     first: dict[tuple[int, str], str] = {}
     shared: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        # A parameter may be tied to that of another module. A buffer is shared only with its module.
+        # Parameters of two modules may be tied. A buffer is shared only together with its module.
         keys = {name: (id(value), "") for name, value in module._parameters.items()}
         keys |= {name: (id(module), name) for name in module._buffers}
         for name, key in keys.items():
