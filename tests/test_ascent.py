@@ -328,7 +328,7 @@ def test_what_torch_refuses_within_an_update_is_told():
         def update(self, name, factors, x):
             return Gamma(x.new_tensor(-1.0), x.new_tensor(1.0))
 
-    with pytest.raises(NonFiniteError, match="not finite after the update of 'weights'"):
+    with pytest.raises(NonFiniteError, match="non-finite after the update of 'weights'"):
         Broken().fit(torch.randn(20, 3))
 
 

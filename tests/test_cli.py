@@ -551,7 +551,7 @@ def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, monkeypa
     monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: Wrapped())
     code, out, _ = call(capsys, "evaluate", "gaussian")
     assert code == 0
-    assert "latents not examined: latent_health: the draws of a Wrapped do not say" in out
+    assert "latents were not examined: latent_health: the draws of a Wrapped do not say" in out
     assert json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])["health"] is None
     assert "inference_gaps takes a lowerbound.LatentModel, not a Wrapped" in refused(
         capsys, "evaluate", "gaussian", "--gaps", "--json"
@@ -605,7 +605,7 @@ def test_a_run_is_applied_to_all_of_a_few_new_examples(count, here, tmp_path, ca
         "--out",
         tmp_path / "r.png",
     )
-    assert told.startswith(f"wrote {count} pairs, all there are, to ")
+    assert told.startswith(f"wrote {count} pairs, one for each example, to ")
 
 
 def test_a_single_example_has_no_standard_error(here, tmp_path, capsys):
@@ -775,8 +775,8 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
     [
         (
             "bernoulli",
-            "pixels 'as-is' against 'binarize'; nats of data that are prepared in different ways "
-            "cannot be compared",
+            "pixels 'as-is' against 'binarize'; log likelihoods of data that are prepared in "
+            "different ways cannot be compared",
         ),
         ("vectors", "vectors.npy'; give --data"),
         ("python", "--data NAME|PATH"),
@@ -937,7 +937,7 @@ MISTAKES = {
     "pixels": ([*TRAIN, "--pixels", "grey"], "binarize"),
     "patience alone": ([*TRAIN, "--validation", "0", "--patience", "2"], "--validation 0.1"),
     "image size": ([*TRAIN, "--image-size", "big"], "64x48"),
-    "missing file": (["train", "aevb-gaussian", "--data", "nope.npy"], "no such file"),
+    "missing file": (["train", "aevb-gaussian", "--data", "nope.npy"], "is not a file, a folder"),
     "misspelt data": (["train", "aevb-gaussian", "--data", "mnits"], "did you mean 'mnist'"),
     "empty folder": (["train", "aevb-gaussian", "--data", "empty"], "empty"),
     "grey for Bernoulli": (
@@ -976,9 +976,9 @@ MISTAKES = {
     "nothing to resume": (["train", "--resume", "nope"], "nope/config.yaml"),
     "both": (
         ["train", "--config", "gaussian/config.yaml", "--resume", "gaussian"],
-        "--config FILE, or --resume DIR",
+        "--config FILE or --resume DIR",
     ),
-    "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "leave out --out"),
+    "resume elsewhere": (["train", "--resume", "gaussian", "--out", "x"], "remove --out"),
     "resume what Python made": (["train", "--resume", "python"], "made in Python"),
     "no samples": (["evaluate", "gaussian", "--samples", "0"], "--samples"),
     "unknown part": (["evaluate", "gaussian", "--split", "foo"], "'train', 'test', 'all'"),
@@ -1124,7 +1124,7 @@ def test_a_damaged_section_is_refused_where_it_is_read(way, name, entry, copied,
         ({"training": {3: 3}}, "no setting 3"),
         ({"validation": "abc"}, "validation"),
         ({"validation": 3}, "between 0 and 1"),
-        ({"data": {"source": "nope.npy"}}, "no such file"),
+        ({"data": {"source": "nope.npy"}}, "is not a file, a folder"),
         ({"data": {"source": 3}}, "data"),
         ({"data": {"source": "digits", "colour": "grey"}}, "did you mean 'color'"),
     ],
@@ -1173,7 +1173,7 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     assert "Traceback" in err
     assert "RuntimeError: a wheel came off" in err
     assert err.splitlines()[-1] == (
-        "lowerbound: this is a bug in lowerbound, not a mistake of yours; please report it with "
+        "lowerbound: this is a bug in lowerbound, not your mistake; please report it with "
         "the lines above"
     )
 
@@ -1256,7 +1256,7 @@ def test_a_score_is_called_a_score(here, monkeypatch, capsys):
     code, out, _ = call(capsys, "evaluate", "gaussian")
     assert code == 0
     assert out.startswith("test score -")
-    assert "latents not examined: latent_health: the posterior (Point)" in out
+    assert "latents were not examined: latent_health: the posterior (Point)" in out
     told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
     assert (told["label"], told["health"]) == ("score", None)
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))

@@ -79,7 +79,10 @@ def test_types(tmp_path, dtype, kept, levels):
         (np.zeros((0, 3)), r"the shape \(0, 3\)"),
         (np.zeros((3, 0)), r"the shape \(3, 0\)"),
         (np.zeros((1, 2, 3, 4, 5)), r"the shape \(1, 2, 3, 4, 5\)"),
-        (np.zeros((3, 8, 8, 4), dtype=np.uint8), r"alpha channel; leave it out \(\[\.\.\., :3\]\)"),
+        (
+            np.zeros((3, 8, 8, 4), dtype=np.uint8),
+            r"alpha channel; remove that channel \(\[\.\.\., :3\]\)",
+        ),
         (np.array([[0.0, 1.0], [np.nan, 2.0]]), "row 1, entry 0 is nan"),
     ],
 )
@@ -189,8 +192,8 @@ def test_idx_types(tmp_path, code, dtype, packed):
     [
         (idx(GREYS, 0x08)[:-1], "the file is cut short"),
         (idx(GREYS, 0x08) + b"x", "the file is longer"),
-        (idx(GREYS, 0x08)[:9], "cut short within its header"),
-        (b"\0\0\x07\x01" + bytes(40), "not an IDX file, it begins with the bytes 00 00 07 01"),
+        (idx(GREYS, 0x08)[:9], "ends within its header"),
+        (b"\0\0\x07\x01" + bytes(40), "is not an IDX file; it begins with the bytes 00 00 07 01"),
         (b"\0\0\x08\0", "not an IDX file"),
         (b"\0\0", "not an IDX file"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "its header claims an array .*GiB"),
@@ -254,7 +257,7 @@ def test_pairs(tmp_path):
             "train holds torch.uint8 with 256 levels, but test torch.float64 with no levels",
         ),
         ((GREYS, np.arange(20)), r"looks like labels.*Examples\(values, labels="),
-        ((GREYS,), "a tuple of 1 entries"),
+        ((GREYS,), "a tuple has 1 entries"),
         ((tmp_path / "both.npz", GREYS), "train: this part of the pair has two parts itself"),
         ((GREYS, data), "test: this part of the pair has two parts itself"),
         ((GREYS, (GREYS, GREYS)), "test: this part of the pair has two parts itself"),
@@ -364,7 +367,7 @@ def test_missing_paths(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         DataError,
-        match=r"no such file or folder.*digits, mnist, fashion-mnist, frey-faces, olivetti",
+        match=r"is not a file, a folder.*digits, mnist, fashion-mnist, frey-faces, olivetti",
     ):
         load_data(name)
 

@@ -268,7 +268,7 @@ def test_load_data_takes_labels():
     data = load_data(torch.rand(20, 4), labels=["a", "b"] * 10, test_fraction=0.5)
     assert data.train.label_names == data.test.label_names == ("a", "b")
     assert len(data.test.labels) == 10
-    with pytest.raises(DataError, match="has labels of its own"):
+    with pytest.raises(DataError, match="already has labels"):
         load_data(data.train, labels=[0] * 10)
-    with pytest.raises(DataError, match="has a test part of its own"):
+    with pytest.raises(DataError, match="has its own test part"):
         load_data(data, labels=[0] * 20)

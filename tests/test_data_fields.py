@@ -64,10 +64,10 @@ def test_fields_become_tensors_of_three_types():
         ({3: [1, 2, 3]}, "the field 3 has a name"),
         ({"batch": [1, 2]}, r"3 examples, but the field 'batch' has the shape \(2,\)"),
         ({"batch": 1}, r"3 examples, but the field 'batch' has the shape \(\)"),
-        ({"depth": [1.0, math.nan, 2.0]}, r"'depth' is not finite in row 1 \(nan\)"),
-        ({"depth": torch.tensor([[1.0], [1.0], [math.inf]])}, "'depth' is not finite in row 2"),
+        ({"depth": [1.0, math.nan, 2.0]}, r"'depth' is non-finite in row 1 \(nan\)"),
+        ({"depth": torch.tensor([[1.0], [1.0], [math.inf]])}, "'depth' is non-finite in row 2"),
         ({"depth": [1j, 2j, 3j]}, "complex numbers"),
-        ({"donor": ["a", None, "b"]}, r"'donor' has text and also None \(entry 1\)"),
+        ({"donor": ["a", None, "b"]}, r"'donor' has text, but entry 1 is None"),
         ({"donor": [[1], [2, 3], [4]]}, "'donor' cannot be read as an array"),
         ({"observed": [True, False, True]}, r"must be boolean and of shape \(3, 2\)"),
         ({"observed": torch.ones(3, 2)}, r"must be boolean and of shape \(3, 2\)"),
@@ -149,7 +149,7 @@ def test_other_arrays_of_an_npz_are_named_or_refused(tmp_path):
     assert load_data(path, fields="batch, depth").train.fields.keys() == {"batch", "depth"}
     for none in ("none", []):
         assert not load_data(path, fields=none).train.fields
-    with pytest.raises(DataError, match="has no array age for the field 'age'; it holds Batch"):
+    with pytest.raises(DataError, match="has no array age for the field 'age'; it contains Batch"):
         load_data(path, fields="age")
 
 
@@ -179,7 +179,7 @@ def test_fields_that_a_source_does_not_have(tmp_path):
     for source in (tmp_path / "a.npy", VALUES, Examples.of(VALUES), "digits"):
         with pytest.raises(DataError, match=r"has no field 'batch'; the fields are: (none|label)"):
             load_data(source, fields=["batch"])
-    with pytest.raises(DataError, match="names columns of AnnData, and this is an array"):
+    with pytest.raises(DataError, match="names columns of AnnData, but this is an array"):
         Examples.of(VALUES, fields=["batch"])
     assert Examples.of(VALUES, fields={"batch": range(20)}).fields.keys() == {"batch"}
 
@@ -380,10 +380,10 @@ def test_a_model_that_is_not_told_what_is_missing_is_refused():
     examples = Examples.of(TABLE, missing="nan", name="table")
     assert lb.evaluate(told, lb.ELBO(), examples).mean
     with pytest.raises(
-        DataError, match="table: 3 entries are missing, and the likelihood does not take"
+        DataError, match="table: 3 entries are missing, but the likelihood does not take"
     ):
         lb.evaluate(untold, lb.ELBO(), examples)
-    with pytest.raises(DataError, match="table: 3 entries are missing, and the likelihood"):
+    with pytest.raises(DataError, match="table: 3 entries are missing, but the likelihood"):
         lb.fit(untold, lb.ELBO(), examples, steps=1, progress=False)
     lb.fit(told, lb.ELBO(), examples, steps=1, progress=False)
     assert lb.evaluate(untold, lb.ELBO(), Examples.of(TABLE[2:], missing="nan")).mean
@@ -400,5 +400,5 @@ def test_a_mask_of_ones_own_and_bits_per_dimension():
 
 
 def test_numbers_beside_text_are_refused_and_not_made_categories():
-    with pytest.raises(DataError, match=r"has text and also nan \(entry 1\)"):
+    with pytest.raises(DataError, match="has text, but entry 1 is nan"):
         Examples(torch.zeros(3, 2), fields={"batch": ["a", float("nan"), "b"]})

@@ -142,7 +142,7 @@ def test_pictures_that_would_be_lost_are_refused(tmp_path):
     save(tmp_path / "deep" / "a" / "b" / "1.png")
     with pytest.raises(
         DataError,
-        match=r"deep/a/b: holds pictures more than one folder below .*deep; give .*deep/a instead",
+        match=r"deep/a/b: contains pictures more than one folder below .*deep; give .*deep/a instead",
     ):
         load_data(tmp_path / "deep")
 
@@ -354,7 +354,7 @@ def test_foreign_formats_are_not_decoded(tmp_path):
     (tmp_path / "a.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     )
-    with pytest.raises(DataError, match=r"a\.png: not a picture of a kind that can be read"):
+    with pytest.raises(DataError, match=r"a\.png: is damaged or not a picture in a known format"):
         load_data(tmp_path)
 
 

@@ -415,7 +415,7 @@ def test_nothing_half_written_is_left_behind(folder, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        DataError, match=r"file/decoded: cannot keep decoded pictures there.*--cache DIR"
+        DataError, match=r"file/decoded: decoded pictures cannot be stored there.*--cache DIR"
     ):
         lb.load_data(folder, keep_in="file", cache=str(tmp_path / "file" / "decoded"))
 

@@ -184,7 +184,7 @@ def test_other_content_is_refused_by_its_file(machine, wrong):
     arrays = list(ARRAYS)
     arrays[wrong] = arrays[wrong][::-1].copy()
     folder = put_idx(machine / "cache/lowerbound/mnist", arrays)
-    with pytest.raises(DataError, match=f"{FILES[wrong]}.gz: not the published mnist") as caught:
+    with pytest.raises(DataError, match=f"{FILES[wrong]}.gz: is not the published mnist") as caught:
         load_data("mnist")
     assert str(folder) in str(caught.value)
 
@@ -274,12 +274,12 @@ def test_without_network_one_message_says_what_to_put_where(machine, monkeypatch
     mine = machine / "mine"
     mine.mkdir()
     monkeypatch.setenv("LOWERBOUND_DATA", str(mine))
-    with pytest.raises(DataError, match=f"^{name}: not found on this machine") as caught:
+    with pytest.raises(DataError, match=f"^{name}: was not found on this machine") as caught:
         load_data(name)
     message = str(caught.value)
     assert "Temporary failure in name resolution" in message
     assert f"into {machine / 'cache/lowerbound' / name}" in message
-    assert "set LOWERBOUND_DATA to a folder that holds" in message
+    assert "set LOWERBOUND_DATA to a folder that contains" in message
     for file in CATALOGUE[name].files:
         assert file in message
     assert str(mine) in message.partition("Searched: ")[2]
@@ -289,14 +289,16 @@ def test_without_network_one_message_says_what_to_put_where(machine, monkeypatch
 def test_a_cache_that_cannot_be_written(machine, monkeypatch):
     (machine / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "file"))
-    with pytest.raises(DataError, match=r"cannot keep downloads there .*set XDG_CACHE_HOME"):
+    with pytest.raises(DataError, match=r"downloads cannot be stored there .*set XDG_CACHE_HOME"):
         load_data("frey-faces")
 
 
 def test_a_variable_that_names_no_folder(machine, monkeypatch):
     monkeypatch.setenv("LOWERBOUND_DATA", str(machine / "nowhere"))
     for name in ("mnist", "frey-faces", "olivetti"):
-        with pytest.raises(DataError, match=r"LOWERBOUND_DATA=.*nowhere: there is no such folder"):
+        with pytest.raises(
+            DataError, match=r"LOWERBOUND_DATA=.*nowhere: the folder does not exist"
+        ):
             load_data(name)
 
 
@@ -363,7 +365,7 @@ def test_olivetti_from_its_file(machine, monkeypatch, faces):
     x = examples.batch(torch.arange(400))
     assert (x.min(), x.max()) == (0, 1)
     (machine / "cache/lowerbound/olivetti/olivettifaces.mat").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"olivettifaces\.mat: not the published file"):
+    with pytest.raises(DataError, match=r"olivettifaces\.mat: is not the published file"):
         load_data("olivetti")
 
 
@@ -376,7 +378,7 @@ def test_olivetti_from_the_cache_of_scikit_learn(machine, monkeypatch, faces):
     joblib.dump(faces.transpose(0, 2, 1).reshape(400, 4096), cache / "olivetti_py3.pkz", compress=1)
     assert np.array_equal(named.load_named("olivetti").values[:, 0].numpy(), faces - 13)
     joblib.dump(RANDOM.random((400, 4096)), cache / "olivetti_py3.pkz", compress=1)
-    with pytest.raises(DataError, match="not 400 faces of 64 x 64 in 8-bit greys"):
+    with pytest.raises(DataError, match="does not contain 400 faces of 64 x 64 8-bit greys"):
         load_data("olivetti")
     (cache / "olivetti_py3.pkz").write_bytes(b"damaged")
     with pytest.raises(DataError, match="scikit-learn cannot read its cache"):

@@ -172,7 +172,7 @@ def test_dense_anndata():
             {"fields": ["age"]},
             "column 'age' does not exist; the columns of obs are: donor, batch, depth, empty",
         ),
-        ({}, {"fields": ["empty"]}, r"the field 'empty' has text and also None"),
+        ({}, {"fields": ["empty"]}, r"the field 'empty' has text, but entry 0 is None"),
     ],
 )
 def test_what_anndata_does_not_have(changes, settings, message):
@@ -192,7 +192,7 @@ def test_a_cell_without_a_category():
 def test_layers_are_of_anndata_only(tmp_path):
     np.save(tmp_path / "a.npy", DENSE)
     for source in (DENSE, tmp_path / "a.npy"):
-        with pytest.raises(DataError, match="layer='counts': only AnnData has layers"):
+        with pytest.raises(DataError, match="layer='counts' has no effect, because only AnnData"):
             load_data(source, layer="counts")
     with pytest.raises(DataError, match="only AnnData has layers, so layer= has no effect"):
         Examples.of(DENSE, layer="counts")

@@ -200,7 +200,7 @@ def test_categories_by_name(model):
     assert torch.equal(
         model.reconstruct(examples, label="dog"), model.reconstruct(examples, label=1)
     )
-    with pytest.raises(DataError, match="no such category; the categories are cat, dog, fox"):
+    with pytest.raises(DataError, match="is not a category; the categories are cat, dog, fox"):
         model.sample(2, label="wolf")
     with pytest.raises(DataError, match="does not know the names of the categories of 'label'"):
         conditional().sample(2, label="fox")
@@ -301,10 +301,10 @@ TABLE = Preprocessing((6,))
         (np.zeros((3, 16, 16), np.uint8), PICTURES, ShapeError, "looks like one picture"),
         (np.zeros((40, 30, 3), np.uint8), PICTURES, ShapeError, "looks like one picture"),
         (np.zeros((4, 6), np.uint8), TABLE, DataError, "256 levels, but .* real numbers"),
-        ([Image.new("L", (6, 6))], TABLE, DataError, "so it takes no pictures"),
+        ([Image.new("L", (6, 6))], TABLE, DataError, "not on pictures; give an array"),
         (["nowhere.png"], PICTURES, DataError, "nowhere.png: the picture cannot be read"),
         (["."], PICTURES, DataError, "a folder in a list of pictures"),
-        ("nowhere", PICTURES, DataError, "no such file or folder"),
+        ("nowhere", PICTURES, DataError, "is not a file, a folder"),
         ([Image.new("F", (9, 9), 5.0)], PICTURES, DataError, "picture 0: floating-point pixels"),
     ],
 )

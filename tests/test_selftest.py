@@ -613,7 +613,7 @@ def test_the_command_says_each_statement_and_how_many_hold(capsys):
     assert (code, err) == (0, "")
     assert len(lines) == 3
     assert lines[0].startswith(
-        "✓ The closed-form KL between diagonal Gaussians is that of torch (gaussian-kl): "
+        "✓ The closed-form KL between diagonal Gaussians equals torch's (gaussian-kl): "
     )
     assert "(at most 1e-10), " in lines[0]
     assert lines[-1] == "2 of 2 statements hold"
@@ -649,7 +649,7 @@ def test_the_command_prints_one_object(capsys, monkeypatch):
 def test_a_wrong_name_ends_with_the_nearest(capsys):
     code, out, err = call(capsys, "--only", "vimco-gradiant")
     assert (code, out) == (2, "")
-    message = "there is no check 'vimco-gradiant'; did you mean 'vimco-gradient'?"
+    message = "'vimco-gradiant' is not a check; did you mean 'vimco-gradient'?"
     assert err == f"lowerbound: selftest: {message}\n"
 
 

@@ -88,13 +88,13 @@ def test_given_values_replace_defaults():
     [
         ("cupz", "did you mean 'cups'"),
         ("strenght", "did you mean 'strength'"),
-        ("quux", "there are cups, strength, kind, milk, hot"),
-        ("guest", "there are"),
-        (7, "there are"),
+        ("quux", "the settings are cups, strength, kind, milk, hot"),
+        ("guest", "the settings are"),
+        (7, "the settings are"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_a_hint(unknown, hint):
-    with pytest.raises(SettingsError, match=f"brew: there is no setting {unknown!r}; {hint}"):
+    with pytest.raises(SettingsError, match=f"brew: {unknown!r} is not a setting; {hint}"):
         check_arguments(brew, {unknown: 1})
 
 
@@ -281,7 +281,7 @@ def test_an_unlike_recipe_is_refused_with_all():
 
 def test_a_recipe_refuses_what_it_does_not_take():
     with pytest.raises(
-        SettingsError, match="aevb-gaussian: there is no setting 'latents'; did you mean 'latent'"
+        SettingsError, match="aevb-gaussian: 'latents' is not a setting; did you mean 'latent'"
     ):
         find_recipe("aevb-gaussian").build((4,), {"latents": 3})
 

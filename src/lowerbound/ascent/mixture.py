@@ -149,7 +149,7 @@ class GaussianMixture(CoordinateAscent):
                 f"{tuple(data.shape)}"
             )
         if bool(torch.linalg.cholesky_ex(self._covariance(data)).info):
-            raise DataError("data: a column is constant or a combination of others; leave it out")
+            raise DataError("data: a column is constant or a combination of others; remove it")
         return data
 
     def prior(self, x: Tensor) -> NormalWishart:

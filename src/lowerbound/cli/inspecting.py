@@ -45,8 +45,8 @@ def sample(
         bool | None,
         typer.Option(
             "--mean/--draw",
-            help="Write the mean of p(x|z), or a draw from it. The default is the mean for .png and "
-            "a draw for .npy.",
+            help="Write the mean of p(x|z), or a draw from it. The default is the mean for .png "
+            "and a draw for .npy.",
         ),
     ] = None,
 ) -> None:

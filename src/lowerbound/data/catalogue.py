@@ -83,7 +83,7 @@ CATALOGUE: dict[str, NamedDataset] = {
                 "https://ossci-datasets.s3.amazonaws.com/mnist/{}",
                 "https://storage.googleapis.com/cvdf-datasets/mnist/{}",
             ),
-            # The digests of the decoded uint8 entries, so that they do not depend on the file format:
+            # The digests of the decoded uint8 entries, which do not depend on the file format:
             # training images and labels, then test images and labels.
             digests=(
                 "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",

@@ -28,9 +28,7 @@ def iwae(
     ] = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
-        Field(
-            description="estimator of the encoder's gradient; dreg does not worsen with more samples"
-        ),
+        Field(description="estimator of the encoder's gradient; more samples do not worsen dreg"),
     ] = "pathwise",
     groups: Annotated[
         int,
