@@ -780,7 +780,7 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
         ),
         ("vectors", "vectors.npy'; give --data"),
         ("python", "--data NAME|PATH"),
-        ("nope", "no such directory"),
+        ("nope", "does not exist"),
         ("empty", "no config.yaml"),
     ],
 )
@@ -1010,7 +1010,7 @@ INSPECTING = {
 @pytest.mark.parametrize("command", INSPECTING)
 @pytest.mark.parametrize(
     ("directory", "hint"),
-    [("nope", "no such directory"), ("empty", "no config.yaml"), ("file", "no such directory")],
+    [("nope", "does not exist"), ("empty", "no config.yaml"), ("file", "does not exist")],
 )
 def test_what_is_no_run_is_refused(command, directory, hint, here, capsys):
     assert hint in refused(capsys, command, directory, *INSPECTING[command])
@@ -1114,7 +1114,7 @@ def test_a_damaged_section_is_refused_where_it_is_read(way, name, entry, copied,
 @pytest.mark.parametrize(
     ("entries", "hint"),
     [
-        ({"recipe": {"name": "quux", "arguments": {}}}, "no recipe 'quux'"),
+        ({"recipe": {"name": "quux", "arguments": {}}}, "'quux' is not a recipe"),
         ({"recipe": {"name": ["x"], "arguments": {}}}, "no recipe"),
         ({"recipe": {}}, "no recipe"),
         ({"recipe": {"name": "aevb-gaussian", "arguments": [3]}}, "expected settings by name"),

@@ -141,7 +141,7 @@ VALUES = np.random.default_rng(1).random((20, 3)).astype(np.float32)
 def test_other_arrays_of_an_npz_are_named_or_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x=VALUES, y=np.arange(20), Batch=np.arange(20) % 3, depth=VALUES[:, 0])
-    with pytest.raises(DataError, match=r"also holds Batch, depth; .*--fields Batch"):
+    with pytest.raises(DataError, match=r"also contains Batch, depth; .*--fields Batch"):
         load_data(path)
     data = load_data(path, fields=["batch"])
     assert data.train.fields.keys() == {"batch"}
@@ -157,7 +157,7 @@ def test_fields_of_an_npz_with_two_parts(tmp_path):
     path = tmp_path / "a.npz"
     arrays = {"x_train": VALUES, "x_test": VALUES[:4], "batch_train": np.arange(20)}
     np.savez(path, **arrays, batch_test=np.arange(4))
-    with pytest.raises(DataError, match=r"also holds batch_train, batch_test; .*--fields batch\)"):
+    with pytest.raises(DataError, match=r"also contains batch_train, batch_test; .*--fields batch\)"):
         load_data(path)
     data = load_data(path, fields="batch")
     assert data.train.fields["batch"].tolist() == list(range(20))
@@ -276,7 +276,7 @@ def test_a_pair_of_codes_has_the_levels_of_both():
     data = load_data((COUNTS, COUNTS.clamp_max(5)), kind="codes")
     assert data.train.levels == data.test.levels == 101
     with pytest.raises(
-        DataError, match=r"one holds counts, but two torch\.float32; give both the same kind"
+        DataError, match=r"one contains counts, but two torch\.float32; give both the same kind"
     ):
         load_data(
             (Examples(COUNTS, kind="counts", name="one"), Examples(COUNTS.float(), name="two"))
@@ -285,7 +285,7 @@ def test_a_pair_of_codes_has_the_levels_of_both():
 
 def test_a_kind_that_has_no_effect_is_refused():
     for source in ("digits", Examples.of(VALUES), Examples(COUNTS, kind="codes")):
-        with pytest.raises(DataError, match="kind='counts' has no effect here"):
+        with pytest.raises(DataError, match="kind='counts' has no effect, because"):
             load_data(source, kind="counts")
     assert load_data(Examples(COUNTS, kind="counts"), kind="counts", test_fraction=0.4)
     with pytest.raises(DataError, match="these already are Examples, so kind= has no effect"):
@@ -358,7 +358,7 @@ def test_missing_is_nan_or_nothing():
         Examples.of(TABLE, missing="zero")
     with pytest.raises(SettingsError, match="missing"):
         load_data(TABLE, missing="zero")
-    with pytest.raises(DataError, match="missing='nan' has no effect here"):
+    with pytest.raises(DataError, match="missing='nan' has no effect, because"):
         load_data("digits", missing="nan")
 
 

@@ -201,7 +201,7 @@ def test_other_content_is_refused_by_its_file(machine, wrong):
                 "x_test": ARRAYS[2],
                 "y_test": ARRAYS[3],
             },
-            "not the published",
+            "is not the published",
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_sparse_entries_that_are_refused(change, settings, message):
 
 
 def test_sparse_arrays_of_other_shapes_are_refused():
-    with pytest.raises(DataError, match=r"a sparse array of shape \(7,\)"):
+    with pytest.raises(DataError, match=r"a sparse array has the shape \(7,\)"):
         Examples.of(scipy.sparse.coo_array(DENSE[0]))
     with pytest.raises(DataError, match="complex numbers"):
         Examples.of(sparse(DENSE.astype(complex)))

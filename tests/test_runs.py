@@ -599,7 +599,7 @@ def test_parts_of_ones_own_are_recorded_by_name(data, tmp_path):
 def test_nothing_is_overwritten(data, tmp_path):
     train(tmp_path / "run", data, epochs=1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(StorageError, match="holds a run already"):
+    with pytest.raises(StorageError, match="already contains a run"):
         train(tmp_path / "run", data, epochs=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

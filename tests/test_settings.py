@@ -228,7 +228,7 @@ def test_fit_refuses_an_unknown_keyword_with_a_hint():
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
     )
-    with pytest.raises(SettingsError, match="no setting 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(SettingsError, match="'epoch' is not a setting; did you mean 'epochs'"):
         lb.fit(model, lb.ELBO(), torch.rand(4, 3), epoch=1)
 
 
@@ -269,13 +269,13 @@ def test_the_usual_training_of_a_recipe_is_valid(name):
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():
     with pytest.raises(
-        SettingsError, match="no recipe 'aevb-gausian'; did you mean 'aevb-gaussian'"
+        SettingsError, match="'aevb-gausian' is not a recipe; did you mean 'aevb-gaussian'"
     ):
         find_recipe("aevb-gausian")
 
 
 def test_an_unlike_recipe_is_refused_with_all():
-    with pytest.raises(SettingsError, match="there are aevb-gaussian, aevb-bernoulli"):
+    with pytest.raises(SettingsError, match="the recipes are aevb-gaussian, aevb-bernoulli"):
         find_recipe("quux")
 
 
