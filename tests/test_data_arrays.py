@@ -216,7 +216,9 @@ def test_idx_folder_has_two_parts(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(idx(np.arange(20, dtype=np.uint8), 8))
     )
-    with pytest.raises(DataError, match=r"contains train-images.*, but not t10k-images-idx3-ubyte\.gz"):
+    with pytest.raises(
+        DataError, match=r"contains train-images.*, but not t10k-images-idx3-ubyte\.gz"
+    ):
         load_data(tmp_path)
     (tmp_path / "t10k-images.idx3-ubyte").write_bytes(idx(GREYS[:3], 8))
     data = load_data(str(tmp_path))

@@ -157,7 +157,9 @@ def test_fields_of_an_npz_with_two_parts(tmp_path):
     path = tmp_path / "a.npz"
     arrays = {"x_train": VALUES, "x_test": VALUES[:4], "batch_train": np.arange(20)}
     np.savez(path, **arrays, batch_test=np.arange(4))
-    with pytest.raises(DataError, match=r"also contains batch_train, batch_test; .*--fields batch\)"):
+    with pytest.raises(
+        DataError, match=r"also contains batch_train, batch_test; .*--fields batch\)"
+    ):
         load_data(path)
     data = load_data(path, fields="batch")
     assert data.train.fields["batch"].tolist() == list(range(20))

@@ -581,7 +581,9 @@ def test_thorough_checks_are_left_out_unless_asked_for(monkeypatch):
 def test_names_are_taken_once_and_unknown_ones_refused():
     with pytest.raises(ValueError, match="two checks are called 'gaussian-kl'"):
         check("gaussian-kl", "again", tolerance=0)(float)
-    with pytest.raises(SettingsError, match=r"'gausian-kl' is not a check; did you mean 'gaussian-kl'\?"):
+    with pytest.raises(
+        SettingsError, match=r"'gausian-kl' is not a check; did you mean 'gaussian-kl'\?"
+    ):
         run_checks(only=["gausian-kl"])
 
 
