@@ -292,7 +292,7 @@ def test_fewer_rows_than_columns_are_regressed_on():
     table = torch.randn(4, 8, dtype=torch.float64)
     fitted = LinearRegression(concentration=1.0, rate=1.0).fit(table)
     alpha, beta = (fitted.factors[name].mean for name in ("weights_precision", "noise_precision"))
-    weights = LinearRegression._weights(
+    weights = LinearRegression._update_weights(
         table, fitted.factors["weights_precision"], fitted.factors["noise_precision"]
     )
     precision = alpha * torch.eye(7, dtype=torch.float64) + beta * table[:, :-1].mT @ table[:, :-1]

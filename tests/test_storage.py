@@ -141,7 +141,7 @@ def test_the_file_begins_with_a_length_and_json(file):
 def test_without_a_constructor_a_foreign_part_is_named_with_the_way_out(tmp_path):
     path = lb.save(with_my_network(), tmp_path / "vae")
     with pytest.raises(
-        StorageError, match=r"model\.posterior\.network is of .*MyNetwork.*constructor=make_model"
+        StorageError, match=r"model\.posterior\.network is a .*MyNetwork.*constructor=make_model"
     ):
         lb.load(path)
 
