@@ -909,7 +909,7 @@ TRAIN = ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "never", *
 MISTAKES = {
     "unknown command": (["trian"], "Did you mean 'train'"),
     "unknown flag": (["--nonsense"], "--nonsense"),
-    "is not a recipe": (["train"], "name a recipe"),
+    "no recipe": (["train"], "name a recipe"),
     "unknown recipe": (["train", "aevb-gausian"], "aevb-gaussian"),
     "no data": (["train", "aevb-gaussian"], "--data"),
     "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "--hidden"),
