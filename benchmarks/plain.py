@@ -40,22 +40,26 @@ def train_by_fit(train: lb.Examples, test: lb.Examples, seed: int) -> float:
     return lb.evaluate(model, lb.ELBO(), test).mean
 
 
+def plain_step(model: lb.LatentModel, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
+    """A training step as one writes it by hand, with torch alone."""
+    encode, decode = model.posterior.network.layers, model.likelihood.network.layers
+    loc, log_variance = encode(x).chunk(2, -1)
+    logits = decode(loc + (0.5 * log_variance).exp() * torch.randn_like(loc))
+    distortion = binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+    rate = 0.5 * (loc.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+    optimizer.zero_grad()
+    (distortion + rate).mean().backward()
+    optimizer.step()
+
+
 def train_by_loop(values: torch.Tensor, test: lb.Examples, seed: int) -> float:
-    """The test bound after training by a loop of a dozen lines."""
+    """The test bound after training by a bare loop."""
     model, _ = make(TASK)
     torch.manual_seed(1000 + seed)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    encode, decode = model.posterior.network.layers, model.likelihood.network.layers
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(values)).split(TASK.batch):
-            x = values[rows].float()
-            loc, log_variance = encode(x).chunk(2, -1)
-            logits = decode(loc + (0.5 * log_variance).exp() * torch.randn_like(loc))
-            distortion = binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
-            rate = 0.5 * (loc.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-            optimizer.zero_grad()
-            (distortion + rate).mean().backward()
-            optimizer.step()
+            plain_step(model, optimizer, values[rows].float())
     model.eval()
     return lb.evaluate(model, lb.ELBO(), test).mean
 

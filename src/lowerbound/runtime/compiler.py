@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,14 +20,17 @@ Choice = Literal["auto", "always", "never"]
 
 # The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
-# rounding at most. Other code that was compiled in this process does not count towards the limit of
-# recompilations, nor do the other pieces of a function that is compiled in pieces.
+# rounding at most.
 _ASKED: dict[str, Any] = {
     "dynamic": False,
     "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
-    "isolate_recompiles": True,
-    "recompile_limit": 3,
 }
+
+# Other code that was compiled in this process does not count towards the limit of recompilations,
+# nor do the other pieces of a function that is compiled in pieces. torch.compile takes these
+# arguments from torch 2.13 on. Earlier versions know the limit only as a switch of the process.
+_RECOMPILE_LIMIT = 3
+_LIMITS: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _RECOMPILE_LIMIT}
 
 
 def check_choice(name: str, choice: Any) -> None:
@@ -52,6 +56,8 @@ def compiled(
         options: of the code generator, in addition to the usual ones.
     """
     asked = _ASKED | {"options": _ASKED["options"] | options}
+    known = inspect.signature(torch.compile).parameters
+    asked |= {name: value for name, value in _LIMITS.items() if name in known}
     with switches_for_compiling():
         made = torch.compile(_copy_code(function), fullgraph=whole, **asked)
 
@@ -69,16 +75,18 @@ def switches_for_compiling() -> Iterator[None]:
     - Distributions do not check their arguments, because a graph cannot raise errors. The compiler
       itself would leave this check off for the rest of the process.
     - A graph may contain calls of ``torch.autograd.grad``.
+    - A function is compiled again three times at most.
 
     The compiler's own ``config.patch`` does the same in 30 microseconds, a tenth of a small step.
     """
     config = torch._dynamo.config
-    before, config.trace_autograd_ops = config.trace_autograd_ops, True
+    before = config.trace_autograd_ops, config.recompile_limit
+    config.trace_autograd_ops, config.recompile_limit = True, _RECOMPILE_LIMIT
     try:
         with without_argument_checks():
             yield
     finally:
-        config.trace_autograd_ops = before
+        config.trace_autograd_ops, config.recompile_limit = before
 
 
 def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
 from lowerbound.runtime.compiler import Choice, compiled
@@ -132,6 +133,7 @@ def compile_step(
     whole: bool = True,
     thoroughly: bool = False,
     profiled: bool = False,
+    graphs: bool = True,
 ) -> Compute:
     """The compiled version of a step's ``compute``; its first call waits for the compiler.
 
@@ -142,18 +144,17 @@ def compile_step(
         thoroughly: whether to compile, on a CPU, also the code that calls the graph's kernels one
             after the other, which is otherwise Python.
         profiled: whether to name the kernels in profiles.
+        graphs: whether to record, on a GPU, the kernels in CUDA graphs.
     """
-    options = _code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
-    made = compiled(step.compute, whole=whole, **options)
-    on_cuda = step.device.type == "cuda"
-    if on_cuda:
-        # A CUDA graph changes tensors at the addresses at which they were recorded.
-        for tensor in step.tensors_in_place:
-            torch._dynamo.mark_static_address(tensor)
+    options = _code_options(
+        step.device, thoroughly=whole and thoroughly, profiled=profiled, graphs=graphs
+    )
+    if step.device.type == "cuda" and graphs:
+        made: Compute = _GraphedStep(step, lambda: compiled(step.compute, whole=whole, **options))
+    else:
+        made = compiled(step.compute, whole=whole, **options)
 
     def compute(batch: Batch) -> None:
-        if on_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
         with step.update.raising_its_errors():
             made(batch)
 
@@ -169,8 +170,48 @@ def compile_step(
     return compute_in_pieces
 
 
+class _GraphedStep:
+    """A compiled step whose kernels, those of the optimiser included, CUDA graphs repeat.
+
+    Args:
+        step: the step.
+        build: compiles it.
+    """
+
+    def __init__(self, step: TrainingStep, build: Callable[[], Compute]) -> None:
+        self.step, self.build = step, build
+        self._prepare()
+
+    def __call__(self, batch: Batch) -> None:
+        update = self.step.update
+        if not update.is_as_recorded():
+            self._prepare()
+        update.send_rates()
+        _mark_in_place(batch.tensors_of_all)
+        taken = update.taken
+        torch.compiler.cudagraph_mark_step_begin()
+        self.made(batch)
+        update.taken = taken + 1  # which a recorded update does not count
+
+    def _prepare(self) -> None:
+        self.step.update.record()
+        # A graph changes tensors at the addresses at which they were recorded.
+        _mark_in_place(self.step.tensors_in_place)
+        self.made = self.build()
+
+
+def _mark_in_place(tensors: Iterable[Tensor]) -> None:
+    """Tell the compiler that tensors stay where they are, so that no graph copies them."""
+    for tensor in tensors:
+        torch._dynamo.mark_static_address(tensor)
+
+
 def _code_options(
-    device: torch.device, *, thoroughly: bool = False, profiled: bool = False
+    device: torch.device,
+    *,
+    thoroughly: bool = False,
+    profiled: bool = False,
+    graphs: bool = True,
 ) -> dict[str, Any]:
     """The options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -178,7 +219,7 @@ def _code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
-    if device.type == "cuda":
+    if device.type == "cuda" and graphs:
         # As mode="reduce-overhead" does, which cannot be combined with other options.
         options["triton.cudagraphs"] = True
     return options

@@ -188,6 +188,32 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
 
 
 @torch.no_grad()
+def update_average(averaged: AveragedModel, model: nn.Module) -> None:
+    """Update an average by :func:`average_weights`, and do not wait for the model's device.
+
+    ``AveragedModel.update_parameters`` copies the number of updates to that device, and waits.
+    """
+    averages = [value.detach() for value in _tensors_of(averaged.module)]
+    current = [value.detach() for value in _tensors_of(model)]
+    if averaged.n_averaged == 0:
+        for average, value in zip(averages, current, strict=True):
+            average.copy_(value)
+    else:
+        groups: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
+        for average, value in zip(averages, current, strict=True):
+            both = groups.setdefault((average.device, average.dtype), ([], []))
+            both[0].append(average)
+            both[1].append(value)
+        for some_averages, some_values in groups.values():
+            averaged.multi_avg_fn(some_averages, some_values, averaged.n_averaged)
+    averaged.n_averaged += 1
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
 def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
     """Update the mean of ``count`` tensors by one more.
 
@@ -197,6 +223,10 @@ def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], coun
         torch._foreach_lerp_(list(averages), list(current), 1 / (count + 1))
     else:
         torch._foreach_copy_(list(averages), list(current))
+
+
+# The settings of Adam that a recorded step has fixed.
+_FIXED = ("betas", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
 
 
 class QuickStep:
@@ -218,11 +248,53 @@ class QuickStep:
 
     def __call__(self) -> None:
         """Take the step."""
-        if not self.known or self._has_hooks() or not self._find_groups():
+        if not self._is_quick():
             self.optimizer.step()
             return
         for group in self.groups or ():
             group.step()
+
+    def step_unless(self, refused: Tensor, rates: Sequence[Tensor | None] | None = None) -> bool:
+        """Take the step unless the device refuses it, and do not wait for its answer.
+
+        Args:
+            refused: a boolean on the device of the parameters.
+            rates: the learning rate of each group on that device, instead of its own.
+
+        Returns:
+            Whether a step was possible. Only the kernel of Adam can be refused on the device, so
+            with another optimiser nothing is done.
+        """
+        if not self._is_quick():
+            return False
+        groups = self.groups or []
+        # The kernel leaves everything as it is if this value is 1.
+        infinite = refused.float()
+        for group, rate in zip(groups, rates or [None] * len(groups), strict=True):
+            group.step(infinite, rate)
+        return True
+
+    def recordable(self) -> tuple[Any, ...] | None:
+        """What a recorded step has fixed; ``None`` if a step cannot be recorded.
+
+        A step that a CUDA graph repeats has the addresses of the optimiser's state and all settings
+        but the learning rate. If they change, it must be recorded again.
+        """
+        groups = self.optimizer.param_groups
+        if not self.known or self._has_hooks() or not all(map(_is_usual, groups)):
+            return None
+        fixed: list[Any] = []
+        for group in groups:
+            fixed += [group[name] for name in _FIXED]
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter)
+                if parameter.requires_grad and not state:
+                    return None
+                fixed += [id(value) for value in (state or {}).values()]
+        return tuple(fixed)
+
+    def _is_quick(self) -> bool:
+        return self.known and not self._has_hooks() and self._find_groups()
 
     def _has_hooks(self) -> bool:
         hooks = (
@@ -295,8 +367,17 @@ class _FusedGroup:
             and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
         )
 
-    def step(self) -> None:
-        """Call the kernel, as torch does."""
+    def step(
+        self,
+        infinite: Tensor | None = None,
+        rate: Tensor | None = None,
+    ) -> None:
+        """Call the kernel, as torch does.
+
+        Args:
+            infinite: 1. if the device refuses the step, otherwise 0; ``None`` if it does not ask.
+            rate: the learning rate, if not that of the group.
+        """
         if not self.parameters:
             return
         group = self.group
@@ -310,10 +391,13 @@ class _FusedGroup:
             [],
             self.steps,
             amsgrad=False,
-            lr=group["lr"],
+            lr=group["lr"] if rate is None else rate,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=group["maximize"],
+            found_inf=infinite,
         )
+        if infinite is not None:
+            torch._foreach_sub_(self.steps, [infinite] * len(self.steps))

@@ -25,6 +25,7 @@ from lowerbound.runtime.devices import device_of, dtype_of
 from lowerbound.runtime.noise import random_state, restore_random_state
 from lowerbound.training.batches import Batch
 from lowerbound.training.failing import diagnose
+from lowerbound.training.optim import update_average
 from lowerbound.training.players import losses_of_players
 from lowerbound.training.update import WeightUpdate, change_unless
 
@@ -165,7 +166,9 @@ class TrainingStep:
             # Before the update, which must not affect the terms.
             terms = terms_of(self.current, draw, len(x), losses)
             bound = terms["bound"].mean()
-            norms = [_total_norm([gradients[i] for i in own]) for own in self.learners]
+            norms = [
+                _total_norm([gradients[i] for i in own], bound.device) for own in self.learners
+            ]
             self.update.refuse_non_finite(bound, *norms)
             for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
                 buffer.copy_(torch.where(self.update.refused, before, buffer))
@@ -292,7 +295,7 @@ class TrainingStep:
 
     def _average(self) -> None:
         assert self.averaged is not None
-        self.averaged.update_parameters(self.model)
+        update_average(self.averaged, self.model)
 
     def _averages(self) -> list[Tensor]:
         assert self.averaged is not None
@@ -319,9 +322,9 @@ def _match_layout(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def _total_norm(gradients: Sequence[Tensor | None]) -> Tensor:
+def _total_norm(gradients: Sequence[Tensor | None], device: torch.device) -> Tensor:
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
     if not norms:
-        return torch.zeros(())
+        return torch.zeros((), device=device)
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total

@@ -40,6 +40,11 @@ class WeightUpdate:
         self.accepted = torch.zeros((), dtype=torch.int64, device=device)
         self.taken = 0
         """The number of updates so far, with those that were refused on the device."""
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        """The learning rate of each group on the device, for updates that a graph repeats."""
+        self.recorded: tuple[Any, ...] | None = None
+        """What those updates have fixed; ``None`` if compiled steps only call the update."""
+        self._rates: list[float] = [0.0 for _ in self.rates]
         self._has_state = False
         self._error: BaseException | None = None
         self._number = next(_NUMBERS)
@@ -48,7 +53,11 @@ class WeightUpdate:
     def __call__(self, gradients: list[Tensor | None]) -> None:
         """Update the parameters, unless the update is refused; part of a compiled step."""
         if torch.compiler.is_compiling():
+            learned = zip(self.parameters, gradients, strict=True)
+            complete = all(g is not None for p, g in learned if p.requires_grad)
             update = torch.ops.lowerbound.update
+            if self.recorded is not None and complete:
+                update = torch.ops.lowerbound.recorded_update
             update(self.parameters, gradients, self.refused, self._number)
         else:
             self.apply(gradients, self.refused)
@@ -66,11 +75,42 @@ class WeightUpdate:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # first, so that an interrupted update is counted
+        on_cpu = self.device.type == "cpu"
         with labelled(UPDATE):
-            # The state that an optimiser makes in its first step could not be undone.
-            wait = self.device.type == "cpu" or not self._has_state
-            change_unless(refused, self.optimize, self._changed_tensors, wait=wait)
+            if on_cpu or not self.optimize.step_unless(refused):
+                # The state that an optimiser makes in its first step could not be undone.
+                wait = on_cpu or not self._has_state
+                change_unless(refused, self.optimize, self._changed_tensors, wait=wait)
         self._has_state = True
+
+    def record(self) -> None:
+        """From now on compiled steps contain the update itself, if the optimiser allows it.
+
+        A CUDA graph then repeats the update with the rest of the step. Nothing is counted, because
+        a graph repeats no Python.
+        """
+        self.recorded = self.optimize.recordable()
+
+    def is_as_recorded(self) -> bool:
+        """Whether an update that was recorded is still the optimiser's."""
+        return self.recorded is None or self.recorded == self.optimize.recordable()
+
+    def send_rates(self) -> None:
+        """Send learning rates that have changed to the device, for updates that were recorded."""
+        for number, group in enumerate(self.optimizer.param_groups):
+            if group["lr"] != self._rates[number]:
+                self._rates[number] = group["lr"]
+                self.rates[number].fill_(group["lr"])
+
+    def apply_recorded(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
+        """The update while it is recorded: operations on the device, and nothing else."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        with labelled(UPDATE):
+            if not self.optimize.step_unless(refused, self.rates):
+                raise RuntimeError("the optimiser was changed while its step was recorded")
+        for parameter in self.parameters:
+            parameter.grad = None  # the graph's memory, which the next step uses again
 
     def resume(self, taken: int) -> None:
         """Set the number of updates; none of them was refused."""
@@ -136,12 +176,11 @@ _NUMBERS = count()
 _UPDATES: WeakValueDictionary[int, WeightUpdate] = WeakValueDictionary()
 
 # torch's decorator for operations makes ones that take longer to call than a small optimiser to
-# run. The tag keeps it out of CUDA graphs: it counts steps in Python, which a replay would not.
-torch.library.define(
-    "lowerbound::update",
-    "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt number) -> ()",
-    tags=(torch.Tag.cudagraph_unsafe,),
-)
+# run. The tag keeps the first one out of CUDA graphs: it counts steps in Python, which a replay
+# would not. The second one counts nothing, and a CUDA graph contains what it does.
+_ARGUMENTS = "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt number) -> ()"
+torch.library.define("lowerbound::update", _ARGUMENTS, tags=(torch.Tag.cudagraph_unsafe,))
+torch.library.define("lowerbound::recorded_update", _ARGUMENTS)
 
 
 @torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
@@ -149,8 +188,26 @@ def _update(
     parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, number: int
 ) -> None:
     update = _UPDATES[number]
+    _run(update, update.apply, parameters, gradients, refused)
+
+
+@torch.library.impl("lowerbound::recorded_update", "CompositeExplicitAutograd")
+def _recorded_update(
+    parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, number: int
+) -> None:
+    update = _UPDATES[number]
+    _run(update, update.apply_recorded, parameters, gradients, refused)
+
+
+def _run(
+    update: WeightUpdate,
+    apply: Callable[[Sequence[Tensor | None], Tensor], None],
+    parameters: list[Tensor],
+    gradients: list[Tensor | None],
+    refused: Tensor,
+) -> None:
     try:
-        update.apply(gradients, refused)
+        apply(gradients, refused)
     except BaseException as error:
         update._error = error
         raise
@@ -161,6 +218,7 @@ def _update(
 
 
 @torch.library.register_fake("lowerbound::update")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("lowerbound::recorded_update")  # type: ignore[untyped-decorator]
 def _(
     parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, number: int
 ) -> None:
