@@ -248,7 +248,7 @@ def test_missing_entries_are_masked_there():
     values = torch.rand(20, *images("masked").shape[1:])
     values[:, :, 0] = float("nan")
     data = lb.Examples.of(values, missing="nan")
-    posterior = lb.Masked(lb.Gaussian(lb.mlp((1, 9, 7), 4)))
+    posterior = lb.Gaussian(lb.mlp((1, 9, 7), 4))
     model = lb.LatentModel(
         lb.StandardNormal(2), posterior, lb.Masked(lb.Gaussian(lb.mlp(2, (1, 9, 7)), scale=0.3))
     )
