@@ -122,10 +122,22 @@ def without_graphs() -> Iterator[None]:
         compiling.compile_step = usual
 
 
+@contextmanager
+def with_tf32() -> Iterator[None]:
+    """Within the block torch multiplies float32 in TF32, as JAX does by default."""
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(usual)
+
+
 WAYS: dict[str, tuple[str, Callable[[], Any]]] = {
     "uncompiled": ("never", nullcontext),
     "compiled": ("always", without_graphs),
     "recorded": ("always", nullcontext),
+    "recorded, TF32": ("always", with_tf32),
 }
 
 
@@ -162,6 +174,8 @@ def measure_steps(plan: Plan, report: Callable[[Any], None]) -> dict[str, Any]:
     for name, recipe in RECIPES.items():
         for precision in PRECISIONS:
             for way in WAYS:
+                if "TF32" in way and precision != "float32":
+                    continue
                 key = f"{recipe}, {precision}"
                 value = guarded(time_fit, plan, name, plan.device, way, precision)
                 found.setdefault(key, {})[way] = value
@@ -382,6 +396,26 @@ def write_tables(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ratios(results: dict[str, Any]) -> dict[str, Any]:
+    """How many times longer the others' steps take than the recorded ones."""
+    found: dict[str, Any] = {}
+    for key, ways in results.get("steps", {}).items():
+        recipe, _, precision = key.rpartition(", ")
+        ours = ways.get("recorded")
+        others = {"uncompiled": ways.get("uncompiled")}
+        if precision == "float32":
+            others["the CPU, uncompiled"] = results.get("cpu", {}).get(recipe, {}).get("uncompiled")
+            others["the CPU, compiled"] = results.get("cpu", {}).get(recipe, {}).get("compiled")
+        for name, value in results.get("jax", {}).get(key, {}).items():
+            others[f"JAX, {name}"] = value
+        if key == f"{RECIPES['mnist']}, float32":
+            others["by hand"] = results.get("plain", {}).get("fused Adam")
+        usable = {name: value for name, value in others.items() if isinstance(value, float)}
+        if isinstance(ours, float):
+            found[key] = {name: value / ours for name, value in usable.items()}
+    return found
+
+
 def _format(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key} {_format(inner)}" for key, inner in value.items())
@@ -407,6 +441,8 @@ def main() -> None:
 
     def write(name: str, section: Any) -> None:
         results[name] = section
+        if all(isinstance(part, dict) for part in results.values()):
+            results["ratios"] = ratios(results)
         given.results.write_text(json.dumps(results, indent=1) + "\n")
         given.results.with_suffix(".md").write_text(write_tables(results) + "\n")
 

@@ -16,6 +16,7 @@ from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
 from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
+from lowerbound.runtime.compiler import compiled
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
@@ -833,18 +834,36 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(bfloat16, tmp_path, monk
     assert taken[4:] == [False] * 2
 
 
-def test_graphs_of_the_device_are_asked_for_where_there_is_one():
+def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
     def options(**asked):
         return {
             kind: compiling._code_options(torch.device(kind), **asked) for kind in ("cpu", "cuda")
         }
 
-    graphs_of_cuda = {"triton.cudagraphs": True}
-    assert options() == {"cpu": {}, "cuda": graphs_of_cuda}
+    assert options() == {"cpu": {}, "cuda": {}}
     assert options(profiled=True)["cpu"] == {"cpp.enable_kernel_profile": True}
-    assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": graphs_of_cuda}
-    # The update counts steps in Python, which a graph that is replayed would not.
-    assert torch.Tag.cudagraph_unsafe in torch.ops.lowerbound.update.default.tags
+    assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": {}}
+
+
+@pytest.mark.parametrize("change", ["setting", "shape", "mode"])
+def test_the_compiler_says_whether_its_code_is_still_valid(change, traced):
+    model, x = nn.Linear(2, 2), torch.zeros(3, 2)
+    model.factor = 1.0
+    made = compiled(lambda x: model(x) * model.factor)
+    made(x)
+    holds = made.guards_of_last_call()
+    assert holds(x)
+    if change == "shape":
+        assert not holds(torch.zeros(4, 2))
+    elif change == "mode":
+        with torch.no_grad():
+            assert not holds(x)
+    else:
+        model.factor = 2.0
+        assert not holds(x)
+        made(x)
+        assert not holds(x)
+        assert made.guards_of_last_call()(x)
 
 
 def test_all_that_a_step_changes_stays_where_it_lies():

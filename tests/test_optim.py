@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lowerbound.training.optim import QuickStep, make_optimizer
+from lowerbound.training.optim import make_optimizer
+from lowerbound.training.quick_step import QuickStep, _in_pieces
 
 
 def make(name: str, steps: int, quick: bool) -> tuple[nn.Module, torch.optim.Optimizer, QuickStep]:
@@ -127,3 +128,43 @@ def test_what_changes_on_the_way_is_noticed(options, change, parameters):
     ours, theirs = both(options, change, parameters)
     for found, expected in zip(ours, theirs, strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_that_the_device_refuses_changes_nothing(name, recorded):
+    """And one that it accepts is the optimiser's own; a rate on the device is rounded."""
+    model, optimizer, step = make(name, 5, True)
+    expected, theirs, _ = make(name, 5, False)
+    rates = [torch.tensor(optimizer.param_groups[0]["lr"])] if recorded else None
+    for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
+        parameter.grad = other.grad = torch.full_like(parameter, 0.5)
+    assert (step.recordable() is not None) == (optimizer.state[model[1].bias] != {})
+    assert step.step_unless(torch.tensor(False), rates)
+    theirs.step()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    assert step.step_unless(torch.tensor(True), rates)
+    for ours, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-6 * recorded, atol=1e-9 * recorded)
+    counts = [[int(state["step"]) for state in one.state.values()] for one in (optimizer, theirs)]
+    assert counts[0] == counts[1] == [6, 6, 6, 4]
+
+
+def test_other_optimisers_cannot_refuse_on_the_device():
+    parameter = nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    step = QuickStep(torch.optim.SGD([parameter], 0.1))
+    assert not step.step_unless(torch.tensor(False))
+    assert step.recordable() is None
+    assert torch.equal(parameter.detach(), torch.ones(3))
+
+
+def test_pieces_are_all_values_in_order():
+    tensors = [torch.arange(5000.0).reshape(50, 100), torch.arange(7.0), torch.ones(4, 3).T]
+    counts = [torch.tensor(float(number)) for number in range(3)]
+    pieces, steps = _in_pieces([tensors, counts])
+    assert torch.equal(torch.cat(pieces[:5]), torch.arange(5000.0))
+    assert torch.equal(pieces[5], tensors[1])
+    assert pieces[6] is tensors[2]
+    assert [float(step) for step in steps] == [0] * 5 + [1, 2]

@@ -24,8 +24,8 @@ from lowerbound.runs.directory import RunDirectory, read_checkpoint
 from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers, preparing
 from lowerbound.training.loop import Observer
-from lowerbound.training.optim import QuickStep
 from lowerbound.training.progress import Progress, Windows
+from lowerbound.training.quick_step import QuickStep
 
 SIZE = 4
 SOURCES = sorted(Path(lb.__file__).parent.rglob("*.py"))

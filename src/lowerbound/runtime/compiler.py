@@ -44,9 +44,7 @@ def check_choice(name: str, choice: Any) -> None:
         raise SettingsError(f"{name}: compile={choice!r} must be one of {known}")
 
 
-def compiled(
-    function: Callable[..., Any], *, whole: bool = True, **options: Any
-) -> Callable[..., Any]:
+class Compiled:
     """The compiled version of a function, which is compiled when it is first called.
 
     Args:
@@ -55,17 +53,46 @@ def compiled(
             function is compiled in pieces.
         options: of the code generator, in addition to the usual ones.
     """
-    asked = _ASKED | {"options": _ASKED["options"] | options}
-    known = inspect.signature(torch.compile).parameters
-    asked |= {name: value for name, value in _LIMITS.items() if name in known}
-    with switches_for_compiling():
-        made = torch.compile(_copy_code(function), fullgraph=whole, **asked)
 
-    def call(*given: Any, **named: Any) -> Any:
+    def __init__(self, function: Callable[..., Any], *, whole: bool = True, **options: Any) -> None:
+        asked = _ASKED | {"options": _ASKED["options"] | options}
+        known = inspect.signature(torch.compile).parameters
+        asked |= {name: value for name, value in _LIMITS.items() if name in known}
+        self.own = _copy_code(function)
         with switches_for_compiling():
-            return made(*given, **named)
+            self.made = torch.compile(self.own, fullgraph=whole, **asked)
 
-    return call
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """The function's value."""
+        with switches_for_compiling():
+            return self.made(*given, **named)
+
+    def guards_of_last_call(self) -> Callable[..., bool] | None:
+        """A function that says whether the last call's code is also valid for other arguments.
+
+        The compiler checks the same before each call: types, shapes and modes, and every attribute
+        that the function read, such as a setting of a module. It is ``None`` if this version of
+        torch does not show its checks.
+        """
+        bound = getattr(self.own, "__self__", None)
+        code = getattr(self.own, "__func__", self.own).__code__
+        names = code.co_varnames[: code.co_argcount]
+        entries = torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
+        if not entries or not hasattr(entries[0], "guard_manager"):
+            return None
+        entry = entries[0]  # the one that was used last
+
+        def hold(*given: Any) -> bool:
+            every = given if bound is None else (bound, *given)
+            with switches_for_compiling():
+                return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
+
+        return hold
+
+
+def compiled(function: Callable[..., Any], *, whole: bool = True, **options: Any) -> Compiled:
+    """The compiled version of a function, see :class:`Compiled`."""
+    return Compiled(function, whole=whole, **options)
 
 
 @contextmanager

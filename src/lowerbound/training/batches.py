@@ -50,14 +50,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    @property
-    def tensors_of_all(self) -> list[Tensor]:
-        """The tensors of all examples, from which rows are gathered."""
-        if not self.on_device or self.examples is None:
-            return []
-        stored = [value for value in (self.examples.values,) if isinstance(value, Tensor)]
-        return [*stored, *self.fields.values()]
-
     def decode(self, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
         """The values, ``[B, *shape]``, which may be random, and the fields, ``[B, ...]``."""
         if self.examples is None:

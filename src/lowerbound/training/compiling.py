@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
-from lowerbound.runtime.compiler import Choice, compiled
+from lowerbound.runtime.compiler import Choice, Compiled, compiled
 from lowerbound.training.batches import Batch
+from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -144,15 +144,17 @@ def compile_step(
         thoroughly: whether to compile, on a CPU, also the code that calls the graph's kernels one
             after the other, which is otherwise Python.
         profiled: whether to name the kernels in profiles.
-        graphs: whether to record, on a GPU, the kernels in CUDA graphs.
+        graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
-    options = _code_options(
-        step.device, thoroughly=whole and thoroughly, profiled=profiled, graphs=graphs
-    )
-    if step.device.type == "cuda" and graphs:
-        made: Compute = _GraphedStep(step, lambda: compiled(step.compute, whole=whole, **options))
-    else:
-        made = compiled(step.compute, whole=whole, **options)
+    options = _code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
+
+    def build() -> Compiled:
+        return compiled(step.compute, whole=whole, **options)
+
+    step.update.recorded = None
+    made: Compute = build()
+    if whole and graphs and step.device.type == "cuda":
+        made = RecordedStep(step, build)
 
     def compute(batch: Batch) -> None:
         with step.update.raising_its_errors():
@@ -170,48 +172,8 @@ def compile_step(
     return compute_in_pieces
 
 
-class _GraphedStep:
-    """A compiled step whose kernels, those of the optimiser included, CUDA graphs repeat.
-
-    Args:
-        step: the step.
-        build: compiles it.
-    """
-
-    def __init__(self, step: TrainingStep, build: Callable[[], Compute]) -> None:
-        self.step, self.build = step, build
-        self._prepare()
-
-    def __call__(self, batch: Batch) -> None:
-        update = self.step.update
-        if not update.is_as_recorded():
-            self._prepare()
-        update.send_rates()
-        _mark_in_place(batch.tensors_of_all)
-        taken = update.taken
-        torch.compiler.cudagraph_mark_step_begin()
-        self.made(batch)
-        update.taken = taken + 1  # which a recorded update does not count
-
-    def _prepare(self) -> None:
-        self.step.update.record()
-        # A graph changes tensors at the addresses at which they were recorded.
-        _mark_in_place(self.step.tensors_in_place)
-        self.made = self.build()
-
-
-def _mark_in_place(tensors: Iterable[Tensor]) -> None:
-    """Tell the compiler that tensors stay where they are, so that no graph copies them."""
-    for tensor in tensors:
-        torch._dynamo.mark_static_address(tensor)
-
-
 def _code_options(
-    device: torch.device,
-    *,
-    thoroughly: bool = False,
-    profiled: bool = False,
-    graphs: bool = True,
+    device: torch.device, *, thoroughly: bool = False, profiled: bool = False
 ) -> dict[str, Any]:
     """The options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -219,9 +181,6 @@ def _code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
-    if device.type == "cuda" and graphs:
-        # As mode="reduce-overhead" does, which cannot be combined with other options.
-        options["triton.cudagraphs"] = True
     return options
 
 

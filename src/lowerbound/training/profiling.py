@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lowerbound.runs.tensor_files import explain_write_errors
@@ -44,6 +45,11 @@ _MULTIPLY = (
     "matmul",
     "convolution",
 )
+# Parts of the names of a GPU's kernels.
+_UPDATING = ("multi_tensor_apply",)
+_MULTIPLYING = ("gemm", "cutlass", "xmma", "nvjet", "splitKreduce", "gemv", "convolve", "cudnn")
+_GATHERING = ("_index_", "index_elementwise", "gather", "Memcpy HtoD")
+
 _HOST = (
     "## Call CompiledFxGraph",
     "Torch-Compiled Region",
@@ -127,9 +133,13 @@ class Profiler(Observer):
         self.profile.__exit__(None, None, None)
         self.done = True
         attribute, whole = "self_cpu_time_total", 1e6 * seconds * self.steps
+        events = self.profile.events()
         if loop.device.type == "cuda":
+            # Each kernel is an event of its own. The operation that started it has its time, too,
+            # but a CUDA graph starts kernels without operations.
             attribute = "self_device_time_total"
-        kinds, operations = measure_shares(self.profile.events(), attribute, whole)
+            events = [event for event in events if _is_kernel(event)]
+        kinds, operations = measure_shares(events, attribute, whole)
         text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
             with explain_write_errors(self.path):
@@ -159,8 +169,22 @@ def measure_shares(
     return kinds, operations
 
 
+def _is_kernel(event: Any) -> bool:
+    on_device = event.device_type != torch.autograd.DeviceType.CPU
+    return on_device and not event.is_user_annotation
+
+
+def _kind_of_kernel(name: str) -> str:
+    """The kind of work of a GPU's kernel, which its name shows."""
+    words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING, GIVEN: _GATHERING}
+    kinds = [kind for kind, known in words.items() if any(word in name for word in known)]
+    return (*kinds, ELEMENTWISE)[0]
+
+
 def _kind_of(event: Any) -> str | None:
     """The kind of work that an operation does; ``None`` if it only calls other operations."""
+    if _is_kernel(event):
+        return _kind_of_kernel(event.name)
     above, names = event, []
     while above is not None:
         names.append(above.name)

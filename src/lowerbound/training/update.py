@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lowerbound.training.labels import UPDATE, labelled
-from lowerbound.training.optim import QuickStep
+from lowerbound.training.quick_step import QuickStep
 
 
 class WeightUpdate:
@@ -176,10 +176,10 @@ _NUMBERS = count()
 _UPDATES: WeakValueDictionary[int, WeightUpdate] = WeakValueDictionary()
 
 # torch's decorator for operations makes ones that take longer to call than a small optimiser to
-# run. The tag keeps the first one out of CUDA graphs: it counts steps in Python, which a replay
-# would not. The second one counts nothing, and a CUDA graph contains what it does.
+# run. The first one counts steps in Python, which a CUDA graph that is repeated would not. The
+# second one counts nothing, and a graph contains what it does.
 _ARGUMENTS = "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt number) -> ()"
-torch.library.define("lowerbound::update", _ARGUMENTS, tags=(torch.Tag.cudagraph_unsafe,))
+torch.library.define("lowerbound::update", _ARGUMENTS)
 torch.library.define("lowerbound::recorded_update", _ARGUMENTS)
 
 
@@ -188,6 +188,7 @@ def _update(
     parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, number: int
 ) -> None:
     update = _UPDATES[number]
+    update.recorded = None  # a parameter has no gradient, if this was to be recorded
     _run(update, update.apply, parameters, gradients, refused)
 
 

@@ -8,7 +8,9 @@ be compared on common random numbers, and adding an example changes no other exa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +21,9 @@ import torch
 from torch import Tensor
 
 _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
+
+# The number of draws for an example for which a thread is worth its synchronisation.
+_WORTH_THREADS = 1 << 14
 
 # Floating types that numpy has, too.
 _SHARED_WITH_NUMPY = (torch.float32, torch.float64)
@@ -43,25 +48,40 @@ class ExampleStreams:
         draw: Callable[..., Any],
         dtype: torch.dtype,
         parameters: Sequence[Tensor] = (),
+        *,
+        device: torch.device | str = "cpu",
     ) -> Tensor:
         """A tensor of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream.
 
         ``draw`` receives a generator, the slice of each of ``parameters``, and the shape to draw,
-        as the methods of numpy's generators do.
+        as the methods of numpy's generators do. If the result is for another ``device``, whose work
+        needs no thread of the CPU, several threads draw.
         """
         if dtype not in _SHARED_WITH_NUMPY:
             dtype = torch.float64
         filled = torch.empty(shape, dtype=dtype)
         rows = np.moveaxis(filled.numpy(), axis, 0)
         given = [np.moveaxis(value.detach().cpu().numpy(), axis, 0) for value in parameters]
-        for row, generator in enumerate(self._generators()):
+        in_threads = torch.device(device).type != "cpu" and rows[0].size >= _WORTH_THREADS
+
+        def fill_row(row: int, generator: np.random.Generator) -> None:
             rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
+
+        each = enumerate(self._generators(at_once=in_threads))
+        if not in_threads:
+            for row, generator in each:
+                fill_row(row, generator)
+            return filled
+        with ThreadPoolExecutor(min(len(rows), os.cpu_count() or 1)) as threads:
+            list(threads.map(fill_row, *zip(*each, strict=True)))
         return filled
 
-    def _generators(self) -> Iterable[np.random.Generator]:
+    def _generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
         """A generator for each example, at the start of the request or the last chunk's end."""
         if self.open is None:
             self.requests += 1
+            if at_once:
+                return [self._generator(self.requests - 1, index) for index in self.indices]
             return self._reset_in_turn(self.requests - 1)
         self.turn += 1
         if self.turn > len(self.open):
@@ -241,7 +261,7 @@ def standard_normal(
     streams = streams_for(shape, axis)
     if streams is None:
         return torch.randn(shape, dtype=dtype, device=device)
-    drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype)
+    drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype, device=device)
     return drawn.to(device, dtype)
 
 
@@ -267,5 +287,7 @@ def uniform(
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
     # 24 bits survive the rounding to float32, so that 1.0 cannot occur.
-    drawn = streams.fill(shape, axis, lambda g, size: g.integers(1 << 24, size=size), dtype)
+    drawn = streams.fill(
+        shape, axis, lambda g, size: g.integers(1 << 24, size=size), dtype, device=device
+    )
     return (drawn / (1 << 24)).to(device, dtype)
