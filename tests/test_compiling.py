@@ -16,7 +16,7 @@ from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
 from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
-from lowerbound.runtime.compiler import compiled
+from lowerbound.runtime.compiler import Compiled
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
@@ -849,7 +849,7 @@ def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
 def test_the_compiler_says_whether_its_code_is_still_valid(change, traced):
     model, x = nn.Linear(2, 2), torch.zeros(3, 2)
     model.factor = 1.0
-    made = compiled(lambda x: model(x) * model.factor)
+    made = Compiled(lambda x: model(x) * model.factor)
     made(x)
     holds = made.guards_of_last_call()
     assert holds(x)
