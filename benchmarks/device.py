@@ -41,8 +41,7 @@ from lowerbound.training import compiling
 # The recipes whose model a task is, as it is named in the results.
 RECIPES = {"mnist": "aevb-bernoulli", "faces": "aevb-gaussian", "iwae": "iwae, K = 50"}
 STEPS_PER_EPOCH = 600
-PRECISIONS = ("float32", "bfloat16")
-IMAGES, SAMPLES, FIRST_IMAGES = 10_000, 5000, 200
+IMAGES, SAMPLES, FIRST_IMAGES, LIKELIHOOD_SECONDS = 10_000, 5000, 200, 40
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,15 @@ WAYS: dict[str, tuple[str, Callable[[], Any]]] = {
     "recorded": ("always", nullcontext),
     "recorded, TF32": ("always", with_tf32),
 }
+# Each compilation takes ten seconds of the device's time.
+BY_PRECISION = {"float32": tuple(WAYS), "bfloat16": ("uncompiled", "recorded")}
+ON_CPU = {"mnist": ("uncompiled", "compiled"), "faces": ("uncompiled",), "iwae": ("uncompiled",)}
+# JAX multiplies float32 in TF32 by default, and torch does not.
+OF_JAX = {
+    "mnist": (("float32", "default"), ("float32", "highest")),
+    "iwae": (("float32", "default"), ("float32", "highest"), ("bfloat16", "default")),
+    "faces": (("float32", "default"), ("float32", "highest")),
+}
 
 
 def time_fit(plan: Plan, name: str, device: torch.device, way: str, precision: str) -> float:
@@ -172,10 +180,8 @@ def measure_steps(plan: Plan, report: Callable[[Any], None]) -> dict[str, Any]:
     """Steps of each recipe on the device."""
     found: dict[str, Any] = {}
     for name, recipe in RECIPES.items():
-        for precision in PRECISIONS:
-            for way in WAYS:
-                if "TF32" in way and precision != "float32":
-                    continue
+        for precision, ways in BY_PRECISION.items():
+            for way in ways:
                 key = f"{recipe}, {precision}"
                 value = guarded(time_fit, plan, name, plan.device, way, precision)
                 found.setdefault(key, {})[way] = value
@@ -187,7 +193,7 @@ def measure_steps_on_cpu(plan: Plan, report: Callable[[Any], None]) -> dict[str,
     """The same steps on the CPU of this machine, in float32."""
     found: dict[str, Any] = {"cores": os.cpu_count()}
     for name, recipe in RECIPES.items():
-        for way in ("uncompiled", "compiled"):
+        for way in ON_CPU[name]:
             value = guarded(time_fit, plan, name, torch.device("cpu"), way, "float32")
             found.setdefault(recipe, {})[way] = value
             report(found)
@@ -217,33 +223,28 @@ def measure_jax(plan: Plan, report: Callable[[Any], None]) -> dict[str, Any]:
     """Steps of JAX, an epoch of which is one ``lax.scan``."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     found: dict[str, Any] = {"jax": version("jax")}
-    names = ["mnist"] if plan.small else list(RECIPES)
-    for name in names:
+    for name, ways in OF_JAX.items():
         task = replace(TASKS[name], examples=max(TASKS[name].examples, 1000))
         np.save(plan.folder / f"{task.data}-train.npy", plan.values(task))
         np.save(plan.folder / f"{task.data}-test.npy", plan.values(task)[:100])
-        for products, precision in (("default", "float32"), ("highest", "float32")):
-            # JAX multiplies float32 in TF32 by default, and torch does not.
+        for precision, products in ways:
             os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = products
             value = guarded(time_jax, plan, name, precision)
-            found.setdefault(f"{RECIPES[name]}, float32", {})[f"products: {products}"] = value
+            key = f"{RECIPES[name]}, {precision}"
+            found.setdefault(key, {})[f"products: {products}"] = value
             report(found)
-        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "default"
-        key = f"{RECIPES[name]}, bfloat16"
-        found[key] = {"products: default": guarded(time_jax, plan, name, "bfloat16")}
-        report(found)
     return found
 
 
 def time_jax(plan: Plan, name: str, precision: str) -> float:
     """Microseconds of a step of JAX."""
     with contenders(name, plan.folder, {"JAX": ("jax", precision)}) as running:
-        rounds = [running["JAX"].round() for _ in range(2 if plan.small else 6)]
+        rounds = [running["JAX"].round() for _ in range(2 if plan.small else 5)]
     return 1e6 * median(rounds[1:]) / TASKS[name].steps
 
 
 def measure_likelihood(plan: Plan, report: Callable[[Any], None]) -> dict[str, Any]:
-    """A log likelihood of random images; as many as take at most 90 seconds."""
+    """A log likelihood of random images; as many as take about 40 seconds."""
     task = plan.task("mnist")
     model = make(task)[0].to(plan.device)
     images = examples(task, plan.values(replace(task, examples=IMAGES)))
@@ -257,7 +258,7 @@ def measure_likelihood(plan: Plan, report: Callable[[Any], None]) -> dict[str, A
 
     timed(first)
     seconds, _ = timed(first)
-    count = min(IMAGES, first if plan.small else int(90 * first / seconds))
+    count = min(IMAGES, first if plan.small else int(LIKELIHOOD_SECONDS * first / seconds))
     seconds, pace = timed(count)
     return {"images": count, "samples": samples, "seconds": seconds, "pace": pace}
 

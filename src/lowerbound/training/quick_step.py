@@ -71,17 +71,18 @@ class QuickStep:
         A step that a CUDA graph repeats has the addresses of the optimiser's state and all settings
         but the learning rate. If they change, it must be recorded again.
         """
-        groups = self.optimizer.param_groups
+        groups, state = self.optimizer.param_groups, self.optimizer.state
         if not self.known or self._has_hooks() or not all(map(_is_usual, groups)):
             return None
         fixed: list[Any] = []
         for group in groups:
             fixed += [group[name] for name in _FIXED]
             for parameter in group["params"]:
-                state = self.optimizer.state.get(parameter)
-                if parameter.requires_grad and not state:
+                own = state.get(parameter)
+                if own:
+                    fixed += map(id, own.values())
+                elif parameter.requires_grad:
                     return None
-                fixed += [id(value) for value in (state or {}).values()]
         return tuple(fixed)
 
     def _is_quick(self) -> bool:
