@@ -136,3 +136,27 @@ def test_each_operation_has_its_kind(names, kind):
     for name in reversed(names):
         event = SimpleNamespace(name=name, cpu_parent=event)
     assert profiling._kind_of(event) == kind
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("sm80_xmma_gemm_f32f32_f32f32_f32_nt_n_tilesize32x32x8_stage3", profiling.PRODUCTS),
+    ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", profiling.PRODUCTS),
+    ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<>", profiling.OPTIMISER),
+    ("triton_poi_fused__to_copy_div_index_0", profiling.GIVEN),
+    ("triton_per_fused_log_sub_sum_8", profiling.ELEMENTWISE),
+])  # fmt: skip
+def test_the_time_of_a_kernel_counts_once_and_by_its_name(name, kind):
+    def event(name, device, *, annotation=False):
+        return SimpleNamespace(
+            name=name,
+            device_type=SimpleNamespace(name=device),
+            is_user_annotation=annotation,
+            self_device_time_total=30.0,
+        )
+
+    events = [event("aten::addmm", "CPU"), event("a label", "CUDA", annotation=True)]
+    kernels = [one for one in [*events, event(name, "CUDA")] if profiling._is_kernel(one)]
+    found = profiling.measure_shares(
+        kernels, "self_device_time_total", 100.0, profiling._kind_of_kernel
+    )
+    assert found == ({kind: 0.3, profiling.PYTHON: 0.7}, {name: 0.3})

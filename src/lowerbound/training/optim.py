@@ -192,6 +192,8 @@ def update_average(averaged: AveragedModel, model: nn.Module) -> None:
     """
     averages = [value.detach() for value in _tensors_of(averaged.module)]
     current = [value.detach() for value in _tensors_of(model)]
+    change = averaged.multi_avg_fn
+    assert change is not None
     if averaged.n_averaged == 0:
         for average, value in zip(averages, current, strict=True):
             average.copy_(value)
@@ -202,7 +204,7 @@ def update_average(averaged: AveragedModel, model: nn.Module) -> None:
             both[0].append(average)
             both[1].append(value)
         for some_averages, some_values in groups.values():
-            averaged.multi_avg_fn(some_averages, some_values, averaged.n_averaged)
+            change(some_averages, some_values, averaged.n_averaged)
     averaged.n_averaged += 1
 
 

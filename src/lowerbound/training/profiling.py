@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lowerbound.runs.tensor_files import explain_write_errors
@@ -133,13 +132,14 @@ class Profiler(Observer):
         self.profile.__exit__(None, None, None)
         self.done = True
         attribute, whole = "self_cpu_time_total", 1e6 * seconds * self.steps
-        events = self.profile.events()
+        events: Any = self.profile.events()
+        kind_of: Callable[[Any], str | None] = _kind_of
         if loop.device.type == "cuda":
             # Each kernel is an event of its own. The operation that started it has its time, too,
             # but a CUDA graph starts kernels without operations.
             attribute = "self_device_time_total"
-            events = [event for event in events if _is_kernel(event)]
-        kinds, operations = measure_shares(events, attribute, whole)
+            events, kind_of = [event for event in events if _is_kernel(event)], _kind_of_kernel
+        kinds, operations = measure_shares(events, attribute, whole, kind_of)
         text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
             with explain_write_errors(self.path):
@@ -149,7 +149,10 @@ class Profiler(Observer):
 
 
 def measure_shares(
-    events: Iterable[Any], attribute: str, whole: float
+    events: Iterable[Any],
+    attribute: str,
+    whole: float,
+    kind_of: Callable[[Any], str | None] | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Shares of the time of each kind of work, and of each operation.
 
@@ -157,11 +160,13 @@ def measure_shares(
         events: The events of torch's profiler.
         attribute: The attribute of an event that has its own time, in microseconds.
         whole: The total time, in microseconds.
+        kind_of: The kind of work of an event; ``None`` for that of a processor's operation.
     """
+    kind_of = kind_of or _kind_of
     kinds: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
     for event in events:
-        share, kind = getattr(event, attribute) / whole, _kind_of(event)
+        share, kind = getattr(event, attribute) / whole, kind_of(event)
         if kind is not None and share > 0:
             kinds[kind] += share
             operations[event.name] += share
@@ -170,21 +175,18 @@ def measure_shares(
 
 
 def _is_kernel(event: Any) -> bool:
-    on_device = event.device_type != torch.autograd.DeviceType.CPU
-    return on_device and not event.is_user_annotation
+    return event.device_type.name != "CPU" and not event.is_user_annotation
 
 
-def _kind_of_kernel(name: str) -> str:
+def _kind_of_kernel(event: Any) -> str | None:
     """The kind of work of a GPU's kernel, which its name shows."""
     words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING, GIVEN: _GATHERING}
-    kinds = [kind for kind, known in words.items() if any(word in name for word in known)]
+    kinds = [kind for kind, known in words.items() if any(word in event.name for word in known)]
     return (*kinds, ELEMENTWISE)[0]
 
 
 def _kind_of(event: Any) -> str | None:
     """The kind of work that an operation does; ``None`` if it only calls other operations."""
-    if _is_kernel(event):
-        return _kind_of_kernel(event.name)
     above, names = event, []
     while above is not None:
         names.append(above.name)

@@ -175,17 +175,22 @@ class _FusedGroup:
         group = self.group
         torch._foreach_add_(self.steps, 1)
         gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters]
-        tensors = [self.parameters, gradients, self.means, self.squares]
-        steps = self.steps
-        if rate is not None:  # in a graph, which does not take longer to make more pieces
-            *tensors, steps = _in_pieces([*tensors, steps])
+        columns = [self.parameters, gradients, self.means, self.squares, self.steps]
+        lr = group["lr"]
+        if rate is not None:
+            # Within a graph, many small pieces are as quick to start as a few tensors.
+            lr, columns = rate, _in_pieces(columns)
+        parameters, gradients, means, squares, steps = columns
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
         kernel(
-            *tensors,
+            parameters,
+            gradients,
+            means,
+            squares,
             [],
             steps,
             amsgrad=False,
-            lr=group["lr"] if rate is None else rate,
+            lr=lr,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
