@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowerbound.training.optim import make_optimizer
+from lowerbound.training.optim import average_weights, make_optimizer, update_average
 from lowerbound.training.quick_step import QuickStep, _in_pieces
 
 
@@ -168,3 +168,20 @@ def test_pieces_are_all_values_in_order():
     assert torch.equal(pieces[5], tensors[1])
     assert pieces[6] is tensors[2]
     assert [float(step) for step in steps] == [0] * 5 + [1, 2]
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_an_average_is_torchs_to_the_bit(decay):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    ours, theirs = average_weights(model, decay), average_weights(model, decay)
+    for _ in range(4):
+        model(torch.randn(5, 3, dtype=torch.float64))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        update_average(ours, model)
+        theirs.update_parameters(model)
+    assert int(ours.n_averaged) == int(theirs.n_averaged) == 4
+    for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
