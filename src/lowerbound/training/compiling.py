@@ -26,6 +26,14 @@ _WARMUP, _TIMED = 3, 10
 _WORTH_THOROUGHNESS = 30_000
 
 
+# What torch warns of between pieces: the compiler reads gradients of tensors that are not leaves,
+# and torch 2.11 names each function of Python that it leaves to Python.
+_USUAL_BETWEEN_PIECES = (
+    "The .grad attribute of a Tensor that is not a leaf",
+    "Dynamo does not know how to trace the builtin",
+)
+
+
 class StepAutotuner:
     """Runs the steps of a training in the way that a few timed steps show to be the fastest.
 
@@ -162,9 +170,8 @@ def compile_step(
 
     def compute_in_pieces(batch: Batch) -> None:
         with warnings.catch_warnings():
-            # Between pieces the compiler reads gradients of tensors that are not leaves.
-            message = "The .grad attribute of a Tensor that is not a leaf"
-            warnings.filterwarnings("ignore", message, UserWarning)
+            for message in _USUAL_BETWEEN_PIECES:
+                warnings.filterwarnings("ignore", message, UserWarning)
             compute(batch)
 
     if whole:
