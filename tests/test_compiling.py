@@ -845,11 +845,21 @@ def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
     assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": {}}
 
 
+class Scaled(nn.Module):
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.linear(x) * self.factor
+
+
 @pytest.mark.parametrize("change", ["setting", "shape", "mode"])
 def test_the_compiler_says_whether_its_code_is_still_valid(change, traced):
-    model, x = nn.Linear(2, 2), torch.zeros(3, 2)
-    model.factor = 1.0
-    made = Compiled(lambda x: model(x) * model.factor)
+    model, x = Scaled(), torch.zeros(3, 2)
+    made = Compiled(model.forward)
     made(x)
     holds = made.guards_of_last_call()
     assert holds(x)

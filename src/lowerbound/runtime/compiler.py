@@ -72,13 +72,13 @@ class Compiled:
 
         The compiler checks the same before each call: types, shapes and modes, and every attribute
         that the function read, such as a setting of a module. It is ``None`` if this version of
-        torch does not show its checks.
+        torch does not show its checks, or if the function is a closure.
         """
         bound = getattr(self.own, "__self__", None)
         code = getattr(self.own, "__func__", self.own).__code__
         names = code.co_varnames[: code.co_argcount]
         entries = torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
-        if not entries or not hasattr(entries[0], "guard_manager"):
+        if code.co_freevars or not entries or not hasattr(entries[0], "guard_manager"):
             return None
         entry = entries[0]  # the one that was used last
 
