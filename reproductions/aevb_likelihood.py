@@ -152,7 +152,9 @@ class MonteCarloEM:
                 self.model, x, {"distributions": 2, "leapfrog_steps": LEAPFROG_STEPS}
             )
             step = self.log_step.exp().expand(len(x))
-            state, chance = posterior.transition(posterior.at(self.z[index][None]), 1.0, step)
+            state, chance = posterior.transition(
+                posterior.make_state(self.z[index][None]), 1.0, step
+            )
             self.z[index] = state.z[0]
             self.log_step += 0.05 * (chance.mean() - ACCEPTANCE)
         z = self.z[index][None]

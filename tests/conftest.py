@@ -75,8 +75,12 @@ def _compile_with(monkeypatch, backend: str) -> None:
     from lowerbound.runtime import compiler
     from lowerbound.training import compiling
 
-    monkeypatch.setattr(compiler, "_ASKED", compiler._ASKED | {"backend": backend, "options": {}})
-    monkeypatch.setattr(compiling, "_code_options", lambda *_, **__: {})
+    monkeypatch.setattr(
+        compiler,
+        "_COMPILER_OPTIONS",
+        compiler._COMPILER_OPTIONS | {"backend": backend, "options": {}},
+    )
+    monkeypatch.setattr(compiling, "_choose_code_options", lambda *_, **__: {})
 
 
 @pytest.fixture(scope="session")

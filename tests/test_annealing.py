@@ -153,7 +153,7 @@ def test_transitions_leave_their_distribution_invariant(beta):
     )
     whiten = torch.linalg.inv(torch.linalg.cholesky(posterior.covariance_matrix[0]))
     with torch.no_grad():
-        state = path.at(posterior.sample((20_000,)))
+        state = path.make_state(posterior.sample((20_000,)))
         start = state.z
         for _ in range(4):
             state, chance = path.transition(state, beta, step)

@@ -1167,7 +1167,7 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
     def fail(*given, **named):
         raise RuntimeError("a wheel came off")
 
-    monkeypatch.setattr("lowerbound.evaluation.estimate.dataset_terms", fail)
+    monkeypatch.setattr("lowerbound.evaluation.estimate.compute_dataset_terms", fail)
     code, out, err = call(capsys, "evaluate", "gaussian")
     assert (code, out) == (1, "")
     assert "Traceback" in err
@@ -1181,13 +1181,13 @@ def test_a_fault_of_ours_is_owned(here, monkeypatch, capsys):
 def test_an_interrupted_training_says_how_to_go_on(here, tmp_path, monkeypatch, capsys):
     from lowerbound.training import loop
 
-    real = loop.Loop._scheduled
+    real = loop.Loop._read_schedules
 
     def request_to_stop(self):
         self.stop_requested = True
         return real(self)
 
-    monkeypatch.setattr(loop.Loop, "_scheduled", request_to_stop)
+    monkeypatch.setattr(loop.Loop, "_read_schedules", request_to_stop)
     out = tmp_path / "run"
     code, _, err = call(capsys, *TRAIN, "--out", out)
     assert code == 130

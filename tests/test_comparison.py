@@ -97,7 +97,7 @@ def test_swapping_the_two_changes_all_signs():
 def test_the_interval_depends_on_the_seed_and_not_on_the_chunks(monkeypatch):
     a, b = estimates()
     whole = paired_difference(a, b, resamples=500)
-    monkeypatch.setattr("lowerbound.evaluation.comparison._PASS_SIZE", 7 * 200)
+    monkeypatch.setattr("lowerbound.evaluation.comparison._CHUNK_VALUES", 7 * 200)
     chunked = paired_difference(a, b, resamples=500)
     assert (whole.low, whole.high) == (chunked.low, chunked.high)
     assert paired_difference(a, b, resamples=500, seed=1).low != whole.low

@@ -258,7 +258,7 @@ class Ways(Observer):
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
     """Whether compiled steps were found quicker or not; it is not asked again."""
-    monkeypatch.setattr(autotune, "WORTH_COMPILING", 0.0)
+    monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", 0.0)
     Clock(monkeypatch, {"uncompiled": 2.0, "compiled": 1.0 if verdict else 3.0})
     settings = {
         "batch_size": 6,
@@ -531,7 +531,7 @@ def test_a_device_refuses_all_steps_from_the_first_that_fails(elsewhere):
 
 def told(monkeypatch, *, worth: float = 0.0, **settings) -> tuple[list[str], lb.Run]:
     """What a training says of its choice, and the run."""
-    monkeypatch.setattr(autotune, "WORTH_COMPILING", worth)
+    monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", worth)
     watcher = Told()
     settings = {"epochs": 20, "batch_size": 5, "progress": False, "observers": [watcher]} | settings
     run = lb.fit(make_vae(), lb.ELBO(), binary((6,)), **settings)
@@ -837,7 +837,8 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(bfloat16, tmp_path, monk
 def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
     def options(**asked):
         return {
-            kind: compiling._code_options(torch.device(kind), **asked) for kind in ("cpu", "cuda")
+            kind: compiling._choose_code_options(torch.device(kind), **asked)
+            for kind in ("cpu", "cuda")
         }
 
     assert options() == {"cpu": {}, "cuda": {}}

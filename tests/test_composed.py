@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import lowerbound as lb
-from lowerbound.conditionals.flow import flow_classes
+from lowerbound.conditionals.flow import find_flow_classes
 from lowerbound.describe import describe, find_foreign_parts
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, Mixture, TriangularNormal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
@@ -47,7 +47,7 @@ def perturb(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("context", [None, (2, 3)])
-@pytest.mark.parametrize("name", flow_classes())
+@pytest.mark.parametrize("name", find_flow_classes())
 def test_every_flow_comes_back_to_the_same_bits(name, context, tmp_path):
     torch.manual_seed(1)
     flow = perturb(lb.Flow(name, 3, context, **OPTIONS.get(name, {})))
@@ -61,7 +61,7 @@ def test_every_flow_comes_back_to_the_same_bits(name, context, tmp_path):
     assert torch.equal(*densities)
 
 
-@pytest.mark.parametrize("name", flow_classes())
+@pytest.mark.parametrize("name", find_flow_classes())
 def test_a_flow_has_the_density_of_zuko_s(name):
     torch.manual_seed(1)
     options = OPTIONS.get(name, {})
@@ -226,7 +226,7 @@ def test_draws_of_a_mixture_belong_to_their_examples(kind):
 
 def test_a_component_without_weight_is_never_drawn():
     p = Mixture(gaussians(3), torch.tensor([-math.inf, 0.0, -math.inf]).double())
-    assert set(p._choose(torch.Size((10_000,))).tolist()) == {1}
+    assert set(p._choose_components(torch.Size((10_000,))).tolist()) == {1}
     torch.testing.assert_close(p.mean, p.components.mean[1])
 
 

@@ -193,7 +193,7 @@ def test_training_from_a_file_is_training_from_memory_in_the_same_order(
     pool, compile, saved, traced, monkeypatch
 ):
     """Whether batches are read one by one, or several together."""
-    monkeypatch.setattr(batches, "_POOL", pool)
+    monkeypatch.setattr(batches, "_POOL_BYTES", pool)
     monkeypatch.setattr(
         batches.BatchSource,
         "shuffle",
@@ -229,8 +229,8 @@ def generator():
 @pytest.mark.parametrize("size", [1, 4, 7, 300])
 def test_an_order_by_blocks_is_an_order(size, tmp_path, monkeypatch):
     """Every example once, whole blocks in a pool, each pool shuffled, another order per seed."""
-    monkeypatch.setattr(batches, "_BLOCK", 50)
-    monkeypatch.setattr(batches, "_POOL", 1000)
+    monkeypatch.setattr(batches, "_BLOCK_BYTES", 50)
+    monkeypatch.setattr(batches, "_POOL_BYTES", 1000)
     np.save(tmp_path / "rows.npy", np.arange(2030, dtype=np.uint8).reshape(203, 10))
     source = source_of(tmp_path / "rows.npy")
     order = source.shuffle(size, generator())
@@ -292,7 +292,7 @@ def test_rows_that_lie_near_each_other_are_read_in_one_call(between, saved, monk
 
 
 def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "_POOL", 200)
+    monkeypatch.setattr(batches, "_POOL_BYTES", 200)
     path = saved(ARRAYS["grey"])
     settings = {
         "batch_size": 4,
@@ -307,7 +307,7 @@ def test_a_run_by_blocks_goes_on_from_its_file_only(saved, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("pool", [100, 1 << 20])
 def test_a_run_on_a_file_goes_on_as_if_it_had_never_stopped(pool, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "_POOL", pool)
+    monkeypatch.setattr(batches, "_POOL_BYTES", pool)
     path = saved(ARRAYS["grey"])
     settings = {"batch_size": 4, "progress": False, "pictures_every": 0}
     runs = []

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from lowerbound.distributions import FactorialBernoulli, TriangularNormal, bernoulli
-from lowerbound.distributions.bernoulli import _exp_of_negative, _in_one_pass
+from lowerbound.distributions.bernoulli import _exp_of_negative, _compute_in_one_pass
 
 
 @pytest.mark.parametrize("dimensions", [0, 1, 2, 3, 31, 32, 33, 63, 65, 97, 784, 1000])
@@ -23,7 +23,7 @@ def test_a_bernoulli_is_its_formula(dimensions, scale, leading):
         FactorialBernoulli(logits).log_prob(value).double(), exact, rtol=1e-5, atol=1e-4
     )
     torch.testing.assert_close(
-        _in_one_pass(value, logits).double(), exact, rtol=1e-5, atol=1e-4
+        _compute_in_one_pass(value, logits).double(), exact, rtol=1e-5, atol=1e-4
     )  # what is compiled
     found = FactorialBernoulli(logits.double()).log_prob(value.double())
     torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-11)
@@ -39,7 +39,9 @@ def test_the_exponential_that_is_compiled_is_the_exponential():
 def test_what_is_compiled_of_a_bernoulli_agrees(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        bernoulli, "_in_one_pass", lambda *given: calls.append(1) or _in_one_pass(*given)
+        bernoulli,
+        "_compute_in_one_pass",
+        lambda *given: calls.append(1) or _compute_in_one_pass(*given),
     )
     torch.manual_seed(0)
     torch.compiler.reset()

@@ -139,9 +139,9 @@ def test_a_search_that_stops_short_says_so():
 @pytest.mark.parametrize(("shift", "rounds"), [(0.0, 1), (1.0, 2)])
 def test_a_search_that_is_done_takes_one_more_round_at_most(shift, rounds, monkeypatch):
     taken = []
-    real = Search._round
+    real = Search._search_round
     monkeypatch.setattr(
-        Search, "_round", lambda self, *given: taken.append(1) or real(self, *given)
+        Search, "_search_round", lambda self, *given: taken.append(1) or real(self, *given)
     )
     model, evidence, _ = linear_vae(ORTHOGONAL, shift=shift)
     inference_gaps(model, evidence.sample((5,)), samples=50)

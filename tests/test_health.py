@@ -21,15 +21,15 @@ import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.diagnosis import (
-    broad_scale,
-    causes_of_collapse,
-    constant_data,
-    dead_units,
-    free_running,
-    look_at,
-    strong_rate_weight,
+    find_broad_scale,
+    find_causes_of_collapse,
+    find_constant_data,
+    find_dead_units,
+    find_free_decoder,
+    probe_model,
+    find_strong_rate_weight,
 )
-from lowerbound.evaluation.findings import unfinished
+from lowerbound.evaluation.findings import find_unfinished_schedules
 from lowerbound.evaluation.health import latent_health
 from lowerbound.recipes.aevb import aevb_gaussian
 
@@ -60,8 +60,8 @@ def tabled(means, scales, posterior=Table) -> tuple[lb.LatentModel, torch.Tensor
 @pytest.fixture
 def _small_passes(monkeypatch):
     """Batches, and chunks of the mixture, that are far smaller than the data."""
-    monkeypatch.setattr("lowerbound.runtime.memory._PASS_SIZE", 7)
-    monkeypatch.setattr("lowerbound.evaluation.aggregate._CHUNK", 30)
+    monkeypatch.setattr("lowerbound.runtime.memory._VALUES_PER_BATCH", 7)
+    monkeypatch.setattr("lowerbound.evaluation.aggregate._CHUNK_VALUES", 30)
 
 
 # What the latents carry
@@ -147,7 +147,7 @@ def test_the_rate_of_all_examples_makes_the_information_precise(monkeypatch):
 
     Without the rate, the log densities of the few draws would give a standard deviation of 0.15.
     """
-    monkeypatch.setattr("lowerbound.evaluation.aggregate._NUMBERS", 1)
+    monkeypatch.setattr("lowerbound.evaluation.aggregate._MOST_VALUES", 1)
     model, x = channel(2000, 50, 4.0)
     values = torch.tensor(
         [latent_health(model, x, seed=seed).mutual_information for seed in range(20)]
@@ -235,7 +235,7 @@ def test_active_units_vary_over_all_examples():
 def test_results_do_not_depend_on_the_batches(monkeypatch):
     model, x = tabled(torch.randn(50, 2, dtype=DOUBLE), torch.full((50, 2), 0.5, dtype=DOUBLE))
     whole = latent_health(model, x, samples=3)
-    monkeypatch.setattr("lowerbound.runtime.memory._PASS_SIZE", 16)
+    monkeypatch.setattr("lowerbound.runtime.memory._VALUES_PER_BATCH", 16)
     parts = latent_health(model, x, samples=3)
     for name in ("rate", "mutual_information", "marginal_kl"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
@@ -243,8 +243,8 @@ def test_results_do_not_depend_on_the_batches(monkeypatch):
 
 
 def test_many_examples_are_spread_over(monkeypatch):
-    monkeypatch.setattr("lowerbound.evaluation.aggregate._COMPONENTS", 500)
-    monkeypatch.setattr("lowerbound.evaluation.aggregate._NUMBERS", 2 * 500 * 250)
+    monkeypatch.setattr("lowerbound.evaluation.aggregate._MOST_COMPONENTS", 500)
+    monkeypatch.setattr("lowerbound.evaluation.aggregate._MOST_VALUES", 2 * 500 * 250)
     means = 100 * torch.arange(1300, dtype=DOUBLE)[:, None] + torch.zeros(1, 2, dtype=DOUBLE)
     health = latent_health(*tabled(means, torch.ones(1300, 2, dtype=DOUBLE)))
     assert (health.examples, health.components, health.draws) == (1300, 500, 250)
@@ -438,8 +438,8 @@ def test_the_scale_is_compared_with_the_direction_of_most_variance():
         )
         with torch.no_grad():
             model.likelihood.network.layers[0].weight.zero_()
-        look = look_at(model.double(), lb.Examples.of(x), 0)
-        assert (broad_scale(look) is not None) == expected
+        look = probe_model(model.double(), lb.Examples.of(x), 0)
+        assert (find_broad_scale(look) is not None) == expected
 
 
 def test_a_floor_above_the_scale_of_the_data(digits):
@@ -516,10 +516,10 @@ def test_a_decoder_that_needs_no_latents():
     (cause,) = causes(latent_health(model, x, objective=lb.ELBO()))
     assert cause.startswith("the decoder models x without z: log p(x|z) changes by 0 nats")
     using = lb.LatentModel(lb.StandardNormal(2), encoder, Clusters(centres, slope=20.0))
-    assert free_running(look_at(using, lb.Examples.of(x), 0)) is None
+    assert find_free_decoder(probe_model(using, lb.Examples.of(x), 0)) is None
     # For noise it is not better than independent entries.
     noise = torch.randn(200, 10)
-    assert free_running(look_at(model, lb.Examples.of(noise), 0)) is None
+    assert find_free_decoder(probe_model(model, lb.Examples.of(noise), 0)) is None
 
 
 def test_data_that_are_all_the_same(digits):
@@ -559,7 +559,7 @@ def test_too_few_examples_show_no_collapse(digits):
     ],
 )
 def test_the_weight_of_the_rate(objective, schedules, hint):
-    cause = strong_rate_weight(objective, schedules)
+    cause = find_strong_rate_weight(objective, schedules)
     assert (cause is None) == (hint is None)
     assert cause is None or hint in cause[0]
 
@@ -576,16 +576,20 @@ def test_channels_of_a_few_examples_are_not_taken_for_draws():
         lb.Gaussian(encoder),
         lb.Gaussian(lb.conv(2, 6, (1, 8, 8)), scale="shared"),
     )
-    dead = look_at(model, lb.Examples.of(torch.rand(4, 1, 8, 8)), 0).dead
+    dead = probe_model(model, lb.Examples.of(torch.rand(4, 1, 8, 8)), 0).dead
     shares = {path.split(".")[0]: share for path, share in dead.items()}
     assert shares["posterior"] == 0.5
     assert shares["likelihood"] < 0.9
 
 
 def test_causes_that_do_not_apply_are_not_reported(digits):
-    look = look_at(digit_vae(), digits.test, 0)
-    assert [measure(look) for measure in (constant_data, dead_units, free_running)] == [None] * 3
-    ((cause, remedy),) = causes_of_collapse(look_at(digit_vae(scale=0.1), digits.test, 0), None, {})
+    look = probe_model(digit_vae(), digits.test, 0)
+    assert [
+        measure(look) for measure in (find_constant_data, find_dead_units, find_free_decoder)
+    ] == [None] * 3
+    ((cause, remedy),) = find_causes_of_collapse(
+        probe_model(digit_vae(scale=0.1), digits.test, 0), None, {}
+    )
     assert "none found" in cause
     assert "warm-up" in remedy
 
@@ -607,8 +611,10 @@ def test_a_warm_up_that_outlasted_the_training(digits):
         {"reached": 0.9999, "end": 1.0, "ended": False},
         {"reached": 0.5, "end": 1.0, "ended": True},
     ):
-        assert not list(unfinished({"beta": schedule}))
-    (kept,) = unfinished({"beta": {"reached": 0.12345, "end": 1.0, "ended": False, "epoch": 7}})
+        assert not list(find_unfinished_schedules({"beta": schedule}))
+    (kept,) = find_unfinished_schedules(
+        {"beta": {"reached": 0.12345, "end": 1.0, "ended": False, "epoch": 7}}
+    )
     assert kept.what == "the weights are those of epoch 7, when beta was 0.123, on its way to 1"
 
 

@@ -111,7 +111,7 @@ def test_the_centred_eight_schools_are_called_bad():
 
 
 def test_what_moments_do_not_show_is_said(monkeypatch):
-    for name in ("_correlated", "_spread", "_skewed"):
+    for name in ("_find_correlation", "_find_wrong_scale", "_find_skewness"):
         monkeypatch.setattr(posterior_causes, name, lambda draws: None)
     health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
     assert "a shape that q cannot have" in causes(health)

@@ -8,9 +8,9 @@ import torch
 import lowerbound as lb
 from lowerbound.training import profiling
 from lowerbound.training.loop import Observer
-from lowerbound.training.profiling import DATA, ELEMENTWISE, GIVEN, OPTIMISER, PRODUCTS, PYTHON
+from lowerbound.training.profiling import DATA, ELEMENTWISE, DATA_WORK, OPTIMISER, PRODUCTS, PYTHON
 
-KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
+KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, DATA_WORK, PYTHON)
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +125,8 @@ def test_an_interrupt_leaves_no_profiler_running():
         (["graph_0_cpp_fused_tanh_1"], ELEMENTWISE),
         (["aten::mul_", "Optimizer.step#Adam.step"], OPTIMISER),
         (["aten::_fused_adam_", "Optimizer.step#Adam.step", "lowerbound::update"], OPTIMISER),
-        (["aten::index", DATA], GIVEN),
-        (["graph_0_cpp_fused__to_copy_div_index_0"], GIVEN),
+        (["aten::index", DATA], DATA_WORK),
+        (["graph_0_cpp_fused__to_copy_div_index_0"], DATA_WORK),
         (["## Call CompiledFxGraph abc ##"], None),
         (["TorchDynamo Cache Lookup"], None),
     ],
@@ -135,14 +135,14 @@ def test_each_operation_has_its_kind(names, kind):
     event = None
     for name in reversed(names):
         event = SimpleNamespace(name=name, cpu_parent=event)
-    assert profiling._kind_of(event) == kind
+    assert profiling._find_kind(event) == kind
 
 
 @pytest.mark.parametrize(("name", "kind"), [
     ("sm80_xmma_gemm_f32f32_f32f32_f32_nt_n_tilesize32x32x8_stage3", profiling.PRODUCTS),
     ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", profiling.PRODUCTS),
     ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<>", profiling.OPTIMISER),
-    ("triton_poi_fused__to_copy_div_index_0", profiling.GIVEN),
+    ("triton_poi_fused__to_copy_div_index_0", profiling.DATA_WORK),
     ("triton_per_fused_log_sub_sum_8", profiling.ELEMENTWISE),
 ])  # fmt: skip
 def test_the_time_of_a_kernel_counts_once_and_by_its_name(name, kind):

@@ -106,7 +106,7 @@ def mean_and_log_variance_are_swapped(patch):
 def the_log_variance_is_taken_for_the_log_scale(patch):
     original = Gaussian._bounded_log_scale
     patch.setattr(
-        Gaussian, "_bounded_log_scale", lambda self, log_variance: 2 * original(self, log_variance)
+        Gaussian, "_bound_log_scale", lambda self, log_variance: 2 * original(self, log_variance)
     )
 
 
@@ -141,13 +141,13 @@ def the_reconstruction_is_averaged_over_dimensions(patch):
 
 @breaks("exact-posterior", "elbo-written-out", "log-likelihood-exact")
 def what_is_scored_is_another_sample_than_what_is_decoded(patch):
-    original = LatentModel._drawn
+    original = LatentModel._draw_from
 
     def drawn(self, *args, **more):
         honest = original(self, *args, **more)
         return replace(honest, prior_term=lambda: honest.prior.log_prob(honest.z.roll(1, 0)) + 0.01)
 
-    patch.setattr(LatentModel, "_drawn", drawn)
+    patch.setattr(LatentModel, "_draw_from", drawn)
 
 
 # Bounds
@@ -192,18 +192,18 @@ def groups_are_taken_along_the_wrong_axis(patch):
     def grouped(self, log_w):
         return log_w.movedim(0, -1).reshape(self.groups, -1, log_w.shape[1])
 
-    patch.setattr(PowerMean, "_grouped", grouped)
+    patch.setattr(PowerMean, "_group", grouped)
 
 
 @breaks("groups-written-out", "decoder-gradient")
 def weights_are_normalised_over_groups(patch):
-    original = PowerMean._grouped
-    patch.setattr(PowerMean, "_grouped", lambda self, log_w: original(self, log_w).transpose(0, 1))
+    original = PowerMean._group
+    patch.setattr(PowerMean, "_group", lambda self, log_w: original(self, log_w).transpose(0, 1))
 
 
 @breaks("renyi-divergence", "reported-bound")
 def the_order_of_renyi_has_the_wrong_sign(patch):
-    patch.setattr(Renyi, "_means", lambda self: (PowerMean(-self.alpha),) * 2)
+    patch.setattr(Renyi, "_make_power_means", lambda self: (PowerMean(-self.alpha),) * 2)
 
 
 @breaks("reported-bound")
@@ -234,8 +234,8 @@ def the_worst_samples_get_the_largest_weights(patch):
 
 @breaks("decoder-gradient", "dreg-is-unbiased")
 def normalised_weights_come_from_negative_log_weights(patch):
-    original = PowerMean._shares
-    patch.setattr(PowerMean, "_shares", lambda self, log_w: original(self, -log_w))
+    original = PowerMean._normalise
+    patch.setattr(PowerMean, "_normalise", lambda self, log_w: original(self, -log_w))
 
 
 @breaks("sticking-the-landing", "signal-to-noise", "signal-to-noise-at-length")
@@ -293,14 +293,16 @@ def vimco_s_baseline_contains_the_sample_itself(patch):
 
 @breaks("piwae-encoder")
 def piwae_s_encoder_climbs_the_bound_of_all_samples(patch):
-    patch.setattr(IWAE, "_means", lambda self: (PowerMean(0.0, self.groups, self.elbo_weight),) * 2)
+    patch.setattr(
+        IWAE, "_make_power_means", lambda self: (PowerMean(0.0, self.groups, self.elbo_weight),) * 2
+    )
 
 
 @breaks("decoder-gradient", "reported-bound", "groups-written-out")
 def piwae_s_decoder_climbs_the_bound_of_groups(patch):
     patch.setattr(
         IWAE,
-        "_means",
+        "_make_power_means",
         lambda self: (PowerMean(0.0, self.encoder_groups or self.groups, self.elbo_weight),) * 2,
     )
 
@@ -347,10 +349,10 @@ def the_effective_sample_size_is_not_squared(patch):
 
 @breaks("sample-count", "log-likelihood-exact")
 def one_sample_more_is_drawn_than_divided_by(patch):
-    original = LatentModel._drawn
+    original = LatentModel._draw_from
     patch.setattr(
         LatentModel,
-        "_drawn",
+        "_draw_from",
         lambda self, parts, x, samples, *args, **more: original(
             self, parts, x, samples + 1, *args, **more
         ),
@@ -403,7 +405,7 @@ def evaluate_averages_the_means_of_batches(patch):
             for name, term in terms.items()
         }
 
-    patch.setattr(estimate, "dataset_terms", averaged)
+    patch.setattr(estimate, "compute_dataset_terms", averaged)
 
 
 @breaks("recorded-bound")
@@ -434,7 +436,7 @@ def all_weights_are_trusted(patch):
 
 @breaks("mutual-information")
 def mutual_information_is_capped_by_a_batch(patch):
-    patch.setattr(aggregate, "_COMPONENTS", 1024)
+    patch.setattr(aggregate, "_MOST_COMPONENTS", 1024)
 
 
 # Annealing
@@ -442,8 +444,8 @@ def mutual_information_is_capped_by_a_batch(patch):
 
 @breaks("annealing-evidence", "annealing-quadrature")
 def the_temperatures_end_too_soon(patch):
-    original = chains._betas
-    patch.setattr(chains, "_betas", lambda count: [0.95 * beta for beta in original(count)])
+    original = chains._choose_betas
+    patch.setattr(chains, "_choose_betas", lambda count: [0.95 * beta for beta in original(count)])
 
 
 @breaks("annealing-evidence")

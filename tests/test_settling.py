@@ -10,7 +10,7 @@ from torch.distributions import Distribution, HalfNormal, MultivariateNormal, No
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
-from lowerbound.models.pathfinder import pathfinder
+from lowerbound.models.pathfinder import find_best_gaussian
 from lowerbound.training.loop import Observer
 
 # Far from 0, on scales that differ by a factor of a million, and correlated.
@@ -149,7 +149,7 @@ def test_settings_in_conflict_are_refused(settings, message):
 
 
 def test_a_start_is_the_posterior_itself_where_that_is_gaussian():
-    mean, scale = pathfinder(TARGET.log_prob, 3, paths=4)
+    mean, scale = find_best_gaussian(TARGET.log_prob, 3, paths=4)
     torch.testing.assert_close(
         (mean - CENTRE) / SCALES, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-2
     )

@@ -463,7 +463,7 @@ def test_a_validation_bound_that_is_not_a_number_is_refused(data, monkeypatch):
         terms = real(*given, **named)
         return terms | {"bound": terms["bound"] * math.nan}
 
-    monkeypatch.setattr(loop, "dataset_terms", nan)
+    monkeypatch.setattr(loop, "compute_dataset_terms", nan)
     with pytest.raises(NonFiniteError, match="the validation bound is not finite") as caught:
         train(make_vae(), data, epochs=3, validation=0.25)
     assert caught.value.step > 0

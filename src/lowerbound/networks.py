@@ -52,7 +52,7 @@ def as_shape(size: int | Shape) -> Shape:
     return shape
 
 
-def _activation(activation: Activation) -> nn.Module:
+def _make_activation(activation: Activation) -> nn.Module:
     if callable(activation):
         return activation()
     if activation not in ACTIVATIONS:
@@ -88,7 +88,7 @@ class FlattenLeading(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *input_shape]`` to ``[*leading, *output_shape]``."""
-        leading = leading_shape(x, self.input_shape, self)
+        leading = find_leading_shape(x, self.input_shape, self)
         y: Tensor = self.network(x.reshape(-1, *self.input_shape))
         return y.reshape(*leading, *y.shape[1:])
 
@@ -129,12 +129,12 @@ class MLP(nn.Module):
         widths = [math.prod(self.inputs), *self.hidden, math.prod(self.outputs)]
         self.layers = nn.Sequential()
         for narrow, wide in pairwise(widths[:-1]):
-            self.layers.append(nn.Linear(narrow, wide)).append(_activation(activation))
+            self.layers.append(nn.Linear(narrow, wide)).append(_make_activation(activation))
         self.layers.append(nn.Linear(widths[-2], widths[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
-        leading = leading_shape(x, self.inputs, self)
+        leading = find_leading_shape(x, self.inputs, self)
         return cast(Tensor, self.layers(x.reshape(*leading, -1))).reshape(*leading, *self.outputs)
 
 
@@ -202,27 +202,27 @@ class Conv(nn.Module):
                 "conv goes from an image (C, H, W) to a vector or back, "
                 f"not from {self.inputs} to {self.outputs}"
             )
-        make_layers = self._decoder
+        make_layers = self._make_decoder
         if len(self.inputs) == 3:
-            make_layers = self._encoder
+            make_layers = self._make_encoder
         layers = make_layers(strides)
         self.network = FlattenLeading(nn.Sequential(*layers), self.inputs, self.outputs)
 
-    def _encoder(self, strides: Shape) -> list[nn.Module]:
+    def _make_encoder(self, strides: Shape) -> list[nn.Module]:
         depths = (self.inputs[0], *self.channels)
-        sides = _sides(self.inputs, strides)
+        sides = _compute_sides(self.inputs, strides)
         layers: list[nn.Module] = []
         for layer, stride in enumerate(strides):
             layers += [
                 nn.Conv2d(depths[layer], depths[layer + 1], stride + 2, stride, padding=1),
-                _activation(self.activation),
+                _make_activation(self.activation),
             ]
         flat = depths[-1] * math.prod(sides[-1])
         return [*layers, nn.Flatten(), MLP(flat, self.hidden, self.outputs, self.activation)]
 
-    def _decoder(self, strides: Shape) -> list[nn.Module]:
+    def _make_decoder(self, strides: Shape) -> list[nn.Module]:
         depths = (*self.channels, self.outputs[0])
-        sides = _sides(self.outputs, strides[::-1])[::-1]
+        sides = _compute_sides(self.outputs, strides[::-1])[::-1]
         layers: list[nn.Module] = [
             MLP(self.inputs, self.hidden, (depths[0], *sides[0]), self.activation)
         ]
@@ -234,7 +234,7 @@ class Conv(nn.Module):
                 ),
             )
             layers += [
-                _activation(self.activation),
+                _make_activation(self.activation),
                 nn.ConvTranspose2d(
                     depths[layer],
                     depths[layer + 1],
@@ -346,7 +346,7 @@ def constant(
     return Constant(outputs, value, learned, spread)
 
 
-def _sides(image: Shape, strides: Shape) -> list[Shape]:
+def _compute_sides(image: Shape, strides: Shape) -> list[Shape]:
     """Height and width before the first and after each layer, going down."""
     sizes = [image[1:]]
     for layer, stride in enumerate(strides, start=1):
@@ -360,7 +360,7 @@ def _sides(image: Shape, strides: Shape) -> list[Shape]:
     return sizes
 
 
-def leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
+def find_leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
     """The dimensions of ``x`` before those of an event.
 
     Raises:

@@ -104,10 +104,10 @@ class Conditional(nn.Module, ABC):
                 raw: Tensor = network(*given, **fields)
         else:
             raw = network(*given, **fields)
-        return in_full_precision(raw)
+        return to_full_precision(raw)
 
 
-def in_full_precision(value: Tensor) -> Tensor:
+def to_full_precision(value: Tensor) -> Tensor:
     """The value in float32 at least."""
     if value.dtype in LOW_PRECISION:
         return value.float()
@@ -167,7 +167,7 @@ class Parametric(Conditional):
         return self.from_parameters(self.parameters_from(self.network, *given, **fields))
 
 
-def fields_for(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def select_fields(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The fields that a part of a model needs or accepts, of all that are given.
 
     Raises:
@@ -196,7 +196,7 @@ def check_fields(
             module.check_fields(fields, rows, name)
 
 
-def fields_of(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
+def list_field_names(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
     """The names of fields that some parts of a model need or accept, each once."""
     return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
 

@@ -13,18 +13,18 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import LOW_PRECISION, Conditional
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.networks import Shape, as_shape, leading_shape
+from lowerbound.networks import Shape, as_shape, find_leading_shape
 from lowerbound.settings import check_whole_number
 
 # Their names in zuko.flows. A file can name these alone.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
 
 
-def flow_classes() -> dict[str, type[nn.Module]]:
+def find_flow_classes() -> dict[str, type[nn.Module]]:
     """The flows that the installed zuko has, by the names that :class:`Flow` takes.
 
     Example:
-        >>> flow_classes()["nsf"]
+        >>> find_flow_classes()["nsf"]
         <class 'zuko.flows.spline.NSF'>
     """
     checks = Distribution._validate_args
@@ -79,7 +79,7 @@ class Flow(Conditional):
         self, name: str, features: int, context: int | Shape | None = None, **options: Any
     ) -> None:
         super().__init__()
-        known = flow_classes()
+        known = find_flow_classes()
         self.name = str(name).lower()
         if self.name not in known:
             raise SettingsError(f"Flow: {name!r} is unknown{_suggest_name(self.name, known)}")
@@ -112,15 +112,15 @@ class Flow(Conditional):
             UnsupportedError: if nothing is given to a flow that has a context.
         """
         if self.context is None:
-            return _unchecked(self.flow())
+            return _switch_checks_off(self.flow())
         if not given:
             raise UnsupportedError(
                 f"Flow: with context={self.context} it depends on what it is given, but nothing is "
                 "given, as to a prior; leave context out"
             )
-        leading = leading_shape(given[0], self.context, self)
+        leading = find_leading_shape(given[0], self.context, self)
         dtype = next(self.parameters()).dtype
-        return _unchecked(self.flow(given[0].reshape(*leading, -1).to(dtype)))
+        return _switch_checks_off(self.flow(given[0].reshape(*leading, -1).to(dtype)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert as any module, but keep the parameters in float32 at least.
@@ -145,7 +145,7 @@ def _suggest_name(name: str, known: dict[str, type[nn.Module]]) -> str:
     return f"; there are {', '.join(sorted(known))}"
 
 
-def _unchecked(flow: Distribution) -> Distribution:
+def _switch_checks_off(flow: Distribution) -> Distribution:
     """The same flow without torch's own checks: the errors of a training step say more."""
     part: Any = flow
     while part is not None:

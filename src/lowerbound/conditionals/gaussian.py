@@ -14,7 +14,7 @@ from lowerbound.conditionals.base import (
     Conditional,
     Parametric,
     event_dims_of,
-    in_full_precision,
+    to_full_precision,
 )
 from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
@@ -44,7 +44,7 @@ class StandardNormal(Conditional):
 
     def forward(self, *given: Tensor) -> DiagonalNormal:
         """N(0, I)."""
-        zeros = in_full_precision(self.zeros)
+        zeros = to_full_precision(self.zeros)
         return DiagonalNormal(zeros, zeros, len(self.shape))
 
 
@@ -138,17 +138,17 @@ class Gaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         if self.scale == "network":
             raw, log_variance = raw.chunk(2, -self.event_dims)
-            log_scale = self._bounded_log_scale(log_variance)
+            log_scale = self._bound_log_scale(log_variance)
         elif isinstance(self.scale, str):
-            log_scale = self._bounded_log_scale(self.log_variance).to(raw.dtype)
+            log_scale = self._bound_log_scale(self.log_variance).to(raw.dtype)
         else:
             log_scale = cast(Tensor, self.log_scale).to(raw.dtype)
         if self.mean == "sigmoid":
             raw = raw.sigmoid()
         return DiagonalNormal(raw, log_scale, self.event_dims)
 
-    def _bounded_log_scale(self, log_variance: Tensor) -> Tensor:
-        return _bounded_log_scale(self, log_variance)
+    def _bound_log_scale(self, log_variance: Tensor) -> Tensor:
+        return _bound_log_scale(self, log_variance)
 
 
 @describable
@@ -187,20 +187,20 @@ class FullRankGaussian(Parametric):
         _check_scales(self)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None:
-            self._dimensions(math.prod(declared))
+            self._find_dimensions(math.prod(declared))
 
     def from_parameters(self, raw: Tensor) -> TriangularNormal:
         """The Gaussian of these outputs of the network."""
-        size = self._dimensions(raw.shape[-1])
+        size = self._find_dimensions(raw.shape[-1])
         loc, log_variance, lower = raw.split((size, size, raw.shape[-1] - 2 * size), -1)
-        scale = _bounded_log_scale(self, log_variance).exp()
+        scale = _bound_log_scale(self, log_variance).exp()
         rows, columns = torch.tril_indices(size, size, -1, device=raw.device)
         factor = torch.diag_embed(scale)
         factor[..., rows, columns] = lower
         return TriangularNormal(loc, factor)
 
     @staticmethod
-    def _dimensions(outputs: int) -> int:
+    def _find_dimensions(outputs: int) -> int:
         """The positive root of J (J + 3) / 2 = outputs."""
         size = (math.isqrt(9 + 8 * outputs) - 3) // 2
         if size < 1 or size * (size + 3) != 2 * outputs:
@@ -259,7 +259,7 @@ class LowRankGaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         size = raw.shape[-1] // (2 + self.rank)
         loc, log_variance, columns = raw.split((size, size, size * self.rank), -1)
-        variance = (2 * _bounded_log_scale(self, log_variance)).exp()
+        variance = (2 * _bound_log_scale(self, log_variance)).exp()
         return LowRankMultivariateNormal(
             loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False
         )
@@ -303,12 +303,12 @@ def low_rank(rank: int) -> Callable[[int], LowRankGaussian]:
     return lambda size: LowRankGaussian(constant(size * (2 + rank), spread=0.01), rank)
 
 
-class _Scaled(Protocol):
+class _ScaleLimits(Protocol):
     min_scale: float
     max_scale: float
 
 
-def _check_scales(conditional: _Scaled) -> None:
+def _check_scales(conditional: _ScaleLimits) -> None:
     low, high = conditional.min_scale, conditional.max_scale
     if not 0 < low * math.e < high / math.e < math.inf:
         raise SettingsError(
@@ -317,7 +317,7 @@ def _check_scales(conditional: _Scaled) -> None:
         )
 
 
-def _bounded_log_scale(conditional: _Scaled, log_variance: Tensor) -> Tensor:
+def _bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
     return 0.5 * soft_clamp(
         log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import Conditional, fields_for
+from lowerbound.conditionals.base import Conditional, select_fields
 from lowerbound.data.fields import OBSERVED
 from lowerbound.describe import describable
 from lowerbound.distributions import MaskedDistribution
@@ -44,16 +44,16 @@ class Wrapper(Conditional):
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
         """The network's output, see :class:`Conditional`."""
         own = cast(Callable[..., Tensor], self.part.parameters_from)
-        return own(network, *given, **fields_for(self.part, fields))
+        return own(network, *given, **select_fields(self.part, fields))
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse the data that the conditional inside refuses."""
         check = getattr(self.part, "check_data", None)
         if check is not None:
-            check(x, rows, name, **fields_for(self.part, fields))
+            check(x, rows, name, **select_fields(self.part, fields))
 
 
-def unwrapped(part: nn.Module) -> nn.Module:
+def unwrap(part: nn.Module) -> nn.Module:
     """The conditional inside of all wrappers."""
     while isinstance(part, Wrapper):
         part = part.part
@@ -114,12 +114,12 @@ class Given(Wrapper):
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that are needed."""
-        inputs = self._with_field(given, fields[self.field])
-        return cast(Distribution, self.part(*inputs, **fields_for(self.part, fields)))
+        inputs = self._append_field(given, fields[self.field])
+        return cast(Distribution, self.part(*inputs, **select_fields(self.part, fields)))
 
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
         """The output of the network for these values and the field."""
-        inputs = self._with_field(given, fields[self.field])
+        inputs = self._append_field(given, fields[self.field])
         return super().parameters_from(network, *inputs, **fields)
 
     def check_fields(self, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data") -> None:
@@ -153,12 +153,12 @@ class Given(Wrapper):
                 "field, or pass categories=..."
             )
 
-    def _with_field(self, given: tuple[Tensor, ...], value: Tensor) -> tuple[Tensor, ...]:
+    def _append_field(self, given: tuple[Tensor, ...], value: Tensor) -> tuple[Tensor, ...]:
         """The inputs, with the field appended to the first one."""
         if not given:
-            return (self._as_columns(value, self._own_dtype()),)
+            return (self._as_columns(value, self._find_dtype()),)
         x, *others = given
-        event_dims = self._event_dims(x)
+        event_dims = self._count_event_dims(x)
         axis = -event_dims
         if event_dims == 1:
             appended = self._as_columns(value, x.dtype)
@@ -176,19 +176,19 @@ class Given(Wrapper):
 
     def _as_columns(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         """The field as a vector for each example, ``[B, M]``."""
-        return self._coded(value, dtype).reshape(len(value), -1)
+        return self._encode_field(value, dtype).reshape(len(value), -1)
 
     def _as_channels(self, value: Tensor, dtype: torch.dtype, sides: torch.Size) -> Tensor:
         """The field as channels of a picture for each example, ``[B, M, *sides]``."""
         if value.dim() <= len(sides) or value.shape[-len(sides) :] != sides:
             columns = self._as_columns(value, dtype)
             return columns.reshape(*columns.shape, *(1,) * len(sides)).expand(-1, -1, *sides)
-        coded = self._coded(value, dtype)
+        coded = self._encode_field(value, dtype)
         if self.categories is not None:
             coded = coded.movedim(-1, 1)
         return coded.reshape(len(value), -1, *sides)
 
-    def _coded(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+    def _encode_field(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         """Numeric values unchanged, and categories as a one-hot code in an additional dimension."""
         if self.categories is None:
             return value.to(dtype)
@@ -197,29 +197,29 @@ class Given(Wrapper):
         categories = torch.arange(self.categories, device=value.device)
         return (value.unsqueeze(-1) == categories).to(dtype)
 
-    def _event_dims(self, x: Tensor) -> int:
+    def _count_event_dims(self, x: Tensor) -> int:
         """The number of dimensions of one input, as the network declares it.
 
         Without a declaration, up to three dimensions are vectors ``[K, B, J]``, and more are
         pictures ``[B, C, H, W]``.
         """
-        declared = self._declared_input()
+        declared = self._find_declared_input()
         if declared is not None:
             return len(declared)
         return {True: 1, False: 3}[x.dim() <= 3]
 
-    def _declared_input(self) -> tuple[int, ...] | None:
-        inside = unwrapped(self.part)
+    def _find_declared_input(self) -> tuple[int, ...] | None:
+        inside = unwrap(self.part)
         return getattr(getattr(inside, "network", inside), "input_shape", None)
 
-    def _own_dtype(self) -> torch.dtype:
+    def _find_dtype(self) -> torch.dtype:
         return next(
             (p.dtype for p in self.part.parameters() if p.is_floating_point()),
             torch.get_default_dtype(),
         )
 
     def _check_inputs(self, shape: torch.Size, appended: int) -> None:
-        declared = self._declared_input()
+        declared = self._find_declared_input()
         if declared is None or not self._is_innermost or tuple(shape) == tuple(declared):
             return
         raise ShapeError(
@@ -273,7 +273,7 @@ class Masked(Wrapper):
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, masked if the field ``observed`` is given."""
-        p = cast(Distribution, self.part(*given, **fields_for(self.part, fields)))
+        p = cast(Distribution, self.part(*given, **select_fields(self.part, fields)))
         if OBSERVED not in fields:
             return p
         return MaskedDistribution(p, fields[OBSERVED])

@@ -119,7 +119,7 @@ class Variables:
                 "LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}"
             )
         self.parts: dict[str, Variable] = {
-            name: _variable(name, value) for name, value in variables.items()
+            name: _make_variable(name, value) for name, value in variables.items()
         }
         self.sizes = [part.free_size for part in self.parts.values()]
         self.size = sum(self.sizes)
@@ -148,7 +148,7 @@ class Variables:
     def names(self) -> list[str]:
         """A name for each real number: the variable's name and a position, as in ``effect[2]``."""
         return [
-            _entry_name(name, position)
+            _name_entry(name, position)
             for name, part in self.parts.items()
             for position in product(*map(range, part.free_shape))
         ]
@@ -209,13 +209,13 @@ def _refuse_impossible(name: str, part: Variable, value: Tensor) -> None:
         )
 
 
-def _entry_name(name: str, position: tuple[int, ...]) -> str:
+def _name_entry(name: str, position: tuple[int, ...]) -> str:
     if not position:
         return name
     return f"{name}[{', '.join(map(str, position))}]"
 
 
-def _variable(name: str, value: Any) -> Variable:
+def _make_variable(name: str, value: Any) -> Variable:
     if not isinstance(name, str) or not name.isidentifier():
         raise SettingsError(
             f"LogJoint: {name!r} cannot be the name of an argument of the log joint; use a Python "

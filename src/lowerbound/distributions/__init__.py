@@ -6,20 +6,20 @@ from lowerbound.distributions.divergence import (
     as_diagonal,
     closed_form_kl,
     closed_form_unit_kl,
-    drawn,
+    draw_samples,
 )
 from lowerbound.distributions.entries import (
     MaskedDistribution,
     check_independent_entries,
-    entry_support,
+    find_entry_support,
     entrywise_log_prob,
     is_mass,
-    support_of,
+    find_support,
 )
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.point_mass import PointMass
-from lowerbound.distributions.points import natural_point, point_of
+from lowerbound.distributions.points import natural_point, choose_point
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
@@ -37,11 +37,11 @@ __all__ = [
     "closed_form_kl",
     "closed_form_unit_kl",
     "drawn",
-    "entry_support",
+    "find_entry_support",
     "entrywise_log_prob",
     "is_mass",
     "natural_point",
-    "point_of",
+    "choose_point",
     "soft_clamp",
-    "support_of",
+    "find_support",
 ]

@@ -117,7 +117,7 @@ class _BernoulliLogProb(torch.autograd.Function):
     def forward(value: Tensor, logits: Tensor) -> Tensor:
         """``[*leading]`` of values and logits ``[*leading, D]``, which broadcast."""
         if torch.compiler.is_compiling() and logits.dtype == torch.float32:
-            return _in_one_pass(value, logits)
+            return _compute_in_one_pass(value, logits)
         sizes = logits.abs()
         total = torch.mul(logits, value - 0.5).sub_(sizes, alpha=0.5).sum(-1)
         product, factors = sizes.sigmoid_(), 1
@@ -147,7 +147,7 @@ class _BernoulliLogProb(torch.autograd.Function):
         return of_value, of_logits
 
 
-def _in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
+def _compute_in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
     """The same, for the compiler: it reads the logits once and stores no large tensor."""
     sizes = logits.abs()
     entries = logits * (value - 0.5) - 0.5 * sizes

@@ -55,18 +55,18 @@ class FactorialCategorical(Distribution):
     @property
     def mean(self) -> Tensor:
         """The expected value, ``[*batch, *event]``."""
-        return (self.probs * self._values()).sum(self.axis)
+        return (self.probs * self._arrange_levels()).sum(self.axis)
 
     @property
     def variance(self) -> Tensor:
         """The variance, ``[*batch, *event]``."""
-        deviation = self._values() - self.mean.unsqueeze(self.axis)
+        deviation = self._arrange_levels() - self.mean.unsqueeze(self.axis)
         return (self.probs * deviation.square()).sum(self.axis)
 
     @property
     def mode(self) -> Tensor:
         """The most probable level, ``[*batch, *event]``."""
-        return self._scaled(self.logits.argmax(self.axis))
+        return self._scale(self.logits.argmax(self.axis))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialCategorical:
         """The same distribution, repeated over ``batch_shape``."""
@@ -83,7 +83,7 @@ class FactorialCategorical(Distribution):
         cumulative = logits.softmax(self.axis).cumsum(self.axis)
         level = (cumulative <= u.unsqueeze(self.axis)).sum(self.axis)
         # Rounding may leave the last sum below 1, and u above it.
-        return self._scaled(level.clamp(max=self.levels - 1))
+        return self._scale(level.clamp(max=self.levels - 1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of ``value``, in nats, summed over the event's dimensions."""
@@ -107,12 +107,12 @@ class FactorialCategorical(Distribution):
         log_probs = self.logits.log_softmax(self.axis)
         return -(log_probs.exp() * log_probs).flatten(self.axis).sum(-1)
 
-    def _values(self) -> Tensor:
+    def _arrange_levels(self) -> Tensor:
         """The levels, in a shape that broadcasts with the logits."""
         levels = torch.arange(self.levels, device=self.logits.device)
-        return self._scaled(levels).reshape(-1, *(1,) * self.event_dims)
+        return self._scale(levels).reshape(-1, *(1,) * self.event_dims)
 
-    def _scaled(self, level: Tensor) -> Tensor:
+    def _scale(self, level: Tensor) -> Tensor:
         return level.to(self.logits.dtype) / (self.levels - 1)
 
 

@@ -111,7 +111,7 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return None
 
 
-def drawn(distribution: Distribution, samples: int) -> Tensor:
+def draw_samples(distribution: Distribution, samples: int) -> Tensor:
     """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``.
 
     They are reparameterised if the distribution can be, and take their noise from the examples'

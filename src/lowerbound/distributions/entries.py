@@ -30,7 +30,7 @@ def entrywise_log_prob(distribution: Distribution, value: Tensor) -> Tensor:
     own = getattr(distribution, "entrywise_log_prob", None)
     if own is not None:
         return cast(Tensor, own(value))
-    return _entries_of(distribution).log_prob(value)
+    return unwrap_independent(distribution).log_prob(value)
 
 
 def check_independent_entries(distribution: Distribution) -> None:
@@ -41,7 +41,7 @@ def check_independent_entries(distribution: Distribution) -> None:
     """
     if hasattr(distribution, "entrywise_log_prob"):
         return
-    entries = _entries_of(distribution)
+    entries = unwrap_independent(distribution)
     if entries.event_shape:
         raise UnsupportedError(
             f"the entries of a {type(entries).__name__} are not independent, so it cannot be "
@@ -50,7 +50,7 @@ def check_independent_entries(distribution: Distribution) -> None:
         )
 
 
-def _entries_of(distribution: Distribution) -> Distribution:
+def unwrap_independent(distribution: Distribution) -> Distribution:
     """The distribution inside of torch's ``Independent``."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
@@ -67,13 +67,13 @@ def is_mass(distribution: Distribution) -> bool | None:
         >>> is_mass(Poisson(torch.ones(2))), is_mass(Gamma(torch.ones(2), torch.ones(2)))
         (True, False)
     """
-    support = support_of(distribution)
+    support = find_support(distribution)
     if support is None:
         return None
     return bool(support.is_discrete)
 
 
-def support_of(distribution: Distribution) -> constraints.Constraint | None:
+def find_support(distribution: Distribution) -> constraints.Constraint | None:
     """The support of a distribution, or ``None`` if it does not declare one."""
     try:
         return distribution.support
@@ -81,9 +81,9 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
         return None
 
 
-def entry_support(distribution: Distribution) -> constraints.Constraint | None:
+def find_entry_support(distribution: Distribution) -> constraints.Constraint | None:
     """The support of one entry, if it is declared for entries; else that of an event."""
-    support = support_of(distribution)
+    support = find_support(distribution)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
@@ -169,16 +169,16 @@ class MaskedDistribution(Distribution):
 
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log probability of each entry of ``value``, and 0 where it is not observed."""
-        terms = entrywise_log_prob(self.base, self._filled(value))
+        terms = entrywise_log_prob(self.base, self._fill_missing(value))
         return terms.masked_fill(~self.observed, 0.0)
 
-    def _filled(self, value: Tensor) -> Tensor:
+    def _fill_missing(self, value: Tensor) -> Tensor:
         """The value with its missing entries replaced by something in the support.
 
         What is stored there may have the log probability -inf, or gradients that are not finite,
         and 0 times these would be NaN in the gradient of the other entries.
         """
-        entries = entry_support(self.base)
+        entries = find_entry_support(self.base)
         inside = value.new_zeros(())
         if entries is not None and not entries.is_discrete:
             inside = biject_to(entries)(inside).detach().to(value.dtype)

@@ -50,13 +50,13 @@ class Mixture(Distribution):
     @property
     def mean(self) -> Tensor:
         """``sum_k w_k mu_k``, ``[*batch, *event]``."""
-        return self._averaged(self.components.mean)
+        return self._average(self.components.mean)
 
     @property
     def variance(self) -> Tensor:
         """``sum_k w_k (sigma_k^2 + (mu_k - mu)^2)``, ``[*batch, *event]``."""
         distances = self.components.mean - self.mean.unsqueeze(self._axis)
-        return self._averaged(self.components.variance + distances.square())
+        return self._average(self.components.variance + distances.square())
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Mixture:
         """The same distribution, repeated over ``batch_shape``."""
@@ -76,23 +76,23 @@ class Mixture(Distribution):
         """Draws, ``[*sample_shape, *batch, *event]``."""
         size = torch.Size(sample_shape)
         with torch.no_grad():
-            chosen = self._choose(size)
-            component = _chosen_component(self.components, chosen)
+            chosen = self._choose_components(size)
+            component = _select_components(self.components, chosen)
             if component is not None:
                 return component.sample()
-            return _select(self.components.sample(size), chosen, len(self.event_shape))
+            return _select_values(self.components.sample(size), chosen, len(self.event_shape))
 
     @property
     def _axis(self) -> int:
         """The axis of the components in an array ``[*batch, K, *event]``."""
         return -len(self.event_shape) - 1
 
-    def _averaged(self, values: Tensor) -> Tensor:
+    def _average(self, values: Tensor) -> Tensor:
         weights = self.log_weights.exp()
         weights = weights.reshape(*weights.shape, *(1,) * len(self.event_shape))
         return (weights * values).sum(self._axis)
 
-    def _choose(self, size: torch.Size) -> Tensor:
+    def _choose_components(self, size: torch.Size) -> Tensor:
         """The numbers of components, ``[*size, *batch]``, drawn by their weights."""
         shape = size + self.batch_shape
         examples_axis = -1
@@ -106,7 +106,7 @@ class Mixture(Distribution):
         return (u.unsqueeze(-1) >= cumulative).sum(-1)
 
 
-def _chosen_component(components: Distribution, chosen: Tensor) -> Distribution | None:
+def _select_components(components: Distribution, chosen: Tensor) -> Distribution | None:
     """The components of these numbers, batch shape ``chosen.shape``; ``None`` if not lowerbound's.
 
     With it not all components are drawn from, and draws belong to their examples.
@@ -117,17 +117,19 @@ def _chosen_component(components: Distribution, chosen: Tensor) -> Distribution 
     if diagonal is not None:
         loc, log_scale = diagonal.loc.expand(shape), diagonal.log_scale.expand(shape)
         return DiagonalNormal(
-            _select(loc, chosen, dims), _select(log_scale, chosen, dims), event_dims=dims
+            _select_values(loc, chosen, dims),
+            _select_values(log_scale, chosen, dims),
+            event_dims=dims,
         )
     if isinstance(components, FactorialBernoulli):
-        return FactorialBernoulli(_select(components.logits, chosen, dims), dims)
+        return FactorialBernoulli(_select_values(components.logits, chosen, dims), dims)
     if isinstance(components, TriangularNormal):
         loc, factor = components.loc.expand(shape), components.factor.expand(*shape, shape[-1])
-        return TriangularNormal(_select(loc, chosen, 1), _select(factor, chosen, 2))
+        return TriangularNormal(_select_values(loc, chosen, 1), _select_values(factor, chosen, 2))
     return None
 
 
-def _select(values: Tensor, chosen: Tensor, event_dims: int) -> Tensor:
+def _select_values(values: Tensor, chosen: Tensor, event_dims: int) -> Tensor:
     """The values of the chosen components, ``[*chosen, *event]``, of ``[*batch, K, *event]``."""
     index = chosen.reshape(*chosen.shape, *(1,) * (event_dims + 1))
     values = values.reshape(*(1,) * (index.dim() - values.dim()), *values.shape)

@@ -61,7 +61,7 @@ class DiagonalNormal(Distribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, loc: Tensor, log_scale: Tensor, event_dims: int = 1) -> None:
-        shape = _common(loc.shape, log_scale.shape)
+        shape = _broadcast_shapes(loc.shape, log_scale.shape)
         batch_dims = len(shape) - event_dims
         self.loc = loc
         self.log_scale = log_scale
@@ -132,7 +132,11 @@ class DiagonalNormal(Distribution):
     def _sum_over_event(self, term: Tensor) -> Tensor:
         if term.dim() == 0:
             return term * self.event_shape.numel()
-        return term.expand(_common(term.shape, self.event_shape)).flatten(-self.event_dims).sum(-1)
+        return (
+            term.expand(_broadcast_shapes(term.shape, self.event_shape))
+            .flatten(-self.event_dims)
+            .sum(-1)
+        )
 
 
 class TriangularNormal(Distribution):
@@ -163,7 +167,9 @@ class TriangularNormal(Distribution):
         self.loc = loc
         self.factor = factor
         super().__init__(
-            _common(loc.shape[:-1], factor.shape[:-2]), loc.shape[-1:], validate_args=False
+            _broadcast_shapes(loc.shape[:-1], factor.shape[:-2]),
+            loc.shape[-1:],
+            validate_args=False,
         )
 
     @property
@@ -203,11 +209,11 @@ class TriangularNormal(Distribution):
         axis = noise.examples_axis(self.batch_shape, size)
         shape = tuple(self._extended_shape(size))
         eps = noise.standard_normal(shape, axis, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self._columns(torch.matmul, eps)
+        return self.loc + self._apply_to_columns(torch.matmul, eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats."""
-        standardised = self._columns(
+        standardised = self._apply_to_columns(
             partial(torch.linalg.solve_triangular, upper=False), value - self.loc
         )
         quadratic = standardised.square().sum(-1)
@@ -225,16 +231,18 @@ class TriangularNormal(Distribution):
             self.batch_shape
         )
 
-    def _columns(self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor) -> Tensor:
+    def _apply_to_columns(
+        self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor
+    ) -> Tensor:
         """A function of factor and columns ``[*batch, D, K]``, for rows ``[*samples, *batch, D]``.
 
         All rows that share a factor become its columns, because broadcasting would copy the factor
         for each row.
         """
-        value = value.expand(_common(value.shape, self._extended_shape()))
+        value = value.expand(_broadcast_shapes(value.shape, self._extended_shape()))
         if not value.numel():
             return value
-        factor = _without_repetition(self.factor)
+        factor = _drop_repetition(self.factor)
         if factor.dim() > 2:
             factor = factor.expand(self.batch_shape + factor.shape[-2:])
         columns = value.reshape(-1, *factor.shape[:-1]).movedim(0, -1)
@@ -244,14 +252,14 @@ class TriangularNormal(Distribution):
         return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _without_repetition(factor: Tensor) -> Tensor:
+def _drop_repetition(factor: Tensor) -> Tensor:
     """The matrix itself if it is repeated over a batch."""
     if factor.dim() == 2 or any(factor.stride()[:-2]):
         return factor
     return factor[(0,) * (factor.dim() - 2)]
 
 
-def _common(a: torch.Size, b: torch.Size) -> torch.Size:
+def _broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
     """The shape that both broadcast to; torch's function costs as much as a small product."""
     if a[len(a) - len(b) :] == b:
         return a

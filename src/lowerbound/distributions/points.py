@@ -49,29 +49,29 @@ def natural_point(distribution: Distribution) -> Tensor:
 
 @natural_point.register(Categorical)
 @natural_point.register(VonMises)
-def _mode(distribution: Any) -> Tensor:
+def _choose_mode(distribution: Any) -> Tensor:
     mode: Tensor = distribution.mode
     return mode
 
 
 @natural_point.register(RelaxedBernoulli)
 @natural_point.register(RelaxedOneHotCategorical)
-def _probabilities(distribution: Any) -> Tensor:
+def _choose_probabilities(distribution: Any) -> Tensor:
     probabilities: Tensor = distribution.probs
     return probabilities
 
 
 @natural_point.register(MaskedDistribution)
-def _of_all_entries(distribution: Any) -> Tensor:
+def _choose_point_of_all_entries(distribution: Any) -> Tensor:
     return natural_point(distribution.base)
 
 
 @natural_point.register(Independent)
-def _of_base(distribution: Any) -> Tensor:
+def _choose_point_of_base(distribution: Any) -> Tensor:
     return natural_point(distribution.base_dist)
 
 
-def point_of(distribution: Distribution, device: torch.device) -> Tensor:
+def choose_point(distribution: Distribution, device: torch.device) -> Tensor:
     """The natural point, ``[*batch, *event]``; without a closed form, the average of 256 draws.
 
     The draws come from one fixed seed, the same for all examples, so the result depends only on the

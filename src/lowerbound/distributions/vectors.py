@@ -65,12 +65,12 @@ class SideBySide(Distribution):
     @property
     def mean(self) -> Tensor:
         """``[*batch, D]``."""
-        return self._together([part.mean for part in self.parts])
+        return self._concatenate([part.mean for part in self.parts])
 
     @property
     def variance(self) -> Tensor:
         """``[*batch, D]``."""
-        return self._together([part.variance for part in self.parts])
+        return self._concatenate([part.variance for part in self.parts])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> SideBySide:
         """The same distribution, repeated over ``batch_shape``."""
@@ -78,11 +78,11 @@ class SideBySide(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, D]``."""
-        return self._together([part.sample(torch.Size(sample_shape)) for part in self.parts])
+        return self._concatenate([part.sample(torch.Size(sample_shape)) for part in self.parts])
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws, ``[*sample_shape, *batch, D]``."""
-        return self._together([part.rsample(torch.Size(sample_shape)) for part in self.parts])
+        return self._concatenate([part.rsample(torch.Size(sample_shape)) for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log densities, in nats."""
@@ -95,5 +95,5 @@ class SideBySide(Distribution):
         """The sum of the parts' entropies, in nats."""
         return torch.stack([part.entropy() for part in self.parts]).sum(0)
 
-    def _together(self, pieces: Sequence[Tensor]) -> Tensor:
+    def _concatenate(self, pieces: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(pieces), -1)[..., self.order]

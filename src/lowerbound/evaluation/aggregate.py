@@ -17,26 +17,26 @@ from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, drawn
-from lowerbound.evaluation.latent_groups import Group, latent_groups
+from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, draw_samples
+from lowerbound.evaluation.latent_groups import Group, find_latent_groups
 from lowerbound.models import Model
-from lowerbound.models.passes import batches
+from lowerbound.models.passes import iterate_batches
 
 # The largest number of components in the mixture q(z).
-_COMPONENTS = 10_000
+_MOST_COMPONENTS = 10_000
 
 # The largest number of values [draws, components, units] in all. The second is for posteriors whose
 # units are not independent, such as flows, for which a density may cost an evaluation of a network.
-_NUMBERS, _COSTLY = 60_000_000, 250_000
+_MOST_VALUES, _MOST_COSTLY_VALUES = 60_000_000, 250_000
 
 # The largest number of values in memory: 2^17 doubles are 1 MiB, which fits into a core's cache.
-_CHUNK = 1 << 17
+_CHUNK_VALUES = 1 << 17
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class AggregatePosterior:
     """The posteriors that make up q(z), and draws from some of them.
 
     Args:
@@ -59,7 +59,7 @@ class Mixture:
         return sum(q.batch_shape[0] for q in self.components)
 
 
-def aggregate_posterior(
+def measure_aggregate_posterior(
     model: Model, examples: Examples, name: str, *, samples: int, seed: int, rates: Tensor
 ) -> dict[str, Any]:
     """The information between x and z, and the divergence of the units' aggregates from the prior.
@@ -75,10 +75,10 @@ def aggregate_posterior(
     Returns:
         Arguments of :class:`~lowerbound.evaluation.group_health.GroupHealth`.
     """
-    mixture = _mixture(model, examples, name, samples, seed)
-    prior_units = unit_density(mixture.prior)
-    joint, marginal = _densities(mixture, with_marginal=prior_units is not None)
-    information, error = _regressed(
+    mixture = _make_aggregate_posterior(model, examples, name, samples, seed)
+    prior_units = make_unit_density(mixture.prior)
+    joint, marginal = _sum_densities(mixture, with_marginal=prior_units is not None)
+    information, error = _regress(
         mixture.own - joint + math.log(mixture.size),
         mixture.own - _log_density(mixture.prior, mixture.z, 1),
         rates,
@@ -99,25 +99,27 @@ def aggregate_posterior(
     }
 
 
-def _mixture(model: Model, examples: Examples, name: str, samples: int, seed: int) -> Mixture:
+def _make_aggregate_posterior(
+    model: Model, examples: Examples, name: str, samples: int, seed: int
+) -> AggregatePosterior:
     """The mixture over evenly spaced examples, with draws for as many as keep the cost bounded."""
 
     def group_of(x: Tensor, given: dict[str, Tensor]) -> Group:
-        return latent_groups(model, x, 1, given)[name]
+        return find_latent_groups(model, x, 1, given)[name]
 
-    _, x, given = next(batches(examples.spread(1), model, seed=seed))
+    _, x, given = next(iterate_batches(examples.spread(1), model, seed=seed))
     first = group_of(x, given)
-    most, budget = _COMPONENTS, _NUMBERS // first.q.event_shape.numel()
-    if unit_density(first.q) is None:
-        most, budget = math.isqrt(_COSTLY), _COSTLY
+    most, budget = _MOST_COMPONENTS, _MOST_VALUES // first.q.event_shape.numel()
+    if make_unit_density(first.q) is None:
+        most, budget = math.isqrt(_MOST_COSTLY_VALUES), _MOST_COSTLY_VALUES
     count = min(len(examples), most)
     points = min(count, max(200, budget // (count * samples)))
     chosen = torch.linspace(0, count - 1, points).round().long().unique()
     components, own, draws, rows, start = [], [], [], [], 0
-    for _, x, given in batches(examples.spread(count), model, seed=seed):
+    for _, x, given in iterate_batches(examples.spread(count), model, seed=seed):
         q = group_of(x, given).q
         here = chosen[(chosen >= start) & (chosen < start + len(x))] - start
-        z = drawn(q, samples)
+        z = draw_samples(q, samples)
         own.append(_log_density(q, z, 2)[:, here].flatten())
         draws.append(z[:, here].flatten(0, 1))
         rows.append((here + start).repeat(samples))
@@ -125,18 +127,20 @@ def _mixture(model: Model, examples: Examples, name: str, samples: int, seed: in
         start += len(x)
     own_P = torch.cat(own)
     rows_P = torch.cat(rows).to(own_P.device)
-    return Mixture(components, first.prior, torch.cat(draws), own_P, rows_P)
+    return AggregatePosterior(components, first.prior, torch.cat(draws), own_P, rows_P)
 
 
 def _log_density(distribution: Distribution, z: Tensor, leading: int) -> Tensor:
     """The log density of draws with that number of leading dimensions, in double precision."""
-    units = unit_density(distribution)
+    units = make_unit_density(distribution)
     if units is None:
         return distribution.log_prob(z).double()
     return units(z).flatten(leading).sum(leading)
 
 
-def _densities(mixture: Mixture, *, with_marginal: bool) -> tuple[Tensor, Tensor | None]:
+def _sum_densities(
+    mixture: AggregatePosterior, *, with_marginal: bool
+) -> tuple[Tensor, Tensor | None]:
     """Sums over the components at each draw.
 
     Returns:
@@ -147,11 +151,11 @@ def _densities(mixture: Mixture, *, with_marginal: bool) -> tuple[Tensor, Tensor
     joint = torch.full_like(mixture.own, -math.inf)
     marginal: Tensor | None = None
     for q in mixture.components:
-        units = unit_density(q)
+        units = make_unit_density(q)
         width = q.batch_shape[0]
         if units is not None:
             width *= q.event_shape.numel()
-        for part in torch.arange(len(z), device=z.device).split(max(1, _CHUNK // width)):
+        for part in torch.arange(len(z), device=z.device).split(max(1, _CHUNK_VALUES // width)):
             if units is None:
                 # Flows do not broadcast, so the pairs are written out.
                 pairs = z[part][:, None].expand(-1, *q.batch_shape, *q.event_shape)
@@ -169,7 +173,7 @@ def _densities(mixture: Mixture, *, with_marginal: bool) -> tuple[Tensor, Tensor
     return joint, marginal
 
 
-def _regressed(y: Tensor, t: Tensor, known: Tensor, rows: Tensor) -> tuple[float, float]:
+def _regress(y: Tensor, t: Tensor, known: Tensor, rows: Tensor) -> tuple[float, float]:
     """The mean of ``y`` with its standard error, by regression on ``t``, whose mean is known.
 
     If ``y`` does not depend on ``t``, for instance if it is the same for all draws, this is the
@@ -197,7 +201,7 @@ def _regressed(y: Tensor, t: Tensor, known: Tensor, rows: Tensor) -> tuple[float
     return float(rest.mean()), math.sqrt(variance)
 
 
-def unit_density(q: Distribution) -> Callable[[Tensor], Tensor] | None:
+def make_unit_density(q: Distribution) -> Callable[[Tensor], Tensor] | None:
     """The log density of each unit, in double precision; ``None`` if units are not independent."""
     if isinstance(q, DiagonalNormal):
         shape = q.batch_shape + q.event_shape

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lowerbound.data.fields import convert_floating_fields
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.evaluation.chains import AnnealingPath, prior_draws
+from lowerbound.evaluation.chains import AnnealingPath, draw_from_prior
 from lowerbound.evaluation.checks import (
     check_batch_size,
     check_model,
@@ -29,10 +29,10 @@ from lowerbound.evaluation.checks import (
 )
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import Progress, batches, examples_for, gathered
+from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples, gather
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import choose_batch_size
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_whole_number
@@ -94,7 +94,7 @@ def annealed_log_likelihood(
     leapfrog_steps: int = 10,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> AnnealedEstimate:
     r"""log p(x) by annealed importance sampling, in nats per example.
 
@@ -167,13 +167,13 @@ def annealed_log_likelihood(
     _check_settings("annealed_log_likelihood", settings, batch_size)
     model = check_model("annealed_log_likelihood", model, LatentModel, _ADVICE)
     check_normalized("annealed_log_likelihood", model)
-    examples = examples_for(model, data)
+    examples = read_examples(model, data)
     first = torch.zeros(1, dtype=torch.long)
     _check_prior("annealed_log_likelihood", model, examples.given(first, model.needs))
     model.check_data(examples)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        passes = batches(
+        passes = iterate_batches(
             examples,
             model,
             seed=seed,
@@ -183,10 +183,12 @@ def annealed_log_likelihood(
         )
         for rows, x, given in passes:
             path = AnnealingPath(model, x, settings, given)
-            yield path.anneal(prior_draws(path.prior, chains, len(x)), path.step_sizes(rows))
+            yield path.anneal(
+                draw_from_prior(path.prior, chains, len(x)), path.find_step_sizes(rows)
+            )
 
-    with evaluating(model), seeded(seed, device_of(model)):
-        estimate = _estimate(gathered(len(examples), of_batches()), settings)
+    with evaluating(model), seeded(seed, get_device(model)):
+        estimate = _make_estimate(gather(len(examples), of_batches()), settings)
     bits = bits_per_dimension(model, examples, estimate.mean)
     return replace(estimate, bits_per_dimension=bits)
 
@@ -257,28 +259,30 @@ def bidirectional(
     first = {name: value[:1] for name, value in fields.items()}
     _check_prior("bidirectional", model, first)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]] = []
-    with evaluating(model), seeded(seed, device_of(model)):
-        z = prior_draws(model.prior_given(first), 1, 1)
+    with evaluating(model), seeded(seed, get_device(model)):
+        z = draw_from_prior(model.prior_given(first), 1, 1)
         dimensions = model.likelihood_given(first)(z).event_shape.numel()
-        for rows in torch.arange(count).split(batch_size or examples_per_pass(chains * dimensions)):
+        for rows in torch.arange(count).split(batch_size or choose_batch_size(chains * dimensions)):
             with noise.per_example(derived_seed(seed, "simulated"), rows):
                 part = {name: value[rows.to(value.device)] for name, value in fields.items()}
-                z = prior_draws(model.prior_given(part), 1, len(rows))
+                z = draw_from_prior(model.prior_given(part), 1, len(rows))
                 with noise.for_foreign(1, len(rows)):
                     x = model.likelihood_given(part)(z).sample()[0]
             path = AnnealingPath(model, x, settings, part)
-            steps = path.step_sizes(rows)
+            steps = path.find_step_sizes(rows)
             with noise.per_example(derived_seed(seed, "forward"), rows):
-                lower = path.anneal(prior_draws(path.prior, chains, len(x)), steps)
+                lower = path.anneal(draw_from_prior(path.prior, chains, len(x)), steps)
             with noise.per_example(derived_seed(seed, "reverse"), rows):
                 upper = path.anneal(z.expand(chains, *z.shape[1:]), steps, down=True)
             parts.append((lower, upper, x.cpu()))
     below, above, simulated = zip(*parts, strict=True)
-    lower_side, upper_side = (_estimate(gathered(count, side), settings) for side in (below, above))
+    lower_side, upper_side = (
+        _make_estimate(gather(count, side), settings) for side in (below, above)
+    )
     return Interval(lower_side, upper_side, torch.cat(simulated))
 
 
-def _estimate(results: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:
+def _make_estimate(results: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:
     return AnnealedEstimate(
         results["log_likelihood"],
         acceptance=results["acceptance"],
@@ -304,12 +308,12 @@ def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> 
     Raises:
         UnsupportedError: if they are discrete or bounded.
     """
-    device = device_of(model)
+    device = get_device(model)
     with evaluating(model):
         fields = {key: value.to(device) for key, value in given.items()}
-        fields = convert_floating_fields(fields, dtype_of(model))
+        fields = convert_floating_fields(fields, get_dtype(model))
         prior: Any = model.prior_given(fields)
-    far = torch.tensor(_FAR, dtype=dtype_of(model), device=device)
+    far = torch.tensor(_FAR, dtype=get_dtype(model), device=device)
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))
     try:
         inside = prior.support.check(points.expand(-1, *prior.batch_shape, *prior.event_shape))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.distributions import drawn
+from lowerbound.distributions import draw_samples
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import LatentModel
 from lowerbound.runtime import noise
@@ -75,9 +75,9 @@ class AnnealingPath:
         self.prior = model.prior_given(given)
         self.likelihood = model.likelihood_given(given)
         self.settings = settings
-        self.betas = _betas(settings["distributions"])
+        self.betas = _choose_betas(settings["distributions"])
 
-    def at(self, z: Tensor) -> ChainState:
+    def make_state(self, z: Tensor) -> ChainState:
         """The state at ``z``.
 
         A density that is not finite counts as zero, so the chains accept no proposal there.
@@ -109,7 +109,7 @@ class AnnealingPath:
         proposal, momentum = state, start
         for _ in range(self.settings["leapfrog_steps"]):
             momentum = momentum + 0.5 * step * proposal.gradient(beta)
-            proposal = self.at(proposal.z + step * momentum)
+            proposal = self.make_state(proposal.z + step * momentum)
             momentum = momentum + 0.5 * step * proposal.gradient(beta)
         gain = proposal.log_density(beta) - state.log_density(beta)
         kinetic_gain = 0.5 * (
@@ -123,7 +123,7 @@ class AnnealingPath:
         masks = (moved, accepted, accepted, moved, moved)
         return ChainState(*map(torch.where, masks, proposal, state)), chance
 
-    def step_sizes(self, rows: Tensor) -> Tensor:
+    def find_step_sizes(self, rows: Tensor) -> Tensor:
         """Step sizes for each temperature and example, ``[T, B]``.
 
         They come from a pilot run with its own chains and its own noise.
@@ -136,8 +136,8 @@ class AnnealingPath:
         )
         log_steps = []
         with noise.per_example(derived_seed(self.settings["seed"], "pilot"), rows):
-            state = self.at(prior_draws(self.prior, _PILOT_CHAINS, len(self.x)))
-            for beta in _betas(min(max(len(self.betas), _PILOT_FEWEST), _PILOT_MOST)):
+            state = self.make_state(draw_from_prior(self.prior, _PILOT_CHAINS, len(self.x)))
+            for beta in _choose_betas(min(max(len(self.betas), _PILOT_FEWEST), _PILOT_MOST)):
                 log_steps.append(log_step)
                 state, chance = self.transition(state, beta, log_step.exp())
                 log_step = log_step + _RATE * (chance.mean(0) - _ACCEPTANCE)
@@ -163,7 +163,7 @@ class AnnealingPath:
         temperatures, direction = range(last), 1
         if down:
             temperatures, direction = range(last, 0, -1), -1
-        state, chances = self.at(z), []
+        state, chances = self.make_state(z), []
         log_w = torch.zeros_like(state.log_likelihood)
         for t in temperatures:
             if 0 < t < last:
@@ -183,7 +183,7 @@ class AnnealingPath:
         return {name: result.cpu() for name, result in results.items()}
 
 
-def _betas(distributions: int) -> list[float]:
+def _choose_betas(distributions: int) -> list[float]:
     """The temperatures from 0 to 1, a sigmoid of equal steps."""
     sigmoid = torch.linspace(-_DELTA, _DELTA, distributions, dtype=torch.float64).sigmoid()
     betas: list[float] = ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
@@ -199,9 +199,9 @@ def _gradient(log_density: Tensor, z: Tensor) -> Tensor:
     return torch.autograd.grad(log_density.sum(), z)[0]
 
 
-def prior_draws(prior: Distribution, samples: int, examples: int) -> Tensor:
+def draw_from_prior(prior: Distribution, samples: int, examples: int) -> Tensor:
     """Draws from the prior, ``[samples, examples, *event]``, from the examples' own noise."""
     try:
-        return drawn(prior.expand(torch.Size((examples,))), samples)
+        return draw_samples(prior.expand(torch.Size((examples,))), samples)
     except NotImplementedError:
         return prior.sample(torch.Size((samples, examples)))

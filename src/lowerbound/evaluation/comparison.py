@@ -17,11 +17,11 @@ from lowerbound.evaluation.importance import LikelihoodEstimate
 from lowerbound.runtime.noise import derived_seed
 
 # The largest number of values in memory while resampling: 2^21 doubles are 16 MiB.
-_PASS_SIZE = 1 << 21
+_CHUNK_VALUES = 1 << 21
 
 # With this share of doubtful examples or more, an estimate may be so much too low that its model is
 # the better one.
-_DOUBTFUL = 0.1
+_DOUBTFUL_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Difference:
         The interval excludes 0, and the lower estimate is not doubtful. If it were, its model could
         be the better one.
         """
-        return self.excludes_zero and self._doubt_of_the_lower < _DOUBTFUL
+        return self.excludes_zero and self._doubt_of_the_lower < _DOUBTFUL_SHARE
 
     @property
     def _doubt_of_the_lower(self) -> float:
@@ -158,11 +158,11 @@ def paired_difference(
     check_finite(a, "the first estimate")
     check_finite(b, "the second estimate")
     difference = a.per_example - b.per_example
-    doubtful = (_doubtful_share(a), _doubtful_share(b))
+    doubtful = (_measure_doubtful_share(a), _measure_doubtful_share(b))
     values = difference.numpy()
     if len(values) == 1:
         return Difference(difference, math.nan, math.nan, level, doubtful)
-    low, high = _interval(values, _resampled_means(values, resamples, seed), level)
+    low, high = _compute_interval(values, _resample_means(values, resamples, seed), level)
     return Difference(difference, low, high, level, doubtful)
 
 
@@ -184,17 +184,17 @@ def check_finite(estimate: Estimate, name: str) -> None:
     )
 
 
-def _doubtful_share(estimate: Estimate) -> float:
+def _measure_doubtful_share(estimate: Estimate) -> float:
     if not isinstance(estimate, LikelihoodEstimate):
         return 0.0
     return float(estimate.doubtful.double().mean())
 
 
-def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+def _resample_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     """Means of ``resamples`` sets of values that are drawn with replacement, in chunks."""
     generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
     means = np.empty(resamples)
-    step = max(1, _PASS_SIZE // len(values))
+    step = max(1, _CHUNK_VALUES // len(values))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         means[start : start + size] = values[
@@ -203,7 +203,7 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> 
     return means
 
 
-def _interval(
+def _compute_interval(
     values: NDArray[np.float64], means: NDArray[np.float64], level: float
 ) -> tuple[float, float]:
     """Quantiles of the resampled means, corrected for bias and for acceleration (Efron 1987)."""

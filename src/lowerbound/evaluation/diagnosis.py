@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.given import unwrapped
+from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import (
     DiagonalNormal,
     FactorialBernoulli,
     MaskedDistribution,
     as_diagonal,
-    drawn,
+    draw_samples,
 )
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.models import LatentModel
-from lowerbound.models.passes import batches
+from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime import noise
-from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.memory import choose_batch_size
 from lowerbound.runtime.modes import evaluating
 from lowerbound.runtime.renaming import forward_old_names
 
@@ -34,17 +34,17 @@ _EXAMPLES = 500
 _DRAWS = 4
 
 # A value whose relative change is below this counts as constant. Rounding of float32 is below it.
-_CONSTANT = 1e-6
+_CONSTANT_CHANGE = 1e-6
 
 # A scale within this factor of its bound counts as being at the bound.
-_NEAR = 1.05
+_NEAR_FACTOR = 1.05
 
 # If log p(x|z) changes by fewer nats than this when z is redrawn, it hardly depends on z.
-_IGNORED = 0.5
+_IGNORED_NATS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Probe:
     """A model's distributions for some examples, from which the causes are measured.
 
     Args:
@@ -66,7 +66,7 @@ class Look:
     @property
     def likelihood(self) -> nn.Module:
         """The likelihood inside of any wrappers."""
-        return unwrapped(self.model.likelihood)
+        return unwrap(self.model.likelihood)
 
     @property
     def scale(self) -> Tensor | None:
@@ -76,7 +76,7 @@ class Look:
         return self.p.stddev.double()
 
 
-def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
+def probe_model(model: LatentModel, examples: Examples, seed: int) -> Probe:
     """Compute a model's distributions for a few examples, evenly spaced.
 
     Args:
@@ -84,20 +84,20 @@ def look_at(model: LatentModel, examples: Examples, seed: int) -> Look:
         examples: the data, of which it takes up to 500.
         seed: of all noise.
     """
-    per_pass = examples_per_pass(_DRAWS * math.prod(examples.shape))
+    per_pass = choose_batch_size(_DRAWS * math.prod(examples.shape))
     few = examples.spread(min(_EXAMPLES, max(16, per_pass)))
     with evaluating(model):
-        _, x, given = next(batches(few, model, seed=seed, batch_size=len(few)))
+        _, x, given = next(iterate_batches(few, model, seed=seed, batch_size=len(few)))
         dead: dict[str, float] = {}
         with noise.per_example(noise.derived_seed(seed, "look"), torch.arange(len(x))):
             with _record_dead_units(model, dead, (len(x),)):
                 parts = model.conditioned(x, given)
                 q = parts.q
             with _record_dead_units(model, dead, (_DRAWS, len(x))):
-                p = parts.likelihood(drawn(q, _DRAWS))
-                z = parts.prior_draws(_DRAWS, len(x))
+                p = parts.likelihood(draw_samples(q, _DRAWS))
+                z = parts.draw_from_prior(_DRAWS, len(x))
                 log_likelihood = parts.likelihood(z).log_prob(x).double()
-    return Look(model, x, q, p, log_likelihood, dead)
+    return Probe(model, x, q, p, log_likelihood, dead)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _record_dead_units(
                 leading = len(given)
             units = y.detach().flatten(0, leading - 1).flatten(1).double()
             low, high = units.amin(0), units.amax(0)
-            constant = high - low <= _CONSTANT * (1 + high.abs())
+            constant = high - low <= _CONSTANT_CHANGE * (1 + high.abs())
             dead[path] = min(dead.get(path, 1.0), float(constant.double().mean()))
 
         return hook
@@ -141,7 +141,7 @@ def _record_dead_units(
 Cause = tuple[str, str]
 
 
-def constant_data(look: Look) -> Cause | None:
+def find_constant_data(look: Probe) -> Cause | None:
     """The examples are all the same, so there is no information about them."""
     if len(look.x) < 2 or not bool((look.x == look.x[:1]).all()):
         return None
@@ -151,7 +151,7 @@ def constant_data(look: Look) -> Cause | None:
     )
 
 
-def dead_units(look: Look) -> Cause | None:
+def find_dead_units(look: Probe) -> Cause | None:
     """The units of a layer are all zero or saturated, or the encoder's output is constant."""
     remedy = (
         "use another activation (gelu, tanh), smaller initial weights or a lower learning rate, "
@@ -172,16 +172,18 @@ def dead_units(look: Look) -> Cause | None:
     except NotImplementedError:
         return None
     changes = [float(((value - value[:1]).abs() / (1 + value.abs())).max()) for value in parameters]
-    if max(changes) > _CONSTANT:
+    if max(changes) > _CONSTANT_CHANGE:
         return None
     return "the encoder's output does not depend on x", remedy
 
 
-def strong_rate_weight(
+def find_strong_rate_weight(
     objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Cause | None:
     """The weight of the rate is above 1, the capacity near 0, or there are free bits."""
-    beta, capacity = (_reached(objective, schedules, name) for name in ("beta", "capacity"))
+    beta, capacity = (
+        _find_reached_value(objective, schedules, name) for name in ("beta", "capacity")
+    )
     free_bits = float(getattr(objective, "free_bits", 0.0) or 0.0)
     if capacity is not None and capacity < 0.5:
         return (
@@ -202,7 +204,7 @@ def strong_rate_weight(
     return None
 
 
-def _reached(
+def _find_reached_value(
     objective: Any, schedules: Mapping[str, Mapping[str, float]], name: str
 ) -> float | None:
     if name in schedules:
@@ -213,7 +215,7 @@ def _reached(
     return float(getattr(value, "end", value))
 
 
-def broad_scale(look: Look) -> Cause | None:
+def find_broad_scale(look: Probe) -> Cause | None:
     r"""The likelihood's scale exceeds the data's standard deviation in every direction.
 
     With a linear decoder, a unit raises the bound only along a direction in which the data have a
@@ -234,7 +236,7 @@ def broad_scale(look: Look) -> Cause | None:
         f"deviation in every direction (at most {math.sqrt(float(variances[-1])):.3g}), so "
         "information in z costs more than it gains"
     )
-    return cause, _remedy_for_scale(look.likelihood, _residual_scale(variances, units, x))
+    return cause, _advise_on_scale(look.likelihood, _residual_scale(variances, units, x))
 
 
 def _variances(x: Tensor) -> Tensor:
@@ -258,7 +260,7 @@ def _residual_scale(variances: Tensor, units: int, x: Tensor) -> float:
     return 0.1 * math.sqrt(float(variances.sum()) / x.shape[1])
 
 
-def _remedy_for_scale(likelihood: nn.Module, advice: float) -> str:
+def _advise_on_scale(likelihood: nn.Module, advice: float) -> str:
     if not has_learned_scale(likelihood):
         return (
             f"learn the scale (scale='shared'), or set it near {advice:.2g}, the residual "
@@ -275,15 +277,15 @@ def has_learned_scale(likelihood: nn.Module) -> bool:
     return isinstance(getattr(likelihood, "scale", None), str)
 
 
-def free_running(look: Look) -> Cause | None:
+def find_free_decoder(look: Probe) -> Cause | None:
     """The likelihood hardly depends on z, but is far better than independent entries."""
     if len(look.x) < 2:
         return None
     change = float(look.log_likelihood.std(0).mean())
     independent = DiagonalNormal | FactorialBernoulli | MaskedDistribution
-    if change > _IGNORED or isinstance(look.p, independent):
+    if change > _IGNORED_NATS or isinstance(look.p, independent):
         return None
-    gain = look.log_likelihood.mean(0) - _independent_entries(look.x)
+    gain = look.log_likelihood.mean(0) - _score_independent_entries(look.x)
     error = Estimate(gain).standard_error
     if not float(gain.mean()) >= max(1.0, 3 * error):
         return None
@@ -295,7 +297,7 @@ def free_running(look: Look) -> Cause | None:
     )
 
 
-def _independent_entries(x: Tensor) -> Tensor:
+def _score_independent_entries(x: Tensor) -> Tensor:
     """log p of each example, ``[B]``, with independent entries that are fitted to the same data."""
     x = x.double().flatten(1)
     if bool(((x == 0) | (x == 1)).all()):
@@ -305,8 +307,8 @@ def _independent_entries(x: Tensor) -> Tensor:
     return DiagonalNormal(x.mean(0), scale.log()).log_prob(x)
 
 
-def causes_of_collapse(
-    look: Look, objective: Any, schedules: Mapping[str, Mapping[str, float]]
+def find_causes_of_collapse(
+    look: Probe, objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Cause]:
     """The causes that a measurement supports.
 
@@ -316,19 +318,19 @@ def causes_of_collapse(
         schedules: the values that the objective's schedules had reached.
     """
     # Each of these two alone explains a collapse, whatever the other measurements are.
-    for certain in (constant_data(look), dead_units(look)):
+    for certain in (find_constant_data(look), find_dead_units(look)):
         if certain is not None:
             yield certain
             return
-    weight, scale = strong_rate_weight(objective, schedules), broad_scale(look)
+    weight, scale = find_strong_rate_weight(objective, schedules), find_broad_scale(look)
     if weight is not None and has_learned_scale(look.likelihood):
         scale = None  # a learned scale becomes broad because of the collapse
-    found = [cause for cause in (weight, scale, free_running(look)) if cause is not None]
+    found = [cause for cause in (weight, scale, find_free_decoder(look)) if cause is not None]
     measured = "scale, weight of the rate, dead units and a decoder that does not need z"
     yield from found or [(f"none found: {measured} were measured", _GENERAL_REMEDY)]
 
 
-def causes_without_look(
+def find_causes_without_probe(
     objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Cause]:
     """The causes of a collapse of a model that is not a :class:`~lowerbound.LatentModel`.
@@ -339,7 +341,7 @@ def causes_without_look(
         objective: what the model was trained with.
         schedules: the values that the objective's schedules had reached.
     """
-    weight = strong_rate_weight(objective, schedules)
+    weight = find_strong_rate_weight(objective, schedules)
     yield weight or ("none found: only the weight of the rate was measured", _GENERAL_REMEDY)
 
 
@@ -349,7 +351,7 @@ _GENERAL_REMEDY = (
 )
 
 
-def scale_bounds(look: Look) -> tuple[float, float] | None:
+def measure_scale_bounds(look: Probe) -> tuple[float, float] | None:
     """The shares of a learned scale's entries within 5% of its floor and of its ceiling.
 
     ``None`` if the likelihood has no learned scale.
@@ -358,7 +360,7 @@ def scale_bounds(look: Look) -> tuple[float, float] | None:
     low, high = getattr(likelihood, "min_scale", None), getattr(likelihood, "max_scale", None)
     if scale is None or low is None or high is None or not has_learned_scale(likelihood):
         return None
-    at_floor, at_ceiling = scale < low * _NEAR, scale > high / _NEAR
+    at_floor, at_ceiling = scale < low * _NEAR_FACTOR, scale > high / _NEAR_FACTOR
     return float(at_floor.double().mean()), float(at_ceiling.double().mean())
 
 

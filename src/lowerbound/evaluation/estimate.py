@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.evaluation.checks import check_batch_size, check_seed
-from lowerbound.evaluation.scoring import dataset_terms
+from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
-from lowerbound.models.passes import Progress
+from lowerbound.models.passes import ProgressCallback
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
 
@@ -69,7 +69,7 @@ def evaluate(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Estimate:
     """The objective's true bound on some data, with its terms, in nats per example.
 
@@ -78,7 +78,7 @@ def evaluate(
     says which it is.
 
     The same ``seed`` gives the same result for every batch size, up to rounding. See
-    :func:`lowerbound.evaluation.scoring.dataset_terms`.
+    :func:`lowerbound.evaluation.scoring.compute_dataset_terms`.
 
     Args:
         model: any model.
@@ -115,7 +115,7 @@ def evaluate(
     check_batch_size("evaluate", batch_size)
     model, examples = model.for_evaluation(data, repetitions=_REPETITIONS)
     model.check_data(examples)
-    terms = dataset_terms(
+    terms = compute_dataset_terms(
         model, objective, examples, seed=seed, batch_size=batch_size, progress=progress
     )
     bound, label = terms.pop("bound"), objective.label(model)

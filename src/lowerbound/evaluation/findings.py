@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lowerbound.objectives.schedules import cut_short
+from lowerbound.objectives.schedules import was_cut_short
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
         return f"{self.what}. Likely cause: {self.cause}. Remedy: {self.remedy}"
 
 
-def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterator[Finding]:
+def find_reached_bounds(likelihood: nn.Module, shares: tuple[float, float]) -> Iterator[Finding]:
     """Findings about a learned scale with more than one entry in a hundred at a bound."""
     low, high = shares
     if low > 0.01:
@@ -48,10 +48,10 @@ def bounds_reached(likelihood: nn.Module, shares: tuple[float, float]) -> Iterat
         )
 
 
-def unfinished(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
+def find_unfinished_schedules(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
     """Findings about schedules that had not ended when the model had its present weights."""
     for name, schedule in schedules.items():
-        if not cut_short(schedule):
+        if not was_cut_short(schedule):
             continue
         reached, end = (f"{schedule[key]:.3g}" for key in ("reached", "end"))
         if "epoch" in schedule:

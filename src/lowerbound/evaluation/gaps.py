@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lowerbound.conditionals.given import unwrapped
+from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.checks import (
@@ -18,14 +18,14 @@ from lowerbound.evaluation.checks import (
 )
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
-from lowerbound.evaluation.search import CONVERGED, Search
+from lowerbound.evaluation.search import CONVERGED_NATS, Search
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import Progress, batches, examples_for
+from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples
 from lowerbound.runtime.modes import evaluating
 from lowerbound.settings import check_whole_number
 
 # Below this many nats a gap is too small to work on.
-_SMALL = 0.5
+_SMALL_NATS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Gaps:
     @property
     def warning(self) -> str | None:
         """Whether the search for the best q did not converge, in words; ``None`` if it did."""
-        if self.last_gain < CONVERGED:
+        if self.last_gain < CONVERGED_NATS:
             return None
         return (
             "the search for the best bound had not converged: its last round still gained "
@@ -90,12 +90,12 @@ class Gaps:
         approximation, amortisation = self.approximation.mean, self.amortisation.mean
         total = approximation + amortisation
         gap, error = self.generalisation or (0.0, 0.0)
-        if gap > max(_SMALL, 2 * error, approximation, amortisation):
+        if gap > max(_SMALL_NATS, 2 * error, approximation, amortisation):
             return (
                 f"generalisation dominates ({gap:.2f} nats between training and other examples): "
                 "regularise, stop earlier, or get more data"
             )
-        if max(approximation, amortisation) < _SMALL:
+        if max(approximation, amortisation) < _SMALL_NATS:
             return (
                 f"inference is fine (the bound is {total:.2f} nats below the log likelihood): only "
                 "a better decoder or prior can raise the likelihood"
@@ -149,7 +149,7 @@ def inference_gaps(
     learning_rate: float = 0.03,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Gaps:
     r"""The gaps between a model's bound and its log likelihood.
 
@@ -219,10 +219,10 @@ def inference_gaps(
         raise SettingsError(f"inference_gaps: steps={steps} must be at least 0")
     if not 0 < learning_rate < math.inf:
         raise SettingsError(f"inference_gaps: learning_rate={learning_rate} must be positive")
-    examples = examples_for(model, data)
+    examples = read_examples(model, data)
     others = None
     if train is not None:
-        others = _spread_like(examples_for(model, train, name="training data"), examples)
+        others = _spread_like(read_examples(model, train, name="training data"), examples)
     model = check_refinable(model, examples)
     search = Search(model, samples, steps, learning_rate, seed, progress)
     found = search.run(examples, batch_size)
@@ -259,7 +259,7 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
         "inference_gaps", model, LatentModel, "it searches the best q for each example"
     )
     check_normalized("inference_gaps", model)
-    posterior = unwrapped(model.posterior)
+    posterior = unwrap(model.posterior)
     missing = [
         name
         for name in ("network", "parameters_from", "from_parameters")
@@ -273,7 +273,7 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
         )
     model.check_data(examples)
     with evaluating(model):
-        _, x, given = next(batches(examples, model, seed=0, batch_size=1))
+        _, x, given = next(iterate_batches(examples, model, seed=0, batch_size=1))
         q = model.conditioned(x, given).q
     if not q.has_rsample:
         raise UnsupportedError(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 # Var_x(E_q[z_j]) above which a unit is active (Burda et al. 2016).
-_ACTIVE = 0.01
+_ACTIVE_VARIANCE = 0.01
 
 # A unit that is not active and whose rate is below this many nats is switched off.
-_OFF = 0.01
+_OFF_NATS = 0.01
 
 # There are too few examples if the share of a draw's own posterior in the mixture q(z) exceeds its
 # share in a mixture of equal ones by this much, see ``saturated``.
@@ -101,7 +101,7 @@ class GroupHealth:
     @property
     def active(self) -> Tensor:
         """Whether each unit is active, ``[J]``: Var_x(E_q[z_j]) > 0.01 (Burda et al. 2016)."""
-        return self.variances > _ACTIVE
+        return self.variances > _ACTIVE_VARIANCE
 
     @property
     def active_units(self) -> int:
@@ -145,14 +145,14 @@ class GroupHealth:
         """The number of units that are not active and have no rate."""
         if self.rate_per_unit is None:
             return 0
-        return int((~self.active & (self.rate_per_unit < _OFF)).sum())
+        return int((~self.active & (self.rate_per_unit < _OFF_NATS)).sum())
 
     def carried(self) -> str:
         """The information about x that z carries, in nats and in words."""
         if self.mutual_information is None:
-            return f"at most {without_minus_zero(self.rate)}"
+            return f"at most {format_nats(self.rate)}"
         error = self.mutual_information_error
-        value = without_minus_zero(self.mutual_information)
+        value = format_nats(self.mutual_information)
         if error is None or math.isnan(error):
             return value
         return f"{value} ± {error:.2f}"
@@ -163,13 +163,13 @@ class GroupHealth:
         Args:
             with_switched_off: whether to count the units that are switched off.
         """
-        yield f"active units: {self.active_units} of {self.units}{self._rest(with_switched_off)}"
-        yield f"rate: {self.rate:.2f} nats; {self._rates_in_words()}"
+        yield f"active units: {self.active_units} of {self.units}{self._describe_switched_off(with_switched_off)}"
+        yield f"rate: {self.rate:.2f} nats; {self._describe_rates()}"
         if self.codes is not None:
             yield self.codes.line()
-        yield self._information_in_words()
+        yield self._describe_information()
 
-    def _rest(self, with_switched_off: bool) -> str:
+    def _describe_switched_off(self, with_switched_off: bool) -> str:
         off = self.switched_off()
         if not with_switched_off or not off:
             return ""
@@ -177,14 +177,14 @@ class GroupHealth:
             return "; 1 superfluous one is switched off"
         return f"; {off} superfluous ones are switched off"
 
-    def _rates_in_words(self) -> str:
+    def _describe_rates(self) -> str:
         if self.rate_per_unit is None:
             return "the rates of units have no closed form"
         largest = self.rate_per_unit.sort(descending=True).values[:10].tolist()
         more = ", ..." * (self.units > 10)
         return f"by unit: {', '.join(f'{rate:.2f}' for rate in largest)}{more}"
 
-    def _information_in_words(self) -> str:
+    def _describe_information(self) -> str:
         if self.aggregate_kl is None:
             return (
                 f"information about x: {self.carried()} nats, the rate. Information and aggregate "
@@ -196,10 +196,10 @@ class GroupHealth:
             bound = " (an upper bound, and so is the total correlation)"
         return (
             f"information about x: {self.carried()} nats{limit}; aggregate posterior to prior: "
-            f"{without_minus_zero(self.aggregate_kl)} nats{bound}"
+            f"{format_nats(self.aggregate_kl)} nats{bound}"
         )
 
 
-def without_minus_zero(value: float) -> str:
+def format_nats(value: float) -> str:
     """Two decimals, and 0.00 rather than -0.00."""
     return f"{round(value, 2) + 0.0:.2f}"

@@ -12,27 +12,27 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import UnsupportedError
-from lowerbound.evaluation.aggregate import aggregate_posterior
+from lowerbound.evaluation.aggregate import measure_aggregate_posterior
 from lowerbound.evaluation.checks import check_is_bound, check_normalized, check_seed
 from lowerbound.evaluation.diagnosis import (
     Cause,
-    causes_of_collapse,
-    causes_without_look,
-    look_at,
-    scale_bounds,
+    find_causes_of_collapse,
+    find_causes_without_probe,
+    probe_model,
+    measure_scale_bounds,
 )
-from lowerbound.evaluation.findings import Finding, bounds_reached, unfinished
+from lowerbound.evaluation.findings import Finding, find_reached_bounds, find_unfinished_schedules
 from lowerbound.evaluation.group_health import CodeUse, GroupHealth
-from lowerbound.evaluation.latent_groups import Group, latent_groups
+from lowerbound.evaluation.latent_groups import Group, find_latent_groups
 from lowerbound.models import LatentModel, LogJoint, Model
-from lowerbound.models.passes import batches, examples_for
-from lowerbound.runtime.devices import device_of
+from lowerbound.models.passes import iterate_batches, read_examples
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
 # The latents have collapsed if they carry fewer nats about x than the first of these, or than the
 # second with no active unit.
-_NOTHING, _NEXT_TO_NOTHING = 0.1, 0.5
+_NOTHING_NATS, _NEXT_TO_NOTHING_NATS = 0.1, 0.5
 
 # With fewer examples than the first, a collapse cannot be detected, because the mutual information
 # is nearly zero for so few examples. With fewer than the second, units that are switched off cannot
@@ -186,28 +186,28 @@ def latent_health(
     for_rates, schedules = 1, schedules or {}
     if samples is not None:
         for_rates = check_whole_number("latent_health: samples", samples)
-    examples = examples_for(model, data)
+    examples = read_examples(model, data)
     model.check_data(examples)
     samples = samples or math.ceil(_DRAWS / len(examples))
-    with evaluating(model), seeded(seed, device_of(model)):
-        groups = _group_healths(model, examples, for_rates, samples, seed)
+    with evaluating(model), seeded(seed, get_device(model)):
+        groups = _measure_groups(model, examples, for_rates, samples, seed)
         health = LatentHealth(
-            **vars(_together(groups)) | {"groups": groups}, examples=len(examples)
+            **vars(_combine_groups(groups)) | {"groups": groups}, examples=len(examples)
         )
         if not isinstance(model, LatentModel):
-            causes = causes_without_look(objective, schedules)
-            return _with_findings(health, causes, list(unfinished(schedules)))
-        look = look_at(model, examples, seed)
-        shares = scale_bounds(look)
-        findings = list(unfinished(schedules))
+            causes = find_causes_without_probe(objective, schedules)
+            return _add_findings(health, causes, list(find_unfinished_schedules(schedules)))
+        look = probe_model(model, examples, seed)
+        shares = measure_scale_bounds(look)
+        findings = list(find_unfinished_schedules(schedules))
         if shares is not None:
-            findings += bounds_reached(look.likelihood, shares)
+            findings += find_reached_bounds(look.likelihood, shares)
             floor, ceiling = shares
             health = replace(health, scale_floor_reached=floor, scale_ceiling_reached=ceiling)
-        return _with_findings(health, causes_of_collapse(look, objective, schedules), findings)
+        return _add_findings(health, find_causes_of_collapse(look, objective, schedules), findings)
 
 
-def _with_findings(
+def _add_findings(
     health: LatentHealth, causes: Iterable[Cause], findings: list[Finding]
 ) -> LatentHealth:
     """The health with its findings: first a collapse with its causes, if there is one."""
@@ -227,37 +227,37 @@ def _has_collapsed(health: LatentHealth) -> bool:
     at_most = health.rate
     if health.mutual_information is not None and health.mutual_information_error is not None:
         at_most = health.mutual_information + 2 * health.mutual_information_error
-    if not health.active_units and at_most < _NEXT_TO_NOTHING:
+    if not health.active_units and at_most < _NEXT_TO_NOTHING_NATS:
         return True
-    return at_most < _NOTHING
+    return at_most < _NOTHING_NATS
 
 
-def _group_healths(
+def _measure_groups(
     model: Model, examples: Examples, for_rates: int, samples: int, seed: int
 ) -> dict[str, GroupHealth]:
     """The values of each group of latents, by name."""
-    _, x, given = next(batches(examples.spread(1), model, seed=seed))
-    first = latent_groups(model, x, 1, given)
+    _, x, given = next(iterate_batches(examples.spread(1), model, seed=seed))
+    first = find_latent_groups(model, x, 1, given)
     together = 1
     if any(group.depends_on_latents for group in first.values()):
         together = for_rates = max(for_rates, _DRAWS_OF_OTHERS)
-    sums = {name: _Sums() for name in first}
-    for _, x, given in batches(examples, model, seed=seed, samples=together):
-        for name, group in latent_groups(model, x, for_rates, given).items():
-            sums[name].add(group, device_of(model))
+    sums = {name: _GroupSums() for name in first}
+    for _, x, given in iterate_batches(examples, model, seed=seed, samples=together):
+        for name, group in find_latent_groups(model, x, for_rates, given).items():
+            sums[name].add(group, get_device(model))
     found = {}
     for name, group in first.items():
         values, rates = sums[name].results()
-        unknown = _why_unknown(group)
+        unknown = _explain_unknown(group)
         if unknown is None:
-            values |= aggregate_posterior(
+            values |= measure_aggregate_posterior(
                 model, examples, name, samples=samples, seed=seed, rates=rates
             )
         found[name] = GroupHealth(**values, unknown=unknown)
     return found
 
 
-def _why_unknown(group: Group) -> str | None:
+def _explain_unknown(group: Group) -> str | None:
     """Why a group has no aggregate posterior to compare with its prior; ``None`` if it has one."""
     if group.depends_on_latents:
         return "the posterior depends on other latents"
@@ -268,7 +268,7 @@ def _why_unknown(group: Group) -> str | None:
     return None
 
 
-def _together(groups: Mapping[str, GroupHealth]) -> GroupHealth:
+def _combine_groups(groups: Mapping[str, GroupHealth]) -> GroupHealth:
     """The values of all groups: those of the only one, or what can be summed over several."""
     members = list(groups.values())
     if len(members) == 1:
@@ -285,7 +285,7 @@ def _together(groups: Mapping[str, GroupHealth]) -> GroupHealth:
     )
 
 
-class _Sums:
+class _GroupSums:
     """Sums over all examples for one group of latents."""
 
     def __init__(self) -> None:
@@ -301,12 +301,12 @@ class _Sums:
         self.rates.append(group.rates.cpu())
         units = group.units_per_example
         if units is not None:
-            self.per_unit = _added(self.per_unit, units.sum(0))
+            self.per_unit = _add(self.per_unit, units.sum(0))
         codes = group.codes()
         if codes is not None:
-            self.codes = _added(self.codes, codes.sum(0))
+            self.codes = _add(self.codes, codes.sum(0))
             chosen = torch.zeros_like(codes).scatter_(-1, codes.argmax(-1, keepdim=True), 1)
-            self.used = _added(self.used, chosen.sum(0))
+            self.used = _add(self.used, chosen.sum(0))
         self._add_means(group.unit_means(device))
 
     def _add_means(self, means: Tensor) -> None:
@@ -338,7 +338,7 @@ class _Sums:
         return values, rates
 
 
-def _added(total: Tensor | None, more: Tensor) -> Tensor:
+def _add(total: Tensor | None, more: Tensor) -> Tensor:
     if total is None:
         return more
     return more + total

@@ -16,11 +16,11 @@ from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import Progress, batches, fitting, gathered
+from lowerbound.models.passes import ProgressCallback, iterate_batches, explaining_shapes, gather
 from lowerbound.runtime import noise
 from lowerbound.runtime.compiler import Choice, check_choice
-from lowerbound.runtime.devices import device_of
-from lowerbound.runtime.memory import keeping_freed_memory, rows_per_pass
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.memory import keeping_freed_memory, choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
@@ -28,10 +28,10 @@ from lowerbound.settings import check_whole_number
 _FEWEST_EFFECTIVE = 10.0
 
 # The number of examples in a batch if the samples of a single example are enough for a chunk.
-_SMALL_BATCH = 8
+_SMALL_BATCH_EXAMPLES = 8
 
 # Weights with at least this share of effective samples are so even that their tail does not matter.
-_EVEN = 0.9
+_EVEN_SHARE = 0.9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +64,7 @@ class LikelihoodEstimate(Estimate):
         """The examples whose estimates you should not trust, ``[N]``, as a mask."""
         effective = self.effective_sample_sizes  # nan if all weights are zero or nan
         few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
-        even = (effective >= _EVEN * self.samples) & (self.samples > 1)
+        even = (effective >= _EVEN_SHARE * self.samples) & (self.samples > 1)
         return few | (~even & ~(self.pareto_k <= reliable_shape(self.samples)))
 
     @property
@@ -143,7 +143,7 @@ def log_likelihood(
     batch_size: int | None = None,
     chunk_size: int | None = None,
     compile: Choice = "auto",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LikelihoodEstimate:
     r"""log p(x) by importance sampling with q(z given x), in nats per example.
 
@@ -204,8 +204,8 @@ def log_likelihood(
     check_normalized("log_likelihood", model)
     model, examples = model.for_evaluation(data)
     model.check_support(examples)
-    rows = rows_per_pass(model.numbers_per_draw(examples))
-    size = batch_size or min(1024, max(rows // samples, min(_SMALL_BATCH, rows)))
+    rows = choose_pairs_per_batch(model.numbers_per_draw(examples))
+    size = batch_size or min(1024, max(rows // samples, min(_SMALL_BATCH_EXAMPLES, rows)))
     chunk = check_whole_number(
         "log_likelihood: chunk_size",
         chunk_size or _choose_chunk_size(samples, max(1, rows // size)),
@@ -213,21 +213,23 @@ def log_likelihood(
     draws: Callable[..., Iterator[Draw]] = model.draws
     score: TunedScore | None = None
     if compile != "never" and can_tune(model):
-        score = TunedScore(model.likelihood, compile, device_of(model), samples * len(examples))
+        score = TunedScore(model.likelihood, compile, get_device(model), samples * len(examples))
         draws = partial(model.draws, score=score)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        for _, x, given in batches(examples, model, seed=seed, batch_size=size, progress=progress):
+        for _, x, given in iterate_batches(
+            examples, model, seed=seed, batch_size=size, progress=progress
+        ):
             weights = WeightSums(samples)
-            with noise.in_chunks() as next_chunk, fitting(examples):
-                for draw in draws(x, _sizes(samples, chunk, next_chunk), **given):
+            with noise.in_chunks() as next_chunk, explaining_shapes(examples):
+                for draw in draws(x, _iterate_sizes(samples, chunk, next_chunk), **given):
                     weights.add(draw.log_w)
                     if score is not None:
-                        score.done(draw.z)
+                        score.finish_chunk(draw.z)
             yield weights.results()
 
-    with evaluating(model), seeded(seed, device_of(model)), keeping_freed_memory():
-        results = gathered(len(examples), of_batches())
+    with evaluating(model), seeded(seed, get_device(model)), keeping_freed_memory():
+        results = gather(len(examples), of_batches())
     value = results["log_likelihood"]
     return LikelihoodEstimate(
         value,
@@ -245,7 +247,7 @@ def _choose_chunk_size(samples: int, most: int) -> int:
     return math.ceil(samples / math.ceil(samples / most))
 
 
-def _sizes(samples: int, chunk: int, next_chunk: Callable[[], None]) -> Iterator[int]:
+def _iterate_sizes(samples: int, chunk: int, next_chunk: Callable[[], None]) -> Iterator[int]:
     """The sizes of the chunks. The noise of each continues that of the chunk before."""
     for start in range(0, samples, chunk):
         next_chunk()

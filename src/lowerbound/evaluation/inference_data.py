@@ -12,7 +12,7 @@ import lowerbound
 from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model
 from lowerbound.models import LogJoint
-from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
@@ -74,7 +74,7 @@ def to_arviz(
     whole = model
     if data is not None:
         whole = model.with_all_data(data)
-    with evaluating(model), seeded(seed, device_of(model)), torch.no_grad():
+    with evaluating(model), seeded(seed, get_device(model)), torch.no_grad():
         values = whole.posterior_sample(draws, resample=resample, seed=seed)
     return arviz.from_dict(
         posterior={name: value[None].cpu().numpy() for name, value in values.items()},

@@ -21,7 +21,7 @@ from lowerbound.distributions import (
     FactorialBernoulli,
     closed_form_kl,
     closed_form_unit_kl,
-    point_of,
+    choose_point,
 )
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import LatentModel, Model
@@ -70,27 +70,27 @@ class Group:
         its one-hot code.
         """
         if isinstance(_base(self.q), Categorical | OneHotCategorical):
-            means = code_probabilities(self.q)
+            means = find_code_probabilities(self.q)
             assert means is not None
         else:
-            means = point_of(self.q, device).reshape(*self.q.batch_shape, -1, 1)
-        return self._over_latents(means)
+            means = choose_point(self.q, device).reshape(*self.q.batch_shape, -1, 1)
+        return self._average_over_latents(means)
 
     def codes(self) -> Tensor | None:
         """The probabilities of each unit's codes under q, ``[B, J, C]``; ``None`` without codes."""
-        probabilities = code_probabilities(self.q)
+        probabilities = find_code_probabilities(self.q)
         if probabilities is None:
             return None
-        return self._over_latents(probabilities)
+        return self._average_over_latents(probabilities)
 
-    def _over_latents(self, values: Tensor) -> Tensor:
+    def _average_over_latents(self, values: Tensor) -> Tensor:
         """The mean over draws of the other latents, if q depends on them."""
         if self.depends_on_latents:
             values = values.mean(0)
         return values.double()
 
 
-def latent_groups(
+def find_latent_groups(
     model: Model, x: Tensor, samples: int, given: Mapping[str, Any]
 ) -> dict[str, Group]:
     """The groups of a model's latents for a batch, by name.
@@ -106,7 +106,7 @@ def latent_groups(
         UnsupportedError: if the model's draws do not say what q and the prior are.
     """
     if isinstance(model, LatentModel):
-        return {"z": _only_group(model, x, samples, given)}
+        return {"z": _make_only_group(model, x, samples, given)}
     latents = model.draw(x, samples, **given).latents
     if not latents:
         raise UnsupportedError(
@@ -121,7 +121,9 @@ def latent_groups(
     return groups
 
 
-def _only_group(model: LatentModel, x: Tensor, samples: int, given: Mapping[str, Any]) -> Group:
+def _make_only_group(
+    model: LatentModel, x: Tensor, samples: int, given: Mapping[str, Any]
+) -> Group:
     parts = model.conditioned(x, given)
     q, prior = parts.q, parts.prior
 
@@ -134,7 +136,7 @@ def _only_group(model: LatentModel, x: Tensor, samples: int, given: Mapping[str,
     return Group(q, prior, closed_form_unit_kl(q, prior), whole_rates)
 
 
-def code_probabilities(q: Distribution) -> Tensor | None:
+def find_code_probabilities(q: Distribution) -> Tensor | None:
     """The probabilities of the codes of a discrete posterior, ``[*batch, J, C]``.
 
     ``None`` for a posterior whose units are not codes.

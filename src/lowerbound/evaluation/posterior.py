@@ -18,26 +18,26 @@ from lowerbound.evaluation.checks import check_model, check_normalized, check_se
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
-from lowerbound.evaluation.posterior_causes import Verdict, Weighted, findings_about
+from lowerbound.evaluation.posterior_causes import Verdict, WeightedDraws, find_faults
 from lowerbound.models import LogJoint
-from lowerbound.models.sampling import weighed
-from lowerbound.runtime.devices import device_of
-from lowerbound.runtime.memory import rows_per_pass
+from lowerbound.models.sampling import check_log_weights
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
 # The largest k-hat with which weights have a finite variance, so that their averages converge fast.
-_GOOD = 0.5
+_GOOD_SHAPE = 0.5
 
 # The largest gap with which draws can be used without weights. k-hat judges the weights only, and
 # they are good even for a q that is much too wide.
-_NEAR = 0.5
+_NEAR_NATS = 0.5
 
 # The smallest number of draws for a verdict.
-_FEWEST = 100
+_FEWEST_DRAWS = 100
 
 # With this share of effective draws, weights are so even that their tail does not matter.
-_EVEN = 0.9
+_EVEN_SHARE = 0.9
 
 # Roughly the number of tensors, as large as the log joint's largest one, that its gradient stores.
 _WITH_GRADIENT = 8
@@ -87,7 +87,7 @@ class PosteriorHealth:
         if self.pareto_k > reliable and self.verdict != "bad":
             advice = f"weights so even that their tail does not matter; {advice}"
         yield (
-            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD}, usable up to "
+            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD_SHAPE}, usable up to "
             f"{reliable:.2f}), effective sample size {self.effective_samples:,.0f} of "
             f"{self.samples:,}; {advice}"
         )
@@ -165,18 +165,18 @@ def posterior_health(
     check_normalized("posterior_health", model)
     check_seed("posterior_health", seed)
     samples = check_whole_number("posterior_health: samples", samples)
-    if samples < _FEWEST:
+    if samples < _FEWEST_DRAWS:
         raise SettingsError(
             f"posterior_health: samples={samples} are too few for a verdict; take at least "
-            f"{_FEWEST}, better 10,000"
+            f"{_FEWEST_DRAWS}, better 10,000"
         )
     whole, _ = model.for_evaluation(data)
-    with evaluating(whole), seeded(seed, device_of(whole)):
-        draws = _weighted_draws(whole, samples)
+    with evaluating(whole), seeded(seed, get_device(whole)):
+        draws = _make_weighted_draws(whole, samples)
     sums = WeightSums(samples)
     sums.add(draws.log_w[:, None])
     results = {name: float(value) for name, value in sums.results().items()}
-    verdict = _verdict(results, samples)
+    verdict = _judge(results, samples)
     return PosteriorHealth(
         verdict=verdict,
         elbo=results["elbo"],
@@ -186,11 +186,11 @@ def posterior_health(
         pareto_k=results["pareto_k"],
         effective_samples=results["effective"],
         samples=samples,
-        findings=tuple(findings_about(draws, verdict)),
+        findings=tuple(find_faults(draws, verdict)),
     )
 
 
-def _elbo_error(draws: Weighted) -> float:
+def _elbo_error(draws: WeightedDraws) -> float:
     if not draws.possible.all():
         return math.inf
     return float(draws.log_w.std()) / math.sqrt(len(draws.log_w))
@@ -202,21 +202,21 @@ def _log_evidence_error(effective: float, samples: int) -> float:
     return math.sqrt(max(0.0, 1 / effective - 1 / samples))
 
 
-def _verdict(results: dict[str, float], samples: int) -> Verdict:
-    even = results["effective"] >= _EVEN * samples
+def _judge(results: dict[str, float], samples: int) -> Verdict:
+    even = results["effective"] >= _EVEN_SHARE * samples
     shape, reliable = results["pareto_k"], reliable_shape(samples)
     # The gap is infinite if a draw is impossible.
-    near = results["log_likelihood"] - results["elbo"] <= _NEAR
-    if near and (even or shape <= min(_GOOD, reliable)):
+    near = results["log_likelihood"] - results["elbo"] <= _NEAR_NATS
+    if near and (even or shape <= min(_GOOD_SHAPE, reliable)):
         return "good"
     if math.isfinite(results["log_likelihood"]) and (even or shape <= reliable):
         return "usable"
     return "bad"
 
 
-def _weighted_draws(model: LogJoint, samples: int) -> Weighted:
+def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    chunk = rows_per_pass(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
+    chunk = choose_pairs_per_batch(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
     for start in range(0, samples, chunk):
         draw = model.draw(model.repetition, min(chunk, samples - start))
         log_q = draw.log_q[:, 0]
@@ -226,10 +226,10 @@ def _weighted_draws(model: LogJoint, samples: int) -> Weighted:
             gradient = torch.zeros_like(u)
             if log_joint.requires_grad:
                 (gradient,) = torch.autograd.grad(log_joint.sum(), u)
-        log_w = weighed(log_joint.detach() - log_q)
+        log_w = check_log_weights(log_joint.detach() - log_q)
         parts.append((u.detach().double().cpu(), gradient.double().cpu(), log_w.cpu()))
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     gradients = None
     if log_joint.requires_grad:
         gradients = columns[1]
-    return Weighted(model.variables.names(), columns[0], gradients, columns[2])
+    return WeightedDraws(model.variables.names(), columns[0], gradients, columns[2])

@@ -20,14 +20,14 @@ Verdict = Literal["good", "usable", "bad"]
 # The faults of q that are reported: a gain in nats from moving or stretching it, a ratio of
 # standard deviations, a difference of correlations, a difference of skewness. Each must exceed this
 # number of standard errors, so that it is not due to chance.
-_GAIN, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
+_GAIN_NATS, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
 
 # The largest number of coordinates whose correlations are measured.
-_MANY = 2000
+_MOST_COORDINATES = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Weighted:
+class WeightedDraws:
     """Draws from q with their importance weights.
 
     Args:
@@ -63,7 +63,7 @@ class Weighted:
         return self.u.std(0)
 
 
-def findings_about(draws: Weighted, verdict: Verdict) -> Iterator[Finding]:
+def find_faults(draws: WeightedDraws, verdict: Verdict) -> Iterator[Finding]:
     """The faults of a posterior, with the causes that the draws support.
 
     Args:
@@ -79,13 +79,13 @@ def findings_about(draws: Weighted, verdict: Verdict) -> Iterator[Finding]:
         )
     if impossible == 1:
         return
-    unfinished = _unfinished(draws)
+    unfinished = _measure_gain(draws)
     if unfinished is not None:
         yield Finding("q is not where its ELBO is largest", *unfinished)
     if verdict == "good":
         return
     weights = {"usable": "uneven", "bad": "not to be trusted"}[verdict]
-    found = [measure(draws) for measure in (_correlated, _spread, _skewed)]
+    found = [measure(draws) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)]
     causes = [cause for cause in found if cause is not None]
     if not causes and unfinished is None:
         causes = [_OTHER_SHAPE]
@@ -101,7 +101,7 @@ _OTHER_SHAPE = (
 )
 
 
-def _unfinished(draws: Weighted) -> tuple[str, str] | None:
+def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     """The gain from moving and stretching q."""
     if draws.gradients is None:
         return None
@@ -114,7 +114,7 @@ def _unfinished(draws: Weighted) -> tuple[str, str] | None:
     for change, curvature in ((moved, 1.0), (stretched, 2.0)):
         mean, error = change.mean(0), change.std(0) / count
         gains += torch.where(mean.abs() > _ERRORS * error, 0.5 * mean.square() / curvature, 0.0)
-    if not float(gains.nan_to_num().sum()) > _GAIN:
+    if not float(gains.nan_to_num().sum()) > _GAIN_NATS:
         return None
     worst = int(gains.argmax())
     return (
@@ -125,11 +125,11 @@ def _unfinished(draws: Weighted) -> tuple[str, str] | None:
     )
 
 
-def _correlated(draws: Weighted) -> tuple[str, str] | None:
+def _find_correlation(draws: WeightedDraws) -> tuple[str, str] | None:
     """A correlation of two coordinates that q does not have."""
-    if not 2 <= len(draws.names) <= _MANY:
+    if not 2 <= len(draws.names) <= _MOST_COORDINATES:
         return None
-    of_q, weighted = _correlation(draws, None), _correlation(draws, draws.weights)
+    of_q, weighted = _compute_correlation(draws, None), _compute_correlation(draws, draws.weights)
     difference = (weighted - of_q).abs().triu(1)
     row, column = divmod(int(difference.argmax()), len(draws.names))
     if not float(difference[row, column]) > max(_CORRELATION, _ERRORS / math.sqrt(draws.effective)):
@@ -142,13 +142,13 @@ def _correlated(draws: Weighted) -> tuple[str, str] | None:
     )
 
 
-def _correlation(draws: Weighted, weights: Tensor | None) -> Tensor:
+def _compute_correlation(draws: WeightedDraws, weights: Tensor | None) -> Tensor:
     covariance = draws.u.T.cov(aweights=weights)
     scale = covariance.diagonal().clamp_min(1e-300).sqrt()
     return covariance / scale / scale[:, None]
 
 
-def _spread(draws: Weighted) -> tuple[str, str] | None:
+def _find_wrong_scale(draws: WeightedDraws) -> tuple[str, str] | None:
     """A coordinate whose standard deviation under q is too small or too large."""
     mean = draws.weights @ draws.u
     scale = (draws.weights @ (draws.u - mean).square()).sqrt()
@@ -172,7 +172,7 @@ def _spread(draws: Weighted) -> tuple[str, str] | None:
     )
 
 
-def _skewed(draws: Weighted) -> tuple[str, str] | None:
+def _find_skewness(draws: WeightedDraws) -> tuple[str, str] | None:
     """A coordinate whose skewness under q differs from that of the weighted draws."""
     mean = draws.weights @ draws.u
     centred = draws.u - mean

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from lowerbound.errors import ShapeError
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import Progress, batches, examples_for, gathered
+from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples, gather
 from lowerbound.objectives import Objective
-from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 
 
 @torch.no_grad()
-def terms_of(
+def compute_terms(
     objective: Objective,
     draw: Draw,
     examples: int,
@@ -51,14 +51,14 @@ def terms_of(
     return terms
 
 
-def dataset_terms(
+def compute_dataset_terms(
     model: Model,
     objective: Objective,
     data: Any,
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Tensor]:
     """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
 
@@ -80,10 +80,10 @@ def dataset_terms(
     Raises:
         ShapeError: if a term does not have one value for each example.
     """
-    examples = examples_for(model, data)
+    examples = read_examples(model, data)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        passes = batches(
+        passes = iterate_batches(
             examples,
             model,
             seed=seed,
@@ -93,8 +93,8 @@ def dataset_terms(
         )
         for _, x, given in passes:
             draw = model.draw(x, objective.samples, objective.gradient, **given)
-            yield terms_of(objective, draw, len(x))
+            yield compute_terms(objective, draw, len(x))
 
     players = [player.module for player in objective.players().values()]
-    with evaluating(model, *players), seeded(seed, device_of(model)):
-        return gathered(len(examples), of_batches())
+    with evaluating(model, *players), seeded(seed, get_device(model)):
+        return gather(len(examples), of_batches())

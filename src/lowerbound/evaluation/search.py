@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import fields_for
+from lowerbound.conditionals.base import select_fields
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import drawn
+from lowerbound.distributions import draw_samples
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel
-from lowerbound.models.passes import Progress, batches, gathered
+from lowerbound.models.passes import ProgressCallback, iterate_batches, gather
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 
@@ -32,10 +32,10 @@ _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
 # The search ends after a round whose mean gain is below this many nats, or after the last round.
-CONVERGED, _ROUNDS = 0.05, 10
+CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
 
 
-class _Refinable(Protocol):
+class _RefinablePosterior(Protocol):
     """A posterior whose parameters are its network's output.
 
     See :class:`lowerbound.conditionals.Parametric`.
@@ -48,7 +48,7 @@ class _Refinable(Protocol):
     def from_parameters(self, raw: Tensor) -> Distribution: ...
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The results of a search over some examples.
 
     Args:
@@ -90,31 +90,31 @@ class Search:
     steps: int
     learning_rate: float
     seed: int
-    progress: Progress | None = None
+    progress: ProgressCallback | None = None
 
-    def run(self, examples: Examples, batch_size: int | None) -> Found:
+    def run(self, examples: Examples, batch_size: int | None) -> SearchResult:
         """Search round by round, and estimate the bounds on new noise."""
-        with evaluating(self.model), seeded(self.seed, device_of(self.model)):
+        with evaluating(self.model), seeded(self.seed, get_device(self.model)):
             best: list[Tensor | None] = []
             gain = 0.0
-            for turn in range(_ROUNDS):
+            for turn in range(_MOST_ROUNDS):
                 if not self.steps:
                     break
                 # Whether to continue is decided for all examples together, so that it does not
                 # depend on the batches.
                 results = [
-                    self._round(batch, raw, turn)
-                    for batch, raw in self._batches(examples, batch_size, best)
+                    self._search_round(batch, raw, turn)
+                    for batch, raw in self._iterate_batches(examples, batch_size, best)
                 ]
                 best = [raw for raw, _ in results]
                 gain = float(torch.cat([gains for _, gains in results]).mean())
-                if gain < CONVERGED:
+                if gain < CONVERGED_NATS:
                     break
-            estimates = gathered(
+            estimates = gather(
                 len(examples),
                 (
-                    self._estimates(batch, raw)
-                    for batch, raw in self._batches(examples, batch_size, best)
+                    self._estimate(batch, raw)
+                    for batch, raw in self._iterate_batches(examples, batch_size, best)
                 ),
             )
         log_likelihood = LikelihoodEstimate(
@@ -124,13 +124,13 @@ class Search:
             pareto_k=estimates["pareto_k"],
         )
         best_bound, amortised = Estimate(estimates["best"]), Estimate(estimates["amortised"])
-        return Found(log_likelihood, best_bound, amortised, gain)
+        return SearchResult(log_likelihood, best_bound, amortised, gain)
 
-    def _batches(
+    def _iterate_batches(
         self, examples: Examples, batch_size: int | None, best: list[Tensor | None]
     ) -> Iterator[tuple[_Batch, Tensor | None]]:
         """Batches, each with the best parameters so far; ``None`` before the first round."""
-        passes = batches(
+        passes = iterate_batches(
             examples,
             self.model,
             seed=self.seed,
@@ -145,15 +145,15 @@ class Search:
             yield _Batch(x, rows, given), raw
 
     @property
-    def _posterior(self) -> _Refinable:
-        return cast(_Refinable, self.model.posterior)
+    def _posterior(self) -> _RefinablePosterior:
+        return cast(_RefinablePosterior, self.model.posterior)
 
-    def _encoded(self, batch: _Batch) -> Tensor:
+    def _encode(self, batch: _Batch) -> Tensor:
         """The encoder's parameters of q."""
-        fields = fields_for(self.model.posterior, batch.given)
+        fields = select_fields(self.model.posterior, batch.given)
         return self._posterior.parameters_from(self._posterior.network, batch.x, **fields)
 
-    def _round(self, batch: _Batch, best: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
+    def _search_round(self, batch: _Batch, best: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
         """Another round for a batch.
 
         Returns:
@@ -161,35 +161,35 @@ class Search:
         """
         start = best
         if start is None:
-            start = self._encoded(batch)
-        with self._noise(batch.rows, "refine", turn):
-            end = self._maximised(start, batch)
-        (started, ended), _ = self._bounds((start, end), batch, "choose")
+            start = self._encode(batch)
+        with self._using_noise(batch.rows, "refine", turn):
+            end = self._maximise(start, batch)
+        (started, ended), _ = self._estimate_bounds((start, end), batch, "choose")
         worse = (ended <= started) | ~torch.isfinite(ended)
         better = torch.where(worse.reshape(-1, *[1] * (start.dim() - 1)), start, end)
         return better, torch.where(worse, 0.0, ended - started).cpu()
 
-    def _estimates(self, batch: _Batch, best: Tensor | None) -> dict[str, Tensor]:
+    def _estimate(self, batch: _Batch, best: Tensor | None) -> dict[str, Tensor]:
         """Both bounds, the log likelihood and its diagnostics, ``[B]`` each."""
-        start = self._encoded(batch)
+        start = self._encode(batch)
         if best is None:
             best = start
-        bounds, weights = self._bounds((start, best), batch, "report")
+        bounds, weights = self._estimate_bounds((start, best), batch, "report")
         results = weights.results() | {"best": bounds[1], "amortised": bounds[0]}
         return {name: result.cpu() for name, result in results.items()}
 
-    def _noise(self, rows: Tensor, *purpose: str | int) -> Any:
+    def _using_noise(self, rows: Tensor, *purpose: str | int) -> Any:
         return noise.per_example(derived_seed(self.seed, "gaps", *purpose), rows)
 
     @torch.enable_grad()
-    def _maximised(self, start: Tensor, batch: _Batch) -> Tensor:
+    def _maximise(self, start: Tensor, batch: _Batch) -> Tensor:
         """The parameters of q after Adam's steps, ``[B, ...]``, for each example separately."""
         raw = start.detach().clone().requires_grad_()
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
         for step in range(self.steps):
             decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             adam.param_groups[0]["lr"] = self.learning_rate * decay
-            z = drawn(self._posterior.from_parameters(raw), _DRAWS)
+            z = draw_samples(self._posterior.from_parameters(raw), _DRAWS)
             # Without the score of q, whose mean is zero: the gradient goes only through z.
             q_stopgrad = self._posterior.from_parameters(raw.detach())
             bound = (self._log_joint(z, batch) - q_stopgrad.log_prob(z)).mean(0)
@@ -206,7 +206,7 @@ class Search:
         log_joint: Tensor = p.log_prob(batch.x) + prior.log_prob(z)
         return log_joint
 
-    def _bounds(
+    def _estimate_bounds(
         self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str
     ) -> tuple[Tensor, WeightSums]:
         """The bounds with two q on the same noise, ``[2, B]``, and the weights of their mixture."""
@@ -215,8 +215,8 @@ class Search:
         weights = WeightSums(2 * self.samples)
         for start in range(0, self.samples, _DRAWS):
             for own, q in enumerate(both):
-                with self._noise(batch.rows, purpose, start):
-                    z = drawn(q, min(_DRAWS, self.samples - start))
+                with self._using_noise(batch.rows, purpose, start):
+                    z = draw_samples(q, min(_DRAWS, self.samples - start))
                 log_joint = self._log_joint(z, batch).double()
                 log_q = torch.stack([other.log_prob(z).double() for other in both])
                 bounds[own] += (log_joint - log_q[own]).sum(0)

@@ -11,16 +11,16 @@ from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.sampling import score_under
+from lowerbound.models.sampling import make_score
 from lowerbound.runtime.autotune import Autotuner, Option
-from lowerbound.runtime.compiler import Choice, compiled
+from lowerbound.runtime.compiler import Choice, compile_function
 from lowerbound.runtime.modes import seeded
 
 Score = Callable[..., Tensor]
 
 # The number of chunks before the timed ones, in which memory is allocated and caches fill, and the
 # number of timed chunks.
-_WARMUP, _TIMED = 1, 3
+_WARMUP_CHUNKS, _TIMED_CHUNKS = 1, 3
 
 
 def can_tune(model: Model) -> TypeGuard[LatentModel]:
@@ -51,7 +51,7 @@ class TunedScore:
         pairs: int,
     ) -> None:
         self.likelihood, self.device, self.left = likelihood, device, pairs
-        self.plain = score_under(likelihood)
+        self.plain = make_score(likelihood)
         self.shape: Size | None = None
         self.checked: Tensor | None = None
         self.tuner: Autotuner[Score] = Autotuner(
@@ -59,9 +59,9 @@ class TunedScore:
             self._build,
             device,
             unit="chunk",
-            warmup=_WARMUP,
-            timed=_TIMED,
-            fewest_left=2 * (_WARMUP + _TIMED),
+            warmup=_WARMUP_CHUNKS,
+            timed=_TIMED_CHUNKS,
+            fewest_left=2 * (_WARMUP_CHUNKS + _TIMED_CHUNKS),
             in_pieces=False,
         )
         self.tuner.start()
@@ -72,7 +72,7 @@ class TunedScore:
             return self.plain(z, x, **fields)
         return self.tuner.run(lambda option, score: score(z, x, **fields))
 
-    def done(self, z: Tensor) -> None:
+    def finish_chunk(self, z: Tensor) -> None:
         """Record that the chunk with these latents, ``[K, B, *latent]``, is finished."""
         self.left -= z.shape[:2].numel()
         if self.shape is None:
@@ -96,7 +96,7 @@ class TunedScore:
     def _build(self, option: Option, whole: bool) -> Score:
         if not option.compiled:
             return self.plain
-        made: Score = compiled(self.plain)
+        made: Score = compile_function(self.plain)
         if isinstance(self.likelihood, Conditional):
             return made
 

@@ -21,11 +21,11 @@ from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode
 from lowerbound.models.measuring import measure_draw
-from lowerbound.models.passes import batches, fitting
+from lowerbound.models.passes import iterate_batches, explaining_shapes
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
-from lowerbound.runtime.devices import device_of
-from lowerbound.runtime.memory import values_per_pair
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.memory import count_values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 
 
@@ -128,7 +128,7 @@ class Model(nn.Module, ABC):
         known: dict[Any, int] = self.__dict__.setdefault("_largest_of_draw", {})
         if key not in known:
             known[key] = measure_draw(self, examples).largest
-        return values_per_pair(math.prod(examples.shape), known[key])
+        return count_values_per_pair(math.prod(examples.shape), known[key])
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
         """Whether p(x given z) is a probability mass, rather than a density, by its support.
@@ -165,10 +165,10 @@ class Model(nn.Module, ABC):
         few = examples.first(2)
         with (
             evaluating(self),
-            seeded(0, device_of(self)),
+            seeded(0, get_device(self)),
             torch.set_grad_enabled(with_gradients),
         ):
-            for _, x, given in batches(few, self, seed=0, batch_size=2):
+            for _, x, given in iterate_batches(few, self, seed=0, batch_size=2):
                 yield self.try_draw(few, x, samples, gradient, given)
 
     def try_draw(
@@ -180,7 +180,7 @@ class Model(nn.Module, ABC):
         given: Mapping[str, Any],
     ) -> Draw:
         """A first draw for some examples ``x``: errors name the data and their shape."""
-        with fitting(examples):
+        with explaining_shapes(examples):
             return self.draw(x, samples, gradient, **given)
 
     def check_data(self, examples: Examples) -> None:

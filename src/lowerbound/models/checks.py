@@ -12,7 +12,7 @@ from lowerbound.distributions import is_mass
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
-def not_a_distribution(role: str, part: Any) -> str:
+def describe_non_distribution(role: str, part: Any) -> str:
     """The error message for a part that did not return a distribution."""
     return (
         f"the {role} returned a {type(part).__name__}; its forward must return a "
@@ -23,7 +23,7 @@ def not_a_distribution(role: str, part: Any) -> str:
 def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
     """Shapes broadcast silently, so each mismatch is refused by name."""
     if not isinstance(prior, Distribution):
-        raise UnsupportedError(not_a_distribution("prior", prior))
+        raise UnsupportedError(describe_non_distribution("prior", prior))
     if q.batch_shape != x.shape[:1]:
         raise ShapeError(
             f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape "
@@ -49,7 +49,7 @@ def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
 def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
     """The same for the likelihood and the data."""
     if not isinstance(p, Distribution):
-        raise UnsupportedError(not_a_distribution("likelihood", p))
+        raise UnsupportedError(describe_non_distribution("likelihood", p))
     if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):
         raise ShapeError(
             f"the likelihood is over events of shape {tuple(p.event_shape)} with batch shape "

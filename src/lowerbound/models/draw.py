@@ -158,7 +158,7 @@ class Draw:
         """
         if self.groups:
             return _sum([through_z for through_z, _ in self._split.values()])
-        return self._scored_again(self.stopgrad_parameters_term)
+        return self._score_again(self.stopgrad_parameters_term)
 
     @once
     def log_q_stopgrad_z(self) -> Tensor:
@@ -171,7 +171,7 @@ class Draw:
         """
         if self.groups:
             return _sum([direct for _, direct in self._split.values()])
-        return self._scored_again(self.stopgrad_z_term)
+        return self._score_again(self.stopgrad_z_term)
 
     log_q_held = OldAttribute("log_q_stopgrad_parameters")
     log_q_at_fixed_z = OldAttribute("log_q_stopgrad_z")
@@ -194,7 +194,7 @@ class Draw:
             earlier.append(latent.z)
         return found
 
-    def _scored_again(self, term: Callable[[], Tensor] | None) -> Tensor:
+    def _score_again(self, term: Callable[[], Tensor] | None) -> Tensor:
         if term is None:
             kind = "the posterior" if self.q is None else type(self.q).__name__
             raise UnsupportedError(

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.distributions import point_of
+from lowerbound.distributions import choose_point
 from lowerbound.errors import UnsupportedError
 from lowerbound.models.groups import Latent
-from lowerbound.models.passes import batches
+from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 
 # The number of draws of latents on which other latents depend.
@@ -27,14 +27,14 @@ def encode(model: Any, data: Any) -> Tensor | dict[str, Tensor]:
         UnsupportedError: if the model's draws do not say what q is.
     """
     parts: dict[str, list[Tensor]] = {}
-    device = device_of(model)
+    device = get_device(model)
     with evaluating(model), seeded(0, device):
-        for _, x, given in batches(data, model, seed=0, samples=_DRAWS):
-            latents = _latents(model, x, 1, given)
+        for _, x, given in iterate_batches(data, model, seed=0, samples=_DRAWS):
+            latents = _draw_latents(model, x, 1, given)
             if any(_depends_on_others(latent) for latent in latents.values()):
-                latents = _latents(model, x, _DRAWS, given)
+                latents = _draw_latents(model, x, _DRAWS, given)
             for name, latent in latents.items():
-                points = point_of(latent.q, device)
+                points = choose_point(latent.q, device)
                 if _depends_on_others(latent):
                     points = points.mean(0)
                 parts.setdefault(name, []).append(points)
@@ -44,7 +44,9 @@ def encode(model: Any, data: Any) -> Tensor | dict[str, Tensor]:
     return whole
 
 
-def _latents(model: Any, x: Tensor, samples: int, given: Mapping[str, Any]) -> Mapping[str, Latent]:
+def _draw_latents(
+    model: Any, x: Tensor, samples: int, given: Mapping[str, Any]
+) -> Mapping[str, Latent]:
     """Groups of latents whose draws come from the same noise for every example."""
     with noise.per_example(0, torch.zeros(len(x), dtype=torch.long)):
         latents: Mapping[str, Latent] = model.draw(x, samples, **given).latents

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from lowerbound.distributions import closed_form_kl, closed_form_unit_kl
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.paths import depends_on, partial_gradients, zero_with_gradients
-from lowerbound.models.sampling import Gradient, sampler, scored
+from lowerbound.models.sampling import Gradient, choose_sampler, score_latents
 from lowerbound.runtime import noise
 
 Value = TypeVar("Value")
@@ -96,7 +96,7 @@ class Latent:
             >>> Latent.draw(q, q, samples=3).z.shape
             torch.Size([3, 5, 2])
         """
-        z, posterior_term = _draw_and_term(q, samples, gradient)
+        z, posterior_term = _draw_with_log_q(q, samples, gradient)
         return cls(z=z, q=q, prior=prior, top_down=True, posterior_term=posterior_term)
 
     @property
@@ -109,7 +109,7 @@ class Latent:
         """The log density of z under q, ``[K, B]``, in nats."""
         if self.posterior_term is not None:
             return self.posterior_term()
-        return scored(self.q, self.z)
+        return score_latents(self.q, self.z)
 
     @once
     def log_prior(self) -> Tensor:
@@ -123,7 +123,7 @@ class Latent:
         It is the mean over the latents on which q and the prior depend. ``None`` if units are not
         independent, or if there is no closed form.
         """
-        parts = self._closed_form_parts()
+        parts = self._find_closed_form_parts()
         units = None if parts is None else closed_form_unit_kl(*parts)
         if units is None or units.dim() < self.z.dim():
             return units
@@ -132,7 +132,7 @@ class Latent:
     @once
     def draw_rates(self) -> Tensor | None:
         """KL(q || prior) in closed form: ``[B]``, or ``[K, B]`` if it depends on other latents."""
-        parts = self._closed_form_parts()
+        parts = self._find_closed_form_parts()
         kl = None if parts is None else closed_form_kl(*parts)
         if kl is None or kl.dim() == 2:
             return kl
@@ -160,7 +160,7 @@ class Latent:
             return self.sampled_rate
         return self.analytic_rate
 
-    def _closed_form_parts(self) -> tuple[Distribution, Distribution] | None:
+    def _find_closed_form_parts(self) -> tuple[Distribution, Distribution] | None:
         """q and the prior where their KL divergence is the rate, and of one batch shape."""
         if self.closed_form_is_biased:
             return None
@@ -191,10 +191,10 @@ def sample_posterior(q: Distribution, samples: int, gradient: Gradient = "pathwi
         >>> sample_posterior(q2, samples=3).shape
         torch.Size([3, 5, 2])
     """
-    return _draw_and_term(q, samples, gradient)[0]
+    return _draw_with_log_q(q, samples, gradient)[0]
 
 
-def _draw_and_term(
+def _draw_with_log_q(
     q: Distribution, samples: int, gradient: Gradient
 ) -> tuple[Tensor, Callable[[], Tensor]]:
     if len(q.batch_shape) not in (1, 2) or (
@@ -207,7 +207,7 @@ def _draw_and_term(
     of_pairs = len(q.batch_shape) == 2
     size = Size() if of_pairs else Size((samples,))
     with noise.for_foreign(samples, q.batch_shape[-1], of_pairs=of_pairs):
-        return sampler(q, gradient)(q, size)
+        return choose_sampler(q, gradient)(q, size)
 
 
 def check_groups(latents: Mapping[str, Latent]) -> None:
@@ -269,7 +269,7 @@ def split_log_q(latent: Latent, earlier: Sequence[Tensor]) -> tuple[Tensor, Tens
         UnsupportedError: if q cannot score a given point.
     """
     z = latent.z.view_as(latent.z)  # so that a gradient at z is not one through its own parameters
-    log_q = scored(latent.q, z)
+    log_q = score_latents(latent.q, z)
     on_path = [other for other in (*earlier, z) if other.requires_grad]
     if not on_path:
         return log_q.detach(), log_q

@@ -26,7 +26,7 @@ from lowerbound.models.joint_posterior import (
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.user_log_joint import (
-    WithAllData,
+    FullDataLogJoint,
     call_log_joint,
     check_arguments,
     check_draws_are_apart,
@@ -36,17 +36,17 @@ from lowerbound.models.user_log_joint import (
 )
 from lowerbound.models.variable_posterior import VariablePosterior
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import Largest
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import TensorSizes
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.renaming import OldAttribute
 from lowerbound.settings import check_whole_number
 
 # The name of the examples of a log joint that stores its own data.
-_NOTHING = "no data"
+_NO_DATA = "no data"
 
 # The steps of an epoch if the log joint stores its own data.
-_STEPS_IN_EPOCH = 100
+_STEPS_PER_EPOCH = 100
 
 # The number of draws with which the memory of one draw is measured.
 _MEASURED_DRAWS = 4
@@ -141,8 +141,8 @@ class LogJoint(VariablePosterior):
                 )
             return examples
         if data is None:
-            return Examples(torch.zeros(count, 1), name=_NOTHING)
-        if isinstance(data, Examples) and data.name == _NOTHING:
+            return Examples(torch.zeros(count, 1), name=_NO_DATA)
+        if isinstance(data, Examples) and data.name == _NO_DATA:
             return data
         raise SettingsError(
             f"{name}: this log joint stores its own data, so pass none; or give "
@@ -152,7 +152,7 @@ class LogJoint(VariablePosterior):
     def training_plan(self, data: Any) -> TrainingPlan:
         """An epoch has 100 steps if the log joint stores its data, else one step for each batch."""
         plan = TrainingPlan(
-            self.examples(data, name="training data", count=_STEPS_IN_EPOCH),
+            self.examples(data, name="training data", count=_STEPS_PER_EPOCH),
             learning_rate=0.05,
             shown=(("expected log joint", "distortion", -1), ("entropy", "rate", -1)),
         )
@@ -198,9 +198,9 @@ class LogJoint(VariablePosterior):
         examples = self.examples(data)
         rows = torch.arange(len(examples))
         with noise.per_example(0, rows):
-            x = examples.batch(rows, dtype_of(self)).to(device_of(self))
+            x = examples.batch(rows, get_dtype(self)).to(get_device(self))
         whole = LogJoint(
-            WithAllData(self.log_joint, x),
+            FullDataLogJoint(self.log_joint, x),
             self.posterior,
             self.variables.parts,
             vectorized=self.vectorized,
@@ -216,7 +216,7 @@ class LogJoint(VariablePosterior):
         It is at least the total size of the variables.
         """
         if self.numbers is None and self.size is None:
-            with evaluating(self), seeded(0, device_of(self)), Largest() as largest:
+            with evaluating(self), seeded(0, get_device(self)), TensorSizes() as largest:
                 self.draw(self.repetition, _MEASURED_DRAWS).log_likelihood  # noqa: B018
             self.numbers = -(-largest.numbers // _MEASURED_DRAWS)
         return max(self.variables.size, self.numbers or 0)

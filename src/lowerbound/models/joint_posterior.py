@@ -13,7 +13,7 @@ from lowerbound.conditionals.variables import Variables
 from lowerbound.distributions import Lebesgue
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.models.draw import Draw
-from lowerbound.models.sampling import Gradient, sampler, scored, scored_through_z
+from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
 from lowerbound.runtime import noise
 
 
@@ -76,15 +76,15 @@ def draw_for_each(
     """
     q = q.expand(Size(size[1:]))
     with noise.for_foreign(*size):
-        u, posterior_term = sampler(q, gradient)(q, Size(size[:1]))
+        u, posterior_term = choose_sampler(q, gradient)(q, Size(size[:1]))
     prior = Lebesgue(u.shape[-1])
     return Draw(
         z=u,
         likelihood_term=lambda: log_joint(u),
         prior_term=lambda: prior.log_prob(u),
         posterior_term=posterior_term,
-        stopgrad_parameters_term=lambda: scored_through_z(q, posterior, u),
-        stopgrad_z_term=lambda: scored(q, u.detach()),
+        stopgrad_parameters_term=lambda: score_through_z(q, posterior, u),
+        stopgrad_z_term=lambda: score_latents(q, u.detach()),
         q=q,
         prior=prior,
     )
@@ -102,7 +102,7 @@ def draw_for_all(
     The arguments are those of :func:`draw_for_each`, but ``log_joint`` is of points ``[K, J]``.
     """
     with noise.for_foreign(*size):
-        shared, posterior_term = sampler(q, gradient)(q, Size(size[:1]))
+        shared, posterior_term = choose_sampler(q, gradient)(q, Size(size[:1]))
     u = shared[:, None].expand(*size, -1)
     prior = Lebesgue(u.shape[-1])
 
@@ -114,8 +114,8 @@ def draw_for_all(
         likelihood_term=lambda: expand(log_joint(u[:, 0])),
         prior_term=lambda: prior.log_prob(u),
         posterior_term=lambda: expand(posterior_term()),
-        stopgrad_parameters_term=lambda: scored_through_z(q, posterior, u[:, :1]).expand(size),
-        stopgrad_z_term=lambda: expand(scored(q, u.detach()[:, 0])),
+        stopgrad_parameters_term=lambda: score_through_z(q, posterior, u[:, :1]).expand(size),
+        stopgrad_z_term=lambda: expand(score_latents(q, u.detach()[:, 0])),
         q=q,
         prior=prior,
     )

@@ -13,29 +13,29 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import check_fields, fields_for, fields_of
+from lowerbound.conditionals.base import check_fields, select_fields, list_field_names
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields, read_field
 from lowerbound.data.preprocessing import find_category_codes
 from lowerbound.describe import describable
-from lowerbound.distributions import point_of
+from lowerbound.distributions import choose_point
 from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.models.base import Model
-from lowerbound.models.checks import check_likelihood, check_posterior, not_a_distribution
+from lowerbound.models.checks import check_likelihood, check_posterior, describe_non_distribution
 from lowerbound.models.draw import Draw
-from lowerbound.models.passes import batches
-from lowerbound.models.sampling import Gradient, sampler, scored, scored_through_z
+from lowerbound.models.passes import iterate_batches
+from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
 from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import examples_per_pass, largest_growth, values_per_pair
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import choose_batch_size, measure_growth, count_values_per_pair
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_whole_number
 
 
 @dataclass(frozen=True, eq=False)
-class Conditioned:
+class ConditionedParts:
     """The three distributions of a latent-variable model for one batch and its fields.
 
     Args:
@@ -48,7 +48,7 @@ class Conditioned:
     prior: Distribution
     likelihood: Callable[[Tensor], Distribution]
 
-    def prior_draws(self, samples: int, examples: int) -> Tensor:
+    def draw_from_prior(self, samples: int, examples: int) -> Tensor:
         """Draws from the prior, ``[samples, examples, *latent]``."""
         if self.prior.batch_shape:
             return self.prior.sample(Size((samples,)))
@@ -104,15 +104,15 @@ class LatentModel(Model):
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the fields that prior, posterior or likelihood need."""
-        return fields_of("needs", self.prior, self.posterior, self.likelihood)
+        return list_field_names("needs", self.prior, self.posterior, self.likelihood)
 
     @property
     def accepts(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of further fields that a part uses if the examples have them."""
-        names = fields_of("accepts", self.prior, self.posterior, self.likelihood)
+        names = list_field_names("accepts", self.prior, self.posterior, self.likelihood)
         return tuple(name for name in names if name not in self.needs)
 
-    def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Conditioned:
+    def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> ConditionedParts:
         """q(z given x), p(z), and p(x given z) as a function of z, for a batch.
 
         All code that uses the parts of a model calls this method, so that each part receives the
@@ -137,23 +137,23 @@ class LatentModel(Model):
         """
         given = given or {}
         q = self.posterior_given(x, given)
-        return Conditioned(q, self.prior_given(given), self.likelihood_given(given))
+        return ConditionedParts(q, self.prior_given(given), self.likelihood_given(given))
 
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
         """q(z given x) for the fields that it needs, or an error if it is not a distribution."""
-        q = self.posterior(x, **fields_for(self.posterior, given))
+        q = self.posterior(x, **select_fields(self.posterior, given))
         if not isinstance(q, Distribution):
-            raise UnsupportedError(not_a_distribution("posterior", q))
+            raise UnsupportedError(describe_non_distribution("posterior", q))
         return q
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
         """p(z) for the fields that it needs: one distribution, or one for each example."""
-        prior: Distribution = self.prior(**fields_for(self.prior, given))
+        prior: Distribution = self.prior(**select_fields(self.prior, given))
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
         """p(x given z) as a function of z, for the fields that it needs."""
-        fields = fields_for(self.likelihood, given)
+        fields = select_fields(self.likelihood, given)
         if not fields:
             return self.likelihood
         return partial(self.likelihood, **fields)
@@ -175,7 +175,7 @@ class LatentModel(Model):
         return tuple(
             f"{role} ({type(part).__name__})"
             for role, part in roles.items()
-            if any(not getattr(module, "normalized", True) for module in _conditionals(part))
+            if any(not getattr(module, "normalized", True) for module in _list_conditionals(part))
         )
 
     def draw(
@@ -194,7 +194,7 @@ class LatentModel(Model):
             ShapeError: if the parts do not fit each other or the data.
             DataError: if a field that the model needs is not given.
         """
-        return self._drawn(self.conditioned(x, given), x, samples, gradient, given)
+        return self._draw_from(self.conditioned(x, given), x, samples, gradient, given)
 
     def draws(
         self,
@@ -214,7 +214,7 @@ class LatentModel(Model):
             sizes: K of each.
             gradient: as for :meth:`draw`.
             score: computes log p(x given z), ``[K, B]``, of z, x and the fields that the likelihood
-                takes, as :func:`~lowerbound.models.sampling.score_under` does. It may be compiled.
+                takes, as :func:`~lowerbound.models.sampling.make_score` does. It may be compiled.
                 The draws then have no ``p``.
             given: the fields that the model needs, ``[B, ...]`` each.
         """
@@ -223,11 +223,11 @@ class LatentModel(Model):
             return
         parts = self.conditioned(x, given)
         for samples in sizes:
-            yield self._drawn(parts, x, samples, gradient, given, score=score)
+            yield self._draw_from(parts, x, samples, gradient, given, score=score)
 
-    def _drawn(
+    def _draw_from(
         self,
-        parts: Conditioned,
+        parts: ConditionedParts,
         x: Tensor,
         samples: int,
         gradient: Gradient,
@@ -237,7 +237,7 @@ class LatentModel(Model):
     ) -> Draw:
         q, prior = parts.q, parts.prior
         with noise.for_foreign(samples, len(x)):
-            z, posterior_term = sampler(q, gradient)(q, Size((samples,)))
+            z, posterior_term = choose_sampler(q, gradient)(q, Size((samples,)))
         check_posterior(q, prior, x)
         p = None
         if score is None:
@@ -245,14 +245,14 @@ class LatentModel(Model):
             check_likelihood(p, x, samples)
             likelihood_term = partial(p.log_prob, x)
         else:
-            likelihood_term = partial(score, z, x, **fields_for(self.likelihood, given))
+            likelihood_term = partial(score, z, x, **select_fields(self.likelihood, given))
         return Draw(
             z=z,
             likelihood_term=likelihood_term,
             prior_term=lambda: prior.log_prob(z),
             posterior_term=posterior_term,
-            stopgrad_parameters_term=lambda: scored_through_z(q, self.posterior, z),
-            stopgrad_z_term=lambda: scored(q, z.detach()),
+            stopgrad_parameters_term=lambda: score_through_z(q, self.posterior, z),
+            stopgrad_z_term=lambda: score_latents(q, z.detach()),
             q=q,
             prior=prior,
             p=p,
@@ -289,12 +289,12 @@ class LatentModel(Model):
         fields = self.as_fields(given, check_whole_number("sample: count", count))
         if seed is not None:
             seed = derived_seed(seed, "sample")
-        with evaluating(self), seeded(seed, device_of(self)):
+        with evaluating(self), seeded(seed, get_device(self)):
             prior = self.prior_given(fields)
             size = Size((count,))
             if prior.batch_shape:  # one prior for each draw
                 size = Size()
-            return self._observed(prior.sample(size), fields, mean)
+            return self._decode_latents(prior.sample(size), fields, mean)
 
     @torch.no_grad()
     def decode(self, z: Tensor, **given: Any) -> Tensor:
@@ -303,9 +303,9 @@ class LatentModel(Model):
         ``given`` holds the fields that the likelihood needs by name: one value for all latents, or
         one for each.
         """
-        z = z.to(device_of(self), dtype_of(self))
+        z = z.to(get_device(self), get_dtype(self))
         with evaluating(self):
-            return self._observed(z, self.as_fields(given, len(z)), mean=True)
+            return self._decode_latents(z, self.as_fields(given, len(z)), mean=True)
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
@@ -320,8 +320,8 @@ class LatentModel(Model):
         """
         with evaluating(self):
             points = [
-                point_of(self.posterior_given(x, given), device_of(self))
-                for _, x, given in batches(data, self, seed=0, part=self.posterior)
+                choose_point(self.posterior_given(x, given), get_device(self))
+                for _, x, given in iterate_batches(data, self, seed=0, part=self.posterior)
             ]
             return torch.cat(points)
 
@@ -340,7 +340,7 @@ class LatentModel(Model):
             DataError: if a field that is needed is missing, or has another length than the data.
         """
         examples = self.examples(data)
-        own = [name for name in fields_of("needs", self.likelihood) if name not in given]
+        own = [name for name in list_field_names("needs", self.likelihood) if name not in given]
         fields = examples.given(torch.arange(len(examples)), own)
         return self.decode(self.encode(examples), **fields, **given)
 
@@ -359,7 +359,7 @@ class LatentModel(Model):
                     f"the model does not need {name!r}; it needs {', '.join(known) or 'no fields'}"
                 )
             codes = find_category_codes(value, name, self.preprocessing)
-            field = read_field(codes, name)[0].to(device_of(self))
+            field = read_field(codes, name)[0].to(get_device(self))
             if not field.dim():
                 field = field.expand(count)
             if len(field) != count:
@@ -369,9 +369,9 @@ class LatentModel(Model):
                 )
             fields[name] = field
         check_fields(self, fields, torch.arange(count), type(self).__name__)
-        return convert_floating_fields(fields, dtype_of(self))
+        return convert_floating_fields(fields, get_dtype(self))
 
-    def _observed(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
+    def _decode_latents(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
         """Means of p(x given z) for latents ``[N, *units]``, or draws from it, in small batches."""
 
         def likelihood_of(part: slice) -> Distribution:
@@ -381,19 +381,19 @@ class LatentModel(Model):
         def try_some(count: int) -> None:
             p = likelihood_of(slice(0, count))
             if mean:
-                point_of(p, z.device)
+                choose_point(p, z.device)
 
         event_size = math.prod(likelihood_of(slice(0, 1)).event_shape)
-        size = examples_per_pass(values_per_pair(event_size, largest_growth(try_some)))
+        size = choose_batch_size(count_values_per_pair(event_size, measure_growth(try_some)))
         observed = []
         for start in range(0, len(z), size):
             p = likelihood_of(slice(start, start + size))
-            x = point_of(p, z.device) if mean else p.sample()
+            x = choose_point(p, z.device) if mean else p.sample()
             observed.append(x[0])
         return torch.cat(observed)
 
 
-def _conditionals(part: nn.Module) -> list[nn.Module]:
+def _list_conditionals(part: nn.Module) -> list[nn.Module]:
     """A part of a model, and the conditionals that it is made of."""
     if not isinstance(part, nn.Module):  # a plain function, which a subclass may have
         return []

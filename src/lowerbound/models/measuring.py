@@ -13,16 +13,16 @@ from torch.distributions import Distribution
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields
-from lowerbound.models.passes import fitting
+from lowerbound.models.passes import explaining_shapes
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import largest_growth
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import measure_growth
 from lowerbound.runtime.modes import evaluating, seeded
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Measured(NamedTuple):
+class DrawMeasurements(NamedTuple):
     """Measurements of a model from a draw of one sample for three examples.
 
     Args:
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
     likelihood: Distribution | None
 
 
-def measure_draw(model: nn.Module, examples: Examples) -> Measured:
+def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
     """Draw for three examples, and measure the tensors that this makes and p(x given z).
 
     The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
@@ -44,7 +44,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> Measured:
         ShapeError: if the examples do not fit the model.
     """
     twin = _shallow_copy(model)
-    device = device_of(model)
+    device = get_device(model)
     few = examples.first(3)
     index = torch.arange(3) % len(few)  # the same one again, if there are fewer
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
@@ -59,12 +59,12 @@ def measure_draw(model: nn.Module, examples: Examples) -> Measured:
         likelihoods.append(drawn.p)
 
     # This draw has its own streams of noise: those of a batch may be active, and must not advance.
-    with evaluating(twin), seeded(0, device), noise.per_example(0, index), fitting(few):
-        x = few.batch(index, dtype_of(model)).to(device)
-        fields = convert_floating_fields(few.given(index, needs, accepts), dtype_of(model))
+    with evaluating(twin), seeded(0, device), noise.per_example(0, index), explaining_shapes(few):
+        x = few.batch(index, get_dtype(model)).to(device)
+        fields = convert_floating_fields(few.given(index, needs, accepts), get_dtype(model))
         given = {name: value.to(device) for name, value in fields.items()}
-        largest = largest_growth(draw)
-    return Measured(largest, likelihoods[-1])
+        largest = measure_growth(draw)
+    return DrawMeasurements(largest, likelihoods[-1])
 
 
 def _shallow_copy(model: Module) -> Module:

@@ -15,14 +15,14 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields, refuse_ignored_mask
 from lowerbound.errors import ShapeError
 from lowerbound.runtime import noise
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import examples_per_pass
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import choose_batch_size
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called after each batch with the number of finished examples, and the number of all examples."""
 
 
-def examples_for(model: nn.Module, data: Any, *, name: str = "data") -> Examples:
+def read_examples(model: nn.Module, data: Any, *, name: str = "data") -> Examples:
     """The data as examples; the model's :meth:`~lowerbound.Model.examples` reads raw data."""
     if isinstance(data, Examples):
         return data
@@ -30,14 +30,14 @@ def examples_for(model: nn.Module, data: Any, *, name: str = "data") -> Examples
     return read(data, name=name)
 
 
-def batches(
+def iterate_batches(
     data: Any,
     model: nn.Module,
     *,
     seed: int,
     samples: int = 1,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     part: nn.Module | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
     """Batches in order. While one is processed, noise comes from its own examples' streams.
@@ -59,15 +59,15 @@ def batches(
         DataError: if the model needs a field that the examples do not have, or entries are missing
             and the model does not take the field ``observed``.
     """
-    examples = examples_for(model, data)
-    device, dtype = device_of(model), dtype_of(model)
+    examples = read_examples(model, data)
+    device, dtype = get_device(model), get_dtype(model)
     measure = getattr(model, "numbers_per_draw", None)
     size = batch_size
     if size is None:
         numbers = math.prod(examples.shape)
         if measure is not None and part is None:
             numbers = measure(examples)
-        size = examples_per_pass(samples * numbers)
+        size = choose_batch_size(samples * numbers)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
@@ -87,7 +87,7 @@ def batches(
             progress(int(index[-1]) + 1, len(examples))
 
 
-def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def gather(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Values for all examples, ``[count]`` each on the CPU in float64, from those of batches.
 
     They are copied as they come, because small tensors that outlive a batch would keep the memory
@@ -104,7 +104,7 @@ def gathered(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Ten
 
 
 @contextmanager
-def fitting(examples: Examples) -> Iterator[None]:
+def explaining_shapes(examples: Examples) -> Iterator[None]:
     """Within the block, an error from shapes that do not fit the model names the data.
 
     Raises:

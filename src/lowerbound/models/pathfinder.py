@@ -29,19 +29,19 @@ from lowerbound.runtime.modes import without_argument_checks
 Float = NDArray[np.float64]
 
 # The number of pairs (step, change of the gradient) from which the curvature is estimated.
-_MEMORY = 6
+_MEMORY_PAIRS = 6
 
 # The largest number of points of a path, and roughly the number of values that a path may store.
-_POINTS, _VALUES = 1000, 4_000_000
+_MOST_POINTS, _MOST_VALUES = 1000, 4_000_000
 
 # The number of draws from which the bound of a Gaussian is estimated.
 _DRAWS = 20
 
 # The largest number of points that the optimiser tries before it moves.
-_TRIED = 40
+_MOST_TRIED_POINTS = 40
 
 # All paths but the first begin at random within this distance of 0 in each direction.
-_WITHIN = 2.0
+_START_RADIUS = 2.0
 
 # A pair is used if the curvature along it is positive, and not so small that a division by it loses
 # all digits.
@@ -49,7 +49,7 @@ _STEEPEST = 1e12
 
 
 @dataclass(frozen=True)
-class Curved:
+class CurvedGaussian:
     """A Gaussian whose covariance is ``diag(alpha) + beta gamma beta'``.
 
     This is the inverse Hessian of limited memory at a point of a path.
@@ -72,7 +72,7 @@ class Curved:
         low_rank: Float = np.einsum("ji,ik,jk->j", self.beta, self.gamma, self.beta)
         return self.alpha + low_rank
 
-    def draws(self, noise_NJ: Float) -> tuple[Float, Float]:
+    def draw(self, noise_NJ: Float) -> tuple[Float, Float]:
         """Draws from the Gaussian and their log densities, ``[N, J]`` and ``[N]``.
 
         In the directions of ``beta`` the root of the covariance is that of a small matrix, and in
@@ -89,7 +89,7 @@ class Curved:
         return self.mean + root * spread, log_density
 
 
-def pathfinder(
+def find_best_gaussian(
     log_density: Callable[[Tensor], Tensor], size: int, paths: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviations of the best Gaussian along some paths to modes.
@@ -110,12 +110,12 @@ def pathfinder(
     """
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((_DRAWS, size))
-    best: tuple[float, Curved | None] = (-math.inf, None)
+    best: tuple[float, CurvedGaussian | None] = (-math.inf, None)
     for number in range(paths):
-        begin = generator.uniform(-_WITHIN, _WITHIN, size) if number else np.zeros(size)
-        for candidate in _make_gaussians(_path(log_density, begin)):
+        begin = generator.uniform(-_START_RADIUS, _START_RADIUS, size) if number else np.zeros(size)
+        for candidate in _make_gaussians(_follow_path(log_density, begin)):
             with without_argument_checks():
-                bound = _bound(log_density, candidate, noise)
+                bound = _estimate_bound(log_density, candidate, noise)
             if bound > best[0]:
                 best = (bound, candidate)
     if best[1] is None:
@@ -131,7 +131,9 @@ def pathfinder(
     return torch.from_numpy(best[1].mean), torch.from_numpy(np.sqrt(best[1].variance))
 
 
-def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[Float, Float]]:
+def _follow_path(
+    log_density: Callable[[Tensor], Tensor], begin: Float
+) -> list[tuple[Float, Float]]:
     """The points of an optimiser, with the gradient of the log density at each."""
     # The optimiser moves to one of the points that it tried last.
     seen: OrderedDict[bytes, Float] = OrderedDict()
@@ -146,7 +148,7 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
                 (gradient,) = torch.autograd.grad(value, u)
         gradient_J = gradient.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy()
         seen[point.tobytes()] = gradient_J
-        if len(seen) > _TRIED:
+        if len(seen) > _MOST_TRIED_POINTS:
             seen.popitem(last=False)
         height = float(value.detach())
         if not math.isfinite(height):
@@ -161,9 +163,9 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
     loss(begin)
     moved(begin)
     most: Any = {
-        "maxcor": _MEMORY,
-        "maxiter": min(_POINTS, max(50, _VALUES // len(begin))),
-        "maxfun": 4 * _POINTS,
+        "maxcor": _MEMORY_PAIRS,
+        "maxiter": min(_MOST_POINTS, max(50, _MOST_VALUES // len(begin))),
+        "maxfun": 4 * _MOST_POINTS,
     }
     # The line search tries points far away, where parameters may underflow out of their support.
     with without_argument_checks():
@@ -178,26 +180,26 @@ def _path(log_density: Callable[[Tensor], Tensor], begin: Float) -> list[tuple[F
     return path
 
 
-def _make_gaussians(path: list[tuple[Float, Float]]) -> Iterator[Curved]:
+def _make_gaussians(path: list[tuple[Float, Float]]) -> Iterator[CurvedGaussian]:
     """A Gaussian at each point of a path but the first.
 
     If a path has only one point, this point is a mode, and its Gaussian gets variances of 1.
     """
     alpha = np.ones(len(path[0][0]))
-    memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY)
+    memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY_PAIRS)
     if len(path) == 1:
-        yield Curved(path[0][0], alpha, np.zeros((len(alpha), 0)), np.zeros((0, 0)))
+        yield CurvedGaussian(path[0][0], alpha, np.zeros((len(alpha), 0)), np.zeros((0, 0)))
     for (before, gradient_before), (point, gradient) in pairwise(path):
         step, change = point - before, gradient_before - gradient
         along = float(step @ change)
         if along > 0 and float(change @ change) < _STEEPEST * along:
-            alpha = _diagonal(alpha, step, change)
+            alpha = _update_diagonal(alpha, step, change)
             memory.append((step, change))
         if memory:
-            yield _gaussian(point, gradient, alpha, memory)
+            yield _make_gaussian(point, gradient, alpha, memory)
 
 
-def _diagonal(alpha: Float, step: Float, change: Float) -> Float:
+def _update_diagonal(alpha: Float, step: Float, change: Float) -> Float:
     """The diagonal of the inverse Hessian, updated so that it explains the last step.
 
     Gilbert & Lemarechal 1989.
@@ -209,9 +211,9 @@ def _diagonal(alpha: Float, step: Float, change: Float) -> Float:
     return alpha
 
 
-def _gaussian(
+def _make_gaussian(
     point: Float, gradient: Float, alpha: Float, memory: deque[tuple[Float, Float]]
-) -> Curved:
+) -> CurvedGaussian:
     """One Newton step from the point, and the inverse Hessian in compact form.
 
     Byrd, Nocedal & Schnabel 1994.
@@ -224,13 +226,15 @@ def _gaussian(
     gamma = np.block([[np.zeros_like(along), -inverse], [-inverse.T, corner]])
     beta = np.concatenate([scaled, steps], 1)
     mean = point + alpha * gradient + beta @ (gamma @ (beta.T @ gradient))
-    return Curved(mean, alpha, beta, gamma)
+    return CurvedGaussian(mean, alpha, beta, gamma)
 
 
 @torch.no_grad()
-def _bound(log_density: Callable[[Tensor], Tensor], candidate: Curved, noise_NJ: Float) -> float:
+def _estimate_bound(
+    log_density: Callable[[Tensor], Tensor], candidate: CurvedGaussian, noise_NJ: Float
+) -> float:
     try:
-        draws, log_q = candidate.draws(noise_NJ)
+        draws, log_q = candidate.draw(noise_NJ)
     except np.linalg.LinAlgError:
         return -math.inf
     if not (

@@ -33,7 +33,7 @@ def partial_gradients(value: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
     found: list[Tensor] = []
     # From the last to the first: the contribution of a latent through later ones is subtracted.
     for place in reversed(range(len(latents))):
-        own = _or_zeros(total[place], latents[place])
+        own = _replace_missing(total[place], latents[place])
         if found:
             (later,) = torch.autograd.grad(
                 latents[place + 1 :], latents[place], found, retain_graph=True, allow_unused=True
@@ -63,5 +63,5 @@ def depends_on(z: Tensor, others: Sequence[Tensor]) -> bool:
     return any(gradient is not None for gradient in reached)
 
 
-def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+def _replace_missing(gradient: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if gradient is None else gradient

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowerbound.errors import NonFiniteError
 from lowerbound.models.draw import Draw
-from lowerbound.models.sampling import weighed
+from lowerbound.models.sampling import check_log_weights
 
 
 def resample_by_weight(
@@ -35,7 +35,7 @@ def resample_by_weight(
     keys, kept, finite = torch.empty(0), torch.empty(0), 0
     for start in range(0, candidates, chunk):
         some = draw(min(chunk, candidates - start))
-        log_w = weighed(some.log_w[:, 0])
+        log_w = check_log_weights(some.log_w[:, 0])
         finite += int(log_w.isfinite().sum())
         key = log_w - torch.empty_like(log_w).exponential_().log()
         keys = torch.cat([keys.to(key), key])

@@ -19,7 +19,7 @@ Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
 """How the posterior's parameters get their gradient, see :class:`lowerbound.Objective`."""
 
 
-def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
+def _draw_reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
     """Draws of z, ``[K, B, *units]``, and log q at them, computed together if q can do that."""
     if not q.has_rsample:
         raise UnsupportedError(
@@ -30,21 +30,21 @@ def _reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], 
     together = getattr(q, "rsample_and_log_prob", None)
     if together is None:
         z = q.rsample(size)
-        return z, lambda: scored(q, z)
+        return z, lambda: score_latents(q, z)
     z, log_q = together(size)
     return z, lambda: log_q
 
 
-def _without_path(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
+def _draw_without_path(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
     """Draws of z with a stop-gradient, and log q at them."""
     z = q.sample(size).detach()
-    return z, lambda: scored(q, z)
+    return z, lambda: score_latents(q, z)
 
 
 _Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
 
 
-def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
+def choose_sampler(q: Distribution, gradient: Gradient) -> _Sampler:
     """The function that draws z for a kind of gradient.
 
     If no gradients are recorded, a posterior without ``rsample`` can be used with all of them.
@@ -60,11 +60,11 @@ def sampler(q: Distribution, gradient: Gradient) -> _Sampler:
         raise UnsupportedError(f"gradient={gradient!r} is unknown; there are {known}")
     no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
     if no_path:
-        return _without_path
-    return _reparameterised
+        return _draw_without_path
+    return _draw_reparameterised
 
 
-def scored(q: Distribution, z: Tensor) -> Tensor:
+def score_latents(q: Distribution, z: Tensor) -> Tensor:
     """log q at a given point.
 
     Raises:
@@ -79,7 +79,7 @@ def scored(q: Distribution, z: Tensor) -> Tensor:
         ) from None
 
 
-def weighed(log_w: Tensor) -> Tensor:
+def check_log_weights(log_w: Tensor) -> Tensor:
     """Log weights of draws in double precision; a weight that is not a number becomes zero.
 
     Raises:
@@ -98,7 +98,7 @@ def weighed(log_w: Tensor) -> Tensor:
     return torch.where(log_w.isnan(), -math.inf, log_w)
 
 
-def scored_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
+def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
     """log q at z, ``[K, B]``, with a stop-gradient on the parameters of q.
 
     Args:
@@ -113,7 +113,7 @@ def scored_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor
     ours = as_diagonal(q)
     own = getattr(q if ours is None else ours, "stop_gradient", None)
     if own is not None:
-        return scored(own(), z)
+        return score_latents(own(), z)
     # Another library's distribution may hold networks of its own, which it evaluates when it scores
     # a point, so the gradient at z is measured.
     changing = next((module for module in posterior.modules() if _is_random(module)), None)
@@ -124,7 +124,7 @@ def scored_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor
             "distribution; use gradient='pathwise', or leave that layer out"
         )
     point = z.view_as(z)  # so that a gradient at it is not one through its own parameters
-    log_q = scored(q, point)
+    log_q = score_latents(q, point)
     if not point.requires_grad:
         return log_q.detach()
     return log_q.detach() + zero_with_gradients(partial_gradients(log_q, [point]), [point])
@@ -137,7 +137,7 @@ def _is_random(module: nn.Module) -> bool:
     )
 
 
-def score_under(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
+def make_score(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
     """log p(x given z), ``[K, B]``, as a function of z, x and the fields that the likelihood takes.
 
     It contains only the likelihood, so nothing else is compiled with it.

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import check_fields, fields_for
-from lowerbound.conditionals.given import unwrapped
+from lowerbound.conditionals.base import check_fields, select_fields
+from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED, refuse_ignored_mask
-from lowerbound.distributions import MaskedDistribution, entry_support, is_mass
+from lowerbound.distributions import MaskedDistribution, find_entry_support, is_mass
 from lowerbound.errors import DataError
 from lowerbound.models.measuring import measure_draw
-from lowerbound.models.passes import batches
+from lowerbound.models.passes import iterate_batches
 
 # The number of examples that are checked if all values are 0 or 1.
-_ALIKE = 64
+_BINARY_EXAMPLES = 64
 
 
 def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -> None:
@@ -34,55 +34,55 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     """
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     everything = examples.given(torch.arange(len(examples)), needs, accepts)
-    refuse_ignored_mask(examples.all_fields, _field_names(likelihood), (), examples.name)
-    check_fields(model, everything, _rows_of(examples), examples.name)
+    refuse_ignored_mask(examples.all_fields, _list_field_names(likelihood), (), examples.name)
+    check_fields(model, everything, _get_rows(examples), examples.name)
     p = measure_draw(model, examples).likelihood
     if p is None:
         return
     if is_mass(p) and examples.pixels == "dequantize":
         raise DataError(
             f"{examples.name}: pixels='dequantize' makes the pixels continuous, but the "
-            f"likelihood's {_name_of(p)} is a probability mass of discrete values; leave "
+            f"likelihood's {_find_name(p)} is a probability mass of discrete values; leave "
             "pixels='as-is', or use a density such as lb.Gaussian"
         )
-    own_check = _own_check(likelihood)
-    support = _fixed_support(p, likelihood)
+    own_check = _find_own_check(likelihood)
+    support = _find_fixed_support(p, likelihood)
     if own_check is None and support is None:
         return
     some = examples
     if examples.pixels == "binarize":
-        some = examples.first(_ALIKE)
-    for rows, x, given in batches(some, model, seed=0):
+        some = examples.first(_BINARY_EXAMPLES)
+    for rows, x, given in iterate_batches(some, model, seed=0):
         if own_check is not None:
-            own_check(x, rows, examples.name, **fields_for(likelihood, given))
+            own_check(x, rows, examples.name, **select_fields(likelihood, given))
         if support is not None:
             _refuse_outside(p, support, (rows, x, given.get(OBSERVED)), examples)
 
 
-def _rows_of(examples: Examples) -> Tensor:
+def _get_rows(examples: Examples) -> Tensor:
     if examples.rows is None:
         return torch.arange(len(examples))
     return examples.rows
 
 
-def _own_check(likelihood: nn.Module) -> Any:
+def _find_own_check(likelihood: nn.Module) -> Any:
     """The method ``check_data`` if a class wrote one for its own distribution."""
-    own = getattr(type(unwrapped(likelihood)), "check_data", Conditional.check_data)
+    own = getattr(type(unwrap(likelihood)), "check_data", Conditional.check_data)
     if own is Conditional.check_data:
         return None
     return likelihood.check_data
 
 
-def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
+def _find_fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
     """The support of p, if it restricts values and is known to be the same for all examples."""
-    fields = set(_field_names(likelihood))
+    fields = set(_list_field_names(likelihood))
     if isinstance(p, MaskedDistribution):
         p = p.base
         fields.discard(OBSERVED)
-    support = entry_support(p)
+    support = find_entry_support(p)
     if support is None or support is constraints.real:
         return None
-    bounds = list(_tensors_of(support))
+    bounds = list(_iterate_tensors(support))
     if bounds and fields:
         return None
     if any(_varies_within_batch(bound, len(p.event_shape)) for bound in bounds):
@@ -90,17 +90,17 @@ def _fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constr
     return support
 
 
-def _field_names(part: nn.Module) -> Sequence[str]:
+def _list_field_names(part: nn.Module) -> Sequence[str]:
     return (*getattr(part, "needs", ()), *getattr(part, "accepts", ()))
 
 
-def _tensors_of(support: constraints.Constraint) -> Iterator[Tensor]:
+def _iterate_tensors(support: constraints.Constraint) -> Iterator[Tensor]:
     """The tensors that a support depends on, such as the bounds of an interval."""
     for value in vars(support).values():
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, constraints.Constraint):
-            yield from _tensors_of(value)
+            yield from _iterate_tensors(value)
 
 
 def _varies_within_batch(bound: Tensor, event_dims: int) -> bool:
@@ -136,12 +136,12 @@ def _refuse_outside(
     if support.is_discrete and examples.levels is not None:
         advice = "pixels are scaled to [0, 1]; if they are counts, pass kind='counts'"
     raise DataError(
-        f"{where} lies outside of the support of the likelihood's {_name_of(p)}, {support}; "
+        f"{where} lies outside of the support of the likelihood's {_find_name(p)}, {support}; "
         f"{advice}"
     )
 
 
-def _name_of(p: Distribution) -> str:
+def _find_name(p: Distribution) -> str:
     """The name of a distribution's class, looked up inside of wrappers."""
     while True:
         inner = getattr(p, "base_dist", getattr(p, "base", None))

@@ -15,7 +15,7 @@ from lowerbound.errors import LogJointError, LowerboundError, SettingsError, Sha
 _MOST_CHARACTERS = 300
 
 
-class WithAllData(nn.Module):
+class FullDataLogJoint(nn.Module):
     """A log joint of batches with all of the data: its arguments are the variables alone.
 
     Args:
@@ -90,7 +90,7 @@ def call_log_joint(
     except (LowerboundError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise _explain(error, batch, values) from error
+        raise _explain_error(error, batch, values) from error
 
 
 def check_draws_are_apart(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> None:
@@ -170,7 +170,9 @@ def _shorten(value: Tensor) -> str:
     return f"[{', '.join(entries)}]"
 
 
-def _explain(error: Exception, batch: tuple[Any, ...], values: dict[str, Tensor]) -> LogJointError:
+def _explain_error(
+    error: Exception, batch: tuple[Any, ...], values: dict[str, Tensor]
+) -> LogJointError:
     """The log joint's own error, with the shapes of its arguments and a remedy."""
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
     if batch:

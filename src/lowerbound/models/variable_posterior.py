@@ -13,10 +13,10 @@ from torch import Size, Tensor, nn
 from lowerbound.conditionals.variables import Variables
 from lowerbound.errors import SettingsError
 from lowerbound.models.base import Model
-from lowerbound.models.pathfinder import pathfinder
+from lowerbound.models.pathfinder import find_best_gaussian
 from lowerbound.models.resampling import resample_by_weight
-from lowerbound.runtime.devices import device_of, dtype_of
-from lowerbound.runtime.memory import rows_per_pass
+from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_whole_number
@@ -58,7 +58,7 @@ class VariablePosterior(Model):
     @property
     def repetition(self) -> Tensor:
         """A placeholder for the data of a log joint that stores its own, ``[1, 1]``."""
-        return torch.zeros(1, 1, dtype=dtype_of(self), device=device_of(self))
+        return torch.zeros(1, 1, dtype=get_dtype(self), device=get_device(self))
 
     def start(
         self: Self,
@@ -106,8 +106,8 @@ class VariablePosterior(Model):
             raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
             self.check_all_data("start")
-            with evaluating(self), seeded(seed, device_of(self)):
-                centre, scale = pathfinder(
+            with evaluating(self), seeded(seed, get_device(self)):
+                centre, scale = find_best_gaussian(
                     self._plain_density, self.variables.size, paths, seed=seed
                 )
         else:
@@ -157,7 +157,7 @@ class VariablePosterior(Model):
         count = check_whole_number("posterior_sample: count", count)
         if seed is not None:
             seed = derived_seed(seed, "posterior")
-        with evaluating(self), seeded(seed, device_of(self)):
+        with evaluating(self), seeded(seed, get_device(self)):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]
             self.check_all_data("posterior_sample(resample=True)")
@@ -165,6 +165,6 @@ class VariablePosterior(Model):
                 lambda samples: self.draw(self.repetition, samples),
                 count,
                 candidates=_CANDIDATES * count,
-                chunk=rows_per_pass(self.numbers_per_draw(self.examples(None))),
+                chunk=choose_pairs_per_batch(self.numbers_per_draw(self.examples(None))),
             )
             return self.values(u)[0]

@@ -17,7 +17,7 @@ from lowerbound.objectives.base import (
     check_common,
     check_plain_weight,
 )
-from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
+from lowerbound.objectives.schedules import Schedule, check_number, is_always, get_value
 
 
 @describable
@@ -142,7 +142,7 @@ class ELBO(Objective):
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the chosen gradient, ``[B]``."""
         plain = (
-            self.capacity is None and not self._frees_bits and is_always(value_of(self.beta), 1.0)
+            self.capacity is None and not self._frees_bits and is_always(get_value(self.beta), 1.0)
         )
         if plain and self.gradient == "pathwise":
             return self.bound(draw)
@@ -156,7 +156,7 @@ class ELBO(Objective):
 
     @property
     def _frees_bits(self) -> bool:
-        return not is_always(value_of(self.free_bits), 0.0)
+        return not is_always(get_value(self.free_bits), 0.0)
 
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
         """The penalty that is subtracted instead of the rate, ``[B]``."""
@@ -168,16 +168,16 @@ class ELBO(Objective):
                 "free_bits needs a rate of each unit, and "
                 f"{_name_pair(draw, 'unit_rates')} has none in closed form; use free_bits=0"
             )
-        least = value_of(self.free_bits)
+        least = get_value(self.free_bits)
         freed = torch.where(units.mean(0) > least, units, least)
-        return value_of(self.beta) * freed.flatten(1).sum(1)
+        return get_value(self.beta) * freed.flatten(1).sum(1)
 
     def _weight(self, rate: Tensor) -> float | Tensor:
         """The derivative of the penalty: beta, with the sign of ``mean rate - capacity`` if any."""
-        beta = value_of(self.beta)
+        beta = get_value(self.beta)
         if self.capacity is None:
             return beta
-        return beta * (rate.detach().mean() - value_of(self.capacity)).sign()
+        return beta * (rate.detach().mean() - get_value(self.capacity)).sign()
 
     def _score_function_surrogate(self, draw: Draw) -> Tensor:
         """The score-function surrogate: each sample is compared with the mean of the others."""

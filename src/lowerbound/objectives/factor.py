@@ -14,7 +14,7 @@ from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.models import Draw
 from lowerbound.objectives.base import Objective, Player, check_common
 from lowerbound.objectives.elbo import ELBO
-from lowerbound.objectives.schedules import Schedule, check_number, value_of
+from lowerbound.objectives.schedules import Schedule, check_number, get_value
 
 
 @describable
@@ -97,7 +97,7 @@ class FactorVAE(Objective):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """The ELBO less the penalty, ``[B]``."""
-        return self.bound(draw) - value_of(self.gamma) * self.total_correlation(draw)
+        return self.bound(draw) - get_value(self.gamma) * self.total_correlation(draw)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """The terms of the ELBO, and the estimate of the total correlation, ``[B]`` each."""

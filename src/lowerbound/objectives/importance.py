@@ -21,7 +21,7 @@ from lowerbound.objectives.base import (
     check_common,
     check_plain_weight,
 )
-from lowerbound.objectives.schedules import Schedule, check_number, is_always, value_of
+from lowerbound.objectives.schedules import Schedule, check_number, is_always, get_value
 from lowerbound.settings import check_whole_number
 
 # A normalised weight that is below the rounding error of every floating type.
@@ -65,12 +65,12 @@ class PowerMean:
         mean = log_w_KB.mean(0)
         if self._is_elbo:
             return mean
-        power = self._of_groups(self._grouped(log_w_KB)).mean(0)
+        power = self._log_power_means(self._group(log_w_KB)).mean(0)
         if is_always(self.elbo_weight, 0.0):
             return power
         return self.elbo_weight * mean + (1 - self.elbo_weight) * power
 
-    def _of_groups(self, log_w_MGB: Tensor) -> Tensor:
+    def _log_power_means(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
 
         def small(order: _Order, log_w: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ class PowerMean:
 
         def large(order: _Order, log_w: Tensor) -> Tensor:
             return (
-                torch.logsumexp(_that_count(order * log_w), 1) - math.log(log_w.shape[1])
+                torch.logsumexp(_raise_to_floor(order * log_w), 1) - math.log(log_w.shape[1])
             ) / order
 
-        return self._by_order(small, large, log_w_MGB)
+        return self._choose_by_order(small, large, log_w_MGB)
 
-    def _by_order(
+    def _choose_by_order(
         self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
     ) -> Tensor:
         """The result of the one of two formulas that is accurate for the order 1 - alpha."""
@@ -106,7 +106,7 @@ class PowerMean:
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
         """``df / d log w_k``, ``[K, B]``; they sum to 1 over the samples."""
-        return self._mixed(log_w_KB, self._shares(log_w_KB))
+        return self._mix(log_w_KB, self._normalise(log_w_KB))
 
     def path_weights(self, log_w_KB: Tensor) -> Tensor:
         """The factor of ``d log w_k / dz_k`` in the doubly reparameterised gradient, ``[K, B]``.
@@ -115,27 +115,27 @@ class PowerMean:
         from reparameterising the score, ``v_k grad log q(z_k given x)``, once more. For IWAE the
         factor is the square of the normalised weight.
         """
-        share_MGB = self._shares(log_w_KB)
-        return self._mixed(log_w_KB, self.alpha * share_MGB + (1 - self.alpha) * share_MGB.square())
+        share_MGB = self._normalise(log_w_KB)
+        return self._mix(log_w_KB, self.alpha * share_MGB + (1 - self.alpha) * share_MGB.square())
 
     def advantages(self, log_w_KB: Tensor) -> Tensor:
         """The decrease of f if a log weight is replaced by the mean of the others (VIMCO).
 
         ``[K, B]``; see Mnih & Rezende 2016.
         """
-        log_w_MGB = self._grouped(log_w_KB)
+        log_w_MGB = self._group(log_w_KB)
         count = log_w_MGB.shape[1]
         others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
         of_elbo_MGB = (log_w_MGB - others_MGB) / count
         if self._is_elbo:
             return of_elbo_MGB.flatten(0, 1) / self.groups
-        of_power_MGB = self._of_groups(log_w_MGB)[:, None] - self._with_one_replaced(
+        of_power_MGB = self._log_power_means(log_w_MGB)[:, None] - self._replace_each_weight(
             log_w_MGB, others_MGB
         )
         mixed_MGB = self.elbo_weight * of_elbo_MGB + (1 - self.elbo_weight) * of_power_MGB
         return mixed_MGB.flatten(0, 1) / self.groups
 
-    def _with_one_replaced(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
+    def _replace_each_weight(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean after replacing one log weight of the group.
 
         ``[M, G, B]``: each log weight is replaced in turn.
@@ -157,23 +157,23 @@ class PowerMean:
             total = torch.logaddexp(torch.logaddexp(before, after), order * others)
             return (total - math.log(count)) / order
 
-        return self._by_order(small, large, log_w_MGB, others_MGB)
+        return self._choose_by_order(small, large, log_w_MGB, others_MGB)
 
-    def _grouped(self, log_w_KB: Tensor) -> Tensor:
+    def _group(self, log_w_KB: Tensor) -> Tensor:
         return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])
 
-    def _shares(self, log_w_KB: Tensor) -> Tensor:
+    def _normalise(self, log_w_KB: Tensor) -> Tensor:
         """The normalised weights within each group, ``[M, G, B]``."""
-        terms_MGB = (1 - self.alpha) * self._grouped(log_w_KB)
+        terms_MGB = (1 - self.alpha) * self._group(log_w_KB)
         shares_MGB = terms_MGB.softmax(1)
-        return torch.where(terms_MGB < _floor(terms_MGB), 0.0, shares_MGB)
+        return torch.where(terms_MGB < _compute_floor(terms_MGB), 0.0, shares_MGB)
 
-    def _mixed(self, log_w_KB: Tensor, of_groups_MGB: Tensor) -> Tensor:
+    def _mix(self, log_w_KB: Tensor, of_groups_MGB: Tensor) -> Tensor:
         power_KB = of_groups_MGB.flatten(0, 1) / self.groups
         return self.elbo_weight / len(log_w_KB) + (1 - self.elbo_weight) * power_KB
 
 
-def _floor(terms_MGB: Tensor) -> Tensor:
+def _compute_floor(terms_MGB: Tensor) -> Tensor:
     """The smallest log weight that counts: a smaller one would not change the sum of its group.
 
     Its share would be a denormal number, with which a CPU multiplies matrices many times slower.
@@ -183,16 +183,16 @@ def _floor(terms_MGB: Tensor) -> Tensor:
     )
 
 
-def _that_count(terms_MGB: Tensor) -> Tensor:
+def _raise_to_floor(terms_MGB: Tensor) -> Tensor:
     """The terms of a sum of exponentials, raised to the floor, below which they get no gradient."""
-    floor_M1B = _floor(terms_MGB)
+    floor_M1B = _compute_floor(terms_MGB)
     return torch.where(terms_MGB < floor_M1B, floor_M1B, terms_MGB)
 
 
 class _PowerBound(Objective):
     """A bound that is a power mean of the weights. Its encoder may maximise another one."""
 
-    def _means(self) -> tuple[PowerMean, PowerMean]:
+    def _make_power_means(self) -> tuple[PowerMean, PowerMean]:
         """The power means that the model's and the posterior's parameters maximise.
 
         The first is also the bound. They are one object if they are the same.
@@ -201,11 +201,11 @@ class _PowerBound(Objective):
 
     def bound(self, draw: Draw) -> Tensor:
         """The power mean's logarithm, ``[B]``."""
-        return self._means()[0].value(draw.log_w)
+        return self._make_power_means()[0].value(draw.log_w)
 
     def surrogate(self, draw: Draw) -> Tensor:
         """A sum with the chosen gradient, ``[B]``."""
-        model, posterior = self._means()
+        model, posterior = self._make_power_means()
         if self.gradient == "pathwise" and model is posterior:
             return model.value(draw.log_w)
         check_plain_weight(draw, self.gradient)
@@ -234,7 +234,7 @@ class _PowerBound(Objective):
         return surrogate
 
 
-def _check(objective: Objective, name: str, settings: tuple[PowerMean, ...]) -> None:
+def _check_settings(objective: Objective, name: str, settings: tuple[PowerMean, ...]) -> None:
     check_common(objective)
     for mean in settings:
         if objective.samples % mean.groups:
@@ -303,14 +303,14 @@ class IWAE(_PowerBound):
                 check_whole_number("IWAE: encoder_groups", self.encoder_groups),
             )
         check_number("IWAE: elbo_weight", self.elbo_weight, 0, 1)
-        _check(self, "IWAE", self._means())
+        _check_settings(self, "IWAE", self._make_power_means())
 
     def with_samples(self, samples: int) -> IWAE:
         """The same bound from another number of samples, without the encoder's other bound."""
         return replace(self, samples=samples, encoder_groups=None)
 
-    def _means(self) -> tuple[PowerMean, PowerMean]:
-        model = PowerMean(0.0, self.groups, value_of(self.elbo_weight))
+    def _make_power_means(self) -> tuple[PowerMean, PowerMean]:
+        model = PowerMean(0.0, self.groups, get_value(self.elbo_weight))
         groups = self.encoder_groups or self.groups
         if groups == self.groups:
             return model, model
@@ -355,8 +355,8 @@ class Renyi(_PowerBound):
 
     def __post_init__(self) -> None:
         check_number("Renyi: alpha", self.alpha, 0)
-        _check(self, "Renyi", self._means())
+        _check_settings(self, "Renyi", self._make_power_means())
 
-    def _means(self) -> tuple[PowerMean, PowerMean]:
-        mean = PowerMean(value_of(self.alpha))
+    def _make_power_means(self) -> tuple[PowerMean, PowerMean]:
+        mean = PowerMean(get_value(self.alpha))
         return mean, mean

@@ -79,22 +79,22 @@ class Ramp(Schedule):
 
     def at(self, step: int, epoch: float) -> float:
         """The value on the ramp, or ``stop`` after its end."""
-        progress = self._progress(step, epoch)
+        progress = self._measure_progress(step, epoch)
         if progress >= 1:
             return self.stop
         return self.start + progress * (self.stop - self.start)
 
     def ended(self, step: int, epoch: float) -> bool:
         """Whether the value is ``stop`` from now on."""
-        return self._progress(step, epoch) >= 1
+        return self._measure_progress(step, epoch) >= 1
 
-    def _progress(self, step: int, epoch: float) -> float:
+    def _measure_progress(self, step: int, epoch: float) -> float:
         if self.steps is not None:
             return step / self.steps
         return epoch / (self.epochs or math.inf)
 
 
-def value_of(number: float | Schedule | Tensor) -> float | Tensor:
+def get_value(number: float | Schedule | Tensor) -> float | Tensor:
     """The value of a setting: a number, a schedule's end value, or in training a 0-d tensor."""
     if isinstance(number, Schedule):
         return number.end
@@ -120,10 +120,12 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     for number in ends:
         real = isinstance(number, Real) and not isinstance(number, bool)
         if not real or not math.isfinite(number) or not low <= number <= high:
-            raise SettingsError(f"{name}={value!r} must be a finite number{_range(low, high)}")
+            raise SettingsError(
+                f"{name}={value!r} must be a finite number{_describe_range(low, high)}"
+            )
 
 
-def _range(low: float, high: float) -> str:
+def _describe_range(low: float, high: float) -> str:
     if high < math.inf:
         return f" from {low:g} to {high:g}"
     if low > -math.inf:
@@ -131,7 +133,7 @@ def _range(low: float, high: float) -> str:
     return ""
 
 
-def cut_short(schedule: Mapping[str, Any]) -> bool:
+def was_cut_short(schedule: Mapping[str, Any]) -> bool:
     """Whether a recorded schedule stopped at a value that differs from its end in three digits.
 
     The record has the keys ``"reached"``, ``"end"`` and ``"ended"``.

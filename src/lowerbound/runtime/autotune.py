@@ -16,10 +16,10 @@ import torch
 
 from lowerbound.runtime.compiler import (
     Choice,
-    failure,
-    is_a_graph_break,
-    is_the_compilers,
-    place,
+    describe_failure,
+    is_graph_break,
+    is_compiler_error,
+    describe_place,
 )
 from lowerbound.runtime.devices import synchronize
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 # The compiler is tried if at least this many seconds of uncompiled work remain. It takes 5 to 30
 # seconds itself, and saves a fifth to a half of the time.
-WORTH_COMPILING = 90.0
+WORTH_COMPILING_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Autotuner(Generic[Function]):
             try:
                 return work(self.option, self.functions[self.option])
             except Exception as error:
-                if not (self.option.compiled and is_the_compilers(error)):
+                if not (self.option.compiled and is_compiler_error(error)):
                     raise
                 self._respond_to_failure(error)
 
@@ -182,7 +182,7 @@ class Autotuner(Generic[Function]):
 
     def _compile_if_worth_it(self, left: float) -> None:
         seconds = left * min(self.measured.values())
-        if seconds >= WORTH_COMPILING * len(self.precisions) and left >= self.fewest_left:
+        if seconds >= WORTH_COMPILING_SECONDS * len(self.precisions) and left >= self.fewest_left:
             self._start_compiling()
             return
         reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
@@ -199,7 +199,7 @@ class Autotuner(Generic[Function]):
         except NotCompilable as error:
             self._settle(str(error), compiled=False)
         except RuntimeError as error:  # the compiler may not know this version of Python
-            self._settle(failure(error), compiled=False)
+            self._settle(describe_failure(error), compiled=False)
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -209,11 +209,11 @@ class Autotuner(Generic[Function]):
             self.functions[option] = self.build(option, not self.pieces)
 
     def _respond_to_failure(self, error: Exception) -> None:
-        if self.in_pieces and not self.pieces and is_a_graph_break(error):
-            self.pieces = f", in pieces because of {place(error)}"
+        if self.in_pieces and not self.pieces and is_graph_break(error):
+            self.pieces = f", in pieces because of {describe_place(error)}"
             self.functions[self.option] = self.build(self.option, False)
         else:
-            self._settle(failure(error), compiled=False)
+            self._settle(describe_failure(error), compiled=False)
 
     def _settle(self, reason: str, *, compiled: bool = True) -> None:
         """Keep the fastest option that was timed, or the fastest uncompiled one."""

@@ -21,7 +21,7 @@ Choice = Literal["auto", "always", "never"]
 # The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
 # rounding at most.
-_ASKED: dict[str, Any] = {
+_COMPILER_OPTIONS: dict[str, Any] = {
     "dynamic": False,
     "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
 }
@@ -55,16 +55,16 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], *, whole: bool = True, **options: Any) -> None:
-        asked = _ASKED | {"options": _ASKED["options"] | options}
+        asked = _COMPILER_OPTIONS | {"options": _COMPILER_OPTIONS["options"] | options}
         known = inspect.signature(torch.compile).parameters
         asked |= {name: value for name, value in _LIMITS.items() if name in known}
         self.own = _copy_code(function)
-        with switches_for_compiling():
+        with setting_compiler_switches():
             self.made = torch.compile(self.own, fullgraph=whole, **asked)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """The function's value."""
-        with switches_for_compiling():
+        with setting_compiler_switches():
             return self.made(*given, **named)
 
     def guards_of_last_call(self) -> Callable[..., bool] | None:
@@ -84,19 +84,21 @@ class Compiled:
 
         def hold(*given: Any) -> bool:
             every = given if bound is None else (bound, *given)
-            with switches_for_compiling():
+            with setting_compiler_switches():
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
 
 
-def compiled(function: Callable[..., Any], *, whole: bool = True, **options: Any) -> Compiled:
+def compile_function(
+    function: Callable[..., Any], *, whole: bool = True, **options: Any
+) -> Compiled:
     """The compiled version of a function, see :class:`Compiled`."""
     return Compiled(function, whole=whole, **options)
 
 
 @contextmanager
-def switches_for_compiling() -> Iterator[None]:
+def setting_compiler_switches() -> Iterator[None]:
     """Within the block, the switches of the process have the values that compiled code needs.
 
     - Distributions do not check their arguments, because a graph cannot raise errors. The compiler
@@ -140,7 +142,7 @@ def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return MethodType(own, bound)
 
 
-def is_the_compilers(error: Exception) -> bool:
+def is_compiler_error(error: Exception) -> bool:
     """Whether the compiler failed, or had to compile the function too often."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import InvalidCxxCompiler
@@ -148,26 +150,26 @@ def is_the_compilers(error: Exception) -> bool:
     return isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit, InvalidCxxCompiler))
 
 
-def is_a_graph_break(error: Exception) -> bool:
+def is_graph_break(error: Exception) -> bool:
     """Whether the function cannot be one graph, but may be compiled in pieces."""
     from torch._dynamo.exc import Unsupported
 
     return isinstance(error, Unsupported)
 
 
-def failure(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """One line that says why the compiler failed, and at which line of code."""
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     if isinstance(error, FailOnRecompileLimitHit):
         reason = "something in the model changes from call to call"
-    elif is_a_graph_break(error):
-        reason += f" in {place(error)}"
+    elif is_graph_break(error):
+        reason += f" in {describe_place(error)}"
     return f"the compiler failed ({reason})"
 
 
-def place(error: Exception) -> str:
+def describe_place(error: Exception) -> str:
     """The line of code that the compiler could not compile: the last one that its message names."""
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     if not places:

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 # The names that glibc's malloc.h gives to settings of its allocator.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 # The values that glibc itself arrives at after large tensors were freed, and ours, in bytes.
-_USUAL = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
-_LARGEST = 1 << 30
+_USUAL_BYTES = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 26}
+_LARGEST_BYTES = 1 << 30
 
 
-_KEEPING: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
+_KEEPS_FREED_MEMORY: ContextVar[bool] = ContextVar("lowerbound_keeping", default=False)
 
 
 @contextmanager
@@ -36,42 +36,42 @@ def keeping_freed_memory() -> Iterator[None]:
     if os.name != "nt":
         library = ctypes.CDLL(None)
     set_option, trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
-    if set_option is None or trim is None or _KEEPING.get():
+    if set_option is None or trim is None or _KEEPS_FREED_MEMORY.get():
         yield
         return
-    token = _KEEPING.set(True)
-    for option in _USUAL:
-        set_option(option, _LARGEST)
+    token = _KEEPS_FREED_MEMORY.set(True)
+    for option in _USUAL_BYTES:
+        set_option(option, _LARGEST_BYTES)
     try:
         yield
     finally:
-        _KEEPING.reset(token)
-        for option, value in _USUAL.items():
+        _KEEPS_FREED_MEMORY.reset(token)
+        for option, value in _USUAL_BYTES.items():
             set_option(option, value)
         trim(0)
 
 
 # The number of values of the largest tensor of one batch outside of training: 2^22 floats are 16
 # MiB.
-_PASS_SIZE = 1 << 22
+_VALUES_PER_BATCH = 1 << 22
 
 # Batches follow from the size of the data unless a draw's largest tensor is more than this many
 # times larger. So hidden layers of a usual size do not change the batches of an evaluation, nor the
 # rounding of its result.
-_MUCH_LARGER = 8
+_MUCH_LARGER_FACTOR = 8
 
 
-def examples_per_pass(numbers_per_example: int) -> int:
+def choose_batch_size(numbers_per_example: int) -> int:
     """The number of examples of one batch outside of training, so that memory stays bounded."""
-    return max(1, min(1024, _PASS_SIZE // max(1, numbers_per_example)))
+    return max(1, min(1024, _VALUES_PER_BATCH // max(1, numbers_per_example)))
 
 
-def rows_per_pass(numbers: int) -> int:
+def choose_pairs_per_batch(numbers: int) -> int:
     """The number of pairs of a sample and an example of one batch outside of training."""
-    return max(1, min(8192, _PASS_SIZE // max(1, numbers)))
+    return max(1, min(8192, _VALUES_PER_BATCH // max(1, numbers)))
 
 
-def values_per_pair(data_size: int, measured: int) -> int:
+def count_values_per_pair(data_size: int, measured: int) -> int:
     """The number of values for each pair of a sample and an example, from which batches follow.
 
     Args:
@@ -79,15 +79,15 @@ def values_per_pair(data_size: int, measured: int) -> int:
         measured: of the largest tensor that a draw for one example makes.
 
     Example:
-        >>> values_per_pair(64, 400), values_per_pair(64, 64 * 256)
+        >>> count_values_per_pair(64, 400), count_values_per_pair(64, 64 * 256)
         (64, 16384)
     """
-    if measured > _MUCH_LARGER * data_size:
+    if measured > _MUCH_LARGER_FACTOR * data_size:
         return measured
     return data_size
 
 
-def largest_growth(compute: Callable[[int], object]) -> int:
+def measure_growth(compute: Callable[[int], object]) -> int:
     """The largest number of values by which a tensor of a function grows with each row.
 
     Tensors that do not depend on the rows, such as a transposed weight, do not count.
@@ -99,12 +99,12 @@ def largest_growth(compute: Callable[[int], object]) -> int:
     Example:
         >>> import torch
         >>> weight = torch.zeros(1000, 3)
-        >>> largest_growth(lambda rows: torch.zeros(rows, 3) @ weight.T.contiguous())
+        >>> measure_growth(lambda rows: torch.zeros(rows, 3) @ weight.T.contiguous())
         1000
     """
     sizes: list[list[int]] = []
     for rows in (2, 3):
-        with Largest() as made:
+        with TensorSizes() as made:
             compute(rows)
         sizes.append(made.sizes)
     of_two, of_three = sizes
@@ -113,7 +113,7 @@ def largest_growth(compute: Callable[[int], object]) -> int:
     return max((three - two for two, three in zip(of_two, of_three, strict=True)), default=0)
 
 
-class Largest(TorchDispatchMode):
+class TensorSizes(TorchDispatchMode):
     """Within the block, ``sizes`` receives the size of each tensor that an operation makes.
 
     Example:

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
-from lowerbound.evaluation.scoring import dataset_terms
+from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.training.optim import average_weights
@@ -41,13 +41,13 @@ from lowerbound.training.progress import Progress, Windows
 # The smallest number of steps of the first window; the factors of the learning rate and of the
 # window after a window that does not gain; and the number of such windows in a row that end the
 # training.
-_WINDOW = 200
+_FIRST_WINDOW_STEPS = 200
 _CUT, _GROWTH = 0.5, 2
-_IDLE = 3
+_IDLE_WINDOWS = 3
 
 # The number of examples on which averages are compared, or of repetitions for a model that stores
 # its own data. If a repetition takes all data, it is the number of examples of all repetitions.
-_EXAMPLES, _IN_ALL = 1000, 1_000_000
+_EXAMPLES, _EXAMPLES_IN_ALL = 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class AutoStop:
         self.average = average_weights(self.model, None)
         self._best_bounds: Tensor | None = None
 
-    def fewest_steps_left(self, progress: Progress) -> int:
+    def count_fewest_steps_left(self, progress: Progress) -> int:
         """The least number of remaining steps, if no window gains from now on."""
         windows = progress.windows
-        length = windows.length or _WINDOW
-        left = (windows.end or _WINDOW) - progress.step
-        for _ in range(_IDLE - 1 - windows.idle):
+        length = windows.length or _FIRST_WINDOW_STEPS
+        left = (windows.end or _FIRST_WINDOW_STEPS) - progress.step
+        for _ in range(_IDLE_WINDOWS - 1 - windows.idle):
             length *= _GROWTH
             left += length
         return left
@@ -132,7 +132,7 @@ class AutoStop:
         """
         windows = progress.windows
         if not windows.length:
-            length = -(-_WINDOW // epoch_steps) * epoch_steps
+            length = -(-_FIRST_WINDOW_STEPS // epoch_steps) * epoch_steps
             windows = replace(windows, length=length, end=length)
         if changing or progress.step < self.warmup_steps:
             self.average.n_averaged.zero_()
@@ -142,7 +142,7 @@ class AutoStop:
             return Decision(windows)
         averaged_model = cast(Model, self.average.module)
         bounds = bounds_of(averaged_model)
-        gain, error = self._gain(bounds, best_weights, bounds_of)
+        gain, error = self._measure_gain(bounds, best_weights, bounds_of)
         record = {
             "bound": float(bounds.mean()),
             "gain": gain,
@@ -169,7 +169,7 @@ class AutoStop:
         has_best = is_best or had_best
         gained = record["gain"] > max(self.tolerance, record["gain_error"])
         idle = 0 if gained else windows.idle + 1
-        settled = idle >= _IDLE and has_best
+        settled = idle >= _IDLE_WINDOWS and has_best
         windows = replace(windows, idle=idle)
         if not gained and not settled:
             factor, length = windows.rate_factor * _CUT, windows.length * _GROWTH
@@ -182,7 +182,7 @@ class AutoStop:
             settled=settled,
         )
 
-    def _gain(
+    def _measure_gain(
         self,
         bounds: Tensor,
         best_weights: Mapping[str, Tensor] | None,
@@ -194,11 +194,11 @@ class AutoStop:
         if best_weights is None:
             return math.inf, 0.0
         if self._best_bounds is None:  # the best average was found by an earlier process
-            self._best_bounds = self._bounds_at(best_weights, bounds_of)
+            self._best_bounds = self._compute_bounds_at(best_weights, bounds_of)
         difference = bounds - self._best_bounds
         return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
 
-    def _bounds_at(
+    def _compute_bounds_at(
         self, weights: Mapping[str, Tensor], bounds_of: Callable[[Model], Tensor]
     ) -> Tensor:
         model = cast(Model, self.average.module)
@@ -221,7 +221,7 @@ class AutoStop:
         return f"{line}: train longer"
 
 
-def comparable_bounds(
+def compute_comparable_bounds(
     model: Model,
     objective: Objective,
     train: Examples,
@@ -231,6 +231,6 @@ def comparable_bounds(
 ) -> Tensor:
     """A function that computes a model's bounds on fixed examples with fixed noise."""
     data = train if validation is None else validation
-    count = max(8, min(_EXAMPLES, _IN_ALL // len(data)))
+    count = max(8, min(_EXAMPLES, _EXAMPLES_IN_ALL // len(data)))
     whole, examples = model.for_evaluation(data, repetitions=count)
-    return dataset_terms(whole, objective, examples.spread(_EXAMPLES), seed=seed)["bound"]
+    return compute_dataset_terms(whole, objective, examples.spread(_EXAMPLES), seed=seed)["bound"]

@@ -20,12 +20,12 @@ from lowerbound.training.labels import DATA, labelled
 # The order of examples in a file is random on two scales, both in bytes. Blocks, which a disk reads
 # at once, are shuffled; then the examples are shuffled within pools of many blocks. A pool is read
 # at once, and the third constant is the number of pools that are read ahead.
-_BLOCK = 1 << 17
-_POOL = 1 << 25
-_AHEAD = 2
+_BLOCK_BYTES = 1 << 17
+_POOL_BYTES = 1 << 25
+_POOLS_AHEAD = 2
 
 # Examples may take the free memory of a device divided by this number.
-_SHARE = 2
+_MEMORY_DIVISOR = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,20 +120,20 @@ class BatchSource:
         count = len(self.examples)
         if not self.keeps_blocks(size):
             return torch.randperm(count, generator=generator)
-        block = max(1, _BLOCK // _row_bytes(self.examples.values))
+        block = max(1, _BLOCK_BYTES // _count_row_bytes(self.examples.values))
         blocks = torch.randperm(-(-count // block), generator=generator)
         rows = (blocks[:, None] * block + torch.arange(block)).flatten()
-        pools = rows[rows < count].split(self._pool_rows(size))
+        pools = rows[rows < count].split(self._count_pool_rows(size))
         return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
 
     def keeps_blocks(self, size: int) -> bool:
         """Whether neighbours in a file stay near each other in the order of batches of ``size``."""
         in_file = isinstance(self.examples.values, MappedRows)
-        return in_file and len(self.examples) > self._pool_rows(size)
+        return in_file and len(self.examples) > self._count_pool_rows(size)
 
-    def _pool_rows(self, size: int) -> int:
+    def _count_pool_rows(self, size: int) -> int:
         """How many examples are read at once: whole batches."""
-        return size * max(1, _POOL // (size * _row_bytes(self.examples.values)))
+        return size * max(1, _POOL_BYTES // (size * _count_row_bytes(self.examples.values)))
 
     def batches(self, rows: Tensor, size: int) -> Generator[Batch]:
         """Batches of ``size`` examples, in the order of ``rows``."""
@@ -143,12 +143,12 @@ class BatchSource:
             for some in rows.to(self.device).split(size):
                 yield Batch(some, self.fields, self.examples, on_device=True)
             return
-        readers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="lowerbound-reader")
+        readers = ThreadPoolExecutor(_POOLS_AHEAD, thread_name_prefix="lowerbound-reader")
         ahead: deque[Future[Batch]] = deque()
         try:
-            for pool in rows.split(self._pool_rows(size)):
+            for pool in rows.split(self._count_pool_rows(size)):
                 ahead.append(readers.submit(self._read, pool))
-                if len(ahead) > _AHEAD:
+                if len(ahead) > _POOLS_AHEAD:
                     yield from self._send(ahead.popleft(), size)
             while ahead:
                 yield from self._send(ahead.popleft(), size)
@@ -176,7 +176,7 @@ class BatchSource:
             yield Batch(stored[part], own, self.examples)
 
 
-def _row_bytes(values: Values) -> int:
+def _count_row_bytes(values: Values) -> int:
     return math.prod(values.shape[1:]) * values.dtype.itemsize
 
 
@@ -184,4 +184,4 @@ def _fits(values: Tensor, device: torch.device) -> bool:
     if device.type != "cuda" or values.device.type == "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return values.numel() * values.element_size() <= free // _SHARE
+    return values.numel() * values.element_size() <= free // _MEMORY_DIVISOR

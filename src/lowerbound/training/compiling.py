@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
-from lowerbound.runtime.compiler import Choice, Compiled, compiled
+from lowerbound.runtime.compiler import Choice, Compiled, compile_function
 from lowerbound.training.batches import Batch
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
@@ -19,11 +19,11 @@ Compute = Callable[[Batch], None]
 
 # The number of steps before the timed ones, in which memory is allocated and caches fill, and the
 # number of timed steps.
-_WARMUP, _TIMED = 3, 10
+_WARMUP_STEPS, _TIMED_STEPS = 3, 10
 
 # If at least this many steps remain, they are compiled thoroughly. That takes 5 to 10 seconds more
 # and saves 0.2 to 0.5 milliseconds a step.
-_WORTH_THOROUGHNESS = 30_000
+_WORTH_THOROUGHNESS_STEPS = 30_000
 
 
 # What torch warns of between pieces: the compiler reads gradients of tensors that are not leaves,
@@ -69,8 +69,8 @@ class StepAutotuner:
             self._build,
             step.device,
             unit="step",
-            warmup=_WARMUP,
-            timed=_TIMED,
+            warmup=_WARMUP_STEPS,
+            timed=_TIMED_STEPS,
             precisions=precisions,
             tell=tell,
         )
@@ -100,8 +100,8 @@ class StepAutotuner:
             left: how many steps there will be.
         """
         self.left = left
-        if compiled is not None:
-            self.tuner.resume(compiled, bfloat16 if self.may_change_precision else None)
+        if compile_function is not None:
+            self.tuner.resume(compile_function, bfloat16 if self.may_change_precision else None)
 
     def run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         """Choose how to run a step, and run it.
@@ -131,7 +131,7 @@ class StepAutotuner:
         parameters = self.step.update.parameters
         if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in parameters):
             raise NotCompilable("a parameter has a hook on its gradient")
-        thoroughly = self.left >= _WORTH_THOROUGHNESS
+        thoroughly = self.left >= _WORTH_THOROUGHNESS_STEPS
         return compile_step(self.step, whole=whole, thoroughly=thoroughly, profiled=self.profiled)
 
 
@@ -154,10 +154,10 @@ def compile_step(
         profiled: whether to name the kernels in profiles.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
-    options = _code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
+    options = _choose_code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
 
     def build() -> Compiled:
-        return compiled(step.compute, whole=whole, **options)
+        return compile_function(step.compute, whole=whole, **options)
 
     step.update.recorded = None
     made: Compute = build()
@@ -179,7 +179,7 @@ def compile_step(
     return compute_in_pieces
 
 
-def _code_options(
+def _choose_code_options(
     device: torch.device, *, thoroughly: bool = False, profiled: bool = False
 ) -> dict[str, Any]:
     """The options of the compiler's code generator for steps on this device."""

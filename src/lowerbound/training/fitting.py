@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # The number of multiplications in a step above which several threads are worth their
 # synchronisation. Below it they cost more time than they save, and a factor of ten if other
 # programs share the cores.
-_WORTH_THREADS = 3e7
+_WORTH_THREADS_MULTIPLICATIONS = 3e7
 
 Keywords = ParamSpec("Keywords")
 
@@ -38,7 +38,7 @@ class _Fit(Protocol[Keywords]):
     ) -> "Run": ...
 
 
-def _with_keywords(
+def _take_keywords(
     schema: Callable[Keywords, FitKeywords],
 ) -> Callable[[Callable[..., "Run"]], _Fit[Keywords]]:
     """Decorator: the keywords of the function are the fields of ``schema``."""
@@ -46,7 +46,7 @@ def _with_keywords(
     return lambda function: cast(_Fit[Keywords], decorate(function))
 
 
-@_with_keywords(FitKeywords)
+@_take_keywords(FitKeywords)
 def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: Any) -> "Run":
     """Train a model: maximise an objective over some data.
 
@@ -92,7 +92,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
-    from lowerbound.training.preparing import make_loop, make_observers, preprocessing_of
+    from lowerbound.training.preparing import make_loop, make_observers, find_preprocessing
     from lowerbound.training.resuming import open_run
 
     check_types("fit", model, objective)
@@ -101,11 +101,11 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     files = None if settings.directory is None else RunDirectory(Path(settings.directory))
     observers = make_observers(plan, files, settings)
     loop = make_loop(model, objective, plan, settings, observers)
-    model.preprocessing = preprocessing_of(loop.train)
+    model.preprocessing = find_preprocessing(loop.train)
     with seeded(derived_seed(settings.seed, "training"), loop.device):
         if files is not None:
             open_run(loop, files, settings)
-        with _stopping_between_steps(loop), _threads_for(loop), keeping_freed_memory():
+        with _stopping_between_steps(loop), _choosing_threads(loop), keeping_freed_memory():
             loop.run()
     progress = loop.progress
     return Run(
@@ -121,7 +121,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
 
 
 @contextmanager
-def _threads_for(loop: "Loop") -> Iterator[None]:
+def _choosing_threads(loop: "Loop") -> Iterator[None]:
     """Within the block, a small fully connected model uses one thread of a CPU.
 
     The size of the model alone decides, so that a run can be repeated.
@@ -135,7 +135,7 @@ def _threads_for(loop: "Loop") -> Iterator[None]:
     fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
     work = sum(size for _, size in own) * loop.batch_size * loop.objective.samples
     before = torch.get_num_threads()
-    if loop.device.type == "cpu" and fully_connected and work < _WORTH_THREADS:
+    if loop.device.type == "cpu" and fully_connected and work < _WORTH_THREADS_MULTIPLICATIONS:
         torch.set_num_threads(1)
     try:
         yield

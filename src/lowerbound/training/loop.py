@@ -17,22 +17,22 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import LowerboundError, NonFiniteError
-from lowerbound.evaluation.scoring import dataset_terms
+from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.runtime.compiler import Choice
-from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.training.autostop import AutoStop, Decision, comparable_bounds
+from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiling import Precision, StepAutotuner
-from lowerbound.training.players import Weights, copy_weights, modules_of_players, weights_of
+from lowerbound.training.players import Weights, copy_weights, collect_players, collect_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
     are_finite,
     describe_cut_schedules,
-    not_finite,
+    make_non_finite_error,
     record_schedules,
 )
 from lowerbound.training.step import TrainingStep
@@ -96,8 +96,8 @@ class Loop:
     failure: str | None = None
 
     def __post_init__(self) -> None:
-        self.device, self.dtype = device_of(self.model), dtype_of(self.model)
-        self.players = modules_of_players(self.model, self.objective)
+        self.device, self.dtype = get_device(self.model), get_dtype(self.model)
+        self.players = collect_players(self.model, self.objective)
         self.source = BatchSource(self.train, self.device, self.model.needs, self.model.accepts)
         self.train = self.source.examples
         self.step = TrainingStep(
@@ -124,10 +124,10 @@ class Loop:
             self._notify("on_start")
             while not self.progress.finished:
                 rows = self._shuffle()
-                with closing(self._batches(rows)) as batches:
+                with closing(self._iterate_batches(rows)) as batches:
                     for batch in batches:
                         self.rates.set(self.progress.step, self.progress.windows.rate_factor)
-                        self.autotuner.run(batch, self._scheduled(), self._steps_left())
+                        self.autotuner.run(batch, self._read_schedules(), self._count_steps_left())
                         self.progress.advance(len(batch))
                         self._notify("on_step")
                 record = self._validate()
@@ -185,7 +185,7 @@ class Loop:
 
     def weights(self) -> Weights:
         """All weights by the name of their file: the model's, and those of the objective."""
-        return weights_of(self.model, self.players)
+        return collect_weights(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
         """Put weights into the model and the objective's players.
@@ -233,7 +233,7 @@ class Loop:
             if not progress.settled:
                 progress.windows = replace(progress.windows, idle=0)
         self.step.resume(progress.step, progress.sums)
-        self.autotuner.resume(progress.compiled, progress.bfloat16, self._steps_left())
+        self.autotuner.resume(progress.compiled, progress.bfloat16, self._count_steps_left())
         progress.finish_at(self.total_steps)
 
     # The parts of the loop.
@@ -244,7 +244,7 @@ class Loop:
         generator = torch.Generator().manual_seed(seed)
         return self.source.shuffle(self.batch_size, generator)
 
-    def _batches(self, rows: Tensor) -> Generator[Batch]:
+    def _iterate_batches(self, rows: Tensor) -> Generator[Batch]:
         """The remaining batches of an epoch.
 
         Between them the loop stops if that was requested, and checks from time to time whether the
@@ -282,37 +282,41 @@ class Loop:
         """The number of epochs so far, with the fraction of the current one."""
         return self.progress.epoch + self.progress.position / len(self.train)
 
-    def _scheduled(self) -> dict[str, float]:
+    def _read_schedules(self) -> dict[str, float]:
         now = self.progress.step, self._epochs
         return {name: schedule.at(*now) for name, schedule in self.schedules.items()}
 
-    def _steps_left(self) -> int:
+    def _count_steps_left(self) -> int:
         left = self.total_steps - self.progress.step
         if self.autostop is None:
             return left
-        return max(1, min(left, self.autostop.fewest_steps_left(self.progress)))
+        return max(1, min(left, self.autostop.count_fewest_steps_left(self.progress)))
 
     def _validate(self) -> dict[str, Any]:
         """The record of the epoch that has just ended, with the validation bound."""
         progress = self.progress
         averages = self.averages()
         if not self.healthy():
-            raise not_finite(progress, "parameter", "the model's weights")
+            raise make_non_finite_error(progress, "parameter", "the model's weights")
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train": averages,
-            "learning_rate": self.rates.of_model(progress.step - 1, progress.windows.rate_factor),
+            "learning_rate": self.rates.compute_model_rate(
+                progress.step - 1, progress.windows.rate_factor
+            ),
             "examples_per_second": self.examples_per_second,
         }
         if self.schedules:
             record["schedules"] = record_schedules(self.schedules, progress.step, self._epochs)
         if self.validation is not None:
-            terms = dataset_terms(self.kept, self.objective, self.validation, seed=self.seed)
+            terms = compute_dataset_terms(
+                self.kept, self.objective, self.validation, seed=self.seed
+            )
             record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
             if not math.isfinite(record["validation"]["bound"]):
                 where = "the mean over the validation data"
-                raise not_finite(progress, "validation bound", where)
+                raise make_non_finite_error(progress, "validation bound", where)
         record["seconds"] = self.seconds
         return record
 
@@ -326,7 +330,7 @@ class Loop:
 
     def _keep(self, bound: float) -> None:
         self.progress.best_bound, self.progress.best_epoch = bound, self.progress.epoch + 1
-        self.best_weights = copy_weights(weights_of(self.kept, self.players))
+        self.best_weights = copy_weights(collect_weights(self.kept, self.players))
 
     def _decide(self, autostop: AutoStop) -> Decision:
         step, epochs = self.progress.step, self._epochs
@@ -338,7 +342,7 @@ class Loop:
             changing=not all(schedule.ended(step, epochs) for schedule in schedules),
             best_weights=(self.best_weights or {}).get("model"),
             bounds_of=partial(
-                comparable_bounds,
+                compute_comparable_bounds,
                 objective=self.objective,
                 train=self.train,
                 validation=self.validation,
@@ -371,7 +375,7 @@ class Loop:
         self._notify("on_epoch", record)
 
     def _restore_best(self) -> None:
-        self.load_weights(self.best_weights or weights_of(self.kept, self.players))
+        self.load_weights(self.best_weights or collect_weights(self.kept, self.players))
         self.model.eval()
         self.players.eval()
 

@@ -153,14 +153,14 @@ class Recorder(Observer):
         """Write the line, and a checkpoint if the last one is old or this is the end."""
         self.directory.append_metrics(record)
         if loop.progress.finished or time.monotonic() - self.written > _CHECKPOINT_SECONDS:
-            self._checkpoint(loop)
+            self._write_checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
         """Write a checkpoint, unless a step was interrupted; then the last one remains."""
         if loop.between_steps and loop.healthy():
-            self._checkpoint(loop)
+            self._write_checkpoint(loop)
 
-    def _checkpoint(self, loop: Loop) -> None:
+    def _write_checkpoint(self, loop: Loop) -> None:
         optimizer, rest = flatten_optimizer(loop.optimizer)
         files = {
             **loop.weights(),

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lowerbound.errors import SettingsError
 from lowerbound.objectives import Objective
-from lowerbound.training.players import parameter_groups
+from lowerbound.training.players import make_parameter_groups
 
 Schedule = Callable[[float], float]
 
@@ -68,7 +68,7 @@ def make_optimizer(
         options["weight_decay"] = weight_decay
     if inspect.isclass(make) and "fused" in inspect.signature(make).parameters:
         options["fused"] = True
-    parameters = parameter_groups(model, objective, options["lr"])
+    parameters = make_parameter_groups(model, objective, options["lr"])
     try:
         made: Optimizer = make(parameters, **options)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -15,7 +15,7 @@ Weights = dict[str, dict[str, Tensor]]
 """Tensors by name, for each file of a checkpoint."""
 
 
-def weights_of(model: nn.Module, players: nn.Module) -> Weights:
+def collect_weights(model: nn.Module, players: nn.Module) -> Weights:
     """The weights of a model, and of an objective's players if it has any."""
     weights = {"model": model.state_dict(), "objective": players.state_dict()}
     return {file: tensors for file, tensors in weights.items() if tensors or file == "model"}
@@ -29,7 +29,7 @@ def copy_weights(weights: Weights) -> Weights:
     }
 
 
-def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
+def collect_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
     """The players' modules by name; empty for most objectives.
 
     Raises:
@@ -51,7 +51,7 @@ def modules_of_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
     return nn.ModuleDict(modules)
 
 
-def parameter_groups(model: nn.Module, objective: Objective | None, rate: float) -> list[Any]:
+def make_parameter_groups(model: nn.Module, objective: Objective | None, rate: float) -> list[Any]:
     """The parameter groups of an optimiser: the model's parameters, and a named group per player.
 
     Args:
@@ -77,7 +77,7 @@ def parameter_groups(model: nn.Module, objective: Objective | None, rate: float)
     return groups
 
 
-def losses_of_players(
+def compute_player_losses(
     objective: Objective, names: Collection[str], draw: Draw
 ) -> dict[str, Tensor]:
     """The loss of each player, ``[B]``, in the order of the players.

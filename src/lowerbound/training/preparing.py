@@ -17,13 +17,13 @@ from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.runtime.devices import device_of
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
-from lowerbound.training.players import losses_of_players, modules_of_players
+from lowerbound.training.players import compute_player_losses, collect_players
 from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 
@@ -47,23 +47,27 @@ def make_loop(
         DataError, ShapeError: if the model cannot take the data.
     """
     _refuse_conflicts(settings)
-    _check_fit(plan, settings, objective)
+    _check_plan(plan, settings, objective)
     refuse_ignored_mask(plan.examples.all_fields, model.needs, model.accepts, plan.examples.name)
     train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
-    modules_of_players(model, objective).to(device_of(model))
+    collect_players(model, objective).to(get_device(model))
     _try_draw(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
     total_steps = _count_steps(settings, -(-len(train) // batch_size))
-    autostop, average = _averages(model, settings)
+    autostop, average = _make_averages(model, settings)
     return Loop(
         model=model,
         objective=objective,
         train=train,
         validation=validation,
         optimizer=make_optimizer(
-            model, settings.optimizer, _rate(plan, settings), settings.weight_decay, objective
+            model,
+            settings.optimizer,
+            _choose_learning_rate(plan, settings),
+            settings.weight_decay,
+            objective,
         ),
         factor=make_schedule(settings.schedule, settings.warmup_steps, total_steps),
         total_steps=total_steps,
@@ -80,7 +84,7 @@ def make_loop(
     )
 
 
-def preprocessing_of(examples: Examples) -> Preprocessing | None:
+def find_preprocessing(examples: Examples) -> Preprocessing | None:
     """The preprocessing that a model stores of the examples on which it is trained."""
     if examples.preprocessing is None:
         return None
@@ -139,7 +143,7 @@ def _refuse_conflicts(settings: FitKeywords) -> None:
             )
 
 
-def _check_fit(plan: TrainingPlan, settings: FitKeywords, objective: Objective) -> None:
+def _check_plan(plan: TrainingPlan, settings: FitKeywords, objective: Objective) -> None:
     default = TrainingSettings.model_fields["batch_size"].default
     if plan.batch_size is not None and settings.batch_size not in (default, plan.batch_size):
         raise SettingsError(
@@ -199,14 +203,14 @@ def _try_draw(
     model: Model, objective: Objective, train: Examples, validation: Examples | None
 ) -> None:
     """Compute the objective once, so that errors appear before any file is written."""
-    players = modules_of_players(model, objective)
+    players = collect_players(model, objective)
     with (
         evaluating(players),
         model.trial(train, objective.samples, objective.gradient, with_gradients=True) as draw,
     ):
         model.check_support(train)
         objective(draw)
-        losses_of_players(objective, tuple(players), draw)
+        compute_player_losses(objective, tuple(players), draw)
     if validation is not None:
         model.check_data(validation)
 
@@ -220,7 +224,9 @@ def _count_steps(settings: FitKeywords, steps_per_epoch: int) -> int:
     return (epochs or _DEFAULT_EPOCHS) * steps_per_epoch
 
 
-def _averages(model: Model, settings: FitKeywords) -> tuple[AutoStop | None, AveragedModel | None]:
+def _make_averages(
+    model: Model, settings: FitKeywords
+) -> tuple[AutoStop | None, AveragedModel | None]:
     """The rule by which a training stops automatically, and the average of the weights."""
     if settings.tolerance is not None:
         autostop = AutoStop(model, settings.tolerance, settings.warmup_steps)
@@ -230,7 +236,7 @@ def _averages(model: Model, settings: FitKeywords) -> tuple[AutoStop | None, Ave
     return None, None
 
 
-def _rate(plan: TrainingPlan, settings: FitKeywords) -> float | None:
+def _choose_learning_rate(plan: TrainingPlan, settings: FitKeywords) -> float | None:
     """The learning rate; ``None`` for an optimiser instance, which has its own."""
     if settings.learning_rate is None and not isinstance(settings.optimizer, Optimizer):
         return plan.learning_rate

@@ -18,9 +18,9 @@ from lowerbound.training.loop import Loop, Observer
 PRODUCTS = "matrix products"
 ELEMENTWISE = "elementwise and sums"
 OPTIMISER = "optimiser"
-GIVEN = "data"
+DATA_WORK = "data"
 PYTHON = "Python and waiting"
-KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, GIVEN, PYTHON)
+KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, DATA_WORK, PYTHON)
 
 # The number of steps that are timed, and then of steps that are profiled.
 _STEPS = 100
@@ -29,7 +29,7 @@ _STEPS = 100
 _WARMUP_STEPS = 5
 
 # The number of operations that the table lists by name.
-_LISTED = 12
+_LISTED_OPERATIONS = 12
 
 _MULTIPLY = (
     "mm",
@@ -133,7 +133,7 @@ class Profiler(Observer):
         self.done = True
         attribute, whole = "self_cpu_time_total", 1e6 * seconds * self.steps
         events: Any = self.profile.events()
-        kind_of: Callable[[Any], str | None] = _kind_of
+        kind_of: Callable[[Any], str | None] = _find_kind
         if loop.device.type == "cuda":
             # Each kernel is an event of its own. The operation that started it has its time, too,
             # but a CUDA graph starts kernels without operations.
@@ -162,7 +162,7 @@ def measure_shares(
         whole: The total time, in microseconds.
         kind_of: The kind of work of an event; ``None`` for that of a processor's operation.
     """
-    kind_of = kind_of or _kind_of
+    kind_of = kind_of or _find_kind
     kinds: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
     for event in events:
@@ -180,12 +180,12 @@ def _is_kernel(event: Any) -> bool:
 
 def _kind_of_kernel(event: Any) -> str | None:
     """The kind of work of a GPU's kernel, which its name shows."""
-    words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING, GIVEN: _GATHERING}
+    words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING, DATA_WORK: _GATHERING}
     kinds = [kind for kind, known in words.items() if any(word in event.name for word in known)]
     return (*kinds, ELEMENTWISE)[0]
 
 
-def _kind_of(event: Any) -> str | None:
+def _find_kind(event: Any) -> str | None:
     """The kind of work that an operation does; ``None`` if it only calls other operations."""
     above, names = event, []
     while above is not None:
@@ -194,7 +194,7 @@ def _kind_of(event: Any) -> str | None:
     if any(name.startswith((UPDATE, "Optimizer.")) for name in names):
         return OPTIMISER
     if DATA in names or (names[0].startswith("graph_") and "_index" in names[0]):
-        return GIVEN
+        return DATA_WORK
     if names[0].startswith(_HOST) or names[0].startswith(("Memcpy", "cuda")):
         return None
     name = names[0].removeprefix("aten::").removeprefix("mkldnn::").strip("_")
@@ -217,13 +217,18 @@ def format_table(
     """
     lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {way}.", ""]
     rows = [(name, kinds.get(name, 0.0)) for name in KINDS]
-    lines += _rows("work", rows, seconds)
-    longest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED]
-    lines += ["", "The operations that take longest:", "", *_rows("operation", longest, seconds)]
+    lines += _format_rows("work", rows, seconds)
+    longest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED_OPERATIONS]
+    lines += [
+        "",
+        "The operations that take longest:",
+        "",
+        *_format_rows("operation", longest, seconds),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list[str]:
+def _format_rows(title: str, rows: Iterable[tuple[str, float]], seconds: float) -> list[str]:
     shown = [(_shorten(name), share) for name, share in rows]
     width = max([len(title), *(len(name) for name, _ in shown)])
     lines = [

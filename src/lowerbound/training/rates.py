@@ -27,7 +27,7 @@ class LearningRates:
         """Restore the optimiser's own rates."""
         self._multiply(1.0)
 
-    def of_model(self, step: int, factor: float) -> float:
+    def compute_model_rate(self, step: int, factor: float) -> float:
         """The rate of the first group, which is the model's, at a step."""
         rate: float = self.own[0] * (self.schedule(step) * factor)
         return rate

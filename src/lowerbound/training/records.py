@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from lowerbound.errors import NonFiniteError
-from lowerbound.objectives.schedules import Schedule, cut_short
+from lowerbound.objectives.schedules import Schedule, was_cut_short
 from lowerbound.training.progress import Progress
 
 
@@ -38,7 +38,7 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     last = progress.history[-1].get("schedules", {})
     lines = []
     for name, schedule in kept.items():
-        if not cut_short(schedule):
+        if not was_cut_short(schedule):
             continue
         why = "the training ended before the schedule; train longer or shorten it"
         if last[name]["ended"]:
@@ -62,7 +62,7 @@ def are_finite(modules: Iterable[nn.Module]) -> bool:
     return bool(torch.isfinite(get_total_norm(weights, math.inf)))
 
 
-def not_finite(progress: Progress, term: str, tensor: str) -> NonFiniteError:
+def make_non_finite_error(progress: Progress, term: str, tensor: str) -> NonFiniteError:
     """The error for a value at the end of an epoch, which the check before an update cannot see."""
     return NonFiniteError(
         f"step {progress.step}: the {term} is not finite, found in {tensor} after epoch "

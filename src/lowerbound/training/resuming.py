@@ -26,32 +26,32 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
         StorageError: if the directory contains a run already, or none that can be resumed.
     """
     if not settings.resume:
-        files.create(config_of(loop, settings))
+        files.create(make_config(loop, settings))
         return
     restore(loop, files)
     if not loop.progress.finished:  # otherwise nothing will be done by these settings
         amend_config(loop, files, settings)
 
 
-def config_of(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
+def make_config(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
     """The configuration to repeat the run: its settings, its parts and the versions it used."""
     versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
         **(settings.config or {}),
-        "training": _described(loop, settings),
-        **_identity(loop),
+        "training": _describe_settings(loop, settings),
+        **_describe_identity(loop),
         "versions": {"python": platform.python_version(), **versions},
     }
 
 
-def _described(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
+def _describe_settings(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
     """The settings as they are written, with the batch size that the model allowed."""
     described = {name: describe(value) for name, value in settings.training.items()}
     return described | {"batch_size": loop.batch_size}
 
 
-def _identity(loop: Loop) -> dict[str, Any]:
+def _describe_identity(loop: Loop) -> dict[str, Any]:
     """The parts that must be the same when a run is resumed: objective, model and examples."""
     parts = {"train": loop.train, "validation": loop.validation}
     needs, accepts = loop.model.needs, loop.model.accepts
@@ -100,10 +100,10 @@ def restore(loop: Loop, files: RunDirectory) -> None:
             f"{files.path}: the checkpoint was written by another version of lowerbound"
         ) from None
     tolerance = files.read_config()["training"].get("tolerance")
-    loop.resume(progress, best_weights=_best_weights(files), earlier_tolerance=tolerance)
+    loop.resume(progress, best_weights=_read_best_weights(files), earlier_tolerance=tolerance)
 
 
-def _best_weights(files: RunDirectory) -> Weights | None:
+def _read_best_weights(files: RunDirectory) -> Weights | None:
     best = files.find_best()
     if best is None:
         return None
@@ -112,7 +112,7 @@ def _best_weights(files: RunDirectory) -> Weights | None:
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
     """Continuing a run is exact only with the same model, objective, examples and their order."""
-    config, identity = files.read_config(), _identity(loop)
+    config, identity = files.read_config(), _describe_identity(loop)
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
@@ -132,7 +132,7 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         raise StorageError(
             f"{files.config}: lacks settings of the run; restore the file as it was written"
         ) from None
-    different = next(iter(_differences(before, now)), None)
+    different = next(iter(_find_differences(before, now)), None)
     if different is not None:
         name, was, value = different
         raise SettingsError(
@@ -147,12 +147,12 @@ def _describe_averaging(tolerance: object, decay: object) -> str:
     return "none" if decay is None else "exponentially"
 
 
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _find_differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The differences of two nested mappings: a path, and the two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
             inner = f"{path}.{name}".lstrip(".")
-            yield from _differences(before.get(name), now.get(name), inner)
+            yield from _find_differences(before.get(name), now.get(name), inner)
     elif before != now:
         yield path, before, now
 
@@ -163,7 +163,7 @@ def amend_config(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None
     before = config["training"]
     changed = {
         name: value
-        for name, value in _described(loop, settings).items()
+        for name, value in _describe_settings(loop, settings).items()
         if before.get(name) != value
     }
     if not changed:

@@ -18,15 +18,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.conditionals import networks_in
 from lowerbound.errors import SettingsError
-from lowerbound.evaluation.scoring import terms_of
+from lowerbound.evaluation.scoring import compute_terms
 from lowerbound.models import Draw, Model
 from lowerbound.objectives import Objective
-from lowerbound.runtime.devices import device_of, dtype_of
+from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.noise import random_state, restore_random_state
 from lowerbound.training.batches import Batch
 from lowerbound.training.failing import diagnose
 from lowerbound.training.optim import update_average
-from lowerbound.training.players import losses_of_players
+from lowerbound.training.players import compute_player_losses
 from lowerbound.training.update import WeightUpdate, change_unless
 
 
@@ -69,15 +69,15 @@ class TrainingStep:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.players = nn.ModuleDict() if players is None else players
         self.clip_norm, self.averaged = clip_norm, averaged
-        self.device, self.dtype = device_of(model), dtype_of(model)
+        self.device, self.dtype = get_device(model), get_dtype(model)
         self.update = WeightUpdate(optimizer, self.device)
         self.player_names = tuple(self.players)
         modules: list[nn.Module] = [model, *self.players.values()]
         self.all_parameters = [p for module in modules for p in module.parameters()]
-        self.learners = [self._positions(module) for module in modules]
+        self.learners = [self._find_positions(module) for module in modules]
         # A refused step must not change the running statistics. The forward pass changes them, so a
         # copy from before each step is kept.
-        self.buffers = [buffer for module in modules for buffer in _stored_buffers(module)]
+        self.buffers = [buffer for module in modules for buffer in _list_stored_buffers(module)]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
         # Double precision does not spread from here: a tensor without dimensions leaves the type
         # of others as it is.
@@ -129,7 +129,7 @@ class TrainingStep:
         self.unchecked.append(start)
         self.last = None
         try:
-            with self._prepared(start) as ready:
+            with self._preparing(start) as ready:
                 yield ready
         except BaseException:
             if self.taken == taken:  # it was cut short before its update
@@ -142,10 +142,12 @@ class TrainingStep:
             self.check()
         if self.averaged is not None:
             # Only now, because a graph puts new running statistics in place when it has ended.
-            change_unless(self.update.refused, self._average, self._averages, wait=on_cpu)
+            change_unless(
+                self.update.refused, self._update_average, self._list_averages, wait=on_cpu
+            )
 
     @contextmanager
-    def _prepared(self, start: _Start) -> Iterator[Batch]:
+    def _preparing(self, start: _Start) -> Iterator[Batch]:
         for name, value in start.scheduled.items():
             self.scheduled[name].fill_(value)
         _copy(self.buffers, self.buffers_before)
@@ -159,12 +161,12 @@ class TrainingStep:
         """Draw, compute terms and gradients, decide whether the step is refused, and update."""
         x, given = batch.decode(self.dtype)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient, **given)
-        losses = losses_of_players(self.current, self.player_names, draw)
+        losses = compute_player_losses(self.current, self.player_names, draw)
         means = [-self.current.surrogate(draw).mean(), *(loss.mean() for loss in losses.values())]
-        gradients = self._gradients(means)
+        gradients = self._compute_gradients(means)
         with torch.no_grad():
             # Before the update, which must not affect the terms.
-            terms = terms_of(self.current, draw, len(x), losses)
+            terms = compute_terms(self.current, draw, len(x), losses)
             bound = terms["bound"].mean()
             norms = [
                 _total_norm([gradients[i] for i in own], bound.device) for own in self.learners
@@ -179,7 +181,7 @@ class TrainingStep:
                 self.last = (x, draw, bound)
             self.update(gradients)
 
-    def _gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
+    def _compute_gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradient of each parameter that the optimiser updates.
 
         It is the gradient of one loss only: of the first loss for the parameters of the model, and
@@ -217,7 +219,7 @@ class TrainingStep:
                 if gradient is not None:
                     gradients[i] = gradient * scale
 
-    def _positions(self, module: nn.Module) -> list[int]:
+    def _find_positions(self, module: nn.Module) -> list[int]:
         """The positions of a module's parameters in the optimiser's list."""
         own = {id(parameter) for parameter in module.parameters()}
         return [i for i, parameter in enumerate(self.update.parameters) if id(parameter) in own]
@@ -238,7 +240,7 @@ class TrainingStep:
             # find where it failed.
             start = unchecked[-refused]
             restore_random_state(start.random, self.device)
-            with self._prepared(start) as ready:
+            with self._preparing(start) as ready:
                 self.compute(ready)
         assert self.last is not None
         self.update.forget_refused()
@@ -293,16 +295,16 @@ class TrainingStep:
         added = torch.stack(sums)
         self._sums += torch.where(self.update.refused, torch.zeros_like(added), added)
 
-    def _average(self) -> None:
+    def _update_average(self) -> None:
         assert self.averaged is not None
         update_average(self.averaged, self.model)
 
-    def _averages(self) -> list[Tensor]:
+    def _list_averages(self) -> list[Tensor]:
         assert self.averaged is not None
         return list(self.averaged.module.state_dict().values())
 
 
-def _stored_buffers(module: nn.Module) -> list[Tensor]:
+def _list_stored_buffers(module: nn.Module) -> list[Tensor]:
     stored = module.state_dict(keep_vars=True)
     return [buffer for name, buffer in module.named_buffers() if name in stored]
 

@@ -80,7 +80,7 @@ class WeightUpdate:
             if on_cpu or not self.optimize.step_unless(refused):
                 # The state that an optimiser makes in its first step could not be undone.
                 wait = on_cpu or not self._has_state
-                change_unless(refused, self.optimize, self._changed_tensors, wait=wait)
+                change_unless(refused, self.optimize, self._list_changed_tensors, wait=wait)
         self._has_state = True
 
     def record(self) -> None:
@@ -136,7 +136,7 @@ class WeightUpdate:
         finally:
             self._error = None
 
-    def _changed_tensors(self) -> list[Tensor]:
+    def _list_changed_tensors(self) -> list[Tensor]:
         states = (value for state in self.optimizer.state.values() for value in state.values())
         return [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
 

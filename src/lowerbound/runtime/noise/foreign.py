@@ -15,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 from lowerbound.runtime.noise.streams import (
     are_per_example,
     standard_normal,
-    streams_for,
+    find_streams,
     uniform,
 )
 
 
-class _Foreign(TorchFunctionMode):
+class _ForeignNoise(TorchFunctionMode):
     """Answers torch's requests for noise of a certain leading shape from the examples' streams."""
 
     def __init__(self, leading: tuple[int, int], *, of_pairs: bool) -> None:
@@ -53,7 +53,7 @@ def for_foreign(samples: int, examples: int, *, of_pairs: bool = False) -> Itera
     if not are_per_example():
         yield
         return
-    with _Foreign((samples, examples), of_pairs=of_pairs):
+    with _ForeignNoise((samples, examples), of_pairs=of_pairs):
         yield
 
 
@@ -62,21 +62,21 @@ def for_foreign(samples: int, examples: int, *, of_pairs: bool = False) -> Itera
 _Leading = tuple[int, int]
 
 
-def _filled(leading: _Leading, like: Tensor, draw: Any, *parameters: Tensor) -> Tensor | None:
+def _fill_like(leading: _Leading, like: Tensor, draw: Any, *parameters: Tensor) -> Tensor | None:
     """Draws of the shape, type and device of ``like``, by a method of numpy's generators."""
     shape = tuple(like.shape)
-    streams = streams_for(shape, 1) if shape[:2] == leading else None
+    streams = find_streams(shape, 1) if shape[:2] == leading else None
     if streams is None or not all(bool(value.isfinite().all()) for value in parameters):
         return None
     drawn = streams.fill(shape, 1, draw, like.dtype, [value.double() for value in parameters])
     return drawn.to(like.device, like.dtype)
 
 
-def _tiny(like: Tensor) -> float:
+def _find_tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
-def _rand(draw: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+def _make_rand(draw: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
     def answer(
         leading: _Leading,
         *size: Any,
@@ -92,38 +92,38 @@ def _rand(draw: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
     return answer
 
 
-def _rand_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+def _make_rand_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
     def answer(leading: _Leading, like: Tensor) -> Tensor | None:
-        return _rand(draw)(leading, like.shape, dtype=like.dtype, device=like.device)
+        return _make_rand(draw)(leading, like.shape, dtype=like.dtype, device=like.device)
 
     return answer
 
 
 def _normal_(leading: _Leading, out: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor | None:
-    drawn = _rand_like(standard_normal)(leading, out)
+    drawn = _make_rand_like(standard_normal)(leading, out)
     if drawn is None:
         return None
     return out.copy_(mean + std * drawn)
 
 
 def _uniform_(leading: _Leading, out: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor | None:
-    drawn = _rand_like(uniform)(leading, out)
+    drawn = _make_rand_like(uniform)(leading, out)
     if drawn is None:
         return None
     return out.copy_(low + (high - low) * drawn)
 
 
 def _exponential_(leading: _Leading, out: Tensor, rate: float = 1.0) -> Tensor | None:
-    drawn = _filled(leading, out, np.random.Generator.standard_exponential)
+    drawn = _fill_like(leading, out, np.random.Generator.standard_exponential)
     if drawn is None:
         return None
-    return out.copy_((drawn / rate).clamp(min=_tiny(out)))
+    return out.copy_((drawn / rate).clamp(min=_find_tiny(out)))
 
 
 def _cauchy_(
     leading: _Leading, out: Tensor, median: float = 0.0, sigma: float = 1.0
 ) -> Tensor | None:
-    drawn = _filled(leading, out, np.random.Generator.standard_cauchy)
+    drawn = _fill_like(leading, out, np.random.Generator.standard_cauchy)
     if drawn is None:
         return None
     return out.copy_(median + sigma * drawn)
@@ -132,28 +132,28 @@ def _cauchy_(
 def _normal(leading: _Leading, mean: Any, std: Any) -> Tensor | None:
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
         return None
-    drawn = _rand_like(standard_normal)(leading, mean)
+    drawn = _make_rand_like(standard_normal)(leading, mean)
     if drawn is None:
         return None
     return mean + std * drawn
 
 
 def _bernoulli(leading: _Leading, chances: Tensor) -> Tensor | None:
-    threshold = _rand_like(uniform)(leading, chances)
+    threshold = _make_rand_like(uniform)(leading, chances)
     if threshold is None:
         return None
     return (threshold < chances).to(chances.dtype)
 
 
 def _poisson(leading: _Leading, rate: Tensor) -> Tensor | None:
-    return _filled(leading, rate, np.random.Generator.poisson, rate)
+    return _fill_like(leading, rate, np.random.Generator.poisson, rate)
 
 
 def _binomial(leading: _Leading, count: Tensor, chance: Tensor) -> Tensor | None:
     def draw(generator: np.random.Generator, count: Any, chance: Any, size: Any) -> Any:
         return generator.binomial(count.astype(np.int64), chance, size)
 
-    return _filled(leading, chance, draw, count, chance)
+    return _fill_like(leading, chance, draw, count, chance)
 
 
 class _Gamma(torch.autograd.Function):
@@ -170,10 +170,10 @@ class _Gamma(torch.autograd.Function):
 
 
 def _gamma(leading: _Leading, concentration: Tensor) -> Tensor | None:
-    drawn = _filled(leading, concentration, np.random.Generator.standard_gamma, concentration)
+    drawn = _fill_like(leading, concentration, np.random.Generator.standard_gamma, concentration)
     if drawn is None:
         return None
-    drawn = drawn.clamp(min=_tiny(drawn))
+    drawn = drawn.clamp(min=_find_tiny(drawn))
     return cast(Tensor, _Gamma.apply(concentration, drawn))  # type: ignore[no-untyped-call]
 
 
@@ -181,12 +181,12 @@ def _dirichlet(leading: _Leading, concentration: Tensor) -> Tensor | None:
     # Gamma draws of a small concentration are too small for a float, but their logarithms are not:
     # a draw of concentration a is one of concentration a + 1, times u^(1/a).
     a = concentration.double()
-    larger = _filled(leading, a, np.random.Generator.standard_gamma, a + 1)
+    larger = _fill_like(leading, a, np.random.Generator.standard_gamma, a + 1)
     if larger is None:
         return None
     u = uniform(tuple(a.shape), 1, dtype=a.dtype, device=a.device)
     shares = (larger.log() + torch.log1p(-u) / a).softmax(-1).to(concentration.dtype)
-    return shares.clamp(min=_tiny(shares))
+    return shares.clamp(min=_find_tiny(shares))
 
 
 def _multinomial(
@@ -202,7 +202,7 @@ def _multinomial(
     shape = (samples, examples, turns * variables)
     u = uniform(shape, 1, dtype=torch.float64, device=chances.device)
     columns = u.unflatten(2, (turns, variables)).permute(1, 3, 2, 0)
-    return _categories(chances, columns.reshape(rows, count))
+    return _find_categories(chances, columns.reshape(rows, count))
 
 
 def _multinomial_of_pairs(
@@ -214,10 +214,10 @@ def _multinomial_of_pairs(
         return None
     shape = (*leading, rows // pairs * count)
     u = uniform(shape, 1, dtype=torch.float64, device=chances.device)
-    return _categories(chances, u.reshape(rows, count))
+    return _find_categories(chances, u.reshape(rows, count))
 
 
-def _categories(chances: Tensor, thresholds: Tensor) -> Tensor:
+def _find_categories(chances: Tensor, thresholds: Tensor) -> Tensor:
     """The category of each threshold in [0, 1), ``[rows, count]``, by the distribution function."""
     cumulative = chances.double().cumsum(-1)
     shares = cumulative / cumulative[:, -1:]
@@ -229,10 +229,10 @@ _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
     Tensor.uniform_: _uniform_,
     Tensor.exponential_: _exponential_,
     Tensor.cauchy_: _cauchy_,
-    torch.rand: _rand(uniform),
-    torch.randn: _rand(standard_normal),
-    torch.rand_like: _rand_like(uniform),
-    torch.randn_like: _rand_like(standard_normal),
+    torch.rand: _make_rand(uniform),
+    torch.randn: _make_rand(standard_normal),
+    torch.rand_like: _make_rand_like(uniform),
+    torch.randn_like: _make_rand_like(standard_normal),
     torch.normal: _normal,
     torch.bernoulli: _bernoulli,
     torch.poisson: _poisson,

@@ -26,7 +26,7 @@ _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise",
 _WORTH_THREADS = 1 << 14
 
 # Floating types that numpy has, too.
-_SHARED_WITH_NUMPY = (torch.float32, torch.float64)
+_NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
 class ExampleStreams:
@@ -57,7 +57,7 @@ class ExampleStreams:
         as the methods of numpy's generators do. If the result is for another ``device``, whose work
         needs no thread of the CPU, several threads draw.
         """
-        if dtype not in _SHARED_WITH_NUMPY:
+        if dtype not in _NUMPY_DTYPES:
             dtype = torch.float64
         filled = torch.empty(shape, dtype=dtype)
         rows = np.moveaxis(filled.numpy(), axis, 0)
@@ -67,7 +67,7 @@ class ExampleStreams:
         def fill_row(row: int, generator: np.random.Generator) -> None:
             rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
 
-        each = enumerate(self._generators(at_once=in_threads))
+        each = enumerate(self._continue_generators(at_once=in_threads))
         if not in_threads:
             for row, generator in each:
                 fill_row(row, generator)
@@ -76,22 +76,22 @@ class ExampleStreams:
             list(threads.map(fill_row, *zip(*each, strict=True)))
         return filled
 
-    def _generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
+    def _continue_generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
         """A generator for each example, at the start of the request or the last chunk's end."""
         if self.open is None:
             self.requests += 1
             if at_once:
-                return [self._generator(self.requests - 1, index) for index in self.indices]
+                return [self._make_generator(self.requests - 1, index) for index in self.indices]
             return self._reset_in_turn(self.requests - 1)
         self.turn += 1
         if self.turn > len(self.open):
-            self.open.append([self._generator(self.requests, index) for index in self.indices])
+            self.open.append([self._make_generator(self.requests, index) for index in self.indices])
             self.requests += 1
         return self.open[self.turn - 1]
 
-    def _generator(self, request: int, index: int) -> np.random.Generator:
+    def _make_generator(self, request: int, index: int) -> np.random.Generator:
         return np.random.Generator(
-            np.random.Philox(key=self.seed, counter=_counter(request, index))
+            np.random.Philox(key=self.seed, counter=_make_counter(request, index))
         )
 
     def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
@@ -99,12 +99,12 @@ class ExampleStreams:
         bits = np.random.Philox(key=self.seed)
         generator, state = np.random.Generator(bits), bits.state
         for index in self.indices:
-            state["state"]["counter"][:] = _counter(request, index)
+            state["state"]["counter"][:] = _make_counter(request, index)
             bits.state = state
             yield generator
 
 
-def _counter(request: int, index: int) -> tuple[int, int, int, int]:
+def _make_counter(request: int, index: int) -> tuple[int, int, int, int]:
     return (0, 0, request, index)
 
 
@@ -208,7 +208,7 @@ def are_per_example() -> bool:
     return not torch.compiler.is_compiling() and _PER_EXAMPLE.get() is not None
 
 
-def streams_for(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
+def find_streams(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
     """The active streams if ``shape`` has the examples along ``axis``."""
     if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
         return None
@@ -258,7 +258,7 @@ def standard_normal(
         tensor([[0.7665],
                 [2.3022]])
     """
-    streams = streams_for(shape, axis)
+    streams = find_streams(shape, axis)
     if streams is None:
         return torch.randn(shape, dtype=dtype, device=device)
     drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype, device=device)
@@ -283,7 +283,7 @@ def uniform(
         tensor([[0.9976],
                 [0.2988]])
     """
-    streams = streams_for(shape, axis)
+    streams = find_streams(shape, axis)
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
     # 24 bits survive the rounding to float32, so that 1.0 cannot occur.
