@@ -130,7 +130,7 @@ def test_one_example_tells_nothing():
 
 def test_mistakes_are_named():
     a, b = estimates()
-    with pytest.raises(ShapeError, match="199 examples against 200"):
+    with pytest.raises(ShapeError, match="199 examples and the second over 200"):
         paired_difference(Estimate(a.per_example[1:]), b)
     for wrong in ({"level": 1.0}, {"level": math.nan}, {"resamples": 3}, {"seed": -1}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):

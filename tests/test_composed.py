@@ -103,7 +103,7 @@ def test_a_model_of_two_precisions_comes_back_in_both(tmp_path):
     ("make", "error", "message"),
     [
         (lambda: lb.Flow("nfs", 2), SettingsError, "'nfs' is unknown; did you mean 'nsf'"),
-        (lambda: lb.Flow("glow", 2), SettingsError, "'glow' is unknown; there are bpf, cnf"),
+        (lambda: lb.Flow("glow", 2), SettingsError, "'glow' is unknown; choose one of bpf, cnf"),
         (lambda: lb.Flow("LazyDistribution", 2), SettingsError, "is unknown"),
         (lambda: lb.Flow("nsf", 0), SettingsError, "Flow: features"),
         (lambda: lb.Flow("nsf", 2, context=(0, 3)), SettingsError, "is not a size"),

@@ -220,7 +220,7 @@ def test_a_critic_of_another_shape_is_refused():
     for critic, message in (
         (
             lb.mlp(2, 2),
-            r"gives the shape \(1, 2, 2\); expected one logit for each draw, \(1, 2, 1\)",
+            r"gives the shape \(1, 2, 2\); it must give one logit for each draw, \(1, 2, 1\)",
         ),
         (lb.mlp(3, 1), "MLP takes"),
     ):

@@ -89,7 +89,7 @@ def test_what_is_lacking_is_named(model, cells):
         model.sample(5)
     with pytest.raises(DataError, match="does not need 'kind'"):
         model.sample(5, label=1, kind=2)
-    with pytest.raises(DataError, match="label: 2 values for 5 examples"):
+    with pytest.raises(DataError, match="label has 2 values for 5 examples"):
         model.sample(5, label=[1, 2])
 
 

@@ -219,7 +219,7 @@ def test_integers_without_categories_and_networks_of_another_size_are_refused():
         lb.Given(lb.Gaussian(lb.mlp(3, 4)), "label"),
     )
     data = lb.Examples(torch.zeros(4, 2), labels=torch.arange(4))
-    with pytest.raises(DataError, match=r"'label' holds integers.*categories=\.\.\."):
+    with pytest.raises(DataError, match=r"'label' contains integers.*categories=\.\.\."):
         lb.evaluate(vae, lb.ELBO(), data)
     part = lb.Given(lb.Gaussian(lb.mlp(4, 6)), "label", categories=3)
     with pytest.raises(ShapeError, match=r"has the shape \(7,\), but the network takes \(4,\)"):

@@ -418,7 +418,7 @@ def normal(*shape):
 @pytest.mark.parametrize(
     ("latents", "error", "message"),
     [
-        (dict, SettingsError, "there are no latents"),
+        (dict, SettingsError, "at least one group of latents"),
         (
             lambda: {
                 "a": lb.Latent.draw(normal(5, 2), normal(2), 3),
@@ -458,7 +458,7 @@ def test_what_a_group_lacks_is_named():
     for objective, message in (
         (
             lb.ELBO(free_bits=0.1),
-            "free_bits needs a rate of each unit, and the latents 'z1', whose",
+            "not known for the latents 'z1', whose",
         ),
         (lb.ELBO(kl="closed-form"), "no closed-form KL is registered for the latents 'z1', whose"),
     ):

@@ -291,7 +291,7 @@ def test_posteriors_whose_units_are_not_independent():
     assert health.rate_per_unit is None
     assert health.marginal_kl is None
     assert health.total_correlation is None
-    assert "the rates of units have no closed form" in str(health)
+    assert "the rates of single units are not known in closed form" in str(health)
 
 
 def test_a_flow_as_posterior():

@@ -310,7 +310,7 @@ def test_a_figure_does_not_depend_on_how_repetitions_are_batched():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"variables": {}}, SettingsError, "there are no variables"),
+        ({"variables": {}}, SettingsError, "at least one variable"),
         ({"variables": {"a b": ()}}, SettingsError, "identifier"),
         ({"variables": {"a": "positive"}}, SettingsError, "give a shape"),
         ({"variables": {"a": (0,)}}, SettingsError, "whole numbers of at least 1"),

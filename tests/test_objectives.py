@@ -329,7 +329,7 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
         dropping.train().draw(x, 2, "dreg").log_q_stopgrad_parameters  # noqa: B018
     flow = lb.LatentModel(lb.StandardNormal(2), zuko.flows.MAF(2, 6, 1), lb.Bernoulli(lb.mlp(2, 6)))
     with pytest.raises(
-        UnsupportedError, match=r"free_bits needs a rate of each unit, and NormalizingFlow"
+        UnsupportedError, match=r"in closed form, which is not known for NormalizingFlow"
     ):
         lb.fit(flow, lb.ELBO(free_bits=0.1), x, directory=tmp_path / "run", progress=False)
     mixed = lb.LatentModel(
@@ -373,9 +373,9 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
         (lambda: lb.ELBO(free_bits=0.1, capacity=3.0), "excludes capacity"),
         (lambda: lb.ELBO(free_bits=0.1, kl="sampled"), "excludes capacity, kl='sampled'"),
         (lambda: lb.Renyi(-1.0), "alpha=-1.0 must be a finite number of at least 0"),
-        (lambda: lb.Ramp(0.0, 1.0), "give its length once"),
-        (lambda: lb.Ramp(0.0, 1.0, epochs=1, steps=2), "give its length once"),
-        (lambda: lb.Ramp(0.0, 1.0, steps=-3), "a length of -3 must be positive"),
+        (lambda: lb.Ramp(0.0, 1.0), "give the length once"),
+        (lambda: lb.Ramp(0.0, 1.0, epochs=1, steps=2), "give the length once"),
+        (lambda: lb.Ramp(0.0, 1.0, steps=-3), "the length must be positive, not -3"),
         (lambda: lb.Ramp(0.0, math.inf, steps=3), "Ramp: stop=inf must be a finite number"),
         (lambda: lb.Ramp("a", 1.0, steps=3), "Ramp: start='a' must be a finite number"),
         (lambda: lb.Ramp(0.0, 1.0, epochs="3"), "Ramp: epochs='3' must be a finite number"),
@@ -523,8 +523,8 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     )
     assert 1 <= run.best_epoch < 5
     assert run.unfinished[0].endswith(
-        f"the kept weights are those of epoch {run.best_epoch}; without validation it is "
-        "the last ones"
+        f"the kept weights are those of epoch {run.best_epoch}; train without validation to "
+        "keep the last ones"
     )
 
 

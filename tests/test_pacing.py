@@ -138,8 +138,8 @@ def test_few_long_chunks_are_not_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(("samples", "line"), [
-    (4, "uncompiled: there was one chunk only, or no second one of the same shape"),
-    (7, "uncompiled: there was one chunk only, or no second one of the same shape"),
+    (4, "uncompiled: the compiler needs a second chunk of the same shape as the first"),
+    (7, "uncompiled: the compiler needs a second chunk of the same shape as the first"),
     (8, "compiled: 20 s to compile"),
 ])  # fmt: skip
 def test_who_asks_for_it_is_told_what_came_of_it(samples, line, monkeypatch):

@@ -92,7 +92,7 @@ def test_profiling_changes_no_figure(tmp_path):
 
 def test_a_training_that_is_too_short_says_so(capsys):
     train(None, 20, epochs=2, progress=True)
-    assert "no profile: the training ended before 6 steps" in capsys.readouterr().err
+    assert "the profile was not made: training ended before it took 6 steps" in capsys.readouterr().err
 
 
 def test_the_table_is_shown_with_its_file(tmp_path, capsys):

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def as_shape(size: int | Shape) -> Shape:
-    """An event's shape from a number of dimensions or a shape.
+    """Return an event's shape, given its number of dimensions or its shape.
 
     Raises:
         SettingsError: if an entry is not a whole number of at least 1.
@@ -128,8 +128,8 @@ class MLP(nn.Module):
         self.activation = activation
         widths = [math.prod(self.inputs), *self.hidden, math.prod(self.outputs)]
         self.layers = nn.Sequential()
-        for narrow, wide in pairwise(widths[:-1]):
-            self.layers.append(nn.Linear(narrow, wide)).append(_make_activation(activation))
+        for inputs_width, outputs_width in pairwise(widths[:-1]):
+            self.layers.append(nn.Linear(inputs_width, outputs_width)).append(_make_activation(activation))
         self.layers.append(nn.Linear(widths[-2], widths[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,8 +194,8 @@ class Conv(nn.Module):
             strides = strides * len(self.channels)
         if len(strides) != len(self.channels):
             raise SettingsError(
-                f"conv: {len(self.channels)} layers but {len(strides)} strides; "
-                "give one for each, or one for all"
+                f"conv has {len(self.channels)} layers but {len(strides)} strides; "
+                "give one stride for each layer, or one for all"
             )
         if (len(self.inputs) == 3) == (len(self.outputs) == 3):
             raise SettingsError(
@@ -301,7 +301,7 @@ def conv(
 
 @describable
 class Constant(nn.Module):
-    """The same tensor for any input; made by :func:`constant`."""
+    """A module that returns the same tensor for any input; made by :func:`constant`."""
 
     def __init__(
         self, outputs: int | Shape, value: float = 0.0, learned: bool = True, spread: float = 0.0
@@ -317,7 +317,7 @@ class Constant(nn.Module):
         if learned:
             self.numbers = nn.Parameter(numbers)
         else:
-            # A tensor that follows from ``value`` is made again; random values must be saved.
+            # A tensor without noise follows from ``value``; random values must be saved.
             self.register_buffer("numbers", numbers, persistent=bool(spread))
 
     def forward(self, *given: Tensor) -> Tensor:
@@ -347,7 +347,7 @@ def constant(
 
 
 def _compute_sides(image: Shape, strides: Shape) -> list[Shape]:
-    """Height and width before the first and after each layer, going down."""
+    """Height and width of the picture, and after each layer that shrinks it."""
     sizes = [image[1:]]
     for layer, stride in enumerate(strides, start=1):
         if min(sizes[-1]) < stride:
@@ -361,7 +361,7 @@ def _compute_sides(image: Shape, strides: Shape) -> list[Shape]:
 
 
 def find_leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Size:
-    """The dimensions of ``x`` before those of an event.
+    """Return the dimensions of ``x`` before those of an event.
 
     Raises:
         ShapeError: if ``x`` does not end in the event's shape, naming the network that takes it.

@@ -16,7 +16,7 @@ from lowerbound.describe import KINDS
 from lowerbound.errors import DataError
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
-"""Floating types in which no term of a bound is computed."""
+"""Floating types that are too imprecise for the terms of a bound."""
 
 
 class Conditional(nn.Module, ABC):
@@ -79,7 +79,7 @@ class Conditional(nn.Module, ABC):
             fields: those that the conditional needs or accepts, ``[B, ...]`` each.
 
         Raises:
-            DataError: if there is something to refuse.
+            DataError: naming the first row that is refused.
         """
 
     def check_fields(self, fields: Mapping[str, Tensor], rows: Tensor, name: str = "data") -> None:
@@ -91,7 +91,7 @@ class Conditional(nn.Module, ABC):
             name: what the message calls the dataset.
 
         Raises:
-            DataError: if there is something to refuse.
+            DataError: naming the field and the first row that is refused.
         """
 
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Conditional(nn.Module, ABC):
 
 
 def to_full_precision(value: Tensor) -> Tensor:
-    """The value in float32 at least."""
+    """Return the value in float32 at least."""
     if value.dtype in LOW_PRECISION:
         return value.float()
     return value
@@ -122,8 +122,8 @@ def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     a bound are computed in float32. A flow of another library is not a :class:`Conditional`, and
     its precision does not change.
 
-    The type is an attribute of each conditional, and not a variable of the thread or of the
-    context, because torch recomputes checkpointed activations in threads that it starts itself.
+    The type is an attribute of each conditional, not a variable of the thread or the context,
+    because torch recomputes checkpointed activations in threads that it starts itself.
 
     Args:
         model: whose conditionals to switch.
@@ -168,7 +168,7 @@ class Parametric(Conditional):
 
 
 def select_fields(part: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fields that a part of a model needs or accepts, of all that are given.
+    """Select the fields that a part of a model needs or accepts from those that are given.
 
     Raises:
         DataError: if one that it needs is not given, naming it.
@@ -197,7 +197,7 @@ def check_fields(
 
 
 def list_field_names(kind: Literal["needs", "accepts"], *parts: nn.Module) -> tuple[str, ...]:
-    """The names of fields that some parts of a model need or accept, each once."""
+    """List the names of the fields that some parts of a model need or accept, each once."""
     return tuple(dict.fromkeys(name for part in parts for name in getattr(part, kind, ())))
 
 

@@ -10,18 +10,18 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import LOW_PRECISION, Conditional
+from lowerbound.conditionals.base import Conditional, to_full_precision
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.networks import Shape, as_shape, find_leading_shape
 from lowerbound.settings import check_whole_number
 
-# Their names in zuko.flows. A file can name these alone.
+# Names of flows in zuko.flows. A saved model can name only these.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
 
 
 def find_flow_classes() -> dict[str, type[nn.Module]]:
-    """The flows that the installed zuko has, by the names that :class:`Flow` takes.
+    """Find the flows that the installed zuko has, by the names that :class:`Flow` takes.
 
     Example:
         >>> find_flow_classes()["nsf"]
@@ -115,8 +115,8 @@ class Flow(Conditional):
             return _switch_checks_off(self.flow())
         if not given:
             raise UnsupportedError(
-                f"Flow: with context={self.context} it depends on what it is given, but nothing is "
-                "given, as to a prior; leave context out"
+                f"Flow: a flow with context={self.context} needs an input, but nothing is given. A "
+                "prior is called without an input, so leave context out"
             )
         leading = find_leading_shape(given[0], self.context, self)
         dtype = next(self.parameters()).dtype
@@ -128,25 +128,19 @@ class Flow(Conditional):
         In float16 or bfloat16 a flow's inverse is too inaccurate.
         """
         apply: Any = super()._apply
-        apply(lambda tensor: _at_least_single(fn(tensor)), recurse)
+        apply(lambda tensor: to_full_precision(fn(tensor)), recurse)
         return self
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    if tensor.dtype in LOW_PRECISION:
-        return tensor.float()
-    return tensor
 
 
 def _suggest_name(name: str, known: dict[str, type[nn.Module]]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; there are {', '.join(sorted(known))}"
+    return f"; choose one of {', '.join(sorted(known))}"
 
 
 def _switch_checks_off(flow: Distribution) -> Distribution:
-    """The same flow without torch's own checks: the errors of a training step say more."""
+    """Switch torch's own checks off, because the errors of a training step say more."""
     part: Any = flow
     while part is not None:
         part._validate_args = False

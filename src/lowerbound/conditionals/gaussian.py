@@ -1,4 +1,4 @@
-"""Gaussians given by networks: diagonal, of full rank, and of low rank."""
+"""Gaussians with parameters from a network: diagonal, of full rank, and of low rank."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class FullRankGaussian(Parametric):
 
     @staticmethod
     def _find_dimensions(outputs: int) -> int:
-        """The positive root of J (J + 3) / 2 = outputs."""
+        """Find J, the positive root of J (J + 3) / 2 = outputs."""
         size = (math.isqrt(9 + 8 * outputs) - 3) // 2
         if size < 1 or size * (size + 3) != 2 * outputs:
             raise ShapeError(

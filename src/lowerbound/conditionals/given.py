@@ -54,7 +54,7 @@ class Wrapper(Conditional):
 
 
 def unwrap(part: nn.Module) -> nn.Module:
-    """The conditional inside of all wrappers."""
+    """Return the conditional inside of all wrappers."""
     while isinstance(part, Wrapper):
         part = part.part
     return part
@@ -81,7 +81,8 @@ class Given(Wrapper):
     Args:
         part: a conditional, or any module whose ``forward`` returns a distribution.
         field: the name of the field. The labels of examples are the field ``label``.
-        categories: the number of categories of an integer field; ``None`` for numbers and masks.
+        categories: the number of categories of an integer field; ``None`` for a field of numeric
+            values or a mask.
 
     Raises:
         ShapeError: if the network declares another number of inputs, saying how many it needs.
@@ -135,9 +136,9 @@ class Given(Wrapper):
         if self.categories is None:
             if not value.is_floating_point() and value.dtype != torch.bool:
                 raise DataError(
-                    f"{where} holds integers, which count as categories; pass "
-                    f"lb.Given(..., {self.field!r}, categories=...), or give it as floating point "
-                    "if these are numbers"
+                    f"{where} contains integers, which count as categories; pass "
+                    f"lb.Given(..., {self.field!r}, categories=...), or give floating-point values "
+                    "if they are not categories"
                 )
             return
         entries = value.reshape(len(value), -1)
@@ -154,7 +155,7 @@ class Given(Wrapper):
             )
 
     def _append_field(self, given: tuple[Tensor, ...], value: Tensor) -> tuple[Tensor, ...]:
-        """The inputs, with the field appended to the first one."""
+        """Append the field to the first input."""
         if not given:
             return (self._as_columns(value, self._find_dtype()),)
         x, *others = given
@@ -189,7 +190,7 @@ class Given(Wrapper):
         return coded.reshape(len(value), -1, *sides)
 
     def _encode_field(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        """Numeric values unchanged, and categories as a one-hot code in an additional dimension."""
+        """Encode categories as one-hot codes in a new dimension; numeric values are unchanged."""
         if self.categories is None:
             return value.to(dtype)
         # Unlike torch's one_hot this does not wait for the device, so it compiles. check_fields has
@@ -198,7 +199,7 @@ class Given(Wrapper):
         return (value.unsqueeze(-1) == categories).to(dtype)
 
     def _count_event_dims(self, x: Tensor) -> int:
-        """The number of dimensions of one input, as the network declares it.
+        """Count the dimensions of one input, as the network declares them.
 
         Without a declaration, up to three dimensions are vectors ``[K, B, J]``, and more are
         pictures ``[B, C, H, W]``.
@@ -206,7 +207,9 @@ class Given(Wrapper):
         declared = self._find_declared_input()
         if declared is not None:
             return len(declared)
-        return {True: 1, False: 3}[x.dim() <= 3]
+        if x.dim() <= 3:
+            return 1
+        return 3
 
     def _find_declared_input(self) -> tuple[int, ...] | None:
         inside = unwrap(self.part)
@@ -224,8 +227,8 @@ class Given(Wrapper):
             return
         raise ShapeError(
             f"Given: with {appended} inputs for the field {self.field!r} the network's input has "
-            f"the shape {tuple(shape)}, but the network takes {tuple(declared)}; make it for "
-            f"{tuple(shape)}"
+            f"the shape {tuple(shape)}, but the network takes {tuple(declared)}; make the "
+            f"network for {tuple(shape)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""A posterior that consists of several, one for each group of variables."""
+"""A posterior made of independent posteriors, one for each group of variables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Parts(Conditional):
 
 
 class ByVariable:
-    """A posterior that consists of independent posteriors, one for each group of variables.
+    """Makes a posterior of independent posteriors, one for each group of variables.
 
     Args:
         posteriors: for a variable, or a tuple of them, a function from the number of dimensions to
@@ -64,13 +64,13 @@ class ByVariable:
             SettingsError: if a variable is in no group, in two, or unknown.
         """
         named = [name for names in self.posteriors for name in names]
-        odd = {name for name in named if named.count(name) > 1} | (
+        misplaced = {name for name in named if named.count(name) > 1} | (
             set(named) ^ set(variables.parts)
         )
-        if odd:
+        if misplaced:
             raise SettingsError(
-                f"ByVariable: {', '.join(sorted(odd))} must be in exactly one group; the variables "
-                f"are {', '.join(variables.parts)}"
+                f"ByVariable: {', '.join(sorted(misplaced))} must be in exactly one group; the "
+                f"variables are {', '.join(variables.parts)}"
             )
         places = dict(
             zip(variables.parts, torch.arange(variables.size).split(variables.sizes), strict=True)

@@ -91,14 +91,14 @@ class Variable:
 
 
 class Variables:
-    """Variables by name, concatenated in one vector of real numbers.
+    """Named variables, represented by one vector of real numbers.
 
     Args:
         variables: by name, in the order of the vector. A tuple is the shape of a real variable, a
             whole number the length of a real vector.
 
     Raises:
-        SettingsError: if there are no variables, if a name cannot be the name of an argument, or if
+        SettingsError: if the mapping is empty, if a name cannot be the name of an argument, or if
             a value is not a :class:`Variable`, a tuple or a whole number.
 
     Example:
@@ -116,7 +116,7 @@ class Variables:
             )
         if not variables:
             raise SettingsError(
-                "LogJoint: there are no variables; name them with their shapes: {'mean': (2,)}"
+                "LogJoint needs at least one variable; give names with shapes: {'mean': (2,)}"
             )
         self.parts: dict[str, Variable] = {
             name: _make_variable(name, value) for name, value in variables.items()
@@ -137,11 +137,11 @@ class Variables:
         leading = free.shape[:-1]
         values, log_det = {}, free.new_zeros(leading)
         for (name, part), flat in zip(self.parts.items(), free.split(self.sizes, -1), strict=True):
-            numbers = flat.reshape(*leading, *part.free_shape)
+            free_values = flat.reshape(*leading, *part.free_shape)
             transform = part.transform
-            values[name] = transform(numbers)
+            values[name] = transform(free_values)
             if part.support is not constraints.real:
-                change = transform.log_abs_det_jacobian(numbers, values[name])
+                change = transform.log_abs_det_jacobian(free_values, values[name])
                 log_det = log_det + change.reshape(*leading, -1).sum(-1)
         return values, log_det
 
@@ -165,7 +165,7 @@ class Variables:
                 value = torch.as_tensor(values[name])
                 if value.shape != part.shape:
                     raise ShapeError(
-                        f"{name}: has the shape {tuple(value.shape)}, expected {part.shape}"
+                        f"{name} has the shape {tuple(value.shape)}, but needs {part.shape}"
                     )
                 _refuse_impossible(name, part, value)
         free = self.free(values)
@@ -189,23 +189,23 @@ class Variables:
             raise SettingsError(
                 f"give a value for each of {', '.join(self.parts)}; missing or unknown: {odd}"
             )
-        numbers = []
+        pieces = []
         for name, part in self.parts.items():
             value = torch.as_tensor(values[name])
             leading = value.shape[: value.dim() - len(part.shape)]
             if value.shape[len(leading) :] != part.shape:
                 raise ShapeError(
-                    f"{name}: has the shape {tuple(value.shape)}, which does not end in "
+                    f"{name} has the shape {tuple(value.shape)}, which does not end in "
                     f"{part.shape}"
                 )
-            numbers.append(part.transform.inv(value).reshape(*leading, part.free_size))
-        return torch.cat(numbers, -1)
+            pieces.append(part.transform.inv(value).reshape(*leading, part.free_size))
+        return torch.cat(pieces, -1)
 
 
 def _refuse_impossible(name: str, part: Variable, value: Tensor) -> None:
     if not bool(part.support.check(value).all()) or not bool(value.isfinite().all()):
         raise SettingsError(
-            f"{name}: {value.tolist()} is not a value of it; give finite ones of {part.support}"
+            f"{name} cannot have the value {value.tolist()}; give finite values in {part.support}"
         )
 
 

@@ -43,5 +43,6 @@ __all__ = [
     "natural_point",
     "choose_point",
     "soft_clamp",
+    "unwrap_independent",
     "find_support",
 ]

@@ -107,8 +107,8 @@ class _BernoulliLogProb(torch.autograd.Function):
 
     It reads the logits as rarely as it can. The first terms cancel within an entry that is fitted
     well, so they are combined before they are summed. The logarithm is taken of a product of many
-    entries, which avoids most of the cost of :math:`\log(1 + e^\eta)`. There is no forward-mode
-    derivative, because the compiler rejects a function that has one.
+    entries, which avoids most of the cost of :math:`\log(1 + e^\eta)`. A forward-mode derivative is
+    left out, because the compiler rejects a function that has one.
     """
 
     generate_vmap_rule = True
@@ -148,7 +148,7 @@ class _BernoulliLogProb(torch.autograd.Function):
 
 
 def _compute_in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
-    """The same, for the compiler: it reads the logits once and stores no large tensor."""
+    """The same for compiled code, which reads the logits once and stores no large tensor."""
     sizes = logits.abs()
     entries = logits * (value - 0.5) - 0.5 * sizes
     inverses = 1 + _exp_of_negative(-sizes)  # of sigma(|eta|): no division
@@ -164,7 +164,7 @@ def _compute_in_one_pass(value: Tensor, logits: Tensor) -> Tensor:
 def _exp_of_negative(x: Tensor) -> Tensor:
     r"""``e^x`` of float32 values of at most 0, with an error below 2e-7.
 
-    The compiler fuses its operations into one loop.
+    The compiler fuses these operations into one loop.
 
     .. math::
 

@@ -82,7 +82,7 @@ class FactorialCategorical(Distribution):
         u = noise.uniform(shape, axis, dtype=logits.dtype, device=logits.device)
         cumulative = logits.softmax(self.axis).cumsum(self.axis)
         level = (cumulative <= u.unsqueeze(self.axis)).sum(self.axis)
-        # Rounding may leave the last sum below 1, and u above it.
+        # Rounding may leave the last cumulative probability below 1, and u above it.
         return self._scale(level.clamp(max=self.levels - 1))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class FactorialCategorical(Distribution):
         return -(log_probs.exp() * log_probs).flatten(self.axis).sum(-1)
 
     def _arrange_levels(self) -> Tensor:
-        """The levels, in a shape that broadcasts with the logits."""
+        """Arrange the levels in a shape that broadcasts with the logits."""
         levels = torch.arange(self.levels, device=self.logits.device)
         return self._scale(levels).reshape(-1, *(1,) * self.event_dims)
 
@@ -131,7 +131,7 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Which entries are such a multiple."""
+        """Whether each entry is such a multiple."""
         level = value * (self.levels - 1)
         whole = (level - level.round()).abs() < 0.01  # float32 of a multiple is off by far less
         return whole & (value >= 0) & (value <= 1)

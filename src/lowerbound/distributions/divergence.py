@@ -41,7 +41,10 @@ def _kl_bernoulli_bernoulli(q: FactorialBernoulli, p: FactorialBernoulli) -> Ten
 
 
 def as_diagonal(distribution: Distribution) -> DiagonalNormal | None:
-    """The distribution as ours if it is ours or torch's ``Independent(Normal)``; else ``None``."""
+    """Return a diagonal Gaussian as ours, also if it is torch's ``Independent(Normal)``.
+
+    Returns ``None`` for any other distribution.
+    """
     if isinstance(distribution, DiagonalNormal):
         return distribution
     base = getattr(distribution, "base_dist", None)
@@ -112,10 +115,10 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def draw_samples(distribution: Distribution, samples: int) -> Tensor:
-    """``[samples, B, *event]`` draws of a distribution of batch shape ``[B]``.
+    """Make draws ``[samples, B, *event]`` from a distribution of batch shape ``[B]``.
 
-    They are reparameterised if the distribution can be, and take their noise from the examples'
-    streams if those are in force.
+    They are reparameterised if the distribution allows it, and take their noise from the examples'
+    streams if these are active.
     """
     size = torch.Size((samples,))
     with noise.for_foreign(samples, distribution.batch_shape[0]):

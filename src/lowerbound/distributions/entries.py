@@ -51,14 +51,14 @@ def check_independent_entries(distribution: Distribution) -> None:
 
 
 def unwrap_independent(distribution: Distribution) -> Distribution:
-    """The distribution inside of torch's ``Independent``."""
+    """Return the distribution inside of torch's ``Independent``."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
 
 
 def is_mass(distribution: Distribution) -> bool | None:
-    """Whether it is a probability mass, rather than a density, by its support.
+    """Whether a distribution is a probability mass, rather than a density, judged by its support.
 
     ``None`` if the distribution does not declare its support.
 
@@ -74,7 +74,7 @@ def is_mass(distribution: Distribution) -> bool | None:
 
 
 def find_support(distribution: Distribution) -> constraints.Constraint | None:
-    """The support of a distribution, or ``None`` if it does not declare one."""
+    """Return the support of a distribution, or ``None`` if it does not declare one."""
     try:
         return distribution.support
     except NotImplementedError:
@@ -82,7 +82,7 @@ def find_support(distribution: Distribution) -> constraints.Constraint | None:
 
 
 def find_entry_support(distribution: Distribution) -> constraints.Constraint | None:
-    """The support of one entry, if it is declared for entries; else that of an event."""
+    """Return the support of one entry, or of an event if it is not declared for entries."""
     support = find_support(distribution)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -173,10 +173,10 @@ class MaskedDistribution(Distribution):
         return terms.masked_fill(~self.observed, 0.0)
 
     def _fill_missing(self, value: Tensor) -> Tensor:
-        """The value with its missing entries replaced by something in the support.
+        """Replace the missing entries of a value by a point in the support.
 
-        What is stored there may have the log probability -inf, or gradients that are not finite,
-        and 0 times these would be NaN in the gradient of the other entries.
+        A stored placeholder may have the log probability -inf or non-finite gradients. Multiplied
+        by 0 these give NaN, which would reach the gradient of the other entries.
         """
         entries = find_entry_support(self.base)
         inside = value.new_zeros(())

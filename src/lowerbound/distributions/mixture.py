@@ -66,9 +66,9 @@ class Mixture(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats, ``[*samples, *batch]``."""
         value = value.unsqueeze(self._axis)
-        # Not every distribution broadcasts values against itself: zuko's flows do not.
-        one_for_each = self.components.batch_shape + self.event_shape
-        shape = torch.broadcast_shapes(value.shape, one_for_each)
+        # Not every distribution broadcasts values against its batch: zuko's flows do not.
+        component_shape = self.components.batch_shape + self.event_shape
+        shape = torch.broadcast_shapes(value.shape, component_shape)
         each = self.components.log_prob(value.expand(shape))
         return (each + self.log_weights).logsumexp(-1)
 
@@ -93,7 +93,7 @@ class Mixture(Distribution):
         return (weights * values).sum(self._axis)
 
     def _choose_components(self, size: torch.Size) -> Tensor:
-        """The numbers of components, ``[*size, *batch]``, drawn by their weights."""
+        """Draw the indices of components, ``[*size, *batch]``, by their weights."""
         shape = size + self.batch_shape
         examples_axis = -1
         if self.batch_shape:
@@ -107,9 +107,10 @@ class Mixture(Distribution):
 
 
 def _select_components(components: Distribution, chosen: Tensor) -> Distribution | None:
-    """The components of these numbers, batch shape ``chosen.shape``; ``None`` if not lowerbound's.
+    """Select the components of these indices, batch shape ``chosen.shape``.
 
-    With it not all components are drawn from, and draws belong to their examples.
+    Then only the chosen components are drawn from, and their noise belongs to the examples. Returns
+    ``None`` for distributions of other libraries.
     """
     shape = components.batch_shape + components.event_shape
     dims = len(components.event_shape)
@@ -130,7 +131,7 @@ def _select_components(components: Distribution, chosen: Tensor) -> Distribution
 
 
 def _select_values(values: Tensor, chosen: Tensor, event_dims: int) -> Tensor:
-    """The values of the chosen components, ``[*chosen, *event]``, of ``[*batch, K, *event]``."""
+    """Select the chosen components' values, ``[*chosen, *event]``, of ``[*batch, K, *event]``."""
     index = chosen.reshape(*chosen.shape, *(1,) * (event_dims + 1))
     values = values.reshape(*(1,) * (index.dim() - values.dim()), *values.shape)
     return values.take_along_dim(index, -event_dims - 1).squeeze(-event_dims - 1)

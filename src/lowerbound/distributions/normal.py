@@ -1,4 +1,4 @@
-"""Gaussians: diagonal ones, and those with any covariance."""
+"""Gaussians with a diagonal covariance, and with any covariance."""
 
 from __future__ import annotations
 
@@ -234,7 +234,9 @@ class TriangularNormal(Distribution):
     def _apply_to_columns(
         self, function: Callable[[Tensor, Tensor], Tensor], value: Tensor
     ) -> Tensor:
-        """A function of factor and columns ``[*batch, D, K]``, for rows ``[*samples, *batch, D]``.
+        """Apply a function of the factor and columns ``[*batch, D, K]`` to rows of a value.
+
+        The value is ``[*samples, *batch, D]``.
 
         All rows that share a factor become its columns, because broadcasting would copy the factor
         for each row.
@@ -253,14 +255,14 @@ class TriangularNormal(Distribution):
 
 
 def _drop_repetition(factor: Tensor) -> Tensor:
-    """The matrix itself if it is repeated over a batch."""
+    """Return the matrix itself if a batch only repeats it."""
     if factor.dim() == 2 or any(factor.stride()[:-2]):
         return factor
     return factor[(0,) * (factor.dim() - 2)]
 
 
 def _broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
-    """The shape that both broadcast to; torch's function costs as much as a small product."""
+    """The common shape. torch's function for it takes as long as a small matrix product."""
     if a[len(a) - len(b) :] == b:
         return a
     return torch.Size(torch.broadcast_shapes(a, b))

@@ -1,4 +1,4 @@
-"""The one point that represents a distribution, as in an embedding."""
+"""The point that represents a distribution, as in an embedding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 
-# The number of draws whose average replaces a point without a closed form.
+# The number of draws that are averaged if the point has no closed form.
 _DRAWS = 256
 
 
@@ -28,9 +28,9 @@ _DRAWS = 256
 def natural_point(distribution: Distribution) -> Tensor:
     """The point that represents a distribution best, ``[*batch, *event]``.
 
-    By default it is the mean. For distributions whose mean is not a possible value, it is another
-    point: the most probable category of a ``Categorical``, the mean direction of one on a circle or
-    a sphere. For a distribution of your own, register a function:
+    By default it is the mean. If the mean is not a possible value, it is another point: the most
+    probable category of a ``Categorical``, or the mean direction of a distribution on a circle or a
+    sphere. For a distribution of your own, register a function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
     Raises:
@@ -72,10 +72,10 @@ def _choose_point_of_base(distribution: Any) -> Tensor:
 
 
 def choose_point(distribution: Distribution, device: torch.device) -> Tensor:
-    """The natural point, ``[*batch, *event]``; without a closed form, the average of 256 draws.
+    """Choose the natural point, ``[*batch, *event]``, or else the average of 256 draws.
 
-    The draws come from one fixed seed, the same for all examples, so the result depends only on the
-    distribution.
+    Draws are averaged if the point has no closed form. They come from one fixed seed, the same for
+    all examples, so the result depends only on the distribution.
 
     Args:
         distribution: of batch shape ``[B, ...]``.

@@ -1,4 +1,4 @@
-"""Distributions over vectors of real numbers: Lebesgue's measure, and products of several."""
+"""Distributions over vectors of real numbers: Lebesgue's measure, and independent parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Lebesgue(Distribution):
     """The density 1 over all real vectors, in place of a prior: KL(q || 1) is minus q's entropy.
 
     Args:
-        size: of the vectors.
+        size: the number of dimensions.
     """
 
     has_rsample = False
@@ -37,7 +37,7 @@ class SideBySide(Distribution):
     """Independent distributions over the parts of a vector.
 
     Args:
-        parts: over vectors, of one batch shape.
+        parts: distributions over vectors, all of the same batch shape.
         order: the position of each entry of the vector in the concatenated parts, ``[D]``.
     """
 
@@ -50,7 +50,7 @@ class SideBySide(Distribution):
         super().__init__(
             self.parts[0].batch_shape, torch.Size((sum(self.sizes),)), validate_args=False
         )
-        self.back = torch.argsort(order)
+        self.inverse_order = torch.argsort(order)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -86,7 +86,7 @@ class SideBySide(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log densities, in nats."""
-        pieces = value[..., self.back].split(self.sizes, -1)
+        pieces = value[..., self.inverse_order].split(self.sizes, -1)
         return torch.stack(
             [part.log_prob(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         ).sum(0)

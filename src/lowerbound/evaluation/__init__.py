@@ -1,4 +1,4 @@
-"""How good a model is, in nats, with standard errors and warnings."""
+"""Evaluations: how good a model is, in nats, with standard errors and warnings."""
 
 from lowerbound.evaluation.annealing import (
     AnnealedEstimate,

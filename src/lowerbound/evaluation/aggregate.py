@@ -25,11 +25,12 @@ from lowerbound.models.passes import iterate_batches
 # The largest number of components in the mixture q(z).
 _MOST_COMPONENTS = 10_000
 
-# The largest number of values [draws, components, units] in all. The second is for posteriors whose
-# units are not independent, such as flows, for which a density may cost an evaluation of a network.
+# The largest number of values [draws, components, units] in all. The second constant is for
+# posteriors whose units are not independent, such as flows: each density may cost an evaluation of
+# a network.
 _MOST_VALUES, _MOST_COSTLY_VALUES = 60_000_000, 250_000
 
-# The largest number of values in memory: 2^17 doubles are 1 MiB, which fits into a core's cache.
+# The largest number of values computed at once: 2^17 doubles are 1 MiB, which fits into a cache.
 _CHUNK_VALUES = 1 << 17
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -37,7 +38,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class AggregatePosterior:
-    """The posteriors that make up q(z), and draws from some of them.
+    """The mixture q(z) of the examples' posteriors, and draws from some of them.
 
     Args:
         components: the posteriors, in batches.
@@ -62,7 +63,7 @@ class AggregatePosterior:
 def measure_aggregate_posterior(
     model: Model, examples: Examples, name: str, *, samples: int, seed: int, rates: Tensor
 ) -> dict[str, Any]:
-    """The information between x and z, and the divergence of the units' aggregates from the prior.
+    """Measure the information between x and z, and how far q(z) is from the prior in each unit.
 
     Args:
         model: the model.
@@ -102,7 +103,7 @@ def measure_aggregate_posterior(
 def _make_aggregate_posterior(
     model: Model, examples: Examples, name: str, samples: int, seed: int
 ) -> AggregatePosterior:
-    """The mixture over evenly spaced examples, with draws for as many as keep the cost bounded."""
+    """Make the mixture over evenly spaced examples, with as many draws as the cost allows."""
 
     def group_of(x: Tensor, given: dict[str, Tensor]) -> Group:
         return find_latent_groups(model, x, 1, given)[name]
@@ -141,7 +142,7 @@ def _log_density(distribution: Distribution, z: Tensor, leading: int) -> Tensor:
 def _sum_densities(
     mixture: AggregatePosterior, *, with_marginal: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums over the components at each draw.
+    """Sum densities over the components at each draw.
 
     Returns:
         The logarithm of the sum of densities, ``[P]``, and the sum of each unit's density,
@@ -174,7 +175,7 @@ def _sum_densities(
 
 
 def _regress(y: Tensor, t: Tensor, known: Tensor, rows: Tensor) -> tuple[float, float]:
-    """The mean of ``y`` with its standard error, by regression on ``t``, whose mean is known.
+    """Estimate the mean of ``y`` and its standard error by regression on ``t``, of known mean.
 
     If ``y`` does not depend on ``t``, for instance if it is the same for all draws, this is the
     plain mean.
@@ -202,7 +203,7 @@ def _regress(y: Tensor, t: Tensor, known: Tensor, rows: Tensor) -> tuple[float, 
 
 
 def make_unit_density(q: Distribution) -> Callable[[Tensor], Tensor] | None:
-    """The log density of each unit, in double precision; ``None`` if units are not independent."""
+    """Make the log density of each unit in double precision; ``None`` for dependent units."""
     if isinstance(q, DiagonalNormal):
         shape = q.batch_shape + q.event_shape
         precision = (-q.log_scale.double()).exp().expand(shape)

@@ -173,7 +173,7 @@ def annealed_log_likelihood(
     model.check_data(examples)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        passes = iterate_batches(
+        batches = iterate_batches(
             examples,
             model,
             seed=seed,
@@ -181,7 +181,7 @@ def annealed_log_likelihood(
             batch_size=batch_size,
             progress=progress,
         )
-        for rows, x, given in passes:
+        for rows, x, given in batches:
             path = AnnealingPath(model, x, settings, given)
             yield path.anneal(
                 draw_from_prior(path.prior, chains, len(x)), path.find_step_sizes(rows)
@@ -317,7 +317,7 @@ def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> 
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))
     try:
         inside = prior.support.check(points.expand(-1, *prior.batch_shape, *prior.event_shape))
-    except NotImplementedError:  # flows do not have this; they are densities over all real vectors
+    except NotImplementedError:  # flows lack a support; they are densities over all real vectors
         return
     if not inside.all():
         raise UnsupportedError(

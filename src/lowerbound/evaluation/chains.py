@@ -1,4 +1,4 @@
-r"""Markov chains that are annealed from the prior to the posterior, or back.
+"""Markov chains that are annealed from the prior to the posterior, or back.
 
 Shapes: C chains, B examples of a batch, T distributions. z is ``[C, B, *event]``, a log weight
 ``[C, B]``.
@@ -78,7 +78,7 @@ class AnnealingPath:
         self.betas = _choose_betas(settings["distributions"])
 
     def make_state(self, z: Tensor) -> ChainState:
-        """The state at ``z``.
+        """Make the state at ``z``.
 
         A density that is not finite counts as zero, so the chains accept no proposal there.
         """
@@ -93,7 +93,7 @@ class AnnealingPath:
         return ChainState(z, log_prior, log_likelihood, *gradients)
 
     def transition(self, state: ChainState, beta: float, step: Tensor) -> tuple[ChainState, Tensor]:
-        """A Hamiltonian trajectory at the temperature ``beta``.
+        """Move by a Hamiltonian trajectory at the temperature ``beta``.
 
         Args:
             state: the state of the chains.
@@ -124,7 +124,7 @@ class AnnealingPath:
         return ChainState(*map(torch.where, masks, proposal, state)), chance
 
     def find_step_sizes(self, rows: Tensor) -> Tensor:
-        """Step sizes for each temperature and example, ``[T, B]``.
+        """Find step sizes for each temperature and example, ``[T, B]``.
 
         They come from a pilot run with its own chains and its own noise.
 
@@ -150,7 +150,7 @@ class AnnealingPath:
         return steps[0].T
 
     def anneal(self, z: Tensor, steps: Tensor, *, down: bool = False) -> dict[str, Tensor]:
-        """A bound on log p(x), ``[B]``, with diagnostics of the chains.
+        """Anneal the chains: a bound on log p(x), ``[B]``, with diagnostics.
 
         Args:
             z: the starting points of the chains, ``[C, B, *event]``: draws from the prior, or with
@@ -184,7 +184,7 @@ class AnnealingPath:
 
 
 def _choose_betas(distributions: int) -> list[float]:
-    """The temperatures from 0 to 1, a sigmoid of equal steps."""
+    """Choose the temperatures from 0 to 1: a sigmoid of equal steps."""
     sigmoid = torch.linspace(-_DELTA, _DELTA, distributions, dtype=torch.float64).sigmoid()
     betas: list[float] = ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
     return betas
@@ -200,7 +200,7 @@ def _gradient(log_density: Tensor, z: Tensor) -> Tensor:
 
 
 def draw_from_prior(prior: Distribution, samples: int, examples: int) -> Tensor:
-    """Draws from the prior, ``[samples, examples, *event]``, from the examples' own noise."""
+    """Draw from the prior, ``[samples, examples, *event]``, by the examples' own noise."""
     try:
         return draw_samples(prior.expand(torch.Size((examples,))), samples)
     except NotImplementedError:

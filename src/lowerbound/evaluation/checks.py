@@ -33,13 +33,13 @@ def check_batch_size(name: str, batch_size: int | None) -> None:
 
 
 def check_model(name: str, model: object, kind: type[M], advice: str) -> M:
-    """The model, if it is of the kind that an evaluation needs.
+    """Return the model if it is of the kind that an evaluation needs.
 
     Args:
-        name: of the evaluation.
-        model: what it was given.
-        kind: the class of the models that it takes.
-        advice: why it takes no others, and what to use instead.
+        name: the name of the evaluation.
+        model: the model that it was given.
+        kind: the class of models that it takes.
+        advice: why it takes no other models, and what to use instead.
 
     Raises:
         UnsupportedError: for another model, with the advice.
@@ -60,9 +60,9 @@ def check_normalized(name: str, model: Model) -> None:
     parts = model.unnormalized_parts()
     if parts:
         raise UnsupportedError(
-            f"{name}: the {' and the '.join(parts)} of the model is not normalised, so this "
-            "is not a bound on log p(x). lb.evaluate reports the score of such a model; for a log "
-            "likelihood use a part with a density, such as lb.Gaussian"
+            f"{name}: the {' and the '.join(parts)} of the model is not normalised, so the "
+            "result would not be a bound on log p(x). lb.evaluate reports the score of such a "
+            "model; for a log likelihood use a part with a density, such as lb.Gaussian"
         )
 
 
@@ -75,6 +75,5 @@ def check_is_bound(name: str, objective: Objective | None) -> None:
     if objective is not None and not objective.is_bound:
         raise UnsupportedError(
             f"{name}: the objective {type(objective).__name__} is not a bound on log p(x) but a "
-            "score, which lb.evaluate reports. For a verdict on the latents alone, leave out "
-            "objective="
+            "score, which lb.evaluate reports. To judge the latents alone, leave objective= out"
         )

@@ -19,8 +19,8 @@ from lowerbound.runtime.noise import derived_seed
 # The largest number of values in memory while resampling: 2^21 doubles are 16 MiB.
 _CHUNK_VALUES = 1 << 21
 
-# With this share of doubtful examples or more, an estimate may be so much too low that its model is
-# the better one.
+# With at least this share of doubtful examples, an estimate may be so much too low that its model
+# is the better one.
 _DOUBTFUL_SHARE = 0.1
 
 
@@ -78,7 +78,7 @@ class Difference:
         return first
 
     def sentence(self, first: str = "the first", second: str = "the second") -> str:
-        """The difference in one sentence, with names for the two estimates."""
+        """Describe the difference in one sentence, with names for the two estimates."""
         count = len(self.per_example)
         if count == 1:
             return (
@@ -120,8 +120,8 @@ def paired_difference(
 
     The interval is about the choice of the examples. It includes the noise of the estimates, such
     as that of importance sampling, which differs from example to example, but it does not include
-    their bias. So if the lower of two importance-sampled estimates is doubtful, there is no
-    verdict: its model may be the better one.
+    their bias. So if the lower of two importance-sampled estimates is doubtful, the
+    difference is not certain: its model may be the better one.
 
     Args:
         a: one estimate, for instance from :func:`lowerbound.evaluate`.
@@ -147,8 +147,8 @@ def paired_difference(
     """
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(
-            f"paired_difference: {len(a.per_example)} examples against {len(b.per_example)}; "
-            "evaluate both on the same data"
+            f"paired_difference: the first estimate is over {len(a.per_example)} examples and the "
+            f"second over {len(b.per_example)}; evaluate both on the same data"
         )
     check_seed("paired_difference", seed)
     if not 0 < level < 1:
@@ -191,7 +191,7 @@ def _measure_doubtful_share(estimate: Estimate) -> float:
 
 
 def _resample_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of ``resamples`` sets of values that are drawn with replacement, in chunks."""
+    """Compute the means of sets of values that are drawn with replacement, in chunks."""
     generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
     means = np.empty(resamples)
     step = max(1, _CHUNK_VALUES // len(values))
@@ -206,7 +206,7 @@ def _resample_means(values: NDArray[np.float64], resamples: int, seed: int) -> N
 def _compute_interval(
     values: NDArray[np.float64], means: NDArray[np.float64], level: float
 ) -> tuple[float, float]:
-    """Quantiles of the resampled means, corrected for bias and for acceleration (Efron 1987)."""
+    """Compute quantiles of the resampled means, bias-corrected and accelerated (Efron 1987)."""
     mean = values.mean()
     deviations = values - mean
     spread = float((deviations**2).sum())

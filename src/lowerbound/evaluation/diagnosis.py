@@ -33,7 +33,7 @@ from lowerbound.runtime.renaming import forward_old_names
 _EXAMPLES = 500
 _DRAWS = 4
 
-# A value whose relative change is below this counts as constant. Rounding of float32 is below it.
+# A value whose relative change is below this counts as constant. Float32 rounds more finely.
 _CONSTANT_CHANGE = 1e-6
 
 # A scale within this factor of its bound counts as being at the bound.
@@ -81,7 +81,7 @@ def probe_model(model: LatentModel, examples: Examples, seed: int) -> Probe:
 
     Args:
         model: the model.
-        examples: the data, of which it takes up to 500.
+        examples: the data; up to 500 examples are used.
         seed: of all noise.
     """
     per_pass = choose_batch_size(_DRAWS * math.prod(examples.shape))
@@ -107,7 +107,7 @@ def _record_dead_units(
     """Within the block, record the share of constant units of each of torch's activations.
 
     Args:
-        model: whose modules to watch.
+        model: the model whose modules to watch.
         dead: where to record the share, by the path of the activation.
         given: the leading shape of the part's input. A network may flatten it.
     """
@@ -141,23 +141,23 @@ def _record_dead_units(
 Cause = tuple[str, str]
 
 
-def find_constant_data(look: Probe) -> Cause | None:
-    """The examples are all the same, so there is no information about them."""
-    if len(look.x) < 2 or not bool((look.x == look.x[:1]).all()):
+def find_constant_data(probe: Probe) -> Cause | None:
+    """Find whether the examples are all the same, so that z has nothing to distinguish."""
+    if len(probe.x) < 2 or not bool((probe.x == probe.x[:1]).all()):
         return None
     return (
-        "the examples are all the same, so there is no information that z could carry",
+        "the examples are all the same, so z cannot carry information about them",
         "evaluate on data that vary",
     )
 
 
-def find_dead_units(look: Probe) -> Cause | None:
-    """The units of a layer are all zero or saturated, or the encoder's output is constant."""
+def find_dead_units(probe: Probe) -> Cause | None:
+    """Find a layer whose units are all zero or saturated, or a constant output of the encoder."""
     remedy = (
         "use another activation (gelu, tanh), smaller initial weights or a lower learning rate, "
         "and train again"
     )
-    layers = [path for path, share in look.dead.items() if share == 1.0]
+    layers = [path for path, share in probe.dead.items() if share == 1.0]
     if layers:
         part = "decoder"
         if layers[0].startswith("posterior"):
@@ -165,10 +165,10 @@ def find_dead_units(look: Probe) -> Cause | None:
         cause = f"all units of {layers[0]}, in the {part}, are constant (zero or saturated)"
         return f"{cause} for every input", remedy
     names = ["mean", "stddev"]
-    if isinstance(look.q, FactorialBernoulli):
+    if isinstance(probe.q, FactorialBernoulli):
         names.remove("stddev")
     try:
-        parameters = [getattr(look.q, name) for name in names]
+        parameters = [getattr(probe.q, name) for name in names]
     except NotImplementedError:
         return None
     changes = [float(((value - value[:1]).abs() / (1 + value.abs())).max()) for value in parameters]
@@ -180,7 +180,7 @@ def find_dead_units(look: Probe) -> Cause | None:
 def find_strong_rate_weight(
     objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Cause | None:
-    """The weight of the rate is above 1, the capacity near 0, or there are free bits."""
+    """Find a weight of the rate above 1, a capacity near 0, or free bits."""
     beta, capacity = (
         _find_reached_value(objective, schedules, name) for name in ("beta", "capacity")
     )
@@ -215,28 +215,28 @@ def _find_reached_value(
     return float(getattr(value, "end", value))
 
 
-def find_broad_scale(look: Probe) -> Cause | None:
-    r"""The likelihood's scale exceeds the data's standard deviation in every direction.
+def find_broad_scale(probe: Probe) -> Cause | None:
+    r"""Find whether the likelihood's scale exceeds the data's deviation in every direction.
 
     With a linear decoder, a unit raises the bound only along a direction in which the data have a
     larger variance than the noise (Tipping & Bishop 1999; Lucas et al. 2019): the largest
     eigenvalue of the covariance of ``x / scale`` must be above 1.
     """
-    scale = look.scale
-    if scale is None or len(look.x) < 2:
+    scale = probe.scale
+    if scale is None or len(probe.x) < 2:
         return None
     per_entry = scale.square().mean((0, 1)).sqrt().flatten()
-    x = look.x.double().flatten(1)
+    x = probe.x.double().flatten(1)
     if float(_variances(x / per_entry)[-1]) > 1:
         return None
     variances = _variances(x)
-    units = math.prod(look.q.event_shape)
+    units = math.prod(probe.q.event_shape)
     cause = (
         f"the likelihood's scale ({float(per_entry.mean()):.3g}) is above the data's standard "
         f"deviation in every direction (at most {math.sqrt(float(variances[-1])):.3g}), so "
         "information in z costs more than it gains"
     )
-    return cause, _advise_on_scale(look.likelihood, _residual_scale(variances, units, x))
+    return cause, _advise_on_scale(probe.likelihood, _residual_scale(variances, units, x))
 
 
 def _variances(x: Tensor) -> Tensor:
@@ -277,15 +277,15 @@ def has_learned_scale(likelihood: nn.Module) -> bool:
     return isinstance(getattr(likelihood, "scale", None), str)
 
 
-def find_free_decoder(look: Probe) -> Cause | None:
-    """The likelihood hardly depends on z, but is far better than independent entries."""
-    if len(look.x) < 2:
+def find_free_decoder(probe: Probe) -> Cause | None:
+    """Find a likelihood that hardly depends on z, but is far better than independent entries."""
+    if len(probe.x) < 2:
         return None
-    change = float(look.log_likelihood.std(0).mean())
+    change = float(probe.log_likelihood.std(0).mean())
     independent = DiagonalNormal | FactorialBernoulli | MaskedDistribution
-    if change > _IGNORED_NATS or isinstance(look.p, independent):
+    if change > _IGNORED_NATS or isinstance(probe.p, independent):
         return None
-    gain = look.log_likelihood.mean(0) - _score_independent_entries(look.x)
+    gain = probe.log_likelihood.mean(0) - _score_independent_entries(probe.x)
     error = Estimate(gain).standard_error
     if not float(gain.mean()) >= max(1.0, 3 * error):
         return None
@@ -298,7 +298,7 @@ def find_free_decoder(look: Probe) -> Cause | None:
 
 
 def _score_independent_entries(x: Tensor) -> Tensor:
-    """log p of each example, ``[B]``, with independent entries that are fitted to the same data."""
+    """Score each example by independent entries that are fitted to the same data, ``[B]``."""
     x = x.double().flatten(1)
     if bool(((x == 0) | (x == 1)).all()):
         share = (x.sum(0) + 0.5) / (len(x) + 1)
@@ -308,24 +308,24 @@ def _score_independent_entries(x: Tensor) -> Tensor:
 
 
 def find_causes_of_collapse(
-    look: Probe, objective: Any, schedules: Mapping[str, Mapping[str, float]]
+    probe: Probe, objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Cause]:
-    """The causes that a measurement supports.
+    """Find the causes that a measurement supports.
 
     Args:
-        look: the model's distributions for the examples.
-        objective: what the model was trained with.
-        schedules: the values that the objective's schedules had reached.
+        probe: the model's distributions for the examples.
+        objective: the objective that the model was trained with.
+        schedules: the values that its schedules had reached.
     """
     # Each of these two alone explains a collapse, whatever the other measurements are.
-    for certain in (find_constant_data(look), find_dead_units(look)):
+    for certain in (find_constant_data(probe), find_dead_units(probe)):
         if certain is not None:
             yield certain
             return
-    weight, scale = find_strong_rate_weight(objective, schedules), find_broad_scale(look)
-    if weight is not None and has_learned_scale(look.likelihood):
+    weight, scale = find_strong_rate_weight(objective, schedules), find_broad_scale(probe)
+    if weight is not None and has_learned_scale(probe.likelihood):
         scale = None  # a learned scale becomes broad because of the collapse
-    found = [cause for cause in (weight, scale, find_free_decoder(look)) if cause is not None]
+    found = [cause for cause in (weight, scale, find_free_decoder(probe)) if cause is not None]
     measured = "scale, weight of the rate, dead units and a decoder that does not need z"
     yield from found or [(f"none found: {measured} were measured", _GENERAL_REMEDY)]
 
@@ -333,13 +333,13 @@ def find_causes_of_collapse(
 def find_causes_without_probe(
     objective: Any, schedules: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Cause]:
-    """The causes of a collapse of a model that is not a :class:`~lowerbound.LatentModel`.
+    """Find the causes of a collapse of a model that is not a :class:`~lowerbound.LatentModel`.
 
     Only the objective can be examined.
 
     Args:
-        objective: what the model was trained with.
-        schedules: the values that the objective's schedules had reached.
+        objective: the objective that the model was trained with.
+        schedules: the values that its schedules had reached.
     """
     weight = find_strong_rate_weight(objective, schedules)
     yield weight or ("none found: only the weight of the rate was measured", _GENERAL_REMEDY)
@@ -351,12 +351,12 @@ _GENERAL_REMEDY = (
 )
 
 
-def measure_scale_bounds(look: Probe) -> tuple[float, float] | None:
-    """The shares of a learned scale's entries within 5% of its floor and of its ceiling.
+def measure_scale_bounds(probe: Probe) -> tuple[float, float] | None:
+    """Measure the shares of a learned scale's entries within 5% of its floor and its ceiling.
 
     ``None`` if the likelihood has no learned scale.
     """
-    likelihood, scale = look.likelihood, look.scale
+    likelihood, scale = probe.likelihood, probe.scale
     low, high = getattr(likelihood, "min_scale", None), getattr(likelihood, "max_scale", None)
     if scale is None or low is None or high is None or not has_learned_scale(likelihood):
         return None

@@ -16,7 +16,7 @@ from lowerbound.models.passes import ProgressCallback
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
 
-# The number of evaluations of a model that stores its own data.
+# A model that stores its own data is evaluated this many times.
 _REPETITIONS = 100
 
 
@@ -77,7 +77,7 @@ def evaluate(
     of the model is not normalised, such as a posterior that is a point. The estimate's ``label``
     says which it is.
 
-    The same ``seed`` gives the same result for every batch size, up to rounding. See
+    The same ``seed`` gives the same result for every batch size, up to rounding; see
     :func:`lowerbound.evaluation.scoring.compute_dataset_terms`.
 
     Args:
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float | None:
-    """A bound on a model's log p(x) in bits per dimension, ``None`` where that has no meaning.
+    """Convert a bound on log p(x) to bits per dimension; ``None`` where that is meaningless.
 
     Whether p(x) is a mass or a density follows from the support of the model's likelihood, see
     :meth:`Examples.bits_per_dimension <lowerbound.Examples.bits_per_dimension>`.

@@ -29,7 +29,7 @@ class Finding:
 
 
 def find_reached_bounds(likelihood: nn.Module, shares: tuple[float, float]) -> Iterator[Finding]:
-    """Findings about a learned scale with more than one entry in a hundred at a bound."""
+    """Find a learned scale with more than 1% of its entries at the floor or at the ceiling."""
     low, high = shares
     if low > 0.01:
         yield Finding(
@@ -43,13 +43,13 @@ def find_reached_bounds(likelihood: nn.Module, shares: tuple[float, float]) -> I
         yield Finding(
             f"{100 * high:.0f}% of the likelihood's scales are at their ceiling "
             f"max_scale={likelihood.max_scale:g}",
-            "the data vary by more than that in some entries",
+            "the data vary more than that in some entries",
             "rescale the data, or raise max_scale",
         )
 
 
 def find_unfinished_schedules(schedules: Mapping[str, Mapping[str, float]]) -> Iterator[Finding]:
-    """Findings about schedules that had not ended when the model had its present weights."""
+    """Find the schedules that had not ended when the model got its present weights."""
     for name, schedule in schedules.items():
         if not was_cut_short(schedule):
             continue

@@ -1,4 +1,4 @@
-"""The gaps between bound and log likelihood that are due to the family of q and the encoder."""
+"""The gaps between bound and log likelihood: due to the family of q, and due to the encoder."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SMALL_NATS = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """The log likelihood and two bounds on it, over the same examples; ``str()`` of it is a table.
+    """The log likelihood and two bounds on it, over the same examples. ``str()`` gives a table.
 
     Args:
         log_likelihood: by importance sampling; its ``warning`` says whether you can trust it.
         best_bound: the bound with the best q for each example.
         amortised_bound: the bound with the encoder's q.
-        train_log_likelihood: the log likelihood of as many training examples, if there are any.
+        train_log_likelihood: the log likelihood of as many training examples, if they were given.
         last_gain: the mean gain of the last round of the search, in nats.
     """
 
@@ -239,24 +239,24 @@ def inference_gaps(
 
 
 def _spread_like(train: Examples, examples: Examples) -> Examples:
-    """As many training examples as there are others, evenly spaced."""
+    """Take as many training examples as there are others, evenly spaced."""
     chosen = train.spread(len(examples))
     if chosen.shape != examples.shape:
         raise ShapeError(
-            f"inference_gaps: training examples of shape {chosen.shape}, but data of shape "
-            f"{examples.shape}; give examples of the same shape"
+            f"inference_gaps: the training examples have the shape {chosen.shape}, but the data "
+            f"have {examples.shape}; give examples of the same shape"
         )
     return chosen
 
 
 def check_refinable(model: Model, examples: Examples) -> LatentModel:
-    """The model, if a better q can be searched for each example.
+    """Return the model if a better q can be searched for each example.
 
     Raises:
         UnsupportedError: saying why it cannot.
     """
     model = check_model(
-        "inference_gaps", model, LatentModel, "it searches the best q for each example"
+        "inference_gaps", model, LatentModel, "it searches for the best q of each example"
     )
     check_normalized("inference_gaps", model)
     posterior = unwrap(model.posterior)
@@ -278,7 +278,7 @@ def check_refinable(model: Model, examples: Examples) -> LatentModel:
     if not q.has_rsample:
         raise UnsupportedError(
             f"inference_gaps: the posterior returned {type(q).__name__}, which cannot be "
-            "reparameterised, so there is no gradient to refine it by; use a posterior with "
+            "reparameterised, so gradients cannot refine it; use a posterior with "
             "rsample, such as lowerbound.Gaussian"
         )
     return model

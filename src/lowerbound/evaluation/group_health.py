@@ -15,14 +15,14 @@ _ACTIVE_VARIANCE = 0.01
 # A unit that is not active and whose rate is below this many nats is switched off.
 _OFF_NATS = 0.01
 
-# There are too few examples if the share of a draw's own posterior in the mixture q(z) exceeds its
-# share in a mixture of equal ones by this much, see ``saturated``.
+# Examples are too few if a draw's own posterior has a share in the mixture q(z) that exceeds its
+# share in a mixture of equal posteriors by this much, see ``saturated``.
 _OWN_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class CodeUse:
-    """The use of its codes by a discrete group of latents.
+    """How a discrete group of latents uses its codes.
 
     Args:
         probabilities: the mean over examples of q(z_j = c given x), ``[J, C]``.
@@ -179,7 +179,7 @@ class GroupHealth:
 
     def _describe_rates(self) -> str:
         if self.rate_per_unit is None:
-            return "the rates of units have no closed form"
+            return "the rates of single units are not known in closed form"
         largest = self.rate_per_unit.sort(descending=True).values[:10].tolist()
         more = ", ..." * (self.units > 10)
         return f"by unit: {', '.join(f'{rate:.2f}' for rate in largest)}{more}"
@@ -201,5 +201,5 @@ class GroupHealth:
 
 
 def format_nats(value: float) -> str:
-    """Two decimals, and 0.00 rather than -0.00."""
+    """Format a value with two decimals, and as 0.00 rather than -0.00."""
     return f"{round(value, 2) + 0.0:.2f}"

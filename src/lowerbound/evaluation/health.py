@@ -30,8 +30,8 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
-# The latents have collapsed if they carry fewer nats about x than the first of these, or than the
-# second with no active unit.
+# The latents have collapsed if they carry less about x than the first of these, in nats, or less
+# than the second while all units are inactive.
 _NOTHING_NATS, _NEXT_TO_NOTHING_NATS = 0.1, 0.5
 
 # With fewer examples than the first, a collapse cannot be detected, because the mutual information
@@ -48,7 +48,7 @@ _DRAWS_OF_OTHERS = 256
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentHealth(GroupHealth):
-    """The information in the latents; ``str()`` of it is a few lines, findings first.
+    """The information in the latents. ``str()`` gives a few lines, with the findings first.
 
     It has the values of a :class:`~lowerbound.evaluation.GroupHealth`: those of the only group of
     latents, or for several groups the sum of their rates, and the concatenated rates and variances
@@ -177,7 +177,7 @@ def latent_health(
     """
     if isinstance(model, LogJoint):
         raise UnsupportedError(
-            "latent_health: a LogJoint has one posterior for all data, and its examples have no "
+            "latent_health: a LogJoint has one posterior for all data, so its examples do not have "
             "latents; use lb.posterior_health"
         )
     check_normalized("latent_health", model)
@@ -197,20 +197,20 @@ def latent_health(
         if not isinstance(model, LatentModel):
             causes = find_causes_without_probe(objective, schedules)
             return _add_findings(health, causes, list(find_unfinished_schedules(schedules)))
-        look = probe_model(model, examples, seed)
-        shares = measure_scale_bounds(look)
+        probe = probe_model(model, examples, seed)
+        shares = measure_scale_bounds(probe)
         findings = list(find_unfinished_schedules(schedules))
         if shares is not None:
-            findings += find_reached_bounds(look.likelihood, shares)
+            findings += find_reached_bounds(probe.likelihood, shares)
             floor, ceiling = shares
             health = replace(health, scale_floor_reached=floor, scale_ceiling_reached=ceiling)
-        return _add_findings(health, find_causes_of_collapse(look, objective, schedules), findings)
+        return _add_findings(health, find_causes_of_collapse(probe, objective, schedules), findings)
 
 
 def _add_findings(
     health: LatentHealth, causes: Iterable[Cause], findings: list[Finding]
 ) -> LatentHealth:
-    """The health with its findings: first a collapse with its causes, if there is one."""
+    """Add the findings: a collapse with its causes first, if the latents have collapsed."""
     if not _has_collapsed(health):
         return replace(health, findings=tuple(findings))
     what = (
@@ -235,7 +235,7 @@ def _has_collapsed(health: LatentHealth) -> bool:
 def _measure_groups(
     model: Model, examples: Examples, for_rates: int, samples: int, seed: int
 ) -> dict[str, GroupHealth]:
-    """The values of each group of latents, by name."""
+    """Measure each group of latents, by name."""
     _, x, given = next(iterate_batches(examples.spread(1), model, seed=seed))
     first = find_latent_groups(model, x, 1, given)
     together = 1
@@ -258,7 +258,7 @@ def _measure_groups(
 
 
 def _explain_unknown(group: Group) -> str | None:
-    """Why a group has no aggregate posterior to compare with its prior; ``None`` if it has one."""
+    """Explain why a group's q(z) cannot be compared with its prior; ``None`` if it can."""
     if group.depends_on_latents:
         return "the posterior depends on other latents"
     if len(group.prior.batch_shape) == 2:
@@ -269,7 +269,7 @@ def _explain_unknown(group: Group) -> str | None:
 
 
 def _combine_groups(groups: Mapping[str, GroupHealth]) -> GroupHealth:
-    """The values of all groups: those of the only one, or what can be summed over several."""
+    """Combine the values of all groups; of several groups, only those that can be summed."""
     members = list(groups.values())
     if len(members) == 1:
         return members[0]
@@ -310,9 +310,9 @@ class _GroupSums:
         self._add_means(group.unit_means(device))
 
     def _add_means(self, means: Tensor) -> None:
-        """Sums of squares about the running mean (Chan, Golub & LeVeque 1983).
+        """Add sums of squares about the running mean (Chan, Golub & LeVeque 1983).
 
-        They do not subtract large numbers from each other.
+        These sums do not subtract large values from each other.
         """
         here, new = means.mean(0), self.count + len(means)
         shift = here - self.mean

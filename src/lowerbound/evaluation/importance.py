@@ -24,10 +24,10 @@ from lowerbound.runtime.memory import keeping_freed_memory, choose_pairs_per_bat
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
-# With fewer effective samples than this, a few weights decide the average.
+# With fewer effective samples than this, a few weights determine the average.
 _FEWEST_EFFECTIVE = 10.0
 
-# The number of examples in a batch if the samples of a single example are enough for a chunk.
+# The number of examples in a batch if the samples of a single example fill a chunk.
 _SMALL_BATCH_EXAMPLES = 8
 
 # Weights with at least this share of effective samples are so even that their tail does not matter.
@@ -61,7 +61,7 @@ class LikelihoodEstimate(Estimate):
 
     @property
     def doubtful(self) -> Tensor:
-        """The examples whose estimates you should not trust, ``[N]``, as a mask."""
+        """Whether the estimate of each example should not be trusted, ``[N]``."""
         effective = self.effective_sample_sizes  # nan if all weights are zero or nan
         few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
         even = (effective >= _EVEN_SHARE * self.samples) & (self.samples > 1)
@@ -69,7 +69,7 @@ class LikelihoodEstimate(Estimate):
 
     @property
     def warning(self) -> str | None:
-        """Why the estimate is not to be trusted, in words; ``None`` if no example is doubtful."""
+        """Why the estimate cannot be trusted, in words; ``None`` if no example is doubtful."""
         count, total = int(self.doubtful.sum()), len(self.per_example)
         if not count:
             return None
@@ -93,7 +93,7 @@ class LikelihoodEstimate(Estimate):
 
 
 class WeightSums:
-    """Sums over each example's log weights, ``[B]`` each, that are updated chunk by chunk.
+    """Sums over each example's weights, ``[B]`` each, which are updated chunk by chunk.
 
     Apart from the sums, only the largest log weights are stored.
 
@@ -157,8 +157,8 @@ def log_likelihood(
     for any number of samples and examples. Neither ``batch_size`` nor ``chunk_size`` changes the
     result beyond rounding. With the same ``seed`` it is the result of
     ``evaluate(model, IWAE(samples), data)``. A posterior whose noise comes neither from
-    :mod:`lowerbound.noise` nor from torch's functions for random numbers, as that of torch's
-    ``VonMises``, is reproducible for one batch size.
+    :mod:`lowerbound.noise` nor from torch's functions for random numbers, such as torch's
+    ``VonMises``, gives the same result only for the same batch size.
 
     Args:
         model: any model whose likelihood is a density or a mass function.
@@ -177,8 +177,8 @@ def log_likelihood(
 
     Returns:
         A :class:`LikelihoodEstimate`: the mean over examples with its standard error, the value,
-        effective sample size and Pareto k-hat of each example, and a warning if the weights are not
-        to be trusted. Its term ``elbo`` is the bound from the same draws.
+        effective sample size and Pareto k-hat of each example, and a warning if the weights cannot
+        be trusted. Its term ``elbo`` is the bound from the same draws.
 
     Raises:
         UnsupportedError: if a part of the model is not normalised, naming the part.
@@ -243,12 +243,12 @@ def log_likelihood(
 
 
 def _choose_chunk_size(samples: int, most: int) -> int:
-    """The size of chunks of at most ``most`` samples with the last one as long as possible."""
+    """Choose chunks of at most ``most`` samples, with the last one as long as possible."""
     return math.ceil(samples / math.ceil(samples / most))
 
 
 def _iterate_sizes(samples: int, chunk: int, next_chunk: Callable[[], None]) -> Iterator[int]:
-    """The sizes of the chunks. The noise of each continues that of the chunk before."""
+    """Yield the sizes of the chunks. The noise of each continues that of the one before."""
     for start in range(0, samples, chunk):
         next_chunk()
         yield min(chunk, samples - start)

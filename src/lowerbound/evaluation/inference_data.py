@@ -30,7 +30,7 @@ def to_arviz(
     """Draws from the posterior of a :class:`lowerbound.LogJoint` as ``arviz.InferenceData``.
 
     Its group ``posterior`` has one variable for each variable of the model, ``[1, draws, *shape]``.
-    There is one chain, because the draws are independent. So R-hat and autocorrelations say nothing
+    All draws are one chain, because they are independent. So R-hat and autocorrelations say nothing
     about the fit; see :func:`lowerbound.posterior_health` for that. This function needs the extra
     ``arviz``.
 
@@ -69,7 +69,7 @@ def to_arviz(
             import arviz
     except ImportError:
         raise SettingsError(
-            "to_arviz: ArviZ is not installed; pip install 'lowerbound[arviz]'"
+            "to_arviz: ArviZ is not installed; install it by pip install 'lowerbound[arviz]'"
         ) from None
     whole = model
     if data is not None:

@@ -13,12 +13,12 @@ from torch.distributions import (
     Bernoulli,
     Categorical,
     Distribution,
-    Independent,
     OneHotCategorical,
 )
 
 from lowerbound.distributions import (
     FactorialBernoulli,
+    unwrap_independent,
     closed_form_kl,
     closed_form_unit_kl,
     choose_point,
@@ -66,10 +66,10 @@ class Group:
     def unit_means(self, device: torch.device) -> Tensor:
         """The mean of each unit under q, ``[B, J, M]``, in float64.
 
-        M is 1 for a unit that is a number. For a unit that is one of C codes, M is C: the mean of
-        its one-hot code.
+        M is 1 for a numeric unit. For a unit that is one of C codes, M is C, and the mean is that
+        of the one-hot code.
         """
-        if isinstance(_base(self.q), Categorical | OneHotCategorical):
+        if isinstance(unwrap_independent(self.q), Categorical | OneHotCategorical):
             means = find_code_probabilities(self.q)
             assert means is not None
         else:
@@ -84,7 +84,7 @@ class Group:
         return self._average_over_latents(probabilities)
 
     def _average_over_latents(self, values: Tensor) -> Tensor:
-        """The mean over draws of the other latents, if q depends on them."""
+        """Average over draws of the other latents, if q depends on them."""
         if self.depends_on_latents:
             values = values.mean(0)
         return values.double()
@@ -93,13 +93,13 @@ class Group:
 def find_latent_groups(
     model: Model, x: Tensor, samples: int, given: Mapping[str, Any]
 ) -> dict[str, Group]:
-    """The groups of a model's latents for a batch, by name.
+    """Find the groups of a model's latents for a batch, by name.
 
     Args:
         model: a :class:`~lowerbound.LatentModel`, which has the single group ``z``, or a model
             whose draws say what q and the prior of each group are.
         x: the examples, ``[B, *event]``.
-        samples: K, the draws for a group whose rate has no closed form, or that depends on others.
+        samples: K, the draws for a group that depends on others, or whose rate lacks a closed form.
         given: the fields that the model needs.
 
     Raises:
@@ -137,11 +137,11 @@ def _make_only_group(
 
 
 def find_code_probabilities(q: Distribution) -> Tensor | None:
-    """The probabilities of the codes of a discrete posterior, ``[*batch, J, C]``.
+    """Find the probabilities of the codes of a discrete posterior, ``[*batch, J, C]``.
 
     ``None`` for a posterior whose units are not codes.
     """
-    base = _base(q)
+    base = unwrap_independent(q)
     if isinstance(base, Categorical | OneHotCategorical):
         probabilities = base.probs
     elif isinstance(base, Bernoulli | FactorialBernoulli):
@@ -151,7 +151,3 @@ def find_code_probabilities(q: Distribution) -> Tensor | None:
     return probabilities.reshape(*q.batch_shape, -1, probabilities.shape[-1])
 
 
-def _base(q: Distribution) -> Distribution:
-    while isinstance(q, Independent):
-        q = q.base_dist
-    return q

@@ -10,10 +10,10 @@ from torch import Tensor
 # A prior worth this many observations pulls the shape towards one half (Vehtari et al. 2024,
 # appendix G).
 _PRIOR_COUNT = 10.0
-_FEWEST = 5
+_FEWEST_WEIGHTS = 5
 
-# Weights that differ by less than a thousandth, or by no more than float32 can resolve, have no
-# tail.
+# Weights without a tail: log weights that differ by less than a thousandth, or by less than float32
+# can resolve.
 _EVEN, _ROUNDING = 1e-3, 1e-6
 
 
@@ -60,7 +60,7 @@ def pareto_shape(largest_log_w: Tensor) -> Tensor:
     """
     ordered = largest_log_w.double().sort(0).values
     count = len(ordered) - 1
-    if count < _FEWEST:
+    if count < _FEWEST_WEIGHTS:
         return torch.full_like(ordered[0], math.nan)
     weights = (ordered - ordered[-1]).exp()
     excess = weights[1:] - weights[0]  # [T, B], ascending

@@ -29,8 +29,8 @@ from lowerbound.settings import check_whole_number
 # The largest k-hat with which weights have a finite variance, so that their averages converge fast.
 _GOOD_SHAPE = 0.5
 
-# The largest gap with which draws can be used without weights. k-hat judges the weights only, and
-# they are good even for a q that is much too wide.
+# The largest gap in nats with which draws can be used without weights. k-hat judges only the
+# weights, and these are good even for a q that is much too wide.
 _NEAR_NATS = 0.5
 
 # The smallest number of draws for a verdict.
@@ -39,13 +39,13 @@ _FEWEST_DRAWS = 100
 # With this share of effective draws, weights are so even that their tail does not matter.
 _EVEN_SHARE = 0.9
 
-# Roughly the number of tensors, as large as the log joint's largest one, that its gradient stores.
+# The gradient of the log joint stores roughly this many tensors as large as its largest one.
 _WITH_GRADIENT = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PosteriorHealth:
-    """How well a posterior fits; ``str()`` of it is a few lines, the verdict first.
+    """How well a posterior fits. ``str()`` gives a few lines, with the verdict first.
 
     Args:
         verdict: ``"good"``: k-hat is at most 0.5 and the gap at most half a nat, so you can use the
@@ -167,7 +167,7 @@ def posterior_health(
     samples = check_whole_number("posterior_health: samples", samples)
     if samples < _FEWEST_DRAWS:
         raise SettingsError(
-            f"posterior_health: samples={samples} are too few for a verdict; take at least "
+            f"posterior_health: {samples} samples are too few for a verdict; take at least "
             f"{_FEWEST_DRAWS}, better 10,000"
         )
     whole, _ = model.for_evaluation(data)

@@ -17,9 +17,9 @@ from lowerbound.evaluation.findings import Finding
 
 Verdict = Literal["good", "usable", "bad"]
 
-# The faults of q that are reported: a gain in nats from moving or stretching it, a ratio of
-# standard deviations, a difference of correlations, a difference of skewness. Each must exceed this
-# number of standard errors, so that it is not due to chance.
+# The smallest faults of q that are reported: a gain in nats from moving or stretching it, a ratio
+# of standard deviations, a difference of correlations, and a difference of skewness. Each must also
+# exceed the last constant times its standard error, so that it is not due to chance.
 _GAIN_NATS, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
 
 # The largest number of coordinates whose correlations are measured.
@@ -64,11 +64,11 @@ class WeightedDraws:
 
 
 def find_faults(draws: WeightedDraws, verdict: Verdict) -> Iterator[Finding]:
-    """The faults of a posterior, with the causes that the draws support.
+    """Find the faults of a posterior, with the causes that the draws support.
 
     Args:
-        draws: from the posterior.
-        verdict: on the posterior. The shape of a good one is not examined.
+        draws: draws from the posterior.
+        verdict: the verdict on the posterior. The shape of a good one is not examined.
     """
     impossible = 1 - float(draws.possible.double().mean())
     if impossible:
@@ -84,13 +84,13 @@ def find_faults(draws: WeightedDraws, verdict: Verdict) -> Iterator[Finding]:
         yield Finding("q is not where its ELBO is largest", *unfinished)
     if verdict == "good":
         return
-    weights = {"usable": "uneven", "bad": "not to be trusted"}[verdict]
+    weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
     found = [measure(draws) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)]
     causes = [cause for cause in found if cause is not None]
     if not causes and unfinished is None:
         causes = [_OTHER_SHAPE]
     for cause in causes:
-        yield Finding(f"q does not fit: the weights of its draws are {weights}", *cause)
+        yield Finding(f"q does not fit: the weights of its draws {weights}", *cause)
 
 
 _OTHER_SHAPE = (
@@ -102,7 +102,7 @@ _OTHER_SHAPE = (
 
 
 def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
-    """The gain from moving and stretching q."""
+    """Measure the gain from moving and stretching q."""
     if draws.gradients is None:
         return None
     finite = draws.gradients.isfinite().all(1)
@@ -126,7 +126,7 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
 
 
 def _find_correlation(draws: WeightedDraws) -> tuple[str, str] | None:
-    """A correlation of two coordinates that q does not have."""
+    """Find a correlation of two coordinates that q lacks."""
     if not 2 <= len(draws.names) <= _MOST_COORDINATES:
         return None
     of_q, weighted = _compute_correlation(draws, None), _compute_correlation(draws, draws.weights)
@@ -149,7 +149,7 @@ def _compute_correlation(draws: WeightedDraws, weights: Tensor | None) -> Tensor
 
 
 def _find_wrong_scale(draws: WeightedDraws) -> tuple[str, str] | None:
-    """A coordinate whose standard deviation under q is too small or too large."""
+    """Find a coordinate whose standard deviation under q is too small or too large."""
     mean = draws.weights @ draws.u
     scale = (draws.weights @ (draws.u - mean).square()).sqrt()
     ratio = scale / draws.scale
@@ -173,7 +173,7 @@ def _find_wrong_scale(draws: WeightedDraws) -> tuple[str, str] | None:
 
 
 def _find_skewness(draws: WeightedDraws) -> tuple[str, str] | None:
-    """A coordinate whose skewness under q differs from that of the weighted draws."""
+    """Find a coordinate whose skewness under q differs from that of the weighted draws."""
     mean = draws.weights @ draws.u
     centred = draws.u - mean
     skewness = (draws.weights @ centred**3) / (draws.weights @ centred.square()) ** 1.5

@@ -1,4 +1,4 @@
-"""An objective's terms, for one draw and for every example of a dataset."""
+"""The terms of an objective, for one draw and for every example of a dataset."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def compute_terms(
     examples: int,
     losses: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The terms that an objective reports for a draw, ``[B]`` each, and the losses of its players.
+    """Compute the terms that an objective reports for a draw and its players' losses, ``[B]`` each.
 
     Args:
         objective: whose terms to compute.
-        draw: of the latents of a batch.
+        draw: a draw of the latents of a batch.
         examples: the number of examples in the batch.
         losses: the losses of the players, if they are known.
 
     Raises:
-        ShapeError: if a term has another shape, which would broadcast into a wrong value.
+        ShapeError: if a term has another shape, because it would broadcast to a wrong value.
     """
     terms = objective.terms(draw)
     if "bound" not in terms:
@@ -46,7 +46,7 @@ def compute_terms(
         if term.shape != (examples,):
             raise ShapeError(
                 f"{type(objective).__name__}: the term {name!r} has the shape "
-                f"{tuple(term.shape)}; expected one value for each example: ({examples},)"
+                f"{tuple(term.shape)}; it must have one value for each example, ({examples},)"
             )
     return terms
 
@@ -60,14 +60,14 @@ def compute_dataset_terms(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Tensor]:
-    """An objective's terms for every example of a dataset, ``[N]`` each on the CPU in float64.
+    """Compute the terms for every example of a dataset, ``[N]`` each on the CPU in float64.
 
     The noise of an example depends only on ``seed`` and on its row. So the batch size and the other
     examples change its terms by no more than rounding.
 
-    The noise of a distribution may come neither from :mod:`lowerbound.noise` nor from torch's
-    functions for random numbers, as that of torch's ``VonMises``. Torch's generator is seeded once,
-    so the terms are then reproducible for one batch size.
+    A few distributions, such as torch's ``VonMises``, take their noise neither from
+    :mod:`lowerbound.noise` nor from torch's functions for random numbers. Torch's generator is
+    seeded once, so their terms are reproducible if the batch size stays the same.
 
     Args:
         model: any model.
@@ -83,7 +83,7 @@ def compute_dataset_terms(
     examples = read_examples(model, data)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
-        passes = iterate_batches(
+        batches = iterate_batches(
             examples,
             model,
             seed=seed,
@@ -91,7 +91,7 @@ def compute_dataset_terms(
             batch_size=batch_size,
             progress=progress,
         )
-        for _, x, given in passes:
+        for _, x, given in batches:
             draw = model.draw(x, objective.samples, objective.gradient, **given)
             yield compute_terms(objective, draw, len(x))
 

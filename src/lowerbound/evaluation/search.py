@@ -31,12 +31,12 @@ _DRAWS = 10
 _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
-# The search ends after a round whose mean gain is below this many nats, or after the last round.
+# The search ends after a round with a mean gain below this many nats, or after so many rounds.
 CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
 
 
 class _RefinablePosterior(Protocol):
-    """A posterior whose parameters are its network's output.
+    """A posterior with parameters that are its network's output.
 
     See :class:`lowerbound.conditionals.Parametric`.
     """
@@ -129,8 +129,8 @@ class Search:
     def _iterate_batches(
         self, examples: Examples, batch_size: int | None, best: list[Tensor | None]
     ) -> Iterator[tuple[_Batch, Tensor | None]]:
-        """Batches, each with the best parameters so far; ``None`` before the first round."""
-        passes = iterate_batches(
+        """Yield batches with their best parameters so far; ``None`` before the first round."""
+        batches = iterate_batches(
             examples,
             self.model,
             seed=self.seed,
@@ -138,7 +138,7 @@ class Search:
             batch_size=batch_size,
             progress=self.progress,
         )
-        for number, (rows, x, given) in enumerate(passes):
+        for number, (rows, x, given) in enumerate(batches):
             raw = None
             if best:
                 raw = best[number]
@@ -149,12 +149,12 @@ class Search:
         return cast(_RefinablePosterior, self.model.posterior)
 
     def _encode(self, batch: _Batch) -> Tensor:
-        """The encoder's parameters of q."""
+        """Compute the encoder's parameters of q."""
         fields = select_fields(self.model.posterior, batch.given)
         return self._posterior.parameters_from(self._posterior.network, batch.x, **fields)
 
     def _search_round(self, batch: _Batch, best: Tensor | None, turn: int) -> tuple[Tensor, Tensor]:
-        """Another round for a batch.
+        """Search one more round for a batch.
 
         Returns:
             The better parameters, ``[B, ...]``, and their gain on common noise, ``[B]``.
@@ -170,7 +170,7 @@ class Search:
         return better, torch.where(worse, 0.0, ended - started).cpu()
 
     def _estimate(self, batch: _Batch, best: Tensor | None) -> dict[str, Tensor]:
-        """Both bounds, the log likelihood and its diagnostics, ``[B]`` each."""
+        """Estimate both bounds, the log likelihood and its diagnostics, ``[B]`` each."""
         start = self._encode(batch)
         if best is None:
             best = start
@@ -183,18 +183,18 @@ class Search:
 
     @torch.enable_grad()
     def _maximise(self, start: Tensor, batch: _Batch) -> Tensor:
-        """The parameters of q after Adam's steps, ``[B, ...]``, for each example separately."""
+        """Maximise the bound by Adam's steps over each example's parameters of q, ``[B, ...]``."""
         raw = start.detach().clone().requires_grad_()
         adam = torch.optim.Adam([raw], lr=self.learning_rate, betas=_BETAS, eps=_EPSILON)
         for step in range(self.steps):
             decay = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             adam.param_groups[0]["lr"] = self.learning_rate * decay
             z = draw_samples(self._posterior.from_parameters(raw), _DRAWS)
-            # Without the score of q, whose mean is zero: the gradient goes only through z.
+            # The score of q, whose mean is zero, is left out: the gradient goes only through z.
             q_stopgrad = self._posterior.from_parameters(raw.detach())
             bound = (self._log_joint(z, batch) - q_stopgrad.log_prob(z)).mean(0)
             (gradient,) = torch.autograd.grad(-bound.sum(), raw)
-            # An example with a non-finite gradient stays where it is, and its start is kept.
+            # A non-finite gradient leaves its example where it is, and the start is kept.
             raw.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
             adam.step()
         return raw.detach()
@@ -209,7 +209,7 @@ class Search:
     def _estimate_bounds(
         self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str
     ) -> tuple[Tensor, WeightSums]:
-        """The bounds with two q on the same noise, ``[2, B]``, and the weights of their mixture."""
+        """Estimate the bounds of two q on the same noise, ``[2, B]``, and the mixture's weights."""
         both = [self._posterior.from_parameters(raw) for raw in raws]
         bounds = batch.x.new_zeros(2, len(batch.x), dtype=torch.float64)
         weights = WeightSums(2 * self.samples)

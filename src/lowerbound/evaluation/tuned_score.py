@@ -1,4 +1,4 @@
-"""log p(x given z) for a long evaluation: uncompiled or compiled, whichever is faster."""
+"""log p(x given z) for a long evaluation, compiled if that is faster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.runtime.modes import seeded
 
 Score = Callable[..., Tensor]
 
-# The number of chunks before the timed ones, in which memory is allocated and caches fill, and the
+# The number of chunks before the timed ones, while memory is allocated and caches fill, and the
 # number of timed chunks.
 _WARMUP_CHUNKS, _TIMED_CHUNKS = 1, 3
 
@@ -37,8 +37,8 @@ class TunedScore:
 
     Args:
         likelihood: p(x given z).
-        choice: ``"auto"``: compile if the evaluation is long enough to gain by it and a few chunks
-            show that it does. ``"always"``: compile from the second chunk on.
+        choice: ``"auto"``: compile if the evaluation is long enough, and a few chunks show that
+            compiled ones are faster. ``"always"``: compile from the second chunk on.
         device: of the model.
         pairs: the total number of pairs of a sample and an example.
     """
@@ -91,7 +91,7 @@ class TunedScore:
             return f"compiled: {tuner.times[0]:.0f} s to compile"
         if tuner.choice == "auto":
             return None
-        return "uncompiled: there was one chunk only, or no second one of the same shape"
+        return "uncompiled: the compiler needs a second chunk of the same shape as the first"
 
     def _build(self, option: Option, whole: bool) -> Score:
         if not option.compiled:

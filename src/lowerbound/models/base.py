@@ -84,7 +84,7 @@ class Model(nn.Module, ABC):
         as they are, but the integers of categories become those that they had in training.
 
         Raises:
-            SettingsError: if there are no data.
+            SettingsError: if data are missing.
             DataError, ShapeError: for data that cannot be made into such examples, saying why.
         """
         if data is None:
@@ -155,7 +155,7 @@ class Model(nn.Module, ABC):
             examples: The data.
             samples: K.
             gradient: How the posterior's parameters get their gradient.
-            with_gradients: Whether to record gradients, as a training does.
+            with_gradients: Whether to record gradients, as training does.
 
         Raises:
             ShapeError, DataError, SettingsError: if the model cannot make the draw, saying why.
@@ -179,7 +179,7 @@ class Model(nn.Module, ABC):
         gradient: Gradient,
         given: Mapping[str, Any],
     ) -> Draw:
-        """A first draw for some examples ``x``: errors name the data and their shape."""
+        """Make a first draw for some examples ``x``; errors name the data and their shape."""
         with explaining_shapes(examples):
             return self.draw(x, samples, gradient, **given)
 
@@ -204,19 +204,18 @@ class Model(nn.Module, ABC):
 
         Args:
             draw: The draw.
-            too_long: The cause to give if the steps of the training are too long.
+            too_long: The cause to give if the training steps are too long.
 
         Returns:
-            The cause and the remedy, or ``None`` if the model cannot say more than the training
-            does.
+            The cause and the remedy, or ``None`` if the model cannot add to what training knows.
         """
         return None
 
     def unnormalized_parts(self) -> tuple[str, ...]:
         """The parts whose ``log_prob`` is not a log density or log mass, for messages.
 
-        With such a part the bound is only a score, and not a bound on log p(x). By default there
-        are no such parts.
+        With such a part the bound is only a score, and not a bound on log p(x). By default all
+        parts are normalised.
         """
         return ()
 

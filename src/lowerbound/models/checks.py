@@ -1,4 +1,4 @@
-"""Whether the parts of a latent-variable model fit each other and the data."""
+"""Checks that the parts of a latent-variable model fit each other and the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lowerbound.errors import ShapeError, UnsupportedError
 
 
 def describe_non_distribution(role: str, part: Any) -> str:
-    """The error message for a part that did not return a distribution."""
+    """Write the error message for a part that did not return a distribution."""
     return (
         f"the {role} returned a {type(part).__name__}; its forward must return a "
         "torch.distributions.Distribution"
@@ -21,19 +21,19 @@ def describe_non_distribution(role: str, part: Any) -> str:
 
 
 def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
-    """Shapes broadcast silently, so each mismatch is refused by name."""
+    """Refuse a mismatch of shapes by name, because shapes would broadcast silently."""
     if not isinstance(prior, Distribution):
         raise UnsupportedError(describe_non_distribution("prior", prior))
     if q.batch_shape != x.shape[:1]:
         raise ShapeError(
             f"the posterior returned batch shape {tuple(q.batch_shape)} and event shape "
-            f"{tuple(q.event_shape)} for {len(x)} examples; expected the batch shape "
-            f"({len(x)},): see torch.distributions.Independent"
+            f"{tuple(q.event_shape)} for {len(x)} examples; the batch shape must be "
+            f"({len(x)},), see torch.distributions.Independent"
         )
     if q.event_shape != prior.event_shape:
         raise ShapeError(
-            f"the posterior is over events of shape {tuple(q.event_shape)} and the prior over "
-            f"{tuple(prior.event_shape)}"
+            f"the posterior is over events of shape {tuple(q.event_shape)}, but the prior is over "
+            f"{tuple(prior.event_shape)}; give both the same shape"
         )
     if torch.compiler.is_compiling():
         return
@@ -47,7 +47,7 @@ def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
 
 
 def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
-    """The same for the likelihood and the data."""
+    """Refuse a likelihood whose shapes do not fit the data."""
     if not isinstance(p, Distribution):
         raise UnsupportedError(describe_non_distribution("likelihood", p))
     if p.event_shape != x.shape[1:] or p.batch_shape != (samples, len(x)):

@@ -1,4 +1,4 @@
-"""The results of one evaluation of a model: the only interface between models and objectives."""
+"""The results of one draw of a model, which are all that objectives see of it."""
 
 from __future__ import annotations
 

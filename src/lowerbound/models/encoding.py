@@ -16,7 +16,7 @@ from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 
-# The number of draws of latents on which other latents depend.
+# The number of draws of the latents on which other latents depend.
 _DRAWS = 256
 
 
@@ -47,7 +47,7 @@ def encode(model: Any, data: Any) -> Tensor | dict[str, Tensor]:
 def _draw_latents(
     model: Any, x: Tensor, samples: int, given: Mapping[str, Any]
 ) -> Mapping[str, Latent]:
-    """Groups of latents whose draws come from the same noise for every example."""
+    """Draw groups of latents from the same noise for every example."""
     with noise.per_example(0, torch.zeros(len(x), dtype=torch.long)):
         latents: Mapping[str, Latent] = model.draw(x, samples, **given).latents
     if not latents:

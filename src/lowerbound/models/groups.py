@@ -161,7 +161,7 @@ class Latent:
         return self.analytic_rate
 
     def _find_closed_form_parts(self) -> tuple[Distribution, Distribution] | None:
-        """q and the prior where their KL divergence is the rate, and of one batch shape."""
+        """Return q and the prior in one batch shape, or ``None`` if their KL is not the rate."""
         if self.closed_form_is_biased:
             return None
         if len(self.prior.batch_shape) < 2:
@@ -172,8 +172,8 @@ class Latent:
 def sample_posterior(q: Distribution, samples: int, gradient: Gradient = "pathwise") -> Tensor:
     """Draws of one group of latents for a kind of gradient, ``[K, B, *units]``.
 
-    This is for layers whose prior depends on latents that are drawn later, as in bottom-up
-    inference. Otherwise :meth:`Latent.draw` does the same.
+    Use it for layers whose prior depends on latents that are drawn later, as in bottom-up
+    inference. For other layers use :meth:`Latent.draw`.
 
     Args:
         q: of batch shape ``[B]``, or ``[K, B]`` if it depends on latents drawn before.
@@ -201,8 +201,8 @@ def _draw_with_log_q(
         len(q.batch_shape) == 2 and q.batch_shape[0] != samples
     ):
         raise ShapeError(
-            f"a posterior of batch shape {tuple(q.batch_shape)} cannot give {samples} draws: "
-            f"expected (B,), or ({samples}, B) if it depends on latents drawn before"
+            f"a posterior of batch shape {tuple(q.batch_shape)} cannot give {samples} draws; "
+            f"it must be (B,), or ({samples}, B) if it depends on latents drawn before"
         )
     of_pairs = len(q.batch_shape) == 2
     size = Size() if of_pairs else Size((samples,))
@@ -214,17 +214,17 @@ def check_groups(latents: Mapping[str, Latent]) -> None:
     """Check that groups of latents fit each other, and are in the order of drawing.
 
     Raises:
-        SettingsError: if there are none.
+        SettingsError: if no group is given.
         ShapeError: if draws, posterior and prior of a group do not have the shapes of one draw.
         UnsupportedError: if a latent depends on one that comes later.
     """
     if not latents:
-        raise SettingsError("Draw.of: there are no latents; give at least one, by its name")
+        raise SettingsError("Draw.of needs at least one group of latents; give each by its name")
     leading = next(iter(latents.values())).z.shape[:2]
     for name, latent in latents.items():
         _check_shapes(name, latent, leading)
     if torch.compiler.is_compiling():
-        return  # the first steps of a training are not compiled, and have looked
+        return  # the first steps of a training run are not compiled, and have checked this
     names = list(latents)
     for place, name in enumerate(names):
         if depends_on(latents[name].z, [latents[later].z for later in names[place + 1 :]]):
@@ -235,10 +235,10 @@ def check_groups(latents: Mapping[str, Latent]) -> None:
 
 
 def _check_shapes(name: str, latent: Latent, leading: Size) -> None:
-    """Shapes broadcast silently, so each mismatch is named."""
+    """Refuse a mismatch of shapes by name, because shapes would broadcast silently."""
     if len(leading) != 2 or latent.z.shape[:2] != leading:
         raise ShapeError(
-            f"Draw.of: the draws of {name!r} have the shape {tuple(latent.z.shape)}; expected "
+            f"Draw.of: the draws of {name!r} have the shape {tuple(latent.z.shape)}; it must be "
             f"[K, B, ...] with the same K and B for all groups, {tuple(leading)}"
         )
     allowed = (leading, leading[1:])
@@ -247,14 +247,14 @@ def _check_shapes(name: str, latent: Latent, leading: Size) -> None:
         if part.event_shape != latent.z.shape[2:] or not batch_fits:
             raise ShapeError(
                 f"Draw.of: the {role} of {name!r} has batch shape {tuple(part.batch_shape)} and "
-                f"event shape {tuple(part.event_shape)}; expected the batch shape "
-                f"{tuple(leading[1:])} or {tuple(leading)} and the event shape "
-                f"{tuple(latent.z.shape[2:])}: see torch.distributions.Independent"
+                f"event shape {tuple(part.event_shape)}; they must be {tuple(leading[1:])} or "
+                f"{tuple(leading)}, and {tuple(latent.z.shape[2:])}, see "
+                "torch.distributions.Independent"
             )
 
 
 def split_log_q(latent: Latent, earlier: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """log q of one group with two different gradients, ``[K, B]`` each.
+    """Compute log q of one group with two different gradients, ``[K, B]`` each.
 
     log q depends on the posterior's parameters in two ways: directly, and through the latents,
     including those on which q depends. The first result has only the gradient through latents, the
@@ -268,7 +268,7 @@ def split_log_q(latent: Latent, earlier: Sequence[Tensor]) -> tuple[Tensor, Tens
     Raises:
         UnsupportedError: if q cannot score a given point.
     """
-    z = latent.z.view_as(latent.z)  # so that a gradient at z is not one through its own parameters
+    z = latent.z.view_as(latent.z)  # a gradient at this view does not continue into the parameters of q
     log_q = score_latents(latent.q, z)
     on_path = [other for other in (*earlier, z) if other.requires_grad]
     if not on_path:

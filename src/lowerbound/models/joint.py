@@ -42,13 +42,13 @@ from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.renaming import OldAttribute
 from lowerbound.settings import check_whole_number
 
-# The name of the examples of a log joint that stores its own data.
+# The name of the empty examples that a log joint gets if it stores its own data.
 _NO_DATA = "no data"
 
-# The steps of an epoch if the log joint stores its own data.
+# The number of steps of an epoch if the log joint stores its own data.
 _STEPS_PER_EPOCH = 100
 
-# The number of draws with which the memory of one draw is measured.
+# The number of draws from which the memory of one draw is measured.
 _MEASURED_DRAWS = 4
 
 
@@ -75,7 +75,8 @@ class LogJoint(VariablePosterior):
         posterior: q(u): a module without inputs that returns a distribution over ``[J]``, or a
             function from J to such a module, such as :func:`mean_field`, :func:`full_rank`,
             ``lambda size: zuko.flows.NSF(size)``, or :class:`ByVariable`.
-        variables: their shapes by name, or a :class:`Variable` if not every real number is allowed.
+        variables: the shape of each variable by its name, or a :class:`Variable` for one that not
+            every real number is allowed for.
         size: the number of examples, if the log joint gets them in batches.
         vectorized: whether the log joint takes K draws at once. If not, it takes one draw,
             ``[*shape]``, returns a scalar, and is vectorised by ``torch.vmap``.
@@ -136,8 +137,8 @@ class LogJoint(VariablePosterior):
             examples = super().examples(data, name=name)
             if len(examples) != self.size:
                 raise SettingsError(
-                    f"{name}: {len(examples)} examples, but this log joint was made for "
-                    f"size={self.size}, by which it scales a batch"
+                    f"{name} has {len(examples)} examples, but this log joint was made for "
+                    f"size={self.size}; pass all {self.size} examples, or set size={len(examples)}"
                 )
             return examples
         if data is None:
@@ -145,8 +146,8 @@ class LogJoint(VariablePosterior):
         if isinstance(data, Examples) and data.name == _NO_DATA:
             return data
         raise SettingsError(
-            f"{name}: this log joint stores its own data, so pass none; or give "
-            "LogJoint(..., size=N) a log joint of (batch, scale, **variables)"
+            f"{name}: this log joint stores its own data, so pass no data. To train on batches, "
+            "make LogJoint(..., size=N) from a log joint of (batch, scale, **variables)"
         )
 
     def training_plan(self, data: Any) -> TrainingPlan:
@@ -185,7 +186,7 @@ class LogJoint(VariablePosterior):
         return self, self.examples(None, count=repetitions)
 
     def with_all_data(self, data: Any) -> LogJoint:
-        """The model with a log joint that stores all of the data, and gets no batches.
+        """A model like this one, whose log joint stores all of the data and gets no batches.
 
         It has the same posterior, which is not copied.
 
@@ -216,9 +217,9 @@ class LogJoint(VariablePosterior):
         It is at least the total size of the variables.
         """
         if self.numbers is None and self.size is None:
-            with evaluating(self), seeded(0, get_device(self)), TensorSizes() as largest:
+            with evaluating(self), seeded(0, get_device(self)), TensorSizes() as made:
                 self.draw(self.repetition, _MEASURED_DRAWS).log_likelihood  # noqa: B018
-            self.numbers = -(-largest.numbers // _MEASURED_DRAWS)
+            self.numbers = -(-made.largest // _MEASURED_DRAWS)
         return max(self.variables.size, self.numbers or 0)
 
     def likelihood_is_mass(self, examples: Examples) -> None:
@@ -283,7 +284,7 @@ class LogJoint(VariablePosterior):
         return total.reshape(leading)
 
     def encode(self, data: Any) -> Tensor:
-        """Refuse to encode, because examples do not have their own latents.
+        """Refuse to encode, because examples do not have latents of their own.
 
         Raises:
             UnsupportedError: always.
@@ -300,7 +301,7 @@ class LogJoint(VariablePosterior):
             return explain_values(self.values(draw.z[broken][:1])[0])
         return (
             too_long,
-            "begin with model.start(), or take a smaller learning_rate or clip_norm=1.0",
+            "call model.start() before training, or take a smaller learning_rate or clip_norm=1.0",
         )
 
     def log_density(self, u: Tensor) -> Tensor:
@@ -327,6 +328,6 @@ class LogJoint(VariablePosterior):
         """
         if self.size is not None:
             raise UnsupportedError(
-                f"{name}: needs all data at once, and this log joint gets them in batches; use "
+                f"{name} needs all data at once, but this log joint gets them in batches; use "
                 "model.with_all_data(data), which has the same posterior"
             )

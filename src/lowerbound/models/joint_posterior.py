@@ -1,4 +1,4 @@
-"""The posterior of a log joint: how it is made, and draws from it."""
+"""The posterior of a log joint: how it is made, and how it is drawn from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.runtime import noise
 
 
 def make_posterior(posterior: Any, variables: Variables) -> nn.Module:
-    """The posterior as a module: the given module, or the one that the function makes.
+    """Return the posterior as a module: the given module, or the one that the function makes.
 
     Raises:
         SettingsError: if it is not a module, and not a function that makes one.
@@ -29,13 +29,13 @@ def make_posterior(posterior: Any, variables: Variables) -> nn.Module:
         return posterior.over(variables)
     if not callable(posterior):
         raise SettingsError(
-            "LogJoint: posterior must be a module or a function from the number of dimensions to "
-            f"one, not {type(posterior).__name__}"
+            "LogJoint: posterior must be a module, or a function that makes one from the number of "
+            f"dimensions, not a {type(posterior).__name__}"
         )
     made = posterior(variables.size)
     if not isinstance(made, nn.Module):
         raise SettingsError(
-            f"LogJoint: posterior({variables.size}) gave {type(made).__name__}, not a "
+            f"LogJoint: posterior({variables.size}) gave a {type(made).__name__}, not a "
             "torch.nn.Module"
         )
     return made
@@ -65,7 +65,7 @@ def draw_for_each(
     size: tuple[int, int],
     gradient: Gradient,
 ) -> Draw:
-    """Draws of the variables for repetitions, each with its own draws.
+    """Draw the variables for repetitions, each with its own draws.
 
     Args:
         posterior: the module that returned q.
@@ -97,7 +97,7 @@ def draw_for_all(
     size: tuple[int, int],
     gradient: Gradient,
 ) -> Draw:
-    """Draws of the variables that all examples of a batch share.
+    """Draw the variables once for all examples of a batch.
 
     The arguments are those of :func:`draw_for_each`, but ``log_joint`` is of points ``[K, J]``.
     """

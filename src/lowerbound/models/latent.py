@@ -364,7 +364,7 @@ class LatentModel(Model):
                 field = field.expand(count)
             if len(field) != count:
                 raise DataError(
-                    f"{name}: {len(field)} values for {count} examples; give one value, or one "
+                    f"{name} has {len(field)} values for {count} examples; give one value, or one "
                     "for each"
                 )
             fields[name] = field
@@ -372,7 +372,7 @@ class LatentModel(Model):
         return convert_floating_fields(fields, get_dtype(self))
 
     def _decode_latents(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
-        """Means of p(x given z) for latents ``[N, *units]``, or draws from it, in small batches."""
+        """Decode latents ``[N, *units]`` to means of p(x given z) or draws, in small batches."""
 
         def likelihood_of(part: slice) -> Distribution:
             some = {name: value[part] for name, value in fields.items()}
@@ -385,16 +385,16 @@ class LatentModel(Model):
 
         event_size = math.prod(likelihood_of(slice(0, 1)).event_shape)
         size = choose_batch_size(count_values_per_pair(event_size, measure_growth(try_some)))
-        observed = []
+        decoded = []
         for start in range(0, len(z), size):
             p = likelihood_of(slice(start, start + size))
             x = choose_point(p, z.device) if mean else p.sample()
-            observed.append(x[0])
-        return torch.cat(observed)
+            decoded.append(x[0])
+        return torch.cat(decoded)
 
 
 def _list_conditionals(part: nn.Module) -> list[nn.Module]:
-    """A part of a model, and the conditionals that it is made of."""
+    """List a part of a model, and the conditionals that it contains."""
     if not isinstance(part, nn.Module):  # a plain function, which a subclass may have
         return []
     return [part, *(module for module in part.modules() if isinstance(module, Conditional))]

@@ -1,4 +1,4 @@
-"""Measures what one draw of a model needs and returns, and does not change the model."""
+"""Measures one draw of a model: its memory and its likelihood. The model does not change."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
     twin = _shallow_copy(model)
     device = get_device(model)
     few = examples.first(3)
-    index = torch.arange(3) % len(few)  # the same one again, if there are fewer
+    index = torch.arange(3) % len(few)  # examples are repeated if there are fewer than three
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     likelihoods: list[Distribution | None] = []
 
@@ -58,7 +58,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
         drawn.log_prior  # noqa: B018
         likelihoods.append(drawn.p)
 
-    # This draw has its own streams of noise: those of a batch may be active, and must not advance.
+    # This draw has its own streams of noise, because those of an active batch must not advance.
     with evaluating(twin), seeded(0, device), noise.per_example(0, index), explaining_shapes(few):
         x = few.batch(index, get_dtype(model)).to(device)
         fields = convert_floating_fields(few.given(index, needs, accepts), get_dtype(model))
@@ -68,7 +68,7 @@ def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
 
 
 def _shallow_copy(model: Module) -> Module:
-    """A copy of a model's modules that shares its tensors; the model itself if it has none."""
+    """Copy a model's modules but not its tensors; return the model itself if that fails."""
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     attributes = chain.from_iterable(vars(module).values() for module in model.modules())
     tensors += [value for value in attributes if isinstance(value, Tensor)]

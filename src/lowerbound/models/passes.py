@@ -1,4 +1,4 @@
-"""Passes over data outside of training: batches with their own noise, and gathered results."""
+"""Passes over data outside of training: batches with noise of their own, and their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def read_examples(model: nn.Module, data: Any, *, name: str = "data") -> Examples:
-    """The data as examples; the model's :meth:`~lowerbound.Model.examples` reads raw data."""
+    """Return data as examples; the model's :meth:`~lowerbound.Model.examples` reads raw data."""
     if isinstance(data, Examples):
         return data
     read: Callable[..., Examples] = getattr(model, "examples", Examples.of)
@@ -40,7 +40,7 @@ def iterate_batches(
     progress: ProgressCallback | None = None,
     part: nn.Module | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-    """Batches in order. While one is processed, noise comes from its own examples' streams.
+    """Yield batches in order. While one is processed, noise comes from its examples' streams.
 
     Yields:
         Row numbers ``[B]``, examples ``[B, *event]``, and the fields that the model needs by name,
@@ -48,12 +48,12 @@ def iterate_batches(
 
     Args:
         data: examples, or raw data for :meth:`Model.examples <lowerbound.Model.examples>`.
-        model: whose device and floating type to use.
-        seed: of the noise, see :mod:`lowerbound.runtime.noise`.
+        model: decides the device and the floating type.
+        seed: the seed of the noise, see :mod:`lowerbound.runtime.noise`.
         samples: the number of draws for each example; the batch size depends on it.
         batch_size: overrides that choice.
         progress: is called after each batch with the number of finished examples.
-        part: of the model, if that alone is evaluated; only the fields that it needs are given.
+        part: a part of the model, if only that is evaluated. It gets only the fields it needs.
 
     Raises:
         DataError: if the model needs a field that the examples do not have, or entries are missing
@@ -64,17 +64,17 @@ def iterate_batches(
     measure = getattr(model, "numbers_per_draw", None)
     size = batch_size
     if size is None:
-        numbers = math.prod(examples.shape)
+        values = math.prod(examples.shape)
         if measure is not None and part is None:
-            numbers = measure(examples)
-        size = choose_batch_size(samples * numbers)
+            values = measure(examples)
+        size = choose_batch_size(samples * values)
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
     fields = examples.all_fields
-    there = {name: fields[name] for name in (*needs, *accepts) if name in fields}
-    if there:
-        check_fields(model, there, all_rows, examples.name)
+    available = {name: fields[name] for name in (*needs, *accepts) if name in fields}
+    if available:
+        check_fields(model, available, all_rows, examples.name)
     if part is not None:
         needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
     for index in torch.arange(len(examples)).split(size):
@@ -88,10 +88,10 @@ def iterate_batches(
 
 
 def gather(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Values for all examples, ``[count]`` each on the CPU in float64, from those of batches.
+    """Gather the values of batches: ``[count]`` each, on the CPU in float64.
 
-    They are copied as they come, because small tensors that outlive a batch would keep the memory
-    of its large ones.
+    Each batch is copied at once, because a small tensor that outlives its batch may keep the memory
+    of a large one.
     """
     whole: dict[str, Tensor] = {}
     start = 0

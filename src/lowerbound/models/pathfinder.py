@@ -1,9 +1,10 @@
 """Pathfinder: a posterior starts at the best of the Gaussians along an optimiser's path to a mode.
 
-The mode itself is a bad place if it is far from most of the mass, as in hierarchical models, whose
-density may have no maximum at all. At each point of its path a quasi-Newton optimiser estimates the
-curvature, which gives a Gaussian there. The one with the largest bound is taken (Zhang, Carpenter,
-Gelman & Vehtari 2022, *Pathfinder: Parallel quasi-Newton variational inference*).
+The mode itself is a bad starting point if it is far from most of the probability mass, as in
+hierarchical models, whose density may lack a maximum. At each point of its path a quasi-Newton
+optimiser estimates the curvature, which gives a Gaussian there. The Gaussian with the largest bound
+is taken (Zhang, Carpenter, Gelman & Vehtari 2022, *Pathfinder: Parallel quasi-Newton variational
+inference*).
 
 Suffixes: J dimensions, M pairs of the optimiser's memory, N draws.
 """
@@ -40,7 +41,7 @@ _DRAWS = 20
 # The largest number of points that the optimiser tries before it moves.
 _MOST_TRIED_POINTS = 40
 
-# All paths but the first begin at random within this distance of 0 in each direction.
+# All paths but the first begin at a random point, at most this far from 0 in each direction.
 _START_RADIUS = 2.0
 
 # A pair is used if the curvature along it is positive, and not so small that a division by it loses
@@ -92,7 +93,7 @@ class CurvedGaussian:
 def find_best_gaussian(
     log_density: Callable[[Tensor], Tensor], size: int, paths: int, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviations of the best Gaussian along some paths to modes.
+    """Find the mean and standard deviations of the best Gaussian along some paths to modes.
 
     The best Gaussian is the one with the largest bound.
 
@@ -106,7 +107,7 @@ def find_best_gaussian(
         Two tensors ``[size]``, float64.
 
     Raises:
-        NonFiniteError: if there is no Gaussian with a finite bound.
+        NonFiniteError: if no Gaussian has a finite bound.
     """
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((_DRAWS, size))
@@ -134,8 +135,8 @@ def find_best_gaussian(
 def _follow_path(
     log_density: Callable[[Tensor], Tensor], begin: Float
 ) -> list[tuple[Float, Float]]:
-    """The points of an optimiser, with the gradient of the log density at each."""
-    # The optimiser moves to one of the points that it tried last.
+    """Record the points of an optimiser's path, with the gradient of the log density at each."""
+    # Gradients at the points that the optimiser tried last, since it moves to one of them.
     seen: OrderedDict[bytes, Float] = OrderedDict()
     path: list[tuple[Float, Float]] = []
 
@@ -155,14 +156,14 @@ def _follow_path(
             height = -1e100
         return -height, -gradient_J
 
-    def moved(xk: Float) -> None:
+    def record(xk: Float) -> None:
         gradient_J = seen.get(xk.tobytes())
         if gradient_J is not None:
             path.append((xk.copy(), gradient_J))
 
     loss(begin)
-    moved(begin)
-    most: Any = {
+    record(begin)
+    limits: Any = {
         "maxcor": _MEMORY_PAIRS,
         "maxiter": min(_MOST_POINTS, max(50, _MOST_VALUES // len(begin))),
         "maxfun": 4 * _MOST_POINTS,
@@ -174,16 +175,16 @@ def _follow_path(
             begin,
             jac=True,
             method="L-BFGS-B",
-            callback=moved,
-            options=most,
+            callback=record,
+            options=limits,
         )
     return path
 
 
 def _make_gaussians(path: list[tuple[Float, Float]]) -> Iterator[CurvedGaussian]:
-    """A Gaussian at each point of a path but the first.
+    """Yield a Gaussian for each point of a path but the first.
 
-    If a path has only one point, this point is a mode, and its Gaussian gets variances of 1.
+    The only point of a path is a mode, and its Gaussian gets variances of 1.
     """
     alpha = np.ones(len(path[0][0]))
     memory: deque[tuple[Float, Float]] = deque(maxlen=_MEMORY_PAIRS)
@@ -200,7 +201,7 @@ def _make_gaussians(path: list[tuple[Float, Float]]) -> Iterator[CurvedGaussian]
 
 
 def _update_diagonal(alpha: Float, step: Float, change: Float) -> Float:
-    """The diagonal of the inverse Hessian, updated so that it explains the last step.
+    """Update the diagonal of the inverse Hessian, so that it explains the last step.
 
     Gilbert & Lemarechal 1989.
     """
@@ -214,7 +215,7 @@ def _update_diagonal(alpha: Float, step: Float, change: Float) -> Float:
 def _make_gaussian(
     point: Float, gradient: Float, alpha: Float, memory: deque[tuple[Float, Float]]
 ) -> CurvedGaussian:
-    """One Newton step from the point, and the inverse Hessian in compact form.
+    """Take one Newton step from the point, and give the inverse Hessian in compact form.
 
     Byrd, Nocedal & Schnabel 1994.
     """

@@ -20,12 +20,12 @@ def partial_gradients(value: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
     """Partial derivatives of a sum with respect to each of some latents, the others fixed.
 
     Args:
-        value: is summed.
+        value: the tensor whose sum is differentiated.
         latents: ``[K, B, ...]`` each, in the order in which they were drawn; all require a
             gradient.
 
     Returns:
-        As many tensors, shaped as the latents.
+        A tensor for each latent, of the same shape.
     """
     if not value.requires_grad:
         return [torch.zeros_like(z) for z in latents]
@@ -44,7 +44,7 @@ def partial_gradients(value: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
 
 
 def zero_with_gradients(gradients: Sequence[Tensor], latents: Sequence[Tensor]) -> Tensor:
-    """0, ``[K, B]``, with these gradients at these latents; no other gradient."""
+    """0, ``[K, B]``, with these gradients at these latents and no others."""
     terms = [
         # Linear in z; its value is subtracted again.
         (gradient * (z - z.detach())).reshape(*z.shape[:2], -1).sum(2)
@@ -54,11 +54,11 @@ def zero_with_gradients(gradients: Sequence[Tensor], latents: Sequence[Tensor]) 
 
 
 def depends_on(z: Tensor, others: Sequence[Tensor]) -> bool:
-    """Whether a gradient goes from ``z`` back to one of the others."""
+    """Whether a gradient flows from ``z`` back to one of the others."""
     others = [other for other in others if other.requires_grad]
     if not others or not z.requires_grad:
         return False
-    # If no other latent is between the two, nothing is computed.
+    # Autograd computes nothing if no other latent lies between the two.
     reached = torch.autograd.grad(z.sum(), others, retain_graph=True, allow_unused=True)
     return any(gradient is not None for gradient in reached)
 

@@ -1,4 +1,4 @@
-"""The requirements of a model on its own training."""
+"""What a model requires of its own training."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lowerbound.data.examples import Examples
 
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
-    """What is special about the training of a model on some data; see :meth:`Model.training_plan`.
+    """How a model is trained on some data; see :meth:`Model.training_plan`.
 
     Args:
         examples: The examples of an epoch.
-        learning_rate: The default of the learning rate.
+        learning_rate: The default learning rate.
         batch_size: The batch size, if the model allows only one.
         why_no_batch_size: Why no other batch size can be chosen, for the error message.
         why_no_validation: Why the model cannot be validated, for the error message; ``None`` if it
             can.
-        needs_linear_objective: Whether a batch replaces all data, so that only a bound that is
-            linear in log weights has the right mean over batches.
-        stays_on_device: Whether the model stays where it is if the user names no device, because
-            data that it stores would not move with it.
+        needs_linear_objective: Whether a batch stands for all data. Then the mean over batches is
+            right only for a bound that is linear in log weights.
+        stays_on_device: Whether the model keeps its device if the user names none, because the data
+            that it stores would not move with it.
         shown: The terms of the bound that the display shows: a label, the term, and its sign.
     """
 

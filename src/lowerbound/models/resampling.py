@@ -1,4 +1,4 @@
-"""Draws in proportion to their weights, from many more draws."""
+"""Chooses draws in proportion to their importance weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowerbound.models.sampling import check_log_weights
 def resample_by_weight(
     draw: Callable[[int], Draw], count: int, *, candidates: int, chunk: int
 ) -> Tensor:
-    """Draws without replacement, in proportion to their importance weights.
+    """Choose draws without replacement, in proportion to their importance weights.
 
     The chosen draws have the largest sum of log w and Gumbel noise (Efraimidis & Spirakis 2006),
     which can be found chunk by chunk.

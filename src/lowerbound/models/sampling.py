@@ -1,4 +1,4 @@
-"""How latents are drawn from a posterior for each kind of gradient, and scored."""
+"""Draws from a posterior for each kind of gradient, and log densities at them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Gradient = Literal["pathwise", "sticking-the-landing", "dreg", "score-function"]
 
 
 def _draw_reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Draws of z, ``[K, B, *units]``, and log q at them, computed together if q can do that."""
+    """Draw z, ``[K, B, *units]``, and compute log q, together with the draws if q can do that."""
     if not q.has_rsample:
         raise UnsupportedError(
             f"the posterior returned {type(q).__name__}, which cannot be reparameterised, so no "
@@ -36,7 +36,7 @@ def _draw_reparameterised(q: Distribution, size: Size) -> tuple[Tensor, Callable
 
 
 def _draw_without_path(q: Distribution, size: Size) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Draws of z with a stop-gradient, and log q at them."""
+    """Draw z with a stop-gradient, and compute log q."""
     z = q.sample(size).detach()
     return z, lambda: score_latents(q, z)
 
@@ -45,7 +45,7 @@ _Sampler = Callable[[Distribution, Size], tuple[Tensor, Callable[[], Tensor]]]
 
 
 def choose_sampler(q: Distribution, gradient: Gradient) -> _Sampler:
-    """The function that draws z for a kind of gradient.
+    """Choose the function that draws z for a kind of gradient.
 
     If no gradients are recorded, a posterior without ``rsample`` can be used with all of them.
 
@@ -53,11 +53,11 @@ def choose_sampler(q: Distribution, gradient: Gradient) -> _Sampler:
         A function from q and a shape to draws, and a function that computes log q at them.
 
     Raises:
-        UnsupportedError: for a gradient that is unknown.
+        UnsupportedError: for an unknown gradient.
     """
     if gradient not in get_args(Gradient):
         known = ", ".join(map(repr, get_args(Gradient)))
-        raise UnsupportedError(f"gradient={gradient!r} is unknown; there are {known}")
+        raise UnsupportedError(f"gradient={gradient!r} is unknown; choose one of {known}")
     no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
     if no_path:
         return _draw_without_path
@@ -65,10 +65,10 @@ def choose_sampler(q: Distribution, gradient: Gradient) -> _Sampler:
 
 
 def score_latents(q: Distribution, z: Tensor) -> Tensor:
-    """log q at a given point.
+    """Compute log q at a given point.
 
     Raises:
-        UnsupportedError: if q cannot score one, by name.
+        UnsupportedError: naming q, if it cannot score a given point.
     """
     try:
         return q.log_prob(z)
@@ -80,7 +80,7 @@ def score_latents(q: Distribution, z: Tensor) -> Tensor:
 
 
 def check_log_weights(log_w: Tensor) -> Tensor:
-    """Log weights of draws in double precision; a weight that is not a number becomes zero.
+    """Return log weights in double precision; a weight that is nan becomes zero.
 
     Raises:
         NonFiniteError: if a weight is infinite, because it would dominate all others.
@@ -89,7 +89,7 @@ def check_log_weights(log_w: Tensor) -> Tensor:
     if bool((log_w == math.inf).any()):
         raise NonFiniteError(
             "the log joint is infinite at a draw from q, so averages over draws are meaningless. "
-            "Likely cause: a density without an upper limit. Remedy: check the log joint there, "
+            "Likely cause: a density without an upper bound. Remedy: check the log joint there, "
             "or give variables supports that exclude such values",
             step=0,
             term="log_w",
@@ -99,11 +99,11 @@ def check_log_weights(log_w: Tensor) -> Tensor:
 
 
 def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
-    """log q at z, ``[K, B]``, with a stop-gradient on the parameters of q.
+    """Compute log q at z, ``[K, B]``, with a stop-gradient on the parameters of q.
 
     Args:
-        q: that the posterior returned.
-        posterior: the module.
+        q: the distribution that the posterior returned.
+        posterior: the posterior, a module.
         z: ``[K, B, *units]``.
 
     Raises:
@@ -114,8 +114,8 @@ def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
     own = getattr(q if ours is None else ours, "stop_gradient", None)
     if own is not None:
         return score_latents(own(), z)
-    # Another library's distribution may hold networks of its own, which it evaluates when it scores
-    # a point, so the gradient at z is measured.
+    # Another library's distribution may contain networks, which it evaluates when it scores a
+    # point. So the gradient at z is measured by a backward pass.
     changing = next((module for module in posterior.modules() if _is_random(module)), None)
     if changing is not None:
         raise UnsupportedError(
@@ -123,7 +123,7 @@ def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
             "so that its second evaluation, with a stop-gradient on its parameters, gives another "
             "distribution; use gradient='pathwise', or leave that layer out"
         )
-    point = z.view_as(z)  # so that a gradient at it is not one through its own parameters
+    point = z.view_as(z)  # a gradient at this view does not continue into the parameters of q
     log_q = score_latents(q, point)
     if not point.requires_grad:
         return log_q.detach()
@@ -131,16 +131,16 @@ def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether a module in training mode gives another output at its next evaluation."""
+    """Whether a module is in training mode and its output changes from call to call."""
     return module.training and isinstance(
         module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
     )
 
 
 def make_score(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
-    """log p(x given z), ``[K, B]``, as a function of z, x and the fields that the likelihood takes.
+    """Make log p(x given z), ``[K, B]``, a function of z, x and the fields of the likelihood.
 
-    It contains only the likelihood, so nothing else is compiled with it.
+    The function contains only the likelihood, so nothing else is compiled with it.
     """
 
     def score(z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:

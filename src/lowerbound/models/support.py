@@ -1,4 +1,4 @@
-"""Whether data have a probability under a likelihood."""
+"""Checks that data lie in the support of a likelihood."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lowerbound.errors import DataError
 from lowerbound.models.measuring import measure_draw
 from lowerbound.models.passes import iterate_batches
 
-# The number of examples that are checked if all values are 0 or 1.
+# The number of examples that are checked if pixels are drawn as 0 or 1, and so all alike.
 _BINARY_EXAMPLES = 64
 
 
@@ -66,7 +66,7 @@ def _get_rows(examples: Examples) -> Tensor:
 
 
 def _find_own_check(likelihood: nn.Module) -> Any:
-    """The method ``check_data`` if a class wrote one for its own distribution."""
+    """Find the method ``check_data`` that a class wrote for its own distribution."""
     own = getattr(type(unwrap(likelihood)), "check_data", Conditional.check_data)
     if own is Conditional.check_data:
         return None
@@ -74,7 +74,7 @@ def _find_own_check(likelihood: nn.Module) -> Any:
 
 
 def _find_fixed_support(p: Distribution, likelihood: nn.Module) -> constraints.Constraint | None:
-    """The support of p, if it restricts values and is known to be the same for all examples."""
+    """Find the support of p, if it restricts values and is the same for all examples."""
     fields = set(_list_field_names(likelihood))
     if isinstance(p, MaskedDistribution):
         p = p.base
@@ -95,7 +95,7 @@ def _list_field_names(part: nn.Module) -> Sequence[str]:
 
 
 def _iterate_tensors(support: constraints.Constraint) -> Iterator[Tensor]:
-    """The tensors that a support depends on, such as the bounds of an interval."""
+    """Yield the tensors that a support depends on, such as the bounds of an interval."""
     for value in vars(support).values():
         if isinstance(value, Tensor):
             yield value
@@ -104,7 +104,7 @@ def _iterate_tensors(support: constraints.Constraint) -> Iterator[Tensor]:
 
 
 def _varies_within_batch(bound: Tensor, event_dims: int) -> bool:
-    """Whether it is not the same for all pairs of a sample and an example."""
+    """Whether a bound differs between pairs of a sample and an example."""
     if bound.dim() <= event_dims:
         return False
     of_pairs = bound.flatten(0, bound.dim() - event_dims - 1)
@@ -142,7 +142,7 @@ def _refuse_outside(
 
 
 def _find_name(p: Distribution) -> str:
-    """The name of a distribution's class, looked up inside of wrappers."""
+    """Find the name of a distribution's class, inside of any wrappers."""
     while True:
         inner = getattr(p, "base_dist", getattr(p, "base", None))
         if type(p).__name__ not in ("Independent", "MaskedDistribution") or inner is None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lowerbound.errors import LogJointError, LowerboundError, SettingsError, ShapeError
 
-# The number of characters of an error that a message repeats; torch's errors may show all data.
+# A message repeats at most this many characters of an error, because torch's may show all data.
 _MOST_CHARACTERS = 300
 
 
 class FullDataLogJoint(nn.Module):
-    """A log joint of batches with all of the data: its arguments are the variables alone.
+    """A log joint of batches that is always given all of the data; its arguments are the variables.
 
     Args:
         log_joint: takes a batch and its scale first.
@@ -29,7 +29,7 @@ class FullDataLogJoint(nn.Module):
         self.x = x
 
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint with all data."""
+        """The log joint for all data."""
         return self.log_joint(self.x, 1.0, **values)
 
 
@@ -55,7 +55,7 @@ def check_arguments(log_joint: Callable[..., Tensor], names: Iterable[str], befo
         batch = "a batch and its scale first, then " if before else ""
         raise SettingsError(
             f"LogJoint: the log joint is called with {batch}the variables {', '.join(names)} by "
-            f"name, but takes {signature}: {error}; use the same names in both"
+            f"name, but it takes {signature}: {error}; use the same names in both"
         ) from None
 
 
@@ -94,10 +94,10 @@ def call_log_joint(
 
 
 def check_draws_are_apart(log_joint: Callable[[Tensor], Tensor], u: Tensor) -> None:
-    """Check that a draw has the same value with and without other draws.
+    """Check that the log joint of a draw is the same with and without other draws.
 
-    The values differ if the log joint also sums over the draws. A log joint that is random, such as
-    a bound from its own draws, cannot be checked.
+    They differ if the log joint sums over the draws by mistake. A random log joint, such as a bound
+    from draws of its own, cannot be checked.
 
     Args:
         log_joint: of points ``[K, J]``, ``[K]``.
@@ -122,7 +122,7 @@ def check_gradient(z: Tensor, log_joint: Tensor) -> None:
     """Check that a log joint has a gradient if its variables have one.
 
     Raises:
-        SettingsError: if not.
+        SettingsError: if it has none.
     """
     if z.requires_grad and not log_joint.requires_grad:
         raise SettingsError(
@@ -144,9 +144,9 @@ def check_value(value: Any, draws: int) -> None:
             return
         found = f"the shape {tuple(value.shape)}"
     raise ShapeError(
-        f"LogJoint: the log joint gave {found} for {draws} draws, expected ({draws},): one value "
-        "for each draw. Its arguments have the draws as first dimension; sum over all others, or "
-        "write it for one draw and pass vectorized=False"
+        f"LogJoint: the log joint gave {found} for {draws} draws, but must give ({draws},), "
+        "one value for each draw. Its arguments have the draws as first dimension; sum over all "
+        "others, or write it for one draw and pass vectorized=False"
     )
 
 
@@ -154,8 +154,8 @@ def explain_values(values: Mapping[str, Tensor]) -> tuple[str, str]:
     """The cause and the remedy if a log joint is not finite at some values, ``[1, *shape]``."""
     shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
     remedy = (
-        "check it there; give the variables their supports (lb.Variable); begin with "
-        "model.start(), or take a smaller learning_rate"
+        "check it there; give the variables their supports (lb.Variable); call model.start() "
+        "before training, or take a smaller learning_rate"
     )
     return f"it has no finite value at {shown}", remedy
 
@@ -173,7 +173,7 @@ def _shorten(value: Tensor) -> str:
 def _explain_error(
     error: Exception, batch: tuple[Any, ...], values: dict[str, Tensor]
 ) -> LogJointError:
-    """The log joint's own error, with the shapes of its arguments and a remedy."""
+    """Explain the log joint's own error by the shapes of its arguments, and give a remedy."""
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
     if batch:
         shapes = f"a batch {tuple(batch[0].shape)}, {shapes}"

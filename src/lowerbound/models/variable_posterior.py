@@ -1,4 +1,4 @@
-"""A model of named variables, whose posterior is over one vector of standardised real numbers."""
+"""A model of named variables. Its posterior is over one vector of standardised real numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lowerbound.settings import check_whole_number
 
 Self = TypeVar("Self", bound="VariablePosterior")
 
-# Resampling chooses from this many times as many draws.
+# Resampling chooses from this many times as many draws as are asked for.
 _CANDIDATES = 25
 
 
@@ -49,7 +49,7 @@ class VariablePosterior(Model):
 
     @abstractmethod
     def check_all_data(self, name: str) -> None:
-        """Check that the log joint has all data, as the named method requires.
+        """Check that the log joint stores all data, as the named method requires.
 
         Raises:
             UnsupportedError: if it gets batches.
@@ -71,14 +71,14 @@ class VariablePosterior(Model):
         """Standardise the posterior's space, by the best Gaussian along paths to modes.
 
         Its mean and its standard deviations become centre and spread of the space (Pathfinder,
-        Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.pathfinder`). One learning rate
-        then suits all variables, regardless of their location and scale. If q is N(0, I), as it is
-        before training, it becomes that Gaussian without its correlations, whatever the posterior's
-        family.
+        Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.find_best_gaussian`). One
+        learning rate then suits all variables, regardless of their location and scale. If q is
+        N(0, I), as it is before training, it becomes that Gaussian without its correlations,
+        whatever the posterior's family.
 
         Args:
-            paths: the number of paths, from different points. Each costs some hundred evaluations
-                of the log joint and its gradient.
+            paths: the number of paths, from different points. Each costs a few hundred
+                evaluations of the log joint and its gradient.
             at: a value for each variable, to start there instead of searching.
             spread: the standard deviation about ``at``, in unconstrained coordinates.
             seed: of those points, and of the draws by which Gaussians are compared.

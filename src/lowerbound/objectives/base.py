@@ -23,8 +23,8 @@ class Player:
     """A module that an objective owns and trains on a loss of its own, such as a critic.
 
     Args:
-        module: whose parameters are trained.
-        learning_rate: of the player; that of the model if it is ``None``.
+        module: the module, whose parameters are trained.
+        learning_rate: its learning rate; ``None`` for that of the model.
     """
 
     module: nn.Module
@@ -192,7 +192,7 @@ def check_common(objective: Objective) -> None:
 
 
 def check_types(name: str, model: Any, objective: Any) -> None:
-    """Check that the arguments are a model and an objective, and not, for instance, exchanged.
+    """Check that the arguments are a model and an objective, in this order.
 
     Raises:
         SettingsError: naming what was found instead.
@@ -207,10 +207,10 @@ def check_types(name: str, model: Any, objective: Any) -> None:
 
 
 def check_baseline(name: str, samples: int) -> None:
-    """Check that there is another sample for a leave-one-out baseline.
+    """Check that a leave-one-out baseline has another sample to use.
 
     Raises:
-        SettingsError: if there is none.
+        SettingsError: if a group has only one sample.
     """
     if samples < 2:
         raise SettingsError(
@@ -223,7 +223,7 @@ def check_plain_weight(draw: Draw, gradient: Gradient) -> None:
     """Check that the weight is a ratio of densities at z, as all gradients but one require.
 
     Raises:
-        UnsupportedError: if some latents are summed out of it.
+        UnsupportedError: if some latents are summed out of the weight.
     """
     if draw.weight_term is not None and gradient != "pathwise":
         raise UnsupportedError(

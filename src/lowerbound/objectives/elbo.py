@@ -43,8 +43,8 @@ class ELBO(Objective):
 
     Args:
         samples: L, the draws for each example.
-        kl: ``"auto"``: in closed form if there is one. ``"closed-form"``: an error if there is no
-            closed form. ``"sampled"``: estimator A.
+        kl: ``"auto"``: in closed form if torch knows one, else sampled. ``"closed-form"``: an error
+            if torch knows none. ``"sampled"``: estimator A.
         gradient: see :class:`lowerbound.Objective`. All but ``"pathwise"`` and ``"score-function"``
             use the sampled KL term for the gradient; ``"dreg"`` is ``"sticking-the-landing"`` here.
         beta: the weight of the rate (Higgins et al. 2017), or a schedule such as
@@ -94,7 +94,7 @@ class ELBO(Objective):
             check_baseline("ELBO", self.samples)
         if self._samples_the_path and self.kl == "closed-form":
             raise SettingsError(
-                f"ELBO: gradient={self.gradient!r} is about the sampled KL term; it excludes "
+                f"ELBO: gradient={self.gradient!r} uses the sampled KL term, so it excludes "
                 "kl='closed-form'"
             )
         check_number("ELBO: beta", self.beta, 0)
@@ -165,8 +165,8 @@ class ELBO(Objective):
         units = draw.unit_rates
         if units is None:
             raise UnsupportedError(
-                "free_bits needs a rate of each unit, and "
-                f"{_name_pair(draw, 'unit_rates')} has none in closed form; use free_bits=0"
+                "free_bits needs the rate of each unit in closed form, which is not known for "
+                f"{_name_pair(draw, 'unit_rates')}; use free_bits=0"
             )
         least = get_value(self.free_bits)
         freed = torch.where(units.mean(0) > least, units, least)
@@ -220,7 +220,7 @@ class ELBO(Objective):
 
 
 def _name_pair(draw: Draw, attribute: str) -> str:
-    """The posterior and the prior whose rate has no closed form, for messages."""
+    """Name the posterior and the prior whose rate lacks a closed form, for messages."""
     for name, latent in draw.latents.items():
         if getattr(latent, attribute) is not None:
             continue

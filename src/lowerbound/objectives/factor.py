@@ -42,7 +42,7 @@ class FactorVAE(Objective):
         gamma: the weight of the penalty, or a schedule.
         samples: L, the draws for each example.
         kl: as in :class:`lowerbound.ELBO`.
-        learning_rate: of the critic; that of the model if it is ``None``.
+        learning_rate: the critic's learning rate; ``None`` for that of the model.
 
     Raises:
         SettingsError: for settings that are unknown or out of range.
@@ -125,7 +125,7 @@ class FactorVAE(Objective):
         if logits.shape != (*z.shape[:2], 1):
             raise ShapeError(
                 f"FactorVAE: for latents of shape {tuple(z.shape)} the critic gives the shape "
-                f"{tuple(logits.shape)}; expected one logit for each draw, {(*z.shape[:2], 1)}"
+                f"{tuple(logits.shape)}; it must give one logit for each draw, {(*z.shape[:2], 1)}"
             )
         return logits[..., 0]
 

@@ -87,7 +87,7 @@ class PowerMean:
     def _choose_by_order(
         self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
     ) -> Tensor:
-        """The result of the one of two formulas that is accurate for the order 1 - alpha."""
+        """Choose the one of two formulas that is accurate for the order 1 - alpha."""
         order = 1 - self.alpha
         if not isinstance(order, Tensor):
             chosen = small if abs(order) < _SMALL_ORDER else large
@@ -136,9 +136,9 @@ class PowerMean:
         return mixed_MGB.flatten(0, 1) / self.groups
 
     def _replace_each_weight(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
-        """The logarithm of each group's power mean after replacing one log weight of the group.
+        """The logarithm of each group's power mean with one log weight replaced, ``[M, G, B]``.
 
-        ``[M, G, B]``: each log weight is replaced in turn.
+        Each log weight of the group is replaced in turn.
         """
         count = log_w_MGB.shape[1]
 
@@ -163,7 +163,7 @@ class PowerMean:
         return log_w_KB.reshape(self.groups, -1, *log_w_KB.shape[1:])
 
     def _normalise(self, log_w_KB: Tensor) -> Tensor:
-        """The normalised weights within each group, ``[M, G, B]``."""
+        """Normalise the weights within each group, ``[M, G, B]``."""
         terms_MGB = (1 - self.alpha) * self._group(log_w_KB)
         shares_MGB = terms_MGB.softmax(1)
         return torch.where(terms_MGB < _compute_floor(terms_MGB), 0.0, shares_MGB)
@@ -174,7 +174,7 @@ class PowerMean:
 
 
 def _compute_floor(terms_MGB: Tensor) -> Tensor:
-    """The smallest log weight that counts: a smaller one would not change the sum of its group.
+    """Compute the smallest log weight that counts. A smaller one would not change its group's sum.
 
     Its share would be a denormal number, with which a CPU multiplies matrices many times slower.
     """
@@ -184,7 +184,7 @@ def _compute_floor(terms_MGB: Tensor) -> Tensor:
 
 
 def _raise_to_floor(terms_MGB: Tensor) -> Tensor:
-    """The terms of a sum of exponentials, raised to the floor, below which they get no gradient."""
+    """Raise the terms of a sum of exponentials to the floor. Raised terms get no gradient."""
     floor_M1B = _compute_floor(terms_MGB)
     return torch.where(terms_MGB < floor_M1B, floor_M1B, terms_MGB)
 
@@ -193,9 +193,9 @@ class _PowerBound(Objective):
     """A bound that is a power mean of the weights. Its encoder may maximise another one."""
 
     def _make_power_means(self) -> tuple[PowerMean, PowerMean]:
-        """The power means that the model's and the posterior's parameters maximise.
+        """Make the power means that the model's and the posterior's parameters maximise.
 
-        The first is also the bound. They are one object if they are the same.
+        The first is also the bound. If both are the same, they are one object.
         """
         raise NotImplementedError
 
@@ -222,8 +222,8 @@ class _PowerBound(Objective):
         log_w_path_KB = torch.where(
             log_w_path_KB.isfinite(), log_w_path_KB, torch.zeros_like(log_w_path_KB)
         )
-        # The gradient at z has been weighted for the model's parameters. On the path to the
-        # posterior's parameters it gets another weight, by a division. The floor makes that
+        # So far the gradient at z has the weight for the model's parameters. On the path to the
+        # posterior's parameters a division gives it another weight. The floor makes the division
         # possible, and is below the rounding error.
         floored_KB = model_KB.clamp_min(_NEGLIGIBLE)
         surrogate = (floored_KB * log_w_path_KB).sum(0)

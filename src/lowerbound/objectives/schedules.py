@@ -64,13 +64,13 @@ class Ramp(Schedule):
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise SettingsError("Ramp: give its length once, as epochs= or as steps=")
+            raise SettingsError("Ramp: give the length once, as epochs= or as steps=")
         for name in ("start", "stop", "epochs", "steps"):
             if getattr(self, name) is not None:
                 check_number(f"Ramp: {name}", getattr(self, name))
         length = self.steps if self.epochs is None else self.epochs
         if length is None or length <= 0:
-            raise SettingsError(f"Ramp: a length of {length} must be positive")
+            raise SettingsError(f"Ramp: the length must be positive, not {length}")
 
     @property
     def end(self) -> float:
@@ -95,7 +95,7 @@ class Ramp(Schedule):
 
 
 def get_value(number: float | Schedule | Tensor) -> float | Tensor:
-    """The value of a setting: a number, a schedule's end value, or in training a 0-d tensor."""
+    """Return a setting's value: a number, a schedule's end value, or in training a 0-d tensor."""
     if isinstance(number, Schedule):
         return number.end
     return number
@@ -134,7 +134,7 @@ def _describe_range(low: float, high: float) -> str:
 
 
 def was_cut_short(schedule: Mapping[str, Any]) -> bool:
-    """Whether a recorded schedule stopped at a value that differs from its end in three digits.
+    """Whether a recorded schedule stopped at a value whose first three digits are not its end's.
 
     The record has the keys ``"reached"``, ``"end"`` and ``"ended"``.
     """

@@ -26,14 +26,14 @@ from lowerbound.runtime.devices import synchronize
 Function = TypeVar("Function")
 Result = TypeVar("Result")
 
-# The compiler is tried if at least this many seconds of uncompiled work remain. It takes 5 to 30
-# seconds itself, and saves a fifth to a half of the time.
+# The compiler is tried if at least this many seconds of uncompiled work remain. Compiling takes 5
+# to 30 seconds, and saves between a fifth and a half of the time.
 WORTH_COMPILING_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option for running the work."""
+    """One choice of how to run the work: compiled or not, and in which precision."""
 
     compiled: bool
     bfloat16: bool = False
@@ -54,7 +54,7 @@ class Option:
 
 
 class NotCompilable(Exception):
-    """Raised by :attr:`Autotuner.build` for work that must not be compiled, with the reason."""
+    """:attr:`Autotuner.build` raises this for work that must not be compiled, with the reason."""
 
 
 class Autotuner(Generic[Function]):
@@ -64,18 +64,18 @@ class Autotuner(Generic[Function]):
     options are timed too. If the compiler fails, the work continues uncompiled.
 
     Args:
-        choice: ``"auto"``: compile if a trial shows that it pays. ``"always"``: compile after the
-            first piece of work. ``"never"``.
-        build: makes the function that an option runs, from the option and from whether a compiled
-            function should be one graph.
+        choice: ``"auto"``: compile if a trial shows that compiled work is faster. ``"always"``:
+            compile after the first piece of work. ``"never"``: do not compile.
+        build: makes the function that an option runs. It is given the option, and whether a
+            compiled function should be one graph.
         device: the device of the work.
         unit: the name of one piece of work in messages.
         warmup: the number of pieces that are not timed, while memory is allocated and caches fill.
         timed: the number of timed pieces.
         precisions: whether networks compute in bfloat16, for each precision to try.
         fewest_left: the smallest number of remaining pieces for which the compiler is tried.
-        in_pieces: whether a function that is not one graph is compiled in pieces.
-        tell: receives the line that says what was chosen, and why.
+        in_pieces: whether to compile a function in pieces if it cannot be one graph.
+        tell: is called with the line that says what was chosen, and why.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Autotuner(Generic[Function]):
 
     @property
     def settled_option(self) -> Option | None:
-        """The option with which a later process continues; ``None`` if it is not decided."""
+        """The option with which a later process continues; ``None`` if that is not decided yet."""
         if self.decided or self.option.compiled:
             return self.option
         return None
@@ -167,8 +167,8 @@ class Autotuner(Generic[Function]):
         if self.choice == "always" and not self.option.compiled:
             self._start_compiling()
             return
-        alone = self.choice == "always" and len(self.precisions) == 1
-        if not alone and len(self.times) < self.warmup + self.timed:
+        needs_no_trial = self.choice == "always" and len(self.precisions) == 1
+        if not needs_no_trial and len(self.times) < self.warmup + self.timed:
             return
         self.measured[self.option] = median(self.times[self.warmup :] or self.times)
         if self.option.compiled:

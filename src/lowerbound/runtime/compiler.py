@@ -99,7 +99,7 @@ def compile_function(
 
 @contextmanager
 def setting_compiler_switches() -> Iterator[None]:
-    """Within the block, the switches of the process have the values that compiled code needs.
+    """Within the block, the process-wide switches have the values that compiled code needs.
 
     - Distributions do not check their arguments, because a graph cannot raise errors. The compiler
       itself would leave this check off for the rest of the process.
@@ -119,7 +119,7 @@ def setting_compiler_switches() -> Iterator[None]:
 
 
 def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a code object of its own.
+    """Return the same function with a code object of its own.
 
     The compiler ties what it makes to the code object, and its limits count per code object. With
     a copy, both end when the function does, so a program may compile any number of functions.
@@ -158,7 +158,7 @@ def is_graph_break(error: Exception) -> bool:
 
 
 def describe_failure(error: Exception) -> str:
-    """One line that says why the compiler failed, and at which line of code."""
+    """Say in one line why the compiler failed, and at which line of code."""
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
     reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -170,7 +170,7 @@ def describe_failure(error: Exception) -> str:
 
 
 def describe_place(error: Exception) -> str:
-    """The line of code that the compiler could not compile: the last one that its message names."""
+    """Name the line of code that could not be compiled: the last one in the compiler's message."""
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     if not places:
         return "the model"

@@ -1,4 +1,4 @@
-"""Memory: reuse of freed memory, batch sizes of evaluations, and measurements of what is needed."""
+"""Memory: reuse of freed memory, batch sizes of evaluations, and how much memory a draw needs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _KEEPS_FREED_MEMORY: ContextVar[bool] = ContextVar("lowerbound_keeping", default
 def keeping_freed_memory() -> Iterator[None]:
     """Within the block, the process keeps the memory of freed tensors of up to a gigabyte.
 
-    Otherwise large tensors on the CPU are returned to the system at once, which clears each page
-    again when it is next needed. That is a quarter of the time of a training step of many samples,
-    and half of the time of a log likelihood. Blocks may be nested. Nothing changes with another
-    allocator than glibc's, or with one that refuses such sizes.
+    Otherwise the memory of large CPU tensors goes back to the system at once, which clears each
+    page when it is next needed. Clearing takes a quarter of the time of a training step of many
+    samples, and half of the time of a log likelihood. Blocks may be nested. The block has no effect
+    if the allocator is not glibc's, or refuses such sizes.
     """
     library = None
     if os.name != "nt":
@@ -51,32 +51,32 @@ def keeping_freed_memory() -> Iterator[None]:
         trim(0)
 
 
-# The number of values of the largest tensor of one batch outside of training: 2^22 floats are 16
-# MiB.
+# Outside of training, the largest tensor of a batch has at most this many values: 2^22 floats are
+# 16 MiB.
 _VALUES_PER_BATCH = 1 << 22
 
-# Batches follow from the size of the data unless a draw's largest tensor is more than this many
-# times larger. So hidden layers of a usual size do not change the batches of an evaluation, nor the
-# rounding of its result.
+# The batch size follows from the size of the data, unless a draw's largest tensor is more than this
+# many times larger. So hidden layers of a usual size change neither the batches of an evaluation
+# nor the rounding of its result.
 _MUCH_LARGER_FACTOR = 8
 
 
-def choose_batch_size(numbers_per_example: int) -> int:
-    """The number of examples of one batch outside of training, so that memory stays bounded."""
-    return max(1, min(1024, _VALUES_PER_BATCH // max(1, numbers_per_example)))
+def choose_batch_size(values_per_example: int) -> int:
+    """Choose how many examples a batch outside of training has, so that memory stays bounded."""
+    return max(1, min(1024, _VALUES_PER_BATCH // max(1, values_per_example)))
 
 
-def choose_pairs_per_batch(numbers: int) -> int:
-    """The number of pairs of a sample and an example of one batch outside of training."""
-    return max(1, min(8192, _VALUES_PER_BATCH // max(1, numbers)))
+def choose_pairs_per_batch(values_per_pair: int) -> int:
+    """Choose how many pairs of a sample and an example a batch outside of training has."""
+    return max(1, min(8192, _VALUES_PER_BATCH // max(1, values_per_pair)))
 
 
 def count_values_per_pair(data_size: int, measured: int) -> int:
-    """The number of values for each pair of a sample and an example, from which batches follow.
+    """Count the values for each pair of a sample and an example, from which batch sizes follow.
 
     Args:
-        data_size: of one example.
-        measured: of the largest tensor that a draw for one example makes.
+        data_size: the number of values of one example.
+        measured: the number of values of the largest tensor in a draw for one example.
 
     Example:
         >>> count_values_per_pair(64, 400), count_values_per_pair(64, 64 * 256)
@@ -88,9 +88,9 @@ def count_values_per_pair(data_size: int, measured: int) -> int:
 
 
 def measure_growth(compute: Callable[[int], object]) -> int:
-    """The largest number of values by which a tensor of a function grows with each row.
+    """Measure by how many values the fastest-growing tensor of a function grows with each row.
 
-    Tensors that do not depend on the rows, such as a transposed weight, do not count.
+    Tensors whose size does not depend on the rows, such as a transposed weight, do not count.
 
     Args:
         compute: computes something for a number of rows. It is called for two rows and for three,
@@ -107,10 +107,10 @@ def measure_growth(compute: Callable[[int], object]) -> int:
         with TensorSizes() as made:
             compute(rows)
         sizes.append(made.sizes)
-    of_two, of_three = sizes
-    if len(of_two) != len(of_three):  # the operations differ, so that the tensors cannot be matched
-        return max(of_three) // 3
-    return max((three - two for two, three in zip(of_two, of_three, strict=True)), default=0)
+    with_two, with_three = sizes
+    if len(with_two) != len(with_three):  # the operations differ, so tensors cannot be matched
+        return max(with_three) // 3
+    return max((three - two for two, three in zip(with_two, with_three, strict=True)), default=0)
 
 
 class TensorSizes(TorchDispatchMode):
@@ -118,9 +118,9 @@ class TensorSizes(TorchDispatchMode):
 
     Example:
         >>> import torch
-        >>> with Largest() as largest:
+        >>> with TensorSizes() as made:
         ...     _ = (torch.zeros(10, 1) + torch.zeros(20)).sum()
-        >>> largest.numbers
+        >>> made.largest
         200
     """
 
@@ -134,8 +134,8 @@ class TensorSizes(TorchDispatchMode):
         return False
 
     @property
-    def numbers(self) -> int:
-        """The size of the largest tensor."""
+    def largest(self) -> int:
+        """The number of values of the largest tensor."""
         return max(self.sizes, default=0)
 
     def __torch_dispatch__(

@@ -1,1 +1,1 @@
-"""Training: one loop over steps, its settings, and its observers."""
+"""Training: one loop over steps, with its settings and observers."""

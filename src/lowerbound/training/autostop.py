@@ -1,4 +1,4 @@
-"""The rule by which a training stops automatically: averages of weights at falling learning rates.
+"""The rule by which training stops automatically: averages of weights at falling learning rates.
 
 At one learning rate, stochastic gradients keep the weights moving around the optimum, at a distance
 that does not shrink with time. The average of the weights over a window of steps is much nearer to
@@ -10,10 +10,10 @@ So the steps are taken in windows. After each, the average of its weights is com
 average so far:
 
 - It gains more than the tolerance: the weights still improve. The learning rate stays the same.
-- It does not: the learning rate is halved, the window is doubled, and the training continues from
-  the best average.
-- Three windows in a row did not gain, so a quarter of the learning rate and four times the window
-  did not help: the training has settled.
+- It does not: the learning rate is halved, the window is doubled, and training continues from the
+  best average.
+- Three windows in a row did not gain: a quarter of the learning rate and four times the window did
+  not help, so training has settled.
 
 The idea is that of Welandawe, Andersen, Vehtari & Huggins 2022 (*Robust, automated, and accurate
 black-box variational inference*): keep a learning rate until its iterates are stationary, then
@@ -39,14 +39,15 @@ from lowerbound.training.optim import average_weights
 from lowerbound.training.progress import Progress, Windows
 
 # The smallest number of steps of the first window; the factors of the learning rate and of the
-# window after a window that does not gain; and the number of such windows in a row that end the
-# training.
+# window after a window that does not gain; and the number of such windows in a row after which
+# training ends.
 _FIRST_WINDOW_STEPS = 200
 _CUT, _GROWTH = 0.5, 2
 _IDLE_WINDOWS = 3
 
-# The number of examples on which averages are compared, or of repetitions for a model that stores
-# its own data. If a repetition takes all data, it is the number of examples of all repetitions.
+# Averages are compared on this many examples, or on this many repetitions for a model that stores
+# its own data. If each repetition uses all data, the second constant limits the examples of all
+# repetitions together.
 _EXAMPLES, _EXAMPLES_IN_ALL = 1000, 1_000_000
 
 
@@ -69,7 +70,7 @@ class Decision:
     settled: bool = False
 
     def describe(self, learning_rate: float) -> str:
-        """The result of the window, in one line."""
+        """Describe the result of the window in one line."""
         assert self.record is not None
         line = (
             f"{self.record['steps']:,} steps at learning rate {learning_rate:.3g}: "
@@ -86,7 +87,7 @@ class AutoStop:
 
     Args:
         model: the model that is trained.
-        tolerance: the gain in nats for which the training continues.
+        tolerance: training continues at the same learning rate for gains above this, in nats.
         warmup_steps: the steps over which the learning rate rises. No window begins before their
             end.
     """
@@ -101,7 +102,7 @@ class AutoStop:
         self._best_bounds: Tensor | None = None
 
     def count_fewest_steps_left(self, progress: Progress) -> int:
-        """The least number of remaining steps, if no window gains from now on."""
+        """Count the remaining steps if no further window gains, which are the fewest possible."""
         windows = progress.windows
         length = windows.length or _FIRST_WINDOW_STEPS
         left = (windows.end or _FIRST_WINDOW_STEPS) - progress.step
@@ -120,12 +121,12 @@ class AutoStop:
         best_weights: Mapping[str, Tensor] | None,
         bounds_of: Callable[[Model], Tensor],
     ) -> Decision:
-        """After an epoch: if a window ends here, measure its gain, and decide how to continue.
+        """Decide after an epoch how to continue. If a window ends here, measure its gain first.
 
         Args:
             progress: the progress of the training.
             epoch_steps: the number of steps in an epoch.
-            last: whether no more steps are allowed.
+            last: whether this was the last step that is allowed.
             changing: whether the objective's schedules still change.
             best_weights: the best average so far; ``None`` before the first one.
             bounds_of: computes a model's bounds on some examples, always with the same noise.
@@ -188,7 +189,7 @@ class AutoStop:
         best_weights: Mapping[str, Tensor] | None,
         bounds_of: Callable[[Model], Tensor],
     ) -> tuple[float, float]:
-        """The mean gain over the best average, in nats, and its standard error."""
+        """Measure the mean gain over the best average, in nats, and its standard error."""
         if not bool(bounds.isfinite().all()):
             return -math.inf, math.inf
         if best_weights is None:
@@ -209,7 +210,7 @@ class AutoStop:
         return bounds
 
     def describe_unfinished(self, progress: Progress) -> str:
-        """The message if the steps ran out before the training had settled."""
+        """Describe training whose steps ran out before it had settled."""
         line = (
             f"the training has not settled to tolerance={self.tolerance:g} in "
             f"{progress.step:,} steps"
@@ -229,7 +230,7 @@ def compute_comparable_bounds(
     *,
     seed: int,
 ) -> Tensor:
-    """A function that computes a model's bounds on fixed examples with fixed noise."""
+    """Compute a model's bounds on fixed examples with fixed noise."""
     data = train if validation is None else validation
     count = max(8, min(_EXAMPLES, _EXAMPLES_IN_ALL // len(data)))
     whole, examples = model.for_evaluation(data, repetitions=count)

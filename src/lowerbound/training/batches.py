@@ -17,14 +17,14 @@ from lowerbound.data.mapped import MappedRows
 from lowerbound.data.rows import Values
 from lowerbound.training.labels import DATA, labelled
 
-# The order of examples in a file is random on two scales, both in bytes. Blocks, which a disk reads
-# at once, are shuffled; then the examples are shuffled within pools of many blocks. A pool is read
-# at once, and the third constant is the number of pools that are read ahead.
+# Examples in a file are shuffled on two scales. First the blocks, which a disk reads at once, are
+# shuffled; then the examples are shuffled within pools of many blocks. A pool is read at once, and
+# some pools are read ahead.
 _BLOCK_BYTES = 1 << 17
 _POOL_BYTES = 1 << 25
 _POOLS_AHEAD = 2
 
-# Examples may take the free memory of a device divided by this number.
+# Examples may take up the free memory of a device divided by this.
 _MEMORY_DIVISOR = 2
 
 
@@ -77,7 +77,7 @@ class Batch:
 
 
 class BatchSource:
-    """The source of the batches of a training.
+    """Makes the batches of training.
 
     Examples that fit are moved to the device in their storage type, and a batch is made of rows.
     Others stay in their file or in the machine's memory, and their stored values are read and sent
@@ -85,7 +85,7 @@ class BatchSource:
 
     Args:
         examples: the training examples.
-        device: the device of the training.
+        device: the device on which the model is trained.
         needs: names of the fields that the model needs.
         accepts: names of the fields that it takes if the examples have them.
 
@@ -111,11 +111,11 @@ class BatchSource:
             self.fields = {name: values.to(device) for name, values in self.fields.items()}
 
     def shuffle(self, size: int, generator: torch.Generator) -> Tensor:
-        """All rows in random order, which for examples in a file can be read quickly.
+        """Shuffle all rows. Examples in a file get an order in which they can be read quickly.
 
         Args:
             size: the batch size.
-            generator: of the random order.
+            generator: generates the random order.
         """
         count = len(self.examples)
         if not self.keeps_blocks(size):
@@ -127,16 +127,16 @@ class BatchSource:
         return torch.cat([pool[torch.randperm(len(pool), generator=generator)] for pool in pools])
 
     def keeps_blocks(self, size: int) -> bool:
-        """Whether neighbours in a file stay near each other in the order of batches of ``size``."""
+        """Whether batches of ``size`` keep neighbours in a file near each other."""
         in_file = isinstance(self.examples.values, MappedRows)
         return in_file and len(self.examples) > self._count_pool_rows(size)
 
     def _count_pool_rows(self, size: int) -> int:
-        """How many examples are read at once: whole batches."""
+        """Count the examples that are read at once, in whole batches."""
         return size * max(1, _POOL_BYTES // (size * _count_row_bytes(self.examples.values)))
 
     def batches(self, rows: Tensor, size: int) -> Generator[Batch]:
-        """Batches of ``size`` examples, in the order of ``rows``."""
+        """Yield batches of ``size`` examples, in the order of ``rows``."""
         if not len(rows):
             return
         if self.on_device:
@@ -157,7 +157,7 @@ class BatchSource:
 
     def _read(self, rows: Tensor) -> Batch:
         values = self.examples.values[rows]
-        fields = {name: all_of_it[rows] for name, all_of_it in self.fields.items()}
+        fields = {name: column[rows] for name, column in self.fields.items()}
         if self.device.type == "cuda":
             values = values.pin_memory()
             fields = {name: some.pin_memory() for name, some in fields.items()}

@@ -1,4 +1,4 @@
-"""How a training runs its steps: compiled or not, and in which precision."""
+"""The choice of how training runs its steps: compiled or not, and in which precision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lowerbound.training.step import TrainingStep
 Precision = Literal["auto", "float32", "bfloat16"]
 Compute = Callable[[Batch], None]
 
-# The number of steps before the timed ones, in which memory is allocated and caches fill, and the
+# The number of steps before the timed ones, while memory is allocated and caches fill, and the
 # number of timed steps.
 _WARMUP_STEPS, _TIMED_STEPS = 3, 10
 
-# If at least this many steps remain, they are compiled thoroughly. That takes 5 to 10 seconds more
-# and saves 0.2 to 0.5 milliseconds a step.
+# If at least this many steps remain, they are compiled thoroughly. That takes another 5 to 10
+# seconds, and saves 0.2 to 0.5 milliseconds in each step.
 _WORTH_THOROUGHNESS_STEPS = 30_000
 
 
@@ -35,17 +35,17 @@ _USUAL_BETWEEN_PIECES = (
 
 
 class StepAutotuner:
-    """Runs the steps of a training in the way that a few timed steps show to be the fastest.
+    """Runs training steps with the option that a few timed steps show to be the fastest.
 
     Args:
         step: the step to run.
-        choice: ``"auto"``: compile if the training is long enough to gain by it and a few steps
-            show that it does. ``"always"``: compile from the second step on. ``"never"``.
+        choice: ``"auto"``: compile if training is long enough, and a few steps show that compiled
+            ones are faster. ``"always"``: compile from the second step on. ``"never"``: do not.
         precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
             few steps show that it is faster.
-        batch_size: of the steps that may be compiled. A short last batch runs uncompiled, because
-            another shape would need a compilation of its own.
-        tell: receives the line that says what was chosen, and why.
+        batch_size: the batch size of steps that may be compiled. A short last batch runs uncompiled,
+            because another shape would need a compilation of its own.
+        tell: is called with the line that says what was chosen, and why.
         profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
 
@@ -88,7 +88,7 @@ class StepAutotuner:
 
     @property
     def settled_option(self) -> Option | None:
-        """The option for a resumed training; ``None`` if it is not decided."""
+        """The option with which a resumed run continues; ``None`` if it is not decided."""
         return self.tuner.settled_option
 
     def resume(self, compiled: bool | None, bfloat16: bool | None, left: int) -> None:
@@ -97,7 +97,7 @@ class StepAutotuner:
         Args:
             compiled: whether its steps were compiled; ``None`` if that was not decided.
             bfloat16: whether its networks computed in bfloat16; ``None`` if that was not decided.
-            left: how many steps there will be.
+            left: the number of remaining steps.
         """
         self.left = left
         if compile_function is not None:
@@ -107,9 +107,9 @@ class StepAutotuner:
         """Choose how to run a step, and run it.
 
         Args:
-            batch: of examples.
+            batch: the batch of the step.
             scheduled: the values of the objective's schedules.
-            left: how many steps there will be, this one included.
+            left: the number of remaining steps, including this one.
         """
 
         def attempt(option: Option, compute: Compute) -> None:
@@ -143,14 +143,14 @@ def compile_step(
     profiled: bool = False,
     graphs: bool = True,
 ) -> Compute:
-    """The compiled version of a step's ``compute``; its first call waits for the compiler.
+    """Compile a step's ``compute``. The first call of the result waits for the compiler.
 
     Args:
-        step: to compile.
+        step: the step.
         whole: whether to compile one graph; the compiler fails if something in the model prevents
             that. Otherwise the step is compiled in pieces.
-        thoroughly: whether to compile, on a CPU, also the code that calls the graph's kernels one
-            after the other, which is otherwise Python.
+        thoroughly: whether to compile also the code that calls the kernels one after the other on a
+            CPU. Otherwise that code is Python.
         profiled: whether to name the kernels in profiles.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
@@ -182,7 +182,7 @@ def compile_step(
 def _choose_code_options(
     device: torch.device, *, thoroughly: bool = False, profiled: bool = False
 ) -> dict[str, Any]:
-    """The options of the compiler's code generator for steps on this device."""
+    """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
     if profiled:
         options["cpp.enable_kernel_profile"] = True

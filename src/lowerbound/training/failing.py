@@ -1,4 +1,4 @@
-"""Finds where a step became non-finite, and names the cause and the remedy."""
+"""Finds where a step became non-finite, the likely cause, and a remedy."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def diagnose(
     step: int,
     seen: tuple[Tensor, Draw, Tensor],
 ) -> NonFiniteError:
-    """The error that names the first value from data to gradient that is not finite.
+    """Make the error that names the first non-finite value on the path from data to gradients.
 
     Args:
         model: the model, with the gradients of the step.
         players: the objective's players, with their gradients.
         optimizer: the optimiser of the parameters.
         step: the number of the refused step, counted from 1.
-        seen: the step's data, their draw, and their mean bound.
+        seen: the data of the step, their draw, and their mean bound.
     """
     x, draw, bound = seen
     parameters = [*model.named_parameters(), *players.named_parameters()]
@@ -38,7 +38,7 @@ def diagnose(
     too_long = f"steps of {name} at learning rate {rate:g} are too long"
     explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
-        cause, remedy = "the data holds such values", "drop or fill those rows"
+        cause, remedy = "the data contain such values", "drop or fill those rows"
     elif explanation is not None:
         cause, remedy = explanation
     elif step == 1:
@@ -71,7 +71,7 @@ def _find_non_finite(
     x: Tensor,
     log_likelihood: str,
 ) -> tuple[str, str]:
-    """The name of the first term that is not finite, and of its tensor."""
+    """Find the first term that is not finite: its name, and that of its tensor."""
     q = draw.q
     in_order: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),

@@ -1,6 +1,6 @@
 """``fit``: the one function that trains."""
 
-# Without an import of torch at the top, so that the command can show its flags at once.
+# torch is not imported at the top, so that the command can show its flags at once.
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop
 
-# The number of multiplications in a step above which several threads are worth their
-# synchronisation. Below it they cost more time than they save, and a factor of ten if other
-# programs share the cores.
+# A step with more multiplications than this is faster with several threads. In a smaller step their
+# synchronisation takes longer than they save, ten times as long if other programs share the cores.
 _WORTH_THREADS_MULTIPLICATIONS = 3e7
 
 Keywords = ParamSpec("Keywords")
@@ -41,7 +40,7 @@ class _Fit(Protocol[Keywords]):
 def _take_keywords(
     schema: Callable[Keywords, FitKeywords],
 ) -> Callable[[Callable[..., "Run"]], _Fit[Keywords]]:
-    """Decorator: the keywords of the function are the fields of ``schema``."""
+    """Decorate a function so that its keywords are the fields of ``schema``."""
     decorate = takes_settings(cast(type[FitKeywords], schema))
     return lambda function: cast(_Fit[Keywords], decorate(function))
 
@@ -72,7 +71,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         DataError, ShapeError: if the model cannot take the data.
         NonFiniteError: if the bound or a gradient becomes non-finite; the model keeps its last
             finite weights.
-        StorageError: if the directory holds a run already, or there is no run to resume.
+        StorageError: if the directory contains a run already, or lacks a run to resume.
 
     Example:
         >>> import lowerbound as lb

@@ -1,4 +1,4 @@
-"""The names in a profile of those parts of a step that their operations do not identify."""
+"""Names for those parts of a step that a profile cannot tell from their operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UPDATE = "lowerbound::update"
 
 
 def labelled(name: str) -> AbstractContextManager[Any]:
-    """Within the block, a running profiler attributes all operations to the part ``name``."""
+    """Within the block, a running profiler counts all operations as part ``name`` of the step."""
     if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
         return nullcontext()
     return torch.profiler.record_function(name)

@@ -37,14 +37,14 @@ from lowerbound.training.records import (
 )
 from lowerbound.training.step import TrainingStep
 
-# After this many steps on a device the loop checks whether a step was refused. It checks earlier if
-# each step keeps its stored values until then.
+# After this many steps on a device the loop checks whether a step was refused, and after fewer
+# steps if each of them keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
 
 
 class Observer:
-    """Watches a training. All methods are called by the loop, and do nothing by default.
+    """Watches training. The loop calls all methods, which do nothing by default.
 
     To write your own: subclass, override the methods that you need, and pass an instance in
     ``observers`` of :func:`lowerbound.fit`.
@@ -54,7 +54,7 @@ class Observer:
         """Before the first step."""
 
     def on_choice(self, loop: Loop, line: str) -> None:
-        """After the choice how steps run, or after a profile; ``line`` describes it."""
+        """After the choice of how steps run, or after a profile; ``line`` describes it."""
 
     def on_step(self, loop: Loop) -> None:
         """After a step."""
@@ -71,7 +71,7 @@ class Observer:
 
 @dataclass(eq=False)
 class Loop:
-    """One training. The arguments are those of :func:`lowerbound.fit`, checked and resolved."""
+    """A training run. The arguments are those of :func:`lowerbound.fit`, checked and resolved."""
 
     model: Model
     objective: Objective
@@ -147,7 +147,7 @@ class Loop:
 
     @property
     def between_steps(self) -> bool:
-        """Whether weights and progress belong together. They do not if a step was interrupted."""
+        """Whether weights and progress fit each other, as they do unless a step was interrupted."""
         return self.step.taken == self.progress.step == self.step.accepted
 
     @property
@@ -156,7 +156,7 @@ class Loop:
         return self.progress.seconds + time.perf_counter() - self.started
 
     def averages(self) -> dict[str, float]:
-        """The terms averaged over the examples seen of this epoch; waits for the device."""
+        """The terms, averaged over this epoch's examples so far; waits for the device."""
         return {name: total / self.progress.position for name, total in self.step.totals.items()}
 
     def healthy(self) -> bool:
@@ -168,7 +168,7 @@ class Loop:
         self._notify("on_choice", line)
 
     def unfinished(self) -> list[str]:
-        """Messages about a training that ended before its schedules or its tolerance."""
+        """Messages, if training ended before its schedules did or before it settled."""
         if self.autostop is not None and not self.progress.settled:
             if not self.progress.history:
                 return []
@@ -214,19 +214,19 @@ class Loop:
         best_weights: Weights | None = None,
         earlier_tolerance: float | None = None,
     ) -> None:
-        """Continue from the progress of an earlier training.
+        """Continue from the progress of an earlier run.
 
         The caller restores the weights and the optimiser's state.
 
         Args:
-            progress: The progress of the earlier training.
+            progress: The progress of the earlier run.
             best_weights: The best weights that it had found.
-            earlier_tolerance: Its tolerance. With a smaller one now, a training that had settled
-                continues.
+            earlier_tolerance: Its tolerance. If the tolerance is smaller now, a run that had
+                settled continues.
         """
         self.progress, self.best_weights = progress, best_weights
         if progress.position and len(progress.history) > progress.epoch:
-            # The number of steps ended in the middle of this epoch, which is now continued.
+            # The earlier run ended in the middle of this epoch, which is now continued.
             progress.history.pop()
         if self.autostop is not None and progress.settled and earlier_tolerance is not None:
             progress.settled = self.autostop.tolerance >= earlier_tolerance
@@ -239,13 +239,13 @@ class Loop:
     # The parts of the loop.
 
     def _shuffle(self) -> Tensor:
-        """The rows of this epoch in order, which is a function of the seed and the epoch alone."""
+        """Shuffle the rows of this epoch. Their order depends only on the seed and the epoch."""
         seed = derived_seed(self.seed, "order", self.progress.epoch)
         generator = torch.Generator().manual_seed(seed)
         return self.source.shuffle(self.batch_size, generator)
 
     def _iterate_batches(self, rows: Tensor) -> Generator[Batch]:
-        """The remaining batches of an epoch.
+        """Yield the remaining batches of an epoch.
 
         Between them the loop stops if that was requested, and checks from time to time whether the
         device refused a step.
@@ -293,7 +293,7 @@ class Loop:
         return max(1, min(left, self.autostop.count_fewest_steps_left(self.progress)))
 
     def _validate(self) -> dict[str, Any]:
-        """The record of the epoch that has just ended, with the validation bound."""
+        """Validate, and make the record of the epoch that has just ended."""
         progress = self.progress
         averages = self.averages()
         if not self.healthy():
@@ -394,7 +394,7 @@ class Loop:
             for observer in self.observers:
                 try:
                     observer.on_interrupt(self)
-                except LowerboundError as another:  # A later error must not replace the first one.
+                except LowerboundError as another:  # a later error must not replace the first
                     error.add_note(str(another))
             raise
         finally:

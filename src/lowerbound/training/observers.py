@@ -1,4 +1,4 @@
-"""The observers of every training: the display, the run directory, and the pictures."""
+"""Built-in observers: the display, the run directory, and the pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BAR_WIDTHS = (6, 24)
 
 
 class Display(Observer):
-    """Shows a training on standard error: live on a terminal, else a line for each epoch.
+    """Shows training on standard error: live on a terminal, else a line for each epoch.
 
     Args:
         shown: the terms of the bound to show: a label, the term, and its sign.
@@ -156,7 +156,7 @@ class Recorder(Observer):
             self._write_checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Write a checkpoint, unless a step was interrupted; then the last one remains."""
+        """Write a checkpoint, unless a step was interrupted. Then the last checkpoint remains."""
         if loop.between_steps and loop.healthy():
             self._write_checkpoint(loop)
 
@@ -186,11 +186,11 @@ class Painter(Observer):
     """Draws samples, reconstructions, the bound over time and, for two latents, their manifold.
 
     Args:
-        directory: to write to.
-        every: epochs between two pictures; 0 for none.
-        seed: of the samples.
-        count: of the samples.
-        pairs: of examples and their reconstructions.
+        directory: the run directory.
+        every: the number of epochs between two pictures; 0 for no pictures.
+        seed: the seed of the samples.
+        count: the number of samples.
+        pairs: the number of pairs of an example and its reconstruction.
     """
 
     directory: RunDirectory
@@ -200,9 +200,9 @@ class Painter(Observer):
     pairs: int = 16
 
     def on_start(self, loop: Loop) -> None:
-        """Choose the examples to reconstruct: validation examples if there are any.
+        """Choose the examples to reconstruct, which are validation examples if possible.
 
-        A model that needs fields samples with those of some examples.
+        Samples of a model that needs fields use the fields of some examples.
         """
         shown, model = loop.validation or loop.train, loop.model
         self.originals = shown.spread(self.pairs)

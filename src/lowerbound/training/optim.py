@@ -93,12 +93,12 @@ def _find_constructor(optimizer: Any) -> Callable[..., Optimizer]:
 
 
 def _check_steps(optimizer: Optimizer) -> Optimizer:
-    """The optimiser, if its step needs only the dense gradients of one batch."""
+    """Return the optimiser if its step needs only the dense gradients of one batch."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise SettingsError(
-            f"fit: {type(optimizer).__name__} evaluates the bound several times in a step, with "
-            "the same noise, which this training does not do; use optimizer='adam'"
+            f"fit: {type(optimizer).__name__} evaluates the bound several times in a step with the "
+            "same noise, which lb.fit does not do; use optimizer='adam'"
         )
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise SettingsError(
@@ -111,7 +111,7 @@ def _check_steps(optimizer: Optimizer) -> Optimizer:
 def _check_instance(
     model: nn.Module, optimizer: Optimizer, objective: Objective | None
 ) -> Optimizer:
-    """The optimiser, if its parameters are the model's and those of all players."""
+    """Return the optimiser if its parameters are the model's and those of all players."""
     players = {} if objective is None else objective.players()
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
     known = {id(parameter) for parameter in model.parameters()}
@@ -216,7 +216,7 @@ def _tensors_of(module: nn.Module) -> list[Tensor]:
 def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
     """Update the mean of ``count`` tensors by one more.
 
-    Of tensors that are not floating point, such as masks, it keeps the last one.
+    It keeps the last value of tensors that are not floating point, such as masks.
     """
     if averages[0].is_floating_point():
         torch._foreach_lerp_(list(averages), list(current), 1 / (count + 1))

@@ -16,13 +16,13 @@ Weights = dict[str, dict[str, Tensor]]
 
 
 def collect_weights(model: nn.Module, players: nn.Module) -> Weights:
-    """The weights of a model, and of an objective's players if it has any."""
+    """Collect the weights of a model, and of an objective's players if it has any."""
     weights = {"model": model.state_dict(), "objective": players.state_dict()}
     return {file: tensors for file, tensors in weights.items() if tensors or file == "model"}
 
 
 def copy_weights(weights: Weights) -> Weights:
-    """A copy of the weights, which later steps do not change."""
+    """Copy the weights, so that later steps do not change the copy."""
     return {
         file: {name: value.clone() for name, value in tensors.items()}
         for file, tensors in weights.items()
@@ -30,7 +30,7 @@ def copy_weights(weights: Weights) -> Weights:
 
 
 def collect_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
-    """The players' modules by name; empty for most objectives.
+    """Collect the players' modules by name. Most objectives have none.
 
     Raises:
         SettingsError: if a player shares parameters with the model or with another player, because
@@ -52,11 +52,11 @@ def collect_players(model: nn.Module, objective: Objective) -> nn.ModuleDict:
 
 
 def make_parameter_groups(model: nn.Module, objective: Objective | None, rate: float) -> list[Any]:
-    """The parameter groups of an optimiser: the model's parameters, and a named group per player.
+    """Make an optimiser's parameter groups: the model's, and a named one for each player.
 
     Args:
-        model: whose parameters to optimise.
-        objective: whose players to train.
+        model: the model whose parameters to optimise.
+        objective: the objective whose players to train.
         rate: the learning rate of the model, and of players without their own.
 
     Raises:
@@ -80,10 +80,10 @@ def make_parameter_groups(model: nn.Module, objective: Objective | None, rate: f
 def compute_player_losses(
     objective: Objective, names: Collection[str], draw: Draw
 ) -> dict[str, Tensor]:
-    """The loss of each player, ``[B]``, in the order of the players.
+    """Compute the loss of each player, ``[B]``, in the order of the players.
 
     Raises:
-        SettingsError: if there is not one loss for each player, with a gradient.
+        SettingsError: unless the objective gives one loss with a gradient for each player.
     """
     if not names:
         return {}

@@ -1,4 +1,4 @@
-"""Everything that :func:`lowerbound.fit` does before the first step: its checks, and its loop."""
+"""What :func:`lowerbound.fit` does before the first step: its checks, and making its loop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 _DEFAULT_EPOCHS = 10
 
-# The number of steps after which a training that stops automatically ends in any case.
+# Training that stops automatically ends after this many steps in any case.
 _MOST_STEPS = 100_000
 
 
@@ -40,7 +40,7 @@ def make_loop(
     settings: FitKeywords,
     observers: Sequence[Observer],
 ) -> Loop:
-    """The loop of a training, after all checks.
+    """Make the loop of training, after all checks.
 
     Raises:
         SettingsError: for settings in conflict with each other, with the model or the objective.
@@ -85,7 +85,7 @@ def make_loop(
 
 
 def find_preprocessing(examples: Examples) -> Preprocessing | None:
-    """The preprocessing that a model stores of the examples on which it is trained."""
+    """Find the preprocessing of its training examples that a model stores."""
     if examples.preprocessing is None:
         return None
     # Fields may have been given after the data were loaded.
@@ -95,7 +95,7 @@ def find_preprocessing(examples: Examples) -> Preprocessing | None:
 def make_observers(
     plan: TrainingPlan, files: RunDirectory | None, settings: FitKeywords
 ) -> list[Observer]:
-    """The user's observers, and those that the settings ask for."""
+    """Return the user's observers, and make those that the settings ask for."""
     observers = list(settings.observers)
     for observer in observers:
         if isinstance(observer, type):
@@ -123,7 +123,7 @@ def _refuse_conflicts(settings: FitKeywords) -> None:
         )
     if settings.patience is not None and settings.validation is None:
         raise SettingsError(
-            "fit: patience needs a validation bound, but there is no validation; pass "
+            "fit: patience needs a validation bound, but validation is not given; pass "
             "validation=0.1 (--validation 0.1)"
         )
     if settings.resume and settings.directory is None:
@@ -165,7 +165,7 @@ def _check_plan(plan: TrainingPlan, settings: FitKeywords, objective: Objective)
 def _split(
     examples: Examples, settings: FitKeywords, needs: Sequence[str]
 ) -> tuple[Examples, Examples | None]:
-    """The examples to train on, and those to validate with."""
+    """Split the examples into those to train on and those to validate with."""
     validation = settings.validation
     if validation is None:
         return examples, None
@@ -227,7 +227,7 @@ def _count_steps(settings: FitKeywords, steps_per_epoch: int) -> int:
 def _make_averages(
     model: Model, settings: FitKeywords
 ) -> tuple[AutoStop | None, AveragedModel | None]:
-    """The rule by which a training stops automatically, and the average of the weights."""
+    """Make the rule by which training stops automatically, and the average of the weights."""
     if settings.tolerance is not None:
         autostop = AutoStop(model, settings.tolerance, settings.warmup_steps)
         return autostop, autostop.average
@@ -237,7 +237,7 @@ def _make_averages(
 
 
 def _choose_learning_rate(plan: TrainingPlan, settings: FitKeywords) -> float | None:
-    """The learning rate; ``None`` for an optimiser instance, which has its own."""
+    """Choose the learning rate; ``None`` for an optimiser instance, which has its own."""
     if settings.learning_rate is None and not isinstance(settings.optimizer, Optimizer):
         return plan.learning_rate
     return settings.learning_rate

@@ -1,4 +1,4 @@
-"""A table of where the time of a training's steps goes."""
+"""Measures where the time of training steps goes, and shows it in a table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DATA_WORK = "data"
 PYTHON = "Python and waiting"
 KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, DATA_WORK, PYTHON)
 
-# The number of steps that are timed, and then of steps that are profiled.
+# The number of steps that are timed, and the number of steps that are then profiled.
 _STEPS = 100
 
-# The number of steps before them, in which memory is allocated and caches fill.
+# The number of steps before these, while memory is allocated and caches fill.
 _WARMUP_STEPS = 5
 
 # The number of operations that the table lists by name.
@@ -60,11 +60,11 @@ _HOST = (
 
 
 class Profiler(Observer):
-    """Profiles some steps, after the choice how they run, and writes where their time went.
+    """Profiles some steps after the choice of how they run, and writes where their time went.
 
-    The shares are those of the time under the profiler, which makes small operations look somewhat
-    more expensive than they are. Time outside of all operations is Python's, or the wait for a
-    device. The times in the table are these shares of a step that is not profiled.
+    The shares are measured under the profiler, which makes small operations look somewhat more
+    expensive than they are. Time outside of all operations is spent in Python or in waiting for a
+    device. The times in the table apply these shares to the time of a step without the profiler.
 
     Args:
         path: The Markdown file to write the table to; ``None`` to show it only.
@@ -93,7 +93,7 @@ class Profiler(Observer):
             self._begin(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Start here if an epoch has fewer steps than the timing needs."""
+        """Start between two epochs if an epoch has fewer steps than the timing needs."""
         if not loop.progress.finished and len(loop.train) < (_STEPS + 1) * loop.batch_size:
             self._begin(loop)
 
@@ -107,8 +107,9 @@ class Profiler(Observer):
         self.on_interrupt(loop)
         if not self.done:
             loop.tell(
-                f"no profile: the training ended before {2 * _STEPS} steps were taken after it had "
-                "chosen whether to compile them (train longer, or pass compile='always' or 'never')"
+                f"the profile was not made: training ended before it took {2 * _STEPS} steps after "
+                "the choice whether to compile them; train longer, or pass compile='always' or "
+                "'never'"
             )
 
     def _begin(self, loop: Loop) -> None:
@@ -154,11 +155,11 @@ def measure_shares(
     whole: float,
     kind_of: Callable[[Any], str | None] | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Shares of the time of each kind of work, and of each operation.
+    """Measure the share of the time of each kind of work, and of each operation.
 
     Args:
         events: The events of torch's profiler.
-        attribute: The attribute of an event that has its own time, in microseconds.
+        attribute: The attribute that contains an event's own time, in microseconds.
         whole: The total time, in microseconds.
         kind_of: The kind of work of an event; ``None`` for that of a processor's operation.
     """
@@ -186,7 +187,7 @@ def _kind_of_kernel(event: Any) -> str | None:
 
 
 def _find_kind(event: Any) -> str | None:
-    """The kind of work that an operation does; ``None`` if it only calls other operations."""
+    """Find an operation's kind of work; ``None`` if it only calls other operations."""
     above, names = event, []
     while above is not None:
         names.append(above.name)
@@ -204,18 +205,18 @@ def _find_kind(event: Any) -> str | None:
 
 
 def format_table(
-    what: str, way: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]
+    what: str, option: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]
 ) -> str:
-    """The shares as Markdown.
+    """Format the shares as Markdown.
 
     Args:
         what: The unit of work, such as "a step".
-        way: How it ran, such as "compiled".
-        seconds: Its time.
+        option: How it ran, such as "compiled".
+        seconds: The time that it took.
         kinds: The share of each kind of work, see :func:`measure_shares`.
         operations: The share of each operation.
     """
-    lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {way}.", ""]
+    lines = [f"Where the time of {what} goes: {1e3 * seconds:.3g} ms, {option}.", ""]
     rows = [(name, kinds.get(name, 0.0)) for name in KINDS]
     lines += _format_rows("work", rows, seconds)
     longest = sorted(operations.items(), key=lambda entry: -entry[1])[:_LISTED_OPERATIONS]

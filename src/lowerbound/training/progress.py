@@ -1,4 +1,4 @@
-"""The progress of a training, in plain values that a checkpoint can store."""
+"""The progress of a training run, in plain values that a checkpoint can store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Windows:
-    """The state of the rule that stops a training, see :mod:`lowerbound.training.autostop`."""
+    """The state of the rule that stops training, see :mod:`lowerbound.training.autostop`."""
 
     rate_factor: float = 1.0
     """The factor by which the rule multiplies the learning rate."""
@@ -18,14 +18,15 @@ class Windows:
     end: int = 0
     """The step at which the window ends."""
     idle: int = 0
-    """The number of windows in a row that have not gained."""
+    """The number of windows in a row without a gain."""
 
 
 @dataclass(eq=False)
 class Progress:
-    """The progress of a training.
+    """The progress of a training run.
 
-    A training is continued from it, the weights, the optimiser's state and torch's random state.
+    To resume the run takes this progress, the weights, the optimiser's state and torch's random
+    state.
     """
 
     epoch: int = 0
@@ -45,13 +46,13 @@ class Progress:
     best_epoch: int = 0
     """The epoch with the best validation bound; 0 before the first validation."""
     finished: bool = False
-    """Whether the training has reached its end, by its length or by itself."""
+    """Whether training has ended, automatically or after its full length."""
     stopped_early: bool = False
     """Whether early stopping ended it."""
     settled: bool = False
-    """Whether the training stopped because of its tolerance."""
+    """Whether training stopped because it had settled to its tolerance."""
     windows: Windows = field(default_factory=Windows)
-    """The state of the rule of its tolerance."""
+    """The state of the rule that applies the tolerance."""
     compiled: bool | None = None
     """Whether its steps are compiled; ``None`` while that is not decided."""
     bfloat16: bool | None = None
@@ -74,12 +75,12 @@ class Progress:
         return cls(**state, windows=Windows(**windows))
 
     def advance(self, examples: int) -> None:
-        """Count a step on so many examples."""
+        """Count a step on this many examples."""
         self.position += examples
-        self.step += 1  # last, because only then do weights and progress belong together again
+        self.step += 1  # last, because from here on weights and progress fit each other again
 
     def finish_at(self, total_steps: int) -> None:
-        """Check whether the training has ended, automatically or after ``steps`` steps."""
+        """Record whether training has ended, automatically or after ``total_steps`` steps."""
         by_itself = self.stopped_early or self.settled
         self.finished = by_itself or self.step >= total_steps
 

@@ -11,8 +11,8 @@ class LearningRates:
     """Sets each group's learning rate to its own rate times a factor.
 
     Args:
-        optimizer: the optimiser, whose groups now have their own rates.
-        schedule: the factor at a step, counted from 0.
+        optimizer: the optimiser, each of whose groups has a rate of its own.
+        schedule: gives the factor at a step, counted from 0.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Callable[[int], float]) -> None:
@@ -28,7 +28,7 @@ class LearningRates:
         self._multiply(1.0)
 
     def compute_model_rate(self, step: int, factor: float) -> float:
-        """The rate of the first group, which is the model's, at a step."""
+        """Compute the model's rate at a step. The model is the first group."""
         rate: float = self.own[0] * (self.schedule(step) * factor)
         return rate
 

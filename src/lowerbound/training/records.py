@@ -1,4 +1,4 @@
-"""The records of a training, the messages at its end, and the checks for non-finite values."""
+"""Records of a training run, the messages at its end, and checks for non-finite values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.training.progress import Progress
 def record_schedules(
     schedules: Mapping[str, Schedule], step: int, epochs: float
 ) -> dict[str, dict[str, Any]]:
-    """The value that each schedule has reached, and its end value."""
+    """Record the value that each schedule has reached, and its end value."""
     return {
         name: {
             "reached": schedule.at(step, epochs),
@@ -30,7 +30,7 @@ def record_schedules(
 
 
 def describe_cut_schedules(progress: Progress) -> list[str]:
-    """A line for each schedule that had not ended when the kept weights were reached."""
+    """Write a line for each schedule that had not ended when the kept weights were reached."""
     if not progress.history:
         return []
     best = progress.best_epoch
@@ -43,8 +43,8 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
         why = "the training ended before the schedule; train longer or shorten it"
         if last[name]["ended"]:
             why = (
-                f"the kept weights are those of epoch {best}; without validation it is "
-                "the last ones"
+                f"the kept weights are those of epoch {best}; train without validation to "
+                "keep the last ones"
             )
         reached, end = schedule["reached"], schedule["end"]
         lines.append(f"{name} reached {reached:.3g}, not {end:.3g}: {why}")
@@ -63,12 +63,12 @@ def are_finite(modules: Iterable[nn.Module]) -> bool:
 
 
 def make_non_finite_error(progress: Progress, term: str, tensor: str) -> NonFiniteError:
-    """The error for a value at the end of an epoch, which the check before an update cannot see."""
+    """Make the error for a value that becomes non-finite after the last update of an epoch."""
     return NonFiniteError(
         f"step {progress.step}: the {term} is not finite, found in {tensor} after epoch "
         f"{progress.epoch + 1}. Likely cause: steps that are too long, or examples far outside of "
-        "the training data's range. Remedy: a smaller learning_rate, clip_norm=1.0, or a look at "
-        "the data",
+        "the training data's range. Remedy: take a smaller learning_rate or clip_norm=1.0, and "
+        "check the data",
         step=progress.step,
         term=term,
         tensor=tensor,

@@ -1,4 +1,4 @@
-"""The training section of a run's ``config.yaml``, and how to continue a run."""
+"""A run's ``config.yaml``, and how a run is resumed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
 
 
 def make_config(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
-    """The configuration to repeat the run: its settings, its parts and the versions it used."""
+    """Make the configuration that repeats the run: its settings, its parts and the versions."""
     versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
@@ -46,13 +46,13 @@ def make_config(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
 
 
 def _describe_settings(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
-    """The settings as they are written, with the batch size that the model allowed."""
+    """Describe the settings as they are written, with the batch size that the model allowed."""
     described = {name: describe(value) for name, value in settings.training.items()}
     return described | {"batch_size": loop.batch_size}
 
 
 def _describe_identity(loop: Loop) -> dict[str, Any]:
-    """The parts that must be the same when a run is resumed: objective, model and examples."""
+    """Describe what must be the same when a run is resumed: objective, model and examples."""
     parts = {"train": loop.train, "validation": loop.validation}
     needs, accepts = loop.model.needs, loop.model.accepts
     examples = {
@@ -72,8 +72,8 @@ def restore(loop: Loop, files: RunDirectory) -> None:
     """Restore the state of the loop from the run's newest intact checkpoint.
 
     Raises:
-        SettingsError: if the directory holds another run, naming what differs.
-        StorageError: if there is no checkpoint, or it does not fit.
+        SettingsError: if the directory contains another run, naming what differs.
+        StorageError: if no checkpoint is intact, or it does not fit.
     """
     _refuse_another_run(loop, files)
     tensors, state = files.read_newest()
@@ -111,7 +111,7 @@ def _read_best_weights(files: RunDirectory) -> Weights | None:
 
 
 def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
-    """Continuing a run is exact only with the same model, objective, examples and their order."""
+    """Refuse a run with another model or objective, or other examples or another order of them."""
     config, identity = files.read_config(), _describe_identity(loop)
     now = {
         "seed": loop.seed,
@@ -130,25 +130,28 @@ def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
         }
     except (KeyError, TypeError):
         raise StorageError(
-            f"{files.config}: lacks settings of the run; restore the file as it was written"
+            f"{files.config} lacks settings of the run; restore the file as it was written"
         ) from None
     different = next(iter(_find_differences(before, now)), None)
     if different is not None:
         name, was, value = different
         raise SettingsError(
-            f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same"
+            f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same "
+            "value"
         )
 
 
 def _describe_averaging(tolerance: object, decay: object) -> str:
-    """How weights are averaged, from the settings that apply; the others are ``None``."""
+    """Describe how weights are averaged, from the one setting that is not ``None``."""
     if tolerance is not None:
         return "by windows"
-    return "none" if decay is None else "exponentially"
+    if decay is not None:
+        return "exponentially"
+    return "none"
 
 
 def _find_differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The differences of two nested mappings: a path, and the two values."""
+    """Find the differences of two nested mappings: each a path, and the two values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
             inner = f"{path}.{name}".lstrip(".")

@@ -1,4 +1,4 @@
-"""The settings of a training: ``fit``'s keywords, config.yaml and flags are made from them."""
+"""The settings of training, from which ``fit``'s keywords, config.yaml and flags are made."""
 
 # Imports neither torch nor numpy, so that the command can show its flags at once.
 import os
@@ -16,7 +16,7 @@ else:
 
 
 class TrainingSettings(Settings, use_attribute_docstrings=True):
-    """The settings of a training, as in the section ``training`` of a run's ``config.yaml``."""
+    """The settings of training, as in the section ``training`` of a run's ``config.yaml``."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
     """Number of epochs; 10 if the number of steps is not given.

@@ -41,15 +41,15 @@ class _Start:
 
 
 class TrainingStep:
-    """One step of a training, as a function of tensors that torch's compiler compiles as a whole.
+    """A training step, as a function of tensors that torch's compiler compiles as a whole.
 
     It never waits for a value from the device. The device itself decides whether the optimiser uses
     the gradients: only if the bound and the norm of all gradients are finite.
 
     Args:
-        model: is changed in place.
-        objective: is maximised, averaged over the batch.
-        optimizer: of the model's parameters.
+        model: the model, which is changed in place.
+        objective: the objective, whose mean over the batch is maximised.
+        optimizer: the optimiser of the model's parameters.
         players: modules that the objective owns, each of which is trained on its own loss.
         clip_norm: gradients whose total norm is larger are scaled down to it; those of the model
             and those of each player separately.
@@ -79,8 +79,8 @@ class TrainingStep:
         # copy from before each step is kept.
         self.buffers = [buffer for module in modules for buffer in _list_stored_buffers(module)]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
-        # Double precision does not spread from here: a tensor without dimensions leaves the type
-        # of others as it is.
+        # These do not turn other tensors into double precision, because a tensor without dimensions
+        # does not change the type of a result.
         self.scheduled = {
             name: torch.zeros((), dtype=torch.float64, device=self.device)
             for name in objective.schedules()
@@ -94,7 +94,7 @@ class TrainingStep:
 
     @property
     def taken(self) -> int:
-        """The number of steps so far, with refused ones that have not been detected yet."""
+        """The number of steps so far, including refused steps that are not detected yet."""
         return self.update.taken
 
     @property
@@ -113,7 +113,7 @@ class TrainingStep:
         """Around the computation of a step: prepares it, and undoes it if it is interrupted.
 
         Args:
-            batch: of examples.
+            batch: the batch of the step.
             scheduled: the values of the objective's schedules.
             network_dtype: the type in which networks multiply matrices; ``None`` for their own
                 type.
@@ -141,7 +141,7 @@ class TrainingStep:
         if on_cpu:
             self.check()
         if self.averaged is not None:
-            # Only now, because a graph puts new running statistics in place when it has ended.
+            # Only now, because a graph stores new running statistics when it ends.
             change_unless(
                 self.update.refused, self._update_average, self._list_averages, wait=on_cpu
             )
@@ -182,10 +182,10 @@ class TrainingStep:
             self.update(gradients)
 
     def _compute_gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
-        """The gradient of each parameter that the optimiser updates.
+        """Compute the gradient of each parameter that the optimiser updates.
 
-        It is the gradient of one loss only: of the first loss for the parameters of the model, and
-        of its own loss for those of each player.
+        It is the gradient of one loss only: the first loss for the parameters of the model, and a
+        player's own loss for the parameters of the player.
         """
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
@@ -200,7 +200,7 @@ class TrainingStep:
                 for i, gradient in zip(learned, found, strict=True):
                     gradients[i] = _match_layout(parameters[i], gradient)
                 continue
-            # By backward(), which calls all hooks.
+            # backward() calls all hooks, which grad() does not.
             if len(losses) == 1:
                 loss.backward()
             else:
@@ -220,7 +220,7 @@ class TrainingStep:
                     gradients[i] = gradient * scale
 
     def _find_positions(self, module: nn.Module) -> list[int]:
-        """The positions of a module's parameters in the optimiser's list."""
+        """Find the positions of a module's parameters in the optimiser's list."""
         own = {id(parameter) for parameter in module.parameters()}
         return [i for i, parameter in enumerate(self.update.parameters) if id(parameter) in own]
 
@@ -249,7 +249,7 @@ class TrainingStep:
         raise diagnose(self.model, self.players, self.optimizer, self.taken + 1, self.last)
 
     def resume(self, taken: int, totals: Mapping[str, float]) -> None:
-        """Continue an earlier training: its number of steps, and the sums of the current epoch."""
+        """Continue an earlier run: its number of steps, and the sums of the current epoch."""
         self.update.resume(taken)
         if totals:
             self._names = tuple(totals)
@@ -315,9 +315,9 @@ def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
 
 
 def _match_layout(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """A gradient in the memory layout of its parameter, which fused optimisers require.
+    """Give a gradient the memory layout of its parameter, as fused optimisers require.
 
-    ``backward`` gives this layout by itself.
+    ``backward`` does this by itself.
     """
     if gradient is None or gradient.stride() == parameter.stride():
         return gradient

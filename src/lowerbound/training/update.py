@@ -1,4 +1,4 @@
-"""The update of the weights: the optimiser's step, which is refused where a value is not finite.
+"""The update of the weights: the optimiser's step, which is refused if a value is not finite.
 
 It is one operation of torch, and the compiler knows only that it changes the parameters. So any
 optimiser can be part of a compiled step, with its own fused kernels. The device decides whether an
@@ -28,8 +28,8 @@ class WeightUpdate:
     state change.
 
     Args:
-        optimizer: whose steps to take.
-        device: of the parameters.
+        optimizer: the optimiser whose steps to take.
+        device: the device of the parameters.
     """
 
     def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
@@ -39,7 +39,7 @@ class WeightUpdate:
         self.refused = torch.zeros((), dtype=torch.bool, device=device)
         self.accepted = torch.zeros((), dtype=torch.int64, device=device)
         self.taken = 0
-        """The number of updates so far, with those that were refused on the device."""
+        """The number of updates so far, including those that the device refused."""
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         """The learning rate of each group on the device, for updates that a graph repeats."""
         self.recorded: tuple[Any, ...] | None = None
@@ -71,7 +71,7 @@ class WeightUpdate:
         self.accepted += ~self.refused
 
     def apply(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
-        """The update itself, outside of any graph."""
+        """Do the update itself, outside of any graph."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.taken += 1  # first, so that an interrupted update is counted
@@ -113,7 +113,7 @@ class WeightUpdate:
             parameter.grad = None  # the graph's memory, which the next step uses again
 
     def resume(self, taken: int) -> None:
-        """Set the number of updates; none of them was refused."""
+        """Set the number of accepted updates so far."""
         self.taken = taken
         self.accepted.fill_(taken)
 
@@ -171,7 +171,7 @@ def change_unless(
         tensor.copy_(torch.where(refused, old, tensor))
 
 
-# An operation receives only tensors and numbers, so it finds its update by number.
+# An operation can receive only tensors and numbers, so it looks up its update by number.
 _NUMBERS = count()
 _UPDATES: WeakValueDictionary[int, WeightUpdate] = WeakValueDictionary()
 

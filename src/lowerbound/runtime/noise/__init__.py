@@ -1,7 +1,7 @@
 """Noise that belongs to examples, so that an evaluation does not depend on its batches.
 
 A distribution of your own takes its noise from :func:`standard_normal` and :func:`uniform`. Torch's
-own distributions, and others that draw by torch's functions, need no change: see
+own distributions, and others that draw by torch's functions, work as they are: see
 :func:`for_foreign`.
 """
 

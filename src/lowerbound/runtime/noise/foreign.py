@@ -63,7 +63,7 @@ _Leading = tuple[int, int]
 
 
 def _fill_like(leading: _Leading, like: Tensor, draw: Any, *parameters: Tensor) -> Tensor | None:
-    """Draws of the shape, type and device of ``like``, by a method of numpy's generators."""
+    """Draw values of the shape, type and device of ``like``, by a method of numpy's generators."""
     shape = tuple(like.shape)
     streams = find_streams(shape, 1) if shape[:2] == leading else None
     if streams is None or not all(bool(value.isfinite().all()) for value in parameters):
@@ -157,7 +157,7 @@ def _binomial(leading: _Leading, count: Tensor, chance: Tensor) -> Tensor | None
 
 
 class _Gamma(torch.autograd.Function):
-    """Draws from gamma distributions, with the implicit gradient that torch's own have."""
+    """Draws from gamma distributions, with the same implicit gradient as torch's own draws."""
 
     @staticmethod
     def forward(ctx: Any, concentration: Tensor, drawn: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def _multinomial_of_pairs(
 
 
 def _find_categories(chances: Tensor, thresholds: Tensor) -> Tensor:
-    """The category of each threshold in [0, 1), ``[rows, count]``, by the distribution function."""
+    """Find the category of each threshold in [0, 1), ``[rows, count]``, by inversion."""
     cumulative = chances.double().cumsum(-1)
     shares = cumulative / cumulative[:, -1:]
     return torch.searchsorted(shares, thresholds.contiguous(), right=True)

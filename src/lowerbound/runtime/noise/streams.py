@@ -25,19 +25,19 @@ _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise",
 # The number of draws for an example for which a thread is worth its synchronisation.
 _WORTH_THREADS = 1 << 14
 
-# Floating types that numpy has, too.
+# The floating types that numpy has as well.
 _NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
 class ExampleStreams:
-    """A stream of random numbers for each of some examples; every request advances all of them."""
+    """A stream of random numbers for each example of a batch. A request advances all streams."""
 
     def __init__(self, seed: int, indices: Tensor) -> None:
         self.seed = seed
         self.indices = indices.tolist()
         self.requests = 0
-        # Within in_chunks: the generators of each request of a chunk. The next chunk's requests
-        # continue them.
+        # Within in_chunks, this holds the generators of each request of a chunk, which the requests
+        # of the next chunk continue.
         self.open: list[list[np.random.Generator]] | None = None
         self.turn = 0
 
@@ -51,7 +51,7 @@ class ExampleStreams:
         *,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """A tensor of ``shape`` whose slice ``i`` along ``axis`` comes from example ``i``'s stream.
+        """Fill a tensor of ``shape``: slice ``i`` along ``axis`` comes from example ``i``'s stream.
 
         ``draw`` receives a generator, the slice of each of ``parameters``, and the shape to draw,
         as the methods of numpy's generators do. If the result is for another ``device``, whose work
@@ -77,7 +77,7 @@ class ExampleStreams:
         return filled
 
     def _continue_generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
-        """A generator for each example, at the start of the request or the last chunk's end."""
+        """A generator for each example, new for each request or continued from the last chunk."""
         if self.open is None:
             self.requests += 1
             if at_once:
@@ -95,7 +95,7 @@ class ExampleStreams:
         )
 
     def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
-        """The same generators: one is moved from stream to stream, which is much faster."""
+        """The same generators, made faster: a single generator moves from stream to stream."""
         bits = np.random.Philox(key=self.seed)
         generator, state = np.random.Generator(bits), bits.state
         for index in self.indices:
@@ -209,7 +209,7 @@ def are_per_example() -> bool:
 
 
 def find_streams(shape: tuple[int, ...], axis: int) -> ExampleStreams | None:
-    """The active streams if ``shape`` has the examples along ``axis``."""
+    """Return the active streams if ``axis`` of ``shape`` counts their examples, else ``None``."""
     if torch.compiler.is_compiling():  # a compiled training step draws within its own graph
         return None
     streams = _PER_EXAMPLE.get()
