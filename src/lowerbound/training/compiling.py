@@ -43,8 +43,8 @@ class StepAutotuner:
             ones are faster. ``"always"``: compile from the second step on. ``"never"``: do not.
         precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
             few steps show that it is faster.
-        batch_size: the batch size of steps that may be compiled. A short last batch runs uncompiled,
-            because another shape would need a compilation of its own.
+        batch_size: the batch size of steps that may be compiled. A short last batch runs
+            uncompiled, because another shape would need a compilation of its own.
         tell: is called with the line that says what was chosen, and why.
         profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
