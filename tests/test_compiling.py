@@ -16,7 +16,7 @@ from lowerbound.objectives.importance import PowerMean
 from lowerbound.recipes import RECIPES
 from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
-from lowerbound.runtime.compiler import Compiled
+from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
@@ -860,7 +860,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("change", ["setting", "shape", "mode"])
 def test_the_compiler_says_whether_its_code_is_still_valid(change, traced):
     model, x = Scaled(), torch.zeros(3, 2)
-    made = Compiled(model.forward)
+    made = CompiledFunction(model.forward)
     made(x)
     holds = made.guards_of_last_call()
     assert holds(x)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from lowerbound.distributions import FactorialBernoulli, TriangularNormal, bernoulli
-from lowerbound.distributions.bernoulli import _exp_of_negative, _compute_in_one_pass
+from lowerbound.distributions.bernoulli import _compute_in_one_pass, _exp_of_negative
 
 
 @pytest.mark.parametrize("dimensions", [0, 1, 2, 3, 31, 32, 33, 63, 65, 97, 784, 1000])

@@ -26,8 +26,8 @@ from lowerbound.evaluation.diagnosis import (
     find_constant_data,
     find_dead_units,
     find_free_decoder,
-    probe_model,
     find_strong_rate_weight,
+    probe_model,
 )
 from lowerbound.evaluation.findings import find_unfinished_schedules
 from lowerbound.evaluation.health import latent_health

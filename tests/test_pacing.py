@@ -85,7 +85,7 @@ class Clock(nn.Linear):
         self.now, self.next, self.taken = 0.0, [uncompiled, uncompiled, 10 * uncompiled], []
         self.uncompiled, self.compiled, self.compiling = uncompiled, compiled, compiling
         monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(tuned_score, "compile_function", self.made)
+        monkeypatch.setattr(tuned_score, "CompiledFunction", self.made)
 
     def forward(self, z):
         self.now += self.next.pop(0) if self.next else self.uncompiled

@@ -8,7 +8,7 @@ import torch
 import lowerbound as lb
 from lowerbound.training import profiling
 from lowerbound.training.loop import Observer
-from lowerbound.training.profiling import DATA, ELEMENTWISE, DATA_WORK, OPTIMISER, PRODUCTS, PYTHON
+from lowerbound.training.profiling import DATA, DATA_WORK, ELEMENTWISE, OPTIMISER, PRODUCTS, PYTHON
 
 KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, DATA_WORK, PYTHON)
 
@@ -92,7 +92,8 @@ def test_profiling_changes_no_figure(tmp_path):
 
 def test_a_training_that_is_too_short_says_so(capsys):
     train(None, 20, epochs=2, progress=True)
-    assert "the profile was not made: training ended before it took 6 steps" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the profile was not made: training ended before it took 6 steps" in told
 
 
 def test_the_table_is_shown_with_its_file(tmp_path, capsys):

@@ -129,7 +129,9 @@ class MLP(nn.Module):
         widths = [math.prod(self.inputs), *self.hidden, math.prod(self.outputs)]
         self.layers = nn.Sequential()
         for inputs_width, outputs_width in pairwise(widths[:-1]):
-            self.layers.append(nn.Linear(inputs_width, outputs_width)).append(_make_activation(activation))
+            self.layers.append(nn.Linear(inputs_width, outputs_width)).append(
+                _make_activation(activation)
+            )
         self.layers.append(nn.Linear(widths[-2], widths[-1]))
 
     def forward(self, x: Tensor) -> Tensor:

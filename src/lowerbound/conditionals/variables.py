@@ -195,8 +195,7 @@ class Variables:
             leading = value.shape[: value.dim() - len(part.shape)]
             if value.shape[len(leading) :] != part.shape:
                 raise ShapeError(
-                    f"{name} has the shape {tuple(value.shape)}, which does not end in "
-                    f"{part.shape}"
+                    f"{name} has the shape {tuple(value.shape)}, which does not end in {part.shape}"
                 )
             pieces.append(part.transform.inv(value).reshape(*leading, part.free_size))
         return torch.cat(pieces, -1)

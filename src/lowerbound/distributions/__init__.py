@@ -11,15 +11,16 @@ from lowerbound.distributions.divergence import (
 from lowerbound.distributions.entries import (
     MaskedDistribution,
     check_independent_entries,
-    find_entry_support,
     entrywise_log_prob,
-    is_mass,
+    find_entry_support,
     find_support,
+    is_mass,
+    unwrap_independent,
 )
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.point_mass import PointMass
-from lowerbound.distributions.points import natural_point, choose_point
+from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
@@ -34,15 +35,15 @@ __all__ = [
     "TriangularNormal",
     "as_diagonal",
     "check_independent_entries",
+    "choose_point",
     "closed_form_kl",
     "closed_form_unit_kl",
-    "drawn",
-    "find_entry_support",
+    "draw_samples",
     "entrywise_log_prob",
+    "find_entry_support",
+    "find_support",
     "is_mass",
     "natural_point",
-    "choose_point",
     "soft_clamp",
     "unwrap_independent",
-    "find_support",
 ]

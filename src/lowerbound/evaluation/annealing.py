@@ -29,7 +29,7 @@ from lowerbound.evaluation.checks import (
 )
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples, gather
+from lowerbound.models.passes import ProgressCallback, gather, iterate_batches, read_examples
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size

@@ -163,15 +163,18 @@ class GroupHealth:
         Args:
             with_switched_off: whether to count the units that are switched off.
         """
-        yield f"active units: {self.active_units} of {self.units}{self._describe_switched_off(with_switched_off)}"
+        off = ""
+        if with_switched_off:
+            off = self._describe_switched_off()
+        yield f"active units: {self.active_units} of {self.units}{off}"
         yield f"rate: {self.rate:.2f} nats; {self._describe_rates()}"
         if self.codes is not None:
             yield self.codes.line()
         yield self._describe_information()
 
-    def _describe_switched_off(self, with_switched_off: bool) -> str:
+    def _describe_switched_off(self) -> str:
         off = self.switched_off()
-        if not with_switched_off or not off:
+        if not off:
             return ""
         if off == 1:
             return "; 1 superfluous one is switched off"

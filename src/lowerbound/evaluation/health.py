@@ -18,8 +18,8 @@ from lowerbound.evaluation.diagnosis import (
     Cause,
     find_causes_of_collapse,
     find_causes_without_probe,
-    probe_model,
     measure_scale_bounds,
+    probe_model,
 )
 from lowerbound.evaluation.findings import Finding, find_reached_bounds, find_unfinished_schedules
 from lowerbound.evaluation.group_health import CodeUse, GroupHealth

@@ -16,11 +16,11 @@ from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import ProgressCallback, iterate_batches, explaining_shapes, gather
+from lowerbound.models.passes import ProgressCallback, explaining_shapes, gather, iterate_batches
 from lowerbound.runtime import noise
 from lowerbound.runtime.compiler import Choice, check_choice
 from lowerbound.runtime.devices import get_device
-from lowerbound.runtime.memory import keeping_freed_memory, choose_pairs_per_batch
+from lowerbound.runtime.memory import choose_pairs_per_batch, keeping_freed_memory
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 

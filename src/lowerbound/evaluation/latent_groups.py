@@ -18,10 +18,10 @@ from torch.distributions import (
 
 from lowerbound.distributions import (
     FactorialBernoulli,
-    unwrap_independent,
+    choose_point,
     closed_form_kl,
     closed_form_unit_kl,
-    choose_point,
+    unwrap_independent,
 )
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import LatentModel, Model
@@ -149,5 +149,3 @@ def find_code_probabilities(q: Distribution) -> Tensor | None:
     else:
         return None
     return probabilities.reshape(*q.batch_shape, -1, probabilities.shape[-1])
-
-

@@ -87,8 +87,8 @@ class PosteriorHealth:
         if self.pareto_k > reliable and self.verdict != "bad":
             advice = f"weights so even that their tail does not matter; {advice}"
         yield (
-            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD_SHAPE}, usable up to "
-            f"{reliable:.2f}), effective sample size {self.effective_samples:,.0f} of "
+            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD_SHAPE}, usable "
+            f"up to {reliable:.2f}), effective sample size {self.effective_samples:,.0f} of "
             f"{self.samples:,}; {advice}"
         )
         at_least = ""

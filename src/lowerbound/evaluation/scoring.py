@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowerbound.errors import ShapeError
 from lowerbound.models import Draw, Model
-from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples, gather
+from lowerbound.models.passes import ProgressCallback, gather, iterate_batches, read_examples
 from lowerbound.objectives import Objective
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded

@@ -17,7 +17,7 @@ from lowerbound.distributions import draw_samples
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel
-from lowerbound.models.passes import ProgressCallback, iterate_batches, gather
+from lowerbound.models.passes import ProgressCallback, gather, iterate_batches
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded

@@ -13,7 +13,7 @@ from lowerbound.conditionals import Conditional
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.sampling import make_score
 from lowerbound.runtime.autotune import Autotuner, Option
-from lowerbound.runtime.compiler import Choice, compile_function
+from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.runtime.modes import seeded
 
 Score = Callable[..., Tensor]
@@ -96,7 +96,7 @@ class TunedScore:
     def _build(self, option: Option, whole: bool) -> Score:
         if not option.compiled:
             return self.plain
-        made: Score = compile_function(self.plain)
+        made: Score = CompiledFunction(self.plain)
         if isinstance(self.likelihood, Conditional):
             return made
 

@@ -21,7 +21,7 @@ from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode
 from lowerbound.models.measuring import measure_draw
-from lowerbound.models.passes import iterate_batches, explaining_shapes
+from lowerbound.models.passes import explaining_shapes, iterate_batches
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
 from lowerbound.runtime.devices import get_device

@@ -268,7 +268,8 @@ def split_log_q(latent: Latent, earlier: Sequence[Tensor]) -> tuple[Tensor, Tens
     Raises:
         UnsupportedError: if q cannot score a given point.
     """
-    z = latent.z.view_as(latent.z)  # a gradient at this view does not continue into the parameters of q
+    # A gradient at this view does not continue into the parameters of q.
+    z = latent.z.view_as(latent.z)
     log_q = score_latents(latent.q, z)
     on_path = [other for other in (*earlier, z) if other.requires_grad]
     if not on_path:

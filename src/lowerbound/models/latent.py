@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
-from lowerbound.conditionals.base import check_fields, select_fields, list_field_names
+from lowerbound.conditionals.base import check_fields, list_field_names, select_fields
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields, read_field
 from lowerbound.data.preprocessing import find_category_codes
@@ -28,7 +28,7 @@ from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, 
 from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
-from lowerbound.runtime.memory import choose_batch_size, measure_growth, count_values_per_pair
+from lowerbound.runtime.memory import choose_batch_size, count_values_per_pair, measure_growth
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_whole_number

@@ -17,7 +17,7 @@ from lowerbound.objectives.base import (
     check_common,
     check_plain_weight,
 )
-from lowerbound.objectives.schedules import Schedule, check_number, is_always, get_value
+from lowerbound.objectives.schedules import Schedule, check_number, get_value, is_always
 
 
 @describable

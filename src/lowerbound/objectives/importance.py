@@ -21,7 +21,7 @@ from lowerbound.objectives.base import (
     check_common,
     check_plain_weight,
 )
-from lowerbound.objectives.schedules import Schedule, check_number, is_always, get_value
+from lowerbound.objectives.schedules import Schedule, check_number, get_value, is_always
 from lowerbound.settings import check_whole_number
 
 # A normalised weight that is below the rounding error of every floating type.

@@ -17,9 +17,9 @@ import torch
 from lowerbound.runtime.compiler import (
     Choice,
     describe_failure,
-    is_graph_break,
-    is_compiler_error,
     describe_place,
+    is_compiler_error,
+    is_graph_break,
 )
 from lowerbound.runtime.devices import synchronize
 

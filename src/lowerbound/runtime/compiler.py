@@ -44,14 +44,14 @@ def check_choice(name: str, choice: Any) -> None:
         raise SettingsError(f"{name}: compile={choice!r} must be one of {known}")
 
 
-class Compiled:
+class CompiledFunction:
     """The compiled version of a function, which is compiled when it is first called.
 
     Args:
-        function: of tensors.
+        function: takes tensors.
         whole: whether to compile one graph, and fail if something prevents that. Otherwise the
             function is compiled in pieces.
-        options: of the code generator, in addition to the usual ones.
+        options: further options of the code generator.
     """
 
     def __init__(self, function: Callable[..., Any], *, whole: bool = True, **options: Any) -> None:
@@ -63,16 +63,16 @@ class Compiled:
             self.made = torch.compile(self.own, fullgraph=whole, **asked)
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        """The function's value."""
+        """Call the function, after compiling it if this is the first call."""
         with setting_compiler_switches():
             return self.made(*given, **named)
 
     def guards_of_last_call(self) -> Callable[..., bool] | None:
-        """A function that says whether the last call's code is also valid for other arguments.
+        """Return a function that says whether the last call's code is valid for other arguments.
 
-        The compiler checks the same before each call: types, shapes and modes, and every attribute
-        that the function read, such as a setting of a module. It is ``None`` if this version of
-        torch does not show its checks, or if the function is a closure.
+        It checks what the compiler checks before each call: types, shapes and modes, and every
+        attribute that the function read, such as a setting of a module. Returns ``None`` if this
+        version of torch does not show its checks, or if the function is a closure.
         """
         bound = getattr(self.own, "__self__", None)
         code = getattr(self.own, "__func__", self.own).__code__
@@ -88,13 +88,6 @@ class Compiled:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
-
-
-def compile_function(
-    function: Callable[..., Any], *, whole: bool = True, **options: Any
-) -> Compiled:
-    """The compiled version of a function, see :class:`Compiled`."""
-    return Compiled(function, whole=whole, **options)
 
 
 @contextmanager

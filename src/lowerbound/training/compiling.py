@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
-from lowerbound.runtime.compiler import Choice, Compiled, compile_function
+from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.training.batches import Batch
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
@@ -100,8 +100,8 @@ class StepAutotuner:
             left: the number of remaining steps.
         """
         self.left = left
-        if compile_function is not None:
-            self.tuner.resume(compile_function, bfloat16 if self.may_change_precision else None)
+        if compiled is not None:
+            self.tuner.resume(compiled, bfloat16 if self.may_change_precision else None)
 
     def run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         """Choose how to run a step, and run it.
@@ -156,8 +156,8 @@ def compile_step(
     """
     options = _choose_code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
 
-    def build() -> Compiled:
-        return compile_function(step.compute, whole=whole, **options)
+    def build() -> CompiledFunction:
+        return CompiledFunction(step.compute, whole=whole, **options)
 
     step.update.recorded = None
     made: Compute = build()

@@ -91,7 +91,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
-    from lowerbound.training.preparing import make_loop, make_observers, find_preprocessing
+    from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import open_run
 
     check_types("fit", model, objective)

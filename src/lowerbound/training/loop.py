@@ -26,7 +26,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiling import Precision, StepAutotuner
-from lowerbound.training.players import Weights, copy_weights, collect_players, collect_weights
+from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (

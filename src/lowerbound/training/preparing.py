@@ -23,7 +23,7 @@ from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
-from lowerbound.training.players import compute_player_losses, collect_players
+from lowerbound.training.players import collect_players, compute_player_losses
 from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 

@@ -205,7 +205,11 @@ def _find_kind(event: Any) -> str | None:
 
 
 def format_table(
-    what: str, option: str, seconds: float, kinds: Mapping[str, float], operations: Mapping[str, float]
+    what: str,
+    option: str,
+    seconds: float,
+    kinds: Mapping[str, float],
+    operations: Mapping[str, float],
 ) -> str:
     """Format the shares as Markdown.
 

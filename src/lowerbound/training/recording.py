@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.runtime.compiler import Compiled
+from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.training.batches import Batch
 from lowerbound.training.step import TrainingStep
 
@@ -30,7 +30,7 @@ class RecordedStep:
         build: compiles it.
     """
 
-    def __init__(self, step: TrainingStep, build: Callable[[], Compiled]) -> None:
+    def __init__(self, step: TrainingStep, build: Callable[[], CompiledFunction]) -> None:
         self.step, self.build = step, build
         self.graph: Any = None
         self._start()

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from lowerbound.runtime.noise.streams import (
     are_per_example,
-    standard_normal,
     find_streams,
+    standard_normal,
     uniform,
 )
 
