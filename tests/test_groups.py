@@ -425,7 +425,7 @@ def normal(*shape):
                 "b": lb.Latent.draw(normal(5, 2), normal(2), 4),
             },
             ShapeError,
-            r"the draws of 'b' have the shape \(4, 5, 2\); expected .* \(3, 5\)",
+            r"the draws of 'b' have the shape \(4, 5, 2\); it must be .* \(3, 5\)",
         ),
         (
             lambda: {"a": lb.Latent(z=torch.zeros(3, 5, 2), q=normal(2), prior=normal(2))},

@@ -378,7 +378,7 @@ def test_a_bound_of_another_shape_is_refused():
     ):
         with pytest.raises(
             ShapeError,
-            match=r"Forgetful: the term 'bound' has the shape \(5, 11\); expected .* \(11,\)",
+            match=r"Forgetful: the term 'bound' has the shape \(5, 11\); it must have .* \(11,\)",
         ):
             use()
 
@@ -442,7 +442,7 @@ def test_parts_that_do_not_fit_are_refused_by_name():
     x = torch.rand(3, *IMAGE)
     encoder, decoder = lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Gaussian(lb.mlp(2, (2, 9, 7)))
     with pytest.raises(
-        ShapeError, match=r"posterior is over events of shape \(2,\) but the prior is over \(3,\)"
+        ShapeError, match=r"posterior is over events of shape \(2,\), but the prior is over \(3,\)"
     ):
         lb.LatentModel(lb.StandardNormal(3), encoder, decoder).draw(x)
     with pytest.raises(ShapeError, match=r"likelihood is over events of shape \(6,\)"):

@@ -104,7 +104,7 @@ def mean_and_log_variance_are_swapped(patch):
     "gaussian-reads-mean-then-variance", "exact-posterior", "probabilistic-pca", "factor-analysis"
 )
 def the_log_variance_is_taken_for_the_log_scale(patch):
-    original = Gaussian._bounded_log_scale
+    original = Gaussian._bound_log_scale
     patch.setattr(
         Gaussian, "_bound_log_scale", lambda self, log_variance: 2 * original(self, log_variance)
     )
@@ -396,7 +396,7 @@ def noise_does_not_belong_to_examples(patch):
 
 @breaks("mean-over-examples")
 def evaluate_averages_the_means_of_batches(patch):
-    original = estimate.dataset_terms
+    original = estimate.compute_dataset_terms
 
     def averaged(*args, batch_size=None, **kwargs):
         terms = original(*args, batch_size=batch_size, **kwargs)

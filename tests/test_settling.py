@@ -261,10 +261,10 @@ def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize(("at", "error", "message"), [
-    ({"scale": 0.0}, SettingsError, "not a value of it|border"),
-    ({"scale": -1.0}, SettingsError, "not a value of it"),
-    ({"scale": math.nan}, SettingsError, "not a value of it"),
-    ({"scale": [1.0, 2.0]}, ShapeError, "expected"),
+    ({"scale": 0.0}, SettingsError, "cannot have the value|border"),
+    ({"scale": -1.0}, SettingsError, "cannot have the value"),
+    ({"scale": math.nan}, SettingsError, "cannot have the value"),
+    ({"scale": [1.0, 2.0]}, ShapeError, "but needs"),
     ({"other": 1.0}, SettingsError, "missing or unknown"),
 ])  # fmt: skip
 def test_a_start_at_what_cannot_be_is_refused(at, error, message):

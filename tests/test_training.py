@@ -457,7 +457,7 @@ def test_training_takes_gradients_wherever_it_is_called(data):
 def test_a_validation_bound_that_is_not_a_number_is_refused(data, monkeypatch):
     from lowerbound.training import loop
 
-    real = loop.dataset_terms
+    real = loop.compute_dataset_terms
 
     def nan(*given, **named):
         terms = real(*given, **named)

@@ -298,13 +298,12 @@ class Loop:
         averages = self.averages()
         if not self.healthy():
             raise make_non_finite_error(progress, "parameter", "the model's weights")
+        rate = self.rates.compute_model_rate(progress.step - 1, progress.windows.rate_factor)
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "train": averages,
-            "learning_rate": self.rates.compute_model_rate(
-                progress.step - 1, progress.windows.rate_factor
-            ),
+            "learning_rate": rate,
             "examples_per_second": self.examples_per_second,
         }
         if self.schedules:
