@@ -46,8 +46,8 @@ def reference_row(name: str, truth: Results) -> Row:
 
 
 FITS_HEAD = (
-    "posterior | family | error, unconstrained | error, original | distance of means | sd ratio | "
-    "distance of variances | resampled: error, unconstrained | error, original | sd ratio | time"
+    "posterior | family | error, unconstrained | error, original | distance of mean | sd ratio | "
+    "distance of variance | resampled: error, unconstrained | error, original | sd ratio | time"
 )
 
 
@@ -105,7 +105,7 @@ def factor_row(title: str, cell: Results, truth: Results) -> Row:
 
 ERRORS_HEAD = (
     "posterior | family | worst variable | error, averaged over seeds | its sd over seeds | "
-    "distance of means | worst error, resampled"
+    "distance of mean | worst error, resampled"
 )
 
 
@@ -270,7 +270,7 @@ def section_mean_field(references: dict[str, Results], cells: dict[str, Results]
             "regression, the firms' coefficients are on the line. The means and spreads of these",
             "coefficients are below it: mean field underestimates the spreads, and the curvature",
             "of a mean is that of its coefficients divided by the spread squared. In eight",
-            "schools, the spread is below the line. The column *distance of variances* checks the",
+            "schools, the spread is below the line. The column *distance of variance* checks the",
             "second theory. A variance that is off by a relative r costs r^2 / 4 nat, so training",
             "to a tolerance of 0.01 nat can leave a variance 20% off.",
         ),
