@@ -620,7 +620,7 @@ def test_order_of_layers_does_not_change_the_noise_of_an_example(top_down):
     [lb.ELBO(2), lb.IWAE(4, "dreg"), lb.ELBO(2, gradient="sticking-the-landing")],
     ids=["elbo", "dreg", "landing"],
 )
-def test_a_step_of_several_groups_is_one_graph(top_down, objective, lowered):
+def test_a_step_of_several_groups_is_one_graph(top_down, objective, traced):
     def make():
         model, _ = two_layers(top_down)
         torch.manual_seed(2)
