@@ -56,7 +56,7 @@ def load_data(
     missing: Annotated[
         Missing | None,
         Field(
-            description="nan if NaN means that an entry was not observed. By default NaN is refused"
+            description="how entries that were not observed are marked: nan. By default NaN is refused"
         ),
     ] = None,
     fields: Annotated[

@@ -68,8 +68,8 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """Stop early after this many epochs without a better validation bound."""
 
     tolerance: Annotated[float | None, Field(gt=0)] = None
-    """Stop automatically: average the weights and halve the learning rate until neither gains this
-    many nats.
+    """Stop automatically, once neither averaging the weights nor halving the learning rate raises
+    the bound by this many nats.
 
     The learning rate stays the same until the average of the weights over a window of steps gains
     no more than this over the best average so far. Then the learning rate is halved, the window is
