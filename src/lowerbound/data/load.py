@@ -55,9 +55,7 @@ def load_data(
     ] = None,
     missing: Annotated[
         Missing | None,
-        Field(
-            description="how entries that were not observed are marked: nan. By default NaN is refused"
-        ),
+        Field(description="how unobserved entries are marked: nan. By default NaN is refused"),
     ] = None,
     fields: Annotated[
         tuple[str, ...] | list[str] | str | None,
