@@ -1,7 +1,7 @@
 """The command ``lowerbound`` parses its arguments, calls the library, and prints the results.
 
 Its exit code is 0 after success, 2 after a mistake that the user can correct, 130 after an
-interrupt, and 1 after a bug in lowerbound.
+interrupt, 141 after the reader of its output ended first, and 1 after a bug in lowerbound.
 """
 
 import sys
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from lowerbound import __version__
 from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
+from lowerbound.cli.pipes import exit_when_closed
 from lowerbound.errors import LowerboundError
 
 _BUG_MESSAGE = (
@@ -34,7 +35,6 @@ app = typer.Typer(
     help="Variational auto-encoders and variational inference, with bounds that are right to the "
     "last nat.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -51,7 +51,11 @@ def _accept_version_flag(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command, and end the process with its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with exit_when_closed():
+        _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"lowerbound {__version__}")
         sys.exit(0)
