@@ -62,7 +62,7 @@ def exit_when_closed() -> Iterator[None]:
     """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`."""
     out, err = _Stream(sys.stdout), _Stream(sys.stderr)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 yield
             finally:
