@@ -211,7 +211,8 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
 
 def _choose_validation(train: "Examples", fraction: Any) -> Any:
     """Choose the fraction to hold out, or ``None`` if that is less than one example."""
-    if isinstance(fraction, int | float) and round(len(train) * fraction) == 0:
+    is_fraction = isinstance(fraction, int | float) and 0 < fraction < 1
+    if not fraction or (is_fraction and round(len(train) * fraction) == 0):
         return None
     return fraction
 

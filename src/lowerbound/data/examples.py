@@ -318,7 +318,7 @@ class Examples:
         if 0 < fraction < 1:
             held_out = round(len(self) * fraction)
         if not 0 < held_out < len(self):
-            remedy = "give 0.5, for example"
+            remedy = "give a number between 0 and 1 such as 0.5"
             if len(self) == 1:
                 remedy = "one example cannot be split"
             raise SettingsError(

@@ -190,7 +190,7 @@ def _note_profile(image: Image.Image, name: str, unused: Unused) -> None:
 
 def _has_wide_colors(image: Image.Image) -> bool:
     """Whether the file has colours of 16 bits, of which Pillow keeps 8. It is not loaded yet."""
-    stored = [tile.args for tile in image.tile]
+    stored = [tile.args for tile in getattr(image, "tile", ())]
     if image.format == "PPM":
         return any(isinstance(args, tuple) and args[-1] > 255 for args in stored)
     return any(";16" in str(args) for args in stored)
