@@ -34,9 +34,10 @@ def _refuse_layout(data: Tensor, name: str) -> None:
 
 
 def _refuse_mask(data: Any, name: str) -> None:
-    if np.ma.is_masked(data):
+    masked = int(np.ma.getmaskarray(data).sum())
+    if masked:
         raise DataError(
-            f"{name}: {int(np.ma.getmaskarray(data).sum()):,} entries of the array are masked; mark them "
+            f"{name}: {masked:,} entries of the array are masked; mark them "
             'with NaN, data.astype(float).filled(numpy.nan), and pass missing="nan"'
         )
 
