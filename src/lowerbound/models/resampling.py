@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,10 +16,11 @@ from lowerbound.models.sampling import check_log_weights
 def resample_by_weight(
     draw: Callable[[int], Draw], count: int, *, candidates: int, chunk: int
 ) -> Tensor:
-    """Choose draws without replacement, in proportion to their importance weights.
+    """Choose draws in proportion to their importance weights, with replacement.
 
-    The chosen draws have the largest sum of log w and Gumbel noise (Efraimidis & Spirakis 2006),
-    which can be found chunk by chunk.
+    The expected number of copies of a draw is ``count`` times its normalised weight. Candidates are
+    made chunk by chunk. After each chunk ``count`` of them are kept, and share the weight of all
+    candidates so far, so memory does not grow with the number of candidates.
 
     Args:
         draw: makes the given number of draws for one example.
@@ -27,21 +29,24 @@ def resample_by_weight(
         chunk: the number of draws to make at once.
 
     Returns:
-        The draws, ``[count, J]``.
+        The draws in random order, ``[count, J]``.
 
     Raises:
         NonFiniteError: if fewer candidates have a finite weight, or one has an infinite weight.
     """
-    keys, kept, finite = torch.empty(0), torch.empty(0), 0
+    kept, kept_log_w, finite = torch.empty(0), torch.empty(0), 0
     for start in range(0, candidates, chunk):
         some = draw(min(chunk, candidates - start))
         log_w = check_log_weights(some.log_w[:, 0])
         finite += int(log_w.isfinite().sum())
-        key = log_w - torch.empty_like(log_w).exponential_().log()
-        keys = torch.cat([keys.to(key), key])
         kept = torch.cat([kept.reshape(-1, some.z.shape[-1]).to(some.z), some.z[:, 0]])
-        best = keys.topk(min(count, len(keys))).indices
-        keys, kept = keys[best], kept[best]
+        log_w = torch.cat([kept_log_w.to(log_w), log_w])
+        total = log_w.logsumexp(0)
+        if not bool(total.isfinite()):
+            kept, kept_log_w = kept[:0], log_w[:0]
+            continue
+        kept = kept[choose_systematically(log_w, count)]
+        kept_log_w = (total - math.log(count)).expand(count)
     if finite < count:
         raise NonFiniteError(
             f"posterior_sample: fewer than {count} of {candidates} draws have a finite log joint. "
@@ -51,4 +56,30 @@ def resample_by_weight(
             term="log_w",
             tensor="the log joint",
         )
-    return kept
+    return kept[torch.randperm(count, device=kept.device)]
+
+
+def choose_systematically(log_w: Tensor, count: int) -> Tensor:
+    """Choose ``count`` positions in proportion to their weights, with replacement.
+
+    One uniform number places ``count`` points at equal distances on the interval that the
+    normalised weights divide. So the number of copies of a position differs by less than 1 from its
+    expectation, and none is drawn twice by chance (systematic sampling, Madow 1949).
+
+    Args:
+        log_w: log weights, ``[N]``, float64; at least one is finite.
+        count: how many positions.
+
+    Returns:
+        Positions in increasing order, ``[count]``.
+
+    Example:
+        >>> choose_systematically(torch.tensor([0.25, 0.0, 0.75]).double().log(), 4)
+        tensor([0, 2, 2, 2])
+    """
+    ends = log_w.softmax(0).cumsum(0)
+    steps = torch.arange(count, dtype=ends.dtype, device=ends.device)
+    points = (steps + torch.rand_like(ends[:1])) / count
+    positions = torch.searchsorted(ends / ends[-1], points, right=True)
+    # A point that rounds to 1 lies beyond the last interval.
+    return positions.clamp_max(int(log_w.isfinite().nonzero()[-1]))

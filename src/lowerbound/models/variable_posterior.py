@@ -145,8 +145,10 @@ class VariablePosterior(Model):
         Args:
             count: the number of draws.
             resample: choose them from 25 times as many draws in proportion to their importance
-                weights, without replacement, which corrects many errors of q (Yao et al. 2018).
-                Needs a log joint that stores its own data.
+                weights, with replacement, which corrects many errors of q (Yao et al. 2018). A draw
+                with a large weight is returned several times, so few different draws mean that the
+                weights are uneven: see :func:`lowerbound.posterior_health`. Needs a log joint that
+                stores its own data.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
 
         Raises:

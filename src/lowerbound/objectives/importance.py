@@ -28,8 +28,10 @@ from lowerbound.settings import check_whole_number
 _NEGLIGIBLE = 1e-20
 
 # For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would be inaccurate, so
-# another formula computes the difference from the mean of the logarithms.
+# another formula computes the difference from the mean of the logarithms. It takes exponentials
+# of that difference, which would overflow beyond this limit. There the logarithm is accurate.
 _SMALL_ORDER = 0.1
+_LARGEST_EXPONENT = 50.0
 
 # Replaces an order of 0, by which that formula would divide.
 _LEAST_ORDER = 1e-12
@@ -65,43 +67,47 @@ class PowerMean:
         mean = log_w_KB.mean(0)
         if self._is_elbo:
             return mean
-        power = self._log_power_means(self._group(log_w_KB)).mean(0)
+        return self._blend(mean, self._log_power_means(self._group(log_w_KB)).mean(0))
+
+    def _blend(self, of_elbo: Tensor, of_power: Tensor) -> Tensor:
         if is_always(self.elbo_weight, 0.0):
-            return power
-        return self.elbo_weight * mean + (1 - self.elbo_weight) * power
+            return of_power
+        blended = self.elbo_weight * of_elbo + (1 - self.elbo_weight) * of_power
+        if not isinstance(self.elbo_weight, Tensor):
+            return blended
+        # The ELBO of a weight of zero is -inf, and a schedule's 0 * -inf would be nan.
+        return torch.where(self.elbo_weight == 0, of_power, blended)
 
     def _log_power_means(self, log_w_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean, ``[M, B]``; alpha is not 1."""
 
         def small(order: _Order, log_w: Tensor) -> Tensor:
-            mean = log_w.mean(1)
-            return mean + torch.expm1(order * (log_w - mean[:, None])).mean(1).log1p() / order
+            mean = log_w.mean(1, keepdim=True)
+            excess = torch.expm1(order * (log_w - mean)).mean(1, keepdim=True)
+            return mean + excess.log1p() / order
 
         def large(order: _Order, log_w: Tensor) -> Tensor:
-            return (
-                torch.logsumexp(_raise_to_floor(order * log_w), 1) - math.log(log_w.shape[1])
-            ) / order
+            total = torch.logsumexp(_raise_to_floor(order * log_w), 1, keepdim=True)
+            return (total - math.log(log_w.shape[1])) / order
 
-        return self._choose_by_order(small, large, log_w_MGB)
+        return self._choose_by_order(small, large, log_w_MGB).squeeze(1)
 
     def _choose_by_order(
         self, small: Callable[..., Tensor], large: Callable[..., Tensor], *log_w: Tensor
     ) -> Tensor:
         """Choose the one of two formulas that is accurate for the order 1 - alpha."""
         order = 1 - self.alpha
-        if not isinstance(order, Tensor):
-            chosen = small if abs(order) < _SMALL_ORDER else large
-            return chosen(order, *log_w)
+        if isinstance(order, Tensor):
+            order = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
+        elif abs(order) >= _SMALL_ORDER:
+            return large(order, *log_w)
         # Both are computed. The unused one gets values at which it and its gradient are finite.
-        is_small = order.abs() < _SMALL_ORDER
-        beside_zero = torch.where(order.abs() < _LEAST_ORDER, _LEAST_ORDER, order)
-        of_small = small(
-            torch.where(is_small, beside_zero, _LEAST_ORDER),
-            *(torch.where(is_small, w, 0.0) for w in log_w),
-        )
-        of_large = large(
-            torch.where(is_small, 1.0, order), *(torch.where(is_small, 0.0, w) for w in log_w)
-        )
+        exponents = (order * (log_w[0] - log_w[0].mean(1, keepdim=True))).detach()
+        # A weight of zero makes the exponents nan, which are not below the limit.
+        is_even = (exponents.abs() < _LARGEST_EXPONENT).all(1, keepdim=True)
+        is_small = is_even & (abs(order) < _SMALL_ORDER)
+        of_small = small(order, *(torch.where(is_small, w, 0.0) for w in log_w))
+        of_large = large(order, *(torch.where(is_small, 0.0, w) for w in log_w))
         return torch.where(is_small, of_small, of_large)
 
     def weights(self, log_w_KB: Tensor) -> Tensor:
@@ -125,15 +131,14 @@ class PowerMean:
         """
         log_w_MGB = self._group(log_w_KB)
         count = log_w_MGB.shape[1]
-        others_MGB = (log_w_MGB.sum(1, keepdim=True) - log_w_MGB) / (count - 1)
+        others_MGB = _average_others(log_w_MGB)
         of_elbo_MGB = (log_w_MGB - others_MGB) / count
         if self._is_elbo:
             return of_elbo_MGB.flatten(0, 1) / self.groups
         of_power_MGB = self._log_power_means(log_w_MGB)[:, None] - self._replace_each_weight(
             log_w_MGB, others_MGB
         )
-        mixed_MGB = self.elbo_weight * of_elbo_MGB + (1 - self.elbo_weight) * of_power_MGB
-        return mixed_MGB.flatten(0, 1) / self.groups
+        return self._blend(of_elbo_MGB, of_power_MGB).flatten(0, 1) / self.groups
 
     def _replace_each_weight(self, log_w_MGB: Tensor, others_MGB: Tensor) -> Tensor:
         """The logarithm of each group's power mean with one log weight replaced, ``[M, G, B]``.
@@ -171,6 +176,16 @@ class PowerMean:
     def _mix(self, log_w_KB: Tensor, of_groups_MGB: Tensor) -> Tensor:
         power_KB = of_groups_MGB.flatten(0, 1) / self.groups
         return self.elbo_weight / len(log_w_KB) + (1 - self.elbo_weight) * power_KB
+
+
+def _average_others(log_w_MGB: Tensor) -> Tensor:
+    """Average the other log weights of the group, ``[M, G, B]``; -inf if one of them is."""
+    is_zero_MGB = log_w_MGB == -math.inf
+    # Not the sum less the own term, which would be nan beside a weight of zero.
+    finite_MGB = torch.where(is_zero_MGB, 0.0, log_w_MGB)
+    mean_MGB = (finite_MGB.sum(1, keepdim=True) - finite_MGB) / (log_w_MGB.shape[1] - 1)
+    other_zeros_MGB = is_zero_MGB.sum(1, keepdim=True) - is_zero_MGB.long()
+    return torch.where(other_zeros_MGB > 0, -math.inf, mean_MGB)
 
 
 def _compute_floor(terms_MGB: Tensor) -> Tensor:
@@ -213,12 +228,13 @@ class _PowerBound(Objective):
         model_KB = model.weights(log_w_KB)
         posterior_KB = model_KB if model is posterior else posterior.weights(log_w_KB)
         joint_KB = draw.log_likelihood + draw.log_prior
+        # A weight of zero has no gradient, and its logarithm, -inf, would turn 0 * -inf into nan.
+        joint_KB = torch.where(joint_KB.isfinite(), joint_KB, torch.zeros_like(joint_KB))
         if self.gradient == "score-function":
             signal_KB = posterior.advantages(log_w_KB)
             return (model_KB * joint_KB + (signal_KB - posterior_KB) * draw.log_q).sum(0)
         path_KB = posterior.path_weights(log_w_KB) if self.gradient == "dreg" else posterior_KB
         log_w_path_KB = joint_KB - draw.log_q_stopgrad_parameters
-        # A weight of zero has no gradient, and its logarithm, -inf, would turn 0 * -inf into nan.
         log_w_path_KB = torch.where(
             log_w_path_KB.isfinite(), log_w_path_KB, torch.zeros_like(log_w_path_KB)
         )
