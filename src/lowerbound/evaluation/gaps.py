@@ -183,7 +183,8 @@ def inference_gaps(
             examples, for instance with ``Examples.spread``.
         train: training data for the generalisation gap; as many examples of it are used, evenly
             spaced.
-        samples: K, the draws for each bound. For log p(x) there are twice as many.
+        samples: K, the draws for each bound. For log p(x) there are twice as many: K from each q,
+            all independent.
         steps: the number of Adam's steps in each round; 0 keeps the encoder's q.
         learning_rate: the learning rate at the start of a round.
         seed: of all noise.

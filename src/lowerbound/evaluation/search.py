@@ -164,7 +164,7 @@ class Search:
             start = self._encode(batch)
         with self._using_noise(batch.rows, "refine", turn):
             end = self._maximise(start, batch)
-        (started, ended), _ = self._estimate_bounds((start, end), batch, "choose")
+        started, ended = self._estimate_bounds((start, end), batch, "choose")
         worse = (ended <= started) | ~torch.isfinite(ended)
         better = torch.where(worse.reshape(-1, *[1] * (start.dim() - 1)), start, end)
         return better, torch.where(worse, 0.0, ended - started).cpu()
@@ -174,8 +174,9 @@ class Search:
         start = self._encode(batch)
         if best is None:
             best = start
-        bounds, weights = self._estimate_bounds((start, best), batch, "report")
-        results = weights.results() | {"best": bounds[1], "amortised": bounds[0]}
+        amortised, found = self._estimate_bounds((start, best), batch, "report")
+        weights = self._weigh_mixture((start, best), batch)
+        results = weights.results() | {"best": found, "amortised": amortised}
         return {name: result.cpu() for name, result in results.items()}
 
     def _using_noise(self, rows: Tensor, *purpose: str | int) -> Any:
@@ -206,19 +207,36 @@ class Search:
         log_joint: Tensor = p.log_prob(batch.x) + prior.log_prob(z)
         return log_joint
 
-    def _estimate_bounds(
-        self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str
-    ) -> tuple[Tensor, WeightSums]:
-        """Estimate the bounds of two q on the same noise, ``[2, B]``, and the mixture's weights."""
+    def _estimate_bounds(self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str) -> Tensor:
+        """Estimate the bounds of two q on the same noise, ``[2, B]``."""
         both = [self._posterior.from_parameters(raw) for raw in raws]
         bounds = batch.x.new_zeros(2, len(batch.x), dtype=torch.float64)
-        weights = WeightSums(2 * self.samples)
-        for start in range(0, self.samples, _DRAWS):
+        for start, count in self._chunks():
             for own, q in enumerate(both):
                 with self._using_noise(batch.rows, purpose, start):
-                    z = draw_samples(q, min(_DRAWS, self.samples - start))
+                    z = draw_samples(q, count)
+                log_joint = self._log_joint(z, batch).double()
+                bounds[own] += (log_joint - q.log_prob(z).double()).sum(0)
+        return bounds / self.samples
+
+    def _weigh_mixture(self, raws: tuple[Tensor, Tensor], batch: _Batch) -> WeightSums:
+        """Weigh as many draws from each of two q, under the mixture of both.
+
+        Each q has noise of its own. On the same noise, two equal q would give the same draws, and
+        each draw would count as two.
+        """
+        both = [self._posterior.from_parameters(raw) for raw in raws]
+        weights = WeightSums(2 * self.samples)
+        for start, count in self._chunks():
+            for own, q in enumerate(both):
+                with self._using_noise(batch.rows, "weigh", own, start):
+                    z = draw_samples(q, count)
                 log_joint = self._log_joint(z, batch).double()
                 log_q = torch.stack([other.log_prob(z).double() for other in both])
-                bounds[own] += (log_joint - log_q[own]).sum(0)
                 weights.add(log_joint - log_q.logsumexp(0) + math.log(2))
-        return bounds / self.samples, weights
+        return weights
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        """The first draw and the number of draws of each chunk."""
+        for start in range(0, self.samples, _DRAWS):
+            yield start, min(_DRAWS, self.samples - start)
