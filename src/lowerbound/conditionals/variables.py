@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
+from lowerbound.conditionals.bijections import find_bijection
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.runtime.renaming import OldAttribute
 
@@ -75,7 +76,7 @@ class Variable:
     @property
     def transform(self) -> Transform:
         """From real numbers of ``free_shape`` to values."""
-        return cast(Transform, biject_to(self.support))
+        return find_bijection(self.support)
 
     @property
     def free_shape(self) -> tuple[int, ...]:
