@@ -25,6 +25,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from lowerbound.errors import NonFiniteError
+from lowerbound.models.forgiving import ForgivingDensity
 from lowerbound.runtime.modes import without_argument_checks
 
 Float = NDArray[np.float64]
@@ -107,8 +108,10 @@ def find_best_gaussian(
         Two tensors ``[size]``, float64.
 
     Raises:
-        NonFiniteError: if no Gaussian has a finite bound.
+        LogJointError: if there is no Gaussian with a finite bound, and the log density failed.
+        NonFiniteError: if there is none, and it did not fail.
     """
+    log_density = ForgivingDensity(log_density)
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((_DRAWS, size))
     best: tuple[float, CurvedGaussian | None] = (-math.inf, None)
@@ -120,6 +123,8 @@ def find_best_gaussian(
             if bound > best[0]:
                 best = (bound, candidate)
     if best[1] is None:
+        if log_density.first_error is not None:
+            raise log_density.first_error
         raise NonFiniteError(
             f"start: none of {paths} paths found a point around which the log joint is finite. "
             "Likely cause: a log joint that is non-finite near 0 in unconstrained coordinates. "

@@ -91,7 +91,8 @@ class VariablePosterior(Model):
                 impossible value, or the spread is not positive.
             UnsupportedError: if the log joint gets its data in batches; start
                 ``model.with_all_data(data)``, which has the same posterior.
-            NonFiniteError: if no path finds a point at which the log joint is finite.
+            LogJointError, NonFiniteError: if no path finds a point at which the log joint is finite.
+                A point at which it fails counts as impossible, and another point is tried.
 
         Example:
             >>> import lowerbound as lb
