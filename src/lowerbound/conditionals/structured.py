@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,30 +11,33 @@ from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import Conditional
 from lowerbound.conditionals.variables import Variables
+from lowerbound.describe import describable
 from lowerbound.distributions import SideBySide
 from lowerbound.errors import SettingsError
 
 Make = Callable[[int], nn.Module]
 
 
+@describable
 class Parts(Conditional):
     """Independent posteriors over the parts of a vector, as :class:`ByVariable` makes them.
 
     Args:
         parts: modules that return distributions over vectors.
-        order: the position of each entry of the vector in the concatenated parts, ``[J]``.
+        order: the position of each entry of the vector in the concatenated parts, J of them.
     """
 
-    order: Tensor
+    positions: Tensor
 
-    def __init__(self, parts: Sequence[nn.Module], order: Tensor) -> None:
+    def __init__(self, parts: Iterable[nn.Module], order: Sequence[int]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.register_buffer("order", order, persistent=False)
+        self.order = tuple(order)
+        self.register_buffer("positions", torch.tensor(self.order), persistent=False)
 
     def forward(self, *given: Tensor) -> Distribution:
         """The product of the parts, over the concatenated vector."""
-        return SideBySide([cast(Distribution, part(*given)) for part in self.parts], self.order)
+        return SideBySide([cast(Distribution, part(*given)) for part in self.parts], self.positions)
 
 
 class ByVariable:
@@ -79,4 +82,4 @@ class ByVariable:
         parts = [
             make(len(group)) for make, group in zip(self.posteriors.values(), groups, strict=True)
         ]
-        return Parts(parts, torch.argsort(torch.cat(groups)))
+        return Parts(parts, torch.argsort(torch.cat(groups)).tolist())

@@ -50,6 +50,13 @@ class Variable:
                 f"Variable: support={self.support!r} must be one of "
                 "torch.distributions.constraints, such as constraints.positive"
             )
+        if self.support.is_discrete:
+            raise SettingsError(
+                f"Variable: the support {self.support} is discrete, but a posterior is over real "
+                "numbers. Leave the variable out and sum it out of the log joint: compute the log "
+                "joint of each of its values, as with mean[:, None] for K draws and all values at "
+                "once, and return torch.logsumexp(log_joints, -1) over the values"
+            )
         shape = self.shape
         if isinstance(shape, int):
             shape = (shape,)

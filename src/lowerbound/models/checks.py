@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.distributions import is_mass
@@ -57,3 +57,26 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
             f"the expected batch shape is {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
         )
+
+
+def check_latents(z: Tensor, prior: nn.Module) -> Tensor:
+    """Check that latents are ``[N, *units]``, as the prior's are.
+
+    A prior that needs fields is not asked, because they may not be known.
+
+    Raises:
+        ShapeError: saying what is expected.
+    """
+    if getattr(prior, "needs", ()):
+        return z
+    units = prior().event_shape
+    if z.dim() > len(units) and z.shape[z.dim() - len(units) :] == units:
+        return z
+    advice = ""
+    if z.shape == units:
+        advice = "; these are the latents of one example: pass z[None]"
+    expected = ", ".join(["N", *map(str, units)])
+    raise ShapeError(
+        f"decode: the latents have the shape {tuple(z.shape)}, expected [{expected}] for N "
+        f"examples{advice}"
+    )

@@ -21,7 +21,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import choose_point
 from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.models.base import Model
-from lowerbound.models.checks import check_likelihood, check_posterior, describe_non_distribution
+from lowerbound.models import checks
 from lowerbound.models.draw import Draw
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
@@ -143,7 +143,7 @@ class LatentModel(Model):
         """q(z given x) for the fields that it needs, or an error if it is not a distribution."""
         q = self.posterior(x, **select_fields(self.posterior, given))
         if not isinstance(q, Distribution):
-            raise UnsupportedError(describe_non_distribution("posterior", q))
+            raise UnsupportedError(checks.describe_non_distribution("posterior", q))
         return q
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
@@ -238,11 +238,11 @@ class LatentModel(Model):
         q, prior = parts.q, parts.prior
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = choose_sampler(q, gradient)(q, Size((samples,)))
-        check_posterior(q, prior, x)
+        checks.check_posterior(q, prior, x)
         p = None
         if score is None:
             p = parts.likelihood(z)
-            check_likelihood(p, x, samples)
+            checks.check_likelihood(p, x, samples)
             likelihood_term = partial(p.log_prob, x)
         else:
             likelihood_term = partial(score, z, x, **select_fields(self.likelihood, given))
@@ -303,7 +303,7 @@ class LatentModel(Model):
         ``given`` holds the fields that the likelihood needs by name: one value for all latents, or
         one for each.
         """
-        z = z.to(get_device(self), get_dtype(self))
+        z = checks.check_latents(z, self.prior).to(get_device(self), get_dtype(self))
         with evaluating(self):
             return self._decode_latents(z, self.as_fields(given, len(z)), mean=True)
 

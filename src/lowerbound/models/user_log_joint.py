@@ -127,8 +127,10 @@ def check_gradient(z: Tensor, log_joint: Tensor) -> None:
     if z.requires_grad and not log_joint.requires_grad:
         raise SettingsError(
             "fit: the log joint has no gradient with respect to its variables, so the posterior "
-            "cannot learn. Compute it from them with torch, without numpy and .detach(), or take "
-            "lb.ELBO(samples=K, gradient='score-function')"
+            "cannot learn. Compute it from them with torch, without numpy and .detach(). If it "
+            "rounds a variable to whole numbers, sum that variable out: return torch.logsumexp of "
+            "the log joints of all its values. Else take lb.ELBO(samples=K, "
+            "gradient='score-function')"
         )
 
 

@@ -17,6 +17,11 @@ from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, find_foreign_parts, has_references
 from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
+from lowerbound.runs.log_joints import (
+    check_variables,
+    describe_posterior,
+    rebuild_without_log_joint,
+)
 from lowerbound.runs.tensor_files import explain_write_errors, read_tensors, write_tensors
 
 FORMAT = 2  # for models with shared parts; also the newest format that can be read
@@ -27,12 +32,14 @@ def make_header(model: nn.Module) -> dict[str, Any]:
     """Make the header for files of this model's tensors.
 
     The entry ``model`` is the model's description, and ``preprocessing`` that of its preprocessing,
-    if it is known. If parts share weights, ``shared`` maps a name in the state dictionary to the
+    if it is known. The entries ``variables`` and ``posterior`` describe the posterior of a log
+    joint. If parts share weights, ``shared`` maps a name in the state dictionary to the
     name under which the same tensor is stored.
     """
     header = {"model": describe(model), "lowerbound": lowerbound.__version__, "format": FORMAT}
     if isinstance(model, lowerbound.models.Model) and model.preprocessing is not None:
         header["preprocessing"] = describe(model.preprocessing)
+    header |= describe_posterior(model)
     shared = find_shared_weights(model)
     if shared:
         header["shared"] = shared
@@ -144,11 +151,12 @@ def load_model(
             "upgrade lowerbound"
         )
     if constructor is None:
-        model = _rebuild(path, header["model"])
+        model = rebuild_without_log_joint(path, header) or _rebuild(path, header["model"])
     elif isinstance(constructor, nn.Module):
         model = constructor
     else:
         model = constructor()
+    check_variables(path, header, model)
     _convert_types(model, weights)
     _tie_parameters(model, header.get("shared", {}))
     try:
@@ -205,7 +213,9 @@ def load(
 ) -> Any:
     """Load the model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
 
-    The model is in evaluation mode, on the CPU. Of a run with validation, it is the model with the
+    The model is in evaluation mode, on the CPU. The file of a :class:`lowerbound.LogJoint` has no
+    log joint: without a constructor the model can draw from its posterior, and nothing else. With
+    one, the variables must have the names, order, shapes and supports of the file. Of a run with validation, it is the model with the
     best validation bound; of any other run, the newest model.
 
     Args:
