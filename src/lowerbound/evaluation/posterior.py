@@ -19,6 +19,7 @@ from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape
 from lowerbound.evaluation.posterior_causes import Verdict, WeightedDraws, find_faults
+from lowerbound.evaluation.posterior_rounding import find_rounding
 from lowerbound.models import LogJoint
 from lowerbound.models.sampling import check_log_weights
 from lowerbound.runtime.devices import get_device
@@ -173,6 +174,7 @@ def posterior_health(
     whole, _ = model.for_evaluation(data)
     with evaluating(whole), seeded(seed, get_device(whole)):
         draws = _make_weighted_draws(whole, samples)
+        rounded = tuple(find_rounding(whole, draws.u))
     sums = WeightSums(samples)
     sums.add(draws.log_w[:, None])
     results = {name: float(value) for name, value in sums.results().items()}
@@ -186,7 +188,7 @@ def posterior_health(
         pareto_k=results["pareto_k"],
         effective_samples=results["effective"],
         samples=samples,
-        findings=tuple(find_faults(draws, verdict)),
+        findings=(*rounded, *find_faults(draws, verdict)),
     )
 
 
@@ -232,4 +234,6 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
     gradients = None
     if log_joint.requires_grad:
         gradients = columns[1]
-    return WeightedDraws(model.variables.names(), columns[0], gradients, columns[2])
+    return WeightedDraws(
+        model.variables.names(), columns[0], gradients, columns[2], is_started=model.is_started
+    )

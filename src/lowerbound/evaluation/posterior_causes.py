@@ -35,12 +35,14 @@ class WeightedDraws:
         u: the draws, ``[S, J]``, float64.
         gradients: of the log joint at the draws, ``[S, J]``; ``None`` if it has no gradient.
         log_w: the log weights, ``[S]``.
+        is_started: whether ``model.start()`` was called.
     """
 
     names: list[str]
     u: Tensor
     gradients: Tensor | None
     log_w: Tensor
+    is_started: bool = False
 
     @property
     def weights(self) -> Tensor:
@@ -117,11 +119,13 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     if not float(gains.nan_to_num().sum()) > _GAIN_NATS:
         return None
     worst = int(gains.argmax())
+    remedy = "train until it converges: lb.fit(..., tolerance=0.01)"
+    if not draws.is_started:
+        remedy += "; call model.start() before training if variables have very different scales"
     return (
         f"moving and stretching q would gain about {float(gains.sum()):.2g} nats, most of it in "
         f"{draws.names[worst]}: if it was trained with the ELBO, the training had not converged",
-        "train until it converges: lb.fit(..., tolerance=0.01); call model.start() before training "
-        "if variables have very different scales",
+        remedy,
     )
 
 

@@ -18,7 +18,8 @@ class ForgivingDensity:
     factor, so the points are then evaluated one by one.
 
     Args:
-        log_density: of points ``[N, J]``, ``[N]``. ``first_error`` is the first error that it raised.
+        log_density: of points ``[N, J]``, ``[N]``. The first error that it raises is kept as
+            ``first_error``.
     """
 
     def __init__(self, log_density: Callable[[Tensor], Tensor]) -> None:
@@ -26,6 +27,7 @@ class ForgivingDensity:
         self.first_error: LogJointError | None = None
 
     def __call__(self, points_NJ: Tensor) -> Tensor:
+        """The log density at points ``[N, J]``, ``[N]``."""
         try:
             return self.log_density(points_NJ)
         except LogJointError as error:

@@ -20,8 +20,8 @@ from lowerbound.data.preprocessing import find_category_codes
 from lowerbound.describe import describable
 from lowerbound.distributions import choose_point
 from lowerbound.errors import DataError, UnsupportedError
-from lowerbound.models.base import Model
 from lowerbound.models import checks
+from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z

@@ -91,8 +91,8 @@ class VariablePosterior(Model):
                 impossible value, or the spread is not positive.
             UnsupportedError: if the log joint gets its data in batches; start
                 ``model.with_all_data(data)``, which has the same posterior.
-            LogJointError, NonFiniteError: if no path finds a point at which the log joint is finite.
-                A point at which it fails counts as impossible, and another point is tried.
+            LogJointError, NonFiniteError: if no path finds a point at which the log joint is
+                finite. A point at which it fails counts as impossible, and others are tried.
 
         Example:
             >>> import lowerbound as lb
@@ -120,6 +120,11 @@ class VariablePosterior(Model):
     def _plain_density(self, point: Tensor) -> Tensor:
         """The log joint at real numbers for the variables, before they are standardised."""
         return self.log_density((point.to(self.centre) - self.centre) / self.spread)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether :meth:`start` has set centre and spread."""
+        return bool((self.centre != 0).any() or (self.spread != 1).any())
 
     def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The variables' values at points of the posterior's space.

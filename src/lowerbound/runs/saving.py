@@ -213,10 +213,12 @@ def load(
 ) -> Any:
     """Load the model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
 
-    The model is in evaluation mode, on the CPU. The file of a :class:`lowerbound.LogJoint` has no
-    log joint: without a constructor the model can draw from its posterior, and nothing else. With
-    one, the variables must have the names, order, shapes and supports of the file. Of a run with validation, it is the model with the
+    The model is in evaluation mode, on the CPU. Of a run with validation, it is the model with the
     best validation bound; of any other run, the newest model.
+
+    The file of a :class:`lowerbound.LogJoint` does not contain the log joint. Without a constructor
+    the model can draw from its posterior, and nothing else. With one, its variables must have the
+    names, order, shapes and supports that the file has.
 
     Args:
         path: the path of the directory or the file.
@@ -225,7 +227,8 @@ def load(
             ``torch.nn``.
 
     Raises:
-        StorageError: if the file does not exist, is damaged, or needs a constructor.
+        StorageError: if the file does not exist, is damaged, needs a constructor, or contains a
+            posterior over other variables than the constructor's.
 
     Example:
         >>> import tempfile, lowerbound as lb
