@@ -27,6 +27,7 @@ from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.user_log_joint import (
     FullDataLogJoint,
+    advise_steps,
     call_log_joint,
     check_arguments,
     check_draws_are_apart,
@@ -298,11 +299,8 @@ class LogJoint(VariablePosterior):
         """The values at which the log joint is not finite, and the remedy."""
         broken = ~draw.log_likelihood.isfinite()
         if bool(broken.any()):
-            return explain_values(self.values(draw.z[broken][:1])[0])
-        return (
-            too_long,
-            "call model.start() before training, or take a smaller learning_rate or clip_norm=1.0",
-        )
+            return explain_values(self.values(draw.z[broken][:1])[0], is_started=self.is_started)
+        return too_long, f"{advise_steps(is_started=self.is_started)} or clip_norm=1.0"
 
     def log_density(self, u: Tensor) -> Tensor:
         """The log joint at points of the posterior's space, plus the log determinant, in nats.

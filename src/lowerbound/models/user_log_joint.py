@@ -152,12 +152,19 @@ def check_value(value: Any, draws: int) -> None:
     )
 
 
-def explain_values(values: Mapping[str, Tensor]) -> tuple[str, str]:
+def advise_steps(*, is_started: bool) -> str:
+    """The advice to take smaller steps, and to call ``start()`` if that was not done."""
+    if is_started:
+        return "take a smaller learning_rate"
+    return "call model.start() before training, or take a smaller learning_rate"
+
+
+def explain_values(values: Mapping[str, Tensor], *, is_started: bool) -> tuple[str, str]:
     """The cause and the remedy if a log joint is not finite at some values, ``[1, *shape]``."""
     shown = ", ".join(f"{name} = {_shorten(value[0])}" for name, value in values.items())
     remedy = (
-        "check it there; give the variables their supports (lb.Variable); call model.start() "
-        "before training, or take a smaller learning_rate"
+        "check it there; give the variables their supports (lb.Variable); "
+        f"{advise_steps(is_started=is_started)}"
     )
     return f"it has no finite value at {shown}", remedy
 
