@@ -61,8 +61,12 @@ def test_the_expectation_of_a_log_density_near_the_corners_is_right_in_float32()
 def test_draws_that_are_rounded_at_a_boundary_are_reported_in_float32_only():
     def beta(dtype):
         density = Beta(torch.tensor(0.05, dtype=dtype), torch.tensor(0.05, dtype=dtype))
-        share = lb.Variable((), constraints.unit_interval)
-        model = lb.LogJoint(lambda share: density.log_prob(share), lb.mean_field, {"share": share})
+        variables = {"share": lb.Variable((), constraints.unit_interval)}
+
+        def log_joint(share):
+            return density.log_prob(share)
+
+        model = lb.LogJoint(log_joint, lb.mean_field, variables)
         return model.to(dtype).start(at={"share": 0.5}, spread=20.0)
 
     single, double = (

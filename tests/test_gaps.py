@@ -275,3 +275,19 @@ def test_mistakes_are_named():
         inference_gaps(model, x, train=torch.rand(3, 5))
     with pytest.raises(ShapeError, match=r"\(4,\)"):
         inference_gaps(model, torch.rand(3, 5))
+
+
+def test_no_draw_counts_twice_if_the_encoder_s_q_is_kept():
+    """Both proposals are then one q: on the same noise, each draw would count as two."""
+    model, evidence, _ = linear_vae(SLANTED, shift=0.4)
+    x = evidence.sample((40,))
+    gaps = inference_gaps(model, x, samples=100, steps=0)
+    twice = lb.log_likelihood(model, x, samples=200)
+    assert gaps.log_likelihood.samples == 200
+    found = gaps.log_likelihood.effective_sample_sizes.mean()
+    assert float(found / twice.effective_sample_sizes.mean()) == pytest.approx(1.0, abs=0.1)
+    # What the weights claim is the error of the estimates, which the closed form tells.
+    errors = gaps.log_likelihood.per_example - evidence.log_prob(x)
+    claimed = (1 / gaps.log_likelihood.effective_sample_sizes - 1 / 200).mean()
+    assert float(errors.square().mean() / claimed) == pytest.approx(1.0, abs=0.6)
+    assert gaps.amortisation.mean == 0.0

@@ -77,9 +77,7 @@ def test_discrete_variables_are_to_be_summed_out(support):
 
 
 def test_decode_says_which_shape_of_latents_it_expects():
-    vae = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))
-    )
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
     z = torch.zeros(5, 2)
     assert vae.decode(z).shape == (5, 4)
     with pytest.raises(lb.ShapeError, match=r"shape \(2,\), expected \[N, 2\].*pass z\[None\]"):
