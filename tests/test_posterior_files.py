@@ -8,6 +8,7 @@ from torch.distributions import constraints
 
 import lowerbound as lb
 from lowerbound.conditionals.supports import build_support, describe_support
+from lowerbound.errors import StorageError, UnsupportedError
 
 POSITIVE = lb.Variable((), constraints.positive)
 VARIABLES = {"a": (2,), "b": POSITIVE}
@@ -32,7 +33,7 @@ def test_drawing_needs_no_log_joint(family, tmp_path):
     loaded = lb.load(path)
     for name, draws in model.posterior_sample(7, seed=1).items():
         assert torch.equal(loaded.posterior_sample(7, seed=1)[name], draws)
-    with pytest.raises(lb.UnsupportedError, match="loaded without its log joint"):
+    with pytest.raises(UnsupportedError, match="loaded without its log joint"):
         loaded.posterior_sample(7, resample=True)
 
 
@@ -48,7 +49,7 @@ def test_drawing_needs_no_log_joint(family, tmp_path):
 )
 def test_other_variables_are_refused(variables, tmp_path):
     path = lb.save(make(VARIABLES), tmp_path / "model")
-    with pytest.raises(lb.StorageError, match=r"In the file: a \(2,\) real, b \(\) greater_than"):
+    with pytest.raises(StorageError, match=r"In the file: a \(2,\) real, b \(\) greater_than"):
         lb.load(path, constructor=lambda: make(variables))
     assert lb.load(path, constructor=lambda: make(VARIABLES)).variables.size == 3
 
@@ -75,5 +76,5 @@ def test_an_unknown_support_is_described_but_not_built():
         pass
 
     description = describe_support(Even())
-    with pytest.raises(lb.StorageError, match="cannot be rebuilt"):
+    with pytest.raises(StorageError, match="cannot be rebuilt"):
         build_support(description)

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import HalfNormal, MultivariateNormal, Normal, constraints
 
 import lowerbound as lb
-from lowerbound.errors import LogJointError
+from lowerbound.errors import LogJointError, SettingsError, ShapeError
 
 POSITIVE = lb.Variable((), constraints.positive)
 
@@ -51,7 +51,7 @@ def test_a_point_at_which_the_log_joint_fails_is_impossible(how):
         )
         return torch.where(noise < 0.5, math.nan, value)
 
-    for seed in range(4):
+    for seed in range(2):
         model = lb.LogJoint(log_joint, lb.mean_field, {"mean": (), "noise": POSITIVE})
         model.start(seed=seed)
         values, _ = model.values(torch.zeros(1, 2))
@@ -72,7 +72,7 @@ def test_the_log_joint_s_own_error_is_raised_if_it_fails_everywhere():
     "support", [constraints.boolean, constraints.nonnegative_integer, constraints.one_hot]
 )
 def test_discrete_variables_are_to_be_summed_out(support):
-    with pytest.raises(lb.SettingsError, match=r"discrete.*sum it out.*torch\.logsumexp"):
+    with pytest.raises(SettingsError, match=r"discrete.*sum it out.*torch\.logsumexp"):
         lb.Variable((3,), support)
 
 
@@ -80,7 +80,7 @@ def test_decode_says_which_shape_of_latents_it_expects():
     vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
     z = torch.zeros(5, 2)
     assert vae.decode(z).shape == (5, 4)
-    with pytest.raises(lb.ShapeError, match=r"shape \(2,\), expected \[N, 2\].*pass z\[None\]"):
+    with pytest.raises(ShapeError, match=r"shape \(2,\), expected \[N, 2\].*pass z\[None\]"):
         vae.decode(z[0])
-    with pytest.raises(lb.ShapeError, match=r"shape \(5, 3\), expected \[N, 2\]"):
+    with pytest.raises(ShapeError, match=r"shape \(5, 3\), expected \[N, 2\]"):
         vae.decode(torch.zeros(5, 3))
