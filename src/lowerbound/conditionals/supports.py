@@ -13,7 +13,9 @@ from torch.distributions.constraints import Constraint
 from lowerbound.errors import StorageError
 
 _CLASSES: dict[str, type[Constraint]] = {
-    name: value for name, value in vars(constraints).items() if inspect.isclass(value)
+    name: value
+    for name, value in vars(constraints).items()
+    if inspect.isclass(value) and issubclass(value, Constraint)
 }
 _INSTANCES: dict[str, Constraint] = {
     name: value for name, value in vars(constraints).items() if isinstance(value, Constraint)

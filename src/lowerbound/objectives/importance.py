@@ -105,7 +105,7 @@ class PowerMean:
         exponents = (order * (log_w[0] - log_w[0].mean(1, keepdim=True))).detach()
         # A weight of zero makes the exponents nan, which are not below the limit.
         is_even = (exponents.abs() < _LARGEST_EXPONENT).all(1, keepdim=True)
-        is_small = is_even & (abs(order) < _SMALL_ORDER)
+        is_small = is_even & (torch.as_tensor(order).abs() < _SMALL_ORDER)
         of_small = small(order, *(torch.where(is_small, w, 0.0) for w in log_w))
         of_large = large(order, *(torch.where(is_small, 0.0, w) for w in log_w))
         return torch.where(is_small, of_small, of_large)
