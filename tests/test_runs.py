@@ -94,8 +94,9 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def every_epoch(monkeypatch):
-    """A checkpoint after every epoch."""
-    monkeypatch.setattr(observers, "_CHECKPOINT_SECONDS", -1.0)
+    """A checkpoint after every epoch, and none within it."""
+    monkeypatch.setattr(observers.Recorder, "_is_due", lambda self: True)
+    monkeypatch.setattr(observers.Recorder, "on_step", Observer.on_step)
 
 
 @dataclass

@@ -16,7 +16,8 @@ import yaml
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-from lowerbound.runs.tensor_files import digest, explain_write_errors, read_tensors, write_tensors
+from lowerbound.runs.tensor_files import digest, read_tensors, write_tensors
+from lowerbound.runtime.outputs import explain_write_errors
 
 _DIGESTS_FILE = "SHA256SUMS"
 
@@ -86,10 +87,16 @@ class RunDirectory:
         return read_config(self.config)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
+        """Add a line to ``metrics.jsonl``, or leave the file as it is if the disk is full."""
         path = self.path / "metrics.jsonl"
-        with explain_write_errors(path), path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(record) + "\n")
+        with explain_write_errors(path), path.open("ab", buffering=0) as file:
+            line, end = (json.dumps(record) + "\n").encode(), file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except BaseException:
+                file.truncate(end)
+                raise
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replace all lines, for a run that continues from a checkpoint before the last line."""
@@ -140,6 +147,10 @@ class RunDirectory:
         """
         places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
         return next((place for place in places if place.is_dir()), None)
+
+    def has_checkpoints(self) -> bool:
+        """Check whether there is a checkpoint, complete or damaged."""
+        return self.find_best() is not None or bool(self.list_newest())
 
     def list_newest(self) -> list[Path]:
         """List the checkpoints of steps, the newest first."""

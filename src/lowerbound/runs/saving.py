@@ -17,7 +17,8 @@ from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, find_foreign_parts, has_references
 from lowerbound.errors import StorageError
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.runs.tensor_files import explain_write_errors, read_tensors, write_tensors
+from lowerbound.runs.tensor_files import read_tensors, write_tensors
+from lowerbound.runtime.outputs import explain_write_errors
 
 FORMAT = 2  # for models with shared parts; also the newest format that can be read
 _FORMAT_WITHOUT_SHARING = 1

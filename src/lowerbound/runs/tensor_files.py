@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-
-
-@contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Within the block, turn an error of writing into one that the user can mend.
-
-    Raises:
-        StorageError: if the disk is full, or the folder cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(
-            f"{path}: cannot be written ({reason}); make room or give another place"
-        ) from None
 
 
 def write_tensors(

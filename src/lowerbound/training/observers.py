@@ -27,7 +27,6 @@ from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
 
 _REFRESH_SECONDS = 0.25
-_CHECKPOINT_SECONDS = 30.0
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
@@ -101,7 +100,7 @@ class Display(Observer):
         if "validation" in record:
             line += f"  validation {self._describe(record['validation'])}"
         line += f"  {speed:,.0f} examples/s"
-        if not loop.progress.finished:
+        if speed and not loop.progress.finished:  # no speed if an interrupt came after the steps
             left = (loop.total_steps - loop.progress.step) * loop.batch_size / speed
             most = "at most " * (loop.autostop is not None)
             line += f"  {most}{left:,.0f} s left"
@@ -137,30 +136,56 @@ class Display(Observer):
 
 @dataclass(eq=False)
 class Recorder(Observer):
-    """Writes metrics and checkpoints to a run directory."""
+    """Writes metrics and checkpoints to a run directory.
+
+    Args:
+        directory: to write to.
+        save_every: seconds between two checkpoints.
+    """
 
     directory: RunDirectory
+    save_every: float
+    header: dict[str, Any] | None = None
     written: float = 0.0
     best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
-        self.header = make_header(loop.model)
-        self.directory.rewrite_metrics(loop.progress.history)
-        self.written = time.monotonic()
+        with loop.signals.postpone():
+            self.directory.rewrite_metrics(loop.progress.history)
+            self.header = make_header(loop.model)
+            self.written = time.monotonic()
+
+    def on_step(self, loop: Loop) -> None:
+        """Write a checkpoint if the last one is old."""
+        if not self._is_due():
+            return
+        loop.check_steps()
+        if loop.healthy():
+            self._checkpoint(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Write the line, and a checkpoint if the last one is old or this is the end."""
-        self.directory.append_metrics(record)
-        if loop.progress.finished or time.monotonic() - self.written > _CHECKPOINT_SECONDS:
-            self._write_checkpoint(loop)
+        with loop.signals.postpone():
+            self.directory.append_metrics(record)
+            if loop.progress.finished or self._is_due():
+                self._checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Write a checkpoint, unless a step was interrupted. Then the last checkpoint remains."""
-        if loop.between_steps and loop.healthy():
+        """Write a checkpoint, unless a step was interrupted; then the last one remains."""
+        if self.header is not None and loop.between_steps and loop.healthy():
+            self._checkpoint(loop)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.written >= self.save_every
+
+    def _checkpoint(self, loop: Loop) -> None:
+        with loop.signals.postpone():
             self._write_checkpoint(loop)
+            self.written = time.monotonic()
 
     def _write_checkpoint(self, loop: Loop) -> None:
+        assert self.header is not None
         optimizer, rest = flatten_optimizer(loop.optimizer)
         files = {
             **loop.weights(),
@@ -178,7 +203,6 @@ class Recorder(Observer):
             self.best_written = loop.progress.best_epoch
         state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
         self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
-        self.written = time.monotonic()
 
 
 @dataclass(eq=False)

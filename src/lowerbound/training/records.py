@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from lowerbound.errors import NonFiniteError
@@ -60,6 +60,20 @@ def are_finite(modules: Iterable[nn.Module]) -> bool:
         if value.is_floating_point() and value.numel()
     ]
     return bool(torch.isfinite(get_total_norm(weights, math.inf)))
+
+
+def average_terms(terms: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:
+    """Average the terms over the validation data.
+
+    Raises:
+        NonFiniteError: if the bound is not finite.
+    """
+    averages = {name: float(term.mean()) for name, term in terms.items()}
+    if not math.isfinite(averages["bound"]):
+        raise make_non_finite_error(
+            progress, "validation bound", "the mean over the validation data"
+        )
+    return averages
 
 
 def make_non_finite_error(progress: Progress, term: str, tensor: str) -> NonFiniteError:

@@ -21,6 +21,8 @@ from lowerbound.training.settings import FitKeywords
 def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
     """Create the directory of a run, or continue with the run in it.
 
+    A run that was killed before its first checkpoint starts over.
+
     Raises:
         SettingsError: if the directory contains another run, naming the difference.
         StorageError: if the directory contains a run already, or none that can be resumed.
@@ -28,7 +30,11 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
     if not settings.resume:
         files.create(make_config(loop, settings))
         return
-    restore(loop, files)
+    if files.has_checkpoints():
+        restore(loop, files)
+    else:
+        _refuse_another_run(loop, files)
+        loop.tell("the run has no checkpoint yet, so it starts over")
     if not loop.progress.finished:  # otherwise nothing will be done by these settings
         amend_config(loop, files, settings)
 
