@@ -61,7 +61,10 @@ class Recipe:
         Raises:
             SettingsError: for an argument that is unknown or out of range.
         """
-        return _make_from_seed(unwrap(self.make), self.name, shape, arguments, seed)
+        made: tuple[Model, Objective] = _make_from_seed(
+            unwrap(self.make), self.name, shape, arguments, seed
+        )
+        return made
 
 
 def _make_from_seed(

@@ -370,8 +370,7 @@ class Loop:
         progress = self.progress
         progress.history.append(record)
         if progress.position == len(self.train):
-            progress.epoch += 1
-            progress.position = 0
+            progress.epoch, progress.position = progress.epoch + 1, 0
             self.step.begin_epoch()
         waited = progress.epoch - progress.best_epoch
         progress.stopped_early = self.patience is not None and waited >= self.patience
