@@ -325,7 +325,7 @@ def test_only_what_was_saved_is_claimed(data, tmp_path):
     fault, command = "disk full", f"lowerbound train --resume {files.path}"
     start_over = f"disk full; there is no checkpoint yet; to start over: {command}"
     assert _describe_interrupt(files.path, [fault]) == f"interrupted; {start_over}"
-    (files.checkpoints / "step-00000012").mkdir(parents=True)
+    (files.path / "checkpoints" / "step-00000012").mkdir(parents=True)
     line = _describe_interrupt(files.path, [fault])
     assert "disk full; to continue from step-00000012: lowerbound" in line
 

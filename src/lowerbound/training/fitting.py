@@ -71,7 +71,8 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         DataError, ShapeError: if the model cannot take the data.
         NonFiniteError: if the bound or a gradient becomes non-finite; the model keeps its last
             finite weights.
-        StorageError: if the directory contains a run already, or lacks a run to resume.
+        StorageError: if the directory contains a run already, if another process is training into
+            it, or if it lacks a run to resume.
         TrainingInterrupted: a ``KeyboardInterrupt`` with the :class:`lowerbound.Run` so far, after
             Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGXCPU. The training stops after the current step,
             or after a second within it, and the model gets the best weights so far. With a
@@ -97,7 +98,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
-    from lowerbound.training.resuming import open_run
+    from lowerbound.training.resuming import lock_run, open_run
 
     check_types("fit", model, objective)
     settings = check_settings(FitKeywords, keywords, name="fit")
@@ -107,7 +108,8 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     with StopSignals.catch() as signals:
         loop = make_loop(model, objective, plan, settings, observers, signals=signals)
         model.preprocessing = find_preprocessing(loop.train)
-        with seeded(derived_seed(settings.seed, "training"), loop.device):
+        seed = derived_seed(settings.seed, "training")
+        with lock_run(files, settings), seeded(seed, loop.device):
             if files is not None:
                 open_run(loop, files, settings)
             try:

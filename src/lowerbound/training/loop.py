@@ -31,9 +31,9 @@ from lowerbound.training.players import Weights, collect_players, collect_weight
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
-    are_finite,
     average_terms,
     describe_cut_schedules,
+    find_non_finite,
     make_non_finite_error,
     record_schedules,
 )
@@ -163,9 +163,9 @@ class Loop:
         """The terms, averaged over this epoch's examples so far; waits for the device."""
         return {name: total / self.progress.position for name, total in self.step.totals.items()}
 
-    def healthy(self) -> bool:
-        """Whether all weights are finite."""
-        return are_finite([self.model, self.players])
+    def find_non_finite(self) -> str | None:
+        """Name what is not finite of the weights, their average and the optimiser's state."""
+        return find_non_finite([self.model, self.players], self.kept, self.optimizer)
 
     def tell(self, line: str) -> None:
         """Pass a line about how the steps run to all observers."""
@@ -301,8 +301,8 @@ class Loop:
     def _validate(self) -> dict[str, Any]:
         """Validate, and make the record of the epoch that has just ended."""
         progress, averages = self.progress, self.averages()
-        if not self.healthy():
-            raise make_non_finite_error(progress, "parameter", "the model's weights")
+        if where := self.find_non_finite():
+            raise make_non_finite_error(progress, "parameter", where)
         rate = self.rates.compute_model_rate(progress.step - 1, progress.windows.rate_factor)
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +21,10 @@ from lowerbound.report.figures import (
     save_learning_curves,
     save_pairs,
 )
-from lowerbound.runs.directory import RunDirectory, flatten_optimizer
+from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
-from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
 
@@ -147,12 +147,12 @@ class Recorder(Observer):
     save_every: float
     header: dict[str, Any] | None = None
     written: float = 0.0
-    best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
         with loop.signals.postpone():
             self.directory.rewrite_metrics(loop.progress.history)
+            self.config = self.directory.read_config()
             self.header = make_header(loop.model)
             self.written = time.monotonic()
 
@@ -161,7 +161,7 @@ class Recorder(Observer):
         if not self._is_due():
             return
         loop.check_steps()
-        if loop.healthy():
+        if loop.find_non_finite() is None:
             self._checkpoint(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
@@ -173,7 +173,9 @@ class Recorder(Observer):
 
     def on_interrupt(self, loop: Loop) -> None:
         """Write a checkpoint, unless a step was interrupted; then the last one remains."""
-        if self.header is not None and loop.between_steps and loop.healthy():
+        if self.header is None or not loop.between_steps:
+            return
+        if loop.find_non_finite() is None:
             self._checkpoint(loop)
 
     def _is_due(self) -> bool:
@@ -186,23 +188,9 @@ class Recorder(Observer):
 
     def _write_checkpoint(self, loop: Loop) -> None:
         assert self.header is not None
-        optimizer, rest = flatten_optimizer(loop.optimizer)
-        files = {
-            **loop.weights(),
-            "optimizer": optimizer,
-            "random": random_state(loop.device),
-        }
-        if loop.ema is not None:
-            files |= {
-                "averaged": loop.ema.module.state_dict(),
-                "average": {"n_averaged": loop.ema.n_averaged},
-            }
-        if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
-            best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
-            self.directory.write_checkpoint("best", loop.best_weights, best, self.header)
-            self.best_written = loop.progress.best_epoch
-        state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
-        self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
+        files, state = collect_state(loop)
+        step = loop.progress.step
+        self.directory.write_checkpoint(step, files, state, self.header, self.config)
 
 
 @dataclass(eq=False)
