@@ -481,6 +481,33 @@ def test_a_full_disk_leaves_no_part_of_a_result(
     assert sorted(os.listdir()) == before
 
 
+def test_a_full_disk_leaves_no_part_of_a_run_s_files(data, tmp_path, full_disk):
+    train(data, tmp_path / "run", epochs=1)
+
+    def list_files():
+        return sorted(str(path) for path in (tmp_path / "run").rglob("*"))
+
+    before = list_files()
+    full_disk(16)
+    with pytest.raises(StorageError, match=r"config.yaml: cannot be written"):
+        train(data, tmp_path / "run", epochs=2, resume=True)
+    with pytest.raises(StorageError, match="cannot be written"):
+        lb.save(make_vae(), tmp_path / "run" / "model")
+    assert list_files() == before
+
+
+def test_a_checkpoint_on_a_full_disk_is_not_claimed(data, tmp_path, full_disk):
+    def fill():
+        full_disk(16)
+        send()
+
+    with pytest.raises(TrainingInterrupted) as caught:
+        train(data, tmp_path / "run", observers=[At(2, fill)])
+    assert "cannot be written" in caught.value.__notes__[0]
+    assert "to start over" in _describe_interrupt(tmp_path / "run", [])
+    assert os.listdir(tmp_path / "run" / "checkpoints") == []
+
+
 def test_metrics_keep_whole_lines_on_a_full_disk(tmp_path, full_disk):
     files = RunDirectory(tmp_path)
     files.append_metrics({"epoch": 1})

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)  # of folders, on some network file systems
@@ -42,12 +44,25 @@ def name_partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Within the block, write a file under the name that is given; it is then published.
+
+    If that fails, what was written is removed, and the earlier file remains.
+    """
+    partial = name_partial(path)
+    try:
+        yield partial
+        sync(partial)
+        publish(partial, path)
+    finally:
+        remove(partial)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file completely or not at all."""
-    partial = name_partial(path)
-    partial.write_text(text, encoding="utf8")
-    sync(partial)
-    publish(partial, path)
+    with replace_file(path) as partial:
+        partial.write_text(text, encoding="utf8")
 
 
 def make_folder(path: Path) -> None:

@@ -32,10 +32,8 @@ def write_tensors(
     A name that the metadata's ``shared`` maps to another name has the same tensor, which is stored
     once.
     """
-    partial = disk.name_partial(path)
-    write_unsynced_tensors(partial, tensors, metadata)
-    disk.sync(partial)
-    disk.publish(partial, path)
+    with disk.replace_file(path) as partial:
+        write_unsynced_tensors(partial, tensors, metadata)
 
 
 def write_unsynced_tensors(
