@@ -27,8 +27,8 @@ EXIT_CODE = 130
 
 # The time that the current step of a training may take to end by itself; and the time between two
 # interrupts, the second of which is needed only if code of others has swallowed the first one.
-_GRACE_SECONDS = 1.0
-_AGAIN_SECONDS = 1.5
+_GRACE_SECONDS = 2.0
+_AGAIN_SECONDS = 1.2
 
 # After this time the command ends, whatever it is doing, unless it is writing a checkpoint.
 _LIMIT_SECONDS = 4.5
@@ -102,7 +102,7 @@ class StopSignals:
 
     @contextmanager
     def finish_step(self, may_interrupt: Callable[[], bool]) -> Iterator[None]:
-        """Within the block, a signal waits for the end, but for a second at most.
+        """Within the block, a signal waits for the end, but for two seconds at most.
 
         Args:
             may_interrupt: whether the step can still be undone. While it cannot, a signal waits.
@@ -164,7 +164,7 @@ class StopSignals:
         if not self._pending or self._postponed or self._ending:
             return
         now = time.monotonic()
-        if now - self._raised_at >= _GRACE_SECONDS:
+        if now - self._raised_at >= _AGAIN_SECONDS:
             self._pending, self._raised_at = False, now
             raise KeyboardInterrupt
 

@@ -75,9 +75,9 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
             it, or if it lacks a run to resume.
         TrainingInterrupted: a ``KeyboardInterrupt`` with the :class:`lowerbound.Run` so far, after
             Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGXCPU. The training stops after the current step,
-            or after a second within it, and the model gets the best weights so far. With a
-            directory a checkpoint is written first. A signal that the program handles itself or
-            ignores is left to it.
+            or undoes it if it takes more than two seconds, and the model gets the best weights so
+            far. With a directory a checkpoint is written first. A signal that the program handles
+            itself or ignores is left to it.
 
     Example:
         >>> import lowerbound as lb
