@@ -514,9 +514,7 @@ def test_the_best_checkpoint_is_the_best_epochs(data, tmp_path, every_epoch):
     best, progress = tensors["best-model"], state["progress"]
     assert progress["best_epoch"] == run.best_epoch < 20
     short = train(None, data + 4, epochs=run.best_epoch, **settings)
-    assert all(
-        torch.equal(best[name], value) for name, value in short.model.state_dict().items()
-    )
+    assert all(torch.equal(best[name], value) for name, value in short.model.state_dict().items())
     loaded = lb.load(tmp_path / "run")
     assert lb.evaluate(loaded, lb.ELBO(), data + 1).mean == pytest.approx(
         progress["best_bound"], rel=1e-9
