@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from arguments import read_arguments
+
 ROOT, ROUNDS = Path(__file__).parent.parent, 5
 TRAINING = "import sys; from lowerbound.cli import main; sys.argv[0] = 'lowerbound'; main()"
 ARGUMENTS = [
@@ -40,7 +42,7 @@ def time_training(source: Path, run: str) -> float:
 
 
 if __name__ == "__main__":
-    revision = sys.argv[1]
+    (revision,) = read_arguments(__name__, "revision")
     with tempfile.TemporaryDirectory() as folder:
         git = ["git", "-C", str(ROOT), "worktree"]
         earlier = Path(folder) / "earlier"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from dataclasses import replace
 from statistics import median
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from arguments import read_arguments
 from contenders.lowerbound_ import make
 from tasks import LEARNING_RATE, TASKS, Task
 
@@ -93,6 +93,7 @@ def draw(sweeps: dict[str, Any], path: str) -> None:
 if __name__ == "__main__":
     from run import product_rate
 
+    (figure,) = read_arguments(__name__, "figure")
     results: dict[str, Any] = {}
     for name, sweep in SWEEPS.items():
         rate = median(product_rate() for _ in range(3))
@@ -103,5 +104,5 @@ if __name__ == "__main__":
             "floor_seconds": floors,
             "slope": slope(list(seconds), list(seconds.values())),
         }
-    draw(results, sys.argv[1])
+    draw(results, figure)
     print(json.dumps({"sweeps": results}))

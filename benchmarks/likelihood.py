@@ -9,14 +9,13 @@ The first round includes the compilation.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
+from arguments import read_arguments
 from contenders.lowerbound_ import examples, make
-from contenders.pythae_ import build
 from run import product_rate, timed
 from tasks import TASKS, load
 
@@ -27,8 +26,11 @@ FEW = 8  # images in a round of pythae, whose rate is as steady
 
 
 if __name__ == "__main__":
+    (folder,) = read_arguments(__name__, "folder")
+    from contenders.pythae_ import build
+
     task = TASKS["mnist"]
-    _, test = load(task, Path(sys.argv[1]))
+    _, test = load(task, Path(folder))
     ours, theirs, images = make(task)[0], build(task).eval(), torch.from_numpy(test).float()
     given = examples(task, test)
     seconds: dict[str, list[float]] = {"lowerbound": [], "lowerbound, uncompiled": [], "pythae": []}

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from arguments import read_arguments
 from contenders.lowerbound_ import make
 from tasks import TASKS
 
@@ -22,6 +23,7 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
+    read_arguments(__name__)
     model, _ = make(TASKS["mnist"])
     before = peak()
     lb.log_likelihood(model, (torch.rand(4, 784) < 0.5).float(), 100_000)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, variance
 
 import torch
+from arguments import read_arguments
 from contenders.lowerbound_ import examples, make
 from tasks import LEARNING_RATE, TASKS, load
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -65,7 +65,8 @@ def train_by_loop(values: torch.Tensor, test: lb.Examples, seed: int) -> float:
 
 
 if __name__ == "__main__":
-    train, test = load(TASK, Path(sys.argv[1]))
+    (folder,) = read_arguments(__name__, "folder")
+    train, test = load(TASK, Path(folder))
     values = torch.from_numpy(train).reshape(len(train), -1)
     bounds = {
         "lowerbound": [

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from arguments import read_arguments
 from contenders.lowerbound_ import examples, make
 from tasks import LEARNING_RATE, TASKS, load
 
@@ -40,10 +41,11 @@ def bound(name: str, folder: Path, precision: str, seed: int) -> float:
 
 
 if __name__ == "__main__":
+    folder, *names = read_arguments(__name__, "folder", more="task")
     found: dict[str, Any] = {}
-    for name in sys.argv[2:] or EPOCHS:
+    for name in names or EPOCHS:
         found[name] = {
-            precision: [bound(name, Path(sys.argv[1]), precision, seed) for seed in SEEDS]
+            precision: [bound(name, Path(folder), precision, seed) for seed in SEEDS]
             for precision in ("float32", "bfloat16")
         } | {"epochs": EPOCHS[name]}
         print(name, found[name], file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import torch
+from arguments import read_arguments
 from run import product_rate, typical_seconds
 from tasks import TASKS
 
@@ -35,6 +36,7 @@ def time_layer(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    read_arguments(__name__)
     print(
         json.dumps(
             {

@@ -6,13 +6,13 @@ python profiles.py FOLDER
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 import torch._inductor.config
+from arguments import read_arguments
 from contenders.lowerbound_ import examples, make
 from tasks import LEARNING_RATE, TASKS, Task, load
 
@@ -74,7 +74,7 @@ def profile_likelihood(
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder = Path(*read_arguments(__name__, "folder"))
     tables = {
         "mnist": profile_training(TASKS["mnist"], folder),
         "mnist, uncompiled": profile_training(TASKS["mnist"], folder, "never"),

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from arguments import read_arguments
 from tasks import LEARNING_RATE, TASKS
 
 
@@ -189,4 +190,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 3:
         train(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
     else:
-        print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
+        folder, kind = read_arguments(__name__, "folder", "kind")
+        print(json.dumps(measure(Path(folder), kind)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+from arguments import read_arguments
 from tasks import TASKS, Task
 
 
@@ -56,8 +57,8 @@ class Conversation:
 
 
 if __name__ == "__main__":
+    name, task, folder, *option = read_arguments(__name__, "name", "task", "folder", more="option")
     ANSWERS, sys.stdout = sys.stdout, sys.stderr  # so that libraries do not print between answers
-    name, task, folder, *option = sys.argv[1:]
     importlib.import_module(f"contenders.{name}_").run(
         TASKS[task], Path(folder), Conversation, *option
     )

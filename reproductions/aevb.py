@@ -11,12 +11,12 @@ import json
 import os
 import platform
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from choices import choose_parts
 from page_text import describe_machines, paragraph, read_results, table
 
 import lowerbound as lb
@@ -239,6 +239,6 @@ def section(name: str, result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or EXPERIMENTS:
+    for chosen in choose_parts(__name__, EXPERIMENTS):
         run(chosen)
     write_page()

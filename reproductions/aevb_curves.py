@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from choices import choose_parts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from page_text import item, paragraph, read_results, table
@@ -357,7 +358,8 @@ def claims(done: dict[str, dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
+    names_of_curves = choose_parts(__name__, names())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for chosen in sys.argv[1:] or names():
+    for chosen in names_of_curves:
         run(chosen)
     write_page()

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from aevb_curves import BATCH, METHODS, RATES, TRIAL_STEPS, train
+from choices import choose_parts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from page_text import paragraph, read_results, table
@@ -380,7 +381,8 @@ def write_page() -> None:
 
 
 if __name__ == "__main__":
+    names_of_curves = choose_parts(__name__, names())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for chosen in sys.argv[1:] or names():
+    for chosen in names_of_curves:
         run(chosen)
     write_page()

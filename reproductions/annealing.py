@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from choices import choose_parts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from page_text import describe_machines, paragraph, read_results, table, verdict
@@ -394,7 +395,8 @@ def write_page() -> None:
 
 
 if __name__ == "__main__":
+    names = choose_parts(__name__, parts())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for chosen in sys.argv[1:] or parts():
+    for chosen in names:
         run(chosen)
     write_page()

@@ -16,11 +16,11 @@ docs/results/full-bayes/NUMBER.json; if that file exists, nothing is trained aga
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from choices import choose_parts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from page_text import paragraph, table
@@ -303,8 +303,9 @@ def write_page() -> None:
 
 def main() -> None:
     """Measure what was asked for and not measured before, and write the page."""
+    counts = [int(name) for name in choose_parts(__name__, map(str, COUNTS))]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for count in [int(name) for name in sys.argv[1:]] or COUNTS:
+    for count in counts:
         path = RESULTS / f"{count}.json"
         if not path.exists():
             path.write_text(json.dumps(measure(count), indent=1) + "\n", encoding="utf8")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from choices import choose_parts
 from posterior_data import PROBLEMS, RESULTS
 from posterior_models import log_density, log_joint_model
 from posteriors_page import write_page
@@ -231,6 +232,6 @@ def run(cell: str) -> None:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or CELLS:
+    for chosen in choose_parts(__name__, CELLS):
         run(chosen)
     write_page()

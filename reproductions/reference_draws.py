@@ -22,15 +22,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax.scipy.special import logsumexp
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-from numpyro.infer import MCMC, NUTS
-from numpyro.infer.util import potential_energy
+from choices import choose_parts
 from posterior_data import EFFECT, ERROR, FIRMS, GRUNFELD, PROBLEMS, RESULTS, Arrays
+
+try:
+    import jax
+    import numpyro
+    import numpyro.distributions as dist
+    from jax.scipy.special import logsumexp
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+    from numpyro.infer import MCMC, NUTS
+    from numpyro.infer.util import potential_energy
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error}; run `make reference`, which installs it into an environment of its own"
+    ) from None
 
 jax.config.update("jax_enable_x64", True)
 
@@ -333,10 +340,11 @@ def write_grunfeld() -> None:
             writer.writerow([row.firm, int(row.year), row.invest, row.value, row.capital])
 
 
-def main(chosen: list[str]) -> None:
+def main() -> None:
+    chosen = choose_parts(__name__, [name for name in PROBLEMS if name != "schools-centred"])
     if not GRUNFELD.exists():
         write_grunfeld()
-    for name in chosen or [name for name in PROBLEMS if name != "schools-centred"]:
+    for name in chosen:
         if (RESULTS / "reference" / f"{name}.json").exists():
             print(f"{name}: exists already", file=sys.stderr)
             continue
@@ -347,4 +355,4 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

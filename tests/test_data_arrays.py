@@ -314,12 +314,15 @@ def test_wishes_that_are_met_already_pass():
     assert load_data(np.zeros((9, 8, 8)), image_size=8, color="grey").shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize(
-    "fraction", [0, 1, -0.1, 1.5, float("nan"), float("inf"), "half", None, True, 0.001]
-)
+@pytest.mark.parametrize("fraction", [1, -0.1, 1.5, float("nan"), float("inf"), "half", None, True])
 def test_test_fractions_out_of_range(fraction):
     with pytest.raises(SettingsError, match="fraction"):
         load_data(GREYS, test_fraction=fraction)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001])
+def test_less_than_one_example_is_no_test_part(fraction):
+    assert not load_data(GREYS, test_fraction=fraction).has_test
 
 
 @pytest.mark.parametrize(

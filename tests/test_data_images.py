@@ -15,6 +15,9 @@ from lowerbound.data.images import read_image_folder
 from lowerbound.data.picture import MAX_PIXELS, read_picture, resize_picture
 from lowerbound.errors import DataError
 
+# What is not used is reported, see test_data_unused.py.
+reports_unused = pytest.mark.filterwarnings("ignore::lowerbound.data.unused.UnusedDataWarning")
+
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (6, 5), dtype=np.uint8)
 COLOR = RANDOM.integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -77,6 +80,7 @@ def test_flat_folders_have_no_labels(tmp_path):
     assert data.name == tmp_path.name
 
 
+@reports_unused
 def test_train_and_test_folders_are_the_parts(tmp_path):
     for name, shade in (("train/a/1", 1), ("train/b/1", 2), ("test/b/1", 3), ("valid/a/1", 4)):
         save(tmp_path / f"{name}.png", np.full((2, 2), shade, dtype=np.uint8))
@@ -101,6 +105,7 @@ def test_one_picture_in_color_puts_both_parts_in_color(tmp_path):
         load_data((tmp_path / "train", tmp_path / "test"))
 
 
+@reports_unused
 def test_litter_is_passed_over(tmp_path):
     save(tmp_path / "1.png")
     for name in (".DS_Store", "Thumbs.db", "notes.txt", ".hidden.png", "._1.png", "desktop.ini"):
@@ -282,6 +287,7 @@ def test_palettes_are_looked_up(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pgm", ".tif"])
+@reports_unused
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
     shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     assert np.array_equal(decoded(save(tmp_path / f"a{suffix}", shades)).ravel(), np.arange(256))
@@ -289,6 +295,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
     assert decoded(save(tmp_path / f"b{suffix}", between)).tolist() == [[0, 1, 255, 254]]
 
 
+@reports_unused
 def test_float_pictures_in_the_unit_interval(tmp_path):
     assert decoded(
         save(tmp_path / "a.tif", np.array([[0, 0.5, 1]], dtype=np.float32))
@@ -342,6 +349,7 @@ def test_damaged_exif_does_not_damage_the_picture(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+@reports_unused
 def test_the_first_frame_of_an_animation(tmp_path, suffix):
     frames = [Image.new("RGB", (4, 4), shade) for shade in ("red", "blue")]
     lossless = {"lossless": True} if suffix == ".webp" else {}

@@ -1,11 +1,12 @@
 """The command ``lowerbound`` parses its arguments, calls the library, and prints the results.
 
 Its exit code is 0 after success, 2 after a mistake that the user can correct, 130 after an
-interrupt, and 1 after a bug in lowerbound.
+interrupt, 141 after the reader of its output ended first, and 1 after a bug in lowerbound.
 """
 
 import sys
 
+from lowerbound.cli.pipes import exit_when_closed
 from lowerbound.runtime.interrupts import EXIT_CODE, StopSignals
 
 
@@ -18,16 +19,19 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after the name of the command; by default, those of the process.
     """
-    with StopSignals.catch(ends_process=arguments is None) as signals:
+    with (
+        exit_when_closed() as is_closed,
+        StopSignals.catch(ends_process=arguments is None) as signals,
+    ):
         try:
             from lowerbound.cli.application import run
 
             code = run(sys.argv[1:] if arguments is None else arguments, signals)
         except KeyboardInterrupt:
             code = EXIT_CODE
-        if signals.requested or code == EXIT_CODE:
+        if (signals.requested or code == EXIT_CODE) and not is_closed():
             if signals.ends_process:
                 signals.end_process()
             signals.print_explanation()
             code = EXIT_CODE
-    sys.exit(code)
+        sys.exit(code)

@@ -31,7 +31,6 @@ app = typer.Typer(
     help="Variational auto-encoders and variational inference, with bounds that are right to the "
     "last nat.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lowerbound.cli.given import GivenFields, check_given, parse_given
 from lowerbound.cli.runs import (
     Data,
     Directory,
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def sample(
+def sample(  # noqa: PLR0917 (typer calls it by name)
     directory: Directory,
     out: Annotated[
         Path,
@@ -49,16 +50,19 @@ def sample(
             "and a draw for .npy.",
         ),
     ] = None,
+    given: GivenFields = None,
 ) -> None:
     """Draw z from the prior, decode it, and write pictures or an array."""
     _check_suffix(out, (".png", ".npy"))
     model, _ = open_run(directory)
     if mean is None:
         mean = out.suffix == ".png"
-    _write(model.sample(count, mean=mean, seed=seed), out)
+    fields = parse_given(given, model)
+    check_given(fields, model)
+    _write(model.sample(count, mean=mean, seed=seed, **fields), out)
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     directory: Directory,
     out: Annotated[
         Path,
@@ -71,8 +75,9 @@ def reconstruct(
     count: Pairs = 16,
     data: Data = None,
     split: ScoredPart = None,
+    given: GivenFields = None,
 ) -> None:
-    """Encode and decode some examples.
+    """Encode and decode some examples. With --given, decode them as if they had other fields.
 
     A .png shows evenly spaced examples next to their reconstructions; a .npy contains the
     reconstructions of the first examples.
@@ -83,14 +88,15 @@ def reconstruct(
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
+    fields = parse_given(given, model)
     examples = load_examples(config, data, split or choose_part(data), model)
     model.check_data(examples)
     if out.suffix == ".npy":
-        _write(model.reconstruct(examples.first(count)), out)
+        _write(model.reconstruct(examples.first(count), **fields), out)
         return
     # Evenly spaced examples include all classes, even if the data are sorted by class.
     shown = examples.spread(count)
-    images = model.reconstruct(shown)
+    images = model.reconstruct(shown, **fields)
     _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
     save_pairs(originals, images, out)

@@ -105,8 +105,8 @@ def load_examples(
         settings |= make_load_settings(model.preprocessing, source)
     if split == "all":
         return read_all(named, **settings)
-    dataset = load_data(named, **settings)
-    return {"train": dataset.train, "test": dataset.test}[split]
+    examples: Examples = getattr(load_data(named, **settings), split)
+    return examples
 
 
 def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
@@ -209,11 +209,15 @@ def _read_progress(entry: Mapping[str, Any]) -> dict[str, float]:
     return progress
 
 
-def describe_examples(train: "Examples", validation: "Examples | None", test: "Examples") -> str:
+def describe_examples(train: "Examples", validation: "Examples | None", dataset: "Dataset") -> str:
     """Describe the data of a training run on one line."""
     from lowerbound.data.rows import Rows
 
-    held_out = 0 if validation is None else len(validation)
+    held_out, test = 0, 0
+    if validation is not None:
+        held_out = len(validation)
+    if dataset.has_test:
+        test = len(dataset.test)
     size = " x ".join(str(side) for side in train.shape)
     if train.levels:
         values = f"{train.levels} levels"
@@ -227,7 +231,7 @@ def describe_examples(train: "Examples", validation: "Examples | None", test: "E
     if train.labels is not None:
         values += f", {len(train.labels.unique())} classes"
     return (
-        f"{len(train):,} training, {held_out:,} validation and {len(test):,} test examples of "
+        f"{len(train):,} training, {held_out:,} validation and {test:,} test examples of "
         f"{size}, {values}"
     )
 

@@ -168,7 +168,8 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
         make_flag(
             "validation",
             float,
-            "The fraction of the training data to hold out for validation. 0 disables validation.",
+            "The fraction of the training data to hold out for validation. 0, or less than one "
+            "example, disables validation.",
             "Run",
             0.1,
         ),
@@ -226,7 +227,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
                 model,
                 objective,
                 dataset.train,
-                validation=plan.get("validation") or None,
+                validation=_choose_validation(dataset.train, plan.get("validation")),
                 directory=directory,
                 resume=resume,
                 config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
@@ -236,7 +237,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
         except KeyboardInterrupt as error:
             faults += getattr(error, "__notes__", [])
             raise
-        _print_results(run, dataset.test, directory)
+        _print_results(run, dataset, directory)
 
 
 def _describe_interrupt(directory: Path, faults: list[str]) -> str:
@@ -261,11 +262,21 @@ def _describe_interrupt(directory: Path, faults: list[str]) -> str:
     return f"interrupted{reason}; {start}: {command}"
 
 
+def _choose_validation(train: "Examples", fraction: Any) -> Any:
+    """Choose the fraction to hold out, or ``None`` if that is less than one example."""
+    is_fraction = isinstance(fraction, int | float) and 0 < fraction < 1
+    if not fraction or (is_fraction and round(len(train) * fraction) == 0):
+        return None
+    return fraction
+
+
 def _refuse_missing(dataset: "Dataset") -> None:
     """Raise ``DataError`` if entries are missing, since no recipe's likelihood allows that."""
     from lowerbound.data.fields import OBSERVED, count_missing
 
-    parts = (dataset.train, dataset.test)
+    parts = [dataset.train]
+    if dataset.has_test:
+        parts.append(dataset.test)
     masks = [part.fields[OBSERVED] for part in parts if OBSERVED in part.fields]
     if all(mask.all() for mask in masks):
         return
@@ -282,7 +293,7 @@ def _make_announcer(dataset: "Dataset", out: Path) -> Any:
 
     class Announcer(Observer):
         def on_start(self, loop: "Loop") -> None:
-            parts = describe_examples(loop.train, loop.validation, dataset.test)
+            parts = describe_examples(loop.train, loop.validation, dataset)
             print(f"{dataset.name}: {parts}; {loop.device} -> {out}", file=sys.stderr)
 
     return Announcer()
@@ -297,19 +308,25 @@ def _find_free_directory(name: str) -> Path:
     return path
 
 
-def _print_results(run: "Run", test: "Examples", out: Path) -> None:
-    """Print the bound on the test data, the paths of the pictures, and the next commands."""
+def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
+    """Print the bound on the test data, the paths of the pictures, and the next commands.
+
+    If there are no test data, the bound is that on the training data.
+    """
     import lowerbound as lb
     from lowerbound.report.figures import is_image
 
-    estimate = lb.evaluate(run.model, run.objective, test)
-    elbo = evaluate_elbo(run.model, run.objective, test)
-    print(describe_estimate(estimate, "test", run.objective, elbo))
+    part, flag, examples = "train", " --split train", dataset.train
+    if dataset.has_test:
+        part, flag, examples = "test", "", dataset.test
+    estimate = lb.evaluate(run.model, run.objective, examples)
+    elbo = evaluate_elbo(run.model, run.objective, examples)
+    print(describe_estimate(estimate, part, run.objective, elbo))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))
     print("next:")
-    directory, suffix = shlex.quote(str(out)), "png" if is_image(test.shape) else "npy"
+    directory, suffix = shlex.quote(str(out)), "png" if is_image(dataset.shape) else "npy"
     for command in (
-        f"evaluate {directory} --log-likelihood 100",
+        f"evaluate {directory}{flag} --log-likelihood 100",
         f"sample {directory} --count 100 --out samples.{suffix}",
         f"encode {directory} --out latents.csv",
     ):
@@ -325,6 +342,8 @@ def _find_pictures(out: Path) -> list[Path]:
 
 def _find_program() -> str:
     """Find the word that the user has to type to run the command again."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return "python -m lowerbound"
     if Path(sys.argv[0]).name == "lowerbound" and not shutil.which("lowerbound"):
         return sys.argv[0]
     return "lowerbound"

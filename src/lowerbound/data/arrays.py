@@ -156,10 +156,22 @@ def read_npy(path: Path, options: ReadOptions) -> Examples:
     if stays_in_file(options.keep_in, path.stat().st_size):
         with readable:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
+            _refuse_rest(path, array.offset + array.nbytes)
     else:
         with readable, path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
+            _refuse_rest(path, file.tell())
     return as_examples(array, name=str(path), kind=options.kind, missing=options.missing)
+
+
+def _refuse_rest(path: Path, end: int) -> None:
+    """Raise ``DataError`` if a file goes on after its array."""
+    more = path.stat().st_size - end
+    if more:
+        raise DataError(
+            f"{path}: has {more:,} more bytes after its array, such as a second array; write one "
+            "array, or several with numpy.savez"
+        )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,11 +11,18 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.options import Pixels
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values
+from lowerbound.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
 class Dataset:
     """A training part and a test part, whose examples are of the same kind.
+
+    A few examples may have no test part: then ``has_test`` is false.
+
+    Args:
+        train: the examples to train on.
+        test: the examples to test with, or ``None``.
+        name: the name of the data in messages.
 
     Example:
         >>> from lowerbound.data import load_data
@@ -24,9 +31,29 @@ class Dataset:
         ((1, 8, 8), 1617, 180)
     """
 
-    train: Examples
-    test: Examples
-    name: str
+    def __init__(self, train: Examples, test: Examples | None, name: str) -> None:
+        self.train = train
+        self.name = name
+        self._test = test
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test part."""
+        return self._test is not None
+
+    @property
+    def test(self) -> Examples:
+        """The examples of the test part.
+
+        Raises:
+            DataError: if there is none.
+        """
+        if self._test is None:
+            raise DataError(
+                f"{self.name}: the {len(self.train)} example(s) have no test part; use .train "
+                "(--split train), or set a larger test_fraction (--test-fraction 0.5)"
+            )
+        return self._test
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,7 +67,10 @@ class Dataset:
 
     def __repr__(self) -> str:
         size = " x ".join(str(side) for side in self.shape)
-        return f"Dataset({self.name}: {len(self.train):,} train, {len(self.test):,} test, {size})"
+        test = "no test part"
+        if self.has_test:
+            test = f"{len(self.test):,} test"
+        return f"Dataset({self.name}: {len(self.train):,} train, {test}, {size})"
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Dataset:
         """Make a data set with another treatment of pixels, see :class:`Examples`.
@@ -49,11 +79,10 @@ class Dataset:
         """
         if pixels == "as-is":
             return self
-        return replace(
-            self,
-            train=self.train.prepare(pixels, seed=seed),
-            test=self.test.prepare(pixels, seed=seed + 1),
-        )
+        test = self._test
+        if test is not None:
+            test = test.prepare(pixels, seed=seed + 1)
+        return Dataset(self.train.prepare(pixels, seed=seed), test, self.name)
 
     def all(self) -> Examples:
         """Join both parts.
@@ -61,7 +90,9 @@ class Dataset:
         If the parts come from a random split, the examples are in the order of their source;
         otherwise the training part comes first.
         """
-        train, test = self.train, self.test
+        if self._test is None:
+            return replace(self.train, rows=None)
+        train, test = self.train, self._test
         labels: Tensor | None = None
         if train.labels is not None and test.labels is not None:
             labels = torch.cat([train.labels, test.labels])

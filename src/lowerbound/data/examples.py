@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
@@ -15,12 +14,13 @@ from lowerbound.data.fields import (
     OBSERVED,
     check_fields,
     check_shapes,
-    compute_field_digest,
     mark_missing,
     read_labels,
 )
+from lowerbound.data.identity import compute_digest, compute_field_digest
 from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
 from lowerbound.data.options import Kind, Missing, Pixels
+from lowerbound.data.pixels import decode_pixels
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values, select_rows
 from lowerbound.data.sources import convert_values, read_contents, refuse_settings
@@ -196,16 +196,9 @@ class Examples:
         It is random for ``"dequantize"`` and ``"binarize"``. Counts and codes are not scaled;
         float32 represents them exactly up to 2^24.
         """
-        x = stored.to(dtype)
-        if self.levels is not None and self.kind is None:
-            if self.pixels == "dequantize":
-                # Rounding can turn v + u into v + 1, which is in the next bin or outside [0, 1).
-                below = torch.nextafter(x + 1, x)
-                return torch.minimum(x + self._draw_uniform(stored, dtype), below) / self.levels
-            x = x / (self.levels - 1)
-        if self.pixels == "binarize":
-            return (self._draw_uniform(stored, dtype) < x).to(dtype)
-        return x
+        if self.kind is not None:
+            return stored.to(dtype)
+        return decode_pixels(stored, dtype, levels=self.levels, pixels=self.pixels)
 
     numbers = OldAttribute("decode")
 
@@ -250,10 +243,6 @@ class Examples:
         if self.label_names is not None:
             known["label"] = self.label_names
         return {name: known.get(name) for name in self.all_fields if name != OBSERVED}
-
-    @staticmethod
-    def _draw_uniform(stored: Tensor, dtype: torch.dtype) -> Tensor:
-        return noise.uniform(tuple(stored.shape), 0, dtype=dtype, device=stored.device)
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
         """Make examples with another treatment of their pixels.
@@ -329,9 +318,12 @@ class Examples:
         if 0 < fraction < 1:
             held_out = round(len(self) * fraction)
         if not 0 < held_out < len(self):
+            remedy = "give a number between 0 and 1 such as 0.5"
+            if len(self) == 1:
+                remedy = "one example cannot be split"
             raise SettingsError(
                 f"{self.name}: {setting}={fraction} of {len(self)} examples leaves a part empty; "
-                "give a number between 0 and 1 that leaves neither empty"
+                f"{remedy}, or use all of them: remove {setting} (--{setting.replace('_', '-')} 0)"
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         rest, second = order[held_out:], order[:held_out]
@@ -344,10 +336,7 @@ class Examples:
 
     def digest(self) -> str:
         """Compute the SHA-256 digest of the values, by which sets of examples are compared."""
-        digest = hashlib.sha256()
-        for index in split_row_numbers(self.values):
-            digest.update(self.values[index].cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return compute_digest(self.values)
 
     def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
         """Make the record that a run stores, so that it is resumed only with the same examples.

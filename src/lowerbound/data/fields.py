@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 from typing import Any, get_args
@@ -260,10 +259,3 @@ def count_missing(*masks: Tensor) -> str:
     if count == 1:
         return "1 entry is"
     return f"{count:,} entries are"
-
-
-def compute_field_digest(field: Tensor) -> str:
-    """Compute the SHA-256 digest of a field's type, shape and entries."""
-    digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
-    digest.update(field.cpu().contiguous().numpy().data)
-    return digest.hexdigest()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +21,7 @@ from torch import Tensor
 from lowerbound.data.dataset import Parts
 from lowerbound.data.decoded import choose_decoded_file, write_decoded
 from lowerbound.data.examples import Examples
-from lowerbound.data.formats import FORMATS, PICTURE_SUFFIXES
+from lowerbound.data.folders import Listing, list_entries, list_pictures, make_natural_key
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.memory import refuse_too_large, stays_in_file
 from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
@@ -37,27 +35,13 @@ from lowerbound.data.picture import (
     turn_upright,
 )
 from lowerbound.data.rows import Rows
+from lowerbound.data.unused import Unused, list_names, warn_unused
 from lowerbound.errors import DataError
-
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 # Decoded pictures of at least this size are stored, so that later runs need not decode them.
 _SMALLEST_STORED_BYTES = 1 << 26
 # The number of pictures that are decoded ahead.
 _PICTURES_AHEAD = 256
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """The pictures of one part in order, and the class folder of each if classes have folders."""
-
-    files: tuple[Path, ...]
-    classes: tuple[str, ...] | None
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a path has the suffix of a picture that can be read."""
-    return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def read_image_folder(
@@ -77,9 +61,9 @@ def read_image_folder(
     - one sub-folder for each class. Classes become labels, and are numbered in natural order:
       ``s2`` before ``s10``;
     - the two sub-folders ``train`` and ``test``, each in one of the layouts above, which become the
-      two parts. Other folders, such as ``valid``, are ignored.
+      two parts. Other folders, such as ``valid``, are not read.
 
-    Hidden files and files that are not pictures are skipped.
+    A warning names what is not read. Hidden files do not count.
 
     Args:
         folder: the folder of the pictures.
@@ -99,15 +83,18 @@ def read_image_folder(
     roots: tuple[Path, ...] = (folder,)
     if all(root.is_dir() for root in both):
         roots = both
-    listings = [_list_pictures(root) for root in roots]
+    listings = [list_pictures(root) for root in roots]
+    _report_unread(folder, roots, listings)
     files = [file for listing in listings for file in listing.files]
-    load = partial(_load, size=size, color=color, resize=resize)
+    unused = Unused()
+    load = partial(_load, size=size, color=color, resize=resize, unused=unused)
     kept = None
     if cache is not None and keep_in != "memory":
         kept = choose_decoded_file(folder, files, (size, color, resize), cache)
     values = _read_all(files, load, keep_in, kept)
+    unused.report(str(folder))
     found = {name for listing in listings for name in listing.classes or ()}
-    label_names = tuple(sorted(found, key=_make_natural_key))
+    label_names = tuple(sorted(found, key=make_natural_key))
     starts = np.cumsum([0, *(len(listing.files) for listing in listings)])
     parts = [
         Examples(
@@ -124,7 +111,19 @@ def read_image_folder(
     return parts[0], parts[1]
 
 
-def _make_labels(listing: _Listing, label_names: tuple[str, ...]) -> dict[str, Any]:
+def _report_unread(folder: Path, roots: Sequence[Path], listings: Sequence[Listing]) -> None:
+    unread = [
+        (root / name).relative_to(folder).as_posix()
+        for root, listing in zip(roots, listings, strict=True)
+        for name in listing.unread
+    ]
+    if len(roots) > 1:
+        unread += [entry.name for entry in list_entries(folder) if entry not in roots]
+    if unread:
+        warn_unused(f"{folder}: not read, because they are not pictures: {list_names(unread)}")
+
+
+def _make_labels(listing: Listing, label_names: tuple[str, ...]) -> dict[str, Any]:
     if listing.classes is None:
         return {}
     labels = torch.tensor([label_names.index(name) for name in listing.classes])
@@ -143,80 +142,6 @@ def read_pictures(folder: Path, options: ReadOptions) -> Parts:
     )
 
 
-def _make_natural_key(name: str) -> tuple[object, ...]:
-    """Make a key that sorts numbers within names by their value."""
-    # Text and numbers alternate, and text comes first, so text is never compared with a number. The
-    # name itself resolves ties.
-    parts: list[Any] = re.split(r"([0-9]+)", name)
-    parts[1::2] = map(int, parts[1::2])
-    return tuple(parts), name
-
-
-def _list_entries(folder: Path) -> list[Path]:
-    try:
-        entries = [
-            e
-            for e in folder.iterdir()
-            if not e.name.startswith(".") and e.name.lower() not in _LITTER
-        ]
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the folder cannot be read ({error.strerror or error})"
-        ) from error
-    return sorted(entries, key=lambda entry: _make_natural_key(entry.name))
-
-
-def _list_pictures(root: Path) -> _Listing:
-    entries = _list_entries(root)
-    loose = [entry for entry in entries if is_picture(entry) and not entry.is_dir()]
-    inside: dict[str, list[Path]] = {}
-    for sub in (entry for entry in entries if entry.is_dir()):
-        below = _list_entries(sub)
-        for deeper in (entry for entry in below if entry.is_dir()):
-            if any(is_picture(entry) for entry in _list_entries(deeper)):
-                raise DataError(
-                    f"{deeper}: contains pictures more than one folder below {root}; give {sub} "
-                    "instead, or move them up so that each class is one folder"
-                )
-        pictures = [entry for entry in below if is_picture(entry) and not entry.is_dir()]
-        if pictures:
-            inside[sub.name] = pictures
-    if loose and inside:
-        raise DataError(
-            f"{root}: has {len(loose)} pictures (the first is {loose[0].name}) next to class "
-            f"folders with pictures ({', '.join(list(inside)[:3])}); move them into a class "
-            "folder, or move the class folders elsewhere"
-        )
-    if not loose and not inside:
-        raise DataError(
-            f"{root}: contains no pictures ({' '.join(PICTURE_SUFFIXES)}); {_list_kinds(entries)}"
-        )
-    if loose:
-        return _Listing(tuple(loose), None)
-    return _Listing(
-        tuple(file for files in inside.values() for file in files),
-        tuple(name for name, files in inside.items() for _ in files),
-    )
-
-
-def _list_kinds(entries: Sequence[Path]) -> str:
-    if not entries:
-        return "it is empty"
-    counts = Counter(map(_name_kind, entries)).most_common(5)
-    found = f"found {', '.join(f'{count} {kind}' for kind, count in counts)}"
-    names = {entry.name for entry in FORMATS if not entry.is_folder}
-    arrays = [entry.name for entry in entries if entry.suffix.lower() in names]
-    if not arrays:
-        return found
-    return f"{found}; to read {arrays[0]}, give the path of that file"
-
-
-def _name_kind(entry: Path) -> str:
-    if entry.is_dir():
-        return "folder without pictures"
-    return entry.suffix.lower() or "file without suffix"
-
-
 def read_picture_list(
     pictures: Sequence[Path | Image], *, size: Size, color: Color, resize: Resize, name: str
 ) -> Examples:
@@ -232,22 +157,24 @@ def read_picture_list(
     Raises:
         DataError: if a picture cannot be read, naming it.
     """
+    unused = Unused()
     opened = [
-        _prepare_picture(picture, f"{name}: picture {place}")
+        _prepare_picture(picture, f"{name}: picture {place}", unused)
         for place, picture in enumerate(pictures)
     ]
-    load = partial(_load, size=size, color=color, resize=resize)
+    load = partial(_load, size=size, color=color, resize=resize, unused=unused)
     files = None
     if all(isinstance(picture, Path) for picture in pictures):
         files = tuple(map(str, pictures))
     values = torch.from_numpy(_read_all(opened, load, "memory", None))
+    unused.report(name)
     return Examples(values, levels=256, name=name, files=files)
 
 
-def _prepare_picture(picture: Path | Image, name: str) -> Path | Image:
+def _prepare_picture(picture: Path | Image, name: str, unused: Unused) -> Path | Image:
     if isinstance(picture, Path):
         return picture  # several threads decode it later
-    return turn_upright(picture, name)
+    return turn_upright(picture, name, unused)
 
 
 _Pixels = NDArray[np.uint8]
@@ -258,9 +185,11 @@ class _UnexpectedColor(Exception):
     """A picture is in colour, but the first picture was grey."""
 
 
-def _load(picture: Path | Image, *, size: Size | None, color: Color, resize: Resize) -> _Pixels:
+def _load(
+    picture: Path | Image, *, size: Size | None, color: Color, resize: Resize, unused: Unused
+) -> _Pixels:
     if isinstance(picture, Path):
-        picture = read_picture_unsilenced(picture)
+        picture = read_picture_unsilenced(picture, unused)
     return split_planes(resize_picture(convert_color(picture, color), size, resize))
 
 

@@ -34,10 +34,10 @@ def load_data(
     test_fraction: Annotated[
         float,
         Field(
-            gt=0,
+            ge=0,
             lt=1,
-            description="fraction of the examples in a random test part. It is not used if the "
-            "source has its own test part",
+            description="fraction of the examples in a random test part. Fewer than one example "
+            "makes no test part. It is not used if the source has its own test part",
         ),
     ] = 0.1,
     pixels: Annotated[
@@ -55,9 +55,7 @@ def load_data(
     ] = None,
     missing: Annotated[
         Missing | None,
-        Field(
-            description="how entries that were not observed are marked: nan. By default NaN is refused"
-        ),
+        Field(description="how unobserved entries are marked: nan. By default NaN is refused"),
     ] = None,
     fields: Annotated[
         tuple[str, ...] | list[str] | str | None,
@@ -104,7 +102,8 @@ def load_data(
             that contains one picture in colour is read in colour.
         resize: how pictures get the size ``image_size``: ``"crop"`` keeps the aspect ratio and cuts
             off the edges, ``"stretch"`` changes the aspect ratio.
-        test_fraction: the fraction of the examples in a random test part. It is not used if
+        test_fraction: the fraction of the examples in a random test part. If it rounds to no
+            example, as with 0 or with few examples, there is no test part. It is not used if
             ``source`` has its own test part.
         pixels: how 8-bit pixels are treated, see :class:`Examples`. With ``"as-is"``, given
             :class:`Examples` keep their own treatment.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ _LAYOUTS = (
     (_Part("x", "y"),),
     (_Part("data", "labels"),),
 )
-# The names of the arrays that scipy.sparse.save_npz writes.
-_SPARSE_KEYS = {"data", "indices", "indptr", "shape", "format"}
+# The names of the arrays that scipy.sparse.save_npz writes: those of every format, and more.
+_SPARSE_KEYS = {"data", "shape", "format"}
+_MORE_SPARSE_KEYS = {"indices", "indptr", "row", "col", "coords", "offsets", "_is_array"}
 
 
 def read_npz(path: Path, options: ReadOptions) -> Parts:
@@ -53,14 +54,24 @@ def read_npz(path: Path, options: ReadOptions) -> Parts:
     ):
         # Names such as X_train and x_train differ only in case, not in meaning.
         keys = {key.lower(): key for key in archive.files}
-        if keys.keys() >= _SPARSE_KEYS:
-            return _read_sparse(path, options)
+        _refuse_like_names(path, keys, archive.files)
+        if keys.keys() >= _SPARSE_KEYS and archive[keys["format"]].ndim == 0:
+            return _read_sparse(path, options, set(keys))
         layout = _find_layout(path, keys, options.fields or ())
         _refuse_others(path, keys, layout, options.fields)
         parts = [_read_part(path, archive, keys, part, options) for part in layout]
     if len(parts) == 1:
         return parts[0]
     return parts[0], parts[1]
+
+
+def _refuse_like_names(path: Path, keys: Mapping[str, str], names: Sequence[str]) -> None:
+    others = [name for name in names if keys[name.lower()] != name]
+    if others:
+        raise DataError(
+            f"{path}: contains {others[0]} and {keys[others[0].lower()]}, whose names differ only "
+            "in case; write the file again with other names"
+        )
 
 
 def _find_layout(path: Path, keys: Mapping[str, str], fields: tuple[str, ...]) -> tuple[_Part, ...]:
@@ -121,7 +132,15 @@ def _read_part(
     )
 
 
-def _read_sparse(path: Path, options: ReadOptions) -> Examples:
+def _read_sparse(path: Path, options: ReadOptions, keys: set[str]) -> Examples:
+    """Read a sparse matrix of any format."""
+    others = sorted(keys - _SPARSE_KEYS - _MORE_SPARSE_KEYS)
+    if others:
+        raise DataError(
+            f"{path}: contains a sparse matrix and also {', '.join(others)}, which cannot be used; "
+            "load the matrix with scipy.sparse.load_npz, and give "
+            "lb.Examples.of(matrix, labels=...)"
+        )
     from scipy.sparse import load_npz
 
     with explain_read_errors(path, "write it again with scipy.sparse.save_npz(path, matrix)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from lowerbound.data.options import Color, Resize, Size
+from lowerbound.data.unused import Unused
 from lowerbound.errors import DataError, SettingsError
 
 MAX_PIXELS = 100_000_000
@@ -22,6 +24,12 @@ MAX_SIDE = 4096
 # Only these decoders run. Others start programs or draw vector graphics.
 _FORMATS = ("PNG", "JPEG", "PPM", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x0112
+
+_WIDE = (
+    "more than 8 bits for each value, of which 8 are used; to use all of them, give the pictures "
+    "as one .npy file of floating-point values"
+)
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,17 +83,22 @@ def _parse_sides(image_size: Any) -> Sequence[Any]:
 def read_picture(path: Path) -> Image.Image:
     """Read a picture into PIL's mode ``L`` (8-bit grey) or ``RGB``, and turn it upright.
 
-    Transparent pixels are blended with white, 16-bit greys are divided by 257, palettes are looked
-    up, pixels of one bit become 0 and 255, and other colour spaces are converted. Of an animation,
-    the first frame is read. A palette of greys gives mode ``L``. RGB pixels give mode ``RGB``, even
-    if all of them are grey.
+    Transparent pixels are blended with white, 16-bit values are divided by 257, palettes are looked
+    up, pixels of one bit become 0 and 255, and other colour spaces are converted. Of an animation
+    or several pages, the first is read. A palette of greys gives mode ``L``. RGB pixels give mode
+    ``RGB``, even if all of them are grey. Colour profiles are not applied.
+
+    A warning says what is lost: bits, frames and pages, or a colour profile other than sRGB.
 
     Raises:
         DataError: if the file is empty or damaged, has more than 100 megapixels (which its header
             says before anything is decoded), or has pixels of unknown scale, naming the file.
     """
+    unused = Unused()
     with silence_warnings():
-        return read_picture_unsilenced(path)
+        picture = read_picture_unsilenced(path, unused)
+    unused.report(str(path.parent))
+    return picture
 
 
 @contextmanager
@@ -96,8 +109,11 @@ def silence_warnings() -> Iterator[None]:
         yield
 
 
-def read_picture_unsilenced(path: Path) -> Image.Image:
-    """Read a picture like :func:`read_picture`, in a thread, which cannot silence warnings."""
+def read_picture_unsilenced(path: Path, unused: Unused) -> Image.Image:
+    """Read a picture like :func:`read_picture`, in a thread, which cannot silence warnings.
+
+    What is lost is added to ``unused``.
+    """
     try:
         if not path.stat().st_size:
             raise DataError(f"{path}: the file is empty; delete it or copy it again")
@@ -105,8 +121,13 @@ def read_picture_unsilenced(path: Path) -> Image.Image:
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _make_size_error(path, f"{image.width} x {image.height} pixels")
+            _note_other_frames(image, path.name, unused)
+            is_wide = _has_wide_colors(image)
             image.load()
-            return _turn_upright(_convert_to_eight_bits(image, path), image)
+            _note_profile(image, path.name, unused)
+            if is_wide and image.mode in ("RGB", "RGBA"):
+                unused.add(_WIDE, path.name)
+            return _turn_upright(_convert_to_eight_bits(image, path, unused), image)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -123,16 +144,20 @@ def read_picture_unsilenced(path: Path) -> Image.Image:
         ) from error
 
 
-def turn_upright(image: Image.Image, name: str) -> Image.Image:
+def turn_upright(image: Image.Image, name: str, unused: Unused) -> Image.Image:
     """Convert a picture that PIL opened or made as :func:`read_picture` does.
+
+    What is lost is added to ``unused``.
 
     Raises:
         DataError: if it is damaged, or has pixels of unknown scale.
     """
     try:
         with silence_warnings():
+            _note_other_frames(image, name, unused)
             image.load()
-            return _turn_upright(_convert_to_eight_bits(image, name), image)
+            _note_profile(image, name, unused)
+            return _turn_upright(_convert_to_eight_bits(image, name, unused), image)
     except DataError:
         raise
     except Exception as error:  # PIL decodes files when they are first used
@@ -147,12 +172,39 @@ def _make_size_error(path: Path, size: str) -> DataError:
     )
 
 
-def _convert_to_eight_bits(image: Image.Image, path: Path | str) -> Image.Image:
+def _note_other_frames(image: Image.Image, name: str, unused: Unused) -> None:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        unused.add("several frames or pages, of which only the first is used", name, f": {frames}")
+
+
+def _note_profile(image: Image.Image, name: str, unused: Unused) -> None:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        description = ImageCms.getProfileDescription(profile).strip()
+    except Exception:  # there is none, or the picture can be used although it is damaged
+        return
+    if "srgb" not in description.lower():
+        unused.add("a colour profile, which is not applied", name, f": {description}")
+
+
+def _has_wide_colors(image: Image.Image) -> bool:
+    """Whether the file has colours of 16 bits, of which Pillow keeps 8. It is not loaded yet."""
+    stored = [tile.args for tile in getattr(image, "tile", ())]
+    if image.format == "PPM":
+        return any(isinstance(args, tuple) and args[-1] > 255 for args in stored)
+    return any(";16" in str(args) for args in stored)
+
+
+def _convert_to_eight_bits(image: Image.Image, path: Path | str, unused: Unused) -> Image.Image:
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        return _convert_sixteen_bits(image)
+        values = np.asarray(image)
+        bytes_ = _convert_sixteen_bits(values, image.info.get("transparency", -1))
+        _note_lost_bits(values, bytes_, 257, path, unused)
+        return Image.fromarray(bytes_)
     if mode in ("I", "F"):
-        return _convert_wide(image, path)
+        return _convert_wide(image, path, unused)
     if image.has_transparency_data:
         return _blend_with_white(image)
     if mode in ("1", "L"):
@@ -163,16 +215,28 @@ def _convert_to_eight_bits(image: Image.Image, path: Path | str) -> Image.Image:
     return _reduce_grey_palette(colored)
 
 
-def _convert_sixteen_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    white = values == image.info.get("transparency", -1)
-    return Image.fromarray(np.rint(np.where(white, 65535, values) / 257).astype(np.uint8))
+def _convert_sixteen_bits(values: NDArray[Any], transparent: Any) -> NDArray[np.uint8]:
+    white = values == transparent
+    return np.rint(np.where(white, 65535, values) / 257).astype(np.uint8)
 
 
-def _convert_wide(image: Image.Image, path: Path | str) -> Image.Image:
+def _note_lost_bits(
+    values: NDArray[Any], kept: NDArray[np.uint8], scale: float, path: Path | str, unused: Unused
+) -> None:
+    """Note that values are not multiples of ``scale``, so that rounding has changed them."""
+    if np.allclose(values, kept * float(scale), rtol=0, atol=1e-6):
+        return
+    found, left = len(np.unique(values)), len(np.unique(kept))
+    span = f"from {values.min():,.6g} to {values.max():,.6g}"
+    unused.add(_WIDE, Path(path).name, f": {found:,} values {span} become {left}")
+
+
+def _convert_wide(image: Image.Image, path: Path | str, unused: Unused) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" and values.min() >= 0 and values.max() <= 1:  # also false for NaN
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+        kept = np.rint(values * 255).astype(np.uint8)
+        _note_lost_bits(values, kept, 1 / 255, path, unused)
+        return Image.fromarray(kept)
     kinds = {"F": "floating-point pixels outside [0, 1]", "I": "32-bit integer pixels"}
     raise DataError(
         f"{path}: {kinds[image.mode]}, from {values.min()} to {values.max()}, have no known scale; "

@@ -25,6 +25,7 @@ from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sparse import is_sparse
+from lowerbound.data.tables import refuse_lossy
 from lowerbound.errors import DataError
 
 
@@ -35,11 +36,17 @@ def read_dataset(
     parts = _read_parts(source, **settings)
     if labels is not None:
         parts = _attach_labels(parts, labels)
-    if isinstance(parts, Examples):
-        train, test = parts.split(test_fraction, seed=seed, setting="test_fraction")
-    else:
-        train, test = parts
+    train, test = _split(parts, test_fraction, seed)
     return Dataset(train, test, _find_name(source)).prepare(pixels, seed=seed)
+
+
+def _split(parts: Parts, test_fraction: float, seed: int) -> tuple[Examples, Examples | None]:
+    """Split examples that do not have a test part of their own; too few get none."""
+    if not isinstance(parts, Examples):
+        return parts
+    if round(len(parts) * test_fraction) == 0:
+        return parts.subset(torch.arange(len(parts))), None
+    return parts.split(test_fraction, seed=seed, setting="test_fraction")
 
 
 def read_all(
@@ -156,6 +163,8 @@ def _find_name(source: object) -> str:
 
 def _read(source: Any, options: ReadOptions) -> Parts:
     if isinstance(source, Dataset):
+        if not source.has_test:
+            return source.train
         return source.train, source.test
     if isinstance(source, str) and source in CATALOGUE:
         return load_named(source)
@@ -211,6 +220,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
             layer=options.layer,
         )
     _refuse_layer(options, name)
+    refuse_lossy(source, name)
     about: dict[str, Any] = {"name": name, "kind": options.kind, "missing": options.missing}
     if isinstance(source, np.memmap) and options.keep_in != "memory":
         return as_examples(source, **about)

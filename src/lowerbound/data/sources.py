@@ -15,6 +15,7 @@ from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
 from lowerbound.data.sparse import SparseRows, is_sparse
+from lowerbound.data.tables import refuse_lossy
 from lowerbound.errors import DataError
 
 # Torch or numpy lack operations for these types on some devices.
@@ -38,7 +39,7 @@ def read_contents(
     Raises:
         DataError: if the data cannot be read.
     """
-    if hasattr(data, "train") and hasattr(data, "test"):
+    if hasattr(data, "train") and hasattr(type(data), "has_test"):
         raise DataError(f"{name}: the data set has two parts; pass its .train or its .test")
     about: dict[str, Any] = {"kind": kind}
     if is_anndata(data):
@@ -102,6 +103,7 @@ def _check_by_name(
 
 
 def _convert_to_tensor(data: Any, name: str) -> Tensor:
+    refuse_lossy(data, name)
     if isinstance(data, Tensor):
         return data.detach().cpu()
     try:

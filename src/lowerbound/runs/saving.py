@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +205,24 @@ def _rebuild(path: Path, description: Any) -> nn.Module:
             f"{path}: contains a network of your own ({parts}), which a file cannot rebuild; pass "
             "a function that makes the untrained model: "
             f"lowerbound.load({str(path)!r}, constructor=make_model)"
+            f"{_suggest_describable([name for _, name in foreign])}"
         )
     model = build(description)
     if not isinstance(model, nn.Module):
         raise StorageError(f"{path}: the description does not describe a model")
     return model
+
+
+def _suggest_describable(names: Sequence[str]) -> str:
+    """Name the parts of this library that can be rebuilt, in place of zuko's flows."""
+    flows = [name.rpartition(".")[2] for name in names if name.startswith("zuko.flows.")]
+    if not flows:
+        return ""
+    return (
+        f". The command cannot do that: for a model that it can load, use lb.Flow("
+        f"{flows[0].lower()!r}, features, ...), which is the same flow of zuko, instead of "
+        f"zuko.flows.{flows[0]}(features, ...)"
+    )
 
 
 def load(

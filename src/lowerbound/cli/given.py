@@ -1,0 +1,120 @@
+"""Fields that a user gives to a conditional model on the command line: ``--given label=3``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowerbound.errors import SettingsError
+
+if TYPE_CHECKING:
+    from lowerbound.models import Model
+
+GivenFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--given",
+        metavar="FIELD=VALUE",
+        help="A field of a conditional model, such as label=3 or label=cat: one value for all, or "
+        "one for each, separated by commas. Repeat it for several fields.",
+        show_default=False,
+    ),
+]
+
+
+def parse_given(entries: Sequence[str] | None, model: "Model") -> dict[str, Any]:
+    """Parse the fields that a user gave into the keywords of ``model.sample``.
+
+    Raises:
+        SettingsError: if an entry is not ``FIELD=VALUE``, if the model does not know the field, or
+            if a field is given twice.
+    """
+    given: dict[str, Any] = {}
+    known = (*model.needs, *model.accepts)
+    for entry in entries or ():
+        name, equals, text = (part.strip() for part in entry.partition("="))
+        if not (name and equals and text):
+            raise SettingsError(f"--given {entry}: give a field and its value, such as label=3")
+        if name in given:
+            raise SettingsError(
+                f"--given {entry}: {name!r} is given twice; for one value for each, separate them "
+                f"by commas: --given {name}=0,1"
+            )
+        if name not in known:
+            fields = "it has no fields"
+            if known:
+                fields = f"its fields are {', '.join(known)}"
+            raise SettingsError(
+                f"--given {entry}: the model does not know the field {name!r}; {fields}"
+            )
+        given[name] = _parse_value(text, name, model)
+    return given
+
+
+def check_given(given: dict[str, Any], model: "Model") -> None:
+    """Raise ``SettingsError`` if a field that sampling needs is not given, saying how to give it.
+
+    Sampling uses the prior and the likelihood, but not the posterior.
+    """
+    from lowerbound.conditionals.base import list_field_names
+
+    parts = [getattr(model, role) for role in ("prior", "likelihood") if hasattr(model, role)]
+    for name in list_field_names("needs", *parts):
+        if name in given:
+            continue
+        example = "0"
+        categories = _find_names(name, model)
+        if categories:
+            example = f"{categories[0]} (one of {', '.join(categories)})"
+        raise SettingsError(
+            f"the model is conditional and needs the field {name!r}; give it: "
+            f"--given {name}={example}"
+        )
+
+
+def _parse_value(text: str, name: str, model: "Model") -> Any:
+    """Parse one value, or several that are separated by commas. Names of categories come first."""
+    categories = _find_names(name, model)
+    if text in categories:  # a name may contain commas
+        return text
+    values = [_parse_entry(part.strip(), name, categories, model) for part in text.split(",")]
+    if len(values) == 1:
+        return values[0]
+    return values
+
+
+def _parse_entry(text: str, name: str, categories: Sequence[str], model: "Model") -> Any:
+    if text in categories:
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    kinds: list[type] = [int, float]
+    if _is_numeric(name, model):
+        kinds = [float]
+    for convert in kinds:
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    if categories:
+        raise SettingsError(
+            f"--given {name}={text}: is not a category; the categories are {', '.join(categories)}"
+        )
+    raise SettingsError(
+        f"--given {name}={text}: is not a number, and the model does not know names of categories "
+        f"of {name!r}; give a number"
+    )
+
+
+def _find_names(name: str, model: "Model") -> tuple[str, ...]:
+    if model.preprocessing is None:
+        return ()
+    return model.preprocessing.fields.get(name) or ()
+
+
+def _is_numeric(name: str, model: "Model") -> bool:
+    """Whether a field is numeric: a part takes it without categories."""
+    from lowerbound.conditionals import Given
+
+    parts = [part for part in model.modules() if isinstance(part, Given) and part.field == name]
+    return bool(parts) and all(part.categories is None for part in parts)

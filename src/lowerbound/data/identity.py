@@ -1,0 +1,25 @@
+"""Digests by which sets of examples and their fields are compared."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from lowerbound.data.kinds import split_row_numbers
+from lowerbound.data.rows import Values
+
+
+def compute_digest(values: Values) -> str:
+    """Compute the SHA-256 digest of values, in their storage type."""
+    digest = hashlib.sha256()
+    for index in split_row_numbers(values):
+        digest.update(values[index].cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def compute_field_digest(field: Tensor) -> str:
+    """Compute the SHA-256 digest of a field's type, shape and entries."""
+    digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
+    digest.update(field.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,58 @@
+"""What numpy would lose of tables, masked arrays and sparse tensors is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.errors import DataError
+
+
+def refuse_lossy(data: Any, name: str) -> None:
+    """Raise ``DataError`` for data that cannot be read as one array without a loss.
+
+    These are a table whose columns have no common type, a masked array, whose mask would be lost,
+    and a tensor that is not dense.
+    """
+    if isinstance(data, Tensor):
+        _refuse_layout(data, name)
+    elif isinstance(data, np.ma.MaskedArray):
+        _refuse_mask(data, name)
+    elif hasattr(data, "columns") and hasattr(data, "dtypes"):
+        _refuse_mixed_columns(data, name)
+
+
+def _refuse_layout(data: Tensor, name: str) -> None:
+    if data.layout != torch.strided or data.is_nested:
+        raise DataError(
+            f"{name}: a sparse or nested tensor cannot be used; give a dense one, such as "
+            "data.to_dense(), or a sparse matrix of SciPy"
+        )
+
+
+def _refuse_mask(data: Any, name: str) -> None:
+    masked = int(np.ma.getmaskarray(data).sum())
+    if masked:
+        raise DataError(
+            f"{name}: {masked:,} entries of the array are masked; mark them "
+            'with NaN, data.astype(float).filled(numpy.nan), and pass missing="nan"'
+        )
+
+
+def _refuse_mixed_columns(table: Any, name: str) -> None:
+    """Raise ``DataError`` unless all columns are numeric, or all have one type."""
+    types = {column: np.asarray(table[column]).dtype for column in table.columns}
+    if len(set(types.values())) < 2 and not any(kind.kind in "OUSMm" for kind in types.values()):
+        return
+    for column, kind in types.items():
+        if kind.kind not in "iuf":
+            remedy = "make it a field, lb.Examples.of(values, fields={...}), or drop it"
+            if kind.kind == "b":
+                remedy = f"convert it, table.astype({{{column!r}: 'float32'}}), or {remedy}"
+            raise DataError(
+                f"{name}: the column {column!r} is of type {kind}, and not numeric as the values "
+                f"of examples are; {remedy}"
+            )

@@ -1,0 +1,109 @@
+"""A closed pipe, ``python -m lowerbound``, shell completion, and ``--given``."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.cli import main
+from lowerbound.data import Examples
+
+
+def run_without_reader(monkeypatch, stream: str, *arguments) -> int:
+    """The exit code of the command when nobody reads a stream of it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, os.fdopen(writer, "w") as closed:
+        patch.setattr(sys, stream, closed)
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["recipes"], ["datasets"], ["sample", "--help"]]
+)
+def test_a_closed_pipe_ends_a_command_quietly(arguments, monkeypatch, capsys):
+    assert run_without_reader(monkeypatch, "stdout", *arguments) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_closed_pipe_for_errors_ends_a_command_quietly(monkeypatch):
+    assert run_without_reader(monkeypatch, "stderr", "evaluate", "nowhere") == 141
+
+
+def test_the_package_is_the_command():
+    ended = subprocess.run(
+        [sys.executable, "-m", "lowerbound", "--version"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout == f"lowerbound {lb.__version__}\n"
+
+
+def test_shells_complete_commands(monkeypatch, capsys):
+    monkeypatch.setenv("_LOWERBOUND_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "lowerbound eval")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().out.split() == ["evaluate"]
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """The directory of a run whose model needs a label and an age."""
+    folder = tmp_path_factory.mktemp("runs") / "conditional"
+    labels = ["cat", "dog"] * 10
+    data = Examples(torch.rand(20, 3), labels=labels, fields={"age": torch.rand(20)})
+    likelihood = lb.Given(lb.Given(lb.Gaussian(lb.mlp(5, 6)), "label", categories=2), "age")
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), likelihood)
+    data = lb.load_data(data, test_fraction=0).train
+    lb.fit(model, lb.ELBO(), data, epochs=1, directory=folder, progress=False)
+    return folder
+
+
+def sampled(folder, tmp_path, *given) -> np.ndarray:
+    out = tmp_path / "drawn.npy"
+    flags = [word for entry in given for word in ("--given", entry)]
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(folder), "--out", str(out), "--count", "3", *flags])
+    assert ended.value.code == 0
+    return np.load(out)
+
+
+def test_fields_are_given_as_in_python(conditional, tmp_path):
+    model = lb.load(conditional)
+    for given, fields in {
+        ("label=dog", "age=2"): {"label": "dog", "age": 2.0},
+        ("label=0", "age=0.5"): {"label": 0, "age": 0.5},
+        ("label=dog,cat,dog", "age=1,2,3"): {"label": [1, 0, 1], "age": [1.0, 2.0, 3.0]},
+    }.items():
+        expected = model.sample(3, seed=0, **fields).numpy()
+        assert np.array_equal(sampled(conditional, tmp_path, *given), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["age=1"], "needs the field 'label'; give it: --given label=cat (one of cat, dog)"),
+        (["label=cat"], "needs the field 'age'; give it: --given age=0"),
+        (["label=bird", "age=1"], "is not a category; the categories are cat, dog"),
+        (["label=7", "age=1"], "the field 'label' is 7"),
+        (["lable=cat"], "does not know the field 'lable'; its fields are age, label"),
+        (["label"], "give a field and its value"),
+        (["label=cat", "label=dog"], "is given twice"),
+        (["label=cat", "age=old"], "is not a number"),
+    ],
+)
+def test_mistaken_fields_are_refused(given, message, conditional, tmp_path, capsys):
+    flags = [word for entry in given for word in ("--given", entry)]
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", str(conditional), "--out", str(tmp_path / "a.npy"), *flags])
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
