@@ -335,13 +335,14 @@ import os, sys, time
 from pathlib import Path
 from lowerbound.runs.locking import lock
 with lock(Path(sys.argv[1])):
-    child = 0
-    if sys.argv[2:]:
-        child = os.fork()
-        if not child:
-            time.sleep(60)
-            os._exit(0)
-    print(child, flush=True)
+    # A child prints its own number: from then on it does not keep the lock.
+    forked = bool(sys.argv[2:])
+    if not forked:
+        print(0, flush=True)
+    elif not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
     time.sleep(60)
 """
 
