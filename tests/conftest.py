@@ -50,6 +50,12 @@ def _seeded():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _without_waiting_for_disks(monkeypatch):
+    """A test's files need not survive a loss of power; a slow disk would take most of its time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def fresh_compiler():
     """Nothing was compiled before, and nothing is counted."""

@@ -21,7 +21,8 @@ from typing import Any
 
 import typer
 
-from lowerbound.cli import app, main
+from lowerbound.cli import main
+from lowerbound.cli.application import app
 from lowerbound.describe import KINDS
 from lowerbound.recipes import RECIPES
 

@@ -1154,7 +1154,7 @@ def test_a_wrong_objective_is_refused(objective, hint, copied, capsys):
 
 
 def test_a_damaged_model_is_refused(copied, capsys):
-    for path in copied.rglob("model.safetensors"):
+    for path in copied.rglob("*model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     assert "missing or damaged" in refused(capsys, "evaluate", copied)
     assert "missing or damaged" in refused(capsys, "train", "--resume", copied)

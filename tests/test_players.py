@@ -12,7 +12,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, StorageError
 from lowerbound.objectives.base import Player
-from lowerbound.runs.directory import RunDirectory, read_checkpoint
+from lowerbound.runs.directory import RunDirectory
 from lowerbound.training import observers
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import make_optimizer
@@ -282,12 +282,12 @@ def test_resuming_is_as_if_it_had_never_stopped(settings, stop_after, data, tmp_
 def test_the_best_critic_is_kept_with_the_best_model(data, tmp_path):
     settings = {"validation": data + 1, "learning_rate": 0.03}
     run = train(data + 4, None, tmp_path / "run", epochs=20, **settings)
-    best, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "best")
-    assert state["epoch"] == run.best_epoch < 20
+    tensors, state = RunDirectory(tmp_path / "run").read_newest()
+    assert state["progress"]["best_epoch"] == run.best_epoch < 20
     short = train(data + 4, epochs=run.best_epoch, **settings)
     assert same(weights(run.objective.critic), weights(short.objective.critic))
     kept = {f"critic.{name}": value for name, value in weights(run.objective.critic).items()}
-    assert same(best["objective"], kept)
+    assert same(tensors["best-objective"], kept)
 
 
 def test_critics_are_in_evaluation_mode_when_evaluated(data):

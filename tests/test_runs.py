@@ -20,7 +20,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.runs.directory import RunDirectory, read_checkpoint
+from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers, preparing
 from lowerbound.training.loop import Observer
@@ -94,8 +94,9 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def every_epoch(monkeypatch):
-    """A checkpoint after every epoch."""
-    monkeypatch.setattr(observers, "_CHECKPOINT_SECONDS", -1.0)
+    """A checkpoint after every epoch, and none within it."""
+    monkeypatch.setattr(observers.Recorder, "_is_due", lambda self: True)
+    monkeypatch.setattr(observers.Recorder, "on_step", Observer.on_step)
 
 
 @dataclass
@@ -340,7 +341,8 @@ def test_the_best_model_is_found_where_a_crash_put_it_aside(data, tmp_path):
     train(tmp_path / "run", data, epochs=2, validation=0.25)
     checkpoints = tmp_path / "run" / "checkpoints"
     before = lb.load(tmp_path / "run").state_dict()
-    (checkpoints / "best").rename(checkpoints / ".best.retired")
+    (newest,) = checkpoints.glob("step-*")
+    newest.rename(checkpoints / f".{newest.name}.retired")
     assert all(
         torch.equal(value, before[name])
         for name, value in lb.load(tmp_path / "run").state_dict().items()
@@ -359,12 +361,12 @@ def test_the_best_model_loads_where_only_the_newest_checkpoint_is_damaged(data, 
 
 
 def test_a_full_disk_is_the_user_s_to_mend(data, tmp_path, monkeypatch):
-    from lowerbound.runs import directory as record
+    from lowerbound.runs import checkpoints
 
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record, "write_tensors", full)
+    monkeypatch.setattr(checkpoints, "write_unsynced_tensors", full)
     with pytest.raises(
         StorageError, match="cannot be written \\(No space left on device\\); make room"
     ):
@@ -417,9 +419,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train(tmp_path / "run", data, epochs=3)
     assert names(tmp_path / "run") == ["step-00000006", "step-00000009"]
     damage(tmp_path / "run" / "checkpoints" / "step-00000009" / file)
-    _, state = RunDirectory(tmp_path / "run").read_newest()
+    with pytest.warns(UserWarning, match=r"step-00000009.*older checkpoint is used instead"):
+        _, state = RunDirectory(tmp_path / "run").read_newest()
     assert state["progress"]["step"] == 6
-    train(tmp_path / "run", data, epochs=4, resume=True)
+    with pytest.warns(UserWarning, match=r"step-00000009.*older checkpoint is used instead"):
+        train(tmp_path / "run", data, epochs=4, resume=True)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
 
 
@@ -456,13 +460,12 @@ def test_the_files_of_a_run(pictures, tmp_path):
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     last = "checkpoints/step-00000008"
     assert found == {
-        "config.yaml", "metrics.jsonl", "bound.png", "manifold.png",
+        ".lock", "config.yaml", "metrics.jsonl", "bound.png", "manifold.png",
         "samples/epoch-0002.png", "samples/epoch-0004.png",
         "reconstructions/epoch-0002.png", "reconstructions/epoch-0004.png",
         f"{last}/model.safetensors", f"{last}/optimizer.safetensors", f"{last}/random.safetensors",
-        f"{last}/state.json", f"{last}/SHA256SUMS",
-        "checkpoints/best/model.safetensors", "checkpoints/best/state.json",
-        "checkpoints/best/SHA256SUMS",
+        f"{last}/best-model.safetensors", f"{last}/state.json", f"{last}/config.yaml",
+        f"{last}/SHA256SUMS",
     }  # fmt: skip
 
 
@@ -499,23 +502,22 @@ def test_drawing_changes_no_figure(pictures, tmp_path):
     assert metrics(tmp_path / "drawn") == metrics(tmp_path / "plain")
 
 
-def test_the_newest_two_checkpoints_and_the_best_are_kept(data, tmp_path, every_epoch):
+def test_the_newest_two_checkpoints_are_kept(data, tmp_path, every_epoch):
     train(tmp_path / "run", data, epochs=5, validation=0.25, batch_size=5)
-    assert names(tmp_path / "run") == ["best", "step-00000012", "step-00000015"]
+    assert names(tmp_path / "run") == ["step-00000012", "step-00000015"]
 
 
 def test_the_best_checkpoint_is_the_best_epochs(data, tmp_path, every_epoch):
     settings = {"validation": data + 1, "learning_rate": 0.03}
     run = train(tmp_path / "run", data + 4, epochs=20, **settings)
-    best, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "best")
-    assert state["epoch"] == run.best_epoch < 20
+    tensors, state = RunDirectory(tmp_path / "run").read_newest()
+    best, progress = tensors["best-model"], state["progress"]
+    assert progress["best_epoch"] == run.best_epoch < 20
     short = train(None, data + 4, epochs=run.best_epoch, **settings)
-    assert all(
-        torch.equal(best["model"][name], value) for name, value in short.model.state_dict().items()
-    )
+    assert all(torch.equal(best[name], value) for name, value in short.model.state_dict().items())
     loaded = lb.load(tmp_path / "run")
     assert lb.evaluate(loaded, lb.ELBO(), data + 1).mean == pytest.approx(
-        state["validation_bound"], rel=1e-9
+        progress["best_bound"], rel=1e-9
     )
 
 
@@ -560,7 +562,8 @@ def test_the_configuration_says_all_settings(data, tmp_path):
         "epochs": 2, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01,
         "schedule": "linear", "warmup_steps": 0, "weight_decay": None, "clip_norm": None,
         "ema": 0.9, "patience": None, "tolerance": None, "seed": 0, "device": "cpu",
-        "compile": "auto", "precision": "float32", "profile": False, "pictures_every": 1,
+        "compile": "auto", "precision": "float32", "profile": False, "save_every": 30.0,
+            "pictures_every": 1,
     }  # fmt: skip
     assert config["objective"] == {
         "kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise", "beta": 1.0,
@@ -721,7 +724,7 @@ def test_terminating_the_command_leaves_a_run_that_goes_on(tmp_path, monkeypatch
         == "lowerbound: interrupted; to continue: lowerbound train --resume resumed"
     )
     assert "Traceback" not in killed.stderr
-    assert names(tmp_path / "resumed") == ["best", "step-00000005"]
+    assert names(tmp_path / "resumed") == ["step-00000005"]
     for rest in (["train", "--resume", "resumed"], [*arguments, "straight"]):
         with pytest.raises(SystemExit, match=r"^0$"):
             main(rest)

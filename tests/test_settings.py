@@ -66,7 +66,7 @@ def own_recipe():
 
 def flag_names(name: str) -> set[str]:
     """The flags of ``lowerbound train NAME``."""
-    from lowerbound.cli import app
+    from lowerbound.cli.application import app
 
     command = typer.main.get_command(app).commands["train"].commands[name]
     return {option for parameter in command.params for option in parameter.opts}

@@ -16,7 +16,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from lowerbound.cli import app as command
+from lowerbound.cli.application import app as command
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import FORMATS
 from lowerbound.recipes import RECIPES, Recipe

@@ -6,6 +6,8 @@ exception is a bug in the library.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LowerboundError(Exception):
     """The base of all errors that a user can mend.
@@ -73,3 +75,18 @@ class NonFiniteError(LowerboundError, ArithmeticError):
         self.step = step
         self.term = term
         self.tensor = tensor
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A training that a signal such as Ctrl-C ended. The model has the best weights so far.
+
+    It is not a :class:`LowerboundError`, since the user asked for it.
+
+    Attributes:
+        run: the :class:`lowerbound.Run` so far, with the model and the history of all complete
+            epochs.
+    """
+
+    def __init__(self, message: str, *, run: Any) -> None:
+        super().__init__(message)
+        self.run = run

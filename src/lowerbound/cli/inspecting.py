@@ -85,7 +85,6 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     import torch
 
     from lowerbound.report.figures import save_pairs
-    from lowerbound.runs.tensor_files import explain_write_errors
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
@@ -100,8 +99,7 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     images = model.reconstruct(shown, **fields)
     _check_pictures(images)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
-    with explain_write_errors(out):
-        save_pairs(originals, images, out)
+    save_pairs(originals, images, out)
     fewer = ""
     if len(shown) < count:
         fewer = ", one for each example,"
@@ -163,6 +161,8 @@ def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -
     """Write a row for each example: its row in the source, its file, its label, and its code."""
     import csv
 
+    from lowerbound.runtime.outputs import write_whole
+
     rows = list(range(len(examples)))
     if examples.rows is not None:
         rows = examples.rows.tolist()
@@ -174,7 +174,7 @@ def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -
         if examples.label_names:
             columns["label"] = [examples.label_names[label] for label in columns["label"]]
     columns |= codes
-    with _open(out) as file:
+    with write_whole(out) as path, path.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
@@ -196,26 +196,19 @@ def _check_pictures(images: Any) -> None:
 
 
 def _write(array: Any, out: Path) -> None:
+    import io
+
     import numpy as np
 
     from lowerbound.report.figures import save_grid
-    from lowerbound.runs.tensor_files import explain_write_errors
+    from lowerbound.runtime.outputs import write_whole
 
     if out.suffix == ".png":
         _check_pictures(array)
-        with explain_write_errors(out):
-            save_grid(array, out)
+        save_grid(array, out)
     else:
-        with _open(out, binary=True) as file:
-            np.save(file, array.cpu().numpy())
+        content = io.BytesIO()  # because np.save to a file on a full disk does not say why it fails
+        np.save(content, array.cpu().numpy())
+        with write_whole(out) as path:
+            path.write_bytes(content.getbuffer())
     print(f"wrote {len(array)} to {out}")
-
-
-def _open(out: Path, *, binary: bool = False) -> Any:
-    from lowerbound.runs.tensor_files import explain_write_errors
-
-    with explain_write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if binary:
-            return out.open("wb")
-        return out.open("w", newline="", encoding="utf8")

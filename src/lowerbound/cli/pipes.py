@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 EXIT_CODE = 141
@@ -58,13 +58,17 @@ class _Stream:
 
 
 @contextlib.contextmanager
-def exit_when_closed() -> Iterator[None]:
-    """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`."""
+def exit_when_closed() -> Iterator[Callable[[], bool]]:
+    """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`.
+
+    Yields:
+        A function that says whether a pipe was closed.
+    """
     out, err = _Stream(sys.stdout), _Stream(sys.stderr)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                yield
+                yield lambda: out.is_closed_by_reader or err.is_closed_by_reader
             finally:
                 out.flush()
                 err.flush()

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from lowerbound.data.formats import PATHS
 from lowerbound.data.load import load_data
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.recipes import RECIPES, Recipe, find_recipe
+from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.settings import Settings, check_settings, read_settings
 from lowerbound.training.settings import TrainingSettings
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from lowerbound.training.loop import Loop
 
 
+_SEED = "It also covers the initial weights and random choices in the data."
+
+
 def register(app: typer.Typer) -> None:
     """Add ``train``, with a subcommand for each recipe."""
     train = typer.Typer(
@@ -40,7 +44,7 @@ def register(app: typer.Typer) -> None:
         invoke_without_command=True,
         subcommand_metavar="RECIPE [OPTIONS]",
     )
-    train.callback()(train_from_file)
+    train.callback()(set_flags(train_from_file, _make_flags_for_files()))
     for recipe in RECIPES.values():
         train.command(recipe.name, help=recipe.summary)(_make_command(recipe))
     app.add_typer(train, name="train")
@@ -48,23 +52,15 @@ def register(app: typer.Typer) -> None:
 
 def train_from_file(
     context: typer.Context,
-    config: Annotated[
-        Path | None, typer.Option(help="Repeat the run that this config.yaml describes.")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Continue the run in this directory from its newest checkpoint."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The directory of the new run, with --config.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="The number of epochs, instead of that in the file.")
-    ] = None,
+    config: Path | None,
+    resume: Path | None,
+    out: Path | None,
+    **values: Any,
 ) -> None:
     """Train a model by a recipe, repeat a run from its config.yaml, or continue a run."""
+    changed = {name: value for name, value in values.items() if value is not None}
     if context.invoked_subcommand is not None:
-        if any(value is not None for value in (config, resume, out, epochs)):
+        if changed or any(value is not None for value in (config, resume, out)):
             raise SettingsError(
                 "put flags after the recipe: "
                 f"lowerbound train {context.invoked_subcommand} --out DIR ..."
@@ -87,9 +83,42 @@ def train_from_file(
         )
     for name in ("recipe", "data", "training"):
         plan[name] = read_section(plan, name, path)
-    if epochs is not None:
-        plan["training"] |= {"epochs": epochs, "steps": None}
+    for name, other in (("epochs", "steps"), ("steps", "epochs")):
+        if name in changed:
+            plan["training"][other] = None
+    plan["training"] |= changed
+    if "seed" in changed:
+        plan["data"]["seed"] = changed["seed"]
     _run(plan, resume or out, resume=resume is not None)
+
+
+def _make_flags_for_files() -> list[inspect.Parameter]:
+    """Make typer's context and the flags of ``train`` without a recipe.
+
+    They are the settings of a training, whose defaults are those in the file.
+    """
+    names = TrainingSettings.model_fields
+    return [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        make_flag(
+            "config", Path | None, "Repeat the run that this config.yaml describes.", "Run", None
+        ),
+        make_flag(
+            "resume",
+            Path | None,
+            "Continue the run in this directory from its newest checkpoint, or from the start if "
+            "it has none yet. The seed, the batch size and how weights are averaged cannot change.",
+            "Run",
+            None,
+        ),
+        make_flag("out", Path | None, "The directory of the new run, with --config.", "Run", None),
+        *make_flags(
+            TrainingSettings,
+            "Training, instead of the settings in the file",
+            defaults=dict.fromkeys(names),
+            more={"seed": _SEED},
+        ),
+    ]
 
 
 def _make_command(recipe: Recipe) -> Callable[..., Any]:
@@ -145,7 +174,7 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
             0.1,
         ),
         *make_flags(read_settings(recipe.make), f"Recipe {recipe.name}"),
-        *make_flags(TrainingSettings, "Training", defaults=recipe.training),
+        *make_flags(TrainingSettings, "Training", defaults=recipe.training, more={"seed": _SEED}),
         *make_flags(
             read_settings(load_data),
             "Data",
@@ -180,33 +209,57 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     settings = check_settings(TrainingSettings, plan["training"], name="training")
     # Without this variable, torch's profiler prints a line of its own. Torch reads it on import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
-    import torch
-
     import lowerbound as lb
-    from lowerbound.runtime.modes import seeded
 
     dataset = load_run_data(plan)
-    with seeded(settings.seed, torch.device("cpu")):
-        model, objective = recipe.build(dataset.shape, plan["recipe"].get("arguments", {}))
+    model, objective = recipe.build(
+        dataset.shape, plan["recipe"].get("arguments", {}), seed=settings.seed
+    )
     _refuse_missing(dataset)
-    out = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
-    try:
-        run = lb.fit(
-            model,
-            objective,
-            dataset.train,
-            validation=_choose_validation(dataset.train, plan.get("validation")),
-            directory=out,
-            resume=resume,
-            config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
-            observers=[_make_announcer(dataset, out)],
-            **dict(settings),
-        )
-    except KeyboardInterrupt:
-        command = f"lowerbound train --resume {shlex.quote(str(out))}"
-        print(f"lowerbound: interrupted; to continue: {command}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    _print_results(run, dataset, out)
+    directory = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
+    faults: list[str] = []
+    with (
+        StopSignals.catch() as signals,
+        signals.explain(lambda: _describe_interrupt(directory, faults)),
+    ):
+        try:
+            run = lb.fit(
+                model,
+                objective,
+                dataset.train,
+                validation=_choose_validation(dataset.train, plan.get("validation")),
+                directory=directory,
+                resume=resume,
+                config={key: plan[key] for key in ("recipe", "data", "validation") if key in plan},
+                observers=[_make_announcer(dataset, directory)],
+                **dict(settings),
+            )
+        except KeyboardInterrupt as error:
+            faults += getattr(error, "__notes__", [])
+            raise
+        _print_results(run, dataset, directory)
+
+
+def _describe_interrupt(directory: Path, faults: list[str]) -> str:
+    """Describe what an interrupted run has saved, and how to continue it.
+
+    Args:
+        directory: That of the run.
+        faults: Why the last checkpoint could not be written.
+    """
+    from lowerbound.runs.directory import RunDirectory
+
+    files = RunDirectory(directory)
+    if not files.config.exists():
+        return "interrupted before the training began, so nothing was saved"
+    command = f"lowerbound train --resume {shlex.quote(str(directory))}"
+    start, reason = "to continue", "".join(f"; {fault}" for fault in faults)
+    newest = files.list_newest()[:1]
+    if not newest:
+        start = "there is no checkpoint yet; to start over"
+    elif faults:
+        start = f"to continue from {newest[0].name}"
+    return f"interrupted{reason}; {start}: {command}"
 
 
 def _choose_validation(train: "Examples", fraction: Any) -> Any:

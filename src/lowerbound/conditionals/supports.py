@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from lowerbound.errors import StorageError
 _CLASSES: dict[str, type[Constraint]] = {
     name: value
     for name, value in vars(constraints).items()
-    if inspect.isclass(value) and issubclass(value, Constraint)
+    if isinstance(value, type) and issubclass(value, Constraint)
 }
 _INSTANCES: dict[str, Constraint] = {
     name: value for name, value in vars(constraints).items() if isinstance(value, Constraint)

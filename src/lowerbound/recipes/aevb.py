@@ -92,6 +92,7 @@ def aevb_gaussian(
     max_scale: Annotated[
         float, Field(gt=0, description="largest value of the learned scale")
     ] = 1000.0,
+    seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
     parameters = {"network": 2, "shared": 1, "elementwise": 1}[scale]
@@ -120,6 +121,7 @@ def aevb_bernoulli(
     beta: Beta = 1.0,
     kl_warmup: Warmup = 0.0,
     free_bits: FreeBits = 0.0,
+    seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1."""
     encoder, decoder = _make_networks(

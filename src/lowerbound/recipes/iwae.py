@@ -44,6 +44,7 @@ def iwae(
     elbo_weight: Annotated[
         float, Field(ge=0, le=1, description="share of the ELBO in the bound (CIWAE)")
     ] = 0.0,
+    seed: int | None = None,
 ) -> "tuple[LatentModel, IWAE]":
     """Importance-weighted bound for binary data: 2 x 200 tanh units, 50 latents, K = 50."""
     widths = [hidden] * layers

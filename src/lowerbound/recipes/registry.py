@@ -49,17 +49,41 @@ class Recipe:
         return (self.make.__doc__ or "").strip().splitlines()[0]
 
     def build(
-        self, shape: tuple[int, ...], arguments: Mapping[str, Any]
+        self, shape: tuple[int, ...], arguments: Mapping[str, Any], *, seed: int | None = None
     ) -> "tuple[Model, Objective]":
         """Build the model and the objective for examples of this shape.
+
+        Args:
+            shape: of an example.
+            arguments: the recipe's settings by name.
+            seed: of the initial weights, see :func:`recipe`.
 
         Raises:
             SettingsError: for an argument that is unknown or out of range.
         """
-        made: tuple[Model, Objective] = unwrap(self.make)(
-            shape, **check_arguments(self.make, arguments, name=self.name)
+        made: tuple[Model, Objective] = _make_from_seed(
+            unwrap(self.make), self.name, shape, arguments, seed
         )
         return made
+
+
+def _make_from_seed(
+    make: Callable[..., Any],
+    name: str,
+    shape: tuple[int, ...],
+    arguments: Mapping[str, Any],
+    seed: int | None,
+) -> Any:
+    """Call a recipe's function with checked arguments, and draw the initial weights from a seed."""
+    checked = check_arguments(make, arguments, name=name)
+    if seed is None:
+        return make(shape, **checked)
+    import torch
+
+    from lowerbound.runtime.modes import seeded
+
+    with seeded(seed, torch.device("cpu")):
+        return make(shape, **checked)
 
 
 RECIPES: dict[str, Recipe] = {}
@@ -70,6 +94,10 @@ Make = TypeVar("Make", bound=Callable[..., Any])
 def recipe(**usual: Any) -> Callable[[Make], Make]:
     """Decorator: add a function to the recipes, under its own name with dashes.
 
+    The decorated function also takes a ``seed``, from which the initial weights are drawn; torch's
+    random state is restored afterwards. Without it they are drawn from torch's random state. To
+    show the keyword to editors, declare it: ``seed: int | None = None``.
+
     Args:
         usual: the arguments ``training``, ``pixels`` and ``image_size`` of :class:`Recipe`.
     """
@@ -78,8 +106,10 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
         name = make.__name__.replace("_", "-")
 
         @wraps(has_settings(make))
-        def check_and_make(shape: tuple[int, ...], **arguments: Any) -> Any:
-            return make(shape, **check_arguments(make, arguments, name=name))
+        def check_and_make(
+            shape: tuple[int, ...], *, seed: int | None = None, **arguments: Any
+        ) -> Any:
+            return _make_from_seed(make, name, shape, arguments, seed)
 
         check_and_make.__doc__ = _document_arguments(make)
         RECIPES[name] = Recipe(name, check_and_make, **usual)
@@ -91,7 +121,10 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 def _document_arguments(make: Callable[..., Any]) -> str:
     """Add a recipe's arguments, which its signature describes, to its docstring."""
     text, entries = (make.__doc__ or "").strip(), write_docstring_entries(read_settings(make))
-    return f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n"
+    return (
+        f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n    seed: Seed of the "
+        "initial weights; torch's random state if not given.\n"
+    )
 
 
 def find_recipe(name: str) -> Recipe:

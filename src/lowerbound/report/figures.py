@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lowerbound.errors import ShapeError
+from lowerbound.runtime.outputs import write_whole
 
 # The least height of a tile, the distance between tiles, and the background's grey value.
 _TILE_PIXELS = 48
@@ -46,6 +47,7 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
 
     Raises:
         ShapeError: if these are not images.
+        StorageError: if the file cannot be written.
     """
     if images.dim() != 4 or not is_image(tuple(images.shape[1:])):
         raise ShapeError(f"expected images [N, 1 or 3, H, W], got the shape {tuple(images.shape)}")
@@ -73,11 +75,11 @@ def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | No
     for number, tile in enumerate(tiles):
         top, left = number // columns * height + _GAP_PIXELS, number % columns * width + _GAP_PIXELS
         sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if depth == 1:
         sheet = sheet.squeeze(2)
-    Image.fromarray(sheet).save(path)
+    path = Path(path)
+    with write_whole(path) as file:
+        Image.fromarray(sheet).save(file)
     return path
 
 
@@ -133,8 +135,8 @@ def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathL
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with write_whole(path) as file:
+        figure.savefig(file, dpi=120)
     return path
 
 

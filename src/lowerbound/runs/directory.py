@@ -1,24 +1,24 @@
-"""The directory of a run: its configuration, its metrics, and checkpoints with digests."""
+"""The directory of a run: its configuration, its metrics, and its checkpoints."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 import yaml
 from torch import Tensor
 
 from lowerbound.errors import StorageError
-from lowerbound.runs.tensor_files import digest, explain_write_errors, read_tensors, write_tensors
+from lowerbound.runs import disk
+from lowerbound.runs.locking import lock
+from lowerbound.runs.store import CheckpointStore
+from lowerbound.runtime.outputs import explain_write_errors
 
-_DIGESTS_FILE = "SHA256SUMS"
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,13 @@ class RunDirectory:
 
         config.yaml                        the settings that repeat the run
         metrics.jsonl                      a line for each epoch
-        checkpoints/step-00000120/         model, averaged model, optimiser and random state as
-                                           safetensors, the rest of the state as JSON
-        checkpoints/best/                  the model with the best validation bound
+        checkpoints/step-00000120/         model, averaged and best model, optimiser and random
+                                           state as safetensors, the rest of the state as JSON, and
+                                           config.yaml as it was then
         samples/ reconstructions/          a picture for each epoch
         bound.png  manifold.png
         profile.md                         where the time of a step goes, if the run was profiled
+        .lock                              locked while a training writes to the directory
 
     Args:
         path: The path of the directory.
@@ -50,9 +51,14 @@ class RunDirectory:
         return self.path / "config.yaml"
 
     @property
-    def checkpoints(self) -> Path:
-        """The path of the folder of checkpoints."""
-        return self.path / "checkpoints"
+    def metrics(self) -> Path:
+        """The path of ``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The checkpoints, in the folder ``checkpoints``."""
+        return CheckpointStore(self.path / "checkpoints", self.keep)
 
     def create(self, config: Mapping[str, Any]) -> None:
         """Make the directory and write its configuration.
@@ -67,15 +73,13 @@ class RunDirectory:
                 f"with resume=True (lowerbound train --resume {self.path}), or remove it"
             )
         with explain_write_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.path)
         self.write_config(config)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml`` completely or not at all."""
-        text = yaml.safe_dump(
-            dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None
-        )
-        _replace_text(self.config, text)
+        with explain_write_errors(self.config):
+            disk.write_text(self.config, _dump(config))
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.yaml``.
@@ -86,120 +90,108 @@ class RunDirectory:
         return read_config(self.config)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        path = self.path / "metrics.jsonl"
-        with explain_write_errors(path), path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line to ``metrics.jsonl``, or leave the file as it is if the disk is full."""
+        with explain_write_errors(self.metrics), self.metrics.open("ab", buffering=0) as file:
+            line, end = (json.dumps(record) + "\n").encode(), file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except BaseException:
+                file.truncate(end)
+                raise
 
     def rewrite_metrics(self, records: list[dict[str, Any]]) -> None:
         """Replace all lines, for a run that continues from a checkpoint before the last line."""
-        _replace_text(
-            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records)
-        )
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        with explain_write_errors(self.metrics):
+            disk.write_text(self.metrics, text)
 
     def write_checkpoint(
         self,
-        name: str,
+        step: int,
         files: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         header: Mapping[str, Any],
+        config: Mapping[str, Any],
     ) -> None:
-        """Write a checkpoint completely or not at all, with a digest of each file.
-
-        Older checkpoints are then deleted, except the newest ``keep``.
+        """Write a checkpoint completely or not at all, and wait until it is on the disk.
 
         Args:
-            name: The name of its folder.
+            step: The number of steps that were taken.
             files: The tensors of each safetensors file, by the name of the file.
             state: The rest of the state, in JSON's types.
             header: The metadata of each safetensors file, with which a model can be loaded from
                 its file alone.
+            config: The configuration of the run.
         """
-        partial = self.checkpoints / f".{name}.partial"
-        target, retired = self.checkpoints / name, self.checkpoints / f".{name}.retired"
-        with explain_write_errors(target):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            for file, tensors in files.items():
-                write_tensors(partial / f"{file}.safetensors", tensors, header)
-            (partial / "state.json").write_text(json.dumps(state), encoding="utf8")
-            sums = [f"{digest(path)}  {path.name}\n" for path in sorted(partial.iterdir())]
-            (partial / _DIGESTS_FILE).write_text("".join(sums), encoding="utf8")
-            if target.exists():
-                shutil.rmtree(retired, ignore_errors=True)
-                os.replace(target, retired)
-            os.replace(partial, target)
-            shutil.rmtree(retired, ignore_errors=True)
-            for old in self.list_newest()[self.keep :]:
-                shutil.rmtree(old)
+        with explain_write_errors(self.metrics):
+            if self.metrics.exists():
+                disk.sync(self.metrics)
+        self.checkpoints.write(step, files, state, header, _dump(config))
 
-    def find_best(self) -> Path | None:
-        """Find the checkpoint of the best model, or return ``None``.
-
-        It has another name if a crash occurred while it was replaced.
-        """
-        places = (self.checkpoints / "best", self.checkpoints / ".best.retired")
-        return next((place for place in places if place.is_dir()), None)
+    def has_checkpoints(self) -> bool:
+        """Check whether there is a checkpoint, complete or damaged."""
+        return bool(self.checkpoints.list_models())
 
     def list_newest(self) -> list[Path]:
-        """List the checkpoints of steps, the newest first."""
-        return sorted(self.checkpoints.glob("step-*"), reverse=True)
+        """List the folders of the checkpoints, the newest first."""
+        return self.checkpoints.list_newest()
 
     def read_newest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Read the newest intact checkpoint.
+        """Read the newest intact checkpoint, with a warning for each newer one that is damaged.
+
+        Returns:
+            The tensors of each file, and the state.
 
         Raises:
             StorageError: if none is intact.
         """
-        faults: list[str] = []
-        for folder in self.list_newest():
-            try:
-                return read_checkpoint(folder)
-            except StorageError as error:
-                faults.append(str(error))
-        raise StorageError(
-            "; ".join(faults) or f"{self.path}: has no checkpoint; train again from the start"
-        )
+        return self.checkpoints.read_newest()
 
-    def read_failure(self) -> str | None:
-        """Read from the newest checkpoint why training failed; ``None`` if it did not."""
-        for newest in self.list_newest()[:1]:
-            # If the file is damaged, reading the checkpoint itself reports it.
-            with suppress(OSError, ValueError):
-                state = json.loads((newest / "state.json").read_text(encoding="utf8"))
-                failure: str | None = state.get("failure")
-                return failure
-        return None
+    def read_model(self, read: Callable[[Path], Value]) -> Value:
+        """Read the best model of the newest intact checkpoint, or the newest if none is the best.
 
-    def find_model_file(self) -> Path:
-        """Find the file of the model with the best validation bound, or of the newest model.
+        Args:
+            read: Reads the model's file.
 
         Raises:
-            StorageError: if the file does not exist, or its digest does not match.
+            StorageError: if this is not the directory of a run, or no checkpoint is intact.
         """
-        candidates = [
-            folder for folder in [self.find_best(), *self.list_newest()] if folder is not None
-        ]
         if not self.config.exists():
             raise StorageError(
                 f"{self.path}: has no config.yaml, so it is not the directory of a run"
             )
-        if not candidates:
-            raise StorageError(
-                f"{self.path}: has no checkpoint yet; wait for the first one, or train again"
-            )
-        verify_checkpoint(candidates[0])
-        averaged = candidates[0] / "averaged.safetensors"
-        if averaged.exists():
-            return averaged
-        return candidates[0] / "model.safetensors"
+        return self.checkpoints.read_model(read)
+
+    def read_failure(self) -> str | None:
+        """Read from the newest checkpoint why training failed; ``None`` if it did not."""
+        return self.checkpoints.read_failure()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the directory and, within the block, keep other processes from training into it.
+
+        What a killed process left is completed or removed.
+
+        Raises:
+            StorageError: if another process is training into it, or it cannot be written.
+        """
+        file = self.path / ".lock"
+        with explain_write_errors(self.path):
+            disk.make_folder(self.path)
+            file.touch()
+        with lock(file):
+            with explain_write_errors(self.path):
+                for partial in map(disk.name_partial, (self.config, self.metrics)):
+                    disk.remove(partial)
+                self.checkpoints.clean_up()
+            yield
 
 
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with explain_write_errors(path):
-        partial.write_text(text, encoding="utf8")
-        os.replace(partial, path)
+def _dump(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(
+        dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -220,88 +212,3 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StorageError(f"{path}: contains no settings; expected a run's config.yaml")
     return config
-
-
-def verify_checkpoint(folder: Path) -> None:
-    """Check the files of a checkpoint against their digests.
-
-    Raises:
-        StorageError: naming the first file that is missing or differs.
-    """
-    try:
-        lines = (folder / _DIGESTS_FILE).read_text(encoding="utf8", errors="replace").splitlines()
-    except OSError:
-        raise StorageError(
-            f"{folder}: has no {_DIGESTS_FILE}, so the checkpoint is not complete"
-        ) from None
-    sums = {name: expected for expected, _, name in (line.partition("  ") for line in lines)}
-    unlisted = {path.name for path in folder.iterdir()} - sums.keys() - {_DIGESTS_FILE}
-    if unlisted or not sums:
-        missing = ", ".join(sorted(unlisted)) or "any file"
-        raise StorageError(
-            f"{folder / _DIGESTS_FILE}: is damaged, because it does not list {missing}"
-        )
-    for name, expected in sums.items():
-        file = folder / name
-        if not file.is_file() or digest(file) != expected:
-            raise StorageError(
-                f"{file}: is missing or damaged: its digest does not match {_DIGESTS_FILE}; use "
-                "another checkpoint"
-            )
-
-
-def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read the tensors of each file of a checkpoint, and its state, after checking the digests."""
-    verify_checkpoint(folder)
-    files = {path.stem: read_tensors(path)[0] for path in folder.glob("*.safetensors")}
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf8"))
-    return files, state
-
-
-def flatten_optimizer(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimiser's state into its tensors and the rest, which has JSON's types."""
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    rest: dict[str, Any] = {"kind": type(optimizer).__name__, "param_groups": [], "numbers": {}}
-    for index, slots in state["state"].items():
-        for slot, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{slot}"] = value
-            else:
-                rest["numbers"][f"{index}.{slot}"] = value
-    for number, group in enumerate(state["param_groups"]):
-        plain = dict(group)
-        for key in [key for key, value in group.items() if isinstance(value, Tensor)]:
-            tensors[f"group.{number}.{key}"] = plain.pop(key)
-        rest["param_groups"].append(plain)
-    return tensors, rest
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
-) -> None:
-    """Restore the state that :func:`flatten_optimizer` returned.
-
-    Raises:
-        StorageError: if the state is that of another optimiser.
-    """
-    if rest["kind"] != type(optimizer).__name__:
-        raise StorageError(
-            f"the checkpoint's optimiser is {rest['kind']}, not {type(optimizer).__name__}; "
-            "resume with the same optimiser"
-        )
-    groups = [dict(group) for group in rest["param_groups"]]
-    slots: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *rest["numbers"].items()]:
-        owner, key = name.split(".", 1)
-        if owner == "group":
-            number, key = key.split(".", 1)
-            groups[int(number)][key] = value
-        else:
-            slots.setdefault(int(owner), {})[key] = value
-    try:
-        optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    except (ValueError, KeyError) as error:
-        raise StorageError(f"the checkpoint's optimiser does not fit this one: {error}") from None

@@ -23,8 +23,8 @@ class Run:
             bound. With a tolerance it is the last epoch of the best average of the weights. It is
             0 if the last weights were kept.
         stopped_early: Whether early stopping ended the training.
-        unfinished: Messages about schedules of the objective that did not reach their end, and
-            about a tolerance that was not reached.
+        unfinished: Messages about schedules of the objective that did not reach their end, about a
+            tolerance that was not reached, and about an interrupt.
         settled: Whether training stopped automatically, see ``tolerance`` of
             :func:`lowerbound.fit`.
     """
@@ -39,9 +39,11 @@ class Run:
     settled: bool = False
 
     def __repr__(self) -> str:
+        where = f", directory={str(self.directory)!r}" if self.directory else ""
+        if not self.history:  # because the first epoch was interrupted
+            return "\n".join([f"Run(epochs=0{where})", *self.unfinished])
         last = self.history[-1]
         parts = [part for part in ("train", "validation") if part in last]
         bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in parts)
-        where = f", directory={str(self.directory)!r}" if self.directory else ""
         line = f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})"
         return "\n".join([line, *self.unfinished])

@@ -16,13 +16,15 @@ import lowerbound.models
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, find_foreign_parts, has_references
 from lowerbound.errors import StorageError
+from lowerbound.runs import disk
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.log_joints import (
     check_variables,
     describe_posterior,
     rebuild_without_log_joint,
 )
-from lowerbound.runs.tensor_files import explain_write_errors, read_tensors, write_tensors
+from lowerbound.runs.tensor_files import DamagedFileError, read_tensors, write_tensors
+from lowerbound.runtime.outputs import explain_write_errors
 
 FORMAT = 2  # for models with shared parts; also the newest format that can be read
 _FORMAT_WITHOUT_SHARING = 1
@@ -116,7 +118,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         The path that was written.
 
     Raises:
-        StorageError: if the file cannot be written.
+        StorageError: if the file cannot be written, or a weight is not finite.
 
     Example:
         >>> import lowerbound as lb, tempfile
@@ -128,8 +130,14 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = add_suffix(Path(path))
     header = make_header(model)
+    name = _find_non_finite(model.state_dict(), _name_parameters(model))
+    if name is not None:
+        raise StorageError(
+            f"{path}: the model's {name} is not finite, so the model is not saved; load the last "
+            "checkpoint of its run, or train it again"
+        )
     with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         write_tensors(path, model.state_dict(), header)
     return path
 
@@ -157,6 +165,9 @@ def load_model(
     else:
         model = constructor()
     check_variables(path, header, model)
+    name = _find_non_finite(weights, _name_parameters(model))
+    if name is not None:
+        raise DamagedFileError(f"{path}: the weight {name} is not finite; train the model again")
     _convert_types(model, weights)
     _tie_parameters(model, header.get("shared", {}))
     try:
@@ -169,6 +180,20 @@ def load_model(
     if isinstance(model, lowerbound.models.Model):
         model.preprocessing = _read_preprocessing(header, path)
     return model.eval()
+
+
+def _name_parameters(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)}
+
+
+def _find_non_finite(weights: Mapping[str, Tensor], parameters: set[str]) -> str | None:
+    """Find the first tensor that is not finite. Only a buffer, such as a mask, may be infinite."""
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            continue
+        if value.isnan().any() or (name in parameters and value.isinf().any()):
+            return name
+    return None
 
 
 def _read_preprocessing(header: Mapping[str, Any], path: Path) -> Preprocessing | None:
@@ -214,7 +239,8 @@ def load(
     """Load the model of a run's directory, or of a file that :func:`lowerbound.save` wrote.
 
     The model is in evaluation mode, on the CPU. Of a run with validation, it is the model with the
-    best validation bound; of any other run, the newest model.
+    best validation bound; of any other run, the newest model. A directory can be loaded while a
+    training writes to it.
 
     The file of a :class:`lowerbound.LogJoint` does not contain the log joint. Without a constructor
     the model can draw from its posterior, and nothing else. With one, its variables must have the
@@ -227,8 +253,12 @@ def load(
             ``torch.nn``.
 
     Raises:
-        StorageError: if the file does not exist, is damaged, needs a constructor, or contains a
-            posterior over other variables than the constructor's.
+        StorageError: if the file does not exist, is damaged, holds weights that are not finite,
+            needs a constructor, or contains a posterior over other variables than the
+            constructor's.
+
+    Warns:
+        UserWarning: if a checkpoint is damaged and an older one is loaded, or if training failed.
 
     Example:
         >>> import tempfile, lowerbound as lb
@@ -256,4 +286,4 @@ def load(
         warnings.warn(
             f"{path}: training failed, so the model may be useless: {failure}", stacklevel=2
         )
-    return load_model(run.find_model_file(), constructor)
+    return run.read_model(lambda file: load_model(file, constructor))

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +17,37 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lowerbound.errors import StorageError
+from lowerbound.runs import disk
 
 
-@contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Within the block, turn an error of writing into one that the user can mend.
-
-    Raises:
-        StorageError: if the disk is full, or the folder cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(
-            f"{path}: cannot be written ({reason}); make room or give another place"
-        ) from None
+class DamagedFileError(StorageError):
+    """A file that is missing, or whose content is not what was written."""
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors to a safetensors file, completely or not at all.
+    """Write tensors to a safetensors file, completely or not at all, and wait for the disk.
 
     A name that the metadata's ``shared`` maps to another name has the same tensor, which is stored
     once.
     """
-    shared = (metadata or {}).get("shared", {})
+    with disk.replace_file(path) as partial:
+        write_unsynced_tensors(partial, tensors, metadata)
+
+
+def write_unsynced_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a file as :func:`write_tensors` does, but under its name and without waiting."""
+    metadata = metadata or {}
+    shared = metadata.get("shared", {})
     parts = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in tensors.items()
         if not _is_stored_as(shared.get(name), name, tensors)
     }
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(
-        parts, partial, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()}
-    )
-    os.replace(partial, path)
+    save_file(parts, path, metadata={key: json.dumps(value) for key, value in metadata.items()})
 
 
 def _is_stored_as(other: str | None, name: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -76,16 +68,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     A shared tensor is returned under each of its names.
 
     Raises:
-        StorageError: if the file does not exist, or is damaged.
+        DamagedFileError: if the file does not exist, or is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: _parse_json(value) for key, value in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise StorageError(f"{path}: the file does not exist") from None
+        raise DamagedFileError(f"{path}: the file does not exist") from None
     except (SafetensorError, ValueError, OSError) as error:
-        raise StorageError(
+        raise DamagedFileError(
             f"{path}: is not a readable safetensors file ({error}); restore it from a copy"
         ) from None
     shared = metadata.get("shared")

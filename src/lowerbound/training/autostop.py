@@ -61,6 +61,7 @@ class Decision:
         is_best: whether its average is the best one.
         goes_back: whether the training continues from the best average.
         settled: whether the training ends.
+        restarts_average: whether a new average begins with the next step.
     """
 
     windows: Windows
@@ -68,6 +69,7 @@ class Decision:
     is_best: bool = False
     goes_back: bool = False
     settled: bool = False
+    restarts_average: bool = False
 
     def describe(self, learning_rate: float) -> str:
         """Describe the result of the window in one line."""
@@ -101,6 +103,12 @@ class AutoStop:
         self.average = average_weights(self.model, None)
         self._best_bounds: Tensor | None = None
 
+    def reconsider(self, progress: Progress, earlier_tolerance: float) -> None:
+        """Continue a training that had settled, if its tolerance was larger."""
+        if progress.settled and self.tolerance < earlier_tolerance:
+            progress.settled = False
+            progress.windows = replace(progress.windows, idle=0)
+
     def count_fewest_steps_left(self, progress: Progress) -> int:
         """Count the remaining steps if no further window gains, which are the fewest possible."""
         windows = progress.windows
@@ -123,6 +131,9 @@ class AutoStop:
     ) -> Decision:
         """Decide after an epoch how to continue. If a window ends here, measure its gain first.
 
+        The loop carries out the decision. Nothing changes here, so that a training can be
+        interrupted during the comparison and resumed before it.
+
         Args:
             progress: the progress of the training.
             epoch_steps: the number of steps in an epoch.
@@ -136,8 +147,8 @@ class AutoStop:
             length = -(-_FIRST_WINDOW_STEPS // epoch_steps) * epoch_steps
             windows = replace(windows, length=length, end=length)
         if changing or progress.step < self.warmup_steps:
-            self.average.n_averaged.zero_()
-            return Decision(replace(windows, end=progress.step + windows.length))
+            windows = replace(windows, end=progress.step + windows.length)
+            return Decision(windows, restarts_average=True)
         cut_short = progress.step < windows.end
         if cut_short and (not last or best_weights is not None):
             return Decision(windows)
@@ -156,7 +167,6 @@ class AutoStop:
             self._best_bounds = bounds
         if cut_short:
             return Decision(windows, record, is_best)
-        self.average.n_averaged.zero_()
         return self._decide(progress, windows, record, is_best, best_weights is not None)
 
     def _decide(
@@ -181,6 +191,7 @@ class AutoStop:
             is_best,
             goes_back=has_best and not gained and not settled,
             settled=settled,
+            restarts_average=True,
         )
 
     def _measure_gain(
@@ -205,12 +216,15 @@ class AutoStop:
         model = cast(Model, self.average.module)
         now = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(weights)
-        bounds = bounds_of(model)
-        model.load_state_dict(now)
-        return bounds
+        try:
+            return bounds_of(model)
+        finally:
+            model.load_state_dict(now)
 
-    def describe_unfinished(self, progress: Progress) -> str:
+    def describe_unfinished(self, progress: Progress) -> list[str]:
         """Describe training whose steps ran out before it had settled."""
+        if not progress.history:
+            return []
         line = (
             f"the training has not settled to tolerance={self.tolerance:g} in "
             f"{progress.step:,} steps"
@@ -219,7 +233,7 @@ class AutoStop:
         if ended and ended[-1].get("gain") is not None:
             steps, gain = ended[-1]["steps"], ended[-1]["gain"]
             line += f"; the last window of {steps:,} steps gained {gain:+.2g} nats"
-        return f"{line}: train longer"
+        return [f"{line}: train longer"]
 
 
 def compute_comparable_bounds(

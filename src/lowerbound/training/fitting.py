@@ -1,19 +1,19 @@
 """``fit``: the one function that trains."""
 
 # torch is not imported at the top, so that the command can show its flags at once.
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
+from lowerbound.errors import TrainingInterrupted
 from lowerbound.settings import check_settings, takes_settings
 from lowerbound.training.settings import FitKeywords
 
 if TYPE_CHECKING:
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
+    from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop
 
@@ -71,7 +71,13 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         DataError, ShapeError: if the model cannot take the data.
         NonFiniteError: if the bound or a gradient becomes non-finite; the model keeps its last
             finite weights.
-        StorageError: if the directory contains a run already, or lacks a run to resume.
+        StorageError: if the directory contains a run already, if another process is training into
+            it, or if it lacks a run to resume.
+        TrainingInterrupted: a ``KeyboardInterrupt`` with the :class:`lowerbound.Run` so far, after
+            Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGXCPU. The training stops after the current step,
+            or undoes it if it takes more than two seconds, and the model gets the best weights so
+            far. With a directory a checkpoint is written first. A signal that the program handles
+            itself or ignores is left to it.
 
     Example:
         >>> import lowerbound as lb
@@ -87,36 +93,67 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     """
     from lowerbound.objectives.base import check_types
     from lowerbound.runs.directory import RunDirectory
-    from lowerbound.runs.run import Run
+    from lowerbound.runtime.interrupts import StopSignals
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
-    from lowerbound.training.resuming import open_run
+    from lowerbound.training.resuming import lock_run, open_run
 
     check_types("fit", model, objective)
     settings = check_settings(FitKeywords, keywords, name="fit")
     plan = model.training_plan(data)
     files = None if settings.directory is None else RunDirectory(Path(settings.directory))
     observers = make_observers(plan, files, settings)
-    loop = make_loop(model, objective, plan, settings, observers)
-    model.preprocessing = find_preprocessing(loop.train)
-    with seeded(derived_seed(settings.seed, "training"), loop.device):
-        if files is not None:
-            open_run(loop, files, settings)
-        with _stopping_between_steps(loop), _choosing_threads(loop), keeping_freed_memory():
-            loop.run()
+    with StopSignals.catch() as signals:
+        loop = make_loop(model, objective, plan, settings, observers, signals=signals)
+        model.preprocessing = find_preprocessing(loop.train)
+        seed = derived_seed(settings.seed, "training")
+        with lock_run(files, settings), seeded(seed, loop.device):
+            if files is not None:
+                open_run(loop, files, settings)
+            try:
+                with _choosing_threads(loop), keeping_freed_memory():
+                    loop.run()
+            except KeyboardInterrupt as error:
+                signals.ignore_further()
+                loop.restore_best()
+                raise _make_error(loop, files, error) from None
+    return _make_run(loop, files)
+
+
+def _make_run(loop: "Loop", files: "RunDirectory | None", *messages: str) -> "Run":
+    from lowerbound.runs.run import Run
+
     progress = loop.progress
     return Run(
-        model,
-        objective,
+        loop.model,
+        loop.objective,
         progress.history,
         None if files is None else files.path,
         progress.best_epoch,
         progress.stopped_early,
-        tuple(loop.unfinished()),
+        (*messages, *loop.unfinished()),
         progress.settled,
     )
+
+
+def _make_error(
+    loop: "Loop", files: "RunDirectory | None", error: KeyboardInterrupt
+) -> TrainingInterrupted:
+    progress = loop.progress
+    kept = "the last weights"
+    if progress.best_bound is not None:
+        kept = f"the best weights so far, those of epoch {progress.best_epoch}"
+    message = f"interrupted after step {progress.step:,}, in epoch {progress.epoch + 1}"
+    interrupted = TrainingInterrupted(
+        f"the training was {message}; the model has {kept}, and the attribute run of this "
+        "exception has the history",
+        run=_make_run(loop, files, message),
+    )
+    for note in getattr(error, "__notes__", []):  # what could not be saved
+        interrupted.add_note(note)
+    return interrupted
 
 
 @contextmanager
@@ -140,24 +177,3 @@ def _choosing_threads(loop: "Loop") -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _stopping_between_steps(loop: "Loop") -> Iterator[None]:
-    """Within the block, a first interrupt or request to terminate lets the current step finish.
-
-    A second one does not wait.
-    """
-
-    def request(number: int, frame: Any) -> None:
-        loop.request_stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

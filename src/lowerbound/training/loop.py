@@ -22,6 +22,7 @@ from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource
@@ -30,8 +31,9 @@ from lowerbound.training.players import Weights, collect_players, collect_weight
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
-    are_finite,
+    average_terms,
     describe_cut_schedules,
+    find_non_finite,
     make_non_finite_error,
     record_schedules,
 )
@@ -86,6 +88,7 @@ class Loop:
     patience: int | None
     seed: int
     observers: list[Observer]
+    signals: StopSignals = field(default_factory=StopSignals)
     autostop: AutoStop | None = None
     compile: Choice = "never"
     precision: Precision = "float32"
@@ -123,17 +126,18 @@ class Loop:
         with self._report_failures():
             self._notify("on_start")
             while not self.progress.finished:
-                rows = self._shuffle()
-                with closing(self._iterate_batches(rows)) as batches:
+                with closing(self._iterate_batches()) as batches:
                     for batch in batches:
-                        self.rates.set(self.progress.step, self.progress.windows.rate_factor)
-                        self.autotuner.run(batch, self._read_schedules(), self._count_steps_left())
-                        self.progress.advance(len(batch))
-                        self._notify("on_step")
+                        with self.signals.finish_step(self._may_undo_step):
+                            self._take_step(batch)
+                        self._stop_if_requested()
                 record = self._validate()
-                self._keep_best(record)
-                self._end_epoch(record)
-        self._restore_best()
+                decision = self._decide()
+                with self.signals.postpone():
+                    self._keep_best(record, decision)
+                    self._end_epoch(record)
+                self._notify("on_epoch", record)
+        self.restore_best()
         self._notify("on_end")
 
     # For observers and checkpoints.
@@ -159,21 +163,19 @@ class Loop:
         """The terms, averaged over this epoch's examples so far; waits for the device."""
         return {name: total / self.progress.position for name, total in self.step.totals.items()}
 
-    def healthy(self) -> bool:
-        """Whether all weights are finite."""
-        return are_finite([self.model, self.players])
+    def find_non_finite(self) -> str | None:
+        """Name what is not finite of the weights, their average and the optimiser's state."""
+        return find_non_finite([self.model, self.players], self.kept, self.optimizer)
 
     def tell(self, line: str) -> None:
         """Pass a line about how the steps run to all observers."""
         self._notify("on_choice", line)
 
     def unfinished(self) -> list[str]:
-        """Messages, if training ended before its schedules did or before it settled."""
-        if self.autostop is not None and not self.progress.settled:
-            if not self.progress.history:
-                return []
-            return [self.autostop.describe_unfinished(self.progress)]
-        return describe_cut_schedules(self.progress)
+        """Messages about a training that ended before its schedules or its tolerance."""
+        if self.autostop is None or self.progress.settled:
+            return describe_cut_schedules(self.progress)
+        return self.autostop.describe_unfinished(self.progress)
 
     def snapshot(self) -> Progress:
         """The present progress of the training, as plain values."""
@@ -198,14 +200,26 @@ class Loop:
             self.players.load_state_dict(weights["objective"])
 
     def request_stop(self) -> None:
-        """Stop after the current step; a second request stops at once.
+        """Interrupt the training after the current step."""
+        self.stop_requested = True
+
+    def restore_best(self) -> None:
+        """Put the best weights, or those that would be validated, into the model."""
+        self.load_weights(self.best_weights or collect_weights(self.kept, self.players))
+        self.model.eval()
+        self.players.eval()
+
+    def check_steps(self) -> None:
+        """Wait for the device, and check whether it refused a step.
 
         Raises:
-            KeyboardInterrupt: if a stop has been requested already.
+            NonFiniteError: if it did. Weights and progress are those before that step.
         """
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested = True
+        try:
+            self.step.check()
+        except NonFiniteError:
+            self.progress.go_back_to(self.step.taken, self.batch_size)
+            raise
 
     def resume(
         self,
@@ -225,65 +239,57 @@ class Loop:
                 settled continues.
         """
         self.progress, self.best_weights = progress, best_weights
-        if progress.position and len(progress.history) > progress.epoch:
-            # The earlier run ended in the middle of this epoch, which is now continued.
-            progress.history.pop()
-        if self.autostop is not None and progress.settled and earlier_tolerance is not None:
-            progress.settled = self.autostop.tolerance >= earlier_tolerance
-            if not progress.settled:
-                progress.windows = replace(progress.windows, idle=0)
+        if self.autostop is not None and earlier_tolerance is not None:
+            self.autostop.reconsider(progress, earlier_tolerance)
         self.step.resume(progress.step, progress.sums)
         self.autotuner.resume(progress.compiled, progress.bfloat16, self._count_steps_left())
-        progress.finish_at(self.total_steps)
+        progress.continue_to(self.total_steps)
 
     # The parts of the loop.
 
     def _shuffle(self) -> Tensor:
         """Shuffle the rows of this epoch. Their order depends only on the seed and the epoch."""
         seed = derived_seed(self.seed, "order", self.progress.epoch)
-        generator = torch.Generator().manual_seed(seed)
-        return self.source.shuffle(self.batch_size, generator)
+        return self.source.shuffle(self.batch_size, torch.Generator().manual_seed(seed))
 
-    def _iterate_batches(self, rows: Tensor) -> Generator[Batch]:
+    def _iterate_batches(self) -> Generator[Batch]:
         """Yield the remaining batches of an epoch.
 
-        Between them the loop stops if that was requested, and checks from time to time whether the
-        device refused a step.
+        Between them the loop checks from time to time whether the device refused a step.
         """
         self.model.train()
         self.players.train()
         first, began = self.progress.position, time.perf_counter()
         most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
-        rows = rows[first:][: (self.total_steps - self.progress.step) * self.batch_size]
+        left = (self.total_steps - self.progress.step) * self.batch_size
+        rows = self._shuffle()[first:][:left]
         with closing(self.source.batches(rows, self.batch_size)) as batches:
             for batch in batches:
-                if self.stop_requested:
-                    self._check()
-                    raise KeyboardInterrupt
                 yield batch
                 if len(self.step.unchecked) >= most:
-                    self._check()
-        self._check()
+                    self.check_steps()
+        self.check_steps()
         seconds = time.perf_counter() - began
         self.examples_per_second = (self.progress.position - first) / seconds
 
-    def _check(self) -> None:
-        """Check whether a step was refused; if so, return to the state before it."""
-        try:
-            self.step.check()
-        except NonFiniteError:
-            progress, taken = self.progress, self.step.taken
-            batches = -(-progress.position // self.batch_size) - (progress.step - taken)
-            progress.step, progress.position = taken, batches * self.batch_size
-            raise
+    def _take_step(self, batch: Batch) -> None:
+        self.rates.set(self.progress.step, self.progress.windows.rate_factor)
+        self.autotuner.run(batch, self._read_schedules(), self._count_steps_left())
+        self.progress.advance(len(batch))
+        self._notify("on_step")
 
-    @property
-    def _epochs(self) -> float:
-        """The number of epochs so far, with the fraction of the current one."""
-        return self.progress.epoch + self.progress.position / len(self.train)
+    def _may_undo_step(self) -> bool:
+        """Whether the step in progress, if there is one, has not begun to change the weights."""
+        return self.step.taken == self.progress.step
+
+    def _stop_if_requested(self) -> None:
+        if self.stop_requested or self.signals.requested:
+            self.check_steps()
+            self.signals.ignore_further()
+            raise KeyboardInterrupt
 
     def _read_schedules(self) -> dict[str, float]:
-        now = self.progress.step, self._epochs
+        now = self.progress.step, self.progress.count_epochs(len(self.train))
         return {name: schedule.at(*now) for name, schedule in self.schedules.items()}
 
     def _count_steps_left(self) -> int:
@@ -294,10 +300,9 @@ class Loop:
 
     def _validate(self) -> dict[str, Any]:
         """Validate, and make the record of the epoch that has just ended."""
-        progress = self.progress
-        averages = self.averages()
-        if not self.healthy():
-            raise make_non_finite_error(progress, "parameter", "the model's weights")
+        progress, averages = self.progress, self.averages()
+        if where := self.find_non_finite():
+            raise make_non_finite_error(progress, "parameter", where)
         rate = self.rates.compute_model_rate(progress.step - 1, progress.windows.rate_factor)
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
@@ -307,34 +312,32 @@ class Loop:
             "examples_per_second": self.examples_per_second,
         }
         if self.schedules:
-            record["schedules"] = record_schedules(self.schedules, progress.step, self._epochs)
-        if self.validation is not None:
-            terms = compute_dataset_terms(
-                self.kept, self.objective, self.validation, seed=self.seed
-            )
-            record["validation"] = {name: float(term.mean()) for name, term in terms.items()}
-            if not math.isfinite(record["validation"]["bound"]):
-                where = "the mean over the validation data"
-                raise make_non_finite_error(progress, "validation bound", where)
+            epochs = progress.count_epochs(len(self.train))
+            record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
+        data, seed = self.validation, self.seed
+        if data is not None:
+            terms = compute_dataset_terms(self.kept, self.objective, data, seed=seed)
+            record["validation"] = average_terms(terms, progress)
         record["seconds"] = self.seconds
         return record
 
-    def _keep_best(self, record: dict[str, Any]) -> None:
-        if self.autostop is not None:
-            self._act_on(self._decide(self.autostop), record)
-        elif "validation" in record:
-            best, bound = self.progress.best_bound, record["validation"]["bound"]
-            if best is None or bound > best:
-                self._keep(bound)
+    def _keep_best(self, record: dict[str, Any], decision: Decision | None) -> None:
+        if decision is not None:
+            self._act_on(decision, record)
+        elif "validation" in record and self.progress.is_better(record["validation"]["bound"]):
+            self._keep(record["validation"]["bound"])
 
     def _keep(self, bound: float) -> None:
         self.progress.best_bound, self.progress.best_epoch = bound, self.progress.epoch + 1
         self.best_weights = copy_weights(collect_weights(self.kept, self.players))
 
-    def _decide(self, autostop: AutoStop) -> Decision:
-        step, epochs = self.progress.step, self._epochs
+    def _decide(self) -> Decision | None:
+        """Ask the rule that stops training, if there is one, how to continue; change nothing."""
+        if self.autostop is None:
+            return None
+        step, epochs = self.progress.step, self.progress.count_epochs(len(self.train))
         schedules = self.schedules.values()
-        return autostop.consider(
+        return self.autostop.consider(
             self.progress,
             epoch_steps=-(-len(self.train) // self.batch_size),
             last=step >= self.total_steps,
@@ -359,24 +362,19 @@ class Loop:
             self.tell(decision.describe(self.rates.own[0] * window["pace"]))
             finite = {name: value for name, value in window.items() if math.isfinite(value)}
             record["window"] = finite
+        if self.autostop is not None and decision.restarts_average:
+            self.autostop.average.n_averaged.zero_()
         self.progress.windows, self.progress.settled = decision.windows, decision.settled
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         progress = self.progress
         progress.history.append(record)
         if progress.position == len(self.train):
-            progress.epoch += 1
-            progress.position = 0
+            progress.epoch, progress.position = progress.epoch + 1, 0
             self.step.begin_epoch()
         waited = progress.epoch - progress.best_epoch
         progress.stopped_early = self.patience is not None and waited >= self.patience
         progress.finish_at(self.total_steps)
-        self._notify("on_epoch", record)
-
-    def _restore_best(self) -> None:
-        self.load_weights(self.best_weights or collect_weights(self.kept, self.players))
-        self.model.eval()
-        self.players.eval()
 
     def _notify(self, event: str, *given: Any) -> None:
         for observer in self.observers:
@@ -390,6 +388,8 @@ class Loop:
         except BaseException as error:
             if isinstance(error, NonFiniteError):
                 self.failure = str(error)
+            if isinstance(error, KeyboardInterrupt):
+                self.signals.ignore_further()
             for observer in self.observers:
                 try:
                     observer.on_interrupt(self)

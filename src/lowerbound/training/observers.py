@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +21,12 @@ from lowerbound.report.figures import (
     save_learning_curves,
     save_pairs,
 )
-from lowerbound.runs.directory import RunDirectory, flatten_optimizer
+from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
-from lowerbound.runtime.noise import random_state
 from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
-_CHECKPOINT_SECONDS = 30.0
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
@@ -101,7 +100,7 @@ class Display(Observer):
         if "validation" in record:
             line += f"  validation {self._describe(record['validation'])}"
         line += f"  {speed:,.0f} examples/s"
-        if not loop.progress.finished:
+        if speed and not loop.progress.finished:  # no speed if an interrupt came after the steps
             left = (loop.total_steps - loop.progress.step) * loop.batch_size / speed
             most = "at most " * (loop.autostop is not None)
             line += f"  {most}{left:,.0f} s left"
@@ -137,48 +136,61 @@ class Display(Observer):
 
 @dataclass(eq=False)
 class Recorder(Observer):
-    """Writes metrics and checkpoints to a run directory."""
+    """Writes metrics and checkpoints to a run directory.
+
+    Args:
+        directory: to write to.
+        save_every: seconds between two checkpoints.
+    """
 
     directory: RunDirectory
+    save_every: float
+    header: dict[str, Any] | None = None
     written: float = 0.0
-    best_written: int = 0
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
-        self.header = make_header(loop.model)
-        self.directory.rewrite_metrics(loop.progress.history)
-        self.written = time.monotonic()
+        with loop.signals.postpone():
+            self.directory.rewrite_metrics(loop.progress.history)
+            self.config = self.directory.read_config()
+            self.header = make_header(loop.model)
+            self.written = time.monotonic()
+
+    def on_step(self, loop: Loop) -> None:
+        """Write a checkpoint if the last one is old."""
+        if not self._is_due():
+            return
+        loop.check_steps()
+        if loop.find_non_finite() is None:
+            self._checkpoint(loop)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
         """Write the line, and a checkpoint if the last one is old or this is the end."""
-        self.directory.append_metrics(record)
-        if loop.progress.finished or time.monotonic() - self.written > _CHECKPOINT_SECONDS:
-            self._write_checkpoint(loop)
+        with loop.signals.postpone():
+            self.directory.append_metrics(record)
+            if loop.progress.finished or self._is_due():
+                self._checkpoint(loop)
 
     def on_interrupt(self, loop: Loop) -> None:
-        """Write a checkpoint, unless a step was interrupted. Then the last checkpoint remains."""
-        if loop.between_steps and loop.healthy():
+        """Write a checkpoint, unless a step was interrupted; then the last one remains."""
+        if self.header is None or not loop.between_steps:
+            return
+        if loop.find_non_finite() is None:
+            self._checkpoint(loop)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self.written >= self.save_every
+
+    def _checkpoint(self, loop: Loop) -> None:
+        with loop.signals.postpone():
             self._write_checkpoint(loop)
+            self.written = time.monotonic()
 
     def _write_checkpoint(self, loop: Loop) -> None:
-        optimizer, rest = flatten_optimizer(loop.optimizer)
-        files = {
-            **loop.weights(),
-            "optimizer": optimizer,
-            "random": random_state(loop.device),
-        }
-        if loop.ema is not None:
-            files |= {
-                "averaged": loop.ema.module.state_dict(),
-                "average": {"n_averaged": loop.ema.n_averaged},
-            }
-        if loop.best_weights is not None and self.best_written != loop.progress.best_epoch:
-            best = {"epoch": loop.progress.best_epoch, "validation_bound": loop.progress.best_bound}
-            self.directory.write_checkpoint("best", loop.best_weights, best, self.header)
-            self.best_written = loop.progress.best_epoch
-        state = {"progress": asdict(loop.snapshot()), "optimizer": rest, "failure": loop.failure}
-        self.directory.write_checkpoint(f"step-{loop.progress.step:08d}", files, state, self.header)
-        self.written = time.monotonic()
+        assert self.header is not None
+        files, state = collect_state(loop)
+        step = loop.progress.step
+        self.directory.write_checkpoint(step, files, state, self.header, self.config)
 
 
 @dataclass(eq=False)

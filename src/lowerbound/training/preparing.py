@@ -18,6 +18,7 @@ from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.modes import evaluating
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
@@ -39,6 +40,8 @@ def make_loop(
     plan: TrainingPlan,
     settings: FitKeywords,
     observers: Sequence[Observer],
+    *,
+    signals: StopSignals,
 ) -> Loop:
     """Make the loop of training, after all checks.
 
@@ -78,6 +81,7 @@ def make_loop(
         autostop=autostop,
         seed=settings.seed,
         observers=list(observers),
+        signals=signals,
         compile=settings.compile,
         precision=settings.precision,
         profiled=settings.profile,
@@ -111,7 +115,7 @@ def make_observers(
     if settings.profile:
         observers.append(Profiler(None if files is None else files.path / "profile.md"))
     if files is not None:
-        observers.append(Recorder(files))
+        observers.append(Recorder(files, settings.save_every))
         observers.append(Painter(files, settings.pictures_every, settings.seed))
     return observers
 

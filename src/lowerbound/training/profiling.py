@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from lowerbound.runs.tensor_files import explain_write_errors
 from lowerbound.runtime.devices import synchronize
+from lowerbound.runtime.outputs import write_whole
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
 
@@ -143,8 +143,8 @@ class Profiler(Observer):
         kinds, operations = measure_shares(events, attribute, whole, kind_of)
         text = format_table("a step", str(loop.autotuner.option), self.plain, kinds, operations)
         if self.path is not None:
-            with explain_write_errors(self.path):
-                self.path.write_text(text, encoding="utf8")
+            with write_whole(self.path) as file:
+                file.write_text(text, encoding="utf8")
             text += f"\nwritten to {self.path}"
         loop.tell(text)
 

@@ -79,10 +79,37 @@ class Progress:
         self.position += examples
         self.step += 1  # last, because from here on weights and progress fit each other again
 
+    def count_epochs(self, examples: int) -> float:
+        """Count the epochs so far, with the fraction of the current one.
+
+        Args:
+            examples: the number of examples in an epoch.
+        """
+        return self.epoch + self.position / examples
+
+    def is_better(self, bound: float) -> bool:
+        """Whether a validation bound is the best one so far."""
+        return self.best_bound is None or bound > self.best_bound
+
+    def go_back_to(self, step: int, batch_size: int) -> None:
+        """Go back to an earlier step of the same epoch."""
+        batches = -(-self.position // batch_size) - (self.step - step)
+        self.step, self.position = step, batches * batch_size
+
+    def continue_to(self, total_steps: int) -> None:
+        """Continue a training, unless it has ended already after so many steps.
+
+        The record of an epoch in whose middle the number of steps had ended is removed.
+        """
+        self.finish_at(total_steps)
+        if not self.finished and self.position and len(self.history) > self.epoch:
+            self.history.pop()
+
     def finish_at(self, total_steps: int) -> None:
         """Record whether training has ended, automatically or after ``total_steps`` steps."""
         by_itself = self.stopped_early or self.settled
-        self.finished = by_itself or self.step >= total_steps
+        has_record = not self.position or len(self.history) > self.epoch
+        self.finished = by_itself or (self.step >= total_steps and has_record)
 
 
 # In checkpoints of earlier versions the fields of Windows are among those of Progress.

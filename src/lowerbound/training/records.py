@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
 from lowerbound.objectives.schedules import Schedule, was_cut_short
@@ -51,15 +52,40 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     return lines
 
 
-def are_finite(modules: Iterable[nn.Module]) -> bool:
-    """Whether all weights are finite, as they are unless an update overflowed."""
-    weights = [
-        value
-        for module in modules
-        for value in module.state_dict().values()
-        if value.is_floating_point() and value.numel()
-    ]
-    return bool(torch.isfinite(get_total_norm(weights, math.inf)))
+def find_non_finite(
+    modules: Iterable[nn.Module], kept: nn.Module, optimizer: Optimizer
+) -> str | None:
+    """Name the first group of values that is not finite; values are unless an update overflowed."""
+    states = [slot for slots in optimizer.state.values() for slot in slots.values()]
+    groups = {
+        "the model's weights": _list_values(modules),
+        "the averaged weights": _list_values([kept]),
+        "the optimiser's state": [slot for slot in states if isinstance(slot, Tensor)],
+    }
+    return next((name for name, values in groups.items() if not _are_finite(values)), None)
+
+
+def _list_values(modules: Iterable[nn.Module]) -> list[Tensor]:
+    return [value for module in modules for value in module.state_dict().values()]
+
+
+def _are_finite(values: Iterable[Tensor]) -> bool:
+    floating = [value for value in values if value.is_floating_point() and value.numel()]
+    return bool(torch.isfinite(get_total_norm(floating, math.inf)))
+
+
+def average_terms(terms: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:
+    """Average the terms over the validation data.
+
+    Raises:
+        NonFiniteError: if the bound is not finite.
+    """
+    averages = {name: float(term.mean()) for name, term in terms.items()}
+    if not math.isfinite(averages["bound"]):
+        raise make_non_finite_error(
+            progress, "validation bound", "the mean over the validation data"
+        )
+    return averages
 
 
 def make_non_finite_error(progress: Progress, term: str, tensor: str) -> NonFiniteError:

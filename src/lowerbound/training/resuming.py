@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
 import lowerbound
 from lowerbound.describe import complete, describe
 from lowerbound.errors import SettingsError, StorageError
-from lowerbound.runs.directory import RunDirectory, read_checkpoint, restore_optimizer
-from lowerbound.runtime.noise import restore_random_state
+from lowerbound.runs.directory import RunDirectory
 from lowerbound.training.loop import Loop
-from lowerbound.training.players import Weights
-from lowerbound.training.progress import Progress
 from lowerbound.training.settings import FitKeywords
+from lowerbound.training.state import restore_state, select_best_weights
+
+# The sections of config.yaml that must be the same when a run is resumed.
+_IDENTITY = ("objective", "model", "examples")
+
+
+def lock_run(files: RunDirectory | None, settings: FitKeywords) -> AbstractContextManager[None]:
+    """Make a context in which no other training writes to the run's directory, if it has one.
+
+    Raises:
+        StorageError: on entering, if another training is writing to it.
+    """
+    if files is None or (settings.resume and not files.config.exists()):
+        return nullcontext()
+    return files.lock()
 
 
 def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
     """Create the directory of a run, or continue with the run in it.
+
+    A run that was killed before its first checkpoint starts over.
 
     Raises:
         SettingsError: if the directory contains another run, naming the difference.
@@ -28,21 +43,30 @@ def open_run(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
     if not settings.resume:
         files.create(make_config(loop, settings))
         return
-    restore(loop, files)
+    if files.has_checkpoints():
+        before = restore(loop, files)
+    else:
+        before = files.read_config()
+        refuse_another_run(loop, files, before, before)
+        loop.tell("the run has no checkpoint yet, so it starts over")
     if not loop.progress.finished:  # otherwise nothing will be done by these settings
-        amend_config(loop, files, settings)
+        amend_config(loop, files, settings, before)
 
 
 def make_config(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
     """Make the configuration that repeats the run: its settings, its parts and the versions."""
-    versions = {name: version(name) for name in ("torch", "numpy")}
     return {
         "lowerbound": lowerbound.__version__,
         **(settings.config or {}),
         "training": _describe_settings(loop, settings),
         **_describe_identity(loop),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": _find_versions(),
     }
+
+
+def _find_versions() -> dict[str, str]:
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    return {"python": platform.python_version(), **versions}
 
 
 def _describe_settings(loop: Loop, settings: FitKeywords) -> dict[str, Any]:
@@ -68,77 +92,86 @@ def _describe_identity(loop: Loop) -> dict[str, Any]:
     }
 
 
-def restore(loop: Loop, files: RunDirectory) -> None:
+def restore(loop: Loop, files: RunDirectory) -> dict[str, Any]:
     """Restore the state of the loop from the run's newest intact checkpoint.
+
+    Returns:
+        The configuration with which that checkpoint was written.
 
     Raises:
         SettingsError: if the directory contains another run, naming what differs.
         StorageError: if no checkpoint is intact, or it does not fit.
     """
-    _refuse_another_run(loop, files)
+    config = files.read_config()
     tensors, state = files.read_newest()
+    before: dict[str, Any] = state.get("config", config)
+    refuse_another_run(loop, files, config, before)
     try:
-        loop.load_weights(tensors)
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise StorageError(f"{files.path}: the checkpoint is of another model: {reason}") from None
-    asked = [
-        {name: value for name, value in group.items() if name != "params"}
-        for group in loop.optimizer.param_groups
-    ]
-    restore_optimizer(loop.optimizer, tensors["optimizer"], state["optimizer"])
-    for group, options in zip(loop.optimizer.param_groups, asked, strict=True):
-        group.update(options)  # settings that the caller changed, such as another weight decay
-    if loop.ema is not None:
-        loop.ema.module.load_state_dict(tensors["averaged"])
-        loop.ema.n_averaged.copy_(tensors["average"]["n_averaged"])
-    restore_random_state(tensors["random"], loop.device)
-    try:
-        progress = Progress.from_state(state["progress"])
-    except TypeError:
-        raise StorageError(
-            f"{files.path}: the checkpoint was written by another version of lowerbound"
-        ) from None
-    tolerance = files.read_config()["training"].get("tolerance")
-    loop.resume(progress, best_weights=_read_best_weights(files), earlier_tolerance=tolerance)
+        progress = restore_state(loop, tensors, state)
+    except StorageError as error:
+        raise StorageError(f"{files.path}: {error}") from None
+    best = select_best_weights(tensors)
+    if "config" not in state and progress.best_epoch:
+        best = files.checkpoints.read_earlier_best(progress.best_epoch)
+        if best is None:
+            progress.best_bound, progress.best_epoch = None, 0
+    tolerance = before["training"].get("tolerance")
+    loop.resume(progress, best_weights=best, earlier_tolerance=tolerance)
+    return before
 
 
-def _read_best_weights(files: RunDirectory) -> Weights | None:
-    best = files.find_best()
-    if best is None:
-        return None
-    return read_checkpoint(best)[0]
+def refuse_another_run(
+    loop: Loop, files: RunDirectory, config: Mapping[str, Any], before: Mapping[str, Any]
+) -> None:
+    """Refuse a run with another model or objective, or other examples or another order of them.
 
+    Args:
+        loop: the training that is about to continue the run.
+        files: the directory of the run.
+        config: the configuration in the directory, which a user may have edited.
+        before: the configuration with which the newest checkpoint was written.
 
-def _refuse_another_run(loop: Loop, files: RunDirectory) -> None:
-    """Refuse a run with another model or objective, or other examples or another order of them."""
-    config, identity = files.read_config(), _describe_identity(loop)
+    Raises:
+        SettingsError: naming the first difference.
+    """
     now = {
         "seed": loop.seed,
         "batch_size": loop.batch_size,
         "averaged weights": _describe_averaging(loop.autostop, loop.ema),
-        **identity,
+        **_describe_identity(loop),
     }
+    was, edited = (_read_identity(files, each, now) for each in (before, config))
+    for name, value, asked in _find_differences(was, now):
+        remedy = "resume with the same value"
+        if was != edited:
+            remedy = f"{files.config} was edited since; write the earlier value there"
+        raise SettingsError(
+            f"fit: the run in {files.path} has {name}={value}, not {asked}; {remedy}"
+        )
+    for name, value, other in _find_differences(was, edited):
+        raise SettingsError(
+            f"{files.config}: has {name}={other}, but the run's checkpoint was written with "
+            f"{value}; restore the file as it was written"
+        )
+
+
+def _read_identity(
+    files: RunDirectory, config: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read the same from a configuration, with settings that exist since it was written."""
     try:
         training = config["training"]
-        before = {
+        return {
             "seed": training["seed"],
             "batch_size": training["batch_size"],
             "averaged weights": _describe_averaging(training.get("tolerance"), training["ema"]),
-            **{name: config[name] for name in identity},
-            **{name: complete(config[name], identity[name]) for name in ("objective", "model")},
+            **{name: config[name] for name in _IDENTITY},
+            **{name: complete(config[name], now[name]) for name in ("objective", "model")},
         }
     except (KeyError, TypeError):
         raise StorageError(
             f"{files.config} lacks settings of the run; restore the file as it was written"
         ) from None
-    different = next(iter(_find_differences(before, now)), None)
-    if different is not None:
-        name, was, value = different
-        raise SettingsError(
-            f"fit: the run in {files.path} has {name}={was}, not {value}; resume with the same "
-            "value"
-        )
 
 
 def _describe_averaging(tolerance: object, decay: object) -> str:
@@ -160,21 +193,37 @@ def _find_differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[s
         yield path, before, now
 
 
-def amend_config(loop: Loop, files: RunDirectory, settings: FitKeywords) -> None:
-    """Record changed settings, such as more epochs, with the step from which they apply."""
-    config = files.read_config()
-    before = config["training"]
+def amend_config(
+    loop: Loop, files: RunDirectory, settings: FitKeywords, before: Mapping[str, Any]
+) -> None:
+    """Record what changed since a checkpoint, with the step from which the changes apply.
+
+    These are settings such as more epochs, entries of the file that a user edited, and versions.
+
+    Args:
+        loop: the training that continues from the checkpoint.
+        files: the directory of the run.
+        settings: the settings of this training.
+        before: the configuration with which the checkpoint was written.
+    """
+    written = files.read_config()
+    now = written | {"lowerbound": lowerbound.__version__, "versions": _find_versions()}
+    now["training"] = before["training"] | _describe_settings(loop, settings)
+    now.pop("resumed", None)
+    others = {name: now[name] for name in now if name not in ("training", *_IDENTITY)}
     changed = {
-        name: value
-        for name, value in _describe_settings(loop, settings).items()
-        if before.get(name) != value
+        **_select_earlier_values(before["training"], now["training"]),
+        **_select_earlier_values(before, others),
     }
-    if not changed:
-        return
-    record = {
-        "from_step": loop.progress.step,
-        "before": {name: before.get(name) for name in changed},
-    }
-    config.setdefault("resumed", []).append(record)
-    config["training"] = before | changed
-    files.write_config(config)
+    resumed = list(before.get("resumed", []))
+    if changed:
+        resumed.append({"from_step": loop.progress.step, "before": changed})
+    if resumed:
+        now["resumed"] = resumed
+    if now != written:
+        files.write_config(now)
+
+
+def _select_earlier_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the earlier values of the entries that have another value now."""
+    return {name: before.get(name) for name, value in now.items() if before.get(name) != value}

@@ -78,7 +78,12 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the order of the examples and of all noise."""
+    """Seed of the order of the examples and of all noise.
+
+    It does not cover the initial weights, because they are drawn when the model is made: pass
+    ``seed`` to a recipe as well, or call ``torch.manual_seed`` before you make the model. The
+    ``--seed`` of the command covers both.
+    """
 
     device: str = "auto"
     """Device to train on: cpu, cuda, cuda:1 and so on; auto is a GPU if there is one.
@@ -108,6 +113,13 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
 
     The time is divided among matrix products, elementwise operations, the optimiser, the data and
     Python.
+    """
+
+    save_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Number of seconds between two checkpoints; 0 for a checkpoint after each step.
+
+    A checkpoint is written between two steps, and also at the end of training and after an
+    interrupt. A run that is killed loses at most the time since the last one.
     """
 
     pictures_every: Annotated[int, Field(ge=0)] = 1

@@ -1,0 +1,83 @@
+"""The application: all commands, and the exit code that follows from each error."""
+
+import sys
+import traceback
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lowerbound import __version__
+from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
+from lowerbound.errors import LowerboundError
+from lowerbound.runtime.interrupts import EXIT_CODE, StopSignals
+
+_BUG_MESSAGE = (
+    "this is a bug in lowerbound, not your mistake; please report it with the lines above"
+)
+
+
+class _TrainFirst(TyperGroup):
+    """A group of commands that lists ``train`` first, because it comes before the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "train")
+
+
+app = typer.Typer(
+    cls=_TrainFirst,
+    name="lowerbound",
+    help="Variational auto-encoders and variational inference, with bounds that are right to the "
+    "last nat.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (training, evaluating, comparing, inspecting, listing, selftesting):
+    part.register(app)
+
+
+@app.callback()
+def _accept_version_flag(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str], signals: StopSignals) -> int:
+    """Run the command, and return its exit code.
+
+    Args:
+        arguments: The words after the name of the command.
+        signals: Say whether an error follows from a signal.
+    """
+    if arguments == ["--version"]:
+        print(f"lowerbound {__version__}")
+        return 0
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            code = app(arguments, prog_name="lowerbound", standalone_mode=False)
+    except typer.TyperException as error:
+        return _fail(error.format_message())
+    except LowerboundError as error:
+        return _fail(str(error))
+    except Exception:
+        if signals.requested:  # foreign code may turn an interrupt into an error of its own
+            return EXIT_CODE
+        traceback.print_exc()
+        print(f"lowerbound: {_BUG_MESSAGE}", file=sys.stderr)
+        return 1
+    # typer turns a KeyboardInterrupt into the code 130
+    return code if isinstance(code, int) else 0
+
+
+def _print_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"lowerbound: warning: {message}", file=sys.stderr)
+
+
+def _fail(message: str) -> int:
+    if message:  # the message is empty if typer has printed the help instead
+        print(f"lowerbound: {' '.join(message.split())}", file=sys.stderr)
+    return 2
