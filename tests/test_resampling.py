@@ -44,9 +44,10 @@ def test_the_number_of_copies_is_proportional_to_the_weight_whatever_the_chunks(
 
         chosen = resample_by_weight(draw, 10, candidates=100, chunk=chunk)
         copies += torch.bincount(chosen[:, 0].long(), minlength=100)
-    # At most the variance of independent draws: five standard errors.
+    # At most the variance of independent draws: five standard errors, and six copies more for rows
+    # so light that their number of copies is far from Gaussian.
     error = (expected * (1 - expected / 10) / repetitions).sqrt()
-    assert ((copies / repetitions - expected).abs() <= 5 * error + 1e-9).all()
+    assert ((copies / repetitions - expected).abs() <= 5 * error + 6 / repetitions).all()
 
 
 def test_systematic_choice_differs_from_the_expected_number_of_copies_by_less_than_one():
