@@ -185,3 +185,19 @@ def test_an_average_is_torchs_to_the_bit(decay):
     assert int(ours.n_averaged) == int(theirs.n_averaged) == 4
     for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_one_kernel_cannot_update_is_not_recorded():
+    def step(*parameters):
+        optimizer = torch.optim.Adam(parameters, fused=True)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return QuickStep(optimizer)
+
+    single, double = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3).double())
+    assert step(single).recordable() is not None
+    assert step(single, double).recordable() is None
+    frozen = step(single)
+    single.requires_grad_(False)
+    assert frozen.recordable() is None

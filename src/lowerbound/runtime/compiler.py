@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,11 +62,19 @@ class CompiledFunction:
         self.own = _copy_code(function)
         with setting_compiler_switches():
             self.made = torch.compile(self.own, fullgraph=whole, **asked)
+        self.is_called = False
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function, after compiling it if this is the first call."""
         with setting_compiler_switches():
-            return self.made(*given, **named)
+            if self.is_called:
+                return self.made(*given, **named)
+            self.is_called = True
+            with warnings.catch_warnings():
+                # Of the compiler's own code, which calls a function that torch has renamed.
+                message = ".*torch._prims_common.check.* is deprecated"
+                warnings.filterwarnings("ignore", message, FutureWarning)
+                return self.made(*given, **named)
 
     def guards_of_last_call(self) -> Callable[..., bool] | None:
         """Return a function that says whether the last call's code is valid for other arguments.
@@ -77,7 +86,10 @@ class CompiledFunction:
         bound = getattr(self.own, "__self__", None)
         code = getattr(self.own, "__func__", self.own).__code__
         names = code.co_varnames[: code.co_argcount]
-        entries = torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
+        frames: Any = torch._C._dynamo.eval_frame
+        if not hasattr(frames, "_debug_get_cache_entry_list"):
+            return None
+        entries = frames._debug_get_cache_entry_list(code)
         if code.co_freevars or not entries or not hasattr(entries[0], "guard_manager"):
             return None
         entry = entries[0]  # the one that was used last

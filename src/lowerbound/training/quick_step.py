@@ -76,13 +76,15 @@ class QuickStep:
             return None
         fixed: list[Any] = []
         for group in groups:
+            if len({(parameter.device, parameter.dtype) for parameter in group["params"]}) > 1:
+                return None  # one call of the kernel cannot update them
             fixed += [group[name] for name in _FIXED]
             for parameter in group["params"]:
                 own = state.get(parameter)
+                if bool(own) != parameter.requires_grad:
+                    return None  # it has no state yet, or was frozen after it had one
                 if own:
                     fixed += map(id, own.values())
-                elif parameter.requires_grad:
-                    return None
         return tuple(fixed)
 
     def _is_quick(self) -> bool:

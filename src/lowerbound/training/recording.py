@@ -25,6 +25,10 @@ class RecordedStep:
     A step whose code is not valid any more, because a setting of the model has changed, runs
     unrecorded, which compiles it again. The next step is recorded again.
 
+    A graph reads and writes at fixed addresses, and does not repeat what Python does. So a step is
+    never recorded if it cannot be, or if it puts a tensor of its modules elsewhere. If that happens
+    between two steps, the step is recorded again.
+
     Args:
         step: the step.
         build: compiles it.
@@ -32,6 +36,7 @@ class RecordedStep:
 
     def __init__(self, step: TrainingStep, build: Callable[[], CompiledFunction]) -> None:
         self.step, self.build = step, build
+        self.may_record = True
         self.graph: Any = None
         self._start()
 
@@ -55,7 +60,12 @@ class RecordedStep:
         """Repeat the recorded step with another batch, if it is valid for that."""
         if self.graph is None:
             return False
-        if batch.examples is not self.batch.examples or not self.holds(batch):
+        is_valid = (
+            batch.examples is self.batch.examples
+            and self.addresses == self._list_addresses()
+            and self.holds(batch)
+        )
+        if not is_valid:
             self.graph, self.is_compiled = None, False
             return False
         for own, given in zip(self.inputs, _inputs_of(batch), strict=True):
@@ -64,22 +74,49 @@ class RecordedStep:
         return True
 
     def _run_or_record(self, batch: Batch) -> None:
-        if not self.is_compiled or self.step.update.recorded is None:
-            self.made(batch)
-            self.is_compiled = True
+        if not self.is_compiled or not self.may_record or self.step.update.recorded is None:
+            self._run(batch)
             return
+        own = _with_own_inputs(batch)
         holds = self.made.guards_of_last_call()
-        if holds is None or not holds(batch):
-            self.made(batch)
+        if holds is None or not holds(own) or not self._record(own):
+            self._run(batch)
             return
-        self.holds, self.batch = holds, _with_own_inputs(batch)
-        self.inputs = _inputs_of(self.batch)
-        graph = torch.cuda.CUDAGraph()
-        # Threads that read data may allocate memory meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.made(self.batch)
-        graph.replay()
+        self.holds, self.batch, self.inputs = holds, own, _inputs_of(own)
+        self.addresses = self._list_addresses()
+        self.graph.replay()
+
+    def _run(self, batch: Batch) -> None:
+        before = self._list_addresses()
+        self.made(batch)
+        self.is_compiled = True
+        self.may_record = self.may_record and self._list_addresses() == before
+
+    def _record(self, batch: Batch) -> bool:
+        """Record the step, or find that it cannot be, for instance because it waits for the GPU."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # Threads that read data may allocate memory meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.made(batch)
+        except RuntimeError:
+            # Nothing was computed. torch leaves the stream of the recording as the current one.
+            torch.cuda.set_stream(stream)
+            self.may_record = False
+            return False
         self.graph = graph
+        return True
+
+    def _list_addresses(self) -> list[int]:
+        """List where the tensors of the model and of the objective's players are."""
+        return [
+            tensor.data_ptr()
+            for top in (self.step.model, self.step.players)
+            for module in top.modules()
+            for tensors in (module._parameters, module._buffers, vars(module))
+            for tensor in tensors.values()
+            if isinstance(tensor, Tensor)
+        ]
 
 
 def _inputs_of(batch: Batch) -> list[Tensor]:

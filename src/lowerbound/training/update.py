@@ -97,6 +97,8 @@ class WeightUpdate:
 
     def send_rates(self) -> None:
         """Send learning rates that have changed to the device, for updates that were recorded."""
+        if self.recorded is None:
+            return
         for number, group in enumerate(self.optimizer.param_groups):
             if group["lr"] != self._rates[number]:
                 self._rates[number] = group["lr"]

@@ -8,6 +8,7 @@ be compared on common random numbers, and adding an example changes no other exa
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,9 @@ class ExampleStreams:
         filled = torch.empty(shape, dtype=dtype)
         rows = np.moveaxis(filled.numpy(), axis, 0)
         given = [np.moveaxis(value.detach().cpu().numpy(), axis, 0) for value in parameters]
-        in_threads = torch.device(device).type != "cpu" and rows[0].size >= _WORTH_THREADS
+        in_threads = (
+            torch.device(device).type != "cpu" and math.prod(rows.shape[1:]) >= _WORTH_THREADS
+        )
 
         def fill_row(row: int, generator: np.random.Generator) -> None:
             rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
