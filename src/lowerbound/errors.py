@@ -90,3 +90,10 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, *, run: Any) -> None:
         super().__init__(message)
         self.run = run
+
+
+class DoubtfulEstimateWarning(UserWarning):
+    """An estimate is not to be trusted.
+
+    The message says why, and what to do. The estimate has the same message as its ``warning``.
+    """

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lowerbound import __version__
 from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
-from lowerbound.errors import LowerboundError
+from lowerbound.errors import DoubtfulEstimateWarning, LowerboundError
 from lowerbound.runtime.interrupts import EXIT_CODE, StopSignals
 
 _BUG_MESSAGE = (
@@ -58,6 +58,8 @@ def run(arguments: list[str], signals: StopSignals) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
+            # The command prints the warning of an estimate next to the estimate.
+            warnings.simplefilter("ignore", DoubtfulEstimateWarning)
             code = app(arguments, prog_name="lowerbound", standalone_mode=False)
     except typer.TyperException as error:
         return _fail(error.format_message())

@@ -206,6 +206,7 @@ class _Evaluation:
             describe_likelihood(estimate),
             {"annealed_log_likelihood": likelihood_to_json(estimate)},
         )
+        self.report.warn(estimate.warning)
 
     def add_health(self, directory: Path) -> None:
         from lowerbound.errors import UnsupportedError

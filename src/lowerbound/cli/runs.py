@@ -319,21 +319,27 @@ def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dic
         "median": float(estimate.effective_sample_sizes.median()),
         "least": float(estimate.effective_sample_sizes.min()),
     }
+    doubts = {
+        "doubtful_examples": int(estimate.doubtful.sum()),
+        "doubtful_share": estimate.doubtful_share,
+        "warning": estimate.warning,
+    }
     if isinstance(estimate, AnnealedEstimate):
         return {
             **results,
             **estimate.settings,
             "examples": len(estimate.per_example),
             "acceptance": float(estimate.acceptance.mean()),
+            "growth": estimate.growth and mean_to_json(estimate.growth),
+            "shortfall": estimate.shortfall,
+            **doubts,
         }
     return {
         **results,
         "samples": estimate.samples,
         "pace": estimate.pace,
         "largest_pareto_k": float(estimate.pareto_k.max()),
-        "doubtful_examples": int(estimate.doubtful.sum()),
-        "doubtful_share": float(estimate.doubtful.double().mean()),
-        "warning": estimate.warning,
+        **doubts,
     }
 
 

@@ -1,11 +1,7 @@
 """Evaluations: how good a model is, in nats, with standard errors and warnings."""
 
-from lowerbound.evaluation.annealing import (
-    AnnealedEstimate,
-    Interval,
-    annealed_log_likelihood,
-    bidirectional,
-)
+from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
+from lowerbound.evaluation.annealing import Interval, annealed_log_likelihood, bidirectional
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.findings import Finding
@@ -14,6 +10,7 @@ from lowerbound.evaluation.group_health import CodeUse, GroupHealth
 from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
 from lowerbound.evaluation.inference_data import to_arviz
+from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
 
 __all__ = [
@@ -34,6 +31,7 @@ __all__ = [
     "inference_gaps",
     "latent_health",
     "log_likelihood",
+    "mean_interval",
     "paired_difference",
     "posterior_health",
     "to_arviz",

@@ -20,13 +20,15 @@ from torch import Tensor
 
 from lowerbound.data.fields import convert_floating_fields
 from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.evaluation.chains import AnnealingPath, draw_from_prior
+from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
+from lowerbound.evaluation.chains import AnnealingPath, change_length, draw_from_prior
 from lowerbound.evaluation.checks import (
     check_batch_size,
     check_model,
     check_normalized,
     check_seed,
 )
+from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import ProgressCallback, gather, iterate_batches, read_examples
@@ -41,24 +43,10 @@ from lowerbound.settings import check_whole_number
 # discrete or a bounded distribution.
 _FAR = (1234.5, -1234.5)
 
+# The smallest number of distributions whose half is at least two.
+_FEWEST_TO_HALVE = 4
+
 _ADVICE = "annealing needs p(z) and p(x given z) as separate parts; use lb.log_likelihood"
-
-
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class AnnealedEstimate(Estimate):
-    """An annealed log likelihood, with diagnostics of its chains.
-
-    Args:
-        acceptance: the share of accepted trajectories of each example, ``[N]``; nan if there were
-            no trajectories.
-        effective_sample_sizes: ``(sum w)^2 / sum w^2`` over each example's chains, ``[N]``, which
-            is from 1 to C.
-        settings: ``distributions``, ``chains``, ``leapfrog_steps`` and ``seed``.
-    """
-
-    acceptance: Tensor
-    effective_sample_sizes: Tensor
-    settings: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,6 +80,7 @@ def annealed_log_likelihood(
     distributions: int = 1000,
     chains: int = 16,
     leapfrog_steps: int = 10,
+    check_length: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
@@ -119,9 +108,16 @@ def annealed_log_likelihood(
     row. So ``batch_size`` changes the result by no more than rounding. But if the posterior is
     rough, long chains magnify the rounding until the result is a different draw.
 
+    The estimate comes with its own doubt. An example is doubtful if few of its chains share the
+    weight, or if two independent halves of its chains disagree. Independent chains of half the
+    length tell by how much the mean still grows: its error falls about in proportion to the number
+    of distributions, so the mean is still too low by about as much as it has grown. A doubtful
+    estimate has a ``warning``. Chains that all miss the same mode agree with each other, and nothing
+    here can tell.
+
     An example costs ``distributions * chains * leapfrog_steps`` forward and backward passes through
-    the likelihood, and a quarter more for the pilot run at the default settings. Take some examples
-    of a large dataset (``data.spread(100)``).
+    the likelihood, half as many for the chains of half the length, and a quarter for the pilot run
+    at the default settings. Take some examples of a large dataset (``data.spread(100)``).
 
     Args:
         model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
@@ -130,13 +126,17 @@ def annealed_log_likelihood(
         chains: C, the number of chains for each example.
         leapfrog_steps: the number of steps in a trajectory; each costs a forward and a backward
             pass through the likelihood.
+        check_length: whether chains of half the length are run too. They have their own noise, and
+            do not change the estimate.
         seed: of the noise, and of the pixels if they are random.
         batch_size: the number of examples in a batch; by default one that keeps memory small.
         progress: is called after each batch with the number of examples done, and of all examples.
 
     Returns:
-        The mean over examples with its standard error, and the value, the acceptance and the
-        effective sample size of each example.
+        The mean over examples with its standard error; the value, the acceptance and the effective
+        sample size of each example; and a warning if the estimate is not to be trusted. If at least
+        one example in twenty is doubtful, the warning is also issued as a
+        :class:`lowerbound.errors.DoubtfulEstimateWarning`.
 
     Raises:
         UnsupportedError: for a model that is not a LatentModel, for latents that are discrete,
@@ -172,6 +172,10 @@ def annealed_log_likelihood(
     _check_prior("annealed_log_likelihood", model, examples.given(first, model.needs))
     model.check_data(examples)
 
+    shorter: dict[str, int] | None = None
+    if check_length and distributions >= _FEWEST_TO_HALVE:
+        shorter = {**settings, "distributions": distributions // 2}
+
     def of_batches() -> Iterator[dict[str, Tensor]]:
         batches = iterate_batches(
             examples,
@@ -190,7 +194,9 @@ def annealed_log_likelihood(
     with evaluating(model), seeded(seed, get_device(model)):
         estimate = _make_estimate(gather(len(examples), of_batches()), settings)
     bits = bits_per_dimension(model, examples, estimate.mean)
-    return replace(estimate, bits_per_dimension=bits)
+    estimate = replace(estimate, bits_per_dimension=bits)
+    warn_if_doubtful(estimate)
+    return estimate
 
 
 def bidirectional(
@@ -287,6 +293,8 @@ def _make_estimate(results: Mapping[str, Tensor], settings: Mapping[str, int]) -
         results["log_likelihood"],
         acceptance=results["acceptance"],
         effective_sample_sizes=results["effective"],
+        halves=torch.stack([results["first half"], results["second half"]]),
+        shorter=results.get("shorter"),
         settings=settings,
     )
 

@@ -141,13 +141,7 @@ class AnnealingPath:
                 log_steps.append(log_step)
                 state, chance = self.transition(state, beta, log_step.exp())
                 log_step = log_step + _RATE * (chance.mean(0) - _ACCEPTANCE)
-        steps = nn.functional.interpolate(
-            torch.stack(log_steps, 1)[None].exp(),
-            len(self.betas),
-            mode="linear",
-            align_corners=True,
-        )
-        return steps[0].T
+        return change_length(torch.stack(log_steps).exp(), len(self.betas))
 
     def anneal(self, z: Tensor, steps: Tensor, *, down: bool = False) -> dict[str, Tensor]:
         """Anneal the chains: a bound on log p(x), ``[B]``, with diagnostics.
@@ -175,12 +169,23 @@ class AnnealingPath:
         if chances:
             acceptance = torch.stack(chances).mean(0)
         effective = (2 * total - (2 * log_w).logsumexp(0)).exp()
+        middle = len(log_w) // 2
         results = {
             "log_likelihood": direction * (total - math.log(len(log_w))),
+            "first half": direction * _log_mean(log_w[:middle]),
+            "second half": direction * _log_mean(log_w[middle:]),
             "acceptance": acceptance,
             "effective": effective.nan_to_num(0),  # nan if all weights are zero
         }
         return {name: result.cpu() for name, result in results.items()}
+
+
+def change_length(steps: Tensor, distributions: int) -> Tensor:
+    """Interpolate step sizes ``[T, B]`` for another number of distributions, ``[T', B]``."""
+    interpolated = nn.functional.interpolate(
+        steps.T[None], distributions, mode="linear", align_corners=True
+    )
+    return interpolated[0].T
 
 
 def _choose_betas(distributions: int) -> list[float]:
@@ -188,6 +193,10 @@ def _choose_betas(distributions: int) -> list[float]:
     sigmoid = torch.linspace(-_DELTA, _DELTA, distributions, dtype=torch.float64).sigmoid()
     betas: list[float] = ((sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])).tolist()
     return betas
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(0) - math.log(max(1, len(log_w)))
 
 
 def _gradient(log_density: Tensor, z: Tensor) -> Tensor:

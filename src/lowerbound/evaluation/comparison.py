@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.checks import check_seed
-from lowerbound.evaluation.estimate import Estimate
-from lowerbound.evaluation.importance import LikelihoodEstimate
-from lowerbound.runtime.noise import derived_seed
-
-# The largest number of values in memory while resampling: 2^21 doubles are 16 MiB.
-_CHUNK_VALUES = 1 << 21
-
-# With at least this share of doubtful examples, an estimate may be so much too low that its model
-# is the better one.
-_DOUBTFUL_SHARE = 0.1
+from lowerbound.evaluation.estimate import DOUBTFUL_SHARE, Estimate
+from lowerbound.evaluation.intervals import mean_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +26,10 @@ class Difference:
         high: the upper end of the interval.
         level: the probability that such an interval covers the true mean.
         doubtful: the shares of doubtful examples in the first and in the second estimate, see
-            :attr:`lowerbound.evaluation.LikelihoodEstimate.doubtful`. The estimates of these
-            examples are too low, and the interval does not say by how much.
+            :attr:`lowerbound.Estimate.doubtful_share`. The estimates of these examples are too low,
+            and the interval does not say by how much.
+        shortfall: by how many nats each estimate may still be too low as a whole, see
+            :attr:`lowerbound.Estimate.shortfall`.
     """
 
     per_example: Tensor
@@ -45,6 +37,7 @@ class Difference:
     high: float
     level: float
     doubtful: tuple[float, float] = (0.0, 0.0)
+    shortfall: tuple[float, float] = (0.0, 0.0)
 
     @property
     def mean(self) -> float:
@@ -65,17 +58,25 @@ class Difference:
     def is_certain(self) -> bool:
         """Whether one is better than the other.
 
-        The interval excludes 0, and the lower estimate is not doubtful. If it were, its model could
-        be the better one.
+        The interval excludes 0, and both estimates are free of doubt: fewer than one example in
+        twenty is doubtful, and neither estimate may be too low by as much as the interval is away
+        from 0.
         """
-        return self.excludes_zero and self._doubt_of_the_lower < _DOUBTFUL_SHARE
+        return self.excludes_zero and not any(self._doubts("the first", "the second"))
 
-    @property
-    def _doubt_of_the_lower(self) -> float:
-        first, second = self.doubtful
-        if self.mean >= 0:
-            return second
-        return first
+    def _doubts(self, first: str, second: str) -> Iterator[str]:
+        """What speaks against a verdict, for each of the two estimates."""
+        distance = max(self.low, -self.high)
+        for name, share, shortfall in zip(
+            (first, second), self.doubtful, self.shortfall, strict=True
+        ):
+            if share >= DOUBTFUL_SHARE:
+                yield f"that of {name} is doubtful in {100 * share:.0f}% of the examples"
+            elif shortfall >= distance:
+                yield (
+                    f"that of {name} may still be {shortfall:.2g} nats too low, judged by chains "
+                    "of half the length"
+                )
 
     def sentence(self, first: str = "the first", second: str = "the second") -> str:
         """Describe the difference in one sentence, with names for the two estimates."""
@@ -85,7 +86,7 @@ class Difference:
                 "a difference cannot be judged by a single example "
                 f"({first} - {second}: {self.mean:+.4g} nats)"
             )
-        method = f"{100 * self.level:g}% paired bootstrap interval over {count:,} examples"
+        method = f"{100 * self.level:g}% paired interval over {count:,} examples"
         if not self.excludes_zero:
             return (
                 f"the two cannot be distinguished: {first} - {second} is {self.mean:+.4g} nats "
@@ -97,10 +98,11 @@ class Difference:
         by = f"by {abs(self.mean):.4g} nats [{low:.4g}, {high:.4g}] per example ({method})"
         if self.is_certain:
             return f"{better} is better {by}"
+        doubts = ", and ".join(self._doubts(first, second))
         return (
-            f"it is unclear which is better: the estimate of {better} is higher {by}, but that of "
-            f"{worse} is doubtful in {100 * self._doubt_of_the_lower:.0f}% of the examples, and "
-            "too low there by an unknown amount; anneal to decide"
+            f"it is unclear which is better: the estimate of {better} is higher {by}, but {doubts}. "
+            "Take more samples, or anneal with more distributions and chains, until neither "
+            "estimate is doubtful"
         )
 
     def __str__(self) -> str:
@@ -110,18 +112,18 @@ class Difference:
 def paired_difference(
     a: Estimate, b: Estimate, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Difference:
-    r"""The mean difference of two estimates over the same examples, with its bootstrap interval.
+    r"""The mean difference of two estimates over the same examples, with its interval.
 
     .. math:: \bar d = \frac1N \sum_i (a_i - b_i)
 
-    Examples differ from each other far more than two models differ on one example. So the bootstrap
-    resamples the differences of the examples, and not the two estimates. It is bias-corrected and
-    accelerated (Efron 1987).
+    Examples differ from each other far more than two models differ on one example. So the interval
+    is that of the mean of the examples' differences, see
+    :func:`lowerbound.evaluation.mean_interval`.
 
     The interval is about the choice of the examples. It includes the noise of the estimates, such
     as that of importance sampling, which differs from example to example, but it does not include
-    their bias. So if the lower of two importance-sampled estimates is doubtful, the
-    difference is not certain: its model may be the better one.
+    their bias. So the difference is certain only if neither estimate is doubtful. An estimate that
+    is too low by an unknown amount may belong to the better model.
 
     Args:
         a: one estimate, for instance from :func:`lowerbound.evaluate`.
@@ -143,27 +145,25 @@ def paired_difference(
         >>> noise = torch.linspace(-1, 1, 50, dtype=torch.float64)
         >>> print(paired_difference(Estimate(10 * noise + 0.3), Estimate(10 * noise + 0.1 * noise)))
         the first is better by 0.3 nats [0.2835, 0.3163] per example
-        (95% paired bootstrap interval over 50 examples)
+        (95% paired interval over 50 examples)
     """
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(
             f"paired_difference: the first estimate is over {len(a.per_example)} examples and the "
             f"second over {len(b.per_example)}; evaluate both on the same data"
         )
-    check_seed("paired_difference", seed)
-    if not 0 < level < 1:
-        raise SettingsError(f"paired_difference: level={level} must be between 0 and 1")
-    if resamples < 100:
-        raise SettingsError(f"paired_difference: resamples={resamples} must be at least 100")
     check_finite(a, "the first estimate")
     check_finite(b, "the second estimate")
     difference = a.per_example - b.per_example
-    doubtful = (_measure_doubtful_share(a), _measure_doubtful_share(b))
-    values = difference.numpy()
-    if len(values) == 1:
-        return Difference(difference, math.nan, math.nan, level, doubtful)
-    low, high = _compute_interval(values, _resample_means(values, resamples, seed), level)
-    return Difference(difference, low, high, level, doubtful)
+    low, high = mean_interval(difference, level=level, resamples=resamples, seed=seed)
+    return Difference(
+        difference,
+        low,
+        high,
+        level,
+        (a.doubtful_share, b.doubtful_share),
+        (a.shortfall, b.shortfall),
+    )
 
 
 def check_finite(estimate: Estimate, name: str) -> None:
@@ -182,40 +182,3 @@ def check_finite(estimate: Estimate, name: str) -> None:
         "is meaningless. Take more samples; if the density of the example is zero under the model, "
         "leave it out of both estimates"
     )
-
-
-def _measure_doubtful_share(estimate: Estimate) -> float:
-    if not isinstance(estimate, LikelihoodEstimate):
-        return 0.0
-    return float(estimate.doubtful.double().mean())
-
-
-def _resample_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Compute the means of sets of values that are drawn with replacement, in chunks."""
-    generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
-    means = np.empty(resamples)
-    step = max(1, _CHUNK_VALUES // len(values))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        means[start : start + size] = values[
-            generator.integers(len(values), size=(size, len(values)))
-        ].mean(1)
-    return means
-
-
-def _compute_interval(
-    values: NDArray[np.float64], means: NDArray[np.float64], level: float
-) -> tuple[float, float]:
-    """Compute quantiles of the resampled means, bias-corrected and accelerated (Efron 1987)."""
-    mean = values.mean()
-    deviations = values - mean
-    spread = float((deviations**2).sum())
-    if spread <= len(values) * (1e-14 * np.abs(values).max()) ** 2:  # equal up to rounding
-        return float(mean), float(mean)
-    # For a mean, the jackknife's estimate of the acceleration has this closed form.
-    acceleration = float((deviations**3).sum()) / (6 * spread**1.5)
-    below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / len(means)
-    bias = ndtri(np.clip(below, 1 / (2 * len(means)), 1 - 1 / (2 * len(means))))
-    edges = bias + ndtri([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(means, ndtr(bias + edges / (1 - acceleration * edges)))
-    return float(low), float(high)

@@ -10,11 +10,18 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.evaluation.checks import check_batch_size, check_seed
+from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import ProgressCallback
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
+
+# With at least this share of doubtful examples, an estimate as a whole is doubtful.
+DOUBTFUL_SHARE = 0.05
+
+# If an estimate may be too low by more nats than this, it is doubtful as a whole.
+LARGEST_SHORTFALL = 0.5
 
 # A model that stores its own data is evaluated this many times.
 _REPETITIONS = 100
@@ -53,6 +60,34 @@ class Estimate:
         if count < 2:
             return math.nan
         return float(self.per_example.std()) / math.sqrt(count)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """An interval that covers the mean with the given probability.
+
+        See :func:`lowerbound.evaluation.mean_interval`. It is about the choice of the examples. The
+        bias of an estimate is not in it.
+        """
+        return mean_interval(self.per_example, level=level)
+
+    @property
+    def doubtful_share(self) -> float:
+        """The share of examples whose values should not be trusted; 0 where nothing can tell."""
+        return 0.0
+
+    @property
+    def shortfall(self) -> float:
+        """By how many nats the mean may still be too low; 0 where nothing can tell."""
+        return 0.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether one example in twenty is doubtful, or the mean may be half a nat too low."""
+        return self.doubtful_share >= DOUBTFUL_SHARE or self.shortfall > LARGEST_SHORTFALL
+
+    @property
+    def warning(self) -> str | None:
+        """Why the estimate cannot be trusted, in words; ``None`` if nothing speaks against it."""
+        return None
 
     def __repr__(self) -> str:
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.evaluation.checks import check_batch_size, check_normalized, check_seed
+from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
@@ -30,7 +31,8 @@ _FEWEST_EFFECTIVE = 10.0
 # The number of examples in a batch if the samples of a single example fill a chunk.
 _SMALL_BATCH_EXAMPLES = 8
 
-# Weights with at least this share of effective samples are so even that their tail does not matter.
+# Weights with at least this share of effective samples are so even that their tail does not matter,
+# unless its shape is above 1, where the tail has no mean.
 _EVEN_SHARE = 0.9
 
 
@@ -65,7 +67,13 @@ class LikelihoodEstimate(Estimate):
         effective = self.effective_sample_sizes  # nan if all weights are zero or nan
         few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
         even = (effective >= _EVEN_SHARE * self.samples) & (self.samples > 1)
+        even &= ~(self.pareto_k > 1)
         return few | (~even & ~(self.pareto_k <= reliable_shape(self.samples)))
+
+    @property
+    def doubtful_share(self) -> float:
+        """The share of doubtful examples."""
+        return float(self.doubtful.double().mean())
 
     @property
     def warning(self) -> str | None:
@@ -177,8 +185,10 @@ def log_likelihood(
 
     Returns:
         A :class:`LikelihoodEstimate`: the mean over examples with its standard error, the value,
-        effective sample size and Pareto k-hat of each example, and a warning if the weights cannot
-        be trusted. Its term ``elbo`` is the bound from the same draws.
+        effective sample size and Pareto k-hat of each example, and a ``warning`` if the weights
+        cannot be trusted. Its term ``elbo`` is the bound from the same draws. If at least one
+        example in twenty is doubtful, the warning is also issued as a
+        :class:`lowerbound.errors.DoubtfulEstimateWarning`.
 
     Raises:
         UnsupportedError: if a part of the model is not normalised, naming the part.
@@ -231,7 +241,7 @@ def log_likelihood(
     with evaluating(model), seeded(seed, get_device(model)), keeping_freed_memory():
         results = gather(len(examples), of_batches())
     value = results["log_likelihood"]
-    return LikelihoodEstimate(
+    estimate = LikelihoodEstimate(
         value,
         {"elbo": Estimate(results["elbo"])},
         bits_per_dimension(model, examples, float(value.mean())),
@@ -240,6 +250,8 @@ def log_likelihood(
         pareto_k=results["pareto_k"],
         pace=getattr(score, "line", None),
     )
+    warn_if_doubtful(estimate)
+    return estimate
 
 
 def _choose_chunk_size(samples: int, most: int) -> int:

@@ -1,0 +1,108 @@
+"""An annealed log likelihood, and whether to trust it.
+
+Shapes: C chains, N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowerbound.evaluation.estimate import LARGEST_SHORTFALL, Estimate
+
+# An example is doubtful if its chains have fewer effective samples than a quarter of them, or than
+# this number if it is smaller, or if there are fewer chains than four.
+_FEWEST_EFFECTIVE, _FEWEST_CHAINS = 10.0, 4
+
+# An example is doubtful if its two halves of chains differ by more than this many nats.
+_FARTHEST_HALVES = 2.0
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class AnnealedEstimate(Estimate):
+    """An annealed log likelihood, with diagnostics of its chains.
+
+    Args:
+        acceptance: the share of accepted trajectories of each example, ``[N]``; nan if there were
+            no trajectories.
+        effective_sample_sizes: ``(sum w)^2 / sum w^2`` over each example's chains, ``[N]``, which
+            is from 1 to C.
+        halves: the same estimate from the first and from the second half of the chains, ``[2, N]``.
+            They are independent.
+        shorter: the estimates from independent chains with half as many distributions, ``[N]``;
+            ``None`` if there were no such chains.
+        settings: ``distributions``, ``chains``, ``leapfrog_steps`` and ``seed``.
+    """
+
+    acceptance: Tensor
+    effective_sample_sizes: Tensor
+    halves: Tensor
+    settings: Mapping[str, int]
+    shorter: Tensor | None = None
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Whether the estimate of each example should not be trusted, ``[N]``.
+
+        Few of its chains share the weight, or its two halves of chains disagree.
+        """
+        chains = self.settings["chains"]
+        few = ~(self.effective_sample_sizes >= min(_FEWEST_EFFECTIVE, chains / 4))
+        apart = ~((self.halves[0] - self.halves[1]).abs() <= _FARTHEST_HALVES)
+        return few | apart | torch.tensor(chains < _FEWEST_CHAINS)
+
+    @property
+    def doubtful_share(self) -> float:
+        """The share of doubtful examples."""
+        return float(self.doubtful.double().mean())
+
+    @property
+    def growth(self) -> Estimate | None:
+        """What the second half of the distributions has added; ``None`` without shorter chains.
+
+        The error of an annealed estimate falls about in proportion to the number of distributions.
+        So the estimate is still too low by about as much as it has grown.
+        """
+        if self.shorter is None:
+            return None
+        return Estimate(self.per_example - self.shorter)
+
+    @property
+    def shortfall(self) -> float:
+        """By how many nats the mean may still be too low: the upper end of the growth's interval.
+
+        It is 0 where nothing can tell: for a single example, or without shorter chains.
+        """
+        if self.growth is None or len(self.per_example) == 1:
+            return 0.0
+        return max(0.0, self.growth.interval()[1])
+
+    @property
+    def warning(self) -> str | None:
+        """Why the estimate cannot be trusted, in words; ``None`` if nothing speaks against it."""
+        reasons = list(self._reasons_for_doubt())
+        if not reasons:
+            return None
+        return (
+            f"the annealed log likelihood is not to be trusted: {'; and '.join(reasons)}. It is "
+            "then most likely too low: take more distributions, and more chains"
+        )
+
+    def _reasons_for_doubt(self) -> Iterator[str]:
+        count, total = int(self.doubtful.sum()), len(self.per_example)
+        chains = self.settings["chains"]
+        if count:
+            apart = float((self.halves[0] - self.halves[1]).abs().max())
+            yield (
+                f"in {count:,} of {total:,} examples a few chains carry most of the weight (least "
+                f"effective sample size {float(self.effective_sample_sizes.min()):.1f} of "
+                f"{chains:,}; halves of the chains differ by up to {apart:.1f} nats)"
+            )
+        if self.growth is not None and self.shortfall > LARGEST_SHORTFALL:
+            yield (
+                f"chains of half the length give {self.growth.mean:.2g} nats less on average, so "
+                "the mean may still be too low by that much"
+            )
