@@ -10,9 +10,10 @@ from torch.distributions import Gamma, Independent, MultivariateNormal
 import lowerbound as lb
 from lowerbound.conditionals import Conditional
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
 from lowerbound.evaluation.chains import AnnealingPath
+from lowerbound.evaluation.comparison import paired_difference
 from lowerbound.runtime import noise
 
 DOUBLE = torch.float64
@@ -283,6 +284,70 @@ def test_float32_models_give_float64_results():
     single = annealed_log_likelihood(model.float(), x.float(), **settings)
     assert single.per_example.dtype == DOUBLE
     torch.testing.assert_close(single.per_example, exact.per_example, rtol=0, atol=0.02)
+
+
+# Doubt
+
+
+def test_short_chains_do_not_declare_the_wrong_model_better():
+    """Data of a sharp model A, and a blunter model B, whose posteriors are easier to reach.
+
+    A is better by some nats per example, but with few distributions its estimate is far lower. With
+    many both estimates are free of doubt, and their difference is that of the closed forms.
+    """
+    torch.manual_seed(1)
+    weight = torch.randn(6, 2, dtype=DOUBLE)
+    models, evidences = [], []
+    for noise_scale in (0.1, 0.4):
+        model, _ = linear_model(2, 6, noise_scale)
+        layer = model.likelihood.network.layers[0]
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.zero_()
+        covariance = weight @ weight.T + noise_scale**2 * torch.eye(6, dtype=DOUBLE)
+        models.append(model)
+        evidences.append(MultivariateNormal(torch.zeros(6, dtype=DOUBLE), covariance))
+    x = models[0].sample(12, seed=1)
+    truth = float((evidences[0].log_prob(x) - evidences[1].log_prob(x)).mean())
+    assert truth > 2
+    with pytest.warns(DoubtfulEstimateWarning, match="a few chains carry most of the weight"):
+        short = [
+            annealed_log_likelihood(model, x, distributions=6, leapfrog_steps=2) for model in models
+        ]
+    assert short[0].mean < short[1].mean
+    assert short[0].doubtful_share > 0.5
+    assert not paired_difference(*short).is_certain
+    long = [
+        annealed_log_likelihood(model, x, distributions=200, leapfrog_steps=2) for model in models
+    ]
+    difference = paired_difference(*long)
+    assert difference.is_certain
+    assert difference.mean == pytest.approx(truth, abs=0.4)
+
+
+def test_chains_of_half_the_length_do_not_change_the_estimate():
+    model, evidence = linear_model()
+    x = evidence.sample((5,))
+    settings = {"distributions": 40, "chains": 8, "leapfrog_steps": 2}
+    checked, plain = (
+        annealed_log_likelihood(model, x, check_length=check, **settings) for check in (True, False)
+    )
+    assert torch.equal(checked.per_example, plain.per_example)
+    assert plain.growth is None
+    assert plain.shortfall == 0
+    shorter = annealed_log_likelihood(
+        model, x, check_length=False, **{**settings, "distributions": 20}
+    )
+    assert float((checked.shorter - shorter.per_example).abs().max()) < 3
+    assert not torch.equal(checked.shorter, checked.per_example)
+
+
+def test_the_halves_of_the_chains_average_to_the_estimate():
+    model, evidence = linear_model()
+    x = evidence.sample((5,))
+    estimate = annealed_log_likelihood(model, x, distributions=20, chains=8, leapfrog_steps=2)
+    together = estimate.halves.logsumexp(0) - math.log(2)
+    torch.testing.assert_close(together, estimate.per_example, rtol=1e-9, atol=1e-9)
 
 
 # Refusals

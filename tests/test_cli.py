@@ -692,7 +692,7 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     )
 
 
-def test_annealing_decides_where_importance_sampling_cannot(parted, monkeypatch, capsys):
+def test_annealed_estimates_are_compared_if_they_are_free_of_doubt(parted, monkeypatch, capsys):
     monkeypatch.chdir(parted)
     code, out, _ = call(capsys, "compare", "short", "long", "--anneal", 30, "--json")
     told = json.loads(out)

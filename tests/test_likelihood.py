@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 import lowerbound as lb
-from lowerbound.errors import DataError, SettingsError, ShapeError
+from lowerbound.errors import DataError, DoubtfulEstimateWarning, SettingsError, ShapeError
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 
 DOUBLE = torch.float64
@@ -256,3 +256,10 @@ def test_a_model_that_overrides_draw_is_evaluated_with_it():
         lb.log_likelihood(kind(*parts), x, samples=20).mean for kind in (lb.LatentModel, Shifted)
     )
     assert shifted - plain == pytest.approx(100, abs=1e-3)
+
+
+def test_doubtful_log_likelihoods_are_warned_of():
+    model, evidence = linear_vae(shift=30.0)
+    with pytest.warns(DoubtfulEstimateWarning, match="20 of 20 examples"):
+        estimate = lb.log_likelihood(model, evidence.sample((20,)), samples=200)
+    assert estimate.doubtful.all()

@@ -310,7 +310,7 @@ def _replace_non_finite(value: Any) -> Any:
 
 def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dict[str, Any]:
     """Turn a log likelihood and the diagnostics of its weights into entries of a JSON object."""
-    from lowerbound.evaluation.annealing import AnnealedEstimate
+    from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 
     results: dict[str, Any] = mean_to_json(estimate)
     if estimate.bits_per_dimension is not None:
@@ -345,7 +345,7 @@ def likelihood_to_json(estimate: "LikelihoodEstimate | AnnealedEstimate") -> dic
 
 def describe_likelihood(estimate: "LikelihoodEstimate | AnnealedEstimate") -> str:
     """Describe a log likelihood on one line, with the settings of its estimate."""
-    from lowerbound.evaluation.annealing import AnnealedEstimate
+    from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 
     sizes = estimate.effective_sample_sizes
     if isinstance(estimate, AnnealedEstimate):

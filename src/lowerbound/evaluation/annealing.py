@@ -112,8 +112,8 @@ def annealed_log_likelihood(
     weight, or if two independent halves of its chains disagree. Independent chains of half the
     length tell by how much the mean still grows: its error falls about in proportion to the number
     of distributions, so the mean is still too low by about as much as it has grown. A doubtful
-    estimate has a ``warning``. Chains that all miss the same mode agree with each other, and nothing
-    here can tell.
+    estimate has a ``warning``. Chains that all miss the same mode agree with each other, and
+    nothing here can tell.
 
     An example costs ``distributions * chains * leapfrog_steps`` forward and backward passes through
     the likelihood, half as many for the chains of half the length, and a quarter for the pilot run
@@ -187,9 +187,16 @@ def annealed_log_likelihood(
         )
         for rows, x, given in batches:
             path = AnnealingPath(model, x, settings, given)
-            yield path.anneal(
-                draw_from_prior(path.prior, chains, len(x)), path.find_step_sizes(rows)
-            )
+            start = draw_from_prior(path.prior, chains, len(x))
+            steps = path.find_step_sizes(rows)
+            results = path.anneal(start, steps)
+            if shorter is not None:
+                path = AnnealingPath(model, x, shorter, given)
+                with noise.per_example(derived_seed(seed, "shorter"), rows):
+                    start = draw_from_prior(path.prior, chains, len(x))
+                    ends = path.anneal(start, change_length(steps, shorter["distributions"]))
+                results["shorter"] = ends["log_likelihood"]
+            yield results
 
     with evaluating(model), seeded(seed, get_device(model)):
         estimate = _make_estimate(gather(len(examples), of_batches()), settings)
