@@ -28,6 +28,8 @@ from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.step import TrainingStep
 
+pytestmark = pytest.mark.usefixtures("trains")
+
 SIZE = 4
 
 
