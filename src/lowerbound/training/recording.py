@@ -87,10 +87,13 @@ class RecordedStep:
         self.graph.replay()
 
     def _run(self, batch: Batch) -> None:
+        if not self.may_record:
+            self.made(batch)
+            return
         before = self._list_addresses()
         self.made(batch)
         self.is_compiled = True
-        self.may_record = self.may_record and self._list_addresses() == before
+        self.may_record = self._list_addresses() == before
 
     def _record(self, batch: Batch) -> bool:
         """Record the step, or find that it cannot be, for instance because it waits for the GPU."""
