@@ -26,7 +26,7 @@ _FORMATS = ("PNG", "JPEG", "PPM", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x0112
 
 _WIDE = (
-    "more than 8 bits for each value, of which 8 are used; to use all of them, give the pictures "
+    "more than 8 bits for each value, but only 8 are used; to use all of them, give the pictures "
     "as one .npy file of floating-point values"
 )
 
@@ -175,7 +175,7 @@ def _make_size_error(path: Path, size: str) -> DataError:
 def _note_other_frames(image: Image.Image, name: str, unused: Unused) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        unused.add("several frames or pages, of which only the first is used", name, f": {frames}")
+        unused.add("several frames or pages, but only the first is used", name, f": {frames}")
 
 
 def _note_profile(image: Image.Image, name: str, unused: Unused) -> None:
@@ -189,7 +189,7 @@ def _note_profile(image: Image.Image, name: str, unused: Unused) -> None:
 
 
 def _has_wide_colors(image: Image.Image) -> bool:
-    """Whether the file has colours of 16 bits, of which Pillow keeps 8. It is not loaded yet."""
+    """Whether the file has colours of 16 bits. Pillow keeps 8 of them. It is not loaded yet."""
     stored = [tile.args for tile in getattr(image, "tile", ())]
     if image.format == "PPM":
         return any(isinstance(args, tuple) and args[-1] > 255 for args in stored)

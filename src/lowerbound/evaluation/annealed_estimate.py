@@ -33,7 +33,7 @@ class AnnealedEstimate(Estimate):
         halves: the same estimate from the first and from the second half of the chains, ``[2, N]``.
             They are independent.
         shorter: the estimates from independent chains with half as many distributions, ``[N]``;
-            ``None`` if there were no such chains.
+            ``None`` if those were not run.
         settings: ``distributions``, ``chains``, ``leapfrog_steps`` and ``seed``.
     """
 
