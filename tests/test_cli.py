@@ -829,7 +829,7 @@ def test_samples_as_a_picture(here, tmp_path, capsys):
     code, out, _ = call(
         capsys, "sample", "gaussian", "--count", 9, "--out", tmp_path / "new" / "x.png"
     )
-    assert (code, out) == (0, f"wrote 9 to {tmp_path / 'new' / 'x.png'}\n")
+    assert (code, out) == (0, f"wrote 9 samples to {tmp_path / 'new' / 'x.png'}\n")
     with Image.open(tmp_path / "new" / "x.png") as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
 
@@ -910,9 +910,10 @@ MISTAKES = {
     "unknown command": (["trian"], "Did you mean 'train'"),
     "unknown flag": (["--nonsense"], "--nonsense"),
     "no recipe": (["train"], "name a recipe"),
-    "unknown recipe": (["train", "aevb-gausian"], "aevb-gaussian"),
     "no data": (["train", "aevb-gaussian"], "--data"),
-    "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "--hidden"),
+    "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "did you mean --hidden?"),
+    "unknown recipe": (["train", "aevb-gausian"], "did you mean 'aevb-gaussian'?"),
+    "a recipe like no other": (["train", "x"], "is not a recipe; the recipes are aevb-"),
     "flags before the recipe": (
         ["train", "--out", "x", "aevb-gaussian", "--data", "digits"],
         "put flags after",

@@ -442,9 +442,12 @@ def test_parts_that_do_not_fit_are_refused_by_name():
     x = torch.rand(3, *IMAGE)
     encoder, decoder = lb.Gaussian(lb.mlp(IMAGE, 4)), lb.Gaussian(lb.mlp(2, (2, 9, 7)))
     with pytest.raises(
-        ShapeError, match=r"posterior is over events of shape \(2,\), but the prior is over \(3,\)"
+        ShapeError,
+        match=r"posterior is over events of shape \(2,\), but the prior is over \(3,\)",
     ):
         lb.LatentModel(lb.StandardNormal(3), encoder, decoder).draw(x)
+    with pytest.raises(ShapeError, match=r"^the posterior is over"):  # and not that data do not fit
+        lb.evaluate(lb.LatentModel(lb.StandardNormal(3), encoder, decoder), lb.ELBO(), x)
     with pytest.raises(ShapeError, match=r"likelihood is over events of shape \(6,\)"):
         lb.LatentModel(lb.StandardNormal(2), encoder, lb.Gaussian(lb.mlp(2, 12))).draw(x)
     with pytest.raises(UnsupportedError, match="cannot be reparameterised"):

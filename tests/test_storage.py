@@ -306,8 +306,8 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(StorageError, match=r"nothing\.safetensors: the file does not exist"):
-        lb.load(tmp_path / "nothing.safetensors")
+    with pytest.raises(StorageError, match=r"nothing: neither a run directory nor a model"):
+        lb.load(tmp_path / "nothing")
 
 
 def test_a_name_without_a_suffix_is_saved_and_loaded_alike(tmp_path):

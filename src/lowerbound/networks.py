@@ -371,6 +371,6 @@ def find_leading_shape(x: Tensor, event: Shape, network: nn.Module) -> torch.Siz
     if tuple(x.shape[-len(event) :]) != event:
         raise ShapeError(
             f"{type(network).__name__} takes events of shape {event}, but the input has shape "
-            f"{tuple(x.shape)}"
+            f"{tuple(x.shape)}, batch dimensions included"
         )
     return x.shape[: -len(event)]

@@ -3,6 +3,7 @@
 import sys
 import traceback
 import warnings
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -62,7 +63,7 @@ def run(arguments: list[str], signals: StopSignals) -> int:
             warnings.simplefilter("ignore", DoubtfulEstimateWarning)
             code = app(arguments, prog_name="lowerbound", standalone_mode=False)
     except typer.TyperException as error:
-        return _fail(error.format_message())
+        return _fail(_describe_usage_error(error))
     except LowerboundError as error:
         return _fail(str(error))
     except Exception:
@@ -73,6 +74,14 @@ def run(arguments: list[str], signals: StopSignals) -> int:
         return 1
     # typer turns a KeyboardInterrupt into the code 130
     return code if isinstance(code, int) else 0
+
+
+def _describe_usage_error(error: Any) -> str:
+    near = getattr(error, "possibilities", None)
+    if not near:
+        return str(error.format_message())
+    nearest = get_close_matches(error.option_name, near, n=1, cutoff=0)[0]
+    return f"{error.option_name} is not an option; did you mean {nearest}?"
 
 
 def _print_warning(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -59,7 +59,7 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
         mean = out.suffix == ".png"
     fields = parse_given(given, model)
     check_given(fields, model)
-    _write(model.sample(count, mean=mean, seed=seed, **fields), out)
+    _write(model.sample(count, mean=mean, seed=seed, **fields), out, "samples")
 
 
 def reconstruct(  # noqa: PLR0917 (typer calls it by name)
@@ -92,7 +92,7 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     examples = load_examples(config, data, split or choose_part(data), model)
     model.check_data(examples)
     if out.suffix == ".npy":
-        _write(model.reconstruct(examples.first(count), **fields), out)
+        _write(model.reconstruct(examples.first(count), **fields), out, "reconstructions")
         return
     # Evenly spaced examples include all classes, even if the data are sorted by class.
     shown = examples.spread(count)
@@ -129,7 +129,8 @@ def encode(
     model.check_data(examples)
     codes = model.encode(examples)
     if out.suffix == ".npy":
-        _write(_concatenate_codes(codes), out)
+        array = _concatenate_codes(codes)
+        _write(array, out, f"codes of {array[0].numel()} values")
         return
     columns = _make_columns(codes)
     _write_table(columns, examples, out)
@@ -195,7 +196,7 @@ def _check_pictures(images: Any) -> None:
         )
 
 
-def _write(array: Any, out: Path) -> None:
+def _write(array: Any, out: Path, what: str) -> None:
     import io
 
     import numpy as np
@@ -211,4 +212,4 @@ def _write(array: Any, out: Path) -> None:
         np.save(content, array.cpu().numpy())
         with write_whole(out) as path:
             path.write_bytes(content.getbuffer())
-    print(f"wrote {len(array)} to {out}")
+    print(f"wrote {len(array)} {what} to {out}")

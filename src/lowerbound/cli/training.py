@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lowerbound.cli.flags import make_flag, make_flags, set_flags
 from lowerbound.cli.runs import (
@@ -37,9 +38,19 @@ if TYPE_CHECKING:
 _SEED = "It also covers the initial weights and random choices in the data."
 
 
+class _RecipeGroup(TyperGroup):
+    """The recipes as subcommands. An unknown one gets the error of :func:`find_recipe`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing:
+            find_recipe(args[0])
+        return super().resolve_command(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
     """Add ``train``, with a subcommand for each recipe."""
     train = typer.Typer(
+        cls=_RecipeGroup,
         help=train_from_file.__doc__,
         invoke_without_command=True,
         subcommand_metavar="RECIPE [OPTIONS]",

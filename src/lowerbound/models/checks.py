@@ -12,6 +12,10 @@ from lowerbound.distributions import is_mass
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
+class PartsError(ShapeError):
+    """Two parts of a model do not fit each other, whatever the data are."""
+
+
 def describe_non_distribution(role: str, part: Any) -> str:
     """Write the error message for a part that did not return a distribution."""
     return (
@@ -31,7 +35,7 @@ def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
             f"({len(x)},), see torch.distributions.Independent"
         )
     if q.event_shape != prior.event_shape:
-        raise ShapeError(
+        raise PartsError(
             f"the posterior is over events of shape {tuple(q.event_shape)}, but the prior is over "
             f"{tuple(prior.event_shape)}; give both the same shape"
         )

@@ -14,6 +14,7 @@ from lowerbound.conditionals.base import check_fields
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields, refuse_ignored_mask
 from lowerbound.errors import ShapeError
+from lowerbound.models.checks import PartsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size
@@ -114,6 +115,8 @@ def explaining_shapes(examples: Examples) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
+    except PartsError as error:
+        raise ShapeError(str(error)) from None
     except (ShapeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ShapeError(

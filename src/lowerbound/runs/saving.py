@@ -277,7 +277,10 @@ def load(
     """
     path = Path(path)
     if not path.exists():
-        path = add_suffix(path)
+        file = add_suffix(path)
+        if not file.exists():
+            raise StorageError(f"{path}: neither a run directory nor a model file is there")
+        path = file
     if not path.is_dir():
         return load_model(path, constructor)
     run = RunDirectory(path)
