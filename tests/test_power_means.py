@@ -56,6 +56,30 @@ def test_a_weight_of_zero_has_the_advantage_that_enumeration_gives():
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.9, 0.95, 0.999, 1.0001, 1.05, 1.1])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 200.0, 300.0, 950.0])
+def test_advantages_are_those_of_scipy(scale, alpha, dtype):
+    """Each log weight is replaced by the mean of the others, also one far above them."""
+    spike = torch.cat([torch.full((1,), scale), torch.zeros(9)])
+    random = scale * torch.randn(10, generator=torch.Generator().manual_seed(0))
+    log_w = torch.stack([spike, spike.flip(0), random], 1).to(dtype)
+    found = PowerMean(alpha).advantages(log_w).double()
+    exact = log_w.double().numpy()
+    order = 1 - alpha
+
+    def mean(values):
+        return logsumexp(order * values, axis=0, b=1 / len(values)) / order
+
+    for own in range(len(exact)):
+        replaced = exact.copy()
+        replaced[own] = (exact.sum(0) - exact[own]) / (len(exact) - 1)
+        expected = torch.from_numpy(mean(exact) - mean(replaced))
+        # The reference, too, is only as accurate as a logarithm divided by the order.
+        atol = 100 * (torch.finfo(dtype).eps * (scale + 1) + 2e-16 / abs(order))
+        torch.testing.assert_close(found[own], expected, rtol=0, atol=atol)
+
+
 def test_a_schedule_that_has_reached_zero_leaves_the_power_mean_of_a_zero_weight():
     mixed = PowerMean(0.0, elbo_weight=torch.tensor(0.0))
     assert float(mixed.value(ZERO)) == pytest.approx(math.log(0.8), abs=1e-6)

@@ -28,10 +28,11 @@ from lowerbound.settings import check_whole_number
 _NEGLIGIBLE = 1e-20
 
 # For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would be inaccurate, so
-# another formula computes the difference from the mean of the logarithms. It takes exponentials
-# of that difference, which would overflow beyond this limit. There the logarithm is accurate.
+# another formula computes the difference from the mean of the logarithms. It adds and subtracts
+# exponentials of order * difference, which cancel each other where these exceed this limit, and
+# overflow beyond. There the logarithm is accurate.
 _SMALL_ORDER = 0.1
-_LARGEST_EXPONENT = 50.0
+_LARGEST_EXPONENT = 1.0
 
 # Replaces an order of 0, by which that formula would divide.
 _LEAST_ORDER = 1e-12
