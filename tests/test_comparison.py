@@ -70,11 +70,23 @@ def test_intervals_of_a_few_values_cover_their_mean(count, law, least):
     assert covered >= 1000 * least
 
 
-def test_resamples_of_a_single_value_are_left_out():
-    low, high = mean_interval(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))
-    assert math.isfinite(low)
-    assert math.isfinite(high)
-    assert low < 0.2 < high
+@pytest.mark.parametrize("jitter", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("count", [5, 20, 100])
+def test_resamples_of_almost_equal_values_do_not_blow_up_the_interval(count, jitter):
+    """A tenth to a twentieth of the values is 1 and the others are almost 0."""
+    values = jitter * torch.randn(count, generator=torch.Generator().manual_seed(0))
+    values[: max(1, count // 20)] += 1
+    mean, error = float(values.mean()), float(values.std()) / math.sqrt(count)
+    low, high = mean_interval(values)
+    assert low < mean < high
+    assert high - low < 12 * error
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_interval_of_a_value_that_is_not_finite_is_refused(value):
+    values = torch.tensor([0.0, 1.0, value, 2.0])
+    with pytest.raises(DataError, match=rf"example 2 .* is {value:g}"):
+        Estimate(values).interval()
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -194,15 +206,16 @@ def test_a_doubtful_estimate_neither_loses_nor_wins():
         assert "until neither estimate is doubtful" in sentence
 
 
-def annealed(per_example, *, effective=12.0, apart=0.2, growth=0.0):
-    """An annealed estimate by 16 chains, with the given diagnostics in each example."""
+def annealed(per_example, *, effective=12.0, apart=0.2, growth=0.0, chains=16, **more):
+    """An annealed estimate with the given diagnostics in each example."""
     return AnnealedEstimate(
         per_example,
         acceptance=torch.full_like(per_example, 0.65),
         effective_sample_sizes=torch.full_like(per_example, effective),
         halves=torch.stack([per_example, per_example + apart]),
         shorter=per_example - growth + 0.01 * torch.randn_like(per_example),
-        settings={"distributions": 100, "chains": 16, "leapfrog_steps": 5, "seed": 0},
+        settings={"distributions": 100, "chains": chains, "leapfrog_steps": 5, "seed": 0},
+        **more,
     )
 
 
@@ -228,3 +241,32 @@ def test_a_small_growth_matters_only_to_a_small_difference():
     assert not grown.is_doubtful
     assert not paired_difference(annealed(a.per_example), grown).is_certain
     assert paired_difference(annealed(a.per_example + 5), grown).is_certain
+
+
+def test_one_effective_chain_of_four_is_doubtful():
+    values = torch.zeros(30, dtype=DOUBLE)
+    assert annealed(values, chains=4, effective=1.9).is_doubtful
+    assert not annealed(values, chains=4, effective=2.1).is_doubtful
+    assert annealed(values, chains=3, effective=3.0).is_doubtful
+
+
+def test_the_growth_of_a_single_example_counts():
+    grown = annealed(torch.zeros(1, dtype=DOUBLE), growth=400.0)
+    assert grown.shortfall == pytest.approx(400.0, abs=1.0)
+    assert grown.is_doubtful
+    assert "by up to 4e+02 nats" in grown.warning
+
+
+def test_an_example_that_is_not_finite_is_doubtful_and_spoils_no_other():
+    values = torch.zeros(30, dtype=DOUBLE)
+    values[3] = -math.inf
+    estimate = annealed(values, growth=0.1)
+    assert estimate.doubtful.nonzero().flatten().tolist() == [3]
+    assert estimate.shortfall == pytest.approx(0.1, abs=0.02)
+    assert "1 of 30 examples have no finite estimate. It is" in estimate.warning
+
+
+def test_doubt_of_an_upper_bound_says_that_it_is_too_high():
+    values = torch.zeros(30, dtype=DOUBLE)
+    assert "most likely too low" in annealed(values, effective=1.0).warning
+    assert "most likely too high" in annealed(values, effective=1.0, is_upper=True).warning

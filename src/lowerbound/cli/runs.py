@@ -39,7 +39,8 @@ Anneal = Annotated[
         min=2,
         help="Also estimate the log likelihood by annealing through this many distributions, such "
         f"as 500, on up to {MOST_EXAMPLES_FOR_ANNEALING} evenly spaced examples. Annealing is "
-        "slower than importance sampling, but accurate even where the posterior fits badly.",
+        "slower than importance sampling, and does not depend on how well the posterior fits. With "
+        "too few distributions it is too low; the command then says that the estimate is in doubt.",
     ),
 ]
 Compile = Annotated[

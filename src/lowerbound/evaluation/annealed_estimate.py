@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from lowerbound.evaluation.estimate import LARGEST_SHORTFALL, Estimate
+from lowerbound.evaluation.intervals import mean_interval
 
-# An example is doubtful if its chains have fewer effective samples than a quarter of them, or than
-# this number if it is smaller, or if there are fewer chains than four.
-_FEWEST_EFFECTIVE, _FEWEST_CHAINS = 10.0, 4
+# An example is doubtful if its chains have fewer effective samples than a quarter of them, or two,
+# or than the larger number if that is smaller, or if there are fewer chains than four.
+_FEWEST_EFFECTIVE, _LEAST_EFFECTIVE, _FEWEST_CHAINS = 10.0, 2.0, 4
 
 # An example is doubtful if its two halves of chains differ by more than this many nats.
 _FARTHEST_HALVES = 2.0
@@ -35,6 +36,8 @@ class AnnealedEstimate(Estimate):
         shorter: the estimates from independent chains with half as many distributions, ``[N]``;
             ``None`` if those were not run.
         settings: ``distributions``, ``chains``, ``leapfrog_steps`` and ``seed``.
+        is_upper: whether it is an upper bound in expectation, see :func:`lowerbound.bidirectional`.
+            Doubtful values are then most likely too high.
     """
 
     acceptance: Tensor
@@ -42,6 +45,7 @@ class AnnealedEstimate(Estimate):
     halves: Tensor
     settings: Mapping[str, int]
     shorter: Tensor | None = None
+    is_upper: bool = False
 
     @property
     def doubtful(self) -> Tensor:
@@ -50,7 +54,8 @@ class AnnealedEstimate(Estimate):
         Few of its chains share the weight, or its two halves of chains disagree.
         """
         chains = self.settings["chains"]
-        few = ~(self.effective_sample_sizes >= min(_FEWEST_EFFECTIVE, chains / 4))
+        fewest = min(_FEWEST_EFFECTIVE, max(_LEAST_EFFECTIVE, chains / 4))
+        few = ~(self.effective_sample_sizes >= fewest)
         apart = ~((self.halves[0] - self.halves[1]).abs() <= _FARTHEST_HALVES)
         return few | apart | torch.tensor(chains < _FEWEST_CHAINS)
 
@@ -74,11 +79,16 @@ class AnnealedEstimate(Estimate):
     def shortfall(self) -> float:
         """By how many nats the mean may still be too low: the upper end of the growth's interval.
 
-        It is 0 where nothing can tell: for a single example, or without shorter chains.
+        For a single example it is the growth itself. Examples whose estimate is not finite do not
+        count; they are doubtful. Without shorter chains nothing can tell, and it is 0.
         """
-        if self.growth is None or len(self.per_example) == 1:
+        if self.growth is None:
             return 0.0
-        return max(0.0, self.growth.interval()[1])
+        growth = self.growth.per_example
+        growth = growth[growth.isfinite()]
+        if len(growth) < 2:
+            return max(0.0, float(growth.sum()))
+        return max(0.0, mean_interval(growth)[1])
 
     @property
     def warning(self) -> str | None:
@@ -86,23 +96,28 @@ class AnnealedEstimate(Estimate):
         reasons = list(self._reasons_for_doubt())
         if not reasons:
             return None
+        direction = "high" if self.is_upper else "low"
         return (
             f"the annealed log likelihood is not to be trusted: {'; and '.join(reasons)}. It is "
-            "then most likely too low: take more distributions, and more chains"
+            f"then most likely too {direction}: take more distributions, and more chains"
         )
 
     def _reasons_for_doubt(self) -> Iterator[str]:
-        count, total = int(self.doubtful.sum()), len(self.per_example)
-        chains = self.settings["chains"]
-        if count:
-            apart = float((self.halves[0] - self.halves[1]).abs().max())
+        finite, total = self.per_example.isfinite(), len(self.per_example)
+        if not finite.all():
+            yield f"{int((~finite).sum()):,} of {total:,} examples have no finite estimate"
+        few = self.doubtful & finite
+        if few.any():
+            apart = float((self.halves[0] - self.halves[1])[few].abs().max())
+            effective = float(self.effective_sample_sizes[few].min())
             yield (
-                f"in {count:,} of {total:,} examples a few chains carry most of the weight (least "
-                f"effective sample size {float(self.effective_sample_sizes.min()):.1f} of "
-                f"{chains:,}; halves of the chains differ by up to {apart:.1f} nats)"
+                f"in {int(few.sum()):,} of {total:,} examples a few chains carry most of the "
+                f"weight (least effective sample size {effective:.1f} of "
+                f"{self.settings['chains']:,}; halves of the chains differ by up to {apart:.1f} "
+                "nats)"
             )
         if self.growth is not None and self.shortfall > LARGEST_SHORTFALL:
             yield (
                 f"chains of half the length give {self.growth.mean:.2g} nats less on average, so "
-                "the mean may still be too low by that much"
+                f"the mean may still be too low by up to {self.shortfall:.2g} nats"
             )

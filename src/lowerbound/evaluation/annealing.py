@@ -289,13 +289,16 @@ def bidirectional(
                 upper = path.anneal(z.expand(chains, *z.shape[1:]), steps, down=True)
             parts.append((lower, upper, x.cpu()))
     below, above, simulated = zip(*parts, strict=True)
-    lower_side, upper_side = (
-        _make_estimate(gather(count, side), settings) for side in (below, above)
+    return Interval(
+        _make_estimate(gather(count, below), settings),
+        _make_estimate(gather(count, above), settings, is_upper=True),
+        torch.cat(simulated),
     )
-    return Interval(lower_side, upper_side, torch.cat(simulated))
 
 
-def _make_estimate(results: Mapping[str, Tensor], settings: Mapping[str, int]) -> AnnealedEstimate:
+def _make_estimate(
+    results: Mapping[str, Tensor], settings: Mapping[str, int], *, is_upper: bool = False
+) -> AnnealedEstimate:
     return AnnealedEstimate(
         results["log_likelihood"],
         acceptance=results["acceptance"],
@@ -303,6 +306,7 @@ def _make_estimate(results: Mapping[str, Tensor], settings: Mapping[str, int]) -
         halves=torch.stack([results["first half"], results["second half"]]),
         shorter=results.get("shorter"),
         settings=settings,
+        is_upper=is_upper,
     )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from torch import Tensor
 
-from lowerbound.errors import SettingsError
+from lowerbound.errors import DataError, SettingsError
 from lowerbound.evaluation.checks import check_seed
 from lowerbound.runtime.noise import derived_seed
 
@@ -17,6 +17,9 @@ Float = NDArray[np.float64]
 
 # The largest number of values in memory while resampling: 2^21 doubles are 16 MiB.
 _PASS_SIZE = 1 << 21
+
+# A resample's standard deviation is taken to be at least this share of that of all values.
+_LEAST_SPREAD = 0.2
 
 # With fewer values than this, too many resamples repeat a single value.
 _FEWEST_FOR_RESAMPLING = 5
@@ -33,9 +36,12 @@ def mean_interval(
     .. math:: \bar x \pm t_{n-1} \frac{s}{\sqrt n}, \qquad
         \Big[\bar x - q_{\text{high}} \frac{s}{\sqrt n},\; \bar x - q_{\text{low}}
         \frac{s}{\sqrt n}\Big], \quad
-        q \text{ a quantile of } \frac{\bar x^* - \bar x}{s^* / \sqrt n}
+        q \text{ a quantile of } \frac{\bar x^* - \bar x}{\max(s^*, s / 5) / \sqrt n}
 
-    The first is exact for normal values of any number, and the second follows the skewness. At 95%
+    The first is exact for normal values of any number, and the second follows the skewness. A
+    resample may repeat almost equal values, so that its own deviation s* says nothing: it is taken
+    to be a fifth of the deviation s of all values at least. Without that floor, an interval could
+    be wider by orders of magnitude, and would not cover the mean more often. At 95%
     and n = 10, the hull covers the mean of exponential values in 0.95 of all samples, of normal
     values in 0.96 and of log-normal values in 0.92; the bias-corrected bootstrap covers 0.87, 0.90
     and 0.82. Fewer than five values get Student's interval, which covers exponential values in 0.88
@@ -52,6 +58,7 @@ def mean_interval(
 
     Raises:
         SettingsError: for a level that is not between 0 and 1, or fewer than 100 resamples.
+        DataError: for a value that is not finite, naming the first one.
 
     Example:
         >>> import torch
@@ -64,6 +71,13 @@ def mean_interval(
         raise SettingsError(f"mean_interval: level={level} must be between 0 and 1")
     if resamples < 100:
         raise SettingsError(f"mean_interval: resamples={resamples} must be at least 100")
+    faulty = (~values.isfinite()).nonzero().flatten()
+    if len(faulty):
+        row = int(faulty[0])
+        raise DataError(
+            f"mean_interval: the value of example {row} (counted from 0) is "
+            f"{float(values[row]):g}, so the mean has no interval; leave out such examples"
+        )
     x = values.double().numpy()
     if len(x) == 1:
         return math.nan, math.nan
@@ -80,18 +94,14 @@ def mean_interval(
 
 
 def _studentised_means(x: Float, resamples: int, seed: int) -> Float:
-    """The deviation of each resampled mean, in standard errors of the same resample.
-
-    Resamples that repeat a single value have no standard error and are left out.
-    """
+    """The deviation of each resampled mean, in standard errors of the same resample."""
+    least = _LEAST_SPREAD * x.std(ddof=1)
     generator = np.random.default_rng(derived_seed(seed, "bootstrap"))
     ratios = np.empty(resamples)
     step = max(1, _PASS_SIZE // len(x))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = x[generator.integers(len(x), size=(size, len(x)))]
-        errors = drawn.std(1, ddof=1) / math.sqrt(len(x))
-        errors[errors <= 1e-14 * np.abs(x).max()] = math.nan
+        errors = np.maximum(drawn.std(1, ddof=1), least) / math.sqrt(len(x))
         ratios[start : start + size] = (drawn.mean(1) - x.mean()) / errors
-    kept: Float = ratios[np.isfinite(ratios)]
-    return kept
+    return ratios
