@@ -84,3 +84,16 @@ def test_decode_says_which_shape_of_latents_it_expects():
         vae.decode(z[0])
     with pytest.raises(ShapeError, match=r"shape \(5, 3\), expected \[N, 2\]"):
         vae.decode(torch.zeros(5, 3))
+
+
+def test_a_log_joint_that_fails_only_for_several_draws_at_once_is_a_mistake():
+    """Its points are possible one by one, so they must not count as impossible."""
+
+    def log_joint(mean):
+        if len(mean) > 1:
+            raise ValueError("one draw at a time, please")
+        return Normal(0.0, 1.0).log_prob(mean)
+
+    model = lb.LogJoint(log_joint, lb.mean_field, {"mean": ()})
+    with pytest.raises(LogJointError, match="one draw at a time"):
+        model.start(paths=1)

@@ -15,7 +15,8 @@ class ForgivingDensity:
     """A log density that is minus infinity at points where it would raise an error.
 
     It fails for all points together if it fails for one, such as a matrix without a Cholesky
-    factor, so the points are then evaluated one by one.
+    factor, so the points are then evaluated one by one. An error that no single point raises is a
+    mistake in the log joint, which is raised again.
 
     Args:
         log_density: of points ``[N, J]``, ``[N]``. The first error that it raises is kept as
@@ -27,11 +28,24 @@ class ForgivingDensity:
         self.first_error: LogJointError | None = None
 
     def __call__(self, points_NJ: Tensor) -> Tensor:
-        """The log density at points ``[N, J]``, ``[N]``."""
+        """The log density at points ``[N, J]``, ``[N]``.
+
+        Raises:
+            LogJointError: if the log joint fails for all points together and for none by itself.
+        """
         try:
             return self.log_density(points_NJ)
         except LogJointError as error:
+            values = [self._evaluate_one(point_1J) for point_1J in points_NJ.split(1)]
+            if not any(value is None for value in values):
+                raise
             self.first_error = self.first_error or error
-            if len(points_NJ) == 1:
-                return points_NJ.new_full((1,), -math.inf)
-        return torch.cat([self(point_1J) for point_1J in points_NJ.split(1)])
+        impossible = points_NJ.new_full((1,), -math.inf)
+        return torch.cat([impossible if value is None else value for value in values])
+
+    def _evaluate_one(self, point_1J: Tensor) -> Tensor | None:
+        """The log density at one point, ``[1]``; ``None`` if it fails there."""
+        try:
+            return self.log_density(point_1J)
+        except LogJointError:
+            return None
