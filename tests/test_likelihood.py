@@ -194,7 +194,7 @@ def test_bad_requests_are_refused():
 
 
 def test_memory_is_bounded_whatever_the_samples():
-    """150,000 samples of a picture take less than 200 MB more than one chunk of them."""
+    """60,000 samples of a picture take less than 100 MB more than one chunk of them."""
     code = """
 import resource, sys, torch, lowerbound as lb
 torch.set_num_threads(1)
@@ -208,10 +208,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     grown = int(
         subprocess.run(
-            [sys.executable, "-c", code, "150000"], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, "60000"], capture_output=True, text=True, check=True
         ).stdout
     )
-    assert grown < 200_000  # kilobytes; the logits of one picture at once would be 470,000
+    assert grown < 100_000  # kilobytes; the logits of one picture at once would be 188,000
 
 
 # The weights' tail
