@@ -64,6 +64,13 @@ def _small_passes(monkeypatch):
     monkeypatch.setattr("lowerbound.evaluation.aggregate._CHUNK_VALUES", 30)
 
 
+@pytest.fixture
+def _without_preparations(monkeypatch):
+    """For hundreds of evaluations of known data: no trial draws, which take most of the time."""
+    monkeypatch.setattr(lb.LatentModel, "check_support", lambda *_: None)
+    monkeypatch.setattr(lb.LatentModel, "numbers_per_draw", lambda *_: 2)
+
+
 # What the latents carry
 
 
@@ -130,12 +137,13 @@ def channel(count: int, units: int, information: float) -> tuple[lb.LatentModel,
     return tabled(means, torch.full((count, units), math.sqrt(variance), dtype=DOUBLE))
 
 
+@pytest.mark.usefixtures("_without_preparations")
 def test_the_standard_error_is_that_over_sets_of_examples():
-    """2 nats in 10 units, 60 sets of 300 examples.
+    """2 nats in 6 units, 60 sets of 200 examples.
 
     A standard deviation of 60 values is known to a tenth, so a third is more than three errors.
     """
-    found = [latent_health(*channel(300, 10, 2.0), seed=seed) for seed in range(60)]
+    found = [latent_health(*channel(200, 6, 2.0), seed=seed) for seed in range(60)]
     values = torch.tensor([health.mutual_information for health in found])
     errors = torch.tensor([health.mutual_information_error for health in found])
     assert float(errors.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.35)
@@ -143,12 +151,12 @@ def test_the_standard_error_is_that_over_sets_of_examples():
 
 
 def test_the_rate_of_all_examples_makes_the_information_precise(monkeypatch):
-    """200 draws for 2,000 examples.
+    """200 draws for 1,000 examples.
 
-    Without the rate, the log densities of the few draws would give a standard deviation of 0.15.
+    Without the rate, the log densities of the few draws would give a standard deviation of 0.16.
     """
     monkeypatch.setattr("lowerbound.evaluation.aggregate._MOST_VALUES", 1)
-    model, x = channel(2000, 50, 4.0)
+    model, x = channel(1000, 20, 4.0)
     values = torch.tensor(
         [latent_health(model, x, seed=seed).mutual_information for seed in range(20)]
     )
@@ -170,6 +178,7 @@ def test_too_few_examples_are_said_to_be_too_few():
     assert (same.own_share, same.saturated) == (pytest.approx(0.25), False)
 
 
+@pytest.mark.usefixtures("_without_preparations")
 @pytest.mark.parametrize("count", [5, 8, 16])
 def test_few_examples_that_carry_something_have_not_collapsed(count):
     """0.36 nats in 2 units: at most 5 of 100 sets; 0 or 1 is expected."""
