@@ -12,7 +12,7 @@ import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -74,6 +74,7 @@ class Tree:
             homes |= {alias.name: home or alias.name for alias in node.names}
         return homes
 
+    @cache  # noqa: B019 (a tree is read once and lives as long as the program)
     def imports(self, path: Path) -> list[Import]:
         """What a file imports from the package, wherever in the file it does."""
         return [

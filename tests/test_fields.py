@@ -62,8 +62,9 @@ def test_a_conditional_model_is_evaluated(model, cells):
     other = lb.Examples(cells.values, labels=(cells.labels + 1) % LABELS)
     assert not torch.allclose(one.per_example, lb.evaluate(model, lb.ELBO(), other).per_example)
     assert lb.log_likelihood(model, cells, samples=50).mean > one.mean - 1
-    assert lb.annealed_log_likelihood(model, cells, distributions=5, chains=2).mean
-    assert lb.bidirectional(model, 3, distributions=5, chains=2, label=1).gap.mean
+    settings = {"distributions": 5, "chains": 2, "leapfrog_steps": 1}
+    assert lb.annealed_log_likelihood(model, cells, **settings).mean
+    assert lb.bidirectional(model, 3, label=1, **settings).gap.mean
 
 
 def test_samples_and_reconstructions_are_of_the_label_asked_for(model, cells):
