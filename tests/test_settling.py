@@ -11,6 +11,7 @@ from torch.distributions import Distribution, HalfNormal, MultivariateNormal, No
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.pathfinder import find_best_gaussian
+from lowerbound.training import autostop
 from lowerbound.training.loop import Observer
 
 # Far from 0, on scales that differ by a factor of a million, and correlated.
@@ -33,6 +34,20 @@ def settle(model, tolerance=0.01, **settings):
 @pytest.fixture(scope="module")
 def settled():
     return settle(make().start())
+
+
+@pytest.fixture
+def short_windows(monkeypatch):
+    """The first window may be as short as one epoch of a log joint, or a few steps."""
+    monkeypatch.setattr(autostop, "_FIRST_WINDOW_STEPS", 20)
+
+
+@pytest.fixture(scope="module")
+def soon_settled():
+    """The same training in short windows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autostop, "_FIRST_WINDOW_STEPS", 20)
+        return settle(make().start())
 
 
 def test_a_training_settles_within_its_tolerance_of_the_best(settled):
@@ -61,10 +76,13 @@ def test_the_rate_falls_and_the_window_grows_where_a_window_does_not_gain(settle
     assert rates[-1] == pytest.approx(0.05 * windows[-1]["pace"])
 
 
-def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(settled, tmp_path):
+@pytest.mark.usefixtures("short_windows")
+def test_a_training_that_is_interrupted_settles_as_if_it_had_not_been(soon_settled, tmp_path):
+    settled = soon_settled
+
     class Interrupt(Observer):
         def on_step(self, loop):
-            if loop.progress.step == 530:
+            if loop.progress.step == 330:
                 raise KeyboardInterrupt
 
     broken = make().start()
@@ -203,8 +221,10 @@ def ended(history):
     return [record["window"] for record in history if "window" in record]
 
 
-def test_a_window_that_is_cut_short_decides_nothing(settled, tmp_path):
+@pytest.mark.usefixtures("short_windows")
+def test_a_window_that_is_cut_short_decides_nothing(soon_settled, tmp_path):
     """A run that continues with more steps ends as one that had them at once."""
+    settled = soon_settled
     windows = ended(settled.history)
     before_last = sum(window["steps"] for window in windows[:-1])
     cut = settle(make().start(), directory=tmp_path / "run", steps=before_last + 100)
@@ -232,28 +252,30 @@ def vae():
     )
 
 
+@pytest.mark.usefixtures("short_windows")
 def test_windows_are_whole_epochs_and_grow_with_them():
-    digits = lb.load_data("digits").train.first(300)
+    digits = lb.load_data("digits").train.first(30)
     run = lb.fit(
         vae(), lb.ELBO(), digits, tolerance=1e6, batch_size=1, learning_rate=0.01, progress=False
     )
     assert run.settled
-    assert [window["steps"] for window in ended(run.history)] == [300, 300, 600, 1200]
+    assert [window["steps"] for window in ended(run.history)] == [30, 30, 60, 120]
 
 
+@pytest.mark.usefixtures("short_windows")
 def test_windows_begin_where_schedules_and_warm_up_have_ended():
     digits = lb.load_data("digits").train.first(500)
-    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=60))
+    objective = lb.ELBO(beta=lb.Ramp(0.0, 1.0, epochs=6))
     run = lb.fit(
-        vae(), objective, digits, tolerance=1e6, learning_rate=0.01, epochs=120, progress=False
+        vae(), objective, digits, tolerance=1e6, learning_rate=0.01, epochs=12, progress=False
     )
     first = next(record for record in run.history if "window" in record)
-    assert first["epoch"] == 99
-    assert first["window"]["steps"] == 200
+    assert first["epoch"] == 9
+    assert first["window"]["steps"] == 20
     warmed = lb.fit(
-        vae(), lb.ELBO(), digits, tolerance=1e6, warmup_steps=100, epochs=80, progress=False
+        vae(), lb.ELBO(), digits, tolerance=1e6, warmup_steps=10, epochs=8, progress=False
     )
-    assert next(record for record in warmed.history if "window" in record)["epoch"] == 59
+    assert next(record for record in warmed.history if "window" in record)["epoch"] == 5
 
 
 def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
