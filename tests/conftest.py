@@ -6,7 +6,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for the commands that tests start
 
 import pytest
-import torch
+
+# torch is imported by what needs it, and so not by the process that only distributes the tests.
 
 
 def pytest_addoption(parser):
@@ -45,6 +46,8 @@ def trains(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     """Each test draws from its own beginning, and leaves torch's random state as it was."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -59,6 +62,8 @@ def _without_waiting_for_disks(monkeypatch):
 @pytest.fixture
 def fresh_compiler():
     """Nothing was compiled before, and nothing is counted."""
+    import torch
+
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
 

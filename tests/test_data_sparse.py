@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-import pandas
 import pytest
 import scipy.sparse
 import torch
@@ -27,6 +26,8 @@ def sparse(array=DENSE, form="csr_matrix"):
 
 def cells(**changes):
     """What AnnData looks like from outside."""
+    import pandas
+
     donors = pandas.Categorical(["a", "b", "c"] * 20, categories=["c", "b", "a"])
     columns = {"donor": donors, "batch": ["x", "y"] * 30, "depth": DENSE.sum(1)}
     obs = pandas.DataFrame({**columns, "empty": [None] * 60}, index=[f"cell{i}" for i in range(60)])
@@ -183,6 +184,8 @@ def test_what_anndata_does_not_have(changes, settings, message):
 
 
 def test_a_cell_without_a_category():
+    import pandas
+
     donors = pandas.Categorical(["a", None, "b"])
     data = SimpleNamespace(X=DENSE[:3], obs=pandas.DataFrame({"donor": donors}), layers={})
     with pytest.raises(DataError, match="'donor' has no category in row 1"):
