@@ -20,7 +20,7 @@ from lowerbound.distributions import is_mass
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode
-from lowerbound.models.measuring import measure_draw
+from lowerbound.models.measuring import draw_likelihood, find_largest
 from lowerbound.models.passes import explaining_shapes, iterate_batches
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
@@ -127,7 +127,7 @@ class Model(nn.Module, ABC):
         key = (examples.shape, *map(id, self.modules()))
         known: dict[Any, int] = self.__dict__.setdefault("_largest_of_draw", {})
         if key not in known:
-            known[key] = measure_draw(self, examples).largest
+            known[key] = find_largest(self, examples)
         return count_values_per_pair(math.prod(examples.shape), known[key])
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
@@ -135,7 +135,7 @@ class Model(nn.Module, ABC):
 
         :meth:`Examples.bits_per_dimension` needs to know. ``None`` if the likelihood does not say.
         """
-        p = measure_draw(self, examples).likelihood
+        p = draw_likelihood(self, examples)
         if p is None:
             return None
         return is_mass(p)

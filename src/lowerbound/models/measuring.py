@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +23,8 @@ from lowerbound.runtime.modes import evaluating, seeded
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class DrawMeasurements(NamedTuple):
-    """Measurements of a model from a draw of one sample for three examples.
-
-    Args:
-        largest: the number of values by which the largest tensor grows with each example.
-        likelihood: p(x given z), batch shape ``[1, 3]``, if the draw has it.
-    """
-
-    largest: int
-    likelihood: Distribution | None
-
-
-def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
-    """Draw for three examples, and measure the tensors that this makes and p(x given z).
+def find_largest(model: nn.Module, examples: Examples) -> int:
+    """Find by how many values the largest tensor of a draw grows with each example.
 
     The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
     the model itself. No random state changes.
@@ -43,28 +32,48 @@ def measure_draw(model: nn.Module, examples: Examples) -> DrawMeasurements:
     Raises:
         ShapeError: if the examples do not fit the model.
     """
+    with _drawing(model, examples) as draw:
+        return measure_growth(draw)
+
+
+def draw_likelihood(model: nn.Module, examples: Examples) -> Distribution | None:
+    """Draw for three examples, and return p(x given z), batch shape ``[1, 3]``, if the draw has it.
+
+    Like :func:`find_largest`, this changes neither the model nor a random state.
+
+    Raises:
+        ShapeError: if the examples do not fit the model.
+    """
+    with _drawing(model, examples) as draw:
+        return draw(3)
+
+
+@contextmanager
+def _drawing(
+    model: nn.Module, examples: Examples
+) -> Iterator[Callable[[int], Distribution | None]]:
+    """Within the block, a function that draws for so many examples, and returns p(x given z)."""
     twin = _shallow_copy(model)
     device = get_device(model)
     few = examples.first(3)
     index = torch.arange(3) % len(few)  # examples are repeated if there are fewer than three
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
-    likelihoods: list[Distribution | None] = []
 
-    def draw(count: int) -> None:
+    def draw(count: int) -> Distribution | None:
         some = {name: value[:count] for name, value in given.items()}
         with noise.per_example(0, index[:count]):
             drawn = cast(Callable[..., Any], twin.draw)(x[:count], 1, **some)
         drawn.log_likelihood  # noqa: B018 (computed when it is read)
         drawn.log_prior  # noqa: B018
-        likelihoods.append(drawn.p)
+        p: Distribution | None = drawn.p
+        return p
 
     # This draw has its own streams of noise, because those of an active batch must not advance.
     with evaluating(twin), seeded(0, device), noise.per_example(0, index), explaining_shapes(few):
         x = few.batch(index, get_dtype(model)).to(device)
         fields = convert_floating_fields(few.given(index, needs, accepts), get_dtype(model))
         given = {name: value.to(device) for name, value in fields.items()}
-        largest = measure_growth(draw)
-    return DrawMeasurements(largest, likelihoods[-1])
+        yield draw
 
 
 def _shallow_copy(model: Module) -> Module:

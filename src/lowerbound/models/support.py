@@ -16,7 +16,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED, refuse_ignored_mask
 from lowerbound.distributions import MaskedDistribution, find_entry_support, is_mass
 from lowerbound.errors import DataError
-from lowerbound.models.measuring import measure_draw
+from lowerbound.models.measuring import draw_likelihood
 from lowerbound.models.passes import iterate_batches
 
 # The number of examples that are checked if pixels are drawn as 0 or 1, and so all alike.
@@ -36,7 +36,7 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     everything = examples.given(torch.arange(len(examples)), needs, accepts)
     refuse_ignored_mask(examples.all_fields, _list_field_names(likelihood), (), examples.name)
     check_fields(model, everything, _get_rows(examples), examples.name)
-    p = measure_draw(model, examples).likelihood
+    p = draw_likelihood(model, examples)
     if p is None:
         return
     if is_mass(p) and examples.pixels == "dequantize":
