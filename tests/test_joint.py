@@ -111,7 +111,7 @@ def test_every_gradient_is_that_of_the_closed_form_on_average(objective, gradien
 def test_full_rank_is_exact_on_a_gaussian():
     model = make(lb.full_rank).double()
     objective = lb.ELBO(samples=10, gradient="sticking-the-landing")
-    lb.fit(model, objective, steps=1500, learning_rate=0.05, schedule="exponential", progress=False)
+    lb.fit(model, objective, steps=900, learning_rate=0.1, schedule="exponential", progress=False)
     q = model.posterior()
     torch.testing.assert_close(q.mean.detach(), CENTRE, rtol=0, atol=1e-6)
     torch.testing.assert_close(q.covariance_matrix.detach(), PRECISION.inverse(), rtol=0, atol=1e-6)
@@ -249,7 +249,7 @@ def test_full_rank_is_the_posterior_of_a_linear_regression():
 
     model = lb.LogJoint(log_joint, lb.full_rank, {"weights": 3}).double()
     objective = lb.ELBO(samples=10, gradient="sticking-the-landing")
-    lb.fit(model, objective, steps=2000, learning_rate=0.05, schedule="exponential", progress=False)
+    lb.fit(model, objective, steps=1000, learning_rate=0.1, schedule="exponential", progress=False)
     q = model.posterior()
     precision = ridge.lambda_ * np.eye(3) + ridge.alpha_ * inputs.T @ inputs
     np.testing.assert_allclose(q.covariance_matrix.detach(), np.linalg.inv(precision), atol=1e-6)
@@ -288,10 +288,10 @@ def test_draws_are_resampled_towards_the_truth():
 def test_a_run_is_resumed_as_if_it_had_never_stopped(tmp_path):
     objective, settings = lb.ELBO(samples=3), {"progress": False, "pictures_every": 0}
     whole = make(lb.full_rank)
-    lb.fit(whole, objective, steps=500, **settings)
-    lb.fit(make(lb.full_rank), objective, steps=200, directory=tmp_path / "run", **settings)
+    lb.fit(whole, objective, steps=200, **settings)
+    lb.fit(make(lb.full_rank), objective, steps=100, directory=tmp_path / "run", **settings)
     again = make(lb.full_rank)
-    lb.fit(again, objective, steps=500, directory=tmp_path / "run", resume=True, **settings)
+    lb.fit(again, objective, steps=200, directory=tmp_path / "run", resume=True, **settings)
     for name, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     loaded = lb.load(tmp_path / "run", constructor=lambda: make(lb.full_rank))

@@ -13,7 +13,7 @@ import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, StorageError
 from lowerbound.objectives.base import Player
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.training import observers
+from lowerbound.training import autostop, observers
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import make_optimizer
 
@@ -252,10 +252,12 @@ def test_clipping_is_for_each_player_alone(data):
 @pytest.mark.parametrize("stop_after", [1, 7, 9])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"ema": 0.9, "validation": 0.25, "schedule": "cosine"}, {"tolerance": 10.0, "epochs": 80}],
+    [{}, {"ema": 0.9, "validation": 0.25, "schedule": "cosine"}, {"tolerance": 10.0, "epochs": 8}],
     ids=["plain", "validation", "tolerance"],
 )
-def test_resuming_is_as_if_it_had_never_stopped(settings, stop_after, data, tmp_path):
+def test_resuming_is_as_if_it_had_never_stopped(settings, stop_after, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(autostop, "_FIRST_WINDOW_STEPS", 20)
+
     class Stop(Observer):
         def on_step(self, loop):
             if loop.progress.step == stop_after:
