@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lowerbound.data import Dataset, Examples, load_data
 from lowerbound.errors import DataError, SettingsError
@@ -101,18 +99,24 @@ def test_evaluation_noise_belongs_to_examples(greys, pixels):
     assert torch.equal(evaluate(torch.tensor([5, 30])), whole[[5, 30]])
 
 
-@given(
-    bound=st.floats(-1e4, 1e4),
-    levels=st.sampled_from([2, 17, 256]),
-    shape=st.sampled_from([(3,), (1, 2, 2), (3, 4, 4)]),
-)
-def test_bits_per_dimension(bound, levels, shape):
-    values = torch.zeros(2, *shape, dtype=torch.uint8)
-    examples = Examples(values, levels=levels, pixels="dequantize")
-    # by another road: nats per dimension on the scale of the integers, where a bin has width 1
-    nats = -bound / math.prod(shape) + math.log(levels)
-    assert examples.bits_per_dimension(bound) == pytest.approx(nats / math.log(2))
-    assert Examples(values, levels=levels).bits_per_dimension(bound) is None
+def test_bits_per_dimension():
+    from hypothesis import given
+    from hypothesis import strategies as st
+
+    @given(
+        bound=st.floats(-1e4, 1e4),
+        levels=st.sampled_from([2, 17, 256]),
+        shape=st.sampled_from([(3,), (1, 2, 2), (3, 4, 4)]),
+    )
+    def check(bound, levels, shape):
+        values = torch.zeros(2, *shape, dtype=torch.uint8)
+        examples = Examples(values, levels=levels, pixels="dequantize")
+        # by another road: nats per dimension on the scale of the integers, where a bin has width 1
+        nats = -bound / math.prod(shape) + math.log(levels)
+        assert examples.bits_per_dimension(bound) == pytest.approx(nats / math.log(2))
+        assert Examples(values, levels=levels).bits_per_dimension(bound) is None
+
+    check()
 
 
 def test_uniform_density_costs_all_bits():
@@ -124,20 +128,26 @@ def test_uniform_density_costs_all_bits():
     )
 
 
-@given(count=st.integers(2, 60), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
-def test_split_is_disjoint_and_complete(count, fraction, seed):
-    examples = Examples(torch.arange(count * 2.0).reshape(count, 2), labels=torch.arange(count))
-    held_out = round(count * fraction)
-    if not 0 < held_out < count:
-        with pytest.raises(SettingsError, match="leaves a part empty"):
-            examples.split(fraction, seed=seed)
-        return
-    train, test = examples.split(fraction, seed=seed)
-    assert len(test) == held_out
-    assert sorted([*train.labels.tolist(), *test.labels.tolist()]) == list(range(count))
-    assert torch.equal(test.values[:, 0], 2.0 * test.labels)
-    again = examples.split(fraction, seed=seed)[1]
-    assert torch.equal(again.values, test.values)
+def test_split_is_disjoint_and_complete():
+    from hypothesis import given
+    from hypothesis import strategies as st
+
+    @given(count=st.integers(2, 60), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+    def check(count, fraction, seed):
+        examples = Examples(torch.arange(count * 2.0).reshape(count, 2), labels=torch.arange(count))
+        held_out = round(count * fraction)
+        if not 0 < held_out < count:
+            with pytest.raises(SettingsError, match="leaves a part empty"):
+                examples.split(fraction, seed=seed)
+            return
+        train, test = examples.split(fraction, seed=seed)
+        assert len(test) == held_out
+        assert sorted([*train.labels.tolist(), *test.labels.tolist()]) == list(range(count))
+        assert torch.equal(test.values[:, 0], 2.0 * test.labels)
+        again = examples.split(fraction, seed=seed)[1]
+        assert torch.equal(again.values, test.values)
+
+    check()
 
 
 def test_splits_differ_between_seeds():
