@@ -12,12 +12,24 @@ __all__ = ["CHECKS", "Check", "Outcome", "check", "run_checks", "run_each"]
 # Each module registers its checks. They run in this order, because later checks build on earlier
 # ones.
 for _subject in (
+    "noise",
     "densities",
+    "correlated",
+    "fields",
     "bounds",
+    "penalties",
     "gradients",
+    "paths",
     "discrete",
+    "supports",
+    "joints",
     "evaluation",
+    "gaps",
+    "information",
+    "intervals",
     "annealing",
+    "weights",
     "training",
+    "ascent",
 ):
     import_module(f"lowerbound.selftest.{_subject}")

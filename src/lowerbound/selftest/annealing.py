@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from scipy import special, stats
 
 import lowerbound as lb
 from lowerbound.evaluation.annealing import annealed_log_likelihood, bidirectional
-from lowerbound.selftest.known import make_grid_vae, make_some_linear_vae
+from lowerbound.selftest.known import (
+    DOUBLE,
+    WatchedBound,
+    largest,
+    make_grid_vae,
+    make_some_linear_vae,
+    set_linear,
+)
 from lowerbound.selftest.registry import check
 
 
@@ -73,3 +84,77 @@ def measure_annealing_at_length() -> float:
         lb.Gaussian(lb.mlp(10, 40, 30, activation="tanh"), scale=0.3),
     ).double()
     return abs(bidirectional(model, 20).gap.mean)
+
+
+@check(
+    "annealing-written-out",
+    "An annealed estimate of two distributions is importance sampling from the prior: the value, the "
+    "effective sample size and the halves follow from the likelihoods, as computed explicitly",
+    tolerance=1e-9,
+)
+def compute_annealing_explicitly() -> float:
+    """For 7 examples and 12 chains. The draws are those of a model whose posterior is its prior."""
+    model, x, _ = make_grid_vae(7)
+    found = annealed_log_likelihood(model, x, distributions=2, chains=12, leapfrog_steps=1, seed=3)
+    weights = WatchedBound(12)
+    lb.evaluate(model, weights, x, seed=3)
+    log_w = torch.cat(weights.seen, 1).numpy()
+    halves = [special.logsumexp(part, axis=0) - math.log(6) for part in (log_w[:6], log_w[6:])]
+    shares = special.softmax(log_w, axis=0)
+    expected = (
+        (found.per_example, special.logsumexp(log_w, axis=0) - math.log(12)),
+        (found.effective_sample_sizes, 1 / (shares**2).sum(0)),
+        (found.halves, np.stack(halves)),
+    )
+    return max(largest(ours - torch.from_numpy(exact)) for ours, exact in expected)
+
+
+@check(
+    "annealing-shortfall",
+    "An annealed estimate may be too low by the upper end of the interval of what the second half of "
+    "the distributions has added, as computed with scipy",
+    tolerance=1e-9,
+)
+def compare_annealing_shortfall() -> float:
+    """For 4 examples, whose interval is Student's. The chains of half the length have other noise."""
+    model, x, _ = make_grid_vae(4)
+    found = annealed_log_likelihood(model, x, distributions=8, chains=6, leapfrog_steps=1)
+    alone = annealed_log_likelihood(
+        model, x, distributions=8, chains=6, leapfrog_steps=1, check_length=False
+    )
+    if found.shorter is None or not torch.equal(found.per_example, alone.per_example):
+        return math.inf
+    if float((found.shorter - found.per_example).abs().min()) == 0:
+        return math.inf
+    growth = (found.per_example - found.shorter).numpy()
+    _, high = stats.t.interval(0.95, 3, growth.mean(), stats.sem(growth))
+    return abs(found.shortfall - max(0.0, float(high)))
+
+
+@check(
+    "annealing-doubt",
+    "Where short annealing puts the worse of two models first, the comparison is not certain, and "
+    "the better model's estimate is marked as doubtful in most examples",
+    tolerance=0,
+)
+def measure_annealing_doubt() -> float:
+    """For linear decoders with noise 0.05 and 0.15, 12 examples of the first, 8 latents.
+
+    At 40 distributions the better model's estimate is far below its log likelihood.
+    """
+    weight, bias = torch.randn(20, 8, dtype=DOUBLE), torch.zeros(20, dtype=DOUBLE)
+    models = []
+    for scale in (0.05, 0.15):
+        likelihood = lb.Gaussian(lb.mlp(8, 20), scale=scale)
+        set_linear(likelihood, weight, bias)
+        posterior = lb.Gaussian(lb.mlp(20, 16))
+        models.append(lb.LatentModel(lb.StandardNormal(8), posterior, likelihood).double())
+    x = models[0].sample(12)
+    better, worse = (
+        annealed_log_likelihood(model, x, distributions=40, chains=8, leapfrog_steps=2)
+        for model in models
+    )
+    difference = lb.paired_difference(better, worse)
+    if not difference.high < 0:
+        return math.inf  # the models are in the right order, so that nothing is tested
+    return float(difference.is_certain) + float(better.doubtful_share < 0.5)

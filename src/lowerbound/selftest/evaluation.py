@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -15,6 +14,7 @@ from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.pareto import pareto_shape, tail_length
 from lowerbound.selftest.known import (
     DOUBLE,
+    WatchedBound,
     largest,
     make_curved_vae,
     make_grid_vae,
@@ -24,18 +24,6 @@ from lowerbound.selftest.known import (
 from lowerbound.selftest.registry import check
 
 _SIZES: tuple[int | None, ...] = (None, 1, 3, 7, 100)
-
-
-@dataclass(frozen=True, eq=False)
-class _WatchedBound(lb.Objective):
-    """An importance-weighted bound that records its log weights, ``[K, B]`` in each call."""
-
-    samples: int = 1
-    seen: list[Tensor] = field(default_factory=list)
-
-    def bound(self, draw: lb.Draw) -> Tensor:
-        self.seen.append(draw.log_w.detach())
-        return lb.IWAE(samples=self.samples).bound(draw)
 
 
 class _CountingDecoder(nn.Module):
@@ -128,7 +116,7 @@ def compute_log_likelihood_explicitly() -> float:
 
     The draws are those of a bound that is evaluated with the same seed.
     """
-    model, x, watching = make_curved_vae(), torch.rand(7, 6, dtype=DOUBLE), _WatchedBound(60)
+    model, x, watching = make_curved_vae(), torch.rand(7, 6, dtype=DOUBLE), WatchedBound(60)
     bound = lb.evaluate(model, watching, x, seed=3).per_example
     found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=7)
     log_w = torch.cat(watching.seen, 1).numpy()

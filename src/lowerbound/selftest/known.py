@@ -7,6 +7,7 @@ latent dimensions; D data dimensions; P parameters.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
@@ -221,6 +222,18 @@ def make_copied_vae(copies: int, *, binary: bool = False) -> tuple[lb.LatentMode
     decoders = Decoders(weight_DJ[:, :latents], 0.3 * x_D.flip(0), copies)
     likelihood = lb.Gaussian(decoders, scale=1.0)
     return lb.LatentModel(prior, posterior, likelihood).double(), x_D.expand(copies, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedBound(lb.Objective):
+    """An importance-weighted bound that records its log weights, ``[K, B]`` in each call."""
+
+    samples: int = 1
+    seen: list[Tensor] = field(default_factory=list)
+
+    def bound(self, draw: lb.Draw) -> Tensor:
+        self.seen.append(draw.log_w.detach())
+        return lb.IWAE(samples=self.samples).bound(draw)
 
 
 def compute_gradients(
