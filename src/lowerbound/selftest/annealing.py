@@ -88,8 +88,8 @@ def measure_annealing_at_length() -> float:
 
 @check(
     "annealing-written-out",
-    "An annealed estimate of two distributions is importance sampling from the prior: the value, the "
-    "effective sample size and the halves follow from the likelihoods, as computed explicitly",
+    "An annealed estimate of two distributions is importance sampling from the prior: the value, "
+    "the effective sample size and the halves follow from the likelihoods, as computed explicitly",
     tolerance=1e-9,
 )
 def compute_annealing_explicitly() -> float:
@@ -111,12 +111,12 @@ def compute_annealing_explicitly() -> float:
 
 @check(
     "annealing-shortfall",
-    "An annealed estimate may be too low by the upper end of the interval of what the second half of "
-    "the distributions has added, as computed with scipy",
+    "An annealed estimate may be too low by the upper end of the interval of what the second half "
+    "of the distributions has added, as computed with scipy",
     tolerance=1e-9,
 )
 def compare_annealing_shortfall() -> float:
-    """For 4 examples, whose interval is Student's. The chains of half the length have other noise."""
+    """For 4 examples, whose interval is Student's. The shorter chains have other noise."""
     model, x, _ = make_grid_vae(4)
     found = annealed_log_likelihood(model, x, distributions=8, chains=6, leapfrog_steps=1)
     alone = annealed_log_likelihood(

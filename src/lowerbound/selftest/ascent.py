@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import special, stats
 from torch import Tensor
 
@@ -13,13 +16,14 @@ from lowerbound.ascent import GaussianMixture, KnownGaussian, LinearRegression, 
 from lowerbound.selftest.known import DOUBLE, errors_apart
 from lowerbound.selftest.registry import check
 
+Float = NDArray[np.float64]
 _DRAWS, _WEIGHTS = 20_000, 50
 
 
 @check(
     "ascent-known-gaussian",
-    "Coordinate ascent on a known Gaussian finds its mean, the variances 1 / P_ii, and a bound that "
-    "is below 0 by the known divergence",
+    "Coordinate ascent on a known Gaussian finds its mean, the variances 1 / P_ii, and a bound "
+    "that is below 0 by the known divergence",
     tolerance=1e-6,
 )
 def compare_known_gaussian() -> float:
@@ -34,7 +38,7 @@ def compare_known_gaussian() -> float:
     differences += [
         float(q.variance) * own - 1 for q, own in zip(factors, precision.diagonal(), strict=True)
     ]
-    return max(map(abs, differences))
+    return float(max(map(abs, differences)))
 
 
 @check(
@@ -63,8 +67,8 @@ def integrate_mean_and_precision() -> float:
 
 @check(
     "ascent-regression",
-    "The bound of coordinate ascent for a linear regression is the mean of log p - log q over draws "
-    "from its factors, as scipy scores them (in standard errors)",
+    "The bound of coordinate ascent for a linear regression is the mean of log p - log q over "
+    "draws from its factors, as scipy scores them (in standard errors)",
     tolerance=4,
 )
 def measure_regression_bound() -> float:
@@ -108,7 +112,7 @@ def measure_regression_bound() -> float:
 def compare_mixture_bound() -> float:
     """For 2 components in 2 dimensions and 12 examples, before and after the ascent, at 50 draws.
 
-    Given the assignments, the other factors are the exact posterior, so that log p - log q, averaged
+    Given the assignments, the other factors are the exact posterior. So log p - log q, averaged
     over the assignments, is the same at every draw.
     """
     x = torch.randn(12, 2, dtype=DOUBLE)
@@ -121,7 +125,7 @@ def compare_mixture_bound() -> float:
     return worst
 
 
-def _weigh_mixture(factors: dict, x: Tensor) -> np.ndarray:
+def _weigh_mixture(factors: Mapping[str, Any], x: Tensor) -> Float:
     """log p - log q of draws from the factors; the prior is that of the class's documentation."""
     generator, points = np.random.default_rng(0), x.numpy()
     shares, components = factors["assignments"].shares.numpy(), factors["components"]
@@ -135,7 +139,7 @@ def _weigh_mixture(factors: dict, x: Tensor) -> np.ndarray:
         mean, strength = components.mean[c].numpy(), float(components.strength[c])
         scale = np.linalg.inv(components.inverse_scale[c].numpy())
         q = stats.wishart(float(components.freedom[c]), scale)
-        precisions = q.rvs(_WEIGHTS, random_state=generator)
+        precisions: Any = q.rvs(_WEIGHTS, random_state=generator)
         last = np.moveaxis(precisions, 0, -1)
         log_w += stats.wishart(2, prior_scale).logpdf(last) - q.logpdf(last)
         covariances = np.linalg.inv(precisions)
@@ -147,14 +151,14 @@ def _weigh_mixture(factors: dict, x: Tensor) -> np.ndarray:
             log_likelihood[:, c, n] = _log_normal(point, means, precisions)
     # The assignments are summed with their shares, and are not drawn.
     each = log_likelihood + np.log(proportions)[:, :, None] - np.log(shares.T)
-    found: np.ndarray = log_w + (shares.T * each).sum((1, 2))
+    found: Float = log_w + (shares.T * each).sum((1, 2))
     return found
 
 
-def _log_normal(x: np.ndarray, mean: np.ndarray, precisions: np.ndarray) -> np.ndarray:
+def _log_normal(x: Float, mean: Float, precisions: Float) -> Float:
     shift = x - mean
     quadratic = np.einsum("...i,...ij,...j->...", shift, precisions, shift)
-    found: np.ndarray = 0.5 * (
+    found: Float = 0.5 * (
         np.linalg.slogdet(precisions)[1] - shift.shape[-1] * math.log(2 * math.pi) - quadratic
     )
     return found

@@ -26,7 +26,8 @@ def _covariance_of_triangle(raw: Float, size: int) -> Float:
     for row in range(size):
         for column in range(row):
             factor[row, column] = next(entries)
-    return factor @ factor.T
+    covariance: Float = factor @ factor.T
+    return covariance
 
 
 def _covariance_of_columns(raw: Float, size: int) -> Float:
@@ -42,7 +43,7 @@ def _make_correlated() -> list[tuple[Distribution, Float, Float]]:
         (lb.FullRankGaussian(lb.mlp(3, 14)), _covariance_of_triangle, 14),
         (lb.LowRankGaussian(lb.mlp(3, 16), rank=2), _covariance_of_columns, 16),
     )
-    found = []
+    found: list[tuple[Distribution, Float, Float]] = []
     for conditional, covariance_of, outputs in kinds:
         for raw in torch.randn(3, outputs, dtype=DOUBLE):
             entries = raw.numpy()
@@ -70,14 +71,6 @@ def compare_correlated_densities() -> float:
         )
         worst = max(worst, *(float(np.abs(difference).max()) for difference in differences))
     return worst
-
-
-def _moments_apart(z: Tensor, mean: Float, covariance: Float) -> float:
-    """The largest distance of the first two moments of draws ``[N, J]``, in standard errors."""
-    shift = z - torch.from_numpy(mean)
-    products = (shift[:, :, None] * shift[:, None]).flatten(1)
-    expected = torch.from_numpy(covariance).flatten()
-    return max(errors_apart(shift), errors_apart(products, expected))
 
 
 def _moments_apart(z: Tensor, mean: Float, covariance: Float) -> float:

@@ -66,8 +66,8 @@ def compare_bootstrap_intervals() -> float:
 
 @check(
     "interval-coverage",
-    "A 95% interval covers the mean of ten exponential values in about 95% of all samples (distance "
-    "of the share from 0.95)",
+    "A 95% interval covers the mean of ten exponential values in about 95% of all samples "
+    "(distance of the share from 0.95)",
     tolerance=0.03,
 )
 def measure_coverage() -> float:
@@ -85,8 +85,8 @@ def measure_coverage() -> float:
 
 @check(
     "paired-difference",
-    "The difference of two estimates is the mean of the examples' differences with its interval, and "
-    "is certain only if neither may be too low by as much",
+    "The difference of two estimates is the mean of the examples' differences with its interval, "
+    "and is certain only if neither may be too low by as much",
     tolerance=1e-12,
 )
 def compare_paired_differences() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,31 +20,31 @@ from lowerbound.selftest.registry import check
 _NOISE = 0.5
 
 
-def _make_regression(
-    posterior: object = lb.full_rank, *, batches: bool = False
-) -> tuple[lb.LogJoint, Tensor]:
+def _make_regression(*, batches: bool = False) -> tuple[lb.LogJoint, Tensor]:
     """Make y = a + b x + noise with a, b ~ N(0, 4), and its data ``[12, 2]``."""
     inputs = torch.linspace(-1, 2, 12, dtype=DOUBLE)
     table = torch.stack([inputs, 0.7 * inputs - 0.4 + _NOISE * torch.randn(12, dtype=DOUBLE)], 1)
     two = torch.tensor(2.0, dtype=DOUBLE)
 
     def prior(line: Tensor) -> Tensor:
-        return Normal(0.0, two).log_prob(line).sum(-1)
+        found: Tensor = Normal(0.0, two).log_prob(line).sum(-1)
+        return found
 
     def likelihood(rows: Tensor, line: Tensor) -> Tensor:
         mean = line[:, :1] + line[:, 1:] * rows[:, 0]
-        return Normal(mean, _NOISE).log_prob(rows[:, 1]).sum(-1)
+        found: Tensor = Normal(mean, _NOISE).log_prob(rows[:, 1]).sum(-1)
+        return found
 
     if batches:
         model = lb.LogJoint(
             lambda rows, scale, line: prior(line) + scale * likelihood(rows, line),
-            posterior,
+            lb.full_rank,
             {"line": (2,)},
             size=len(table),
         )
     else:
         model = lb.LogJoint(
-            lambda line: prior(line) + likelihood(table, line), posterior, {"line": (2,)}
+            lambda line: prior(line) + likelihood(table, line), lb.full_rank, {"line": (2,)}
         )
     return model.double(), table
 
@@ -99,10 +100,8 @@ def compare_log_joint_batches() -> float:
     joint = stats.norm(0, 2).logpdf(line).sum(1) + residuals.sum(1)
     entropy = 2 * (0.5 + 0.5 * math.log(2 * math.pi))  # that of N(0, I)
     whole = model.with_all_data(table).log_density(u)
-    return max(
-        abs(float(torch.stack(bounds).mean()) - joint.mean() - entropy),
-        largest(whole - torch.from_numpy(joint)),
-    )
+    apart = float(torch.stack(bounds).mean()) - joint.mean() - entropy
+    return max(abs(float(apart)), largest(whole - torch.from_numpy(joint)))
 
 
 @check(
@@ -115,7 +114,8 @@ def compare_pathfinder_gaussians() -> float:
     """For the last Gaussians on the path to the mode of a correlated Gaussian in 6 dimensions."""
     target = _draw_target(6)
     path = pathfinder._follow_path(target.log_prob, np.full(6, 1.5))
-    alpha, pairs, worst = np.ones(6), [], 0.0
+    alpha, worst = np.ones(6), 0.0
+    pairs: list[tuple[Any, Any]] = []
     gaussians = list(pathfinder._make_gaussians(path))
     for (start, slope), (end, next_slope), found in zip(path, path[1:], gaussians, strict=False):
         step, change = end - start, slope - next_slope
@@ -157,7 +157,7 @@ def _draw_target(size: int) -> MultivariateNormal:
 def measure_start() -> float:
     """For a correlated Gaussian in 5 dimensions."""
     target = _draw_target(5)
-    model = lb.LogJoint(lambda z: target.log_prob(z), lb.full_rank, {"z": 5}).double().start()
+    model = lb.LogJoint(target.log_prob, lb.full_rank, {"value": 5}).double().start()
     return max(
         largest((model.centre - target.mean) / target.stddev),
         largest(model.spread / target.stddev - 1),
@@ -174,7 +174,9 @@ def measure_copies() -> float:
     """For 4,000 choices of 7 out of 5 draws. By chance it fails for one seed in 3,000."""
     log_w = torch.tensor([0.3, -1.0, -math.inf, 1.2, 0.0], dtype=DOUBLE)
     expected = 7 * log_w.exp() / log_w.exp().sum()
-    chosen = torch.stack([choose_systematically(log_w, 7).bincount(minlength=5) for _ in range(4000)])
+    chosen = torch.stack(
+        [choose_systematically(log_w, 7).bincount(minlength=5) for _ in range(4000)]
+    )
     if not largest(chosen - expected) < 1 or bool((chosen.sum(1) != 7).any()):
         return math.inf
     varied = expected > 0
@@ -194,9 +196,9 @@ def measure_resampled_draws() -> float:
     """
     centre, scale = torch.tensor(1.0, dtype=DOUBLE), torch.tensor(0.5, dtype=DOUBLE)
     target = Normal(centre, scale)
-    model = lb.LogJoint(lambda z: target.log_prob(z), lb.mean_field, {"z": ()}).double()
+    model = lb.LogJoint(target.log_prob, lb.mean_field, {"value": ()}).double()
     moments = []
     for seed in range(40):
-        z = model.posterior_sample(400, resample=True, seed=seed)["z"]
+        z = model.posterior_sample(400, resample=True, seed=seed)["value"]
         moments.append(torch.stack([z.mean(), z.square().mean()]))
     return errors_apart(torch.stack(moments), torch.tensor([1.0, 1.25], dtype=DOUBLE))

@@ -232,6 +232,7 @@ class WatchedBound(lb.Objective):
     seen: list[Tensor] = field(default_factory=list)
 
     def bound(self, draw: lb.Draw) -> Tensor:
+        """The bound, ``[B]``."""
         self.seen.append(draw.log_w.detach())
         return lb.IWAE(samples=self.samples).bound(draw)
 

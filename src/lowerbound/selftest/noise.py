@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def _vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=DOUBLE).expand(_EXAMPLES, len(values))
 
 
-def _list_continuous() -> list[tuple[distributions.Distribution, Callable, int]]:
+def _list_continuous() -> list[tuple[distributions.Distribution, Any, int]]:
     """List distributions, the distribution function of an entry, and which entry."""
     two = _vector(0.6, 2.5)
     three = torch.tensor([2.0, 0.5, 1.5], dtype=DOUBLE).expand(_EXAMPLES, 3)
@@ -151,8 +151,8 @@ def _list_discrete() -> list[tuple[distributions.Distribution, Tensor]]:
 
 @check(
     "noise-of-discrete-draws",
-    "Draws from the streams of examples, and from torch's generator, have the mean of their discrete "
-    "distribution (in standard errors)",
+    "Draws from the streams of examples, and from torch's generator, have the mean of their "
+    "discrete distribution (in standard errors)",
     tolerance=4.5,
 )
 def measure_discrete_noise() -> float:
@@ -178,7 +178,7 @@ def measure_uniform_bits() -> float:
     with noise.per_example(0, torch.arange(_EXAMPLES)):
         u = noise.uniform((20_000 // _EXAMPLES, _EXAMPLES), 1).flatten()
     levels = np.ldexp(u.numpy().astype(np.float64), 24)
-    if not (levels == levels.round()).all() or not (0 <= levels).all() or levels.max() >= 1 << 24:
+    if not (levels == levels.round()).all() or not (levels >= 0).all() or levels.max() >= 1 << 24:
         return math.inf
     bits = levels.astype(np.int64)[:, None] >> np.arange(24) & 1
     return errors_apart(torch.from_numpy(bits).double(), 0.5)

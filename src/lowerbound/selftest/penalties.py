@@ -27,8 +27,8 @@ def _compute_units(model: lb.LatentModel, x: Tensor) -> Tensor:
 
 @check(
     "penalised-gradient",
-    "Beta, free bits and capacity give the gradient of their penalised objective, as written out and "
-    "differentiated by finite differences (relative)",
+    "Beta, free bits and capacity give the gradient of their penalised objective, as written out "
+    "and differentiated by finite differences (relative)",
     tolerance=1e-6,
 )
 def compare_penalised_gradients() -> float:
@@ -84,7 +84,7 @@ def compare_penalised_gradients() -> float:
     tolerance=1e-12,
 )
 def compare_ramps() -> float:
-    """At 6 points of two ramps, with a weight of the rate that is the ramp's end outside training."""
+    """At 6 points of two ramps; outside of training, the weight of the rate is the ramp's end."""
     by_epoch, by_step = lb.Ramp(0.2, 1.0, epochs=4), lb.Ramp(3.0, 1.0, steps=10)
     expected = {
         by_epoch.at(0, 0.0): 0.2,
@@ -105,7 +105,7 @@ def _renyi_by_decimals(log_w: list[float], alpha: float) -> float:
     getcontext().prec = 60
     order = 1 - Decimal(alpha)
     powers = [(order * Decimal(value)).exp() for value in log_w if value > -math.inf]
-    return float((sum(powers) / len(log_w)).ln() / order)
+    return float((sum(powers, Decimal(0)) / len(log_w)).ln() / order)
 
 
 def _make_draw(log_w: Tensor) -> lb.Draw:
@@ -121,8 +121,8 @@ def _make_draw(log_w: Tensor) -> lb.Draw:
 
 @check(
     "orders-near-one",
-    "The Rényi bound is the power mean of the weights, also for orders near 1 and weights thousands "
-    "of nats apart, as computed in decimal arithmetic (relative)",
+    "The Rényi bound is the power mean of the weights, also for orders near 1 and weights "
+    "thousands of nats apart, as computed in decimal arithmetic (relative)",
     tolerance=2e-5,
 )
 def compare_orders() -> float:
@@ -181,8 +181,8 @@ class _BestCritic(nn.Module):
 
 @check(
     "total-correlation",
-    "FactorVAE's estimate with the best critic is the total correlation of Gaussian latents, and its "
-    "critic's loss is the integral of the cross-entropy (in standard errors)",
+    "FactorVAE's estimate with the best critic is the total correlation of Gaussian latents, and "
+    "its critic's loss is the integral of the cross-entropy (in standard errors)",
     tolerance=4,
 )
 def measure_total_correlation() -> float:

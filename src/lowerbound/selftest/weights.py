@@ -65,8 +65,8 @@ def _descend_by_adam(steps: int) -> Float:
 
 @check(
     "steps-written-out",
-    "Training takes the steps of its optimiser with schedule, warm-up, clipping and weight decay, as "
-    "computed explicitly in numpy",
+    "Training takes the steps of its optimiser with schedule, warm-up, clipping and weight decay, "
+    "as computed explicitly in numpy",
     tolerance=1e-5,
 )
 def compute_steps_explicitly() -> float:
@@ -87,8 +87,8 @@ def compute_steps_explicitly() -> float:
 
 @check(
     "averages-written-out",
-    "An equal average of weights is their arithmetic mean, and an exponential one has the weights of "
-    "its decay, as computed explicitly",
+    "An equal average of weights is their arithmetic mean, and an exponential one gives them the "
+    "shares of its decay, as computed explicitly",
     tolerance=1e-7,
 )
 def compute_averages_explicitly() -> float:
@@ -113,8 +113,8 @@ def compute_averages_explicitly() -> float:
 
 @check(
     "best-average",
-    "With automatic stopping the weights that fit keeps are those of the best window: their bound is "
-    "the sum of the gains since the first window",
+    "With automatic stopping fit keeps the weights of the best window: they have the largest of "
+    "the recorded bounds, and gains are differences of bounds",
     tolerance=1e-9,
 )
 def compare_best_average() -> float:
@@ -133,4 +133,4 @@ def compare_best_average() -> float:
         return math.inf  # the last window is the best one, so that nothing is tested
     kept = compute_comparable_bounds(model, objective, model.examples(None), None, seed=1)
     gain = windows[1]["gain"] - (bounds[1] - bounds[0])
-    return max(abs(float(kept.mean()) - max(bounds)), abs(gain))
+    return float(max(abs(float(kept.mean()) - max(bounds)), abs(gain)))
