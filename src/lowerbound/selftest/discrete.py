@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ def _compare_with_exact(objective: lb.Objective) -> float:
     "(largest t of 200,000 draws)",
     tolerance=4,
 )
-def compare_binary_elbo_gradient() -> float:
+def compare_binary_elbo_gradient() -> Iterator[float]:
     """With the KL term in closed form and sampled, for 15 parameters.
 
     By chance it fails for one seed in 500.
@@ -117,7 +118,7 @@ def compare_binary_elbo_gradient() -> float:
     kinds = [
         lb.ELBO(samples=2, gradient="score-function", kl=kl) for kl in ("closed-form", "sampled")
     ]
-    return max(_compare_with_exact(objective) for objective in kinds)
+    return (_compare_with_exact(objective) for objective in kinds)
 
 
 @check(

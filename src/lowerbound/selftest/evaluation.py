@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -80,7 +81,7 @@ def count_samples() -> float:
     counting = _CountingDecoder(model.likelihood)
     model = lb.LatentModel(model.prior, model.posterior, counting)
     worst = 0
-    for samples, chunk, batch in product((1, 7, 12), _SIZES, (None, 2)):
+    for samples, chunk, batch in product((1, 8), _SIZES, (None, 2)):
         counting.decoded = 0
         lb.log_likelihood(model, x, samples, chunk_size=chunk, batch_size=batch)
         worst = max(worst, abs(counting.decoded - 5 * samples))
@@ -92,17 +93,17 @@ def count_samples() -> float:
     "log_likelihood and its diagnostics are the same for all chunk and batch sizes (relative)",
     tolerance=1e-9,
 )
-def compare_chunks_and_batches() -> float:
+def compare_chunks_and_batches() -> Iterator[float]:
     """The value, ELBO, effective sample size and Pareto k-hat of each of 7 examples."""
     model, x = make_curved_vae(), torch.rand(7, 6, dtype=DOUBLE)
 
     def results(chunk: int | None, batch: int | None) -> Tensor:
-        found = lb.log_likelihood(model, x, 60, seed=3, chunk_size=chunk, batch_size=batch)
+        found = lb.log_likelihood(model, x, 30, seed=3, chunk_size=chunk, batch_size=batch)
         elbo = found.terms["elbo"].per_example
         return torch.stack([found.per_example, elbo, found.effective_sample_sizes, found.pareto_k])
 
     expected = results(None, None)
-    return max(largest(results(*sizes) / expected - 1) for sizes in product(_SIZES, (None, 1, 3)))
+    return (largest(results(*sizes) / expected - 1) for sizes in product(_SIZES, (None, 1, 3)))
 
 
 @check(
@@ -168,7 +169,7 @@ def measure_wrong_verdicts() -> float:
 
 @check(
     "quadrature",
-    "log_likelihood of a nonlinear model with two latents is the value on a 200 x 200 grid",
+    "log_likelihood of a nonlinear model with two latents is the value on a 120 x 120 grid",
     tolerance=0.05,
 )
 def compare_with_quadrature() -> float:

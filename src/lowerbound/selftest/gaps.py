@@ -53,18 +53,25 @@ def compare_inference_gaps() -> float:
 
 @check(
     "gaps-count-each-draw-once",
-    "Without a search, the effective sample size of the gaps' log likelihood is that of twice as "
-    "many independent draws from the encoder's posterior (relative)",
-    tolerance=0.05,
+    "Without a search, the gaps' log likelihood varies as that of twice as many independent draws "
+    "from the encoder's posterior, and has their effective sample size (relative)",
+    tolerance=0.2,
 )
-def compare_effective_sizes_of_gaps() -> float:
-    """For 20 examples with 2 x 500 draws; the closed form has an error of about 0.01."""
+def compare_draws_of_gaps() -> float:
+    """For 1,000 examples with 2 x 50 draws; the variance has an error of about 0.05.
+
+    By chance it fails for one seed in 10,000.
+    """
     shift, widen = 0.3, 1.2
     model, evidence = make_some_linear_vae(shift=shift, widen=widen)
-    x = evidence.sample(torch.Size((20,)))
-    found = lb.inference_gaps(model, x, samples=500, steps=0).log_likelihood
-    expected = 1000 / squared_weights(shift, widen)
-    return abs(float(found.effective_sample_sizes.mean()) / expected - 1)
+    x = evidence.sample(torch.Size((1000,)))
+    found = lb.inference_gaps(model, x, samples=50, steps=0).log_likelihood
+    squares = squared_weights(shift, widen)
+    deviation = (found.per_example - evidence.log_prob(x)).exp() - 1
+    return max(
+        abs(float(found.effective_sample_sizes.mean()) * squares / 100 - 1),
+        abs(float(deviation.square().mean()) * 100 / (squares - 1) - 1),
+    )
 
 
 def _judge_normal(mean: float, scale: float) -> PosteriorHealth:

@@ -11,7 +11,8 @@ from scipy import special, stats
 from torch import Tensor
 
 import lowerbound as lb
-from lowerbound.evaluation.health import LatentHealth, latent_health
+from lowerbound.evaluation.aggregate import measure_aggregate_posterior
+from lowerbound.evaluation.health import latent_health
 from lowerbound.selftest.known import DOUBLE, set_linear
 from lowerbound.selftest.registry import check
 
@@ -19,9 +20,9 @@ Float = NDArray[np.float64]
 _SCALES = np.array([0.6, 0.9])
 
 
-def _judge(x: Tensor, gain: Tensor, samples: int | None = None, seed: int = 0) -> LatentHealth:
-    """Judge q(z given x) = N(gain x, diag of the scales squared) with the prior N(0, I)."""
-    dims, latents = x.shape[1], len(gain)
+def _make_model(gain: Tensor) -> lb.LatentModel:
+    """Make q(z given x) = N(gain x, diag of the scales squared) with the prior N(0, I)."""
+    latents, dims = gain.shape
     model = lb.LatentModel(
         lb.StandardNormal(latents),
         lb.Gaussian(lb.mlp(dims, 2 * latents)),
@@ -30,7 +31,14 @@ def _judge(x: Tensor, gain: Tensor, samples: int | None = None, seed: int = 0) -
     log_variances = 2 * torch.from_numpy(_SCALES[:latents]).log()
     weight = torch.cat([gain, torch.zeros_like(gain)])
     set_linear(model.posterior, weight, torch.cat([0 * log_variances, log_variances]))
-    return latent_health(model, x, samples=samples, seed=seed)
+    return model
+
+
+def _compute_rates(means: Float) -> Float:
+    """The rate of each unit, ``[N, J]``, from the means of q."""
+    scales = _SCALES[: means.shape[1]]
+    rates: Float = 0.5 * (scales**2 + means**2 - 1) - np.log(scales)
+    return rates
 
 
 @check(
@@ -45,7 +53,7 @@ def integrate_information() -> float:
     The errors are about 0.005 nats. The rates and the variances of the means are exact.
     """
     x, gain = torch.randn(20, 2, dtype=DOUBLE), torch.tensor([[1.0, 0.0], [0.9, 0.3]], dtype=DOUBLE)
-    found = _judge(x, gain.double(), samples=1000)
+    found = latent_health(_make_model(gain), x, samples=1000)
     means = (x @ gain.T).numpy()
     axis = np.linspace(-7, 7, 400)
     cell = axis[1] - axis[0]
@@ -55,7 +63,7 @@ def integrate_information() -> float:
     entropy = float(special.entr(both).sum() * cell**2)
     marginals = [float(special.entr(part.mean(0)).sum() * cell) for part in (first, second)]
     energy = [float((part.mean(0) * axis**2).sum() * cell) / 2 for part in (first, second)]
-    rates = 0.5 * (_SCALES**2 + means**2 - 1) - np.log(_SCALES)
+    rates = _compute_rates(means)
     own = float(np.log(_SCALES).sum()) + 1 + math.log(2 * math.pi)
     information = entropy - own
     marginal = sum(energy) + math.log(2 * math.pi) - sum(marginals)
@@ -92,12 +100,17 @@ def compare_information_error() -> float:
 
     By chance it fails for one seed in 1,000.
     """
-    gain = torch.tensor([[1.5]], dtype=DOUBLE)
+    model = _make_model(torch.tensor([[1.5]], dtype=DOUBLE))
     estimates, errors = np.empty(60), np.empty(60)
-    for seed in range(60):
-        found = _judge(torch.randn(40, 1, dtype=DOUBLE), gain, samples=20, seed=seed)
-        estimates[seed] = found.mutual_information
-        errors[seed] = found.mutual_information_error
+    with torch.no_grad():
+        for number in range(60):
+            x = torch.randn(40, 1, dtype=DOUBLE)
+            rates = torch.from_numpy(_compute_rates(1.5 * x.numpy()).sum(1))
+            found = measure_aggregate_posterior(
+                model, lb.Examples(x), "z", samples=20, seed=number, rates=rates
+            )
+            estimates[number] = found["mutual_information"]
+            errors[number] = found["mutual_information_error"]
     return abs(0.5 * math.log(float((errors**2).mean() / estimates.var(ddof=1))))
 
 

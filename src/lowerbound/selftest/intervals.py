@@ -100,7 +100,7 @@ def compare_paired_differences() -> float:
         doubted = lb.paired_difference(Estimate(level + shift), _Short(level, shortfall=shortfall))
         wrong |= doubted.is_certain != certain
     equal = lb.paired_difference(Estimate(level), Estimate(level + shift - shift.mean()))
-    wrong |= equal.is_certain
+    wrong |= equal.is_certain or equal.excludes_zero
     differences = (found.mean - float(shift.mean()), found.low - low, found.high - high)
     return math.inf if wrong else max(map(abs, differences))
 

@@ -292,7 +292,7 @@ def make_grid_vae(examples: int = 8) -> tuple[lb.LatentModel, Tensor, Tensor]:
             parameter.copy_(torch.randn_like(parameter))
     set_linear(model.posterior, torch.zeros(4, 8, dtype=DOUBLE), torch.zeros(4, dtype=DOUBLE))
     x = model.sample(examples)
-    axis = torch.linspace(-7, 7, 200, dtype=DOUBLE)
+    axis = torch.linspace(-7, 7, 120, dtype=DOUBLE)
     z = torch.cartesian_prod(axis, axis)
     cell = 2 * math.log(float(axis[1] - axis[0]))
     return model, x, log_joint(model, x, z).logsumexp(0) + cell

@@ -118,8 +118,8 @@ def _compare_parts(model: lb.LatentModel | lb.LogJoint, x: Tensor) -> float:
 
 @check(
     "parts-of-the-score",
-    "log q with a stop-gradient on z has only the direct gradient, and with one on the parameters "
-    "only that through z, as finite differences give it (relative)",
+    "The log density of q with a stop-gradient on z has only the direct gradient, and with one on "
+    "the parameters only that through z, as finite differences give it (relative)",
     tolerance=1e-7,
 )
 def compare_parts_of_the_score() -> float:

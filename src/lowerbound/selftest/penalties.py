@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
-from lowerbound.objectives.factor import permute_units
+from lowerbound.objectives import factor
 from lowerbound.selftest.known import DOUBLE, errors_apart, largest, make_curved_vae
 from lowerbound.selftest.registry import check
 
@@ -202,8 +202,8 @@ def measure_total_correlation() -> float:
     product = (-0.5 * grid.square().sum(1)).exp() / (2 * math.pi) * float(axis[1] - axis[0]) ** 2
     logit = critic(grid)[:, 0]
     of_joint, of_product = (-logit).exp().log1p(), logit.exp().log1p()
-    loss = 0.5 * float((product * (logit.exp() * of_joint + of_product)).sum())
-    permuted = permute_units(z)[0]
+    loss = 0.5 * float((product * (logit.exp() * of_joint + of_product)).sum().detach())
+    permuted = factor.permute_units(z)[0]
     if not torch.equal(permuted.sort(0).values, z[0].sort(0).values):
         return math.inf
     return max(

@@ -15,6 +15,9 @@ from lowerbound.errors import SettingsError
 from lowerbound.runtime.modes import seeded
 from lowerbound.runtime.noise import derived_seed
 
+# A measurement of the difference, or of several.
+Measure = Callable[[], float | Iterable[float]]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -24,14 +27,16 @@ class Check:
         name: the name for ``--only``.
         statement: what holds, in words.
         tolerance: the largest difference that is allowed.
-        measure: measures the difference, which is 0 if the statement holds exactly.
+        measure: measures the difference, which is 0 if the statement holds exactly. If it has
+            several parts, it may yield the difference of each: the largest counts, and after one
+            that is too large the others are not computed.
         thorough: whether the check is so slow that it runs only on request.
     """
 
     name: str
     statement: str
     tolerance: float
-    measure: Callable[[], float]
+    measure: Measure
     thorough: bool = False
 
 
@@ -66,12 +71,12 @@ CHECKS: dict[str, Check] = {}
 
 def check(
     name: str, statement: str, *, tolerance: float, thorough: bool = False
-) -> Callable[[Callable[[], float]], Callable[[], float]]:
+) -> Callable[[Measure], Measure]:
     """Decorator: the function measures how far a statement is from being true.
 
-    To write your own: write a function without arguments that returns the largest difference, in
-    the file of its subject. It draws from torch's generator, which is seeded before the call. Its
-    docstring says how often the check would fail by chance with another seed.
+    To write your own: write a function without arguments that returns the largest difference, or
+    yields several, in the file of its subject. It draws from torch's generator, which is seeded
+    before the call. Its docstring says how often the check would fail by chance with another seed.
 
     Args:
         name: the name for ``--only``.
@@ -80,7 +85,7 @@ def check(
         thorough: whether the check is so slow that it runs only on request.
     """
 
-    def register(measure: Callable[[], float]) -> Callable[[], float]:
+    def register(measure: Measure) -> Measure:
         if name in CHECKS:
             raise ValueError(f"two checks are called {name!r}")
         CHECKS[name] = Check(name, statement, tolerance, measure, thorough)
@@ -144,11 +149,23 @@ def _run_check(entry: Check) -> Outcome:
     start, measured, error = time.perf_counter(), math.nan, None
     try:
         with _isolate(entry.name):
-            measured = float(entry.measure())
+            measured = _find_largest(entry.measure(), entry.tolerance)
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     seconds = time.perf_counter() - start
     return Outcome(entry.name, entry.statement, measured, entry.tolerance, seconds, error)
+
+
+def _find_largest(found: float | Iterable[float], tolerance: float) -> float:
+    """The largest difference, or the first that is above the tolerance or nan."""
+    if not isinstance(found, Iterable):
+        return float(found)
+    largest = 0.0
+    for difference in found:
+        if not difference <= tolerance:
+            return float(difference)
+        largest = max(largest, float(difference))
+    return largest
 
 
 @contextmanager
