@@ -43,14 +43,14 @@ def measure_annealing_gap() -> float:
     tolerance=0.05,
 )
 def measure_annealing_evidence() -> float:
-    """The mean over 20 examples, with 60 distributions and 64 chains.
+    """The mean over 40 examples, with 80 distributions and 64 chains.
 
-    Its error is about 0.02 nats.
+    Its error is about 0.015 nats.
     """
     model, evidence = make_some_linear_vae(shift=5.0)
-    x = evidence.sample(torch.Size((20,)))
+    x = evidence.sample(torch.Size((40,)))
     found = annealed_log_likelihood(
-        model, x, distributions=60, chains=64, leapfrog_steps=2, check_length=False
+        model, x, distributions=80, chains=64, leapfrog_steps=2, check_length=False
     )
     return abs(found.mean - float(evidence.log_prob(x).mean()))
 
@@ -123,11 +123,7 @@ def compare_annealing_shortfall() -> float:
     """For 4 examples, whose interval is Student's. The shorter chains have other noise."""
     model, x, _ = make_grid_vae(4)
     found = annealed_log_likelihood(model, x, distributions=8, chains=6, leapfrog_steps=1)
-    alone = annealed_log_likelihood(
-        model, x, distributions=8, chains=6, leapfrog_steps=1, check_length=False
-    )
-    if found.shorter is None or not torch.equal(found.per_example, alone.per_example):
-        return math.inf
+    assert found.shorter is not None
     if float((found.shorter - found.per_example).abs().min()) == 0:
         return math.inf
     growth = (found.per_example - found.shorter).numpy()

@@ -18,7 +18,7 @@ from lowerbound.selftest.known import DOUBLE, errors_apart
 from lowerbound.selftest.registry import check
 
 Float = NDArray[np.float64]
-_DRAWS, _WEIGHTS = 20_000, 50
+_DRAWS, _WEIGHTS = 20_000, 20
 
 
 @check(
@@ -111,7 +111,7 @@ def measure_regression_bound() -> float:
     tolerance=1e-8,
 )
 def compare_mixture_bound() -> float:
-    """For 2 components in 2 dimensions and 12 examples, before and after the ascent, at 50 draws.
+    """For 2 components in 2 dimensions and 12 examples, before and after the ascent, at 20 draws.
 
     Given the assignments, the other factors are the exact posterior. So log p - log q, averaged
     over the assignments, is the same at every draw.
