@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,6 +59,16 @@ def test_the_check_sees_the_mutation(mutation, name, monkeypatch):
 
 def test_every_check_is_turned_red_by_some_mutation():
     assert {name for _, name in PAIRS} == CHECKS.keys()
+
+
+def test_the_page_lists_each_check_once_and_counts_them():
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    section = page[page.index("## Are the results right on this machine?") :]
+    rows = [line.split("|")[3] for line in section.splitlines() if line.startswith("| ")]
+    assert sorted(name for row in rows for name in re.findall("`(.+?)`", row)) == sorted(CHECKS)
+    slow = [entry.name for entry in CHECKS.values() if entry.thorough]
+    assert f"{len(CHECKS) - len(slow)} statements" in " ".join(section.split())
+    assert len(slow) == 3  # as the page says
 
 
 # Running them
