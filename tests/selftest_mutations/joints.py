@@ -6,7 +6,7 @@ from torch.distributions import transforms
 
 from lowerbound.conditionals.bijections import CorrelationFactor, StickBreaking
 from lowerbound.conditionals.variables import Variables
-from lowerbound.models import LogJoint, pathfinder, resampling, variable_posterior
+from lowerbound.models import LogJoint, pathfinder, resampling
 from lowerbound.models.variable_posterior import VariablePosterior
 
 from . import breaks
@@ -85,15 +85,10 @@ def pathfinder_forgets_its_oldest_pair(patch):
     patch.setattr(pathfinder, "_make_gaussian", make)
 
 
-@breaks("start")
+@breaks("start", "pathfinder-gaussian")
 def start_takes_variances_for_standard_deviations(patch):
-    original = variable_posterior.find_best_gaussian
-
-    def find(*args, **more):
-        centre, scale = original(*args, **more)
-        return centre, scale.square()
-
-    patch.setattr(variable_posterior, "find_best_gaussian", find)
+    original = pathfinder.CurvedGaussian.variance.fget
+    patch.setattr(pathfinder.CurvedGaussian, "variance", property(lambda self: original(self) ** 2))
 
 
 @breaks("copies-by-weight")
