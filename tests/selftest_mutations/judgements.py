@@ -172,7 +172,7 @@ def k_hat_pulls_towards_one(patch):
         count = len(largest_log_w) - 1
         return original(largest_log_w) + change / (count + 2 * change)
 
-    patch.setattr("lowerbound.selftest.intervals.pareto_shape", shape)
+    patch.setattr(pareto, "pareto_shape", shape)
 
 
 @breaks("pareto-shape-known")
@@ -183,9 +183,13 @@ def the_quartile_of_k_hat_is_the_next_value(patch):
 @breaks("pareto-shape-known")
 def the_tail_of_k_hat_is_one_longer(patch):
     original = pareto.tail_length
-    patch.setattr(
-        "lowerbound.selftest.intervals.tail_length", lambda samples: original(samples) + 1
-    )
+    patch.setattr(pareto, "tail_length", lambda samples: original(samples) + 1)
+
+
+@breaks("pareto-shape-known")
+def a_larger_k_hat_counts_as_reliable(patch):
+    original = pareto.reliable_shape
+    patch.setattr(pareto, "reliable_shape", lambda samples: original(samples) + 0.02)
 
 
 # Annealing

@@ -21,7 +21,7 @@ from lowerbound.distributions import (
 from lowerbound.selftest.known import DOUBLE, enumerate_bits, errors_apart, largest
 from lowerbound.selftest.registry import check
 
-_DRAWS = 100_000
+_DRAWS = 50_000
 _Pairs = Sequence[tuple[Distribution, Distribution]]
 
 

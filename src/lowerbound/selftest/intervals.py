@@ -10,9 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 import lowerbound as lb
-from lowerbound.evaluation import mean_interval
+from lowerbound.evaluation import mean_interval, pareto
 from lowerbound.evaluation.estimate import Estimate
-from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.selftest.known import DOUBLE, largest
 from lowerbound.selftest.registry import check
 
@@ -148,12 +147,12 @@ def compare_pareto_shapes() -> float:
     for (samples, shape), expected in _KNOWN_SHAPES.items():
         ranks = torch.arange(1, samples + 1, dtype=DOUBLE)
         log_w = -shape * ((ranks - 0.5) / samples).log()
-        tail = log_w[: tail_length(samples) + 1, None]
-        differences.append(largest(pareto_shape(tail) - expected))
+        tail = log_w[: pareto.tail_length(samples) + 1, None]
+        differences.append(largest(pareto.pareto_shape(tail) - expected))
     limits = {(100, 20, 0.5), (1_000, 95, 2 / 3), (10_000, 300, 0.7), (10**6, 3000, 0.7)}
     for samples, tail_size, limit in limits:
         differences += [
-            float(abs(tail_length(samples) - tail_size)),
-            abs(reliable_shape(samples) - limit),
+            float(abs(pareto.tail_length(samples) - tail_size)),
+            abs(pareto.reliable_shape(samples) - limit),
         ]
     return max(differences)
