@@ -138,7 +138,7 @@ def mutual_information_is_capped_by_a_batch(patch):
 @breaks("annealing-evidence", "annealing-quadrature")
 def the_temperatures_end_too_soon(patch):
     original = chains._choose_betas
-    patch.setattr(chains, "_choose_betas", lambda count: [0.95 * beta for beta in original(count)])
+    patch.setattr(chains, "_choose_betas", lambda count: [0.9 * beta for beta in original(count)])
 
 
 @breaks("annealing-evidence")

@@ -45,7 +45,7 @@ def _compute_rates(means: Float) -> Float:
     "information",
     "Rate, mutual information, aggregate KL, marginal KL and total correlation of 20 examples are "
     "those of a mixture on a grid",
-    tolerance=0.03,
+    tolerance=0.02,
 )
 def integrate_information() -> float:
     """For two latents that are correlated over the examples, with 1,000 draws for each.

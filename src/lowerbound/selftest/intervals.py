@@ -67,14 +67,14 @@ def compare_bootstrap_intervals() -> float:
     "interval-coverage",
     "A 95% interval covers the mean of ten exponential values in about 95% of all samples "
     "(distance of the share from 0.95)",
-    tolerance=0.03,
+    tolerance=0.025,
 )
 def measure_coverage() -> float:
-    """For 600 samples with 400 resamples; the share has a standard error of 0.009.
+    """For 1,000 samples with 400 resamples; the share has a standard error of 0.007.
 
-    By chance it fails for one seed in 500.
+    By chance it fails for one seed in 3,000.
     """
-    values = -torch.rand(600, 10, dtype=DOUBLE).log()
+    values = -torch.rand(1000, 10, dtype=DOUBLE).log()
     covered = 0
     for row in values:
         low, high = mean_interval(row, resamples=400)
@@ -101,7 +101,9 @@ def compare_paired_differences() -> float:
     equal = lb.paired_difference(Estimate(level), Estimate(level + shift - shift.mean()))
     wrong |= equal.is_certain or equal.excludes_zero
     differences = (found.mean - float(shift.mean()), found.low - low, found.high - high)
-    return math.inf if wrong else max(map(abs, differences))
+    if wrong:
+        return math.inf
+    return max(map(abs, differences))
 
 
 class _Short(Estimate):

@@ -189,15 +189,15 @@ def measure_copies() -> float:
     tolerance=4,
 )
 def measure_resampled_draws() -> float:
-    """For q = N(0, 1) and the posterior N(1.5, 0.4), from 40 sets of 400 draws.
+    """For q = N(0, 1) and the posterior N(2, 0.35), from 40 sets of 400 draws.
 
     By chance it fails for one seed in 8,000.
     """
-    centre, scale = torch.tensor(1.5, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
+    centre, scale = torch.tensor(2.0, dtype=DOUBLE), torch.tensor(0.35, dtype=DOUBLE)
     target = Normal(centre, scale)
     model = lb.LogJoint(target.log_prob, lb.mean_field, {"value": ()}).double()
     moments = []
     for seed in range(40):
         z = model.posterior_sample(400, resample=True, seed=seed)["value"]
         moments.append(torch.stack([z.mean(), z.square().mean()]))
-    return errors_apart(torch.stack(moments), torch.tensor([1.5, 2.41], dtype=DOUBLE))
+    return errors_apart(torch.stack(moments), torch.tensor([2.0, 4.1225], dtype=DOUBLE))

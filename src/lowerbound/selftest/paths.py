@@ -95,8 +95,8 @@ def _compare_parts(model: lb.LatentModel | lb.LogJoint, x: Tensor) -> float:
         return model.draw(x, 5)
 
     def score(z: Tensor) -> Tensor:
-        q = model.posterior() if isinstance(model, lb.LogJoint) else model.posterior(x)
-        found: Tensor = q.log_prob(z)
+        given = [x] * isinstance(model, lb.LatentModel)  # the q of a log joint is given nothing
+        found: Tensor = model.posterior(*given).log_prob(z)
         return found
 
     now = draw()
