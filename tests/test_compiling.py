@@ -614,9 +614,9 @@ def test_a_compiler_that_cannot_be_asked_is_told_of(monkeypatch):
     ]
 
 
-def test_every_training_of_a_program_can_be_compiled(traced, monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=3)
+def test_every_training_of_a_program_can_be_compiled(traced):
     """With a limit of 3 the compiler would give up at the fourth; its own limit is 8."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
     watcher = Told()
     for _ in range(4):
         lb.fit(
