@@ -36,6 +36,15 @@ def reliable_shape(samples: int) -> float:
     return min(1 - 1 / math.log10(samples), 0.7)
 
 
+def shape_error(shape: float, samples: int) -> float:
+    """The standard error of k-hat from S weights, ``(1 + k) / sqrt(tail length)``.
+
+    This is the error of the maximum of the likelihood (Smith 1987). Weights without a tail, whose
+    k-hat is minus infinity, have none.
+    """
+    return max(0.0, 1 + shape) / math.sqrt(tail_length(samples))
+
+
 def pareto_shape(largest_log_w: Tensor) -> Tensor:
     """k-hat: the shape of a generalised Pareto distribution for each example's largest weights.
 

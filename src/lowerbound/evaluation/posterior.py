@@ -17,28 +17,22 @@ from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model, check_normalized, check_seed
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
-from lowerbound.evaluation.pareto import reliable_shape
+from lowerbound.evaluation.pareto import reliable_shape, shape_error
 from lowerbound.evaluation.posterior_causes import Verdict, WeightedDraws, find_faults
+from lowerbound.evaluation.posterior_probes import make_reference
+from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors
 from lowerbound.evaluation.posterior_rounding import find_rounding
+from lowerbound.evaluation.posterior_verdict import find_unknown, judge
 from lowerbound.models import LogJoint
+from lowerbound.models.optima import Optimum, is_discrete
 from lowerbound.models.sampling import check_log_weights
-from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
 
-# The largest k-hat with which weights have a finite variance, so that their averages converge fast.
-_GOOD_SHAPE = 0.5
-
-# The largest gap in nats with which draws can be used without weights. k-hat judges only the
-# weights, and these are good even for a q that is much too wide.
-_NEAR_NATS = 0.5
-
 # The smallest number of draws for a verdict.
 _FEWEST_DRAWS = 100
-
-# With this share of effective draws, weights are so even that their tail does not matter.
-_EVEN_SHARE = 0.9
 
 # The gradient of the log joint stores roughly this many tensors as large as its largest one.
 _WITH_GRADIENT = 8
@@ -48,18 +42,36 @@ _WITH_GRADIENT = 8
 class PosteriorHealth:
     """How well a posterior fits. ``str()`` gives a few lines, with the verdict first.
 
+    The posterior is represented by weighted points, as :func:`posterior_health` describes. The
+    verdict says which draws have means within 0.1 standard deviations of the posterior's, and
+    standard deviations within 10%, where each error counts with two standard errors added:
+
+    - ``"good"``: draws from q, and the gap is at most 0.05 nats. So no probability under q is off
+      by more than 0.16. You can use the draws as they are.
+    - ``"usable"``: weighted draws, at least a hundredth of which is effective, and q misses less
+      than a twentieth of the posterior. Use resampled draws.
+    - ``"bad"``: neither, or the weights of the points do not show the posterior reliably. Trust
+      neither draws nor weights.
+
     Args:
-        verdict: ``"good"``: k-hat is at most 0.5 and the gap at most half a nat, so you can use the
-            draws as they are. ``"usable"``: k-hat is reliable, so use resampled draws. ``"bad"``:
-            trust neither draws nor weights.
+        verdict: ``"good"``, ``"usable"`` or ``"bad"``.
         elbo: the bound, averaged over the draws, in nats.
-        elbo_error: the standard error of ``elbo``.
-        log_evidence: log p(x) by importance sampling, in nats: a lower bound on average, and close
-            unless the verdict is bad.
-        log_evidence_error: the standard error of ``log_evidence``, estimated from the weights.
-        pareto_k: the shape of the weights' upper tail.
-        effective_samples: ``(sum w)^2 / sum w^2``.
-        samples: the number of draws.
+        elbo_error: the standard error of ``elbo``. Here and below, the rounding error of the log
+            joint is included.
+        log_evidence: log p(x), in nats, by importance sampling from q and from distributions that
+            reach tails and other modes.
+        log_evidence_error: the standard error of ``log_evidence``, estimated from the weights. If
+            ``is_lower_bound``, the true error can be much larger.
+        log_evidence_limit: log p(x) is at least this, 19 times in 20, whatever the weights.
+        is_lower_bound: whether only the limit is known, not log p(x); ``str()`` then says "at
+            least".
+        pareto_k: the shape of the upper tail of the weights of q's draws.
+        effective_samples: ``(sum w)^2 / sum w^2`` of q's draws.
+        samples: the number of draws from q.
+        draws: the errors of draws from q.
+        weighted_draws: the errors of weighted draws, as many as ``samples``.
+        missed: the share of the posterior where draws from q do not come, as far as it was found.
+        optima: the separate optima of the log joint that are far from q.
         findings: what is wrong, the likely cause as measured, and what to try.
     """
 
@@ -68,14 +80,20 @@ class PosteriorHealth:
     elbo_error: float
     log_evidence: float
     log_evidence_error: float
+    log_evidence_limit: float
+    is_lower_bound: bool
     pareto_k: float
     effective_samples: float
     samples: int
+    draws: DrawErrors
+    weighted_draws: DrawErrors
+    missed: float = 0.0
+    optima: tuple[Optimum, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
     def gap(self) -> float:
-        """log p(x) minus the bound: KL(q || p(z given x)), where q has draws."""
+        """log p(x) minus the bound: KL(q || p(z given x))."""
         return self.log_evidence - self.elbo
 
     def __str__(self) -> str:
@@ -83,27 +101,29 @@ class PosteriorHealth:
 
     def lines(self) -> Iterator[str]:
         """The verdict and the values in words."""
-        reliable = reliable_shape(self.samples)
-        advice = _ADVICE[self.verdict]
-        if self.pareto_k > reliable and self.verdict != "bad":
-            advice = f"weights so even that their tail does not matter; {advice}"
         yield (
-            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} (good up to {_GOOD_SHAPE}, usable "
-            f"up to {reliable:.2f}), effective sample size {self.effective_samples:,.0f} of "
-            f"{self.samples:,}; {advice}"
+            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} ± "
+            f"{shape_error(self.pareto_k, self.samples):.2f} (reliable up to "
+            f"{reliable_shape(self.samples):.2f}), effective sample size "
+            f"{self.effective_samples:,.0f} of {self.samples:,}; {_ADVICE[self.verdict]}"
         )
-        at_least = ""
-        if self.verdict == "bad":
-            at_least = "at least "
+        bound = f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
+        if self.is_lower_bound:
+            yield (
+                f"{bound}at least {self.log_evidence_limit:.3f} (19 times in 20), so KL(q || "
+                f"posterior) is at least {max(0.0, self.log_evidence_limit - self.elbo):.3f}; the "
+                f"weights give {self.log_evidence:.3f}, which is not reliable"
+            )
+            return
         yield (
-            f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
-            f"{at_least}{self.log_evidence:.3f} ± {self.log_evidence_error:.3f}; so "
-            f"KL(q || posterior), where q has draws, is {at_least}{self.gap:.3f}"
+            f"{bound}{self.log_evidence:.3f} ± {self.log_evidence_error:.3f}, so KL(q || "
+            f"posterior) is {self.gap:.3f}"
         )
+        yield f"draws: {self.draws}; weighted draws: {self.weighted_draws}"
 
 
 _ADVICE: dict[Verdict, str] = {
-    "good": "draws from q can be used as they are; resample=True makes them better still",
+    "good": "draws from q can be used as they are",
     "usable": "use importance-resampled draws: posterior_sample(..., resample=True)",
     "bad": "trust neither the draws nor their weights",
 }
@@ -127,8 +147,12 @@ def posterior_health(
       by comparing the draws weighted by w with the draws without weights.
     - *Impossible draws*, because q has draws where the log joint is minus infinity.
 
-    The weights say nothing about places where q has no draws. A mode that q misses is not found,
-    and the evidence is then that of the other modes.
+    The weights say nothing about places where q has no draws. So the log joint is also evaluated at
+    draws from q stretched by 1.5, 3 and 10, and from Gaussians at its separate optima: those that
+    :meth:`~lowerbound.LogJoint.start` has found, and those of ten more paths. All draws together
+    are weighted points that represent the posterior and q. They give log p(x), the errors of means
+    and standard deviations, and the part of the posterior that q misses. A mode that no path finds
+    is still not found. The states of up to 12 bits are enumerated.
 
     Args:
         model: a :class:`lowerbound.LogJoint`.
@@ -172,23 +196,36 @@ def posterior_health(
             f"{_FEWEST_DRAWS}, better 10,000"
         )
     whole, _ = model.for_evaluation(data)
-    with evaluating(whole), seeded(seed, get_device(whole)):
+    with evaluating(whole), seeded(seed, get_device(whole)), torch.no_grad():
         draws = _make_weighted_draws(whole, samples)
         rounded = tuple(find_rounding(whole, draws.u))
+        reference, optima = make_reference(whole, draws, seed)
     sums = WeightSums(samples)
     sums.add(draws.log_w[:, None])
     results = {name: float(value) for name, value in sums.results().items()}
-    verdict = _judge(results, samples)
+    elbo_error = math.hypot(_elbo_error(draws), draws.rounding)
+    judged = judge(reference, samples, results["elbo"], elbo_error)
+    limit = max(reference.log_evidence_limit, results["elbo"] - ERRORS * elbo_error)
     return PosteriorHealth(
-        verdict=verdict,
+        verdict=judged.verdict,
         elbo=results["elbo"],
-        elbo_error=_elbo_error(draws),
-        log_evidence=results["log_likelihood"],
-        log_evidence_error=_log_evidence_error(results["effective"], samples),
+        elbo_error=elbo_error,
+        log_evidence=reference.log_evidence,
+        log_evidence_error=math.hypot(reference.log_evidence_error, draws.rounding),
+        log_evidence_limit=limit - draws.rounding,
+        is_lower_bound=not (judged.is_reliable and reference.looks_elsewhere),
         pareto_k=results["pareto_k"],
         effective_samples=results["effective"],
         samples=samples,
-        findings=(*rounded, *find_faults(draws, verdict)),
+        draws=judged.draws,
+        weighted_draws=judged.weighted_draws,
+        missed=judged.missed,
+        optima=optima,
+        findings=(
+            *rounded,
+            *find_unknown(draws.rounding, judged, optima),
+            *find_faults(draws, judged.verdict, explained=judged.misses_much),
+        ),
     )
 
 
@@ -198,26 +235,8 @@ def _elbo_error(draws: WeightedDraws) -> float:
     return float(draws.log_w.std()) / math.sqrt(len(draws.log_w))
 
 
-def _log_evidence_error(effective: float, samples: int) -> float:
-    if not effective > 0:
-        return math.nan
-    return math.sqrt(max(0.0, 1 / effective - 1 / samples))
-
-
-def _judge(results: dict[str, float], samples: int) -> Verdict:
-    even = results["effective"] >= _EVEN_SHARE * samples
-    shape, reliable = results["pareto_k"], reliable_shape(samples)
-    # The gap is infinite if a draw is impossible.
-    near = results["log_likelihood"] - results["elbo"] <= _NEAR_NATS
-    if near and (even or shape <= min(_GOOD_SHAPE, reliable)):
-        return "good"
-    if math.isfinite(results["log_likelihood"]) and (even or shape <= reliable):
-        return "usable"
-    return "bad"
-
-
 def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     chunk = choose_pairs_per_batch(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
     for start in range(0, samples, chunk):
         draw = model.draw(model.repetition, min(chunk, samples - start))
@@ -229,11 +248,26 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
             if log_joint.requires_grad:
                 (gradient,) = torch.autograd.grad(log_joint.sum(), u)
         log_w = check_log_weights(log_joint.detach() - log_q)
-        parts.append((u.detach().double().cpu(), gradient.double().cpu(), log_w.cpu()))
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    gradients = None
-    if log_joint.requires_grad:
-        gradients = columns[1]
-    return WeightedDraws(
-        model.variables.names(), columns[0], gradients, columns[2], is_started=model.is_started
+        columns = (u, gradient, log_w, log_joint)
+        parts.append(tuple(column.detach().double().cpu() for column in columns))
+    points, gradients, log_w, log_joints = (
+        torch.cat(column) for column in zip(*parts, strict=True)
     )
+    has_gradient = log_joint.requires_grad and not is_discrete(model.posterior())
+    return WeightedDraws(
+        model.variables.names(),
+        points,
+        gradients if has_gradient else None,
+        log_w,
+        log_joints.where(log_joints.isfinite(), -math.inf),
+        rounding=_estimate_rounding(model, log_joints),
+        is_started=model.is_started,
+    )
+
+
+def _estimate_rounding(model: LogJoint, log_joint: Tensor) -> float:
+    """The rounding error of the log joint; that of the parts of a sum is independent."""
+    precision = torch.finfo(get_dtype(model)).eps
+    parts = getattr(model.log_joint, "parts", 1)
+    largest = float(log_joint.where(log_joint.isfinite(), 0.0).abs().max())
+    return precision * largest / math.sqrt(parts)

@@ -35,6 +35,8 @@ class WeightedDraws:
         u: the draws, ``[S, J]``, float64.
         gradients: of the log joint at the draws, ``[S, J]``; ``None`` if it has no gradient.
         log_w: the log weights, ``[S]``.
+        log_joint: the log joint at the draws, ``[S]``.
+        rounding: its rounding error, in nats.
         is_started: whether ``model.start()`` was called.
     """
 
@@ -42,6 +44,8 @@ class WeightedDraws:
     u: Tensor
     gradients: Tensor | None
     log_w: Tensor
+    log_joint: Tensor
+    rounding: float = 0.0
     is_started: bool = False
 
     @property
@@ -65,12 +69,15 @@ class WeightedDraws:
         return self.u.std(0)
 
 
-def find_faults(draws: WeightedDraws, verdict: Verdict) -> Iterator[Finding]:
+def find_faults(
+    draws: WeightedDraws, verdict: Verdict, *, explained: bool = False
+) -> Iterator[Finding]:
     """Find the faults of a posterior, with the causes that the draws support.
 
     Args:
         draws: draws from the posterior.
         verdict: the verdict on the posterior. The shape of a good one is not examined.
+        explained: whether the verdict has a cause that is already known.
     """
     impossible = 1 - float(draws.possible.double().mean())
     if impossible:
@@ -89,7 +96,7 @@ def find_faults(draws: WeightedDraws, verdict: Verdict) -> Iterator[Finding]:
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
     found = [measure(draws) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)]
     causes = [cause for cause in found if cause is not None]
-    if not causes and unfinished is None:
+    if not causes and unfinished is None and not explained:
         causes = [_OTHER_SHAPE]
     for cause in causes:
         yield Finding(f"q does not fit: the weights of its draws {weights}", *cause)

@@ -208,6 +208,7 @@ class LogJoint(VariablePosterior):
             vectorized=self.vectorized,
         )
         whole.centre, whole.spread, whole.training = self.centre, self.spread, self.training
+        whole.optima = self.optima
         return whole
 
     holding = OldAttribute("with_all_data")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,6 +44,10 @@ _MOST_TRIED_POINTS = 40
 
 # All paths but the first begin at a random point, at most this far from 0 in each direction.
 _START_RADIUS = 2.0
+
+# Two Gaussians are separate if a coordinate of their means differs by more than this many standard
+# deviations.
+_FAR_DEVIATIONS = 4.0
 
 # A pair is used if the curvature along it is positive, and not so small that a division by it loses
 # all digits.
@@ -90,13 +94,78 @@ class CurvedGaussian:
         log_density = -0.5 * (np.square(noise_NJ).sum(1) + log_det + size * math.log(2 * math.pi))
         return self.mean + root * spread, log_density
 
+    def log_prob(self, points_NJ: Float) -> Float:
+        """The log density at points ``[N, J]``, ``[N]``."""
+        root = np.sqrt(self.alpha)
+        basis, upper = np.linalg.qr(self.beta / root[:, None])
+        factor = np.linalg.cholesky(np.eye(len(upper)) + upper @ self.gamma @ upper.T)
+        scaled = (points_NJ - self.mean) / root
+        within = scaled @ basis
+        noise = scaled + (np.linalg.solve(factor, within.T).T - within) @ basis.T
+        log_det = np.log(self.alpha).sum() + 2 * np.log(np.diag(factor)).sum()
+        log_density: Float = -0.5 * (
+            np.square(noise).sum(1) + log_det + len(root) * math.log(2 * math.pi)
+        )
+        return log_density
 
-def find_best_gaussian(
+    def is_far_from(self, mean: Float, scale: Float) -> bool:
+        """Whether the mean is more than four standard deviations from another one.
+
+        The larger of both standard deviations counts, and one coordinate suffices.
+        """
+        wider = np.maximum(np.sqrt(self.variance), scale)
+        return bool((np.abs(self.mean - mean) > _FAR_DEVIATIONS * wider).any())
+
+
+def find_gaussians(
+    log_density: Callable[[Tensor], Tensor], begins: Iterable[Float], noise_NJ: Float
+) -> list[tuple[float, CurvedGaussian]]:
+    """Find the Gaussian with the largest bound along each of some paths to modes.
+
+    Args:
+        log_density: of points ``[N, J]``, ``[N]``; differentiable, up to a constant.
+        begins: the points at which the paths begin, ``[J]`` each.
+        noise_NJ: the noise of the draws from which bounds are estimated.
+
+    Returns:
+        The bound, in nats, and the Gaussian of each path that has one with a finite bound, in the
+        order of the paths.
+    """
+    found: list[tuple[float, CurvedGaussian]] = []
+    for begin in begins:
+        best: tuple[float, CurvedGaussian | None] = (-math.inf, None)
+        for candidate in _make_gaussians(_follow_path(log_density, begin)):
+            with without_argument_checks():
+                bound = _estimate_bound(log_density, candidate, noise_NJ)
+            if bound > best[0]:
+                best = (bound, candidate)
+        if best[1] is not None:
+            found.append((best[0], best[1]))
+    return found
+
+
+def keep_separate(found: list[tuple[float, CurvedGaussian]]) -> list[tuple[float, CurvedGaussian]]:
+    """The Gaussians that are far from all with a larger bound, the one with the largest first."""
+    kept: list[tuple[float, CurvedGaussian]] = []
+    for bound, gaussian in sorted(found, key=lambda pair: -pair[0]):
+        if all(gaussian.is_far_from(other.mean, np.sqrt(other.variance)) for _, other in kept):
+            kept.append((bound, gaussian))
+    return kept
+
+
+def make_start_points(size: int, paths: int, generator: np.random.Generator) -> Iterator[Float]:
+    """Yield 0, and then points at random around it, ``[size]`` each."""
+    for number in range(paths):
+        if number == 0:
+            yield np.zeros(size)
+        else:
+            yield generator.uniform(-_START_RADIUS, _START_RADIUS, size)
+
+
+def find_optima(
     log_density: Callable[[Tensor], Tensor], size: int, paths: int, *, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Find the mean and standard deviations of the best Gaussian along some paths to modes.
-
-    The best Gaussian is the one with the largest bound.
+) -> list[tuple[float, CurvedGaussian]]:
+    """Find the separate Gaussians along some paths to modes, the one with the largest bound first.
 
     Args:
         log_density: of points ``[N, size]``, ``[N]``; differentiable, up to a constant.
@@ -105,7 +174,7 @@ def find_best_gaussian(
         seed: of the other starting points, and of the draws from which bounds are estimated.
 
     Returns:
-        Two tensors ``[size]``, float64.
+        The bound of each, in nats, and the Gaussian. They are far from each other.
 
     Raises:
         LogJointError: if there is no Gaussian with a finite bound, and the log density failed.
@@ -114,15 +183,8 @@ def find_best_gaussian(
     log_density = ForgivingDensity(log_density)
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((_DRAWS, size))
-    best: tuple[float, CurvedGaussian | None] = (-math.inf, None)
-    for number in range(paths):
-        begin = generator.uniform(-_START_RADIUS, _START_RADIUS, size) if number else np.zeros(size)
-        for candidate in _make_gaussians(_follow_path(log_density, begin)):
-            with without_argument_checks():
-                bound = _estimate_bound(log_density, candidate, noise)
-            if bound > best[0]:
-                best = (bound, candidate)
-    if best[1] is None:
+    found = find_gaussians(log_density, make_start_points(size, paths, generator), noise)
+    if not found:
         if log_density.first_error is not None:
             raise log_density.first_error
         raise NonFiniteError(
@@ -134,7 +196,7 @@ def find_best_gaussian(
             term="log joint",
             tensor="the log joint",
         )
-    return torch.from_numpy(best[1].mean), torch.from_numpy(np.sqrt(best[1].variance))
+    return keep_separate(found)
 
 
 def _follow_path(

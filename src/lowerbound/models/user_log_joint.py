@@ -14,6 +14,10 @@ from lowerbound.errors import LogJointError, LowerboundError, SettingsError, Sha
 # A message repeats at most this many characters of an error, because torch's may show all data.
 _MOST_CHARACTERS = 300
 
+# A log joint of batches gets at most this many examples at once. A sum of a million terms in
+# float32 is rounded to a tenth of a nat, so the parts are added in float64.
+_MOST_EXAMPLES = 4096
+
 
 class FullDataLogJoint(nn.Module):
     """A log joint of batches that is always given all of the data; its arguments are the variables.
@@ -28,9 +32,27 @@ class FullDataLogJoint(nn.Module):
         self.log_joint = log_joint  # if it is a module, its mode follows that of this one
         self.x = x
 
+    @property
+    def parts(self) -> int:
+        """The number of batches in which the log joint gets its data."""
+        if self.x.device.type == "mps":  # it has no float64
+            return 1
+        return -(-len(self.x) // _MOST_EXAMPLES)
+
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint for all data."""
-        return self.log_joint(self.x, 1.0, **values)
+        """The log joint for all data.
+
+        A batch of B of N examples, scaled by N / B, gives the log prior plus N / B times the log
+        likelihood of the batch. The mean of these values with the weights B / N is the log joint.
+        """
+        count = len(self.x)
+        if self.parts == 1:
+            return self.log_joint(self.x, 1.0, **values)
+        shares = [
+            self.log_joint(part, count / len(part), **values).double() * (len(part) / count)
+            for part in self.x.split(_MOST_EXAMPLES)
+        ]
+        return torch.stack(shares).sum(0)
 
 
 def check_arguments(log_joint: Callable[..., Tensor], names: Iterable[str], before: int) -> None:

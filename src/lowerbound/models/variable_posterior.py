@@ -7,13 +7,15 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Size, Tensor, nn
 
 from lowerbound.conditionals.variables import Variables
-from lowerbound.errors import SettingsError
+from lowerbound.errors import LogJointError, SettingsError
 from lowerbound.models.base import Model
-from lowerbound.models.pathfinder import find_best_gaussian
+from lowerbound.models.optima import Optimum, is_discrete
+from lowerbound.models.pathfinder import CurvedGaussian, find_optima
 from lowerbound.models.resampling import resample_by_weight
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_pairs_per_batch
@@ -30,13 +32,16 @@ _CANDIDATES = 25
 class VariablePosterior(Model):
     """A posterior over named variables: its starting point, and draws from it.
 
-    :class:`lowerbound.LogJoint` adds the log joint density.
+    :class:`lowerbound.LogJoint` adds the log joint density. ``optima`` are the separate optima that
+    :meth:`start` has found, the one with the largest bound first. They are not saved with the
+    model.
     """
 
     variables: Variables
     posterior: nn.Module
     centre: Tensor
     spread: Tensor
+    optima: tuple[Optimum, ...] = ()
 
     def standardise(self) -> None:
         """Add the buffers ``centre`` and ``spread``, 0 and 1 until :meth:`start`."""
@@ -64,23 +69,25 @@ class VariablePosterior(Model):
         self: Self,
         paths: int = 4,
         *,
-        at: Mapping[str, Any] | None = None,
+        at: Mapping[str, Any] | Optimum | None = None,
         spread: float = 1.0,
         seed: int = 0,
     ) -> Self:
         """Standardise the posterior's space, by the best Gaussian along paths to modes.
 
         Its mean and its standard deviations become centre and spread of the space (Pathfinder,
-        Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.find_best_gaussian`). One
+        Zhang et al. 2022; see :func:`lowerbound.models.pathfinder.find_optima`). One
         learning rate then suits all variables, regardless of their location and scale. If q is
         N(0, I), as it is before training, it becomes that Gaussian without its correlations,
-        whatever the posterior's family.
+        whatever the posterior's family. ``model.optima`` keeps the separate optima of the paths.
+        :func:`lowerbound.fit_from_optima` trains one q from each and compares them.
 
         Args:
             paths: the number of paths, from different points. Each costs a few hundred
                 evaluations of the log joint and its gradient.
-            at: a value for each variable, to start there instead of searching.
-            spread: the standard deviation about ``at``, in unconstrained coordinates.
+            at: a value for each variable, or one of ``optima``, to start there instead of
+                searching.
+            spread: the standard deviation about values, in unconstrained coordinates.
             seed: of those points, and of the draws by which Gaussians are compared.
 
         Returns:
@@ -107,24 +114,65 @@ class VariablePosterior(Model):
             raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
             self.check_all_data("start")
-            with evaluating(self), seeded(seed, get_device(self)):
-                centre, scale = find_best_gaussian(
-                    self._plain_density, self.variables.size, paths, seed=seed
-                )
+            self.optima = self.find_optima(paths, seed=seed)
+            at = self.optima[0]
+        if isinstance(at, Optimum):
+            centre = torch.from_numpy(at.gaussian.mean)
+            scale = torch.from_numpy(np.sqrt(at.gaussian.variance))
         else:
             centre, scale = self.variables.point(at), torch.tensor(spread)
         self.centre.copy_(centre)
         self.spread.copy_(scale)
         return self
 
-    def _plain_density(self, point: Tensor) -> Tensor:
-        """The log joint at real numbers for the variables, before they are standardised."""
+    def find_optima(self, paths: int, *, seed: int = 0) -> tuple[Optimum, ...]:
+        """Find separate optima of the log joint, the one with the largest bound first.
+
+        Args:
+            paths: the number of paths from different points, as for :meth:`start`.
+            seed: of the points.
+
+        Raises:
+            LogJointError, NonFiniteError: as :meth:`start`.
+        """
+        with evaluating(self), seeded(seed, get_device(self)):
+            found = find_optima(self.plain_density, self.variables.size, paths, seed=seed)
+        return tuple(self.describe_optimum(*one) for one in found)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether q takes continuous values, and the log joint has a gradient there."""
+        if is_discrete(self.posterior()):
+            return False
+        with torch.enable_grad():
+            u = torch.zeros(1, self.variables.size).to(self.centre).requires_grad_()
+            try:
+                return bool(self.log_density(u).requires_grad)
+            except LogJointError:  # it fails at this point, which says nothing about others
+                return True
+
+    def plain_density(self, point: Tensor) -> Tensor:
+        """The log joint at real numbers for the variables, before they are standardised.
+
+        The log determinant of the standardisation is left in, which is a constant.
+        """
         return self.log_density((point.to(self.centre) - self.centre) / self.spread)
 
     @property
     def is_started(self) -> bool:
         """Whether :meth:`start` has set centre and spread."""
         return bool((self.centre != 0).any() or (self.spread != 1).any())
+
+    def describe_optimum(self, bound: float, gaussian: CurvedGaussian) -> Optimum:
+        """Describe a Gaussian along a path by the values of the variables at its mean.
+
+        Args:
+            bound: by :meth:`plain_density`, whose constant is taken away here.
+            gaussian: over the real numbers that represent the variables.
+        """
+        point = torch.from_numpy(gaussian.mean).to(self.centre)[None]
+        values = {name: value[0] for name, value in self.variables.values(point)[0].items()}
+        return Optimum(values, bound - float(self.spread.double().log().sum()), gaussian)
 
     def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The variables' values at points of the posterior's space.

@@ -1,0 +1,250 @@
+"""The posterior of a log joint also where q has no draws.
+
+The weights of draws from q say nothing about places where q has no draws. So the log joint is also
+evaluated at draws from other distributions: q stretched about its mean, which reaches the tails,
+and Gaussians at the optima of the log joint, which reach correlations and other modes. All draws
+together are draws from a mixture (Owen & Zhou 2000).
+
+Shapes: S draws from q, P draws from another distribution, N draws from all, J coordinates of the
+vector that represents the variables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution
+
+from lowerbound.errors import LowerboundError
+from lowerbound.evaluation.posterior_causes import WeightedDraws
+from lowerbound.evaluation.posterior_reference import Reference
+from lowerbound.models import LogJoint
+from lowerbound.models.forgiving import ForgivingDensity
+from lowerbound.models.optima import Optimum, is_discrete
+from lowerbound.models.pathfinder import find_gaussians, keep_separate, make_start_points
+from lowerbound.runtime.memory import choose_pairs_per_batch
+from lowerbound.runtime.modes import without_argument_checks
+from lowerbound.runtime.noise import derived_seed
+
+# q and the Gaussians at optima are stretched by these factors.
+_STRETCHES = (1.5, 3.0, 10.0)
+_OPTIMUM_STRETCHES = (1.0, 2.0)
+
+# The share of draws from each other distribution, compared with the draws from q.
+_PROBE_SHARE = 0.1
+
+# The number of paths to modes, from points like those of start(), and from points far from q: this
+# many standard deviations.
+_NEAR_PATHS, _FAR_PATHS, _FAR_DEVIATIONS = 5, 5, 10.0
+
+# The largest number of optima at which the log joint is evaluated.
+_MOST_OPTIMA = 8
+
+# The number of draws from which the bound of a Gaussian is estimated.
+_BOUND_DRAWS = 20
+
+# All states of as many bits as this are enumerated.
+_MOST_BITS = 12
+
+# The number of blocks of points, from which the lower limit of log p(x) is computed.
+_BLOCKS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    """A distribution of probes: its draws ``[P, J]``, and its log density ``[N, J] -> [N]``."""
+
+    draws: Tensor
+    log_density: Callable[[Tensor], Tensor]
+
+
+def make_reference(
+    model: LogJoint, draws: WeightedDraws, seed: int
+) -> tuple[Reference, tuple[Optimum, ...]]:
+    """Represent the posterior by points that lie not only where q has draws.
+
+    Where q has no density at other points, or takes discrete values that are too many to enumerate,
+    the points are the draws from q.
+
+    Args:
+        model: the log joint with its posterior, which has all data.
+        draws: from q.
+        seed: of the search for optima.
+
+    Returns:
+        The posterior, and the separate optima that are far from q, the one with the largest bound
+        first.
+    """
+    q = model.posterior()
+    alone = _make_reference_of_draws(model, draws)
+    if is_discrete(q):
+        return _enumerate_bits(model, q, draws) or alone, ()
+    generator = np.random.default_rng(derived_seed(seed, "probes"))
+    density = ForgivingDensity(model.log_density)
+    try:
+        optima = _find_optima(model, draws, generator)
+        count = max(_BLOCKS, int(_PROBE_SHARE * len(draws.u)))
+        proposals = [_Proposal(draws.u, lambda points: _log_prob(q, points))]
+        proposals += _stretch_q(q, draws, count)
+        for optimum in optima:
+            proposals += _place_at(model, optimum, count, generator)
+        reference = _mix(model, density, draws, proposals)
+    except (NotImplementedError, LowerboundError, np.linalg.LinAlgError):
+        return alone, ()
+    return reference, tuple(one for one in optima if _is_far(model, one, draws))
+
+
+def _make_reference_of_draws(model: LogJoint, draws: WeightedDraws) -> Reference:
+    return Reference(
+        _flatten_values(model, draws.u),
+        draws.log_w,
+        torch.zeros_like(draws.log_w),
+        _number_blocks(len(draws.u)),
+        looks_elsewhere=False,
+    )
+
+
+def _mix(
+    model: LogJoint,
+    density: ForgivingDensity,
+    draws: WeightedDraws,
+    proposals: list[_Proposal],
+) -> Reference:
+    """Weigh the draws of all distributions as draws from their mixture."""
+    points = torch.cat([proposal.draws for proposal in proposals])
+    probes = points[len(draws.u) :]
+    log_joint = torch.cat([draws.log_joint, _evaluate(model, density, probes)])
+    densities = [
+        proposal.log_density(points) + math.log(len(proposal.draws) / len(points))
+        for proposal in proposals
+    ]
+    log_q = densities[0] - math.log(len(draws.u) / len(points))
+    log_mixture = torch.stack(densities).nan_to_num(nan=-math.inf).logsumexp(0)
+    return Reference(
+        _flatten_values(model, points),
+        (log_joint - log_mixture).nan_to_num(nan=-math.inf, posinf=-math.inf),
+        (log_q - log_mixture).nan_to_num(nan=-math.inf, posinf=-math.inf),
+        torch.cat([_number_blocks(len(proposal.draws)) for proposal in proposals]),
+    )
+
+
+def _number_blocks(count: int) -> Tensor:
+    """Deal points out to blocks of the same size; a rest belongs to none."""
+    size = count // _BLOCKS
+    numbers = torch.full((count,), -1)
+    numbers[: size * _BLOCKS] = torch.arange(size * _BLOCKS) % _BLOCKS
+    return numbers
+
+
+def _log_prob(q: Distribution, points: Tensor) -> Tensor:
+    """The log density of q at points ``[N, J]``, in float64 on the CPU."""
+    like = q.sample()
+    with without_argument_checks():
+        log_q: Tensor = q.log_prob(points.to(like))
+    return log_q.double().cpu()
+
+
+def _evaluate(model: LogJoint, density: ForgivingDensity, points: Tensor) -> Tensor:
+    """The log joint at points ``[N, J]``, minus infinity where it is undefined."""
+    chunk = choose_pairs_per_batch(model.numbers_per_draw(model.examples(None)))
+    with without_argument_checks():
+        parts = [density(part.to(model.centre)).double().cpu() for part in points.split(chunk)]
+    log_joint = torch.cat(parts)
+    return log_joint.where(log_joint.isfinite(), -math.inf)
+
+
+def _flatten_values(model: LogJoint, points: Tensor) -> Tensor:
+    """The values of all variables side by side, ``[N, J]``, in float64 on the CPU."""
+    with without_argument_checks():
+        values, _ = model.values(points.to(model.centre))
+    columns = [value.double().cpu().reshape(len(points), -1) for value in values.values()]
+    return torch.cat(columns, 1)
+
+
+def _stretch_q(q: Distribution, draws: WeightedDraws, count: int) -> Iterator[_Proposal]:
+    """Draws from q, moved away from its mean by a factor."""
+    mean = draws.u.mean(0)
+    for factor in _STRETCHES:
+
+        def log_density(points: Tensor, factor: float = factor) -> Tensor:
+            back = mean + (points - mean) / factor
+            return _log_prob(q, back) - len(mean) * math.log(factor)
+
+        some = q.sample(Size((count,))).double().cpu()
+        yield _Proposal(mean + factor * (some - mean), log_density)
+
+
+def _place_at(
+    model: LogJoint, optimum: Optimum, count: int, generator: np.random.Generator
+) -> Iterator[_Proposal]:
+    """Draws from the Gaussian at an optimum, stretched or not, in the standardised space of q."""
+    centre, spread = model.centre.double().cpu(), model.spread.double().cpu()
+    mean = torch.from_numpy(optimum.gaussian.mean)
+    for factor in _OPTIMUM_STRETCHES:
+
+        def log_density(u: Tensor, factor: float = factor) -> Tensor:
+            back = mean + (centre + spread * u - mean) / factor
+            plain = torch.from_numpy(optimum.gaussian.log_prob(back.numpy()))
+            return plain + spread.log().sum() - len(mean) * math.log(factor)
+
+        points, _ = optimum.gaussian.draw(generator.standard_normal((count, len(centre))))
+        stretched = mean + factor * (torch.from_numpy(points) - mean)
+        yield _Proposal((stretched - centre) / spread, log_density)
+
+
+def _find_optima(
+    model: LogJoint, draws: WeightedDraws, generator: np.random.Generator
+) -> tuple[Optimum, ...]:
+    """The separate optima among those that start() has found and those of a new search."""
+    if draws.gradients is None:
+        return ()
+    size = len(draws.names)
+    mean, scale = _locate_q(model, draws)
+    begins = [
+        *make_start_points(size, _NEAR_PATHS, generator),
+        *(mean + _FAR_DEVIATIONS * scale * generator.standard_normal((_FAR_PATHS, size))),
+    ]
+    noise = generator.standard_normal((_BOUND_DRAWS, size))
+    constant = float(model.spread.double().log().sum())
+    found = [(optimum.bound + constant, optimum.gaussian) for optimum in model.optima]
+    density = ForgivingDensity(model.plain_density)
+    for begin in begins:
+        try:
+            found += find_gaussians(density, [begin], noise)
+        except (LowerboundError, ValueError, np.linalg.LinAlgError):
+            continue
+    separate = keep_separate(found)[:_MOST_OPTIMA]
+    return tuple(model.describe_optimum(bound, gaussian) for bound, gaussian in separate)
+
+
+def _is_far(model: LogJoint, optimum: Optimum, draws: WeightedDraws) -> bool:
+    return optimum.gaussian.is_far_from(*_locate_q(model, draws))
+
+
+def _locate_q(model: LogJoint, draws: WeightedDraws) -> tuple[Any, Any]:
+    """q's mean and standard deviations in unconstrained coordinates, ``[J]`` each."""
+    centre, spread = (part.double().cpu() for part in (model.centre, model.spread))
+    return (centre + spread * draws.u.mean(0)).numpy(), (spread * draws.scale).numpy()
+
+
+def _enumerate_bits(model: LogJoint, q: Distribution, draws: WeightedDraws) -> Reference | None:
+    """All states of a few bits, which represent the posterior exactly."""
+    size = len(draws.names)
+    values: Any = draws.u.unique()
+    if size > _MOST_BITS or not set(values.tolist()) <= {0.0, 1.0}:
+        return None
+    states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=size)), dtype=torch.float64)
+    return Reference(
+        _flatten_values(model, states),
+        _evaluate(model, ForgivingDensity(model.log_density), states),
+        _log_prob(q, states),
+        torch.zeros(len(states), dtype=torch.long),
+        is_exact=True,
+    )

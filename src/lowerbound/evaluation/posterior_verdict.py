@@ -1,0 +1,112 @@
+"""The verdict on a posterior, from its errors as weighted points show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lowerbound.evaluation.findings import Finding
+from lowerbound.evaluation.posterior_causes import Verdict
+from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors, Reference
+from lowerbound.models.optima import Optimum
+
+# What a verdict promises of draws: the largest error of a mean, in standard deviations of the
+# posterior, and the largest ratio of two standard deviations.
+MEAN_ERROR, SCALE_RATIO = 0.1, 1.1
+
+# The largest gap of a good posterior, in nats. By Pinsker's inequality, no probability is then off
+# by more than sqrt(0.05 / 2) = 0.16.
+NEAR_NATS = 0.05
+
+# The largest share of the posterior that weighted draws may miss, and the rounding error of the log
+# joint, in nats, above which it is reported.
+_MISSED_SHARE, _ROUNDED_NATS = 0.05, 0.02
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict and what it follows from.
+
+    Args:
+        is_reliable: whether the points represent the posterior.
+        gap: KL(q || posterior) with two standard errors added, in nats.
+        draws: the errors of draws from q.
+        weighted_draws: the errors of weighted draws from q.
+        missed: the share of the posterior that draws from q miss.
+    """
+
+    is_reliable: bool
+    gap: float
+    draws: DrawErrors
+    weighted_draws: DrawErrors
+    missed: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """``"good"``, ``"usable"`` or ``"bad"``."""
+        if not self.is_reliable:
+            return "bad"
+        # The gap is infinite if a draw is impossible.
+        if self.gap <= NEAR_NATS and _are_small(self.draws):
+            return "good"
+        if not self.misses_much and _are_small(self.weighted_draws):
+            return "usable"
+        return "bad"
+
+    @property
+    def misses_much(self) -> bool:
+        """Whether q misses a part of the posterior that is worth a finding."""
+        return self.missed >= _MISSED_SHARE
+
+
+def _are_small(errors: DrawErrors) -> bool:
+    return errors.mean_limit <= MEAN_ERROR and errors.scale_limit <= SCALE_RATIO
+
+
+def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) -> Judged:
+    """Judge q by the points that represent the posterior.
+
+    Args:
+        reference: the posterior and q as weighted points.
+        samples: the number of draws from q.
+        elbo: the bound, in nats.
+        elbo_error: its standard error.
+    """
+    error = math.hypot(reference.log_evidence_error, elbo_error)
+    return Judged(
+        is_reliable=reference.is_reliable,
+        gap=reference.log_evidence - elbo + ERRORS * error,
+        draws=reference.errors_of_draws(),
+        weighted_draws=reference.errors_of_weighted_draws(samples),
+        missed=reference.missed(samples),
+    )
+
+
+def find_unknown(
+    rounding: float, judged: Judged, optima: tuple[Optimum, ...]
+) -> Iterator[Finding]:
+    """Find what the draws from q do not show: missed parts of the posterior, and rounding.
+
+    Args:
+        rounding: the rounding error of the log joint, in nats.
+        judged: the verdict.
+        optima: the separate optima that are far from q.
+    """
+    if judged.misses_much:
+        where = "it lies in the tails of q or between its draws"
+        if optima:
+            where = f"separate optima are far from q: {'; '.join(map(str, optima[:3]))}"
+        yield Finding(
+            f"q misses about {100 * judged.missed:.0f}% of the posterior",
+            where,
+            "train one q from each optimum and compare their bounds (lb.fit_from_optima); use a "
+            "richer posterior, such as a flow; or sum discrete variables out",
+        )
+    if rounding > _ROUNDED_NATS:
+        yield Finding(
+            f"the log joint is rounded to about {rounding:.2g} nats",
+            "it is a large sum in float32",
+            "compute in double precision: model.double(), with the data that the log joint "
+            "contains in float64",
+        )
