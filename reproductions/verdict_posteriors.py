@@ -47,7 +47,7 @@ class Known:
     draw: Callable[[int], Values]
     variables: dict[str, Any]
     posterior: Any = lb.full_rank
-    at: tuple[dict[str, float], float] | None = None
+    at: tuple[dict[str, Any], float] | None = None
     objective: Any = None
 
 
@@ -145,20 +145,20 @@ def constrained(law: Any, support: Any, shape: Any = (), posterior: Any = lb.ful
     )
 
 
-def bits() -> Known:
-    """Three bits that agree with each other: all 0 or all 1."""
-    states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+def bits(size: int = 3, coupling: float = 3.0) -> Known:
+    """A chain of bits that agree with their neighbours: nearly always all 0 or all 1."""
+    states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * size)
 
     def score(bit: Tensor) -> Tensor:
         sign = 2 * bit - 1
-        return 3 * (sign[..., 0] * sign[..., 1] + sign[..., 1] * sign[..., 2]) + 0.2 * sign.sum(-1)
+        return coupling * (sign[..., 1:] * sign[..., :-1]).sum(-1) + 0.2 * sign.sum(-1)
 
     total = score(states).logsumexp(0)
     return Known(
         "bimodal",
         lambda bit: score(bit) - total,
         lambda count: {"bit": states[torch.multinomial(score(states).softmax(0), count, True)]},
-        {"bit": 3},
+        {"bit": size},
         Bits,
         objective=lb.ELBO(samples=10, gradient="score-function"),
     )
@@ -201,13 +201,59 @@ POSTERIORS: dict[str, Known] = {
 }
 
 
-# Posteriors for which k-hat or the gap lies at a limit between two verdicts.
+# More posteriors that were looked at while the rules were made: each is at the limit of two
+# verdicts, so it may get one or the other.
 BOUNDARY: dict[str, Known] = {
     "funnel, scale .5, full rank": funnel(0.5, 3, lb.full_rank),
     "Gaussian, correlation .6, mean field": gaussian(2, 0.6, lb.mean_field),
     "t, 30 degrees of freedom, 2 dimensions": student(2, 30.0, lb.full_rank),
     "two modes that overlap": mixture([(0.5, 0.7, 1.0), (0.5, -0.7, 1.0)]),
     "half-normal": constrained(HalfNormal(1.0), constraints.positive),
+}
+
+
+# Other dimensions, correlations and shapes, on which the finished rules were tried once.
+HOLD_OUT: dict[str, Known] = {
+    "Gaussian, 8 dimensions, full rank": gaussian(8, 0.3, lb.full_rank),
+    "Gaussian, 5 dimensions, correlation .1, mean field": gaussian(5, 0.1, lb.mean_field),
+    "Gaussian, 4 dimensions, correlation .7, mean field": gaussian(4, 0.7, lb.mean_field),
+    "Gaussian, q half a sd beside it": mixture(
+        [(1.0, 0.0, 1.0)],
+        size=3,
+        kind="Gaussian",
+        posterior=lb.mean_field,
+        at=({"a": [0.5, 0.0, 0.0]}, 1.0),
+    ),
+    "Gaussian, q half as wide": mixture(
+        [(1.0, 0.0, 1.0)], kind="Gaussian", posterior=lb.mean_field, at=({"a": [0.0]}, 0.5)
+    ),
+    "near-singular, correlation .99, 3 dimensions, mean field": gaussian(
+        3, 0.99, lb.mean_field, "near-singular"
+    ),
+    "near-singular, correlation .9999, full rank": gaussian(
+        2, 0.9999, lb.full_rank, "near-singular"
+    ),
+    "t, 5 degrees of freedom, 4 dimensions, full rank": student(4, 5.0, lb.full_rank),
+    "t, 12 degrees of freedom, 3 dimensions, mean field": student(3, 12.0, lb.mean_field),
+    "Gaussian with a twentieth 10 times as wide": mixture(
+        [(0.95, 0.0, 1.0), (0.05, 0.0, 10.0)],
+        size=2,
+        kind="t",
+        posterior=lb.mean_field,
+        at=({"a": [0.0, 0.0]}, 1.0),
+    ),
+    "funnel, scale 2, 5 effects, full rank": funnel(2.0, 5, lb.full_rank),
+    "funnel, scale .3, 2 effects, mean field": funnel(0.3, 2, lb.mean_field),
+    "banana, curvature .5, full rank": banana(0.5, lb.full_rank),
+    "banana, curvature .05, mean field": banana(0.05, lb.mean_field),
+    "two modes, 2 dimensions": mixture([(0.5, 5.0, 0.5), (0.5, -5.0, 0.5)], size=2),
+    "three modes, 1 dimension": mixture([(0.4, 0.0, 1.0), (0.3, 8.0, 0.5), (0.3, -8.0, 2.0)]),
+    "five bits that agree, score function": bits(5, 2.0),
+    "gamma, shape 8": constrained(Gamma(8.0, 2.0), constraints.positive),
+    "beta, shapes 2 and 5": constrained(Beta(2.0, 5.0), constraints.unit_interval),
+    "Dirichlet, 2 of four": constrained(
+        Dirichlet(torch.full((4,), 2.0)), constraints.simplex, (4,)
+    ),
 }
 
 

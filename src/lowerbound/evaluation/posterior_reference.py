@@ -20,15 +20,18 @@ from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, shape_err
 # Shapes and errors of draws count with this many standard errors added.
 ERRORS = 2.0
 
-# The smallest effective number of points with which the posterior is known, and the largest
-# standard error of log p(x), in nats.
-_FEWEST_EFFECTIVE, _LARGEST_ERROR = 100.0, 0.1
+# The smallest share of effective points with which they represent the posterior. With less, most of
+# it lies at few points, which are at the edge of what the mixture covers.
+_FEWEST_EFFECTIVE = 0.1
 
 # The values of points with less than this share of the weights may be infinite.
 _NO_SHARE = 1e-12
 
 # The variance of a value that is constant up to rounding, as a share of its mean square.
 _CONSTANT = 1e-12
+
+# The largest logarithm of a ratio that a float can represent.
+_LARGEST_LOG = 700.0
 
 # log p(x) is at least its lower limit with the probability 1 - 1 / _LIMIT_ODDS.
 _LIMIT_ODDS = 20.0
@@ -125,9 +128,8 @@ class Reference:
         """Whether the weights show that the points represent the posterior."""
         if self.is_exact:
             return True
-        enough = self.effective >= _FEWEST_EFFECTIVE
-        precise = self.log_evidence_error <= _LARGEST_ERROR
-        return enough and precise and is_tail_light(self.log_p)
+        enough = self.effective >= _FEWEST_EFFECTIVE * len(self.log_p)
+        return enough and _is_tail_light(self.log_p)
 
     def missed(self, samples: int) -> float:
         """The share of the posterior that draws from q miss.
@@ -199,28 +201,22 @@ class Reference:
         largest = torch.cat([shifts, ratios])[:, varies].nan_to_num(nan=math.inf)
         if not largest.shape[1]:
             return DrawErrors(0.0, 0.0, 1.0, 1.0)
-        mean_error, mean_limit, log_scale, log_limit = largest.max(1).values
+        mean_error, mean_limit, log_scale, log_limit = largest.max(1).values.tolist()
+        # An error that is as large as its value tells only that the value is unknown.
+        scale_limit = math.inf
+        if log_limit - log_scale <= 1:
+            scale_limit = math.exp(log_limit)
         return DrawErrors(
-            float(mean_error), float(mean_limit), float(log_scale.exp()), float(log_limit.exp())
+            mean_error, mean_limit, math.exp(min(log_scale, _LARGEST_LOG)), scale_limit
         )
 
 
-def is_tail_light(log_w: Tensor) -> bool:
-    """Whether averages of weights converge: k-hat with its error is at most the reliable shape.
-
-    A generalised Pareto tail does not say where zero is, so k-hat is large for weights that are
-    nearly even, too, if a few exceed the others. Hill's estimate of the same shape, the mean of log
-    (weight / threshold) over the tail, is small for them. The smaller one counts.
+def _is_tail_light(log_w: Tensor) -> bool:
+    """Whether k-hat with its error is at most the largest reliable one; it is nan for few weights.
 
     Args:
         log_w: ``[N]``.
     """
-    count = tail_length(len(log_w))
-    largest = log_w.topk(min(count + 1, len(log_w))).values
-    shape = float(pareto_shape(largest[:, None]))
-    if math.isnan(shape):  # too few weights
-        return False
-    hill = float((largest[:-1] - largest[-1]).mean())
-    limit = shape + ERRORS * shape_error(shape, len(log_w))
-    hill_limit = hill * (1 + ERRORS / math.sqrt(count))
-    return min(limit, hill_limit) <= reliable_shape(len(log_w))
+    count = min(tail_length(len(log_w)) + 1, len(log_w))
+    shape = float(pareto_shape(log_w.topk(count).values[:, None]))
+    return shape + ERRORS * shape_error(shape, len(log_w)) <= reliable_shape(len(log_w))

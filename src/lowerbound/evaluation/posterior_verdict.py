@@ -83,9 +83,7 @@ def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) ->
     )
 
 
-def find_unknown(
-    rounding: float, judged: Judged, optima: tuple[Optimum, ...]
-) -> Iterator[Finding]:
+def find_unknown(rounding: float, judged: Judged, optima: tuple[Optimum, ...]) -> Iterator[Finding]:
     """Find what the draws from q do not show: missed parts of the posterior, and rounding.
 
     Args:
