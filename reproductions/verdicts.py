@@ -21,6 +21,7 @@ from verdict_posteriors import BOUNDARY, HOLD_OUT, POSTERIORS, Known, Values, fi
 from verdicts_page import KL_NATS, MEAN_ERROR, SCALE_RATIO, SEEDS, WANTED_STABLE, write_page
 
 import lowerbound as lb
+from lowerbound.evaluation import PosteriorHealth
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "verdicts"
@@ -117,10 +118,9 @@ def are_small(errors: tuple[float, float]) -> bool:
     return errors[0] <= MEAN_ERROR and errors[1] <= SCALE_RATIO
 
 
-def row(health: lb.evaluation.PosteriorHealth) -> list[Any]:
+def row(health: PosteriorHealth) -> list[Any]:
     """What is stored of a verdict, in the order of COLUMNS."""
-    effective = health.effective_samples
-    measured = {**vars(health), "effective": effective}
+    measured = {**vars(health), "effective": health.effective_samples}
     return [round_off(measured[name]) for name in COLUMNS]
 
 

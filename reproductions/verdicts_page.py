@@ -1,4 +1,4 @@
-"""The page docs/results/verdicts.md: what good, usable and bad mean, and how often they are right."""
+"""The page docs/results/verdicts.md: what verdicts mean, and how often they are right."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ MOST_ERRORS = 4.0
 Results = dict[str, Any]
 
 HEAD = (
-    "posterior | KL(q, posterior) | draws: mean, scale | weighted: mean, scale | truth | verdicts | "
-    "k-hat | effective | log p(x) - truth | at least | missed"
+    "posterior | KL(q, posterior) | draws: mean, scale | weighted: mean, scale | truth | "
+    "verdicts | k-hat | effective | log p(x) - truth | at least | missed"
 )
 
 
@@ -152,9 +152,9 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
     truth = paragraph(
         "The truth is measured with a million exact draws, 200,000 draws from q, and the weighted",
         "draws of those 20 other seeds; the tables show the second largest error of these 20.",
-        "`posterior_health` knows none of them. It calls a posterior good or usable only if its own",
-        "measurements, with two standard errors added, are within the same limits, so it may give a",
-        "worse verdict than the truth and should never give a better one.",
+        "`posterior_health` knows none of them. It calls a posterior good or usable only if its",
+        "own measurements, with two standard errors added, are within the same limits, so it may",
+        "give a worse verdict than the truth and should never give a better one.",
     )
     rules = [
         item(

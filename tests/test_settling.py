@@ -10,7 +10,7 @@ from torch.distributions import Distribution, HalfNormal, MultivariateNormal, No
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
-from lowerbound.models.pathfinder import find_best_gaussian
+from lowerbound.models.pathfinder import find_optima
 from lowerbound.training import autostop
 from lowerbound.training.loop import Observer
 
@@ -167,7 +167,8 @@ def test_settings_in_conflict_are_refused(settings, message):
 
 
 def test_a_start_is_the_posterior_itself_where_that_is_gaussian():
-    mean, scale = find_best_gaussian(TARGET.log_prob, 3, paths=4)
+    _, gaussian = find_optima(TARGET.log_prob, 3, paths=4)[0]
+    mean, scale = torch.from_numpy(gaussian.mean), torch.from_numpy(gaussian.variance).sqrt()
     torch.testing.assert_close(
         (mean - CENTRE) / SCALES, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-2
     )

@@ -48,9 +48,10 @@ class PosteriorHealth:
 
     - ``"good"``: draws from q, and the gap is at most 0.05 nats. So no probability under q is off
       by more than 0.16. You can use the draws as they are.
-    - ``"usable"``: weighted draws, at least a hundredth of which is effective, and q misses less
-      than a twentieth of the posterior. Use resampled draws.
-    - ``"bad"``: neither, or the weights of the points do not show the posterior reliably. Trust
+    - ``"usable"``: weighted draws, and q misses less than a twentieth of the posterior. Use
+      resampled draws.
+    - ``"bad"``: neither, or the points do not represent the posterior: less than a tenth of them is
+      effective, or k-hat of their weights is too large with two standard errors added. Trust
       neither draws nor weights.
 
     Args:
@@ -70,6 +71,9 @@ class PosteriorHealth:
         samples: the number of draws from q.
         draws: the errors of draws from q.
         weighted_draws: the errors of weighted draws, as many as ``samples``.
+        points: the number of weighted points that represent the posterior.
+        effective_points: the effective number of them.
+        points_pareto_k: k-hat of their weights.
         missed: the share of the posterior where draws from q do not come, as far as it was found.
         optima: the separate optima of the log joint that are far from q.
         findings: what is wrong, the likely cause as measured, and what to try.
@@ -87,6 +91,9 @@ class PosteriorHealth:
     samples: int
     draws: DrawErrors
     weighted_draws: DrawErrors
+    points: int
+    effective_points: float
+    points_pareto_k: float
     missed: float = 0.0
     optima: tuple[Optimum, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -102,10 +109,9 @@ class PosteriorHealth:
     def lines(self) -> Iterator[str]:
         """The verdict and the values in words."""
         yield (
-            f"{self.verdict}: Pareto k-hat {self.pareto_k:.2f} ± "
-            f"{shape_error(self.pareto_k, self.samples):.2f} (reliable up to "
-            f"{reliable_shape(self.samples):.2f}), effective sample size "
-            f"{self.effective_samples:,.0f} of {self.samples:,}; {_ADVICE[self.verdict]}"
+            f"{self.verdict}: Pareto k-hat {_show_shape(self.pareto_k, self.samples)}, effective "
+            f"sample size {self.effective_samples:,.0f} of {self.samples:,}; "
+            f"{_ADVICE[self.verdict]}"
         )
         bound = f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
         if self.is_lower_bound:
@@ -114,12 +120,22 @@ class PosteriorHealth:
                 f"posterior) is at least {max(0.0, self.log_evidence_limit - self.elbo):.3f}; the "
                 f"weights give {self.log_evidence:.3f}, which is not reliable"
             )
-            return
+        else:
+            yield (
+                f"{bound}{self.log_evidence:.3f} ± {self.log_evidence_error:.3f}, so KL(q || "
+                f"posterior) is {self.gap:.3f}"
+            )
+            yield f"draws: {self.draws}; weighted draws: {self.weighted_draws}"
         yield (
-            f"{bound}{self.log_evidence:.3f} ± {self.log_evidence_error:.3f}, so KL(q || "
-            f"posterior) is {self.gap:.3f}"
+            f"measured with {self.points:,} weighted points: {self.effective_points:,.0f} are "
+            f"effective, k-hat "
+            f"{_show_shape(self.points_pareto_k, self.points)} (reliable up to "
+            f"{reliable_shape(self.points):.2f} with two errors added)"
         )
-        yield f"draws: {self.draws}; weighted draws: {self.weighted_draws}"
+
+
+def _show_shape(shape: float, samples: int) -> str:
+    return f"{shape:.2f} ± {shape_error(shape, samples):.2f}"
 
 
 _ADVICE: dict[Verdict, str] = {
@@ -144,7 +160,7 @@ def posterior_health(
       - m_j)\, \partial_j \log p] + 1` in each direction. Both are 0 at an optimum of any family
       that can be moved and stretched. The gain of a Newton step follows from them.
     - *Correlation that q does not have*, *a scale that is too small or too large*, and *skewness*:
-      by comparing the draws weighted by w with the draws without weights.
+      by comparing q with the posterior.
     - *Impossible draws*, because q has draws where the log joint is minus infinity.
 
     The weights say nothing about places where q has no draws. So the log joint is also evaluated at
@@ -205,6 +221,7 @@ def posterior_health(
     results = {name: float(value) for name, value in sums.results().items()}
     elbo_error = math.hypot(_elbo_error(draws), draws.rounding)
     judged = judge(reference, samples, results["elbo"], elbo_error)
+    unknown = tuple(find_unknown(reference, judged, draws.rounding, optima))
     limit = max(reference.log_evidence_limit, results["elbo"] - ERRORS * elbo_error)
     return PosteriorHealth(
         verdict=judged.verdict,
@@ -219,12 +236,15 @@ def posterior_health(
         samples=samples,
         draws=judged.draws,
         weighted_draws=judged.weighted_draws,
+        points=len(reference.points),
+        effective_points=reference.effective,
+        points_pareto_k=reference.pareto_k,
         missed=judged.missed,
         optima=optima,
         findings=(
             *rounded,
-            *find_unknown(draws.rounding, judged, optima),
-            *find_faults(draws, judged.verdict, explained=judged.misses_much),
+            *unknown,
+            *find_faults(draws, reference, judged.verdict, explained=bool(unknown)),
         ),
     )
 

@@ -1,6 +1,6 @@
-"""The causes of a bad posterior of a log joint, each measured from weighted draws.
+"""The causes of a bad posterior of a log joint, each measured from draws or weighted points.
 
-Shapes: S draws, J coordinates of the vector that represents the variables.
+Shapes: S draws, N weighted points, J coordinates of the vector that represents the variables.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from lowerbound.evaluation.findings import Finding
+from lowerbound.evaluation.posterior_reference import Reference
 
 Verdict = Literal["good", "usable", "bad"]
 
 # The smallest faults of q that are reported: a gain in nats from moving or stretching it, a ratio
 # of standard deviations, a difference of correlations, and a difference of skewness. Each must also
 # exceed the last constant times its standard error, so that it is not due to chance.
-_GAIN_NATS, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.25, 0.2, 1.0, 4.0
+_GAIN_NATS, _FACTOR, _CORRELATION, _SKEWNESS, _ERRORS = 0.05, 1.1, 0.2, 1.0, 4.0
 
 # The largest number of coordinates whose correlations are measured.
 _MOST_COORDINATES = 2000
@@ -49,19 +50,9 @@ class WeightedDraws:
     is_started: bool = False
 
     @property
-    def weights(self) -> Tensor:
-        """Normalised importance weights, ``[S]``."""
-        return self.log_w.softmax(0)
-
-    @property
     def possible(self) -> Tensor:
         """Whether the log joint is finite at each draw, ``[S]``."""
         return self.log_w.isfinite()
-
-    @property
-    def effective(self) -> float:
-        """The effective sample size."""
-        return float(1 / self.weights.square().sum())
 
     @property
     def scale(self) -> Tensor:
@@ -69,13 +60,36 @@ class WeightedDraws:
         return self.u.std(0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """Weighted points that represent the posterior, and q.
+
+    Args:
+        names: of the J coordinates.
+        u: the points, ``[N, J]``.
+        weights: the share of the posterior at each point, ``[N]``.
+        weights_of_q: the share of q, ``[N]``.
+    """
+
+    names: list[str]
+    u: Tensor
+    weights: Tensor
+    weights_of_q: Tensor
+
+    @property
+    def effective(self) -> float:
+        """The effective number of points."""
+        return float(1 / self.weights.square().sum())
+
+
 def find_faults(
-    draws: WeightedDraws, verdict: Verdict, *, explained: bool = False
+    draws: WeightedDraws, reference: Reference, verdict: Verdict, *, explained: bool = False
 ) -> Iterator[Finding]:
     """Find the faults of a posterior, with the causes that the draws support.
 
     Args:
-        draws: draws from the posterior.
+        draws: draws from q.
+        reference: the posterior as weighted points.
         verdict: the verdict on the posterior. The shape of a good one is not examined.
         explained: whether the verdict has a cause that is already known.
     """
@@ -94,7 +108,10 @@ def find_faults(
     if verdict == "good":
         return
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
-    found = [measure(draws) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)]
+    compared = _Compared(draws.names, reference.points, reference.shares, reference.shares_of_q)
+    found = [
+        measure(compared) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)
+    ]
     causes = [cause for cause in found if cause is not None]
     if not causes and unfinished is None and not explained:
         causes = [_OTHER_SHAPE]
@@ -136,65 +153,75 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     )
 
 
-def _find_correlation(draws: WeightedDraws) -> tuple[str, str] | None:
+def _find_correlation(compared: _Compared) -> tuple[str, str] | None:
     """Find a correlation of two coordinates that q lacks."""
-    if not 2 <= len(draws.names) <= _MOST_COORDINATES:
+    names = compared.names
+    if not 2 <= len(names) <= _MOST_COORDINATES:
         return None
-    of_q, weighted = _compute_correlation(draws, None), _compute_correlation(draws, draws.weights)
+    weighted = _compute_correlation(compared.u, compared.weights)
+    of_q = _compute_correlation(compared.u, compared.weights_of_q)
     difference = (weighted - of_q).abs().triu(1)
-    row, column = divmod(int(difference.argmax()), len(draws.names))
-    if not float(difference[row, column]) > max(_CORRELATION, _ERRORS / math.sqrt(draws.effective)):
+    row, column = divmod(int(difference.argmax()), len(names))
+    least = max(_CORRELATION, _ERRORS / math.sqrt(compared.effective))
+    if not float(difference[row, column]) > least:
         return None
     return (
-        f"{draws.names[row]} and {draws.names[column]} have the correlation "
+        f"{names[row]} and {names[column]} have the correlation "
         f"{float(weighted[row, column]):.2f}, but under q {float(of_q[row, column]):.2f}",
         "use a posterior with more correlation (lb.full_rank; lb.low_rank(r) for many variables; a "
         "flow), or a parametrisation with less",
     )
 
 
-def _compute_correlation(draws: WeightedDraws, weights: Tensor | None) -> Tensor:
-    covariance = draws.u.T.cov(aweights=weights)
+def _compute_correlation(u: Tensor, weights: Tensor) -> Tensor:
+    covariance = u.T.cov(aweights=weights)
     scale = covariance.diagonal().clamp_min(1e-300).sqrt()
     return covariance / scale / scale[:, None]
 
 
-def _find_wrong_scale(draws: WeightedDraws) -> tuple[str, str] | None:
+def _compute_moments(u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviations and skewness of each coordinate, ``[J]`` each."""
+    centred = u - weights @ u
+    scale = (weights @ centred.square()).sqrt()
+    return scale, weights @ centred**3 / scale**3
+
+
+def _find_wrong_scale(compared: _Compared) -> tuple[str, str] | None:
     """Find a coordinate whose standard deviation under q is too small or too large."""
-    mean = draws.weights @ draws.u
-    scale = (draws.weights @ (draws.u - mean).square()).sqrt()
-    ratio = scale / draws.scale
-    factor = max(_FACTOR, 1 + _ERRORS / math.sqrt(2 * draws.effective))
+    names = compared.names
+    scale, _ = _compute_moments(compared.u, compared.weights)
+    scale_of_q, _ = _compute_moments(compared.u, compared.weights_of_q)
+    ratio = scale / scale_of_q
+    factor = max(_FACTOR, 1 + _ERRORS / math.sqrt(2 * compared.effective))
     least, worst = int(ratio.argmin()), int(ratio.argmax())
     if float(ratio[worst]) <= factor and float(ratio[least]) < 1 / factor:
         return (
-            f"q is too wide in {draws.names[least]}: its standard deviation is "
-            f"{1 / float(ratio[least]):.2f} times that of the weighted draws",
+            f"q is too wide in {names[least]}: its standard deviation is "
+            f"{1 / float(ratio[least]):.2f} times that of the posterior",
             "train with lb.ELBO; with an objective that makes q wide, such as lb.IWAE, take draws "
             "with posterior_sample(..., resample=True)",
         )
     if not float(ratio[worst]) > factor:
         return None
     return (
-        f"q is too narrow in {draws.names[worst]}: its standard deviation is "
-        f"{1 / float(ratio[worst]):.2f} times that of the weighted draws",
+        f"q is too narrow in {names[worst]}: its standard deviation is "
+        f"{1 / float(ratio[worst]):.2f} times that of the posterior",
         "use a richer posterior (lb.full_rank instead of a mean field, or a flow), or lb.IWAE "
         "instead of lb.ELBO, which makes q wider",
     )
 
 
-def _find_skewness(draws: WeightedDraws) -> tuple[str, str] | None:
-    """Find a coordinate whose skewness under q differs from that of the weighted draws."""
-    mean = draws.weights @ draws.u
-    centred = draws.u - mean
-    skewness = (draws.weights @ centred**3) / (draws.weights @ centred.square()) ** 1.5
-    of_q = ((draws.u - draws.u.mean(0)) ** 3).mean(0) / draws.scale**3
+def _find_skewness(compared: _Compared) -> tuple[str, str] | None:
+    """Find a coordinate whose skewness under q differs from that of the posterior."""
+    names = compared.names
+    _, skewness = _compute_moments(compared.u, compared.weights)
+    _, of_q = _compute_moments(compared.u, compared.weights_of_q)
     difference = (skewness - of_q).abs()
     worst = int(difference.argmax())
-    if not float(difference[worst]) > max(_SKEWNESS, _ERRORS * math.sqrt(6 / draws.effective)):
+    if not float(difference[worst]) > max(_SKEWNESS, _ERRORS * math.sqrt(6 / compared.effective)):
         return None
     return (
-        f"{draws.names[worst]} is skewed ({float(skewness[worst]):.1f}, under q "
+        f"{names[worst]} is skewed ({float(skewness[worst]):.1f}, under q "
         f"{float(of_q[worst]):.1f})",
         "use a flow of zuko as posterior, or another parametrisation: a logarithm, or for a "
         "hierarchy with a funnel effects that are divided by their scale (non-centred)",

@@ -27,7 +27,7 @@ from lowerbound.evaluation.posterior_causes import WeightedDraws
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import LogJoint
 from lowerbound.models.forgiving import ForgivingDensity
-from lowerbound.models.optima import Optimum, is_discrete
+from lowerbound.models.optima import Optimum
 from lowerbound.models.pathfinder import find_gaussians, keep_separate, make_start_points
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import without_argument_checks
@@ -52,6 +52,9 @@ _BOUND_DRAWS = 20
 
 # All states of as many bits as this are enumerated.
 _MOST_BITS = 12
+
+# The number of draws that show whether values repeat.
+_COMPARED_DRAWS = 50
 
 # The number of blocks of points, from which the lower limit of log p(x) is computed.
 _BLOCKS = 10
@@ -84,7 +87,7 @@ def make_reference(
     """
     q = model.posterior()
     alone = _make_reference_of_draws(model, draws)
-    if is_discrete(q):
+    if _has_discrete_values(draws):
         return _enumerate_bits(model, q, draws) or alone, ()
     generator = np.random.default_rng(derived_seed(seed, "probes"))
     density = ForgivingDensity(model.log_density)
@@ -101,8 +104,14 @@ def make_reference(
     return reference, tuple(one for one in optima if _is_far(model, one, draws))
 
 
+def _has_discrete_values(draws: WeightedDraws) -> bool:
+    """Whether values repeat from draw to draw, which those of a density do not."""
+    return bool((draws.u[1:_COMPARED_DRAWS] == draws.u[: _COMPARED_DRAWS - 1]).any())
+
+
 def _make_reference_of_draws(model: LogJoint, draws: WeightedDraws) -> Reference:
     return Reference(
+        draws.u,
         _flatten_values(model, draws.u),
         draws.log_w,
         torch.zeros_like(draws.log_w),
@@ -126,11 +135,12 @@ def _mix(
         for proposal in proposals
     ]
     log_q = densities[0] - math.log(len(draws.u) / len(points))
-    log_mixture = torch.stack(densities).nan_to_num(nan=-math.inf).logsumexp(0)
+    log_mixture = _exclude_undefined(torch.stack(densities)).logsumexp(0)
     return Reference(
+        points,
         _flatten_values(model, points),
-        (log_joint - log_mixture).nan_to_num(nan=-math.inf, posinf=-math.inf),
-        (log_q - log_mixture).nan_to_num(nan=-math.inf, posinf=-math.inf),
+        _exclude_undefined(log_joint - log_mixture),
+        _exclude_undefined(log_q - log_mixture),
         torch.cat([_number_blocks(len(proposal.draws)) for proposal in proposals]),
     )
 
@@ -156,8 +166,12 @@ def _evaluate(model: LogJoint, density: ForgivingDensity, points: Tensor) -> Ten
     chunk = choose_pairs_per_batch(model.numbers_per_draw(model.examples(None)))
     with without_argument_checks():
         parts = [density(part.to(model.centre)).double().cpu() for part in points.split(chunk)]
-    log_joint = torch.cat(parts)
-    return log_joint.where(log_joint.isfinite(), -math.inf)
+    return _exclude_undefined(torch.cat(parts))
+
+
+def _exclude_undefined(log_density: Tensor) -> Tensor:
+    """Minus infinity where a log density is not finite."""
+    return log_density.where(log_density.isfinite(), -math.inf)
 
 
 def _flatten_values(model: LogJoint, points: Tensor) -> Tensor:
@@ -242,6 +256,7 @@ def _enumerate_bits(model: LogJoint, q: Distribution, draws: WeightedDraws) -> R
         return None
     states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=size)), dtype=torch.float64)
     return Reference(
+        states,
         _flatten_values(model, states),
         _evaluate(model, ForgivingDensity(model.log_density), states),
         _log_prob(q, states),

@@ -4,7 +4,8 @@ The points are draws from a mixture of distributions, one of which is q. Weights
 q / mixture represent the posterior and q by the same points, so the noise of the points cancels
 where q is the posterior (Owen & Zhou 2000, *Safe and effective importance sampling*).
 
-Shapes: N points, J values of the variables.
+Shapes: N points, J coordinates of the vector that represents the variables, V values of all
+variables.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Reference:
     """The posterior as weighted points.
 
     Args:
-        values: of all variables at the points, ``[N, J]``.
+        points: in the posterior's space, ``[N, J]``.
+        values: of all variables at the points, ``[N, V]``.
         log_p: the log joint minus the log density of the mixture, ``[N]``.
         log_q: the log density of q minus that of the mixture, ``[N]``.
         blocks: the number of a block for each point, ``[N]``, -1 for none. All blocks have the same
@@ -74,6 +76,7 @@ class Reference:
         is_exact: whether the points are all states that there are.
     """
 
+    points: Tensor
     values: Tensor
     log_p: Tensor
     log_q: Tensor
@@ -119,6 +122,12 @@ class Reference:
         return smallest - math.log(_LIMIT_ODDS) / count
 
     @property
+    def pareto_k(self) -> float:
+        """k-hat of the posterior's weights; nan if the points are too few."""
+        count = min(tail_length(len(self.log_p)) + 1, len(self.log_p))
+        return float(pareto_shape(self.log_p.topk(count).values[:, None]))
+
+    @property
     def effective(self) -> float:
         """The effective number of points."""
         return float(1 / self.shares.square().sum())
@@ -128,8 +137,9 @@ class Reference:
         """Whether the weights show that the points represent the posterior."""
         if self.is_exact:
             return True
-        enough = self.effective >= _FEWEST_EFFECTIVE * len(self.log_p)
-        return enough and _is_tail_light(self.log_p)
+        count = len(self.log_p)
+        shape = self.pareto_k + ERRORS * shape_error(self.pareto_k, count)
+        return self.effective >= _FEWEST_EFFECTIVE * count and shape <= reliable_shape(count)
 
     def missed(self, samples: int) -> float:
         """The share of the posterior that draws from q miss.
@@ -159,7 +169,8 @@ class Reference:
     @property
     def _log_weights(self) -> Tensor:
         """log p - log q, normalised, ``[N]``: the log weights of draws from q."""
-        return (self.log_p - self.log_q - self.log_evidence).nan_to_num(nan=-math.inf)
+        log_w = self.log_p - self.log_q - self.log_evidence
+        return log_w.where(~log_w.isnan(), -math.inf)
 
     def _is_reached(self, samples: int) -> Tensor:
         return self._log_weights <= math.log(samples)
@@ -174,6 +185,8 @@ class Reference:
         """
         own = self.shares
         matters = torch.maximum(own, shares) > _NO_SHARE
+        if not bool(matters.any()):
+            return UNKNOWN_ERRORS
         values = self.values[matters]
         own, shares = own[matters], shares[matters]
         mean, other_mean = own @ values, shares @ values
@@ -209,14 +222,3 @@ class Reference:
         return DrawErrors(
             mean_error, mean_limit, math.exp(min(log_scale, _LARGEST_LOG)), scale_limit
         )
-
-
-def _is_tail_light(log_w: Tensor) -> bool:
-    """Whether k-hat with its error is at most the largest reliable one; it is nan for few weights.
-
-    Args:
-        log_w: ``[N]``.
-    """
-    count = min(tail_length(len(log_w)) + 1, len(log_w))
-    shape = float(pareto_shape(log_w.topk(count).values[:, None]))
-    return shape + ERRORS * shape_error(shape, len(log_w)) <= reliable_shape(len(log_w))

@@ -83,16 +83,27 @@ def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) ->
     )
 
 
-def find_unknown(rounding: float, judged: Judged, optima: tuple[Optimum, ...]) -> Iterator[Finding]:
+def find_unknown(
+    reference: Reference, judged: Judged, rounding: float, optima: tuple[Optimum, ...]
+) -> Iterator[Finding]:
     """Find what the draws from q do not show: missed parts of the posterior, and rounding.
 
     Args:
-        rounding: the rounding error of the log joint, in nats.
+        reference: the posterior as weighted points.
         judged: the verdict.
+        rounding: the rounding error of the log joint, in nats.
         optima: the separate optima that are far from q.
     """
-    if judged.misses_much:
-        where = "it lies in the tails of q or between its draws"
+    if not reference.looks_elsewhere:
+        yield Finding(
+            "the posterior is known only where q has draws",
+            "q takes discrete values that are too many to enumerate, or gives no density at other "
+            "points",
+            "compare the bounds of several trainings (lb.fit_from_optima), or sum discrete "
+            "variables out",
+        )
+    if judged.misses_much and (optima or reference.is_exact):
+        where = "states that q hardly draws are probable"
         if optima:
             where = f"separate optima are far from q: {'; '.join(map(str, optima[:3]))}"
         yield Finding(
