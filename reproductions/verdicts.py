@@ -34,7 +34,7 @@ CODE = [
     ROOT / "reproductions/verdict_posteriors.py",
 ]
 
-EXACT_DRAWS, DRAWS, WEIGHTED_DRAWS = 1_000_000, 200_000, 10_000
+EXACT_DRAWS, DRAWS, WEIGHTED_DRAWS = 400_000, 100_000, 10_000
 
 # The seeds of weighted draws whose errors are measured are other ones than those of the verdicts.
 FIRST_WEIGHTED_SEED = 1000

@@ -150,7 +150,7 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
         item("*bad*: neither."),
     ]
     truth = paragraph(
-        "The truth is measured with a million exact draws, 200,000 draws from q, and the weighted",
+        "The truth is measured with 400,000 exact draws, 100,000 draws from q, and the weighted",
         "draws of those 20 other seeds; the tables show the second largest error of these 20.",
         "`posterior_health` knows none of them. It calls a posterior good or usable only if its",
         "own measurements, with two standard errors added, are within the same limits, so it may",
