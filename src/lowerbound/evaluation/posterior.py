@@ -26,7 +26,7 @@ from lowerbound.evaluation.posterior_verdict import find_unknown, judge
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum, is_discrete
 from lowerbound.models.sampling import check_log_weights
-from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_whole_number
@@ -280,14 +280,14 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
         gradients if has_gradient else None,
         log_w,
         log_joints.where(log_joints.isfinite(), -math.inf),
-        rounding=_estimate_rounding(model, log_joints),
+        rounding=_estimate_rounding(log_joint.detach()),
         is_started=model.is_started,
     )
 
 
-def _estimate_rounding(model: LogJoint, log_joint: Tensor) -> float:
-    """The rounding error of the log joint; that of the parts of a sum is independent."""
-    precision = torch.finfo(get_dtype(model)).eps
-    parts = getattr(model.log_joint, "parts", 1)
+def _estimate_rounding(log_joint: Tensor) -> float:
+    """The rounding error of a log joint, from values in the type in which it was computed."""
+    if not log_joint.is_floating_point():
+        return 0.0
     largest = float(log_joint.where(log_joint.isfinite(), 0.0).abs().max())
-    return precision * largest / math.sqrt(parts)
+    return torch.finfo(log_joint.dtype).eps * largest

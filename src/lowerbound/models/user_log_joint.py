@@ -14,8 +14,8 @@ from lowerbound.errors import LogJointError, LowerboundError, SettingsError, Sha
 # A message repeats at most this many characters of an error, because torch's may show all data.
 _MOST_CHARACTERS = 300
 
-# A log joint of batches gets at most this many examples at once. A sum of a million terms in
-# float32 is rounded to a tenth of a nat, so the parts are added in float64.
+# A log joint of batches gets at most this many examples at once, in float64 if it is given more: in
+# float32 a sum of a million terms is off by a tenth of a nat.
 _MOST_EXAMPLES = 4096
 
 
@@ -31,25 +31,29 @@ class FullDataLogJoint(nn.Module):
         super().__init__()
         self.log_joint = log_joint  # if it is a module, its mode follows that of this one
         self.x = x
-
-    @property
-    def parts(self) -> int:
-        """The number of batches in which the log joint gets its data."""
-        if self.x.device.type == "mps":  # it has no float64
-            return 1
-        return -(-len(self.x) // _MOST_EXAMPLES)
+        self.takes_float64 = x.device.type != "mps"  # which has no float64
 
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint for all data.
+        """The log joint for all data, in float64 if it has many examples and the function can."""
+        if len(self.x) <= _MOST_EXAMPLES:
+            return self.log_joint(self.x, 1.0, **values)
+        if self.takes_float64 and not torch.compiler.is_compiling():
+            try:
+                precise = {name: value.double() for name, value in values.items()}
+                return self._add_parts(precise, torch.float64)
+            except (RuntimeError, TypeError, ValueError):  # it has tensors of another type
+                self.takes_float64 = False
+        return self._add_parts(values, self.x.dtype)
+
+    def _add_parts(self, values: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Add the log joint up from batches.
 
         A batch of B of N examples, scaled by N / B, gives the log prior plus N / B times the log
         likelihood of the batch. The mean of these values with the weights B / N is the log joint.
         """
         count = len(self.x)
-        if self.parts == 1:
-            return self.log_joint(self.x, 1.0, **values)
         shares = [
-            self.log_joint(part, count / len(part), **values).double() * (len(part) / count)
+            self.log_joint(part.to(dtype), count / len(part), **values) * (len(part) / count)
             for part in self.x.split(_MOST_EXAMPLES)
         ]
         return torch.stack(shares).sum(0)
