@@ -25,7 +25,7 @@ from lowerbound.evaluation import PosteriorHealth
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "verdicts"
-SETS = {"chosen": POSTERIORS, "limit": BOUNDARY, "hold-out": HOLD_OUT}
+SETS = {"hold-out": HOLD_OUT, "chosen": POSTERIORS, "limit": BOUNDARY}
 
 # The files on which the results depend.
 CODE = [
