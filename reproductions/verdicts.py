@@ -11,11 +11,11 @@ import hashlib
 import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from choices import choose_parts
 from torch import Tensor
 from verdict_posteriors import BOUNDARY, HOLD_OUT, POSTERIORS, Known, Values, fit
 from verdicts_page import KL_NATS, MEAN_ERROR, SCALE_RATIO, SEEDS, WANTED_STABLE, write_page
@@ -148,8 +148,9 @@ def name_file(name: str) -> Path:
     return RESULTS / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Measure what is missing, and write the page."""
+    names = choose_parts(__name__, [name for known in SETS.values() for name in known])
     RESULTS.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     version = hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest()[:12]
@@ -161,7 +162,7 @@ def main(names: list[str]) -> None:
             stored: Results = {}
             if path.exists():
                 stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored.get("version") != version and (not names or any(n in name for n in names)):
+            if stored.get("version") != version and name in names:
                 stored = {"name": name, "set": group, "version": version, **measure(known)}
                 path.write_text(format_lines(stored), encoding="utf-8")
                 print(name, stored["truth"], [seed[0] for seed in stored["seeds"]], flush=True)
@@ -171,4 +172,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
