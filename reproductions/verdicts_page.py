@@ -123,9 +123,28 @@ def make_checks(results: dict[str, Results]) -> list[str]:
     return table("check | found", rows)
 
 
+def name_exceptions(results: dict[str, Results]) -> list[str]:
+    """Sentences that name the posteriors whose verdicts or estimates are not as wanted."""
+    sentences = {
+        "The verdict depends on the seed on": lambda one: count_stable(one) < WANTED_STABLE,
+        "A verdict is better than the truth on": is_too_good,
+        "An estimate of log p(x) is wrong on": count_wrong_estimates,
+    }
+    lines = []
+    for sentence, is_exception in sentences.items():
+        names = [name for name, result in results.items() if is_exception(result)]
+        if names:
+            lines.append(f"{sentence} *{'*, *'.join(names)}*.")
+    return lines
+
+
 def show_set(results: dict[str, Results]) -> list[str]:
+    """The checks of a set, its exceptions, and its table."""
     rows = [describe(*result) for result in results.items()]
-    return [*make_checks(results), "", *table(HEAD, rows), ""]
+    exceptions = name_exceptions(results)
+    if exceptions:
+        exceptions = [paragraph(*exceptions), ""]
+    return [*make_checks(results), "", *exceptions, *table(HEAD, rows), ""]
 
 
 def write_page(results: dict[str, dict[str, Results]]) -> str:
