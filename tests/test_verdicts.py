@@ -11,7 +11,7 @@ from torch.distributions import Gamma, MultivariateNormal, Normal, StudentT
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialBernoulli
-from lowerbound.errors import LogJointError, UnsupportedError
+from lowerbound.errors import LogJointError, SettingsError, UnsupportedError
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import user_log_joint
 from lowerbound.models.pathfinder import CurvedGaussian, find_gaussians
@@ -97,6 +97,8 @@ def test_posteriors_from_all_optima_are_compared_and_the_best_is_kept():
     assert "2 separate place(s)" in str(found)
     with pytest.raises(UnsupportedError, match="others have no optima"):
         lb.fit_from_optima(nn.Linear(1, 1), lb.ELBO())
+    with pytest.raises(SettingsError, match="cannot write to one directory"):
+        lb.fit_from_optima(model, lb.ELBO(), directory="run")
 
 
 def agreeing_bits(bit):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model, check_seed
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.models import LogJoint
@@ -137,6 +138,7 @@ def fit_from_optima(
 
     Raises:
         UnsupportedError: for another model.
+        SettingsError: if a directory is given, which several trainings cannot share.
         SettingsError, NonFiniteError: as :func:`lowerbound.fit`.
 
     Example:
@@ -155,6 +157,11 @@ def fit_from_optima(
     model = check_model("fit_from_optima", model, LogJoint, "others have no optima to start from")
     check_seed("fit_from_optima", seed)
     starts = check_whole_number("fit_from_optima: starts", starts)
+    if keywords.get("directory") is not None:
+        raise SettingsError(
+            "fit_from_optima: several trainings cannot write to one directory; save the best model "
+            "with lb.save, or train it further with lb.fit(..., directory=...)"
+        )
     results: list[tuple[Start, LogJoint]] = []
     for optimum, trained in _make_starts(model, data, starts, seed):
         fit(trained, objective, data, seed=seed, **keywords)
