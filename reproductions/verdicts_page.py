@@ -68,7 +68,7 @@ def show_range(values: Iterable[float | None], form: str) -> str:
     return f"{low} to {high}"
 
 
-def show_errors(errors: tuple[float | None, float | None]) -> str:
+def show_errors(errors: Iterable[float | None]) -> str:
     mean, scale = ("infinity" if error is None else f"{error:.2f}" for error in errors)
     return f"{mean} sd, x {scale}"
 
@@ -208,8 +208,8 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
             "These have other dimensions, correlations and shapes. They were chosen before they",
             "were measured, and the rules were not changed afterwards. A good posterior is called",
             "bad where its gap, or k-hat of the points, is above a limit only because two",
-            "standard errors are added, and its weights are not shown to be usable. The funnel of scale .3",
-            "has a gap of 0.043 nats, and k-hat of the points of the Dirichlet is about 0.6 with an",
+            "standard errors are added, and its weights are not shown to be usable. The funnel of",
+            "scale .3 has a gap of 0.043 nats, and k-hat of the points of the Dirichlet is about 0.6 with an",
             "error of 0.08. The funnel of scale 2 has *at least* in 18 seeds; in one of the",
             "two others, log p(x) is 0.12 nats too low with an error of 0.02. The weights of points",
             "cannot show a part that no point reaches.",
