@@ -75,6 +75,26 @@ def test_correlation_that_q_lacks_is_named():
     assert "lb.full_rank" in health.findings[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (lb.mean_field, "lb.full_rank or a flow"),
+        (lb.low_rank(1), "a larger rank, lb.full_rank or a flow"),
+        (lb.full_rank, "a flow, such as"),
+        (lambda size: lb.Flow("maf", size, transforms=1), "a flow with more transforms"),
+    ],
+)
+def test_a_posterior_is_never_advised_to_be_what_it_is(family, expected):
+    better = posterior_causes.name_better_posteriors(family(2)())
+    assert better["richer"].startswith(expected)
+    health = lb.posterior_health(
+        lb.LogJoint(lambda a: StudentT(2.0).log_prob(a).sum(-1) - a[:, 0].exp(), family, {"a": 2}),
+        samples=1000,
+    )
+    remedies = " ".join(finding.remedy for finding in health.findings)
+    assert better["richer"] in remedies or better["skewed"] in remedies
+
+
 def test_scales_that_are_too_small_are_named():
     model = fitted(lambda a: StudentT(3.0).log_prob(a), lb.mean_field, {"a": ()})
     health = lb.posterior_health(model)
@@ -112,7 +132,7 @@ def test_the_centred_eight_schools_are_called_bad():
 
 def test_what_moments_do_not_show_is_said(monkeypatch):
     for name in ("_find_correlation", "_find_wrong_scale", "_find_skewness"):
-        monkeypatch.setattr(posterior_causes, name, lambda draws: None)
+        monkeypatch.setattr(posterior_causes, name, lambda compared, advised: None)
     health = lb.posterior_health(fitted(correlated(2, 0.95).log_prob, lb.mean_field, {"value": 2}))
     assert "a shape that q cannot have" in causes(health)
 

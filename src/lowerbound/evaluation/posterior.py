@@ -18,7 +18,12 @@ from lowerbound.evaluation.checks import check_model, check_normalized, check_se
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape, shape_error
-from lowerbound.evaluation.posterior_causes import Verdict, WeightedDraws, find_faults
+from lowerbound.evaluation.posterior_causes import (
+    Verdict,
+    WeightedDraws,
+    find_faults,
+    name_better_posteriors,
+)
 from lowerbound.evaluation.posterior_probes import make_reference
 from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors
 from lowerbound.evaluation.posterior_rounding import find_rounding
@@ -282,6 +287,7 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
         log_joints.where(log_joints.isfinite(), -math.inf),
         rounding=_estimate_rounding(log_joint.detach()),
         is_started=model.is_started,
+        **name_better_posteriors(model.posterior()),
     )
 
 

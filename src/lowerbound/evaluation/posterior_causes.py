@@ -12,7 +12,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+)
 
+from lowerbound.distributions import DiagonalNormal, TriangularNormal
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.posterior_reference import Reference
 
@@ -39,6 +46,8 @@ class WeightedDraws:
         log_joint: the log joint at the draws, ``[S]``.
         rounding: its rounding error, in nats.
         is_started: whether ``model.start()`` was called.
+        richer: posteriors that can have more shapes than q, for advice.
+        skewed: a posterior that can be skewed more than q, for advice.
     """
 
     names: list[str]
@@ -48,6 +57,8 @@ class WeightedDraws:
     log_joint: Tensor
     rounding: float = 0.0
     is_started: bool = False
+    richer: str = "lb.full_rank or a flow"
+    skewed: str = "a flow"
 
     @property
     def possible(self) -> Tensor:
@@ -110,21 +121,36 @@ def find_faults(
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
     compared = _Compared(draws.names, reference.points, reference.shares, reference.shares_of_q)
     found = [
-        measure(compared) for measure in (_find_correlation, _find_wrong_scale, _find_skewness)
+        _find_correlation(compared, draws.richer),
+        _find_wrong_scale(compared, draws.richer),
+        _find_skewness(compared, draws.skewed),
     ]
     causes = [cause for cause in found if cause is not None]
     if not causes and unfinished is None and not explained:
-        causes = [_OTHER_SHAPE]
+        causes = [_describe_other_shape(draws.richer)]
     for cause in causes:
         yield Finding(f"q does not fit: the weights of its draws {weights}", *cause)
 
 
-_OTHER_SHAPE = (
-    "the posterior has a shape that q cannot have and moments do not reveal: heavy tails, "
-    "several modes, or many dimensions that each fit a little badly",
-    "use a richer posterior (lb.full_rank, or a flow of zuko), or a parametrisation closer to a "
-    "Gaussian; judge single variables by resampled draws",
-)
+def name_better_posteriors(q: Distribution) -> dict[str, str]:
+    """Name posteriors that can have more shapes than q, as arguments of :class:`WeightedDraws`."""
+    flow = "a flow, such as lambda size: lb.Flow('maf', size)"
+    if isinstance(q, DiagonalNormal | Independent):
+        return {"richer": "lb.full_rank or a flow", "skewed": flow}
+    if isinstance(q, LowRankMultivariateNormal):
+        return {"richer": "a larger rank, lb.full_rank or a flow", "skewed": flow}
+    if isinstance(q, TriangularNormal | MultivariateNormal):
+        return {"richer": flow, "skewed": flow}
+    return dict.fromkeys(("richer", "skewed"), "a flow with more transforms")
+
+
+def _describe_other_shape(richer: str) -> tuple[str, str]:
+    return (
+        "the posterior has a shape that q cannot have and moments do not reveal: heavy tails, "
+        "several modes, or many dimensions that each fit a little badly",
+        f"use a richer posterior ({richer}), or a parametrisation closer to a Gaussian; judge "
+        "single variables by resampled draws",
+    )
 
 
 def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
@@ -143,7 +169,7 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     if not float(gains.nan_to_num().sum()) > _GAIN_NATS:
         return None
     worst = int(gains.argmax())
-    remedy = "train until it converges: lb.fit(..., tolerance=0.01)"
+    remedy = "train until it converges: lb.fit(..., tolerance=0.01), or less than it had"
     if not draws.is_started:
         remedy += "; call model.start() before training if variables have very different scales"
     return (
@@ -153,7 +179,7 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     )
 
 
-def _find_correlation(compared: _Compared) -> tuple[str, str] | None:
+def _find_correlation(compared: _Compared, richer: str) -> tuple[str, str] | None:
     """Find a correlation of two coordinates that q lacks."""
     names = compared.names
     if not 2 <= len(names) <= _MOST_COORDINATES:
@@ -168,8 +194,7 @@ def _find_correlation(compared: _Compared) -> tuple[str, str] | None:
     return (
         f"{names[row]} and {names[column]} have the correlation "
         f"{float(weighted[row, column]):.2f}, but under q {float(of_q[row, column]):.2f}",
-        "use a posterior with more correlation (lb.full_rank; lb.low_rank(r) for many variables; a "
-        "flow), or a parametrisation with less",
+        f"use a posterior with more correlation ({richer}), or a parametrisation with less",
     )
 
 
@@ -186,7 +211,7 @@ def _compute_moments(u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return scale, weights @ centred**3 / scale**3
 
 
-def _find_wrong_scale(compared: _Compared) -> tuple[str, str] | None:
+def _find_wrong_scale(compared: _Compared, richer: str) -> tuple[str, str] | None:
     """Find a coordinate whose standard deviation under q is too small or too large."""
     names = compared.names
     scale, _ = _compute_moments(compared.u, compared.weights)
@@ -206,12 +231,11 @@ def _find_wrong_scale(compared: _Compared) -> tuple[str, str] | None:
     return (
         f"q is too narrow in {names[worst]}: its standard deviation is "
         f"{1 / float(ratio[worst]):.2f} times that of the posterior",
-        "use a richer posterior (lb.full_rank instead of a mean field, or a flow), or lb.IWAE "
-        "instead of lb.ELBO, which makes q wider",
+        f"use a richer posterior ({richer}), or lb.IWAE instead of lb.ELBO, which makes q wider",
     )
 
 
-def _find_skewness(compared: _Compared) -> tuple[str, str] | None:
+def _find_skewness(compared: _Compared, skewed: str) -> tuple[str, str] | None:
     """Find a coordinate whose skewness under q differs from that of the posterior."""
     names = compared.names
     _, skewness = _compute_moments(compared.u, compared.weights)
@@ -223,6 +247,6 @@ def _find_skewness(compared: _Compared) -> tuple[str, str] | None:
     return (
         f"{names[worst]} is skewed ({float(skewness[worst]):.1f}, under q "
         f"{float(of_q[worst]):.1f})",
-        "use a flow of zuko as posterior, or another parametrisation: a logarithm, or for a "
-        "hierarchy with a funnel effects that are divided by their scale (non-centred)",
+        f"use a posterior that can be skewed ({skewed}), or another parametrisation: a logarithm, "
+        "or for a hierarchy with a funnel effects that are divided by their scale (non-centred)",
     )
