@@ -185,6 +185,25 @@ def test_a_saved_model_is_on_the_disk(tmp_path, monkeypatch):
     assert {place.stat().st_ino for place in places} <= set(synchronised)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_drive_is_flushed_where_the_system_can(refused, tmp_path, monkeypatch):
+    """As on macOS, whose fsync leaves the content in the drive's own cache."""
+    from lowerbound.runs import disk
+
+    calls = []
+
+    def flush_drive(descriptor, operation):
+        calls.append(operation)
+        if refused:
+            raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(disk.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(disk.fcntl, "fcntl", flush_drive)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    disk.sync(tmp_path)
+    assert calls == [51, *["fsync"] * refused]
+
+
 # Kills
 
 
@@ -390,6 +409,44 @@ def test_a_file_system_without_locks_is_reported(data, tmp_path, monkeypatch):
     monkeypatch.setattr(locking.fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="this file system has no locks"):
         train(tmp_path / "run", data, epochs=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*this file system has no locks")
+def test_a_lock_needs_nothing_that_windows_lacks(tmp_path, monkeypatch):
+    from lowerbound.runs import locking
+
+    for name in ("pread", "pwrite", "register_at_fork"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.setattr(locking, "fcntl", None)
+    locking._drop_locks_in_children.cache_clear()
+    (tmp_path / ".lock").write_text("process 1 on another machine")
+    with locking.lock(tmp_path / ".lock"):
+        pass
+    assert (tmp_path / ".lock").read_text() == "process 1 on another machine"
+
+
+def test_removing_the_file_of_a_lock_does_not_remove_the_lock(tmp_path):
+    from lowerbound.runs.locking import lock
+
+    file = tmp_path / ".lock"
+    with lock(file):
+        file.unlink()
+        with pytest.raises(StorageError, match="another process is training"), lock(file):
+            pass
+    with lock(file):
+        assert file.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_many_locks_need_one_hook_for_forked_children(tmp_path, monkeypatch):
+    from lowerbound.runs import locking
+
+    hooks: list[dict] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: hooks.append(given))
+    locking._drop_locks_in_children.cache_clear()
+    for _ in range(3):
+        with locking.lock(tmp_path / ".lock"):
+            pass
+    assert len(hooks) == 1
 
 
 def write(store, step: int) -> None:

@@ -24,10 +24,13 @@ def lock_run(files: RunDirectory | None, settings: FitKeywords) -> AbstractConte
     """Make a context in which no other training writes to the run's directory, if it has one.
 
     Raises:
-        StorageError: on entering, if another training is writing to it.
+        StorageError: on entering, if another training is writing to it. At once, if there is no run
+            to resume, so that the lock's file is not made in a directory of something else.
     """
-    if files is None or (settings.resume and not files.config.exists()):
+    if files is None:
         return nullcontext()
+    if settings.resume:
+        files.read_config()
     return files.lock()
 
 
