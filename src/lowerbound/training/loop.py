@@ -33,7 +33,7 @@ from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
     average_terms,
     describe_cut_schedules,
-    find_non_finite,
+    find_non_finite_group,
     make_non_finite_error,
     record_schedules,
 )
@@ -165,7 +165,7 @@ class Loop:
 
     def find_non_finite(self) -> str | None:
         """Name what is not finite of the weights, their average and the optimiser's state."""
-        return find_non_finite([self.model, self.players], self.kept, self.optimizer)
+        return find_non_finite_group([self.model, self.players], self.kept, self.optimizer)
 
     def tell(self, line: str) -> None:
         """Pass a line about how the steps run to all observers."""
