@@ -362,8 +362,8 @@ class Loop:
             self.tell(decision.describe(self.rates.own[0] * window["pace"]))
             finite = {name: value for name, value in window.items() if math.isfinite(value)}
             record["window"] = finite
-        if self.autostop is not None and decision.restarts_average:
-            self.autostop.average.n_averaged.zero_()
+        if self.autostop is not None:
+            self.autostop.follow(decision)
         self.progress.windows, self.progress.settled = decision.windows, decision.settled
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
