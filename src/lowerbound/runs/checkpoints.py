@@ -101,9 +101,9 @@ def read_checkpoint(
     files: dict[str, dict[str, Tensor]] = {}
     for path in (folder / name for name in sums if name.endswith(".safetensors")):
         files[path.stem] = read_tensors(path)[0]
-        name = find_non_finite(files[path.stem], buffers)
-        if name is not None:
-            raise DamagedFileError(f"{path}: the values of {name} are not finite")
+        non_finite = find_non_finite(files[path.stem], buffers)
+        if non_finite is not None:
+            raise DamagedFileError(f"{path}: the values of {non_finite} are not finite")
     state = read_state(folder)
     if not state:
         raise DamagedFileError(f"{folder / _STATE_FILE}: is missing or not JSON")
