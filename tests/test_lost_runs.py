@@ -608,6 +608,7 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over(data, tmp_path):
     tensors, state = RunDirectory(tmp_path / "run").read_newest()
     tensors["averaged"] = {name: v * float("nan") for name, v in tensors["averaged"].items()}
     config = state.pop("config")
+    state["progress"]["step"] = 6
     store = RunDirectory(tmp_path / "run").checkpoints
     header = yaml.safe_load("{}")
     store.write(6, tensors, state, header, yaml.safe_dump(config))
