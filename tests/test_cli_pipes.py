@@ -1,5 +1,6 @@
-"""A closed pipe, ``python -m lowerbound``, shell completion, and ``--given``."""
+"""A closed pipe, a full disk, ``python -m lowerbound``, shell completion, and ``--given``."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,6 +35,48 @@ def test_a_closed_pipe_ends_a_command_quietly(arguments, monkeypatch, capsys):
 
 def test_a_closed_pipe_for_errors_ends_a_command_quietly(monkeypatch):
     assert run_without_reader(monkeypatch, "stderr", "evaluate", "nowhere") == 141
+
+
+@pytest.fixture
+def full():
+    """A file on a full disk."""
+    file = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    yield file
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["datasets"]])
+def test_an_output_on_a_full_disk_is_a_mistake_in_one_line(arguments, full, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "lowerbound: the output cannot be written (No space left on device); make room or send it "
+        "to another place\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
+def test_errors_on_a_full_disk_end_a_command_with_the_same_code(full, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", "nowhere"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_that_was_closed_before_the_start_is_not_written(stream, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, stream, None)  # as Python does for ">&-"
+        with pytest.raises(SystemExit) as ended:
+            main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_package_is_the_command():
@@ -91,6 +134,10 @@ def test_fields_are_given_as_in_python(conditional, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["label=cat", "age=nan"], "--given age=nan: is not finite; give a finite number"),
+        (["label=cat", "age=-inf"], "--given age=-inf: is not finite; give a finite number"),
+        (["label=cat", "age=1_0"], "--given age=1_0: is not a number"),
+        (["label=1_0", "age=1"], "--given label=1_0: is not a category"),
         (["age=1"], "needs the field 'label'; give it: --given label=cat (one of cat, dog)"),
         (["label=cat"], "needs the field 'age'; give it: --given age=0"),
         (["label=bird", "age=1"], "is not a category; the categories are cat, dog"),

@@ -129,6 +129,29 @@ def test_a_column_that_is_not_numeric_is_named(read):
             read(pandas.DataFrame({"age": [0.5] * 10, "smokes": column}))
 
 
+@pytest.mark.parametrize("entry", [None, 1])
+@pytest.mark.parametrize("kind", ["Int64", "UInt8", "Float64", "boolean"])
+def test_a_column_of_a_type_of_pandas_own_is_named_with_a_remedy_that_helps(kind, entry):
+    pandas = pytest.importorskip("pandas")
+    column = pandas.array([1, 0, entry], dtype=kind)
+    for columns in ({"a": column}, {"a": column, "b": [0.1, 0.2, 0.3]}):
+        table = pandas.DataFrame(columns)
+        with pytest.raises(DataError, match=f"column 'a' is of pandas' type {kind}") as caught:
+            lb.Examples.of(table)
+        assert "table.astype({'a': 'float64'})" in str(caught.value)
+        assert ('missing="nan", because 1 of its' in str(caught.value)) is (entry is None)
+        converted = table.astype({"a": "float64"})
+        settings = {"missing": "nan"} if entry is None else {}
+        assert lb.Examples.of(converted, **settings).values[:2, 0].tolist() == [1.0, 0.0]
+
+
+def test_a_column_of_missing_text_is_named():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": pandas.array(["x", None], dtype="string"), "b": [0.1, 0.2]})
+    with pytest.raises(DataError, match="the column 'a' is of type string, and not numeric"):
+        lb.Examples.of(table)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_few_pictures_are_data_without_a_test_part(count, tmp_path):
     for number in range(count):

@@ -18,7 +18,7 @@ import yaml
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.cli.training import _describe_interrupt
-from lowerbound.errors import StorageError, TrainingInterrupted
+from lowerbound.errors import SettingsError, StorageError, TrainingInterrupted
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runtime import interrupts
 from lowerbound.runtime.interrupts import STOP_SIGNALS, StopSignals
@@ -237,8 +237,51 @@ def test_another_thread_sees_the_signal_after_its_step(data):
             send()
         except KeyboardInterrupt:
             signals.ignore_further()
-        thread.join(10)
+        thread.join(60)
     assert len(ends) == 1
+
+
+def test_a_training_in_another_thread_does_not_change_when_this_one_is_interrupted():
+    def train_elsewhere():
+        with StopSignals.catch() as other, other.finish_step(lambda: True):
+            other.ignore_further()
+
+    with StopSignals.catch() as signals:
+        with signals.finish_step(lambda: False):
+            thread = threading.Thread(target=train_elsewhere)
+            thread.start()
+            thread.join()
+            send()
+            time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            signals.raise_if_requested()
+
+
+def test_a_training_within_a_step_does_not_change_when_the_step_is_interrupted():
+    with StopSignals.catch() as signals:
+        with signals.finish_step(lambda: False):
+            with StopSignals.catch() as inner, inner.finish_step(lambda: True):
+                pass
+            send()
+            time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt):
+            signals.raise_if_requested()
+
+
+def test_an_interrupt_comes_again_without_pthread_kill(monkeypatch):
+    """As on Windows, where it does not end a wait of the operating system."""
+
+    def wait():
+        for _ in range(500):
+            time.sleep(0.01)
+
+    monkeypatch.delattr(signal, "pthread_kill")
+    with StopSignals.catch() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            send()
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        signals.ignore_further()
 
 
 # The process
@@ -531,3 +574,19 @@ def test_a_recipe_takes_a_seed_of_the_initial_weights():
     assert not same(make(1), make(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert not same(make(None), make(None))
+
+
+SEEDED = {
+    "aevb-gaussian": lambda seed: lb.recipes.aevb_gaussian((SIZE,), hidden=3, seed=seed),
+    "sample": lambda seed: make_vae().sample(2, seed=seed),
+    "prepare": lambda seed: lb.Examples.of(torch.rand(4, SIZE)).prepare("as-is", seed=seed),
+    "split": lambda seed: lb.Examples.of(torch.rand(4, SIZE)).split(0.5, seed=seed),
+}
+
+
+@pytest.mark.parametrize(("name", "call"), SEEDED.items(), ids=SEEDED)
+def test_mistaken_seeds_are_refused(name, call):
+    for seed in (-1, 2**31, 1.5, "a", True):
+        with pytest.raises(SettingsError, match=f"{name}: seed={seed!r} must be a whole number"):
+            call(seed)
+    call(np.int64(1))

@@ -185,6 +185,25 @@ def test_a_saved_model_is_on_the_disk(tmp_path, monkeypatch):
     assert {place.stat().st_ino for place in places} <= set(synchronised)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_drive_is_flushed_where_the_system_can(refused, tmp_path, monkeypatch):
+    """As on macOS, whose fsync leaves the content in the drive's own cache."""
+    from lowerbound.runs import disk
+
+    calls = []
+
+    def flush_drive(descriptor, operation):
+        calls.append(operation)
+        if refused:
+            raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(disk.fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(disk.fcntl, "fcntl", flush_drive)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    disk.sync(tmp_path)
+    assert calls == [51, *["fsync"] * refused]
+
+
 # Kills
 
 
@@ -315,8 +334,12 @@ def test_checkpoints_are_ordered_as_numbers_and_copies_are_left_alone(data, tmp_
     train(tmp_path / "run", data, epochs=2)
     folder = newest(tmp_path / "run")
     copies = ["step-keep", "step-00000004 copy", "step-000000004", "step-99999999.old"]
-    for name in [*copies, "step-99999999", "step-100000000"]:
+    for name in copies:
         shutil.copytree(folder, folder.with_name(name))
+    for step in (99999999, 100000000):
+        (folder.parent / f"step-{step}").mkdir()
+        state = {"progress": {"step": step}}
+        (folder.parent / f"step-{step}" / "state.json").write_text(json.dumps(state))
     assert [path.name for path in RunDirectory(tmp_path / "run").list_newest()] == [
         *("step-100000000", "step-99999999", "step-00000004", "step-00000002")
     ]
@@ -325,6 +348,41 @@ def test_checkpoints_are_ordered_as_numbers_and_copies_are_left_alone(data, tmp_
     train(tmp_path / "run", data, epochs=4, resume=True)
     names = {path.name for path in folder.parent.iterdir()}
     assert names == {*copies, "step-00000006", "step-00000008"}
+
+
+def test_a_copy_with_the_name_of_another_step_is_passed_over(data, tmp_path):
+    train(tmp_path / "run", data, epochs=2)
+    folder = newest(tmp_path / "run")
+    copy = folder.with_name("step-99999999")
+    shutil.copytree(folder, copy)
+    with pytest.warns(UserWarning, match=r"step-99999999: is passed over, .* of step 4 and not"):
+        train(tmp_path / "run", data, epochs=4, resume=True)
+    assert step_of(tmp_path / "run") == 8
+    names = {path.name for path in folder.parent.iterdir()}
+    assert names == {"step-99999999", "step-00000006", "step-00000008"}
+    shutil.rmtree(copy)
+    assert RunDirectory(tmp_path / "run").read_newest()[1]["progress"]["step"] == 8
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_that_come_while_a_checkpoint_is_written_are_not_part_of_it(tmp_path, monkeypatch):
+    from lowerbound.runs import checkpoints
+
+    real = checkpoints.write_unsynced_tensors
+
+    def write_beside_others(path, *given):
+        (path.parent / ".DS_Store").write_bytes(b"")
+        (path.parent / "averaged.safetensors").write_bytes(b"of an earlier attempt")
+        real(path, *given)
+
+    monkeypatch.setattr(checkpoints, "write_unsynced_tensors", write_beside_others)
+    store = RunDirectory(tmp_path).checkpoints
+    write(store, 1)
+    folder = store.list_newest()[0]
+    (folder / ".DS_Store").write_bytes(b"changed later")
+    assert set(store.read_newest()[0]) == {"model"}
+    listed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {"model.safetensors", "state.json", "config.yaml"}
 
 
 # Other processes
@@ -390,6 +448,44 @@ def test_a_file_system_without_locks_is_reported(data, tmp_path, monkeypatch):
     monkeypatch.setattr(locking.fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="this file system has no locks"):
         train(tmp_path / "run", data, epochs=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*this file system has no locks")
+def test_a_lock_needs_nothing_that_windows_lacks(tmp_path, monkeypatch):
+    from lowerbound.runs import locking
+
+    for name in ("pread", "pwrite", "register_at_fork"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.setattr(locking, "fcntl", None)
+    locking._drop_locks_in_children.cache_clear()
+    (tmp_path / ".lock").write_text("process 1 on another machine")
+    with locking.lock(tmp_path / ".lock"):
+        pass
+    assert (tmp_path / ".lock").read_text() == "process 1 on another machine"
+
+
+def test_removing_the_file_of_a_lock_does_not_remove_the_lock(tmp_path):
+    from lowerbound.runs.locking import lock
+
+    file = tmp_path / ".lock"
+    with lock(file):
+        file.unlink()
+        with pytest.raises(StorageError, match="another process is training"), lock(file):
+            pass
+    with lock(file):
+        assert file.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_many_locks_need_one_hook_for_forked_children(tmp_path, monkeypatch):
+    from lowerbound.runs import locking
+
+    hooks: list[dict] = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **given: hooks.append(given))
+    locking._drop_locks_in_children.cache_clear()
+    for _ in range(3):
+        with locking.lock(tmp_path / ".lock"):
+            pass
+    assert len(hooks) == 1
 
 
 def write(store, step: int) -> None:
@@ -512,8 +608,52 @@ def test_a_checkpoint_that_is_not_finite_is_passed_over(data, tmp_path):
     tensors, state = RunDirectory(tmp_path / "run").read_newest()
     tensors["averaged"] = {name: v * float("nan") for name, v in tensors["averaged"].items()}
     config = state.pop("config")
+    state["progress"]["step"] = 6
     store = RunDirectory(tmp_path / "run").checkpoints
     header = yaml.safe_load("{}")
     store.write(6, tensors, state, header, yaml.safe_dump(config))
     with pytest.warns(UserWarning, match=r"step-00000006/averaged\.safetensors.*not finite"):
         assert RunDirectory(tmp_path / "run").read_newest()[1]["progress"]["step"] == 4
+
+
+class Attention(torch.nn.Linear):
+    """A layer with a mask, which is infinite where nothing may be seen."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+
+def make_masked() -> lb.LatentModel:
+    torch.manual_seed(0)
+    network = lb.mlp(SIZE, 2)
+    network.add_module("attention", Attention(1, 1))
+    return lb.LatentModel(
+        lb.StandardNormal(1), lb.Gaussian(network), lb.Gaussian(lb.mlp(1, SIZE), scale=1.0)
+    )
+
+
+@pytest.mark.parametrize("settings", [{"ema": 0.5}, {"tolerance": 0.01}, {"validation": 0.2}])
+def test_an_infinite_buffer_is_trained_saved_and_resumed(settings, data, tmp_path):
+    usual = {"batch_size": 5, "progress": False, "compile": "never", **settings}
+    for epochs in (3, 4):
+        model = make_masked()
+        run = lb.fit(
+            model, lb.ELBO(), data, directory=tmp_path, epochs=epochs, resume=epochs > 3, **usual
+        )
+    assert len(run.history) == 4
+    loaded = lb.load(tmp_path, constructor=make_masked)
+    for each in (model, loaded):
+        mask = each.posterior.network.attention.mask
+        assert torch.equal(mask, torch.full((2, 2), -torch.inf).triu(1))
+
+
+@pytest.mark.parametrize("name", ["weight", "mask"])
+def test_infinite_weights_and_undefined_buffers_are_refused(name, data, tmp_path):
+    def spoil(loop):
+        value = getattr(loop.model.posterior.network.attention, name)
+        value.data.fill_({"weight": torch.inf, "mask": torch.nan}[name])
+
+    usual = {"batch_size": 5, "progress": False, "compile": "never"}
+    with pytest.raises(NonFiniteError, match="the model's weights"):
+        lb.fit(make_masked(), lb.ELBO(), data, epochs=3, observers=[Spoil(spoil)], **usual)

@@ -7,7 +7,11 @@ import torch
 from torch.distributions import constraints
 
 import lowerbound as lb
-from lowerbound.conditionals.supports import build_support, describe_support
+from lowerbound.conditionals.supports import (
+    build_support,
+    describe_in_words,
+    describe_support,
+)
 from lowerbound.errors import StorageError, UnsupportedError
 
 POSITIVE = lb.Variable((), constraints.positive)
@@ -69,6 +73,55 @@ def test_other_variables_are_refused(variables, tmp_path):
 def test_a_support_is_built_as_it_was_described(support):
     description = describe_support(support)
     assert describe_support(build_support(description)) == description
+
+
+LOW, HIGH = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])
+DRAWN = {
+    "real": constraints.real,
+    "real vector": constraints.real_vector,
+    "positive": constraints.positive,
+    "nonnegative": constraints.nonnegative,
+    "unit interval": constraints.unit_interval,
+    "simplex": constraints.simplex,
+    "corr_cholesky": constraints.corr_cholesky,
+    "interval": constraints.interval(LOW, HIGH),
+    "interval of doubles": constraints.interval(LOW.double(), HIGH.double()),
+    "interval of integers": constraints.interval(LOW.long(), HIGH.long()),
+    "half-open interval": constraints.half_open_interval(LOW, 4.0),
+    "greater than": constraints.greater_than(LOW),
+    "greater than a scalar": constraints.greater_than(torch.tensor(2.0, dtype=torch.float64)),
+    "at least": constraints.greater_than_eq(LOW),
+    "less than": constraints.less_than(HIGH),
+    "independent": constraints.independent(constraints.greater_than(LOW), 1),
+    "cat": constraints.cat(
+        [constraints.greater_than(LOW[:1]), constraints.real], dim=-1, lengths=[1, 1]
+    ),
+    "stack": constraints.stack([constraints.interval(LOW[0], HIGH[0]), constraints.real], dim=-1),
+}
+
+
+@pytest.mark.parametrize("support", DRAWN.values(), ids=DRAWN)
+def test_a_saved_posterior_draws_within_any_support(support, tmp_path):
+    variables = {"a": lb.Variable((2, 2), support), "b": ()}
+    model = make(variables, lb.mean_field)
+    path = lb.save(model, tmp_path / "model")
+    drawn, again = (each.posterior_sample(3, seed=0)["a"] for each in (model, lb.load(path)))
+    assert again.dtype == drawn.dtype
+    assert torch.equal(again, drawn)
+    lb.load(path, constructor=lambda: make(variables, lb.mean_field))
+
+
+def test_tensors_in_supports_of_earlier_files_are_read():
+    description = {"kind": "interval", "lower_bound": [0.0, 1.0], "upper_bound": [1.0, 3.0]}
+    support = build_support(description)
+    assert torch.equal(support.upper_bound, HIGH)
+    assert describe_in_words(description) == describe_in_words(describe_support(support))
+
+
+@pytest.mark.parametrize("bound", [{"tensor": [[1], 2], "dtype": "int64"}, {"tensor": 1}])
+def test_a_support_with_a_damaged_tensor_is_refused(bound):
+    with pytest.raises(StorageError, match="cannot be rebuilt"):
+        build_support({"kind": "greater_than", "lower_bound": bound})
 
 
 def test_an_unknown_support_is_described_but_not_built():

@@ -376,6 +376,16 @@ def test_a_full_disk_is_the_user_s_to_mend(data, tmp_path, monkeypatch):
 def test_resuming_nothing_is_refused(data, tmp_path):
     with pytest.raises(StorageError, match=r"config\.yaml"):
         train(tmp_path / "run", data, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_run_is_resumed_without_a_lock(data, tmp_path, monkeypatch):
+    """Not even one that another process has created since the beginning of this call."""
+    from lowerbound.training import resuming
+
+    monkeypatch.setattr(resuming, "open_run", lambda *given: pytest.fail("is not locked"))
+    with pytest.raises(StorageError, match=r"config\.yaml"):
+        train(tmp_path / "run", data, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.pathfinder import find_optima
 from lowerbound.training import autostop
+from lowerbound.training.autostop import AutoStop
 from lowerbound.training.loop import Observer
+from lowerbound.training.progress import Progress
 
 # Far from 0, on scales that differ by a factor of a million, and correlated.
 CENTRE = torch.tensor([5000.0, -2.0, 0.003], dtype=torch.float64)
@@ -251,6 +253,29 @@ def vae():
         lb.Gaussian(lb.mlp((1, 8, 8), 8, 4)),
         lb.Gaussian(lb.mlp(2, 8, (1, 8, 8)), scale=0.3),
     )
+
+
+def test_a_decision_that_is_not_followed_changes_no_later_one():
+    model = make()
+    stop = AutoStop(model, tolerance=0.01)
+    worse = {name: value - 1.0 for name, value in stop.average.module.state_dict().items()}
+    progress = Progress(step=200)
+
+    def decide():
+        return stop.consider(
+            progress,
+            epoch_steps=100,
+            last=False,
+            changing=False,
+            best_weights=worse,
+            bounds_of=lambda model: sum(p.detach().sum() for p in model.parameters()).repeat(3),
+        )
+
+    first, second = decide(), decide()
+    assert first.is_best
+    assert first.record == second.record
+    stop.follow(first)
+    assert decide().record["gain"] == 0.0
 
 
 @pytest.mark.usefixtures("short_windows")

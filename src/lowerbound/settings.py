@@ -208,3 +208,23 @@ def check_whole_number(name: str, value: Any) -> int:
     if number < 1 or isinstance(value, bool):
         raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
     return number
+
+
+def check_seed(name: str, seed: Any) -> int:
+    """Convert a seed to an integer from 0 to 2^31 - 1.
+
+    Raises:
+        SettingsError: if that is not possible, naming the function that was given the seed.
+
+    Example:
+        >>> check_seed("draw", -1)
+        Traceback (most recent call last):
+        lowerbound.errors.SettingsError: draw: seed=-1 must be a whole number from 0 to 2^31 - 1
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**31 or isinstance(seed, bool):
+        raise SettingsError(f"{name}: seed={seed!r} must be a whole number from 0 to 2^31 - 1")
+    return number

@@ -1,5 +1,6 @@
 """Fields that a user gives to a conditional model on the command line: ``--given label=3``."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,8 +27,8 @@ def parse_given(entries: Sequence[str] | None, model: "Model") -> dict[str, Any]
     """Parse the fields that a user gave into the keywords of ``model.sample``.
 
     Raises:
-        SettingsError: if an entry is not ``FIELD=VALUE``, if the model does not know the field, or
-            if a field is given twice.
+        SettingsError: if an entry is not ``FIELD=VALUE``, if the model does not know the field, if
+            a field is given twice, or if a value is not a finite number or the name of a category.
     """
     given: dict[str, Any] = {}
     known = (*model.needs, *model.accepts)
@@ -93,9 +94,13 @@ def _parse_entry(text: str, name: str, categories: Sequence[str], model: "Model"
         kinds = [float]
     for convert in kinds:
         try:
-            return convert(text)
+            number = convert(text)
         except ValueError:
             continue
+        if not -math.inf < number < math.inf:
+            raise SettingsError(f"--given {name}={text}: is not finite; give a finite number")
+        if "_" not in text:  # Python would read 1_0 as 10
+            return number
     if categories:
         raise SettingsError(
             f"--given {name}={text}: is not a category; the categories are {', '.join(categories)}"

@@ -1,4 +1,9 @@
-"""A command ends quietly if the program that reads its output, such as ``head``, ends first."""
+"""What a command does if its output cannot be written.
+
+If the program that reads it, such as ``head``, has ended, the command ends quietly. If the disk is
+full, the command says so in one sentence. If the output was closed before the start, what is
+printed goes nowhere.
+"""
 
 import contextlib
 import os
@@ -6,8 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lowerbound.errors import StorageError
+
 EXIT_CODE = 141
 """The exit code after a closed pipe: 128 + SIGPIPE, as the shell reports it for other programs."""
+
+_DISK_FULL_EXIT_CODE = 2
 
 
 class PipeClosedError(KeyboardInterrupt):
@@ -19,7 +28,12 @@ class PipeClosedError(KeyboardInterrupt):
 
 
 class _Stream:
-    """A stream that raises ``PipeClosedError`` if its pipe is closed."""
+    """A stream whose errors end the command in a way that the user understands.
+
+    Raises, when it is written:
+        PipeClosedError: if its pipe is closed.
+        StorageError: if the disk is full. What is written afterwards is discarded.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -48,6 +62,12 @@ class _Stream:
             self.is_closed_by_reader = True
             self._discard_output()
             raise PipeClosedError from None
+        except OSError as error:
+            self._discard_output()
+            raise StorageError(
+                f"the output cannot be written ({error.strerror}); make room or send it to another "
+                "place"
+            ) from None
 
     def _discard_output(self) -> None:
         """Send the rest to nowhere, so that Python's own flush at the end does not fail."""
@@ -61,17 +81,31 @@ class _Stream:
 def exit_when_closed() -> Iterator[Callable[[], bool]]:
     """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`.
 
+    If the disk of an output is full, the exit code is that of a mistake of the user.
+
     Yields:
         A function that says whether a pipe was closed.
     """
-    out, err = _Stream(sys.stdout), _Stream(sys.stderr)
+    with open(os.devnull, "w", encoding="utf8") as nowhere:
+        # Python has no stream if the file was closed before the start, as by ">&-".
+        out, err = _Stream(sys.stdout or nowhere), _Stream(sys.stderr or nowhere)
+        with _exit_on_errors(out, err):
+            yield lambda: out.is_closed_by_reader or err.is_closed_by_reader
+
+
+@contextlib.contextmanager
+def _exit_on_errors(out: _Stream, err: _Stream) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                yield lambda: out.is_closed_by_reader or err.is_closed_by_reader
+                yield
             finally:
                 out.flush()
                 err.flush()
+    except StorageError as error:
+        with contextlib.suppress(PipeClosedError, StorageError):
+            print(f"lowerbound: {error}", file=err, flush=True)
+        sys.exit(_DISK_FULL_EXIT_CODE)
     except BaseException:
         if out.is_closed_by_reader or err.is_closed_by_reader:
             sys.exit(EXIT_CODE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -47,12 +48,14 @@ def build_support(description: Any) -> Constraint:
     if isinstance(description, str) and description in _INSTANCES:
         return _INSTANCES[description]
     if isinstance(description, Mapping) and description.get("kind") in constraints.__all__:
-        arguments = {
-            name: _build_argument(value) for name, value in description.items() if name != "kind"
-        }
         try:
+            arguments = {
+                name: _build_argument(value)
+                for name, value in description.items()
+                if name != "kind"
+            }
             return _CLASSES[description["kind"]](**arguments)
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, AttributeError):  # of a damaged file
             pass
     raise StorageError(
         f"the support {describe_in_words(description)} cannot be rebuilt from a file; pass a "
@@ -68,6 +71,8 @@ def describe_in_words(description: Any) -> str:
         'interval(0.0, 2.0)'
     """
     if isinstance(description, Mapping):
+        if "tensor" in description:
+            return str(description["tensor"])
         values = [value for name, value in description.items() if name not in ("kind", "foreign")]
         if "kind" not in description:
             return str(description.get("foreign"))
@@ -79,15 +84,27 @@ def _describe_argument(value: Any) -> Any:
     if isinstance(value, Constraint):
         return describe_support(value)
     if isinstance(value, Tensor):
-        return value.tolist()
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, tuple | list):
         return [_describe_argument(entry) for entry in value]
     return value
 
 
 def _build_argument(value: Any) -> Any:
+    if isinstance(value, Mapping) and "tensor" in value:
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    if _has_floats(value):  # an earlier version wrote tensors as lists
+        return torch.tensor(value)
     if isinstance(value, str | Mapping):
         return build_support(value)
     if isinstance(value, list):
         return [_build_argument(entry) for entry in value]
     return value
+
+
+def _has_floats(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+        if isinstance(value, float):
+            return True
+    return False

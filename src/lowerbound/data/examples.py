@@ -27,6 +27,7 @@ from lowerbound.data.sources import convert_values, read_contents, refuse_settin
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
+from lowerbound.settings import check_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +254,7 @@ class Examples:
             raise SettingsError(
                 f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}"
             )
+        seed = check_seed("prepare", seed)
         raw = self.preprocessing
         if raw is not None:
             raw = raw.treating_pixels(pixels, seed)
@@ -312,8 +314,10 @@ class Examples:
         ``setting`` is the name of the fraction in messages.
 
         Raises:
-            SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty.
+            SettingsError: if ``fraction`` is not between 0 and 1, or leaves a part empty, or if
+                ``seed`` is not from 0 to 2^31 - 1.
         """
+        seed = check_seed("split", seed)
         held_out = 0
         if 0 < fraction < 1:
             held_out = round(len(self) * fraction)

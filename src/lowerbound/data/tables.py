@@ -44,6 +44,9 @@ def _refuse_mask(data: Any, name: str) -> None:
 
 def _refuse_mixed_columns(table: Any, name: str) -> None:
     """Raise ``DataError`` unless all columns are numeric, or all have one type."""
+    named = dict(zip(table.columns, table.dtypes, strict=True))
+    for column, kind in named.items():
+        _refuse_nullable(table[column], column, kind, name)
     types = {column: np.asarray(table[column]).dtype for column in table.columns}
     if len(set(types.values())) < 2 and not any(kind.kind in "OUSMm" for kind in types.values()):
         return
@@ -53,6 +56,20 @@ def _refuse_mixed_columns(table: Any, name: str) -> None:
             if kind.kind == "b":
                 remedy = f"convert it, table.astype({{{column!r}: 'float32'}}), or {remedy}"
             raise DataError(
-                f"{name}: the column {column!r} is of type {kind}, and not numeric as the values "
-                f"of examples are; {remedy}"
+                f"{name}: the column {column!r} is of type {named[column]}, and not numeric as the "
+                f"values of examples are; {remedy}"
             )
+
+
+def _refuse_nullable(values: Any, column: Any, kind: Any, name: str) -> None:
+    """Raise ``DataError`` for a numeric type of pandas' own, such as ``Int64``.
+
+    A table with such a column becomes an array of Python's objects.
+    """
+    if isinstance(kind, np.dtype) or getattr(kind, "kind", "O") not in "biuf":
+        return
+    remedy = f"convert it, table.astype({{{column!r}: 'float64'}})"
+    missing = int(values.isna().to_numpy().sum())
+    if missing:
+        remedy = f'{remedy} and pass missing="nan", because {missing:,} of its entries are missing'
+    raise DataError(f"{name}: the column {column!r} is of pandas' type {kind}; {remedy}")

@@ -31,7 +31,7 @@ from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size, count_values_per_pair, measure_growth
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +288,7 @@ class LatentModel(Model):
         """
         fields = self.as_fields(given, check_whole_number("sample: count", count))
         if seed is not None:
-            seed = derived_seed(seed, "sample")
+            seed = derived_seed(check_seed("sample", seed), "sample")
         with evaluating(self), seeded(seed, get_device(self)):
             prior = self.prior_given(fields)
             size = Size((count,))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lowerbound.errors import SettingsError
 from lowerbound.settings import (
     check_arguments,
+    check_seed,
     has_settings,
     read_settings,
     write_docstring_entries,
@@ -59,7 +60,7 @@ class Recipe:
             seed: of the initial weights, see :func:`recipe`.
 
         Raises:
-            SettingsError: for an argument that is unknown or out of range.
+            SettingsError: for an argument that is unknown or out of range, or for such a seed.
         """
         made: tuple[Model, Objective] = _make_from_seed(
             unwrap(self.make), self.name, shape, arguments, seed
@@ -82,7 +83,7 @@ def _make_from_seed(
 
     from lowerbound.runtime.modes import seeded
 
-    with seeded(seed, torch.device("cpu")):
+    with seeded(check_seed(name, seed), torch.device("cpu")):
         return make(shape, **checked)
 
 

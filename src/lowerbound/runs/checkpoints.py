@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from lowerbound.runs import disk
+from lowerbound.runs.finite import find_non_finite
 from lowerbound.runs.tensor_files import (
     DamagedFileError,
     digest,
@@ -54,6 +54,8 @@ def write_checkpoint(
 ) -> None:
     """Write the files of a checkpoint to a new folder, and wait until they are on the disk.
 
+    Files that other programs put there meanwhile do not become part of the checkpoint.
+
     Args:
         folder: The folder.
         files: The tensors of each safetensors file, by the name of the file.
@@ -62,20 +64,32 @@ def write_checkpoint(
         config: The text of ``config.yaml``, which says of which run the checkpoint is.
     """
     disk.make_folder(folder)
-    for file, tensors in files.items():
-        write_unsynced_tensors(folder / f"{file}.safetensors", tensors, header)
-    (folder / _STATE_FILE).write_text(json.dumps(state), encoding="utf8")
-    (folder / CONFIG_FILE).write_text(config, encoding="utf8")
-    sums = [f"{digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    paths = {folder / f"{file}.safetensors": tensors for file, tensors in files.items()}
+    for path, tensors in paths.items():
+        write_unsynced_tensors(path, tensors, header)
+    texts = {_STATE_FILE: json.dumps(state), CONFIG_FILE: config}
+    written = sorted([*paths, *(folder / name for name in texts)])
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf8")
+    sums = [f"{digest(path)}  {path.name}\n" for path in written]
     (folder / DIGESTS_FILE).write_text("".join(sums), encoding="utf8")
-    for path in [*folder.iterdir(), folder]:
+    for path in folder.iterdir():
+        if _belongs(path) and path not in written:  # of an earlier attempt
+            disk.remove(path)
+    for path in [*written, folder / DIGESTS_FILE, folder]:
         disk.sync(path)
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_checkpoint(
+    folder: Path, buffers: Collection[str] = ()
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read the tensors of each file of a checkpoint, and its state, after checking the digests.
 
     The state has the configuration as its entry ``config``, unless an earlier version wrote it.
+
+    Args:
+        folder: The folder.
+        buffers: The names of tensors that may be infinite, see :func:`find_non_finite`.
 
     Raises:
         DamagedFileError: naming the first file that is missing or damaged, or whose values are not
@@ -87,7 +101,9 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     files: dict[str, dict[str, Tensor]] = {}
     for path in (folder / name for name in sums if name.endswith(".safetensors")):
         files[path.stem] = read_tensors(path)[0]
-        _refuse_non_finite(path, files[path.stem])
+        non_finite = find_non_finite(files[path.stem], buffers)
+        if non_finite is not None:
+            raise DamagedFileError(f"{path}: the values of {non_finite} are not finite")
     state = read_state(folder)
     if not state:
         raise DamagedFileError(f"{folder / _STATE_FILE}: is missing or not JSON")
@@ -105,6 +121,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     if isinstance(state, dict):
         return state
     return {}
+
+
+def is_misnamed(folder: Path, step: int) -> bool:
+    """Whether a checkpoint says that it is of another step than its folder's name.
+
+    If the checkpoint does not say its step, it may be damaged, but the name is taken for right.
+    """
+    progress = read_state(folder).get("progress")
+    return isinstance(progress, dict) and progress.get("step", step) != step
 
 
 def holds_best(folder: Path) -> bool:
@@ -170,9 +195,3 @@ def _verify(file: Path, sums: Mapping[str, str]) -> None:
         raise DamagedFileError(
             f"{file}: is missing or damaged: its digest does not match {DIGESTS_FILE}"
         )
-
-
-def _refuse_non_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise DamagedFileError(f"{path}: the values of {name} are not finite")

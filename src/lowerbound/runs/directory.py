@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +137,13 @@ class RunDirectory:
         """List the folders of the checkpoints, the newest first."""
         return self.checkpoints.list_newest()
 
-    def read_newest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    def read_newest(
+        self, buffers: Collection[str] = ()
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Read the newest intact checkpoint, with a warning for each newer one that is damaged.
+
+        Args:
+            buffers: The names of the model's buffers, which may be infinite.
 
         Returns:
             The tensors of each file, and the state.
@@ -146,7 +151,7 @@ class RunDirectory:
         Raises:
             StorageError: if none is intact.
         """
-        return self.checkpoints.read_newest()
+        return self.checkpoints.read_newest(buffers)
 
     def read_model(self, read: Callable[[Path], Value]) -> Value:
         """Read the best model of the newest intact checkpoint, or the newest if none is the best.

@@ -15,6 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)  # of folders, on some network file systems
 
 
@@ -25,12 +30,25 @@ def sync(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
-        os.fsync(descriptor)
+        _flush(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
     finally:
         os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    # On macOS, fsync passes the content to the drive, which may keep it in a cache of its own.
+    flush_drive = getattr(fcntl, "F_FULLFSYNC", None)
+    if flush_drive is not None:
+        try:
+            fcntl.fcntl(descriptor, flush_drive)
+        except OSError:  # some file systems refuse it
+            pass
+        else:
+            return
+    os.fsync(descriptor)
 
 
 def publish(partial: Path, target: Path) -> None:

@@ -7,7 +7,9 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lowerbound.errors import StorageError
@@ -21,68 +23,121 @@ _HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
+@dataclass(eq=False)
+class _OpenFile:
+    """A file or folder that a lock has opened; without a descriptor once it is closed."""
+
+    descriptor: int | None
+
+    def close(self) -> None:
+        _OPEN_FILES.discard(self)
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_OPEN_FILES: set[_OpenFile] = set()
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Within the block, no other process, thread or call can lock this file.
 
     The operating system holds the lock and drops it with the process, so a process that was killed
     leaves none, whatever the file contains. Processes that are forked within the block do not keep
-    it. Some network file systems and Windows have no such locks; then a warning says so.
+    it. The file's folder is locked as well where that is possible, so that removing the file does
+    not remove the lock. Some network file systems and Windows have no such locks; then a warning
+    says so.
 
     Raises:
         StorageError: if the file is locked, naming the process that locked it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    owned = [descriptor]
-    try:
-        if _try_to_lock(descriptor, path):
-            _write_owner(descriptor, f"process {os.getpid()} on {platform.node()}")
-        if hasattr(os, "register_at_fork"):
-            # A forked child would hold the lock, too, until it has closed the file.
-            os.register_at_fork(after_in_child=lambda: _close(owned))
-        try:
-            yield
-        finally:
-            if owned:  # they are not in a forked child
-                _write_owner(descriptor, "")
-    finally:
-        _close(owned)
+    _drop_locks_in_children()
+    with ExitStack() as stack:
+        file = _open(path, os.O_RDWR | os.O_CREAT, stack)
+        if _try_to_lock(file, path):
+            _try_to_lock_folder(path, file, stack)
+            _write_owner(file, f"process {os.getpid()} on {platform.node()}")
+            stack.callback(_write_owner, file, "")
+        yield
 
 
-def _close(owned: list[int]) -> None:
-    while owned:
-        os.close(owned.pop())
+def _open(path: Path, flags: int, stack: ExitStack) -> _OpenFile:
+    file = _OpenFile(os.open(path, flags, 0o666))
+    _OPEN_FILES.add(file)
+    stack.callback(file.close)
+    return file
 
 
-def _try_to_lock(descriptor: int, path: Path) -> bool:
+@cache
+def _drop_locks_in_children() -> None:
+    """From now on, forked children close the files, without which they would hold the locks too."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_all)
+
+
+def _close_all() -> None:
+    for file in list(_OPEN_FILES):
+        file.close()
+
+
+def _try_to_lock(file: _OpenFile, path: Path) -> bool:
     """Lock the file, or return False if the file system has no locks."""
-    try:
-        if fcntl is None:
-            raise OSError(errno.ENOSYS, "no locks")
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _HELD_BY_ANOTHER:
-            raise StorageError(
-                f"{path.parent}: {_read_owner(descriptor)} is training into this directory; wait "
-                "until it has ended, stop it, or give another directory"
-            ) from None
-        if error.errno not in _NO_LOCKS:
-            raise
+    number = _lock_or_find_error(file)
+    if number in _HELD_BY_ANOTHER:
+        raise _make_error(file, path)
+    if number in _NO_LOCKS:
         warnings.warn(
             f"{path.parent}: this file system has no locks, so a second training in this directory "
             "would not be noticed; start only one",
             stacklevel=2,
         )
         return False
+    if number is not None:
+        raise OSError(number, os.strerror(number), str(path))
     return True
 
 
-def _read_owner(descriptor: int) -> str:
-    return os.pread(descriptor, 1000, 0).decode("utf8", "replace").strip() or "another process"
+def _try_to_lock_folder(path: Path, file: _OpenFile, stack: ExitStack) -> None:
+    """Lock the folder of a file that is locked already, if its file system can lock folders.
+
+    If the file is a new one, because somebody has removed an earlier one that was locked, the
+    folder's lock is still that of the earlier one's process.
+    """
+    try:
+        folder = _open(path.parent, os.O_RDONLY, stack)
+    except OSError:  # a folder that cannot be listed
+        return
+    if _lock_or_find_error(folder) in _HELD_BY_ANOTHER:
+        raise _make_error(file, path)
 
 
-def _write_owner(descriptor: int, owner: str) -> None:
+def _lock_or_find_error(file: _OpenFile) -> int | None:
+    """Lock a file, or return the number of the error for which that failed."""
+    if fcntl is None:
+        return errno.ENOSYS
+    assert file.descriptor is not None
+    try:
+        fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _make_error(file: _OpenFile, path: Path) -> StorageError:
+    assert file.descriptor is not None
+    owner = os.read(file.descriptor, 1000).decode("utf8", "replace").strip() or "another process"
+    return StorageError(
+        f"{path.parent}: {owner} is training into this directory; wait until it has ended, stop "
+        "it, or give another directory"
+    )
+
+
+def _write_owner(file: _OpenFile, owner: str) -> None:
     """Write for other processes who has the lock. The lock does not depend on it."""
+    if file.descriptor is None:  # in a forked child
+        return
     with suppress(OSError):  # a full disk
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        os.ftruncate(file.descriptor, 0)
+        os.lseek(file.descriptor, 0, os.SEEK_SET)
+        os.write(file.descriptor, owner.encode())

@@ -18,6 +18,7 @@ from lowerbound.describe import build, describe, find_foreign_parts, has_referen
 from lowerbound.errors import StorageError
 from lowerbound.runs import disk
 from lowerbound.runs.directory import RunDirectory
+from lowerbound.runs.finite import find_non_finite, list_buffers
 from lowerbound.runs.log_joints import (
     check_variables,
     describe_posterior,
@@ -130,7 +131,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = add_suffix(Path(path))
     header = make_header(model)
-    name = _find_non_finite(model.state_dict(), _name_parameters(model))
+    name = find_non_finite(model.state_dict(), list_buffers(model))
     if name is not None:
         raise StorageError(
             f"{path}: the model's {name} is not finite, so the model is not saved; load the last "
@@ -165,7 +166,7 @@ def load_model(
     else:
         model = constructor()
     check_variables(path, header, model)
-    name = _find_non_finite(weights, _name_parameters(model))
+    name = find_non_finite(weights, list_buffers(model))
     if name is not None:
         raise DamagedFileError(f"{path}: the weight {name} is not finite; train the model again")
     _convert_types(model, weights)
@@ -180,20 +181,6 @@ def load_model(
     if isinstance(model, lowerbound.models.Model):
         model.preprocessing = _read_preprocessing(header, path)
     return model.eval()
-
-
-def _name_parameters(model: nn.Module) -> set[str]:
-    return {name for name, _ in model.named_parameters(remove_duplicate=False)}
-
-
-def _find_non_finite(weights: Mapping[str, Tensor], parameters: set[str]) -> str | None:
-    """Find the first tensor that is not finite. Only a buffer, such as a mask, may be infinite."""
-    for name, value in weights.items():
-        if not value.is_floating_point():
-            continue
-        if value.isnan().any() or (name in parameters and value.isinf().any()):
-            return name
-    return None
 
 
 def _read_preprocessing(header: Mapping[str, Any], path: Path) -> Preprocessing | None:

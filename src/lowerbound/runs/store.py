@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from lowerbound.runs import disk
 from lowerbound.runs.checkpoints import (
     find_model_file,
     holds_best,
+    is_misnamed,
     name_checkpoint,
     read_checkpoint,
     read_state,
@@ -98,9 +100,14 @@ class CheckpointStore:
     def list_newest(self) -> list[Path]:
         """List the folders of the checkpoints, the newest first.
 
-        Other files and folders, such as a copy with a name of its own, are left out. A checkpoint
-        that is set aside is listed if the one that replaces it does not exist.
+        Other files and folders are left out, such as a copy with a name of its own, or with the
+        name of another step. A checkpoint that is set aside is listed if the one that replaces it
+        does not exist.
         """
+        return [path for step, path in self._list_by_step() if not is_misnamed(path, step)]
+
+    def _list_by_step(self) -> list[tuple[int, Path]]:
+        """List the steps and folders whose names are those of checkpoints, the newest first."""
         steps: dict[int, Path] = {}
         for folder in _list_folders(self.path):
             step = read_step(folder.name)
@@ -111,7 +118,7 @@ class CheckpointStore:
             step = None if target is None else read_step(target.name)
             if step is not None:
                 steps.setdefault(step, folder)
-        return [steps[step] for step in sorted(steps, reverse=True)]
+        return sorted(steps.items(), reverse=True)
 
     def list_models(self) -> list[Path]:
         """List the folders that contain a model, the one to load first."""
@@ -120,13 +127,16 @@ class CheckpointStore:
             return newest
         return [*self._list_earlier_best()[:1], *newest]
 
-    def read_newest(self) -> tuple[Tensors, dict[str, Any]]:
+    def read_newest(self, buffers: Collection[str] = ()) -> tuple[Tensors, dict[str, Any]]:
         """Read the newest intact checkpoint, with a warning for each newer one that is damaged.
+
+        Args:
+            buffers: The names of the model's buffers, which may be infinite.
 
         Raises:
             StorageError: if none is intact.
         """
-        return self._read_first(self.list_newest, read_checkpoint)
+        return self._read_first(self.list_newest, partial(read_checkpoint, buffers=buffers))
 
     def read_model(self, read: Callable[[Path], Value]) -> Value:
         """Read the file of the model to use, from the newest intact checkpoint.
@@ -144,14 +154,14 @@ class CheckpointStore:
             return failure
         return None
 
-    def read_earlier_best(self, epoch: int) -> Tensors | None:
+    def read_earlier_best(self, epoch: int, buffers: Collection[str] = ()) -> Tensors | None:
         """Read the weights of the best epoch where earlier versions kept them, outside checkpoints.
 
         The result is ``None``, with a warning, if they are damaged or belong to another epoch.
         """
         for folder in self._list_earlier_best()[:1]:
             try:
-                tensors, state = read_checkpoint(folder)
+                tensors, state = read_checkpoint(folder, buffers)
             except DamagedFileError as error:
                 warnings.warn(f"{error}; the best weights so far are lost", stacklevel=2)
                 return None
@@ -178,6 +188,7 @@ class CheckpointStore:
         A training may replace and delete checkpoints meanwhile. So nothing is called damaged before
         the folders were read without such a change.
         """
+        self._warn_of_copies()
         for _ in range(_MOST_ATTEMPTS):
             folders = _identify(find())
             found, faults = _try_each(folders, read)
@@ -194,6 +205,16 @@ class CheckpointStore:
         raise StorageError(
             f"{self.path.parent}: has no checkpoint yet; wait for the first one, or train again"
         )
+
+    def _warn_of_copies(self) -> None:
+        for step, folder in self._list_by_step():
+            if is_misnamed(folder, step):
+                actual = read_state(folder)["progress"]["step"]
+                warnings.warn(
+                    f"{folder}: is passed over, because it is a checkpoint of step {actual:,} and "
+                    "not of the step in its name; give it a name such as step-copy, or remove it",
+                    stacklevel=5,
+                )
 
 
 def _try_each(

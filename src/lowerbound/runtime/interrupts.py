@@ -7,6 +7,7 @@ that is being written should be completed. :class:`StopSignals` knows these mome
 
 from __future__ import annotations
 
+import _thread
 import math
 import os
 import signal
@@ -43,15 +44,20 @@ class StopSignals:
     itself, are left alone. Blocks may be nested, see :meth:`catch`. Outside of the main thread
     nothing is caught, because Python calls handlers in that thread only.
 
+    An instance belongs to one thread, which alone changes it. So the step of a training in another
+    thread does not say when the main thread may be interrupted.
+
     Args:
         ends_process: whether the process ends after a few seconds even if the interrupt has not
             reached its end, for instance because foreign code swallowed it.
+        main: the instance of the main thread, from which that of another thread learns whether a
+            signal has come.
     """
 
-    def __init__(self, *, ends_process: bool = False) -> None:
+    def __init__(self, *, ends_process: bool = False, main: StopSignals | None = None) -> None:
         self.ends_process = ends_process
-        self.requested = False
-        """Whether such a signal has come."""
+        self._main = main or self
+        self._received = False
         self._before: dict[int, Any] = {}
         self._postponed = 0
         self._in_step = False
@@ -65,14 +71,24 @@ class StopSignals:
     @staticmethod
     @contextmanager
     def catch(*, ends_process: bool = False) -> Iterator[StopSignals]:
-        """A block of the instance that is active already, or of a new one."""
-        for number in STOP_SIGNALS:
-            owner = getattr(signal.getsignal(number), "__self__", None)
-            if isinstance(owner, StopSignals):
-                yield owner
-                return
-        with StopSignals(ends_process=ends_process) as signals:
-            yield signals
+        """A block of the instance that is active already, or of a new one.
+
+        Another thread than the main thread gets an instance of its own. It raises no interrupt
+        unless it is asked to (:meth:`raise_if_requested`).
+        """
+        active = _find_active()
+        if threading.current_thread() is not threading.main_thread():
+            yield StopSignals(main=active)
+        elif active is not None:
+            yield active
+        else:
+            with StopSignals(ends_process=ends_process) as signals:
+                yield signals
+
+    @property
+    def requested(self) -> bool:
+        """Whether such a signal has come."""
+        return self._main._received
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -107,11 +123,12 @@ class StopSignals:
         Args:
             may_interrupt: whether the step can still be undone. While it cannot, a signal waits.
         """
+        before = self._in_step, self._may_interrupt_step  # of a training around this one
         self._in_step, self._may_interrupt_step = True, may_interrupt
         try:
             yield
         finally:
-            self._in_step = False
+            self._in_step, self._may_interrupt_step = before
 
     @contextmanager
     def explain(self, explain: Callable[[], str]) -> Iterator[None]:
@@ -139,7 +156,8 @@ class StopSignals:
         self.ignore_further()
         if not self._explained:
             self._explained = True
-            print(f"lowerbound: {self._explain[-1]()}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a full disk
+                print(f"lowerbound: {self._explain[-1]()}", file=sys.stderr, flush=True)
 
     def end_process(self) -> NoReturn:
         """Print the explanation, and end the process at once.
@@ -153,7 +171,7 @@ class StopSignals:
         os._exit(EXIT_CODE)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        first, self.requested, self._pending = not self.requested, True, True
+        first, self._received, self._pending = not self._received, True, True
         if first:
             threading.Thread(target=self._watch, args=(number,), daemon=True).start()
         if self._in_step and (first or not self._may_interrupt_step()):
@@ -176,6 +194,21 @@ class StopSignals:
                 self.end_process()
             with self._lock:
                 if not self._over.is_set():
-                    # To the main thread, where it also ends a wait of the operating system.
-                    signal.pthread_kill(_MAIN_THREAD, number)
+                    _send_to_main_thread(number)
             wait = min(_AGAIN_SECONDS, max(0.1, limit - time.monotonic()))
+
+
+def _find_active() -> StopSignals | None:
+    """Find the instance of the main thread that catches signals now."""
+    for number in STOP_SIGNALS:
+        owner = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(owner, StopSignals):
+            return owner
+    return None
+
+
+def _send_to_main_thread(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # it also ends a wait of the operating system
+        signal.pthread_kill(_MAIN_THREAD, number)
+    else:  # Windows
+        _thread.interrupt_main(signal.Signals(number))

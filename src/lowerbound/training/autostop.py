@@ -62,6 +62,7 @@ class Decision:
         goes_back: whether the training continues from the best average.
         settled: whether the training ends.
         restarts_average: whether a new average begins with the next step.
+        bounds: the bounds of the best average on the examples of the comparison, if it is this one.
     """
 
     windows: Windows
@@ -70,6 +71,7 @@ class Decision:
     goes_back: bool = False
     settled: bool = False
     restarts_average: bool = False
+    bounds: Tensor | None = None
 
     def describe(self, learning_rate: float) -> str:
         """Describe the result of the window in one line."""
@@ -131,8 +133,9 @@ class AutoStop:
     ) -> Decision:
         """Decide after an epoch how to continue. If a window ends here, measure its gain first.
 
-        The loop carries out the decision. Nothing changes here, so that a training can be
-        interrupted during the comparison and resumed before it.
+        The loop carries out the decision, with :meth:`follow`. Nothing on which a later decision
+        depends changes here, so that a training can be interrupted during the comparison and
+        resumed before it. Only the bounds of the best average are remembered if they were computed.
 
         Args:
             progress: the progress of the training.
@@ -163,11 +166,19 @@ class AutoStop:
             "pace": windows.rate_factor,
         }
         is_best = gain > 0
+        decision = Decision(windows, record, is_best)
+        if not cut_short:
+            decision = self._decide(progress, windows, record, is_best, best_weights is not None)
         if is_best:
-            self._best_bounds = bounds
-        if cut_short:
-            return Decision(windows, record, is_best)
-        return self._decide(progress, windows, record, is_best, best_weights is not None)
+            return replace(decision, bounds=bounds)
+        return decision
+
+    def follow(self, decision: Decision) -> None:
+        """Change the state of the rule, and of the average, as a decision says."""
+        if decision.is_best:
+            self._best_bounds = decision.bounds
+        if decision.restarts_average:
+            self.average.n_averaged.zero_()
 
     def _decide(
         self,

@@ -33,7 +33,7 @@ from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
     average_terms,
     describe_cut_schedules,
-    find_non_finite,
+    find_non_finite_group,
     make_non_finite_error,
     record_schedules,
 )
@@ -165,7 +165,7 @@ class Loop:
 
     def find_non_finite(self) -> str | None:
         """Name what is not finite of the weights, their average and the optimiser's state."""
-        return find_non_finite([self.model, self.players], self.kept, self.optimizer)
+        return find_non_finite_group([self.model, self.players], self.kept, self.optimizer)
 
     def tell(self, line: str) -> None:
         """Pass a line about how the steps run to all observers."""
@@ -362,8 +362,8 @@ class Loop:
             self.tell(decision.describe(self.rates.own[0] * window["pace"]))
             finite = {name: value for name, value in window.items() if math.isfinite(value)}
             record["window"] = finite
-        if self.autostop is not None and decision.restarts_average:
-            self.autostop.average.n_averaged.zero_()
+        if self.autostop is not None:
+            self.autostop.follow(decision)
         self.progress.windows, self.progress.settled = decision.windows, decision.settled
 
     def _end_epoch(self, record: dict[str, Any]) -> None:

@@ -205,7 +205,15 @@ def update_average(averaged: AveragedModel, model: nn.Module) -> None:
             both[1].append(value)
         for some_averages, some_values in groups.values():
             change(some_averages, some_values, averaged.n_averaged)
+        _copy_infinite_buffers(averaged.module, model)
     averaged.n_averaged += 1
+
+
+def _copy_infinite_buffers(averaged: nn.Module, model: nn.Module) -> None:
+    """Copy infinite entries of buffers, such as masks, whose average with themselves is NaN."""
+    for average, value in zip(averaged.buffers(), model.buffers(), strict=True):
+        if value.is_floating_point():
+            average.copy_(torch.where(value.isinf(), value, average))
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:

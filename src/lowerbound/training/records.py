@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
 from lowerbound.objectives.schedules import Schedule, was_cut_short
+from lowerbound.runs.finite import find_non_finite, list_buffers
+from lowerbound.runs.optimizer_state import flatten_optimizer
 from lowerbound.training.progress import Progress
 
 
@@ -52,26 +52,21 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     return lines
 
 
-def find_non_finite(
+def find_non_finite_group(
     modules: Iterable[nn.Module], kept: nn.Module, optimizer: Optimizer
 ) -> str | None:
     """Name the first group of values that is not finite; values are unless an update overflowed."""
-    states = [slot for slots in optimizer.state.values() for slot in slots.values()]
-    groups = {
-        "the model's weights": _list_values(modules),
-        "the averaged weights": _list_values([kept]),
-        "the optimiser's state": [slot for slot in states if isinstance(slot, Tensor)],
-    }
-    return next((name for name, values in groups.items() if not _are_finite(values)), None)
+    if any(map(_has_non_finite, modules)):
+        return "the model's weights"
+    if _has_non_finite(kept):
+        return "the averaged weights"
+    if find_non_finite(flatten_optimizer(optimizer)[0]) is not None:
+        return "the optimiser's state"
+    return None
 
 
-def _list_values(modules: Iterable[nn.Module]) -> list[Tensor]:
-    return [value for module in modules for value in module.state_dict().values()]
-
-
-def _are_finite(values: Iterable[Tensor]) -> bool:
-    floating = [value for value in values if value.is_floating_point() and value.numel()]
-    return bool(torch.isfinite(get_total_norm(floating, math.inf)))
+def _has_non_finite(module: nn.Module) -> bool:
+    return find_non_finite(module.state_dict(), list_buffers(module)) is not None
 
 
 def average_terms(terms: Mapping[str, Tensor], progress: Progress) -> dict[str, float]:

@@ -12,6 +12,7 @@ import lowerbound
 from lowerbound.describe import complete, describe
 from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory
+from lowerbound.runs.finite import list_buffers
 from lowerbound.training.loop import Loop
 from lowerbound.training.settings import FitKeywords
 from lowerbound.training.state import restore_state, select_best_weights
@@ -24,10 +25,13 @@ def lock_run(files: RunDirectory | None, settings: FitKeywords) -> AbstractConte
     """Make a context in which no other training writes to the run's directory, if it has one.
 
     Raises:
-        StorageError: on entering, if another training is writing to it.
+        StorageError: on entering, if another training is writing to it. At once, if there is no run
+            to resume, so that the lock's file is not made in a directory of something else.
     """
-    if files is None or (settings.resume and not files.config.exists()):
+    if files is None:
         return nullcontext()
+    if settings.resume:
+        files.read_config()
     return files.lock()
 
 
@@ -103,7 +107,8 @@ def restore(loop: Loop, files: RunDirectory) -> dict[str, Any]:
         StorageError: if no checkpoint is intact, or it does not fit.
     """
     config = files.read_config()
-    tensors, state = files.read_newest()
+    buffers = list_buffers(loop.model, loop.players)
+    tensors, state = files.read_newest(buffers)
     before: dict[str, Any] = state.get("config", config)
     refuse_another_run(loop, files, config, before)
     try:
@@ -112,7 +117,7 @@ def restore(loop: Loop, files: RunDirectory) -> dict[str, Any]:
         raise StorageError(f"{files.path}: {error}") from None
     best = select_best_weights(tensors)
     if "config" not in state and progress.best_epoch:
-        best = files.checkpoints.read_earlier_best(progress.best_epoch)
+        best = files.checkpoints.read_earlier_best(progress.best_epoch, buffers)
         if best is None:
             progress.best_bound, progress.best_epoch = None, 0
     tolerance = before["training"].get("tolerance")
