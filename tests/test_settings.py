@@ -13,6 +13,7 @@ import typer
 from pydantic import Field, ValidationError
 
 import lowerbound as lb
+from lowerbound.ascent import GaussianMixture
 from lowerbound.data.load import load_data
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES, find_recipe, recipe
@@ -307,3 +308,25 @@ def test_a_recipe_of_ones_own_becomes_a_command(own_recipe):
 
 def test_a_path_may_be_given_where_a_folder_is_wanted(tmp_path):
     assert check_arguments(lb.load_data, {"cache": tmp_path})["cache"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 1.5, True, "a"])
+def test_an_impossible_seed_is_refused_by_name(seed):
+    vae = lb.LatentModel(
+        lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4))
+    )
+    x = torch.zeros(3, 2)
+    joint = lb.LogJoint(lambda a: -a.square(), lb.mean_field, {"a": ()})
+    calls = {
+        "evaluate": lambda: lb.evaluate(vae, lb.ELBO(), x, seed=seed),
+        "log_likelihood": lambda: lb.log_likelihood(vae, x, 2, seed=seed),
+        "latent_health": lambda: lb.latent_health(vae, x, seed=seed),
+        "posterior_health": lambda: lb.posterior_health(joint, seed=seed),
+        "posterior_sample": lambda: joint.posterior_sample(2, seed=seed),
+        "start": lambda: joint.start(1, seed=seed),
+        "sample": lambda: vae.sample(2, seed=seed),
+        "fit": lambda: GaussianMixture(2).fit(torch.randn(9, 2), seed=seed),
+    }
+    for name, call in calls.items():
+        with pytest.raises(SettingsError, match=f"{name}: seed={seed!r} must be a whole number"):
+            call()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import DataError, LowerboundError, NonFiniteError, SettingsError
+from lowerbound.settings import check_seed
 
 # Rounding in double precision can lower the bound by at most this, relative to the bound.
 _RELATIVE_ROUNDING_ERROR = 1e-8
@@ -110,7 +111,8 @@ class CoordinateAscent(ABC):
                 "of at least 1"
             )
         data = self.prepare(x)
-        factors = self.start(data, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(check_seed("fit", seed))
+        factors = self.start(data, generator)
         bounds, updated, converged = [self.bound(factors, data)], [], False
         for _ in range(sweeps):
             before = bounds[-1]

@@ -26,7 +26,6 @@ from lowerbound.evaluation.checks import (
     check_batch_size,
     check_model,
     check_normalized,
-    check_seed,
 )
 from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
@@ -37,7 +36,7 @@ from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 # Values that are in the support of a density over all real vectors, but not in the support of a
 # discrete or a bounded distribution.

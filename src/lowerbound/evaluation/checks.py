@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.errors import UnsupportedError
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
 from lowerbound.settings import check_whole_number
 
 M = TypeVar("M", bound=Model)
-
-
-def check_seed(name: str, seed: int) -> None:
-    """Check that a seed is in range.
-
-    Raises:
-        SettingsError: naming the evaluation that was given the seed.
-    """
-    if not 0 <= seed < 2**31:
-        raise SettingsError(f"{name}: seed={seed} must be from 0 to 2^31 - 1")
 
 
 def check_batch_size(name: str, batch_size: int | None) -> None:

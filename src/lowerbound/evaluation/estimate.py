@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.evaluation.checks import check_batch_size, check_seed
+from lowerbound.evaluation.checks import check_batch_size
 from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import ProgressCallback
 from lowerbound.objectives import Objective
 from lowerbound.objectives.base import check_types
+from lowerbound.settings import check_seed
 
 # With at least this share of doubtful examples, an estimate as a whole is doubtful.
 DOUBTFUL_SHARE = 0.05

@@ -14,7 +14,6 @@ from lowerbound.evaluation.checks import (
     check_batch_size,
     check_model,
     check_normalized,
-    check_seed,
 )
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
@@ -22,7 +21,7 @@ from lowerbound.evaluation.search import CONVERGED_NATS, Search
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples
 from lowerbound.runtime.modes import evaluating
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 # Below this many nats a gap is too small to work on.
 _SMALL_NATS = 0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.data.examples import Examples
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.aggregate import measure_aggregate_posterior
-from lowerbound.evaluation.checks import check_is_bound, check_normalized, check_seed
+from lowerbound.evaluation.checks import check_is_bound, check_normalized
 from lowerbound.evaluation.diagnosis import (
     Cause,
     find_causes_of_collapse,
@@ -28,7 +28,7 @@ from lowerbound.models import LatentModel, LogJoint, Model
 from lowerbound.models.passes import iterate_batches, read_examples
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 # The latents have collapsed if they carry less about x than the first of these, in nats, or less
 # than the second while all units are inactive.

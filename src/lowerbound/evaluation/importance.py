@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.evaluation.checks import check_batch_size, check_normalized, check_seed
+from lowerbound.evaluation.checks import check_batch_size, check_normalized
 from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
@@ -23,7 +23,7 @@ from lowerbound.runtime.compiler import Choice, check_choice
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.memory import choose_pairs_per_batch, keeping_freed_memory
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 # With fewer effective samples than this, a few weights determine the average.
 _FEWEST_EFFECTIVE = 10.0

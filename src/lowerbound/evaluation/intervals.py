@@ -10,8 +10,8 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from lowerbound.errors import DataError, SettingsError
-from lowerbound.evaluation.checks import check_seed
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.settings import check_seed
 
 Float = NDArray[np.float64]
 

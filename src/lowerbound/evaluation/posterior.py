@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import SettingsError
-from lowerbound.evaluation.checks import check_model, check_normalized, check_seed
+from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
 from lowerbound.evaluation.pareto import reliable_shape, shape_error
@@ -34,7 +34,7 @@ from lowerbound.models.sampling import check_log_weights
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 # The smallest number of draws for a verdict.
 _FEWEST_DRAWS = 100

@@ -21,7 +21,7 @@ from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 
 Self = TypeVar("Self", bound="VariablePosterior")
 
@@ -114,7 +114,7 @@ class VariablePosterior(Model):
             raise SettingsError(f"start: spread={spread!r} must be positive and finite")
         if at is None:
             self.check_all_data("start")
-            self.optima = self.find_optima(paths, seed=seed)
+            self.optima = self.find_optima(paths, seed=check_seed("start", seed))
             at = self.optima[0]
         if isinstance(at, Optimum):
             centre = torch.from_numpy(at.gaussian.mean)
@@ -206,13 +206,13 @@ class VariablePosterior(Model):
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
 
         Raises:
-            SettingsError: if ``count`` is not positive.
+            SettingsError: if ``count`` is not positive, or the seed is not a whole number.
             UnsupportedError: if ``resample=True``, but the log joint gets batches.
             NonFiniteError: if too few draws have a weight, or one has an infinite weight.
         """
         count = check_whole_number("posterior_sample: count", count)
         if seed is not None:
-            seed = derived_seed(seed, "posterior")
+            seed = derived_seed(check_seed("posterior_sample", seed), "posterior")
         with evaluating(self), seeded(seed, get_device(self)):
             if not resample:
                 return self.values(self.posterior().sample(Size((count,))))[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.errors import SettingsError
-from lowerbound.evaluation.checks import check_model, check_seed
+from lowerbound.evaluation.checks import check_model
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum
@@ -19,7 +19,7 @@ from lowerbound.objectives import Objective
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_seed, check_whole_number
 from lowerbound.training.fitting import fit
 
 # The draws that tell where a posterior is.
