@@ -312,9 +312,7 @@ def test_a_path_may_be_given_where_a_folder_is_wanted(tmp_path):
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 1.5, True, "a"])
 def test_an_impossible_seed_is_refused_by_name(seed):
-    vae = lb.LatentModel(
-        lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4))
-    )
+    vae = lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4)))
     x = torch.zeros(3, 2)
     joint = lb.LogJoint(lambda a: -a.square(), lb.mean_field, {"a": ()})
     calls = {
