@@ -18,6 +18,7 @@ class Mutation:
         new: the text that replaces it.
         wrong: what is then wrong, in one sentence.
         equivalent: why no result changes, if none does; such a mutation need not be seen.
+        survives: why no test sees it, if none does although a result changes.
     """
 
     file: str
@@ -25,6 +26,7 @@ class Mutation:
     new: str
     wrong: str
     equivalent: str | None = None
+    survives: str | None = None
 
     @property
     def key(self) -> str:

@@ -1,6 +1,6 @@
 """A plugin of pytest that records which lines each test executes, and how long the test takes.
 
-    pytest -p coverage_plugin --executed=FILE
+    pytest -p executed_lines --executed=FILE
 
 FILE becomes a JSON object: for each test its CPU seconds, and for each source file the lines that
 the test executed. What fixtures of a class, a module or a session execute counts for each test that
@@ -15,7 +15,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from coverage import Coverage
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "lowerbound"
 
@@ -24,6 +23,8 @@ class Recorder:
     """Collects the executed lines by test."""
 
     def __init__(self, result: str) -> None:
+        from coverage import Coverage  # installed for this purpose only
+
         self.result = Path(result)
         self.coverage = Coverage(data_file=None, config_file=False, source=[str(SOURCE)])
         self.seconds: dict[str, float] = {}
