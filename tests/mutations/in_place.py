@@ -46,6 +46,9 @@ def list_functions() -> list[FunctionType]:
 def put_in(mutation: Mutation, functions: Iterable[FunctionType]) -> None:
     """Put a mutation into the imported library; for a process that then runs tests and ends.
 
+    Raises:
+        RuntimeError: if nothing has changed.
+
     Args:
         mutation: the mutation.
         functions: all functions of the library.
@@ -54,11 +57,19 @@ def put_in(mutation: Mutation, functions: Iterable[FunctionType]) -> None:
     name = "lowerbound." + mutation.file.removesuffix(".py").replace("/", ".")
     module = importlib.import_module(name.removesuffix(".__init__"))
     codes = dict(_pair(_compile(old, module), _compile(new, module)))
+    changed = 0
     for function in functions:
-        if function.__code__ in codes:
-            function.__code__ = codes[function.__code__]
+        before = function.__code__
+        if before in codes:
+            function.__code__ = codes[before]
+            changed += before.co_code != function.__code__.co_code
+            changed += before.co_consts != function.__code__.co_consts
+            changed += before.co_names != function.__code__.co_names
     for statement in _find_changed_constants(old, new, mutation):
         _assign(statement, module)
+        changed += 1
+    if not changed:
+        raise RuntimeError(f"{mutation.key} changed nothing; has its file changed meanwhile?")
 
 
 def _read(mutation: Mutation) -> tuple[str, str]:

@@ -1,9 +1,9 @@
 """Breaks the library in small, meaningful ways, and counts which mistakes are seen.
 
-    python tests/mutations/run.py record         which lines each test executes (once; needs coverage)
-    python tests/mutations/run.py tests          is each mutation seen by the tests?
-    python tests/mutations/run.py selftest       and by ``lowerbound selftest`` alone?
-    python tests/mutations/run.py report         write docs/results/mutations.json and mutations.md
+    python tests/mutations/run.py record      which lines each test executes; needs coverage
+    python tests/mutations/run.py tests       is each mutation seen by the tests?
+    python tests/mutations/run.py selftest    and by ``lowerbound selftest`` alone?
+    python tests/mutations/run.py report      write docs/results/mutations.json and mutations.md
 
 A mutation is tried on the tests that execute its lines, the quickest first, up to the first one
 that fails. The others could not see it. Results are written one by one, so an interrupted run goes
@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tables
@@ -32,7 +33,13 @@ def main() -> None:
     parser.add_argument("task", choices=["record", "tests", "selftest", "report"])
     parser.add_argument("selected", nargs="*", help="record: only these test files or tests")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/lowerbound-mutations"))
-    parser.add_argument("--only", default="", help="only mutations whose file or text has this")
+    parser.add_argument("--only", default="", help="only mutations of files that begin like this")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=1e9,
+        help="leave out a mutation for now that no tests of so many CPU seconds see",
+    )
     parser.add_argument("--again", choices=["survivors", "all"], help="try these again")
     arguments = parser.parse_args()
     scratch: Path = arguments.scratch
@@ -44,57 +51,65 @@ def main() -> None:
     elif arguments.task == "report":
         write_report(results)
     else:
-        chosen = [
-            m
-            for m in tables.MUTATIONS
-            if m.key.startswith(arguments.only) or arguments.only in m.wrong
-        ]
+        files = tuple(arguments.only.split(","))
+        chosen = [m for m in tables.MUTATIONS if m.file.startswith(files)]
         pending = list(results.select(arguments.task, chosen, arguments.again))
-        serve(lambda server: _try_each(server, arguments.task, pending, record, results), scratch)
+        tried = Trial(record, results, arguments.limit)
+        serve(lambda server: tried.try_each(server, arguments.task, pending), scratch)
 
 
-def _try_each(
-    server: Server, task: str, mutations: list[Mutation], record: Record, results: Results
-) -> None:
-    for number, mutation in enumerate(mutations):
-        start = time.perf_counter()
-        outcome = _TASKS[task](server, mutation, record, results)
-        results.add(task, mutation, outcome)
-        seconds = time.perf_counter() - start
-        print(f"{number + 1}/{len(mutations)} {outcome or 'NOT SEEN'} [{seconds:.0f} s]")
-        print(f"    {mutation.key}", flush=True)
+@dataclass(frozen=True)
+class Trial:
+    """Tries mutations on tests or checks.
 
+    Args:
+        record: the lines that tests execute.
+        results: where to add results.
+        limit: the CPU seconds of the tests on which each mutation is tried.
+    """
 
-def try_tests(server: Server, mutation: Mutation, record: Record, results: Results) -> str | None:
-    """Try the tests on a mutation, and return the name of one that sees it."""
-    found = record.find_tests(mutation)
-    for some in _divide(found, results.find_earlier(mutation), results.unusable):
-        failed = server.run_tests(mutation, some, sum(map(record.seconds, some)))
-        if failed is not None:
-            return failed
-    return None
+    record: Record
+    results: Results
+    limit: float
 
+    def try_each(self, server: Server, task: str, mutations: Sequence[Mutation]) -> None:
+        """Try mutations one by one, and add the results."""
+        for number, mutation in enumerate(mutations):
+            start = time.perf_counter()
+            if task == "tests":
+                seen_by, complete = self.try_tests(server, mutation)
+            else:
+                seen_by, complete = self.try_selftest(server, mutation), True
+            if seen_by is not None or complete:
+                self.results.add(task, mutation, seen_by)
+            outcome = seen_by or "NOT SEEN" + " so far" * (not complete)
+            seconds = time.perf_counter() - start
+            print(f"{number + 1}/{len(mutations)} {outcome} [{seconds:.0f} s]")
+            print(f"    {mutation.key}", flush=True)
 
-def try_selftest(
-    server: Server, mutation: Mutation, record: Record, results: Results
-) -> str | None:
-    """Try the checks of selftest on a mutation, and return the name of one that sees it."""
-    checks = record.find_checks(mutation)
-    if not checks:
-        return None
-    return server.run_checks(mutation, checks, 60.0)
+    def try_tests(self, server: Server, mutation: Mutation) -> tuple[str | None, bool]:
+        """Try the tests on a mutation: the test that sees it, and whether all were tried."""
+        known = self.results.find_earlier(mutation)
+        if known is not None and server.run_tests(mutation, [known], 10.0) is not None:
+            return known, False
+        unusable = self.results.unusable
+        found = [name for name in self.record.find_tests(mutation) if name not in unusable]
+        some, spent = [], 0.0
+        for name in found:
+            spent += self.record.seconds(name)
+            if some and spent > self.limit:
+                break
+            some.append(name)
+        if not some:
+            return None, True
+        return server.run_tests(mutation, some, spent), len(some) == len(found)
 
-
-_TASKS = {"tests": try_tests, "selftest": try_selftest}
-
-
-def _divide(found: list[str], known: str | None, unusable: set[str]) -> Iterator[list[str]]:
-    """Yield the test that saw the mutation earlier, and then all others."""
-    if known is not None:
-        yield [known]
-    left = [name for name in found if name not in unusable and name != known]
-    if left:
-        yield left
+    def try_selftest(self, server: Server, mutation: Mutation) -> str | None:
+        """Try the checks of selftest on a mutation, and return the name of one that sees it."""
+        checks = self.record.find_checks(mutation)
+        if not checks:
+            return None
+        return server.run_checks(mutation, checks, 60.0)
 
 
 if __name__ == "__main__":

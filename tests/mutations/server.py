@@ -1,4 +1,4 @@
-"""Runs tests and checks of the mutated library in forks of a process that has collected all tests."""
+"""Runs tests of the mutated library in forks of a process that has collected all tests."""
 
 from __future__ import annotations
 
