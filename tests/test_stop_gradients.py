@@ -1,12 +1,23 @@
 """What has a stop-gradient gets no gradient, whichever model and posterior it is."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal
+from torch.distributions import (
+    ExpTransform,
+    Independent,
+    LogNormal,
+    Normal,
+    TransformedDistribution,
+)
 
 import lowerbound as lb
-from lowerbound.errors import UnsupportedError
+from lowerbound.errors import NonFiniteError, UnsupportedError
+from lowerbound.models import Draw
+from lowerbound.models.groups import Latent, sample_posterior
+from lowerbound.models.sampling import check_log_weights, score_through_z
 
 
 def make_log_joint(posterior, *, size=None):
@@ -113,6 +124,33 @@ def test_torch_s_gaussian_is_replaced_by_one_that_stops_all_gradients():
     )
     draw = vae.draw(torch.randn(4, 3), 3, "dreg")
     z = draw.z.detach().requires_grad_()
-    from lowerbound.models.sampling import score_through_z
-
     assert not score_through_z(draw.q, vae.posterior, z.detach()).requires_grad
+
+
+def test_the_score_function_gradient_does_not_follow_the_draws():
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(nn.Linear(3, 4)), nn.Identity())
+    z = sample_posterior(vae.posterior(torch.randn(4, 3)), 3, "score-function")
+    assert not z.requires_grad
+    assert sample_posterior(vae.posterior(torch.randn(4, 3)), 3, "dreg").requires_grad
+
+
+@pytest.mark.parametrize("cache_size", [0, 1])
+def test_a_transform_that_remembers_its_draws_changes_no_gradient(cache_size):
+    """Scored at the very draw, it would return the stored point, which depends on parameters."""
+    loc = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    base = Independent(Normal(loc, 0.5), 1)
+    q = TransformedDistribution(base, ExpTransform(cache_size=cache_size))
+    latent = Latent.draw(q, Independent(Normal(torch.zeros(1), 1.0), 1), samples=3)
+    draw = Draw.of({"z": latent}, lambda: torch.zeros(3, 2))
+    [found] = torch.autograd.grad(draw.log_q_stopgrad_parameters.sum(), draw.z)
+    z = draw.z.detach().requires_grad_()
+    fresh = Independent(LogNormal(loc.detach(), 0.5), 1)
+    [expected] = torch.autograd.grad(fresh.log_prob(z).sum(), z)
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_that_are_nan_are_zero_and_infinite_ones_are_refused():
+    log_w = torch.tensor([0.5, math.nan, -math.inf])
+    assert check_log_weights(log_w).tolist() == [0.5, -math.inf, -math.inf]
+    with pytest.raises(NonFiniteError, match="the log joint is infinite"):
+        check_log_weights(torch.tensor([0.5, math.inf]))

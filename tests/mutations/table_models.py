@@ -109,7 +109,7 @@ MUTATIONS = [
     ),
     Mutation(
         SAMPLING,
-        "return score_latents(own(), z)",
+        "return score_latents(stopped, z)",
         "return score_latents(q, z)",
         "The posterior's parameters get a gradient in spite of the stop-gradient.",
     ),
