@@ -26,7 +26,9 @@ def test_a_full_rank_factor_has_standard_deviations_and_rows_below():
     torch.testing.assert_close(q.factor, expected)
 
 
-@pytest.mark.parametrize("log_variance, scale", [(-1e9, 0.01), (1e9, 50.0), (0.6, math.exp(0.3))])
+@pytest.mark.parametrize(
+    ("log_variance", "scale"), [(-1e9, 0.01), (1e9, 50.0), (0.6, math.exp(0.3))]
+)
 def test_scales_are_from_variances_and_keep_their_bounds(log_variance, scale):
     raw = torch.tensor([1.0, log_variance], dtype=torch.float64)
     q = lb.Gaussian(nn.Identity(), min_scale=0.01, max_scale=50.0)(raw)
