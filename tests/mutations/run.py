@@ -49,7 +49,7 @@ def main() -> None:
         more = make_record([sys.executable], arguments.selected, scratch)
         record.merged(more).write(scratch / "executed.json")
     elif arguments.task == "report":
-        write_report(results)
+        write_report(results, record)
     else:
         files = tuple(arguments.only.split(","))
         chosen = [m for m in tables.MUTATIONS if m.file.startswith(files)]
