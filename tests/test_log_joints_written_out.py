@@ -1,6 +1,7 @@
 """Log joints and their standardised space, written out."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.distributions import Dirichlet, Gamma, LogNormal, Normal, constraints
 
 import lowerbound as lb
 from lowerbound.conditionals.variables import Variable
+from lowerbound.models.resampling import resample_by_weight
 
 VARIABLES = {"a": (2,), "b": Variable((), constraints.positive)}
 X = torch.tensor([[0.3], [1.2], [-0.5], [2.0]], dtype=torch.float64)
@@ -103,7 +105,6 @@ def test_resampling_chooses_from_many_candidates():
     assert abs(float(drawn.mean()) - 1) < 0.1
     assert abs(float(drawn.std()) - 0.5) < 0.05
     assert abs(len(drawn.unique()) / 400 - 1) < 0.1
-    assert not torch.equal(drawn, drawn.sort().values)
 
 
 def test_the_noise_of_an_example_belongs_to_its_row():
@@ -114,3 +115,15 @@ def test_the_noise_of_an_example_belongs_to_its_row():
     torch.testing.assert_close(
         lb.evaluate(vae, lb.ELBO(), data.subset(rows)).per_example, whole[rows]
     )
+
+
+def test_resampled_draws_come_in_random_order():
+    """Copies of a draw would otherwise stand side by side."""
+
+    def draw(count):
+        z = torch.arange(float(count)).reshape(count, 1, 1)
+        return SimpleNamespace(z=z, log_w=torch.zeros(count, 1, dtype=torch.float64))
+
+    chosen = resample_by_weight(draw, 40, candidates=200, chunk=200)[:, 0]
+    assert len(chosen.unique()) == 40
+    assert not torch.equal(chosen, chosen.sort().values)
