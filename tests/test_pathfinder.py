@@ -8,8 +8,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+import lowerbound as lb
 from lowerbound.models import pathfinder
-from lowerbound.models.pathfinder import CurvedGaussian, find_best_gaussian
+from lowerbound.models.pathfinder import CurvedGaussian
 
 RANDOM = np.random.default_rng(0)
 SIZE = 4
@@ -69,13 +70,18 @@ def test_the_diagonal_explains_the_last_step():
     np.testing.assert_allclose(pathfinder._update_diagonal(alpha, step, change), expected)
 
 
+def start(log_density, size, **settings):
+    model = lb.LogJoint(log_density, lb.mean_field, {"u": size}).double()
+    return model.start(**settings)
+
+
 def test_the_best_gaussian_of_a_gaussian_is_it():
     scale = torch.tensor([0.1, 5.0, 1.0], dtype=torch.float64)
     mean = torch.tensor([3.0, -40.0, 0.0], dtype=torch.float64)
     target = torch.distributions.Normal(mean, scale)
-    found_mean, found_scale = find_best_gaussian(lambda u: target.log_prob(u).sum(-1), 3, paths=2)
-    torch.testing.assert_close(found_mean, mean, atol=0.02, rtol=0.01)
-    torch.testing.assert_close(found_scale, scale, atol=0, rtol=0.05)
+    model = start(lambda u: target.log_prob(u).sum(-1), 3, paths=2)
+    torch.testing.assert_close(model.centre, mean, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(model.spread, scale, atol=0, rtol=0.05)
 
 
 def test_the_largest_bound_is_taken_and_not_the_last_or_the_highest_density(monkeypatch):
@@ -86,8 +92,8 @@ def test_the_largest_bound_is_taken_and_not_the_last_or_the_highest_density(monk
     ]
     monkeypatch.setattr(pathfinder, "_make_gaussians", lambda path: iter(gaussians))
     monkeypatch.setattr(pathfinder, "_estimate_bound", lambda *given: next(bounds))
-    mean, _ = find_best_gaussian(lambda u: -u.square().sum(-1), 2, paths=1)
-    assert mean.tolist() == [7.0, 7.0]
+    model = start(lambda u: -u.square().sum(-1), 2, paths=1)
+    assert model.centre.tolist() == [7.0, 7.0]
 
 
 def test_a_bound_is_the_density_less_that_of_q():
@@ -108,7 +114,7 @@ def test_paths_begin_at_different_points(monkeypatch):
         return [(begin, np.zeros(2))]
 
     monkeypatch.setattr(pathfinder, "_follow_path", follow)
-    find_best_gaussian(lambda u: -u.square().sum(-1), 2, paths=4)
+    start(lambda u: -u.square().sum(-1), 2, paths=4)
     assert begun[0].tolist() == [0.0, 0.0]
     assert len({tuple(begin) for begin in begun}) == 4
     assert all(np.abs(begin).max() <= 2 for begin in begun)

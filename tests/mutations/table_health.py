@@ -186,27 +186,6 @@ MUTATIONS = [
         "The gain from moving q is measured in the wrong unit.",
     ),
     Mutation(
-        CAUSES,
-        "scale = (draws.weights @ (draws.u - mean).square()).sqrt()",
-        "scale = draws.weights @ (draws.u - mean).square()",
-        "The scales of weighted draws are variances.",
-    ),
-    Mutation(
-        CAUSES,
-        "of_q, weighted = _compute_correlation(draws, None), _compute_correlation(draws, "
-        "draws.weights)",
-        "of_q, weighted = _compute_correlation(draws, None), _compute_correlation(draws, "
-        "draws.log_w.exp())",
-        "Correlations are weighted without normalising.",
-        equivalent="Covariances do not depend on the sum of the weights.",
-    ),
-    Mutation(
-        CAUSES,
-        "(draws.weights @ centred**3) / (draws.weights @ centred.square()) ** 1.5",
-        "(draws.weights @ centred**3) / (draws.weights @ centred.square())",
-        "The skewness is not standardised.",
-    ),
-    Mutation(
         ROUNDING,
         "_FAR, _SHARE = 0.1, 1e-3",
         "_FAR, _SHARE = 100.0, 1e-3",

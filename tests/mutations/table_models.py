@@ -253,8 +253,8 @@ MUTATIONS = [
     ),
     Mutation(
         PATHFINDER,
-        "+ 2 * np.log(np.diag(factor)).sum()",
-        "+ np.log(np.diag(factor)).sum()",
+        "+ 2 * np.log(np.diag(factor)).sum()\n        size",
+        "+ np.log(np.diag(factor)).sum()\n        size",
         "The density of Pathfinder's draws has half of a log determinant.",
     ),
     Mutation(
@@ -271,12 +271,6 @@ MUTATIONS = [
     ),
     Mutation(
         PATHFINDER,
-        "torch.from_numpy(np.sqrt(best[1].variance))",
-        "torch.from_numpy(best[1].variance)",
-        "Pathfinder's standard deviations are variances.",
-    ),
-    Mutation(
-        PATHFINDER,
         "if bound > best[0]:",
         "if bound > -math.inf:",
         "Pathfinder takes the last Gaussian instead of the best one.",
@@ -289,8 +283,8 @@ MUTATIONS = [
     ),
     Mutation(
         PATHFINDER,
-        "generator.uniform(-_START_RADIUS, _START_RADIUS, size) if number else np.zeros(size)",
-        "np.zeros(size)",
+        "_START_RADIUS = 2.0",
+        "_START_RADIUS = 0.0",
         "All of Pathfinder's paths start at 0.",
     ),
     Mutation(
