@@ -14,6 +14,7 @@ from lowerbound.evaluation.aggregate import (
     _sum_densities,
     measure_aggregate_posterior,
 )
+from lowerbound.evaluation.diagnosis import _residual_scale
 from lowerbound.evaluation.group_health import CodeUse, GroupHealth
 from lowerbound.evaluation.health import LatentHealth, _GroupSums, _has_collapsed
 from lowerbound.evaluation.latent_groups import Group, find_code_probabilities
@@ -75,6 +76,12 @@ def test_variances_of_means_over_batches_are_those_of_the_population():
     torch.testing.assert_close(found, whole.var(0, correction=0))
 
 
+def test_the_residual_scale_is_that_of_the_smallest_components():
+    variances = torch.tensor([1.0, 2.0, 3.0, 10.0], dtype=torch.float64)
+    assert _residual_scale(variances, 1, torch.zeros(9, 4)) == pytest.approx(math.sqrt(2.0))
+    assert _residual_scale(variances, 3, torch.zeros(9, 4)) == pytest.approx(1.0)
+
+
 def test_codes_of_binary_units_are_0_and_1():
     q = FactorialBernoulli(torch.tensor([[2.0, -1.0]]))
     found = find_code_probabilities(q)
@@ -108,7 +115,7 @@ def make_group(**values):
 
 def test_units_are_active_above_a_hundredth():
     variances = torch.tensor([0.009, 0.011, 0.05, 1.0])
-    group = make_group(variances=variances, rate_per_unit=torch.tensor([0.005, 0.1, 0.02, 1.0]))
+    group = make_group(variances=variances, rate_per_unit=torch.tensor([0.005, 0.006, 0.02, 1.0]))
     assert group.active.tolist() == [False, True, True, True]
     assert group.switched_off() == 1
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import (
     Bernoulli,
     Beta,
@@ -22,6 +23,7 @@ from torch.distributions import (
     Uniform,
 )
 
+import lowerbound as lb
 from lowerbound.distributions import draw_samples
 from lowerbound.runtime import noise
 
@@ -96,6 +98,33 @@ def test_cauchy_draws_have_their_quartiles():
     assert abs(float((drawn - 1).abs().median()) - 3) < 0.3
 
 
+IN_PLACE = {
+    "normal": (lambda out: out.normal_(1.0, 3.0), Normal(1.0, 3.0)),
+    "uniform": (lambda out: out.uniform_(2.0, 5.0), Uniform(2.0, 5.0)),
+    "exponential": (lambda out: out.exponential_(4.0), Exponential(4.0)),
+    "cauchy": (lambda out: out.cauchy_(1.0, 3.0), Cauchy(1.0, 3.0)),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_noise_in_place_has_its_parameters(name):
+    """Quartiles of 8,000 draws, within 4.5 standard errors."""
+    fill, expected = IN_PLACE[name]
+    with noise.per_example(1, torch.arange(4)), noise.for_foreign(2000, 4):
+        drawn = fill(torch.empty(2000, 4)).flatten()
+    for share in (0.25, 0.5, 0.75):
+        below = (drawn < expected.icdf(torch.tensor(share))).double().mean()
+        assert abs(float(below) - share) < 4.5 * math.sqrt(share * (1 - share) / 8000)
+
+
+def test_chances_need_not_sum_to_1():
+    chances = torch.tensor([2.0, 6.0, 0.0, 8.0]).expand(4, 4)
+    with noise.per_example(1, torch.arange(4)), noise.for_foreign(2000, 4):
+        drawn = torch.multinomial(chances, 2000, replacement=True)
+    counts = torch.stack([(drawn == code).double().mean() for code in range(4)])
+    assert bool(((counts - chances[0] / 16).abs() < 4.5 * 0.5 / math.sqrt(8000)).all())
+
+
 def test_categories_of_several_variables_are_independent():
     chances = torch.tensor([0.5, 0.3, 0.2])
     q = Independent(Categorical(chances.expand(4, 2, 3)), 1)
@@ -105,3 +134,21 @@ def test_categories_of_several_variables_are_independent():
     assert bool(((counts - chances[:, None]).abs() < 0.03).all())
     both = (drawn == 0).double().prod(-1).mean()
     assert abs(float(both) - 0.25) < 0.03
+
+
+class OfLaplace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return Independent(Laplace(self.layer(x), 1.0), 1)
+
+
+def test_a_posterior_of_torch_has_the_noise_of_its_examples():
+    vae = lb.LatentModel(lb.StandardNormal(2), OfLaplace(), lb.Gaussian(nn.Linear(2, 6)))
+    x = torch.randn(7, 3)
+    whole, parts = (
+        lb.evaluate(vae, lb.ELBO(samples=3), x, batch_size=size).per_example for size in (7, 2)
+    )
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)

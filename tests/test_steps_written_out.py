@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
+from lowerbound.training.autostop import Decision
 from lowerbound.training.batches import Batch
+from lowerbound.training.loop import Loop
 from lowerbound.training.optim import SCHEDULES, make_schedule
 from lowerbound.training.players import make_parameter_groups
+from lowerbound.training.progress import Windows
 from lowerbound.training.quick_step import QuickStep
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.step import TrainingStep, _total_norm
@@ -172,7 +176,6 @@ def test_the_best_average_is_validated_and_returned():
     """With a moving average, and with steps that get worse at the end."""
     model = make_model()
     x = torch.randn(60, 3, dtype=torch.float64)
-    rates = iter([1.0] * 6 + [300.0] * 1000)
     run = lb.fit(
         model,
         lb.ELBO(),
@@ -182,10 +185,51 @@ def test_the_best_average_is_validated_and_returned():
         epochs=4,
         ema=0.5,
         learning_rate=0.01,
-        schedule=lambda progress: next(rates),
+        schedule=lambda progress: 1.0 if progress < 0.5 else 300.0,
         progress=False,
         compile="never",
     )
     bounds = [record["validation"]["bound"] for record in run.history]
     assert max(bounds) == max(bounds[:2]) > bounds[-1] + 1
     assert lb.evaluate(model, lb.ELBO(), x[:30]).mean == pytest.approx(max(bounds), rel=1e-6)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_waits_for_patience_epochs_without_a_better_bound(patience):
+    """Each epoch moves the weights far away, so the first validation is the best one."""
+    x = torch.randn(20, 3, dtype=torch.float64)
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(nn.Linear(3, 4)), lb.Gaussian(nn.Linear(2, 6))
+    )
+    run = lb.fit(
+        model.double(),
+        lb.ELBO(),
+        x,
+        validation=x,
+        batch_size=20,
+        epochs=8,
+        patience=patience,
+        learning_rate=0.1,
+        schedule=lambda progress: 1e-6 if progress == 0 else 10.0,
+        progress=False,
+        compile="never",
+    )
+    assert len(run.history) == 1 + patience
+
+
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_training_goes_back_to_the_best_weights_if_the_rule_says_so(goes_back):
+    loaded, best = [], {"model": {}}
+    loop = SimpleNamespace(
+        best_weights=best,
+        load_weights=loaded.append,
+        tell=lambda line: None,
+        rates=SimpleNamespace(own=[0.1]),
+        autostop=None,
+        progress=SimpleNamespace(),
+    )
+    window = {"bound": -1.0, "gain": -0.5, "gain_error": 0.1, "steps": 10, "pace": 0.5}
+    decision = Decision(Windows(), window, goes_back=goes_back)
+    Loop._act_on(loop, decision, {})
+    assert loaded == [best] * goes_back
+    assert loop.progress.windows is decision.windows

@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import (
     ExpTransform,
     Independent,
+    Laplace,
     LogNormal,
     Normal,
     TransformedDistribution,
@@ -113,6 +114,19 @@ def test_a_posterior_that_keeps_its_gradient_is_refused(gradient):
     with torch.no_grad():
         assert objective(vae.draw(x, 3, gradient)).isfinite().all()
     assert lb.IWAE(samples=3)(vae.draw(x, 3)).isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(2)])
+def test_a_network_that_changes_from_call_to_call_is_refused(layer):
+    """Only while training, and only where the posterior is evaluated twice."""
+    encoder = Encoder(lambda y: Independent(Laplace(layer(y), 1.0), 1))
+    encoder.layer = layer
+    vae = lb.LatentModel(lb.StandardNormal(2), encoder, lb.Gaussian(nn.Linear(2, 6)))
+    x, objective = torch.randn(4, 3), lb.IWAE(samples=3, gradient="dreg")
+    with pytest.raises(UnsupportedError, match=f"network has a {type(layer).__name__}"):
+        objective(vae.draw(x, 3, "dreg"))
+    vae.eval()
+    assert objective(vae.draw(x, 3, "dreg")).isfinite().all()
 
 
 def test_torch_s_gaussian_is_replaced_by_one_that_stops_all_gradients():

@@ -25,7 +25,10 @@ class Results:
         if self.path.exists():
             for line in self.path.read_text().splitlines():
                 entry = json.loads(line)
-                self.found[entry["task"]][entry["mutation"]] = entry["seen_by"]
+                found = self.found[entry["task"]]
+                found[entry["mutation"]] = entry["seen_by"]
+                if entry.get("forgotten"):
+                    del found[entry["mutation"]]
         unusable = scratch / "unusable.txt"
         self.unusable: set[str] = set()
         if unusable.exists():
@@ -43,6 +46,17 @@ class Results:
         entry = {"task": task, "mutation": mutation.key, "seen_by": seen_by}
         with self.path.open("a") as lines:
             lines.write(json.dumps(entry) + "\n")
+
+    def distrust(self, test: str) -> None:
+        """Forget what a test has seen, because it fails without a mutation, too."""
+        self.unusable.add(test)
+        (self.path.parent / "unusable.txt").write_text("\n".join(sorted(self.unusable)))
+        found = self.found["tests"]
+        for key in [key for key, seen_by in found.items() if seen_by == test]:
+            del found[key]
+            line = {"task": "tests", "mutation": key, "seen_by": None, "forgotten": True}
+            with self.path.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
 
     def select(
         self, task: str, mutations: Iterable[Mutation], again: str | None

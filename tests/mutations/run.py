@@ -3,6 +3,7 @@
     python tests/mutations/run.py record      which lines each test executes; needs coverage
     python tests/mutations/run.py tests       is each mutation seen by the tests?
     python tests/mutations/run.py selftest    and by ``lowerbound selftest`` alone?
+    python tests/mutations/run.py verify      do these tests pass without a mutation?
     python tests/mutations/run.py report      write docs/results/mutations.json and mutations.md
 
 A mutation is tried on the tests that execute its lines, the quickest first, up to the first one
@@ -30,7 +31,7 @@ from server import Server, serve
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["record", "tests", "selftest", "report"])
+    parser.add_argument("task", choices=["record", "tests", "selftest", "verify", "report"])
     parser.add_argument("selected", nargs="*", help="record: only these test files or tests")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/lowerbound-mutations"))
     parser.add_argument("--only", default="", help="only mutations of files that begin like this")
@@ -50,12 +51,28 @@ def main() -> None:
         record.merged(more).write(scratch / "executed.json")
     elif arguments.task == "report":
         write_report(results, record)
+    elif arguments.task == "verify":
+        serve(lambda server: verify(server, record, results), scratch)
     else:
         files = tuple(arguments.only.split(","))
         chosen = [m for m in tables.MUTATIONS if m.file.startswith(files)]
         pending = list(results.select(arguments.task, chosen, arguments.again))
         tried = Trial(record, results, arguments.limit)
         serve(lambda server: tried.try_each(server, arguments.task, pending), scratch)
+
+
+def verify(server: Server, record: Record, results: Results) -> None:
+    """Check that the tests that saw mutations pass without; what others saw is forgotten."""
+    names = sorted({name for name in results.found["tests"].values() if name is not None})
+    left = [name for name in names if name not in results.unusable]
+    print(f"{len(left)} tests have seen mutations")
+    while left:
+        failed = server.run_tests(None, left, sum(map(record.seconds, left)))
+        if failed is None:
+            break
+        print(f"fails without a mutation: {failed}")
+        results.distrust(failed)
+        left = left[left.index(failed) + 1 :]
 
 
 @dataclass(frozen=True)

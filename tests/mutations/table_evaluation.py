@@ -43,8 +43,8 @@ MUTATIONS = [
     ),
     Mutation(
         INTERVALS,
-        "drawn.std(1, ddof=1) / math.sqrt(len(x))",
-        "drawn.std(1, ddof=1)",
+        "np.maximum(drawn.std(1, ddof=1), least) / math.sqrt(len(x))",
+        "np.maximum(drawn.std(1, ddof=1), least)",
         "The resampled means are not divided by their standard errors.",
     ),
     Mutation(
@@ -193,8 +193,8 @@ MUTATIONS = [
     ),
     Mutation(
         ANNEALED,
-        "min(_FEWEST_EFFECTIVE, chains / 4)",
-        "min(_FEWEST_EFFECTIVE, chains / 40)",
+        "max(_LEAST_EFFECTIVE, chains / 4)",
+        "max(_LEAST_EFFECTIVE, chains / 40)",
         "An annealed estimate by one chain of 16 is not doubtful.",
     ),
     Mutation(
@@ -205,8 +205,8 @@ MUTATIONS = [
     ),
     Mutation(
         ANNEALED,
-        "max(0.0, self.growth.interval()[1])",
-        "max(0.0, self.growth.interval()[0])",
+        "max(0.0, mean_interval(growth)[1])",
+        "max(0.0, mean_interval(growth)[0])",
         "The shortfall is the lower end of the growth's interval.",
     ),
     Mutation(
@@ -262,7 +262,6 @@ MUTATIONS = [
         "align_corners=True",
         "align_corners=False",
         "Interpolated step sizes are shifted along the temperatures.",
-        equivalent="Step sizes may be anything that does not depend on the run's own chains.",
     ),
     Mutation(
         CHAINS,

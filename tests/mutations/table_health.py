@@ -93,7 +93,6 @@ MUTATIONS = [
         "(~self.active & (self.rate_per_unit < _OFF_NATS))",
         "(self.rate_per_unit < _OFF_NATS)",
         "Active units may count as switched off.",
-        equivalent="A unit whose mean varies by more than 0.01 has a rate above 0.005 nats.",
     ),
     Mutation(
         HEALTH,

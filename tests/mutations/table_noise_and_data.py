@@ -58,12 +58,6 @@ MUTATIONS = [
     ),
     Mutation(
         FOREIGN,
-        "torch.DisableTorchFunction()",
-        "torch.DisableTorchFunctionSubclass()",
-        "Answers to requests for noise are answered themselves.",
-    ),
-    Mutation(
-        FOREIGN,
         "return out.copy_(mean + std * drawn)",
         "return out.copy_(mean + drawn)",
         "Normal noise in place ignores its standard deviation.",

@@ -82,7 +82,7 @@ MUTATIONS = [
     ),
     Mutation(
         IMPORTANCE,
-        "_LARGEST_EXPONENT = 50.0",
+        "_LARGEST_EXPONENT = 1.0",
         "_LARGEST_EXPONENT = 1e9",
         "Near alpha = 1 exponentials overflow.",
     ),
