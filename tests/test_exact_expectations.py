@@ -94,8 +94,8 @@ def test_parts_of_a_posterior_have_the_order_of_the_variables():
     assert (q.sample((500,)).mean(0) - q.mean).abs().max() < 0.3
 
 
-@pytest.mark.parametrize("samples", [1, 5])
-def test_the_error_of_a_regression_is_its_deviation_over_experiments(samples):
+@pytest.mark.parametrize(("samples", "spread"), [(1, 1.0), (5, 0.1)])
+def test_the_error_of_a_regression_is_its_deviation_over_experiments(samples, spread):
     """The estimates of 800 experiments vary by the reported error, within four of its errors.
 
     Each example has an effect of its own, and its rate is known; draws add noise.
@@ -103,7 +103,7 @@ def test_the_error_of_a_regression_is_its_deviation_over_experiments(samples):
     examples, estimates, errors = 30, [], []
     rows = torch.arange(examples).repeat(samples)
     for _ in range(800):
-        known = 2 + torch.randn(examples, dtype=torch.float64)
+        known = 2 + spread * torch.randn(examples, dtype=torch.float64)
         t = known[rows] + torch.randn(len(rows), dtype=torch.float64)
         effect = 0.5 * torch.randn(examples, dtype=torch.float64)
         y = 1.5 * t + effect[rows] + 0.5 * torch.randn(len(rows), dtype=torch.float64)
