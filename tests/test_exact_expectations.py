@@ -128,3 +128,11 @@ def test_the_errors_of_a_posterior_s_bound_and_evidence_are_those_of_means():
         assert 0 < health.log_evidence_error < 1.25 * of_weights / math.sqrt(samples)
     ratio = found[200].log_evidence_error / found[2000].log_evidence_error
     assert ratio == pytest.approx(math.sqrt(10), rel=0.3)
+
+
+@pytest.mark.parametrize(("scale", "is_found"), [(1.2, False), (2.0, True)])
+def test_a_gain_from_stretching_q_is_reported_above_a_twentieth_of_a_nat(scale, is_found):
+    """By half a Newton step: (1 - 1 / scale^2)^2 / 4, here 0.02 and 0.14 nats."""
+    model = lb.LogJoint(lambda a: Normal(0.0, scale).log_prob(a), lb.mean_field, {"a": ()})
+    health = lb.posterior_health(model.double(), samples=2000)
+    assert any("ELBO is largest" in finding.what for finding in health.findings) is is_found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tables
@@ -12,8 +12,6 @@ from record import Record
 from results import PUBLISHED, Results
 
 _PAGE = PUBLISHED.with_suffix(".md")
-
-UNTRIED = "not tried"
 
 _HEAD = """# Mutations: would the tests see a mistake?
 
@@ -26,11 +24,12 @@ are in the tables of `tests/mutations/`, each with a sentence that says what is 
     python tests/mutations/run.py record      # which lines each test executes; needs coverage
     python tests/mutations/run.py tests       # is each mutation seen by the tests?
     python tests/mutations/run.py selftest    # and by `lowerbound selftest` alone?
+    python tests/mutations/run.py verify      # do those tests pass without a mutation?
     python tests/mutations/run.py report      # writes this page
 
 A mutation is tried on the tests that execute the mutated lines, up to the first one that fails.
-The others cannot see it. The file [mutations.json](mutations.json) names for each mutation the test
-and the check of `selftest` that saw it first.
+The others cannot see it. The file [mutations.json](mutations.json) names for each mutation a test
+that sees it. That test also passes without the mutation.
 
 """
 
@@ -45,35 +44,38 @@ def write_report(results: Results, record: Record) -> None:
     PUBLISHED.write_text(json.dumps({"mutations": everything}, indent=1) + "\n")
     lines = [_HEAD]
     lines.append(_summarise(everything))
-    lines.append("| area | real mutations | seen by tests | executed by selftest | seen by it |")
-    lines.append("|---|---:|---:|---:|---:|")
-    for name, entries in [*areas.items(), ("all", everything)]:
-        real = [entry for entry in entries if entry["equivalent"] is None]
-        counts = [_count(real, "tests"), _count(real, "executed"), _count(real, "selftest")]
-        lines.append(f"| {name} | {len(real)} | {' | '.join(map(str, counts))} |")
+    lines += _tabulate({**areas, "all": everything})
     lines += ["", *_list_survivors(everything), *_list_equivalent(everything)]
     _PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def _count(entries: Sequence[dict[str, Any]], by: str) -> int | str:
-    """The number of mutations that were seen; those that selftest was not tried on are unknown."""
-    found = [entry[by] for entry in entries]
-    if UNTRIED in found:
-        return "?"
-    return sum(value not in (None, False) for value in found)
+def _tabulate(areas: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
+    """The counts by area; those of selftest only once all mutations were tried on it."""
+    columns = {"seen by tests": "tests"}
+    if all("selftest" in entry for entry in areas["all"]):
+        columns |= {"executed by selftest": "executed", "seen by selftest": "selftest"}
+    lines = [f"| area | real mutations | {' | '.join(columns)} |"]
+    lines.append(f"|---|---:|{'---:|' * len(columns)}")
+    for name, entries in areas.items():
+        real = [entry for entry in entries if entry["equivalent"] is None]
+        counts = [sum(bool(entry[key]) for entry in real) for key in columns.values()]
+        lines.append(f"| {name} | {len(real)} | {' | '.join(map(str, counts))} |")
+    return lines
 
 
 def _describe(mutation: Mutation, area: str, results: Results, record: Record) -> dict[str, Any]:
-    return {
+    described = {
         "area": area,
         "file": mutation.file,
         "wrong": mutation.wrong,
         "tests": results.found["tests"].get(mutation.key),
-        "selftest": results.found["selftest"].get(mutation.key, UNTRIED),
-        "executed": bool(record.find_checks(mutation)),
         "equivalent": mutation.equivalent,
         "survives": mutation.survives,
     }
+    if mutation.key in results.found["selftest"]:
+        described["selftest"] = results.found["selftest"][mutation.key]
+        described["executed"] = bool(record.find_checks(mutation))
+    return described
 
 
 def _summarise(entries: Sequence[dict[str, Any]]) -> str:
