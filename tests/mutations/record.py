@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from mutation import SOURCE, Mutation
@@ -32,7 +33,7 @@ LEFT_OUT = (
 )
 
 # The test of the statements of selftest: one for each check.
-_OF_SELFTEST = "tests/test_selftest.py::test_the_statement_holds["
+OF_SELFTEST = "tests/test_selftest.py::test_the_statement_holds["
 # Tests that break the library themselves say nothing about a mutation.
 _BREAKING = "tests/test_selftest.py::test_the_check_sees_the_mutation"
 
@@ -88,12 +89,8 @@ class Record:
         return max(0.01, entry["seconds"]) * sum(map(len, entry["lines"].values()))
 
     def find_checks(self, mutation: Mutation) -> list[str]:
-        """Find the checks of selftest that execute a mutation, in the same order."""
-        return [
-            name[len(_OF_SELFTEST) : -1]
-            for name in self.find_tests(mutation)
-            if name.startswith(_OF_SELFTEST)
-        ]
+        """Find the tests of selftest's checks that execute a mutation, in the same order."""
+        return [name for name in self.find_tests(mutation) if name.startswith(OF_SELFTEST)]
 
     @staticmethod
     def _get(entry: dict, mutation: Mutation) -> Sequence[int]:
@@ -119,6 +116,8 @@ class Record:
 
 def make_record(python: Sequence[str], selected: Iterable[str], scratch: Path) -> dict[str, dict]:
     """Run tests once, and record what each executes."""
+    if find_spec("coverage") is None:
+        sys.exit("mutations: recording needs a package that is not installed: pip install coverage")
     result = scratch / "executed-now.json"
     command = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "executed_lines"]
     command += [f"--executed={result}", *(f"--deselect={name}" for name in LEFT_OUT), *selected]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import tables
 from mutation import Mutation
-from record import Record, make_record
+from record import OF_SELFTEST, Record, make_record
 from report import write_report
 from results import Results
 from server import Server, serve
@@ -93,10 +93,9 @@ class Trial:
         """Try mutations one by one, and add the results."""
         for number, mutation in enumerate(mutations):
             start = time.perf_counter()
-            if task == "tests":
-                seen_by, complete = self.try_tests(server, mutation)
-            else:
-                seen_by, complete = self.try_selftest(server, mutation), True
+            seen_by, complete = {"tests": self.try_tests, "selftest": self.try_selftest}[task](
+                server, mutation
+            )
             if seen_by is not None or complete:
                 self.results.add(task, mutation, seen_by)
             outcome = seen_by or "NOT SEEN" + " so far" * (not complete)
@@ -111,22 +110,32 @@ class Trial:
             return known, False
         unusable = self.results.unusable
         found = [name for name in self.record.find_tests(mutation) if name not in unusable]
+        some = self._select(found)
+        if not some:
+            return None, True
+        return server.run_tests(mutation, some, self._sum_seconds(some)), len(some) == len(found)
+
+    def try_selftest(self, server: Server, mutation: Mutation) -> tuple[str | None, bool]:
+        """Try the checks of selftest: the one that sees it, and whether all were tried."""
+        found = self.record.find_checks(mutation)
+        some = self._select(found)
+        if not some:
+            return None, True
+        names = [name[len(OF_SELFTEST) : -1] for name in some]
+        return server.run_checks(mutation, names, 60.0), len(some) == len(found)
+
+    def _select(self, names: Sequence[str]) -> list[str]:
+        """Select the first ones, as the limit allows."""
         some, spent = [], 0.0
-        for name in found:
+        for name in names:
             spent += self.record.seconds(name)
             if some and spent > self.limit:
                 break
             some.append(name)
-        if not some:
-            return None, True
-        return server.run_tests(mutation, some, spent), len(some) == len(found)
+        return some
 
-    def try_selftest(self, server: Server, mutation: Mutation) -> str | None:
-        """Try the checks of selftest on a mutation, and return the name of one that sees it."""
-        checks = self.record.find_checks(mutation)
-        if not checks:
-            return None
-        return server.run_checks(mutation, checks, 60.0)
+    def _sum_seconds(self, names: Sequence[str]) -> float:
+        return sum(map(self.record.seconds, names))
 
 
 if __name__ == "__main__":
