@@ -65,6 +65,7 @@ class Windowed:
             best_weights=self.best,
             bounds_of=lambda model: torch.as_tensor(bounds, dtype=torch.float64),
         )
+        self.rule.follow(decision)
         if decision.is_best:
             self.best = self.model.state_dict()
         self.progress.windows = decision.windows

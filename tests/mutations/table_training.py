@@ -218,8 +218,9 @@ MUTATIONS = [
     ),
     Mutation(
         AUTOSTOP,
-        "            self._best_bounds = bounds\n        if cut_short",
-        "            pass\n        if cut_short",
+        "            self._best_bounds = decision.bounds\n",
+        "            if self._best_bounds is None:\n"
+        "                self._best_bounds = decision.bounds\n",
         "A gain is measured against the first average instead of the best one.",
     ),
     Mutation(

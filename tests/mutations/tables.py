@@ -11,6 +11,7 @@ import table_models
 import table_noise_and_data
 import table_objectives
 import table_training
+import table_verdicts
 from mutation import Mutation
 
 AREAS: dict[str, list[Mutation]] = {
@@ -21,6 +22,7 @@ AREAS: dict[str, list[Mutation]] = {
     "coordinate ascent": table_ascent.MUTATIONS,
     "evaluation": table_evaluation.MUTATIONS,
     "health": table_health.MUTATIONS,
+    "verdicts": table_verdicts.MUTATIONS,
     "training": table_training.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,
 }
