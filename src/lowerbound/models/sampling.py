@@ -139,9 +139,10 @@ def _check_stopped(stopped: Distribution, z: Tensor) -> None:
         UnsupportedError: if its density still has a gradient at a fixed point.
     """
     name = type(stopped)
-    if name.__module__.startswith("lowerbound.") or not score_latents(
-        stopped, z.detach()
-    ).requires_grad:
+    if (
+        name.__module__.startswith("lowerbound.")
+        or not score_latents(stopped, z.detach()).requires_grad
+    ):
         return
     raise UnsupportedError(
         f"the posterior returned {name.__name__}, whose stop_gradient() leaves a gradient in "
