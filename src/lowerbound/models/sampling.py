@@ -108,12 +108,14 @@ def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
 
     Raises:
         UnsupportedError: if a second evaluation of the posterior would give another distribution,
-            or q cannot score a given point.
+            if its own stop-gradient leaves a gradient, or if q cannot score a given point.
     """
     ours = as_diagonal(q)
     own = getattr(q if ours is None else ours, "stop_gradient", None)
     if own is not None:
-        return score_latents(own(), z)
+        stopped = own()
+        _check_stopped(stopped, z)
+        return score_latents(stopped, z)
     # Another library's distribution may contain networks, which it evaluates when it scores a
     # point. So the gradient at z is measured by a backward pass.
     changing = next((module for module in posterior.modules() if _is_random(module)), None)
@@ -128,6 +130,25 @@ def score_through_z(q: Distribution, posterior: nn.Module, z: Tensor) -> Tensor:
     if not point.requires_grad:
         return log_q.detach()
     return log_q.detach() + zero_with_gradients(partial_gradients(log_q, [point]), [point])
+
+
+def _check_stopped(stopped: Distribution, z: Tensor) -> None:
+    """Check that the ``stop_gradient`` of a distribution of the user's own stops all gradients.
+
+    Raises:
+        UnsupportedError: if its density still has a gradient at a fixed point.
+    """
+    name = type(stopped)
+    if (
+        name.__module__.startswith("lowerbound.")
+        or not score_latents(stopped, z.detach()).requires_grad
+    ):
+        return
+    raise UnsupportedError(
+        f"the posterior returned {name.__name__}, whose stop_gradient() leaves a gradient in "
+        "log_prob at a fixed point, so this gradient estimator would be biased; detach all "
+        "parameters there, leave the method out, or use gradient='pathwise'"
+    )
 
 
 def _is_random(module: nn.Module) -> bool:
