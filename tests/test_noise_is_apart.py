@@ -125,6 +125,15 @@ def test_chances_need_not_sum_to_1():
     assert bool(((counts - chances[0] / 16).abs() < 4.5 * 0.5 / math.sqrt(8000)).all())
 
 
+def test_replacement_may_be_asked_for_by_keyword():
+    chances = torch.rand(4, 3)
+    with noise.per_example(1, torch.arange(4)), noise.for_foreign(50, 4):
+        drawn = torch.multinomial(chances, 50, True)
+    with noise.per_example(1, torch.arange(4)), noise.for_foreign(50, 4):
+        again = torch.multinomial(chances, 50, replacement=True)
+    assert torch.equal(drawn, again)
+
+
 def test_categories_of_several_variables_are_independent():
     chances = torch.tensor([0.5, 0.3, 0.2])
     q = Independent(Categorical(chances.expand(4, 2, 3)), 1)

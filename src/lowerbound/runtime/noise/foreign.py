@@ -31,7 +31,7 @@ class _ForeignNoise(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answer = self.answers.get(func)
-        if answer is not None and kwargs.keys() <= {"dtype", "device"}:
+        if answer is not None and kwargs.keys() <= {"dtype", "device", "replacement"}:
             with torch.DisableTorchFunction():
                 drawn = answer(self.leading, *args, **kwargs)
             if drawn is not None:
