@@ -77,7 +77,7 @@ def gaussian(size: int, correlation: float, posterior: Any, kind: str = "Gaussia
 def mixture(
     parts: list[tuple[float, float, float]], size: int = 1, kind: str = "bimodal", **how: Any
 ) -> Known:
-    """A mixture of (share, centre of the first coordinate, scale of all)."""
+    """A mixture of parts: share, centre of the first coordinate, and scale of all coordinates."""
     centres = torch.zeros(len(parts), size)
     centres[:, 0] = torch.tensor([centre for _, centre, _ in parts])
     shares, scales = (torch.tensor([part[place] for part in parts]) for place in (0, 2))
@@ -201,8 +201,8 @@ POSTERIORS: dict[str, Known] = {
 }
 
 
-# More posteriors that were looked at while the rules were made: each is at the limit of two
-# verdicts, so it may get one or the other.
+# More posteriors that were used to develop the rules. Each is at the limit between two verdicts, so
+# it may get either of them.
 BOUNDARY: dict[str, Known] = {
     "funnel, scale .5, full rank": funnel(0.5, 3, lb.full_rank),
     "Gaussian, correlation .6, mean field": gaussian(2, 0.6, lb.mean_field),

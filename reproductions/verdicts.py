@@ -3,8 +3,8 @@
     python reproductions/verdicts.py [NAME ...]
 
 Each posterior of reproductions/verdict_posteriors.py is fitted once and judged with 20 seeds. The
-results are in docs/results/verdicts/NAME.json. A posterior is measured again if its results are of
-another version of the code. At the end, docs/results/verdicts.md is written from all results.
+results are in docs/results/verdicts/NAME.json. A posterior is measured again if its results come
+from another version of the code. At the end, docs/results/verdicts.md is written from all results.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ CODE = [
 
 EXACT_DRAWS, DRAWS, WEIGHTED_DRAWS = 400_000, 100_000, 10_000
 
-# The seeds of weighted draws whose errors are measured are other ones than those of the verdicts.
+# The weighted draws whose errors are measured have seeds that no verdict uses.
 FIRST_WEIGHTED_SEED = 1000
 
 COLUMNS = (
@@ -75,7 +75,7 @@ def measure(known: Known) -> Results:
         "draws": [round_off(error) for error in plain],
         "weighted_draws": [[round_off(error) for error in errors] for errors in weighted],
         "columns": COLUMNS,
-        "seeds": [row(health) for health in healths],
+        "seeds": [make_row(health) for health in healths],
         "report": str(healths[0]).splitlines(),
     }
 
@@ -95,7 +95,7 @@ def flatten(values: Values) -> Tensor:
 
 
 def compare(values: Tensor, weights: Tensor, mean: Tensor, spread: Tensor) -> tuple[float, float]:
-    """The largest error of a mean, in standard deviations, and the largest ratio of two of these.
+    """The largest error of a mean, in standard deviations, and the largest ratio of two of them.
 
     A standard deviation of 0 counts as infinitely wrong.
     """
@@ -118,8 +118,8 @@ def are_small(errors: tuple[float, float]) -> bool:
     return errors[0] <= MEAN_ERROR and errors[1] <= SCALE_RATIO
 
 
-def row(health: PosteriorHealth) -> list[Any]:
-    """What is stored of a verdict, in the order of COLUMNS."""
+def make_row(health: PosteriorHealth) -> list[Any]:
+    """The values of a verdict that are stored, in the order of COLUMNS."""
     measured = {**vars(health), "effective": health.effective_samples}
     return [round_off(measured[name]) for name in COLUMNS]
 

@@ -94,7 +94,7 @@ def describe(name: str, result: Results) -> list[str]:
 
 
 def make_checks(results: dict[str, Results]) -> list[str]:
-    """The lines of the table of what was wanted and found."""
+    """The lines of the table of checks, with what was found."""
     every = list(results.values())
     count = len(every)
     stable = sum(count_stable(result) >= WANTED_STABLE for result in every)
@@ -113,7 +113,7 @@ def make_checks(results: dict[str, Results]) -> list[str]:
             "a verdict better than the truth in any seed",
             f"{sum(map(is_too_good, every))} of {count}",
         ],
-        ["verdicts that are the truth", f"{same} of {SEEDS * count}"],
+        ["verdicts equal to the truth", f"{same} of {SEEDS * count}"],
         [
             f"log p(x) without *at least*, off by more than {MOST_ERRORS:.0f} standard errors",
             f"{wrong} of {given}",
@@ -126,9 +126,9 @@ def make_checks(results: dict[str, Results]) -> list[str]:
 def name_exceptions(results: dict[str, Results]) -> list[str]:
     """Sentences that name the posteriors whose verdicts or estimates are not as wanted."""
     sentences = {
-        "The verdict depends on the seed on": lambda one: count_stable(one) < WANTED_STABLE,
-        "A verdict is better than the truth on": is_too_good,
-        "An estimate of log p(x) is wrong on": count_wrong_estimates,
+        "The verdict depends on the seed for": lambda one: count_stable(one) < WANTED_STABLE,
+        "A verdict is better than the truth for": is_too_good,
+        "An estimate of log p(x) is wrong for": count_wrong_estimates,
     }
     lines = []
     for sentence, is_exception in sentences.items():
@@ -151,9 +151,9 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
     """The page from the results of all sets."""
     introduction = paragraph(
         "`python reproductions/verdicts.py` writes this page. Each density integrates to 1 and can",
-        "be sampled exactly, so log p(x) is 0, minus the bound is KL(q || posterior), and the",
-        f"errors of draws are known. Each is fitted once and judged {SEEDS} times by",
-        "{func}`lowerbound.posterior_health`, with 10,000 draws and another seed each time.",
+        "be sampled exactly. So log p(x) is 0, the bound is -KL(q || posterior), and the errors of",
+        f"draws are known. Each posterior is fitted once and judged {SEEDS} times by",
+        "{func}`lowerbound.posterior_health`, with 10,000 draws and a different seed each time.",
     )
     meaning = [
         item(
@@ -163,64 +163,77 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
             "0.16. You can use the draws as they are.",
         ),
         item(
-            "*usable*: means and standard deviations of weighted draws are so close, for 10,000",
-            f"draws with {WANTED_STABLE} of {SEEDS} other seeds. You can use resampled draws.",
+            "*usable*: the means and standard deviations of 10,000 weighted draws are within these",
+            f"limits for at least {WANTED_STABLE} of {SEEDS} other seeds. You can use resampled",
+            "draws.",
         ),
         item("*bad*: neither."),
     ]
     truth = paragraph(
         "The truth is measured with 400,000 exact draws, 100,000 draws from q, and the weighted",
-        "draws of those 20 other seeds; the tables show the second largest error of these 20.",
-        "`posterior_health` knows none of them. It calls a posterior good or usable only if its",
-        "own measurements, with two standard errors added, are within the same limits, so it may",
-        "give a worse verdict than the truth and should never give a better one.",
+        "draws of those 20 other seeds. `posterior_health` uses none of these. It calls a",
+        "posterior good or usable only if its own measurements, with two standard errors added,",
+        "are within the same limits, so it may give a worse verdict than the truth and should",
+        "never give a better one.",
+    )
+    columns = paragraph(
+        "In the tables, *draws* and *weighted* show the largest error of a mean, in standard",
+        "deviations (sd), and the largest ratio of two standard deviations. For weighted draws,",
+        "these are the second largest of the errors with 20 seeds. *k-hat* and *effective* are",
+        "those of the weights of draws from q, and *missed* is the share of the posterior that",
+        "these draws miss, as `posterior_health` estimates it.",
     )
     rules = [
         item(
-            "k-hat of the weighted points, with two standard errors added, is at most",
-            "min(1 - 1 / log10 S, 0.7) (Vehtari et al. 2024).",
+            "k-hat of the N weighted points, with two standard errors added, is at most",
+            "min(1 - 1 / log10 N, 0.7) (Vehtari et al. 2024).",
         ),
         item(
-            "At least a tenth of the points is effective: with less, most of the posterior lies at",
-            "the edge of what the points cover.",
+            "At least a tenth of the weighted points are effective. With fewer, most of the",
+            "posterior lies at the edge of what the points cover.",
         ),
         item(
-            "Weighted draws may miss at most a twentieth of the posterior: the part whose weight",
-            "exceeds the number of draws (Chatterjee & Diaconis 2018).",
+            "Weighted draws miss less than a twentieth of the posterior. They miss the part where",
+            "the weight exceeds the number of draws (Chatterjee & Diaconis 2018).",
         ),
     ]
     lines = ["# Verdicts on posteriors of known quality", "", introduction, ""]
     lines += ["## What the verdicts mean", "", *meaning, "", truth, ""]
     lines += [
-        "The other limits have these reasons. Where the first two are not met, log p(x) has *at "
-        "least*:",
+        paragraph(
+            "Three more conditions apply: *good* needs the first two, and *usable* needs all three.",
+            "If one of the first two is not met, log p(x) is given as *at least* a value.",
+        ),
         "",
         *rules,
         "",
+        columns,
+        "",
         "## Twenty posteriors",
         "",
-        paragraph("These were looked at while the rules were made."),
+        paragraph("These posteriors were used to develop the rules."),
         "",
         *show_set(results["chosen"]),
-        "## Twenty others",
+        "## Twenty other posteriors",
         "",
         paragraph(
             "These have other dimensions, correlations and shapes. They were chosen before they",
-            "were measured, and the rules were not changed afterwards. A good posterior is called",
-            "bad where its gap, or k-hat of the points, is above a limit only because two",
-            "standard errors are added, and its weights are not shown to be usable. The funnel of",
-            "scale .3 has a gap of 0.043 nats, and k-hat of the points of the Dirichlet is about",
-            "0.6 with an error of 0.08. The funnel of scale 2 has *at least* in 18 seeds; in one",
-            "of the two others, log p(x) is 0.12 nats too low with an error of 0.02. The weights",
-            "of points cannot show a part that no point reaches.",
+            "were measured, and the rules were not changed afterwards. Two good posteriors are",
+            "called bad in most seeds, because a limit is exceeded once two standard errors are",
+            "added, and the weights are not shown to be usable. For the funnel of scale .3 it is",
+            "the limit on the gap, which is 0.043 nats. For the Dirichlet it is the limit on the",
+            "k-hat of the weighted points, which is about 0.6 with a standard error of 0.08. For",
+            "the funnel of scale 2, log p(x) is given as *at least* a value in 18 seeds. In one",
+            "of the two other seeds it is 0.12 nats too low, with a standard error of 0.02. The",
+            "weights of the points cannot show a part of the posterior that no point reaches.",
         ),
         "",
         *show_set(results["hold-out"]),
         "## Posteriors at a limit",
         "",
         paragraph(
-            "These were looked at, too. k-hat or an error of draws is at a limit here, so the",
-            "verdict may depend on the seed or be worse than the truth.",
+            "These were also used to develop the rules. Their k-hat or an error of their draws is",
+            "at a limit, so the verdict may depend on the seed or be worse than the truth.",
         ),
         "",
         *show_set(results["limit"]),

@@ -14,8 +14,8 @@ from torch import Tensor
 from lowerbound.evaluation.estimate import LARGEST_SHORTFALL, Estimate
 from lowerbound.evaluation.intervals import mean_interval
 
-# An example is doubtful if its chains have fewer effective samples than a quarter of them, or two,
-# or than the larger number if that is smaller, or if there are fewer chains than four.
+# An example is doubtful if it has fewer effective chains than a quarter of all, where this limit is
+# at most the first and at least the second of these; or if it has fewer chains than the third.
 _FEWEST_EFFECTIVE, _LEAST_EFFECTIVE, _FEWEST_CHAINS = 10.0, 2.0, 4
 
 # An example is doubtful if its two halves of chains differ by more than this many nats.
@@ -79,8 +79,9 @@ class AnnealedEstimate(Estimate):
     def shortfall(self) -> float:
         """By how many nats the mean may still be too low: the upper end of the growth's interval.
 
-        For a single example it is the growth itself. Examples whose estimate is not finite do not
-        count; they are doubtful. Without shorter chains nothing can tell, and it is 0.
+        For a single example it is the growth itself. Examples without a finite estimate do not
+        count here; they are doubtful. Without shorter chains the shortfall is unknown, and it is
+        given as 0.
         """
         if self.growth is None:
             return 0.0

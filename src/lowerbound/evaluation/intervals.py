@@ -39,9 +39,9 @@ def mean_interval(
         q \text{ a quantile of } \frac{\bar x^* - \bar x}{\max(s^*, s / 5) / \sqrt n}
 
     The first is exact for normal values of any number, and the second follows the skewness. A
-    resample may repeat almost equal values, so that its own deviation s* says nothing: it is taken
-    to be a fifth of the deviation s of all values at least. Without that floor, an interval could
-    be wider by orders of magnitude, and would not cover the mean more often. At 95%
+    resample may repeat almost equal values, so that its deviation s* is almost 0. So s* is replaced
+    by a fifth of the deviation s of all values if that is larger. Without this floor, an interval
+    could be wider by orders of magnitude, and would not cover the mean more often. At 95%
     and n = 10, the hull covers the mean of exponential values in 0.95 of all samples, of normal
     values in 0.96 and of log-normal values in 0.92; the bias-corrected bootstrap covers 0.87, 0.90
     and 0.82. Fewer than five values get Student's interval, which covers exponential values in 0.88

@@ -39,8 +39,8 @@ def reliable_shape(samples: int) -> float:
 def shape_error(shape: float, samples: int) -> float:
     """The standard error of k-hat from S weights, ``(1 + k) / sqrt(tail length)``.
 
-    This is the error of the maximum of the likelihood (Smith 1987). Weights without a tail, whose
-    k-hat is minus infinity, have none.
+    This is the error of the maximum-likelihood estimate (Smith 1987). It is 0 for weights without a
+    tail, whose k-hat is minus infinity.
     """
     return max(0.0, 1 + shape) / math.sqrt(tail_length(samples))
 

@@ -27,7 +27,7 @@ from lowerbound.evaluation.posterior_causes import (
 from lowerbound.evaluation.posterior_probes import make_reference
 from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors
 from lowerbound.evaluation.posterior_rounding import find_rounding
-from lowerbound.evaluation.posterior_verdict import find_unknown, judge
+from lowerbound.evaluation.posterior_verdict import find_hidden_faults, judge
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum, is_discrete
 from lowerbound.models.sampling import check_log_weights
@@ -49,14 +49,15 @@ class PosteriorHealth:
 
     The posterior is represented by weighted points, as :func:`posterior_health` describes. The
     verdict says which draws have means within 0.1 standard deviations of the posterior's, and
-    standard deviations within 10%, where each error counts with two standard errors added:
+    standard deviations within 10%. Two standard errors are added to each error before it is
+    compared with its limit.
 
-    - ``"good"``: draws from q, and the gap is at most 0.05 nats. So no probability under q is off
-      by more than 0.16. You can use the draws as they are.
-    - ``"usable"``: weighted draws, and q misses less than a twentieth of the posterior. Use
-      resampled draws.
-    - ``"bad"``: neither, or the points do not represent the posterior: less than a tenth of them is
-      effective, or k-hat of their weights is too large with two standard errors added. Trust
+    - ``"good"``: draws from q are within these limits, and the gap is at most 0.05 nats. So no
+      probability under q is off by more than 0.16. You can use the draws as they are.
+    - ``"usable"``: weighted draws are within these limits, and q misses less than a twentieth of
+      the posterior. Use resampled draws.
+    - ``"bad"``: neither, or the points do not represent the posterior: fewer than a tenth of them
+      are effective, or k-hat of their weights is too large with two standard errors added. Trust
       neither draws nor weights.
 
     Args:
@@ -68,7 +69,8 @@ class PosteriorHealth:
             reach tails and other modes.
         log_evidence_error: the standard error of ``log_evidence``, estimated from the weights. If
             ``is_lower_bound``, the true error can be much larger.
-        log_evidence_limit: log p(x) is at least this, 19 times in 20, whatever the weights.
+        log_evidence_limit: a lower limit of log p(x), which holds 19 times in 20, however heavy
+            the tail of the weights is.
         is_lower_bound: whether only the limit is known, not log p(x); ``str()`` then says "at
             least".
         pareto_k: the shape of the upper tail of the weights of q's draws.
@@ -77,9 +79,9 @@ class PosteriorHealth:
         draws: the errors of draws from q.
         weighted_draws: the errors of weighted draws, as many as ``samples``.
         points: the number of weighted points that represent the posterior.
-        effective_points: the effective number of them.
-        points_pareto_k: k-hat of their weights.
-        missed: the share of the posterior where draws from q do not come, as far as it was found.
+        effective_points: the effective number of these points.
+        points_pareto_k: k-hat of the weights of these points.
+        missed: the share of the posterior that draws from q miss, as far as the points show it.
         optima: the separate optima of the log joint that are far from q.
         findings: what is wrong, the likely cause as measured, and what to try.
     """
@@ -135,7 +137,7 @@ class PosteriorHealth:
             f"measured with {self.points:,} weighted points: {self.effective_points:,.0f} are "
             f"effective, k-hat "
             f"{_show_shape(self.points_pareto_k, self.points)} (reliable up to "
-            f"{reliable_shape(self.points):.2f} with two errors added)"
+            f"{reliable_shape(self.points):.2f} with two standard errors added)"
         )
 
 
@@ -169,11 +171,11 @@ def posterior_health(
     - *Impossible draws*, because q has draws where the log joint is minus infinity.
 
     The weights say nothing about places where q has no draws. So the log joint is also evaluated at
-    draws from q stretched by 1.5, 3 and 10, and from Gaussians at its separate optima: those that
-    :meth:`~lowerbound.LogJoint.start` has found, and those of ten more paths. All draws together
-    are weighted points that represent the posterior and q. They give log p(x), the errors of means
-    and standard deviations, and the part of the posterior that q misses. A mode that no path finds
-    is still not found. The states of up to 12 bits are enumerated.
+    draws from q stretched by 1.5, 3 and 10, and from Gaussians at the separate optima of the log
+    joint: those that :meth:`~lowerbound.LogJoint.start` has found, and those of ten more paths. All
+    draws together are weighted points that represent the posterior and q. They give log p(x), the
+    errors of means and standard deviations, and the part of the posterior that q misses. A mode
+    that no path finds is still missed. The states of up to 12 bits are enumerated.
 
     Args:
         model: a :class:`lowerbound.LogJoint`.
@@ -214,7 +216,7 @@ def posterior_health(
     if samples < _FEWEST_DRAWS:
         raise SettingsError(
             f"posterior_health: {samples} samples are too few for a verdict; take at least "
-            f"{_FEWEST_DRAWS}, better 10,000"
+            f"{_FEWEST_DRAWS}, preferably 10,000"
         )
     whole, _ = model.for_evaluation(data)
     with evaluating(whole), seeded(seed, get_device(whole)), torch.no_grad():
@@ -226,7 +228,7 @@ def posterior_health(
     results = {name: float(value) for name, value in sums.results().items()}
     elbo_error = math.hypot(_elbo_error(draws), draws.rounding)
     judged = judge(reference, samples, results["elbo"], elbo_error)
-    unknown = tuple(find_unknown(reference, judged, draws.rounding, optima))
+    hidden = tuple(find_hidden_faults(reference, judged, draws.rounding, optima))
     limit = max(reference.log_evidence_limit, results["elbo"] - ERRORS * elbo_error)
     return PosteriorHealth(
         verdict=judged.verdict,
@@ -248,8 +250,8 @@ def posterior_health(
         optima=optima,
         findings=(
             *rounded,
-            *unknown,
-            *find_faults(draws, reference, judged.verdict, explained=bool(unknown)),
+            *hidden,
+            *find_faults(draws, reference, judged.verdict, explained=bool(hidden)),
         ),
     )
 

@@ -72,7 +72,7 @@ class WeightedDraws:
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared:
+class _Comparison:
     """Weighted points that represent the posterior, and q.
 
     Args:
@@ -119,7 +119,7 @@ def find_faults(
     if verdict == "good":
         return
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
-    compared = _Compared(draws.names, reference.points, reference.shares, reference.shares_of_q)
+    compared = _Comparison(draws.names, reference.points, reference.shares, reference.shares_of_q)
     found = [
         _find_correlation(compared, draws.richer),
         _find_wrong_scale(compared, draws.richer),
@@ -169,7 +169,7 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     if not float(gains.nan_to_num().sum()) > _GAIN_NATS:
         return None
     worst = int(gains.argmax())
-    remedy = "train until it converges: lb.fit(..., tolerance=0.01), or less than it had"
+    remedy = "train until it converges: lb.fit(..., tolerance=0.01), or a smaller one than before"
     if not draws.is_started:
         remedy += "; call model.start() before training if variables have very different scales"
     return (
@@ -179,7 +179,7 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     )
 
 
-def _find_correlation(compared: _Compared, richer: str) -> tuple[str, str] | None:
+def _find_correlation(compared: _Comparison, richer: str) -> tuple[str, str] | None:
     """Find a correlation of two coordinates that q lacks."""
     names = compared.names
     if not 2 <= len(names) <= _MOST_COORDINATES:
@@ -211,7 +211,7 @@ def _compute_moments(u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return scale, weights @ centred**3 / scale**3
 
 
-def _find_wrong_scale(compared: _Compared, richer: str) -> tuple[str, str] | None:
+def _find_wrong_scale(compared: _Comparison, richer: str) -> tuple[str, str] | None:
     """Find a coordinate whose standard deviation under q is too small or too large."""
     names = compared.names
     scale, _ = _compute_moments(compared.u, compared.weights)
@@ -235,7 +235,7 @@ def _find_wrong_scale(compared: _Compared, richer: str) -> tuple[str, str] | Non
     )
 
 
-def _find_skewness(compared: _Compared, skewed: str) -> tuple[str, str] | None:
+def _find_skewness(compared: _Comparison, skewed: str) -> tuple[str, str] | None:
     """Find a coordinate whose skewness under q differs from that of the posterior."""
     names = compared.names
     _, skewness = _compute_moments(compared.u, compared.weights)
@@ -248,5 +248,5 @@ def _find_skewness(compared: _Compared, skewed: str) -> tuple[str, str] | None:
         f"{names[worst]} is skewed ({float(skewness[worst]):.1f}, under q "
         f"{float(of_q[worst]):.1f})",
         f"use a posterior that can be skewed ({skewed}), or another parametrisation: a logarithm, "
-        "or for a hierarchy with a funnel effects that are divided by their scale (non-centred)",
+        "or, for a hierarchy with a funnel, effects that are divided by their scale (non-centred)",
     )

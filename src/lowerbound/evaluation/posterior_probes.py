@@ -1,4 +1,4 @@
-"""The posterior of a log joint also where q has no draws.
+"""Weighted points that represent the posterior of a log joint, also where q has no draws.
 
 The weights of draws from q say nothing about places where q has no draws. So the log joint is also
 evaluated at draws from other distributions: q stretched about its mean, which reaches the tails,
@@ -40,8 +40,8 @@ _OPTIMUM_STRETCHES = (1.0, 2.0)
 # The share of draws from each other distribution, compared with the draws from q.
 _PROBE_SHARE = 0.1
 
-# The number of paths to modes, from points like those of start(), and from points far from q: this
-# many standard deviations.
+# The numbers of paths to modes: from points like those of start(), and from points that are far from
+# q, by about this many standard deviations.
 _NEAR_PATHS, _FAR_PATHS, _FAR_DEVIATIONS = 5, 5, 10.0
 
 # The largest number of optima at which the log joint is evaluated.
@@ -50,13 +50,13 @@ _MOST_OPTIMA = 8
 # The number of draws from which the bound of a Gaussian is estimated.
 _BOUND_DRAWS = 20
 
-# All states of as many bits as this are enumerated.
+# The states of up to this many bits are enumerated.
 _MOST_BITS = 12
 
-# The number of draws that show whether values repeat.
+# The number of draws that are compared to see whether values repeat.
 _COMPARED_DRAWS = 50
 
-# The number of blocks of points, from which the lower limit of log p(x) is computed.
+# The number of blocks of points from which the lower limit of log p(x) is computed.
 _BLOCKS = 10
 
 
@@ -71,10 +71,10 @@ class _Proposal:
 def make_reference(
     model: LogJoint, draws: WeightedDraws, seed: int
 ) -> tuple[Reference, tuple[Optimum, ...]]:
-    """Represent the posterior by points that lie not only where q has draws.
+    """Represent the posterior by weighted points, also where q has no draws.
 
-    Where q has no density at other points, or takes discrete values that are too many to enumerate,
-    the points are the draws from q.
+    If q gives no density at other points, or takes too many discrete values to enumerate, the
+    points are the draws from q alone.
 
     Args:
         model: the log joint with its posterior, which has all data.
@@ -146,7 +146,7 @@ def _mix(
 
 
 def _number_blocks(count: int) -> Tensor:
-    """Deal points out to blocks of the same size; a rest belongs to none."""
+    """Assign points to blocks of equal size, by number; a remainder belongs to none, -1."""
     size = count // _BLOCKS
     numbers = torch.full((count,), -1)
     numbers[: size * _BLOCKS] = torch.arange(size * _BLOCKS) % _BLOCKS
@@ -221,7 +221,7 @@ def _find_optima(
         return ()
     size = len(draws.names)
     mean, scale = _locate_q(model, draws)
-    begins = [
+    start_points = [
         *make_start_points(size, _NEAR_PATHS, generator),
         *(mean + _FAR_DEVIATIONS * scale * generator.standard_normal((_FAR_PATHS, size))),
     ]
@@ -229,9 +229,9 @@ def _find_optima(
     constant = float(model.spread.double().log().sum())
     found = [(optimum.bound + constant, optimum.gaussian) for optimum in model.optima]
     density = ForgivingDensity(model.plain_density)
-    for begin in begins:
+    for start_point in start_points:
         try:
-            found += find_gaussians(density, [begin], noise)
+            found += find_gaussians(density, [start_point], noise)
         except (LowerboundError, ValueError, np.linalg.LinAlgError):
             continue
     separate = keep_separate(found)[:_MOST_OPTIMA]

@@ -25,7 +25,7 @@ ERRORS = 2.0
 # it lies at few points, which are at the edge of what the mixture covers.
 _FEWEST_EFFECTIVE = 0.1
 
-# The values of points with less than this share of the weights may be infinite.
+# Points with less than this share of the weights are left out, since their values may be infinite.
 _NO_SHARE = 1e-12
 
 # The variance of a value that is constant up to rounding, as a share of its mean square.
@@ -34,8 +34,8 @@ _CONSTANT = 1e-12
 # The largest logarithm of a ratio that a float can represent.
 _LARGEST_LOG = 700.0
 
-# log p(x) is at least its lower limit with the probability 1 - 1 / _LIMIT_ODDS. The bound minus two
-# standard errors is another such limit, and the larger of both still holds 19 times in 20.
+# log p(x) is at least its lower limit with a probability of 1 - 1 / _LIMIT_ODDS. The bound minus two
+# standard errors is another such limit, and the larger of the two still holds 19 times in 20.
 _LIMIT_ODDS = 40.0
 
 
@@ -71,10 +71,10 @@ class Reference:
         values: of all variables at the points, ``[N, V]``.
         log_p: the log joint minus the log density of the mixture, ``[N]``.
         log_q: the log density of q minus that of the mixture, ``[N]``.
-        blocks: the number of a block for each point, ``[N]``, -1 for none. All blocks have the same
-            shares of all distributions.
-        looks_elsewhere: whether the mixture has other parts than q.
-        is_exact: whether the points are all states that there are.
+        blocks: the number of the block of each point, ``[N]``, -1 for none. All blocks have the
+            same shares of all distributions.
+        looks_elsewhere: whether the mixture has parts other than q.
+        is_exact: whether the points are all possible states.
     """
 
     points: Tensor
@@ -97,7 +97,7 @@ class Reference:
 
     @property
     def log_evidence(self) -> float:
-        """log p(x), in nats; the weights of q, whose sum is known, take away its noise."""
+        """log p(x), in nats; the weights of q, whose sum is known, cancel much of the noise."""
         return float(self.log_p.logsumexp(0) - self.log_q.logsumexp(0))
 
     @property
@@ -145,8 +145,9 @@ class Reference:
     def missed(self, samples: int) -> float:
         """The share of the posterior that draws from q miss.
 
-        It is the share at points whose weight exceeds the number of draws, so that q has less than
-        one draw for each draw's worth of the posterior (Chatterjee & Diaconis 2018).
+        It is the share at points whose weight p / q exceeds the number of draws. There, all draws
+        from q together are less dense than a single draw from the posterior (Chatterjee & Diaconis
+        2018).
         """
         return float(self.shares[~self._is_reached(samples)].sum())
 
@@ -197,7 +198,7 @@ class Reference:
         scale = variance.sqrt()
         shift = (other_mean - mean) / scale
         ratio = 0.5 * (other_variance / variance).log()
-        # Delta method: what a point with its shares adds to each error.
+        # Delta method: what each point, with its two shares, adds to each error.
         pull = own[:, None] * centred / scale - shares[:, None] * other_centred / scale
         squared = other_centred.square() / other_variance - 1
         stretch = 0.5 * (
@@ -216,7 +217,7 @@ class Reference:
         if not largest.shape[1]:
             return DrawErrors(0.0, 0.0, 1.0, 1.0)
         mean_error, mean_limit, log_scale, log_limit = largest.max(1).values.tolist()
-        # An error that is as large as its value tells only that the value is unknown.
+        # If two standard errors exceed 1 on the logarithmic scale, the ratio is unknown.
         scale_limit = math.inf
         if log_limit - log_scale <= 1:
             scale_limit = math.exp(log_limit)

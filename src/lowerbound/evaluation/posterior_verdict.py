@@ -1,4 +1,4 @@
-"""The verdict on a posterior, from its errors as weighted points show them."""
+"""The verdict on a posterior, from the errors of q that weighted points show."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MISSED_SHARE, _ROUNDED_NATS = 0.05, 0.02
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A verdict and what it follows from.
+class Judgement:
+    """A verdict and the measurements from which it follows.
 
     Args:
         is_reliable: whether the points represent the posterior.
@@ -64,7 +64,7 @@ def _are_small(errors: DrawErrors) -> bool:
     return errors.mean_limit <= MEAN_ERROR and errors.scale_limit <= SCALE_RATIO
 
 
-def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) -> Judged:
+def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) -> Judgement:
     """Judge q by the points that represent the posterior.
 
     Args:
@@ -74,7 +74,7 @@ def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) ->
         elbo_error: its standard error.
     """
     error = math.hypot(reference.log_evidence_error, elbo_error)
-    return Judged(
+    return Judgement(
         is_reliable=reference.is_reliable,
         gap=reference.log_evidence - elbo + ERRORS * error,
         draws=reference.errors_of_draws(),
@@ -83,8 +83,8 @@ def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) ->
     )
 
 
-def find_unknown(
-    reference: Reference, judged: Judged, rounding: float, optima: tuple[Optimum, ...]
+def find_hidden_faults(
+    reference: Reference, judged: Judgement, rounding: float, optima: tuple[Optimum, ...]
 ) -> Iterator[Finding]:
     """Find what the draws from q do not show: missed parts of the posterior, and rounding.
 
@@ -97,25 +97,24 @@ def find_unknown(
     if not reference.looks_elsewhere:
         yield Finding(
             "the posterior is known only where q has draws",
-            "q takes discrete values that are too many to enumerate, or gives no density at other "
-            "points",
-            "compare the bounds of several trainings (lb.fit_from_optima), or sum discrete "
-            "variables out",
+            "q takes too many discrete values to enumerate, or gives no density at other points",
+            "compare the bounds of several trainings (lb.fit_from_optima), or sum out discrete "
+            "variables",
         )
     if judged.misses_much and (optima or reference.is_exact):
-        where = "states that q hardly draws are probable"
+        where = "q hardly ever draws some states that are probable"
         if optima:
             where = f"separate optima are far from q: {'; '.join(map(str, optima[:3]))}"
         yield Finding(
             f"q misses about {100 * judged.missed:.0f}% of the posterior",
             where,
             "train one q from each optimum and compare their bounds (lb.fit_from_optima); use a "
-            "richer posterior, such as a flow; or sum discrete variables out",
+            "richer posterior, such as a flow; or sum out discrete variables",
         )
     if rounding > _ROUNDED_NATS:
         yield Finding(
             f"the log joint is rounded to about {rounding:.2g} nats",
             "it is a large sum in float32",
-            "compute in double precision: model.double(), with the data that the log joint "
-            "contains in float64",
+            "compute in double precision: call model.double(), and convert the data that the log "
+            "joint contains to float64",
         )
