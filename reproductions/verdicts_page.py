@@ -201,8 +201,8 @@ def write_page(results: dict[str, dict[str, Results]]) -> str:
     lines += ["## What the verdicts mean", "", *meaning, "", truth, ""]
     lines += [
         paragraph(
-            "Three more conditions apply: *good* needs the first two, and *usable* needs all three.",
-            "If one of the first two is not met, log p(x) is given as *at least* a value.",
+            "Three more conditions apply: *good* needs the first two, and *usable* needs all",
+            "three. If one of the first two is not met, log p(x) is given as *at least* a value.",
         ),
         "",
         *rules,

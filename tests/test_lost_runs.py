@@ -350,12 +350,12 @@ def test_checkpoints_are_ordered_as_numbers_and_copies_are_left_alone(data, tmp_
     assert names == {*copies, "step-00000006", "step-00000008"}
 
 
-def test_a_copy_with_the_name_of_another_step_is_passed_over(data, tmp_path):
+def test_a_copy_with_the_name_of_another_step_is_skipped(data, tmp_path):
     train(tmp_path / "run", data, epochs=2)
     folder = newest(tmp_path / "run")
     copy = folder.with_name("step-99999999")
     shutil.copytree(folder, copy)
-    with pytest.warns(UserWarning, match=r"step-99999999: is passed over, .* of step 4 and not"):
+    with pytest.warns(UserWarning, match=r"step-99999999: is skipped, .* of step 4 and not"):
         train(tmp_path / "run", data, epochs=4, resume=True)
     assert step_of(tmp_path / "run") == 8
     names = {path.name for path in folder.parent.iterdir()}

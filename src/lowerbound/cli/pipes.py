@@ -1,8 +1,8 @@
 """What a command does if its output cannot be written.
 
-If the program that reads it, such as ``head``, has ended, the command ends quietly. If the disk is
-full, the command says so in one sentence. If the output was closed before the start, what is
-printed goes nowhere.
+If the program that reads the output, such as ``head``, has ended, the command ends quietly. If the
+disk is full, the command says so in one sentence. If the output was closed before the start, it is
+discarded.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class _Stream:
 def exit_when_closed() -> Iterator[Callable[[], bool]]:
     """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`.
 
-    If the disk of an output is full, the exit code is that of a mistake of the user.
+    If the disk of an output is full, the exit code is that of a user's mistake.
 
     Yields:
         A function that says whether a pipe was closed.

@@ -40,7 +40,7 @@ Anneal = Annotated[
         help="Also estimate the log likelihood by annealing through this many distributions, such "
         f"as 500, on up to {MOST_EXAMPLES_FOR_ANNEALING} evenly spaced examples. Annealing is "
         "slower than importance sampling, and does not depend on how well the posterior fits. With "
-        "too few distributions it is too low; the command then says that the estimate is in doubt.",
+        "too few distributions the estimate is too low; the command then says that it is doubtful.",
     ),
 ]
 Compile = Annotated[

@@ -31,8 +31,8 @@ def selftest(
 ) -> None:
     """Check the library's results on this machine, in about half a minute.
 
-    They are compared with closed forms, quadrature, enumeration and other libraries. Each line is a
-    statement, the difference that was measured, and the largest one that is allowed.
+    They are compared with closed forms, quadrature, enumeration and other libraries. Each line
+    shows a statement, the measured difference, and the largest difference that is allowed.
     """
     from rich.console import Console
 

@@ -64,7 +64,7 @@ def _refuse_mixed_columns(table: Any, name: str) -> None:
 def _refuse_nullable(values: Any, column: Any, kind: Any, name: str) -> None:
     """Raise ``DataError`` for a numeric type of pandas' own, such as ``Int64``.
 
-    A table with such a column becomes an array of Python's objects.
+    A table with such a column becomes an array of Python objects.
     """
     if isinstance(kind, np.dtype) or getattr(kind, "kind", "O") not in "biuf":
         return

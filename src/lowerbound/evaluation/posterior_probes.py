@@ -40,8 +40,8 @@ _OPTIMUM_STRETCHES = (1.0, 2.0)
 # The share of draws from each other distribution, compared with the draws from q.
 _PROBE_SHARE = 0.1
 
-# The numbers of paths to modes: from points like those of start(), and from points that are far from
-# q, by about this many standard deviations.
+# The number of paths to modes from points like those of start(); the number of paths from points
+# that are far from q; and how far these are, in standard deviations.
 _NEAR_PATHS, _FAR_PATHS, _FAR_DEVIATIONS = 5, 5, 10.0
 
 # The largest number of optima at which the log joint is evaluated.

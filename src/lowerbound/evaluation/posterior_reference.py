@@ -34,8 +34,8 @@ _CONSTANT = 1e-12
 # The largest logarithm of a ratio that a float can represent.
 _LARGEST_LOG = 700.0
 
-# log p(x) is at least its lower limit with a probability of 1 - 1 / _LIMIT_ODDS. The bound minus two
-# standard errors is another such limit, and the larger of the two still holds 19 times in 20.
+# log p(x) is at least its lower limit with a probability of 1 - 1 / _LIMIT_ODDS. The bound minus
+# two standard errors is another such limit, and the larger of the two still holds 19 times in 20.
 _LIMIT_ODDS = 40.0
 
 

@@ -20,7 +20,7 @@ from lowerbound.distributions import is_mass
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode
-from lowerbound.models.measuring import draw_likelihood, find_largest
+from lowerbound.models.measuring import draw_likelihood, find_largest_growth
 from lowerbound.models.passes import explaining_shapes, iterate_batches
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
@@ -127,7 +127,7 @@ class Model(nn.Module, ABC):
         key = (examples.shape, *map(id, self.modules()))
         known: dict[Any, int] = self.__dict__.setdefault("_largest_of_draw", {})
         if key not in known:
-            known[key] = find_largest(self, examples)
+            known[key] = find_largest_growth(self, examples)
         return count_values_per_pair(math.prod(examples.shape), known[key])
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:

@@ -14,9 +14,9 @@ from lowerbound.errors import LogJointError
 class ForgivingDensity:
     """A log density that is minus infinity at points where it would raise an error.
 
-    It fails for all points together if it fails for one, such as a matrix without a Cholesky
-    factor, so the points are then evaluated one by one. An error that no single point raises is a
-    mistake in the log joint, which is raised again.
+    A function of many points fails if it fails for one of them, such as a matrix without a Cholesky
+    factor, so the points are then evaluated one by one. If no single point raises the error, the
+    log joint has a mistake, and the error is raised again.
 
     Args:
         log_density: of points ``[N, J]``, ``[N]``. The first error that it raises is kept as

@@ -23,8 +23,8 @@ from lowerbound.runtime.modes import evaluating, seeded
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def find_largest(model: nn.Module, examples: Examples) -> int:
-    """Find by how many values the largest tensor of a draw grows with each example.
+def find_largest_growth(model: nn.Module, examples: Examples) -> int:
+    """Find by how many values the largest tensor of a draw grows for each example.
 
     The model that draws is a copy that shares all tensors, so that nothing is counted or stored in
     the model itself. No random state changes.
@@ -39,7 +39,7 @@ def find_largest(model: nn.Module, examples: Examples) -> int:
 def draw_likelihood(model: nn.Module, examples: Examples) -> Distribution | None:
     """Draw for three examples, and return p(x given z), batch shape ``[1, 3]``, if the draw has it.
 
-    Like :func:`find_largest`, this changes neither the model nor a random state.
+    Like :func:`find_largest_growth`, this changes neither the model nor a random state.
 
     Raises:
         ShapeError: if the examples do not fit the model.
@@ -52,7 +52,7 @@ def draw_likelihood(model: nn.Module, examples: Examples) -> Distribution | None
 def _drawing(
     model: nn.Module, examples: Examples
 ) -> Iterator[Callable[[int], Distribution | None]]:
-    """Within the block, a function that draws for so many examples, and returns p(x given z)."""
+    """Yield a function that draws for a given number of examples, and returns p(x given z)."""
     twin = _shallow_copy(model)
     device = get_device(model)
     few = examples.first(3)

@@ -13,11 +13,11 @@ from lowerbound.models.pathfinder import CurvedGaussian
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """A Gaussian at the end of a path to a mode, which is far from all others.
+    """The best Gaussian along a path to a mode, separate from those of the other optima.
 
     Args:
         values: of the variables at its mean, by name.
-        bound: the bound with this Gaussian as q, in nats: a rough estimate, from 20 draws.
+        bound: the bound with this Gaussian as q, in nats, roughly estimated from 20 draws.
         gaussian: the Gaussian, over the real numbers that represent the variables.
     """
 

@@ -109,22 +109,22 @@ class CurvedGaussian:
         return log_density
 
     def is_far_from(self, mean: Float, scale: Float) -> bool:
-        """Whether the mean is more than four standard deviations from another one.
+        """Whether this mean is more than four standard deviations from another, in any coordinate.
 
-        The larger of both standard deviations counts, and one coordinate suffices.
+        The larger of the two standard deviations counts.
         """
         wider = np.maximum(np.sqrt(self.variance), scale)
         return bool((np.abs(self.mean - mean) > _FAR_DEVIATIONS * wider).any())
 
 
 def find_gaussians(
-    log_density: Callable[[Tensor], Tensor], begins: Iterable[Float], noise_NJ: Float
+    log_density: Callable[[Tensor], Tensor], start_points: Iterable[Float], noise_NJ: Float
 ) -> list[tuple[float, CurvedGaussian]]:
-    """Find the Gaussian with the largest bound along each of some paths to modes.
+    """Find the Gaussian with the largest bound along each of several paths to modes.
 
     Args:
         log_density: of points ``[N, J]``, ``[N]``; differentiable, up to a constant.
-        begins: the points at which the paths begin, ``[J]`` each.
+        start_points: the points at which the paths begin, ``[J]`` each.
         noise_NJ: the noise of the draws from which bounds are estimated.
 
     Returns:
@@ -132,9 +132,9 @@ def find_gaussians(
         order of the paths.
     """
     found: list[tuple[float, CurvedGaussian]] = []
-    for begin in begins:
+    for start_point in start_points:
         best: tuple[float, CurvedGaussian | None] = (-math.inf, None)
-        for candidate in _make_gaussians(_follow_path(log_density, begin)):
+        for candidate in _make_gaussians(_follow_path(log_density, start_point)):
             with without_argument_checks():
                 bound = _estimate_bound(log_density, candidate, noise_NJ)
             if bound > best[0]:
@@ -145,7 +145,7 @@ def find_gaussians(
 
 
 def keep_separate(found: list[tuple[float, CurvedGaussian]]) -> list[tuple[float, CurvedGaussian]]:
-    """The Gaussians that are far from all with a larger bound, the one with the largest first."""
+    """Keep the Gaussians that are far from all with a larger bound, and sort them by bound."""
     kept: list[tuple[float, CurvedGaussian]] = []
     for bound, gaussian in sorted(found, key=lambda pair: -pair[0]):
         if all(gaussian.is_far_from(other.mean, np.sqrt(other.variance)) for _, other in kept):
@@ -154,7 +154,7 @@ def keep_separate(found: list[tuple[float, CurvedGaussian]]) -> list[tuple[float
 
 
 def make_start_points(size: int, paths: int, generator: np.random.Generator) -> Iterator[Float]:
-    """Yield 0, and then points at random around it, ``[size]`` each."""
+    """Yield 0, and then random points around it, ``[size]`` each."""
     for number in range(paths):
         if number == 0:
             yield np.zeros(size)
@@ -174,7 +174,7 @@ def find_optima(
         seed: of the other starting points, and of the draws from which bounds are estimated.
 
     Returns:
-        The bound of each, in nats, and the Gaussian. They are far from each other.
+        The bound, in nats, and the Gaussian of each optimum. The Gaussians are far from each other.
 
     Raises:
         LogJointError: if there is no Gaussian with a finite bound, and the log density failed.

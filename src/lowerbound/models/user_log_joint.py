@@ -14,8 +14,8 @@ from lowerbound.errors import LogJointError, LowerboundError, SettingsError, Sha
 # A message repeats at most this many characters of an error, because torch's may show all data.
 _MOST_CHARACTERS = 300
 
-# A log joint of batches gets at most this many examples at once, in float64 if it is given more: in
-# float32 a sum of a million terms is off by a tenth of a nat.
+# A log joint of batches gets at most this many examples at once. If there are more, they are in
+# float64, because a sum of a million terms in float32 is off by a tenth of a nat.
 _MOST_EXAMPLES = 4096
 
 
@@ -31,10 +31,10 @@ class FullDataLogJoint(nn.Module):
         super().__init__()
         self.log_joint = log_joint  # if it is a module, its mode follows that of this one
         self.x = x
-        self.takes_float64 = x.device.type != "mps"  # which has no float64
+        self.takes_float64 = x.device.type != "mps"  # Apple's GPUs have no float64
 
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint for all data, in float64 if it has many examples and the function can."""
+        """The log joint for all data, in float64 if there are many and the function takes it."""
         if len(self.x) <= _MOST_EXAMPLES:
             return self.log_joint(self.x, 1.0, **values)
         if self.takes_float64 and not torch.compiler.is_compiling():

@@ -87,7 +87,7 @@ class VariablePosterior(Model):
                 evaluations of the log joint and its gradient.
             at: a value for each variable, or one of ``optima``, to start there instead of
                 searching.
-            spread: the standard deviation about values, in unconstrained coordinates.
+            spread: the standard deviation about these values, in unconstrained coordinates.
             seed: of those points, and of the draws by which Gaussians are compared.
 
         Returns:
@@ -154,7 +154,7 @@ class VariablePosterior(Model):
     def plain_density(self, point: Tensor) -> Tensor:
         """The log joint at real numbers for the variables, before they are standardised.
 
-        The log determinant of the standardisation is left in, which is a constant.
+        It still includes the log determinant of the standardisation, which is a constant.
         """
         return self.log_density((point.to(self.centre) - self.centre) / self.spread)
 
@@ -167,7 +167,7 @@ class VariablePosterior(Model):
         """Describe a Gaussian along a path by the values of the variables at its mean.
 
         Args:
-            bound: by :meth:`plain_density`, whose constant is taken away here.
+            bound: from :meth:`plain_density`, whose constant is subtracted here.
             gaussian: over the real numbers that represent the variables.
         """
         point = torch.from_numpy(gaussian.mean).to(self.centre)[None]

@@ -29,8 +29,8 @@ _NEGLIGIBLE = 1e-20
 
 # For orders 1 - alpha nearer to 0 than this, the logarithm of a mean would be inaccurate, so
 # another formula computes the difference from the mean of the logarithms. It adds and subtracts
-# exponentials of order * difference, which cancel each other where these exceed this limit, and
-# overflow beyond. There the logarithm is accurate.
+# exponentials of order * difference. If order * difference exceeds this limit, these cancel each
+# other or overflow, but there the logarithm is accurate.
 _SMALL_ORDER = 0.1
 _LARGEST_EXPONENT = 1.0
 

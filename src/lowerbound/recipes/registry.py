@@ -60,7 +60,7 @@ class Recipe:
             seed: of the initial weights, see :func:`recipe`.
 
         Raises:
-            SettingsError: for an argument that is unknown or out of range, or for such a seed.
+            SettingsError: for an unknown argument, or an argument or a seed that is out of range.
         """
         made: tuple[Model, Objective] = _make_from_seed(
             unwrap(self.make), self.name, shape, arguments, seed

@@ -54,7 +54,7 @@ def write_checkpoint(
 ) -> None:
     """Write the files of a checkpoint to a new folder, and wait until they are on the disk.
 
-    Files that other programs put there meanwhile do not become part of the checkpoint.
+    Files that other programs write there meanwhile do not become part of the checkpoint.
 
     Args:
         folder: The folder.
@@ -126,7 +126,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 def is_misnamed(folder: Path, step: int) -> bool:
     """Whether a checkpoint says that it is of another step than its folder's name.
 
-    If the checkpoint does not say its step, it may be damaged, but the name is taken for right.
+    If the checkpoint does not say its step, it may be damaged, but its name is taken as right.
     """
     progress = read_state(folder).get("progress")
     return isinstance(progress, dict) and progress.get("step", step) != step

@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 def find_non_finite(tensors: Mapping[str, Tensor], buffers: Collection[str] = ()) -> str | None:
     """Find the first tensor with values that it may not have; ``None`` if there is none.
 
-    No value may be NaN. Only a buffer, such as the mask of an attention, may be infinite, since no
+    No value may be NaN. Only a buffer, such as an attention mask, may be infinite, since no
     optimiser changes it.
 
     Args:

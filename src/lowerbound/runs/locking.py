@@ -25,7 +25,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @dataclass(eq=False)
 class _OpenFile:
-    """A file or folder that a lock has opened; without a descriptor once it is closed."""
+    """A file or folder that a lock has opened; its descriptor is ``None`` once it is closed."""
 
     descriptor: int | None
 
@@ -71,7 +71,7 @@ def _open(path: Path, flags: int, stack: ExitStack) -> _OpenFile:
 
 @cache
 def _drop_locks_in_children() -> None:
-    """From now on, forked children close the files, without which they would hold the locks too."""
+    """Make forked children close the files from now on; otherwise they would keep the locks."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_close_all)
 
@@ -101,8 +101,8 @@ def _try_to_lock(file: _OpenFile, path: Path) -> bool:
 def _try_to_lock_folder(path: Path, file: _OpenFile, stack: ExitStack) -> None:
     """Lock the folder of a file that is locked already, if its file system can lock folders.
 
-    If the file is a new one, because somebody has removed an earlier one that was locked, the
-    folder's lock is still that of the earlier one's process.
+    If somebody has removed an earlier file that was locked, and this one is new, the process with
+    the earlier file still has the folder's lock.
     """
     try:
         folder = _open(path.parent, os.O_RDONLY, stack)
@@ -113,7 +113,7 @@ def _try_to_lock_folder(path: Path, file: _OpenFile, stack: ExitStack) -> None:
 
 
 def _lock_or_find_error(file: _OpenFile) -> int | None:
-    """Lock a file, or return the number of the error for which that failed."""
+    """Lock a file; if that fails, return the number of the error."""
     if fcntl is None:
         return errno.ENOSYS
     assert file.descriptor is not None

@@ -33,11 +33,11 @@ def check_variables(path: Path, header: Mapping[str, Any], model: nn.Module) -> 
     """
     if "variables" not in header or not isinstance(model, LogJoint):
         return
-    # Words are the same for files of earlier versions, which described tensors as lists.
+    # Descriptions in words also match those of earlier versions, which stored tensors as lists.
     saved, given = _in_words(header["variables"]), _in_words(_outline(model.variables))
     if saved != given:
         raise StorageError(
-            f"{path}: the posterior is over other variables, so its numbers mean something else. "
+            f"{path}: the posterior is over other variables, so its draws mean something else. "
             f"In the file: {saved}. In the model: {given}. Make the model with the variables of "
             "the file, in this order"
         )

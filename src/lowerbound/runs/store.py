@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the newest ones are kept, and damaged ones are passed over."""
+"""The checkpoints of a run: the newest ones are kept, and damaged ones are skipped."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class CheckpointStore:
         A training may replace and delete checkpoints meanwhile. So nothing is called damaged before
         the folders were read without such a change.
         """
-        self._warn_of_copies()
+        self._warn_about_copies()
         for _ in range(_MOST_ATTEMPTS):
             folders = _identify(find())
             found, faults = _try_each(folders, read)
@@ -206,12 +206,12 @@ class CheckpointStore:
             f"{self.path.parent}: has no checkpoint yet; wait for the first one, or train again"
         )
 
-    def _warn_of_copies(self) -> None:
+    def _warn_about_copies(self) -> None:
         for step, folder in self._list_by_step():
             if is_misnamed(folder, step):
                 actual = read_state(folder)["progress"]["step"]
                 warnings.warn(
-                    f"{folder}: is passed over, because it is a checkpoint of step {actual:,} and "
+                    f"{folder}: is skipped, because it is a checkpoint of step {actual:,} and "
                     "not of the step in its name; give it a name such as step-copy, or remove it",
                     stacklevel=5,
                 )

@@ -44,8 +44,8 @@ class StopSignals:
     itself, are left alone. Blocks may be nested, see :meth:`catch`. Outside of the main thread
     nothing is caught, because Python calls handlers in that thread only.
 
-    An instance belongs to one thread, which alone changes it. So the step of a training in another
-    thread does not say when the main thread may be interrupted.
+    An instance belongs to one thread, and no other thread changes it. So the step of a training in
+    another thread does not decide when the main thread may be interrupted.
 
     Args:
         ends_process: whether the process ends after a few seconds even if the interrupt has not
@@ -71,7 +71,7 @@ class StopSignals:
     @staticmethod
     @contextmanager
     def catch(*, ends_process: bool = False) -> Iterator[StopSignals]:
-        """A block of the instance that is active already, or of a new one.
+        """Enter a block of the instance that is already active, or of a new one.
 
         Another thread than the main thread gets an instance of its own. It raises no interrupt
         unless it is asked to (:meth:`raise_if_requested`).

@@ -62,7 +62,7 @@ class Decision:
         goes_back: whether the training continues from the best average.
         settled: whether the training ends.
         restarts_average: whether a new average begins with the next step.
-        bounds: the bounds of the best average on the examples of the comparison, if it is this one.
+        bounds: if this average is the best one, its bounds on the examples of the comparison.
     """
 
     windows: Windows
@@ -135,7 +135,7 @@ class AutoStop:
 
         The loop carries out the decision, with :meth:`follow`. Nothing on which a later decision
         depends changes here, so that a training can be interrupted during the comparison and
-        resumed before it. Only the bounds of the best average are remembered if they were computed.
+        resumed before it. Only the bounds of the best average are kept, once they are computed.
 
         Args:
             progress: the progress of the training.
@@ -174,7 +174,7 @@ class AutoStop:
         return decision
 
     def follow(self, decision: Decision) -> None:
-        """Change the state of the rule, and of the average, as a decision says."""
+        """Apply a decision to the state of the rule and of the average."""
         if decision.is_best:
             self._best_bounds = decision.bounds
         if decision.restarts_average:

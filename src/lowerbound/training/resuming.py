@@ -25,8 +25,8 @@ def lock_run(files: RunDirectory | None, settings: FitKeywords) -> AbstractConte
     """Make a context in which no other training writes to the run's directory, if it has one.
 
     Raises:
-        StorageError: on entering, if another training is writing to it. At once, if there is no run
-            to resume, so that the lock's file is not made in a directory of something else.
+        StorageError: on entering, if another training is writing to it; immediately, if there is no
+            run to resume, so that no lock file is made in a directory that is not a run's.
     """
     if files is None:
         return nullcontext()

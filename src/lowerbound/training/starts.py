@@ -22,7 +22,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
 from lowerbound.training.fitting import fit
 
-# The draws that tell where a posterior is.
+# The number of draws that locate a posterior.
 _DRAWS = 1000
 
 # Two posteriors are at the same place if no mean differs by more standard deviations than this.
@@ -53,10 +53,10 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Starts:
-    """Posteriors from several starting points, the best first; ``str()`` of it is a table.
+    """Posteriors from several starting points, the best first; ``str()`` gives a table.
 
     Args:
-        starts: the posteriors, the one with the largest bound first. The model has its weights.
+        starts: the posteriors, sorted by their bounds. The model has the weights of the first.
     """
 
     starts: tuple[Start, ...]
@@ -72,10 +72,10 @@ class Starts:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """About the share of the posterior at each of the separate places.
+        """The approximate share of the posterior at each separate place.
 
         Posteriors at separate places do not overlap, so the sum of their exponentiated bounds is at
-        most p(x). The shares are those of this sum.
+        most p(x). A place's share is its part of this sum.
         """
         bounds = torch.tensor([start.bound.mean for start in self.separate], dtype=torch.float64)
         return tuple(bounds.softmax(0).tolist())
