@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-# With it, every process would compile the sources and tests again.
+# If it were set, every process would compile the sources and tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo check test lint types tests quick-tests docs tutorial format benchmark identical reference clean
