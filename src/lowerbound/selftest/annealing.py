@@ -115,12 +115,12 @@ def compute_annealing_explicitly() -> float:
 
 @check(
     "annealing-shortfall",
-    "An annealed estimate may be too low by the upper end of the interval of what the second half "
-    "of the distributions has added, as computed with scipy",
+    "An annealed estimate may be too low by the upper end of an interval: that of the growth since "
+    "chains of half the length, as computed with scipy",
     tolerance=1e-9,
 )
 def compare_annealing_shortfall() -> float:
-    """For 4 examples, whose interval is Student's. The shorter chains have other noise."""
+    """For 4 examples, whose interval is Student's. The shorter chains have their own noise."""
     model, x, _ = make_grid_vae(4)
     found = annealed_log_likelihood(model, x, distributions=8, chains=6, leapfrog_steps=1)
     assert found.shorter is not None
@@ -133,7 +133,7 @@ def compare_annealing_shortfall() -> float:
 
 @check(
     "annealing-doubt",
-    "Where short annealing puts the worse of two models first, the comparison is not certain, and "
+    "If short annealing ranks the worse of two models first, the comparison is not certain, and "
     "the better model's estimate is marked as doubtful in most examples",
     tolerance=0,
 )

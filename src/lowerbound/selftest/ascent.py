@@ -44,7 +44,7 @@ def compare_known_gaussian() -> float:
 
 @check(
     "ascent-evidence",
-    "The log evidence of a Gaussian with unknown mean and precision is that of quadrature, and the "
+    "The log evidence of a Gaussian with unknown mean and precision is that by quadrature, and the "
     "bound of coordinate ascent is below it by less than 0.1 nats",
     tolerance=1e-6,
 )
@@ -69,7 +69,7 @@ def integrate_mean_and_precision() -> float:
 @check(
     "ascent-regression",
     "The bound of coordinate ascent for a linear regression is the mean of log p - log q over "
-    "draws from its factors, as scipy scores them (in standard errors)",
+    "draws from its factors, as computed with scipy (in standard errors)",
     tolerance=4,
 )
 def measure_regression_bound() -> float:
@@ -107,7 +107,7 @@ def measure_regression_bound() -> float:
 @check(
     "ascent-mixture",
     "The bound of coordinate ascent for a mixture of Gaussians is log p - log q at every draw from "
-    "its factors, as scipy scores them",
+    "its factors, as computed with scipy",
     tolerance=1e-8,
 )
 def compare_mixture_bound() -> float:
@@ -130,7 +130,7 @@ def compare_mixture_bound() -> float:
 
 
 def _weigh_mixture(factors: Mapping[str, Any], x: Tensor) -> Float:
-    """log p - log q of draws from the factors; the prior is that of the class's documentation."""
+    """log p - log q of draws from the factors; the prior is the one that the class documents."""
     generator, points = np.random.default_rng(0), x.numpy()
     shares, components = factors["assignments"].shares.numpy(), factors["components"]
     dirichlet = factors["proportions"].concentration.numpy()

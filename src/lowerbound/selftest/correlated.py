@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 
 
 def _covariance_of_triangle(raw: Float, size: int) -> Float:
-    """The covariance that J (J + 3) / 2 outputs mean, computed entry by entry."""
+    """The covariance that J (J + 3) / 2 outputs stand for, computed entry by entry."""
     factor, entries = np.diag(np.exp(0.5 * raw[size : 2 * size])), iter(raw[2 * size :])
     for row in range(size):
         for column in range(row):
@@ -32,7 +32,7 @@ def _covariance_of_triangle(raw: Float, size: int) -> Float:
 
 
 def _covariance_of_columns(raw: Float, size: int) -> Float:
-    """The covariance that J (2 + r) outputs mean."""
+    """The covariance that J (2 + r) outputs stand for."""
     columns = raw[2 * size :].reshape(size, -1)
     covariance: Float = np.diag(np.exp(raw[size : 2 * size])) + columns @ columns.T
     return covariance
@@ -74,8 +74,8 @@ def compare_correlated_densities() -> float:
     return worst
 
 
-def _moments_apart(z: Tensor, mean: Float, covariance: Float) -> float:
-    """The largest distance of the first two moments of draws ``[N, J]``, in standard errors."""
+def _compare_moments(z: Tensor, mean: Float, covariance: Float) -> float:
+    """Compare the first two moments of draws ``[N, J]`` with known ones, in standard errors."""
     shift = z.detach() - torch.from_numpy(mean)
     products = (shift[:, :, None] * shift[:, None]).flatten(1)
     return max(errors_apart(shift), errors_apart(products, torch.from_numpy(covariance).flatten()))
@@ -83,14 +83,14 @@ def _moments_apart(z: Tensor, mean: Float, covariance: Float) -> float:
 
 @check(
     "correlated-draws",
-    "Draws of a full-rank and a low-rank Gaussian, and of ByVariable, have its mean and covariance "
-    "(in standard errors)",
+    "Draws of a full-rank and a low-rank Gaussian, and of ByVariable, have their mean and "
+    "covariance (in standard errors)",
     tolerance=4.5,
 )
 def measure_correlated_draws() -> Iterator[float]:
     """For 98 different moments of 7 posteriors. By chance it fails for one seed in 1,500."""
     return (
-        _moments_apart(q.rsample(torch.Size((_DRAWS,))), mean, covariance)
+        _compare_moments(q.rsample(torch.Size((_DRAWS,))), mean, covariance)
         for q, mean, covariance in (*_make_correlated(), _make_groups())
     )
 
@@ -155,7 +155,7 @@ def measure_mixture_draws() -> float:
     prior, mean, deviation = _make_mixture()
     centred = mean - mean.mean(0)
     covariance = centred.T @ centred / len(mean) + np.diag((deviation**2).mean(0))
-    return _moments_apart(prior().sample(torch.Size((_DRAWS,))), mean.mean(0), covariance)
+    return _compare_moments(prior().sample(torch.Size((_DRAWS,))), mean.mean(0), covariance)
 
 
 def _make_mixture() -> tuple[lb.VampPrior, Float, Float]:
@@ -205,4 +205,4 @@ def compare_flow_draws() -> float:
             return math.inf
     mean = share @ grid
     shift = grid - mean
-    return _moments_apart(z, mean.numpy(), (shift.T @ (share[:, None] * shift)).numpy())
+    return _compare_moments(z, mean.numpy(), (shift.T @ (share[:, None] * shift)).numpy())

@@ -18,8 +18,8 @@ from lowerbound.selftest.registry import check
 Float = NDArray[np.float64]
 
 
-def _weights_of(part: nn.Module) -> tuple[Float, Float]:
-    """The weight and the bias of the only layer of a conditional."""
+def _get_weights(part: nn.Module) -> tuple[Float, Float]:
+    """Get the weight and the bias of the only layer of a conditional."""
     layer = {name.split(".")[-1]: value for name, value in part.named_parameters()}
     return layer["weight"].detach().numpy(), layer["bias"].detach().numpy()
 
@@ -52,7 +52,7 @@ def compute_given_explicitly() -> float:
     codes = np.concatenate([age.numpy()[:, None], np.eye(3)[kind.numpy()]], 1)
 
     def log_density(part: nn.Module, value: Float, inputs: Float, scale: float) -> Float:
-        weight, bias = _weights_of(part)
+        weight, bias = _get_weights(part)
         mean = np.concatenate([inputs, np.broadcast_to(codes, (*inputs.shape[:-1], 4))], -1)
         found: Float = stats.norm(mean @ weight.T + bias, scale).logpdf(value).sum(-1)
         return found
@@ -71,7 +71,7 @@ def compute_given_explicitly() -> float:
     tolerance=4.5,
 )
 def compare_missing_entries() -> float:
-    """For a linear Gaussian model, whose marginals scipy has, and 12 examples.
+    """For a linear Gaussian model, whose marginals scipy computes, and 12 examples.
 
     One example is complete, and one has a single entry. Another placeholder must give the same
     result, bit for bit, and finite gradients. By chance it fails for less than one seed in 5,000.
@@ -156,8 +156,8 @@ class _Fixed(nn.Module):
         return Independent(self.entry.expand((*z.shape[:-1], self.dims)), 1)
 
 
-def _without_latents(likelihood: nn.Module, dims: int) -> lb.LatentModel:
-    """A model in which z says nothing, so that every bound is the log density of the data."""
+def _make_without_latents(likelihood: nn.Module, dims: int) -> lb.LatentModel:
+    """Make a model that ignores z, so that every bound is the log density of the data."""
     posterior = lb.Gaussian(lb.mlp(dims, 2))
     set_linear(posterior, torch.zeros(2, dims), torch.zeros(2))
     return lb.LatentModel(lb.StandardNormal(1), posterior, likelihood)
@@ -181,7 +181,7 @@ def compare_bits_per_dimension() -> float:
         (mass, data_of_mass),
         (density, data_of_mass.prepare("dequantize")),
     ):
-        bits = lb.evaluate(_without_latents(likelihood, 3), lb.ELBO(), data).bits_per_dimension
+        bits = lb.evaluate(_make_without_latents(likelihood, 3), lb.ELBO(), data).bits_per_dimension
         if bits is None:
             return math.inf
         worst = max(worst, abs(bits - 8))
@@ -223,7 +223,7 @@ def compare_counts() -> float:
     """For counts from 0 to 300 of 3 entries, in float32, with their bits per dimension."""
     counts = torch.stack([torch.arange(0, 301, 10), torch.arange(31), torch.full((31,), 300)], 1)
     data = lb.Examples(counts, kind="counts")
-    model = _without_latents(_Fixed(Poisson(torch.tensor(90.0), validate_args=False), 3), 3)
+    model = _make_without_latents(_Fixed(Poisson(torch.tensor(90.0), validate_args=False), 3), 3)
     found = lb.evaluate(model, lb.ELBO(), data)
     exact = stats.poisson(90).logpmf(counts.numpy()).sum(1)
     bits = -exact.mean() / (3 * math.log(2))

@@ -22,7 +22,7 @@ from lowerbound.selftest.registry import check
 @check(
     "inference-gaps",
     "The approximation gap is the divergence of the best factorised Gaussian from the posterior, "
-    "and the amortisation gap what the encoder's error adds, as computed with numpy",
+    "and the amortisation gap is what the encoder's error adds, as computed with numpy",
     tolerance=0.04,
 )
 def compare_inference_gaps() -> float:
@@ -53,8 +53,8 @@ def compare_inference_gaps() -> float:
 
 @check(
     "gaps-count-each-draw-once",
-    "Without a search, the gaps' log likelihood varies as that of twice as many independent draws "
-    "from the encoder's posterior, and has their effective sample size (relative)",
+    "Without a search, the gaps' log likelihood varies like one from twice as many independent "
+    "draws of the encoder's posterior, and has their effective sample size (relative)",
     tolerance=0.2,
 )
 def compare_draws_of_gaps() -> float:
@@ -75,7 +75,7 @@ def compare_draws_of_gaps() -> float:
 
 
 def _judge_normal(mean: float, scale: float) -> PosteriorHealth:
-    """Judge q = N(mean, scale^2) as the posterior N(0, 1)."""
+    """Judge q = N(mean, scale^2) where the posterior is N(0, 1)."""
     model = lb.LogJoint(
         lambda z: Normal(torch.zeros((), dtype=DOUBLE), 1.0).log_prob(z), lb.mean_field, {"z": ()}
     ).double()

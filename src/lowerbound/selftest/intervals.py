@@ -85,7 +85,7 @@ def measure_coverage() -> float:
 @check(
     "paired-difference",
     "The difference of two estimates is the mean of the examples' differences with its interval, "
-    "and is certain only if neither may be too low by as much",
+    "and is certain only if neither may be too low by that much",
     tolerance=1e-12,
 )
 def compare_paired_differences() -> float:
@@ -107,7 +107,7 @@ def compare_paired_differences() -> float:
 
 
 class _Short(Estimate):
-    """An estimate that may be too low by so much."""
+    """An estimate whose mean may be too low by a given amount."""
 
     def __init__(self, per_example: Tensor, shortfall: float) -> None:
         super().__init__(per_example)
@@ -139,8 +139,8 @@ _KNOWN_SHAPES = {
 
 @check(
     "pareto-shape-known",
-    "Pareto k-hat is that of ArviZ on known weights, and the limits of the tail and of a reliable "
-    "k-hat are those of Vehtari et al. 2024",
+    "Pareto k-hat is that of ArviZ on known weights, and the length of the tail and the largest "
+    "reliable k-hat are those of Vehtari et al. 2024",
     tolerance=1e-6,
 )
 def compare_pareto_shapes() -> float:

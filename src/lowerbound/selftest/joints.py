@@ -165,8 +165,8 @@ def measure_start() -> float:
 
 @check(
     "copies-by-weight",
-    "Resampling returns less than one copy more or less of each draw than its weight says, and as "
-    "many on average (in standard errors)",
+    "Resampling returns as many copies of each draw as its weight says, with a difference of less "
+    "than one, and exactly as many on average (in standard errors)",
     tolerance=4,
 )
 def measure_copies() -> float:

@@ -49,8 +49,8 @@ def count_repeated_noise() -> float:
 
 @check(
     "noise-in-chunks",
-    "Noise that is drawn in chunks is that of one request for all, for every request of a chunk "
-    "(number of differences)",
+    "Noise that is drawn in chunks is the noise of a single request, for every request within a "
+    "chunk (number of differences)",
     tolerance=0,
 )
 def count_differences_between_chunks() -> float:
@@ -92,14 +92,14 @@ def count_repeated_seeds() -> float:
     return len(found) - len(set(found)) + sum(a != b for a, b in zip(found, again, strict=True))
 
 
-def _vector(*values: float) -> Tensor:
-    """A parameter that all examples share, ``[B, units]``."""
+def _make_vector(*values: float) -> Tensor:
+    """Make a parameter that all examples share, ``[B, units]``."""
     return torch.tensor(values, dtype=DOUBLE).expand(_EXAMPLES, len(values))
 
 
 def _list_continuous() -> list[tuple[distributions.Distribution, Any, int]]:
-    """List distributions, the distribution function of an entry, and which entry."""
-    two = _vector(0.6, 2.5)
+    """List distributions, the cumulative distribution function of an entry, and its position."""
+    two = _make_vector(0.6, 2.5)
     three = torch.tensor([2.0, 0.5, 1.5], dtype=DOUBLE).expand(_EXAMPLES, 3)
     return [
         (lb.StandardNormal(2)().expand((_EXAMPLES,)), stats.norm().cdf, 1),
@@ -134,7 +134,7 @@ def measure_continuous_noise() -> float:
 
 def _list_discrete() -> list[tuple[distributions.Distribution, Tensor]]:
     """List distributions, and the mean of each entry of a draw."""
-    chances = _vector(0.2, 0.7)
+    chances = _make_vector(0.2, 0.7)
     weights = torch.tensor([0.1, 0.6, 0.3], dtype=DOUBLE)
     logits = weights.log().expand(_EXAMPLES, 1, 3)
     levels = weights.log().reshape(1, 3, 1).expand(_EXAMPLES, 3, 1)

@@ -61,7 +61,7 @@ def _make_log_joints() -> list[lb.LogJoint]:
 
 
 @contextmanager
-def _moved(parameters: Sequence[Tensor], direction: Sequence[Tensor], by: float) -> Iterator[None]:
+def _moving(parameters: Sequence[Tensor], direction: Sequence[Tensor], by: float) -> Iterator[None]:
     """Within the block, the parameters are moved along a direction."""
     before = [parameter.data.clone() for parameter in parameters]
     for parameter, along in zip(parameters, direction, strict=True):
@@ -72,7 +72,9 @@ def _moved(parameters: Sequence[Tensor], direction: Sequence[Tensor], by: float)
         parameter.data.copy_(value)
 
 
-def _slope(value: Tensor, parameters: Sequence[Tensor], direction: Sequence[Tensor]) -> float:
+def _differentiate(
+    value: Tensor, parameters: Sequence[Tensor], direction: Sequence[Tensor]
+) -> float:
     """The derivative of the sum of a value along a direction."""
     if not value.requires_grad:
         return 0.0
@@ -95,18 +97,18 @@ def _compare_parts(model: lb.LatentModel | lb.LogJoint, x: Tensor) -> float:
         return model.draw(x, 5)
 
     def score(z: Tensor) -> Tensor:
-        given = [x] * isinstance(model, lb.LatentModel)  # the q of a log joint is given nothing
+        given = [x] * isinstance(model, lb.LatentModel)  # q of a log joint has no input
         found: Tensor = model.posterior(*given).log_prob(z)
         return found
 
     now = draw()
     slopes = [
-        _slope(value, parameters, direction)
+        _differentiate(value, parameters, direction)
         for value in (now.log_q_stopgrad_z, now.log_q_stopgrad_parameters, now.log_q)
     ]
     ends = []
     for by in (_STEP, -_STEP):
-        with _moved(parameters, direction, by):
+        with _moving(parameters, direction, by):
             at_fixed_z, z = score(now.z.detach()), draw().z
         with torch.no_grad():
             ends.append((float(at_fixed_z.sum()), float(score(z).sum())))
@@ -118,8 +120,8 @@ def _compare_parts(model: lb.LatentModel | lb.LogJoint, x: Tensor) -> float:
 
 @check(
     "parts-of-the-score",
-    "The log density of q with a stop-gradient on z has only the direct gradient, and with one on "
-    "the parameters only that through z, as finite differences give it (relative)",
+    "With a stop-gradient on z, the log density of q has only its direct gradient, and with one on "
+    "the parameters only that through z, as computed by finite differences (relative)",
     tolerance=1e-7,
 )
 def compare_parts_of_the_score() -> float:
@@ -152,7 +154,7 @@ def _make_layers(
     return lb.Draw.of({"z2": z2, "z1": z1}, lambda: Normal(z1.z[..., 0], 1.0).log_prob(x))
 
 
-def _exact_layers(x: float) -> Tensor:
+def _solve_layers(x: float) -> Tensor:
     """The parameters of the exact posterior, ``[5, 1]``."""
     # z2 | x ~ N(x / 3, 2 / 3), and z1 | z2, x ~ N((z2 + x) / 2, 1 / 2).
     return torch.tensor(
@@ -168,14 +170,14 @@ def _exact_layers(x: float) -> Tensor:
 def measure_exact_layers() -> float:
     """For 50 draws. The density of x is N(0, 3)."""
     x = torch.tensor([1.7], dtype=DOUBLE)
-    draw = _make_layers(_exact_layers(1.7), x, 50, "pathwise")
+    draw = _make_layers(_solve_layers(1.7), x, 50, "pathwise")
     return largest(draw.log_w - float(stats.norm(0, math.sqrt(3)).logpdf(1.7)))
 
 
 @check(
     "layers-rate",
-    "The rate of two layers, in closed form over draws of the upper one, is its known value, and "
-    "so is the sampled one (in standard errors)",
+    "The rate of two layers of latents has its known mean, both in closed form given draws of the "
+    "upper layer, and sampled (in standard errors)",
     tolerance=4,
 )
 def measure_layers_rate() -> float:

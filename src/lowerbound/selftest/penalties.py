@@ -100,7 +100,7 @@ def compare_ramps() -> float:
     return max(apart, *(abs(found - exact) for found, exact in expected.items()))
 
 
-def _renyi_by_decimals(log_w: list[float], alpha: float) -> float:
+def _compute_renyi_in_decimals(log_w: list[float], alpha: float) -> float:
     """The Rényi bound in decimal arithmetic with 60 digits, whose exponents have no limit."""
     getcontext().prec = 60
     order = 1 - Decimal(alpha)
@@ -137,7 +137,7 @@ def compare_orders() -> float:
                 continue
             for dtype in (torch.float32, torch.float64):
                 weights = torch.tensor(log_w, dtype=dtype)[:, None]
-                exact = _renyi_by_decimals(weights[:, 0].double().tolist(), alpha)
+                exact = _compute_renyi_in_decimals(weights[:, 0].double().tolist(), alpha)
                 found = lb.Renyi(alpha, samples=50).bound(_make_draw(weights))
                 worst = max(worst, largest(found.double() - exact) / (0.1 + abs(exact)))
     return worst
@@ -165,7 +165,7 @@ def compare_other_numbers() -> float:
 
 
 class _BestCritic(nn.Module):
-    """The log density ratio of two units of variance 1 with a correlation, and independent ones."""
+    """The log ratio of two densities of two unit-variance units: correlated over independent."""
 
     def __init__(self, correlation: float) -> None:
         super().__init__()
@@ -181,8 +181,8 @@ class _BestCritic(nn.Module):
 
 @check(
     "total-correlation",
-    "FactorVAE's estimate with the best critic is the total correlation of Gaussian latents, and "
-    "its critic's loss is the integral of the cross-entropy (in standard errors)",
+    "With the best critic, FactorVAE's estimate is the total correlation of Gaussian latents, and "
+    "the critic's loss is the integral of the cross-entropy (in standard errors)",
     tolerance=4,
 )
 def measure_total_correlation() -> float:

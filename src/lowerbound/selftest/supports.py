@@ -26,24 +26,24 @@ from lowerbound.selftest.known import DOUBLE, largest
 from lowerbound.selftest.registry import check
 
 
-def _number(value: float) -> Tensor:
+def _make_number(value: float) -> Tensor:
     return torch.tensor(value, dtype=DOUBLE)
 
 
-# A support, a density over it, one expectation in closed form, and the half width and the points of
-# a grid over the real numbers that represent it.
+# A variable, a density over it, a statistic and its expectation, and the half width and the number
+# of points of a grid over the real numbers that represent the variable.
 _Case = tuple[lb.Variable, Distribution, Callable[[Tensor], Tensor], float, float, int]
 
 
 def _list_cases() -> list[_Case]:
     shares = Dirichlet(torch.tensor([2.0, 3.0, 4.0], dtype=DOUBLE))
-    triangle = LKJCholesky(3, _number(1.5))
+    triangle = LKJCholesky(3, _make_number(1.5))
     # An entry r of a correlation matrix of size d under LKJ(eta) has (r + 1) / 2 ~ Beta(a, a) with
     # a = eta + d / 2 - 1, here 2, so E r^2 = 1 / (2 a + 1) = 1 / 5.
     return [
         (
             lb.Variable((), constraints.positive),
-            Gamma(_number(3), _number(2)),
+            Gamma(_make_number(3), _make_number(2)),
             _identity,
             1.5,
             14,
@@ -51,7 +51,7 @@ def _list_cases() -> list[_Case]:
         ),
         (
             lb.Variable((), constraints.unit_interval),
-            Beta(_number(2), _number(3)),
+            Beta(_make_number(2), _make_number(3)),
             _identity,
             0.4,
             25,
@@ -59,7 +59,7 @@ def _list_cases() -> list[_Case]:
         ),
         (
             lb.Variable((), constraints.interval(-1.0, 3.0)),
-            Uniform(_number(-1), _number(3)),
+            Uniform(_make_number(-1), _make_number(3)),
             _identity,
             1.0,
             40,
@@ -84,7 +84,7 @@ class _Shifted(Exponential):
     """2 plus an exponential variable of rate 2, whose mean is 2.5."""
 
     def __init__(self) -> None:
-        super().__init__(_number(2.0), validate_args=False)
+        super().__init__(_make_number(2.0), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density."""
@@ -132,7 +132,7 @@ def compare_bijections() -> float:
         for u in torch.randn(20, *variable.free_shape, dtype=DOUBLE):
             z = ours(u)
             found = ours.log_abs_det_jacobian(u, z).sum()
-            free = _free_entries(variable, theirs)
+            free = _select_free_entries(variable, theirs)
             jacobian = torch.autograd.functional.jacobian(free, u).reshape([u.numel()] * 2)
             exact = torch.linalg.slogdet(jacobian).logabsdet
             worst = max(
@@ -144,8 +144,8 @@ def compare_bijections() -> float:
     return worst
 
 
-def _free_entries(variable: lb.Variable, bijection: Any) -> Callable[[Tensor], Tensor]:
-    """The map from real numbers to the entries of a value that determine the others."""
+def _select_free_entries(variable: lb.Variable, bijection: Any) -> Callable[[Tensor], Tensor]:
+    """Select the map from real numbers to the entries of a value that determine the others."""
     if variable.support is constraints.simplex:
         return lambda u: bijection(u)[..., :-1]
     if variable.support is constraints.corr_cholesky:

@@ -32,7 +32,7 @@ class _Parabola(lb.Objective):
 
 
 def _fit_parabola(steps: int, **settings: Any) -> Float:
-    """The mean of q after some steps from 0."""
+    """Train from 0, and return the mean of q."""
     model = lb.LogJoint(lambda z: -z.square().sum(-1), lb.mean_field, {"z": 2}).double()
     lb.fit(model, _Parabola(), steps=steps, progress=False, **settings)
     found: Float = next(model.parameters()).detach()[:2].numpy().copy()
@@ -113,7 +113,7 @@ def compute_averages_explicitly() -> float:
 
 @check(
     "best-average",
-    "With automatic stopping fit keeps the weights of the best window: they have the largest of "
+    "With automatic stopping, fit keeps the weights of the best window: they have the largest of "
     "the recorded bounds, and gains are differences of bounds",
     tolerance=1e-9,
 )
