@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for the comma
 
 import pytest
 
-# torch is imported by what needs it, and so not by the process that only distributes the tests.
+# torch is imported where it is needed, and so not in the process that only distributes the tests.
 
 
 def pytest_addoption(parser):

@@ -152,10 +152,10 @@ PROGRAMS = [
 
 @pytest.fixture(scope="module")
 def heavy_imports() -> dict[str, list[str]]:
-    """What each program has imported that is heavy.
+    """The heavy modules that each program has imported.
 
-    They run one after another in one process, because to start ten takes seconds. What one of them
-    imports, the programs after it are found to have imported too.
+    The programs run one after another in one process, because starting ten takes seconds. So a
+    module that one of them imports is also found for all programs after it.
     """
     code = (
         "import contextlib, io, json, sys\n"

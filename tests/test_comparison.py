@@ -72,8 +72,8 @@ def test_intervals_of_a_few_values_cover_their_mean(count, law, least):
 
 @pytest.mark.parametrize("jitter", [0.0, 1e-6, 1e-3])
 @pytest.mark.parametrize("count", [5, 20, 100])
-def test_resamples_of_almost_equal_values_do_not_blow_up_the_interval(count, jitter):
-    """A tenth to a twentieth of the values is 1 and the others are almost 0."""
+def test_resamples_of_almost_equal_values_do_not_widen_the_interval_greatly(count, jitter):
+    """Between a twentieth and a tenth of the values are 1, and the others are almost 0."""
     values = jitter * torch.randn(count, generator=torch.Generator().manual_seed(0))
     values[: max(1, count // 20)] += 1
     mean, error = float(values.mean()), float(values.std()) / math.sqrt(count)
@@ -83,7 +83,7 @@ def test_resamples_of_almost_equal_values_do_not_blow_up_the_interval(count, jit
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_an_interval_of_a_value_that_is_not_finite_is_refused(value):
+def test_an_interval_of_non_finite_values_is_refused(value):
     values = torch.tensor([0.0, 1.0, value, 2.0])
     with pytest.raises(DataError, match=rf"example 2 .* is {value:g}"):
         Estimate(values).interval()
@@ -257,7 +257,7 @@ def test_the_growth_of_a_single_example_counts():
     assert "by up to 4e+02 nats" in grown.warning
 
 
-def test_an_example_that_is_not_finite_is_doubtful_and_spoils_no_other():
+def test_a_non_finite_estimate_is_doubtful_and_does_not_affect_the_others():
     values = torch.zeros(30, dtype=DOUBLE)
     values[3] = -math.inf
     estimate = annealed(values, growth=0.1)
@@ -266,7 +266,7 @@ def test_an_example_that_is_not_finite_is_doubtful_and_spoils_no_other():
     assert "1 of 30 examples have no finite estimate. It is" in estimate.warning
 
 
-def test_doubt_of_an_upper_bound_says_that_it_is_too_high():
+def test_the_warning_of_an_upper_bound_says_that_it_is_too_high():
     values = torch.zeros(30, dtype=DOUBLE)
     assert "most likely too low" in annealed(values, effective=1.0).warning
     assert "most likely too high" in annealed(values, effective=1.0, is_upper=True).warning

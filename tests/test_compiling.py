@@ -97,7 +97,7 @@ def after(
 
 
 def assert_agreement(make, **tolerance) -> dict[str, torch.Tensor]:
-    """Both ways of taking steps end at the same weights and sums; return the compiled one's."""
+    """Compiled and plain steps end at the same weights and sums; return the compiled ones."""
     compiled, eager = after(make(), compiled=True), after(make(), compiled=False)
     torch.testing.assert_close(compiled[0], eager[0], **tolerance)
     assert compiled[1] == pytest.approx(eager[1], rel=1e-5)

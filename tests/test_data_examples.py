@@ -111,7 +111,7 @@ def test_bits_per_dimension():
     def check(bound, levels, shape):
         values = torch.zeros(2, *shape, dtype=torch.uint8)
         examples = Examples(values, levels=levels, pixels="dequantize")
-        # by another road: nats per dimension on the scale of the integers, where a bin has width 1
+        # computed otherwise: nats per dimension on the scale of the integers, with bins of width 1
         nats = -bound / math.prod(shape) + math.log(levels)
         assert examples.bits_per_dimension(bound) == pytest.approx(nats / math.log(2))
         assert Examples(values, levels=levels).bits_per_dimension(bound) is None

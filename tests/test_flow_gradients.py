@@ -22,7 +22,10 @@ FLOWS = {
     "gf": {"transforms": 1, "components": 4, "hidden_features": (8,)},
     "bpf": {"transforms": 1, "degree": 4, "hidden_features": (8,)},
 }
-ROWS = {"sospf": 16, "bpf": 16}  # Their inverse is a search, and takes nearly all of the time.
+ROWS = {
+    "sospf": 16,
+    "bpf": 16,
+}  # The inverse of these is a search, which takes nearly all the time.
 SAMPLES = 6
 OBJECTIVES = {
     "iwae": lb.IWAE(SAMPLES),

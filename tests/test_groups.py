@@ -283,7 +283,7 @@ def test_estimates_near_the_evidence_where_q_is_off():
     ],
     ids=["dreg top down", "dreg bottom up", "free bits"],
 )
-def test_a_trained_model_nears_the_evidence_of_its_own(top_down, objective, epochs):
+def test_the_bound_of_a_trained_model_nears_its_own_evidence(top_down, objective, epochs):
     """With one unit for each layer the exact posterior is in the family, so the gap closes."""
     model, _ = two_layers(top_down, sizes=(4, 1, 1))
     x = model.evidence().sample((500,))

@@ -66,7 +66,7 @@ def _small_passes(monkeypatch):
 
 @pytest.fixture
 def _without_preparations(monkeypatch):
-    """For hundreds of evaluations of known data: no trial draws, which take most of the time."""
+    """Skip trial draws, which take most of the time in hundreds of evaluations of known data."""
     monkeypatch.setattr(lb.LatentModel, "check_support", lambda *_: None)
     monkeypatch.setattr(lb.LatentModel, "numbers_per_draw", lambda *_: 2)
 

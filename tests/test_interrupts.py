@@ -269,7 +269,7 @@ def test_a_training_within_a_step_does_not_change_when_the_step_is_interrupted()
 
 
 def test_an_interrupt_comes_again_without_pthread_kill(monkeypatch):
-    """As on Windows, where it does not end a wait of the operating system."""
+    """As on Windows, where an interrupt does not end a wait of the operating system."""
 
     def wait():
         for _ in range(500):

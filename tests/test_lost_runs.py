@@ -365,7 +365,7 @@ def test_a_copy_with_the_name_of_another_step_is_skipped(data, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_files_that_come_while_a_checkpoint_is_written_are_not_part_of_it(tmp_path, monkeypatch):
+def test_files_that_appear_while_a_checkpoint_is_written_are_not_part_of_it(tmp_path, monkeypatch):
     from lowerbound.runs import checkpoints
 
     real = checkpoints.write_unsynced_tensors

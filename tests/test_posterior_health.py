@@ -84,7 +84,7 @@ def test_correlation_that_q_lacks_is_named():
         (lambda size: lb.Flow("maf", size, transforms=1), "a flow with more transforms"),
     ],
 )
-def test_a_posterior_is_never_advised_to_be_what_it_is(family, expected):
+def test_the_advice_never_names_the_family_that_q_already_has(family, expected):
     better = posterior_causes.name_better_posteriors(family(2)())
     assert better["richer"].startswith(expected)
     health = lb.posterior_health(

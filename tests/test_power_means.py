@@ -75,7 +75,7 @@ def test_advantages_are_those_of_scipy(scale, alpha, dtype):
         replaced = exact.copy()
         replaced[own] = (exact.sum(0) - exact[own]) / (len(exact) - 1)
         expected = torch.from_numpy(mean(exact) - mean(replaced))
-        # The reference, too, is only as accurate as a logarithm divided by the order.
+        # The reference is also only as accurate as a logarithm divided by the order.
         atol = 100 * (torch.finfo(dtype).eps * (scale + 1) + 2e-16 / abs(order))
         torch.testing.assert_close(found[own], expected, rtol=0, atol=atol)
 

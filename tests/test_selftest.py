@@ -1,4 +1,7 @@
-"""The statements of ``lowerbound selftest`` hold, and each one fails if its subject is broken."""
+"""The statements of ``lowerbound selftest`` hold, and each one fails if its subject is broken.
+
+``selftest_mutations`` has the code that breaks the library.
+"""
 
 import json
 import math
@@ -30,12 +33,12 @@ def maybe_thorough(name: str):
 
 @pytest.mark.parametrize("name", [maybe_thorough(name) for name in CHECKS])
 def test_the_statement_holds(name):
-    """All randomness is seeded; how often another seed would fail is said where the check is."""
+    """All randomness is seeded; each check says how often another seed would fail."""
     [outcome] = run_checks(only=[name])
     assert outcome.passed, outcome
 
 
-PAIRS = [(name, red) for name, (_, reds) in MUTATIONS.items() for red in reds]
+PAIRS = [(mutation, name) for mutation, (_, names) in MUTATIONS.items() for name in names]
 
 
 @pytest.mark.parametrize(
@@ -54,10 +57,10 @@ def test_the_check_sees_the_mutation(mutation, name, monkeypatch):
     MUTATIONS[mutation][0](monkeypatch)
     [outcome] = run_checks(only=[name])
     assert not outcome.passed, outcome
-    assert outcome.error is None, outcome  # it is seen by what was measured
+    assert outcome.error is None, outcome  # the measured difference shows it, not an exception
 
 
-def test_every_check_is_turned_red_by_some_mutation():
+def test_every_check_fails_under_some_mutation():
     assert {name for _, name in PAIRS} == CHECKS.keys()
 
 
@@ -95,7 +98,7 @@ def test_a_check_leaves_torch_as_it_was(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_check_measures_the_same_whichever_others_run():
+def test_a_check_measures_the_same_whichever_other_checks_run():
     names = ["random-pixels", "layers-rate", "exact-posterior"]
     together = {outcome.name: outcome.measured for outcome in run_checks(only=names)}
     torch.randn(3)
@@ -103,7 +106,7 @@ def test_a_check_measures_the_same_whichever_others_run():
 
 
 @pytest.mark.parametrize("measured", [math.nan, math.inf, 1.5])
-def test_what_is_not_a_small_number_does_not_hold(measured, monkeypatch):
+def test_a_statement_fails_if_the_difference_is_large_or_not_finite(measured, monkeypatch):
     monkeypatch.setitem(CHECKS, "broken", broken_check(measure=lambda: measured))
     assert not run_checks(only=["broken"])[0].passed
 
@@ -127,7 +130,7 @@ def test_thorough_checks_are_left_out_unless_asked_for(monkeypatch):
     assert [outcome.name for outcome in run_each(only=["slow"])] == ["slow"]
 
 
-def test_names_are_taken_once_and_unknown_ones_refused():
+def test_names_are_unique_and_unknown_ones_are_refused():
     with pytest.raises(ValueError, match="two checks are called 'gaussian-kl'"):
         check("gaussian-kl", "again", tolerance=0)(float)
     with pytest.raises(
@@ -136,7 +139,7 @@ def test_names_are_taken_once_and_unknown_ones_refused():
         run_checks(only=["gausian-kl"])
 
 
-def test_every_statement_is_said_once_and_a_statistical_one_says_how_often_it_errs():
+def test_statements_are_unique_and_statistical_checks_say_how_often_they_fail():
     assert len({entry.statement for entry in CHECKS.values()}) == len(CHECKS)
     for entry in CHECKS.values():
         assert entry.measure.__doc__, entry.name
@@ -158,7 +161,7 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
     return ended.value.code, *capsys.readouterr()
 
 
-def test_the_command_says_each_statement_and_how_many_hold(capsys):
+def test_the_command_prints_each_statement_and_how_many_hold(capsys):
     code, out, err = call(capsys, "--only", "gaussian-kl", "--only", "one-sample")
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -197,7 +200,7 @@ def test_the_command_prints_one_object(capsys, monkeypatch):
     assert json.loads(out)["checks"][0]["measured"] is None
 
 
-def test_a_wrong_name_ends_with_the_nearest(capsys):
+def test_an_unknown_name_is_refused_with_the_nearest(capsys):
     code, out, err = call(capsys, "--only", "vimco-gradiant")
     assert (code, out) == (2, "")
     message = "'vimco-gradiant' is not a check; did you mean 'vimco-gradient'?"

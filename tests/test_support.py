@@ -114,7 +114,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts KiB on Linux alone")
 def test_a_likelihood_of_256_levels_stays_within_a_few_passes_of_memory():
-    """16 MiB for a tensor, of which a pass needs some at once; uncut it takes 500 MB."""
+    """Each tensor may take 16 MiB, and a pass needs several at once; uncut, a pass takes 500 MB."""
     found = subprocess.run(
         [sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Verdicts hold for the posterior as it is, also where q has no draws, and for every seed."""
+"""Verdicts are right about the whole posterior, also where q has no draws, and for every seed."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def student(a):
 
 
 def placed(log_joint, size, centre=0.0, scale=1.0):
-    """A mean field that is put at a place, untrained."""
+    """Make an untrained mean-field posterior with a given centre and scale."""
     model = lb.LogJoint(log_joint, lb.mean_field, {"a": size})
     return model.start(at={"a": torch.full((size,), centre)}, spread=scale)
 
@@ -102,7 +102,7 @@ def test_posteriors_from_all_optima_are_compared_and_the_best_is_kept():
 
 
 def agreeing_bits(bit):
-    """Half of the posterior is at 000 and half at 111."""
+    """The log probability of three bits: half of the posterior is at 000 and half at 111."""
     sign = 2 * bit - 1
     return 4 * (sign[:, 0] * sign[:, 1] + sign[:, 1] * sign[:, 2]) - 8 - math.log(2)
 
@@ -139,7 +139,7 @@ def test_more_bits_than_can_be_enumerated_are_known_only_where_q_has_draws():
 
 
 def test_heavy_tails_are_bad_in_every_seed():
-    """k-hat of 10,000 draws is often below 0.7 here, and a few draws have all of the weight."""
+    """k-hat of 10,000 draws is often below 0.7 here, although a few draws have all the weight."""
     healths = judge(placed(student, 10, scale=1.08))
     assert verdicts(healths) == {"bad"}
     for health in healths:
@@ -160,7 +160,7 @@ def test_a_correlation_of_998_is_bad_in_every_seed():
     assert "the correlation 1.00, but under q" in str(healths[0])
 
 
-def test_draws_that_are_off_are_not_good_and_weights_correct_them():
+def test_a_posterior_with_wrong_draws_is_usable_if_weights_correct_them():
     normal = lambda a: Normal(0.0, 1.0).log_prob(a).sum(-1)  # noqa: E731
     for model in (placed(normal, 1, centre=0.97), placed(normal, 1, scale=2.0)):
         assert verdicts(judge(model)) == {"usable"}
@@ -170,8 +170,8 @@ def test_draws_that_are_off_are_not_good_and_weights_correct_them():
     assert "draws: means off by 0.9" in str(health)
 
 
-def test_draws_that_fit_are_good_though_the_weights_have_a_heavy_tail():
-    """The left tail of log a is not that of a Gaussian, but holds next to nothing."""
+def test_draws_that_fit_are_good_although_the_weights_have_a_heavy_tail():
+    """The left tail of log a is not that of a Gaussian, but has almost no mass."""
     gamma = Gamma(30.0, 1.0)
     scale = 30**-0.5
     model = lb.LogJoint(
@@ -182,8 +182,8 @@ def test_draws_that_fit_are_good_though_the_weights_have_a_heavy_tail():
     assert max(health.pareto_k for health in healths) > 0.7
 
 
-def test_where_few_points_have_the_weight_log_p_is_at_least_its_limit():
-    """A wide component is known from a few probes, so log p(x) is known only from below."""
+def test_only_a_lower_limit_is_given_if_few_points_have_most_of_the_weight():
+    """A wide component is known from a few probes only, so log p(x) is bounded from below."""
 
     def log_joint(a):
         narrow, wide = (Normal(0.0, scale).log_prob(a[:, 0]) for scale in (1.0, 30.0))

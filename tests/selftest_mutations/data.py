@@ -1,4 +1,4 @@
-"""What breaks fields, missing entries, pixels, counts and categories."""
+"""Mutations of fields, missing entries, pixels, counts and categories."""
 
 import torch
 

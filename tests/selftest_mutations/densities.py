@@ -1,4 +1,4 @@
-"""What breaks densities, divergences, draws and the streams of noise."""
+"""Mutations of densities, divergences, draws and the streams of noise."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +23,7 @@ from lowerbound.runtime.noise import foreign, streams
 from . import breaks
 
 
-def negated(function):
+def negate(function):
     return lambda *args, **kwargs: -function(*args, **kwargs)
 
 
@@ -38,18 +38,18 @@ def negated(function):
     "estimators-agree",
 )
 def the_gaussian_kl_has_the_wrong_sign(patch):
-    patch.setattr(divergence, "_normal_unit_kl", negated(divergence._normal_unit_kl))
+    patch.setattr(divergence, "_normal_unit_kl", negate(divergence._normal_unit_kl))
 
 
 @breaks("gaussian-kl", "gaussian-kl-sampled", "elbo-written-out", "estimators-agree")
-def the_gaussian_kl_goes_the_other_way(patch):
+def the_gaussian_kl_swaps_its_arguments(patch):
     original = divergence._normal_unit_kl
     patch.setattr(divergence, "_normal_unit_kl", lambda q, p: original(p, q))
 
 
 @breaks("bernoulli-kl", "bernoulli-kl-sampled", "binary-elbo-gradient")
 def the_bernoulli_kl_has_the_wrong_sign(patch):
-    patch.setattr(divergence, "_bernoulli_unit_kl", negated(divergence._bernoulli_unit_kl))
+    patch.setattr(divergence, "_bernoulli_unit_kl", negate(divergence._bernoulli_unit_kl))
 
 
 @breaks(
@@ -70,7 +70,7 @@ def mean_and_log_variance_are_swapped(patch):
 @breaks(
     "gaussian-reads-mean-then-variance", "exact-posterior", "probabilistic-pca", "factor-analysis"
 )
-def the_log_variance_is_taken_for_the_log_scale(patch):
+def the_log_variance_is_used_as_the_log_scale(patch):
     original = Gaussian._bound_log_scale
     patch.setattr(
         Gaussian, "_bound_log_scale", lambda self, log_variance: 2 * original(self, log_variance)
@@ -107,7 +107,7 @@ def the_reconstruction_is_averaged_over_dimensions(patch):
 
 
 @breaks("exact-posterior", "elbo-written-out", "log-likelihood-exact")
-def what_is_scored_is_another_sample_than_what_is_decoded(patch):
+def the_prior_scores_another_sample_than_the_decoder_gets(patch):
     original = LatentModel._draw_from
 
     def drawn(self, *args, **more):
@@ -121,7 +121,7 @@ def what_is_scored_is_another_sample_than_what_is_decoded(patch):
 
 
 @breaks("correlated-density", "correlated-draws")
-def the_low_rank_gaussian_takes_scales_for_variances(patch):
+def the_low_rank_gaussian_uses_scales_as_variances(patch):
     original = LowRankGaussian.from_parameters
 
     def from_parameters(self, raw):
@@ -228,14 +228,14 @@ def all_purposes_share_a_seed(patch):
     patch.setattr(streams, "_as_whole_number", lambda purpose: 0)
 
 
-def answer_changed(patch, function, change):
+def change_answer(patch, function, change):
     original = foreign._ANSWERS[function]
     patch.setitem(foreign._ANSWERS, function, lambda *args, **more: change(original(*args, **more)))
 
 
 @breaks("noise-of-discrete-draws")
 def torch_s_bernoulli_draws_are_inverted(patch):
-    answer_changed(patch, torch.bernoulli, lambda drawn: 1 - drawn)
+    change_answer(patch, torch.bernoulli, lambda drawn: 1 - drawn)
 
 
 @breaks("noise-of-discrete-draws")
@@ -250,7 +250,7 @@ def the_first_category_is_drawn_too_often(patch):
 
 @breaks("noise-distributions")
 def gamma_draws_are_too_large(patch):
-    answer_changed(patch, torch._standard_gamma, lambda drawn: 1.1 * drawn)
+    change_answer(patch, torch._standard_gamma, lambda drawn: 1.1 * drawn)
 
 
 @breaks("noise-distributions", "correlated-draws")

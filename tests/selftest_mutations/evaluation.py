@@ -1,4 +1,4 @@
-"""What breaks log likelihoods, gaps, information, intervals and annealing."""
+"""Mutations of log likelihoods, the diagnostics of weights, information and annealing."""
 
 import math
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from . import breaks
 # Evaluation
 
 
-def figures_changed(patch, change):
+def change_results(patch, change):
     original = importance.WeightSums.results
     patch.setattr(importance.WeightSums, "results", lambda self: change(self, original(self)))
 
@@ -28,7 +28,7 @@ def figures_changed(patch, change):
     "binary-likelihood",
 )
 def log_likelihood_is_negated(patch):
-    figures_changed(patch, lambda self, known: known | {"log_likelihood": -known["log_likelihood"]})
+    change_results(patch, lambda self, known: known | {"log_likelihood": -known["log_likelihood"]})
 
 
 @breaks(
@@ -39,7 +39,7 @@ def log_likelihood_is_negated(patch):
     "binary-likelihood",
 )
 def log_likelihood_lacks_log_k(patch):
-    figures_changed(
+    change_results(
         patch,
         lambda self, known: (
             known | {"log_likelihood": known["log_likelihood"] + math.log(self.samples)}
@@ -49,7 +49,7 @@ def log_likelihood_lacks_log_k(patch):
 
 @breaks("log-likelihood-written-out")
 def the_effective_sample_size_is_not_squared(patch):
-    figures_changed(patch, lambda self, known: known | {"effective": self.total / self.squares})
+    change_results(patch, lambda self, known: known | {"effective": self.total / self.squares})
 
 
 @breaks("sample-count", "log-likelihood-exact")
@@ -142,7 +142,7 @@ def the_temperatures_end_too_soon(patch):
 
 
 @breaks("annealing-evidence")
-def proposals_are_accepted_after_the_wrong_sign(patch):
+def proposals_are_accepted_with_the_wrong_sign(patch):
     patch.setattr(
         chains.ChainState,
         "log_density",

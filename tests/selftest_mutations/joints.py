@@ -1,4 +1,4 @@
-"""What breaks log joints: their supports, batches, starting points, and draws by weight."""
+"""Mutations of log joints: their supports, batches, starting points, and draws by weight."""
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def pathfinder_forgets_its_oldest_pair(patch):
 
 
 @breaks("start", "pathfinder-gaussian")
-def start_takes_variances_for_standard_deviations(patch):
+def start_uses_variances_as_standard_deviations(patch):
     original = pathfinder.CurvedGaussian.variance.fget
     patch.setattr(pathfinder.CurvedGaussian, "variance", property(lambda self: original(self) ** 2))
 

@@ -1,4 +1,4 @@
-"""What breaks gaps, verdicts, information, intervals and the doubt of annealing."""
+"""Mutations of gaps, verdicts, information, intervals, and when annealing is doubtful."""
 
 import math
 
@@ -42,40 +42,38 @@ def both_proposals_share_their_noise(patch):
 # Verdicts on posteriors
 
 
-def health_changed(patch, change):
+def change_health(patch, change):
     original = posterior.PosteriorHealth
     patch.setattr(posterior, "PosteriorHealth", lambda **known: original(**known | change(known)))
 
 
 @breaks("posterior-health-errors")
 def the_bound_s_error_lacks_the_root_of_the_draws(patch):
-    health_changed(
+    change_health(
         patch, lambda known: {"elbo_error": known["elbo_error"] * math.sqrt(known["samples"])}
     )
 
 
 @breaks("posterior-health-errors")
 def the_evidence_s_error_lacks_its_second_term(patch):
-    health_changed(
+    change_health(
         patch, lambda known: {"log_evidence_error": math.sqrt(1 / known["effective_samples"])}
     )
 
 
 @breaks("posterior-health-errors")
 def effective_samples_are_not_squared(patch):
-    health_changed(
-        patch, lambda known: {"effective_samples": math.sqrt(known["effective_samples"])}
-    )
+    change_health(patch, lambda known: {"effective_samples": math.sqrt(known["effective_samples"])})
 
 
 @breaks("posterior-health-values")
 def the_bound_of_a_verdict_is_its_evidence(patch):
-    health_changed(patch, lambda known: {"elbo": known["log_evidence"]})
+    change_health(patch, lambda known: {"elbo": known["log_evidence"]})
 
 
 @breaks("posterior-health-values")
 def the_evidence_of_a_verdict_lacks_a_constant(patch):
-    health_changed(patch, lambda known: {"log_evidence": known["log_evidence"] + 0.1})
+    change_health(patch, lambda known: {"log_evidence": known["log_evidence"] + 0.1})
 
 
 # Information
@@ -138,7 +136,7 @@ def student_s_interval_has_one_degree_of_freedom_more(patch):
 
 
 @breaks("bootstrap-interval")
-def the_bootstrap_is_turned_around(patch):
+def the_bootstrap_is_reflected(patch):
     original = intervals._studentised_means
     patch.setattr(intervals, "_studentised_means", lambda *args: -original(*args))
 
@@ -149,7 +147,7 @@ def only_student_s_interval_is_used(patch):
 
 
 @breaks("paired-difference")
-def a_shortfall_is_no_doubt(patch):
+def a_shortfall_raises_no_doubt(patch):
     patch.setattr(Difference, "_doubts", lambda self, first, second: iter(()))
 
 
@@ -164,7 +162,7 @@ def the_prior_of_k_hat_counts_two_more(patch):
 
 
 @breaks("pareto-shape-known")
-def k_hat_pulls_towards_one(patch):
+def k_hat_is_pulled_towards_one(patch):
     original = pareto.pareto_shape
     change = 0.5 * pareto._PRIOR_COUNT
 

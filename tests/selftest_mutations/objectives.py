@@ -1,4 +1,4 @@
-"""What breaks the values and the gradients of objectives."""
+"""Mutations of the values and the gradients of objectives."""
 
 import math
 
@@ -116,12 +116,12 @@ def dreg_does_not_square_its_weights(patch):
 
 
 @breaks("sticking-the-landing", "sticking-is-biased-for-more", "dreg-is-unbiased")
-def the_posterior_is_not_held(patch):
+def the_posterior_has_no_stop_gradient(patch):
     patch.setattr(Draw, "log_q_stopgrad_parameters", property(lambda self: self.log_q))
 
 
 @breaks("sticking-the-landing", "sticking-is-unbiased-for-one", "dreg-is-unbiased")
-def the_held_posterior_is_another(patch):
+def the_stop_gradient_changes_the_posterior(patch):
     patch.setattr(
         DiagonalNormal,
         "stop_gradient",
@@ -154,14 +154,14 @@ def vimco_s_baseline_contains_the_sample_itself(patch):
 
 
 @breaks("piwae-encoder")
-def piwae_s_encoder_climbs_the_bound_of_all_samples(patch):
+def piwae_s_encoder_maximises_the_bound_of_all_samples(patch):
     patch.setattr(
         IWAE, "_make_power_means", lambda self: (PowerMean(0.0, self.groups, self.elbo_weight),) * 2
     )
 
 
 @breaks("decoder-gradient", "reported-bound", "groups-written-out")
-def piwae_s_decoder_climbs_the_bound_of_groups(patch):
+def piwae_s_decoder_maximises_the_bound_of_groups(patch):
     patch.setattr(
         IWAE,
         "_make_power_means",

@@ -1,4 +1,4 @@
-"""What breaks the parts of log q's gradient, and hierarchies of latents."""
+"""Mutations of the parts of log q's gradient, and of hierarchies of latents."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from . import breaks
 
 
 @breaks("parts-of-the-score")
-def a_flow_is_not_held(patch):
+def a_flow_has_no_stop_gradient(patch):
     for module in (latent, joint_posterior):
         original = module.score_through_z
 
@@ -24,7 +24,7 @@ def a_flow_is_not_held(patch):
 
 
 @breaks("parts-of-the-score")
-def a_log_joint_s_fixed_point_is_not_detached(patch):
+def the_point_of_a_log_joint_has_no_stop_gradient(patch):
     original = joint.draw_for_each
 
     def draw_for_each(*args):

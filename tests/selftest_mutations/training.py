@@ -1,4 +1,4 @@
-"""What breaks training and coordinate ascent."""
+"""Mutations of training and coordinate ascent."""
 
 import math
 
@@ -28,7 +28,7 @@ def fit_averages_the_means_of_batches(patch):
 
 
 @breaks("trained-linear-vae")
-def the_rate_is_climbed_down_twice(patch):
+def the_rate_is_subtracted_twice(patch):
     patch.setattr(
         ELBO, "surrogate", lambda self, draw: draw.log_likelihood.mean(0) - 2 * self.rate(draw)
     )
