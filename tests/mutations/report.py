@@ -19,7 +19,7 @@ A test suite that passes proves little if it would also pass for a wrong library
 meaningful mistakes are put into the library on purpose, one at a time, and it is measured whether
 something fails. Each mutation was chosen by hand and changes a number that matters: a factor, a
 sign, a constant, a threshold, a stop-gradient, the order of axes, a stream of random numbers. They
-are in the tables of `tests/mutations/`, each with a sentence that says what is wrong.
+are in the tables of `tests/mutations/`, each with a sentence that says what is then wrong.
 
     python tests/mutations/run.py record      # which lines each test executes; needs coverage
     python tests/mutations/run.py tests       # is each mutation seen by the tests?
@@ -82,8 +82,8 @@ def _summarise(entries: Sequence[dict[str, Any]]) -> str:
     real = [entry for entry in entries if entry["equivalent"] is None]
     seen = sum(entry["tests"] is not None for entry in real)
     return (
-        f"Of {len(entries)} mutations {len(entries) - len(real)} change no result. Of the "
-        f"{len(real)} real ones the tests see {seen}, which is {100 * seen / len(real):.1f}%.\n"
+        f"Of {len(entries)} mutations, {len(entries) - len(real)} change no result. The tests see "
+        f"{seen} of the {len(real)} others, which is {100 * seen / len(real):.1f}%.\n"
     )
 
 
