@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lowerbound.evaluation.posterior_reference import DrawErrors, Reference
-from lowerbound.evaluation.posterior_verdict import Judged, judge
+from lowerbound.evaluation.posterior_verdict import Judgement, judge
 
 FINE = DrawErrors(0.0, 0.09, 1.0, 1.09)
 OFF = DrawErrors(0.0, 0.11, 1.0, 1.0)
@@ -30,12 +30,29 @@ WIDE = DrawErrors(0.0, 0.0, 1.0, 1.11)
 def test_a_verdict_has_its_thresholds(changes, verdict):
     values = {
         "is_reliable": True,
+        "is_close": False,
         "gap": 0.049,
         "draws": FINE,
         "weighted_draws": FINE,
         "missed": 0.0,
     }
-    assert Judged(**values | changes).verdict == verdict
+    assert Judgement(**values | changes).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"is_close": False}, False),
+        ({"draws": OFF}, True),
+        ({"draws": OFF, "weighted_draws": OFF}, False),
+    ],
+)
+def test_more_draws_are_advised_only_where_they_may_decide(changes, expected):
+    values = {"is_close": True, "draws": FINE, "weighted_draws": FINE} | changes
+    judged = Judgement(is_reliable=False, gap=0.2, missed=0.0, **values)
+    assert judged.verdict == "bad"
+    assert judged.is_undecided == expected
 
 
 @pytest.fixture

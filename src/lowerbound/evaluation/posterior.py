@@ -82,6 +82,8 @@ class PosteriorHealth:
         effective_points: the effective number of these points.
         points_pareto_k: k-hat of the weights of these points.
         missed: the share of the posterior that draws from q miss, as far as the points show it.
+        is_undecided: whether the verdict is ``"bad"`` only because k-hat of the points is close to
+            its limit. More draws decide.
         optima: the separate optima of the log joint that are far from q.
         findings: what is wrong, the likely cause as measured, and what to try.
     """
@@ -102,6 +104,7 @@ class PosteriorHealth:
     effective_points: float
     points_pareto_k: float
     missed: float = 0.0
+    is_undecided: bool = False
     optima: tuple[Optimum, ...] = ()
     findings: tuple[Finding, ...] = ()
 
@@ -109,6 +112,15 @@ class PosteriorHealth:
     def gap(self) -> float:
         """log p(x) minus the bound: KL(q || p(z given x))."""
         return self.log_evidence - self.elbo
+
+    @property
+    def _advice(self) -> str:
+        if self.is_undecided:
+            return (
+                f"{self.samples:,} draws do not decide, since k-hat of the points is close to its "
+                f"limit; take more: posterior_health(..., samples={10 * self.samples})"
+            )
+        return _ADVICE[self.verdict]
 
     def __str__(self) -> str:
         return "\n".join([*self.lines(), *map(str, self.findings)])
@@ -118,7 +130,7 @@ class PosteriorHealth:
         yield (
             f"{self.verdict}: Pareto k-hat {_show_shape(self.pareto_k, self.samples)}, effective "
             f"sample size {self.effective_samples:,.0f} of {self.samples:,}; "
-            f"{_ADVICE[self.verdict]}"
+            f"{self._advice}"
         )
         bound = f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
         if self.is_lower_bound:
@@ -247,11 +259,14 @@ def posterior_health(
         effective_points=reference.effective,
         points_pareto_k=reference.pareto_k,
         missed=judged.missed,
+        is_undecided=judged.is_undecided,
         optima=optima,
         findings=(
             *rounded,
             *hidden,
-            *find_faults(draws, reference, judged.verdict, explained=bool(hidden)),
+            *find_faults(
+                draws, reference, judged.verdict, explained=bool(hidden) or judged.is_undecided
+            ),
         ),
     )
 

@@ -136,10 +136,16 @@ class Reference:
     @property
     def is_reliable(self) -> bool:
         """Whether the weights show that the points represent the posterior."""
-        if self.is_exact:
-            return True
+        return self.is_exact or self._has_reliable_shape(ERRORS)
+
+    @property
+    def is_close(self) -> bool:
+        """Whether they show it only without the standard errors of k-hat."""
+        return not self.is_reliable and self._has_reliable_shape(0.0)
+
+    def _has_reliable_shape(self, errors: float) -> bool:
         count = len(self.log_p)
-        shape = self.pareto_k + ERRORS * shape_error(self.pareto_k, count)
+        shape = self.pareto_k + errors * shape_error(self.pareto_k, count)
         return self.effective >= _FEWEST_EFFECTIVE * count and shape <= reliable_shape(count)
 
     def missed(self, samples: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.posterior_causes import Verdict
@@ -30,6 +30,7 @@ class Judgement:
 
     Args:
         is_reliable: whether the points represent the posterior.
+        is_close: whether they are not reliable only because k-hat is close to its limit.
         gap: KL(q || posterior) with two standard errors added, in nats.
         draws: the errors of draws from q.
         weighted_draws: the errors of weighted draws from q.
@@ -37,6 +38,7 @@ class Judgement:
     """
 
     is_reliable: bool
+    is_close: bool
     gap: float
     draws: DrawErrors
     weighted_draws: DrawErrors
@@ -53,6 +55,11 @@ class Judgement:
         if not self.misses_much and _are_small(self.weighted_draws):
             return "usable"
         return "bad"
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether more draws may show that a posterior is not bad."""
+        return self.is_close and replace(self, is_reliable=True).verdict != "bad"
 
     @property
     def misses_much(self) -> bool:
@@ -76,6 +83,7 @@ def judge(reference: Reference, samples: int, elbo: float, elbo_error: float) ->
     error = math.hypot(reference.log_evidence_error, elbo_error)
     return Judgement(
         is_reliable=reference.is_reliable,
+        is_close=reference.is_close,
         gap=reference.log_evidence - elbo + ERRORS * error,
         draws=reference.errors_of_draws(),
         weighted_draws=reference.errors_of_weighted_draws(samples),
