@@ -242,7 +242,8 @@ def section_fits(cells: dict[str, Results]) -> list[str]:
         "",
         paragraph(
             "*Full rank, unconstrained coordinates: every variable and seed. The lines are at 0.1",
-            "sd. The centred schools are far outside, and so are some resampled means of one seed.*",
+            "sd. The centred schools are far outside, and so are some resampled means of one",
+            "seed.*",
         ),
         "",
         "![the spread of eight schools](posteriors/spread.png)",
