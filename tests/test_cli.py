@@ -929,6 +929,13 @@ MISTAKES = {
     "unknown flag of a recipe": ([*TRAIN, "--hiden", "3"], "did you mean --hidden?"),
     "unknown recipe": (["train", "aevb-gausian"], "did you mean 'aevb-gaussian'?"),
     "a recipe like no other": (["train", "x"], "is not a recipe; the recipes are aevb-"),
+    "an option without a recipe": (["train", "--data", "digits"], "train RECIPE --data ..."),
+    "an option like no other": ([*TRAIN, "--zzz", "3"], "train aevb-gaussian --help lists them"),
+    "a recipe that resumes": ([*TRAIN, "--resume", "gaussian"], "lowerbound train --resume ..."),
+    "resuming with a recipe": (
+        ["train", "--resume", "gaussian", "aevb-gaussian"],
+        "--resume takes no recipe: lowerbound train --resume gaussian",
+    ),
     "flags before the recipe": (
         ["train", "--out", "x", "aevb-gaussian", "--data", "digits"],
         "put flags after",

@@ -77,11 +77,18 @@ def run(arguments: list[str], signals: StopSignals) -> int:
 
 
 def _describe_usage_error(error: Any) -> str:
-    near = getattr(error, "possibilities", None)
-    if not near:
+    option = getattr(error, "option_name", None)
+    if option is None or not hasattr(error, "possibilities"):
         return str(error.format_message())
-    nearest = get_close_matches(error.option_name, near, n=1, cutoff=0)[0]
-    return f"{error.option_name} is not an option; did you mean {nearest}?"
+    command = "" if error.ctx is None else error.ctx.command_path
+    if option in {"--config", "--resume"} and command.startswith("lowerbound train "):
+        return f"{option} takes no recipe: lowerbound train {option} ..."
+    near = get_close_matches(option, error.possibilities or (), n=1)
+    if near:
+        return f"{option} is not an option; did you mean {near[0]}?"
+    if command == "lowerbound train":
+        return f"{option} is an option of a recipe, if at all: lowerbound train RECIPE {option} ..."
+    return f"{option} is not an option; {command or 'lowerbound'} --help lists them"
 
 
 def _print_warning(message: Warning | str, *where: Any, **more: Any) -> None:

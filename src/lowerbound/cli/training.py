@@ -72,6 +72,11 @@ def train_from_file(
     changed = {name: value for name, value in values.items() if value is not None}
     if context.invoked_subcommand is not None:
         if changed or any(value is not None for value in (config, resume, out)):
+            for name, value in (("--resume", resume), ("--config", config)):
+                if value is not None:
+                    raise SettingsError(
+                        f"train: {name} takes no recipe: lowerbound train {name} {value}"
+                    )
             raise SettingsError(
                 "put flags after the recipe: "
                 f"lowerbound train {context.invoked_subcommand} --out DIR ..."
