@@ -84,7 +84,8 @@ class LikelihoodEstimate(Estimate):
         return (
             f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: "
             f"{self._reason_for_doubt}. It is then most likely too low: take more samples, anneal "
-            "(lb.annealed_log_likelihood), or train a posterior that fits better"
+            "(lb.annealed_log_likelihood, or --anneal 500 in the command), or train a posterior "
+            "that fits better"
         )
 
     @property
