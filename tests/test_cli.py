@@ -922,7 +922,8 @@ def test_a_table_without_labels(here, tmp_path, capsys):
 TRAIN = ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", "never", *FAST]
 
 MISTAKES = {
-    "unknown command": (["trian"], "Did you mean 'train'"),
+    "unknown command": (["trian"], "'trian' is not a command; did you mean 'train'?"),
+    "a command like no other": (["x"], "'x' is not a command; the commands are train, evaluate"),
     "unknown flag": (["--nonsense"], "--nonsense"),
     "no recipe": (["train"], "name a recipe"),
     "no data": (["train", "aevb-gaussian"], "--data"),

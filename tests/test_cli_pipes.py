@@ -1,6 +1,8 @@
 """A closed pipe, a full disk, ``python -m lowerbound``, shell completion, and ``--given``."""
 
 import contextlib
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -57,6 +59,25 @@ def test_an_output_on_a_full_disk_is_a_mistake_in_one_line(arguments, full, monk
     assert capsys.readouterr().err == (
         "lowerbound: the output cannot be written (No space left on device); make room or send it "
         "to another place\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EDQUOT, "make room or send"), (errno.EIO, "send"), (errno.EFBIG, "send")],
+)
+def test_room_is_asked_for_only_where_it_is_missing(number, remedy, monkeypatch, capsys):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise OSError(number, "the reason")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Broken())
+        with pytest.raises(SystemExit) as ended:
+            main(["--version"])
+    assert ended.value.code == 2
+    assert (
+        f"cannot be written (the reason); {remedy} it to another place" in capsys.readouterr().err
     )
 
 

@@ -136,6 +136,8 @@ def test_a_column_of_a_type_of_pandas_own_is_named_with_a_remedy_that_helps(kind
     column = pandas.array([1, 0, entry], dtype=kind)
     for columns in ({"a": column}, {"a": column, "b": [0.1, 0.2, 0.3]}):
         table = pandas.DataFrame(columns)
+        if np.asarray(table[:1]).dtype != object and entry == 1:
+            continue  # numpy reads it
         with pytest.raises(DataError, match=f"column 'a' is of pandas' type {kind}") as caught:
             lb.Examples.of(table)
         assert "table.astype({'a': 'float64'})" in str(caught.value)
@@ -143,6 +145,14 @@ def test_a_column_of_a_type_of_pandas_own_is_named_with_a_remedy_that_helps(kind
         converted = table.astype({"a": "float64"})
         settings = {"missing": "nan"} if entry is None else {}
         assert lb.Examples.of(converted, **settings).values[:2, 0].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("read", [lb.Examples.of, lambda table: lb.load_data(table).all()])
+@pytest.mark.parametrize("kind", ["UInt8", "Float64", "boolean"])
+def test_a_table_of_a_type_of_pandas_own_without_missing_entries_is_read(kind, read):
+    pandas = pytest.importorskip("pandas")
+    columns = {"a": pandas.array([1, 0, 1], dtype=kind)}
+    assert read(pandas.DataFrame(columns)).values.tolist() == [[1], [0], [1]]
 
 
 def test_a_column_of_missing_text_is_named():

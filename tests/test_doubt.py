@@ -98,6 +98,15 @@ def test_the_shortfall_is_the_upper_end_of_the_growth():
     assert annealed(torch.zeros(6), shorter=growth).shortfall == 0.0
 
 
+def test_examples_without_a_finite_estimate_are_left_out_of_the_growth():
+    values = torch.zeros(30, dtype=torch.float64)
+    values[3] = -torch.inf
+    for shorter in (values - 5, torch.zeros(30, dtype=torch.float64) - 5):
+        warning = annealed(values, shorter=shorter).warning
+        assert "1 of 30 examples have no finite estimate" in warning
+        assert "give 5 nats less on average" in warning
+
+
 def test_a_difference_needs_both_estimates_free_of_doubt():
     low = Doubted(torch.linspace(0.0, 0.1, 20, dtype=torch.float64))
     high = Doubted(low.per_example + torch.linspace(0.9, 1.1, 20, dtype=torch.float64))

@@ -19,6 +19,7 @@ import yaml
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, StorageError
+from lowerbound.runs.checkpoints import read_state
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.training import autostop, observers
 from lowerbound.training.loop import Observer
@@ -348,6 +349,23 @@ def test_checkpoints_are_ordered_as_numbers_and_copies_are_left_alone(data, tmp_
     train(tmp_path / "run", data, epochs=4, resume=True)
     names = {path.name for path in folder.parent.iterdir()}
     assert names == {*copies, "step-00000006", "step-00000008"}
+
+
+def test_a_copy_that_disappears_while_it_is_read_is_no_error(data, tmp_path, monkeypatch):
+    train(tmp_path / "run", data, epochs=2)
+    copy = newest(tmp_path / "run").with_name("step-99999999")
+    shutil.copytree(newest(tmp_path / "run"), copy)
+
+    def read_once(folder):
+        state = read_state(folder)
+        if folder == copy:
+            shutil.rmtree(copy, ignore_errors=True)
+        return state
+
+    for module in ("checkpoints", "store"):
+        monkeypatch.setattr(f"lowerbound.runs.{module}.read_state", read_once, raising=False)
+    with pytest.warns(UserWarning, match=r"step-99999999: is skipped"):
+        assert RunDirectory(tmp_path / "run").read_newest()[1]["progress"]["step"] == 4
 
 
 def test_a_copy_with_the_name_of_another_step_is_skipped(data, tmp_path):

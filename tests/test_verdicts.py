@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Gamma, MultivariateNormal, Normal, StudentT
+from torch.distributions import (
+    Distribution,
+    Gamma,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+    StudentT,
+)
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialBernoulli
 from lowerbound.errors import LogJointError, SettingsError, UnsupportedError
+from lowerbound.evaluation import posterior_probes
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import user_log_joint
 from lowerbound.models.pathfinder import CurvedGaussian, find_gaussians
@@ -277,6 +286,97 @@ def test_a_log_joint_that_takes_only_float32_gets_it(monkeypatch):
     parts = model.with_all_data(x).log_density(u)
     assert parts.dtype == torch.float32
     torch.testing.assert_close(parts, at_once, rtol=1e-5, atol=1e-4)
+
+
+def test_all_values_of_a_log_joint_have_one_precision(monkeypatch):
+    """Some points have no Cholesky factor, in any type; that says nothing about float64."""
+    monkeypatch.setattr(user_log_joint, "_MOST_EXAMPLES", 7)
+    off = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+
+    def log_joint(batch, scale, mean):
+        matrix = torch.eye(2) + off.to(mean) * mean[:, None, None]
+        return of_many_examples(batch, scale, mean) + torch.linalg.cholesky(matrix).sum((1, 2))
+
+    x, inside, outside = torch.zeros(20, 1), torch.zeros(3, 1), torch.full((3, 1), 2.0)
+    for points in ([outside, inside], [inside, outside, inside]):
+        model = lb.LogJoint(log_joint, lb.mean_field, {"mean": ()}, size=len(x)).with_all_data(x)
+        for u in points:
+            if u is outside:
+                with pytest.raises(LogJointError, match="cholesky"):
+                    model.log_density(u)
+            else:
+                assert model.log_density(u).dtype == torch.float64
+
+
+def test_the_error_of_a_log_joint_that_takes_only_float32_is_its_own(monkeypatch):
+    monkeypatch.setattr(user_log_joint, "_MOST_EXAMPLES", 7)
+
+    def log_joint(batch, scale, mean):
+        (mean[:, None] @ torch.ones(1, 1)).sum()
+        raise ValueError("the mistake")
+
+    model = lb.LogJoint(log_joint, lb.mean_field, {"mean": ()}, size=20)
+    with pytest.raises(LogJointError, match="the mistake"):
+        model.with_all_data(torch.zeros(20, 1)).log_density(torch.zeros(2, 1))
+
+
+class Fixed(nn.Module):
+    """A given distribution as q."""
+
+    def __init__(self, q):
+        super().__init__()
+        self.q = q
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self):
+        return self.q
+
+
+def test_a_continuous_q_whose_draws_are_rounded_to_equal_values_is_not_discrete():
+    q = Fixed(Independent(Normal(torch.full((5,), 5000.0), 0.01), 1))
+    model = lb.LogJoint(lambda a: Normal(5000.0, 0.01).log_prob(a).sum(-1), q, {"a": 5})
+    health = lb.posterior_health(model, samples=1000)
+    assert health.verdict == "good"
+    assert not health.is_lower_bound
+    assert "at least" not in str(health)
+
+
+def test_a_q_without_a_known_support_is_discrete_if_nearly_all_values_repeat():
+    silent = Distribution(validate_args=False)
+    draws = torch.randn(1000, 20, generator=torch.Generator().manual_seed(0))
+    assert not posterior_probes._has_discrete_values(silent, draws)
+    draws[1] = draws[0]
+    assert not posterior_probes._has_discrete_values(silent, draws)
+    assert posterior_probes._has_discrete_values(silent, draws.round())
+    assert not posterior_probes._has_discrete_values(Normal(0.0, 1.0), draws.round())
+    assert posterior_probes._has_discrete_values(Poisson(1e9), draws)
+
+
+def test_an_error_at_probes_is_told_as_it_is():
+    def log_joint(a):
+        if len(a) not in (1, 4, 500):
+            raise ValueError("it takes 500 draws")
+        return Normal(0.0, 1.0).log_prob(a)
+
+    with pytest.raises(LogJointError, match="it takes 500 draws"):
+        lb.posterior_health(lb.LogJoint(log_joint, lb.mean_field, {"a": ()}), samples=500)
+
+
+def test_optima_are_sought_from_points_near_q_and_far_from_it():
+    """Paths from points near zero do not reach modes at a distance of twelve."""
+
+    def log_joint(a):
+        modes = Normal(torch.tensor([0.0, 12.0, -12.0]), 1.0).log_prob(a[:, None])
+        return modes.logsumexp(-1) - math.log(3)
+
+    model = lb.LogJoint(log_joint, lb.mean_field, {"a": ()})
+    for seed in range(2):
+        places = [
+            abs(float(optimum.values["a"]))
+            for optimum in lb.posterior_health(model, samples=100, seed=seed).optima
+        ]
+        assert places
+        assert places == pytest.approx([12.0] * len(places), abs=0.1)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

@@ -25,6 +25,20 @@ class _TrainFirst(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name != "train")
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        is_known = self.get_command(ctx, name) is not None
+        if not (is_known or ctx.resilient_parsing or name.startswith("-")):
+            ctx.fail(_describe_unknown_command(name, self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+def _describe_unknown_command(name: str, commands: list[str]) -> str:
+    hint = f"the commands are {', '.join(commands)}"
+    if near := get_close_matches(name, commands, n=1):
+        hint = f"did you mean {near[0]!r}?"
+    return f"{name!r} is not a command; {hint}"
+
 
 app = typer.Typer(
     cls=_TrainFirst,

@@ -1,11 +1,12 @@
 """What a command does if its output cannot be written.
 
 If the program that reads the output, such as ``head``, has ended, the command ends quietly. If the
-disk is full, the command says so in one sentence. If the output was closed before the start, it is
-discarded.
+output cannot be written, as on a full disk, the command says so in one sentence. If the output was
+closed before the start, it is discarded.
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from lowerbound.errors import StorageError
 EXIT_CODE = 141
 """The exit code after a closed pipe: 128 + SIGPIPE, as the shell reports it for other programs."""
 
-_DISK_FULL_EXIT_CODE = 2
+_UNWRITABLE_EXIT_CODE = 2
+
+# The disk, or the user's share of it, is full.
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PipeClosedError(KeyboardInterrupt):
@@ -32,7 +36,8 @@ class _Stream:
 
     Raises, when it is written:
         PipeClosedError: if its pipe is closed.
-        StorageError: if the disk is full. What is written afterwards is discarded.
+        StorageError: if it cannot be written, as on a full disk. What is written afterwards is
+            discarded.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -64,9 +69,11 @@ class _Stream:
             raise PipeClosedError from None
         except OSError as error:
             self._discard_output()
+            remedy = "send it to another place"
+            if error.errno in _DISK_FULL_ERRORS:
+                remedy = f"make room or {remedy}"
             raise StorageError(
-                f"the output cannot be written ({error.strerror}); make room or send it to another "
-                "place"
+                f"the output cannot be written ({error.strerror}); {remedy}"
             ) from None
 
     def _discard_output(self) -> None:
@@ -81,7 +88,7 @@ class _Stream:
 def exit_when_closed() -> Iterator[Callable[[], bool]]:
     """Within the block, a closed pipe of an output ends the process with :data:`EXIT_CODE`.
 
-    If the disk of an output is full, the exit code is that of a user's mistake.
+    If an output cannot be written, as on a full disk, the exit code is that of a user's mistake.
 
     Yields:
         A function that says whether a pipe was closed.
@@ -105,7 +112,7 @@ def _exit_on_errors(out: _Stream, err: _Stream) -> Iterator[None]:
     except StorageError as error:
         with contextlib.suppress(PipeClosedError, StorageError):
             print(f"lowerbound: {error}", file=err, flush=True)
-        sys.exit(_DISK_FULL_EXIT_CODE)
+        sys.exit(_UNWRITABLE_EXIT_CODE)
     except BaseException:
         if out.is_closed_by_reader or err.is_closed_by_reader:
             sys.exit(EXIT_CODE)

@@ -46,7 +46,7 @@ def _refuse_mixed_columns(table: Any, name: str) -> None:
     """Raise ``DataError`` unless all columns are numeric, or all have one type."""
     named = dict(zip(table.columns, table.dtypes, strict=True))
     for column, kind in named.items():
-        _refuse_nullable(table[column], column, kind, name)
+        _refuse_nullable(table, column, kind, name)
     types = {column: np.asarray(table[column]).dtype for column in table.columns}
     if len(set(types.values())) < 2 and not any(kind.kind in "OUSMm" for kind in types.values()):
         return
@@ -61,15 +61,18 @@ def _refuse_mixed_columns(table: Any, name: str) -> None:
             )
 
 
-def _refuse_nullable(values: Any, column: Any, kind: Any, name: str) -> None:
-    """Raise ``DataError`` for a numeric type of pandas' own, such as ``Int64``.
+def _refuse_nullable(table: Any, column: Any, kind: Any, name: str) -> None:
+    """Raise ``DataError`` for a numeric type of pandas' own, such as ``Int64``, with a loss.
 
-    A table with such a column becomes an array of Python objects.
+    If entries are missing, or columns are of several types, the table may become an array of Python
+    objects.
     """
     if isinstance(kind, np.dtype) or getattr(kind, "kind", "O") not in "biuf":
         return
+    missing = int(table[column].isna().to_numpy().sum())
+    if not missing and np.asarray(table[:1]).dtype != object:
+        return
     remedy = f"convert it, table.astype({{{column!r}: 'float64'}})"
-    missing = int(values.isna().to_numpy().sum())
     if missing:
         remedy = f'{remedy} and pass missing="nan", because {missing:,} of its entries are missing'
     raise DataError(f"{name}: the column {column!r} is of pandas' type {kind}; {remedy}")

@@ -83,13 +83,18 @@ class AnnealedEstimate(Estimate):
         count here; they are doubtful. Without shorter chains the shortfall is unknown, and it is
         given as 0.
         """
-        if self.growth is None:
-            return 0.0
-        growth = self.growth.per_example
-        growth = growth[growth.isfinite()]
+        growth = self._finite_growth
         if len(growth) < 2:
             return max(0.0, float(growth.sum()))
         return max(0.0, mean_interval(growth)[1])
+
+    @property
+    def _finite_growth(self) -> Tensor:
+        """The growth of the examples where it is finite; of none without shorter chains."""
+        if self.growth is None:
+            return self.per_example[:0]
+        growth = self.growth.per_example
+        return growth[growth.isfinite()]
 
     @property
     def warning(self) -> str | None:
@@ -117,8 +122,9 @@ class AnnealedEstimate(Estimate):
                 f"{self.settings['chains']:,}; halves of the chains differ by up to {apart:.1f} "
                 "nats)"
             )
-        if self.growth is not None and self.shortfall > LARGEST_SHORTFALL:
+        if self.shortfall > LARGEST_SHORTFALL:
+            growth = float(self._finite_growth.mean())
             yield (
-                f"chains of half the length give {self.growth.mean:.2g} nats less on average, so "
-                f"the mean may still be too low by up to {self.shortfall:.2g} nats"
+                f"chains of half the length give {growth:.2g} nats less on average, so the mean "
+                f"may still be too low by up to {self.shortfall:.2g} nats"
             )

@@ -204,6 +204,7 @@ def posterior_health(
         SettingsError: if data are missing, or given to a model that stores its own; or for fewer
             than 100 draws.
         NonFiniteError: if the log joint is infinite somewhere.
+        LogJointError: if the log joint fails for many points together and for none by itself.
 
     Example:
         >>> import lowerbound as lb

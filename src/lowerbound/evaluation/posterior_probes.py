@@ -22,7 +22,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.errors import LowerboundError
+from lowerbound.distributions.entries import is_mass
+from lowerbound.errors import LowerboundError, UnsupportedError
 from lowerbound.evaluation.posterior_causes import WeightedDraws
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import LogJoint
@@ -53,8 +54,9 @@ _BOUND_DRAWS = 20
 # The states of up to this many bits are enumerated.
 _MOST_BITS = 12
 
-# The number of draws that are compared to see whether values repeat.
-_COMPARED_DRAWS = 50
+# A q that does not say its support is discrete if at least so large a share of the values of so
+# many draws repeats.
+_REPEATED_SHARE, _COMPARED_DRAWS = 0.9, 1000
 
 # The number of blocks of points from which the lower limit of log p(x) is computed.
 _BLOCKS = 10
@@ -84,10 +86,13 @@ def make_reference(
     Returns:
         The posterior, and the separate optima that are far from q, the one with the largest bound
         first.
+
+    Raises:
+        LogJointError: if the log joint fails at other points, but at none of them by itself.
     """
     q = model.posterior()
     alone = _make_reference_of_draws(model, draws)
-    if _has_discrete_values(draws):
+    if _has_discrete_values(q, draws.u):
         return _enumerate_bits(model, q, draws) or alone, ()
     generator = np.random.default_rng(derived_seed(seed, "probes"))
     density = ForgivingDensity(model.log_density)
@@ -99,14 +104,25 @@ def make_reference(
         for optimum in optima:
             proposals += _place_at(model, optimum, count, generator)
         reference = _mix(model, density, draws, proposals)
-    except (NotImplementedError, LowerboundError, np.linalg.LinAlgError):
+    except (NotImplementedError, UnsupportedError):  # q gives no density at other points
         return alone, ()
     return reference, tuple(one for one in optima if _is_far(model, one, draws))
 
 
-def _has_discrete_values(draws: WeightedDraws) -> bool:
-    """Whether values repeat from draw to draw, which those of a density do not."""
-    return bool((draws.u[1:_COMPARED_DRAWS] == draws.u[: _COMPARED_DRAWS - 1]).any())
+def _has_discrete_values(q: Distribution, draws_SJ: Tensor) -> bool:
+    """Whether q takes discrete values, judged by its support, or by its draws if that is unknown.
+
+    A few values of a density repeat too, because they are rounded.
+    """
+    known = is_mass(q)
+    if known is not None:
+        return known
+    values_SJ = draws_SJ[:_COMPARED_DRAWS].sort(0).values
+    same = values_SJ[1:] == values_SJ[:-1]
+    repeats = torch.zeros_like(values_SJ, dtype=torch.bool)
+    repeats[1:] |= same
+    repeats[:-1] |= same
+    return float(repeats.double().mean()) >= _REPEATED_SHARE
 
 
 def _make_reference_of_draws(model: LogJoint, draws: WeightedDraws) -> Reference:

@@ -14,6 +14,9 @@ from lowerbound.errors import LogJointError, LowerboundError, SettingsError, Sha
 # A message repeats at most this many characters of an error, because torch's may show all data.
 _MOST_CHARACTERS = 300
 
+# The errors of a log joint that are explained to the user.
+_EXPLAINED_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
+
 # A log joint of batches gets at most this many examples at once. If there are more, they are in
 # float64, because a sum of a million terms in float32 is off by a tenth of a nat.
 _MOST_EXAMPLES = 4096
@@ -31,19 +34,34 @@ class FullDataLogJoint(nn.Module):
         super().__init__()
         self.log_joint = log_joint  # if it is a module, its mode follows that of this one
         self.x = x
-        self.takes_float64 = x.device.type != "mps"  # Apple's GPUs have no float64
+        # Whether it takes float64, or None until the first call without an error has shown it.
+        self.takes_float64: bool | None = None
+        if x.device.type == "mps":  # Apple's GPUs have no float64
+            self.takes_float64 = False
 
     def forward(self, **values: Tensor) -> Tensor:
-        """The log joint for all data, in float64 if there are many and the function takes it."""
+        """The log joint for all data, in float64 if there are many and the function takes it.
+
+        The first call without an error decides on the type, so that all values have the same
+        precision.
+        """
         if len(self.x) <= _MOST_EXAMPLES:
             return self.log_joint(self.x, 1.0, **values)
-        if self.takes_float64 and not torch.compiler.is_compiling():
-            try:
-                precise = {name: value.double() for name, value in values.items()}
-                return self._add_parts(precise, torch.float64)
-            except (RuntimeError, TypeError, ValueError):  # it has tensors of another type
-                self.takes_float64 = False
-        return self._add_parts(values, self.x.dtype)
+        if self.takes_float64 is False or torch.compiler.is_compiling():
+            return self._add_parts(values, self.x.dtype)
+        try:
+            precise = {name: value.double() for name, value in values.items()}
+            total = self._add_parts(precise, torch.float64)
+        except _EXPLAINED_ERRORS:
+            if self.takes_float64:
+                raise
+            # It may have tensors of another type. If it fails at these values in any type, the
+            # error is that of the type in which it was trained.
+            total = self._add_parts(values, self.x.dtype)
+            self.takes_float64 = False
+            return total
+        self.takes_float64 = True
+        return total
 
     def _add_parts(self, values: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
         """Add the log joint up from batches.
@@ -115,7 +133,7 @@ def call_log_joint(
         return call()
     except (LowerboundError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except _EXPLAINED_ERRORS as error:
         raise _explain_error(error, batch, values) from error
 
 

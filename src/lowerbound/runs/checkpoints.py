@@ -123,13 +123,19 @@ def read_state(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def is_misnamed(folder: Path, step: int) -> bool:
-    """Whether a checkpoint says that it is of another step than its folder's name.
+def read_other_step(folder: Path, step: int) -> int | None:
+    """Read the step of a checkpoint that is of another step than its folder's name.
 
-    If the checkpoint does not say its step, it may be damaged, but its name is taken as right.
+    ``None`` if the name is right. If the checkpoint does not say its step, it may be damaged, but
+    its name is taken as right.
     """
     progress = read_state(folder).get("progress")
-    return isinstance(progress, dict) and progress.get("step", step) != step
+    if not isinstance(progress, dict):
+        return None
+    actual = progress.get("step")
+    if isinstance(actual, int) and actual != step:
+        return actual
+    return None
 
 
 def holds_best(folder: Path) -> bool:

@@ -17,9 +17,9 @@ from lowerbound.runs import disk
 from lowerbound.runs.checkpoints import (
     find_model_file,
     holds_best,
-    is_misnamed,
     name_checkpoint,
     read_checkpoint,
+    read_other_step,
     read_state,
     read_step,
     write_checkpoint,
@@ -104,7 +104,7 @@ class CheckpointStore:
         name of another step. A checkpoint that is set aside is listed if the one that replaces it
         does not exist.
         """
-        return [path for step, path in self._list_by_step() if not is_misnamed(path, step)]
+        return [path for step, path in self._list_by_step() if read_other_step(path, step) is None]
 
     def _list_by_step(self) -> list[tuple[int, Path]]:
         """List the steps and folders whose names are those of checkpoints, the newest first."""
@@ -208,8 +208,8 @@ class CheckpointStore:
 
     def _warn_about_copies(self) -> None:
         for step, folder in self._list_by_step():
-            if is_misnamed(folder, step):
-                actual = read_state(folder)["progress"]["step"]
+            actual = read_other_step(folder, step)
+            if actual is not None:
                 warnings.warn(
                     f"{folder}: is skipped, because it is a checkpoint of step {actual:,} and "
                     "not of the step in its name; give it a name such as step-copy, or remove it",
