@@ -23,6 +23,10 @@ NEAR_NATS = 0.05
 # joint, in nats, above which it is reported.
 _MISSED_SHARE, _ROUNDED_NATS = 0.05, 0.02
 
+# Optima explain a missed part of the posterior if they have at least this share of it together, by
+# their bounds. Each that is named has at least the second share.
+_EXPLAINED_SHARE, _NAMED_SHARE = 0.25, 0.01
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -110,14 +114,9 @@ def find_hidden_faults(
             "variables",
         )
     if judged.misses_much and (optima or reference.is_exact):
-        where = "q hardly ever draws some states that are probable"
-        if optima:
-            where = f"separate optima are far from q: {'; '.join(map(str, optima[:3]))}"
         yield Finding(
             f"q misses about {100 * judged.missed:.0f}% of the posterior",
-            where,
-            "train one q from each optimum and compare their bounds (lb.fit_from_optima); use a "
-            "richer posterior, such as a flow; or sum out discrete variables",
+            *_explain_missed(reference, judged.missed, optima),
         )
     if rounding > _ROUNDED_NATS:
         yield Finding(
@@ -126,3 +125,34 @@ def find_hidden_faults(
             "compute in double precision: call model.double(), and convert the data that the log "
             "joint contains to float64",
         )
+
+
+def _explain_missed(
+    reference: Reference, missed: float, optima: tuple[Optimum, ...]
+) -> tuple[str, str]:
+    """The likely cause of a missed part of the posterior, and the remedy."""
+    if reference.is_exact:
+        return (
+            "q hardly ever draws some states that are probable",
+            "train several q and compare their bounds (lb.fit_from_optima); use a richer "
+            "posterior; or sum out discrete variables",
+        )
+    # A bound is a lower bound on the log probability mass about its optimum.
+    shares = [math.exp(min(0.0, one.bound - reference.log_evidence)) for one in optima]
+    if sum(shares) >= _EXPLAINED_SHARE * missed:
+        named = [
+            str(one)
+            for one, share in zip(optima, shares, strict=True)
+            if share >= _NAMED_SHARE * missed
+        ]
+        return (
+            f"separate optima are far from q: {'; '.join(named[:3])}",
+            "train one q from each optimum and compare their bounds (lb.fit_from_optima(model, "
+            "objective, optima=health.optima)); use a richer posterior, such as a flow; or sum out "
+            "discrete variables",
+        )
+    return (
+        "parts of the posterior that q hardly draws are probable, such as a tail",
+        "use a richer posterior, such as a flow, or another parametrisation; to make sure that no "
+        "mode is missed, compare the bounds of several trainings (lb.fit_from_optima)",
+    )
