@@ -224,6 +224,19 @@ class LogJoint(VariablePosterior):
             self.numbers = -(-made.largest // _MEASURED_DRAWS)
         return max(self.variables.size, self.numbers or 0)
 
+    def unnormalized_parts(self) -> tuple[str, ...]:
+        """The posterior and the log joint, if they or modules in them say ``normalized = False``.
+
+        A posterior that is a point, which has no density, is an example.
+        """
+        roles = {"posterior": self.posterior, "log joint": self.log_joint}
+        return tuple(
+            f"{role} ({type(part).__name__})"
+            for role, part in roles.items()
+            if isinstance(part, nn.Module)
+            and any(getattr(module, "normalized", True) is False for module in part.modules())
+        )
+
     def likelihood_is_mass(self, examples: Examples) -> None:
         """``None``, because a log joint does not say which part of it is the likelihood."""
 
