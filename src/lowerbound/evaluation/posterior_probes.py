@@ -23,13 +23,13 @@ from torch import Size, Tensor
 from torch.distributions import Distribution
 
 from lowerbound.distributions.entries import is_mass
-from lowerbound.errors import LowerboundError, UnsupportedError
+from lowerbound.errors import UnsupportedError
+from lowerbound.evaluation.optima_search import search_optima
 from lowerbound.evaluation.posterior_causes import WeightedDraws
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import LogJoint
 from lowerbound.models.forgiving import ForgivingDensity
 from lowerbound.models.optima import Optimum
-from lowerbound.models.pathfinder import find_gaussians, keep_separate, make_start_points
 from lowerbound.runtime.memory import choose_pairs_per_batch
 from lowerbound.runtime.modes import without_argument_checks
 from lowerbound.runtime.noise import derived_seed
@@ -41,15 +41,8 @@ _OPTIMUM_STRETCHES = (1.0, 2.0)
 # The share of draws from each other distribution, compared with the draws from q.
 _PROBE_SHARE = 0.1
 
-# The number of paths to modes from points like those of start(); the number of paths from points
-# that are far from q; and how far these are, in standard deviations.
-_NEAR_PATHS, _FAR_PATHS, _FAR_DEVIATIONS = 5, 5, 10.0
-
 # The largest number of optima at which the log joint is evaluated.
 _MOST_OPTIMA = 8
-
-# The number of draws from which the bound of a Gaussian is estimated.
-_BOUND_DRAWS = 20
 
 # The states of up to this many bits are enumerated.
 _MOST_BITS = 12
@@ -235,23 +228,7 @@ def _find_optima(
     """The separate optima among those that start() has found and those of a new search."""
     if draws.gradients is None:
         return ()
-    size = len(draws.names)
-    mean, scale = _locate_q(model, draws)
-    start_points = [
-        *make_start_points(size, _NEAR_PATHS, generator),
-        *(mean + _FAR_DEVIATIONS * scale * generator.standard_normal((_FAR_PATHS, size))),
-    ]
-    noise = generator.standard_normal((_BOUND_DRAWS, size))
-    constant = float(model.spread.double().log().sum())
-    found = [(optimum.bound + constant, optimum.gaussian) for optimum in model.optima]
-    density = ForgivingDensity(model.plain_density)
-    for start_point in start_points:
-        try:
-            found += find_gaussians(density, [start_point], noise)
-        except (LowerboundError, ValueError, np.linalg.LinAlgError):
-            continue
-    separate = keep_separate(found)[:_MOST_OPTIMA]
-    return tuple(model.describe_optimum(bound, gaussian) for bound, gaussian in separate)
+    return search_optima(model, *_locate_q(model, draws), generator)[:_MOST_OPTIMA]
 
 
 def _is_far(model: LogJoint, optimum: Optimum, draws: WeightedDraws) -> bool:
