@@ -30,7 +30,10 @@ SETS = {"hold-out": HOLD_OUT, "chosen": POSTERIORS, "limit": BOUNDARY}
 # The files on which the results depend.
 CODE = [
     *sorted((ROOT / "src/lowerbound/evaluation").glob("posterior*.py")),
-    *(ROOT / f"src/lowerbound/{name}.py" for name in ("evaluation/pareto", "models/pathfinder")),
+    *(
+        ROOT / f"src/lowerbound/{name}.py"
+        for name in ("evaluation/optima_search", "evaluation/pareto", "models/pathfinder")
+    ),
     ROOT / "reproductions/verdict_posteriors.py",
 ]
 
