@@ -327,7 +327,7 @@ def _find_free_directory(name: str) -> Path:
 def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     """Print the bound on the test data, the paths of the pictures, and the next commands.
 
-    If there are no test data, the bound is that on the training data.
+    Without test data, the bound is that on the training data.
     """
     import lowerbound as lb
     from lowerbound.report.figures import is_image

@@ -177,8 +177,8 @@ def find_optima(
         The bound, in nats, and the Gaussian of each optimum. The Gaussians are far from each other.
 
     Raises:
-        LogJointError: if there is no Gaussian with a finite bound, and the log density failed.
-        NonFiniteError: if there is none, and it did not fail.
+        LogJointError: if no Gaussian has a finite bound, and the log density failed.
+        NonFiniteError: if none has, and the log density did not fail.
     """
     log_density = ForgivingDensity(log_density)
     generator = np.random.default_rng(seed)
