@@ -48,8 +48,9 @@ def _seeded():
     """Each test draws from its own beginning, and leaves torch's random state as it was."""
     import torch
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    from lowerbound.runtime.modes import seeded
+
+    with seeded(0, torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         yield
 
 

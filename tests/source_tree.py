@@ -131,14 +131,17 @@ def packages_of(module: str) -> set[str]:
     return {".".join(parts[:count]) for count in range(1, len(parts))}
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf8"))
 
 
 def walk(node: ast.AST, when: When) -> Iterator[tuple[ast.AST, When]]:
-    """All nodes below this one, each with when it is run."""
+    """All statements below this one, each with when it is run."""
     types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) else []
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue
         inner: When = "for types" if child in types else when
         if isinstance(child, FUNCTIONS) and inner == "at import":
             inner = "in a function"

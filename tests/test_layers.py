@@ -1,4 +1,4 @@
-"""The direction of the imports, and how light the package is."""
+"""The direction of the imports, how light the package is, and that it reads no pickles."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 import lowerbound
 
 sys.path.insert(0, str(Path(__file__).parent))
-from source_tree import Tree, cycles, parse
+from source_tree import Tree, cycles, parse, walk
 
 # Each layer may import from itself and from those in lower rows; entries of one row do not know
 # each other.
@@ -49,7 +49,8 @@ def test_every_file_belongs_to_a_layer():
 def test_only_the_top_layers_use_the_public_names():
     """``import lowerbound as lb`` reaches everything; only the top layers may do that."""
     for path in TREE.files:
-        imports = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Import)]
+        statements = [node for node, _ in walk(parse(path), "at import")]
+        imports = [node for node in statements if isinstance(node, ast.Import)]
         uses = {alias.asname for node in imports for alias in node.names}
         assert "lb" not in uses or TREE.entry_of(path) in ("recipes", "selftest", "cli"), path
 
@@ -66,6 +67,25 @@ def test_no_modules_import_each_other():
 
 def test_the_top_level_can_be_taken_in():
     assert len(TREE.entries) <= 18
+
+
+FILE_FUNCTIONS = ("load", "save", "dump")
+PICKLING = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+@pytest.mark.parametrize("path", TREE.files, ids=TREE.name_of)
+def test_no_source_reads_or_writes_pickles(path):
+    calls = {"torch.load", "torch.save", "joblib.load", "joblib.dump"}
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.split(".")[0] for alias in node.names} & PICKLING
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in PICKLING
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in FILE_FUNCTIONS:
+            called = ast.unparse(node.func)
+            assert called not in calls
+            if called in ("np.load", "numpy.load"):
+                assert "allow_pickle=False" in [ast.unparse(word) for word in node.keywords]
 
 
 def test_importing_does_no_work():
