@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def integrate_mean_and_precision() -> float:
     x, settings = [1.2, -0.3, 2.2, 0.9], (0.5, 0.7, 1.5, 2.0)
     model = MeanAndPrecision(*settings)
     mean, strength, concentration, rate = settings
-    log_tau = np.linspace(-9, 6, 1000)
+    log_tau = np.linspace(-9, 6, 300)
     heights = []
     for tau in np.exp(log_tau):
         covariance = (np.eye(4) + np.ones((4, 4)) / strength) / tau
@@ -110,8 +110,8 @@ def measure_regression_bound() -> float:
     "its factors, as computed with scipy",
     tolerance=1e-8,
 )
-def compare_mixture_bound() -> float:
-    """For 2 components in 2 dimensions and 12 examples, before and after the ascent, at 20 draws.
+def compare_mixture_bound() -> Iterator[float]:
+    """For 2 components in 2 dimensions and 12 examples, after 1 and 20 sweeps, at 20 draws.
 
     Given the assignments, the other factors are the exact posterior. So log p - log q, averaged
     over the assignments, is the same at every draw.
@@ -119,14 +119,13 @@ def compare_mixture_bound() -> float:
     x = torch.randn(12, 2, dtype=DOUBLE)
     x[:6] += 2.0
     model = GaussianMixture(2, concentration=0.8, strength=0.6)
-    worst = 0.0
-    for sweeps in (1, 100):
+    for sweeps in (1, 20):
         try:
             found = model.fit(x, sweeps=sweeps)
         except LowerboundError:  # an update that lowers the bound
-            return math.inf
-        worst = max(worst, float(np.abs(_weigh_mixture(found.factors, x) - found.bound).max()))
-    return worst
+            yield math.inf
+            return
+        yield float(np.abs(_weigh_mixture(found.factors, x) - found.bound).max())
 
 
 def _weigh_mixture(factors: Mapping[str, Any], x: Tensor) -> Float:

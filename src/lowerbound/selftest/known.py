@@ -198,7 +198,11 @@ class Decoders(nn.Module):
 
     def forward(self, z_KBJ: Tensor) -> Tensor:
         """Compute ``W z + b``, ``[K, B, D]``."""
-        x_KBD: Tensor = (self.weight_BDJ * z_KBJ[..., None, :]).sum(-1) + self.bias_BD
+        # Sums over so short a last dimension are slow, so the products are added one by one.
+        columns_BD, entries_KB1 = self.weight_BDJ.unbind(-1), z_KBJ.split(1, -1)
+        x_KBD = self.bias_BD
+        for column_BD, entry_KB1 in zip(columns_BD, entries_KB1, strict=True):
+            x_KBD = torch.addcmul(x_KBD, column_BD, entry_KB1)
         return x_KBD
 
 
