@@ -134,6 +134,8 @@ class AnnealingPath:
         log_step = torch.full(
             (len(self.x),), math.log(_FIRST_STEP), dtype=torch.float64, device=self.x.device
         )
+        if len(self.betas) == 2:  # no chain moves, so no step size is used
+            return log_step.exp().expand(2, -1)
         log_steps = []
         with noise.per_example(derived_seed(self.settings["seed"], "pilot"), rows):
             state = self.make_state(draw_from_prior(self.prior, _PILOT_CHAINS, len(self.x)))

@@ -66,7 +66,7 @@ def _list_cases() -> list[_Case]:
             3000,
         ),
         (lb.Variable((), constraints.greater_than(2.0)), _Shifted(), _identity, 2.5, 40, 3000),
-        (lb.Variable((3,), constraints.simplex), shares, lambda z: z[..., 1], 1 / 3, 16, 250),
+        (lb.Variable((3,), constraints.simplex), shares, lambda z: z[..., 1], 1 / 3, 16, 150),
         (lb.Variable((3, 3), constraints.corr_cholesky), triangle, _square_of_last, 0.2, 5, 50),
     ]
 
@@ -124,24 +124,19 @@ def integrate_constrained_densities() -> Iterator[float]:
     "determinants are those of torch's derivatives (relative)",
     tolerance=1e-9,
 )
-def compare_bijections() -> float:
-    """At 20 points of each support, with determinants of the Jacobian matrix by autograd."""
-    worst = 0.0
+def compare_bijections() -> Iterator[float]:
+    """At 10 points of each support, with determinants of the Jacobian matrix by autograd."""
     for variable, *_ in _list_cases():
         ours, theirs = find_bijection(variable.support), biject_to(variable.support)
-        for u in torch.randn(20, *variable.free_shape, dtype=DOUBLE):
+        for u in torch.randn(10, *variable.free_shape, dtype=DOUBLE):
             z = ours(u)
             found = ours.log_abs_det_jacobian(u, z).sum()
             free = _select_free_entries(variable, theirs)
             jacobian = torch.autograd.functional.jacobian(free, u).reshape([u.numel()] * 2)
             exact = torch.linalg.slogdet(jacobian).logabsdet
-            worst = max(
-                worst,
-                largest(z - theirs(u)),
-                largest(ours.inv(z) - u),
-                largest(found - exact),
-            )
-    return worst
+            yield largest(z - theirs(u))
+            yield largest(ours.inv(z) - u)
+            yield largest(found - exact)
 
 
 def _select_free_entries(variable: lb.Variable, bijection: Any) -> Callable[[Tensor], Tensor]:
