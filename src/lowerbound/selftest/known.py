@@ -200,7 +200,7 @@ class Decoders(nn.Module):
         """Compute ``W z + b``, ``[K, B, D]``."""
         # Sums over so short a last dimension are slow, so the products are added one by one.
         columns_BD, entries_KB1 = self.weight_BDJ.unbind(-1), z_KBJ.split(1, -1)
-        x_KBD = self.bias_BD
+        x_KBD: Tensor = self.bias_BD
         for column_BD, entry_KB1 in zip(columns_BD, entries_KB1, strict=True):
             x_KBD = torch.addcmul(x_KBD, column_BD, entry_KB1)
         return x_KBD
