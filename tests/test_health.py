@@ -67,7 +67,7 @@ def _small_passes(monkeypatch):
 @pytest.fixture
 def _without_preparations(monkeypatch):
     """Skip trial draws, which take most of the time in hundreds of evaluations of known data."""
-    monkeypatch.setattr(lb.LatentModel, "check_support", lambda *_: None)
+    monkeypatch.setattr(lb.LatentModel, "check_data", lambda *_: None)
     monkeypatch.setattr(lb.LatentModel, "numbers_per_draw", lambda *_: 2)
 
 
@@ -370,6 +370,7 @@ def digit_vae(scale="shared", activation="tanh", **more) -> lb.LatentModel:
     )
 
 
+@pytest.mark.usefixtures("trains")
 def test_rank_ten_data_have_ten_active_units_under_the_defaults():
     """The recipe has ten latents by default.
 
@@ -386,6 +387,7 @@ def test_rank_ten_data_have_ten_active_units_under_the_defaults():
     assert (health.collapsed, health.findings) == (False, ())
 
 
+@pytest.mark.usefixtures("trains")
 def test_a_model_that_learns_has_no_findings(digits):
     model = digit_vae()
     objective = lb.ELBO()

@@ -272,9 +272,9 @@ def test_terms_are_computed_only_when_read(name, monkeypatch):
 
 @model
 def test_a_dataset_s_bound_does_not_depend_on_the_batch_size(name):
-    vae, data = MODELS[name]().double(), images(name, 23).double()
-    first = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=23)
-    for size in (1, 7, 22):
+    vae, data = MODELS[name]().double(), images(name, 9).double()
+    first = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=9)
+    for size in (1, 4, 8):
         again = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=size)
         torch.testing.assert_close(again.per_example, first.per_example, rtol=1e-12, atol=1e-12)
         assert again.mean == pytest.approx(float(first.per_example.mean()), rel=1e-12)
