@@ -124,9 +124,7 @@ def test_weights_have_the_evidence_as_their_mean(distributions, count):
     At 4 standard errors there is one false alarm in 16,000 runs for each.
     """
     model, evidence = linear_model(dims=2, noise_scale=2.0)
-    interval = bidirectional(
-        model, count, distributions=distributions, chains=80, leapfrog_steps=2
-    )
+    interval = bidirectional(model, count, distributions=distributions, chains=80, leapfrog_steps=2)
     truth = evidence.log_prob(interval.examples)
     for ratio in (
         (interval.lower.per_example - truth).exp(),
