@@ -117,7 +117,7 @@ def test_both_sides_enclose_the_evidence():
     assert "examples=40" in str(interval)
 
 
-@pytest.mark.parametrize(("distributions", "count"), [(4, 300), (10, 100)])
+@pytest.mark.parametrize(("distributions", "count"), [(4, 300), (10, 100)], ids=["4", "10"])
 def test_weights_have_the_evidence_as_their_mean(distributions, count):
     """E[w] = p(x) and E[1 / w'] = 1 / p(x) for any number of distributions.
 
