@@ -55,10 +55,16 @@ def linear_vae(
     return model, MultivariateNormal(torch.zeros(dims, dtype=DOUBLE), covariance), precision
 
 
+@pytest.fixture
+def _large_chunks(monkeypatch):
+    """Fewer and larger chunks of draws, for bounds of thousands of draws."""
+    monkeypatch.setattr("lowerbound.evaluation.search._DRAWS", 50)
+
+
 def test_at_the_exact_posterior_there_are_no_gaps():
     model, evidence, _ = linear_vae(ORTHOGONAL)
     x = evidence.sample((30,))
-    gaps = inference_gaps(model, x, samples=20, steps=20)
+    gaps = inference_gaps(model, x, samples=20, steps=10)
     torch.testing.assert_close(
         gaps.log_likelihood.per_example, evidence.log_prob(x), rtol=0, atol=1e-9
     )
@@ -67,6 +73,7 @@ def test_at_the_exact_posterior_there_are_no_gaps():
     assert gaps.advice.startswith("inference is fine")
 
 
+@pytest.mark.usefixtures("_large_chunks")
 def test_a_wrecked_encoder_is_an_amortisation_gap_of_the_known_divergence():
     """Its mean is shifted by 1: KL = sum_j P_jj / 2.
 
@@ -75,7 +82,7 @@ def test_a_wrecked_encoder_is_an_amortisation_gap_of_the_known_divergence():
     model, evidence, precision = linear_vae(ORTHOGONAL, shift=1.0)
     x = evidence.sample((40,))
     expected = 0.5 * float(precision.diagonal().sum())
-    gaps = inference_gaps(model, x, samples=1000)
+    gaps = inference_gaps(model, x, samples=1000, steps=120)
     # The best q is exact, and so is the best bound. A weight under the mixture of both q is between
     # 0 and 2 p(x).
     torch.testing.assert_close(gaps.best_bound.per_example, evidence.log_prob(x), rtol=0, atol=1e-3)
@@ -86,6 +93,7 @@ def test_a_wrecked_encoder_is_an_amortisation_gap_of_the_known_divergence():
     assert gaps.advice.startswith("amortisation dominates")
 
 
+@pytest.mark.usefixtures("_large_chunks")
 def test_a_correlated_posterior_is_an_approximation_gap_of_the_known_divergence():
     """KL(best mean field || posterior) = (sum_j log P_jj - log det P) / 2.
 
@@ -100,7 +108,7 @@ def test_a_correlated_posterior_is_an_approximation_gap_of_the_known_divergence(
     field = MultivariateNormal(torch.zeros(4, dtype=DOUBLE), torch.diag(1 / precision.diagonal()))
     assert float(kl_divergence(field, exact)) == pytest.approx(expected, abs=1e-12)
     assert expected > 0.2
-    gaps = inference_gaps(model, x, samples=2000)
+    gaps = inference_gaps(model, x, samples=2000, steps=80)
     assert gaps.log_likelihood.mean == pytest.approx(float(evidence.log_prob(x).mean()), abs=0.01)
     assert gaps.approximation.mean == pytest.approx(expected, abs=0.02)
     shift = torch.full((4,), 0.7, dtype=DOUBLE)
@@ -116,10 +124,11 @@ def widened(factor: float) -> tuple[lb.LatentModel, MultivariateNormal]:
     return model, evidence
 
 
+@pytest.mark.usefixtures("_large_chunks")
 def test_a_search_that_starts_far_away_takes_several_rounds():
     """After one round, tens of nats are missing, which would count as an approximation gap."""
     model, evidence = widened(30.0)
-    gaps = inference_gaps(model, evidence.sample((20,)), samples=200, steps=60)
+    gaps = inference_gaps(model, evidence.sample((10,)), samples=100, steps=60)
     assert abs(gaps.approximation.mean) < 0.05
     assert gaps.advice.startswith("amortisation dominates")
     assert gaps.warning is None
@@ -144,16 +153,16 @@ def test_a_search_that_is_done_takes_one_more_round_at_most(shift, rounds, monke
         Search, "_search_round", lambda self, *given: taken.append(1) or real(self, *given)
     )
     model, evidence, _ = linear_vae(ORTHOGONAL, shift=shift)
-    inference_gaps(model, evidence.sample((5,)), samples=50)
+    inference_gaps(model, evidence.sample((5,)), samples=50, steps=80)
     assert len(taken) == rounds
 
 
 def test_results_do_not_depend_on_the_batches():
     model, evidence, _ = linear_vae(SLANTED, shift=0.5)
-    x = evidence.sample((7,))
-    whole = inference_gaps(model, x, samples=25, steps=15, seed=3)
+    x = evidence.sample((4,))
+    whole = inference_gaps(model, x, samples=25, steps=8, seed=3)
     for batch_size in (1, 3):
-        parts = inference_gaps(model, x, samples=25, steps=15, seed=3, batch_size=batch_size)
+        parts = inference_gaps(model, x, samples=25, steps=8, seed=3, batch_size=batch_size)
         for name in ("log_likelihood", "best_bound", "amortised_bound"):
             torch.testing.assert_close(
                 getattr(parts, name).per_example,
@@ -162,7 +171,7 @@ def test_results_do_not_depend_on_the_batches():
                 atol=1e-9,
             )
     assert (
-        inference_gaps(model, x, samples=25, steps=15, seed=4).best_bound.mean
+        inference_gaps(model, x, samples=25, steps=8, seed=4).best_bound.mean
         != whole.best_bound.mean
     )
 

@@ -245,14 +245,14 @@ def test_what_is_reported_is_the_bound(make, gradient):
 def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make):
     """By enumeration of all tuples of latents: the estimator's mean is exact, so no error rate is
     needed."""
-    model, x = binary_vae(2), binary_data(1)
-    objective = make(samples)
+    model, objective = binary_vae(2), make(samples)
     points = torch.tensor(list(product((0.0, 1.0), repeat=2)), dtype=DOUBLE)
+    z = points[torch.tensor(list(product(range(len(points)), repeat=samples)))].transpose(0, 1)
+    x = binary_data(1).expand(z.shape[1], -1)  # the same example, once for each tuple
     beta = getattr(objective, "beta", 1.0)
 
-    def draw_at(z):
-        q, prior = model.posterior(x), model.prior()
-        p = model.likelihood(z)
+    def draw_all():
+        q, prior, p = model.posterior(x), model.prior(), model.likelihood(z)
         return lb.Draw(
             z=z,
             likelihood_term=lambda: p.log_prob(x),
@@ -263,20 +263,14 @@ def test_the_score_function_gradient_is_that_of_the_expected_bound(samples, make
             p=p,
         )
 
-    expected = torch.zeros((), dtype=DOUBLE)
-    estimated: dict[str, torch.Tensor] = {}
-    for choice in product(range(len(points)), repeat=samples):
-        draw = draw_at(points[list(choice)][:, None])
-        probability = draw.log_q.sum().exp()
-        value = objective.bound(draw)
-        if beta != 1.0:
-            value = draw.log_likelihood.mean(0) - beta * draw.sampled_rate
-        expected = expected + probability * value.sum()
-        for name, gradient in gradients(
-            model, objective(draw_at(points[list(choice)][:, None])).sum()
-        ).items():
-            estimated[name] = estimated.get(name, 0) + probability.detach() * gradient
-    for name, gradient in gradients(model, expected).items():
+    draw = draw_all()
+    probability = draw.log_q.sum(0).exp()
+    torch.testing.assert_close(probability.sum(), torch.ones((), dtype=DOUBLE))
+    value = objective.bound(draw)
+    if beta != 1.0:
+        value = draw.log_likelihood.mean(0) - beta * draw.sampled_rate
+    estimated = gradients(model, (probability.detach() * objective(draw_all())).sum())
+    for name, gradient in gradients(model, (probability * value).sum()).items():
         torch.testing.assert_close(estimated[name], gradient, rtol=1e-10, atol=1e-12)
 
 

@@ -46,6 +46,7 @@ def test_both_sides_have_the_same_log_density(problem):
     )
 
 
+@pytest.mark.usefixtures("trains")
 @pytest.mark.parametrize("problem", ["logistic", "hierarchical"])
 def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
     """The seed is fixed; of three, the largest error of a mean was 0.015 to 0.041 sd, that of an sd
@@ -62,6 +63,7 @@ def test_full_rank_has_the_sampler_s_moments_and_evidence(problem):
     assert estimate.mean == pytest.approx(evidence_of(truth), abs=0.1)
 
 
+@pytest.mark.usefixtures("trains")
 def test_mean_field_is_too_narrow_by_as_much_as_theory_says():
     """Within 15% for each of 31 variables. The seed is fixed; of three, the worst was 6% to 9%, and
     4% after a training to its end."""
@@ -73,6 +75,7 @@ def test_mean_field_is_too_narrow_by_as_much_as_theory_says():
     assert lb.log_likelihood(model, samples=5000).warning is not None
 
 
+@pytest.mark.usefixtures("trains")
 def test_a_centred_funnel_is_called_bad():
     """The seed is fixed; of three, k-hat was 0.77 to 0.90, where 0.7 is the limit."""
     model, *_ = moments_of("schools-centred", "full-rank")

@@ -1,6 +1,7 @@
 """What holds for every network, conditional, objective and model."""
 
 import copy
+import functools
 import sys
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
@@ -201,10 +202,17 @@ def test_conditionals_that_cannot_be_say_why(make, error, message):
 # Objectives and models
 
 
+@functools.cache
+def shared_model(name):
+    """A model for tests that leave its weights as they are."""
+    return MODELS[name]()
+
+
 @pytest.mark.parametrize("which", OBJECTIVES)
 @model
 def test_every_objective_gives_a_bound_for_each_example(name, which):
-    vae, goal = MODELS[name](), OBJECTIVES[which]()
+    vae, goal = shared_model(name), OBJECTIVES[which]()
+    vae.zero_grad()
     draw = vae.draw(images(name), goal.samples, goal.gradient)
     if getattr(goal, "kl", None) == "closed-form" and draw.analytic_rate is None:
         with pytest.raises(UnsupportedError, match="no closed-form KL is registered for"):
@@ -217,10 +225,8 @@ def test_every_objective_gives_a_bound_for_each_example(name, which):
     if isinstance(goal, lb.ELBO):
         torch.testing.assert_close(terms["bound"], -(terms["rate"] + terms["distortion"]))
     bound.sum().backward()
-    assert all(
-        parameter.grad is None or torch.isfinite(parameter.grad).all()
-        for parameter in vae.parameters()
-    )
+    gradients = [p.grad.flatten() for p in vae.parameters() if p.grad is not None]
+    assert torch.cat(gradients).isfinite().all()
 
 
 @model
@@ -272,9 +278,9 @@ def test_terms_are_computed_only_when_read(name, monkeypatch):
 
 @model
 def test_a_dataset_s_bound_does_not_depend_on_the_batch_size(name):
-    vae, data = MODELS[name]().double(), images(name, 23).double()
-    first = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=23)
-    for size in (1, 7, 22):
+    vae, data = MODELS[name]().double(), images(name, 9).double()
+    first = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=9)
+    for size in (1, 4, 8):
         again = lb.evaluate(vae, lb.ELBO(samples=3), data, seed=5, batch_size=size)
         torch.testing.assert_close(again.per_example, first.per_example, rtol=1e-12, atol=1e-12)
         assert again.mean == pytest.approx(float(first.per_example.mean()), rel=1e-12)

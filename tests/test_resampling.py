@@ -32,7 +32,7 @@ def test_the_number_of_copies_is_proportional_to_the_weight_whatever_the_chunks(
     log_w[::9] = -torch.inf
     expected = 10 * log_w.softmax(0)
     copies = torch.zeros(100, dtype=torch.float64)
-    repetitions = 400
+    repetitions = 200
     for _ in range(repetitions):
         done = 0
 

@@ -52,8 +52,8 @@ MUTATIONS = [
     ),
     Mutation(
         STREAMS,
-        "g.integers(1 << 24, size=size)",
-        "g.integers(1 << 23, size=size)",
+        "g.random(size, np.float32)",
+        "g.random(size, np.float32) / 2",
         "Uniform numbers lie between 0 and one half.",
     ),
     Mutation(

@@ -289,8 +289,8 @@ def uniform(
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
-    # 24 bits survive the rounding to float32, so that 1.0 cannot occur.
+    # In float32 numpy draws multiples of 2^-24, so no rounding to float32 can give 1.0.
     drawn = streams.fill(
-        shape, axis, lambda g, size: g.integers(1 << 24, size=size), dtype, device=device
+        shape, axis, lambda g, size: g.random(size, np.float32), dtype, device=device
     )
-    return (drawn / (1 << 24)).to(device, dtype)
+    return drawn.to(device, dtype)
