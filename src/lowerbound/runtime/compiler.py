@@ -21,10 +21,16 @@ Choice = Literal["auto", "always", "never"]
 
 # The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
-# rounding at most.
+# rounding at most. A processor's vector instructions are used without compiling and running a test
+# program for each kind first, which takes ten seconds in every environment: any C++ compiler that
+# can compile torch's headers knows them, and where one fails, uncompiled code is used.
 _COMPILER_OPTIONS: dict[str, Any] = {
     "dynamic": False,
-    "options": {"fallback_random": True, "cpp.use_decompose_tanh": True},
+    "options": {
+        "fallback_random": True,
+        "cpp.use_decompose_tanh": True,
+        "cpp.vec_isa_ok": True,
+    },
 }
 
 # Other code that was compiled in this process does not count towards the limit of recompilations,
