@@ -64,7 +64,11 @@ def test_an_output_on_a_full_disk_is_a_mistake_in_one_line(arguments, full, monk
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.EDQUOT, "make room or send"), (errno.EIO, "send"), (errno.EFBIG, "send")],
+    [
+        (errno.EDQUOT, "make room or send"),
+        (errno.EIO, "send"),
+        (errno.EFBIG, "raise the limit on the size of files (ulimit -f) or send"),
+    ],
 )
 def test_room_is_asked_for_only_where_it_is_missing(number, remedy, monkeypatch, capsys):
     class Broken(io.StringIO):
