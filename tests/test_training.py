@@ -19,6 +19,8 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training import preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
+from lowerbound.training.progress import Progress
+from lowerbound.training.records import describe_complete
 
 OPTIMIZERS = [
     *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
@@ -786,6 +788,23 @@ def test_a_signal_ends_the_training_between_two_steps(number, vae, data, watch):
         train(vae, data)
     assert watcher.last == 2
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize(
+    ("state", "total_steps", "line"),
+    [
+        ({"step": 12, "epoch": 3}, 10, "the run has 12 steps already, more than the 10 asked for; "
+         "to continue, ask for more than 12 steps"),
+        ({"step": 12, "epoch": 3, "settled": True}, 8, "the run has 3 epochs already, more than "
+         "the 2 asked for; to continue, ask for more than 3 epochs and a smaller tolerance"),
+        ({"step": 12, "epoch": 3, "settled": True}, 400, "the training is complete at epoch 3; to "
+         "continue, ask for a smaller tolerance"),
+        ({"step": 12, "epoch": 3, "stopped_early": True}, 400, "the training is complete at epoch "
+         "3; it stopped early, so it is not continued: train again without patience"),
+    ],
+)  # fmt: skip
+def test_the_line_of_a_complete_run_says_what_continues_it(state, total_steps, line):
+    assert describe_complete(Progress(**state), total_steps, 4) == line
 
 
 def test_the_line_of_an_epoch_goes_to_standard_error(vae, data, capsys):

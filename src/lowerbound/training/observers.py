@@ -24,6 +24,7 @@ from lowerbound.report.figures import (
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
 from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.records import describe_complete
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
@@ -49,13 +50,8 @@ class Display(Observer):
     def on_start(self, loop: Loop) -> None:
         """Start the progress bar on a terminal."""
         if loop.progress.finished:
-            more = "more epochs or steps"
-            if loop.progress.settled:
-                more = "a smaller tolerance"
-            self.console.print(
-                f"the training is complete at epoch {loop.progress.epoch}; to continue, ask for "
-                f"{more}"
-            )
+            epoch_steps = -(-len(loop.train) // loop.batch_size)
+            self.console.print(describe_complete(loop.progress, loop.total_steps, epoch_steps))
         self.speed = (time.perf_counter(), loop.progress.step)
         if not self.console.is_terminal:
             return
