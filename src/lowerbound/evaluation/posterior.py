@@ -17,7 +17,7 @@ from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
-from lowerbound.evaluation.pareto import reliable_shape, shape_error
+from lowerbound.evaluation.pareto import describe_shape, reliable_shape, shape_error
 from lowerbound.evaluation.posterior_causes import (
     Verdict,
     WeightedDraws,
@@ -27,7 +27,7 @@ from lowerbound.evaluation.posterior_causes import (
 from lowerbound.evaluation.posterior_probes import make_reference
 from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors
 from lowerbound.evaluation.posterior_rounding import find_rounding
-from lowerbound.evaluation.posterior_verdict import find_hidden_faults, judge
+from lowerbound.evaluation.posterior_verdict import find_hidden_faults, judge, misses_modes
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum, is_discrete
 from lowerbound.models.sampling import check_log_weights
@@ -73,7 +73,8 @@ class PosteriorHealth:
             the tail of the weights is.
         is_lower_bound: whether only the limit is known, not log p(x); ``str()`` then says "at
             least".
-        pareto_k: the shape of the upper tail of the weights of q's draws.
+        pareto_k: the shape of the upper tail of the weights of q's draws; minus infinity if the
+            largest weights are equal.
         effective_samples: ``(sum w)^2 / sum w^2`` of q's draws.
         samples: the number of draws from q.
         draws: the errors of draws from q.
@@ -128,8 +129,8 @@ class PosteriorHealth:
     def lines(self) -> Iterator[str]:
         """The verdict and the values in words."""
         yield (
-            f"{self.verdict}: Pareto k-hat {_show_shape(self.pareto_k, self.samples)}, effective "
-            f"sample size {self.effective_samples:,.0f} of {self.samples:,}; "
+            f"{self.verdict}: {_show_shape('Pareto k-hat', self.pareto_k, self.samples)}, "
+            f"effective sample size {self.effective_samples:,.0f} of {self.samples:,}; "
             f"{self._advice}"
         )
         bound = f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
@@ -145,16 +146,21 @@ class PosteriorHealth:
                 f"posterior) is {self.gap:.3f}"
             )
             yield f"draws: {self.draws}; weighted draws: {self.weighted_draws}"
+        shape = _show_shape("k-hat", self.points_pareto_k, self.points)
+        if math.isfinite(self.points_pareto_k):
+            limit = reliable_shape(self.points)
+            shape += f" (reliable up to {limit:.2f} with two standard errors added)"
         yield (
             f"measured with {self.points:,} weighted points: {self.effective_points:,.0f} are "
-            f"effective, k-hat "
-            f"{_show_shape(self.points_pareto_k, self.points)} (reliable up to "
-            f"{reliable_shape(self.points):.2f} with two standard errors added)"
+            f"effective, {shape}"
         )
 
 
-def _show_shape(shape: float, samples: int) -> str:
-    return f"{shape:.2f} ± {shape_error(shape, samples):.2f}"
+def _show_shape(name: str, shape: float, samples: int) -> str:
+    described = describe_shape(shape, name)
+    if not math.isfinite(shape):
+        return described
+    return f"{described} ± {shape_error(shape, samples):.2f}"
 
 
 _ADVICE: dict[Verdict, str] = {
@@ -266,7 +272,11 @@ def posterior_health(
             *rounded,
             *hidden,
             *find_faults(
-                draws, reference, judged.verdict, explained=bool(hidden) or judged.is_undecided
+                draws,
+                reference,
+                judged.verdict,
+                explained=bool(hidden) or judged.is_undecided,
+                misses_modes=misses_modes(reference, judged, optima),
             ),
         ),
     )

@@ -22,6 +22,7 @@ from torch.distributions import (
 from lowerbound.distributions import DiagonalNormal, TriangularNormal
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.posterior_reference import Reference
+from lowerbound.models.optima import is_discrete
 
 Verdict = Literal["good", "usable", "bad"]
 
@@ -94,7 +95,12 @@ class _Comparison:
 
 
 def find_faults(
-    draws: WeightedDraws, reference: Reference, verdict: Verdict, *, explained: bool = False
+    draws: WeightedDraws,
+    reference: Reference,
+    verdict: Verdict,
+    *,
+    explained: bool = False,
+    misses_modes: bool = False,
 ) -> Iterator[Finding]:
     """Find the faults of a posterior, with the causes that the draws support.
 
@@ -103,6 +109,8 @@ def find_faults(
         reference: the posterior as weighted points.
         verdict: the verdict on the posterior. The shape of a good one is not examined.
         explained: whether the verdict has a cause that is already known.
+        misses_modes: whether q misses modes of the posterior. The moments of the posterior are then
+            those of all modes together, so the shape of q at its own mode is not examined.
     """
     impossible = 1 - float(draws.possible.double().mean())
     if impossible:
@@ -116,7 +124,7 @@ def find_faults(
     unfinished = _measure_gain(draws)
     if unfinished is not None:
         yield Finding("q is not where its ELBO is largest", *unfinished)
-    if verdict == "good":
+    if verdict == "good" or misses_modes:
         return
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
     compared = _Comparison(draws.names, reference.points, reference.shares, reference.shares_of_q)
@@ -134,6 +142,8 @@ def find_faults(
 
 def name_better_posteriors(q: Distribution) -> dict[str, str]:
     """Name posteriors that can have more shapes than q, as arguments of :class:`WeightedDraws`."""
+    if is_discrete(q):
+        return dict.fromkeys(("richer", "skewed"), "one whose variables depend on each other")
     flow = "a flow, such as lambda size: lb.Flow('maf', size)"
     if isinstance(q, DiagonalNormal | Independent):
         return {"richer": "lb.full_rank or a flow", "skewed": flow}
