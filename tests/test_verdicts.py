@@ -25,6 +25,7 @@ from lowerbound.evaluation import posterior_probes
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import user_log_joint
 from lowerbound.models.pathfinder import CurvedGaussian, find_gaussians
+from lowerbound.runtime import memory
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "verdicts"
 SEEDS = range(4)
@@ -146,6 +147,25 @@ def test_the_advice_beside_separate_optima_can_help():
     assert (health.verdict, finding.cause[:15]) == ("bad", "separate optima")
     assert health.missed == pytest.approx(0.3, abs=0.01)
     assert "IWAE" not in finding.remedy
+
+
+def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
+    """Every other tensor has the size of a slice, and slices do not change the results."""
+    model = lb.LogJoint(lambda a: student(a) - a[:, 0].exp(), lb.full_rank, {"a": 20})
+    whole = lb.posterior_health(model, samples=500)
+    monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12, raising=False)
+    health = lb.posterior_health(model, samples=500)
+    assert health.log_evidence == pytest.approx(whole.log_evidence, abs=1e-5)
+    assert health.draws.scale == pytest.approx(whole.draws.scale, rel=1e-5)
+    assert (health.verdict, health.missed) == (whole.verdict, pytest.approx(whole.missed, abs=1e-5))
+    causes, expected = ([one.cause for one in each.findings] for each in (health, whole))
+    assert causes == expected
+    assert len(causes) > 1
+    monkeypatch.setattr(memory, "_VALUES_PER_BATCH", 1 << 13)
+    with memory.TensorSizes() as made:
+        lb.posterior_health(model, samples=500)
+    # The draws and their gradients, together and apart; the points; and their values.
+    assert sum(size >= 500 * 20 for size in made.sizes) == 5
 
 
 def test_the_advice_for_bits_names_no_flow():

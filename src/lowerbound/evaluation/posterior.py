@@ -195,6 +195,11 @@ def posterior_health(
     errors of means and standard deviations, and the part of the posterior that q misses. A mode
     that no path finds is still missed. The states of up to 12 bits are enumerated.
 
+    The draws, their gradients, and the points with their values are stored in float64. Over J
+    coordinates they take 44 bytes for each draw and coordinate, and at most 80 if there are many
+    optima. All else is computed in slices: of a log joint, so that its largest tensor has about 4
+    million values, and otherwise of half a million values.
+
     Args:
         model: a :class:`lowerbound.LogJoint`.
         data: all examples, for a log joint that takes its data in batches.
@@ -289,6 +294,8 @@ def _elbo_error(draws: WeightedDraws) -> float:
 
 
 def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
+    size = (samples, len(model.centre))
+    points, gradients = torch.empty(2, *size, dtype=torch.float64)
     parts: list[tuple[Tensor, ...]] = []
     chunk = choose_pairs_per_batch(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
     for start in range(0, samples, chunk):
@@ -301,11 +308,10 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
             if log_joint.requires_grad:
                 (gradient,) = torch.autograd.grad(log_joint.sum(), u)
         log_w = check_log_weights(log_joint.detach() - log_q)
-        columns = (u, gradient, log_w, log_joint)
-        parts.append(tuple(column.detach().double().cpu() for column in columns))
-    points, gradients, log_w, log_joints = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
+        points[start : start + len(u)] = u.detach()
+        gradients[start : start + len(u)] = gradient
+        parts.append(tuple(column.detach().double().cpu() for column in (log_w, log_joint)))
+    log_w, log_joints = (torch.cat(column) for column in zip(*parts, strict=True))
     has_gradient = log_joint.requires_grad and not is_discrete(model.posterior())
     return WeightedDraws(
         model.variables.names(),
