@@ -276,6 +276,29 @@ def test_resuming_for_longer_is_as_training_for_longer(copied, tmp_path, capsys)
     assert metrics(copied) == metrics(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--epochs", 1],
+            "the run has 2 epochs already, more than the 1 asked for; to continue, ask for more "
+            "than 2 epochs\n",
+        ),
+        (
+            ["--epochs", 2],
+            "the training is complete at epoch 2; to continue, ask for more than 2 epochs\n",
+        ),
+        (["--steps", 1], "steps already, more than the 1 asked for; to continue, ask for more"),
+    ],
+)
+def test_resuming_a_complete_run_says_how_much_is_done_and_asked(flags, message, copied, capsys):
+    before = metrics(copied)
+    code, _, err = call(capsys, "train", "--resume", copied, *flags)
+    assert code == 0
+    assert message in err
+    assert metrics(copied) == before
+
+
 def test_the_configuration_has_what_was_asked(here):
     config = yaml.safe_load((here / "gaussian" / "config.yaml").read_text())
     assert config["recipe"]["name"] == "aevb-gaussian"

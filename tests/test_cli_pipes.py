@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +65,11 @@ def test_an_output_on_a_full_disk_is_a_mistake_in_one_line(arguments, full, monk
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.EDQUOT, "make room or send"), (errno.EIO, "send"), (errno.EFBIG, "send")],
+    [
+        (errno.EDQUOT, "make room or send"),
+        (errno.EIO, "send"),
+        (errno.EFBIG, "raise the limit on the size of files (ulimit -f) or send"),
+    ],
 )
 def test_room_is_asked_for_only_where_it_is_missing(number, remedy, monkeypatch, capsys):
     class Broken(io.StringIO):
@@ -175,3 +180,22 @@ def test_mistaken_fields_are_refused(given, message, conditional, tmp_path, caps
         main(["sample", str(conditional), "--out", str(tmp_path / "a.npy"), *flags])
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+# The remaining time of an evaluation
+
+
+def test_the_remaining_time_of_an_evaluation_leaves_out_the_first_batch(monkeypatch, capsys):
+    """The first batch may wait for the compiler."""
+    from lowerbound.cli import progress_bar
+
+    clock = iter([0.0, 60.0, 100.0, 140.0])
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress_bar.show_progress("log likelihood") as progress:
+        for done in (10, 30, 50):
+            progress(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "log likelihood: 10 of 100 examples",
+        "log likelihood: 30 of 100 examples, 140 s left",
+        "log likelihood: 50 of 100 examples, 100 s left",
+    ]

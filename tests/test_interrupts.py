@@ -521,7 +521,8 @@ def test_a_full_disk_leaves_no_part_of_a_result(
     code, line = command(capsys, name, "run", "--out", file)
     assert code == 2
     assert line == (
-        f"lowerbound: {file}: cannot be written (File too large); make room or give another place"
+        f"lowerbound: {file}: cannot be written (File too large); raise the limit on the size of "
+        "files (ulimit -f) or give another place"
     )
     assert sorted(os.listdir()) == before
 

@@ -486,12 +486,61 @@ def test_removing_the_file_of_a_lock_does_not_remove_the_lock(tmp_path):
     from lowerbound.runs.locking import lock
 
     file = tmp_path / ".lock"
-    with lock(file):
+    with lock(file, tmp_path):
         file.unlink()
-        with pytest.raises(StorageError, match="another process is training"), lock(file):
+        with pytest.raises(StorageError, match="another process is training"), lock(file, tmp_path):
             pass
-    with lock(file):
+    with lock(file, tmp_path):
         assert file.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_directory_whose_lock_was_removed_is_still_locked(data, tmp_path):
+    train(tmp_path / "run", data, epochs=1)
+    with RunDirectory(tmp_path / "run").lock():
+        (tmp_path / "run" / ".lock").unlink()
+        with pytest.raises(StorageError, match="another process is training"):
+            train(tmp_path / "run", data, epochs=2, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_lock_on_the_directory_from_outside_keeps_no_training_out(resume, data, tmp_path):
+    """Such as the lock of ``flock runs/x lowerbound train --resume runs/x`` in a script."""
+    fcntl = pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    run.mkdir()
+    if resume:
+        train(run, data, epochs=1)
+    outside = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(outside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        train(run, data, epochs=2, resume=resume)
+        with RunDirectory(run).lock(), pytest.raises(StorageError, match="is training into"):
+            train(run, data, epochs=3, resume=True)
+        lb.load(run)
+    finally:
+        os.close(outside)
+    assert RunDirectory(run).read_newest()[1]["progress"]["epoch"] == 2
+
+
+def test_a_lock_file_that_something_else_has_locked_is_named(data, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    train(tmp_path / "run", data, epochs=1)
+    with (tmp_path / "run" / ".lock").open() as outside:
+        fcntl.flock(outside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(StorageError, match=r"another process .* or has locked .*run/\.lock;"):
+            train(tmp_path / "run", data, epochs=2, resume=True)
+
+
+def test_a_training_of_an_earlier_version_keeps_others_out(data, tmp_path):
+    """It locks ``.lock`` and the directory."""
+    from lowerbound.runs.locking import lock
+
+    run, refused = tmp_path / "run", pytest.raises(StorageError, match="is training into")
+    train(run, data, epochs=1)
+    with lock(run / ".lock", run), refused:
+        train(run, data, epochs=2, resume=True)
+    with RunDirectory(run).lock(), refused, lock(run / ".lock", run):
+        pass
 
 
 def test_many_locks_need_one_hook_for_forked_children(tmp_path, monkeypatch):

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from lowerbound.evaluation.importance import WeightSums
-from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
+from lowerbound.evaluation.pareto import (
+    describe_shape,
+    pareto_shape,
+    reliable_shape,
+    tail_length,
+)
 
 
 def make_log_weights(kind: str, samples: int) -> torch.Tensor:
@@ -42,3 +47,15 @@ def test_the_tail_and_the_reliable_shape_are_those_of_the_paper():
     assert reliable_shape(1000) == pytest.approx(2 / 3)
     assert reliable_shape(10**6) == 0.7
     assert reliable_shape(1) == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "described"),
+    [
+        (0.704, "k-hat 0.70"),
+        (-math.inf, "k-hat minus infinity (the largest weights are equal)"),
+        (math.nan, "k-hat unknown (too few weights)"),
+    ],
+)
+def test_k_hat_is_described_in_words_where_it_is_not_a_number(shape, described):
+    assert describe_shape(shape) == described

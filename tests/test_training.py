@@ -1,24 +1,30 @@
 """Training: optimisers, schedules, what is reported, what is kept, and what stops it."""
 
+import io
 import json
 import math
 import os
 import re
 import signal
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal
 from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeError
+from lowerbound.runtime.autotune import Option
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.training import preparing
+from lowerbound.training import observers, preparing
 from lowerbound.training.loop import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
+from lowerbound.training.progress import Progress
+from lowerbound.training.records import describe_complete
 
 OPTIMIZERS = [
     *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
@@ -788,12 +794,90 @@ def test_a_signal_ends_the_training_between_two_steps(number, vae, data, watch):
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@pytest.mark.parametrize(
+    ("state", "total_steps", "line"),
+    [
+        ({"step": 12, "epoch": 3}, 10, "the run has 12 steps already, more than the 10 asked for; "
+         "to continue, ask for more than 12 steps"),
+        ({"step": 12, "epoch": 3, "settled": True}, 8, "the run has 3 epochs already, more than "
+         "the 2 asked for; to continue, ask for more than 3 epochs and a smaller tolerance"),
+        ({"step": 12, "epoch": 3, "settled": True}, 400, "the training is complete at epoch 3; to "
+         "continue, ask for a smaller tolerance"),
+        ({"step": 12, "epoch": 3, "stopped_early": True}, 400, "the training is complete at epoch "
+         "3; it stopped early, so it is not continued: train again without patience"),
+    ],
+)  # fmt: skip
+def test_the_line_of_a_complete_run_says_what_continues_it(state, total_steps, line):
+    assert describe_complete(Progress(**state), total_steps, 4) == line
+
+
 def test_the_line_of_an_epoch_goes_to_standard_error(vae, data, capsys):
     train(vae, data, epochs=2, progress=True, validation=0.25)
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[:2] for line in err.splitlines()][:2] == [["epoch", "1"], ["epoch", "2"]]
     assert err.splitlines()[-1].startswith("kept epoch")
+
+
+class FakeLoop(SimpleNamespace):
+    """A training whose display sees steps of given lengths on a clock of its own."""
+
+    def __init__(self, display, monkeypatch, **given):
+        super().__init__(
+            progress=Progress(), total_steps=1000, batch_size=10, autostop=None, train=range(50),
+            autotuner=SimpleNamespace(option=Option(compiled=False)), now=0.0, display=display,
+            averages=lambda: {"bound": 1.0}, **given,
+        )  # fmt: skip
+        monkeypatch.setattr(observers.time, "perf_counter", lambda: self.now)
+        display.on_start(self)
+
+    def step(self, seconds, compiled):
+        """Take a step; ``compiled`` says how the next one runs."""
+        self.now += seconds
+        self.progress.step += 1
+        self.autotuner.option = Option(compiled=compiled)
+        self.display.on_step(self)
+
+    def epoch(self, speed=4.0):
+        record = {"epoch": 1, "train": {"bound": 1.0}, "examples_per_second": speed}
+        self.display.on_epoch(self, record)
+
+
+def compile_slowly(loop):
+    """Five slow steps, one that waits for the compiler, and four fast ones."""
+    for step in range(5):
+        loop.step(2.0, compiled=step == 4)
+    loop.step(60.0, compiled=True)
+    for _ in range(4):
+        loop.step(0.5, compiled=True)
+
+
+def test_the_remaining_time_leaves_out_the_compiler(monkeypatch, capsys):
+    loop = FakeLoop(observers.Display(), monkeypatch)
+    compile_slowly(loop)
+    loop.epoch()
+    assert capsys.readouterr().err.endswith("4 examples/s  495 s left\n")  # 990 steps
+
+
+def test_right_after_compiling_no_remaining_time_is_known(monkeypatch, capsys):
+    loop = FakeLoop(observers.Display(), monkeypatch)
+    loop.step(2.0, compiled=False)
+    loop.epoch()  # the rate of the epoch is all that is known
+    assert capsys.readouterr().err.endswith("  2,498 s left\n")
+    loop.step(2.0, compiled=True)
+    loop.step(60.0, compiled=True)
+    loop.epoch()
+    assert "left" not in capsys.readouterr().err
+
+
+def test_the_progress_bar_leaves_out_the_compiler(monkeypatch):
+    display = observers.Display()
+    display.console = Console(file=io.StringIO(), force_terminal=True)
+    loop = FakeLoop(display, monkeypatch)
+    compile_slowly(loop)
+    shown = display.bar.tasks[0].fields
+    display.on_interrupt(loop)
+    assert (shown["speed"], shown["left"]) == ("20/s", "0:08:15")
 
 
 def test_a_record_is_json(vae, data):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from lowerbound.evaluation import posterior_probes
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import user_log_joint
 from lowerbound.models.pathfinder import CurvedGaussian, find_gaussians
+from lowerbound.runtime import memory
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "verdicts"
 SEEDS = range(4)
@@ -124,6 +126,55 @@ def test_bits_that_agree_are_judged_by_all_of_their_states():
         assert health.log_evidence == pytest.approx(0.0, abs=0.01)
         assert "q misses about 50% of the posterior" in str(health)
         assert "moving and stretching" not in str(health)
+
+
+def test_equal_weights_are_described_in_words():
+    model = lb.LogJoint(agreeing_bits, lambda size: Bits([9.0] * size), {"bit": 3})
+    health = lb.posterior_health(model, samples=1000)
+    assert (health.pareto_k, math.isnan(health.points_pareto_k)) == (-math.inf, True)
+    first, *_, last = list(health.lines())
+    assert first.startswith("bad: Pareto k-hat minus infinity (the largest weights are equal), eff")
+    assert last.endswith("2 are effective, k-hat unknown (too few weights)")
+    assert not {"inf", "nan"} & set(re.findall(r"\w+", str(health)))
+
+
+def test_the_advice_beside_separate_optima_can_help():
+    """The moments are those of both modes, so they say nothing of the width of q at its own."""
+    model = lb.LogJoint(two_modes, lb.mean_field, {"a": ()})
+    model.start(at={"a": torch.tensor(3.0)}, spread=0.3)
+    health = lb.posterior_health(model)
+    (finding,) = health.findings
+    assert (health.verdict, finding.cause[:15]) == ("bad", "separate optima")
+    assert health.missed == pytest.approx(0.3, abs=0.01)
+    assert "IWAE" not in finding.remedy
+
+
+def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
+    """Every other tensor has the size of a slice, and slices do not change the results."""
+    model = lb.LogJoint(lambda a: student(a) - a[:, 0].exp(), lb.full_rank, {"a": 20})
+    whole = lb.posterior_health(model, samples=500)
+    monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12, raising=False)
+    health = lb.posterior_health(model, samples=500)
+    assert health.log_evidence == pytest.approx(whole.log_evidence, abs=1e-5)
+    assert health.draws.scale == pytest.approx(whole.draws.scale, rel=1e-5)
+    assert (health.verdict, health.missed) == (whole.verdict, pytest.approx(whole.missed, abs=1e-5))
+    causes, expected = ([one.cause for one in each.findings] for each in (health, whole))
+    assert causes == expected
+    assert len(causes) > 1
+    monkeypatch.setattr(memory, "_VALUES_PER_BATCH", 1 << 13)
+    with memory.TensorSizes() as made:
+        lb.posterior_health(model, samples=500)
+    # The draws and their gradients, together and apart; the points; and their values.
+    assert sum(size >= 500 * 20 for size in made.sizes) == 5
+
+
+def test_the_advice_for_bits_names_no_flow():
+    """These weights are uneven, but no state is missed."""
+    model = lb.LogJoint(agreeing_bits, lambda size: Bits([0.0] * size), {"bit": 3})
+    health = lb.posterior_health(model, samples=1000)
+    assert health.missed == 0
+    assert "one whose variables depend on each other" in str(health)
+    assert "flow" not in str(health)
 
 
 def test_random_starts_find_both_states_of_bits_that_agree():

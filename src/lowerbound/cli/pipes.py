@@ -6,7 +6,6 @@ closed before the start, it is discarded.
 """
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ EXIT_CODE = 141
 
 _UNWRITABLE_EXIT_CODE = 2
 
-# The disk, or the user's share of it, is full.
-_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+_ELSEWHERE = "send it to another place"
 
 
 class PipeClosedError(KeyboardInterrupt):
@@ -69,12 +67,7 @@ class _Stream:
             raise PipeClosedError from None
         except OSError as error:
             self._discard_output()
-            remedy = "send it to another place"
-            if error.errno in _DISK_FULL_ERRORS:
-                remedy = f"make room or {remedy}"
-            raise StorageError(
-                f"the output cannot be written ({error.strerror}); {remedy}"
-            ) from None
+            raise _make_error(error) from None
 
     def _discard_output(self) -> None:
         """Send the rest to nowhere, so that Python's own flush at the end does not fail."""
@@ -82,6 +75,13 @@ class _Stream:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
             os.close(nowhere)
+
+
+def _make_error(error: OSError) -> StorageError:
+    from lowerbound.runtime.outputs import describe_write_error
+
+    reason, remedy = describe_write_error(error, _ELSEWHERE)
+    return StorageError(f"the output cannot be written ({reason}); {remedy or _ELSEWHERE}")
 
 
 @contextlib.contextmanager

@@ -34,10 +34,12 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     task = bar.add_task(what, total=None)
     start = last_line = time.monotonic()
+    first: tuple[float, int] | None = None  # the first batch may have waited for the compiler
 
     def progress(done: int, total: int) -> None:
-        nonlocal last_line
+        nonlocal last_line, first
         now = time.monotonic()
+        then, before = first = first or (now, done)
         if done >= total or now - start < _FIRST_SECONDS:
             return
         if console.is_terminal:
@@ -45,8 +47,10 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
         elif now - last_line > _BETWEEN_LINES_SECONDS:
             last_line = now
-            left = (now - start) * (total - done) / done
-            print(f"{what}: {done:,} of {total:,} examples, {left:,.0f} s left", file=sys.stderr)
+            line = f"{what}: {done:,} of {total:,} examples"
+            if done > before:
+                line += f", {(now - then) * (total - done) / (done - before):,.0f} s left"
+            print(line, file=sys.stderr)
 
     try:
         yield progress

@@ -8,13 +8,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
+from lowerbound.runtime.outputs import explain_write_errors
 
 
 def choose_decoded_file(folder: Path, files: Sequence[Path], settings: object, cache: Path) -> Path:
@@ -40,41 +41,32 @@ def write_decoded(target: Path, shape: tuple[int, ...], rows: Iterable[NDArray[n
     Raises:
         DataError: if the folder cannot be written, or its disk is full.
     """
-    remedy = "give another folder (--cache DIR) or a smaller image_size (--image-size 64)"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        size, free = math.prod(shape), shutil.disk_usage(target.parent).free
+    folder, size = target.parent, math.prod(shape)
+    elsewhere = "give another folder (--cache DIR)"
+    remedy = f"{elsewhere} or a smaller image_size (--image-size 64)"
+    with explain_write_errors(
+        folder,
+        "decoded pictures cannot be stored there",
+        elsewhere=elsewhere,
+        full=f"make room, {remedy}",
+        error_class=DataError,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
         if size > free:
             raise DataError(
-                f"{target.parent}: the decoded pictures take {size / 2**30:,.1f} GiB, but only "
+                f"{folder}: the decoded pictures take {size / 2**30:,.1f} GiB, but only "
                 f"{free / 2**30:,.1f} GiB are free; {remedy}"
             )
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=".npy", dir=target.parent)
-    except OSError as error:
-        raise DataError(
-            f"{target.parent}: decoded pictures cannot be stored there "
-            f"({error.strerror or error}); "
-            f"{remedy}"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_2_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
-            for row in rows:
-                _write(file.write, row, target, remedy)
-        Path(name).replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-
-
-def _write(
-    write: Callable[[bytes], object], row: NDArray[np.uint8], target: Path, remedy: str
-) -> None:
-    try:
-        write(row.tobytes())
-    except OSError as error:
-        raise DataError(
-            f"{target.parent}: cannot be written ({error.strerror or error}); {remedy}"
-        ) from error
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=".npy", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.lib.format.write_array_header_2_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+                )
+                for row in rows:
+                    file.write(row.tobytes())
+            Path(name).replace(target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                Path(name).unlink()

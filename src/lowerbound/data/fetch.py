@@ -10,10 +10,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from lowerbound.errors import DataError
+from lowerbound.runtime.outputs import explain_write_errors
 
 SILENCE_SECONDS = 30.0
 """The seconds without a byte after which an address is abandoned."""
@@ -26,6 +28,10 @@ _log = logging.getLogger("lowerbound")
 
 class DownloadError(DataError):
     """A file that no address sent. The message lists the failure of each address."""
+
+
+class _CannotStoreError(DataError):
+    """A folder that cannot be written."""
 
 
 def open_url(url: str) -> BinaryIO:
@@ -49,14 +55,9 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
         DownloadError: if no address sent it.
         DataError: if the folder cannot be written.
     """
-    try:
+    with _explain_write_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.suffix, dir=target.parent)
-    except OSError as error:
-        raise DataError(
-            f"{target.parent}: downloads cannot be stored there ({error.strerror or error}); set "
-            "XDG_CACHE_HOME to a folder that can be written"
-        ) from error
     os.close(handle)
     part, failures = Path(name), []
     try:
@@ -67,6 +68,8 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
                 check(part)
                 part.replace(target)
                 return
+            except _CannotStoreError:  # the next address would fail too
+                raise
             except (OSError, http.client.HTTPException, ValueError) as error:
                 # DataError is a ValueError. The temporary name would not help the reader.
                 failures.append(
@@ -78,13 +81,25 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
             part.unlink()
 
 
+def _explain_write_errors(folder: Path) -> AbstractContextManager[None]:
+    return explain_write_errors(
+        folder,
+        "downloads cannot be stored there",
+        elsewhere="set XDG_CACHE_HOME to another folder",
+        error_class=_CannotStoreError,
+    )
+
+
 def _copy(url: str, part: Path) -> None:
     start, size = time.monotonic(), 0
-    with open_url(url) as source, part.open("wb") as sink:
+    part.write_bytes(b"")
+    with open_url(url) as source:
         while block := source.read(1 << 16):
             size += len(block)
             if size > MAX_BYTES:
                 raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
             if time.monotonic() - start > DEADLINE_SECONDS:
                 raise DataError(f"took longer than {DEADLINE_SECONDS:.0f} seconds")
-            sink.write(block)
+            # A file that is closed at once, so that its errors are never those of reading.
+            with _explain_write_errors(part.parent), part.open("ab") as sink:
+                sink.write(block)

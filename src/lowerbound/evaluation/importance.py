@@ -14,7 +14,7 @@ from torch import Tensor
 from lowerbound.evaluation.checks import check_batch_size, check_normalized
 from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
-from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
+from lowerbound.evaluation.pareto import describe_shape, pareto_shape, reliable_shape, tail_length
 from lowerbound.evaluation.tuned_score import TunedScore, can_tune
 from lowerbound.models import Draw, Model
 from lowerbound.models.passes import ProgressCallback, explaining_shapes, gather, iterate_batches
@@ -94,9 +94,10 @@ class LikelihoodEstimate(Estimate):
             draws = f"{self.samples} draws" if self.samples > 1 else "1 draw"
             return f"{draws} of z cannot tell whether their weights can be trusted"
         worst = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
+        shape = describe_shape(worst, "largest Pareto k-hat")
         return (
-            f"a few draws carry most of the weight (largest Pareto k-hat {worst:.2f}, where at "
-            f"most {reliable_shape(self.samples):.2f} is reliable; least effective sample size "
+            f"a few draws carry most of the weight ({shape}, where at most "
+            f"{reliable_shape(self.samples):.2f} is reliable; least effective sample size "
             f"{float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
         )
 

@@ -45,6 +45,15 @@ def shape_error(shape: float, samples: int) -> float:
     return max(0.0, 1 + shape) / math.sqrt(tail_length(samples))
 
 
+def describe_shape(shape: float, name: str = "k-hat") -> str:
+    """Write k-hat with its name, in words where weights are equal or too few."""
+    if math.isnan(shape):
+        return f"{name} unknown (too few weights)"
+    if shape == -math.inf:
+        return f"{name} minus infinity (the largest weights are equal)"
+    return f"{name} {shape:.2f}"
+
+
 def pareto_shape(largest_log_w: Tensor) -> Tensor:
     """k-hat: the shape of a generalised Pareto distribution for each example's largest weights.
 

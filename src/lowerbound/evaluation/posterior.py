@@ -17,7 +17,7 @@ from lowerbound.errors import SettingsError
 from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.importance import WeightSums
-from lowerbound.evaluation.pareto import reliable_shape, shape_error
+from lowerbound.evaluation.pareto import describe_shape, reliable_shape, shape_error
 from lowerbound.evaluation.posterior_causes import (
     Verdict,
     WeightedDraws,
@@ -27,7 +27,7 @@ from lowerbound.evaluation.posterior_causes import (
 from lowerbound.evaluation.posterior_probes import make_reference
 from lowerbound.evaluation.posterior_reference import ERRORS, DrawErrors
 from lowerbound.evaluation.posterior_rounding import find_rounding
-from lowerbound.evaluation.posterior_verdict import find_hidden_faults, judge
+from lowerbound.evaluation.posterior_verdict import find_hidden_faults, judge, misses_modes
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum, is_discrete
 from lowerbound.models.sampling import check_log_weights
@@ -73,7 +73,8 @@ class PosteriorHealth:
             the tail of the weights is.
         is_lower_bound: whether only the limit is known, not log p(x); ``str()`` then says "at
             least".
-        pareto_k: the shape of the upper tail of the weights of q's draws.
+        pareto_k: the shape of the upper tail of the weights of q's draws; minus infinity if the
+            largest weights are equal.
         effective_samples: ``(sum w)^2 / sum w^2`` of q's draws.
         samples: the number of draws from q.
         draws: the errors of draws from q.
@@ -128,8 +129,8 @@ class PosteriorHealth:
     def lines(self) -> Iterator[str]:
         """The verdict and the values in words."""
         yield (
-            f"{self.verdict}: Pareto k-hat {_show_shape(self.pareto_k, self.samples)}, effective "
-            f"sample size {self.effective_samples:,.0f} of {self.samples:,}; "
+            f"{self.verdict}: {_show_shape('Pareto k-hat', self.pareto_k, self.samples)}, "
+            f"effective sample size {self.effective_samples:,.0f} of {self.samples:,}; "
             f"{self._advice}"
         )
         bound = f"bound: {self.elbo:.3f} ± {self.elbo_error:.3f} nats; log p(x): "
@@ -145,16 +146,21 @@ class PosteriorHealth:
                 f"posterior) is {self.gap:.3f}"
             )
             yield f"draws: {self.draws}; weighted draws: {self.weighted_draws}"
+        shape = _show_shape("k-hat", self.points_pareto_k, self.points)
+        if math.isfinite(self.points_pareto_k):
+            limit = reliable_shape(self.points)
+            shape += f" (reliable up to {limit:.2f} with two standard errors added)"
         yield (
             f"measured with {self.points:,} weighted points: {self.effective_points:,.0f} are "
-            f"effective, k-hat "
-            f"{_show_shape(self.points_pareto_k, self.points)} (reliable up to "
-            f"{reliable_shape(self.points):.2f} with two standard errors added)"
+            f"effective, {shape}"
         )
 
 
-def _show_shape(shape: float, samples: int) -> str:
-    return f"{shape:.2f} ± {shape_error(shape, samples):.2f}"
+def _show_shape(name: str, shape: float, samples: int) -> str:
+    described = describe_shape(shape, name)
+    if not math.isfinite(shape):
+        return described
+    return f"{described} ± {shape_error(shape, samples):.2f}"
 
 
 _ADVICE: dict[Verdict, str] = {
@@ -188,6 +194,11 @@ def posterior_health(
     draws together are weighted points that represent the posterior and q. They give log p(x), the
     errors of means and standard deviations, and the part of the posterior that q misses. A mode
     that no path finds is still missed. The states of up to 12 bits are enumerated.
+
+    The draws, their gradients, and the points with their values are stored in float64. Over J
+    coordinates they take 44 bytes for each draw and coordinate, and at most 80 if there are many
+    optima. All else is computed in slices: of a log joint, so that its largest tensor has about 4
+    million values, and otherwise of half a million values.
 
     Args:
         model: a :class:`lowerbound.LogJoint`.
@@ -266,7 +277,11 @@ def posterior_health(
             *rounded,
             *hidden,
             *find_faults(
-                draws, reference, judged.verdict, explained=bool(hidden) or judged.is_undecided
+                draws,
+                reference,
+                judged.verdict,
+                explained=bool(hidden) or judged.is_undecided,
+                misses_modes=misses_modes(reference, judged, optima),
             ),
         ),
     )
@@ -279,6 +294,8 @@ def _elbo_error(draws: WeightedDraws) -> float:
 
 
 def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
+    size = (samples, len(model.centre))
+    points, gradients = torch.empty(2, *size, dtype=torch.float64)
     parts: list[tuple[Tensor, ...]] = []
     chunk = choose_pairs_per_batch(_WITH_GRADIENT * model.numbers_per_draw(model.examples(None)))
     for start in range(0, samples, chunk):
@@ -291,11 +308,10 @@ def _make_weighted_draws(model: LogJoint, samples: int) -> WeightedDraws:
             if log_joint.requires_grad:
                 (gradient,) = torch.autograd.grad(log_joint.sum(), u)
         log_w = check_log_weights(log_joint.detach() - log_q)
-        columns = (u, gradient, log_w, log_joint)
-        parts.append(tuple(column.detach().double().cpu() for column in columns))
-    points, gradients, log_w, log_joints = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
+        points[start : start + len(u)] = u.detach()
+        gradients[start : start + len(u)] = gradient
+        parts.append(tuple(column.detach().double().cpu() for column in (log_w, log_joint)))
+    log_w, log_joints = (torch.cat(column) for column in zip(*parts, strict=True))
     has_gradient = log_joint.requires_grad and not is_discrete(model.posterior())
     return WeightedDraws(
         model.variables.names(),

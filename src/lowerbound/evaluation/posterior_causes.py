@@ -22,6 +22,8 @@ from torch.distributions import (
 from lowerbound.distributions import DiagonalNormal, TriangularNormal
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.posterior_reference import Reference
+from lowerbound.models.optima import is_discrete
+from lowerbound.runtime.memory import split_range
 
 Verdict = Literal["good", "usable", "bad"]
 
@@ -94,7 +96,12 @@ class _Comparison:
 
 
 def find_faults(
-    draws: WeightedDraws, reference: Reference, verdict: Verdict, *, explained: bool = False
+    draws: WeightedDraws,
+    reference: Reference,
+    verdict: Verdict,
+    *,
+    explained: bool = False,
+    misses_modes: bool = False,
 ) -> Iterator[Finding]:
     """Find the faults of a posterior, with the causes that the draws support.
 
@@ -103,6 +110,8 @@ def find_faults(
         reference: the posterior as weighted points.
         verdict: the verdict on the posterior. The shape of a good one is not examined.
         explained: whether the verdict has a cause that is already known.
+        misses_modes: whether q misses modes of the posterior. The moments of the posterior are then
+            those of all modes together, so the shape of q at its own mode is not examined.
     """
     impossible = 1 - float(draws.possible.double().mean())
     if impossible:
@@ -116,7 +125,7 @@ def find_faults(
     unfinished = _measure_gain(draws)
     if unfinished is not None:
         yield Finding("q is not where its ELBO is largest", *unfinished)
-    if verdict == "good":
+    if verdict == "good" or misses_modes:
         return
     weights = {"usable": "are uneven", "bad": "cannot be trusted"}[verdict]
     compared = _Comparison(draws.names, reference.points, reference.shares, reference.shares_of_q)
@@ -134,6 +143,8 @@ def find_faults(
 
 def name_better_posteriors(q: Distribution) -> dict[str, str]:
     """Name posteriors that can have more shapes than q, as arguments of :class:`WeightedDraws`."""
+    if is_discrete(q):
+        return dict.fromkeys(("richer", "skewed"), "one whose variables depend on each other")
     flow = "a flow, such as lambda size: lb.Flow('maf', size)"
     if isinstance(q, DiagonalNormal | Independent):
         return {"richer": "lb.full_rank or a flow", "skewed": flow}
@@ -157,15 +168,14 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     """Measure the gain from moving and stretching q."""
     if draws.gradients is None:
         return None
-    finite = draws.gradients.isfinite().all(1)
-    u, gradients = draws.u[finite], draws.gradients[finite]
-    count = math.sqrt(len(u))
-    moved = gradients * draws.scale
-    stretched = (u - u.mean(0)) * gradients + 1
-    gains = torch.zeros(len(draws.names), dtype=torch.float64)
-    for change, curvature in ((moved, 1.0), (stretched, 2.0)):
-        mean, error = change.mean(0), change.std(0) / count
-        gains += torch.where(mean.abs() > _ERRORS * error, 0.5 * mean.square() / curvature, 0.0)
+    gradients = draws.gradients
+    rows = split_range(*gradients.shape)
+    finite = torch.cat([gradients[some].isfinite().all(1) for some in rows])
+    parts = [
+        _measure_gains(draws.u[finite, columns], gradients[finite, columns], scale)
+        for columns, scale in _split_columns(draws)
+    ]
+    gains = torch.cat(parts)
     if not float(gains.nan_to_num().sum()) > _GAIN_NATS:
         return None
     worst = int(gains.argmax())
@@ -177,6 +187,25 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
         f"{draws.names[worst]}: if it was trained with the ELBO, the training had not converged",
         remedy,
     )
+
+
+def _measure_gains(u: Tensor, gradients: Tensor, scale: Tensor) -> Tensor:
+    """Measure the gain from moving and stretching each of some coordinates."""
+    count = math.sqrt(len(u))
+    moved = gradients * scale
+    stretched = (u - u.mean(0)) * gradients + 1
+    gains = torch.zeros(len(scale), dtype=torch.float64)
+    for change, curvature in ((moved, 1.0), (stretched, 2.0)):
+        mean, error = change.mean(0), change.std(0) / count
+        gains += torch.where(mean.abs() > _ERRORS * error, 0.5 * mean.square() / curvature, 0.0)
+    return gains
+
+
+def _split_columns(draws: WeightedDraws) -> Iterator[tuple[slice, Tensor]]:
+    """Split the coordinates into slices, each with q's standard deviations."""
+    scale = draws.scale
+    for columns in split_range(len(scale), len(draws.u)):
+        yield columns, scale[columns]
 
 
 def _find_correlation(compared: _Comparison, richer: str) -> tuple[str, str] | None:
@@ -199,16 +228,24 @@ def _find_correlation(compared: _Comparison, richer: str) -> tuple[str, str] | N
 
 
 def _compute_correlation(u: Tensor, weights: Tensor) -> Tensor:
-    covariance = u.T.cov(aweights=weights)
+    mean = weights @ u
+    covariance = torch.zeros(len(mean), len(mean), dtype=u.dtype)
+    for rows in split_range(*u.shape):
+        centred = u[rows] - mean
+        covariance += (weights[rows, None] * centred).T @ centred
     scale = covariance.diagonal().clamp_min(1e-300).sqrt()
     return covariance / scale / scale[:, None]
 
 
 def _compute_moments(u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Standard deviations and skewness of each coordinate, ``[J]`` each."""
-    centred = u - weights @ u
-    scale = (weights @ centred.square()).sqrt()
-    return scale, weights @ centred**3 / scale**3
+    parts = []
+    for columns in split_range(u.shape[1], len(u)):
+        centred = u[:, columns] - weights @ u[:, columns]
+        scale = (weights @ centred.square()).sqrt()
+        parts.append((scale, weights @ centred**3 / scale**3))
+    scales, skewness = (torch.cat(part) for part in zip(*parts, strict=True))
+    return scales, skewness
 
 
 def _find_wrong_scale(compared: _Comparison, richer: str) -> tuple[str, str] | None:

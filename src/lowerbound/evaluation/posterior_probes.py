@@ -30,7 +30,7 @@ from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models import LogJoint
 from lowerbound.models.forgiving import ForgivingDensity
 from lowerbound.models.optima import Optimum
-from lowerbound.runtime.memory import choose_pairs_per_batch
+from lowerbound.runtime.memory import choose_pairs_per_batch, split_range
 from lowerbound.runtime.modes import without_argument_checks
 from lowerbound.runtime.noise import derived_seed
 
@@ -84,9 +84,8 @@ def make_reference(
         LogJointError: if the log joint fails at other points, but at none of them by itself.
     """
     q = model.posterior()
-    alone = _make_reference_of_draws(model, draws)
     if _has_discrete_values(q, draws.u):
-        return _enumerate_bits(model, q, draws) or alone, ()
+        return _enumerate_bits(model, q, draws) or _make_reference_of_draws(model, draws), ()
     generator = np.random.default_rng(derived_seed(seed, "probes"))
     density = ForgivingDensity(model.log_density)
     try:
@@ -98,7 +97,7 @@ def make_reference(
             proposals += _place_at(model, optimum, count, generator)
         reference = _mix(model, density, draws, proposals)
     except (NotImplementedError, UnsupportedError):  # q gives no density at other points
-        return alone, ()
+        return _make_reference_of_draws(model, draws), ()
     return reference, tuple(one for one in optima if _is_far(model, one, draws))
 
 
@@ -166,8 +165,12 @@ def _log_prob(q: Distribution, points: Tensor) -> Tensor:
     """The log density of q at points ``[N, J]``, in float64 on the CPU."""
     like = q.sample()
     with without_argument_checks():
-        log_q: Tensor = q.log_prob(points.to(like))
-    return log_q.double().cpu()
+        parts = [q.log_prob(part.to(like)).double().cpu() for part in _split_rows(points)]
+    return torch.cat(parts)
+
+
+def _split_rows(points: Tensor) -> Iterator[Tensor]:
+    return (points[rows] for rows in split_range(*points.shape))
 
 
 def _evaluate(model: LogJoint, density: ForgivingDensity, points: Tensor) -> Tensor:
@@ -185,10 +188,18 @@ def _exclude_undefined(log_density: Tensor) -> Tensor:
 
 def _flatten_values(model: LogJoint, points: Tensor) -> Tensor:
     """The values of all variables side by side, ``[N, J]``, in float64 on the CPU."""
-    with without_argument_checks():
-        values, _ = model.values(points.to(model.centre))
-    columns = [value.double().cpu().reshape(len(points), -1) for value in values.values()]
-    return torch.cat(columns, 1)
+    flat: Tensor | None = None
+    for rows in split_range(*points.shape):
+        part = points[rows]
+        with without_argument_checks():
+            values, _ = model.values(part.to(model.centre))
+        columns = [value.double().cpu().reshape(len(part), -1) for value in values.values()]
+        joined = torch.cat(columns, 1)
+        if flat is None:
+            flat = joined.new_empty(len(points), joined.shape[1])
+        flat[rows] = joined
+    assert flat is not None
+    return flat
 
 
 def _stretch_q(q: Distribution, draws: WeightedDraws, count: int) -> Iterator[_Proposal]:
@@ -197,8 +208,9 @@ def _stretch_q(q: Distribution, draws: WeightedDraws, count: int) -> Iterator[_P
     for factor in _STRETCHES:
 
         def log_density(points: Tensor, factor: float = factor) -> Tensor:
-            back = mean + (points - mean) / factor
-            return _log_prob(q, back) - len(mean) * math.log(factor)
+            parts = (mean + (part - mean) / factor for part in _split_rows(points))
+            log_q = torch.cat([_log_prob(q, back) for back in parts])
+            return log_q - len(mean) * math.log(factor)
 
         some = q.sample(Size((count,))).double().cpu()
         yield _Proposal(mean + factor * (some - mean), log_density)
@@ -213,9 +225,9 @@ def _place_at(
     for factor in _OPTIMUM_STRETCHES:
 
         def log_density(u: Tensor, factor: float = factor) -> Tensor:
-            back = mean + (centre + spread * u - mean) / factor
-            plain = torch.from_numpy(optimum.gaussian.log_prob(back.numpy()))
-            return plain + spread.log().sum() - len(mean) * math.log(factor)
+            parts = (mean + (centre + spread * part - mean) / factor for part in _split_rows(u))
+            plain = [torch.from_numpy(optimum.gaussian.log_prob(back.numpy())) for back in parts]
+            return torch.cat(plain) + spread.log().sum() - len(mean) * math.log(factor)
 
         points, _ = optimum.gaussian.draw(generator.standard_normal((count, len(centre))))
         stretched = mean + factor * (torch.from_numpy(points) - mean)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, shape_error, tail_length
+from lowerbound.runtime.memory import split_range
 
 # Shapes and errors of draws count with this many standard errors added.
 ERRORS = 2.0
@@ -195,8 +196,42 @@ class Reference:
         matters = torch.maximum(own, shares) > _NO_SHARE
         if not bool(matters.any()):
             return UNKNOWN_ERRORS
-        values = self.values[matters]
         own, shares = own[matters], shares[matters]
+        if variances is not None:
+            variances = own * variances[matters]
+        parts = [
+            self._compare_values(self.values[matters, columns], own, shares, variances)
+            for columns in split_range(self.values.shape[1], len(own))
+        ]
+        largest = torch.cat(parts, 1)
+        if not largest.shape[1]:
+            return DrawErrors(0.0, 0.0, 1.0, 1.0)
+        mean_error, mean_limit, log_scale, log_limit = largest.max(1).values.tolist()
+        # If two standard errors exceed 1 on the logarithmic scale, the ratio is unknown.
+        scale_limit = math.inf
+        if log_limit - log_scale <= 1:
+            scale_limit = math.exp(log_limit)
+        return DrawErrors(
+            mean_error, mean_limit, math.exp(min(log_scale, _LARGEST_LOG)), scale_limit
+        )
+
+    def _compare_values(
+        self, values: Tensor, own: Tensor, shares: Tensor, variances: Tensor | None
+    ) -> Tensor:
+        """Compare the means and standard deviations of some values, except constant ones.
+
+        Args:
+            values: ``[N, V]``.
+            own: the posterior's shares of the points, ``[N]``.
+            shares: the other shares, ``[N]``.
+            variances: the variances of draws' shares, divided by the shares and multiplied by
+                ``own``, ``[N]``.
+
+        Returns:
+            The error of each mean, the same with two standard errors added, the logarithm of the
+            ratio of the standard deviations, and the same with two standard errors added: ``[4,
+            V]``.
+        """
         mean, other_mean = own @ values, shares @ values
         centred, other_centred = values - mean, values - other_mean
         variance, other_variance = own @ centred.square(), shares @ other_centred.square()
@@ -214,19 +249,9 @@ class Reference:
         shift_variance = noise * pull.square().sum(0)
         ratio_variance = noise * stretch.square().sum(0)
         if variances is not None:
-            each = (own * variances[matters])[:, None]
+            each = variances[:, None]
             shift_variance = shift_variance + (each * (other_centred / scale).square()).sum(0)
             ratio_variance = ratio_variance + 0.25 * (each * squared.square()).sum(0)
         shifts = torch.stack([shift.abs(), shift.abs() + ERRORS * shift_variance.sqrt()])
         ratios = torch.stack([ratio.abs(), ratio.abs() + ERRORS * ratio_variance.sqrt()])
-        largest = torch.cat([shifts, ratios])[:, varies].nan_to_num(nan=math.inf)
-        if not largest.shape[1]:
-            return DrawErrors(0.0, 0.0, 1.0, 1.0)
-        mean_error, mean_limit, log_scale, log_limit = largest.max(1).values.tolist()
-        # If two standard errors exceed 1 on the logarithmic scale, the ratio is unknown.
-        scale_limit = math.inf
-        if log_limit - log_scale <= 1:
-            scale_limit = math.exp(log_limit)
-        return DrawErrors(
-            mean_error, mean_limit, math.exp(min(log_scale, _LARGEST_LOG)), scale_limit
-        )
+        return torch.cat([shifts, ratios])[:, varies].nan_to_num(nan=math.inf)

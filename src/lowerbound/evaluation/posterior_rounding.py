@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lowerbound.evaluation.findings import Finding
 from lowerbound.models import LogJoint
+from lowerbound.runtime.memory import split_range
 
 # A draw counts as rounded if its value represents a coordinate that is off by more than this. It
 # is reported if so large a share of the draws is rounded.
@@ -30,13 +31,12 @@ def find_rounding(model: LogJoint, u_SJ: Tensor) -> Iterator[Finding]:
     """
     if model.centre.dtype == torch.float64:
         return
-    values, _ = model.values(u_SJ.to(model.centre))
-    drawn = (model.centre + model.spread * u_SJ.to(model.centre)).double()
-    columns = drawn.split(model.variables.sizes, -1)
-    for (name, part), real in zip(model.variables.parts.items(), columns, strict=True):
-        value = values[name].double()
-        back = part.transform.inv(value).reshape(real.shape)
-        share = float((~((back - real).abs() <= _FAR)).any(-1).double().mean())
+    rounded = dict.fromkeys(model.variables.parts, 0)
+    for rows in split_range(*u_SJ.shape):
+        for name, count in _count_rounded(model, u_SJ[rows]):
+            rounded[name] += count
+    for name, count in rounded.items():
+        share = count / len(u_SJ)
         if share > _SHARE:
             yield Finding(
                 f"{100 * share:.2g}% of the draws of {name} are rounded at the boundary of its "
@@ -45,3 +45,14 @@ def find_rounding(model: LogJoint, u_SJ: Tensor) -> Iterator[Finding]:
                 "compute in double precision: call model.double() before training, with the data "
                 "of the log joint in float64",
             )
+
+
+def _count_rounded(model: LogJoint, u_SJ: Tensor) -> Iterator[tuple[str, int]]:
+    """Count the rounded draws of each variable."""
+    values, _ = model.values(u_SJ.to(model.centre))
+    drawn = (model.centre + model.spread * u_SJ.to(model.centre)).double()
+    columns = drawn.split(model.variables.sizes, -1)
+    for (name, part), real in zip(model.variables.parts.items(), columns, strict=True):
+        value = values[name].double()
+        back = part.transform.inv(value).reshape(real.shape)
+        yield name, int((~((back - real).abs() <= _FAR)).any(-1).sum())

@@ -137,16 +137,10 @@ def _explain_missed(
             "train several q and compare their bounds (lb.fit_from_optima); use a richer "
             "posterior; or sum out discrete variables",
         )
-    # A bound is a lower bound on the log probability mass about its optimum.
-    shares = [math.exp(min(0.0, one.bound - reference.log_evidence)) for one in optima]
-    if sum(shares) >= _EXPLAINED_SHARE * missed:
-        named = [
-            str(one)
-            for one, share in zip(optima, shares, strict=True)
-            if share >= _NAMED_SHARE * missed
-        ]
+    named = _select_missed_optima(reference, missed, optima)
+    if named:
         return (
-            f"separate optima are far from q: {'; '.join(named[:3])}",
+            f"separate optima are far from q: {'; '.join(map(str, named[:3]))}",
             "train one q from each optimum and compare their bounds (lb.fit_from_optima(model, "
             "objective, optima=health.optima)); use a richer posterior, such as a flow; or sum out "
             "discrete variables",
@@ -156,3 +150,22 @@ def _explain_missed(
         "use a richer posterior, such as a flow, or another parametrisation; to make sure that no "
         "mode is missed, compare the bounds of several trainings (lb.fit_from_optima)",
     )
+
+
+def misses_modes(reference: Reference, judged: Judgement, optima: tuple[Optimum, ...]) -> bool:
+    """Whether q misses modes, or states, that the other arguments show."""
+    if not judged.misses_much:
+        return False
+    return reference.is_exact or bool(_select_missed_optima(reference, judged.missed, optima))
+
+
+def _select_missed_optima(
+    reference: Reference, missed: float, optima: tuple[Optimum, ...]
+) -> list[Optimum]:
+    """Select the optima that explain a missed part of the posterior; none if they do not."""
+    # A bound is a lower bound on the log probability mass about its optimum.
+    shares = [math.exp(min(0.0, one.bound - reference.log_evidence)) for one in optima]
+    if sum(shares) < _EXPLAINED_SHARE * missed:
+        return []
+    least = _NAMED_SHARE * missed
+    return [one for one, share in zip(optima, shares, strict=True) if share >= least]

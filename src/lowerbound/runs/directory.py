@@ -181,11 +181,11 @@ class RunDirectory:
         Raises:
             StorageError: if another process is training into it, or it cannot be written.
         """
-        file = self.path / ".lock"
+        file, checkpoints = self.path / ".lock", self.checkpoints.path
         with explain_write_errors(self.path):
-            disk.make_folder(self.path)
+            disk.make_folder(checkpoints)
             file.touch()
-        with lock(file):
+        with lock(file, checkpoints):
             with explain_write_errors(self.path):
                 for partial in map(disk.name_partial, (self.config, self.metrics)):
                     disk.remove(partial)

@@ -40,14 +40,18 @@ _OPEN_FILES: set[_OpenFile] = set()
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, folder: Path | None = None) -> Iterator[None]:
     """Within the block, no other process, thread or call can lock this file.
 
     The operating system holds the lock and drops it with the process, so a process that was killed
     leaves none, whatever the file contains. Processes that are forked within the block do not keep
-    it. The file's folder is locked as well where that is possible, so that removing the file does
-    not remove the lock. Some network file systems and Windows have no such locks; then a warning
-    says so.
+    it. Some network file systems and Windows have no such locks; then a warning says so.
+
+    Args:
+        path: the file, which is made if it does not exist.
+        folder: a folder that is locked as well where that is possible, so that removing the file
+            does not remove the lock. It is not one that users lock, such as the directory of a run
+            in ``flock runs/faces lowerbound train ...``.
 
     Raises:
         StorageError: if the file is locked, naming the process that locked it.
@@ -56,7 +60,8 @@ def lock(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         file = _open(path, os.O_RDWR | os.O_CREAT, stack)
         if _try_to_lock(file, path):
-            _try_to_lock_folder(path, file, stack)
+            if folder is not None:
+                _try_to_lock_folder(folder, path, file, stack)
             _write_owner(file, f"process {os.getpid()} on {platform.node()}")
             stack.callback(_write_owner, file, "")
         yield
@@ -98,17 +103,17 @@ def _try_to_lock(file: _OpenFile, path: Path) -> bool:
     return True
 
 
-def _try_to_lock_folder(path: Path, file: _OpenFile, stack: ExitStack) -> None:
-    """Lock the folder of a file that is locked already, if its file system can lock folders.
+def _try_to_lock_folder(folder: Path, path: Path, file: _OpenFile, stack: ExitStack) -> None:
+    """Lock a folder beside a file that is locked already, if its file system can lock folders.
 
     If somebody has removed an earlier file that was locked, and this one is new, the process with
     the earlier file still has the folder's lock.
     """
     try:
-        folder = _open(path.parent, os.O_RDONLY, stack)
+        opened = _open(folder, os.O_RDONLY, stack)
     except OSError:  # a folder that cannot be listed
         return
-    if _lock_or_find_error(folder) in _HELD_BY_ANOTHER:
+    if _lock_or_find_error(opened) in _HELD_BY_ANOTHER:
         raise _make_error(file, path)
 
 
@@ -126,10 +131,13 @@ def _lock_or_find_error(file: _OpenFile) -> int | None:
 
 def _make_error(file: _OpenFile, path: Path) -> StorageError:
     assert file.descriptor is not None
-    owner = os.read(file.descriptor, 1000).decode("utf8", "replace").strip() or "another process"
+    what = "is training into this directory"
+    owner = os.read(file.descriptor, 1000).decode("utf8", "replace").strip()
+    if not owner:
+        owner, what = "another process", f"{what} or has locked {path}"
     return StorageError(
-        f"{path.parent}: {owner} is training into this directory; wait until it has ended, stop "
-        "it, or give another directory"
+        f"{path.parent}: {owner} {what}; wait until it has ended, stop it, or give another "
+        "directory"
     )
 
 

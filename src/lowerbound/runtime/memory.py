@@ -55,6 +55,9 @@ def keeping_freed_memory() -> Iterator[None]:
 # 16 MiB.
 _VALUES_PER_BATCH = 1 << 22
 
+# The largest number of values of each of the temporary tensors of a computation in slices.
+_VALUES_PER_SLICE = 1 << 19
+
 # The batch size follows from the size of the data, unless a draw's largest tensor is more than this
 # many times larger. So hidden layers of a usual size change neither the batches of an evaluation
 # nor the rounding of its result.
@@ -69,6 +72,22 @@ def choose_batch_size(values_per_example: int) -> int:
 def choose_pairs_per_batch(values_per_pair: int) -> int:
     """Choose how many pairs of a sample and an example a batch outside of training has."""
     return max(1, min(8192, _VALUES_PER_BATCH // max(1, values_per_pair)))
+
+
+def split_range(length: int, values_each: int) -> Iterator[slice]:
+    """Split rows or columns into slices, so that a tensor of a slice has at most 2^19 values.
+
+    Args:
+        length: the number of rows or columns.
+        values_each: the number of values of each.
+
+    Example:
+        >>> list(split_range(5, 1 << 18))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, _VALUES_PER_SLICE // max(1, values_each))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def count_values_per_pair(data_size: int, measured: int) -> int:

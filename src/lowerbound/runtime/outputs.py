@@ -2,32 +2,90 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from lowerbound.errors import StorageError
+from lowerbound.errors import LowerboundError, StorageError
+
+# What helps against an error of the system, by its number. `{elsewhere}` is advice to write to
+# another place, and `{full}` is advice for a full disk.
+_FORBIDDEN = "get permission to write there (chmod, chown) or {elsewhere}"
+_NOT_A_FOLDER = "a part of this path is a file and not a folder; {elsewhere}"
+_REMEDIES = {
+    errno.ENOSPC: "{full}",
+    errno.EDQUOT: "{full}",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) or {elsewhere}",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "{elsewhere}",
+    errno.EISDIR: "a folder has this name; give another name",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "make its folder or {elsewhere}",
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EEXIST: _NOT_A_FOLDER,
+}
+_ELSEWHERE = "give another place"
+
+
+def describe_write_error(
+    error: OSError | SafetensorError, elsewhere: str = _ELSEWHERE, full: str | None = None
+) -> tuple[str, str]:
+    """Describe why something cannot be written, and what the user can do about it.
+
+    Args:
+        error: the error of the system.
+        elsewhere: the advice to write to another place.
+        full: the advice for a full disk; ``None`` for "make room" and ``elsewhere``.
+
+    Returns:
+        The system's words, and the remedy, which is empty if none is known.
+    """
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None and found:  # safetensors gives the number in its message alone
+        number, reason = int(found[1]), os.strerror(int(found[1]))
+    full = full or f"make room or {elsewhere}"
+    remedy = _REMEDIES.get(number or 0, "").format(elsewhere=elsewhere, full=full)
+    return reason or str(error) or type(error).__name__, remedy
 
 
 @contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
+def explain_write_errors(
+    path: Path,
+    what: str = "cannot be written",
+    *,
+    elsewhere: str = _ELSEWHERE,
+    full: str | None = None,
+    error_class: type[LowerboundError] = StorageError,
+) -> Iterator[None]:
     """Within the block, turn an error of writing into one that the user can mend.
 
+    Args:
+        path: the file or folder that the message names.
+        what: what the message says of it.
+        elsewhere: the advice to write to another place.
+        full: the advice for a full disk; ``None`` for "make room" and ``elsewhere``.
+        error_class: the class of the error.
+
     Raises:
-        StorageError: if the disk is full, or the folder cannot be written.
+        StorageError: or another class that is given, if the system refuses to write.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if isinstance(error, StorageError):
+        if isinstance(error, LowerboundError):
             raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(
-            f"{path}: cannot be written ({reason}); make room or give another place"
-        ) from None
+        reason, remedy = describe_write_error(error, elsewhere, full)
+        message = f"{path}: {what} ({reason})"
+        if remedy:
+            message += f"; {remedy}"
+        raise error_class(message) from None
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from lowerbound.conditionals import StandardNormal
 from lowerbound.models import Model
@@ -23,13 +24,38 @@ from lowerbound.report.figures import (
 )
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
+from lowerbound.runtime.autotune import Option
 from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.records import describe_complete
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
+
+
+class _StepRate:
+    """Steps per second, without the first step, and without steps that waited for the compiler."""
+
+    def __init__(self, option: Option | None = None) -> None:
+        self.option, self.is_new = option, True
+        self.seconds, self.step = 0.0, 0
+
+    def count(self, loop: Loop) -> None:
+        """Count a step. The first step of an option, such as a compiled one, starts anew."""
+        option = loop.autotuner.option
+        if option != self.option or self.is_new:
+            self.is_new = option != self.option
+            self.option = option
+            self.seconds, self.step = time.perf_counter(), loop.progress.step
+
+    def measure(self, loop: Loop) -> float:
+        """Measure the rate; 0 if no step was counted since the start."""
+        steps, seconds = loop.progress.step - self.step, time.perf_counter() - self.seconds
+        if self.is_new or not steps:
+            return 0.0
+        return steps / max(seconds, 1e-9)
 
 
 class Display(Observer):
@@ -44,19 +70,14 @@ class Display(Observer):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.shown = 0.0
-        self.speed = (0.0, 0)
+        self.rate = _StepRate()
 
     def on_start(self, loop: Loop) -> None:
         """Start the progress bar on a terminal."""
+        self.rate = _StepRate(loop.autotuner.option)
         if loop.progress.finished:
-            more = "more epochs or steps"
-            if loop.progress.settled:
-                more = "a smaller tolerance"
-            self.console.print(
-                f"the training is complete at epoch {loop.progress.epoch}; to continue, ask for "
-                f"{more}"
-            )
-        self.speed = (time.perf_counter(), loop.progress.step)
+            epoch_steps = -(-len(loop.train) // loop.batch_size)
+            self.console.print(describe_complete(loop.progress, loop.total_steps, epoch_steps))
         if not self.console.is_terminal:
             return
         wide = self.console.width > 100
@@ -64,11 +85,11 @@ class Display(Observer):
             TextColumn("{task.description}"),
             BarColumn(_BAR_WIDTHS[wide]),
             TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
         )
         self.task = self.bar.add_task(
-            "starting", total=loop.total_steps, completed=loop.progress.step, speed=""
+            "starting", total=loop.total_steps, completed=loop.progress.step, speed="", left=""
         )
         self.live = Live(self.bar, console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
@@ -79,18 +100,22 @@ class Display(Observer):
 
     def on_step(self, loop: Loop) -> None:
         """Show the running sums, a few times a second."""
+        self.rate.count(loop)
         now = time.perf_counter()
         if self.live is None or now - self.shown < _REFRESH_SECONDS:
             return
-        then, step = self.speed
-        rate = (loop.progress.step - step) * loop.batch_size / max(now - then, 1e-9)
         self.shown = now
+        speed = left = ""
+        if rate := self.rate.measure(loop):
+            speed = f"{rate * loop.batch_size:,.0f}/s"
+            left = str(timedelta(seconds=round((loop.total_steps - loop.progress.step) / rate)))
         terms = "  ".join(f"{name} {value:.1f}" for name, value in loop.averages().items())
         self.bar.update(
             self.task,
             completed=loop.progress.step,
             description=f"epoch {loop.progress.epoch + 1}  {terms}",
-            speed=f"{rate:,.0f}/s",
+            speed=speed,
+            left=left,
         )
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
@@ -100,8 +125,11 @@ class Display(Observer):
         if "validation" in record:
             line += f"  validation {self._describe(record['validation'])}"
         line += f"  {speed:,.0f} examples/s"
-        if speed and not loop.progress.finished:  # no speed if an interrupt came after the steps
-            left = (loop.total_steps - loop.progress.step) * loop.batch_size / speed
+        rate = self.rate.measure(loop)
+        if not rate and not loop.autotuner.option.compiled:
+            rate = speed / loop.batch_size
+        if rate and not loop.progress.finished:  # no rate if an interrupt came after the steps
+            left = (loop.total_steps - loop.progress.step) / rate
             most = "at most " * (loop.autostop is not None)
             line += f"  {most}{left:,.0f} s left"
         self.console.print(line)

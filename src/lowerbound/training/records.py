@@ -52,6 +52,29 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     return lines
 
 
+def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:
+    """Describe a run that is complete before a training begins, and how it can be continued.
+
+    Args:
+        progress: the progress of the run.
+        total_steps: the number of steps that are asked for.
+        epoch_steps: the number of steps in an epoch.
+    """
+    done, asked, unit = progress.step, total_steps, "steps"
+    if not done % epoch_steps and not asked % epoch_steps:
+        done, asked, unit = done // epoch_steps, asked // epoch_steps, "epochs"
+    line, more = f"the training is complete at epoch {progress.epoch}", f"more than {done:,} {unit}"
+    if done > asked:
+        line = f"the run has {done:,} {unit} already, more than the {asked:,} asked for"
+    if progress.stopped_early:
+        return f"{line}; it stopped early, so it is not continued: train again without patience"
+    if progress.settled and done >= asked:
+        more += " and a smaller tolerance"
+    elif progress.settled:
+        more = "a smaller tolerance"
+    return f"{line}; to continue, ask for {more}"
+
+
 def find_non_finite_group(
     modules: Iterable[nn.Module], kept: nn.Module, optimizer: Optimizer
 ) -> str | None:
