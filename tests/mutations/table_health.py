@@ -180,8 +180,8 @@ MUTATIONS = [
     ),
     Mutation(
         CAUSES,
-        "moved = gradients * draws.scale",
-        "moved = gradients / draws.scale",
+        "moved = gradients * scale",
+        "moved = gradients / scale",
         "The gain from moving q is measured in the wrong unit.",
     ),
     Mutation(
