@@ -45,7 +45,7 @@ def trains(request):
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    """Each test draws from its own beginning, and leaves torch's random state as it was."""
+    """Each test starts with the same seed, and leaves torch's random state as it was."""
     import torch
 
     from lowerbound.runtime.modes import seeded

@@ -137,7 +137,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def walk(node: ast.AST, when: When) -> Iterator[tuple[ast.AST, When]]:
-    """All statements below this one, each with when it is run."""
+    """All statements below this node, each with when it is run."""
     types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) else []
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):

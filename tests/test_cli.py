@@ -291,7 +291,9 @@ def test_resuming_for_longer_is_as_training_for_longer(copied, tmp_path, capsys)
         (["--steps", 1], "steps already, more than the 1 asked for; to continue, ask for more"),
     ],
 )
-def test_resuming_a_complete_run_says_how_much_is_done_and_asked(flags, message, copied, capsys):
+def test_resuming_a_complete_run_says_what_is_done_and_what_was_asked(
+    flags, message, copied, capsys
+):
     before = metrics(copied)
     code, _, err = call(capsys, "train", "--resume", copied, *flags)
     assert code == 0

@@ -427,9 +427,9 @@ def test_no_room_is_said_before_anything_is_written(folder, tmp_path, monkeypatc
         lb.load_data(folder, keep_in="file", cache=str(tmp_path / "decoded"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of a process's memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps, which only Linux has")
 def test_a_large_file_takes_little_memory(tmp_path):
-    """Of 128 MiB that are read at random, hardly anything stays in memory."""
+    """Of a file of 128 MiB that is read at random, hardly anything stays in memory."""
     path = tmp_path / "large.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(
@@ -440,12 +440,12 @@ def test_a_large_file_takes_little_memory(tmp_path):
     most = 0
     for index in torch.randperm(len(data)).split(1000):
         data.batch(index)
-        most = max(most, resident(path))
+        most = max(most, measure_resident_memory(path))
     assert 0 < most < 16
 
 
-def resident(path: Path) -> float:
-    """How many MiB of a file are mapped and in memory."""
+def measure_resident_memory(path: Path) -> float:
+    """Measure how many MiB of a mapped file are in memory."""
     _, _, mapping = Path("/proc/self/smaps").read_text().partition(f"{path}\n")
     return int(re.search(r"^Rss: *(\d+) kB$", mapping, re.MULTILINE)[1]) / 1024
 

@@ -57,7 +57,7 @@ def linear_vae(
 
 @pytest.fixture
 def _large_chunks(monkeypatch):
-    """Fewer and larger chunks of draws, for bounds of thousands of draws."""
+    """Use fewer and larger chunks, for bounds with thousands of draws."""
     monkeypatch.setattr("lowerbound.evaluation.search._DRAWS", 50)
 
 

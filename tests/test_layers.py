@@ -1,4 +1,4 @@
-"""The direction of the imports, how light the package is, and that it reads no pickles."""
+"""The direction of the imports, how light the package is, and that it uses no pickles."""
 
 import ast
 import re

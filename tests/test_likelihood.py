@@ -18,7 +18,7 @@ from lowerbound.errors import DataError, DoubtfulEstimateWarning, SettingsError,
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peak_memory import measure_tensors
+from peak_memory import measure_peak_memory
 
 DOUBLE = torch.float64
 
@@ -197,13 +197,15 @@ def test_bad_requests_are_refused():
 
 
 def test_memory_is_bounded_whatever_the_samples():
-    """20,000 samples of a picture take no more memory than 10,000 of them, which are cut too; the
-    logits of one picture at once would be 63 MB."""
+    """20,000 samples of a picture take no more memory than 10,000; both are split into chunks.
+
+    All logits of one picture together would take 63 MB.
+    """
     q, p = lb.Gaussian(lb.mlp(784, 4)), lb.Bernoulli(lb.mlp(2, 784))
     vae = lb.LatentModel(lb.StandardNormal(2), q, p)
 
     def measure(samples):
-        return measure_tensors(lambda: lb.log_likelihood(vae, torch.zeros(2, 784), samples))
+        return measure_peak_memory(lambda: lb.log_likelihood(vae, torch.zeros(2, 784), samples))
 
     some, more = measure(10_000), measure(20_000)
     assert some < 16

@@ -503,8 +503,8 @@ def test_a_directory_whose_lock_was_removed_is_still_locked(data, tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_lock_on_the_directory_from_outside_keeps_no_training_out(resume, data, tmp_path):
-    """Such as the lock of ``flock runs/x lowerbound train --resume runs/x`` in a script."""
+def test_a_lock_that_a_script_has_on_the_directory_does_not_stop_training(resume, data, tmp_path):
+    """For example, a script may run ``flock runs/x lowerbound train --resume runs/x``."""
     fcntl = pytest.importorskip("fcntl")
     run = tmp_path / "run"
     run.mkdir()
@@ -532,7 +532,7 @@ def test_a_lock_file_that_something_else_has_locked_is_named(data, tmp_path):
 
 
 def test_a_training_of_an_earlier_version_keeps_others_out(data, tmp_path):
-    """It locks ``.lock`` and the directory."""
+    """It locks ``.lock`` and the directory of the run."""
     from lowerbound.runs.locking import lock
 
     run, refused = tmp_path / "run", pytest.raises(StorageError, match="is training into")

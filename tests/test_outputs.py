@@ -24,7 +24,7 @@ ADVICE = {
     errno.EPERM: f"; {PERMISSION} to write there (chmod, chown) or {ELSEWHERE}",
     errno.EROFS: f"; {ELSEWHERE}",
     errno.EFBIG: f"; raise the limit on the size of files (ulimit -f) or {ELSEWHERE}",
-    errno.ENOENT: f"; make its folder or {ELSEWHERE}",
+    errno.ENOENT: f"; create its folder or {ELSEWHERE}",
     errno.EIO: "",
     errno.EBUSY: "",
 }
@@ -50,14 +50,14 @@ def test_an_error_without_a_number_is_repeated(tmp_path):
         assert str(caught.value).endswith("cannot be written (no reason at all)")
 
 
-def test_a_folder_in_the_way_wants_another_name(tmp_path):
+def test_another_name_is_advised_if_a_folder_has_this_one(tmp_path):
     (tmp_path / "file").mkdir()
     message = r"a folder has this name; give another name$"
     with pytest.raises(StorageError, match=message), write_whole(tmp_path / "file") as path:
         path.write_text("text")
 
 
-def test_a_long_name_wants_a_shorter_one(tmp_path):
+def test_a_shorter_name_is_advised_if_this_one_is_too_long(tmp_path):
     name, message = "x" * 300, r"give a shorter name$"
     with pytest.raises(StorageError, match=message), write_whole(tmp_path / name) as path:
         path.write_text("text")
@@ -81,7 +81,7 @@ def test_a_file_where_a_folder_should_be_is_named_as_such(below, tmp_path):
 
 @pytest.fixture
 def full_disk():
-    """A function after which no file can grow beyond so many bytes."""
+    """A function that limits the size of every file, in bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -104,7 +104,7 @@ def test_decoded_pictures_whose_last_rows_do_not_fit_are_removed(tmp_path, full_
         (errno.EACCES, r"get permission .* or give another folder \(--cache DIR\)$"),
     ],
 )
-def test_smaller_pictures_help_only_on_a_full_disk(number, advice, tmp_path, monkeypatch):
+def test_smaller_pictures_are_advised_only_on_a_full_disk(number, advice, tmp_path, monkeypatch):
     def fail(**given):
         raise OSError(number, "the reason")
 
@@ -113,7 +113,7 @@ def test_smaller_pictures_help_only_on_a_full_disk(number, advice, tmp_path, mon
         write_decoded(tmp_path / "new.npy", (4, 32), np.zeros((4, 32), np.uint8))
 
 
-def test_a_download_onto_a_full_disk_is_not_the_address_s_fault(tmp_path, monkeypatch, full_disk):
+def test_a_full_disk_is_not_blamed_on_the_address_of_a_download(tmp_path, monkeypatch, full_disk):
     def serve(url):
         asked.append(url)
         return io.BytesIO(bytes(200))

@@ -97,7 +97,7 @@ def timeless(history) -> list[dict]:
 
 
 def steady(progress) -> dict:
-    """The progress of a run without what depends on clocks, or on when it was stopped."""
+    """The progress of a run, without what depends on the clock or on when it was stopped."""
     clocks = dict.fromkeys(("seconds", "compiled", "bfloat16"))
     return progress | clocks | {"history": timeless(progress["history"])}
 

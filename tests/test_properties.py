@@ -204,7 +204,7 @@ def test_conditionals_that_cannot_be_say_why(make, error, message):
 
 @functools.cache
 def shared_model(name):
-    """A model for tests that leave its weights as they are."""
+    """A model that tests share, because none of them changes its weights."""
     return MODELS[name]()
 
 

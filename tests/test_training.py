@@ -807,7 +807,7 @@ def test_a_signal_ends_the_training_between_two_steps(number, vae, data, watch):
          "3; it stopped early, so it is not continued: train again without patience"),
     ],
 )  # fmt: skip
-def test_the_line_of_a_complete_run_says_what_continues_it(state, total_steps, line):
+def test_the_message_about_a_complete_run_says_how_to_continue_it(state, total_steps, line):
     assert describe_complete(Progress(**state), total_steps, 4) == line
 
 
@@ -820,7 +820,7 @@ def test_the_line_of_an_epoch_goes_to_standard_error(vae, data, capsys):
 
 
 class FakeLoop(SimpleNamespace):
-    """A training whose display sees steps of given lengths on a clock of its own."""
+    """A stand-in for a training loop, whose steps take given times on a fake clock."""
 
     def __init__(self, display, monkeypatch, **given):
         super().__init__(
@@ -856,13 +856,13 @@ def test_the_remaining_time_leaves_out_the_compiler(monkeypatch, capsys):
     loop = FakeLoop(observers.Display(), monkeypatch)
     compile_slowly(loop)
     loop.epoch()
-    assert capsys.readouterr().err.endswith("4 examples/s  495 s left\n")  # 990 steps
+    assert capsys.readouterr().err.endswith("4 examples/s  495 s left\n")  # 990 steps of 0.5 s
 
 
 def test_right_after_compiling_no_remaining_time_is_known(monkeypatch, capsys):
     loop = FakeLoop(observers.Display(), monkeypatch)
     loop.step(2.0, compiled=False)
-    loop.epoch()  # the rate of the epoch is all that is known
+    loop.epoch()  # only the rate of the epoch is known
     assert capsys.readouterr().err.endswith("  2,498 s left\n")
     loop.step(2.0, compiled=True)
     loop.step(60.0, compiled=True)

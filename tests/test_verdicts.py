@@ -138,8 +138,8 @@ def test_equal_weights_are_described_in_words():
     assert not {"inf", "nan"} & set(re.findall(r"\w+", str(health)))
 
 
-def test_the_advice_beside_separate_optima_can_help():
-    """The moments are those of both modes, so they say nothing of the width of q at its own."""
+def test_with_separate_optima_there_is_no_advice_about_the_shape_of_q():
+    """The moments are those of both modes, so they say nothing about the width of q at its own."""
     model = lb.LogJoint(two_modes, lb.mean_field, {"a": ()})
     model.start(at={"a": torch.tensor(3.0)}, spread=0.3)
     health = lb.posterior_health(model)
@@ -150,7 +150,7 @@ def test_the_advice_beside_separate_optima_can_help():
 
 
 def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
-    """Every other tensor has the size of a slice, and slices do not change the results."""
+    """Other tensors are no larger than a slice, and slicing does not change the results."""
     model = lb.LogJoint(lambda a: student(a) - a[:, 0].exp(), lb.full_rank, {"a": 20})
     whole = lb.posterior_health(model, samples=500)
     monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12, raising=False)
@@ -164,7 +164,7 @@ def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
     monkeypatch.setattr(memory, "_VALUES_PER_BATCH", 1 << 13)
     with memory.TensorSizes() as made:
         lb.posterior_health(model, samples=500)
-    # The draws and their gradients, together and apart; the points; and their values.
+    # Draws and gradients in one tensor, its two parts, the points, and their values.
     assert sum(size >= 500 * 20 for size in made.sizes) == 5
 
 

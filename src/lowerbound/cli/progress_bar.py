@@ -34,12 +34,15 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     task = bar.add_task(what, total=None)
     start = last_line = time.monotonic()
-    first: tuple[float, int] | None = None  # the first batch may have waited for the compiler
+    # The time and the number of examples after the first batch. That batch may have waited for the
+    # compiler, so the remaining time is estimated from the batches that follow it.
+    after_first: tuple[float, int] | None = None
 
     def progress(done: int, total: int) -> None:
-        nonlocal last_line, first
+        nonlocal last_line, after_first
         now = time.monotonic()
-        then, before = first = first or (now, done)
+        after_first = after_first or (now, done)
+        then, done_then = after_first
         if done >= total or now - start < _FIRST_SECONDS:
             return
         if console.is_terminal:
@@ -48,8 +51,9 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         elif now - last_line > _BETWEEN_LINES_SECONDS:
             last_line = now
             line = f"{what}: {done:,} of {total:,} examples"
-            if done > before:
-                line += f", {(now - then) * (total - done) / (done - before):,.0f} s left"
+            if done > done_then:
+                left = (now - then) * (total - done) / (done - done_then)
+                line += f", {left:,.0f} s left"
             print(line, file=sys.stderr)
 
     try:

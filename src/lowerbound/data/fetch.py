@@ -31,7 +31,7 @@ class DownloadError(DataError):
 
 
 class _CannotStoreError(DataError):
-    """A folder that cannot be written."""
+    """The folder for downloads cannot be written."""
 
 
 def open_url(url: str) -> BinaryIO:
@@ -92,7 +92,7 @@ def _explain_write_errors(folder: Path) -> AbstractContextManager[None]:
 
 def _copy(url: str, part: Path) -> None:
     start, size = time.monotonic(), 0
-    part.write_bytes(b"")
+    part.write_bytes(b"")  # removes what an earlier address sent
     with open_url(url) as source:
         while block := source.read(1 << 16):
             size += len(block)
@@ -100,6 +100,7 @@ def _copy(url: str, part: Path) -> None:
                 raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
             if time.monotonic() - start > DEADLINE_SECONDS:
                 raise DataError(f"took longer than {DEADLINE_SECONDS:.0f} seconds")
-            # A file that is closed at once, so that its errors are never those of reading.
+            # The file is opened and closed for each block, so that an error of writing it is not
+            # taken for an error of reading from the address.
             with _explain_write_errors(part.parent), part.open("ab") as sink:
                 sink.write(block)

@@ -46,7 +46,7 @@ def shape_error(shape: float, samples: int) -> float:
 
 
 def describe_shape(shape: float, name: str = "k-hat") -> str:
-    """Write k-hat with its name, in words where weights are equal or too few."""
+    """Describe k-hat with its name, in words if the weights are equal or too few."""
     if math.isnan(shape):
         return f"{name} unknown (too few weights)"
     if shape == -math.inf:

@@ -195,10 +195,10 @@ def posterior_health(
     errors of means and standard deviations, and the part of the posterior that q misses. A mode
     that no path finds is still missed. The states of up to 12 bits are enumerated.
 
-    The draws, their gradients, and the points with their values are stored in float64. Over J
-    coordinates they take 44 bytes for each draw and coordinate, and at most 80 if there are many
-    optima. All else is computed in slices: of a log joint, so that its largest tensor has about 4
-    million values, and otherwise of half a million values.
+    The draws, their gradients, the weighted points and their values are stored in float64. They
+    take 44 bytes for each draw and coordinate, and at most 80 if there are many optima. Everything
+    else is computed in slices. The largest tensor of a log joint then has about 4 million values,
+    and other tensors have at most half a million.
 
     Args:
         model: a :class:`lowerbound.LogJoint`.

@@ -110,8 +110,9 @@ def find_faults(
         reference: the posterior as weighted points.
         verdict: the verdict on the posterior. The shape of a good one is not examined.
         explained: whether the verdict has a cause that is already known.
-        misses_modes: whether q misses modes of the posterior. The moments of the posterior are then
-            those of all modes together, so the shape of q at its own mode is not examined.
+        misses_modes: whether q misses modes of the posterior. If it does, the moments of the
+            posterior are those of all modes together and say nothing about the shape of q at its
+            own mode, so this shape is not examined.
     """
     impossible = 1 - float(draws.possible.double().mean())
     if impossible:
@@ -169,10 +170,10 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     if draws.gradients is None:
         return None
     gradients = draws.gradients
-    rows = split_range(*gradients.shape)
-    finite = torch.cat([gradients[some].isfinite().all(1) for some in rows])
+    slices = split_range(*gradients.shape)
+    finite = torch.cat([gradients[rows].isfinite().all(1) for rows in slices])
     parts = [
-        _measure_gains(draws.u[finite, columns], gradients[finite, columns], scale)
+        _measure_gain_per_coordinate(draws.u[finite, columns], gradients[finite, columns], scale)
         for columns, scale in _split_columns(draws)
     ]
     gains = torch.cat(parts)
@@ -189,8 +190,8 @@ def _measure_gain(draws: WeightedDraws) -> tuple[str, str] | None:
     )
 
 
-def _measure_gains(u: Tensor, gradients: Tensor, scale: Tensor) -> Tensor:
-    """Measure the gain from moving and stretching each of some coordinates."""
+def _measure_gain_per_coordinate(u: Tensor, gradients: Tensor, scale: Tensor) -> Tensor:
+    """Measure the gain from moving and stretching q along each coordinate."""
     count = math.sqrt(len(u))
     moved = gradients * scale
     stretched = (u - u.mean(0)) * gradients + 1
@@ -202,7 +203,7 @@ def _measure_gains(u: Tensor, gradients: Tensor, scale: Tensor) -> Tensor:
 
 
 def _split_columns(draws: WeightedDraws) -> Iterator[tuple[slice, Tensor]]:
-    """Split the coordinates into slices, each with q's standard deviations."""
+    """Split the coordinates into slices, and give q's standard deviations with each."""
     scale = draws.scale
     for columns in split_range(len(scale), len(draws.u)):
         yield columns, scale[columns]

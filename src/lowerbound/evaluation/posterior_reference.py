@@ -218,19 +218,19 @@ class Reference:
     def _compare_values(
         self, values: Tensor, own: Tensor, shares: Tensor, variances: Tensor | None
     ) -> Tensor:
-        """Compare the means and standard deviations of some values, except constant ones.
+        """Compare the means and standard deviations of some values, leaving out constant ones.
 
         Args:
             values: ``[N, V]``.
             own: the posterior's shares of the points, ``[N]``.
-            shares: the other shares, ``[N]``.
-            variances: the variances of draws' shares, divided by the shares and multiplied by
-                ``own``, ``[N]``.
+            shares: the shares that are compared with them, ``[N]``.
+            variances: ``own`` times the variance of a draw's share divided by the share, ``[N]``;
+                ``None`` for the limit of many draws.
 
         Returns:
-            The error of each mean, the same with two standard errors added, the logarithm of the
-            ratio of the standard deviations, and the same with two standard errors added: ``[4,
-            V]``.
+            Four rows, with a column for each value that is not constant: the error of the mean; the
+            same with two standard errors added; the logarithm of the ratio of the standard
+            deviations; and the same with two standard errors added.
         """
         mean, other_mean = own @ values, shares @ values
         centred, other_centred = values - mean, values - other_mean

@@ -153,7 +153,7 @@ def _explain_missed(
 
 
 def misses_modes(reference: Reference, judged: Judgement, optima: tuple[Optimum, ...]) -> bool:
-    """Whether q misses modes, or states, that the other arguments show."""
+    """Whether q misses much of the posterior because it misses modes or discrete states."""
     if not judged.misses_much:
         return False
     return reference.is_exact or bool(_select_missed_optima(reference, judged.missed, optima))
@@ -162,7 +162,7 @@ def misses_modes(reference: Reference, judged: Judgement, optima: tuple[Optimum,
 def _select_missed_optima(
     reference: Reference, missed: float, optima: tuple[Optimum, ...]
 ) -> list[Optimum]:
-    """Select the optima that explain a missed part of the posterior; none if they do not."""
+    """Select the optima that explain the missed part, or none if they explain too little."""
     # A bound is a lower bound on the log probability mass about its optimum.
     shares = [math.exp(min(0.0, one.bound - reference.log_evidence)) for one in optima]
     if sum(shares) < _EXPLAINED_SHARE * missed:

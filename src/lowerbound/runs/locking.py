@@ -48,13 +48,14 @@ def lock(path: Path, folder: Path | None = None) -> Iterator[None]:
     it. Some network file systems and Windows have no such locks; then a warning says so.
 
     Args:
-        path: the file, which is made if it does not exist.
+        path: the file, which is created if it does not exist.
         folder: a folder that is locked as well where that is possible, so that removing the file
-            does not remove the lock. It is not one that users lock, such as the directory of a run
-            in ``flock runs/faces lowerbound train ...``.
+            does not remove the lock. Do not give a folder that users may lock themselves, such as
+            the directory of a run (``flock runs/faces lowerbound train ...``).
 
     Raises:
-        StorageError: if the file is locked, naming the process that locked it.
+        StorageError: if the file or the folder is locked. The message names the process that
+            locked it, if that is known.
     """
     _drop_locks_in_children()
     with ExitStack() as stack:
@@ -104,7 +105,7 @@ def _try_to_lock(file: _OpenFile, path: Path) -> bool:
 
 
 def _try_to_lock_folder(folder: Path, path: Path, file: _OpenFile, stack: ExitStack) -> None:
-    """Lock a folder beside a file that is locked already, if its file system can lock folders.
+    """Lock a folder in addition to a locked file, if its file system can lock folders.
 
     If somebody has removed an earlier file that was locked, and this one is new, the process with
     the earlier file still has the folder's lock.

@@ -21,9 +21,10 @@ Choice = Literal["auto", "always", "never"]
 
 # The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
-# rounding at most. A processor's vector instructions are used without compiling and running a test
-# program for each kind first, which takes ten seconds in every environment: any C++ compiler that
-# can compile torch's headers knows them, and where one fails, uncompiled code is used.
+# rounding at most. `cpp.vec_isa_ok` uses the processor's vector instructions without first
+# compiling and running a test program for each kind, which takes ten seconds in every new
+# environment. Any C++ compiler that can compile torch's headers knows these instructions; where a
+# compiler fails, uncompiled code is used.
 _COMPILER_OPTIONS: dict[str, Any] = {
     "dynamic": False,
     "options": {

@@ -55,7 +55,7 @@ def keeping_freed_memory() -> Iterator[None]:
 # 16 MiB.
 _VALUES_PER_BATCH = 1 << 22
 
-# The largest number of values of each of the temporary tensors of a computation in slices.
+# The largest number of values in each temporary tensor of a computation in slices.
 _VALUES_PER_SLICE = 1 << 19
 
 # The batch size follows from the size of the data, unless a draw's largest tensor is more than this
@@ -75,11 +75,11 @@ def choose_pairs_per_batch(values_per_pair: int) -> int:
 
 
 def split_range(length: int, values_each: int) -> Iterator[slice]:
-    """Split rows or columns into slices, so that a tensor of a slice has at most 2^19 values.
+    """Split rows or columns into slices of at most 2^19 values, but at least one row or column.
 
     Args:
         length: the number of rows or columns.
-        values_each: the number of values of each.
+        values_each: the number of values in each row or column.
 
     Example:
         >>> list(split_range(5, 1 << 18))

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from lowerbound.errors import LowerboundError, StorageError
 
-# What helps against an error of the system, by its number. `{elsewhere}` is advice to write to
-# another place, and `{full}` is advice for a full disk.
+# The remedy for each error of the operating system, by its number. `{elsewhere}` is the advice to
+# write to another place, and `{full}` is the advice for a full disk.
 _FORBIDDEN = "get permission to write there (chmod, chown) or {elsewhere}"
 _NOT_A_FOLDER = "a part of this path is a file and not a folder; {elsewhere}"
 _REMEDIES = {
@@ -26,7 +26,7 @@ _REMEDIES = {
     errno.EROFS: "{elsewhere}",
     errno.EISDIR: "a folder has this name; give another name",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.ENOENT: "make its folder or {elsewhere}",
+    errno.ENOENT: "create its folder or {elsewhere}",
     errno.ENOTDIR: _NOT_A_FOLDER,
     errno.EEXIST: _NOT_A_FOLDER,
 }
@@ -39,16 +39,16 @@ def describe_write_error(
     """Describe why something cannot be written, and what the user can do about it.
 
     Args:
-        error: the error of the system.
+        error: the error that was raised when writing.
         elsewhere: the advice to write to another place.
         full: the advice for a full disk; ``None`` for "make room" and ``elsewhere``.
 
     Returns:
-        The system's words, and the remedy, which is empty if none is known.
+        The system's reason, and the remedy, which is empty if none is known.
     """
     number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
     found = re.search(r"\(os error (\d+)\)", str(error))
-    if number is None and found:  # safetensors gives the number in its message alone
+    if number is None and found:  # safetensors gives the number only in its message
         number, reason = int(found[1]), os.strerror(int(found[1]))
     full = full or f"make room or {elsewhere}"
     remedy = _REMEDIES.get(number or 0, "").format(elsewhere=elsewhere, full=full)
@@ -68,13 +68,13 @@ def explain_write_errors(
 
     Args:
         path: the file or folder that the message names.
-        what: what the message says of it.
+        what: what the message says about it.
         elsewhere: the advice to write to another place.
         full: the advice for a full disk; ``None`` for "make room" and ``elsewhere``.
-        error_class: the class of the error.
+        error_class: the class of the error that is raised.
 
     Raises:
-        StorageError: or another class that is given, if the system refuses to write.
+        StorageError: if the system refuses to write. ``error_class`` replaces this class.
     """
     try:
         yield

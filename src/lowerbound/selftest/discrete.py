@@ -67,7 +67,7 @@ def measure_binary_bound() -> Iterator[float]:
     tolerance=0.05,
 )
 def measure_binary_likelihood() -> float:
-    """For 20 examples with 5,000 samples, whose errors are about 0.008 nats."""
+    """For 20 examples with 5,000 samples. The errors are about 0.008 nats."""
     model, x, exact = _make_twelve_bits_vae()
     return largest(lb.log_likelihood(model, x, 5000).per_example - exact)
 

@@ -25,7 +25,7 @@ from lowerbound.selftest.known import (
 )
 from lowerbound.selftest.registry import check
 
-# Sizes of chunks; 7 leaves a short last chunk.
+# Chunk sizes. With 7, the last chunk is short.
 _SIZES: tuple[int | None, ...] = (7, None, 100, 3, 1)
 
 
@@ -140,8 +140,9 @@ def compute_log_likelihood_explicitly() -> float:
 def measure_pareto_shape() -> Iterator[float]:
     """For shapes from 0.2 to 1, from means of 100 fits to 20,000 weights each.
 
-    Their standard error is at most 0.01. Only the largest weights are drawn: the smallest of S
-    uniform variables are the first of S + 1 sums of exponential variables, divided by the last sum.
+    Their standard error is at most 0.01. Only the largest weights are drawn. The smallest of S
+    uniform variables are the first of S + 1 running sums of exponential variables, divided by the
+    last of these sums.
     """
     samples, shapes = 20_000, (0.2, 0.5, 0.8, 1.0)
     tail = tail_length(samples) + 1

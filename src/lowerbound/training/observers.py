@@ -36,23 +36,24 @@ _BAR_WIDTHS = (6, 24)
 
 
 class _StepRate:
-    """Steps per second, without the first step, and without steps that waited for the compiler."""
+    """Measures steps per second, without the first step and steps that waited for the compiler."""
 
     def __init__(self, option: Option | None = None) -> None:
         self.option, self.is_new = option, True
-        self.seconds, self.step = 0.0, 0
+        self.start_seconds, self.start_step = 0.0, 0
 
     def count(self, loop: Loop) -> None:
-        """Count a step. The first step of an option, such as a compiled one, starts anew."""
+        """Count a step; after the first step with a new option, such as compiled, start anew."""
         option = loop.autotuner.option
         if option != self.option or self.is_new:
             self.is_new = option != self.option
             self.option = option
-            self.seconds, self.step = time.perf_counter(), loop.progress.step
+            self.start_seconds, self.start_step = time.perf_counter(), loop.progress.step
 
     def measure(self, loop: Loop) -> float:
         """Measure the rate; 0 if no step was counted since the start."""
-        steps, seconds = loop.progress.step - self.step, time.perf_counter() - self.seconds
+        steps = loop.progress.step - self.start_step
+        seconds = time.perf_counter() - self.start_seconds
         if self.is_new or not steps:
             return 0.0
         return steps / max(seconds, 1e-9)
@@ -126,9 +127,10 @@ class Display(Observer):
             line += f"  validation {self._describe(record['validation'])}"
         line += f"  {speed:,.0f} examples/s"
         rate = self.rate.measure(loop)
+        # If nothing was measured yet, the epoch's rate serves, unless compiling may be part of it.
         if not rate and not loop.autotuner.option.compiled:
             rate = speed / loop.batch_size
-        if rate and not loop.progress.finished:  # no rate if an interrupt came after the steps
+        if rate and not loop.progress.finished:  # 0 if an interrupt came after the steps
             left = (loop.total_steps - loop.progress.step) / rate
             most = "at most " * (loop.autostop is not None)
             line += f"  {most}{left:,.0f} s left"

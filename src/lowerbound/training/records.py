@@ -53,11 +53,11 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
 
 
 def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:
-    """Describe a run that is complete before a training begins, and how it can be continued.
+    """Describe a run that is already complete when training starts, and how to continue it.
 
     Args:
         progress: the progress of the run.
-        total_steps: the number of steps that are asked for.
+        total_steps: the number of steps that was asked for.
         epoch_steps: the number of steps in an epoch.
     """
     done, asked, unit = progress.step, total_steps, "steps"

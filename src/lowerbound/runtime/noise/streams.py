@@ -289,7 +289,7 @@ def uniform(
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
-    # In float32 numpy draws multiples of 2^-24, so no rounding to float32 can give 1.0.
+    # In float32, numpy draws multiples of 2^-24 below 1, so no rounding to float32 gives 1.0.
     drawn = streams.fill(
         shape, axis, lambda g, size: g.random(size, np.float32), dtype, device=device
     )
