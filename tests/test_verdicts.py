@@ -153,7 +153,7 @@ def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
     """Other tensors are no larger than a slice, and slicing does not change the results."""
     model = lb.LogJoint(lambda a: student(a) - a[:, 0].exp(), lb.full_rank, {"a": 20})
     whole = lb.posterior_health(model, samples=500)
-    monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12, raising=False)
+    monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12)
     health = lb.posterior_health(model, samples=500)
     assert health.log_evidence == pytest.approx(whole.log_evidence, abs=1e-5)
     assert health.draws.scale == pytest.approx(whole.draws.scale, rel=1e-5)
@@ -165,7 +165,7 @@ def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
     with memory.TensorSizes() as made:
         lb.posterior_health(model, samples=500)
     # Draws and gradients in one tensor, its two parts, the points, and their values.
-    assert sum(size >= 500 * 20 for size in made.sizes) == 5
+    assert sum(size > 0.75 * 500 * 20 for size in made.sizes) == 5
 
 
 def test_the_advice_for_bits_names_no_flow():

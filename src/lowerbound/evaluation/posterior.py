@@ -196,9 +196,9 @@ def posterior_health(
     that no path finds is still missed. The states of up to 12 bits are enumerated.
 
     The draws, their gradients, the weighted points and their values are stored in float64. They
-    take 44 bytes for each draw and coordinate, and at most 80 if there are many optima. Everything
-    else is computed in slices. The largest tensor of a log joint then has about 4 million values,
-    and other tensors have at most half a million.
+    take 44 bytes for each draw and coordinate, and at most 80 if there are many optima. A temporary
+    tensor has fewer values than there are draws times coordinates or, where that is more, at most
+    half a million, the square of the number of coordinates, or 4 million in a log joint.
 
     Args:
         model: a :class:`lowerbound.LogJoint`.

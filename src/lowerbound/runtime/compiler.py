@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import warnings
 import weakref
@@ -21,16 +22,16 @@ Choice = Literal["auto", "always", "never"]
 
 # The options of the compiler. Random numbers are those of uncompiled code, and shapes are static.
 # tanh(x) is computed as 2 sigmoid(2x) - 1, which takes a third of the time and differs by one
-# rounding at most. `cpp.vec_isa_ok` uses the processor's vector instructions without first
-# compiling and running a test program for each kind, which takes ten seconds in every new
-# environment. Any C++ compiler that can compile torch's headers knows these instructions; where a
-# compiler fails, uncompiled code is used.
+# rounding at most. `cpp.vec_isa_ok` leaves out most of the test programs with which torch looks for
+# the processor's vector instructions: they take ten seconds in every new environment. Any C++
+# compiler that can compile torch's headers knows these instructions; where a compiler fails,
+# uncompiled code is used. A user's own value of torch's variable is kept.
 _COMPILER_OPTIONS: dict[str, Any] = {
     "dynamic": False,
     "options": {
         "fallback_random": True,
         "cpp.use_decompose_tanh": True,
-        "cpp.vec_isa_ok": True,
+        "cpp.vec_isa_ok": os.environ.get("TORCHINDUCTOR_VEC_ISA_OK", "1") == "1",
     },
 }
 
