@@ -62,7 +62,7 @@ class Server:
         items = [self.items[name] for name in tests if name in self.items]
 
         def run() -> str | None:
-            for item, following in zip(items, [*items[1:], None], strict=True):
+            for item, following in zip(items, [*items, None][1:], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if self.failed is not None:
                     break
