@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lowerbound as lb
-from lowerbound.cli import main
+from lowerbound.cli import main, progress_bar
 from lowerbound.data import Examples
 
 
@@ -185,17 +185,52 @@ def test_mistaken_fields_are_refused(given, message, conditional, tmp_path, caps
 # The remaining time of an evaluation
 
 
-def test_the_remaining_time_of_an_evaluation_leaves_out_the_first_batch(monkeypatch, capsys):
-    """The first batch may wait for the compiler."""
-    from lowerbound.cli import progress_bar
+@pytest.fixture
+def show_evaluation(monkeypatch, capsys):
+    """A function that shows batches that end at given times, and returns standard error."""
 
-    clock = iter([0.0, 60.0, 100.0, 140.0])
-    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with progress_bar.show_progress("log likelihood") as progress:
-        for done in (10, 30, 50):
-            progress(done, 100)
-    assert capsys.readouterr().err.splitlines() == [
+    def show(*batches):
+        clock = iter([0.0, *(seconds for seconds, _ in batches)])
+        monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with progress_bar.show_progress("log likelihood") as progress:
+            for _, done in batches:
+                progress(done, 100)
+        return capsys.readouterr().err
+
+    return show
+
+
+def test_the_remaining_time_of_an_evaluation_leaves_out_the_first_batch(show_evaluation):
+    """The first batch may wait for the compiler."""
+    assert show_evaluation((60.0, 10), (100.0, 30), (140.0, 50)).splitlines() == [
         "log likelihood: 10 of 100 examples",
         "log likelihood: 30 of 100 examples, 140 s left",
         "log likelihood: 50 of 100 examples, 100 s left",
     ]
+
+
+def test_the_remaining_time_of_an_evaluation_leaves_out_a_later_wait_for_the_compiler(
+    show_evaluation,
+):
+    """The compiler starts after a few timed batches: here it takes 80 of the fifth's 90 seconds."""
+    batches = (10.0, 10), (20.0, 20), (31.0, 30), (41.0, 40), (131.0, 50), (171.0, 90)
+    assert show_evaluation(*batches).splitlines() == [
+        "log likelihood: 30 of 100 examples, 70 s left",
+        "log likelihood: 50 of 100 examples, 50 s left",
+        "log likelihood: 90 of 100 examples, 10 s left",
+    ]
+
+
+def test_another_round_over_the_examples_has_its_own_remaining_time(show_evaluation):
+    batches = (10.0, 50), (20.0, 100), (40.0, 50), (50.0, 75)
+    assert show_evaluation(*batches).splitlines() == [
+        "log likelihood: 50 of 100 examples, 10 s left",
+    ]
+
+
+def test_a_terminal_shows_a_bar_with_the_remaining_time(show_evaluation, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    err = show_evaluation((10.0, 10), (20.0, 20), (40.0, 60), (50.0, 61))
+    assert "61 of 100 examples" in err
+    assert "39 s left" in err

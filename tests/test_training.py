@@ -825,21 +825,22 @@ class FakeLoop(SimpleNamespace):
     def __init__(self, display, monkeypatch, **given):
         super().__init__(
             progress=Progress(), total_steps=1000, batch_size=10, autostop=None, train=range(50),
-            autotuner=SimpleNamespace(option=Option(compiled=False)), now=0.0, display=display,
-            averages=lambda: {"bound": 1.0}, **given,
+            autotuner=SimpleNamespace(option=Option(compiled=False), batch_size=10), now=0.0,
+            display=display, averages=lambda: {"bound": 1.0}, **given,
         )  # fmt: skip
         monkeypatch.setattr(observers.time, "perf_counter", lambda: self.now)
         display.on_start(self)
 
-    def step(self, seconds, compiled):
+    def step(self, seconds, compiled, examples=10):
         """Take a step; ``compiled`` says how the next one runs."""
         self.now += seconds
-        self.progress.step += 1
+        self.progress.advance(examples)
         self.autotuner.option = Option(compiled=compiled)
         self.display.on_step(self)
 
     def epoch(self, speed=4.0):
         record = {"epoch": 1, "train": {"bound": 1.0}, "examples_per_second": speed}
+        self.progress.position = 0
         self.display.on_epoch(self, record)
 
 
@@ -857,6 +858,21 @@ def test_the_remaining_time_leaves_out_the_compiler(monkeypatch, capsys):
     compile_slowly(loop)
     loop.epoch()
     assert capsys.readouterr().err.endswith("4 examples/s  495 s left\n")  # 990 steps of 0.5 s
+
+
+def test_a_short_batch_before_the_first_compiled_step_hides_no_compiling(monkeypatch, capsys):
+    """A short last batch runs uncompiled, although the choice to compile was made before it."""
+    loop = FakeLoop(observers.Display(), monkeypatch)
+    for step in range(13):
+        loop.step(1.0, compiled=step == 12)
+    loop.step(1.0, compiled=True, examples=4)
+    loop.epoch()
+    capsys.readouterr()
+    loop.step(60.0, compiled=True)
+    for _ in range(4):
+        loop.step(0.5, compiled=True)
+    loop.epoch()
+    assert capsys.readouterr().err.endswith("  490 s left\n")  # 981 steps of 0.5 s
 
 
 def test_right_after_compiling_no_remaining_time_is_known(monkeypatch, capsys):
@@ -878,6 +894,17 @@ def test_the_progress_bar_leaves_out_the_compiler(monkeypatch):
     shown = display.bar.tasks[0].fields
     display.on_interrupt(loop)
     assert (shown["speed"], shown["left"]) == ("20/s", "0:08:15")
+
+
+def test_the_progress_bar_shows_a_remaining_time_of_any_length(monkeypatch):
+    display = observers.Display()
+    display.console = Console(file=io.StringIO(), force_terminal=True)
+    loop = FakeLoop(display, monkeypatch)
+    loop.total_steps = 36 * 10**17 + 2
+    loop.step(1.0, compiled=False)
+    loop.step(1.0, compiled=False)
+    display.on_interrupt(loop)
+    assert display.bar.tasks[0].fields["left"] == "1,000,000,000,000,000:00:00"
 
 
 def test_a_record_is_json(vae, data):

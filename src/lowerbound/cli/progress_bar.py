@@ -2,12 +2,42 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median_low
 
 # The time before anything is shown, and the time between two lines.
 _FIRST_SECONDS = 2.0
 _BETWEEN_LINES_SECONDS = 30.0
+
+# The number of batches from whose times the remaining time is estimated.
+_RECENT_BATCHES = 9
+
+
+class _BatchTimer:
+    """Estimates the remaining time from the median time of recent batches.
+
+    The median leaves out a batch that waited for the compiler. The first batch, which has no others
+    beside it, is not timed.
+    """
+
+    def __init__(self) -> None:
+        self.seconds_per_example: deque[float] = deque(maxlen=_RECENT_BATCHES)
+        self.last: tuple[float, int] | None = None
+
+    def count(self, now: float, done: int) -> None:
+        """Count a batch that was finished now, after which so many examples are done."""
+        then, done_then = self.last or (now, done)
+        if done > done_then:  # otherwise a round over the examples has just begun
+            self.seconds_per_example.append((now - then) / (done - done_then))
+        self.last = now, done
+
+    def describe_left(self, examples: int) -> str:
+        """Describe the time that so many examples take; "" if no batch was timed."""
+        if not self.seconds_per_example:
+            return ""
+        return f"{median_low(self.seconds_per_example) * examples:,.0f} s left"
 
 
 @contextmanager
@@ -21,40 +51,35 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         The argument ``progress`` of an evaluation.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(24),
         TextColumn("{task.completed:,} of {task.total:,} examples"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         console=console,
         transient=True,
     )
-    task = bar.add_task(what, total=None)
+    task = bar.add_task(what, total=None, left="")
     start = last_line = time.monotonic()
-    # The time and the number of examples after the first batch. That batch may have waited for the
-    # compiler, so the remaining time is estimated from the batches that follow it.
-    after_first: tuple[float, int] | None = None
+    timer = _BatchTimer()
 
     def progress(done: int, total: int) -> None:
-        nonlocal last_line, after_first
+        nonlocal last_line
         now = time.monotonic()
-        after_first = after_first or (now, done)
-        then, done_then = after_first
+        timer.count(now, done)
         if done >= total or now - start < _FIRST_SECONDS:
             return
+        left = timer.describe_left(total - done)
         if console.is_terminal:
-            bar.start()
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, left=left)
+            bar.start()  # last, because it draws the bar at once
         elif now - last_line > _BETWEEN_LINES_SECONDS:
             last_line = now
             line = f"{what}: {done:,} of {total:,} examples"
-            if done > done_then:
-                left = (now - then) * (total - done) / (done - done_then)
-                line += f", {left:,.0f} s left"
-            print(line, file=sys.stderr)
+            print(", ".join(filter(None, (line, left))), file=sys.stderr)
 
     try:
         yield progress

@@ -28,6 +28,11 @@ _POOLS_AHEAD = 2
 _MEMORY_DIVISOR = 2
 
 
+def count_batches(examples: int, batch_size: int) -> int:
+    """Count the batches that hold some examples; the last one may be short."""
+    return -(-examples // batch_size)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A batch of examples, in the form in which a training step receives it.

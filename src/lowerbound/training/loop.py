@@ -25,7 +25,7 @@ from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
-from lowerbound.training.batches import Batch, BatchSource
+from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import Precision, StepAutotuner
 from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
@@ -339,7 +339,7 @@ class Loop:
         schedules = self.schedules.values()
         return self.autostop.consider(
             self.progress,
-            epoch_steps=-(-len(self.train) // self.batch_size),
+            epoch_steps=count_batches(len(self.train), self.batch_size),
             last=step >= self.total_steps,
             changing=not all(schedule.ended(step, epochs) for schedule in schedules),
             best_weights=(self.best_weights or {}).get("model"),

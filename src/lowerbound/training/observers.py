@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from lowerbound.report.figures import (
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
+from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.records import describe_complete
 from lowerbound.training.state import collect_state
@@ -44,6 +44,8 @@ class _StepRate:
 
     def count(self, loop: Loop) -> None:
         """Count a step; after the first step with a new option, such as compiled, start anew."""
+        if loop.progress.position % loop.autotuner.batch_size:
+            return  # a short last batch always runs uncompiled: the new option is still to come
         option = loop.autotuner.option
         if option != self.option or self.is_new:
             self.is_new = option != self.option
@@ -57,6 +59,13 @@ class _StepRate:
         if self.is_new or not steps:
             return 0.0
         return steps / max(seconds, 1e-9)
+
+
+def _format_duration(seconds: float) -> str:
+    """Write hours, minutes and seconds; unlike a ``timedelta``, the hours have no limit."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{seconds:02}"
 
 
 class Display(Observer):
@@ -77,7 +86,7 @@ class Display(Observer):
         """Start the progress bar on a terminal."""
         self.rate = _StepRate(loop.autotuner.option)
         if loop.progress.finished:
-            epoch_steps = -(-len(loop.train) // loop.batch_size)
+            epoch_steps = count_batches(len(loop.train), loop.batch_size)
             self.console.print(describe_complete(loop.progress, loop.total_steps, epoch_steps))
         if not self.console.is_terminal:
             return
@@ -109,7 +118,7 @@ class Display(Observer):
         speed = left = ""
         if rate := self.rate.measure(loop):
             speed = f"{rate * loop.batch_size:,.0f}/s"
-            left = str(timedelta(seconds=round((loop.total_steps - loop.progress.step) / rate)))
+            left = _format_duration((loop.total_steps - loop.progress.step) / rate)
         terms = "  ".join(f"{name} {value:.1f}" for name, value in loop.averages().items())
         self.bar.update(
             self.task,

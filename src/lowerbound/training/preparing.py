@@ -21,6 +21,7 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.modes import evaluating
 from lowerbound.training.autostop import AutoStop
+from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
@@ -58,7 +59,7 @@ def make_loop(
     collect_players(model, objective).to(get_device(model))
     _try_draw(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
-    total_steps = _count_steps(settings, -(-len(train) // batch_size))
+    total_steps = _count_steps(settings, count_batches(len(train), batch_size))
     autostop, average = _make_averages(model, settings)
     return Loop(
         model=model,

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lowerbound.runtime.devices import synchronize
 from lowerbound.runtime.outputs import write_whole
+from lowerbound.training.batches import count_batches
 from lowerbound.training.labels import DATA, UPDATE
 from lowerbound.training.loop import Loop, Observer
 
@@ -84,7 +85,7 @@ class Profiler(Observer):
             return
         if loop.autotuner.decided:
             self.seen += 1
-        left = -(-(len(loop.train) - loop.progress.position) // loop.batch_size)
+        left = count_batches(len(loop.train) - loop.progress.position, loop.batch_size)
         if self.started is not None:
             self.steps += 1
             if self.steps == _STEPS or left == 0:

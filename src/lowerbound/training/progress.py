@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowerbound.training.batches import count_batches
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -93,7 +95,7 @@ class Progress:
 
     def go_back_to(self, step: int, batch_size: int) -> None:
         """Go back to an earlier step of the same epoch."""
-        batches = -(-self.position // batch_size) - (self.step - step)
+        batches = count_batches(self.position, batch_size) - (self.step - step)
         self.step, self.position = step, batches * batch_size
 
     def continue_to(self, total_steps: int) -> None:
