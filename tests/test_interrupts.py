@@ -551,7 +551,7 @@ def test_a_checkpoint_on_a_full_disk_is_not_claimed(data, tmp_path, full_disk):
         train(data, tmp_path / "run", observers=[At(2, fill)])
     assert "cannot be written" in caught.value.__notes__[0]
     assert "to start over" in _describe_interrupt(tmp_path / "run", [])
-    assert os.listdir(tmp_path / "run" / "checkpoints") == []
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_metrics_keep_whole_lines_on_a_full_disk(tmp_path, full_disk):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -483,14 +484,14 @@ def test_a_lock_needs_nothing_that_windows_lacks(tmp_path, monkeypatch):
 
 
 def test_removing_the_file_of_a_lock_does_not_remove_the_lock(tmp_path):
-    from lowerbound.runs.locking import lock
+    from lowerbound.runs.locking import lock, lock_folder
 
-    file = tmp_path / ".lock"
-    with lock(file, tmp_path):
+    file, refused = tmp_path / ".lock", pytest.raises(StorageError, match="another process is")
+    with lock(file), lock_folder(tmp_path):
         file.unlink()
-        with pytest.raises(StorageError, match="another process is training"), lock(file, tmp_path):
+        with lock(file), refused, lock_folder(tmp_path):
             pass
-    with lock(file, tmp_path):
+    with lock(file), lock_folder(tmp_path):
         assert file.read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -522,24 +523,50 @@ def test_a_lock_that_a_script_has_on_the_directory_does_not_stop_training(resume
     assert RunDirectory(run).read_newest()[1]["progress"]["epoch"] == 2
 
 
-def test_a_lock_file_that_something_else_has_locked_is_named(data, tmp_path):
+@pytest.mark.parametrize("name", [".lock", "checkpoints"])
+def test_what_something_else_has_locked_is_named(name, data, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     train(tmp_path / "run", data, epochs=1)
-    with (tmp_path / "run" / ".lock").open() as outside:
+    outside = os.open(tmp_path / "run" / name, os.O_RDONLY)
+    message = rf"/run: another process is .*, or something else has locked .*/run/{name};"
+    try:
         fcntl.flock(outside, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(StorageError, match=r"another process .* or has locked .*run/\.lock;"):
+        with pytest.raises(StorageError, match=message):
             train(tmp_path / "run", data, epochs=2, resume=True)
+    finally:
+        os.close(outside)
+
+
+@pytest.mark.parametrize("place", ["another-host", "here"])
+def test_a_killed_training_is_not_the_only_one_that_may_have_the_lock(place, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    owner = f"process {ended.pid} on {place.replace('here', platform.node())}"
+    (tmp_path / ".lock").write_text(owner)
+    message = rf"{owner} is training .*, or something else has locked .*/\.lock;"
+    with (tmp_path / ".lock").open() as outside:
+        fcntl.flock(outside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(StorageError, match=message), RunDirectory(tmp_path).lock():
+            pass
+
+
+def test_a_training_that_is_refused_makes_no_folder_for_checkpoints(data, tmp_path):
+    (tmp_path / "config.yaml").write_text("of: something else")
+    with pytest.raises(StorageError, match="already contains a run"):
+        train(tmp_path, data, epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", ".lock"}
 
 
 def test_a_training_of_an_earlier_version_keeps_others_out(data, tmp_path):
     """It locks ``.lock`` and the directory of the run."""
-    from lowerbound.runs.locking import lock
+    from lowerbound.runs.locking import lock, lock_folder
 
     run, refused = tmp_path / "run", pytest.raises(StorageError, match="is training into")
     train(run, data, epochs=1)
-    with lock(run / ".lock", run), refused:
+    with lock(run / ".lock"), lock_folder(run), refused:
         train(run, data, epochs=2, resume=True)
-    with RunDirectory(run).lock(), refused, lock(run / ".lock", run):
+    with RunDirectory(run).lock(), refused, lock(run / ".lock"):
         pass
 
 

@@ -125,3 +125,42 @@ def test_a_full_disk_is_not_blamed_on_the_address_of_a_download(tmp_path, monkey
         fetch.download(["one", "another"], tmp_path / "file", lambda path: None)
     assert asked == ["one"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_cannot_get_its_name_is_not_blamed_on_the_address(tmp_path, monkeypatch):
+    def serve(url):
+        asked.append(url)
+        return io.BytesIO(bytes(200))
+
+    asked = []
+    monkeypatch.setattr(fetch, "open_url", serve)
+    (tmp_path / "file").mkdir()
+    message = r"downloads cannot be stored there \(Is a directory\).* another name"
+    with pytest.raises(DataError, match=message):
+        fetch.download(["one", "another"], tmp_path / "file", lambda path: None)
+    assert asked == ["one"]
+
+
+def test_a_download_whose_file_cannot_be_opened_is_not_blamed_on_the_address(tmp_path, monkeypatch):
+    def fail(*given, **keywords):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(fetch, "open_url", lambda url: io.BytesIO(bytes(200)))
+    monkeypatch.setattr("pathlib.Path.open", fail)
+    message = r"downloads cannot be stored there \(Read-only file system\); set XDG_CACHE_HOME"
+    with pytest.raises(DataError, match=message):
+        fetch.download(["one", "another"], tmp_path / "file", lambda path: None)
+
+
+def test_an_error_of_reading_from_an_address_is_not_one_of_writing(tmp_path, monkeypatch):
+    class Breaking(io.BytesIO):
+        def read(self, size=-1):
+            found = super().read(5)
+            if not found:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return found
+
+    streams = {"one": Breaking(b"another file"), "another": io.BytesIO(b"whole")}
+    monkeypatch.setattr(fetch, "open_url", streams.__getitem__)
+    fetch.download(["one", "another"], tmp_path / "file", lambda path: None)
+    assert (tmp_path / "file").read_bytes() == b"whole"

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -64,10 +64,9 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
         for url in urls:
             _log.info("downloading %s", url)
             try:
-                _copy(url, part)
+                with _explain_write_errors(target.parent), part.open("wb") as sink:
+                    sink.writelines(_receive(url))
                 check(part)
-                part.replace(target)
-                return
             except _CannotStoreError:  # the next address would fail too
                 raise
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -75,6 +74,10 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object])
                 failures.append(
                     f"{url}: {str(error).replace(str(part), target.name) or type(error).__name__}"
                 )
+            else:
+                with _explain_write_errors(target.parent):
+                    part.replace(target)
+                return
         raise DownloadError("; ".join(failures))
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -90,17 +93,20 @@ def _explain_write_errors(folder: Path) -> AbstractContextManager[None]:
     )
 
 
-def _copy(url: str, part: Path) -> None:
+def _receive(url: str) -> Iterator[bytes]:
+    """Yield what an address sends.
+
+    Its errors are raised as ``DataError``, so that they are not taken for errors of writing.
+    """
     start, size = time.monotonic(), 0
-    part.write_bytes(b"")  # removes what an earlier address sent
-    with open_url(url) as source:
-        while block := source.read(1 << 16):
-            size += len(block)
-            if size > MAX_BYTES:
-                raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
-            if time.monotonic() - start > DEADLINE_SECONDS:
-                raise DataError(f"took longer than {DEADLINE_SECONDS:.0f} seconds")
-            # The file is opened and closed for each block, so that an error of writing it is not
-            # taken for an error of reading from the address.
-            with _explain_write_errors(part.parent), part.open("ab") as sink:
-                sink.write(block)
+    try:
+        with open_url(url) as source:
+            while block := source.read(1 << 16):
+                size += len(block)
+                if size > MAX_BYTES:
+                    raise DataError(f"sends more than {MAX_BYTES >> 20} MiB")
+                if time.monotonic() - start > DEADLINE_SECONDS:
+                    raise DataError(f"took longer than {DEADLINE_SECONDS:.0f} seconds")
+                yield block
+    except OSError as error:
+        raise DataError(str(error) or type(error).__name__) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowerbound.errors import StorageError
 from lowerbound.runs import disk
-from lowerbound.runs.locking import lock
+from lowerbound.runs.locking import lock, lock_folder
 from lowerbound.runs.store import CheckpointStore
 from lowerbound.runtime.outputs import explain_write_errors
 
@@ -176,21 +176,30 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Make the directory and, within the block, keep other processes from training into it.
 
-        What a killed process left is completed or removed.
+        What a killed process left is completed or removed. The folder of the checkpoints is locked
+        as well, so that removing ``.lock`` does not remove the lock. If it is empty at the end, as
+        after a training that was refused, it is removed.
 
         Raises:
             StorageError: if another process is training into it, or it cannot be written.
         """
         file, checkpoints = self.path / ".lock", self.checkpoints.path
         with explain_write_errors(self.path):
-            disk.make_folder(checkpoints)
+            disk.make_folder(self.path)
             file.touch()
-        with lock(file, checkpoints):
+        with lock(file):
             with explain_write_errors(self.path):
-                for partial in map(disk.name_partial, (self.config, self.metrics)):
-                    disk.remove(partial)
-                self.checkpoints.clean_up()
-            yield
+                disk.make_folder(checkpoints)
+            with lock_folder(checkpoints):
+                with explain_write_errors(self.path):
+                    for partial in map(disk.name_partial, (self.config, self.metrics)):
+                        disk.remove(partial)
+                    self.checkpoints.clean_up()
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # it is not empty
+                        checkpoints.rmdir()
 
 
 def _dump(config: Mapping[str, Any]) -> str:

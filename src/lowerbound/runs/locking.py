@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,7 +41,7 @@ _OPEN_FILES: set[_OpenFile] = set()
 
 
 @contextmanager
-def lock(path: Path, folder: Path | None = None) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Within the block, no other process, thread or call can lock this file.
 
     The operating system holds the lock and drops it with the process, so a process that was killed
@@ -49,22 +50,37 @@ def lock(path: Path, folder: Path | None = None) -> Iterator[None]:
 
     Args:
         path: the file, which is created if it does not exist.
-        folder: a folder that is locked as well where that is possible, so that removing the file
-            does not remove the lock. Do not give a folder that users may lock themselves, such as
-            the directory of a run (``flock runs/faces lowerbound train ...``).
 
     Raises:
-        StorageError: if the file or the folder is locked. The message names the process that
-            locked it, if that is known.
+        StorageError: if the file is locked. The message names the process that locked it, if that
+            is known.
     """
     _drop_locks_in_children()
     with ExitStack() as stack:
         file = _open(path, os.O_RDWR | os.O_CREAT, stack)
         if _try_to_lock(file, path):
-            if folder is not None:
-                _try_to_lock_folder(folder, path, file, stack)
             _write_owner(file, f"process {os.getpid()} on {platform.node()}")
             stack.callback(_write_owner, file, "")
+        yield
+
+
+@contextmanager
+def lock_folder(path: Path) -> Iterator[None]:
+    """Within the block, a folder is locked in addition to a file, if its file system can do that.
+
+    If somebody has removed an earlier file that was locked, and this one is new, the process with
+    the earlier file still has the folder's lock.
+
+    Args:
+        path: the folder. Do not give one that users may lock themselves, such as the directory of a
+            run (``flock runs/faces lowerbound train ...``).
+
+    Raises:
+        StorageError: if the folder is locked.
+    """
+    with ExitStack() as stack:
+        if _lock_folder_or_find_error(path, stack) in _HELD_BY_ANOTHER:
+            raise _make_error(path)
         yield
 
 
@@ -91,7 +107,7 @@ def _try_to_lock(file: _OpenFile, path: Path) -> bool:
     """Lock the file, or return False if the file system has no locks."""
     number = _lock_or_find_error(file)
     if number in _HELD_BY_ANOTHER:
-        raise _make_error(file, path)
+        raise _make_error(path, _read_owner(file))
     if number in _NO_LOCKS:
         warnings.warn(
             f"{path.parent}: this file system has no locks, so a second training in this directory "
@@ -104,18 +120,12 @@ def _try_to_lock(file: _OpenFile, path: Path) -> bool:
     return True
 
 
-def _try_to_lock_folder(folder: Path, path: Path, file: _OpenFile, stack: ExitStack) -> None:
-    """Lock a folder in addition to a locked file, if its file system can lock folders.
-
-    If somebody has removed an earlier file that was locked, and this one is new, the process with
-    the earlier file still has the folder's lock.
-    """
+def _lock_folder_or_find_error(path: Path, stack: ExitStack) -> int | None:
     try:
-        opened = _open(folder, os.O_RDONLY, stack)
+        folder = _open(path, os.O_RDONLY, stack)
     except OSError:  # a folder that cannot be listed
-        return
-    if _lock_or_find_error(opened) in _HELD_BY_ANOTHER:
-        raise _make_error(file, path)
+        return None
+    return _lock_or_find_error(folder)
 
 
 def _lock_or_find_error(file: _OpenFile) -> int | None:
@@ -130,16 +140,34 @@ def _lock_or_find_error(file: _OpenFile) -> int | None:
     return None
 
 
-def _make_error(file: _OpenFile, path: Path) -> StorageError:
+def _make_error(path: Path, owner: str = "") -> StorageError:
+    """Make the error for a file or folder that is locked.
+
+    The owner that a file names may have been killed, and something else may have locked it since.
+    """
+    message = f"{path.parent}: {owner or 'another process'} is training into this directory"
+    if not _is_known_to_live(owner):
+        message += f", or something else has locked {path}"
+    return StorageError(f"{message}; wait until it has ended, stop it, or give another directory")
+
+
+def _is_known_to_live(owner: str) -> bool:
+    found = re.fullmatch(r"process (\d+) on (.*)", owner)
+    if found is None or found[2] != platform.node():
+        return False
+    try:
+        # This sends no signal. On Windows it would, but without locks none is found locked there.
+        os.kill(int(found[1]), 0)
+    except PermissionError:  # a process of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _read_owner(file: _OpenFile) -> str:
     assert file.descriptor is not None
-    what = "is training into this directory"
-    owner = os.read(file.descriptor, 1000).decode("utf8", "replace").strip()
-    if not owner:
-        owner, what = "another process", f"{what} or has locked {path}"
-    return StorageError(
-        f"{path.parent}: {owner} {what}; wait until it has ended, stop it, or give another "
-        "directory"
-    )
+    return os.read(file.descriptor, 1000).decode("utf8", "replace").strip()
 
 
 def _write_owner(file: _OpenFile, owner: str) -> None:
