@@ -150,7 +150,7 @@ def test_with_separate_optima_there_is_no_advice_about_the_shape_of_q():
 
 
 def test_only_the_draws_and_points_are_stored_whole(monkeypatch):
-    """Other tensors are no larger than a slice, and slicing does not change the results."""
+    """No temporary tensor is nearly as large, and slices do not change the results."""
     model = lb.LogJoint(lambda a: student(a) - a[:, 0].exp(), lb.full_rank, {"a": 20})
     whole = lb.posterior_health(model, samples=500)
     monkeypatch.setattr(memory, "_VALUES_PER_SLICE", 1 << 12)
