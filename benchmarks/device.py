@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from contenders.lowerbound_ import examples, make
+from device_page import RECIPES, compute_ratios, format_value, write_tables
 from plain import plain_step
 from run import contenders
 from tasks import LEARNING_RATE, TASKS, Task
@@ -38,8 +39,6 @@ import lowerbound as lb
 from lowerbound.runtime.devices import synchronize
 from lowerbound.training import compiling
 
-# The recipes whose model a task is, as it is named in the results.
-RECIPES = {"mnist": "aevb-bernoulli", "faces": "aevb-gaussian", "iwae": "iwae, K = 50"}
 STEPS_PER_EPOCH = 600
 IMAGES, SAMPLES, FIRST_IMAGES, LIKELIHOOD_SECONDS = 10_000, 5000, 200, 40
 
@@ -384,47 +383,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_tables(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    lines = [", ".join(f"{key} {value}" for key, value in results["machine"].items()), ""]
-    for name, section in results.items():
-        if name in ("machine", "profile"):
-            continue
-        lines += [f"**{name}**", "", "| what | measured |", "|---|---|"]
-        rows = section if isinstance(section, dict) else {"error": section}
-        lines += [f"| {key} | {_format(value)} |" for key, value in rows.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def ratios(results: dict[str, Any]) -> dict[str, Any]:
-    """How many times longer the others' steps take than the recorded ones."""
-    found: dict[str, Any] = {}
-    for key, ways in results.get("steps", {}).items():
-        recipe, _, precision = key.rpartition(", ")
-        ours = ways.get("recorded")
-        others = {"uncompiled": ways.get("uncompiled")}
-        if precision == "float32":
-            others["the CPU, uncompiled"] = results.get("cpu", {}).get(recipe, {}).get("uncompiled")
-            others["the CPU, compiled"] = results.get("cpu", {}).get(recipe, {}).get("compiled")
-        for name, value in results.get("jax", {}).get(key, {}).items():
-            others[f"JAX, {name}"] = value
-        if key == f"{RECIPES['mnist']}, float32":
-            others["by hand"] = results.get("plain", {}).get("fused Adam")
-        usable = {name: value for name, value in others.items() if isinstance(value, float)}
-        if isinstance(ours, float):
-            found[key] = {name: value / ours for name, value in usable.items()}
-    return found
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_format(inner)}" for key, inner in value.items())
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("\n", " ")
-
-
 def main() -> None:
     """Measure the sections that were asked for, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -443,7 +401,7 @@ def main() -> None:
     def write(name: str, section: Any) -> None:
         results[name] = section
         if all(isinstance(part, dict) for part in results.values()):
-            results["ratios"] = ratios(results)
+            results["ratios"] = compute_ratios(results)
         given.results.write_text(json.dumps(results, indent=1) + "\n")
         given.results.with_suffix(".md").write_text(write_tables(results) + "\n")
 
@@ -453,7 +411,9 @@ def main() -> None:
             plan = Plan(device, given.small, Path(folder))
             write(name, guarded(SECTIONS[name], plan, partial(write, name)))
         seconds = time.perf_counter() - began
-        print(f"{name} ({seconds:.0f} s): {_format(results[name])}", file=sys.stderr, flush=True)
+        print(
+            f"{name} ({seconds:.0f} s): {format_value(results[name])}", file=sys.stderr, flush=True
+        )
 
 
 if __name__ == "__main__":
