@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
+from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
+from lowerbound.training.progress import Progress
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
 
@@ -34,38 +37,52 @@ _USUAL_BETWEEN_PIECES = (
 )
 
 
+@dataclass(frozen=True)
+class StepOptions:
+    """The ways in which steps may run.
+
+    Args:
+        compile: ``"auto"``: compile if training is long enough, and a few steps show that compiled
+            ones are faster. ``"always"``: compile from the second step on. ``"never"``: do not.
+        precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
+            few steps show that it is faster.
+        threads: the numbers of processor threads to choose from, beginning with the first; they are
+            timed once the other choices are made.
+        profiled: whether the compiler names its kernels, so that a profile can distinguish them.
+    """
+
+    compile: Choice = "never"
+    precision: Precision = "float32"
+    threads: Sequence[int] = (1,)
+    profiled: bool = False
+
+
 class StepAutotuner:
     """Runs training steps with the option that a few timed steps show to be the fastest.
 
     Args:
         step: the step to run.
-        choice: ``"auto"``: compile if training is long enough, and a few steps show that compiled
-            ones are faster. ``"always"``: compile from the second step on. ``"never"``: do not.
-        precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
-            few steps show that it is faster.
+        options: the ways to choose from.
         batch_size: the batch size of steps that may be compiled. A short last batch runs
             uncompiled, because another shape would need a compilation of its own.
         tell: is called with the line that says what was chosen, and why.
-        profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
 
     def __init__(
         self,
         step: TrainingStep,
-        choice: Choice,
-        precision: Precision,
+        options: StepOptions,
         batch_size: int,
         tell: Callable[[str], None],
-        *,
-        profiled: bool = False,
     ) -> None:
-        self.step, self.batch_size, self.profiled = step, batch_size, profiled
+        self.step, self.options, self.batch_size = step, options, batch_size
+        self.threads = ThreadTuner(options.threads, "step", tell)
         self.left = 0
-        precisions = [precision == "bfloat16"]
-        if precision == "auto" and multiplies_bfloat16(step.device):
+        precisions = [options.precision == "bfloat16"]
+        if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
         self.tuner: Autotuner[Compute] = Autotuner(
-            choice,
+            options.compile,
             self._build,
             step.device,
             unit="step",
@@ -74,7 +91,6 @@ class StepAutotuner:
             precisions=precisions,
             tell=tell,
         )
-        self.may_change_precision = precision == "auto"
 
     @property
     def option(self) -> Option:
@@ -87,21 +103,29 @@ class StepAutotuner:
         return self.tuner.decided
 
     @property
-    def settled_option(self) -> Option | None:
-        """The option with which a resumed run continues; ``None`` if it is not decided."""
-        return self.tuner.settled_option
+    def choices(self) -> dict[str, Any]:
+        """The choices with which a resumed run continues, as fields of its progress."""
+        option = self.tuner.settled_option
+        if option is None:
+            return {}
+        return {
+            "compiled": option.compiled,
+            "bfloat16": option.bfloat16,
+            "threads": self.threads.chosen,
+        }
 
-    def resume(self, compiled: bool | None, bfloat16: bool | None, left: int) -> None:
+    def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
 
         Args:
-            compiled: whether its steps were compiled; ``None`` if that was not decided.
-            bfloat16: whether its networks computed in bfloat16; ``None`` if that was not decided.
+            progress: the progress of the earlier process, with its choices.
             left: the number of remaining steps.
         """
         self.left = left
-        if compiled is not None:
-            self.tuner.resume(compiled, bfloat16 if self.may_change_precision else None)
+        if progress.compiled is not None:
+            bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
+            self.tuner.resume(progress.compiled, bfloat16)
+        self.threads.resume(progress.threads)
 
     def run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         """Choose how to run a step, and run it.
@@ -121,6 +145,10 @@ class StepAutotuner:
             attempt(self.option, self.step.compute)
             return
         self.left = left
+        if self.tuner.decided:
+            with self.threads.timing(left - 1):
+                self.tuner.run(attempt)
+            return
         self.tuner.start()
         self.tuner.run(attempt)
         self.tuner.stop(left - 1)
@@ -132,7 +160,9 @@ class StepAutotuner:
         if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in parameters):
             raise NotCompilable("a parameter has a hook on its gradient")
         thoroughly = self.left >= _WORTH_THOROUGHNESS_STEPS
-        return compile_step(self.step, whole=whole, thoroughly=thoroughly, profiled=self.profiled)
+        return compile_step(
+            self.step, whole=whole, thoroughly=thoroughly, profiled=self.options.profiled
+        )
 
 
 def compile_step(
@@ -184,6 +214,8 @@ def _choose_code_options(
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
+    if any_threads:
+        options["cpp.dynamic_threads"] = True
     if profiled:
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":

@@ -1,8 +1,7 @@
 """``fit``: the one function that trains."""
 
 # torch is not imported at the top, so that the command can show its flags at once.
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
     from lowerbound.runs.directory import RunDirectory
     from lowerbound.runs.run import Run
     from lowerbound.training.loop import Loop
-
-# A step with more multiplications than this is faster with several threads. In a smaller step their
-# synchronisation takes longer than they save, ten times as long if other programs share the cores.
-_WORTH_THREADS_MULTIPLICATIONS = 3e7
 
 Keywords = ParamSpec("Keywords")
 
@@ -97,6 +92,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
+    from lowerbound.runtime.threads import using_threads
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import lock_run, open_run
 
@@ -113,7 +109,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
             if files is not None:
                 open_run(loop, files, settings)
             try:
-                with _choosing_threads(loop), keeping_freed_memory():
+                with using_threads(loop.autotuner.threads.count), keeping_freed_memory():
                     loop.run()
             except KeyboardInterrupt as error:
                 signals.ignore_further()
@@ -154,26 +150,3 @@ def _make_error(
     for note in getattr(error, "__notes__", []):  # what could not be saved
         interrupted.add_note(note)
     return interrupted
-
-
-@contextmanager
-def _choosing_threads(loop: "Loop") -> Iterator[None]:
-    """Within the block, a small fully connected model uses one thread of a CPU.
-
-    The size of the model alone decides, so that a run can be repeated.
-    """
-    import torch
-
-    own = [
-        (module, sum(p.numel() for p in module.parameters(recurse=False)))
-        for module in loop.model.modules()
-    ]
-    fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
-    work = sum(size for _, size in own) * loop.batch_size * loop.objective.samples
-    before = torch.get_num_threads()
-    if loop.device.type == "cpu" and fully_connected and work < _WORTH_THREADS_MULTIPLICATIONS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

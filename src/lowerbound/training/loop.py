@@ -20,13 +20,12 @@ from lowerbound.errors import LowerboundError, NonFiniteError
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
-from lowerbound.training.compiling import Precision, StepAutotuner
+from lowerbound.training.compiling import StepAutotuner, StepOptions
 from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
@@ -90,9 +89,7 @@ class Loop:
     observers: list[Observer]
     signals: StopSignals = field(default_factory=StopSignals)
     autostop: AutoStop | None = None
-    compile: Choice = "never"
-    precision: Precision = "float32"
-    profiled: bool = False
+    options: StepOptions = field(default_factory=StepOptions)
     progress: Progress = field(default_factory=Progress)
     best_weights: Weights | None = None
     stop_requested: bool = False
@@ -112,9 +109,7 @@ class Loop:
             averaged=self.ema,
         )
         size = min(self.batch_size, len(self.train))
-        self.autotuner = StepAutotuner(
-            self.step, self.compile, self.precision, size, self.tell, profiled=self.profiled
-        )
+        self.autotuner = StepAutotuner(self.step, self.options, size, self.tell)
         self.schedules = self.objective.schedules()
         self.rates = LearningRates(self.optimizer, self.factor)
         self.started = time.perf_counter()
@@ -179,11 +174,8 @@ class Loop:
 
     def snapshot(self) -> Progress:
         """The present progress of the training, as plain values."""
-        now = replace(self.progress, seconds=self.seconds, sums=self.step.totals)
-        option = self.autotuner.settled_option
-        if option is None:
-            return now
-        return replace(now, compiled=option.compiled, bfloat16=option.bfloat16)
+        now = {"seconds": self.seconds, "sums": self.step.totals, **self.autotuner.choices}
+        return replace(self.progress, **now)
 
     def weights(self) -> Weights:
         """All weights by the name of their file: the model's, and those of the objective."""
@@ -242,7 +234,7 @@ class Loop:
         if self.autostop is not None and earlier_tolerance is not None:
             self.autostop.reconsider(progress, earlier_tolerance)
         self.step.resume(progress.step, progress.sums)
-        self.autotuner.resume(progress.compiled, progress.bfloat16, self._count_steps_left())
+        self.autotuner.resume(progress, self._count_steps_left())
         progress.continue_to(self.total_steps)
 
     # The parts of the loop.
@@ -311,6 +303,8 @@ class Loop:
             "learning_rate": rate,
             "examples_per_second": self.examples_per_second,
         }
+        if len(self.options.threads) > 1:
+            record["threads"] = self.autotuner.threads.count
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)

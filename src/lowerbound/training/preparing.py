@@ -20,8 +20,10 @@ from lowerbound.runs.directory import RunDirectory
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.modes import evaluating
+from lowerbound.runtime.threads import list_candidates
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.batches import count_batches
+from lowerbound.training.compiling import StepOptions
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
@@ -30,6 +32,10 @@ from lowerbound.training.profiling import Profiler
 from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 _DEFAULT_EPOCHS = 10
+
+# A step with more multiplications than this is faster with several threads. In a smaller step their
+# synchronisation takes longer than they save, ten times as long if other programs share the cores.
+_WORTH_THREADS_MULTIPLICATIONS = 3e7
 
 # Training that stops automatically ends after this many steps in any case.
 _MOST_STEPS = 100_000
@@ -83,9 +89,12 @@ def make_loop(
         seed=settings.seed,
         observers=list(observers),
         signals=signals,
-        compile=settings.compile,
-        precision=settings.precision,
-        profiled=settings.profile,
+        options=StepOptions(
+            settings.compile,
+            settings.precision,
+            _list_threads(model, objective, batch_size, settings.threads),
+            settings.profile,
+        ),
     )
 
 
@@ -246,3 +255,25 @@ def _choose_learning_rate(plan: TrainingPlan, settings: FitKeywords) -> float | 
     if settings.learning_rate is None and not isinstance(settings.optimizer, Optimizer):
         return plan.learning_rate
     return settings.learning_rate
+
+
+def _list_threads(
+    model: Model, objective: Objective, batch_size: int, threads: int | None
+) -> list[int]:
+    """List the numbers of threads to choose from; a single one is used without a trial.
+
+    A small fully connected model uses one. Its size alone decides, so that a run can be repeated.
+    """
+    if threads is not None:
+        return [threads]
+    if get_device(model).type != "cpu":
+        return [torch.get_num_threads()]
+    own = [
+        (module, sum(p.numel() for p in module.parameters(recurse=False)))
+        for module in model.modules()
+    ]
+    fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
+    work = sum(size for _, size in own) * batch_size * objective.samples
+    if fully_connected and work < _WORTH_THREADS_MULTIPLICATIONS:
+        return [1]
+    return list_candidates(torch.get_num_threads())

@@ -59,6 +59,8 @@ class Progress:
     """Whether its steps are compiled; ``None`` while that is not decided."""
     bfloat16: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
+    threads: int | None = None
+    """The number of processor threads of its steps; ``None`` while that is not decided."""
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:

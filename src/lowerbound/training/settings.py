@@ -108,6 +108,15 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     evaluation stay in float32. ``"auto"`` times some steps in each, if the machine has such units.
     """
 
+    threads: Annotated[int | None, Field(ge=1)] = None
+    """Number of processor threads; by default the one with which timed steps are fastest.
+
+    All, half of torch's number, and one are timed if more than five seconds of steps remain, and
+    again when steps become much slower or faster: other programs on the same cores slow several
+    threads more than one. Another number of threads may round differently. To repeat a long run
+    bit by bit, give a number.
+    """
+
     profile: bool = False
     """Measure where the time of a step goes, show it, and write it to the run's profile.md.
 

@@ -1,0 +1,206 @@
+"""The number of threads that repeated work on a processor uses, chosen by timing it.
+
+torch's threads wait for each other after every operation. If another program uses a core, they all
+wait for the thread on that core, and fewer threads are faster. So the number is not a property of
+the machine: it is timed at the beginning, and again when the work's speed changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import mean, median
+
+import torch
+
+# A trial times every number in turn, for so many rounds. One turn lasts at least this many seconds
+# and pieces of work; its first piece is not timed, because it may start threads.
+_ROUNDS, _TURN_SECONDS, _TURN_PIECES = 5, 0.02, 3
+
+# Another number of threads is kept only if it takes at most this share of the time.
+_WORTH_A_CHANGE = 0.95
+
+# Where less work remains than this, in seconds, nothing is timed.
+_WORTH_A_TRIAL_SECONDS = 5.0
+
+# The speed is watched in windows of this many seconds. The number of threads is timed again if a
+# window is slower or faster than the first one by this factor.
+_WINDOW_SECONDS, _CHANGED = 1.0, 1.4
+
+# The least time between two trials, and the time after which fewer threads than all are timed
+# again in any case: when another program ends, the speed of one thread hardly changes.
+_SECONDS_BETWEEN_TRIALS, _SECONDS_WITH_FEWER = 10.0, 30.0
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Within the block torch uses so many threads, or as many as before; then as many as before."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def list_candidates(most: int) -> list[int]:
+    """The numbers of threads to try: all, half of them, and one."""
+    return sorted({most, (most + 1) // 2, 1}, reverse=True)
+
+
+class ThreadTuner:
+    """Chooses how many threads compute repeated pieces of work, and chooses again.
+
+    The caller sets the first number of threads and restores the earlier one, see
+    :func:`using_threads`.
+
+    Args:
+        candidates: the numbers to choose from. The first one is used until a trial has ended.
+        unit: the name of one piece of work in messages.
+        tell: is called with a line about each change.
+        use: sets the number of threads.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[int],
+        unit: str,
+        tell: Callable[[str], None] = lambda line: None,
+        use: Callable[[int], None] = torch.set_num_threads,
+    ) -> None:
+        self.candidates, self.unit, self.tell, self.use = list(candidates), unit, tell, use
+        self.count = self.candidates[0]
+        self.seconds = 0.0
+        """The time of all pieces so far."""
+        self.last_trial: float | None = None
+        """That time at the end of the last trial; ``None`` before the first one."""
+        self.turns: list[int] = []
+        """The numbers of threads that a trial has still to time; empty between trials."""
+        self.turn: list[float] = []
+        """The times of this turn's pieces."""
+        self.before = self.count
+        """The number of threads before the trial."""
+        self.timed: dict[int, list[float]] = {}
+        """The mean time of a piece in each turn of a trial, by number of threads."""
+        self.window = _Window()
+        """The pieces in the present window."""
+        self.usual: float | None = None
+        """The mean time of a piece in the first window after a trial."""
+
+    def resume(self, count: int | None) -> None:
+        """Begin with the number that an earlier process had chosen, if it is a candidate.
+
+        The caller sets it.
+        """
+        if count in self.candidates:
+            self.count, self.last_trial = count, self.seconds
+
+    @property
+    def chosen(self) -> int | None:
+        """The number that a trial has chosen; ``None`` before the first trial."""
+        return None if self.last_trial is None else self.count
+
+    @contextmanager
+    def timing(self, left: float) -> Iterator[None]:
+        """Around a piece of work: record its time. If it fails, nothing is recorded."""
+        began = time.perf_counter()
+        yield
+        self.record(time.perf_counter() - began, left)
+
+    def record(self, seconds: float, left: float) -> None:
+        """Record the time of a piece of work, and choose the number of threads of the next one.
+
+        Args:
+            seconds: the time that the piece took.
+            left: the number of remaining pieces.
+        """
+        if len(self.candidates) == 1:
+            return
+        self.seconds += seconds
+        if self.turns:
+            self.turn.append(seconds)
+            if len(self.turn) > _TURN_PIECES and sum(self.turn[1:]) >= _TURN_SECONDS:
+                self._end_turn()
+            return
+        self.window.add(seconds)
+        if self._is_due() and left * seconds >= _WORTH_A_TRIAL_SECONDS:
+            self._begin_trial()
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a trial. A window that has ended is followed by the next one."""
+        if self.last_trial is None:
+            return self.window.pieces >= _TURN_PIECES
+        if self.window.seconds < _WINDOW_SECONDS:
+            return False
+        now, self.window = self.window.mean, _Window()
+        if self.usual is None:
+            self.usual = now
+        waited = self.seconds - self.last_trial
+        has_changed = not self.usual / _CHANGED <= now <= self.usual * _CHANGED
+        has_fewer = self.count < self.candidates[0]
+        return (has_changed and waited >= _SECONDS_BETWEEN_TRIALS) or (
+            has_fewer and waited >= _SECONDS_WITH_FEWER
+        )
+
+    def _begin_trial(self) -> None:
+        self.usual, self.timed = None, {}
+        self.before = self.count
+        self.turns = self.candidates * _ROUNDS
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self.turn = []
+        self._switch(self.turns[0])
+
+    def _end_turn(self) -> None:
+        self.timed.setdefault(self.turns.pop(0), []).append(mean(self.turn[1:]))
+        if self.turns:
+            self._begin_turn()
+            return
+        times = {count: median(turns) for count, turns in self.timed.items()}
+        best = min(times, key=times.__getitem__)
+        if times[best] > _WORTH_A_CHANGE * times[self.before]:
+            best = self.before
+        self._switch(best)
+        self.last_trial, self.window = self.seconds, _Window()
+        if best != self.before:
+            self.tell(self._describe(times))
+
+    def _switch(self, count: int) -> None:
+        if count != self.count:
+            self.count = count
+            self.use(count)
+
+    def _describe(self, times: dict[int, float]) -> str:
+        others = [
+            f"{_name(count)} {1e3 * seconds:.3g} ms"
+            for count, seconds in times.items()
+            if count != self.count
+        ]
+        return (
+            f"{_name(self.count)}: {1e3 * times[self.count]:.3g} ms a {self.unit}, "
+            f"{', '.join(others)}"
+        )
+
+
+def _name(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+@dataclass
+class _Window:
+    """Pieces of work in a row."""
+
+    pieces: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.seconds / self.pieces
+
+    def add(self, seconds: float) -> None:
+        self.pieces, self.seconds = self.pieces + 1, self.seconds + seconds
