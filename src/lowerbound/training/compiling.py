@@ -161,7 +161,11 @@ class StepAutotuner:
             raise NotCompilable("a parameter has a hook on its gradient")
         thoroughly = self.left >= _WORTH_THOROUGHNESS_STEPS
         return compile_step(
-            self.step, whole=whole, thoroughly=thoroughly, profiled=self.options.profiled
+            self.step,
+            whole=whole,
+            thoroughly=thoroughly,
+            profiled=self.options.profiled,
+            any_threads=len(self.options.threads) > 1,
         )
 
 
@@ -171,6 +175,7 @@ def compile_step(
     whole: bool = True,
     thoroughly: bool = False,
     profiled: bool = False,
+    any_threads: bool = False,
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -182,9 +187,16 @@ def compile_step(
         thoroughly: whether to compile also the code that calls the kernels one after the other on a
             CPU. Otherwise that code is Python.
         profiled: whether to name the kernels in profiles.
+        any_threads: whether kernels may run on any number of processor threads. Otherwise they run
+            on as many as there are while they are compiled.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
-    options = _choose_code_options(step.device, thoroughly=whole and thoroughly, profiled=profiled)
+    options = _choose_code_options(
+        step.device,
+        thoroughly=whole and thoroughly,
+        profiled=profiled,
+        any_threads=any_threads,
+    )
 
     def build() -> CompiledFunction:
         return CompiledFunction(step.compute, whole=whole, **options)
@@ -210,7 +222,11 @@ def compile_step(
 
 
 def _choose_code_options(
-    device: torch.device, *, thoroughly: bool = False, profiled: bool = False
+    device: torch.device,
+    *,
+    thoroughly: bool = False,
+    profiled: bool = False,
+    any_threads: bool = False,
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
