@@ -67,13 +67,15 @@ def test_a_slow_down_is_answered_and_its_end_too():
     assert [line.split(":")[0] for line in machine.lines] == ["1 thread", "4 threads"]
 
 
-def test_a_steady_machine_is_timed_once():
+def test_a_steady_machine_is_timed_every_half_minute():
     machine = Machine()
-    machine.work(1, QUIET)
-    assert not machine.tuner.turns
+    machine.work(5, QUIET)
     last = machine.tuner.last_trial
-    machine.work(300, QUIET)
+    machine.work(24, QUIET)
     assert machine.tuner.last_trial == last
+    machine.work(10, QUIET)
+    assert machine.tuner.last_trial > last
+    assert machine.count == 4
 
 
 def test_trials_take_a_small_share_of_the_time():

@@ -17,7 +17,7 @@ import torch
 
 # A trial times every number in turn, for so many rounds. One turn lasts at least this many seconds
 # and pieces of work; its first piece is not timed, because it may start threads.
-_ROUNDS, _TURN_SECONDS, _TURN_PIECES = 5, 0.02, 3
+_ROUNDS, _TURN_SECONDS, _TURN_PIECES = 5, 0.05, 3
 
 # Another number of threads is kept only if it takes at most this share of the time.
 _WORTH_A_CHANGE = 0.95
@@ -29,9 +29,9 @@ _WORTH_A_TRIAL_SECONDS = 5.0
 # window is slower or faster than the first one by this factor.
 _WINDOW_SECONDS, _CHANGED = 1.0, 1.4
 
-# The least time between two trials, and the time after which fewer threads than all are timed
-# again in any case: when another program ends, the speed of one thread hardly changes.
-_SECONDS_BETWEEN_TRIALS, _SECONDS_WITH_FEWER = 10.0, 30.0
+# The least and the most time between two trials. Without the second, one thread would be kept for
+# good: when another program ends, the speed of one thread hardly changes.
+_SECONDS_BETWEEN_TRIALS, _MOST_SECONDS_BETWEEN_TRIALS = 10.0, 30.0
 
 
 @contextmanager
@@ -141,9 +141,8 @@ class ThreadTuner:
             self.usual = now
         waited = self.seconds - self.last_trial
         has_changed = not self.usual / _CHANGED <= now <= self.usual * _CHANGED
-        has_fewer = self.count < self.candidates[0]
-        return (has_changed and waited >= _SECONDS_BETWEEN_TRIALS) or (
-            has_fewer and waited >= _SECONDS_WITH_FEWER
+        return waited >= _MOST_SECONDS_BETWEEN_TRIALS or (
+            has_changed and waited >= _SECONDS_BETWEEN_TRIALS
         )
 
     def _begin_trial(self) -> None:
