@@ -143,6 +143,14 @@ def fit_convolutions(**settings) -> tuple[lb.Run, Watch]:
     return lb.fit(vae, lb.ELBO(), data, batch_size=10, **usual | settings), watch
 
 
+def try_at_once(monkeypatch) -> None:
+    """Time even little work, and always keep the fastest number."""
+    monkeypatch.setattr(threads, "_WORTH_A_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "_WORTH_A_TRIAL_TIMES", 0.0)
+    monkeypatch.setattr(threads, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(threads, "_WORTH_A_CHANGE", 1e9)
+
+
 @pytest.fixture
 def _two_threads():
     with using_threads(2):
@@ -151,9 +159,7 @@ def _two_threads():
 
 @pytest.mark.usefixtures("_two_threads")
 def test_training_times_its_steps_and_records_the_number(monkeypatch, tmp_path):
-    monkeypatch.setattr(threads, "_WORTH_A_TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(threads, "_TURN_SECONDS", 0.0)
-    monkeypatch.setattr(threads, "_WORTH_A_CHANGE", 1e9)  # so that the fastest is always kept
+    try_at_once(monkeypatch)
     run, watch = fit_convolutions(epochs=20, directory=tmp_path / "run", pictures_every=0)
     assert set(watch.counts) == {2, 1}
     assert {record["threads"] for record in run.history} <= {2, 1}
@@ -174,3 +180,34 @@ def test_a_number_that_is_given_is_used():
 def test_an_impossible_number_is_refused():
     with pytest.raises(SettingsError, match="threads=0"):
         fit_convolutions(threads=0)
+
+
+class Counting(torch.nn.Module):
+    """A network that records the number of threads at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.counts = torch.nn.Linear(2, 8), []
+
+    def forward(self, z):
+        self.counts.append(torch.get_num_threads())
+        return self.layer(z)
+
+
+@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.parametrize("compile", ["never", "always"])
+def test_evaluations_time_their_batches(compile, monkeypatch, traced):
+    """Not while compiled and uncompiled chunks are compared."""
+    try_at_once(monkeypatch)
+    torch.manual_seed(0)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(Counting()))
+    x = torch.randn(60, 4)
+    network = vae.likelihood.network
+    with using_threads(1):
+        expected = lb.log_likelihood(vae, x, 20, batch_size=1, compile="never")
+    network.counts.clear()
+    found = lb.log_likelihood(vae, x, 20, batch_size=1, compile=compile)
+    torch.testing.assert_close(found.per_example, expected.per_example)
+    if compile == "never":
+        assert set(network.counts) == {2, 1}
+    assert torch.get_num_threads() == 2

@@ -230,7 +230,12 @@ def log_likelihood(
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
         for _, x, given in iterate_batches(
-            examples, model, seed=seed, batch_size=size, progress=progress
+            examples,
+            model,
+            seed=seed,
+            batch_size=size,
+            progress=progress,
+            is_settled=lambda: score is None or score.tuner.decided,
         ):
             weights = WeightSums(samples)
             with noise.in_chunks() as next_chunk, explaining_shapes(examples):

@@ -18,6 +18,7 @@ from lowerbound.models.checks import PartsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size
+from lowerbound.runtime.threads import tuning_threads
 
 ProgressCallback = Callable[[int, int], None]
 """Called after each batch with the number of finished examples, and the number of all examples."""
@@ -40,6 +41,7 @@ def iterate_batches(
     batch_size: int | None = None,
     progress: ProgressCallback | None = None,
     part: nn.Module | None = None,
+    is_settled: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
     """Yield batches in order. While one is processed, noise comes from its examples' streams.
 
@@ -55,6 +57,8 @@ def iterate_batches(
         batch_size: overrides that choice.
         progress: is called after each batch with the number of finished examples.
         part: a part of the model, if only that is evaluated. It gets only the fields it needs.
+        is_settled: whether batches may be timed, to choose the number of threads, because nothing
+            else changes how they are computed.
 
     Raises:
         DataError: if the model needs a field that the examples do not have, or entries are missing
@@ -78,14 +82,17 @@ def iterate_batches(
         check_fields(model, available, all_rows, examples.name)
     if part is not None:
         needs, accepts = getattr(part, "needs", ()), getattr(part, "accepts", ())
-    for index in torch.arange(len(examples)).split(size):
-        rows = all_rows[index]
-        given = convert_floating_fields(examples.given(index, needs, accepts), dtype)
-        with noise.per_example(seed, rows):
-            x = examples.batch(index, dtype).to(device)
-            yield rows, x, {name: value.to(device) for name, value in given.items()}
-        if progress is not None:
-            progress(int(index[-1]) + 1, len(examples))
+    batches = torch.arange(len(examples)).split(size)
+    with tuning_threads(device, "batch") as tuner:
+        for number, index in enumerate(batches, 1):
+            rows = all_rows[index]
+            given = convert_floating_fields(examples.given(index, needs, accepts), dtype)
+            left = (len(batches) - number) * is_settled()
+            with tuner.timing(left), noise.per_example(seed, rows):
+                x = examples.batch(index, dtype).to(device)
+                yield rows, x, {name: value.to(device) for name, value in given.items()}
+            if progress is not None:
+                progress(int(index[-1]) + 1, len(examples))
 
 
 def gather(count: int, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -15,15 +15,19 @@ from statistics import mean, median
 
 import torch
 
-# A trial times every number in turn, for so many rounds. One turn lasts at least this many seconds
-# and pieces of work; its first piece is not timed, because it may start threads.
-_ROUNDS, _TURN_SECONDS, _TURN_PIECES = 5, 0.05, 3
+# A trial times every number in turn, for so many rounds. One turn lasts at least this many seconds;
+# its first piece of work is not timed, because it may start threads.
+_ROUNDS, _TURN_SECONDS = 5, 0.05
+
+# The first trial begins after so many pieces, while memory is allocated and caches fill.
+_WARMUP_PIECES = 3
 
 # Another number of threads is kept only if it takes at most this share of the time.
 _WORTH_A_CHANGE = 0.95
 
-# Where less work remains than this, in seconds, nothing is timed.
-_WORTH_A_TRIAL_SECONDS = 5.0
+# Where less work remains than this, nothing is timed: in seconds, and in multiples of the fewest
+# pieces of a trial.
+_WORTH_A_TRIAL_SECONDS, _WORTH_A_TRIAL_TIMES = 5.0, 4
 
 # The speed is watched in windows of this many seconds. The number of threads is timed again if a
 # window is slower or faster than the first one by this factor.
@@ -123,17 +127,21 @@ class ThreadTuner:
         self.seconds += seconds
         if self.turns:
             self.turn.append(seconds)
-            if len(self.turn) > _TURN_PIECES and sum(self.turn[1:]) >= _TURN_SECONDS:
+            if len(self.turn) > 1 and sum(self.turn[1:]) >= _TURN_SECONDS:
                 self._end_turn()
             return
         self.window.add(seconds)
-        if self._is_due() and left * seconds >= _WORTH_A_TRIAL_SECONDS:
+        least = 2 * _ROUNDS * len(self.candidates)
+        is_worth_it = (
+            left >= _WORTH_A_TRIAL_TIMES * least and left * seconds >= _WORTH_A_TRIAL_SECONDS
+        )
+        if self._is_due() and is_worth_it:
             self._begin_trial()
 
     def _is_due(self) -> bool:
         """Whether it is time for a trial. A window that has ended is followed by the next one."""
         if self.last_trial is None:
-            return self.window.pieces >= _TURN_PIECES
+            return self.window.pieces >= _WARMUP_PIECES
         if self.window.seconds < _WINDOW_SECONDS:
             return False
         now, self.window = self.window.mean, _Window()
@@ -203,3 +211,16 @@ class _Window:
 
     def add(self, seconds: float) -> None:
         self.pieces, self.seconds = self.pieces + 1, self.seconds + seconds
+
+
+@contextmanager
+def tuning_threads(device: torch.device, unit: str) -> Iterator[ThreadTuner]:
+    """Within the block, a tuner chooses the number of threads for work on a device.
+
+    On a device other than a processor the number stays as it is.
+    """
+    candidates = [torch.get_num_threads()]
+    if device.type == "cpu":
+        candidates = list_candidates(candidates[0])
+    with using_threads(None):
+        yield ThreadTuner(candidates, unit)
