@@ -15,143 +15,22 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from busy import measure_busy
 from page import write_page
-from tasks import TASKS, Task
+from turns import HERE, contenders, throughput
 
 import lowerbound as lb
 from lowerbound.training.compiling import multiplies_bfloat16
 
-HERE = Path(__file__).parent
-WARM, ROUNDS = 2, 5
 BEFORE = "cedb556"  # the last commit before work on speed began
 TARGET, MOST = -105.0, 20
-
-
-class Contender:
-    """A worker process."""
-
-    def __init__(self, name: str, task: str, folder: Path, *options: str) -> None:
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            str(HERE / "worker.py"),
-            name,
-            task,
-            str(folder),
-            *options,
-        ]
-        # The compiler's cache is empty, so that the first round includes the whole compilation.
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
-        # Messages of the libraries go to a file. A pipe that nobody reads would fill up and block
-        # them. It stays open as long as the process.
-        self.messages = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115
-        pipes: dict[str, Any] = {
-            "stdin": subprocess.PIPE,
-            "stdout": subprocess.PIPE,
-            "stderr": self.messages,
-        }
-        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
-        self._answer()
-
-    def round(self) -> float:
-        """Train a round, and return its seconds."""
-        self._ask("go")
-        return float(self._answer()["seconds"])
-
-    def bound(self) -> float:
-        """The bound of the test data, with one draw for each example."""
-        self._ask("bound")
-        return float(self._answer()["bound"])
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        self.messages.close()
-
-    def _ask(self, request: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.messages.seek(0)
-            raise SystemExit(f"a contender ended: {self.messages.read()[-2000:]}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-@contextmanager
-def contenders(
-    task: str, folder: Path, asked: dict[str, tuple[str, ...]]
-) -> Iterator[dict[str, Contender]]:
-    """Start processes by name, each given as (library, *options), and end them afterwards."""
-    with ExitStack() as stack:
-        running = {}
-        for name, (library, *options) in asked.items():
-            running[name] = Contender(library, task, folder, *options)
-            stack.callback(running[name].close)
-        yield running
-
-
-def timed(work: Callable[[], object]) -> float:
-    """The seconds that some work takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def typical_seconds(work: Callable[[], object], first: int, rounds: int) -> float:
-    """The median seconds of some work, over rounds after the ``first`` ones."""
-    return median([timed(work) for _ in range(first + rounds)][first:])
-
-
-def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
-    """Floating-point operations per second of a matrix product, now."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    return 2.0 * size**3 / typical_seconds(lambda: a @ b, 2, 6)
-
-
-def throughput(task: str, folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """The examples per second of contenders that take turns, and their bounds afterwards."""
-    seconds: dict[str, list[float]] = {name: [] for name in asked}
-    rates: list[float] = []
-    with contenders(task, folder, asked) as running:
-        for _ in range(WARM + ROUNDS):
-            for name, contender in running.items():
-                seconds[name].append(contender.round())
-            rates.append(product_rate())
-            print(
-                task, {name: f"{values[-1]:.2f} s" for name, values in seconds.items()}, flush=True
-            )
-        bounds = {name: contender.bound() for name, contender in running.items()}
-    sizes: Task = TASKS[task]
-    count = sizes.steps * sizes.batch
-    speeds = {name: count / median(values[WARM:]) for name, values in seconds.items()}
-    rate = median(rates[WARM:])
-    floor = sizes.operations / rate
-    return {
-        "examples_per_second": speeds,
-        "first_round_seconds": {name: values[0] for name, values in seconds.items()},
-        "test_bound": bounds,
-        "product_gflops": rate / 1e9,
-        "floor_ms": 1e3 * floor,
-        "share_of_floor": {name: floor * speed / sizes.batch for name, speed in speeds.items()},
-    }
 
 
 def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -276,6 +155,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "wide": lambda folder: throughput(
         "wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
     ),
+    "busy": measure_busy,
     "likelihood": lambda folder: run_script("likelihood.py", folder),
     "memory": lambda folder: run_script("memory.py"),
     "array": lambda folder: run_script("stored.py", folder, "array"),
