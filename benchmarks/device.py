@@ -32,8 +32,8 @@ import torch
 from contenders.lowerbound_ import examples, make
 from device_page import RECIPES, compute_ratios, format_value, write_tables
 from plain import plain_step
-from run import contenders
 from tasks import LEARNING_RATE, TASKS, Task
+from turns import contenders
 
 import lowerbound as lb
 from lowerbound.runtime.devices import synchronize

@@ -91,7 +91,7 @@ def draw(sweeps: dict[str, Any], path: str) -> None:
 
 
 if __name__ == "__main__":
-    from run import product_rate
+    from turns import product_rate
 
     (figure,) = read_arguments(__name__, "figure")
     results: dict[str, Any] = {}

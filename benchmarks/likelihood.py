@@ -16,8 +16,8 @@ from statistics import median
 import torch
 from arguments import read_arguments
 from contenders.lowerbound_ import examples, make
-from run import product_rate, timed
 from tasks import TASKS, load
+from turns import product_rate, timed
 
 import lowerbound as lb
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from arguments import read_arguments
-from run import product_rate, typical_seconds
 from tasks import TASKS
+from turns import product_rate, typical_seconds
 
 FIRST, ROUNDS = 5, 20
 
