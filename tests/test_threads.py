@@ -60,21 +60,23 @@ def test_without_a_gain_nothing_changes():
 def test_a_slow_down_is_answered_and_its_end_too():
     machine = Machine()
     machine.work(20, QUIET)
-    machine.work(20, BUSY)
+    machine.work(10, BUSY)
     assert machine.count == 1
-    machine.work(40, QUIET)  # one thread is hardly faster now, so only a trial can tell
+    machine.work(10, QUIET)  # one thread is hardly faster now, so only a try can tell
     assert machine.count == 4
     assert [line.split(":")[0] for line in machine.lines] == ["1 thread", "4 threads"]
 
 
-def test_a_steady_machine_is_timed_every_half_minute():
-    machine = Machine()
+def test_on_a_steady_machine_tries_take_a_hundredth_of_the_time():
+    machine, trying = Machine(), 0.0
     machine.work(5, QUIET)
-    last = machine.tuner.last_trial
-    machine.work(24, QUIET)
+    last, start = machine.tuner.last_trial, machine.tuner.seconds
+    while machine.tuner.seconds < start + 300:
+        lost = QUIET[machine.count] - QUIET[4]
+        trying += lost
+        machine.tuner.record(QUIET[machine.count], 10**6)
+    assert 0 < trying < 0.011 * 300
     assert machine.tuner.last_trial == last
-    machine.work(10, QUIET)
-    assert machine.tuner.last_trial > last
     assert machine.count == 4
 
 

@@ -2,7 +2,7 @@
 
 torch's threads wait for each other after every operation. If another program uses a core, they all
 wait for the thread on that core, and fewer threads are faster. So the number is not a property of
-the machine: it is timed at the beginning, and again when the work's speed changes.
+the machine: it is timed at the beginning, and again when another number is faster.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import mean, median
 
 import torch
 
-# A trial times every number in turn, for so many rounds. One turn lasts at least this many seconds;
-# its first piece of work is not timed, because it may start threads.
-_ROUNDS, _TURN_SECONDS = 5, 0.05
+# A trial times every number in turn, for so many rounds; fewer after a try, which has already shown
+# that another number is faster. One turn lasts at least this many seconds; its first piece of work
+# is not timed, because it may start threads.
+_ROUNDS, _ROUNDS_AFTER_A_TRY, _TURN_SECONDS = 5, 3, 0.05
 
 # The first trial begins after so many pieces, while memory is allocated and caches fill.
 _WARMUP_PIECES = 3
@@ -29,13 +31,12 @@ _WORTH_A_CHANGE = 0.95
 # pieces of a trial.
 _WORTH_A_TRIAL_SECONDS, _WORTH_A_TRIAL_TIMES = 5.0, 4
 
-# The speed is watched in windows of this many seconds. The number of threads is timed again if a
-# window is slower or faster than the first one by this factor.
-_WINDOW_SECONDS, _CHANGED = 1.0, 1.4
-
-# The least and the most time between two trials. Without the second, one thread would be kept for
-# good: when another program ends, the speed of one thread hardly changes.
-_SECONDS_BETWEEN_TRIALS, _MOST_SECONDS_BETWEEN_TRIALS = 10.0, 30.0
+# Between trials, another number of threads is tried for one turn now and then, and a trial follows
+# if it is faster. Tries that lose may take this share of the time, within these limits on the
+# seconds between them. A slow machine cannot be told by the speed of the present number alone: when
+# another program ends, the speed of one thread hardly changes.
+_SHARE_OF_TRIES = 0.01
+_LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 
 
 @contextmanager
@@ -83,17 +84,21 @@ class ThreadTuner:
         self.last_trial: float | None = None
         """That time at the end of the last trial; ``None`` before the first one."""
         self.turns: list[int] = []
-        """The numbers of threads that a trial has still to time; empty between trials."""
+        """The numbers of threads that a trial or a try has still to time; empty between them."""
         self.turn: list[float] = []
         """The times of this turn's pieces."""
         self.before = self.count
-        """The number of threads before the trial."""
+        """The number of threads before the trial or the try."""
         self.timed: dict[int, list[float]] = {}
         """The mean time of a piece in each turn of a trial, by number of threads."""
-        self.window = _Window()
-        """The pieces in the present window."""
-        self.usual: float | None = None
-        """The mean time of a piece in the first window after a trial."""
+        self.is_try = False
+        """Whether the turns are those of a try, and not of a trial."""
+        self.tries = cycle(candidates)
+        """The numbers of threads of the next tries."""
+        self.since = _Pieces()
+        """The pieces since the last trial or try."""
+        self.wait = _LEAST_SECONDS_BETWEEN_TRIES
+        """The seconds from the last trial or try to the next try."""
 
     def resume(self, count: int | None) -> None:
         """Begin with the number that an earlier process had chosen, if it is a candidate.
@@ -130,33 +135,22 @@ class ThreadTuner:
             if len(self.turn) > 1 and sum(self.turn[1:]) >= _TURN_SECONDS:
                 self._end_turn()
             return
-        self.window.add(seconds)
+        self.since.add(seconds)
         least = 2 * _ROUNDS * len(self.candidates)
         is_worth_it = (
             left >= _WORTH_A_TRIAL_TIMES * least and left * seconds >= _WORTH_A_TRIAL_SECONDS
         )
-        if self._is_due() and is_worth_it:
-            self._begin_trial()
-
-    def _is_due(self) -> bool:
-        """Whether it is time for a trial. A window that has ended is followed by the next one."""
+        if not is_worth_it:
+            return
         if self.last_trial is None:
-            return self.window.pieces >= _WARMUP_PIECES
-        if self.window.seconds < _WINDOW_SECONDS:
-            return False
-        now, self.window = self.window.mean, _Window()
-        if self.usual is None:
-            self.usual = now
-        waited = self.seconds - self.last_trial
-        has_changed = not self.usual / _CHANGED <= now <= self.usual * _CHANGED
-        return waited >= _MOST_SECONDS_BETWEEN_TRIALS or (
-            has_changed and waited >= _SECONDS_BETWEEN_TRIALS
-        )
+            if self.since.count >= _WARMUP_PIECES:
+                self._begin(self.candidates * _ROUNDS)
+        elif self.since.seconds >= self.wait:
+            number = next(number for number in self.tries if number != self.count)
+            self._begin([number], is_try=True)
 
-    def _begin_trial(self) -> None:
-        self.usual, self.timed = None, {}
-        self.before = self.count
-        self.turns = self.candidates * _ROUNDS
+    def _begin(self, turns: list[int], *, is_try: bool = False) -> None:
+        self.before, self.is_try, self.timed, self.turns = self.count, is_try, {}, turns
         self._begin_turn()
 
     def _begin_turn(self) -> None:
@@ -167,13 +161,29 @@ class ThreadTuner:
         self.timed.setdefault(self.turns.pop(0), []).append(mean(self.turn[1:]))
         if self.turns:
             self._begin_turn()
+        elif self.is_try:
+            self._end_try()
+        else:
+            self._end_trial()
+
+    def _end_try(self) -> None:
+        usual, found = self.since.mean, mean(self.turn[1:])
+        self._switch(self.before)
+        if found <= _WORTH_A_CHANGE * usual:
+            self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
             return
+        lost = sum(self.turn) - len(self.turn) * usual
+        longest = max(_LEAST_SECONDS_BETWEEN_TRIES, lost / _SHARE_OF_TRIES)
+        self.wait, self.since = min(_MOST_SECONDS_BETWEEN_TRIES, longest), _Pieces()
+
+    def _end_trial(self) -> None:
         times = {count: median(turns) for count, turns in self.timed.items()}
         best = min(times, key=times.__getitem__)
         if times[best] > _WORTH_A_CHANGE * times[self.before]:
             best = self.before
         self._switch(best)
-        self.last_trial, self.window = self.seconds, _Window()
+        self.last_trial, self.since = self.seconds, _Pieces()
+        self.wait = _LEAST_SECONDS_BETWEEN_TRIES
         if best != self.before:
             self.tell(self._describe(times))
 
@@ -199,18 +209,18 @@ def _name(count: int) -> str:
 
 
 @dataclass
-class _Window:
+class _Pieces:
     """Pieces of work in a row."""
 
-    pieces: int = 0
+    count: int = 0
     seconds: float = 0.0
 
     @property
     def mean(self) -> float:
-        return self.seconds / self.pieces
+        return self.seconds / self.count
 
     def add(self, seconds: float) -> None:
-        self.pieces, self.seconds = self.pieces + 1, self.seconds + seconds
+        self.count, self.seconds = self.count + 1, self.seconds + seconds
 
 
 @contextmanager
