@@ -295,8 +295,8 @@ MUTATIONS = [
     ),
     Mutation(
         "models/passes.py",
-        "with noise.per_example(seed, rows):",
-        "with noise.per_example(seed, index):",
+        "noise.per_example(seed, rows):",
+        "noise.per_example(seed, index):",
         "The noise of an example depends on its position among those evaluated.",
     ),
 ]
