@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,6 +78,8 @@ class StepAutotuner:
     ) -> None:
         self.step, self.options, self.batch_size = step, options, batch_size
         self.threads = ThreadTuner(options.threads, "step", tell)
+        self.steps_by_threads: Counter[str] = Counter()
+        """How many steps of the current epoch each number of threads computed."""
         self.left = 0
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
@@ -106,9 +109,10 @@ class StepAutotuner:
     def choices(self) -> dict[str, Any]:
         """The choices with which a resumed run continues, as fields of its progress."""
         option = self.tuner.settled_option
+        counts = {"steps_by_threads": dict(self.steps_by_threads)}
         if option is None:
-            return {}
-        return {
+            return counts
+        return counts | {
             "compiled": option.compiled,
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
@@ -126,6 +130,7 @@ class StepAutotuner:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             self.tuner.resume(progress.compiled, bfloat16)
         self.threads.resume(progress.threads)
+        self.steps_by_threads.update(progress.steps_by_threads)
 
     def run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         """Choose how to run a step, and run it.
@@ -135,7 +140,11 @@ class StepAutotuner:
             scheduled: the values of the objective's schedules.
             left: the number of remaining steps, including this one.
         """
+        threads = str(self.threads.count)
+        self._run(batch, scheduled, left)
+        self.steps_by_threads[threads] += 1
 
+    def _run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         def attempt(option: Option, compute: Compute) -> None:
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:

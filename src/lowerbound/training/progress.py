@@ -61,6 +61,8 @@ class Progress:
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
     """The number of processor threads of its steps; ``None`` while that is not decided."""
+    steps_by_threads: dict[str, int] = field(default_factory=dict)
+    """How many steps of the current epoch each number of threads computed."""
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:

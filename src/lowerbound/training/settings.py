@@ -111,10 +111,12 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     threads: Annotated[int | None, Field(ge=1)] = None
     """Number of processor threads; by default the one with which timed steps are fastest.
 
-    All, half of torch's number, and one are timed if more than five seconds of steps remain, and
-    again when steps become much slower or faster: other programs on the same cores slow several
-    threads more than one. Another number of threads may round differently. To repeat a long run
-    bit by bit, give a number.
+    All of torch's threads, half of them, and so on to one are timed if more than five seconds of
+    steps remain. A neighbouring number is tried every few seconds, because other programs on the
+    same cores slow several threads more than one. Each change is reported, and the records count
+    the steps of each number. Another number of threads may round differently, so give a number to
+    repeat a long run bit by bit; validation uses it too. Before steps are timed, a small fully
+    connected model uses one thread, and other models use all.
     """
 
     profile: bool = False
