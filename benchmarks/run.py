@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "wide": lambda folder: throughput(
         "wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
     ),
-    "busy": measure_busy,
+    **{f"busy-{task}": partial(measure_busy, task) for task in ("mnist", "faces", "iwae", "wide")},
     "likelihood": lambda folder: run_script("likelihood.py", folder),
     "memory": lambda folder: run_script("memory.py"),
     "array": lambda folder: run_script("stored.py", folder, "array"),
