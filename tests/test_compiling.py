@@ -846,7 +846,7 @@ def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
     assert options() == {"cpu": {}, "cuda": {}}
     assert options(profiled=True)["cpu"] == {"cpp.enable_kernel_profile": True}
     assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": {}}
-    assert options(any_threads=True)["cpu"] == {"cpp.dynamic_threads": True}
+    assert options(threads=2)["cpu"] == {"cpp.threads": 2, "cpp.dynamic_threads": True}
 
 
 class Scaled(nn.Module):

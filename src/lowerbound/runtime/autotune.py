@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from lowerbound.runtime.background import BackgroundWork, can_copy_process
 from lowerbound.runtime.compiler import (
     Choice,
     describe_failure,
@@ -27,8 +28,12 @@ Function = TypeVar("Function")
 Result = TypeVar("Result")
 
 # The compiler is tried if at least this many seconds of uncompiled work remain. Compiling takes 5
-# to 30 seconds, and saves between a fifth and a half of the time.
+# to 30 seconds, and saves between a fifth and a half of the time. If it is done in the background,
+# the work waits only for 2 to 4 seconds, in which the compiler's results are read from its cache;
+# that is done if at least so many seconds remain then.
 WORTH_COMPILING_SECONDS = 90.0
+WORTH_BACKGROUND_SECONDS = 20.0
+WORTH_READING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ class Autotuner(Generic[Function]):
     Uncompiled options are timed first. If the remaining work would take long enough, compiled
     options are timed too. If the compiler fails, the work continues uncompiled.
 
+    Where the process can be copied, the compiler works in a copy first, while uncompiled work goes
+    on. That fills the compiler's cache, from which this process then reads.
+
     Args:
         choice: ``"auto"``: compile if a trial shows that compiled work is faster. ``"always"``:
             compile after the first piece of work. ``"never"``: do not compile.
@@ -75,6 +83,7 @@ class Autotuner(Generic[Function]):
         precisions: whether networks compute in bfloat16, for each precision to try.
         fewest_left: the smallest number of remaining pieces for which the compiler is tried.
         in_pieces: whether to compile a function in pieces if it cannot be one graph.
+        in_background: whether the compiler may work in the background first.
         tell: is called with the line that says what was chosen, and why.
     """
 
@@ -90,16 +99,22 @@ class Autotuner(Generic[Function]):
         precisions: Sequence[bool] = (False,),
         fewest_left: int = 0,
         in_pieces: bool = True,
+        in_background: bool = False,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.choice, self.build, self.device, self.tell = choice, build, device, tell
         self.unit, self.warmup, self.timed, self.fewest_left = unit, warmup, timed, fewest_left
         self.in_pieces, self.pieces = in_pieces, ""
+        self.in_background = in_background and can_copy_process(device)
+        self.wants_background = False
+        self.background: BackgroundWork | None = None
+        self.background_seconds: float | None = None
         self.precisions = list(precisions)
         self.measured: dict[Option, float] = {}
         self.compile_seconds = 0.0
         self.tried_compiling = False
         self.line: str | None = None
+        self.reason: str | None = None
         self.began = 0.0
         self.untried: list[Option] = []
         if choice != "always":
@@ -115,6 +130,18 @@ class Autotuner(Generic[Function]):
         if self.decided or self.option.compiled:
             return self.option
         return None
+
+    @property
+    def in_preparation(self) -> bool:
+        """Whether the compiler works in the background, or is about to."""
+        return self.wants_background or self.background is not None
+
+    def close(self) -> None:
+        """End what works in the background."""
+        self.wants_background = False
+        if self.background is not None:
+            self.background.stop()
+            self.background = None
 
     def resume(self, compiled: bool, bfloat16: bool | None) -> None:
         """Use the option that an earlier process chose, so that rounding is the same.
@@ -141,6 +168,9 @@ class Autotuner(Generic[Function]):
         If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
         piece of work that raises an error must change nothing.
         """
+        if self.wants_background:
+            self.wants_background = False
+            self.background = BackgroundWork(lambda: self._rehearse(work))
         while True:
             try:
                 return work(self.option, self.functions[self.option])
@@ -163,6 +193,9 @@ class Autotuner(Generic[Function]):
 
     def record(self, seconds: float, left: float) -> None:
         """Record the time of a piece of work, and choose how to run the next one."""
+        if self.in_preparation:
+            self._end_preparation(left)
+            return
         self.times.append(seconds)
         if self.choice == "always" and not self.option.compiled:
             self._start_compiling()
@@ -182,9 +215,15 @@ class Autotuner(Generic[Function]):
 
     def _compile_if_worth_it(self, left: float) -> None:
         seconds = left * min(self.measured.values())
-        if seconds >= WORTH_COMPILING_SECONDS * len(self.precisions) and left >= self.fewest_left:
-            self._start_compiling()
+        least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_COMPILING_SECONDS
+        if seconds >= least * len(self.precisions) and left >= self.fewest_left:
+            self.wants_background = self.in_background
+            if not self.in_background:
+                self._start_compiling()
             return
+        self._settle_because_short(seconds)
+
+    def _settle_because_short(self, seconds: float) -> None:
         reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
         if len(self.measured) > 1:
             reason += f"; {self._describe_times()}"
@@ -200,6 +239,36 @@ class Autotuner(Generic[Function]):
             self._settle(str(error), compiled=False)
         except RuntimeError as error:  # the compiler may not know this version of Python
             self._settle(describe_failure(error), compiled=False)
+
+    def _end_preparation(self, left: float) -> None:
+        """Go on with compiled work if the compiler has finished in the background."""
+        background = self.background
+        if background is None or not background.ended:
+            return
+        self.background = None
+        self.background_seconds = time.monotonic() - background.began
+        seconds = left * min(self.measured.values())
+        if background.failure is not None:
+            self._settle(background.failure, compiled=False)
+        elif seconds < WORTH_READING_SECONDS * len(self.precisions) or left < self.fewest_left:
+            self._settle_because_short(seconds)
+        else:
+            self._start_compiling()
+
+    def _rehearse(self, work: Callable[[Option, Function], Result]) -> str | None:
+        """Do a piece of work with each compiled option; in a copy of the process.
+
+        Returns:
+            Why the work cannot be compiled, or ``None``.
+        """
+        self.tell = lambda line: None
+        self._start_compiling()
+        while self.option.compiled:
+            self.run(work)
+            if not self.untried:
+                break
+            self._switch(self.untried.pop(0))
+        return self.reason
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -223,11 +292,14 @@ class Autotuner(Generic[Function]):
         else:
             self._switch(Option(False, self.precisions[0]))
         self.decided = True
-        self.line = f"{self.option}: {reason}"
+        self.reason, self.line = reason, f"{self.option}: {reason}"
         self.tell(self.line)
 
     def _describe_times(self) -> str:
         compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"
+        if self.background_seconds is not None:
+            compiling = f"{self.background_seconds:.0f} s to compile in the background, and "
+            compiling += f"{self.compile_seconds:.0f} s of waiting for it{self.pieces}"
         if len(self.measured) == 1 and self.option.compiled:
             return compiling
         best, *others = sorted(self.measured, key=self.measured.__getitem__)

@@ -179,6 +179,12 @@ class ThreadTuner:
         if count in self.candidates:
             self.count, self.is_chosen = count, True
 
+    def start_again(self) -> None:
+        """End a trial or a try, and forget the pieces so far: the work is done in another way."""
+        if self.turns:
+            self._switch(self.before)
+        self.turns, self.turn, self.since = [], [], _Pieces()
+
     @property
     def chosen(self) -> int | None:
         """The number in use, but not in a trial; ``None`` before the first trial has ended."""

@@ -81,6 +81,8 @@ class StepAutotuner:
         self.steps_by_threads: Counter[str] = Counter()
         """How many steps of the current epoch each number of threads computed."""
         self.left = 0
+        self.compiled_from: int | None = None
+        """The number of the first compiled step; ``None`` before it."""
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
@@ -92,13 +94,23 @@ class StepAutotuner:
             warmup=_WARMUP_STEPS,
             timed=_TIMED_STEPS,
             precisions=precisions,
+            in_background=True,
             tell=tell,
         )
+
+    def close(self) -> None:
+        """End a compiler that works in the background."""
+        self.tuner.close()
 
     @property
     def option(self) -> Option:
         """The option with which steps run now."""
         return self.tuner.option
+
+    @property
+    def settled_option(self) -> Option:
+        """The option with which a resumed run continues; the simplest one before the choice."""
+        return self.tuner.settled_option or Option(compiled=False)
 
     @property
     def decided(self) -> bool:
@@ -116,6 +128,7 @@ class StepAutotuner:
             "compiled": option.compiled,
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
+            "compiled_from": self.compiled_from,
         }
 
     def resume(self, progress: Progress, left: int) -> None:
@@ -125,7 +138,7 @@ class StepAutotuner:
             progress: the progress of the earlier process, with its choices.
             left: the number of remaining steps.
         """
-        self.left = left
+        self.left, self.compiled_from = left, progress.compiled_from
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             self.tuner.resume(progress.compiled, bfloat16)
@@ -153,14 +166,20 @@ class StepAutotuner:
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
-        self.left = left
-        if self.tuner.decided:
+        if not self.tuner.in_preparation:  # which must make the same code as this process
+            self.left = left
+        option = self.option
+        self.tuner.start()
+        if self.tuner.decided or self.tuner.in_preparation:
             with self.threads.timing(left - 1):
                 self.tuner.run(attempt)
-            return
-        self.tuner.start()
-        self.tuner.run(attempt)
+        else:
+            self.tuner.run(attempt)
+        if self.option.compiled and self.compiled_from is None:
+            self.compiled_from = self.step.taken
         self.tuner.stop(left - 1)
+        if self.option != option:
+            self.threads.start_again()
 
     def _build(self, option: Option, whole: bool) -> Compute:
         if not option.compiled:
@@ -174,7 +193,7 @@ class StepAutotuner:
             whole=whole,
             thoroughly=thoroughly,
             profiled=self.options.profiled,
-            any_threads=len(self.options.threads) > 1,
+            threads=max(self.options.threads),
         )
 
 
@@ -184,7 +203,7 @@ def compile_step(
     whole: bool = True,
     thoroughly: bool = False,
     profiled: bool = False,
-    any_threads: bool = False,
+    threads: int | None = None,
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -196,15 +215,15 @@ def compile_step(
         thoroughly: whether to compile also the code that calls the kernels one after the other on a
             CPU. Otherwise that code is Python.
         profiled: whether to name the kernels in profiles.
-        any_threads: whether kernels may run on any number of processor threads. Otherwise they run
-            on as many as there are while they are compiled.
+        threads: the largest number of processor threads on which kernels run; by default as many as
+            torch uses now. If it is not 1, they can run on any smaller number too.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
     options = _choose_code_options(
         step.device,
         thoroughly=whole and thoroughly,
         profiled=profiled,
-        any_threads=any_threads,
+        threads=threads or torch.get_num_threads(),
     )
 
     def build() -> CompiledFunction:
@@ -235,12 +254,10 @@ def _choose_code_options(
     *,
     thoroughly: bool = False,
     profiled: bool = False,
-    any_threads: bool = False,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
-    options: dict[str, Any] = {}
-    if any_threads:
-        options["cpp.dynamic_threads"] = True
+    options: dict[str, Any] = {"cpp.threads": threads, "cpp.dynamic_threads": threads > 1}
     if profiled:
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":

@@ -305,6 +305,8 @@ class Loop:
         }
         if len(self.options.threads) > 1:
             record["steps_by_threads"] = dict(self.autotuner.steps_by_threads)
+        if self.autotuner.compiled_from is not None:
+            record["compiled_from"] = self.autotuner.compiled_from
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
@@ -392,4 +394,5 @@ class Loop:
                     error.add_note(str(another))
             raise
         finally:
+            self.autotuner.close()
             self.rates.restore()

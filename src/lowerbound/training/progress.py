@@ -57,6 +57,8 @@ class Progress:
     """The state of the rule that applies the tolerance."""
     compiled: bool | None = None
     """Whether its steps are compiled; ``None`` while that is not decided."""
+    compiled_from: int | None = None
+    """The first step that was compiled; ``None`` before it."""
     bfloat16: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
