@@ -887,3 +887,37 @@ def test_all_that_a_step_changes_stays_where_it_lies():
     before = [tensor.data_ptr() for tensor in steps.step.tensors_in_place]
     steps.run({"beta": 0.7})
     assert [tensor.data_ptr() for tensor in steps.step.tensors_in_place] == before
+
+
+def _make_scaled_gradient(factor: float):
+    class Scaled(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.square()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return gradient * x * factor
+
+    def differentiate(x):
+        return torch.autograd.grad(Scaled.apply(x).sum(), x)[0]
+
+    return differentiate
+
+
+def test_cached_code_belongs_to_the_gradients_of_a_function(monkeypatch, tmp_path):
+    """Two functions that differ only in their own gradient do not share what was compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    counts, x = torch._dynamo.utils.counters["aot_autograd"], torch.ones(3, requires_grad=True)
+    for factor, hits in ((2.0, 0), (3.0, 0), (2.0, 1)):
+        torch.compiler.reset()
+        made = CompiledFunction(_make_scaled_gradient(factor))
+        assert made(x).tolist() == [factor] * 3
+        assert counts["autograd_cache_hit"] == hits
