@@ -186,7 +186,7 @@ class Recorder(Observer):
     save_every: float
     header: dict[str, Any] | None = None
     written: float = 0.0
-    option: Option = Option(compiled=False)
+    option: Option | None = None
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
