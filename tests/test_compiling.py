@@ -843,9 +843,10 @@ def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
             for kind in ("cpu", "cuda")
         }
 
-    assert options() == {"cpu": {}, "cuda": {}}
-    assert options(profiled=True)["cpu"] == {"cpp.enable_kernel_profile": True}
-    assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": {}}
+    one = {"cpp.threads": 1, "cpp.dynamic_threads": False}
+    assert options() == {"cpu": one, "cuda": {}}
+    assert options(profiled=True)["cpu"] == one | {"cpp.enable_kernel_profile": True}
+    assert options(thoroughly=True) == {"cpu": one | {"cpp_wrapper": True}, "cuda": {}}
     assert options(threads=2)["cpu"] == {"cpp.threads": 2, "cpp.dynamic_threads": True}
 
 

@@ -257,7 +257,9 @@ def _choose_code_options(
     threads: int = 1,
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
-    options: dict[str, Any] = {"cpp.threads": threads, "cpp.dynamic_threads": threads > 1}
+    options: dict[str, Any] = {}
+    if device.type == "cpu":
+        options |= {"cpp.threads": threads, "cpp.dynamic_threads": threads > 1}
     if profiled:
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
