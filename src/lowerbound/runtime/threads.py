@@ -184,6 +184,7 @@ class ThreadTuner:
         if self.turns:
             self._switch(self.before)
         self.turns, self.turn, self.since = [], [], _Pieces()
+        self.fastest = math.inf
 
     @property
     def chosen(self) -> int | None:
