@@ -94,9 +94,11 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether to compile the steps; auto compiles them if the training is long enough to gain.
 
-    With ``"auto"`` the first steps are timed. If the remaining steps would take a minute and a half
-    or more, some compiled steps are timed too, and the faster ones are kept. Compiled and
-    uncompiled steps agree to rounding.
+    With ``"auto"`` the first steps are timed. If the remaining steps would take 20 seconds or more,
+    the compiler works in the background, some compiled steps are timed too, and the faster ones are
+    kept. Where it cannot work in the background, as on a GPU, steps wait for it, so it is tried
+    from a minute and a half on. ``"always"`` compiles from the second step on, without a trial.
+    Compiled and uncompiled steps agree to rounding.
     """
 
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
