@@ -183,9 +183,10 @@ class InThisProcess:
 
 
 @pytest.fixture
-def worth_it(monkeypatch, traced):
+def worth_it(monkeypatch, tmp_path, traced):
     """Any training is worth compiling, and compiled steps are faster."""
     torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for name in ("WORTH_BACKGROUND_SECONDS", "WORTH_READING_SECONDS"):
         monkeypatch.setattr(autotune, name, 0.0)
     record = Autotuner.record
@@ -226,6 +227,35 @@ def test_uncompiled_steps_go_on_while_the_compiler_works(in_this_process):
     assert line.startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to compile in the")
     assert line.endswith("and 1 s of waiting for it")
     assert [record.get("compiled_from") for record in run.history] == [None] * 9 + [19] * 11
+
+
+def test_what_was_compiled_before_is_read_at_once(in_this_process):
+    first, second, other = Watched(), Watched(), Watched()
+    train(first)
+    train(second)
+    train(other, clip_norm=5.0)
+    assert first.compiled == other.compiled == [False] * 18 + [True] * 22
+    assert second.compiled == [False] * 13 + [True] * 27
+    assert second.lines == [
+        "compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 1 s to compile",
+    ]
+
+
+def test_notes_that_cannot_be_written_do_no_harm(in_this_process, tmp_path):
+    (tmp_path / "lowerbound").touch()  # where the folder would be
+    watched = Watched()
+    train(watched)
+    assert watched.compiled == [False] * 18 + [True] * 22
+
+
+def test_a_cache_that_cannot_be_written_leaves_steps_uncompiled(in_this_process, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/cache")
+    watched = Watched()
+    train(watched)
+    assert not any(watched.compiled)
+    (line,) = watched.lines
+    assert line.startswith("uncompiled: the compiler failed (")
+    assert "/dev/null/cache" in line
 
 
 def test_steps_stay_uncompiled_if_the_compiler_fails_there(in_this_process):

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import torch
 
 from lowerbound.runtime.background import BackgroundWork, can_copy_process
+from lowerbound.runtime.compiled_before import note_compiled, was_compiled
 from lowerbound.runtime.compiler import (
     Choice,
     describe_failure,
@@ -83,7 +84,8 @@ class Autotuner(Generic[Function]):
         precisions: whether networks compute in bfloat16, for each precision to try.
         fewest_left: the smallest number of remaining pieces for which the compiler is tried.
         in_pieces: whether to compile a function in pieces if it cannot be one graph.
-        in_background: whether the compiler may work in the background first.
+        describe: describes the work, so that what was compiled for it before is recognised. With it
+            the compiler may work in the background first.
         tell: is called with the line that says what was chosen, and why.
     """
 
@@ -99,13 +101,15 @@ class Autotuner(Generic[Function]):
         precisions: Sequence[bool] = (False,),
         fewest_left: int = 0,
         in_pieces: bool = True,
-        in_background: bool = False,
+        describe: Callable[[], str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.choice, self.build, self.device, self.tell = choice, build, device, tell
         self.unit, self.warmup, self.timed, self.fewest_left = unit, warmup, timed, fewest_left
         self.in_pieces, self.pieces = in_pieces, ""
-        self.in_background = in_background and can_copy_process(device)
+        self.describe = describe
+        self.description: str | None = None
+        self.in_background = describe is not None and can_copy_process(device)
         self.wants_background = False
         self.background: BackgroundWork | None = None
         self.background_seconds: float | None = None
@@ -206,6 +210,8 @@ class Autotuner(Generic[Function]):
         self.measured[self.option] = median(self.times[self.warmup :] or self.times)
         if self.option.compiled:
             self.compile_seconds = self.times[0]
+            if self.description is not None:
+                note_compiled(self.description)
         if self.untried:
             self._switch(self.untried.pop(0))
         elif self.may_compile:
@@ -215,13 +221,21 @@ class Autotuner(Generic[Function]):
 
     def _compile_if_worth_it(self, left: float) -> None:
         seconds = left * min(self.measured.values())
-        least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_COMPILING_SECONDS
-        if seconds >= least * len(self.precisions) and left >= self.fewest_left:
-            self.wants_background = self.in_background
-            if not self.in_background:
-                self._start_compiling()
-            return
-        self._settle_because_short(seconds)
+        least = WORTH_COMPILING_SECONDS
+        if self.in_background:
+            self.in_background = not self._was_compiled()
+            least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_READING_SECONDS
+        if seconds < least * len(self.precisions) or left < self.fewest_left:
+            self._settle_because_short(seconds)
+        elif self.in_background:
+            self.wants_background = True
+        else:
+            self._start_compiling()
+
+    def _was_compiled(self) -> bool:
+        assert self.describe is not None
+        self.description = self.describe()
+        return was_compiled(self.description)
 
     def _settle_because_short(self, seconds: float) -> None:
         reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
@@ -237,7 +251,8 @@ class Autotuner(Generic[Function]):
             self._switch(first)
         except NotCompilable as error:
             self._settle(str(error), compiled=False)
-        except RuntimeError as error:  # the compiler may not know this version of Python
+        except (RuntimeError, OSError) as error:
+            # The compiler may not know this version of Python, or cannot write to its cache.
             self._settle(describe_failure(error), compiled=False)
 
     def _end_preparation(self, left: float) -> None:

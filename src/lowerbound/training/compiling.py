@@ -94,7 +94,7 @@ class StepAutotuner:
             warmup=_WARMUP_STEPS,
             timed=_TIMED_STEPS,
             precisions=precisions,
-            in_background=True,
+            describe=self._describe,
             tell=tell,
         )
 
@@ -181,17 +181,34 @@ class StepAutotuner:
         if self.option != option:
             self.threads.start_again()
 
+    def _describe(self) -> str:
+        """Describe what the compiled code depends on."""
+        step = self.step
+        return repr((
+            step.model,
+            [(p.shape, p.dtype, p.requires_grad) for p in step.all_parameters],
+            step.objective,
+            type(step.optimizer),
+            step.clip_norm,
+            self.batch_size,
+            self.options,
+            self._is_thorough,
+        ))  # fmt: skip
+
+    @property
+    def _is_thorough(self) -> bool:
+        return self.left >= _WORTH_THOROUGHNESS_STEPS
+
     def _build(self, option: Option, whole: bool) -> Compute:
         if not option.compiled:
             return self.step.compute
         parameters = self.step.update.parameters
         if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in parameters):
             raise NotCompilable("a parameter has a hook on its gradient")
-        thoroughly = self.left >= _WORTH_THOROUGHNESS_STEPS
         return compile_step(
             self.step,
             whole=whole,
-            thoroughly=thoroughly,
+            thoroughly=self._is_thorough,
             profiled=self.options.profiled,
             threads=max(self.options.threads),
         )
