@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -60,20 +61,40 @@ class CompiledFunction:
         function: takes tensors.
         whole: whether to compile one graph, and fail if something prevents that. Otherwise the
             function is compiled in pieces.
+        any_threads: whether the code is kept when torch's number of threads changes. The compiler
+            would compile it again for each number.
         options: further options of the code generator.
     """
 
-    def __init__(self, function: Callable[..., Any], *, whole: bool = True, **options: Any) -> None:
-        asked = _COMPILER_OPTIONS | {"options": _COMPILER_OPTIONS["options"] | options}
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        whole: bool = True,
+        any_threads: bool = False,
+        **options: Any,
+    ) -> None:
+        self.function, self.whole, self.options = function, whole, options
+        self.any_threads = any_threads
+        self._start()
+
+    def _start(self) -> None:
+        own = dict(self.options)
+        if self.any_threads:
+            own["guard_filter_fn"] = _drop_global_state
+        self.state = _get_global_state()
+        asked = _COMPILER_OPTIONS | {"options": _COMPILER_OPTIONS["options"] | own}
         known = inspect.signature(torch.compile).parameters
         asked |= {name: value for name, value in _LIMITS.items() if name in known}
-        self.own = _copy_code(function)
+        self.own = _copy_code(self.function)
         with setting_compiler_switches():
-            self.made = torch.compile(self.own, fullgraph=whole, **asked)
+            self.made = torch.compile(self.own, fullgraph=self.whole, **asked)
         self.is_called = False
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function, after compiling it if this is the first call."""
+        if self.any_threads and self.state != _get_global_state():
+            self._start()
         with setting_compiler_switches():
             if self.is_called:
                 return self.made(*given, **named)
@@ -108,6 +129,29 @@ class CompiledFunction:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
+
+
+def _drop_global_state(guards: Sequence[Any]) -> list[bool]:
+    """Drop the compiler's check of the state of the process, of which threads are a part."""
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
+
+
+def _get_global_state() -> tuple[Any, ...]:
+    """The rest of that state, as far as it changes what is computed."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def forget_compiler_threads() -> None:
+    """Forget the threads in which the compiler works; in a copy of the process they do not run."""
+    module = sys.modules.get("torch._inductor.async_compile")
+    pool = getattr(getattr(module, "AsyncCompile", None), "pool", None)
+    if hasattr(pool, "cache_clear"):
+        pool.cache_clear()
 
 
 @contextmanager

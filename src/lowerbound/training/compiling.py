@@ -244,7 +244,8 @@ def compile_step(
     )
 
     def build() -> CompiledFunction:
-        return CompiledFunction(step.compute, whole=whole, **options)
+        any_threads = bool(options.get("cpp.dynamic_threads"))
+        return CompiledFunction(step.compute, whole=whole, any_threads=any_threads, **options)
 
     step.update.recorded = None
     made: Compute = build()
