@@ -17,6 +17,7 @@ from lowerbound.recipes import RECIPES
 from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.threads import restoring_threads
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
@@ -922,3 +923,19 @@ def test_cached_code_belongs_to_the_gradients_of_a_function(monkeypatch, tmp_pat
         made = CompiledFunction(_make_scaled_gradient(factor))
         assert made(x).tolist() == [factor] * 3
         assert counts["autograd_cache_hit"] == hits
+
+
+def test_a_step_for_any_number_of_threads_is_compiled_once(traced):
+    def double(x):
+        return x * 2
+
+    made = CompiledFunction(double, any_threads=True)
+    x, before = torch.ones(3), torch.get_num_threads()
+    for count in (1, 2, 3, 4, 5):
+        with restoring_threads(count):
+            assert made(x).tolist() == [2.0] * 3
+    assert torch.get_num_threads() == before
+    assert graphs() == 1
+    with torch.no_grad():  # another state of the process is noticed
+        made(x)
+    assert graphs() == 2

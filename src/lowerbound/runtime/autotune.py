@@ -110,7 +110,7 @@ class Autotuner(Generic[Function]):
         self.describe = describe
         self.description: str | None = None
         self.in_background = describe is not None and can_copy_process(device)
-        self.wants_background = False
+        self.wants_background = self.is_prepared = False
         self.background: BackgroundWork | None = None
         self.background_seconds: float | None = None
         self.precisions = list(precisions)
@@ -174,7 +174,10 @@ class Autotuner(Generic[Function]):
         """
         if self.wants_background:
             self.wants_background = False
-            self.background = BackgroundWork(lambda: self._rehearse(work))
+            try:
+                self.background = BackgroundWork(lambda: self._rehearse(work))
+            except OSError as error:
+                self._settle(f"the process cannot be copied ({error})", compiled=False)
         while True:
             try:
                 return work(self.option, self.functions[self.option])
@@ -198,7 +201,7 @@ class Autotuner(Generic[Function]):
     def record(self, seconds: float, left: float) -> None:
         """Record the time of a piece of work, and choose how to run the next one."""
         if self.in_preparation:
-            self._end_preparation(left)
+            self._end_preparation()
             return
         self.times.append(seconds)
         if self.choice == "always" and not self.option.compiled:
@@ -210,8 +213,6 @@ class Autotuner(Generic[Function]):
         self.measured[self.option] = median(self.times[self.warmup :] or self.times)
         if self.option.compiled:
             self.compile_seconds = self.times[0]
-            if self.description is not None:
-                note_compiled(self.description)
         if self.untried:
             self._switch(self.untried.pop(0))
         elif self.may_compile:
@@ -222,13 +223,16 @@ class Autotuner(Generic[Function]):
     def _compile_if_worth_it(self, left: float) -> None:
         seconds = left * min(self.measured.values())
         least = WORTH_COMPILING_SECONDS
-        if self.in_background:
+        if self.is_prepared:
+            self.in_background, least = False, WORTH_READING_SECONDS
+        elif self.in_background:
             self.in_background = not self._was_compiled()
             least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_READING_SECONDS
         if seconds < least * len(self.precisions) or left < self.fewest_left:
             self._settle_because_short(seconds)
         elif self.in_background:
             self.wants_background = True
+            self._switch(min(self.measured, key=self.measured.__getitem__))
         else:
             self._start_compiling()
 
@@ -255,35 +259,38 @@ class Autotuner(Generic[Function]):
             # The compiler may not know this version of Python, or cannot write to its cache.
             self._settle(describe_failure(error), compiled=False)
 
-    def _end_preparation(self, left: float) -> None:
-        """Go on with compiled work if the compiler has finished in the background."""
+    def _end_preparation(self) -> None:
+        """Once the compiler has finished in the background, time uncompiled work again.
+
+        The number of threads may have changed, and the copy took its share of the processor.
+        """
         background = self.background
         if background is None or not background.ended:
             return
         self.background = None
         self.background_seconds = time.monotonic() - background.began
-        seconds = left * min(self.measured.values())
         if background.failure is not None:
             self._settle(background.failure, compiled=False)
-        elif seconds < WORTH_READING_SECONDS * len(self.precisions) or left < self.fewest_left:
-            self._settle_because_short(seconds)
         else:
-            self._start_compiling()
+            self.is_prepared = True
+            self._switch(self.option)
 
     def _rehearse(self, work: Callable[[Option, Function], Result]) -> str | None:
         """Do a piece of work with each compiled option; in a copy of the process.
 
         Returns:
-            Why the work cannot be compiled, or ``None``.
+            Why the work cannot be compiled, or ``None`` if it can be with the first option.
         """
+        is_first = True
         self.tell = lambda line: None
         self._start_compiling()
         while self.option.compiled:
             self.run(work)
+            is_first = is_first and not self.option.compiled
             if not self.untried:
                 break
             self._switch(self.untried.pop(0))
-        return self.reason
+        return self.reason if is_first else None
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -307,6 +314,8 @@ class Autotuner(Generic[Function]):
         else:
             self._switch(Option(False, self.precisions[0]))
         self.decided = True
+        if self.option.compiled and self.description is not None and not self.pieces:
+            note_compiled(self.description)
         self.reason, self.line = reason, f"{self.option}: {reason}"
         self.tell(self.line)
 

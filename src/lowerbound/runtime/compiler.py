@@ -149,7 +149,7 @@ def _get_global_state() -> tuple[Any, ...]:
 def forget_compiler_threads() -> None:
     """Forget the threads in which the compiler works; in a copy of the process they do not run."""
     module = sys.modules.get("torch._inductor.async_compile")
-    pool = getattr(getattr(module, "AsyncCompile", None), "pool", None)
+    pool: Any = getattr(getattr(module, "AsyncCompile", None), "pool", None)
     if hasattr(pool, "cache_clear"):
         pool.cache_clear()
 

@@ -94,7 +94,7 @@ class StepAutotuner:
             warmup=_WARMUP_STEPS,
             timed=_TIMED_STEPS,
             precisions=precisions,
-            describe=self._describe,
+            describe=self._find_description(),
             tell=tell,
         )
 
@@ -166,8 +166,8 @@ class StepAutotuner:
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
-        if not self.tuner.in_preparation:  # which must make the same code as this process
-            self.left = left
+        if not (self.tuner.in_preparation or self.tuner.is_prepared):
+            self.left = left  # as it was when the code was made in the background
         option = self.option
         self.tuner.start()
         if self.tuner.decided or self.tuner.in_preparation:
@@ -178,8 +178,20 @@ class StepAutotuner:
         if self.option.compiled and self.compiled_from is None:
             self.compiled_from = self.step.taken
         self.tuner.stop(left - 1)
+        if self.tuner.decided and not self.option.compiled:
+            self.compiled_from = None
         if self.option != option:
             self.threads.start_again()
+
+    def _find_description(self) -> Callable[[], str] | None:
+        """Return what describes the steps, or ``None`` if they may change shared memory.
+
+        A copy of the process, in which the compiler works, takes a step too.
+        """
+        tensors = [*self.step.all_parameters, *self.step.buffers]
+        if any(tensor.is_shared() for tensor in tensors if tensor.device.type == "cpu"):
+            return None
+        return self._describe
 
     def _describe(self) -> str:
         """Describe what the compiled code depends on."""
