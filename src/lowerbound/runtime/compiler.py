@@ -132,7 +132,7 @@ class CompiledFunction:
 
 
 def _drop_global_state(guards: Sequence[Any]) -> list[bool]:
-    """Drop the compiler's check of the state of the process, of which threads are a part."""
+    """Drop the compiler's check of the process's state, which includes the number of threads."""
     return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
 
 

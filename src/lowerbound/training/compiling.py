@@ -48,7 +48,7 @@ class StepOptions:
         precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
             few steps show that it is faster.
         threads: the numbers of processor threads to choose from, beginning with the first; they are
-            timed once the other choices are made.
+            timed once the other choices are made, and while the compiler works in the background.
         profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
 
