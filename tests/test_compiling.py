@@ -214,7 +214,7 @@ def test_the_compiler_itself_agrees(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps.step.update, "apply", interrupt)
+    monkeypatch.setattr(steps.step.update, "begin", interrupt)
     with pytest.raises(KeyboardInterrupt):
         steps.run({"beta": 1.0}, compiled=True)
 

@@ -1,4 +1,4 @@
-"""The updates of Adam, AdamW and SGD as functions of tensors, which the compiler puts into its loops.
+"""The updates of Adam, AdamW and SGD as functions of tensors, which a compiler can fuse.
 
 Whatever depends on the settings or on the number of the step is a factor that the host computes in
 double precision before each update. A loop reads the factors from memory. So no power remains in a
@@ -164,7 +164,10 @@ class _TracedGroup:
         return (
             group is self.group
             and _find_rule(optimizer, group) is self.rule
-            and all(state.get(p, own) is own for p, own in zip(self.parameters, self.states))
+            and all(
+                not own or state.get(p) is own
+                for p, own in zip(self.parameters, self.states, strict=True)
+            )
             and len({float(count) for count in self.counts}) <= 1
         )
 
@@ -185,7 +188,9 @@ class TracedUpdate:
     ) -> None:
         self.optimizer, self.groups = optimizer, groups
         self.positions = [position for group in groups for position in group.positions]
-        self.counted = [position for group in groups if group.counts for position in group.positions]
+        self.counted = [
+            position for group in groups if group.counts for position in group.positions
+        ]
         self.factors = torch.zeros(len(groups), _FACTORS, dtype=dtype)
         """The factors of each group. They are those of the last step until the next begins."""
 
