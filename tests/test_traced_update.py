@@ -11,9 +11,8 @@ from torch.optim import SGD, Adam, AdamW
 from lowerbound.training.traced_update import TracedUpdate
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_compiling import Steps, after, binary, graphs, make_step, make_vae
-
 import lowerbound as lb
+from test_compiling import Steps, after, binary, graphs, make_step, make_vae
 
 SETTINGS = {
     "Adam": (Adam, {}),

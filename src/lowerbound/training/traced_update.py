@@ -238,9 +238,8 @@ class TracedUpdate:
     def begin(self, factors: Tensor, refused: bool) -> None:
         """Compute the factors of this step, and count the step unless it is refused."""
         rows = [group.rule.compute_factors(group.group, group.taken) for group in self.groups]
-        for row in rows:
-            row += [0.0] * (_FACTORS - len(row))
-        factors.copy_(torch.tensor(rows, dtype=torch.float64))
+        padded = [row + [0.0] * (_FACTORS - len(row)) for row in rows]
+        factors.copy_(torch.tensor(padded, dtype=torch.float64))
         counts = [count for group in self.groups for count in group.counts]
         if counts and not refused:
             torch._foreach_add_(counts, 1)
