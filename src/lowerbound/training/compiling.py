@@ -265,6 +265,8 @@ def compile_step(
         made = RecordedStep(step, build)
 
     def compute(batch: Batch) -> None:
+        if whole:
+            step.update.trace()
         with step.update.raising_its_errors():
             made(batch)
 

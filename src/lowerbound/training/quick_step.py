@@ -72,7 +72,7 @@ class QuickStep:
         but the learning rate. If they change, it must be recorded again.
         """
         groups, state = self.optimizer.param_groups, self.optimizer.state
-        if not self.known or self._has_hooks() or not all(map(_is_usual, groups)):
+        if not self.known or has_hooks(self.optimizer) or not all(map(_is_usual, groups)):
             return None
         fixed: list[Any] = []
         for group in groups:
@@ -88,16 +88,7 @@ class QuickStep:
         return tuple(fixed)
 
     def _is_quick(self) -> bool:
-        return self.known and not self._has_hooks() and self._find_groups()
-
-    def _has_hooks(self) -> bool:
-        hooks = (
-            self.optimizer._optimizer_step_pre_hooks,
-            self.optimizer._optimizer_step_post_hooks,
-            _global_optimizer_pre_hooks,
-            _global_optimizer_post_hooks,
-        )
-        return any(hooks) or "step" in vars(self.optimizer)
+        return self.known and not has_hooks(self.optimizer) and self._find_groups()
 
     def _find_groups(self) -> bool:
         """Whether all groups are ready for the kernel, with the same tensors as before."""
@@ -113,6 +104,17 @@ class QuickStep:
             return True
         self.groups = None
         return False
+
+
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Whether other code may run around the optimiser's step, or instead of it."""
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        _global_optimizer_pre_hooks,
+        _global_optimizer_post_hooks,
+    )
+    return any(hooks) or "step" in vars(optimizer)
 
 
 def _is_usual(group: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lowerbound.training.labels import UPDATE, labelled
 from lowerbound.training.quick_step import QuickStep
+from lowerbound.training.traced_update import TracedUpdate
 
 
 class WeightUpdate:
@@ -44,6 +45,8 @@ class WeightUpdate:
         """The learning rate of each group on the device, for updates that a graph repeats."""
         self.recorded: tuple[Any, ...] | None = None
         """What those updates have fixed; ``None`` if compiled steps only call the update."""
+        self.traced: TracedUpdate | None = None
+        """The update as a part of a compiled step, on a CPU; ``None`` if the step only calls it."""
         self._rates: list[float] = [0.0 for _ in self.rates]
         self._has_state = False
         self._error: BaseException | None = None
@@ -53,6 +56,11 @@ class WeightUpdate:
     def __call__(self, gradients: list[Tensor | None]) -> None:
         """Update the parameters, unless the update is refused; part of a compiled step."""
         if torch.compiler.is_compiling():
+            traced = self.traced
+            if traced is not None and traced.covers(gradients):
+                torch.ops.lowerbound.begin_update(traced.factors, self.refused, self._number)
+                traced.change(traced.factors, self.parameters, gradients, self.refused)
+                return
             learned = zip(self.parameters, gradients, strict=True)
             complete = all(g is not None for p, g in learned if p.requires_grad)
             update = torch.ops.lowerbound.update
@@ -82,6 +90,22 @@ class WeightUpdate:
                 wait = on_cpu or not self._has_state
                 change_unless(refused, self.optimize, self._list_changed_tensors, wait=wait)
         self._has_state = True
+
+    def trace(self) -> None:
+        """From now on compiled steps contain the update itself, if the optimiser is a known one.
+
+        Call it before each compiled step, because the optimiser may have changed. The compiler's
+        own checks then say whether the compiled code is still valid.
+        """
+        if self.device.type == "cpu" and (self.traced is None or not self.traced.fits()):
+            self.traced = TracedUpdate.of(self.optimizer, self.parameters)
+
+    def begin(self, factors: Tensor, refused: Tensor) -> None:
+        """Prepare an update that is part of a compiled step, and count it."""
+        assert self.traced is not None
+        self.taken += 1  # first, so that an interrupted update is counted
+        with labelled(UPDATE):
+            self.traced.begin(factors, bool(refused))
 
     def record(self) -> None:
         """From now on compiled steps contain the update itself, if the optimiser allows it.
@@ -184,6 +208,12 @@ _ARGUMENTS = "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, Sym
 torch.library.define("lowerbound::update", _ARGUMENTS)
 torch.library.define("lowerbound::recorded_update", _ARGUMENTS)
 
+# What the host does for an update that is part of a compiled step. The loops of the update read the
+# factors, so they run after it.
+torch.library.define(
+    "lowerbound::begin_update", "(Tensor(a!) factors, Tensor refused, SymInt number) -> ()"
+)
+
 
 @torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
 def _update(
@@ -200,6 +230,21 @@ def _recorded_update(
 ) -> None:
     update = _UPDATES[number]
     _run(update, update.apply_recorded, parameters, gradients, refused)
+
+
+@torch.library.impl("lowerbound::begin_update", "CompositeExplicitAutograd")
+def _begin_update(factors: Tensor, refused: Tensor, number: int) -> None:
+    update = _UPDATES[number]
+    try:
+        update.begin(factors, refused)
+    except BaseException as error:
+        update._error = error
+        raise
+
+
+@torch.library.register_fake("lowerbound::begin_update")  # type: ignore[untyped-decorator]
+def _(factors: Tensor, refused: Tensor, number: int) -> None:
+    return None
 
 
 def _run(

@@ -1,0 +1,279 @@
+"""The updates of Adam, AdamW and SGD as functions of tensors, which a compiler can fuse.
+
+Whatever depends on the settings or on the number of the step is a factor that the host computes in
+double precision before each update. A loop reads the factors from memory. So no power remains in a
+loop, and a learning rate that changes needs no compilation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from lowerbound.training.quick_step import has_hooks
+
+State = Mapping[Tensor, dict[str, Any]]
+
+
+def update_by_adam(
+    factors: Sequence[Tensor], gradient: Tensor, parameter: Tensor, mean: Tensor, square: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute a parameter and the two averages of its gradient after a step of Adam or AdamW."""
+    sign, decay, keep, gain, beta2, square_gain, size, scale, eps = factors
+    gradient = sign * gradient + decay * parameter
+    mean = mean + gain * (gradient - mean)
+    square = beta2 * square + square_gain * (gradient * gradient)
+    return keep * parameter - size * mean / (scale * square.sqrt() + eps), mean, square
+
+
+def compute_adam_factors(group: Mapping[str, Any], taken: float) -> list[float]:
+    """Compute the factors of :func:`update_by_adam` after so many steps."""
+    (beta1, beta2), rate, decay, keep = group["betas"], group["lr"], group["weight_decay"], 1.0
+    if group["decoupled_weight_decay"]:
+        decay, keep = 0.0, 1.0 - rate * decay
+    size = rate / (1.0 - beta1 ** (taken + 1))
+    scale = 1.0 / math.sqrt(1.0 - beta2 ** (taken + 1))
+    sign = _find_sign(group)
+    return [sign, decay, keep, 1.0 - beta1, beta2, 1.0 - beta2, size, scale, group["eps"]]
+
+
+def update_by_sgd(
+    factors: Sequence[Tensor], gradient: Tensor, parameter: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute a parameter after a step of SGD without momentum."""
+    sign, decay, rate, *_ = factors
+    return (parameter - rate * (sign * gradient + decay * parameter),)
+
+
+def update_by_momentum(
+    factors: Sequence[Tensor], gradient: Tensor, parameter: Tensor, buffer: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute a parameter and its momentum after a step of SGD."""
+    sign, decay, rate, momentum, gain, share, buffer_share, *_ = factors
+    gradient = sign * gradient + decay * parameter
+    buffer = momentum * buffer + gain * gradient
+    return parameter - rate * (share * gradient + buffer_share * buffer), buffer
+
+
+def compute_sgd_factors(group: Mapping[str, Any], taken: float) -> list[float]:
+    """Compute the factors of :func:`update_by_momentum`, the first of which plain SGD needs."""
+    momentum, share, buffer_share = group["momentum"], 0.0, 1.0
+    if group["nesterov"]:
+        share, buffer_share = 1.0, momentum
+    sign, gain = _find_sign(group), 1.0 - group["dampening"]
+    return [sign, group["weight_decay"], group["lr"], momentum, gain, share, buffer_share]
+
+
+def _find_sign(group: Mapping[str, Any]) -> float:
+    return -1.0 if group["maximize"] else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """How an optimiser updates the parameters of a group.
+
+    Args:
+        update: computes a parameter and its averages from the factors, the gradient and themselves.
+        compute_factors: computes the factors from the group's settings and the steps taken before.
+        averages: the names of the averages in the optimiser's state.
+        count: the name of the number of steps in that state, if there is one.
+    """
+
+    update: Callable[..., tuple[Tensor, ...]]
+    compute_factors: Callable[[Mapping[str, Any], float], list[float]]
+    averages: tuple[str, ...] = ()
+    count: tuple[str, ...] = ()
+
+
+_ADAM = Rule(update_by_adam, compute_adam_factors, ("exp_avg", "exp_avg_sq"), ("step",))
+_SGD = Rule(update_by_sgd, compute_sgd_factors)
+_MOMENTUM = Rule(update_by_momentum, compute_sgd_factors, ("momentum_buffer",))
+
+# The number of factors of the rule that has the most.
+_FACTORS = 9
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def _find_rule(optimizer: Optimizer, group: Mapping[str, Any]) -> Rule | None:
+    """Find the rule of a group; ``None`` if its settings are unusual."""
+    rule, forbidden, numbers = _SGD, ["differentiable"], [group["lr"], group["weight_decay"]]
+    if type(optimizer) in (Adam, AdamW):
+        rule, forbidden = _ADAM, ["differentiable", "amsgrad", "capturable"]
+        numbers += [*group["betas"], group["eps"]]
+    elif type(optimizer) is SGD:
+        numbers += [group["momentum"], group["dampening"]]
+        if group["momentum"]:
+            rule = _MOMENTUM
+    else:
+        return None
+    if any(group[name] for name in forbidden):
+        return None
+    if not all(isinstance(number, float | int) for number in numbers):
+        return None  # a tensor, for example
+    return rule
+
+
+@dataclass(frozen=True, eq=False)
+class _TracedGroup:
+    """A group of the optimiser: its rule, and the state of those parameters that have one."""
+
+    group: dict[str, Any]
+    rule: Rule
+    parameters: list[Tensor]
+    positions: list[int]
+    states: list[dict[str, Any]]
+    averages: list[list[Tensor]]
+    counts: list[Tensor]
+
+    @classmethod
+    def of(
+        cls, group: dict[str, Any], rule: Rule, state: State, positions: Mapping[Tensor, int]
+    ) -> _TracedGroup:
+        names = rule.averages + rule.count
+        learned = [p for p in group["params"] if p.requires_grad]
+        if names:
+            learned = [p for p in learned if state.get(p)]
+        states = [state.get(p, {}) for p in learned]
+        return cls(
+            group,
+            rule,
+            learned,
+            [positions[p] for p in learned],
+            states,
+            [[own[name] for name in rule.averages] for own in states],
+            [own[name] for own in states for name in rule.count],
+        )
+
+    @property
+    def taken(self) -> float:
+        """The number of steps that the optimiser counts, if it counts them."""
+        if not self.counts:
+            return 0.0
+        return float(self.counts[0])
+
+    def fits(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
+        """Whether the group still has this rule and this state."""
+        state = optimizer.state
+        return (
+            group is self.group
+            and _find_rule(optimizer, group) is self.rule
+            and all(
+                not own or state.get(p) is own
+                for p, own in zip(self.parameters, self.states, strict=True)
+            )
+            and len({float(count) for count in self.counts}) <= 1
+        )
+
+
+class TracedUpdate:
+    """An optimiser's step as operations on tensors, with the optimiser's own state.
+
+    Steps of this kind can alternate with the optimiser's own. They agree to rounding.
+
+    Args:
+        optimizer: the optimiser.
+        groups: its groups.
+        dtype: the type of the parameters.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, groups: list[_TracedGroup], dtype: torch.dtype
+    ) -> None:
+        self.optimizer, self.groups = optimizer, groups
+        self.positions = [position for group in groups for position in group.positions]
+        self.counted = [
+            position for group in groups if group.counts for position in group.positions
+        ]
+        self.factors = torch.zeros(len(groups), _FACTORS, dtype=dtype)
+        """The factors of each group. They are those of the last step until the next begins."""
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, parameters: Sequence[Tensor]) -> TracedUpdate | None:
+        """Return the step of an optimiser; ``None`` if it is not known, or is an unusual one.
+
+        Args:
+            optimizer: the optimiser, which has taken a step, so that it has a state.
+            parameters: all its parameters.
+        """
+        positions = {parameter: position for position, parameter in enumerate(parameters)}
+        groups = []
+        for group in optimizer.param_groups:
+            rule = _find_rule(optimizer, group)
+            if rule is None:
+                return None
+            names = {*rule.averages, *rule.count}
+            states = [optimizer.state.get(parameter) for parameter in group["params"]]
+            if any(state and names != {*state} for state in states):
+                return None
+            groups.append(_TracedGroup.of(group, rule, optimizer.state, positions))
+        traced = cls(optimizer, groups, parameters[0].dtype)
+        if not traced.fits() or not traced._has_plain_tensors():
+            return None
+        return traced
+
+    def fits(self) -> bool:
+        """Whether the optimiser is still as it was, but for factors, which may change."""
+        groups = self.optimizer.param_groups
+        return (
+            not has_hooks(self.optimizer)
+            and len(groups) == len(self.groups)
+            and all(
+                own.fits(self.optimizer, group)
+                for own, group in zip(self.groups, groups, strict=True)
+            )
+        )
+
+    def covers(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether it can update the parameters that have a gradient, and no others."""
+        given = {i for i, gradient in enumerate(gradients) if gradient is not None}
+        return given.issubset(self.positions) and given.issuperset(self.counted)
+
+    def begin(self, factors: Tensor, refused: bool) -> None:
+        """Compute the factors of this step, and count the step unless it is refused."""
+        rows = [group.rule.compute_factors(group.group, group.taken) for group in self.groups]
+        padded = [row + [0.0] * (_FACTORS - len(row)) for row in rows]
+        factors.copy_(torch.tensor(padded, dtype=torch.float64))
+        counts = [count for group in self.groups for count in group.counts]
+        if counts and not refused:
+            torch._foreach_add_(counts, 1)
+
+    def change(
+        self,
+        factors: Tensor,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        refused: Tensor,
+    ) -> None:
+        """Change parameters and averages unless the step is refused; part of a compiled step."""
+        for row, group in zip(factors.unbind(), self.groups, strict=True):
+            known = row.unbind()
+            for position, averages in zip(group.positions, group.averages, strict=True):
+                gradient, own = gradients[position], [parameters[position], *averages]
+                if gradient is None:
+                    continue
+                found = group.rule.update(known, gradient, *own)
+                for tensor, value in zip(own, found, strict=True):
+                    tensor.copy_(torch.where(refused, tensor, value))
+
+    def _has_plain_tensors(self) -> bool:
+        """Whether all tensors lie on a CPU, have one type, and share no memory."""
+        tensors = [
+            tensor
+            for group in self.groups
+            for parameter, averages in zip(group.parameters, group.averages, strict=True)
+            for tensor in (parameter, *averages)
+        ]
+        kinds = {(t.device.type, t.dtype, t.layout) for t in tensors}
+        memory = {t.untyped_storage().data_ptr() for t in tensors}
+        return (
+            len(kinds) == 1
+            and kinds <= {("cpu", dtype, torch.strided) for dtype in _DTYPES}
+            and len(memory) == len(tensors)
+        )
