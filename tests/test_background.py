@@ -236,7 +236,7 @@ def test_uncompiled_steps_go_on_while_the_compiler_works(in_this_process):
     assert watched.compiled == [False] * 31 + [True] * 49
     (line,) = watched.lines
     assert line.startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to compile in the")
-    assert line.endswith("and 1 s of waiting for it")
+    assert line.endswith("then 1 s to read the result")
     assert [record.get("compiled_from") for record in run.history] == [None] * 15 + [32] * 25
 
 
