@@ -21,8 +21,8 @@ from lowerbound.runtime.threads import restoring_threads
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
-from lowerbound.training.compiling import compile_step
-from lowerbound.training.loop import Observer
+from lowerbound.training.compiled_step import compile_step
+from lowerbound.training.observer import Observer
 from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 
@@ -216,7 +216,7 @@ def test_the_compiler_itself_agrees(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps.step.update, "begin", interrupt)
+    monkeypatch.setattr(steps.step.update, "prepare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         steps.run({"beta": 1.0}, compiled=True)
 

@@ -17,7 +17,7 @@ from torch.distributions import Normal, constraints
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
 from lowerbound.training.batches import Batch, BatchSource
-from lowerbound.training.compiling import compile_step
+from lowerbound.training.compiled_step import compile_step
 from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 

@@ -70,8 +70,8 @@ def step_traced(
         gradients = [torch.full_like(gradient, torch.nan) for gradient in gradients]
     assert traced.fits()
     assert traced.covers(gradients)
-    traced.begin(traced.factors, refused)
-    traced.change(traced.factors, parameters, gradients, torch.tensor(refused))
+    traced.prepare()
+    traced(parameters, gradients, torch.tensor(refused))
 
 
 def values_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -190,7 +190,7 @@ def test_an_update_that_is_interrupted_before_it_begins_leaves_no_trace(monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps.step.update, "begin", interrupt)
+    monkeypatch.setattr(steps.step.update, "prepare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         steps.run(compiled=True)
     assert steps.step.taken == 3 == steps.step.accepted

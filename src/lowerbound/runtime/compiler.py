@@ -15,6 +15,7 @@ from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from lowerbound.errors import SettingsError
 from lowerbound.runtime.modes import without_argument_checks
@@ -87,9 +88,27 @@ class CompiledFunction:
         known = inspect.signature(torch.compile).parameters
         asked |= {name: value for name, value in _LIMITS.items() if name in known}
         self.own = _copy_code(self.function)
+        self._last: tuple[Callable[..., Any], list[Any]] | None = None
         with setting_compiler_switches():
-            self.made = torch.compile(self.own, fullgraph=self.whole, **asked)
+            self.made = torch.compile(
+                self.own, fullgraph=self.whole, backend=self._generate_code, **asked
+            )
         self.is_called = False
+
+    def _generate_code(
+        self, graph: torch.fx.GraphModule, inputs: list[Any], *, options: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """Let torch generate the code of a graph, and remember each call of it."""
+        code = torch._inductor.compile(graph, inputs, options)
+
+        def call(*given: Any) -> Any:
+            results = code(*given)
+            self._last = None
+            if not results:
+                self._last = code, list(given)
+            return results
+
+        return call
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function, after compiling it if this is the first call."""
@@ -104,6 +123,24 @@ class CompiledFunction:
                 message = ".*torch._prims_common.check.* is deprecated"
                 warnings.filterwarnings("ignore", message, FutureWarning)
                 return self.made(*given, **named)
+
+    def last_call(self, changing: Sequence[Tensor]) -> LastCall | None:
+        """Return the last call's code, to be repeated with other tensors.
+
+        Args:
+            changing: those of its tensors that the repetitions replace.
+
+        Returns:
+            ``None`` if the call did more than to change tensors, or did not use a changing tensor
+            as it is.
+        """
+        if self._last is None:
+            return None
+        code, inputs = self._last
+        places = [[i for i, given in enumerate(inputs) if given is own] for own in changing]
+        if any(len(found) != 1 for found in places):
+            return None
+        return LastCall(code, inputs, [place for (place,) in places])
 
     def guards_of_last_call(self) -> Callable[..., bool] | None:
         """Return a function that says whether the last call's code is valid for other arguments.
@@ -129,6 +166,39 @@ class CompiledFunction:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
+
+
+class LastCall:
+    """The code of a call of a compiled function, which is repeated without the compiler's checks.
+
+    Repeat it only if nothing has changed since the call but the values of tensors.
+
+    Args:
+        code: takes the inputs of the graph.
+        inputs: those of the call.
+        places: where the inputs are that a repetition replaces.
+    """
+
+    def __init__(self, code: Callable[..., Any], inputs: list[Any], places: Sequence[int]) -> None:
+        self.code, self.inputs, self.places = code, inputs, places
+        self.layouts = [_describe_layout(inputs[place]) for place in places]
+
+    def repeat(self, changing: Sequence[Tensor]) -> bool:
+        """Run the code with these tensors in the places of the ones before, if they fit.
+
+        Returns:
+            Whether they fit. Otherwise nothing was done.
+        """
+        if [_describe_layout(tensor) for tensor in changing] != self.layouts:
+            return False
+        for place, tensor in zip(self.places, changing, strict=True):
+            self.inputs[place] = tensor
+        self.code(*self.inputs)
+        return True
+
+
+def _describe_layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _drop_global_state(guards: Sequence[Any]) -> list[bool]:

@@ -55,6 +55,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tensor)
 
+    @property
+    def changing_tensors(self) -> list[Tensor]:
+        """The tensors that differ from batch to batch."""
+        if self.on_device:
+            return [self.tensor]
+        return [self.tensor, *self.fields.values()]
+
     def decode(self, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
         """The values, ``[B, *shape]``, which may be random, and the fields, ``[B, ...]``."""
         if self.examples is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ from typing import Any, Literal
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
-from lowerbound.runtime.compiler import Choice, CompiledFunction
+from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
+from lowerbound.training.compiled_step import Compute, compile_step
 from lowerbound.training.progress import Progress
-from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Compute = Callable[[Batch], None]
 
 # The number of steps before the timed ones, while memory is allocated and caches fill, and the
 # number of timed steps.
@@ -28,14 +26,6 @@ _WARMUP_STEPS, _TIMED_STEPS = 3, 10
 # If at least this many steps remain, the code that calls the kernels is compiled too. That takes
 # another 5 to 10 seconds, and saves 0.2 to 0.6 milliseconds in each step.
 _WORTH_THOROUGHNESS_STEPS = 30_000
-
-
-# Warnings of torch about a step that is compiled in pieces: the compiler reads gradients of tensors
-# that are not leaves, and torch 2.11 names each function of Python that it does not compile.
-_USUAL_BETWEEN_PIECES = (
-    "The .grad attribute of a Tensor that is not a leaf",
-    "Dynamo does not know how to trace the builtin",
-)
 
 
 @dataclass(frozen=True)
@@ -225,79 +215,6 @@ class StepAutotuner:
             profiled=self.options.profiled,
             threads=max(self.options.threads),
         )
-
-
-def compile_step(
-    step: TrainingStep,
-    *,
-    whole: bool = True,
-    thoroughly: bool = False,
-    profiled: bool = False,
-    threads: int | None = None,
-    graphs: bool = True,
-) -> Compute:
-    """Compile a step's ``compute``. The first call of the result waits for the compiler.
-
-    Args:
-        step: the step.
-        whole: whether to compile one graph; the compiler fails if something in the model prevents
-            that. Otherwise the step is compiled in pieces.
-        thoroughly: whether to compile also the code that calls the kernels one after the other on a
-            CPU. Otherwise that code is Python.
-        profiled: whether to name the kernels in profiles.
-        threads: the largest number of processor threads on which kernels run; by default as many as
-            torch uses now. If it is not 1, they can run on any smaller number too.
-        graphs: whether to record a whole step, on a GPU, as a CUDA graph.
-    """
-    options = _choose_code_options(
-        step.device,
-        thoroughly=whole and thoroughly,
-        profiled=profiled,
-        threads=threads or torch.get_num_threads(),
-    )
-
-    def build() -> CompiledFunction:
-        any_threads = bool(options.get("cpp.dynamic_threads"))
-        return CompiledFunction(step.compute, whole=whole, any_threads=any_threads, **options)
-
-    step.update.recorded = None
-    made: Compute = build()
-    if whole and graphs and step.device.type == "cuda":
-        made = RecordedStep(step, build)
-
-    def compute(batch: Batch) -> None:
-        if whole:
-            step.update.trace()
-        with step.update.raising_its_errors():
-            made(batch)
-
-    def compute_in_pieces(batch: Batch) -> None:
-        with warnings.catch_warnings():
-            for message in _USUAL_BETWEEN_PIECES:
-                warnings.filterwarnings("ignore", message, UserWarning)
-            compute(batch)
-
-    if whole:
-        return compute
-    return compute_in_pieces
-
-
-def _choose_code_options(
-    device: torch.device,
-    *,
-    thoroughly: bool = False,
-    profiled: bool = False,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Choose the options of the compiler's code generator for steps on this device."""
-    options: dict[str, Any] = {}
-    if device.type == "cpu":
-        options |= {"cpp.threads": threads, "cpp.dynamic_threads": threads > 1}
-    if profiled:
-        options["cpp.enable_kernel_profile"] = True
-    if thoroughly and device.type == "cpu":
-        options["cpp_wrapper"] = True
-    return options
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -26,6 +26,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import StepAutotuner, StepOptions
+from lowerbound.training.observer import Observer, may_interfere
 from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
@@ -42,32 +43,6 @@ from lowerbound.training.step import TrainingStep
 # steps if each of them keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
-
-
-class Observer:
-    """Watches training. The loop calls all methods, which do nothing by default.
-
-    To write your own: subclass, override the methods that you need, and pass an instance in
-    ``observers`` of :func:`lowerbound.fit`.
-    """
-
-    def on_start(self, loop: Loop) -> None:
-        """Before the first step."""
-
-    def on_choice(self, loop: Loop, line: str) -> None:
-        """After the choice of how steps run, or after a profile; ``line`` describes it."""
-
-    def on_step(self, loop: Loop) -> None:
-        """After a step."""
-
-    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """After an epoch and its validation."""
-
-    def on_interrupt(self, loop: Loop) -> None:
-        """After an error or a signal ended the training, before the error is raised again."""
-
-    def on_end(self, loop: Loop) -> None:
-        """After the last epoch, with the weights that are kept."""
 
 
 @dataclass(eq=False)
@@ -118,6 +93,7 @@ class Loop:
     @torch.enable_grad()
     def run(self) -> None:
         """Train to the end. The caller seeds and restores torch's random state."""
+        self.step.is_watched = any(map(may_interfere, self.observers))
         with self._report_failures():
             self._notify("on_start")
             while not self.progress.finished:
@@ -251,6 +227,7 @@ class Loop:
         """
         self.model.train()
         self.players.train()
+        self.step.is_unchanged = False
         first, began = self.progress.position, time.perf_counter()
         most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
         left = (self.total_steps - self.progress.step) * self.batch_size
@@ -269,6 +246,7 @@ class Loop:
         self.autotuner.run(batch, self._read_schedules(), self._count_steps_left())
         self.progress.advance(len(batch))
         self._notify("on_step")
+        self.step.is_unchanged = not self.step.is_watched
 
     def _may_undo_step(self) -> bool:
         """Whether the step in progress, if there is one, has not begun to change the weights."""

@@ -25,7 +25,8 @@ from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
+from lowerbound.training.observer import Observer
 from lowerbound.training.records import describe_complete
 from lowerbound.training.state import collect_state
 
@@ -74,6 +75,8 @@ class Display(Observer):
     Args:
         shown: the terms of the bound to show: a label, the term, and its sign.
     """
+
+    only_reads = True
 
     def __init__(self, shown: Sequence[tuple[str, str, int]] = ()) -> None:
         self.terms = shown
@@ -181,6 +184,8 @@ class Recorder(Observer):
         directory: to write to.
         save_every: seconds between two checkpoints.
     """
+
+    only_reads = True
 
     directory: RunDirectory
     save_every: float

@@ -14,7 +14,8 @@ from lowerbound.runtime.devices import synchronize
 from lowerbound.runtime.outputs import write_whole
 from lowerbound.training.batches import count_batches
 from lowerbound.training.labels import DATA, UPDATE
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
+from lowerbound.training.observer import Observer
 
 PRODUCTS = "matrix products"
 ELEMENTWISE = "elementwise and sums"
@@ -70,6 +71,8 @@ class Profiler(Observer):
     Args:
         path: The Markdown file to write the table to; ``None`` to show it only.
     """
+
+    only_reads = True
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path

@@ -68,7 +68,7 @@ class RecordedStep:
         if not is_valid:
             self.graph, self.is_compiled = None, False
             return False
-        for own, given in zip(self.inputs, _inputs_of(batch), strict=True):
+        for own, given in zip(self.inputs, batch.changing_tensors, strict=True):
             own.copy_(given)
         self.graph.replay()
         return True
@@ -82,7 +82,7 @@ class RecordedStep:
         if holds is None or not holds(own) or not self._record(own):
             self._run(batch)
             return
-        self.holds, self.batch, self.inputs = holds, own, _inputs_of(own)
+        self.holds, self.batch, self.inputs = holds, own, own.changing_tensors
         self.addresses = self._list_addresses()
         self.graph.replay()
 
@@ -120,13 +120,6 @@ class RecordedStep:
             for tensor in tensors.values()
             if isinstance(tensor, Tensor)
         ]
-
-
-def _inputs_of(batch: Batch) -> list[Tensor]:
-    """The tensors that differ from batch to batch."""
-    if batch.on_device:
-        return [batch.tensor]
-    return [batch.tensor, *batch.fields.values()]
 
 
 def _with_own_inputs(batch: Batch) -> Batch:

@@ -87,6 +87,10 @@ class TrainingStep:
         }
         self.current = objective.holding(self.scheduled)
         self.unchecked: list[_Start] = []
+        self.is_watched = False
+        """Whether other code may read the gradients, or change anything, between steps."""
+        self.is_unchanged = False
+        """Whether nothing has changed since the last step but the values of tensors."""
         self.last: tuple[Tensor, Draw, Tensor] | None = None
         """The data, draw and mean bound of the last step; ``None`` if it was compiled."""
         self._names: tuple[str, ...] = ()
@@ -157,8 +161,12 @@ class TrainingStep:
         with networks_in(self.model, start.network_dtype):
             yield start.batch.decode_stored(self.dtype)
 
-    def compute(self, batch: Batch) -> None:
-        """Draw, compute terms and gradients, decide whether the step is refused, and update."""
+    def compute(self, batch: Batch) -> list[Tensor | None] | None:
+        """Draw, compute terms and gradients, decide whether the step is refused, and update.
+
+        Returns:
+            The gradients, if the step is watched.
+        """
         x, given = batch.decode(self.dtype)
         draw = self.model.draw(x, self.objective.samples, self.objective.gradient, **given)
         losses = compute_player_losses(self.current, self.player_names, draw)
@@ -180,6 +188,9 @@ class TrainingStep:
             if not torch.compiler.is_compiling():
                 self.last = (x, draw, bound)
             self.update(gradients)
+        if self.is_watched:
+            return gradients
+        return None
 
     def _compute_gradients(self, losses: Sequence[Tensor]) -> list[Tensor | None]:
         """Compute the gradient of each parameter that the optimiser updates.
@@ -293,7 +304,8 @@ class TrainingStep:
             )
         sums = [terms[name].detach().sum(dtype=torch.float64) for name in self._names]
         added = torch.stack(sums)
-        self._sums += torch.where(self.update.refused, torch.zeros_like(added), added)
+        # Not `+=`, which would also set the attribute: compiled code that does so is not repeated.
+        self._sums.add_(torch.where(self.update.refused, torch.zeros_like(added), added))
 
     def _update_average(self) -> None:
         assert self.averaged is not None

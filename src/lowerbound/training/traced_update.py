@@ -192,7 +192,8 @@ class TracedUpdate:
             position for group in groups if group.counts for position in group.positions
         ]
         self.factors = torch.zeros(len(groups), _FACTORS, dtype=dtype)
-        """The factors of each group. They are those of the last step until the next begins."""
+        """The factors of each group in the next step, which the host sets."""
+        self._values = self.factors.numpy()
 
     @classmethod
     def of(cls, optimizer: Optimizer, parameters: Sequence[Tensor]) -> TracedUpdate | None:
@@ -235,24 +236,20 @@ class TracedUpdate:
         given = {i for i, gradient in enumerate(gradients) if gradient is not None}
         return given.issubset(self.positions) and given.issuperset(self.counted)
 
-    def begin(self, factors: Tensor, refused: bool) -> None:
-        """Compute the factors of this step, and count the step unless it is refused."""
+    def prepare(self) -> None:
+        """Compute the factors of the next step."""
         rows = [group.rule.compute_factors(group.group, group.taken) for group in self.groups]
         padded = [row + [0.0] * (_FACTORS - len(row)) for row in rows]
-        factors.copy_(torch.tensor(padded, dtype=torch.float64))
-        counts = [count for group in self.groups for count in group.counts]
-        if counts and not refused:
-            torch._foreach_add_(counts, 1)
+        self._values[:] = padded
 
-    def change(
+    def __call__(
         self,
-        factors: Tensor,
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor | None],
         refused: Tensor,
     ) -> None:
-        """Change parameters and averages unless the step is refused; part of a compiled step."""
-        for row, group in zip(factors.unbind(), self.groups, strict=True):
+        """Change parameters and state unless the step is refused; part of a compiled step."""
+        for row, group in zip(self.factors.unbind(), self.groups, strict=True):
             known = row.unbind()
             for position, averages in zip(group.positions, group.averages, strict=True):
                 gradient, own = gradients[position], [parameters[position], *averages]
@@ -261,6 +258,8 @@ class TracedUpdate:
                 found = group.rule.update(known, gradient, *own)
                 for tensor, value in zip(own, found, strict=True):
                     tensor.copy_(torch.where(refused, tensor, value))
+            for count in group.counts:
+                count.copy_(torch.where(refused, count, count + 1))
 
     def _has_plain_tensors(self) -> bool:
         """Whether all tensors lie on a CPU, have one type, and share no memory."""

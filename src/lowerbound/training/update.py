@@ -58,8 +58,7 @@ class WeightUpdate:
         if torch.compiler.is_compiling():
             traced = self.traced
             if traced is not None and traced.covers(gradients):
-                torch.ops.lowerbound.begin_update(traced.factors, self.refused, self._number)
-                traced.change(traced.factors, self.parameters, gradients, self.refused)
+                traced(self.parameters, gradients, self.refused)
                 return
             learned = zip(self.parameters, gradients, strict=True)
             complete = all(g is not None for p, g in learned if p.requires_grad)
@@ -75,8 +74,8 @@ class WeightUpdate:
         finite = values[0].isfinite()
         for value in values[1:]:
             finite = finite & value.isfinite()
-        self.refused |= ~finite
-        self.accepted += ~self.refused
+        self.refused.logical_or_(~finite)
+        self.accepted.add_(~self.refused)
 
     def apply(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
         """Do the update itself, outside of any graph."""
@@ -100,12 +99,21 @@ class WeightUpdate:
         if self.device.type == "cpu" and (self.traced is None or not self.traced.fits()):
             self.traced = TracedUpdate.of(self.optimizer, self.parameters)
 
-    def begin(self, factors: Tensor, refused: Tensor) -> None:
-        """Prepare an update that is part of a compiled step, and count it."""
-        assert self.traced is not None
-        self.taken += 1  # first, so that an interrupted update is counted
-        with labelled(UPDATE):
-            self.traced.begin(factors, bool(refused))
+    def prepare(self) -> None:
+        """Send what the next update depends on to where a compiled step reads it."""
+        if self.traced is not None:
+            self.traced.prepare()
+
+    def count(self, taken: int) -> None:
+        """Count an update that a compiled step has made without Python, if it has made one.
+
+        Args:
+            taken: the number of updates before the step.
+        """
+        if self.traced is None or self.taken != taken:
+            return
+        if int(self.accepted) > taken or bool(self.refused):
+            self.taken = taken + 1
 
     def record(self) -> None:
         """From now on compiled steps contain the update itself, if the optimiser allows it.
@@ -208,12 +216,6 @@ _ARGUMENTS = "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, Sym
 torch.library.define("lowerbound::update", _ARGUMENTS)
 torch.library.define("lowerbound::recorded_update", _ARGUMENTS)
 
-# What the host does for an update that is part of a compiled step. The loops of the update read the
-# factors, so they run after it.
-torch.library.define(
-    "lowerbound::begin_update", "(Tensor(a!) factors, Tensor refused, SymInt number) -> ()"
-)
-
 
 @torch.library.impl("lowerbound::update", "CompositeExplicitAutograd")
 def _update(
@@ -230,21 +232,6 @@ def _recorded_update(
 ) -> None:
     update = _UPDATES[number]
     _run(update, update.apply_recorded, parameters, gradients, refused)
-
-
-@torch.library.impl("lowerbound::begin_update", "CompositeExplicitAutograd")
-def _begin_update(factors: Tensor, refused: Tensor, number: int) -> None:
-    update = _UPDATES[number]
-    try:
-        update.begin(factors, refused)
-    except BaseException as error:
-        update._error = error
-        raise
-
-
-@torch.library.register_fake("lowerbound::begin_update")  # type: ignore[untyped-decorator]
-def _(factors: Tensor, refused: Tensor, number: int) -> None:
-    return None
 
 
 def _run(
