@@ -87,15 +87,14 @@ def lowered(monkeypatch):
 
 
 def _compile_with(monkeypatch, backend: str) -> None:
-    from lowerbound.runtime import compiler
-    from lowerbound.training import compiling
+    import torch
 
-    monkeypatch.setattr(
-        compiler,
-        "_COMPILER_OPTIONS",
-        compiler._COMPILER_OPTIONS | {"backend": backend, "options": {}},
-    )
-    monkeypatch.setattr(compiling, "_choose_code_options", lambda *_, **__: {})
+    from lowerbound.runtime import compiler
+
+    def generate_code(graph, inputs, options):
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    monkeypatch.setattr(compiler, "generate_code", generate_code)
 
 
 @pytest.fixture(scope="session")

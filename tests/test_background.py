@@ -17,7 +17,7 @@ from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.background import BackgroundWork, can_copy_process
 from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.runtime.threads import using_threads
-from lowerbound.training.observer import Observer
+from lowerbound.training.loop import Observer
 
 pytestmark = [
     pytest.mark.skipif(

@@ -18,11 +18,11 @@ from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.runtime.threads import restoring_threads
-from lowerbound.training import compiling
+from lowerbound.training import compiled_step, compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiled_step import compile_step
-from lowerbound.training.observer import Observer
+from lowerbound.training.loop import Observer
 from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 
@@ -841,7 +841,7 @@ def test_a_run_goes_on_in_the_precision_that_was_chosen(bfloat16, tmp_path, monk
 def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
     def options(**asked):
         return {
-            kind: compiling._choose_code_options(torch.device(kind), **asked)
+            kind: compiled_step._choose_code_options(torch.device(kind), **asked)
             for kind in ("cpu", "cuda")
         }
 

@@ -98,8 +98,8 @@ class CompiledFunction:
     def _generate_code(
         self, graph: torch.fx.GraphModule, inputs: list[Any], *, options: dict[str, Any]
     ) -> Callable[..., Any]:
-        """Let torch generate the code of a graph, and remember each call of it."""
-        code = torch._inductor.compile(graph, inputs, options)
+        """Generate the code of a graph, which remembers its last call."""
+        code = generate_code(graph, inputs, options)
 
         def call(*given: Any) -> Any:
             results = code(*given)
@@ -166,6 +166,14 @@ class CompiledFunction:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
+
+
+def generate_code(
+    graph: torch.fx.GraphModule, inputs: list[Any], options: dict[str, Any]
+) -> Callable[..., Any]:
+    """Let torch generate the code of a graph."""
+    made: Callable[..., Any] = torch._inductor.compile(graph, inputs, options)
+    return made
 
 
 class LastCall:

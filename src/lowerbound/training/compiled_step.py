@@ -17,6 +17,7 @@ from lowerbound.runtime.compiler import CompiledFunction, LastCall
 from lowerbound.training.batches import Batch
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
+from lowerbound.training.traced_update import TracedUpdate
 
 Compute = Callable[[Batch], Any]
 
@@ -79,6 +80,7 @@ class _StepInPieces:
         with warnings.catch_warnings(), self.step.update.raising_its_errors():
             for message in _USUAL_BETWEEN_PIECES:
                 warnings.filterwarnings("ignore", message, UserWarning)
+            self.step.update.trace(False)
             self.made(batch)
 
 
@@ -88,6 +90,7 @@ class _WholeStep:
     def __init__(self, step: TrainingStep, made: CompiledFunction) -> None:
         self.step, self.made = step, made
         self.last_call: LastCall | None = None
+        self.traced: TracedUpdate | None = None
 
     def __call__(self, batch: Batch) -> None:
         update = self.step.update
@@ -100,9 +103,10 @@ class _WholeStep:
 
     def _repeat(self, batch: Batch) -> bool:
         """Run the code of the last call without its checks, if it fits the batch."""
-        if self.last_call is None:
+        update = self.step.update
+        if self.last_call is None or self.traced is not update.traced:
             return False
-        self.step.update.prepare()
+        update.prepare()
         return self.last_call.repeat(batch.changing_tensors)
 
     def _call(self, batch: Batch) -> None:
@@ -112,6 +116,7 @@ class _WholeStep:
         with update.raising_its_errors():
             gradients = self.made(batch)
         self.last_call = self.made.last_call(batch.changing_tensors)
+        self.traced = update.traced
         if gradients is not None:
             for parameter, gradient in zip(update.parameters, gradients, strict=True):
                 parameter.grad = gradient

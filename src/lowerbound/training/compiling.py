@@ -121,6 +121,15 @@ class StepAutotuner:
             "compiled_from": self.compiled_from,
         }
 
+    def record(self) -> dict[str, Any]:
+        """What the record of an epoch says about how its steps ran."""
+        record: dict[str, Any] = {}
+        if len(self.options.threads) > 1:
+            record["steps_by_threads"] = dict(self.steps_by_threads)
+        if self.compiled_from is not None:
+            record["compiled_from"] = self.compiled_from
+        return record
+
     def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
 

@@ -47,6 +47,7 @@ class WeightUpdate:
         """What recorded updates have fixed; ``None`` if compiled steps only call the update."""
         self.traced: TracedUpdate | None = None
         """The update as a part of a compiled step, on a CPU; ``None`` if the step only calls it."""
+        self._traceable: TracedUpdate | None = None
         self._rates: list[float] = [0.0 for _ in self.rates]
         self._has_state = False
         self._error: BaseException | None = None
@@ -90,14 +91,21 @@ class WeightUpdate:
                 change_unless(refused, self.optimize, self._list_changed_tensors, wait=wait)
         self._has_state = True
 
-    def trace(self) -> None:
-        """From now on compiled steps contain the update itself, if the optimiser is a known one.
+    def trace(self, wanted: bool = True) -> None:
+        """Let compiled steps contain the update itself, if the optimiser is a known one.
 
         Call it before each compiled step, because the optimiser may have changed. The compiler's
         own checks then say whether the compiled code is still valid.
+
+        Args:
+            wanted: ``False`` to let compiled steps only call the update.
         """
-        if self.device.type == "cpu" and (self.traced is None or not self.traced.fits()):
-            self.traced = TracedUpdate.of(self.optimizer, self.parameters)
+        self.traced = None
+        if not wanted or self.device.type != "cpu":
+            return
+        if self._traceable is None or not self._traceable.fits():
+            self._traceable = TracedUpdate.of(self.optimizer, self.parameters)
+        self.traced = self._traceable
 
     def prepare(self) -> None:
         """Send what the next update depends on to where a compiled step reads it."""
