@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -60,6 +61,16 @@ class Option:
         return name
 
 
+class Stage(Enum):
+    """What an autotuner does with the pieces of work; stages follow in this order."""
+
+    TIMING_UNCOMPILED = "uncompiled options are timed"
+    PREPARING = "uncompiled work goes on, and the compiler works in a copy of the process"
+    TIMING_AGAIN = "uncompiled work is timed again, because the number of threads may have changed"
+    TIMING_COMPILED = "compiled options are timed"
+    DECIDED = "the choice is final"
+
+
 class NotCompilable(Exception):
     """:attr:`Autotuner.build` raises this for work that must not be compiled, with the reason."""
 
@@ -67,8 +78,9 @@ class NotCompilable(Exception):
 class Autotuner(Generic[Function]):
     """Chooses the fastest option for repeated work.
 
-    Uncompiled options are timed first. If the remaining work would take long enough, compiled
-    options are timed too. If the compiler fails, the work continues uncompiled.
+    The stages follow one another as :class:`Stage` lists them, and some are left out. Uncompiled
+    options are timed first. If the remaining work would take long enough, compiled options are
+    timed too. If the compiler fails, the work continues uncompiled.
 
     Where the process can be copied, the compiler works in a copy first, while uncompiled work goes
     on. That fills the compiler's cache, from which this process then reads.
@@ -110,40 +122,42 @@ class Autotuner(Generic[Function]):
         self.in_pieces, self.pieces = in_pieces, ""
         self.describe = describe
         self.description: str | None = None
-        self.in_background = describe is not None and can_copy_process(device)
-        self.wants_background = self.is_prepared = False
         self.background: BackgroundWork | None = None
         self.background_seconds: float | None = None
         self.precisions = list(precisions)
         self.measured: dict[Option, float] = {}
         self.compile_seconds = 0.0
         self.tried_compiling = False
-        self.line: str | None = None
         self.reason: str | None = None
         self.began = 0.0
         self.untried: list[Option] = []
         if choice != "always":
             self.untried = [Option(False, bfloat16) for bfloat16 in self.precisions[1:]]
-        self.may_compile = choice != "never"
-        self.decided = not (self.untried or self.may_compile)
+        self.stage = Stage.TIMING_UNCOMPILED
+        if choice == "never" and not self.untried:
+            self.stage = Stage.DECIDED
         self.functions: dict[Option, Function] = {}
         self._switch(Option(False, self.precisions[0]))
 
     @property
+    def decided(self) -> bool:
+        """Whether the choice is final."""
+        return self.stage is Stage.DECIDED
+
+    @property
     def settled_option(self) -> Option | None:
         """The option with which a later process continues; ``None`` if that is not decided yet."""
-        if self.decided or self.option.compiled:
+        if self.stage in (Stage.TIMING_COMPILED, Stage.DECIDED):
             return self.option
         return None
 
     @property
-    def in_preparation(self) -> bool:
-        """Whether the compiler works in the background, or is about to."""
-        return self.wants_background or self.background is not None
+    def line(self) -> str | None:
+        """The choice and its reason; ``None`` if there was nothing to choose, or not yet."""
+        return self.reason and f"{self.option}: {self.reason}"
 
     def close(self) -> None:
         """End what works in the background."""
-        self.wants_background = False
         if self.background is not None:
             self.background.stop()
             self.background = None
@@ -159,13 +173,13 @@ class Autotuner(Generic[Function]):
         """
         if bfloat16 is not None:
             self.precisions = [bfloat16]
-        compiled = compiled and self.choice != "never"
-        self.decided = not compiled and self.choice != "always"
-        self.untried, self.may_compile = [], not self.decided
+        self.untried = []
         self._switch(Option(False, self.precisions[0]))
-        if compiled:
+        if compiled and self.choice != "never":
             self.choice = "always"
             self._start_compiling()
+        elif self.choice != "always":
+            self.stage = Stage.DECIDED
 
     def run(self, work: Callable[[Option, Function], Result]) -> Result:
         """Do a piece of work with the function of the current option.
@@ -173,8 +187,7 @@ class Autotuner(Generic[Function]):
         If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
         piece of work that raises an error must change nothing.
         """
-        if self.wants_background:
-            self.wants_background = False
+        if self.stage is Stage.PREPARING and self.background is None:
             try:
                 self.background = BackgroundWork(lambda: self._rehearse(work))
             except OSError as error:
@@ -201,11 +214,11 @@ class Autotuner(Generic[Function]):
 
     def record(self, seconds: float, left: float) -> None:
         """Record the time of a piece of work, and choose how to run the next one."""
-        if self.in_preparation:
+        if self.stage is Stage.PREPARING:
             self._end_preparation()
             return
         self.times.append(seconds)
-        if self.choice == "always" and not self.option.compiled:
+        if self.choice == "always" and self.stage is Stage.TIMING_UNCOMPILED:
             self._start_compiling()
             return
         needs_no_trial = self.choice == "always" and len(self.precisions) == 1
@@ -216,31 +229,32 @@ class Autotuner(Generic[Function]):
             self.compile_seconds = self.times[0]
         if self.untried:
             self._switch(self.untried.pop(0))
-        elif self.may_compile:
-            self._compile_if_worth_it(left)
-        else:
+        elif self.stage is Stage.TIMING_COMPILED or self.choice == "never":
             self._settle(self._describe_times())
+        else:
+            self._compile_if_worth_it(left)
 
     def _compile_if_worth_it(self, left: float) -> None:
+        following, least = self._plan_compiling()
         seconds = left * min(self.measured.values())
-        least = WORTH_COMPILING_SECONDS
-        if self.is_prepared:
-            self.in_background, least = False, WORTH_READING_SECONDS
-        elif self.in_background:
-            self.in_background = not self._was_compiled()
-            least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_READING_SECONDS
         if seconds < least * len(self.precisions) or left < self.fewest_left:
             self._settle_because_short(seconds)
-        elif self.in_background:
-            self.wants_background = True
+        elif following is Stage.PREPARING:
+            self.stage = following
             self._switch(min(self.measured, key=self.measured.__getitem__))
         else:
             self._start_compiling()
 
-    def _was_compiled(self) -> bool:
-        assert self.describe is not None
+    def _plan_compiling(self) -> tuple[Stage, float]:
+        """Return the stage that would follow, and the least seconds of work that are worth it."""
+        if self.stage is Stage.TIMING_AGAIN:
+            return Stage.TIMING_COMPILED, WORTH_READING_SECONDS
+        if self.describe is None or not can_copy_process(self.device):
+            return Stage.TIMING_COMPILED, WORTH_COMPILING_SECONDS
         self.description = self.describe()
-        return was_compiled(self.description)
+        if was_compiled(self.description):
+            return Stage.TIMING_COMPILED, WORTH_READING_SECONDS
+        return Stage.PREPARING, WORTH_BACKGROUND_SECONDS
 
     def _settle_because_short(self, seconds: float) -> None:
         reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
@@ -250,7 +264,7 @@ class Autotuner(Generic[Function]):
 
     def _start_compiling(self) -> None:
         """From now on, run compiled work in every precision in turn."""
-        self.may_compile, self.tried_compiling = False, True
+        self.stage, self.tried_compiling = Stage.TIMING_COMPILED, True
         first, *self.untried = [Option(True, bfloat16) for bfloat16 in self.precisions]
         try:
             self._switch(first)
@@ -263,7 +277,7 @@ class Autotuner(Generic[Function]):
     def _end_preparation(self) -> None:
         """Once the compiler has finished in the background, time uncompiled work again.
 
-        The number of threads may have changed, and the copy took its share of the processor.
+        The copy of the process took its share of the processor.
         """
         background = self.background
         if background is None or not background.ended:
@@ -273,25 +287,22 @@ class Autotuner(Generic[Function]):
         if background.failure is not None:
             self._settle(background.failure, compiled=False)
         else:
-            self.is_prepared = True
+            self.stage = Stage.TIMING_AGAIN
             self._switch(self.option)
 
     def _rehearse(self, work: Callable[[Option, Function], Result]) -> str | None:
-        """Do a piece of work with each compiled option; in a copy of the process.
+        """Do a piece of work with each compiled option, in a copy of the process.
 
         Returns:
-            Why the work cannot be compiled, or ``None`` if it can be with the first option.
+            Why the work cannot be compiled, or ``None`` if it can be.
         """
-        is_first = True
         self.tell = lambda line: None
         self._start_compiling()
-        while self.option.compiled:
-            self.run(work)
-            is_first = is_first and not self.option.compiled
-            if not self.untried:
-                break
-            self._switch(self.untried.pop(0))
-        return self.reason if is_first else None
+        for option in [self.option, *self.untried]:
+            if not self.decided:  # which it is only if the compiler fails
+                self._switch(option)
+                self.run(work)
+        return self.reason
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -314,11 +325,10 @@ class Autotuner(Generic[Function]):
             self._switch(min(timed, key=self.measured.__getitem__))
         else:
             self._switch(Option(False, self.precisions[0]))
-        self.decided = True
+        self.stage, self.reason = Stage.DECIDED, reason
         if self.option.compiled and self.description is not None and not self.pieces:
             note_compiled(self.description)
-        self.reason, self.line = reason, f"{self.option}: {reason}"
-        self.tell(self.line)
+        self.tell(f"{self.option}: {reason}")
 
     def _describe_times(self) -> str:
         compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"
