@@ -1,22 +1,25 @@
 """The compiler in the background: work in a copy of the process, and a training that uses it."""
 
 import fcntl
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import lowerbound as lb
-from lowerbound.runtime import autotune
+from lowerbound.runtime import autotune, threads
+from lowerbound.runtime import background as runtime_background
 from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.background import BackgroundWork, can_copy_process
 from lowerbound.runtime.compiler import CompiledFunction
-from lowerbound.runtime.threads import using_threads
+from lowerbound.runtime.threads import restoring_threads, using_threads
 from lowerbound.training.loop import Observer
 
 pytestmark = [
@@ -29,8 +32,8 @@ pytestmark = [
 CPU = torch.device("cpu")
 
 
-def wait(background: BackgroundWork) -> BackgroundWork:
-    end = time.monotonic() + 60
+def wait(background: BackgroundWork, seconds: float = 60) -> BackgroundWork:
+    end = time.monotonic() + seconds
     while not background.ended:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -125,14 +128,60 @@ def test_a_copy_is_stopped_with_all_processes_that_it_started(tmp_path):
     assert not background.process.is_alive()
 
 
-def test_a_copy_ends_with_this_process(tmp_path):
+def test_work_that_ignores_the_request_to_end_is_killed(monkeypatch, tmp_path):
+    def work():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (tmp_path / "ready").touch()
+        time.sleep(10)
+
+    monkeypatch.setattr(runtime_background, "_ENDING_SECONDS", 0.1)
+    background = BackgroundWork(work)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    began = time.monotonic()
+    background.stop()
+    assert time.monotonic() - began < 5
+    assert background.process.exitcode == -signal.SIGKILL
+
+
+def test_it_yields_to_this_process(tmp_path):
+    """In processor time, also where each session gets the same share, and in memory."""
+
+    def work():
+        memory = Path("/proc/self/oom_score_adj").read_text().strip()
+        (tmp_path / "file").write_text(f"{os.getsid(0)} {os.nice(0)} {memory}")
+
+    assert wait(BackgroundWork(work)).failure is None
+    assert (tmp_path / "file").read_text() == f"{os.getsid(0)} {min(19, os.nice(0) + 5)} 1000"
+
+
+def test_its_end_is_noticed_where_the_system_reaps_processes():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert wait(BackgroundWork(lambda: "no compiler"), 10).failure == "no compiler"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_it_prints_nothing_where_output_is_not_a_file_of_this_process(monkeypatch, tmp_path):
+    class Notebook(io.StringIO):
+        def write(self, text):
+            (tmp_path / "printed").write_text(text)
+
+    monkeypatch.setattr(sys, "stdout", Notebook())
+    assert wait(BackgroundWork(lambda: print("text"))).failure is None
+    assert not (tmp_path / "printed").exists()
+
+
+def test_it_ends_with_this_process_and_all_that_it_started(tmp_path):
     program = (
-        "import os, sys, time\n"
+        "import os, subprocess, sys, time\n"
         "from pathlib import Path\n"
         "from lowerbound.runtime.background import BackgroundWork\n"
         "ready = Path(sys.argv[1])\n"
         "def work():\n"
-        "    ready.with_suffix('.part').write_text(str(os.getpid()))\n"
+        "    started = subprocess.Popen(['sleep', '60'])\n"
+        "    ready.with_suffix('.part').write_text(f'{os.getpid()} {started.pid}')\n"
         "    ready.with_suffix('.part').rename(ready)\n"
         "    time.sleep(60)\n"
         "BackgroundWork(work)\n"
@@ -140,11 +189,11 @@ def test_a_copy_ends_with_this_process(tmp_path):
         "os._exit(0)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "ready")], check=True)
-    number = int((tmp_path / "ready").read_text())
+    numbers = [int(number) for number in (tmp_path / "ready").read_text().split()]
     end = time.monotonic() + 10
-    while is_running(number) and time.monotonic() < end:
+    while any(map(is_running, numbers)) and time.monotonic() < end:
         time.sleep(0.01)
-    assert not is_running(number)
+    assert not any(map(is_running, numbers))
 
 
 def test_a_process_that_must_not_have_children_is_not_copied(monkeypatch):
@@ -340,7 +389,25 @@ def test_uncompiled_steps_are_timed_again_before_the_choice(in_this_process, mon
     assert "compiled_from" not in run.history[-1]
 
 
-def test_a_model_in_shared_memory_is_not_compiled_in_a_copy(in_this_process, monkeypatch):
+def test_uncompiled_steps_are_timed_with_the_chosen_number_of_threads(in_this_process, monkeypatch):
+    """Although the compiler has finished in the middle of a trial of other numbers."""
+    counts = {}
+
+    def note(loop):
+        counts.setdefault(loop.autotuner.tuner.stage.name, []).append(torch.get_num_threads())
+
+    in_this_process.asks = 10
+    for name, value in {"TURN_SECONDS": 1e9, "LONG_PIECE_SECONDS": 1e9}.items():
+        monkeypatch.setattr(threads, f"_{name}", value)
+    for name in ("SECONDS", "TIMES"):
+        monkeypatch.setattr(threads, f"_WORTH_A_TRIAL_{name}", 0)
+    with restoring_threads(2):
+        train(Watched(note), threads=None)
+    assert counts["PREPARING"] == [1] * 3 + [2] * 7
+    assert set(counts["TIMING_AGAIN"]) == {1}
+
+
+def test_a_model_in_shared_memory_is_not_rehearsed(in_this_process, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_shared", lambda tensor: True)
     monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", 1e9)
     watched = Watched()
