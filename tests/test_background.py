@@ -1,6 +1,7 @@
 """The compiler in the background: work in a copy of the process, and a training that uses it."""
 
 import fcntl
+import importlib
 import io
 import os
 import signal
@@ -265,12 +266,15 @@ def in_this_process(monkeypatch, worth_it):
     return Own
 
 
-def train(watched: Observer, **settings) -> lb.Run:
+def train(watched: Observer, *, end: torch.nn.Module | None = None, **settings) -> lb.Run:
     torch.manual_seed(0)
+    decoder = lb.mlp(2, 8, 6, activation="tanh")
+    if end is not None:
+        decoder.layers.append(end)
     vae = lb.LatentModel(
         lb.StandardNormal(2),
         lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")),
-        lb.Bernoulli(lb.mlp(2, 8, 6, activation="tanh")),
+        lb.Bernoulli(decoder),
     )
     data = lb.Examples.of(torch.rand(12, 6) < 0.5)
     settings = {"epochs": 40, "batch_size": 6, "progress": False, "threads": 1} | settings
@@ -299,6 +303,25 @@ def test_what_was_compiled_before_is_read_at_once(in_this_process):
     assert second.lines == [
         "compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 1 s to compile",
     ]
+
+
+def test_what_was_compiled_of_another_class_of_the_same_name_is_not_expected(
+    in_this_process, tmp_path, monkeypatch
+):
+    """An own class was edited, and prints the same."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    watched = Watched(), Watched(), Watched()
+    for watch, factor in zip(watched, (0.5, 0.5, 0.25), strict=True):
+        (tmp_path / "own_activation.py").write_text(
+            "import torch\n\n"
+            "class Scaled(torch.nn.Module):\n"
+            f"    def forward(self, x):\n        return {factor} * x\n"
+        )
+        sys.modules.pop("own_activation", None)
+        scaled = importlib.import_module("own_activation").Scaled()
+        train(watch, end=scaled)
+    assert [watch.compiled.index(True) for watch in watched] == [31, 13, 31]
 
 
 def test_notes_that_cannot_be_written_do_no_harm(in_this_process, tmp_path):

@@ -53,16 +53,11 @@ class Option:
         return torch.bfloat16 if self.bfloat16 else None
 
     def __str__(self) -> str:
-        name = "compiled"
-        if not self.compiled:
-            name = "uncompiled"
-        if self.bfloat16:
-            name += " in bfloat16"
-        return name
+        return "un" * (not self.compiled) + "compiled" + " in bfloat16" * self.bfloat16
 
 
 class Stage(Enum):
-    """What an autotuner does with the pieces of work; stages follow in this order."""
+    """What an autotuner does with pieces of work. Stages follow in this order; some are skipped."""
 
     TIMING_UNCOMPILED = "uncompiled options are timed"
     PREPARING = "uncompiled work goes on, and the compiler works in a copy of the process"
@@ -76,14 +71,11 @@ class NotCompilable(Exception):
 
 
 class Autotuner(Generic[Function]):
-    """Chooses the fastest option for repeated work.
+    """Chooses the fastest option for repeated work, in the stages of :class:`Stage`.
 
-    The stages follow one another as :class:`Stage` lists them, and some are left out. Uncompiled
-    options are timed first. If the remaining work would take long enough, compiled options are
-    timed too. If the compiler fails, the work continues uncompiled.
-
-    Where the process can be copied, the compiler works in a copy first, while uncompiled work goes
-    on. That fills the compiler's cache, from which this process then reads.
+    The compiler is tried if the remaining work would take long enough. Where the process can be
+    copied, it works in a copy first. That fills its cache, from which this process then reads. If
+    the compiler fails, the work continues uncompiled.
 
     Args:
         choice: ``"auto"``: compile if a trial shows that compiled work is faster. ``"always"``:
@@ -129,6 +121,7 @@ class Autotuner(Generic[Function]):
         self.compile_seconds = 0.0
         self.tried_compiling = False
         self.reason: str | None = None
+        self.line: str | None = None
         self.began = 0.0
         self.untried: list[Option] = []
         if choice != "always":
@@ -150,11 +143,6 @@ class Autotuner(Generic[Function]):
         if self.stage in (Stage.TIMING_COMPILED, Stage.DECIDED):
             return self.option
         return None
-
-    @property
-    def line(self) -> str | None:
-        """The choice and its reason; ``None`` if there was nothing to choose, or not yet."""
-        return self.reason and f"{self.option}: {self.reason}"
 
     def close(self) -> None:
         """End what works in the background."""
@@ -238,7 +226,10 @@ class Autotuner(Generic[Function]):
         following, least = self._plan_compiling()
         seconds = left * min(self.measured.values())
         if seconds < least * len(self.precisions) or left < self.fewest_left:
-            self._settle_because_short(seconds)
+            reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
+            if len(self.measured) > 1:
+                reason += f"; {self._describe_times()}"
+            self._settle(reason)
         elif following is Stage.PREPARING:
             self.stage = following
             self._switch(min(self.measured, key=self.measured.__getitem__))
@@ -256,12 +247,6 @@ class Autotuner(Generic[Function]):
             return Stage.TIMING_COMPILED, WORTH_READING_SECONDS
         return Stage.PREPARING, WORTH_BACKGROUND_SECONDS
 
-    def _settle_because_short(self, seconds: float) -> None:
-        reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
-        if len(self.measured) > 1:
-            reason += f"; {self._describe_times()}"
-        self._settle(reason)
-
     def _start_compiling(self) -> None:
         """From now on, run compiled work in every precision in turn."""
         self.stage, self.tried_compiling = Stage.TIMING_COMPILED, True
@@ -275,10 +260,7 @@ class Autotuner(Generic[Function]):
             self._settle(describe_failure(error), compiled=False)
 
     def _end_preparation(self) -> None:
-        """Once the compiler has finished in the background, time uncompiled work again.
-
-        The copy of the process took its share of the processor.
-        """
+        """Go on to the next stage once the compiler has finished in the background."""
         background = self.background
         if background is None or not background.ended:
             return
@@ -325,10 +307,11 @@ class Autotuner(Generic[Function]):
             self._switch(min(timed, key=self.measured.__getitem__))
         else:
             self._switch(Option(False, self.precisions[0]))
-        self.stage, self.reason = Stage.DECIDED, reason
+        self.stage = Stage.DECIDED
         if self.option.compiled and self.description is not None and not self.pieces:
             note_compiled(self.description)
-        self.tell(f"{self.option}: {reason}")
+        self.reason, self.line = reason, f"{self.option}: {reason}"
+        self.tell(self.line)
 
     def _describe_times(self) -> str:
         compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"

@@ -125,23 +125,19 @@ class BackgroundWork:
 
 
 def _run_in_copy(work: Callable[[], str | None], answer: Connection, parent: int) -> None:
-    code = 1
     try:
         _separate(answer.fileno(), parent)
         torch.set_num_threads(1)
         forget_compiler_threads()
-        answer.send(_describe_failure(work))
-        code = 0
+        try:
+            failure = work()
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            failure = f"{type(error).__name__} in a copy of the process: {reason}"
+        answer.send(failure)
+        os._exit(0)  # nothing of what this process does when it ends
     finally:
-        os._exit(code)  # without what the original process does when it ends
-
-
-def _describe_failure(work: Callable[[], str | None]) -> str | None:
-    try:
-        return work()
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        return f"{type(error).__name__} in a copy of the process: {reason}"
+        os._exit(1)
 
 
 def _separate(kept: int, parent: int) -> None:
@@ -161,7 +157,7 @@ def _separate(kept: int, parent: int) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     nothing = os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stderr = open(nothing, "w", closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(nothing, "w", closefd=False)
     # Nothing is closed, because another file could get the number of one that an object still uses.
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (kept, nothing):

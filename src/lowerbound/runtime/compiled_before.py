@@ -8,9 +8,12 @@ background. If the note is wrong, the work waits for the compiler.
 from __future__ import annotations
 
 import getpass
+import inspect
 import os
 import platform
+import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,10 +22,26 @@ import torch
 
 _FOLDER = "lowerbound"
 
+# The packages whose source does not change, or not without a new version or time of change.
+_KNOWN_PACKAGES = {"lowerbound", "torch", *sys.stdlib_module_names}
+
 
 def was_compiled(description: str) -> bool:
     """Whether work with this description was compiled before, and the note of it is still there."""
     return _find_note(description).exists()
+
+
+def read_sources(parts: Iterable[object]) -> list[str]:
+    """Read the source of these parts' classes, where it may change without a new version.
+
+    A class that was defined in a notebook may have no source that can be read.
+    """
+    sources = []
+    for kind in dict.fromkeys(kind for part in parts for kind in type(part).__mro__):
+        if kind.__module__.partition(".")[0] not in _KNOWN_PACKAGES:
+            with suppress(OSError, TypeError):
+                sources.append(inspect.getsource(kind))
+    return sources
 
 
 def note_compiled(description: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option, Stage
+from lowerbound.runtime.compiled_before import read_sources
 from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
@@ -201,6 +202,7 @@ class StepAutotuner:
         step = self.step
         return repr((
             step.model,
+            read_sources([*step.model.modules(), step.objective]),
             [(p.shape, p.dtype, p.requires_grad) for p in step.all_parameters],
             step.objective,
             type(step.optimizer),

@@ -383,6 +383,7 @@ class Loop:
         try:
             yield
         except BaseException as error:
+            self.autotuner.close()  # what compiles should not wait for a checkpoint
             if isinstance(error, NonFiniteError):
                 self.failure = str(error)
             if isinstance(error, KeyboardInterrupt):
