@@ -407,9 +407,26 @@ def test_uncompiled_steps_are_timed_again_before_the_choice(in_this_process, mon
     monkeypatch.setattr(Autotuner, "record", timed)
     watched = Watched()
     run = train(watched)
-    assert watched.compiled == [False] * 31 + [True] * 13 + [False] * 36
+    assert watched.compiled == [False] * 31 + [True] * 26 + [False] * 23
     assert watched.lines[0].startswith("uncompiled: 500 ms a step, compiled 1e+03 ms")
     assert "compiled_from" not in run.history[-1]
+
+
+def test_compiled_steps_that_another_program_slows_down_are_timed_again(
+    in_this_process, monkeypatch
+):
+    times = iter([20.0] + [9.0] * 12 + [1.0] * 100)
+    record = Autotuner.record.__wrapped__
+
+    def timed(tuner, _, left):
+        record(tuner, next(times) if tuner.option.compiled else 2.0, left)
+
+    monkeypatch.setattr(Autotuner, "record", timed)
+    watched = Watched()
+    train(watched)
+    assert watched.compiled == [False] * 31 + [True] * 49
+    assert watched.lines[0].startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to")
+    assert watched.lines[0].endswith("and 20 s of waiting for it")
 
 
 def test_uncompiled_steps_are_timed_with_the_chosen_number_of_threads(in_this_process, monkeypatch):

@@ -234,12 +234,12 @@ class ThreadTuner:
             return
         if not self.is_chosen:
             if self.since.count >= _WARMUP_PIECES:
-                self._begin_trial(_ROUNDS)
+                self._begin(self.candidates * _ROUNDS)
         elif self.since.seconds >= _LEAST_SECONDS_BETWEEN_TRIES:
             others = [number for number in self.candidates if number != self.count]
             number = min(others, key=self.next_tries.__getitem__)
             if self.next_tries[number] <= self.seconds:
-                self._begin_try(number)
+                self._begin([number], is_try=True)
 
     def _is_turn_over(self) -> bool:
         if sum(self.turn[1:]) >= _TURN_SECONDS or self.turn[-1] >= _LONG_PIECE_SECONDS:
@@ -252,13 +252,8 @@ class ThreadTuner:
         self.candidates, self.count, self.is_chosen, self.turns = [count], count, True, []
         self.tell(f"{_name(count)}, as set by torch.set_num_threads; no others are timed")
 
-    def _begin_trial(self, rounds: int) -> None:
-        self.before, self.is_try, self.timed = self.count, False, {}
-        self.turns = self.candidates * rounds
-        self._begin_turn()
-
-    def _begin_try(self, number: int) -> None:
-        self.before, self.is_try, self.turns = self.count, True, [number]
+    def _begin(self, turns: list[int], *, is_try: bool = False) -> None:
+        self.before, self.turns, self.is_try, self.timed = self.count, turns, is_try, {}
         self._begin_turn()
 
     def _begin_turn(self) -> None:
@@ -290,7 +285,7 @@ class ThreadTuner:
         usual = self.since.mean
         self._switch(self.before)
         if seconds <= _WORTH_A_CHANGE * usual:
-            self._begin_trial(_ROUNDS_AFTER_A_TRY)
+            self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
             return
         share = self.share_of_tries
         lost = sum(self.turn) - len(self.turn) * usual
