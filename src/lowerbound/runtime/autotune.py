@@ -312,10 +312,8 @@ class Autotuner(Generic[Function]):
     def _settle(self, reason: str, *, compiled: bool = True) -> None:
         """Keep the fastest option that was timed, or the fastest uncompiled one."""
         timed = [option for option in self.measured if compiled or not option.compiled]
-        if timed:
-            self._switch(min(timed, key=self.measured.__getitem__))
-        else:
-            self._switch(Option(False, self.precisions[0]))
+        plain = Option(False, self.precisions[0])
+        self._switch(min(timed, key=self.measured.__getitem__, default=plain))
         self.stage = Stage.DECIDED
         if self.option.compiled and self.description is not None and not self.pieces:
             note_compiled(self.description)

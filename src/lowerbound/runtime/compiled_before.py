@@ -22,7 +22,7 @@ import torch
 
 _FOLDER = "lowerbound"
 
-# The packages whose source does not change, or not without a new version or time of change.
+# The packages whose changes are noticed otherwise.
 _KNOWN_PACKAGES = {"lowerbound", "torch", *sys.stdlib_module_names}
 
 
@@ -32,10 +32,7 @@ def was_compiled(description: str) -> bool:
 
 
 def read_sources(parts: Iterable[object]) -> list[str]:
-    """Read the source of these parts' classes, where it may change without a new version.
-
-    A class that was defined in a notebook may have no source that can be read.
-    """
+    """Read the source, where it can be found, of those of these parts' classes that may change."""
     sources = []
     for kind in dict.fromkeys(kind for part in parts for kind in type(part).__mro__):
         if kind.__module__.partition(".")[0] not in _KNOWN_PACKAGES:

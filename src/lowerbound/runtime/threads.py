@@ -227,10 +227,7 @@ class ThreadTuner:
             return
         self.since.add(seconds)
         least = 2 * _ROUNDS * len(self.candidates)
-        is_worth_it = (
-            left >= _WORTH_A_TRIAL_TIMES * least and left * self.fastest >= _WORTH_A_TRIAL_SECONDS
-        )
-        if not is_worth_it:
+        if left < _WORTH_A_TRIAL_TIMES * least or left * self.fastest < _WORTH_A_TRIAL_SECONDS:
             return
         if not self.is_chosen:
             if self.since.count >= _WARMUP_PIECES:
@@ -304,11 +301,9 @@ class ThreadTuner:
         self._switch(best)
         self.is_chosen, self.since = True, _Pieces()
         changes = best != self.before
-        is_quick = self.seconds - self.last_change < _QUICK_CHANGE_SECONDS
-        if changes and not is_quick:
+        self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
+        if changes and self.seconds - self.last_change >= _QUICK_CHANGE_SECONDS:
             self.wait = _LEAST_SECONDS_BETWEEN_TRIES
-        else:
-            self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
         for number in self.candidates:
             lost = times[best] * max(0.0, best / number - 1)
             wait = max(self.wait, lost / self.share_of_tries)
