@@ -129,7 +129,7 @@ def test_a_copy_is_stopped_with_all_processes_that_it_started(tmp_path):
     assert not background.process.is_alive()
 
 
-def test_work_that_ignores_the_request_to_end_is_killed(monkeypatch, tmp_path):
+def test_a_copy_that_ignores_the_request_to_end_is_killed(monkeypatch, tmp_path):
     def work():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (tmp_path / "ready").touch()
@@ -145,7 +145,7 @@ def test_work_that_ignores_the_request_to_end_is_killed(monkeypatch, tmp_path):
     assert background.process.exitcode == -signal.SIGKILL
 
 
-def test_it_yields_to_this_process(tmp_path):
+def test_a_copy_yields_to_this_process(tmp_path):
     """In processor time, also where each session gets the same share, and in memory."""
 
     def work():
@@ -156,7 +156,7 @@ def test_it_yields_to_this_process(tmp_path):
     assert (tmp_path / "file").read_text() == f"{os.getsid(0)} {min(19, os.nice(0) + 5)} 1000"
 
 
-def test_its_end_is_noticed_where_the_system_reaps_processes():
+def test_the_end_of_a_copy_is_noticed_where_the_system_reaps_processes():
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         assert wait(BackgroundWork(lambda: "no compiler"), 10).failure == "no compiler"
@@ -164,7 +164,7 @@ def test_its_end_is_noticed_where_the_system_reaps_processes():
         signal.signal(signal.SIGCHLD, before)
 
 
-def test_it_prints_nothing_where_output_is_not_a_file_of_this_process(monkeypatch, tmp_path):
+def test_a_copy_prints_nothing_where_output_is_not_a_file_of_this_process(monkeypatch, tmp_path):
     class Notebook(io.StringIO):
         def write(self, text):
             (tmp_path / "printed").write_text(text)
@@ -174,7 +174,7 @@ def test_it_prints_nothing_where_output_is_not_a_file_of_this_process(monkeypatc
     assert not (tmp_path / "printed").exists()
 
 
-def test_it_ends_with_this_process_and_all_that_it_started(tmp_path):
+def test_a_copy_ends_with_this_process_and_all_processes_that_it_started(tmp_path):
     program = (
         "import os, subprocess, sys, time\n"
         "from pathlib import Path\n"
@@ -305,10 +305,10 @@ def test_what_was_compiled_before_is_read_at_once(in_this_process):
     ]
 
 
-def test_what_was_compiled_of_another_class_of_the_same_name_is_not_expected(
+def test_steps_of_an_edited_class_are_compiled_in_the_background_again(
     in_this_process, tmp_path, monkeypatch
 ):
-    """An own class was edited, and prints the same."""
+    """Although the class prints the same."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     watched = Watched(), Watched(), Watched()
@@ -447,7 +447,7 @@ def test_uncompiled_steps_are_timed_with_the_chosen_number_of_threads(in_this_pr
     assert set(counts["TIMING_AGAIN"]) == {1}
 
 
-def test_a_model_in_shared_memory_is_not_rehearsed(in_this_process, monkeypatch):
+def test_a_model_in_shared_memory_is_not_compiled_in_a_copy(in_this_process, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_shared", lambda tensor: True)
     monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", 1e9)
     watched = Watched()

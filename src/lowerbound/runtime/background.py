@@ -85,7 +85,6 @@ class BackgroundWork:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         answer.close()
-        self._ended = False
         self.began = time.monotonic()
         self.failure: str | None = None
         """Why the work failed; ``None`` if it did not, or has not ended."""
@@ -93,16 +92,16 @@ class BackgroundWork:
     @property
     def ended(self) -> bool:
         """Whether the work has ended."""
-        if self._ended:
+        if self._answer.closed:
             return True
-        if self._answer.poll():  # the answer, or the end of the process
+        if self._answer.poll():  # there is an answer, or the copy has ended
             self.failure = self._read_failure()
         elif time.monotonic() - self.began >= _MOST_SECONDS:
             self.stop()
             self.failure = f"its process took more than {_MOST_SECONDS:.0f} s"
         else:
             return False
-        self._ended = True
+        self._answer.close()
         return True
 
     def stop(self) -> None:
@@ -135,7 +134,7 @@ def _run_in_copy(work: Callable[[], str | None], answer: Connection, parent: int
             reason = next(iter(str(error).splitlines()), "")
             failure = f"{type(error).__name__} in a copy of the process: {reason}"
         answer.send(failure)
-        os._exit(0)  # nothing of what this process does when it ends
+        os._exit(0)  # without what the original process does when it ends
     finally:
         os._exit(1)
 
@@ -158,7 +157,8 @@ def _separate(kept: int, parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     nothing = os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stderr = os.fdopen(nothing, "w", closefd=False)
-    # Nothing is closed, because another file could get the number of one that an object still uses.
+    # Files become the null device. They are not closed, because a new file could then get the
+    # number of one that an object still uses.
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (kept, nothing):
             with suppress(OSError):

@@ -155,7 +155,7 @@ def forget_compiler_threads() -> None:
 
 
 def _caching_custom_functions() -> AbstractContextManager[None]:
-    """Within the block, code with functions that have gradients of their own is cached too.
+    """Within the block, code that contains custom functions of autograd is cached too.
 
     The compiler's cache is then used from an earlier stage on, which halves the time of reading
     from it. Its keys contain the forward and the backward code of such functions.
