@@ -426,7 +426,7 @@ def test_compiled_steps_that_another_program_slows_down_are_timed_again(
     train(watched)
     assert watched.compiled == [False] * 31 + [True] * 49
     assert watched.lines[0].startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to")
-    assert watched.lines[0].endswith("and 20 s of waiting for it")
+    assert watched.lines[0].endswith("then 20 s to read the result")
 
 
 def test_uncompiled_steps_are_timed_with_the_chosen_number_of_threads(in_this_process, monkeypatch):
