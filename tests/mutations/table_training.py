@@ -110,7 +110,7 @@ MUTATIONS = [
     ),
     Mutation(
         UPDATE,
-        "self.refused |= ~finite",
+        "self.refused.logical_or_(~finite)",
         "self.refused.copy_(~finite)",
         "A step after a refused one is taken.",
     ),
@@ -122,8 +122,8 @@ MUTATIONS = [
     ),
     Mutation(
         UPDATE,
-        "self.accepted += ~self.refused",
-        "self.accepted += 1",
+        "self.accepted.add_(~self.refused)",
+        "self.accepted.add_(1)",
         "Refused steps are counted as accepted.",
     ),
     Mutation(

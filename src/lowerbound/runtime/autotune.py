@@ -6,9 +6,11 @@ fastest option is kept. One line reports the choice and the reason.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -52,12 +54,17 @@ class Option:
         return torch.bfloat16 if self.bfloat16 else None
 
     def __str__(self) -> str:
-        name = "compiled"
-        if not self.compiled:
-            name = "uncompiled"
-        if self.bfloat16:
-            name += " in bfloat16"
-        return name
+        return "un" * (not self.compiled) + "compiled" + " in bfloat16" * self.bfloat16
+
+
+class Stage(Enum):
+    """What an autotuner does with pieces of work. Stages follow in this order; some are skipped."""
+
+    TIMING_UNCOMPILED = "uncompiled options are timed"
+    PREPARING = "uncompiled work goes on, and the compiler works in a copy of the process"
+    TIMING_AGAIN = "uncompiled work is timed again, because the number of threads may have changed"
+    TIMING_COMPILED = "compiled options are timed"
+    DECIDED = "the choice is final"
 
 
 class NotCompilable(Exception):
@@ -65,13 +72,11 @@ class NotCompilable(Exception):
 
 
 class Autotuner(Generic[Function]):
-    """Chooses the fastest option for repeated work.
+    """Chooses the fastest option for repeated work, in the stages of :class:`Stage`.
 
-    Uncompiled options are timed first. If the remaining work would take long enough, compiled
-    options are timed too. If the compiler fails, the work continues uncompiled.
-
-    Where the process can be copied, the compiler works in a copy first, while uncompiled work goes
-    on. That fills the compiler's cache, from which this process then reads.
+    The compiler is tried if the remaining work would take long enough. Where the process can be
+    copied, it works in a copy first. That fills its cache, from which this process then reads. If
+    the compiler fails, the work continues uncompiled.
 
     Args:
         choice: ``"auto"``: compile if a trial shows that compiled work is faster. ``"always"``:
@@ -110,40 +115,38 @@ class Autotuner(Generic[Function]):
         self.in_pieces, self.pieces = in_pieces, ""
         self.describe = describe
         self.description: str | None = None
-        self.in_background = describe is not None and can_copy_process(device)
-        self.wants_background = self.is_prepared = False
         self.background: BackgroundWork | None = None
         self.background_seconds: float | None = None
         self.precisions = list(precisions)
         self.measured: dict[Option, float] = {}
         self.compile_seconds = 0.0
         self.tried_compiling = False
-        self.line: str | None = None
         self.reason: str | None = None
+        self.line: str | None = None
         self.began = 0.0
         self.untried: list[Option] = []
         if choice != "always":
             self.untried = [Option(False, bfloat16) for bfloat16 in self.precisions[1:]]
-        self.may_compile = choice != "never"
-        self.decided = not (self.untried or self.may_compile)
+        self.stage = Stage.TIMING_UNCOMPILED
+        if choice == "never" and not self.untried:
+            self.stage = Stage.DECIDED
         self.functions: dict[Option, Function] = {}
         self._switch(Option(False, self.precisions[0]))
 
     @property
+    def decided(self) -> bool:
+        """Whether the choice is final."""
+        return self.stage is Stage.DECIDED
+
+    @property
     def settled_option(self) -> Option | None:
         """The option with which a later process continues; ``None`` if that is not decided yet."""
-        if self.decided or self.option.compiled:
+        if self.stage in (Stage.TIMING_COMPILED, Stage.DECIDED):
             return self.option
         return None
 
-    @property
-    def in_preparation(self) -> bool:
-        """Whether the compiler works in the background, or is about to."""
-        return self.wants_background or self.background is not None
-
     def close(self) -> None:
         """End what works in the background."""
-        self.wants_background = False
         if self.background is not None:
             self.background.stop()
             self.background = None
@@ -159,13 +162,13 @@ class Autotuner(Generic[Function]):
         """
         if bfloat16 is not None:
             self.precisions = [bfloat16]
-        compiled = compiled and self.choice != "never"
-        self.decided = not compiled and self.choice != "always"
-        self.untried, self.may_compile = [], not self.decided
+        self.untried = []
         self._switch(Option(False, self.precisions[0]))
-        if compiled:
+        if compiled and self.choice != "never":
             self.choice = "always"
             self._start_compiling()
+        elif self.choice != "always":
+            self.stage = Stage.DECIDED
 
     def run(self, work: Callable[[Option, Function], Result]) -> Result:
         """Do a piece of work with the function of the current option.
@@ -173,8 +176,7 @@ class Autotuner(Generic[Function]):
         If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
         piece of work that raises an error must change nothing.
         """
-        if self.wants_background:
-            self.wants_background = False
+        if self.stage is Stage.PREPARING and self.background is None:
             try:
                 self.background = BackgroundWork(lambda: self._rehearse(work))
             except OSError as error:
@@ -201,56 +203,62 @@ class Autotuner(Generic[Function]):
 
     def record(self, seconds: float, left: float) -> None:
         """Record the time of a piece of work, and choose how to run the next one."""
-        if self.in_preparation:
+        if self.stage is Stage.PREPARING:
             self._end_preparation()
             return
         self.times.append(seconds)
-        if self.choice == "always" and not self.option.compiled:
+        if self.choice == "always" and self.stage is Stage.TIMING_UNCOMPILED:
             self._start_compiling()
             return
         needs_no_trial = self.choice == "always" and len(self.precisions) == 1
         if not needs_no_trial and len(self.times) < self.warmup + self.timed:
             return
-        self.measured[self.option] = median(self.times[self.warmup :] or self.times)
-        if self.option.compiled:
+        typical = median(self.times[self.warmup :] or self.times)
+        if self.option.compiled and self.option not in self.measured:
             self.compile_seconds = self.times[0]
+            if typical > min(self.measured.values(), default=math.inf):
+                # Another program may have interfered: this is timed once more.
+                self.measured[self.option] = typical
+                self._switch(self.option)
+                return
+        elif self.option.compiled:
+            typical = min(typical, self.measured[self.option])
+        self.measured[self.option] = typical
         if self.untried:
             self._switch(self.untried.pop(0))
-        elif self.may_compile:
-            self._compile_if_worth_it(left)
-        else:
+        elif self.stage is Stage.TIMING_COMPILED or self.choice == "never":
             self._settle(self._describe_times())
+        else:
+            self._compile_if_worth_it(left)
 
     def _compile_if_worth_it(self, left: float) -> None:
+        following, least = self._plan_compiling()
         seconds = left * min(self.measured.values())
-        least = WORTH_COMPILING_SECONDS
-        if self.is_prepared:
-            self.in_background, least = False, WORTH_READING_SECONDS
-        elif self.in_background:
-            self.in_background = not self._was_compiled()
-            least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_READING_SECONDS
         if seconds < least * len(self.precisions) or left < self.fewest_left:
-            self._settle_because_short(seconds)
-        elif self.in_background:
-            self.wants_background = True
+            reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
+            if len(self.measured) > 1:
+                reason += f"; {self._describe_times()}"
+            self._settle(reason)
+        elif following is Stage.PREPARING:
+            self.stage = following
             self._switch(min(self.measured, key=self.measured.__getitem__))
         else:
             self._start_compiling()
 
-    def _was_compiled(self) -> bool:
-        assert self.describe is not None
+    def _plan_compiling(self) -> tuple[Stage, float]:
+        """Return the stage that would follow, and the least seconds of work that are worth it."""
+        if self.stage is Stage.TIMING_AGAIN:
+            return Stage.TIMING_COMPILED, WORTH_READING_SECONDS
+        if self.describe is None or not can_copy_process(self.device):
+            return Stage.TIMING_COMPILED, WORTH_COMPILING_SECONDS
         self.description = self.describe()
-        return was_compiled(self.description)
-
-    def _settle_because_short(self, seconds: float) -> None:
-        reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
-        if len(self.measured) > 1:
-            reason += f"; {self._describe_times()}"
-        self._settle(reason)
+        if was_compiled(self.description):
+            return Stage.TIMING_COMPILED, WORTH_READING_SECONDS
+        return Stage.PREPARING, WORTH_BACKGROUND_SECONDS
 
     def _start_compiling(self) -> None:
         """From now on, run compiled work in every precision in turn."""
-        self.may_compile, self.tried_compiling = False, True
+        self.stage, self.tried_compiling = Stage.TIMING_COMPILED, True
         first, *self.untried = [Option(True, bfloat16) for bfloat16 in self.precisions]
         try:
             self._switch(first)
@@ -261,10 +269,7 @@ class Autotuner(Generic[Function]):
             self._settle(describe_failure(error), compiled=False)
 
     def _end_preparation(self) -> None:
-        """Once the compiler has finished in the background, time uncompiled work again.
-
-        The number of threads may have changed, and the copy took its share of the processor.
-        """
+        """Go on to the next stage once the compiler has finished in the background."""
         background = self.background
         if background is None or not background.ended:
             return
@@ -273,25 +278,22 @@ class Autotuner(Generic[Function]):
         if background.failure is not None:
             self._settle(background.failure, compiled=False)
         else:
-            self.is_prepared = True
+            self.stage = Stage.TIMING_AGAIN
             self._switch(self.option)
 
     def _rehearse(self, work: Callable[[Option, Function], Result]) -> str | None:
-        """Do a piece of work with each compiled option; in a copy of the process.
+        """Do a piece of work with each compiled option, in a copy of the process.
 
         Returns:
-            Why the work cannot be compiled, or ``None`` if it can be with the first option.
+            Why the work cannot be compiled, or ``None`` if it can be.
         """
-        is_first = True
         self.tell = lambda line: None
         self._start_compiling()
-        while self.option.compiled:
-            self.run(work)
-            is_first = is_first and not self.option.compiled
-            if not self.untried:
-                break
-            self._switch(self.untried.pop(0))
-        return self.reason if is_first else None
+        for option in [self.option, *self.untried]:
+            if not self.decided:  # which it is only if the compiler fails
+                self._switch(option)
+                self.run(work)
+        return self.reason
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -310,11 +312,9 @@ class Autotuner(Generic[Function]):
     def _settle(self, reason: str, *, compiled: bool = True) -> None:
         """Keep the fastest option that was timed, or the fastest uncompiled one."""
         timed = [option for option in self.measured if compiled or not option.compiled]
-        if timed:
-            self._switch(min(timed, key=self.measured.__getitem__))
-        else:
-            self._switch(Option(False, self.precisions[0]))
-        self.decided = True
+        plain = Option(False, self.precisions[0])
+        self._switch(min(timed, key=self.measured.__getitem__, default=plain))
+        self.stage = Stage.DECIDED
         if self.option.compiled and self.description is not None and not self.pieces:
             note_compiled(self.description)
         self.reason, self.line = reason, f"{self.option}: {reason}"

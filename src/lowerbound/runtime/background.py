@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -53,7 +55,8 @@ class BackgroundWork:
     memory that processes share. The copy computes with one thread, because it does not have the
     threads of this process. It prints nothing, keeps no file open that this process had opened,
     such as a lock, and does not react to the signals that this process handles. It ends with this
-    process.
+    process, and whatever it has started, such as the C++ compiler, ends with it. If memory runs
+    out, the system ends it first.
 
     Args:
         work: returns ``None``, or why it failed.
@@ -82,7 +85,6 @@ class BackgroundWork:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         answer.close()
-        self._ended = False
         self.began = time.monotonic()
         self.failure: str | None = None
         """Why the work failed; ``None`` if it did not, or has not ended."""
@@ -90,72 +92,80 @@ class BackgroundWork:
     @property
     def ended(self) -> bool:
         """Whether the work has ended."""
-        if self._ended:
+        if self._answer.closed:
             return True
-        if not self.process.is_alive():
+        if self._answer.poll():  # there is an answer, or the copy has ended
             self.failure = self._read_failure()
         elif time.monotonic() - self.began >= _MOST_SECONDS:
             self.stop()
             self.failure = f"its process took more than {_MOST_SECONDS:.0f} s"
         else:
             return False
-        self._ended = True
+        self._answer.close()
         return True
 
     def stop(self) -> None:
         """End the work, with all that it has started."""
-        number = self.process.pid
-        if number is not None and self.process.is_alive():
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(number, signal.SIGTERM)
-            self.process.terminate()  # in case it has no group of its own yet
-            self.process.join(_ENDING_SECONDS)
-            self.process.kill()
+        self.process.terminate()
+        if self.process.pid and not self._answer.poll(_ENDING_SECONDS):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()  # in case it has no group of its own yet
         self.process.join()
 
     def _read_failure(self) -> str | None:
+        failure: str | None = ""
         with suppress(EOFError, OSError):
-            if self._answer.poll():
-                failure: str | None = self._answer.recv()
-                return failure
-        return f"its process ended with exit code {self.process.exitcode}"
+            failure = self._answer.recv()
+        self.process.join()
+        if failure == "":
+            return f"its process ended with exit code {self.process.exitcode}"
+        return failure
 
 
 def _run_in_copy(work: Callable[[], str | None], answer: Connection, parent: int) -> None:
-    code = 1
     try:
         _separate(answer.fileno(), parent)
         torch.set_num_threads(1)
         forget_compiler_threads()
-        answer.send(_describe_failure(work))
-        code = 0
+        try:
+            failure = work()
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            failure = f"{type(error).__name__} in a copy of the process: {reason}"
+        answer.send(failure)
+        os._exit(0)  # without what the original process does when it ends
     finally:
-        os._exit(code)  # without what the original process does when it ends
-
-
-def _describe_failure(work: Callable[[], str | None]) -> str | None:
-    try:
-        return work()
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        return f"{type(error).__name__} in a copy of the process: {reason}"
+        os._exit(1)
 
 
 def _separate(kept: int, parent: int) -> None:
     """Separate the copy from what it shares with the process."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _end_group)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(round(2 * _MOST_SECONDS))  # if it waits for a lock, and the process has ended
     signal.set_wakeup_fd(-1)
-    os.setsid()
+    # A new session would compete with this one for cores as its equal, whatever its priority is.
+    os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # which ended before that request
         os._exit(1)
     os.nice(_PRIORITY)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     nothing = os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stderr = os.fdopen(nothing, "w", closefd=False)
     # Files become the null device. They are not closed, because a new file could then get the
     # number of one that an object still uses.
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (kept, nothing):
             with suppress(OSError):
                 os.dup2(nothing, int(name))
+
+
+def _end_group(number: int, frame: FrameType | None) -> None:
+    """End this copy and the processes that it has started, which remove their unfinished files."""
+    signal.signal(number, signal.SIG_DFL)
+    os.killpg(0, number)

@@ -8,9 +8,12 @@ background. If the note is wrong, the work waits for the compiler.
 from __future__ import annotations
 
 import getpass
+import inspect
 import os
 import platform
+import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,10 +22,23 @@ import torch
 
 _FOLDER = "lowerbound"
 
+# The packages whose changes are noticed otherwise.
+_KNOWN_PACKAGES = {"lowerbound", "torch", *sys.stdlib_module_names}
+
 
 def was_compiled(description: str) -> bool:
     """Whether work with this description was compiled before, and the note of it is still there."""
     return _find_note(description).exists()
+
+
+def read_sources(parts: Iterable[object]) -> list[str]:
+    """Read the source, where it can be found, of those of these parts' classes that may change."""
+    sources = []
+    for kind in dict.fromkeys(kind for part in parts for kind in type(part).__mro__):
+        if kind.__module__.partition(".")[0] not in _KNOWN_PACKAGES:
+            with suppress(OSError, TypeError):
+                sources.append(inspect.getsource(kind))
+    return sources
 
 
 def note_compiled(description: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
@@ -232,8 +232,7 @@ def forget_compiler_threads() -> None:
         pool.cache_clear()
 
 
-@contextmanager
-def _caching_custom_functions() -> Iterator[None]:
+def _caching_custom_functions() -> AbstractContextManager[None]:
     """Within the block, code that contains custom functions of autograd is cached too.
 
     The compiler's cache is then used from an earlier stage on, which halves the time of reading
@@ -242,15 +241,10 @@ def _caching_custom_functions() -> Iterator[None]:
     from torch._functorch import config
 
     name = "autograd_cache_allow_custom_autograd_functions"
-    before = getattr(config, name, None)
-    if before is None:  # another version of torch
-        yield
-        return
-    setattr(config, name, True)
-    try:
-        yield
-    finally:
-        setattr(config, name, before)
+    if not hasattr(config, name):  # another version of torch
+        return nullcontext()
+    patch: AbstractContextManager[None] = config.patch({name: True})
+    return patch
 
 
 @contextmanager

@@ -153,12 +153,8 @@ class ThreadTuner:
         """Whether the number is the only one, or one that a trial or an earlier process chose."""
         self.last_change = -math.inf
         """The time of all pieces at the last change."""
-        self.rounds = 0
-        """The number of rounds that a trial has still to begin."""
-        self.in_trial: list[int] = []
-        """The numbers that have a turn in each further round of the trial."""
         self.turns: list[int] = []
-        """The numbers that this round or try has still to time; empty between trials."""
+        """The numbers that this trial or try has still to time; empty between trials."""
         self.turn: list[float] = []
         """The times of this turn's pieces."""
         self.before = self.count
@@ -169,6 +165,8 @@ class ThreadTuner:
         """Whether the turn is that of a try, and not of a trial."""
         self.next_tries = dict.fromkeys(self.candidates, 0.0)
         """The time of all pieces at the next try of each number."""
+        self.share_of_tries = _SHARE_OF_TRIES / max(1, len(self.candidates) - 1)
+        """The share of the time for the tries of one number."""
         self.since = _Pieces()
         """The pieces since the last trial or try."""
         self.wait = _LEAST_SECONDS_BETWEEN_TRIES
@@ -229,19 +227,16 @@ class ThreadTuner:
             return
         self.since.add(seconds)
         least = 2 * _ROUNDS * len(self.candidates)
-        is_worth_it = (
-            left >= _WORTH_A_TRIAL_TIMES * least and left * self.fastest >= _WORTH_A_TRIAL_SECONDS
-        )
-        if not is_worth_it:
+        if left < _WORTH_A_TRIAL_TIMES * least or left * self.fastest < _WORTH_A_TRIAL_SECONDS:
             return
         if not self.is_chosen:
             if self.since.count >= _WARMUP_PIECES:
-                self._begin_trial(_ROUNDS)
+                self._begin(self.candidates * _ROUNDS)
         elif self.since.seconds >= _LEAST_SECONDS_BETWEEN_TRIES:
             others = [number for number in self.candidates if number != self.count]
             number = min(others, key=self.next_tries.__getitem__)
             if self.next_tries[number] <= self.seconds:
-                self._begin_try(number)
+                self._begin([number], is_try=True)
 
     def _is_turn_over(self) -> bool:
         if sum(self.turn[1:]) >= _TURN_SECONDS or self.turn[-1] >= _LONG_PIECE_SECONDS:
@@ -254,23 +249,9 @@ class ThreadTuner:
         self.candidates, self.count, self.is_chosen, self.turns = [count], count, True, []
         self.tell(f"{_name(count)}, as set by torch.set_num_threads; no others are timed")
 
-    def _begin_trial(self, rounds: int) -> None:
-        self.before, self.is_try, self.timed, self.rounds = self.count, False, {}, rounds
-        self.in_trial = list(self.candidates)
-        self._begin_round()
-
-    def _begin_round(self) -> None:
-        self.rounds, self.turns = self.rounds - 1, list(self.in_trial)
+    def _begin(self, turns: list[int], *, is_try: bool = False) -> None:
+        self.before, self.turns, self.is_try, self.timed = self.count, turns, is_try, {}
         self._begin_turn()
-
-    def _begin_try(self, number: int) -> None:
-        self.before, self.is_try, self.turns = self.count, True, [number]
-        self._begin_turn()
-
-    @property
-    def _share_of_tries(self) -> float:
-        """The share of the time for the tries of one number."""
-        return _SHARE_OF_TRIES / (len(self.candidates) - 1)
 
     def _begin_turn(self) -> None:
         self.turn = []
@@ -285,8 +266,6 @@ class ThreadTuner:
         self._leave_out_if_slow(number)
         if self.turns:
             self._begin_turn()
-        elif self.rounds:
-            self._begin_round()
         else:
             self._end_trial()
 
@@ -297,16 +276,15 @@ class ThreadTuner:
             return
         slow = {each for each in self.candidates if (each - number) * (number - best) >= 0}
         slow.discard(self.before)
-        self.in_trial = [each for each in self.in_trial if each not in slow]
         self.turns = [each for each in self.turns if each not in slow]
 
     def _end_try(self, number: int, seconds: float) -> None:
         usual = self.since.mean
         self._switch(self.before)
         if seconds <= _WORTH_A_CHANGE * usual:
-            self._begin_trial(_ROUNDS_AFTER_A_TRY)
+            self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
             return
-        share = self._share_of_tries
+        share = self.share_of_tries
         lost = sum(self.turn) - len(self.turn) * usual
         without_others = usual * max(1.0, self.count / number)
         longest = max(_MOST_SECONDS_BETWEEN_TRIES, without_others / share)
@@ -316,20 +294,19 @@ class ThreadTuner:
 
     def _end_trial(self) -> None:
         times = {count: median(turns) for count, turns in self.timed.items()}
-        best = min(self.in_trial, key=times.__getitem__)
+        most = max(map(len, self.timed.values()))  # of those that have not left the trial
+        best = min((each for each in times if len(self.timed[each]) == most), key=times.__getitem__)
         if times[best] > _WORTH_A_CHANGE * times[self.before]:
             best = self.before
         self._switch(best)
         self.is_chosen, self.since = True, _Pieces()
         changes = best != self.before
-        is_quick = self.seconds - self.last_change < _QUICK_CHANGE_SECONDS
-        if changes and not is_quick:
+        self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
+        if changes and self.seconds - self.last_change >= _QUICK_CHANGE_SECONDS:
             self.wait = _LEAST_SECONDS_BETWEEN_TRIES
-        else:
-            self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
         for number in self.candidates:
             lost = times[best] * max(0.0, best / number - 1)
-            wait = max(self.wait, lost / self._share_of_tries)
+            wait = max(self.wait, lost / self.share_of_tries)
             self.next_tries[number] = self.seconds + wait
         if changes:
             self.last_change = self.seconds
@@ -341,15 +318,12 @@ class ThreadTuner:
             self.use(count)
 
     def _describe(self, times: dict[int, float]) -> str:
-        others = [
-            f"{_name(count)} {1e3 * seconds:.3g} ms"
+        others = "".join(
+            f", {_name(count)} {1e3 * seconds:.3g} ms"
             for count, seconds in times.items()
             if count != self.count
-        ]
-        return (
-            f"{_name(self.count)}: {1e3 * times[self.count]:.3g} ms a {self.unit}, "
-            f"{', '.join(others)}"
         )
+        return f"{_name(self.count)}: {1e3 * times[self.count]:.3g} ms a {self.unit}{others}"
 
 
 def _name(count: int) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
+from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option, Stage
+from lowerbound.runtime.compiled_before import read_sources
 from lowerbound.runtime.compiler import Choice
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
@@ -137,10 +138,12 @@ class StepAutotuner:
             progress: the progress of the earlier process, with its choices.
             left: the number of remaining steps.
         """
-        self.left, self.compiled_from = left, progress.compiled_from
+        self.left = left
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             self.tuner.resume(progress.compiled, bfloat16)
+        if self.option.compiled:
+            self.compiled_from = progress.compiled_from
         self.threads.resume(progress.threads)
         self.steps_by_threads.update(progress.steps_by_threads)
 
@@ -165,22 +168,22 @@ class StepAutotuner:
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
-        if not (self.tuner.in_preparation or self.tuner.is_prepared):
+        stage, option = self.tuner.stage, self.option
+        if stage is Stage.TIMING_UNCOMPILED:
             self.left = left  # kept from then on, so that this process reads the copy's code
-        option = self.option
         self.tuner.start()
-        if self.tuner.decided or self.tuner.in_preparation:
+        if stage in (Stage.PREPARING, Stage.DECIDED):
             with self.threads.timing(left - 1):
                 self.tuner.run(attempt)
         else:
             self.tuner.run(attempt)
-        if self.option.compiled and self.compiled_from is None:
-            self.compiled_from = self.step.taken
+            if self.option.compiled and self.compiled_from is None:
+                self.compiled_from = self.step.taken
         self.tuner.stop(left - 1)
-        if self.tuner.decided and not self.option.compiled:
-            self.compiled_from = None
-        if self.option != option:
+        if (self.tuner.stage, self.option) != (stage, option):
             self.threads.start_again()
+            if not self.option.compiled:
+                self.compiled_from = None
 
     def _find_description(self) -> Callable[[], str] | None:
         """Return a function that describes the steps, or ``None`` if they may change shared memory.
@@ -198,6 +201,7 @@ class StepAutotuner:
         step = self.step
         return repr((
             step.model,
+            read_sources([*step.model.modules(), step.objective]),
             [(p.shape, p.dtype, p.requires_grad) for p in step.all_parameters],
             step.objective,
             type(step.optimizer),

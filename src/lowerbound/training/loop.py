@@ -25,7 +25,13 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import StepAutotuner, StepOptions
-from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
+from lowerbound.training.players import (
+    Weights,
+    collect_players,
+    collect_weights,
+    copy_weights,
+    load_weights,
+)
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
@@ -194,14 +200,8 @@ class Loop:
         return collect_weights(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
-        """Put weights into the model and the objective's players.
-
-        Raises:
-            RuntimeError, KeyError: if they do not fit.
-        """
-        self.model.load_state_dict(weights["model"])
-        if self.players:
-            self.players.load_state_dict(weights["objective"])
+        """Put weights into the model and the objective's players, see :func:`load_weights`."""
+        load_weights(weights, self.model, self.players)
 
     def request_stop(self) -> None:
         """Interrupt the training after the current step."""
@@ -252,7 +252,7 @@ class Loop:
     # The parts of the loop.
 
     def _iterate_batches(self) -> Generator[Batch]:
-        """Yield the remaining batches of an epoch.
+        """Yield the remaining batches of an epoch, in an order that depends on it and the seed.
 
         Between them the loop checks from time to time whether the device refused a step.
         """
@@ -262,7 +262,6 @@ class Loop:
         first, began = self.progress.position, time.perf_counter()
         most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
         left = (self.total_steps - self.progress.step) * self.batch_size
-        # The order of an epoch depends only on the seed and on the epoch's number.
         order = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
         rows = self.source.shuffle(self.batch_size, order)[first:][:left]
         with closing(self.source.batches(rows, self.batch_size)) as batches:
@@ -390,6 +389,7 @@ class Loop:
         try:
             yield
         except BaseException as error:
+            self.autotuner.close()  # what compiles should not wait for a checkpoint
             if isinstance(error, NonFiniteError):
                 self.failure = str(error)
             if isinstance(error, KeyboardInterrupt):
