@@ -25,13 +25,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import StepAutotuner, StepOptions
-from lowerbound.training.players import (
-    Weights,
-    collect_players,
-    collect_weights,
-    copy_weights,
-    load_weights,
-)
+from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
@@ -200,8 +194,10 @@ class Loop:
         return collect_weights(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
-        """Put weights into the model and the objective's players, see :func:`load_weights`."""
-        load_weights(weights, self.model, self.players)
+        """Put weights into the model and the objective's players; they must fit."""
+        self.model.load_state_dict(weights["model"])
+        if self.players:
+            self.players.load_state_dict(weights["objective"])
 
     def request_stop(self) -> None:
         """Interrupt the training after the current step."""
@@ -232,9 +228,7 @@ class Loop:
         best_weights: Weights | None = None,
         earlier_tolerance: float | None = None,
     ) -> None:
-        """Continue from the progress of an earlier run.
-
-        The caller restores the weights and the optimiser's state.
+        """Continue from an earlier run, whose weights and optimiser's state the caller restores.
 
         Args:
             progress: The progress of the earlier run.

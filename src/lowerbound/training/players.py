@@ -77,17 +77,6 @@ def make_parameter_groups(model: nn.Module, objective: Objective | None, rate: f
     return groups
 
 
-def load_weights(weights: Weights, model: nn.Module, players: nn.ModuleDict) -> None:
-    """Put weights into a model and into the players of the objective.
-
-    Raises:
-        RuntimeError, KeyError: if they do not fit.
-    """
-    model.load_state_dict(weights["model"])
-    if players:
-        players.load_state_dict(weights["objective"])
-
-
 def compute_player_losses(
     objective: Objective, names: Collection[str], draw: Draw
 ) -> dict[str, Tensor]:
