@@ -1,0 +1,192 @@
+"""Compiled steps that are repeated without the compiler's checks: what they compute, and when."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import lowerbound as lb
+from lowerbound.errors import NonFiniteError
+from lowerbound.runtime.compiler import CompiledFunction, LastCall
+from lowerbound.training.loop import Observer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_compiling import Steps, after, binary, graphs, make_step, make_vae
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("fresh_compiler", "lowered"),
+]
+
+
+def make_steps(optimizer: str = "adam", model: lb.LatentModel | None = None) -> Steps:
+    """Steps of which two have been taken, the second one compiled."""
+    objective = lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4))
+    steps = make_step(model or make_vae(), objective, binary((6,)), optimizer, clip_norm=1.0)
+    after(steps, 2, compiled=True)
+    return steps
+
+
+def repeat(steps: Steps, beta: float = 1.0) -> None:
+    steps.step.is_unchanged = True
+    steps.run({"beta": beta}, compiled=True)
+
+
+def state_of(steps: Steps) -> list[torch.Tensor]:
+    states = [value for own in steps.step.optimizer.state.values() for value in own.values()]
+    tensors = [*steps.step.model.state_dict().values(), *states]
+    return [value.clone() for value in tensors if isinstance(value, torch.Tensor)]
+
+
+def assert_same_bits(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+    assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[object]:
+    """The calls of compiled functions that the compiler checks."""
+    made: list[object] = []
+    call = CompiledFunction.__call__
+
+    def count(self, *given, **named):
+        made.append(self)
+        return call(self, *given, **named)
+
+    monkeypatch.setattr(CompiledFunction, "__call__", count)
+    return made
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_repeated_steps_have_the_bits_of_checked_ones(optimizer, calls):
+    ends = []
+    for is_unchanged in (True, False):
+        steps = make_steps(optimizer)
+        torch.manual_seed(5)
+        checked = len(calls)
+        for number in range(6):
+            steps.step.optimizer.param_groups[0]["lr"] = 0.01 * (1 + number)
+            steps.step.is_unchanged = is_unchanged
+            steps.run({"beta": 0.3 * number}, compiled=True)
+        assert len(calls) - checked == 6 * (not is_unchanged)
+        assert steps.step.taken == 8 == steps.step.accepted
+        ends.append((state_of(steps), steps.step.totals))
+    assert_same_bits(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+    assert graphs() == 2  # one for each of the two trainings
+
+
+def test_a_repeated_step_that_is_refused_changes_nothing():
+    steps = make_steps()
+    repeat(steps)
+    before, totals = state_of(steps), steps.step.totals
+    with pytest.raises(NonFiniteError, match="step 4"):
+        repeat(steps, beta=torch.nan)
+    assert_same_bits(state_of(steps), before)
+    assert steps.step.totals == totals
+    assert steps.step.taken == 3 == steps.step.accepted
+
+
+def test_a_batch_of_another_size_is_checked(calls):
+    steps = make_steps()
+    checked = len(calls)
+    steps.batch = lambda: make_batch(steps, 5)
+    repeat(steps)
+    assert len(calls) == checked + 1
+    assert steps.step.taken == 3
+
+
+def make_batch(steps: Steps, size: int):
+    whole = Steps.batch(steps)
+    return type(whole)(whole.tensor[:size], {}, whole.examples, on_device=True)
+
+
+def test_uncompiled_and_repeated_steps_alternate():
+    mixed, plain = make_steps(), make_steps()
+    for number in range(4):
+        for steps in (mixed, plain):
+            torch.manual_seed(number)
+            steps.step.is_unchanged = True
+            steps.run({"beta": 1.0}, compiled=steps is mixed and number % 2 == 1)
+    for one, other in zip(state_of(mixed), state_of(plain), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_step_that_is_interrupted_after_its_update_counts(monkeypatch):
+    steps = make_steps()
+    run = LastCall.repeat
+
+    def interrupt(self, changing):
+        run(self, changing)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LastCall, "repeat", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        repeat(steps)
+    assert steps.step.taken == 3 == steps.step.accepted
+
+
+class Remembering(nn.Module):
+    """Keeps its last output, which the compiled code returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 6)
+        self.last = torch.zeros(())
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        self.last = self.linear(z).detach()
+        return self.linear(z)
+
+
+def test_code_that_changes_more_than_tensors_is_not_repeated(calls):
+    network = Remembering()
+    steps = make_steps(model=make_vae(lb.Bernoulli(network)))
+    checked, before = len(calls), network.last
+    repeat(steps)
+    assert len(calls) == checked + 1
+    assert network.last is not before
+
+
+class Watching(Observer):
+    """Reads gradients after each step, and freezes the encoder after some."""
+
+    def __init__(self, freeze_at: int) -> None:
+        self.freeze_at = freeze_at
+        self.gradients: list[bool] = []
+        self.weights: list[torch.Tensor] = []
+
+    def on_step(self, loop) -> None:
+        first = next(loop.model.posterior.parameters())
+        self.gradients.append(first.grad is not None)
+        self.weights.append(first.detach().clone())
+        if loop.progress.step == self.freeze_at:
+            loop.model.posterior.requires_grad_(False)
+
+
+class Reading(Watching):
+    only_reads = True
+
+
+def fit(observer: Observer) -> None:
+    settings = {"epochs": 3, "batch_size": 3, "compile": "always", "progress": False}
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), observers=[observer], **settings)
+
+
+def test_an_observer_sees_gradients_and_may_change_the_training():
+    watching = Watching(freeze_at=6)
+    fit(watching)
+    assert all(watching.gradients[:6])
+    moved = [not torch.equal(*pair) for pair in pairwise(watching.weights)]
+    assert moved == 5 * [True] + 6 * [False]
+
+
+def test_steps_are_repeated_unless_an_observer_may_interfere(calls):
+    fit(Watching(freeze_at=-1))
+    watched = len(calls)
+    calls.clear()
+    fit(Reading(freeze_at=-1))
+    # The first of 12 steps is uncompiled. The next, and the first ones of epochs, are checked.
+    assert (watched, len(calls)) == (11, 3)
