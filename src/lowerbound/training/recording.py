@@ -3,7 +3,8 @@
 A step of a small model has fifty kernels of two microseconds each, and Python needs longer than
 that to call each of them. A graph calls all of them at once. Everything that Python does in a step
 is done around the graph: the batch and the learning rates are copied to where the graph reads them,
-the update is counted, and the compiler's own checks say whether the recorded code is still valid.
+the update is counted, and unless nothing can have changed since the last step, the compiler's own
+checks say whether the recorded code is still valid.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RecordedStep:
     def __call__(self, batch: Batch) -> None:
         """Take the step."""
         update = self.step.update
-        if not update.is_as_recorded():
+        if not (self.step.is_unchanged or update.is_as_recorded()):
             self._start()
         update.send_rates()
         taken = update.taken
@@ -60,10 +61,9 @@ class RecordedStep:
         """Repeat the recorded step with another batch, if it is valid for that."""
         if self.graph is None:
             return False
-        is_valid = (
-            batch.examples is self.batch.examples
-            and self.addresses == self._list_addresses()
-            and self.holds(batch)
+        is_valid = batch.examples is self.batch.examples and (
+            self.step.is_unchanged
+            or (self.addresses == self._list_addresses() and self.holds(batch))
         )
         if not is_valid:
             self.graph, self.is_compiled = None, False
