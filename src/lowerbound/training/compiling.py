@@ -206,6 +206,7 @@ class StepAutotuner:
             step.objective,
             type(step.optimizer),
             step.clip_norm,
+            step.is_watched,
             self.batch_size,
             self.options,
             self._is_thorough,
