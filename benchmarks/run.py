@@ -117,18 +117,24 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
+def train(task: str, asked: dict[str, tuple[str, ...]], folder: Path) -> dict[str, Any]:
+    """Train in turns; without bfloat16 where the processor has no units for it."""
+    if not multiplies_bfloat16(torch.device("cpu")):
+        asked = {name: ways for name, ways in asked.items() if "bfloat16" not in ways}
+    return throughput(task, folder, asked)
+
+
+_CONTENDERS = {
+    "lowerbound": ("lowerbound",),
+    "lowerbound, bfloat16": ("lowerbound", "bfloat16"),
+    "JAX": ("jax",),
+}
+_OTHERS = {"Pyro": ("pyro",), "pythae": ("pythae",)}
+_UNCOMPILED = {"lowerbound, uncompiled": ("lowerbound", "float32", "never")}
+_JAX_BFLOAT16 = {"JAX, bfloat16": ("jax", "bfloat16")}
+
 MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
-    "mnist": lambda folder: throughput(
-        "mnist",
-        folder,
-        {
-            "lowerbound": ("lowerbound",),
-            "lowerbound, uncompiled": ("lowerbound", "float32", "never"),
-            "JAX": ("jax",),
-            "Pyro": ("pyro",),
-            "pythae": ("pythae",),
-        },
-    ),
+    "mnist": partial(train, "mnist", _CONTENDERS | _UNCOMPILED | _OTHERS),
     "to-the-bound": lambda folder: time_to_bound(
         folder,
         {
@@ -139,26 +145,9 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
             "pythae": ("pythae",),
         },
     ),
-    **{
-        task: lambda folder, task=task: throughput(
-            task,
-            folder,
-            {
-                name: ways
-                for name, ways in {
-                    "lowerbound": ("lowerbound",),
-                    "lowerbound, bfloat16": ("lowerbound", "bfloat16"),
-                    "JAX": ("jax",),
-                    "JAX, bfloat16": ("jax", "bfloat16"),
-                }.items()
-                if "bfloat16" not in ways or multiplies_bfloat16(torch.device("cpu"))
-            },
-        )
-        for task in ("faces", "iwae")
-    },
-    "wide": lambda folder: throughput(
-        "wide", folder, {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
-    ),
+    "faces": partial(train, "faces", _CONTENDERS | _JAX_BFLOAT16),
+    "iwae": partial(train, "iwae", _CONTENDERS | _JAX_BFLOAT16),
+    "wide": partial(train, "wide", {"lowerbound": ("lowerbound",), "JAX": ("jax",)}),
     **{f"busy-{task}": partial(measure_busy, task) for task in ("mnist", "faces", "iwae", "wide")},
     "likelihood": lambda folder: run_script("likelihood.py", folder),
     "memory": lambda folder: run_script("memory.py"),
