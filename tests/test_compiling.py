@@ -268,10 +268,10 @@ def test_a_run_goes_on_the_way_it_went(verdict, traced, tmp_path, monkeypatch):
         "pictures_every": 0,
         "directory": tmp_path / "run",
     }
-    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=14, **settings)
+    lb.fit(make_vae(), lb.ELBO(), binary((6,)), epochs=21, **settings)
     ways = Ways()
     lb.fit(
-        make_vae(), lb.ELBO(), binary((6,)), epochs=16, resume=True, observers=[ways], **settings
+        make_vae(), lb.ELBO(), binary((6,)), epochs=23, resume=True, observers=[ways], **settings
     )
     assert ways.compiled == [verdict] * 4
 

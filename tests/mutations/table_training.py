@@ -231,8 +231,8 @@ MUTATIONS = [
     ),
     Mutation(
         LOOP,
-        "terms = compute_dataset_terms(self.kept, self.objective, data, seed=seed)",
-        "terms = compute_dataset_terms(self.model, self.objective, data, seed=seed)",
+        "terms = compute_dataset_terms(self.kept, self.objective, data, seed=self.seed)",
+        "terms = compute_dataset_terms(self.model, self.objective, data, seed=self.seed)",
         "The last weights are validated instead of their average.",
     ),
     Mutation(

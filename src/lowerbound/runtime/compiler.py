@@ -64,6 +64,8 @@ class CompiledFunction:
             function is compiled in pieces.
         any_threads: whether the code is kept when torch's number of threads changes. The compiler
             would compile it again for each number.
+        is_repeatable: whether the inputs of the last call are kept, so that it can be repeated, see
+            :meth:`last_call`.
         options: further options of the code generator.
     """
 
@@ -73,10 +75,11 @@ class CompiledFunction:
         *,
         whole: bool = True,
         any_threads: bool = False,
+        is_repeatable: bool = False,
         **options: Any,
     ) -> None:
         self.function, self.whole, self.options = function, whole, options
-        self.any_threads = any_threads
+        self.any_threads, self.is_repeatable = any_threads, is_repeatable
         self._start()
 
     def _start(self) -> None:
@@ -91,24 +94,9 @@ class CompiledFunction:
         self._last: tuple[Callable[..., Any], list[Any]] | None = None
         with setting_compiler_switches():
             self.made = torch.compile(
-                self.own, fullgraph=self.whole, backend=self._generate_code, **asked
+                self.own, fullgraph=self.whole, backend=_Backend(self), **asked
             )
         self.is_called = False
-
-    def _generate_code(
-        self, graph: torch.fx.GraphModule, inputs: list[Any], *, options: dict[str, Any]
-    ) -> Callable[..., Any]:
-        """Generate the code of a graph, which remembers its last call."""
-        code = generate_code(graph, inputs, options)
-
-        def call(*given: Any) -> Any:
-            results = code(*given)
-            self._last = None
-            if not results:
-                self._last = code, list(given)
-            return results
-
-        return call
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function, after compiling it if this is the first call."""
@@ -123,6 +111,14 @@ class CompiledFunction:
                 message = ".*torch._prims_common.check.* is deprecated"
                 warnings.filterwarnings("ignore", message, FutureWarning)
                 return self.made(*given, **named)
+
+    def remember_call(
+        self, code: Callable[..., Any], given: Sequence[Any], results: Sequence[Any]
+    ) -> None:
+        """Remember what a call of the generated code received, unless it returned something."""
+        self._last = None
+        if not results:
+            self._last = code, list(given)
 
     def last_call(self, changing: Sequence[Tensor]) -> LastCall | None:
         """Return the last call's code, to be repeated with other tensors.
@@ -166,6 +162,33 @@ class CompiledFunction:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
+
+
+class _Backend:
+    """Generates the code of a function's graphs, and lets the function remember its last call.
+
+    torch never forgets a backend, so this one does not keep the function.
+
+    Args:
+        function: the function.
+    """
+
+    def __init__(self, function: CompiledFunction) -> None:
+        self.function = weakref.ref(function)
+
+    def __call__(
+        self, graph: torch.fx.GraphModule, inputs: list[Any], *, options: dict[str, Any]
+    ) -> Callable[..., Any]:
+        code, function = generate_code(graph, inputs, options), self.function
+
+        def call(*given: Any) -> Any:
+            results = code(*given)
+            called = function()
+            if called is not None and called.is_repeatable:
+                called.remember_call(code, given, results)
+            return results
+
+        return call
 
 
 def generate_code(

@@ -58,16 +58,22 @@ def compile_step(
         threads=threads or torch.get_num_threads(),
     )
 
-    def build() -> CompiledFunction:
+    def build(is_repeatable: bool = False) -> CompiledFunction:
         any_threads = bool(options.get("cpp.dynamic_threads"))
-        return CompiledFunction(step.compute, whole=whole, any_threads=any_threads, **options)
+        return CompiledFunction(
+            step.compute,
+            whole=whole,
+            any_threads=any_threads,
+            is_repeatable=is_repeatable,
+            **options,
+        )
 
     step.update.recorded = None
     if not whole:
         return _StepInPieces(step, build())
     if graphs and step.device.type == "cuda":
         return RecordedStep(step, build)
-    return _WholeStep(step, build())
+    return _WholeStep(step, build(is_repeatable=True))
 
 
 class _StepInPieces:
