@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
+from lowerbound.runtime.products import ProductTuner
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
 from lowerbound.training.progress import Progress
@@ -77,6 +79,9 @@ class StepAutotuner:
     ) -> None:
         self.step, self.options, self.batch_size = step, options, batch_size
         self.threads = ThreadTuner(options.threads, "step", tell)
+        self.products = ProductTuner(tell)
+        self.observed: set[Option] = set()
+        """The options whose matrix products are known."""
         self.left = 0
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
@@ -108,11 +113,14 @@ class StepAutotuner:
         option = self.tuner.settled_option
         if option is None:
             return {}
-        return {
+        choices: dict[str, Any] = {
             "compiled": option.compiled,
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
         }
+        if option.compiled:
+            choices["products"] = self.products.choices
+        return choices
 
     def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
@@ -124,6 +132,8 @@ class StepAutotuner:
         self.left = left
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
+            if progress.compiled:
+                self.products.resume(progress.products)
             self.tuner.resume(progress.compiled, bfloat16)
         self.threads.resume(progress.threads)
 
@@ -139,6 +149,9 @@ class StepAutotuner:
         def attempt(option: Option, compute: Compute) -> None:
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
+                if self._must_observe(option):
+                    self.observed.add(option)
+                    compute = self.products.observing(compute)
                 compute(ready)
 
         if len(batch) != self.batch_size:
@@ -153,6 +166,12 @@ class StepAutotuner:
         self.tuner.run(attempt)
         self.tuner.stop(left - 1)
 
+    def _must_observe(self, option: Option) -> bool:
+        """Whether an uncompiled step shows which products a compiled one will compute."""
+        if self.tuner.decided or option.compiled or self.step.device.type != "cpu":
+            return False
+        return option not in self.observed
+
     def _build(self, option: Option, whole: bool) -> Compute:
         if not option.compiled:
             return self.step.compute
@@ -166,6 +185,7 @@ class StepAutotuner:
             thoroughly=thoroughly,
             profiled=self.options.profiled,
             any_threads=len(self.options.threads) > 1,
+            products=self.products.choose(),
         )
 
 
@@ -176,6 +196,7 @@ def compile_step(
     thoroughly: bool = False,
     profiled: bool = False,
     any_threads: bool = False,
+    products: Mapping[str, str] = MappingProxyType({}),
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -189,6 +210,8 @@ def compile_step(
         profiled: whether to name the kernels in profiles.
         any_threads: whether kernels may run on any number of processor threads. Otherwise they run
             on as many as there are while they are compiled.
+        products: the routines of matrix products that are not torch's own, see
+            :mod:`lowerbound.runtime.products`.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
     options = _choose_code_options(
@@ -196,6 +219,7 @@ def compile_step(
         thoroughly=whole and thoroughly,
         profiled=profiled,
         any_threads=any_threads,
+        products=products,
     )
 
     def build() -> CompiledFunction:
@@ -227,6 +251,7 @@ def _choose_code_options(
     thoroughly: bool = False,
     profiled: bool = False,
     any_threads: bool = False,
+    products: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -236,6 +261,10 @@ def _choose_code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
+    if products:
+        from lowerbound.runtime.product_pass import ProductPass  # imports much of the compiler
+
+        options["post_grad_custom_pre_pass"] = ProductPass(products)
     return options
 
 

@@ -61,6 +61,11 @@ class Progress:
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
     """The number of processor threads of its steps; ``None`` while that is not decided."""
+    products: dict[str, str] | None = None
+    """The routines of the matrix products of its compiled steps, where they are not torch's own.
+
+    ``None`` while that is not decided.
+    """
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:

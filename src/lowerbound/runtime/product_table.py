@@ -1,0 +1,61 @@
+"""A file with the fastest routine of each kind of matrix product, for later processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class ProductTable:
+    """The routines that were the fastest on this machine, in the folder of the compiler's cache.
+
+    The table keeps the choices of later processes the same, so that they find the compiled code of
+    earlier ones. It depends on the version of torch, the processor and the number of threads. A
+    file that cannot be read or written is ignored.
+
+    Args:
+        threads: the number of threads of the products.
+    """
+
+    def __init__(self, threads: int) -> None:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        machine = [torch.__version__, _name_processor(), torch.backends.cpu.get_cpu_capability()]
+        text = json.dumps([*machine, threads])
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path = Path(cache_dir()) / f"lowerbound-products-{name}.json"
+
+    def read(self) -> dict[str, str]:
+        """The names of the routines by the name of the product."""
+        with suppress(OSError, ValueError):
+            table: Any = json.loads(self.path.read_text(encoding="utf8"))
+            if isinstance(table, dict) and all(isinstance(used, str) for used in table.values()):
+                return table
+        return {}
+
+    def write(self, table: Mapping[str, str]) -> None:
+        """Replace the file as a whole, so that other processes never read a part of it."""
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_text(json.dumps(table, indent=1), encoding="utf8")
+                os.replace(partial, self.path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def _name_processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
