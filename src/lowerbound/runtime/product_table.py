@@ -26,12 +26,10 @@ class ProductTable:
     """
 
     def __init__(self, threads: int) -> None:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
         machine = [torch.__version__, _name_processor(), torch.backends.cpu.get_cpu_capability()]
         text = json.dumps([*machine, threads])
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.path = Path(cache_dir()) / f"lowerbound-products-{name}.json"
+        self.path = _find_folder() / f"lowerbound-products-{name}.json"
 
     def read(self) -> dict[str, str]:
         """The names of the routines by the name of the product."""
@@ -51,6 +49,12 @@ class ProductTable:
                 os.replace(partial, self.path)
             finally:
                 partial.unlink(missing_ok=True)
+
+
+def _find_folder() -> Path:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())
 
 
 def _name_processor() -> str:
