@@ -246,18 +246,21 @@ def _products(entry: dict[str, Any]) -> list[str]:
     lines = _title("the matrix products of a step, each by itself")
     lines += [
         "The milliseconds are those of the output, of the gradient of the input (which the first\n"
-        "layer does not need), and of the gradient of the weights.",
+        "layer does not need), and of the gradient of the weights. oneDNN copies the gradient of the\n"
+        "output for the last one.",
         "",
     ]
     lines += [
-        "| | rows x inputs x outputs | at the rate of the large product | as they are |",
-        "|---|---|---|---|",
+        "| | rows x inputs x outputs | at the rate of the large product | with torch | with oneDNN |",
+        "|---|---|---|---|---|",
     ]
     for name, layers in entry["tasks"].items():
         for layer in layers:
             sizes = " x ".join(map(str, layer["layer"]))
-            times = ", ".join(f"{value:.2f}" for value in layer["milliseconds"])
-            lines += [f"| {name} | {sizes} | {layer['floor']:.2f} | {times} |"]
+            cells = [name, sizes, f"{layer['floor']:.2f}"]
+            for kind in ("milliseconds", "onednn_milliseconds"):
+                cells.append(", ".join(f"{value:.2f}" for value in layer.get(kind, ())))
+            lines += [f"| {' | '.join(cells)} |"]
     return lines
 
 

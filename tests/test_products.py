@@ -76,7 +76,8 @@ def test_every_routine_multiplies_every_layout(routine, dtype):
                 made = products.multiply(routine, left, right, *own)
                 exact = left.double() @ right.double() + sum(each.double() for each in own)
                 torch.testing.assert_close(made.double(), exact, atol=4 * tolerance, rtol=tolerance)
-                assert made.is_contiguous() and made.dtype == dtype
+                assert made.is_contiguous()
+                assert made.dtype == dtype
     assert tried == {"torch": 32, "oneDNN": 32, "oneDNN transposed": 8}[routine]
 
 
@@ -142,7 +143,8 @@ def test_later_processes_read_the_choices(chooses_onednn):
         assert torch.equal(tuner.observing(torch.mm)(a, b), a @ b)
         assert tuner.choose() == {"4x5x6 a=(5,1) b=(6,1) float32": "oneDNN"}
     assert len(chooses_onednn) == 1
-    assert all("matrix products: oneDNN" in line for line in lines) and len(lines) == 2
+    assert all("matrix products: oneDNN" in line for line in lines)
+    assert len(lines) == 2
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"a": 1}', "\x00\xff"])
@@ -245,7 +247,8 @@ def test_a_resumed_run_uses_the_recorded_choices(chooses_onednn, table, tmp_path
     lb.fit(make_model(), lb.ELBO(), make_examples(), epochs=2, **settings)
     state = json.loads(next(tmp_path.glob("run/checkpoints/*/state.json")).read_text())
     recorded = state["progress"]["products"]
-    assert set(recorded) == set(chooses_onednn) and len(recorded) > 6
+    assert set(recorded) == set(chooses_onednn)
+    assert len(recorded) > 6
 
     # The table is lost, and a trial would choose torch's own routine.
     for file in table.iterdir():
