@@ -246,12 +246,12 @@ def _products(entry: dict[str, Any]) -> list[str]:
     lines = _title("the matrix products of a step, each by itself")
     lines += [
         "The milliseconds are those of the output, of the gradient of the input (which the first\n"
-        "layer does not need), and of the gradient of the weights. oneDNN copies the gradient of the\n"
-        "output for the last one.",
+        "layer does not need), and of the gradient of the weights. oneDNN copies the\n"
+        "gradient of the output for the last one.",
         "",
     ]
     lines += [
-        "| | rows x inputs x outputs | at the rate of the large product | with torch | with oneDNN |",
+        "| | rows x inputs x outputs | at the large product's rate | with torch | with oneDNN |",
         "|---|---|---|---|---|",
     ]
     for name, layers in entry["tasks"].items():

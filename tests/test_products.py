@@ -117,8 +117,8 @@ def test_small_products_are_not_timed_with_other_routines(monkeypatch):
 
 
 @needs_onednn
-@pytest.mark.parametrize(("factor", "kept"), [(0.95, TORCH), (0.8, "oneDNN")])
-def test_another_routine_must_be_faster_by_a_tenth(monkeypatch, factor, kept):
+@pytest.mark.parametrize(("factor", "kept"), [(0.85, TORCH), (0.75, "oneDNN")])
+def test_another_routine_must_be_faster_by_a_fifth(monkeypatch, factor, kept):
     seconds = {TORCH: 1e-3, "oneDNN": factor * 1e-3, "oneDNN transposed": 2e-3}
     functions = {ROUTINES[name]: value for name, value in seconds.items()}
     monkeypatch.setattr(products, "_time", lambda run: functions[run.func])
