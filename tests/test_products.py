@@ -27,7 +27,8 @@ compiling = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Fu
 
 @pytest.fixture
 def table(tmp_path, monkeypatch) -> Path:
-    """The folder of the table, empty at first."""
+    """The folder of the table, empty at first, on a processor that is not Intel's."""
+    monkeypatch.setattr(products, "has_intel_processor", lambda: False)
     folder = tmp_path / "table"
     folder.mkdir()
     monkeypatch.setattr(product_table, "_find_folder", lambda: folder)
@@ -145,6 +146,14 @@ def test_later_processes_read_the_choices(chooses_onednn):
     assert len(chooses_onednn) == 1
     assert all("matrix products: oneDNN" in line for line in lines)
     assert len(lines) == 2
+
+
+def test_an_intel_processor_keeps_torchs_own_routines(chooses_onednn, monkeypatch):
+    monkeypatch.setattr(products, "has_intel_processor", lambda: True)
+    tuner = ProductTuner()
+    tuner.observing(torch.mm)(torch.randn(4, 5), torch.randn(5, 6))
+    assert tuner.choose() == {}
+    assert not chooses_onednn
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"a": 1}', "\x00\xff"])

@@ -57,9 +57,19 @@ def _find_folder() -> Path:
     return Path(cache_dir())
 
 
+def has_intel_processor() -> bool:
+    """Whether the processor is Intel's, as far as the system says."""
+    return _read_processor("vendor_id") == "GenuineIntel"
+
+
 def _name_processor() -> str:
+    return _read_processor("model name") or platform.processor() or platform.machine()
+
+
+def _read_processor(field: str) -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return ""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowerbound.runtime.product_table import ProductTable
+from lowerbound.runtime.product_table import ProductTable, has_intel_processor
 
 MM, ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 _PERMUTE, _CLONE = torch.ops.aten.permute.default, torch.ops.aten.clone.default
@@ -309,7 +309,9 @@ class ProductTuner:
         Returns:
             The choices that differ from torch's own.
         """
-        if self.is_resumed:
+        # MKL takes its fastest instructions on Intel's processors. In whole steps oneDNN gains
+        # nothing there, and short trials of single products have chosen it nevertheless.
+        if self.is_resumed or has_intel_processor():
             return self.choices
         began = time.perf_counter()
         table = ProductTable(torch.get_num_threads())
