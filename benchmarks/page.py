@@ -44,6 +44,9 @@ def write_page(machines: dict[str, Any], path: Path) -> None:
         for name, entry in measured.items():
             if name in _WORK:
                 lines += _training(_WORK[name], entry)
+        busy = {name: measured[f"busy-{name}"] for name in _WORK if f"busy-{name}" in measured}
+        if busy:
+            lines += _busy(busy)
         for name, write in _SECTIONS.items():
             if name in measured:
                 lines += write(measured[name])
@@ -142,15 +145,17 @@ def _to_the_bound(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _busy(entry: dict[str, Any]) -> list[str]:
+def _busy(tasks: dict[str, Any]) -> list[str]:
     lines = _title("training beside other programs on the same cores")
     text = _paragraph(
         "The other programs are one training of the first model with plain torch, and a shell loop "
-        "that compresses small files. Each contender trains one round before the one that is timed."
+        "that compresses small files. Rates are medians over blocks of 20 seconds, in which "
+        "conditions and contenders take turns. Each contender trains for 6 seconds before a block."
     )
     lines += [text, "", "| | | lowerbound | JAX | lowerbound is | share of the quiet ratio |"]
     lines += ["|---|---|---|---|---|---|"]
-    for task, conditions in entry["examples_per_second"].items():
+    for task, entry in tasks.items():
+        conditions = entry["examples_per_second"]
         quiet = conditions["quiet"]["lowerbound"] / conditions["quiet"]["JAX"]
         for condition, rates in conditions.items():
             ratio = rates["lowerbound"] / rates["JAX"]
@@ -273,7 +278,6 @@ def _profiles(entry: dict[str, Any]) -> list[str]:
 
 _SECTIONS = {
     "to-the-bound": _to_the_bound,
-    "busy": _busy,
     "likelihood": _likelihood,
     "memory": _memory,
     "array": lambda entry: _stored("an array", entry),
