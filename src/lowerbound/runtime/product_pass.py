@@ -1,81 +1,73 @@
-"""The stage of torch's compiler that gives each matrix product its routine."""
+"""A stage of torch's compiler that lets oneDNN multiply matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-from torch.fx import Graph, Node
+from torch._inductor.ir import ExternKernel, FixedLayout, TensorBox
+from torch._inductor.lowering import permute, register_lowering
+from torch._inductor.mkldnn_ir import LinearUnary
+from torch.fx import Graph
 
 from lowerbound.runtime import products
-from lowerbound.runtime.products import ADDMM, LINEAR, MM, ROUTINES, Product, list_routines
+
+_MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
+_PRODUCT = torch.ops.lowerbound.product.default
+
+# oneDNN needs 30 microseconds more than MKL to begin, so products of fewer multiplications than
+# this are left to MKL.
+_LEAST_MULTIPLICATIONS = 4e6
 
 
 class ProductPass(CustomGraphPass):  # type: ignore[misc]
-    """Replaces the products of a graph by the routines that were chosen for them.
+    """Replaces the large products of a graph, in float32 on a CPU, by those of oneDNN."""
 
-    Args:
-        choices: the name of the routine by the name of the product. The products that are not
-            named keep torch's own.
-    """
-
-    def __init__(self, choices: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.choices = dict(choices)
-        self.replaced = 0
-        """The number of products that were replaced."""
         _register_lowering()
 
     def uuid(self) -> Any:
-        """What the code depends on, so that the compiler's cache keeps the choices apart."""
-        return get_hash_for_files((__file__, products.__file__)), tuple(
-            sorted(self.choices.items())
-        )
+        """The identity of this stage in the keys of the compiler's cache."""
+        return get_hash_for_files((__file__, products.__file__))
 
     def __call__(self, graph: Graph) -> None:
         """Replace the products."""
-        for operation in (MM, ADDMM):
-            for node in graph.find_nodes(op="call_function", target=operation):
-                product = Product.of(*(each.meta["val"] for each in node.args), **node.kwargs)
-                chosen = self.choices.get(str(product))
-                if product is None or chosen not in list_routines(product):
-                    continue
-                self._replace(graph, node, product, chosen)
+        for operation in (_MM, _ADDMM):
+            for node in list(graph.find_nodes(op="call_function", target=operation)):
+                *bias, a, b = node.args
+                if not node.kwargs and _suits(*(each.meta["val"] for each in node.args)):
+                    node.target, node.args = _PRODUCT, (a, b, next(iter(bias), None))
 
-    def _replace(self, graph: Graph, node: Node, product: Product, routine: str) -> None:
-        def call(operation: Any, *arguments: Any, **options: Any) -> Node:
-            made = graph.call_function(operation, arguments, options)
-            values = [each.meta["val"] if isinstance(each, Node) else each for each in arguments]
-            with node.meta["val"].fake_mode:
-                made.meta["val"] = operation(*values, **options)
-            return made
 
-        *bias, a, b = node.args
-        with graph.inserting_before(node):
-            made = ROUTINES[routine](call, product, a, b, next(iter(bias), None))
-        node.replace_all_uses_with(made)
-        graph.erase_node(node)
-        self.replaced += 1
+def _suits(*arguments: Tensor) -> bool:
+    """Whether oneDNN can compute ``bias + a @ b``, and it is worth it."""
+    *bias, a, b = arguments
+    return (
+        all(each.device.type == "cpu" and each.dtype == torch.float32 for each in arguments)
+        and all(each.shape == b.shape[1:] for each in bias)
+        and 1 in b.stride()
+        and 0 not in b.stride()
+        and a.shape[0] * a.shape[1] * b.shape[1] >= _LEAST_MULTIPLICATIONS
+    )
 
 
 @cache
 def _register_lowering() -> None:
-    """Let compiled code call oneDNN directly, without Python."""
-    from torch._inductor.ir import ExternKernel, FixedLayout, TensorBox
-    from torch._inductor.lowering import register_lowering
-    from torch._inductor.mkldnn_ir import LinearUnary
+    """Let compiled code call oneDNN directly, without Python and without a copy of ``b``."""
 
-    @register_lowering(LINEAR, type_promotion_kind=None)  # type: ignore[untyped-decorator]
-    def lower(x: Any, weight: Any, bias: Any) -> Any:
-        x = ExternKernel.require_contiguous(ExternKernel.realize_input(x))
-        tensors = [x, ExternKernel.realize_input(weight)]
+    @register_lowering(_PRODUCT, type_promotion_kind=None)  # type: ignore[untyped-decorator]
+    def lower(a: Any, b: Any, bias: Any) -> Any:
+        size = [a.get_size()[0], b.get_size()[1]]
+        a = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
+        tensors = [a, ExternKernel.realize_input(permute(b, [1, 0]))]
         constants: list[Any] = ["none", [-1], ""]
         if bias is None:
             constants.insert(0, None)
         else:
-            tensors.append(ExternKernel.realize_input(bias))
-        size = [x.get_size()[0], weight.get_size()[0]]
-        layout = FixedLayout(device=x.get_device(), dtype=x.get_dtype(), size=size)
+            tensors.append(ExternKernel.require_contiguous(ExternKernel.realize_input(bias)))
+        layout = FixedLayout(device=a.get_device(), dtype=a.get_dtype(), size=size)
         return TensorBox.create(LinearUnary(layout, tensors, constants))

@@ -6,14 +6,18 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
-from lowerbound.runtime.products import ProductTuner
+from lowerbound.runtime.products import (
+    Library,
+    find_faster_library,
+    has_onednn,
+    make_product_options,
+)
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
 from lowerbound.training.progress import Progress
@@ -27,13 +31,13 @@ Compute = Callable[[Batch], None]
 # number of timed steps.
 _WARMUP_STEPS, _TIMED_STEPS = 3, 10
 
-# If at least this many steps remain, they are compiled thoroughly. That takes another 5 to 10
-# seconds, and saves 0.2 to 0.5 milliseconds in each step.
+# If at least this many steps remain, the code that calls the kernels is compiled too. That takes
+# another 5 to 10 seconds, and saves 0.2 to 0.6 milliseconds in each step.
 _WORTH_THOROUGHNESS_STEPS = 30_000
 
 
-# What torch warns of between pieces: the compiler reads gradients of tensors that are not leaves,
-# and torch 2.11 names each function of Python that it leaves to Python.
+# Warnings of torch about a step that is compiled in pieces: the compiler reads gradients of tensors
+# that are not leaves, and torch 2.11 names each function of Python that it does not compile.
 _USUAL_BETWEEN_PIECES = (
     "The .grad attribute of a Tensor that is not a leaf",
     "Dynamo does not know how to trace the builtin",
@@ -42,7 +46,7 @@ _USUAL_BETWEEN_PIECES = (
 
 @dataclass(frozen=True)
 class StepOptions:
-    """The ways in which steps may run.
+    """How steps may run.
 
     Args:
         compile: ``"auto"``: compile if training is long enough, and a few steps show that compiled
@@ -65,7 +69,7 @@ class StepAutotuner:
 
     Args:
         step: the step to run.
-        options: the ways to choose from.
+        options: what to choose from.
         batch_size: the batch size of steps that may be compiled. A short last batch runs
             uncompiled, because another shape would need a compilation of its own.
         tell: is called with the line that says what was chosen, and why.
@@ -85,6 +89,7 @@ class StepAutotuner:
         self.left = 0
         self.compiled_from: int | None = None
         """The number of the first compiled step; ``None`` before it."""
+        self._products: Library | None = None
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
@@ -131,10 +136,21 @@ class StepAutotuner:
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
             "compiled_from": self.compiled_from,
+            "products": self._products,
         }
-        if option.compiled:
-            choices["products"] = self.products.choices
-        return choices
+
+    @property
+    def products(self) -> Library:
+        """The library that multiplies matrices in compiled steps; chosen when it is first read.
+
+        The choice is made before the compiler works in a copy of the process, where a trial would
+        not be valid, because it is a part of what describes the compiled code.
+        """
+        if self._products is None:
+            self._products = "torch"
+            if self.step.device.type == "cpu":
+                self._products = find_faster_library()
+        return self._products
 
     def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
@@ -147,7 +163,9 @@ class StepAutotuner:
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             if progress.compiled:
-                self.products.resume(progress.products)
+                self._products = "torch"
+                if progress.products == "oneDNN" and has_onednn():
+                    self._products = "oneDNN"
             self.tuner.resume(progress.compiled, bfloat16)
         self.threads.resume(progress.threads)
         self.steps_by_threads.update(progress.steps_by_threads)
@@ -168,16 +186,13 @@ class StepAutotuner:
         def attempt(option: Option, compute: Compute) -> None:
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
-                if self._must_observe(option):
-                    self.observed.add(option)
-                    compute = self.products.observing(compute)
                 compute(ready)
 
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
         if not (self.tuner.in_preparation or self.tuner.is_prepared):
-            self.left = left  # as it was when the code was made in the background
+            self.left = left  # kept from then on, so that this process reads the copy's code
         option = self.option
         self.tuner.start()
         if self.tuner.decided or self.tuner.in_preparation:
@@ -194,9 +209,10 @@ class StepAutotuner:
             self.threads.start_again()
 
     def _find_description(self) -> Callable[[], str] | None:
-        """Return what describes the steps, or ``None`` if they may change shared memory.
+        """Return a function that describes the steps, or ``None`` if they may change shared memory.
 
-        A copy of the process, in which the compiler works, takes a step too.
+        The copy of the process in which the compiler works takes a step too, which must not change
+        the weights of this process.
         """
         tensors = [*self.step.all_parameters, *self.step.buffers]
         if any(tensor.is_shared() for tensor in tensors if tensor.device.type == "cpu"):
@@ -215,17 +231,12 @@ class StepAutotuner:
             self.batch_size,
             self.options,
             self._is_thorough,
+            self.products,
         ))  # fmt: skip
 
     @property
     def _is_thorough(self) -> bool:
         return self.left >= _WORTH_THOROUGHNESS_STEPS
-
-    def _must_observe(self, option: Option) -> bool:
-        """Whether an uncompiled step shows which products a compiled one will compute."""
-        if self.tuner.decided or option.compiled or self.step.device.type != "cpu":
-            return False
-        return option not in self.observed
 
     def _build(self, option: Option, whole: bool) -> Compute:
         if not option.compiled:
@@ -239,6 +250,7 @@ class StepAutotuner:
             thoroughly=self._is_thorough,
             profiled=self.options.profiled,
             threads=max(self.options.threads),
+            products=self.products,
         )
 
 
@@ -249,6 +261,7 @@ def compile_step(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int | None = None,
+    products: Library = "torch",
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -262,6 +275,7 @@ def compile_step(
         profiled: whether to name the kernels in profiles.
         threads: the largest number of processor threads on which kernels run; by default as many as
             torch uses now. If it is not 1, they can run on any smaller number too.
+        products: the library that multiplies matrices of float32 on a CPU.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
     options = _choose_code_options(
@@ -269,6 +283,7 @@ def compile_step(
         thoroughly=whole and thoroughly,
         profiled=profiled,
         threads=threads or torch.get_num_threads(),
+        products=products,
     )
 
     def build() -> CompiledFunction:
@@ -301,6 +316,7 @@ def _choose_code_options(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int = 1,
+    products: Library = "torch",
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -310,11 +326,7 @@ def _choose_code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
-    if products:
-        from lowerbound.runtime.product_pass import ProductPass  # imports much of the compiler
-
-        options["post_grad_custom_pre_pass"] = ProductPass(products)
-    return options
+    return options | make_product_options(products)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

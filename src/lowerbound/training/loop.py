@@ -307,6 +307,7 @@ class Loop:
             record["steps_by_threads"] = dict(self.autotuner.steps_by_threads)
         if self.autotuner.compiled_from is not None:
             record["compiled_from"] = self.autotuner.compiled_from
+            record["products"] = self.autotuner.products
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
