@@ -25,14 +25,18 @@ _SIZE, _TURNS, _WORTH_A_CHANGE = 384, 10, 0.85
 torch.library.define("lowerbound::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
 
 
-@torch.library.impl("lowerbound::product", "CPU")
 def multiply_with_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``a @ b + bias`` with oneDNN.
 
     It reads ``b`` in any layout, and copies an ``a`` that is not contiguous.
     """
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN would read another layout wrongly
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return product
+
+
+torch.library.impl("lowerbound::product", "CPU", multiply_with_onednn)
 
 
 @torch.library.register_fake("lowerbound::product")  # type: ignore[untyped-decorator]
