@@ -13,11 +13,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.profiler import ProfilerActivity, profile
 
 import lowerbound as lb
+from lowerbound.evaluation import tuned_score
 from lowerbound.runtime import autotune, product_pass, products
 from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.runtime.product_pass import ProductPass
 from lowerbound.runtime.products import (
-    find_faster_library,
+    choose_library,
     has_onednn,
     make_product_options,
     multiply_with_onednn,
@@ -27,6 +28,8 @@ from lowerbound.training.loop import Observer
 from lowerbound.training.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+CPU = torch.device("cpu")
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this build of torch lacks oneDNN")
 compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -41,9 +44,9 @@ def any_size(monkeypatch):
 @pytest.fixture
 def trial():
     """The choice of an earlier trial in this process is not used, nor by later tests."""
-    find_faster_library.cache_clear()
+    products._find_faster_library.cache_clear()
     yield
-    find_faster_library.cache_clear()
+    products._find_faster_library.cache_clear()
 
 
 # The values
@@ -176,7 +179,7 @@ def test_onednn_must_be_clearly_faster(monkeypatch, share, chosen):
     others = iter([5.0 * share] * 8 + [share] + [9.0] * 100)
     turn = iter([own, others] * 100)
     monkeypatch.setattr(products, "_time", lambda work: next(next(turn)))
-    assert find_faster_library() == chosen
+    assert choose_library(CPU) == chosen
 
 
 @pytest.mark.usefixtures("trial")
@@ -185,7 +188,7 @@ def test_a_trial_is_made_once_and_leaves_no_trace(monkeypatch):
     original = products._time
     monkeypatch.setattr(products, "_time", lambda work: timed.append(work) or original(work))
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    chosen = [find_faster_library() for _ in range(3)]
+    chosen = [choose_library(CPU) for _ in range(3)]
     assert len(set(chosen)) == 1
     assert len(timed) == 2 * products._TURNS * has_onednn()
     assert torch.equal(torch.get_rng_state(), before)
@@ -197,23 +200,43 @@ def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
     monkeypatch.setattr(products, "_compare", lambda *_: "oneDNN")
     torch.backends.mkldnn.enabled = False
     try:
-        assert find_faster_library() == "torch"
+        assert choose_library(CPU) == "torch"
     finally:
         torch.backends.mkldnn.enabled = True
+    assert choose_library(torch.device("cuda")) == "torch"
     assert make_product_options("torch") == {}
+
+
+@needs_onednn
+def test_compiled_evaluations_multiply_with_the_chosen_library(monkeypatch):
+    stages = []
+
+    def collect(function, post_grad_custom_pre_pass=None):
+        stages.append(post_grad_custom_pre_pass)
+        return function
+
+    monkeypatch.setattr(tuned_score, "CompiledFunction", collect)
+    model = make_model()
+    for library in ("torch", "oneDNN"):
+        monkeypatch.setattr(tuned_score, "choose_library", lambda device, own=library: own)
+        lb.log_likelihood(model, torch.randn(2, 6), samples=100, chunk_size=10, compile="always")
+    assert list(map(type, stages)) == [type(None), ProductPass]
 
 
 # A training
 
 
-def train(**settings) -> lb.Run:
+def make_model() -> lb.LatentModel:
     torch.manual_seed(0)
     encoder = lb.mlp(6, 8, 4, activation="tanh")
     decoder = lb.Gaussian(lb.mlp(2, 8, 6, activation="tanh"), scale=1.0)
-    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(encoder), decoder)
+    return lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(encoder), decoder)
+
+
+def train(**settings) -> lb.Run:
     examples = lb.Examples.of(torch.randn(24, 6, generator=torch.Generator().manual_seed(1)))
     settings = {"batch_size": 12, "compile": "always", "progress": False, "seed": 3} | settings
-    return lb.fit(model, lb.ELBO(), examples, **settings)
+    return lb.fit(make_model(), lb.ELBO(), examples, **settings)
 
 
 @pytest.fixture
@@ -226,7 +249,7 @@ def used(monkeypatch) -> list[str]:
         return step.compute
 
     monkeypatch.setattr(compiling, "compile_step", collect)
-    monkeypatch.setattr(compiling, "find_faster_library", lambda: "oneDNN")
+    monkeypatch.setattr(compiling, "choose_library", lambda device: "oneDNN")
     return libraries
 
 
@@ -243,7 +266,7 @@ def test_a_resumed_run_uses_the_recorded_library(still_there, used, tmp_path, mo
     assert read_progress(tmp_path)["products"] == "oneDNN"
     assert [record["products"] for record in run.history] == ["oneDNN"] * 2
     # Now a trial would choose torch's own library.
-    monkeypatch.setattr(compiling, "find_faster_library", lambda: "torch")
+    monkeypatch.setattr(compiling, "choose_library", lambda device: "torch")
     monkeypatch.setattr(compiling, "has_onednn", lambda: still_there)
     run = train(directory=tmp_path, epochs=4, resume=True)
     second = {True: "oneDNN", False: "torch"}[still_there]
@@ -267,7 +290,7 @@ def test_compiled_runs_of_earlier_versions_go_on_with_torch(used, tmp_path, monk
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_uncompiled_runs_make_no_trial(used, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "find_faster_library", None)
+    monkeypatch.setattr(compiling, "choose_library", None)
     run = train(compile="never", epochs=2, directory=tmp_path)
     assert used == []
     assert "products" not in run.history[-1]
@@ -293,7 +316,9 @@ def test_the_trial_precedes_the_copy_of_the_process(used, tmp_path, monkeypatch)
             pass
 
     monkeypatch.setattr(autotune, "BackgroundWork", Copy)
-    monkeypatch.setattr(compiling, "find_faster_library", lambda: order.append("trial") or "oneDNN")
+    monkeypatch.setattr(
+        compiling, "choose_library", lambda device: order.append("trial") or "oneDNN"
+    )
     described = []
 
     class Describe(Observer):

@@ -54,14 +54,16 @@ def has_onednn() -> bool:
     )
 
 
-@cache
-def find_faster_library() -> Library:
-    """Multiply two matrices with each library in turns, and return which one is clearly faster.
-
-    The answer is the same for the rest of the process.
-    """
-    if not has_onednn():
+def choose_library(device: torch.device) -> Library:
+    """Choose the library that multiplies matrices in code that is compiled for a device."""
+    if device.type != "cpu" or not has_onednn():
         return "torch"
+    return _find_faster_library()
+
+
+@cache
+def _find_faster_library() -> Library:
+    """Multiply two matrices with each library in turns; the answer is kept for the process."""
     a, b = torch.ones(_SIZE, _SIZE), torch.ones(_SIZE, _SIZE)
     with torch.no_grad():
         return _compare(lambda: torch.mm(a, b), lambda: multiply_with_onednn(a, b))

@@ -14,7 +14,7 @@ from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.runtime.products import (
     Library,
-    find_faster_library,
+    choose_library,
     has_onednn,
     make_product_options,
 )
@@ -147,9 +147,7 @@ class StepAutotuner:
         not be valid, because it is a part of what describes the compiled code.
         """
         if self._products is None:
-            self._products = "torch"
-            if self.step.device.type == "cpu":
-                self._products = find_faster_library()
+            self._products = choose_library(self.step.device)
         return self._products
 
     def resume(self, progress: Progress, left: int) -> None:
