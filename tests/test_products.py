@@ -16,12 +16,11 @@ import lowerbound as lb
 from lowerbound.evaluation import tuned_score
 from lowerbound.runtime import autotune, product_pass, products
 from lowerbound.runtime.compiler import CompiledFunction
-from lowerbound.runtime.product_pass import ProductPass
+from lowerbound.runtime.product_pass import ProductPass, multiply_with_onednn
 from lowerbound.runtime.products import (
     choose_library,
     has_onednn,
     make_product_options,
-    multiply_with_onednn,
 )
 from lowerbound.training import compiling
 from lowerbound.training.loop import Observer

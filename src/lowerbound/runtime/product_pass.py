@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +12,28 @@ from torch._inductor.lowering import permute, register_lowering
 from torch._inductor.mkldnn_ir import LinearUnary
 from torch.fx import Graph
 
-from lowerbound.runtime import products
+# The matrix product in a graph, with a bias for each column or without.
+torch.library.define("lowerbound::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
+
+
+def multiply_with_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``a @ b + bias`` with oneDNN.
+
+    It reads ``b`` in any layout, and copies an ``a`` that is not contiguous.
+    """
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN would read another layout wrongly
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return product
+
+
+torch.library.impl("lowerbound::product", "CPU", multiply_with_onednn)
+
+
+@torch.library.register_fake("lowerbound::product")  # type: ignore[untyped-decorator]
+def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
 
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 _PRODUCT = torch.ops.lowerbound.product.default
@@ -26,13 +46,9 @@ _LEAST_MULTIPLICATIONS = 4e6
 class ProductPass(CustomGraphPass):  # type: ignore[misc]
     """Replaces the large products of a graph, in float32 on a CPU, by those of oneDNN."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        _register_lowering()
-
     def uuid(self) -> Any:
         """The identity of this stage in the keys of the compiler's cache."""
-        return get_hash_for_files((__file__, products.__file__))
+        return get_hash_for_files((__file__,))
 
     def __call__(self, graph: Graph) -> None:
         """Replace the products."""
@@ -55,19 +71,16 @@ def _suits(*arguments: Tensor) -> bool:
     )
 
 
-@cache
-def _register_lowering() -> None:
+@register_lowering(_PRODUCT, type_promotion_kind=None)  # type: ignore[untyped-decorator]
+def _lower(a: Any, b: Any, bias: Any) -> Any:
     """Let compiled code call oneDNN directly, without Python and without a copy of ``b``."""
-
-    @register_lowering(_PRODUCT, type_promotion_kind=None)  # type: ignore[untyped-decorator]
-    def lower(a: Any, b: Any, bias: Any) -> Any:
-        size = [a.get_size()[0], b.get_size()[1]]
-        a = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
-        tensors = [a, ExternKernel.realize_input(permute(b, [1, 0]))]
-        constants: list[Any] = ["none", [-1], ""]
-        if bias is None:
-            constants.insert(0, None)
-        else:
-            tensors.append(ExternKernel.require_contiguous(ExternKernel.realize_input(bias)))
-        layout = FixedLayout(device=a.get_device(), dtype=a.get_dtype(), size=size)
-        return TensorBox.create(LinearUnary(layout, tensors, constants))
+    size = [a.get_size()[0], b.get_size()[1]]
+    a = ExternKernel.require_contiguous(ExternKernel.realize_input(a))
+    tensors = [a, ExternKernel.realize_input(permute(b, [1, 0]))]
+    constants: list[Any] = ["none", [-1], ""]
+    if bias is None:
+        constants.insert(0, None)
+    else:
+        tensors.append(ExternKernel.require_contiguous(ExternKernel.realize_input(bias)))
+    layout = FixedLayout(device=a.get_device(), dtype=a.get_dtype(), size=size)
+    return TensorBox.create(LinearUnary(layout, tensors, constants))

@@ -21,28 +21,6 @@ Library = Literal["torch", "oneDNN"]
 # used only if its shortest time is at most this share of torch's. The trial takes about 20 ms.
 _SIZE, _TURNS, _WORTH_A_CHANGE = 384, 10, 0.85
 
-# The matrix product in a graph, with a bias for each column or without.
-torch.library.define("lowerbound::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
-
-
-def multiply_with_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute ``a @ b + bias`` with oneDNN.
-
-    It reads ``b`` in any layout, and copies an ``a`` that is not contiguous.
-    """
-    if bias is not None:
-        bias = bias.contiguous()  # oneDNN would read another layout wrongly
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
-    return product
-
-
-torch.library.impl("lowerbound::product", "CPU", multiply_with_onednn)
-
-
-@torch.library.register_fake("lowerbound::product")  # type: ignore[untyped-decorator]
-def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
-
 
 def has_onednn() -> bool:
     """Whether this torch can multiply with oneDNN, and may."""
@@ -66,7 +44,10 @@ def _find_faster_library() -> Library:
     """Multiply two matrices with each library in turns; the answer is kept for the process."""
     a, b = torch.ones(_SIZE, _SIZE), torch.ones(_SIZE, _SIZE)
     with torch.no_grad():
-        return _compare(lambda: torch.mm(a, b), lambda: multiply_with_onednn(a, b))
+        return _compare(
+            lambda: torch.mm(a, b),
+            lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""),
+        )
 
 
 def _compare(multiply: Callable[[], Tensor], multiply_otherwise: Callable[[], Tensor]) -> Library:
