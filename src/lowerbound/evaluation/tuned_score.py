@@ -15,6 +15,7 @@ from lowerbound.models.sampling import make_score
 from lowerbound.runtime.autotune import Autotuner, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.runtime.modes import seeded
+from lowerbound.runtime.products import choose_library, make_product_options
 
 Score = Callable[..., Tensor]
 
@@ -96,7 +97,8 @@ class TunedScore:
     def _build(self, option: Option, whole: bool) -> Score:
         if not option.compiled:
             return self.plain
-        made: Score = CompiledFunction(self.plain)
+        products = choose_library(self.device)
+        made: Score = CompiledFunction(self.plain, **make_product_options(products))
         if isinstance(self.likelihood, Conditional):
             return made
 

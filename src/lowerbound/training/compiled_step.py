@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lowerbound.runtime.compiler import CompiledFunction, LastCall
+from lowerbound.runtime.products import Library, make_product_options
 from lowerbound.training.batches import Batch
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
@@ -36,6 +37,7 @@ def compile_step(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int | None = None,
+    products: Library = "torch",
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -49,6 +51,7 @@ def compile_step(
         profiled: whether to name the kernels in profiles.
         threads: the largest number of processor threads on which kernels run; by default as many as
             torch uses now. If it is not 1, they can run on any smaller number too.
+        products: the library that multiplies matrices of float32 on a CPU.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
     options = _choose_code_options(
@@ -56,6 +59,7 @@ def compile_step(
         thoroughly=whole and thoroughly,
         profiled=profiled,
         threads=threads or torch.get_num_threads(),
+        products=products,
     )
 
     def build(is_repeatable: bool = False) -> CompiledFunction:
@@ -134,6 +138,7 @@ def _choose_code_options(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int = 1,
+    products: Library = "torch",
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -143,4 +148,4 @@ def _choose_code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
-    return options
+    return options | make_product_options(products)

@@ -12,6 +12,7 @@ import torch
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option, Stage
 from lowerbound.runtime.compiled_before import read_sources
 from lowerbound.runtime.compiler import Choice
+from lowerbound.runtime.products import Library, choose_library, has_onednn
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
 from lowerbound.training.compiled_step import Compute, compile_step
@@ -74,6 +75,7 @@ class StepAutotuner:
         self.left = 0
         self.compiled_from: int | None = None
         """The number of the first compiled step; ``None`` before it."""
+        self._products: Library | None = None
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
@@ -120,6 +122,7 @@ class StepAutotuner:
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
             "compiled_from": self.compiled_from,
+            "products": self._products,
         }
 
     def record(self) -> dict[str, Any]:
@@ -128,8 +131,19 @@ class StepAutotuner:
         if len(self.options.threads) > 1:
             record["steps_by_threads"] = dict(self.steps_by_threads)
         if self.compiled_from is not None:
-            record["compiled_from"] = self.compiled_from
+            record |= {"compiled_from": self.compiled_from, "products": self.products}
         return record
+
+    @property
+    def products(self) -> Library:
+        """The library that multiplies matrices in compiled steps; chosen when it is first read.
+
+        The choice is made before the compiler works in a copy of the process, where a trial would
+        not be valid, because it is a part of what describes the compiled code.
+        """
+        if self._products is None:
+            self._products = choose_library(self.step.device)
+        return self._products
 
     def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
@@ -141,6 +155,10 @@ class StepAutotuner:
         self.left = left
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
+            if progress.compiled:
+                self._products = "torch"
+                if progress.products == "oneDNN" and has_onednn():
+                    self._products = "oneDNN"
             self.tuner.resume(progress.compiled, bfloat16)
         if self.option.compiled:
             self.compiled_from = progress.compiled_from
@@ -210,6 +228,7 @@ class StepAutotuner:
             self.batch_size,
             self.options,
             self._is_thorough,
+            self.products,
         ))  # fmt: skip
 
     @property
@@ -228,6 +247,7 @@ class StepAutotuner:
             thoroughly=self._is_thorough,
             profiled=self.options.profiled,
             threads=max(self.options.threads),
+            products=self.products,
         )
 
 

@@ -58,6 +58,8 @@ class Progress:
     """Whether its steps are compiled; ``None`` while that is not decided."""
     compiled_from: int | None = None
     """The first step that was compiled; ``None`` before it."""
+    products: str | None = None
+    """The library that multiplies matrices in compiled steps; ``None`` while not decided."""
     bfloat16: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
