@@ -1,8 +1,10 @@
 """Random numbers that belong to examples, so that an evaluation does not depend on its batches.
 
 While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
-is a function of ``(seed, i)`` alone: a counter-based generator (Philox, Salmon et al. 2011) is set
-to the example's own stream. A dataset's bound is then the same for every batch size, two models can
+is a function of ``(seed, i)`` alone: the example has its own stream of a counter-based generator
+(Philox, Salmon et al. 2011). Uniform and normal draws are made on their device, see
+:mod:`lowerbound.runtime.noise.philox`; draws that need rejection, such as gamma draws, are made by
+numpy's generators, whose Philox has other words and so other streams. A dataset's bound is then the same for every batch size, two models can
 be compared on common random numbers, and adding an example changes no other example's value.
 """
 
@@ -14,12 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lowerbound.runtime.noise import philox
 
 _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
 
@@ -30,17 +35,56 @@ _WORTH_THREADS = 1 << 14
 _NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
+@dataclass
+class _OpenRequest:
+    """A request for noise: its number, and what has been drawn for each example."""
+
+    request: int
+    drawn: int = 0
+    generators: list[np.random.Generator] | None = None
+
+
 class ExampleStreams:
     """A stream of random numbers for each example of a batch. A request advances all streams."""
 
     def __init__(self, seed: int, indices: Tensor) -> None:
         self.seed = seed
+        self.rows = indices
         self.indices = indices.tolist()
         self.requests = 0
-        # Within in_chunks, this holds the generators of each request of a chunk, which the requests
-        # of the next chunk continue.
-        self.open: list[list[np.random.Generator]] | None = None
+        # Within in_chunks, this holds the state of each request of a chunk, which the requests of
+        # the next chunk continue.
+        self.open: list[_OpenRequest] | None = None
         self.turn = 0
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        axis: int,
+        transform: philox.Transform,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Tensor:
+        """Draw a tensor of ``shape``: slice ``i`` along ``axis`` comes from example ``i``'s stream.
+
+        ``transform`` makes the draws from random words, see :mod:`lowerbound.runtime.noise.philox`.
+        """
+        others = shape[:axis] + shape[axis + 1 :]
+        count = math.prod(others)
+        opened = self._continue_request()
+        start = opened.drawn
+        opened.drawn += count
+        drawn = philox.draw(
+            transform,
+            self.seed,
+            self.rows,
+            opened.request,
+            start,
+            count,
+            dtype=dtype,
+            device=device,
+        )
+        return drawn.reshape(len(self.indices), *others).movedim(0, axis).contiguous()
 
     def fill(
         self,
@@ -81,14 +125,23 @@ class ExampleStreams:
 
     def _continue_generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
         """A generator for each example, new for each request or continued from the last chunk."""
+        opened = self._continue_request()
+        if self.open is None and not at_once:
+            return self._reset_in_turn(opened.request)
+        if opened.generators is None:
+            opened.generators = [
+                self._make_generator(opened.request, index) for index in self.indices
+            ]
+        return opened.generators
+
+    def _continue_request(self) -> _OpenRequest:
+        """The next request, which is a new one or continues one of the last chunk."""
         if self.open is None:
             self.requests += 1
-            if at_once:
-                return [self._make_generator(self.requests - 1, index) for index in self.indices]
-            return self._reset_in_turn(self.requests - 1)
+            return _OpenRequest(self.requests - 1)
         self.turn += 1
         if self.turn > len(self.open):
-            self.open.append([self._make_generator(self.requests, index) for index in self.indices])
+            self.open.append(_OpenRequest(self.requests))
             self.requests += 1
         return self.open[self.turn - 1]
 
@@ -264,8 +317,7 @@ def standard_normal(
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.randn(shape, dtype=dtype, device=device)
-    drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype, device=device)
-    return drawn.to(device, dtype)
+    return streams.draw(shape, axis, philox.to_normal, dtype, device)
 
 
 def uniform(
@@ -289,8 +341,4 @@ def uniform(
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
-    # In float32, numpy draws multiples of 2^-24 below 1, so no rounding to float32 gives 1.0.
-    drawn = streams.fill(
-        shape, axis, lambda g, size: g.random(size, np.float32), dtype, device=device
-    )
-    return drawn.to(device, dtype)
+    return streams.draw(shape, axis, philox.to_uniform, dtype, device)
