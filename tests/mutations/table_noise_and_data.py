@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutation import Mutation
 
 STREAMS, FOREIGN = "runtime/noise/streams.py", "runtime/noise/foreign.py"
+PHILOX = "runtime/noise/philox.py"
 PIXELS, EXAMPLES, DATASET = "data/pixels.py", "data/examples.py", "data/dataset.py"
 
 MUTATIONS = [
@@ -33,6 +34,18 @@ MUTATIONS = [
         "The noise of examples does not depend on the seed.",
     ),
     Mutation(
+        PHILOX,
+        "2 * request + second,",
+        "second,",
+        "Every request for normal or uniform noise gives the same numbers.",
+    ),
+    Mutation(
+        PHILOX,
+        "index & _MASK, index >> 32 & _MASK",
+        "0 * index, index >> 32 & _MASK",
+        "All examples have the same normal and uniform noise.",
+    ),
+    Mutation(
         STREAMS,
         "        streams.turn = 0\n",
         "        pass\n",
@@ -51,9 +64,9 @@ MUTATIONS = [
         "For a batch of pairs the noise belongs to samples instead of examples.",
     ),
     Mutation(
-        STREAMS,
-        "g.random(size, np.float32)",
-        "g.random(size, np.float32) / 2",
+        PHILOX,
+        "value.to(dtype).mul_(2.0**-digits)",
+        "value.to(dtype).mul_(0.5 * 2.0**-digits)",
         "Uniform numbers lie between 0 and one half.",
     ),
     Mutation(

@@ -53,7 +53,11 @@ def make_words(counter: Words, key: tuple[int, int]) -> Words:
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         # A product may be negative as a 64-bit integer, and its lower half is the next c1 or c3.
         # The mask removes the sign, and the upper half of c1 and c3, which is never used.
-        c0, c2 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, ((p0 >> 32) ^ c3 ^ k1) & _MASK
+        c0, c2 = (p1 >> 32) ^ c1, (p0 >> 32) ^ c3
+        c0 ^= k0
+        c2 ^= k1
+        c0 &= _MASK
+        c2 &= _MASK
         c1, c3 = p1, p0
         k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
     return c0, c1 & _MASK, c2, c3 & _MASK
@@ -66,10 +70,10 @@ def draw(
     transform: Transform,
     seed: int,
     indices: Tensor,
+    *,
     request: int,
     start: int,
     count: int,
-    *,
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor:
@@ -156,17 +160,17 @@ def to_normal(words: Words, further: Words | None, dtype: torch.dtype) -> list[T
     The smallest uniform number is 2^-33 in float32 and 2^-65 in float64, so draws reach 6.8 and
     9.5 standard deviations, and there is no logarithm of zero.
     """
-    made: list[Tensor] = []
-    for first in (0, 2):
-        radius, angle = words[first], words[first + 1] - (1 << 31)
-        if further is None:
-            radius = radius.float().mul_(2.0**-32).add_(2.0**-33)
-            angle = angle.float()
-        else:
-            more = further[first].double().mul_(2.0**-64).add_(2.0**-65)
-            radius = radius.double().mul_(2.0**-32).add_(more)
-            angle = angle.double().add_(further[first + 1].double(), alpha=2.0**-32)
-        radius.log_().mul_(-2).sqrt_()
-        angle.mul_(math.pi / (1 << 31))
-        made += [angle.cos().mul_(radius), angle.sin_().mul_(radius)]
-    return [value.to(dtype) for value in made]
+    wide = dtype
+    if further is None:
+        wide = torch.float32
+    radius = torch.stack([words[0].to(wide), words[2].to(wide)]).mul_(2.0**-32)
+    angle = torch.stack([(word - (1 << 31)).to(wide) for word in words[1::2]])
+    if further is None:
+        radius.add_(2.0**-33)
+    else:
+        radius.add_(torch.stack(further[::2]).to(wide).mul_(2.0**-64).add_(2.0**-65))
+        angle.add_(torch.stack(further[1::2]).to(wide), alpha=2.0**-32)
+    radius.log_().mul_(-2).sqrt_()
+    angle.mul_(math.pi / (1 << 31))
+    cosines, sines = angle.cos().mul_(radius), angle.sin_().mul_(radius)
+    return [value.to(dtype) for pair in zip(cosines, sines, strict=True) for value in pair]

@@ -2,10 +2,12 @@
 
 While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
 is a function of ``(seed, i)`` alone: the example has its own stream of a counter-based generator
-(Philox, Salmon et al. 2011). Uniform and normal draws are made on their device, see
-:mod:`lowerbound.runtime.noise.philox`; draws that need rejection, such as gamma draws, are made by
-numpy's generators, whose Philox has other words and so other streams. A dataset's bound is then the same for every batch size, two models can
-be compared on common random numbers, and adding an example changes no other example's value.
+(Philox, Salmon et al. 2011). A dataset's bound is then the same for every batch size, two models
+can be compared on common random numbers, and adding an example changes no other example's value.
+
+Uniform and normal draws are made on their device (:mod:`lowerbound.runtime.noise.philox`). Draws
+that need rejection, such as those of gamma distributions, are made by numpy's generators. Theirs is
+another Philox, of 64-bit words, so its streams are unrelated to the others.
 """
 
 from __future__ import annotations
@@ -78,9 +80,9 @@ class ExampleStreams:
             transform,
             self.seed,
             self.rows,
-            opened.request,
-            start,
-            count,
+            request=opened.request,
+            start=start,
+            count=count,
             dtype=dtype,
             device=device,
         )
