@@ -289,3 +289,20 @@ def test_a_log_joint_is_fitted_there():
     assert draws["slope"].device == GPU
     assert float(draws["slope"].mean()) == pytest.approx(2.0, abs=0.1)
     assert lb.posterior_health(model, samples=500) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_that_of_the_cpu(dtype):
+    """Uniform draws have the same bits, and normal draws are equal to rounding."""
+    drawn = []
+    for device in ("cpu", "cuda"):
+        with lb.noise.per_example(2**63 + 1, torch.tensor([0, 7, 2**40])):
+            draws = [
+                draw((5001, 3, 7), 1, dtype=dtype, device=device).cpu()
+                for draw in (lb.noise.uniform, lb.noise.standard_normal)
+            ]
+        drawn.append(draws)
+    (uniform, normal), (uniform_there, normal_there) = drawn
+    assert torch.equal(uniform, uniform_there)
+    error = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(normal_there, normal, rtol=error, atol=error)
