@@ -1,7 +1,8 @@
 """Trainings beside other programs that use the same processor.
 
-Contenders take turns, and so do the conditions: in each round every contender trains on a quiet
-machine, beside one other training with torch, and beside a loop that compresses small files.
+Conditions take turns, and so do contenders within them: each contender trains for a block of time
+on a quiet machine, beside one other training with torch, and beside a loop that compresses small
+files; then again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from tasks import TASKS
-from turns import ROUNDS, WARM, contenders
+from turns import WARM, Contender, contenders
 
 _COMPRESSION = """
 cd "$1" && head -c 100000 /dev/urandom | base64 > small
@@ -32,6 +33,11 @@ CONDITIONS = {
     "beside a training": lambda folder: _TRAINING,
     "beside compression": lambda folder: ["sh", "-c", _COMPRESSION, "sh", folder],
 }
+
+# How long a contender trains in a block, before that while its number of threads adapts to the
+# condition, and how many blocks there are in each condition, so that a task takes ten minutes.
+BLOCK_SECONDS, SETTLING_SECONDS = 20.0, 6.0
+BLOCKS = {"wide": 2}
 
 
 @contextmanager
@@ -51,28 +57,43 @@ def running(condition: str) -> Iterator[None]:
             program.wait()
 
 
-def measure_busy(folder: Path, tasks: tuple[str, ...] = ("mnist", "faces", "iwae")) -> Any:
-    """The examples per second of lowerbound and JAX for each task in each condition."""
-    found = {}
-    asked = {"lowerbound": ("lowerbound",), "JAX": ("jax",)}
-    for task in tasks:
-        seconds: dict[str, dict[str, list[float]]] = {
-            condition: {name: [] for name in asked} for condition in CONDITIONS
-        }
-        with contenders(task, folder, asked) as workers:
-            for _ in range(WARM):
-                for worker in workers.values():
-                    worker.round()
-            for _ in range(ROUNDS):
-                for condition, times in seconds.items():
-                    with running(condition):
-                        for name, worker in workers.items():
-                            worker.round()  # until the number of threads suits the condition
-                            times[name].append(worker.round())
-                    print(task, condition, {n: f"{v[-1]:.2f} s" for n, v in times.items()})
-        count = TASKS[task].steps * TASKS[task].batch
-        found[task] = {
-            condition: {name: count / median(values) for name, values in times.items()}
-            for condition, times in seconds.items()
-        }
-    return {"examples_per_second": found}
+def measure_busy(task: str, folder: Path) -> Any:
+    """The examples per second of lowerbound and JAX in each condition, and those of each block."""
+    endless = ("lowerbound", "float32", "always", "100000")  # until it is closed
+    asked = {"lowerbound": endless, "JAX": ("jax",)}
+    rates: dict[str, dict[str, list[float]]] = {
+        condition: {name: [] for name in asked} for condition in CONDITIONS
+    }
+    with contenders(task, folder, asked) as workers:
+        for _ in range(WARM):
+            for worker in workers.values():
+                worker.round()
+        for _ in range(BLOCKS.get(task, 3)):
+            for condition, found in rates.items():
+                with running(condition):
+                    for name, worker in workers.items():
+                        found[name].append(_measure_block(task, worker))
+                last = {name: f"{values[-1]:,.0f} examples/s" for name, values in found.items()}
+                print(task, condition, last, flush=True)
+    return {
+        "examples_per_second": {
+            condition: {name: median(values) for name, values in found.items()}
+            for condition, found in rates.items()
+        },
+        "blocks": rates,
+    }
+
+
+def _measure_block(task: str, worker: Contender) -> float:
+    """The examples per second of a block, after seconds in which threads are chosen."""
+    _train(worker, SETTLING_SECONDS)
+    rounds = _train(worker, BLOCK_SECONDS)
+    return TASKS[task].steps * TASKS[task].batch * len(rounds) / sum(rounds)
+
+
+def _train(worker: Contender, seconds: float) -> list[float]:
+    """Train rounds for so many seconds or somewhat longer, and return the seconds of each."""
+    rounds: list[float] = []
+    while sum(rounds) < seconds:
+        rounds.append(worker.round())
+    return rounds

@@ -44,6 +44,9 @@ def write_page(machines: dict[str, Any], path: Path) -> None:
         for name, entry in measured.items():
             if name in _WORK:
                 lines += _training(_WORK[name], entry)
+        busy = {name: measured[f"busy-{name}"] for name in _WORK if f"busy-{name}" in measured}
+        if busy:
+            lines += _busy(busy)
         for name, write in _SECTIONS.items():
             if name in measured:
                 lines += write(measured[name])
@@ -142,15 +145,17 @@ def _to_the_bound(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _busy(entry: dict[str, Any]) -> list[str]:
+def _busy(tasks: dict[str, Any]) -> list[str]:
     lines = _title("training beside other programs on the same cores")
     text = _paragraph(
         "The other programs are one training of the first model with plain torch, and a shell loop "
-        "that compresses small files. Each contender trains one round before the one that is timed."
+        "that compresses small files. Rates are medians over blocks of 20 seconds, in which "
+        "conditions and contenders take turns. Each contender trains for 6 seconds before a block."
     )
     lines += [text, "", "| | | lowerbound | JAX | lowerbound is | share of the quiet ratio |"]
     lines += ["|---|---|---|---|---|---|"]
-    for task, conditions in entry["examples_per_second"].items():
+    for task, entry in tasks.items():
+        conditions = entry["examples_per_second"]
         quiet = conditions["quiet"]["lowerbound"] / conditions["quiet"]["JAX"]
         for condition, rates in conditions.items():
             ratio = rates["lowerbound"] / rates["JAX"]
@@ -246,18 +251,21 @@ def _products(entry: dict[str, Any]) -> list[str]:
     lines = _title("the matrix products of a step, each by itself")
     lines += [
         "The milliseconds are those of the output, of the gradient of the input (which the first\n"
-        "layer does not need), and of the gradient of the weights.",
+        "layer does not need), and of the gradient of the weights. oneDNN copies the\n"
+        "gradient of the output for the last one.",
         "",
     ]
     lines += [
-        "| | rows x inputs x outputs | at the rate of the large product | as they are |",
-        "|---|---|---|---|",
+        "| | rows x inputs x outputs | at the large product's rate | with torch | with oneDNN |",
+        "|---|---|---|---|---|",
     ]
     for name, layers in entry["tasks"].items():
         for layer in layers:
             sizes = " x ".join(map(str, layer["layer"]))
-            times = ", ".join(f"{value:.2f}" for value in layer["milliseconds"])
-            lines += [f"| {name} | {sizes} | {layer['floor']:.2f} | {times} |"]
+            cells = [name, sizes, f"{layer['floor']:.2f}"]
+            for kind in ("milliseconds", "onednn_milliseconds"):
+                cells.append(", ".join(f"{value:.2f}" for value in layer.get(kind, ())))
+            lines += [f"| {' | '.join(cells)} |"]
     return lines
 
 
@@ -270,7 +278,6 @@ def _profiles(entry: dict[str, Any]) -> list[str]:
 
 _SECTIONS = {
     "to-the-bound": _to_the_bound,
-    "busy": _busy,
     "likelihood": _likelihood,
     "memory": _memory,
     "array": lambda entry: _stored("an array", entry),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from arguments import read_arguments
 from tasks import TASKS
-from turns import product_rate, typical_seconds
+from turns import multiply_by_onednn, product_rate, typical_seconds
 
 FIRST, ROUNDS = 5, 20
 
@@ -28,9 +28,17 @@ def time_layer(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
         lambda: gradient @ weight,
         lambda: gradient.T @ x,
     )
+    works_of_onednn = (
+        lambda: multiply_by_onednn(x, weight.T, bias),
+        lambda: multiply_by_onednn(gradient, weight),
+        lambda: multiply_by_onednn(gradient.T, x),
+    )
     return {
         "layer": [rows, inputs, outputs],
         "milliseconds": [1e3 * typical_seconds(work, FIRST, ROUNDS) for work in works],
+        "onednn_milliseconds": [
+            1e3 * typical_seconds(work, FIRST, ROUNDS) for work in works_of_onednn
+        ],
         "floor": 2e3 * rows * inputs * outputs / rate,
     }
 

@@ -61,10 +61,13 @@ def _without_waiting_for_disks(monkeypatch):
 
 
 @pytest.fixture
-def fresh_compiler():
-    """Nothing was compiled before, and nothing is counted."""
+def fresh_compiler(monkeypatch):
+    """Nothing was compiled before, nothing is counted, and nothing compiles in the background."""
     import torch
 
+    from lowerbound.runtime import autotune
+
+    monkeypatch.setattr(autotune, "can_copy_process", lambda device: False)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
 

@@ -17,6 +17,7 @@ from lowerbound.recipes import RECIPES
 from lowerbound.runtime import autotune
 from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.threads import restoring_threads
 from lowerbound.training import compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
@@ -843,10 +844,11 @@ def test_the_code_that_calls_kernels_is_compiled_where_they_are_a_processors():
             for kind in ("cpu", "cuda")
         }
 
-    assert options() == {"cpu": {}, "cuda": {}}
-    assert options(profiled=True)["cpu"] == {"cpp.enable_kernel_profile": True}
-    assert options(thoroughly=True) == {"cpu": {"cpp_wrapper": True}, "cuda": {}}
-    assert options(any_threads=True)["cpu"] == {"cpp.dynamic_threads": True}
+    one = {"cpp.threads": 1, "cpp.dynamic_threads": False}
+    assert options() == {"cpu": one, "cuda": {}}
+    assert options(profiled=True)["cpu"] == one | {"cpp.enable_kernel_profile": True}
+    assert options(thoroughly=True) == {"cpu": one | {"cpp_wrapper": True}, "cuda": {}}
+    assert options(threads=2)["cpu"] == {"cpp.threads": 2, "cpp.dynamic_threads": True}
 
 
 class Scaled(nn.Module):
@@ -887,3 +889,53 @@ def test_all_that_a_step_changes_stays_where_it_lies():
     before = [tensor.data_ptr() for tensor in steps.step.tensors_in_place]
     steps.run({"beta": 0.7})
     assert [tensor.data_ptr() for tensor in steps.step.tensors_in_place] == before
+
+
+def _make_scaled_gradient(factor: float):
+    class Scaled(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.square()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return gradient * x * factor
+
+    def differentiate(x):
+        return torch.autograd.grad(Scaled.apply(x).sum(), x)[0]
+
+    return differentiate
+
+
+def test_cached_code_belongs_to_the_gradients_of_a_function(monkeypatch, tmp_path):
+    """Two functions that differ only in their own gradient do not share what was compiled."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    counts, x = torch._dynamo.utils.counters["aot_autograd"], torch.ones(3, requires_grad=True)
+    for factor, hits in ((2.0, 0), (3.0, 0), (2.0, 1)):
+        torch.compiler.reset()
+        made = CompiledFunction(_make_scaled_gradient(factor))
+        assert made(x).tolist() == [factor] * 3
+        assert counts["autograd_cache_hit"] == hits
+
+
+def test_a_step_for_any_number_of_threads_is_compiled_once(traced):
+    def double(x):
+        return x * 2
+
+    made = CompiledFunction(double, any_threads=True)
+    x, before = torch.ones(3), torch.get_num_threads()
+    for count in (1, 2, 3, 4, 5):
+        with restoring_threads(count):
+            assert made(x).tolist() == [2.0] * 3
+    assert torch.get_num_threads() == before
+    assert graphs() == 1
+    with torch.no_grad():  # another state of the process is noticed
+        made(x)
+    assert graphs() == 2

@@ -98,7 +98,7 @@ def timeless(history) -> list[dict]:
 
 def steady(progress) -> dict:
     """The progress of a run, without what depends on the clock or on when it was stopped."""
-    clocks = dict.fromkeys(("seconds", "compiled", "bfloat16"))
+    clocks = dict.fromkeys(("seconds", "compiled", "compiled_from", "bfloat16", "threads"))
     return progress | clocks | {"history": timeless(progress["history"])}
 
 

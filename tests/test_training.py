@@ -531,7 +531,7 @@ def test_averaged_weights_come_with_averaged_statistics(data):
 
 
 @pytest.mark.parametrize(("width", "expected"), [(4, 1), (2000, 2)])
-def test_a_small_model_is_trained_on_one_thread(width, expected, data):
+def test_a_small_model_begins_with_one_thread(width, expected, data):
     threads = []
 
     class Watch(Observer):

@@ -16,6 +16,7 @@ from lowerbound.cli.runs import (
     ScoredPart,
     Seed,
     Split,
+    Threads,
     choose_part,
     describe_likelihood,
     dumps,
@@ -23,6 +24,7 @@ from lowerbound.cli.runs import (
     likelihood_to_json,
     load_examples,
     open_run,
+    with_threads,
 )
 from lowerbound.errors import SettingsError
 
@@ -45,6 +47,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     split: ScoredPart = None,
     compile: Compile = "auto",
     anneal: Anneal = None,
+    threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +61,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         examples = examples.spread(MOST_EXAMPLES_FOR_ANNEALING)
     estimates: dict[Path, Any] = {}
     for path, (model, _) in runs.items():
-        with show_progress(str(path)) as progress:
+        with with_threads(threads), show_progress(str(path)) as progress:
             estimates[path] = _estimate_log_likelihood(
                 model, examples, samples, anneal, seed=seed, compile=compile, progress=progress
             )

@@ -16,6 +16,7 @@ from lowerbound.cli.runs import (
     Directory,
     ScoredPart,
     Seed,
+    Threads,
     build_objective,
     choose_part,
     describe_estimate,
@@ -27,6 +28,7 @@ from lowerbound.cli.runs import (
     mean_to_json,
     open_run,
     read_schedules,
+    with_threads,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
             f"{_MOST_EXAMPLES_FOR_GAPS} evenly spaced examples.",
         ),
     ] = False,
+    threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -83,17 +86,18 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         model, build_objective(config, samples), examples, seed, Report(as_json)
     )
     evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
-    evaluation.add_bound(part)
-    if log_likelihood is not None:
-        evaluation.add_log_likelihood(log_likelihood, compile)
-    if anneal is not None:
-        evaluation.add_annealed(anneal)
-    evaluation.add_health(directory)
-    if gaps:
-        train = None
-        if data is None and part == "test":
-            train = load_examples(config, None, "train")
-        evaluation.add_gaps(train)
+    with with_threads(threads):
+        evaluation.add_bound(part)
+        if log_likelihood is not None:
+            evaluation.add_log_likelihood(log_likelihood, compile)
+        if anneal is not None:
+            evaluation.add_annealed(anneal)
+        evaluation.add_health(directory)
+        if gaps:
+            train = None
+            if data is None and part == "test":
+                train = load_examples(config, None, "train")
+            evaluation.add_gaps(train)
     evaluation.finish(part)
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,7 +51,27 @@ Compile = Annotated[
         "computation is so long that compiling saves time."
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="The number of processor threads. By default batches are timed with several numbers "
+        "if the computation takes more than a few seconds. Another number may round differently.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Within the block, evaluations use so many threads, or choose their number."""
+    from lowerbound.runtime.threads import using_threads
+
+    if count is None:
+        yield
+        return
+    with using_threads(count):
+        yield
 
 
 def choose_part(data: str | None) -> Split:

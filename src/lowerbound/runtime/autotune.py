@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from lowerbound.runtime.background import BackgroundWork, can_copy_process
+from lowerbound.runtime.compiled_before import note_compiled, was_compiled
 from lowerbound.runtime.compiler import (
     Choice,
     describe_failure,
@@ -27,8 +29,12 @@ Function = TypeVar("Function")
 Result = TypeVar("Result")
 
 # The compiler is tried if at least this many seconds of uncompiled work remain. Compiling takes 5
-# to 30 seconds, and saves between a fifth and a half of the time.
+# to 30 seconds, and saves between a fifth and a half of the time. If it is done in the background,
+# the work waits only for 2 to 4 seconds, in which the compiler's results are read from its cache;
+# that is done if at least so many seconds remain then.
 WORTH_COMPILING_SECONDS = 90.0
+WORTH_BACKGROUND_SECONDS = 20.0
+WORTH_READING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ class Autotuner(Generic[Function]):
     Uncompiled options are timed first. If the remaining work would take long enough, compiled
     options are timed too. If the compiler fails, the work continues uncompiled.
 
+    Where the process can be copied, the compiler works in a copy first, while uncompiled work goes
+    on. That fills the compiler's cache, from which this process then reads.
+
     Args:
         choice: ``"auto"``: compile if a trial shows that compiled work is faster. ``"always"``:
             compile after the first piece of work. ``"never"``: do not compile.
@@ -75,6 +84,8 @@ class Autotuner(Generic[Function]):
         precisions: whether networks compute in bfloat16, for each precision to try.
         fewest_left: the smallest number of remaining pieces for which the compiler is tried.
         in_pieces: whether to compile a function in pieces if it cannot be one graph.
+        describe: describes the work, so that what was compiled for it before is recognised. With it
+            the compiler may work in the background first.
         tell: is called with the line that says what was chosen, and why.
     """
 
@@ -90,16 +101,24 @@ class Autotuner(Generic[Function]):
         precisions: Sequence[bool] = (False,),
         fewest_left: int = 0,
         in_pieces: bool = True,
+        describe: Callable[[], str] | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.choice, self.build, self.device, self.tell = choice, build, device, tell
         self.unit, self.warmup, self.timed, self.fewest_left = unit, warmup, timed, fewest_left
         self.in_pieces, self.pieces = in_pieces, ""
+        self.describe = describe
+        self.description: str | None = None
+        self.in_background = describe is not None and can_copy_process(device)
+        self.wants_background = self.is_prepared = False
+        self.background: BackgroundWork | None = None
+        self.background_seconds: float | None = None
         self.precisions = list(precisions)
         self.measured: dict[Option, float] = {}
         self.compile_seconds = 0.0
         self.tried_compiling = False
         self.line: str | None = None
+        self.reason: str | None = None
         self.began = 0.0
         self.untried: list[Option] = []
         if choice != "always":
@@ -115,6 +134,18 @@ class Autotuner(Generic[Function]):
         if self.decided or self.option.compiled:
             return self.option
         return None
+
+    @property
+    def in_preparation(self) -> bool:
+        """Whether the compiler works in the background, or is about to."""
+        return self.wants_background or self.background is not None
+
+    def close(self) -> None:
+        """End what works in the background."""
+        self.wants_background = False
+        if self.background is not None:
+            self.background.stop()
+            self.background = None
 
     def resume(self, compiled: bool, bfloat16: bool | None) -> None:
         """Use the option that an earlier process chose, so that rounding is the same.
@@ -141,6 +172,12 @@ class Autotuner(Generic[Function]):
         If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
         piece of work that raises an error must change nothing.
         """
+        if self.wants_background:
+            self.wants_background = False
+            try:
+                self.background = BackgroundWork(lambda: self._rehearse(work))
+            except OSError as error:
+                self._settle(f"the process cannot be copied ({error})", compiled=False)
         while True:
             try:
                 return work(self.option, self.functions[self.option])
@@ -163,6 +200,9 @@ class Autotuner(Generic[Function]):
 
     def record(self, seconds: float, left: float) -> None:
         """Record the time of a piece of work, and choose how to run the next one."""
+        if self.in_preparation:
+            self._end_preparation()
+            return
         self.times.append(seconds)
         if self.choice == "always" and not self.option.compiled:
             self._start_compiling()
@@ -182,9 +222,26 @@ class Autotuner(Generic[Function]):
 
     def _compile_if_worth_it(self, left: float) -> None:
         seconds = left * min(self.measured.values())
-        if seconds >= WORTH_COMPILING_SECONDS * len(self.precisions) and left >= self.fewest_left:
+        least = WORTH_COMPILING_SECONDS
+        if self.is_prepared:
+            self.in_background, least = False, WORTH_READING_SECONDS
+        elif self.in_background:
+            self.in_background = not self._was_compiled()
+            least = WORTH_BACKGROUND_SECONDS if self.in_background else WORTH_READING_SECONDS
+        if seconds < least * len(self.precisions) or left < self.fewest_left:
+            self._settle_because_short(seconds)
+        elif self.in_background:
+            self.wants_background = True
+            self._switch(min(self.measured, key=self.measured.__getitem__))
+        else:
             self._start_compiling()
-            return
+
+    def _was_compiled(self) -> bool:
+        assert self.describe is not None
+        self.description = self.describe()
+        return was_compiled(self.description)
+
+    def _settle_because_short(self, seconds: float) -> None:
         reason = f"the {self.unit}s take {seconds:.0f} s, too little to gain by compiling"
         if len(self.measured) > 1:
             reason += f"; {self._describe_times()}"
@@ -198,8 +255,42 @@ class Autotuner(Generic[Function]):
             self._switch(first)
         except NotCompilable as error:
             self._settle(str(error), compiled=False)
-        except RuntimeError as error:  # the compiler may not know this version of Python
+        except (RuntimeError, OSError) as error:
+            # The compiler may not know this version of Python, or cannot write to its cache.
             self._settle(describe_failure(error), compiled=False)
+
+    def _end_preparation(self) -> None:
+        """Once the compiler has finished in the background, time uncompiled work again.
+
+        The number of threads may have changed, and the copy took its share of the processor.
+        """
+        background = self.background
+        if background is None or not background.ended:
+            return
+        self.background = None
+        self.background_seconds = time.monotonic() - background.began
+        if background.failure is not None:
+            self._settle(background.failure, compiled=False)
+        else:
+            self.is_prepared = True
+            self._switch(self.option)
+
+    def _rehearse(self, work: Callable[[Option, Function], Result]) -> str | None:
+        """Do a piece of work with each compiled option; in a copy of the process.
+
+        Returns:
+            Why the work cannot be compiled, or ``None`` if it can be with the first option.
+        """
+        is_first = True
+        self.tell = lambda line: None
+        self._start_compiling()
+        while self.option.compiled:
+            self.run(work)
+            is_first = is_first and not self.option.compiled
+            if not self.untried:
+                break
+            self._switch(self.untried.pop(0))
+        return self.reason if is_first else None
 
     def _switch(self, option: Option) -> None:
         """From now on, run this option."""
@@ -223,11 +314,16 @@ class Autotuner(Generic[Function]):
         else:
             self._switch(Option(False, self.precisions[0]))
         self.decided = True
-        self.line = f"{self.option}: {reason}"
+        if self.option.compiled and self.description is not None and not self.pieces:
+            note_compiled(self.description)
+        self.reason, self.line = reason, f"{self.option}: {reason}"
         self.tell(self.line)
 
     def _describe_times(self) -> str:
         compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"
+        if self.background_seconds is not None:
+            compiling = f"{self.background_seconds:.0f} s to compile in the background, and "
+            compiling += f"{self.compile_seconds:.0f} s of waiting for it{self.pieces}"
         if len(self.measured) == 1 and self.option.compiled:
             return compiling
         best, *others = sorted(self.measured, key=self.measured.__getitem__)

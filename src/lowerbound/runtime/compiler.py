@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -60,25 +61,45 @@ class CompiledFunction:
         function: takes tensors.
         whole: whether to compile one graph, and fail if something prevents that. Otherwise the
             function is compiled in pieces.
+        any_threads: whether the code is kept when torch's number of threads changes. The compiler
+            would compile it again for each number.
         options: further options of the code generator.
     """
 
-    def __init__(self, function: Callable[..., Any], *, whole: bool = True, **options: Any) -> None:
-        asked = _COMPILER_OPTIONS | {"options": _COMPILER_OPTIONS["options"] | options}
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        whole: bool = True,
+        any_threads: bool = False,
+        **options: Any,
+    ) -> None:
+        self.function, self.whole, self.options = function, whole, options
+        self.any_threads = any_threads
+        self._start()
+
+    def _start(self) -> None:
+        own = dict(self.options)
+        if self.any_threads:
+            own["guard_filter_fn"] = _drop_global_state
+        self.state = _get_global_state()
+        asked = _COMPILER_OPTIONS | {"options": _COMPILER_OPTIONS["options"] | own}
         known = inspect.signature(torch.compile).parameters
         asked |= {name: value for name, value in _LIMITS.items() if name in known}
-        self.own = _copy_code(function)
+        self.own = _copy_code(self.function)
         with setting_compiler_switches():
-            self.made = torch.compile(self.own, fullgraph=whole, **asked)
+            self.made = torch.compile(self.own, fullgraph=self.whole, **asked)
         self.is_called = False
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function, after compiling it if this is the first call."""
+        if self.any_threads and self.state != _get_global_state():
+            self._start()
         with setting_compiler_switches():
             if self.is_called:
                 return self.made(*given, **named)
             self.is_called = True
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _caching_custom_functions():
                 # Of the compiler's own code, which calls a function that torch has renamed.
                 message = ".*torch._prims_common.check.* is deprecated"
                 warnings.filterwarnings("ignore", message, FutureWarning)
@@ -108,6 +129,50 @@ class CompiledFunction:
                 return bool(entry.guard_manager.check(dict(zip(names, every, strict=True))))
 
         return hold
+
+
+def _drop_global_state(guards: Sequence[Any]) -> list[bool]:
+    """Drop the compiler's check of the process's state, which includes the number of threads."""
+    return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
+
+
+def _get_global_state() -> tuple[Any, ...]:
+    """The rest of that state, as far as it changes what is computed."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def forget_compiler_threads() -> None:
+    """Forget the threads in which the compiler works; in a copy of the process they do not run."""
+    module = sys.modules.get("torch._inductor.async_compile")
+    pool: Any = getattr(getattr(module, "AsyncCompile", None), "pool", None)
+    if hasattr(pool, "cache_clear"):
+        pool.cache_clear()
+
+
+@contextmanager
+def _caching_custom_functions() -> Iterator[None]:
+    """Within the block, code with functions that have gradients of their own is cached too.
+
+    The compiler's cache is then used from an earlier stage on, which halves the time of reading
+    from it. Its keys contain the code of both directions of such a function.
+    """
+    from torch._functorch import config
+
+    name = "autograd_cache_allow_custom_autograd_functions"
+    before = getattr(config, name, None)
+    if before is None:  # another version of torch
+        yield
+        return
+    setattr(config, name, True)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
 
 
 @contextmanager

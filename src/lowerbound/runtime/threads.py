@@ -7,19 +7,26 @@ the machine: it is timed at the beginning, and again when another number is fast
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import cycle
 from statistics import mean, median
 
 import torch
 
-# A trial times every number in turn, for so many rounds; fewer after a try, which has already shown
-# that another number is faster. One turn lasts at least this many seconds; its first piece of work
-# is not timed, because it may start threads.
-_ROUNDS, _ROUNDS_AFTER_A_TRY, _TURN_SECONDS = 5, 3, 0.05
+from lowerbound.errors import SettingsError
+
+# A trial times the numbers in turn, for so many rounds; fewer after a try, which has already shown
+# that another number is faster. One turn lasts at least this many seconds. Its first piece of work
+# may start threads, so it counts only if it takes so long that this does not matter.
+_ROUNDS, _ROUNDS_AFTER_A_TRY, _TURN_SECONDS, _LONG_PIECE_SECONDS = 5, 3, 0.05, 0.5
+
+# A number that takes so many times as long as another leaves the trial, and the numbers beyond it
+# too: on 16 cores, one thread may need ten times as long as all.
+_TOO_SLOW = 1.5
 
 # The first trial begins after so many pieces, while memory is allocated and caches fill.
 _WARMUP_PIECES = 3
@@ -28,20 +35,69 @@ _WARMUP_PIECES = 3
 _WORTH_A_CHANGE = 0.95
 
 # Where less work remains than this, nothing is timed: in seconds, and in multiples of the fewest
-# pieces of a trial.
+# pieces of a trial. The fastest piece so far tells how long the rest takes, because other programs
+# must not turn a short piece of work, which a user expects to repeat exactly, into a long one.
 _WORTH_A_TRIAL_SECONDS, _WORTH_A_TRIAL_TIMES = 5.0, 4
 
-# Between trials, another number of threads is tried for one turn now and then, and a trial follows
-# if it is faster. Tries that lose may take this share of the time, within these limits on the
-# seconds between them. A slow machine cannot be told by the speed of the present number alone: when
-# another program ends, the speed of one thread hardly changes.
+# Between trials, each other number is tried for one turn now and then, and a trial follows if it is
+# faster. Tries that lose may take this share of the time, within these limits on the seconds
+# between two tries of a number. The upper one allows for other programs that slow a try down. That
+# a machine is free again cannot be told by the speed of the present number alone: when another
+# program ends, the speed of one thread hardly changes.
 _SHARE_OF_TRIES = 0.01
 _LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 
+# A try ends earlier if it is too slow after this many seconds.
+_SHORT_TRY_SECONDS = 0.01
+
+# A change that follows another one sooner than this doubles the seconds to the next try; so does a
+# trial after which nothing changes.
+_QUICK_CHANGE_SECONDS = 10.0
+
+_fixed: ContextVar[int | None] = ContextVar("fixed", default=None)
+
 
 @contextmanager
-def using_threads(count: int | None) -> Iterator[None]:
-    """Within the block torch uses so many threads, or as many as before; then as many as before."""
+def using_threads(count: int) -> Iterator[None]:
+    """Within the block, this library computes with ``count`` threads, and does not time others.
+
+    Trainings and evaluations that take more than a few seconds choose the number of processor
+    threads by timing them. Another number may round differently, so the same call may give other
+    last digits. In this block it does not. ``torch.set_num_threads(count)`` instead sets the most
+    threads to choose from. The earlier number is restored afterwards.
+
+    Args:
+        count: the number of threads.
+
+    Raises:
+        SettingsError: if ``count`` is not a positive whole number.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> digits = lb.load_data("digits").test
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2),
+        ...     lb.Gaussian(lb.mlp((1, 8, 8), 4)),
+        ...     lb.Gaussian(lb.mlp(2, (2, 8, 8))),
+        ... )
+        >>> with lb.using_threads(1):
+        ...     bound = lb.evaluate(vae, lb.ELBO(), digits).mean
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise SettingsError(
+            f"using_threads: {count!r} is not a number of threads; give a whole number from 1"
+        )
+    token = _fixed.set(count)
+    try:
+        with restoring_threads(count):
+            yield
+    finally:
+        _fixed.reset(token)
+
+
+@contextmanager
+def restoring_threads(count: int | None = None) -> Iterator[None]:
+    """Restore torch's number of threads after the block, which begins with ``count``, if given."""
     before = torch.get_num_threads()
     try:
         if count is not None:
@@ -52,16 +108,23 @@ def using_threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def list_candidates(most: int) -> list[int]:
-    """The numbers of threads to try: all, half of them, and one."""
-    return sorted({most, (most + 1) // 2, 1}, reverse=True)
+def list_candidates(device: torch.device) -> list[int]:
+    """The numbers of threads to choose from: all of torch's, half of them, and so on to one.
+
+    There is a single number within :func:`using_threads`, and on a device that is not a processor.
+    """
+    candidates = [_fixed.get() or torch.get_num_threads()]
+    if _fixed.get() is None and device.type == "cpu":
+        while candidates[-1] > 1:
+            candidates.append((candidates[-1] + 1) // 2)
+    return candidates
 
 
 class ThreadTuner:
     """Chooses how many threads compute repeated pieces of work, and chooses again.
 
     The caller sets the first number of threads and restores the earlier one, see
-    :func:`using_threads`.
+    :func:`restoring_threads`.
 
     Args:
         candidates: the numbers to choose from. The first one is used until a trial has ended.
@@ -77,14 +140,22 @@ class ThreadTuner:
         tell: Callable[[str], None] = lambda line: None,
         use: Callable[[int], None] = torch.set_num_threads,
     ) -> None:
-        self.candidates, self.unit, self.tell, self.use = list(candidates), unit, tell, use
-        self.count = self.candidates[0]
+        self.unit, self.tell, self.use = unit, tell, use
+        self.candidates, self.count = sorted(candidates, reverse=True), candidates[0]
         self.seconds = 0.0
         """The time of all pieces so far."""
-        self.last_trial: float | None = None
-        """That time at the end of the last trial; ``None`` before the first one."""
+        self.fastest = math.inf
+        """The time of the fastest piece so far."""
+        self.is_chosen = len(self.candidates) == 1
+        """Whether the number is the only one, or one that a trial or an earlier process chose."""
+        self.last_change = -math.inf
+        """The time of all pieces at the last change."""
+        self.rounds = 0
+        """The number of rounds that a trial has still to begin."""
+        self.in_trial: list[int] = []
+        """The numbers of threads that each round of a trial times."""
         self.turns: list[int] = []
-        """The numbers of threads that a trial or a try has still to time; empty between them."""
+        """The numbers that this round or try has still to time; empty between trials."""
         self.turn: list[float] = []
         """The times of this turn's pieces."""
         self.before = self.count
@@ -92,13 +163,13 @@ class ThreadTuner:
         self.timed: dict[int, list[float]] = {}
         """The mean time of a piece in each turn of a trial, by number of threads."""
         self.is_try = False
-        """Whether the turns are those of a try, and not of a trial."""
-        self.tries = cycle(candidates)
-        """The numbers of threads of the next tries."""
+        """Whether the turn is that of a try, and not of a trial."""
+        self.next_tries = dict.fromkeys(self.candidates, 0.0)
+        """The time of all pieces at the next try of each number."""
         self.since = _Pieces()
         """The pieces since the last trial or try."""
         self.wait = _LEAST_SECONDS_BETWEEN_TRIES
-        """The seconds from the last trial or try to the next try."""
+        """The seconds from a trial to the next try."""
 
     def resume(self, count: int | None) -> None:
         """Begin with the number that an earlier process had chosen, if it is a candidate.
@@ -106,16 +177,30 @@ class ThreadTuner:
         The caller sets it.
         """
         if count in self.candidates:
-            self.count, self.last_trial = count, self.seconds
+            self.count, self.is_chosen = count, True
+
+    def start_again(self) -> None:
+        """End a trial or a try, and forget the pieces so far: the work is done in another way."""
+        if self.turns:
+            self._switch(self.before)
+        self.turns, self.turn, self.since = [], [], _Pieces()
+        self.fastest = math.inf
 
     @property
     def chosen(self) -> int | None:
-        """The number that a trial has chosen; ``None`` before the first trial."""
-        return None if self.last_trial is None else self.count
+        """The number in use, but not in a trial; ``None`` before the first trial has ended."""
+        if not self.is_chosen:
+            return None
+        return self.before if self.turns else self.count
 
     @contextmanager
     def timing(self, left: float) -> Iterator[None]:
-        """Around a piece of work: record its time. If it fails, nothing is recorded."""
+        """Around a piece of work: record its time. If it fails, nothing is recorded.
+
+        A number that somebody else has set meanwhile is left as it is from then on.
+        """
+        if len(self.candidates) > 1 and torch.get_num_threads() != self.count:
+            self._leave(torch.get_num_threads())
         began = time.perf_counter()
         yield
         self.record(time.perf_counter() - began, left)
@@ -130,61 +215,118 @@ class ThreadTuner:
         if len(self.candidates) == 1:
             return
         self.seconds += seconds
+        self.fastest = min(self.fastest, seconds)
         if self.turns:
             self.turn.append(seconds)
-            if len(self.turn) > 1 and sum(self.turn[1:]) >= _TURN_SECONDS:
+            if self._is_turn_over():
                 self._end_turn()
             return
         self.since.add(seconds)
         least = 2 * _ROUNDS * len(self.candidates)
         is_worth_it = (
-            left >= _WORTH_A_TRIAL_TIMES * least and left * seconds >= _WORTH_A_TRIAL_SECONDS
+            left >= _WORTH_A_TRIAL_TIMES * least and left * self.fastest >= _WORTH_A_TRIAL_SECONDS
         )
         if not is_worth_it:
             return
-        if self.last_trial is None:
+        if not self.is_chosen:
             if self.since.count >= _WARMUP_PIECES:
-                self._begin(self.candidates * _ROUNDS)
-        elif self.since.seconds >= self.wait:
-            number = next(number for number in self.tries if number != self.count)
-            self._begin([number], is_try=True)
+                self._begin_trial(_ROUNDS)
+        elif self.since.seconds >= _LEAST_SECONDS_BETWEEN_TRIES:
+            others = [number for number in self.candidates if number != self.count]
+            number = min(others, key=self.next_tries.__getitem__)
+            if self.next_tries[number] <= self.seconds:
+                self._begin_try(number)
 
-    def _begin(self, turns: list[int], *, is_try: bool = False) -> None:
-        self.before, self.is_try, self.timed, self.turns = self.count, is_try, {}, turns
+    def _is_turn_over(self) -> bool:
+        if sum(self.turn[1:]) >= _TURN_SECONDS or self.turn[-1] >= _LONG_PIECE_SECONDS:
+            return True
+        seconds = sum(self.turn)
+        is_too_slow = seconds > _TOO_SLOW * self.since.mean * len(self.turn)
+        return self.is_try and is_too_slow and seconds >= _SHORT_TRY_SECONDS
+
+    def _leave(self, count: int) -> None:
+        self.candidates, self.count, self.is_chosen, self.turns = [count], count, True, []
+        self.tell(f"{_name(count)}, as set by torch.set_num_threads; no others are timed")
+
+    def _begin_trial(self, rounds: int) -> None:
+        self.before, self.is_try, self.timed, self.rounds = self.count, False, {}, rounds
+        self.in_trial = list(self.candidates)
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        self.rounds, self.turns = self.rounds - 1, list(self.in_trial)
         self._begin_turn()
+
+    def _begin_try(self, number: int) -> None:
+        self.before, self.is_try, self.turns = self.count, True, [number]
+        self._begin_turn()
+
+    @property
+    def _share_of_tries(self) -> float:
+        """The share of the time for the tries of one number."""
+        return _SHARE_OF_TRIES / (len(self.candidates) - 1)
 
     def _begin_turn(self) -> None:
         self.turn = []
         self._switch(self.turns[0])
 
     def _end_turn(self) -> None:
-        self.timed.setdefault(self.turns.pop(0), []).append(mean(self.turn[1:]))
+        number, seconds = self.turns.pop(0), mean(self.turn[1:] or self.turn)
+        if self.is_try:
+            self._end_try(number, seconds)
+            return
+        self.timed.setdefault(number, []).append(seconds)
+        self._leave_out_if_slow(number)
         if self.turns:
             self._begin_turn()
-        elif self.is_try:
-            self._end_try()
+        elif self.rounds:
+            self._begin_round()
         else:
             self._end_trial()
 
-    def _end_try(self) -> None:
-        usual, found = self.since.mean, mean(self.turn[1:])
-        self._switch(self.before)
-        if found <= _WORTH_A_CHANGE * usual:
-            self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
+    def _leave_out_if_slow(self, number: int) -> None:
+        """Leave a number that is too slow out of the rest of the trial, and those beyond it."""
+        best = min(self.timed, key=lambda each: min(self.timed[each]))
+        if min(self.timed[number]) <= _TOO_SLOW * min(self.timed[best]):
             return
+        slow = {each for each in self.candidates if (each - number) * (number - best) >= 0}
+        slow.discard(self.before)
+        self.in_trial = [each for each in self.in_trial if each not in slow]
+        self.turns = [each for each in self.turns if each not in slow]
+
+    def _end_try(self, number: int, seconds: float) -> None:
+        usual = self.since.mean
+        self._switch(self.before)
+        if seconds <= _WORTH_A_CHANGE * usual:
+            self._begin_trial(_ROUNDS_AFTER_A_TRY)
+            return
+        share = self._share_of_tries
         lost = sum(self.turn) - len(self.turn) * usual
-        longest = max(_LEAST_SECONDS_BETWEEN_TRIES, lost / _SHARE_OF_TRIES)
-        self.wait, self.since = min(_MOST_SECONDS_BETWEEN_TRIES, longest), _Pieces()
+        without_others = usual * max(1.0, self.count / number)
+        longest = max(_MOST_SECONDS_BETWEEN_TRIES, without_others / share)
+        wait = min(longest, max(_LEAST_SECONDS_BETWEEN_TRIES, lost / share))
+        self.next_tries[number] = self.seconds + wait
+        self.since, self.wait = _Pieces(), _LEAST_SECONDS_BETWEEN_TRIES
 
     def _end_trial(self) -> None:
         times = {count: median(turns) for count, turns in self.timed.items()}
-        best = min(times, key=times.__getitem__)
+        best = min(self.in_trial, key=times.__getitem__)
         if times[best] > _WORTH_A_CHANGE * times[self.before]:
             best = self.before
         self._switch(best)
-        self.last_trial, self.since = self.seconds, _Pieces()
-        self.wait = _LEAST_SECONDS_BETWEEN_TRIES
-        if best != self.before:
+        self.is_chosen, self.since = True, _Pieces()
+        changes = best != self.before
+        is_quick = self.seconds - self.last_change < _QUICK_CHANGE_SECONDS
+        if changes and not is_quick:
+            self.wait = _LEAST_SECONDS_BETWEEN_TRIES
+        else:
+            self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
+        for number in self.candidates:
+            lost = times[best] * max(0.0, best / number - 1)
+            wait = max(self.wait, lost / self._share_of_tries)
+            self.next_tries[number] = self.seconds + wait
+        if changes:
+            self.last_change = self.seconds
             self.tell(self._describe(times))
 
     def _switch(self, count: int) -> None:
@@ -225,12 +367,6 @@ class _Pieces:
 
 @contextmanager
 def tuning_threads(device: torch.device, unit: str) -> Iterator[ThreadTuner]:
-    """Within the block, a tuner chooses the number of threads for work on a device.
-
-    On a device other than a processor the number stays as it is.
-    """
-    candidates = [torch.get_num_threads()]
-    if device.type == "cpu":
-        candidates = list_candidates(candidates[0])
-    with using_threads(None):
-        yield ThreadTuner(candidates, unit)
+    """Within the block, a tuner chooses the number of threads for work on a device."""
+    with restoring_threads():
+        yield ThreadTuner(list_candidates(device), unit)

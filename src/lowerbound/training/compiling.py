@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class StepOptions:
         precision: of the networks. ``"auto"``: bfloat16 if the device has matrix units for it and a
             few steps show that it is faster.
         threads: the numbers of processor threads to choose from, beginning with the first; they are
-            timed once the other choices are made.
+            timed once the other choices are made, and while the compiler works in the background.
         profiled: whether the compiler names its kernels, so that a profile can distinguish them.
     """
 
@@ -77,7 +78,11 @@ class StepAutotuner:
     ) -> None:
         self.step, self.options, self.batch_size = step, options, batch_size
         self.threads = ThreadTuner(options.threads, "step", tell)
+        self.steps_by_threads: Counter[str] = Counter()
+        """How many steps of the current epoch each number of threads computed."""
         self.left = 0
+        self.compiled_from: int | None = None
+        """The number of the first compiled step; ``None`` before it."""
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
@@ -89,13 +94,23 @@ class StepAutotuner:
             warmup=_WARMUP_STEPS,
             timed=_TIMED_STEPS,
             precisions=precisions,
+            describe=self._find_description(),
             tell=tell,
         )
+
+    def close(self) -> None:
+        """End a compiler that works in the background."""
+        self.tuner.close()
 
     @property
     def option(self) -> Option:
         """The option with which steps run now."""
         return self.tuner.option
+
+    @property
+    def settled_option(self) -> Option:
+        """The option with which a resumed run continues; the simplest one before the choice."""
+        return self.tuner.settled_option or Option(compiled=False)
 
     @property
     def decided(self) -> bool:
@@ -106,12 +121,14 @@ class StepAutotuner:
     def choices(self) -> dict[str, Any]:
         """The choices with which a resumed run continues, as fields of its progress."""
         option = self.tuner.settled_option
+        counts = {"steps_by_threads": dict(self.steps_by_threads)}
         if option is None:
-            return {}
-        return {
+            return counts
+        return counts | {
             "compiled": option.compiled,
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
+            "compiled_from": self.compiled_from,
         }
 
     def resume(self, progress: Progress, left: int) -> None:
@@ -121,11 +138,12 @@ class StepAutotuner:
             progress: the progress of the earlier process, with its choices.
             left: the number of remaining steps.
         """
-        self.left = left
+        self.left, self.compiled_from = left, progress.compiled_from
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             self.tuner.resume(progress.compiled, bfloat16)
         self.threads.resume(progress.threads)
+        self.steps_by_threads.update(progress.steps_by_threads)
 
     def run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         """Choose how to run a step, and run it.
@@ -135,7 +153,11 @@ class StepAutotuner:
             scheduled: the values of the objective's schedules.
             left: the number of remaining steps, including this one.
         """
+        threads = str(self.threads.count)
+        self._run(batch, scheduled, left)
+        self.steps_by_threads[threads] += 1
 
+    def _run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         def attempt(option: Option, compute: Compute) -> None:
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
@@ -144,14 +166,50 @@ class StepAutotuner:
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
-        self.left = left
-        if self.tuner.decided:
+        if not (self.tuner.in_preparation or self.tuner.is_prepared):
+            self.left = left  # as it was when the code was made in the background
+        option = self.option
+        self.tuner.start()
+        if self.tuner.decided or self.tuner.in_preparation:
             with self.threads.timing(left - 1):
                 self.tuner.run(attempt)
-            return
-        self.tuner.start()
-        self.tuner.run(attempt)
+        else:
+            self.tuner.run(attempt)
+        if self.option.compiled and self.compiled_from is None:
+            self.compiled_from = self.step.taken
         self.tuner.stop(left - 1)
+        if self.tuner.decided and not self.option.compiled:
+            self.compiled_from = None
+        if self.option != option:
+            self.threads.start_again()
+
+    def _find_description(self) -> Callable[[], str] | None:
+        """Return what describes the steps, or ``None`` if they may change shared memory.
+
+        A copy of the process, in which the compiler works, takes a step too.
+        """
+        tensors = [*self.step.all_parameters, *self.step.buffers]
+        if any(tensor.is_shared() for tensor in tensors if tensor.device.type == "cpu"):
+            return None
+        return self._describe
+
+    def _describe(self) -> str:
+        """Describe what the compiled code depends on."""
+        step = self.step
+        return repr((
+            step.model,
+            [(p.shape, p.dtype, p.requires_grad) for p in step.all_parameters],
+            step.objective,
+            type(step.optimizer),
+            step.clip_norm,
+            self.batch_size,
+            self.options,
+            self._is_thorough,
+        ))  # fmt: skip
+
+    @property
+    def _is_thorough(self) -> bool:
+        return self.left >= _WORTH_THOROUGHNESS_STEPS
 
     def _build(self, option: Option, whole: bool) -> Compute:
         if not option.compiled:
@@ -159,13 +217,12 @@ class StepAutotuner:
         parameters = self.step.update.parameters
         if any(p._post_accumulate_grad_hooks or p._backward_hooks for p in parameters):
             raise NotCompilable("a parameter has a hook on its gradient")
-        thoroughly = self.left >= _WORTH_THOROUGHNESS_STEPS
         return compile_step(
             self.step,
             whole=whole,
-            thoroughly=thoroughly,
+            thoroughly=self._is_thorough,
             profiled=self.options.profiled,
-            any_threads=len(self.options.threads) > 1,
+            threads=max(self.options.threads),
         )
 
 
@@ -175,7 +232,7 @@ def compile_step(
     whole: bool = True,
     thoroughly: bool = False,
     profiled: bool = False,
-    any_threads: bool = False,
+    threads: int | None = None,
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -187,19 +244,20 @@ def compile_step(
         thoroughly: whether to compile also the code that calls the kernels one after the other on a
             CPU. Otherwise that code is Python.
         profiled: whether to name the kernels in profiles.
-        any_threads: whether kernels may run on any number of processor threads. Otherwise they run
-            on as many as there are while they are compiled.
+        threads: the largest number of processor threads on which kernels run; by default as many as
+            torch uses now. If it is not 1, they can run on any smaller number too.
         graphs: whether to record a whole step, on a GPU, as a CUDA graph.
     """
     options = _choose_code_options(
         step.device,
         thoroughly=whole and thoroughly,
         profiled=profiled,
-        any_threads=any_threads,
+        threads=threads or torch.get_num_threads(),
     )
 
     def build() -> CompiledFunction:
-        return CompiledFunction(step.compute, whole=whole, **options)
+        any_threads = bool(options.get("cpp.dynamic_threads"))
+        return CompiledFunction(step.compute, whole=whole, any_threads=any_threads, **options)
 
     step.update.recorded = None
     made: Compute = build()
@@ -226,12 +284,12 @@ def _choose_code_options(
     *,
     thoroughly: bool = False,
     profiled: bool = False,
-    any_threads: bool = False,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
-    if any_threads:
-        options["cpp.dynamic_threads"] = True
+    if device.type == "cpu":
+        options |= {"cpp.threads": threads, "cpp.dynamic_threads": threads > 1}
     if profiled:
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":

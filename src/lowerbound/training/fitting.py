@@ -2,6 +2,7 @@
 
 # torch is not imported at the top, so that the command can show its flags at once.
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
@@ -92,7 +93,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.memory import keeping_freed_memory
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
-    from lowerbound.runtime.threads import using_threads
+    from lowerbound.runtime.threads import restoring_threads, using_threads
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import lock_run, open_run
 
@@ -108,8 +109,11 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         with lock_run(files, settings), seeded(seed, loop.device):
             if files is not None:
                 open_run(loop, files, settings)
+            within_threads: Callable[[int], AbstractContextManager[None]] = restoring_threads
+            if len(loop.options.threads) == 1:
+                within_threads = using_threads  # so validation uses this number too
             try:
-                with using_threads(loop.autotuner.threads.count), keeping_freed_memory():
+                with within_threads(loop.autotuner.threads.count), keeping_freed_memory():
                     loop.run()
             except KeyboardInterrupt as error:
                 signals.ignore_further()

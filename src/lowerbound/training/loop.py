@@ -304,7 +304,9 @@ class Loop:
             "examples_per_second": self.examples_per_second,
         }
         if len(self.options.threads) > 1:
-            record["threads"] = self.autotuner.threads.count
+            record["steps_by_threads"] = dict(self.autotuner.steps_by_threads)
+        if self.autotuner.compiled_from is not None:
+            record["compiled_from"] = self.autotuner.compiled_from
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
@@ -366,6 +368,7 @@ class Loop:
         if progress.position == len(self.train):
             progress.epoch, progress.position = progress.epoch + 1, 0
             self.step.begin_epoch()
+            self.autotuner.steps_by_threads.clear()
         waited = progress.epoch - progress.best_epoch
         progress.stopped_early = self.patience is not None and waited >= self.patience
         progress.finish_at(self.total_steps)
@@ -391,4 +394,5 @@ class Loop:
                     error.add_note(str(another))
             raise
         finally:
+            self.autotuner.close()
             self.rates.restore()

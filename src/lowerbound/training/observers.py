@@ -186,6 +186,7 @@ class Recorder(Observer):
     save_every: float
     header: dict[str, Any] | None = None
     written: float = 0.0
+    option: Option | None = None
 
     def on_start(self, loop: Loop) -> None:
         """Remove metrics of steps that the newest checkpoint does not contain."""
@@ -193,11 +194,16 @@ class Recorder(Observer):
             self.directory.rewrite_metrics(loop.progress.history)
             self.config = self.directory.read_config()
             self.header = make_header(loop.model)
+            self.option = loop.autotuner.settled_option
             self.written = time.monotonic()
 
     def on_step(self, loop: Loop) -> None:
-        """Write a checkpoint if the last one is old."""
-        if not self._is_due():
+        """Write a checkpoint if the last one is old, or the way in which steps run has changed.
+
+        A run that is resumed from it changes at the same step.
+        """
+        before, self.option = self.option, loop.autotuner.settled_option
+        if not self._is_due() and before == self.option:
             return
         loop.check_steps()
         if loop.find_non_finite() is None:

@@ -33,8 +33,9 @@ from lowerbound.training.settings import FitKeywords, TrainingSettings
 
 _DEFAULT_EPOCHS = 10
 
-# A step with more multiplications than this is faster with several threads. In a smaller step their
-# synchronisation takes longer than they save, ten times as long if other programs share the cores.
+# A step with more multiplications than this begins with all threads, until steps are timed. In a
+# smaller step their synchronisation may take longer than they save, and ten times as long if other
+# programs share the cores.
 _WORTH_THREADS_MULTIPLICATIONS = 3e7
 
 # Training that stops automatically ends after this many steps in any case.
@@ -260,14 +261,16 @@ def _choose_learning_rate(plan: TrainingPlan, settings: FitKeywords) -> float | 
 def _list_threads(
     model: Model, objective: Objective, batch_size: int, threads: int | None
 ) -> list[int]:
-    """List the numbers of threads to choose from; a single one is used without a trial.
+    """List the numbers of threads to choose from, beginning with the first to use.
 
-    A small fully connected model uses one. Its size alone decides, so that a run can be repeated.
+    A small fully connected model begins with one. Its size alone decides, so that a short run,
+    whose steps are not timed, can be repeated.
     """
     if threads is not None:
         return [threads]
-    if get_device(model).type != "cpu":
-        return [torch.get_num_threads()]
+    candidates = list_candidates(get_device(model))
+    if len(candidates) == 1:
+        return candidates
     own = [
         (module, sum(p.numel() for p in module.parameters(recurse=False)))
         for module in model.modules()
@@ -275,5 +278,5 @@ def _list_threads(
     fully_connected = all(isinstance(module, torch.nn.Linear) for module, size in own if size > 1)
     work = sum(size for _, size in own) * batch_size * objective.samples
     if fully_connected and work < _WORTH_THREADS_MULTIPLICATIONS:
-        return [1]
-    return list_candidates(torch.get_num_threads())
+        return candidates[::-1]
+    return candidates

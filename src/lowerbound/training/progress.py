@@ -57,10 +57,14 @@ class Progress:
     """The state of the rule that applies the tolerance."""
     compiled: bool | None = None
     """Whether its steps are compiled; ``None`` while that is not decided."""
+    compiled_from: int | None = None
+    """The first step that was compiled; ``None`` before it."""
     bfloat16: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
     """The number of processor threads of its steps; ``None`` while that is not decided."""
+    steps_by_threads: dict[str, int] = field(default_factory=dict)
+    """How many steps of the current epoch each number of threads computed."""
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:

@@ -94,9 +94,11 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether to compile the steps; auto compiles them if the training is long enough to gain.
 
-    With ``"auto"`` the first steps are timed. If the remaining steps would take a minute and a half
-    or more, some compiled steps are timed too, and the faster ones are kept. Compiled and
-    uncompiled steps agree to rounding.
+    With ``"auto"`` the first steps are timed. If the remaining steps would take 20 seconds or more,
+    the compiler works in the background, some compiled steps are timed too, and the faster ones are
+    kept. Where it cannot work in the background, as on a GPU, steps wait for it, so it is tried
+    from a minute and a half on. ``"always"`` compiles from the second step on, without a trial.
+    Compiled and uncompiled steps agree to rounding.
     """
 
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -111,10 +113,12 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     threads: Annotated[int | None, Field(ge=1)] = None
     """Number of processor threads; by default the one with which timed steps are fastest.
 
-    All, half of torch's number, and one are timed if more than five seconds of steps remain, and
-    again when steps become much slower or faster: other programs on the same cores slow several
-    threads more than one. Another number of threads may round differently. To repeat a long run
-    bit by bit, give a number.
+    All of torch's threads, half of them, and so on to one are timed if more than five seconds of
+    steps remain. A neighbouring number is tried every few seconds, because other programs on the
+    same cores slow several threads more than one. Each change is reported, and the records count
+    the steps of each number. Another number of threads may round differently, so give a number to
+    repeat a long run bit by bit; validation uses it too. Before steps are timed, a small fully
+    connected model uses one thread, and other models use all.
     """
 
     profile: bool = False

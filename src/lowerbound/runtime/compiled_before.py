@@ -1,0 +1,56 @@
+"""A note beside the compiler's cache: which work was compiled before.
+
+The cache itself can be asked only after the model has been traced. A note says beforehand that the
+code of some work is probably there, so that reading it takes seconds and need not be done in the
+background. If it is wrong, the work waits for the compiler.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import tempfile
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+_FOLDER = "lowerbound"
+
+
+def was_compiled(description: str) -> bool:
+    """Whether work with this description was compiled before, and the note of it is still there."""
+    return _find_note(description).exists()
+
+
+def note_compiled(description: str) -> None:
+    """Note that work with this description has been compiled. If that fails, nothing happens."""
+    note = _find_note(description)
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+
+
+def _find_note(description: str) -> Path:
+    versions = f"{torch.__version__} {platform.python_version()} {_find_last_change()}"
+    name = sha256(f"{versions} {description}".encode()).hexdigest()
+    return _find_cache() / _FOLDER / name
+
+
+def _find_cache() -> Path:
+    """The folder of the compiler's cache; importing the compiler to ask for it takes seconds."""
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if given is not None:
+        return Path(given)
+    user = ""
+    with suppress(KeyError, OSError, ModuleNotFoundError):
+        user = getpass.getuser()
+    return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
+
+
+def _find_last_change() -> float:
+    """When the source of this library was last changed."""
+    files = Path(__file__).parent.parent.rglob("*.py")
+    return max(file.stat().st_mtime for file in files)

@@ -1,0 +1,391 @@
+"""The compiler in the background: work in a copy of the process, and a training that uses it."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.runtime import autotune
+from lowerbound.runtime.autotune import Autotuner
+from lowerbound.runtime.background import BackgroundWork, can_copy_process
+from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.threads import using_threads
+from lowerbound.training.loop import Observer
+
+pytestmark = [
+    pytest.mark.skipif(
+        not can_copy_process(torch.device("cpu")), reason="no copies of a process here"
+    ),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+CPU = torch.device("cpu")
+
+
+def wait(background: BackgroundWork) -> BackgroundWork:
+    end = time.monotonic() + 60
+    while not background.ended:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return background
+
+
+def is_running(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def is_locked(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_only_files_remain_of_the_work(tmp_path):
+    torch.manual_seed(3)
+    state, values = torch.get_rng_state(), [0]
+
+    def work():
+        values[0] = 1
+        torch.rand(5)
+        (tmp_path / "file").write_text(f"{torch.get_num_threads()}")
+
+    assert wait(BackgroundWork(work)).failure is None
+    assert (tmp_path / "file").read_text() == "1"
+    assert values == [0]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_computes_although_this_process_used_several_threads():
+    with using_threads(2):
+        a = torch.randn(600, 600)
+        a @ a
+
+        def work():
+            b = torch.randn(600, 600)
+            return None if bool((b @ b + b.exp()).isfinite().all()) else "not finite"
+
+        assert wait(BackgroundWork(work)).failure is None
+
+
+@pytest.mark.parametrize(("work", "failure"), [
+    (lambda: "the compiler failed", "the compiler failed"),
+    (lambda: 1 / 0, "ZeroDivisionError in a copy of the process: division by zero"),
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), "its process ended with exit code -9"),
+    (lambda: os._exit(3), "its process ended with exit code 3"),
+])  # fmt: skip
+def test_why_it_failed(work, failure, capfd):
+    assert wait(BackgroundWork(work)).failure == failure
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_keeps_no_lock_of_this_process(tmp_path):
+    with open(tmp_path / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ready = tmp_path / "ready"
+        background = BackgroundWork(lambda: ready.touch() or time.sleep(60))
+        while not ready.exists():
+            time.sleep(0.01)
+    try:
+        with open(tmp_path / "lock") as again:
+            assert not is_locked(again)
+    finally:
+        background.stop()
+
+
+def test_it_is_stopped_with_all_that_it_started(tmp_path):
+    def work():
+        started = subprocess.Popen(["sleep", "60"])
+        (tmp_path / "part").write_text(str(started.pid))
+        (tmp_path / "part").rename(tmp_path / "number")
+        started.wait()
+
+    background = BackgroundWork(work)
+    while not (tmp_path / "number").exists():
+        time.sleep(0.01)
+    number = int((tmp_path / "number").read_text())
+    assert is_running(number)
+    background.stop()
+    end = time.monotonic() + 10
+    while is_running(number) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(number)
+    assert not background.process.is_alive()
+
+
+def test_it_ends_with_this_process(tmp_path):
+    program = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from lowerbound.runtime.background import BackgroundWork\n"
+        "ready = Path(sys.argv[1])\n"
+        "def work():\n"
+        "    ready.with_suffix('.part').write_text(str(os.getpid()))\n"
+        "    ready.with_suffix('.part').rename(ready)\n"
+        "    time.sleep(60)\n"
+        "BackgroundWork(work)\n"
+        "while not ready.exists(): time.sleep(0.01)\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "ready")], check=True)
+    number = int((tmp_path / "ready").read_text())
+    end = time.monotonic() + 10
+    while is_running(number) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(number)
+
+
+def test_a_process_that_must_not_have_children_is_not_copied(monkeypatch):
+    import multiprocessing
+
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert not can_copy_process(CPU)
+    assert not can_copy_process(torch.device("cuda"))
+
+
+# A training.
+
+
+class Watched(Observer):
+    """How each step ran, and what was said of it."""
+
+    def __init__(self, at_step=lambda loop: None) -> None:
+        self.compiled, self.lines, self.at_step = [], [], at_step
+        self.background = None
+
+    def on_choice(self, loop, line) -> None:
+        self.lines.append(line)
+
+    def on_step(self, loop) -> None:
+        self.compiled.append(loop.step.last is None)
+        self.background = loop.autotuner.tuner.background or self.background
+        self.at_step(loop)
+
+
+class InThisProcess:
+    """Background work that ends when it is asked for the ``asks``-th time."""
+
+    asks, failure, stopped = 5, None, False
+
+    def __init__(self, work) -> None:
+        self.began, self.asked = time.monotonic(), 0
+
+    @property
+    def ended(self) -> bool:
+        self.asked += 1
+        return self.asked == self.asks
+
+    def stop(self) -> None:
+        type(self).stopped = True
+
+
+@pytest.fixture
+def worth_it(monkeypatch, tmp_path, traced):
+    """Any training is worth compiling, and compiled steps are faster."""
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for name in ("WORTH_BACKGROUND_SECONDS", "WORTH_READING_SECONDS"):
+        monkeypatch.setattr(autotune, name, 0.0)
+    record = Autotuner.record
+
+    def timed(tuner, _, left):
+        record(tuner, 1.0 if tuner.option.compiled else 2.0, left)
+
+    timed.__wrapped__ = record
+    monkeypatch.setattr(Autotuner, "record", timed)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch, worth_it):
+    class Own(InThisProcess):
+        pass
+
+    monkeypatch.setattr(autotune, "BackgroundWork", Own)
+    return Own
+
+
+def train(watched: Observer, **settings) -> lb.Run:
+    torch.manual_seed(0)
+    vae = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp(6, 8, 4, activation="tanh")),
+        lb.Bernoulli(lb.mlp(2, 8, 6, activation="tanh")),
+    )
+    data = lb.Examples.of(torch.rand(12, 6) < 0.5)
+    settings = {"epochs": 40, "batch_size": 6, "progress": False, "threads": 1} | settings
+    return lb.fit(vae, lb.ELBO(), data, observers=[watched], pictures_every=0, **settings)
+
+
+def test_uncompiled_steps_go_on_while_the_compiler_works(in_this_process):
+    watched = Watched()
+    run = train(watched)
+    # 13 steps are a trial. The compiler starts with the next one, and has finished after the fifth.
+    # Then 13 uncompiled steps are timed again.
+    assert watched.compiled == [False] * 31 + [True] * 49
+    (line,) = watched.lines
+    assert line.startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to compile in the")
+    assert line.endswith("and 1 s of waiting for it")
+    assert [record.get("compiled_from") for record in run.history] == [None] * 15 + [32] * 25
+
+
+def test_what_was_compiled_before_is_read_at_once(in_this_process):
+    first, second, other = Watched(), Watched(), Watched()
+    train(first)
+    train(second)
+    train(other, clip_norm=5.0)
+    assert first.compiled == other.compiled == [False] * 31 + [True] * 49
+    assert second.compiled == [False] * 13 + [True] * 67
+    assert second.lines == [
+        "compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 1 s to compile",
+    ]
+
+
+def test_notes_that_cannot_be_written_do_no_harm(in_this_process, tmp_path):
+    (tmp_path / "lowerbound").touch()  # where the folder would be
+    watched = Watched()
+    train(watched)
+    assert watched.compiled == [False] * 31 + [True] * 49
+
+
+def test_a_cache_that_cannot_be_written_leaves_steps_uncompiled(in_this_process, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/cache")
+    watched = Watched()
+    train(watched)
+    assert not any(watched.compiled)
+    (line,) = watched.lines
+    assert line.startswith("uncompiled: the compiler failed (")
+    assert "/dev/null/cache" in line
+
+
+def test_steps_stay_uncompiled_if_the_compiler_fails_there(in_this_process):
+    in_this_process.failure = "the compiler failed (no C++ compiler)"
+    watched = Watched()
+    train(watched)
+    assert watched.lines == ["uncompiled: the compiler failed (no C++ compiler)"]
+    assert not any(watched.compiled)
+
+
+def test_nothing_is_waited_for_where_little_is_left(in_this_process, monkeypatch):
+    monkeypatch.setattr(autotune, "WORTH_READING_SECONDS", 98.1)  # 49 steps of 2 s are left
+    watched = Watched()
+    train(watched)
+    assert watched.lines == ["uncompiled: the steps take 98 s, too little to gain by compiling"]
+    assert not any(watched.compiled)
+
+
+@pytest.mark.parametrize("end", ["its end", "an interrupt"])
+def test_the_compiler_is_stopped_with_the_training(end, in_this_process):
+    def interrupt(loop):
+        if end == "an interrupt" and loop.progress.step == 20:
+            raise KeyboardInterrupt
+
+    in_this_process.asks = 1000
+    watched = Watched(interrupt)
+    if end == "an interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            train(watched)
+    else:
+        train(watched)
+    assert in_this_process.stopped
+
+
+def test_a_resumed_run_changes_to_compiled_steps_at_the_same_step(
+    in_this_process, tmp_path, monkeypatch
+):
+    def kill(loop):
+        if loop.progress.step == 50:
+            raise SystemError  # without the checkpoint of an interrupt
+
+    settings = {"directory": tmp_path / "run", "save_every": 1e9}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowerbound.training.observers.Recorder.on_interrupt", lambda *_: None)
+        with pytest.raises(SystemError):
+            train(Watched(kill), **settings)
+    resumed, whole = Watched(), Watched()
+    run = train(resumed, resume=True, **settings)
+    assert resumed.compiled == [True] * 49
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "another"))
+    again = train(whole)
+    assert whole.compiled == [False] * 31 + [True] * 49
+    assert run.history[-1]["compiled_from"] == again.history[-1]["compiled_from"] == 32
+    for own, other in zip(run.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_compiled_and_uncompiled_steps_are_timed_alike(in_this_process, monkeypatch):
+    """Uncompiled steps have become faster meanwhile, for instance on another number of threads."""
+    times = iter([2.0] * 13 + [0.5] * 100)
+    record = Autotuner.record.__wrapped__
+
+    def timed(tuner, _, left):
+        record(tuner, 1.0 if tuner.option.compiled else next(times), left)
+
+    monkeypatch.setattr(Autotuner, "record", timed)
+    watched = Watched()
+    run = train(watched)
+    assert watched.compiled == [False] * 31 + [True] * 13 + [False] * 36
+    assert watched.lines[0].startswith("uncompiled: 500 ms a step, compiled 1e+03 ms")
+    assert "compiled_from" not in run.history[-1]
+
+
+def test_a_model_in_shared_memory_is_not_rehearsed(in_this_process, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "is_shared", lambda tensor: True)
+    monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", 1e9)
+    watched = Watched()
+    train(watched)
+    assert watched.background is None
+    assert not any(watched.compiled)
+
+
+def test_a_process_that_cannot_be_copied_goes_on_uncompiled(worth_it, monkeypatch):
+    def fork():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    watched = Watched()
+    train(watched)
+    assert not any(watched.compiled)
+    (line,) = watched.lines
+    assert line.startswith("uncompiled: the process cannot be copied (")
+
+
+def test_what_ended_stays_ended():
+    background = wait(BackgroundWork(lambda: None))
+    assert background.ended
+    assert background.failure is None
+
+
+def test_the_compiler_works_in_a_copy_after_it_has_worked_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    CompiledFunction(lambda x: x.sin() + 1)(torch.rand(8))
+    copy = CompiledFunction(lambda x: (x.cos() * 2, x.exp() - 3))
+
+    def work():
+        copy(torch.rand(8))
+
+    assert wait(BackgroundWork(work)).failure is None
+
+
+def test_it_works_in_a_copy_of_the_process(worth_it, monkeypatch):
+    """Steps wait a little, so that there are not too many of them."""
+    pauses = threading.Event()
+    watched = Watched(lambda loop: loop.autotuner.tuner.background and pauses.wait(0.05))
+    run = train(watched, epochs=500)
+    assert watched.background is not None
+    assert watched.background.failure is None
+    start = run.history[-1]["compiled_from"]
+    assert 14 < start < 1000
+    assert watched.compiled == [False] * (start - 1) + [True] * (1000 - start + 1)
