@@ -2,20 +2,18 @@
 
 While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
 is a function of ``(seed, i)`` alone: the example has its own stream of a counter-based generator
-(Philox, Salmon et al. 2011). A dataset's bound is then the same for every batch size, two models
-can be compared on common random numbers, and adding an example changes no other example's value.
+(Philox4x64-10, Salmon et al. 2011). A dataset's bound is then the same for every batch size, two
+models can be compared on common random numbers, and adding an example changes no other example's
+value.
 
 Uniform and normal draws are made on their device (:mod:`lowerbound.runtime.noise.philox`). Draws
-that need rejection, such as those of gamma distributions, are made by numpy's generators. Theirs is
-another Philox, of 64-bit words, so its streams are unrelated to the others.
+that need rejection, such as those of gamma distributions, are made by numpy on the CPU.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,9 +27,6 @@ from torch import Tensor
 from lowerbound.runtime.noise import philox
 
 _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
-
-# The number of draws for an example for which a thread is worth its synchronisation.
-_WORTH_THREADS = 1 << 14
 
 # The floating types that numpy has as well.
 _NUMPY_DTYPES = (torch.float32, torch.float64)
@@ -95,40 +90,25 @@ class ExampleStreams:
         draw: Callable[..., Any],
         dtype: torch.dtype,
         parameters: Sequence[Tensor] = (),
-        *,
-        device: torch.device | str = "cpu",
     ) -> Tensor:
         """Fill a tensor of ``shape``: slice ``i`` along ``axis`` comes from example ``i``'s stream.
 
         ``draw`` receives a generator, the slice of each of ``parameters``, and the shape to draw,
-        as the methods of numpy's generators do. If the result is for another ``device``, whose work
-        needs no thread of the CPU, several threads draw.
+        as the methods of numpy's generators do.
         """
         if dtype not in _NUMPY_DTYPES:
             dtype = torch.float64
         filled = torch.empty(shape, dtype=dtype)
         rows = np.moveaxis(filled.numpy(), axis, 0)
         given = [np.moveaxis(value.detach().cpu().numpy(), axis, 0) for value in parameters]
-        in_threads = (
-            torch.device(device).type != "cpu" and math.prod(rows.shape[1:]) >= _WORTH_THREADS
-        )
-
-        def fill_row(row: int, generator: np.random.Generator) -> None:
+        for row, generator in enumerate(self._continue_generators()):
             rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
-
-        each = enumerate(self._continue_generators(at_once=in_threads))
-        if not in_threads:
-            for row, generator in each:
-                fill_row(row, generator)
-            return filled
-        with ThreadPoolExecutor(min(len(rows), os.cpu_count() or 1)) as threads:
-            list(threads.map(fill_row, *zip(*each, strict=True)))
         return filled
 
-    def _continue_generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
+    def _continue_generators(self) -> Iterable[np.random.Generator]:
         """A generator for each example, new for each request or continued from the last chunk."""
         opened = self._continue_request()
-        if self.open is None and not at_once:
+        if self.open is None:
             return self._reset_in_turn(opened.request)
         if opened.generators is None:
             opened.generators = [
@@ -137,7 +117,7 @@ class ExampleStreams:
         return opened.generators
 
     def _continue_request(self) -> _OpenRequest:
-        """The next request, which is a new one or continues one of the last chunk."""
+        """Return the next request, which is a new one or continues one of the last chunk."""
         if self.open is None:
             self.requests += 1
             return _OpenRequest(self.requests - 1)
