@@ -33,7 +33,7 @@ _KEY_STEPS = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], np.uint64)
 
 # On a CPU, numpy's generator needs 5 us to move to another example, and 30 ns for each counter.
 # make_words needs 400 us for any number of counters, and 300 ns for each.
-_MANY_EXAMPLES, _FEW_COUNTERS = 100, 8
+_MANY_EXAMPLES, _FEW_COUNTERS = 150, 8
 
 # The number of counters that are processed at once. On a CPU temporary arrays, 128 KiB each, then
 # stay in the cache; on other devices slices only bound the memory.
