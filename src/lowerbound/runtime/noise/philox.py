@@ -16,8 +16,8 @@ on small arrays take a third. On other devices they are given torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -170,17 +170,31 @@ def draw_words(
 
 def _draw_in_turn(seed: int, indices: Tensor, request: int, start: int, count: int) -> Any:
     """Draw the same words by numpy's generator, for one example after the other."""
-    bits = np.random.Philox(key=seed)
-    state: Any = bits.state
     words = np.empty((len(indices), count), np.uint64)
     block, skipped = divmod(start, _WORDS)
-    for row, index in enumerate(indices.tolist()):
-        state["state"]["counter"][:] = block, 0, request, index
-        bits.state = state
+    generators = iterate_generators(seed, indices, request, block)
+    for row, generator in enumerate(generators):
+        bits: Any = generator.bit_generator
         if skipped:
             bits.random_raw(skipped)
         words[row] = bits.random_raw(count)
     return words.view(np.int64)
+
+
+def iterate_generators(
+    seed: int, indices: Tensor, request: int, block: int = 0
+) -> Iterator[np.random.Generator]:
+    """Yield numpy's generator at a block of four words of each example's request.
+
+    It is a single generator, which moves from example to example: that is faster than to make one
+    for each.
+    """
+    bits = np.random.Philox(key=seed)
+    generator, state = np.random.Generator(bits), cast(Any, bits.state)
+    for index in indices.tolist():
+        state["state"]["counter"][:] = block, 0, request, index
+        bits.state = state
+        yield generator
 
 
 def to_uniform(words: Any, dtype: torch.dtype, xp: Any) -> Any:
