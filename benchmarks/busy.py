@@ -1,8 +1,8 @@
 """Trainings beside other programs that use the same processor.
 
-Conditions take turns, and so do contenders within them: each contender trains for a block of time
-on a quiet machine, beside one other training with torch, and beside a loop that compresses small
-files; then again.
+There are three conditions: a quiet machine, one other training with torch, and a loop that
+compresses small files. Conditions take turns, and within each the contenders train one after the
+other, for a block of time each.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CONDITIONS = {
     "beside compression": lambda folder: ["sh", "-c", _COMPRESSION, "sh", folder],
 }
 
-# How long a contender trains in a block, before that while its number of threads adapts to the
-# condition, and how many blocks there are in each condition, so that a task takes ten minutes.
+# The seconds of a block; the seconds of training before it, in which the number of threads adapts
+# to the condition; and the number of blocks in each condition, for a task of ten minutes.
 BLOCK_SECONDS, SETTLING_SECONDS = 20.0, 6.0
 BLOCKS = {"wide": 2}
 
@@ -85,7 +85,7 @@ def measure_busy(task: str, folder: Path) -> Any:
 
 
 def _measure_block(task: str, worker: Contender) -> float:
-    """The examples per second of a block, after seconds in which threads are chosen."""
+    """The examples per second of a block, after training that adapts the number of threads."""
     _train(worker, SETTLING_SECONDS)
     rounds = _train(worker, BLOCK_SECONDS)
     return TASKS[task].steps * TASKS[task].batch * len(rounds) / sum(rounds)

@@ -20,13 +20,14 @@ _HEAD = """# Speed compared with other libraries
 Written by `make benchmark` from `benchmarks/results.json`. [docs/speed.md](../docs/speed.md) says
 what the values mean, what limits them and what was tried.
 
-Contenders take turns within one sitting. Rates are medians over rounds, after warm-up rounds that
-include the compilation. The compiler's cache is empty before. Trainings to a bound are run once
-each, one after another. A test bound at the end comes from one seed: the order of the examples
-differs between contenders, and moves the bound by some nats after few epochs. The floor is the
-number of floating-point operations of the matrix products, counted by hand, over the rate of a
-product of 2048 x 2048 matrices in float32, which is measured between the rounds. A share above 1
-is due to bfloat16.
+Contenders take turns within one session. Rates are medians over rounds, after warm-up rounds that
+include the compilation. The compiler's cache is empty at the start, except at a second start.
+Trainings to a bound are run once each, one after another. A test bound at the end comes from one
+seed: the order of the examples differs between contenders, and changes the bound by some nats after
+few epochs. The floor is the time that the matrix products would take at the rate of the large
+product, which multiplies 2048 x 2048 matrices in float32 and is timed between the rounds. The
+operations of all products are counted by hand. A share of the floor is the floor divided by the
+measured time. A share above 1 is due to bfloat16.
 """
 
 
@@ -149,8 +150,9 @@ def _busy(tasks: dict[str, Any]) -> list[str]:
     lines = _title("training beside other programs on the same cores")
     text = _paragraph(
         "The other programs are one training of the first model with plain torch, and a shell loop "
-        "that compresses small files. Rates are medians over blocks of 20 seconds, in which "
-        "conditions and contenders take turns. Each contender trains for 6 seconds before a block."
+        "that compresses small files. Conditions and contenders take turns, for 20 seconds each. "
+        "Rates are medians over these blocks. Each contender trains for 6 seconds before a block. "
+        "The last column is the ratio of the rates, divided by this ratio on a quiet machine."
     )
     lines += [text, "", "| | | lowerbound | JAX | lowerbound is | share of the quiet ratio |"]
     lines += ["|---|---|---|---|---|---|"]
@@ -223,7 +225,7 @@ def _plain(entry: dict[str, Any]) -> list[str]:
         "by a loop of a dozen lines. They differ by "
         f"{entry['difference']:+.2f} ± {entry['standard_error']:.2f}."
     )
-    return [*_title("test bounds beside a bare loop of torch's"), text]
+    return [*_title("test bounds beside a plain training loop in torch"), text]
 
 
 def _demo(entry: dict[str, Any]) -> list[str]:

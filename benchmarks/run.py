@@ -1,8 +1,8 @@
-"""Measures training and evaluation beside other libraries in one sitting, and writes RESULTS.md.
+"""Measures training and evaluation beside other libraries in one session, and writes RESULTS.md.
 
     make benchmark
 
-Contenders are processes of their own that take turns: while one trains a round, the others wait.
+Contenders are separate processes that take turns: while one trains for a round, the others wait.
 Ratios are ratios of medians over rounds. Warm-up rounds come first and include the compilation.
 """
 
@@ -37,8 +37,8 @@ TARGET, MOST = -105.0, 20
 def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     """Seconds of training until the test bound reaches the target, compilation included.
 
-    The bound is looked at after each epoch, and its time does not count. The compiler's cache is
-    empty for the first contender, and kept for the others.
+    The bound is computed after each epoch, and the time for that does not count. The compiler's
+    cache is empty for the first contender, and kept for the others.
     """
     results = {}
     cache = Path(tempfile.mkdtemp(dir=folder))
@@ -54,7 +54,7 @@ def time_to_bound(folder: Path, asked: dict[str, tuple[str, ...]]) -> dict[str, 
 
 
 def run_script(script: str, *arguments: object) -> dict[str, Any]:
-    """Run a script in a process of its own, and return what it measured."""
+    """Run a script in a separate process, and return what it measured."""
     command = [sys.executable, "-W", "ignore", str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -22,7 +22,7 @@ WARM, ROUNDS = 2, 5
 
 
 class Contender:
-    """A worker process, whose compiler has an empty cache unless it is given another.
+    """A worker process, whose compiler has an empty cache unless ``cache`` names a folder.
 
     So the first round includes the whole compilation.
     """
@@ -110,14 +110,14 @@ def typical_seconds(work: Callable[[], object], first: int, rounds: int) -> floa
 
 
 def product_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
-    """Floating-point operations per second of a matrix product, now, by the faster library."""
+    """Floating-point operations per second, now, of a matrix product by the faster library."""
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     works = (lambda: a @ b, lambda: multiply_by_onednn(a, b))
     return 2.0 * size**3 / min(typical_seconds(work, 2, 6) for work in works)
 
 
 def multiply_by_onednn(a: torch.Tensor, b: torch.Tensor, bias: Any = None) -> torch.Tensor:
-    """The product with oneDNN, where torch multiplies with the library that it was built with."""
+    """The product by oneDNN; ``a @ b`` uses the library with which torch was built."""
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
     return product
 

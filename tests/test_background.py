@@ -68,7 +68,7 @@ def test_only_files_remain_of_the_work(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_it_computes_although_this_process_used_several_threads():
+def test_a_copy_computes_although_this_process_used_several_threads():
     with using_threads(2):
         a = torch.randn(600, 600)
         a @ a
@@ -86,12 +86,12 @@ def test_it_computes_although_this_process_used_several_threads():
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "its process ended with exit code -9"),
     (lambda: os._exit(3), "its process ended with exit code 3"),
 ])  # fmt: skip
-def test_why_it_failed(work, failure, capfd):
+def test_the_reason_of_a_failure_is_returned_and_nothing_is_printed(work, failure, capfd):
     assert wait(BackgroundWork(work)).failure == failure
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_keeps_no_lock_of_this_process(tmp_path):
+def test_a_copy_keeps_no_lock_of_this_process(tmp_path):
     with open(tmp_path / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         ready = tmp_path / "ready"
@@ -105,7 +105,7 @@ def test_it_keeps_no_lock_of_this_process(tmp_path):
         background.stop()
 
 
-def test_it_is_stopped_with_all_that_it_started(tmp_path):
+def test_a_copy_is_stopped_with_all_processes_that_it_started(tmp_path):
     def work():
         started = subprocess.Popen(["sleep", "60"])
         (tmp_path / "part").write_text(str(started.pid))
@@ -125,7 +125,7 @@ def test_it_is_stopped_with_all_that_it_started(tmp_path):
     assert not background.process.is_alive()
 
 
-def test_it_ends_with_this_process(tmp_path):
+def test_a_copy_ends_with_this_process(tmp_path):
     program = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
@@ -155,11 +155,11 @@ def test_a_process_that_must_not_have_children_is_not_copied(monkeypatch):
     assert not can_copy_process(torch.device("cuda"))
 
 
-# A training.
+# A training that uses it.
 
 
 class Watched(Observer):
-    """How each step ran, and what was said of it."""
+    """Notes whether each step was compiled, and the lines that report the choice."""
 
     def __init__(self, at_step=lambda loop: None) -> None:
         self.compiled, self.lines, self.at_step = [], [], at_step
@@ -175,7 +175,7 @@ class Watched(Observer):
 
 
 class InThisProcess:
-    """Background work that ends when it is asked for the ``asks``-th time."""
+    """Replaces background work, and has ended when it is asked for the ``asks``-th time."""
 
     asks, failure, stopped = 5, None, False
 
@@ -193,7 +193,7 @@ class InThisProcess:
 
 @pytest.fixture
 def worth_it(monkeypatch, tmp_path, traced):
-    """Any training is worth compiling, and compiled steps are faster."""
+    """Any training is long enough to compile, and compiled steps are faster."""
     torch.compiler.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for name in ("WORTH_BACKGROUND_SECONDS", "WORTH_READING_SECONDS"):
@@ -236,7 +236,7 @@ def test_uncompiled_steps_go_on_while_the_compiler_works(in_this_process):
     assert watched.compiled == [False] * 31 + [True] * 49
     (line,) = watched.lines
     assert line.startswith("compiled: 1e+03 ms a step, uncompiled 2e+03 ms; 0 s to compile in the")
-    assert line.endswith("and 1 s of waiting for it")
+    assert line.endswith("then 1 s to read the result")
     assert [record.get("compiled_from") for record in run.history] == [None] * 15 + [32] * 25
 
 
@@ -269,7 +269,7 @@ def test_a_cache_that_cannot_be_written_leaves_steps_uncompiled(in_this_process,
     assert "/dev/null/cache" in line
 
 
-def test_steps_stay_uncompiled_if_the_compiler_fails_there(in_this_process):
+def test_steps_stay_uncompiled_if_the_compiler_fails_in_the_copy(in_this_process):
     in_this_process.failure = "the compiler failed (no C++ compiler)"
     watched = Watched()
     train(watched)
@@ -277,7 +277,7 @@ def test_steps_stay_uncompiled_if_the_compiler_fails_there(in_this_process):
     assert not any(watched.compiled)
 
 
-def test_nothing_is_waited_for_where_little_is_left(in_this_process, monkeypatch):
+def test_compiled_code_is_not_read_if_few_steps_remain(in_this_process, monkeypatch):
     monkeypatch.setattr(autotune, "WORTH_READING_SECONDS", 98.1)  # 49 steps of 2 s are left
     watched = Watched()
     train(watched)
@@ -324,8 +324,8 @@ def test_a_resumed_run_changes_to_compiled_steps_at_the_same_step(
         assert torch.equal(own, other)
 
 
-def test_compiled_and_uncompiled_steps_are_timed_alike(in_this_process, monkeypatch):
-    """Uncompiled steps have become faster meanwhile, for instance on another number of threads."""
+def test_uncompiled_steps_are_timed_again_before_the_choice(in_this_process, monkeypatch):
+    """They may have become faster meanwhile, for instance with another number of threads."""
     times = iter([2.0] * 13 + [0.5] * 100)
     record = Autotuner.record.__wrapped__
 
@@ -340,7 +340,7 @@ def test_compiled_and_uncompiled_steps_are_timed_alike(in_this_process, monkeypa
     assert "compiled_from" not in run.history[-1]
 
 
-def test_a_model_in_shared_memory_is_not_rehearsed(in_this_process, monkeypatch):
+def test_a_model_in_shared_memory_is_not_compiled_in_a_copy(in_this_process, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_shared", lambda tensor: True)
     monkeypatch.setattr(autotune, "WORTH_COMPILING_SECONDS", 1e9)
     watched = Watched()
@@ -349,7 +349,7 @@ def test_a_model_in_shared_memory_is_not_rehearsed(in_this_process, monkeypatch)
     assert not any(watched.compiled)
 
 
-def test_a_process_that_cannot_be_copied_goes_on_uncompiled(worth_it, monkeypatch):
+def test_if_the_process_cannot_be_copied_steps_stay_uncompiled(worth_it, monkeypatch):
     def fork():
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -361,7 +361,7 @@ def test_a_process_that_cannot_be_copied_goes_on_uncompiled(worth_it, monkeypatc
     assert line.startswith("uncompiled: the process cannot be copied (")
 
 
-def test_what_ended_stays_ended():
+def test_work_that_has_ended_stays_ended():
     background = wait(BackgroundWork(lambda: None))
     assert background.ended
     assert background.failure is None
@@ -379,8 +379,8 @@ def test_the_compiler_works_in_a_copy_after_it_has_worked_here(monkeypatch, tmp_
     assert wait(BackgroundWork(work)).failure is None
 
 
-def test_it_works_in_a_copy_of_the_process(worth_it, monkeypatch):
-    """Steps wait a little, so that there are not too many of them."""
+def test_a_training_compiles_in_a_copy_of_the_process(worth_it, monkeypatch):
+    """Each step pauses, so that there are not too many of them while the compiler works."""
     pauses = threading.Event()
     watched = Watched(lambda loop: loop.autotuner.tuner.background and pauses.wait(0.05))
     run = train(watched, epochs=500)

@@ -1,4 +1,4 @@
-"""The number of threads follows what the work takes now."""
+"""The number of threads depends on how long the work takes now."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +17,13 @@ from lowerbound.runtime.threads import ThreadTuner, list_candidates, restoring_t
 from lowerbound.training.loop import Observer
 
 QUIET = {4: 0.002, 2: 0.003, 1: 0.005}
-"""Seconds of a step by number of threads; next to another program, one thread is the fastest."""
+"""Seconds of a step by number of threads."""
 BUSY = {4: 0.020, 2: 0.009, 1: 0.006}
+"""The same beside another program: one thread is the fastest."""
 
 
 class Machine:
-    """Repeated work whose time depends on the number of threads, without waiting."""
+    """Repeated work with given times by number of threads; nothing waits for that time."""
 
     def __init__(self, candidates=(4, 2, 1)) -> None:
         self.count, self.lines = candidates[0], []
@@ -41,7 +42,7 @@ class Machine:
     ("most", "expected"),
     [(1, [1]), (2, [2, 1]), (3, [3, 2, 1]), (6, [6, 3, 2, 1]), (16, [16, 8, 4, 2, 1])],
 )
-def test_all_threads_are_tried_and_halves_of_them(most, expected):
+def test_all_threads_half_of_them_and_so_on_are_the_candidates(most, expected):
     with restoring_threads(most):
         assert list_candidates(torch.device("cpu")) == expected
         assert list_candidates(torch.device("meta")) == [most]
@@ -56,7 +57,7 @@ def test_the_fastest_number_is_kept():
     assert machine.lines == ["1 thread: 6 ms a step, 4 threads 20 ms, 2 threads 9 ms"]
 
 
-def test_without_a_gain_nothing_changes():
+def test_without_a_gain_the_number_stays():
     machine = Machine()
     machine.work(5, QUIET)
     assert machine.count == machine.tuner.chosen == 4
@@ -66,7 +67,7 @@ def test_without_a_gain_nothing_changes():
     assert machine.count == 4
 
 
-def test_a_slow_down_is_answered_and_its_end_too():
+def test_a_slowdown_changes_the_number_and_so_does_its_end():
     machine = Machine()
     machine.work(20, QUIET)
     machine.work(10, BUSY)
@@ -106,13 +107,13 @@ def test_little_work_is_not_timed():
 
 
 def divide(piece: float, *, waits: float = 0.0) -> dict[int, float]:
-    """Seconds by number of threads: the work is divided, and several threads wait for another."""
+    """Seconds by number of threads: they share the work, but several wait for each other."""
     return {count: piece / count + waits * (count > 1) for count in (16, 8, 4, 2, 1)}
 
 
 @pytest.mark.parametrize("piece", [0.05, 1.0, 50.0])
 def test_on_many_cores_trials_and_tries_lose_little(piece):
-    """One thread takes 16 times as long, so it is not timed again and again."""
+    """One thread takes 16 times as long, so it must not be timed again and again."""
     times = divide(piece)
     machine = Machine(tuple(times))
     machine.work(max(5, 400 * times[16]), times)
@@ -150,7 +151,7 @@ def test_a_number_in_the_middle_is_found():
 
 
 def test_one_slow_piece_does_not_make_short_work_long():
-    """Short work is repeated exactly, although another program interrupts it."""
+    """Short work must repeat exactly, even if another program interrupts it."""
     machine = Machine()
     for seconds in [0.002] * 10 + [2.0] + [0.002] * 10:
         machine.tuner.record(seconds, 1000)
@@ -184,7 +185,7 @@ def test_work_that_fails_is_not_timed():
     assert machine.tuner.seconds == 0
 
 
-def test_a_number_that_somebody_else_sets_is_left():
+def test_a_number_that_another_part_of_the_program_sets_is_kept():
     lines: list[str] = []
     with restoring_threads(4):
         tuner = ThreadTuner([4, 2, 1], "step", lines.append)
@@ -205,7 +206,7 @@ def test_a_single_number_is_never_changed():
     assert machine.count == machine.tuner.chosen == 2
 
 
-def test_an_earlier_choice_is_taken_over_if_it_is_possible():
+def test_an_earlier_choice_is_used_if_it_is_a_candidate():
     tuner = ThreadTuner([4, 2, 1], "step")
     tuner.resume(3)
     assert (tuner.count, tuner.chosen) == (4, None)
@@ -214,7 +215,7 @@ def test_an_earlier_choice_is_taken_over_if_it_is_possible():
 
 
 @pytest.mark.parametrize("block", [restoring_threads, lb.using_threads])
-def test_the_number_is_restored(block):
+def test_the_number_is_restored_after_a_block(block):
     before = torch.get_num_threads()
     with block(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -222,7 +223,7 @@ def test_the_number_is_restored(block):
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
-def test_an_impossible_number_for_a_block_is_refused(count):
+def test_using_threads_refuses_an_impossible_number(count):
     with pytest.raises(SettingsError, match="whole number"), lb.using_threads(count):
         pass
 
@@ -317,7 +318,7 @@ def test_a_record_counts_the_steps_before_an_interruption_too(tmp_path):
 
 
 @pytest.mark.usefixtures("_two_threads")
-def test_a_number_that_is_given_is_used_and_validation_uses_it_too(monkeypatch):
+def test_training_and_validation_use_a_number_that_is_given(monkeypatch):
     try_at_once(monkeypatch)
     seen = []
     monkeypatch.setattr(passes, "tuning_threads", watching(passes.tuning_threads, seen))
@@ -329,7 +330,7 @@ def test_a_number_that_is_given_is_used_and_validation_uses_it_too(monkeypatch):
 
 
 def watching(tuning_threads, seen: list):
-    """The function, which also notes the candidates while torch uses three threads."""
+    """Wrap the function, to note the candidates while torch uses three threads."""
 
     @contextmanager
     def watch(*arguments):
@@ -359,7 +360,7 @@ def test_two_trainings_in_two_threads_leave_the_number_as_it_was(monkeypatch):
     assert torch.get_num_threads() == 2
 
 
-def test_an_impossible_number_is_refused():
+def test_training_refuses_an_impossible_number():
     with pytest.raises(SettingsError, match="threads=0"):
         fit_convolutions(threads=0)
 
@@ -378,8 +379,8 @@ class Counting(torch.nn.Module):
 
 @pytest.mark.usefixtures("_two_threads")
 @pytest.mark.parametrize("compile", ["never", "always"])
-def test_evaluations_time_their_batches(compile, monkeypatch, traced):
-    """Not while compiled and uncompiled chunks are compared."""
+def test_evaluations_choose_the_number_by_timing_batches(compile, monkeypatch, traced):
+    """But they do not while compiled and uncompiled chunks are compared."""
     try_at_once(monkeypatch)
     torch.manual_seed(0)
     vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(Counting()))

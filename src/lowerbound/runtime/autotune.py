@@ -28,10 +28,11 @@ from lowerbound.runtime.devices import synchronize
 Function = TypeVar("Function")
 Result = TypeVar("Result")
 
-# The compiler is tried if at least this many seconds of uncompiled work remain. Compiling takes 5
-# to 30 seconds, and saves between a fifth and a half of the time. If it is done in the background,
-# the work waits only for 2 to 4 seconds, in which the compiler's results are read from its cache;
-# that is done if at least so many seconds remain then.
+# The compiler is tried if at least this many seconds of uncompiled work remain: the first number if
+# the work waits for it, the second if it works in the background. Compiling takes 5 to 30 seconds,
+# and saves between a fifth and a half of the time. What was compiled in the background, or before,
+# is read from the compiler's cache, for which the work waits 2 to 7 seconds. It is read if at least
+# the third number of seconds remains.
 WORTH_COMPILING_SECONDS = 90.0
 WORTH_BACKGROUND_SECONDS = 20.0
 WORTH_READING_SECONDS = 10.0
@@ -84,8 +85,8 @@ class Autotuner(Generic[Function]):
         precisions: whether networks compute in bfloat16, for each precision to try.
         fewest_left: the smallest number of remaining pieces for which the compiler is tried.
         in_pieces: whether to compile a function in pieces if it cannot be one graph.
-        describe: describes the work, so that what was compiled for it before is recognised. With it
-            the compiler may work in the background first.
+        describe: describes the work, so that code which was compiled for it before is recognised.
+            Only if it is given may the compiler work in the background.
         tell: is called with the line that says what was chosen, and why.
     """
 
@@ -322,8 +323,8 @@ class Autotuner(Generic[Function]):
     def _describe_times(self) -> str:
         compiling = f"{self.compile_seconds:.0f} s to compile{self.pieces}"
         if self.background_seconds is not None:
-            compiling = f"{self.background_seconds:.0f} s to compile in the background, and "
-            compiling += f"{self.compile_seconds:.0f} s of waiting for it{self.pieces}"
+            compiling = f"{self.background_seconds:.0f} s to compile in the background, then "
+            compiling += f"{self.compile_seconds:.0f} s to read the result{self.pieces}"
         if len(self.measured) == 1 and self.option.compiled:
             return compiling
         best, *others = sorted(self.measured, key=self.measured.__getitem__)

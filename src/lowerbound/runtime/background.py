@@ -24,8 +24,8 @@ _PRIORITY = 5
 # The time that a copy has to end by itself, so that the C++ compiler removes unfinished files.
 _ENDING_SECONDS = 5.0
 
-# A copy that takes longer is ended. It may wait for a lock that a thread, which a copy does not
-# have, held when the copy was made.
+# A copy that takes longer is ended. It may wait forever for a lock: one that was held, when the
+# copy was made, by a thread that the copy does not have.
 _MOST_SECONDS = 600.0
 
 # The Linux request by which the system ends a process when its parent ends.
@@ -35,8 +35,8 @@ _PR_SET_PDEATHSIG = 1
 def can_copy_process(device: torch.device) -> bool:
     """Whether work on a device can be done in a copy of this process.
 
-    Only Linux copies a process safely that has used several threads, and a GPU cannot be used from
-    a copy. A process that must not have children cannot be copied either.
+    Only on Linux can a process that has used several threads be copied safely. A copy cannot use
+    the GPU, and a process that must not have children cannot be copied.
     """
     return (
         sys.platform == "linux"
@@ -130,7 +130,7 @@ def _run_in_copy(work: Callable[[], str | None], answer: Connection, parent: int
         answer.send(_describe_failure(work))
         code = 0
     finally:
-        os._exit(code)  # nothing of what this process does when it ends
+        os._exit(code)  # without what the original process does when it ends
 
 
 def _describe_failure(work: Callable[[], str | None]) -> str | None:
@@ -153,7 +153,8 @@ def _separate(kept: int, parent: int) -> None:
         os._exit(1)
     os.nice(_PRIORITY)
     nothing = os.open(os.devnull, os.O_RDWR)
-    # Nothing is closed, because another file could get the number of one that an object still uses.
+    # Files become the null device. They are not closed, because a new file could then get the
+    # number of one that an object still uses.
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (kept, nothing):
             with suppress(OSError):

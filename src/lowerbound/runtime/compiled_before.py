@@ -1,8 +1,8 @@
 """A note beside the compiler's cache: which work was compiled before.
 
 The cache itself can be asked only after the model has been traced. A note says beforehand that the
-code of some work is probably there, so that reading it takes seconds and need not be done in the
-background. If it is wrong, the work waits for the compiler.
+code of some work is probably there. Reading it takes seconds, so it need not be compiled in the
+background. If the note is wrong, the work waits for the compiler.
 """
 
 from __future__ import annotations
@@ -51,6 +51,6 @@ def _find_cache() -> Path:
 
 
 def _find_last_change() -> float:
-    """When the source of this library was last changed."""
+    """Find when the source of this library was last changed, in seconds since 1970."""
     files = Path(__file__).parent.parent.rglob("*.py")
     return max(file.stat().st_mtime for file in files)

@@ -100,7 +100,7 @@ class CompiledFunction:
                 return self.made(*given, **named)
             self.is_called = True
             with warnings.catch_warnings(), _caching_custom_functions():
-                # Of the compiler's own code, which calls a function that torch has renamed.
+                # A warning about the compiler's own code, which calls a function by an old name.
                 message = ".*torch._prims_common.check.* is deprecated"
                 warnings.filterwarnings("ignore", message, FutureWarning)
                 return self.made(*given, **named)
@@ -137,7 +137,7 @@ def _drop_global_state(guards: Sequence[Any]) -> list[bool]:
 
 
 def _get_global_state() -> tuple[Any, ...]:
-    """The rest of that state, as far as it changes what is computed."""
+    """Get the parts of that state, other than the number of threads, that change results."""
     return (
         torch.is_grad_enabled(),
         torch.is_autocast_enabled("cpu"),
@@ -156,10 +156,10 @@ def forget_compiler_threads() -> None:
 
 @contextmanager
 def _caching_custom_functions() -> Iterator[None]:
-    """Within the block, code with functions that have gradients of their own is cached too.
+    """Within the block, code that contains custom functions of autograd is cached too.
 
     The compiler's cache is then used from an earlier stage on, which halves the time of reading
-    from it. Its keys contain the code of both directions of such a function.
+    from it. Its keys contain the forward and the backward code of such functions.
     """
     from torch._functorch import config
 

@@ -2,7 +2,7 @@
 
 torch's threads wait for each other after every operation. If another program uses a core, they all
 wait for the thread on that core, and fewer threads are faster. So the number is not a property of
-the machine: it is timed at the beginning, and again when another number is faster.
+the machine: it is chosen by timing at the beginning, and again when another number is faster.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ import torch
 
 from lowerbound.errors import SettingsError
 
-# A trial times the numbers in turn, for so many rounds; fewer after a try, which has already shown
-# that another number is faster. One turn lasts at least this many seconds. Its first piece of work
-# may start threads, so it counts only if it takes so long that this does not matter.
+# The rounds of a trial: fewer after a try, which has already shown that another number is faster.
+# In each round each number has a turn of at least this many seconds. The first piece of a turn may
+# start threads, so its time counts only if it takes so long that this does not matter.
 _ROUNDS, _ROUNDS_AFTER_A_TRY, _TURN_SECONDS, _LONG_PIECE_SECONDS = 5, 3, 0.05, 0.5
 
-# A number that takes so many times as long as another leaves the trial, and the numbers beyond it
-# too: on 16 cores, one thread may need ten times as long as all.
+# A number that takes so many times as long as the fastest leaves the trial, and so do the numbers
+# still further from the fastest: on 16 cores, one thread may need ten times as long as all.
 _TOO_SLOW = 1.5
 
 # The first trial begins after so many pieces, while memory is allocated and caches fill.
 _WARMUP_PIECES = 3
 
-# Another number of threads is kept only if it takes at most this share of the time.
+# Another number of threads is kept only if it takes at most this share of the present one's time.
 _WORTH_A_CHANGE = 0.95
 
-# Where less work remains than this, nothing is timed: in seconds, and in multiples of the fewest
-# pieces of a trial. The fastest piece so far tells how long the rest takes, because other programs
-# must not turn a short piece of work, which a user expects to repeat exactly, into a long one.
+# Nothing is timed if less work than this remains: in seconds, and in multiples of the fewest pieces
+# of a trial. The seconds are estimated from the fastest piece so far, because other programs must
+# not make short work look long: a user expects to repeat it exactly.
 _WORTH_A_TRIAL_SECONDS, _WORTH_A_TRIAL_TIMES = 5.0, 4
 
 # Between trials, each other number is tried for one turn now and then, and a trial follows if it is
-# faster. Tries that lose may take this share of the time, within these limits on the seconds
-# between two tries of a number. The upper one allows for other programs that slow a try down. That
-# a machine is free again cannot be told by the speed of the present number alone: when another
-# program ends, the speed of one thread hardly changes.
+# faster. Slower tries may lose this share of the time, within these limits on the seconds between
+# two tries of a number. The upper limit is for tries that are slow because of another program.
+# Without tries nothing would show that a machine is free again: when another program ends, the
+# speed of one thread hardly changes.
 _SHARE_OF_TRIES = 0.01
 _LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 
@@ -62,9 +62,9 @@ def using_threads(count: int) -> Iterator[None]:
     """Within the block, this library computes with ``count`` threads, and does not time others.
 
     Trainings and evaluations that take more than a few seconds choose the number of processor
-    threads by timing them. Another number may round differently, so the same call may give other
-    last digits. In this block it does not. ``torch.set_num_threads(count)`` instead sets the most
-    threads to choose from. The earlier number is restored afterwards.
+    threads by timing several. Another number may round differently, so the same call may give other
+    last digits. In this block it does not. ``torch.set_num_threads(count)`` instead sets the
+    largest number to choose from. The earlier number is restored afterwards.
 
     Args:
         count: the number of threads.
@@ -85,7 +85,7 @@ def using_threads(count: int) -> Iterator[None]:
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise SettingsError(
-            f"using_threads: {count!r} is not a number of threads; give a whole number from 1"
+            f"using_threads: {count!r} is not a number of threads; give a whole number from 1 on"
         )
     token = _fixed.set(count)
     try:
@@ -123,6 +123,9 @@ def list_candidates(device: torch.device) -> list[int]:
 class ThreadTuner:
     """Chooses how many threads compute repeated pieces of work, and chooses again.
 
+    A *trial* compares all numbers, in rounds in which each has a turn. A *try* runs one other
+    number for a single turn. Times are seconds of work, without the time between pieces.
+
     The caller sets the first number of threads and restores the earlier one, see
     :func:`restoring_threads`.
 
@@ -153,7 +156,7 @@ class ThreadTuner:
         self.rounds = 0
         """The number of rounds that a trial has still to begin."""
         self.in_trial: list[int] = []
-        """The numbers of threads that each round of a trial times."""
+        """The numbers that have a turn in each further round of the trial."""
         self.turns: list[int] = []
         """The numbers that this round or try has still to time; empty between trials."""
         self.turn: list[float] = []
@@ -180,7 +183,10 @@ class ThreadTuner:
             self.count, self.is_chosen = count, True
 
     def start_again(self) -> None:
-        """End a trial or a try, and forget the pieces so far: the work is done in another way."""
+        """End a trial or a try, and forget all times, because the work changes.
+
+        For instance, its code is compiled from now on.
+        """
         if self.turns:
             self._switch(self.before)
         self.turns, self.turn, self.since = [], [], _Pieces()
@@ -197,7 +203,7 @@ class ThreadTuner:
     def timing(self, left: float) -> Iterator[None]:
         """Around a piece of work: record its time. If it fails, nothing is recorded.
 
-        A number that somebody else has set meanwhile is left as it is from then on.
+        If another part of the program has set the number of threads meanwhile, that number stays.
         """
         if len(self.candidates) > 1 and torch.get_num_threads() != self.count:
             self._leave(torch.get_num_threads())
@@ -285,7 +291,7 @@ class ThreadTuner:
             self._end_trial()
 
     def _leave_out_if_slow(self, number: int) -> None:
-        """Leave a number that is too slow out of the rest of the trial, and those beyond it."""
+        """Leave out a number that is too slow, and those still further from the fastest."""
         best = min(self.timed, key=lambda each: min(self.timed[each]))
         if min(self.timed[number]) <= _TOO_SLOW * min(self.timed[best]):
             return

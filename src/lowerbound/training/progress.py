@@ -27,8 +27,7 @@ class Windows:
 class Progress:
     """The progress of a training run.
 
-    To resume the run takes this progress, the weights, the optimiser's state and torch's random
-    state.
+    A resumed run needs this progress, the weights, the optimiser's state and torch's random state.
     """
 
     epoch: int = 0

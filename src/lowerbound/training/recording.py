@@ -25,9 +25,9 @@ class RecordedStep:
     A step whose code is not valid any more, because a setting of the model has changed, runs
     unrecorded, which compiles it again. The next step is recorded again.
 
-    A graph reads and writes at fixed addresses, and does not repeat what Python does. So a step is
-    never recorded if it cannot be, or if it puts a tensor of its modules elsewhere. If that happens
-    between two steps, the step is recorded again.
+    A graph reads and writes at fixed addresses, and does not repeat what Python does. So a step
+    that moves a tensor of its modules to another address is not recorded. If a tensor has moved
+    between two steps, the step is recorded again. If recording fails, steps run unrecorded.
 
     Args:
         step: the step.

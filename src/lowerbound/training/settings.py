@@ -96,8 +96,9 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
 
     With ``"auto"`` the first steps are timed. If the remaining steps would take 20 seconds or more,
     the compiler works in the background, some compiled steps are timed too, and the faster ones are
-    kept. Where it cannot work in the background, as on a GPU, steps wait for it, so it is tried
-    from a minute and a half on. ``"always"`` compiles from the second step on, without a trial.
+    kept. If they were compiled in an earlier run, ten seconds are enough. Where the compiler cannot
+    work in the background, as on a GPU, steps wait for it, so it is tried only if they would take a
+    minute and a half. ``"always"`` compiles from the second step on, without a trial.
     Compiled and uncompiled steps agree to rounding.
     """
 
@@ -114,7 +115,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """Number of processor threads; by default the one with which timed steps are fastest.
 
     All of torch's threads, half of them, and so on to one are timed if more than five seconds of
-    steps remain. A neighbouring number is tried every few seconds, because other programs on the
+    steps remain. Other numbers are tried again every few seconds, because other programs on the
     same cores slow several threads more than one. Each change is reported, and the records count
     the steps of each number. Another number of threads may round differently, so give a number to
     repeat a long run bit by bit; validation uses it too. Before steps are timed, a small fully

@@ -79,7 +79,7 @@ class TrainingStep:
         # copy from before each step is kept.
         self.buffers = [buffer for module in modules for buffer in _list_stored_buffers(module)]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
-        # These do not turn other tensors into double precision, because a tensor without dimensions
+        # In double precision, which does not spread to other tensors: a tensor without dimensions
         # does not change the type of a result.
         self.scheduled = {
             name: torch.zeros((), dtype=torch.float64, device=self.device)

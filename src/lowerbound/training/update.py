@@ -43,7 +43,7 @@ class WeightUpdate:
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         """The learning rate of each group on the device, for updates that a graph repeats."""
         self.recorded: tuple[Any, ...] | None = None
-        """What those updates have fixed; ``None`` if compiled steps only call the update."""
+        """What recorded updates have fixed; ``None`` if compiled steps only call the update."""
         self._rates: list[float] = [0.0 for _ in self.rates]
         self._has_state = False
         self._error: BaseException | None = None
@@ -177,9 +177,9 @@ def change_unless(
 _NUMBERS = count()
 _UPDATES: WeakValueDictionary[int, WeightUpdate] = WeakValueDictionary()
 
-# torch's decorator for operations makes ones that take longer to call than a small optimiser to
-# run. The first one counts steps in Python, which a CUDA graph that is repeated would not. The
-# second one counts nothing, and a graph contains what it does.
+# Operations made by torch's decorator would take longer to call than a small optimiser takes to
+# run. The first operation counts steps in Python, which a repeated CUDA graph would not do. The
+# second one counts nothing, so a graph can repeat all that it does.
 _ARGUMENTS = "(Tensor(a!)[] parameters, Tensor?[] gradients, Tensor refused, SymInt number) -> ()"
 torch.library.define("lowerbound::update", _ARGUMENTS)
 torch.library.define("lowerbound::recorded_update", _ARGUMENTS)
@@ -190,7 +190,7 @@ def _update(
     parameters: list[Tensor], gradients: list[Tensor | None], refused: Tensor, number: int
 ) -> None:
     update = _UPDATES[number]
-    update.recorded = None  # a parameter has no gradient, if this was to be recorded
+    update.recorded = None  # it was to be recorded, but a parameter has no gradient
     _run(update, update.apply, parameters, gradients, refused)
 
 
