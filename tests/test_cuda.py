@@ -16,6 +16,7 @@ from torch.distributions import Normal, constraints
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
+from lowerbound.runtime.noise import philox
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiling import compile_step
 from lowerbound.training.optim import average_weights, make_optimizer
@@ -291,9 +292,11 @@ def test_a_log_joint_is_fitted_there():
     assert lb.posterior_health(model, samples=500) is not None
 
 
+@pytest.mark.parametrize("few", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_noise_is_that_of_the_cpu(dtype):
+def test_noise_is_that_of_the_cpu(dtype, few, monkeypatch):
     """Uniform draws have the same bits, and normal draws are equal to rounding."""
+    monkeypatch.setattr(philox, "_FEW_WORDS", few)
     drawn = []
     for device in ("cpu", "cuda"):
         with lb.noise.per_example(2**63 + 1, torch.tensor([0, 7, 2**40])):

@@ -69,6 +69,15 @@ def test_operations_of_torch_give_the_same_draws(transform, dtype):
     torch.testing.assert_close(found, expected, rtol=error, atol=error)
 
 
+@pytest.mark.parametrize("few", [0, 1 << 30])
+def test_another_device_gets_a_tensor_of_its_own(few, monkeypatch):
+    """Whether the words are made there or on the CPU; this device computes shapes and no values."""
+    monkeypatch.setattr(philox, "_FEW_WORDS", few)
+    with noise.per_example(3, torch.arange(4)):
+        drawn = [draw((5, 4, 3), 1, device="meta") for draw in DRAWS.values()]
+    assert all(tensor.device.type == "meta" and tensor.shape == (5, 4, 3) for tensor in drawn)
+
+
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chunks_of_any_length_are_one_draw(name, dtype):

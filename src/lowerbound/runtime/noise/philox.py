@@ -4,9 +4,9 @@ The generator (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as ea
 turns a counter of four 64-bit words into four random words, by ten rounds of products and
 exclusive ors. No draw depends on another, so draws are the same in every order and on every device.
 
-The same words are made in two ways. numpy's generator makes them one after the other.
-:func:`make_words` makes those of many counters at once. On a CPU it is faster for few draws for
-each of many examples, and on other devices it is the only way.
+The same words are made in two ways. numpy's generator makes them one after the other on the CPU.
+:func:`make_words` makes those of many counters at once, which is faster for few draws for each of
+many examples. It also works on other devices, and is used there for many draws.
 
 Functions with an argument ``xp`` use only what the modules ``numpy`` and ``torch`` share. On a CPU
 they are given numpy, whose products of integers take half the time of torch's, and whose operations
@@ -34,6 +34,10 @@ _KEY_STEPS = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], np.uint64)
 # On a CPU, numpy's generator needs 5 us to move to another example, and 30 ns for each counter.
 # make_words needs 400 us for any number of counters, and 300 ns for each.
 _MANY_EXAMPLES, _FEW_COUNTERS = 150, 8
+
+# On other devices make_words starts 240 operations for any number of counters. So the words of a
+# smaller request, which a CPU makes within a millisecond, are made there and copied.
+_FEW_WORDS = 1 << 18
 
 # The number of counters that are processed at once. On a CPU temporary arrays, 128 KiB each, then
 # stay in the cache; on other devices slices only bound the memory.
@@ -64,19 +68,25 @@ def make_words(counter: Any, key: Any, xp: Any = np) -> Any:
     multipliers, *round_keys = constants.reshape(1 + _ROUNDS, 2, *(1,) * (counter.ndim - 1))
     # Words 0 and 2 are multiplied, so each operation is made for both at once.
     even, odd = counter[0::2], counter[1::2]
+    halves = multipliers & _LOWER_HALF, _shift(multipliers)
     for round_key in round_keys:
-        upper, lower = _multiply(even, multipliers)
+        upper, lower = _take_upper_product(even, *halves), even * multipliers
         even, odd = xp.flip(upper, (0,)) ^ odd, xp.flip(lower, (0,))
         even ^= round_key
     return xp.stack([even[0], odd[0], even[1], odd[1]], -1)
 
 
-def _multiply(a: Any, b: Any) -> tuple[Any, Any]:
-    """Multiply unsigned words of 64 bits: the upper and the lower word of each product.
+def _take_upper_product(a: Any, b0: Any, b1: Any) -> Any:
+    """Multiply unsigned words ``a`` and ``b``, and return the upper 64 of the 128 bits.
 
     Halves are multiplied, because the product of two 32-bit words fits into 64 bits.
+
+    Args:
+        a: words.
+        b0: the lower halves of ``b``.
+        b1: its upper halves.
     """
-    a0, a1, b0, b1 = a & _LOWER_HALF, _shift(a), b & _LOWER_HALF, _shift(b)
+    a0, a1 = a & _LOWER_HALF, _shift(a)
     middle = _shift(a0 * b0)
     middle += a1 * b0
     other = a0 * b1
@@ -84,7 +94,7 @@ def _multiply(a: Any, b: Any) -> tuple[Any, Any]:
     upper = a1 * b1
     upper += _shift(middle)
     upper += _shift(other)
-    return upper, a * b
+    return upper
 
 
 def _shift(words: Any) -> Any:
@@ -150,6 +160,10 @@ def draw_words(
     block, skipped = divmod(start, _WORDS)
     blocks = -(-(skipped + count) // _WORDS)
     on_cpu = device.type == "cpu"
+    if not on_cpu and len(indices) * count < _FEW_WORDS:
+        cpu = torch.device("cpu")
+        few = draw_words(seed, indices, request=request, start=start, count=count, device=cpu)
+        return torch.from_numpy(few).to(device)
     if on_cpu and (len(indices) < _MANY_EXAMPLES or blocks > _FEW_COUNTERS):
         return _draw_in_turn(seed, indices, request, start, count)
     # numpy's generator increases the counter before it is used.
