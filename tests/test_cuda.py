@@ -16,6 +16,7 @@ from torch.distributions import Normal, constraints
 
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
+from lowerbound.runtime.noise import philox
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiled_step import compile_step
 from lowerbound.training.optim import average_weights, make_optimizer
@@ -289,3 +290,22 @@ def test_a_log_joint_is_fitted_there():
     assert draws["slope"].device == GPU
     assert float(draws["slope"].mean()) == pytest.approx(2.0, abs=0.1)
     assert lb.posterior_health(model, samples=500) is not None
+
+
+@pytest.mark.parametrize("few", [0, 1 << 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_that_of_the_cpu(dtype, few, monkeypatch):
+    """Uniform draws have the same bits, and normal draws are equal to rounding."""
+    monkeypatch.setattr(philox, "_FEW_WORDS", few)
+    drawn = []
+    for device in ("cpu", "cuda"):
+        with lb.noise.per_example(2**63 + 1, torch.tensor([0, 7, 2**40])):
+            draws = [
+                draw((5001, 3, 7), 1, dtype=dtype, device=device).cpu()
+                for draw in (lb.noise.uniform, lb.noise.standard_normal)
+            ]
+        drawn.append(draws)
+    (uniform, normal), (uniform_there, normal_there) = drawn
+    assert torch.equal(uniform, uniform_there)
+    error = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(normal_there, normal, rtol=error, atol=error)

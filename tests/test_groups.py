@@ -257,7 +257,7 @@ def test_at_the_exact_posterior_every_weight_is_the_evidence():
 
 
 def test_estimates_near_the_evidence_where_q_is_off():
-    """The seed is fixed; of three, the estimate from 20,000 draws was off by at most 0.003."""
+    """The estimate's standard error is 0.0005, and the least distance of two bounds 6 of theirs."""
     torch.manual_seed(0)
     model = at_the_exact_posterior()
     with torch.no_grad():
@@ -267,9 +267,10 @@ def test_estimates_near_the_evidence_where_q_is_off():
     x = model.evidence().sample((50,))
     exact = float(model.evidence().log_prob(x).mean())
     estimate = lb.log_likelihood(model, x, samples=20_000)
-    assert estimate.mean == pytest.approx(exact, abs=0.01)
+    assert estimate.mean == pytest.approx(exact, abs=0.003)
     assert estimate.warning is None
-    bounds = [lb.evaluate(model, lb.IWAE(k), x).mean for k in (1, 10, 1000)]
+    # Each bound is the mean of 200 estimates with noise of their own.
+    bounds = [lb.evaluate(model, lb.IWAE(k), x.repeat(200, 1)).mean for k in (1, 10, 100)]
     assert bounds == sorted(bounds)
     assert bounds[0] < exact - 0.1
 

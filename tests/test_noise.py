@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,7 +36,6 @@ from lowerbound.conditionals import Parametric
 from lowerbound.data import Examples
 from lowerbound.runtime import noise
 from lowerbound.runtime.noise import derived_seed, per_example, standard_normal
-from lowerbound.runtime.noise.streams import ExampleStreams
 
 DRAWS = {"standard_normal": noise.standard_normal, "uniform": noise.uniform}
 
@@ -350,21 +348,3 @@ def test_a_gamma_posterior_s_gradient_in_training_is_torch_s(gamma_model):
 def test_noise_is_public():
     assert lb.noise.standard_normal is noise.standard_normal
     assert lb.noise.uniform is noise.uniform
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-def test_threads_draw_the_same_noise(chunked):
-    """For a device whose work needs no thread of the CPU; only its name matters here."""
-    shape, draw = (20_000, 3), np.random.Generator.standard_normal
-    drawn = []
-    for device in ("cpu", "cuda"):
-        streams = ExampleStreams(0, torch.tensor([4, 0, 9]))
-        if chunked:
-            streams.open = []
-        parts = []
-        for _ in range(2):
-            streams.turn = 0
-            parts.append(streams.fill(shape, 1, draw, torch.float32, device=device))
-        drawn.append(torch.stack(parts))
-    assert torch.equal(*drawn)
-    assert not torch.equal(drawn[0][0], drawn[0][1])

@@ -5,32 +5,87 @@ from __future__ import annotations
 from mutation import Mutation
 
 STREAMS, FOREIGN = "runtime/noise/streams.py", "runtime/noise/foreign.py"
+PHILOX = "runtime/noise/philox.py"
 PIXELS, EXAMPLES, DATASET = "data/pixels.py", "data/examples.py", "data/dataset.py"
 
 MUTATIONS = [
     Mutation(
-        STREAMS,
-        "return (0, 0, request, index)",
-        "return (request, 0, 0, index)",
+        PHILOX,
+        "[:] = block, 0, request, index",
+        "[:] = block + request, 0, 0, index",
         "Successive requests overlap: the numbers of one are those of the next, shifted.",
     ),
     Mutation(
-        STREAMS,
-        "return (0, 0, request, index)",
-        "return (0, 0, 0, index)",
+        PHILOX,
+        "[:] = block, 0, request, index",
+        "[:] = block, 0, 0, index",
         "Every request gives the same numbers.",
     ),
     Mutation(
-        STREAMS,
-        "return (0, 0, request, index)",
-        "return (index, 0, request, 0)",
+        PHILOX,
+        "[:] = block, 0, request, index",
+        "[:] = block + index, 0, request, 0",
         "The streams of neighbouring examples overlap.",
     ),
     Mutation(
-        STREAMS,
-        "bits = np.random.Philox(key=self.seed)",
-        "bits = np.random.Philox(key=0)",
+        PHILOX,
+        "    bits = np.random.Philox(key=seed)\n",
+        "    bits = np.random.Philox(key=0)\n",
         "The noise of examples does not depend on the seed.",
+    ),
+    Mutation(
+        PHILOX,
+        "counter[3] = columns, request, indices.to(device)[:, None]",
+        "counter[3] = columns, request, 0",
+        "In a large batch, all examples have the same noise.",
+    ),
+    Mutation(
+        PHILOX,
+        "(key + np.arange(_ROUNDS",
+        "(key + 0 * np.arange(_ROUNDS",
+        "All rounds of Philox have the same key.",
+    ),
+    Mutation(
+        PHILOX,
+        "xp.flip(lower, (0,))",
+        "lower",
+        "The rounds of Philox do not exchange words.",
+    ),
+    Mutation(
+        PHILOX,
+        "    upper += _shift(middle)\n",
+        "",
+        "A product of two words lacks a carry.",
+    ),
+    Mutation(
+        PHILOX,
+        "        if skipped:\n            bits.random_raw(skipped)\n",
+        "",
+        "A chunk that starts within a block of four words repeats some of them.",
+    ),
+    Mutation(
+        PHILOX,
+        "radius *= -2\n",
+        "radius *= -1\n",
+        "Normal draws have a variance of one half.",
+    ),
+    Mutation(
+        PHILOX,
+        "angle *= math.pi / (1 << 31)",
+        "angle *= math.pi / (1 << 32)",
+        "Angles cover half of the circle, so one of two normal draws is never negative.",
+    ),
+    Mutation(
+        PHILOX,
+        "    radius += 2.0**-33\n",
+        "",
+        "A word of zeros gives an infinite normal draw.",
+    ),
+    Mutation(
+        PHILOX,
+        "_DIGITS.get(dtype, 24)",
+        "24",
+        "Uniform draws in bfloat16 are rounded to 1.",
     ),
     Mutation(
         STREAMS,
@@ -51,9 +106,9 @@ MUTATIONS = [
         "For a batch of pairs the noise belongs to samples instead of examples.",
     ),
     Mutation(
-        STREAMS,
-        "g.random(size, np.float32)",
-        "g.random(size, np.float32) / 2",
+        PHILOX,
+        "uniform *= 2.0**-digits",
+        "uniform *= 0.5 * 2.0**-digits",
         "Uniform numbers lie between 0 and one half.",
     ),
     Mutation(

@@ -18,7 +18,7 @@ from lowerbound.distributions import (
 )
 from lowerbound.models import LatentModel
 from lowerbound.runtime import noise
-from lowerbound.runtime.noise import foreign, streams
+from lowerbound.runtime.noise import foreign, philox, streams
 
 from . import breaks
 
@@ -198,7 +198,14 @@ def the_flow_s_density_lacks_its_determinant(patch):
 
 @breaks("noise-never-repeats")
 def successive_requests_overlap(patch):
-    patch.setattr(streams, "_make_counter", lambda request, index: (request, 0, 0, index))
+    original = philox.draw_words
+    patch.setattr(
+        philox,
+        "draw_words",
+        lambda *args, request, start, **more: original(
+            *args, request=0, start=start + request, **more
+        ),
+    )
 
 
 @breaks("noise-never-repeats")

@@ -1,19 +1,22 @@
 """Random numbers that belong to examples, so that an evaluation does not depend on its batches.
 
 While training, noise comes from torch's own generator. While evaluating, the noise of example ``i``
-is a function of ``(seed, i)`` alone: a counter-based generator (Philox, Salmon et al. 2011) is set
-to the example's own stream. A dataset's bound is then the same for every batch size, two models can
-be compared on common random numbers, and adding an example changes no other example's value.
+is a function of ``(seed, i)`` alone: the example has its own stream of a counter-based generator
+(Philox4x64-10, Salmon et al. 2011). A dataset's bound is then the same for every batch size, two
+models can be compared on common random numbers, and adding an example changes no other example's
+value.
+
+Uniform and normal draws are made on their device (:mod:`lowerbound.runtime.noise.philox`). Draws
+that need rejection, such as those of gamma distributions, are made by numpy on the CPU.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -21,13 +24,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
+from lowerbound.runtime.noise import philox
 
-# The number of draws for an example for which a thread is worth its synchronisation.
-_WORTH_THREADS = 1 << 14
+_PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
 
 # The floating types that numpy has as well.
 _NUMPY_DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass
+class _OpenRequest:
+    """A request for noise: its number, and what has been drawn for each example."""
+
+    request: int
+    drawn: int = 0
+    generators: list[np.random.Generator] | None = None
 
 
 class ExampleStreams:
@@ -35,12 +46,41 @@ class ExampleStreams:
 
     def __init__(self, seed: int, indices: Tensor) -> None:
         self.seed = seed
-        self.indices = indices.tolist()
+        self.indices = indices
         self.requests = 0
-        # Within in_chunks, this holds the generators of each request of a chunk, which the requests
-        # of the next chunk continue.
-        self.open: list[list[np.random.Generator]] | None = None
+        # Within in_chunks, this holds the state of each request of a chunk, which the requests of
+        # the next chunk continue.
+        self.open: list[_OpenRequest] | None = None
         self.turn = 0
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        axis: int,
+        transform: philox.Transform,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Tensor:
+        """Draw a tensor of ``shape``: slice ``i`` along ``axis`` comes from example ``i``'s stream.
+
+        ``transform`` makes the draws from random words, see :mod:`lowerbound.runtime.noise.philox`.
+        """
+        others = shape[:axis] + shape[axis + 1 :]
+        count = math.prod(others)
+        opened = self._continue_request()
+        start = opened.drawn
+        opened.drawn += count
+        drawn = philox.draw(
+            transform,
+            self.seed,
+            self.indices,
+            request=opened.request,
+            start=start,
+            count=count,
+            dtype=dtype,
+            device=device,
+        )
+        return drawn.reshape(len(self.indices), *others).movedim(0, axis).contiguous()
 
     def fill(
         self,
@@ -49,66 +89,43 @@ class ExampleStreams:
         draw: Callable[..., Any],
         dtype: torch.dtype,
         parameters: Sequence[Tensor] = (),
-        *,
-        device: torch.device | str = "cpu",
     ) -> Tensor:
         """Fill a tensor of ``shape``: slice ``i`` along ``axis`` comes from example ``i``'s stream.
 
         ``draw`` receives a generator, the slice of each of ``parameters``, and the shape to draw,
-        as the methods of numpy's generators do. If the result is for another ``device``, whose work
-        needs no thread of the CPU, several threads draw.
+        as the methods of numpy's generators do.
         """
         if dtype not in _NUMPY_DTYPES:
             dtype = torch.float64
         filled = torch.empty(shape, dtype=dtype)
         rows = np.moveaxis(filled.numpy(), axis, 0)
         given = [np.moveaxis(value.detach().cpu().numpy(), axis, 0) for value in parameters]
-        in_threads = (
-            torch.device(device).type != "cpu" and math.prod(rows.shape[1:]) >= _WORTH_THREADS
-        )
-
-        def fill_row(row: int, generator: np.random.Generator) -> None:
+        for row, generator in enumerate(self._continue_generators()):
             rows[row] = draw(generator, *(value[row] for value in given), rows.shape[1:])
-
-        each = enumerate(self._continue_generators(at_once=in_threads))
-        if not in_threads:
-            for row, generator in each:
-                fill_row(row, generator)
-            return filled
-        with ThreadPoolExecutor(min(len(rows), os.cpu_count() or 1)) as threads:
-            list(threads.map(fill_row, *zip(*each, strict=True)))
         return filled
 
-    def _continue_generators(self, *, at_once: bool) -> Iterable[np.random.Generator]:
+    def _continue_generators(self) -> Iterable[np.random.Generator]:
         """A generator for each example, new for each request or continued from the last chunk."""
+        opened = self._continue_request()
+        if self.open is None:
+            return philox.iterate_generators(self.seed, self.indices, opened.request)
+        if opened.generators is None:  # each needs one of its own, to be continued
+            opened.generators = [
+                next(philox.iterate_generators(self.seed, index, opened.request))
+                for index in self.indices.split(1)
+            ]
+        return opened.generators
+
+    def _continue_request(self) -> _OpenRequest:
+        """Return the next request, which is a new one or continues one of the last chunk."""
         if self.open is None:
             self.requests += 1
-            if at_once:
-                return [self._make_generator(self.requests - 1, index) for index in self.indices]
-            return self._reset_in_turn(self.requests - 1)
+            return _OpenRequest(self.requests - 1)
         self.turn += 1
         if self.turn > len(self.open):
-            self.open.append([self._make_generator(self.requests, index) for index in self.indices])
+            self.open.append(_OpenRequest(self.requests))
             self.requests += 1
         return self.open[self.turn - 1]
-
-    def _make_generator(self, request: int, index: int) -> np.random.Generator:
-        return np.random.Generator(
-            np.random.Philox(key=self.seed, counter=_make_counter(request, index))
-        )
-
-    def _reset_in_turn(self, request: int) -> Iterator[np.random.Generator]:
-        """The same generators, made faster: a single generator moves from stream to stream."""
-        bits = np.random.Philox(key=self.seed)
-        generator, state = np.random.Generator(bits), bits.state
-        for index in self.indices:
-            state["state"]["counter"][:] = _make_counter(request, index)
-            bits.state = state
-            yield generator
-
-
-def _make_counter(request: int, index: int) -> tuple[int, int, int, int]:
-    return (0, 0, request, index)
 
 
 @contextmanager
@@ -258,14 +275,13 @@ def standard_normal(
         >>> import torch
         >>> with per_example(0, torch.tensor([3])):
         ...     standard_normal((2, 1), axis=1)
-        tensor([[0.7665],
-                [2.3022]])
+        tensor([[-0.0209],
+                [ 0.0658]])
     """
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.randn(shape, dtype=dtype, device=device)
-    drawn = streams.fill(shape, axis, np.random.Generator.standard_normal, dtype, device=device)
-    return drawn.to(device, dtype)
+    return streams.draw(shape, axis, philox.to_normal, dtype, device)
 
 
 def uniform(
@@ -289,8 +305,4 @@ def uniform(
     streams = find_streams(shape, axis)
     if streams is None:
         return torch.rand(shape, dtype=dtype, device=device)
-    # In float32, numpy draws multiples of 2^-24 below 1, so no rounding to float32 gives 1.0.
-    drawn = streams.fill(
-        shape, axis, lambda g, size: g.random(size, np.float32), dtype, device=device
-    )
-    return drawn.to(device, dtype)
+    return streams.draw(shape, axis, philox.to_uniform, dtype, device)
