@@ -207,6 +207,18 @@ def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
 
 
 @needs_onednn
+@pytest.mark.usefixtures("trial")
+def test_torch_multiplies_where_its_compiler_has_other_parts(monkeypatch):
+    def fail(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(products, "import_module", fail)
+    monkeypatch.setattr(products, "_time", lambda work: float(work() is None))
+    monkeypatch.setattr(products, "_WORTH_A_CHANGE", 2.0)
+    assert choose_library(CPU) == "torch"
+
+
+@needs_onednn
 def test_compiled_evaluations_multiply_with_the_chosen_library(monkeypatch):
     stages = []
 
