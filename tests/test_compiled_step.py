@@ -1,4 +1,4 @@
-"""Compiled steps that are repeated without the compiler's checks: what they compute, and when."""
+"""Compiled steps without the compiler's checks: what they compute, and when they are repeated."""
 
 import sys
 from itertools import pairwise
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def make_steps(optimizer: str = "adam", model: lb.LatentModel | None = None) -> Steps:
-    """Steps of which two have been taken, the second one compiled."""
+    """Take two steps, the second one compiled."""
     objective = lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4))
     steps = make_step(model or make_vae(), objective, binary((6,)), optimizer, clip_norm=1.0)
     after(steps, 2, compiled=True)
@@ -60,7 +60,7 @@ def calls(monkeypatch) -> list[object]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_repeated_steps_have_the_bits_of_checked_ones(optimizer, calls):
+def test_repeated_steps_give_the_same_bits_as_checked_ones(optimizer, calls):
     ends = []
     for is_unchanged in (True, False):
         steps = make_steps(optimizer)
@@ -89,7 +89,7 @@ def test_a_repeated_step_that_is_refused_changes_nothing():
     assert steps.step.taken == 3 == steps.step.accepted
 
 
-def test_a_batch_of_another_size_is_checked(calls):
+def test_a_step_with_a_batch_of_another_size_is_checked(calls):
     steps = make_steps()
     checked = len(calls)
     steps.batch = lambda: make_batch(steps, 5)
@@ -103,7 +103,7 @@ def make_batch(steps: Steps, size: int):
     return type(whole)(whole.tensor[:size], {}, whole.examples, on_device=True)
 
 
-def test_uncompiled_and_repeated_steps_alternate():
+def test_uncompiled_and_repeated_steps_may_alternate():
     mixed, plain = make_steps(), make_steps()
     for number in range(4):
         for steps in (mixed, plain):
@@ -114,7 +114,7 @@ def test_uncompiled_and_repeated_steps_alternate():
         torch.testing.assert_close(one, other)
 
 
-def test_a_step_that_is_interrupted_after_its_update_counts(monkeypatch):
+def test_a_step_that_is_interrupted_after_its_update_is_counted(monkeypatch):
     steps = make_steps()
     run = LastCall.repeat
 
@@ -151,7 +151,7 @@ def test_code_that_changes_more_than_tensors_is_not_repeated(calls):
 
 
 class Watching(Observer):
-    """Reads gradients after each step, and freezes the encoder after some."""
+    """Looks for gradients after each step, and freezes the encoder after one of them."""
 
     def __init__(self, freeze_at: int) -> None:
         self.freeze_at = freeze_at
@@ -188,5 +188,6 @@ def test_steps_are_repeated_unless_an_observer_may_interfere(calls):
     watched = len(calls)
     calls.clear()
     fit(Reading(freeze_at=-1))
-    # The first of 12 steps is uncompiled. The next, and the first ones of epochs, are checked.
+    # The first of 12 steps is uncompiled. The second one and the first ones of the other two epochs
+    # are checked.
     assert (watched, len(calls)) == (11, 3)

@@ -53,8 +53,8 @@ class Observer:
     """
 
     only_reads: ClassVar[bool] = False
-    """Whether :meth:`on_step` and :meth:`on_choice` change nothing of the model, the objective and
-    the optimiser, and do not read the gradients of parameters."""
+    """Whether :meth:`on_step` and :meth:`on_choice` leave the model, the objective and the
+    optimiser unchanged, and do not read the gradients of parameters."""
 
     @property
     def may_interfere(self) -> bool:
@@ -246,7 +246,7 @@ class Loop:
     # The parts of the loop.
 
     def _iterate_batches(self) -> Generator[Batch]:
-        """Yield the remaining batches of an epoch, in an order that depends on it and the seed.
+        """Yield the remaining batches of an epoch, in an order from the seed and the epoch alone.
 
         Between them the loop checks from time to time whether the device refused a step.
         """
@@ -383,7 +383,7 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            self.autotuner.close()  # what compiles should not wait for a checkpoint
+            self.autotuner.close()  # before a checkpoint is written
             if isinstance(error, NonFiniteError):
                 self.failure = str(error)
             if isinstance(error, KeyboardInterrupt):
