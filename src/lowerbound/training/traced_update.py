@@ -36,7 +36,11 @@ def update_by_adam(
 
 
 def compute_adam_factors(group: Mapping[str, Any], taken: float) -> list[float]:
-    """Compute the factors of :func:`update_by_adam` for the step that follows ``taken`` steps."""
+    """Compute the factors of :func:`update_by_adam` for the step that follows ``taken`` steps.
+
+    With t = ``taken`` + 1, ``size`` is lr / (1 - beta1^t), ``scale`` is 1 / sqrt(1 - beta2^t), and
+    ``keep`` is 1 - lr * weight decay for AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019).
+    """
     (beta1, beta2), rate, decay, keep = group["betas"], group["lr"], group["weight_decay"], 1.0
     if group["decoupled_weight_decay"]:
         decay, keep = 0.0, 1.0 - rate * decay

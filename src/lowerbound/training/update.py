@@ -1,8 +1,8 @@
 """The update of the weights: the optimiser's step, which is refused if a value is not finite.
 
-In a compiled step the update of a known optimiser consists of operations on tensors, which the
-compiler fuses, or is recorded with the rest of the step on a GPU. Any other optimiser is called by
-a single operation of torch, and the compiler knows only that it changes the parameters. So any
+In a step that is one graph, the update of a known optimiser consists of operations that the
+compiler fuses, or it is recorded with the rest of the step on a GPU. Any other optimiser is called
+by a single operation of torch, and the compiler knows only that it changes the parameters. So any
 optimiser can be part of a compiled step. The device decides whether an update is refused, and the
 host need not wait for the answer.
 """
