@@ -18,7 +18,7 @@ from test_compiling import Steps, after, binary, graphs, make_step, make_vae
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.usefixtures("fresh_compiler", "lowered"),
+    pytest.mark.usefixtures("fresh_compiler", "traced"),
 ]
 
 

@@ -106,8 +106,9 @@ class _WholeStep:
         update = self.step.update
         taken = update.taken
         try:
-            if not (self.step.is_unchanged and self._repeat(batch)):
-                self._call(batch)
+            with update.raising_its_errors():
+                if not (self.step.is_unchanged and self._repeat(batch)):
+                    self._call(batch)
         finally:
             update.count(taken)
 
@@ -127,8 +128,7 @@ class _WholeStep:
         update = self.step.update
         update.trace()
         update.prepare()
-        with update.raising_its_errors():
-            gradients = self.made(batch)
+        gradients = self.made(batch)
         self.last_call = self.made.last_call(batch.changing_tensors)
         self.traced = update.traced
         if gradients is not None:
