@@ -227,3 +227,44 @@ def test_steps_are_repeated_unless_an_observer_may_interfere(calls):
     fit(Reading(freeze_at=-1))
     # The first of 12 steps is uncompiled. The next two, and the first two of epochs, are checked.
     assert (watched, len(calls)) == (11, 6)
+
+
+class Adding(Observer):
+    """Adds another observer before the first step."""
+
+    def __init__(self, other: Observer) -> None:
+        self.other = other
+
+    def on_start(self, loop) -> None:
+        loop.observers.append(self.other)
+
+
+def test_an_observer_that_another_one_adds_sees_gradients():
+    watching = Watching(freeze_at=-1)
+    fit(Adding(watching))
+    assert watching.gradients == 12 * [True]
+
+
+def test_a_subclass_that_overrides_a_method_may_interfere():
+    class Plain(Observer):
+        only_reads = True
+
+    class Stepping(Plain):
+        def on_step(self, loop) -> None:
+            pass
+
+    class Saying(Stepping):
+        only_reads = True
+
+    class Starting(Saying):
+        def on_start(self, loop) -> None:
+            pass
+
+    kinds = (Observer, Plain, Stepping, Saying, Starting)
+    assert [kind().may_interfere for kind in kinds] == [False, False, True, False, False]
+
+
+def test_a_method_of_one_instance_may_interfere():
+    observer = Observer()
+    observer.on_step = lambda loop: None
+    assert observer.may_interfere
