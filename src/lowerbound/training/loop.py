@@ -141,8 +141,7 @@ class Loop:
                         with self.signals.finish_step(self._may_undo_step):
                             self._take_step(batch)
                         self._stop_if_requested()
-                record = self._validate()
-                decision = self._decide()
+                record, decision = self._validate(), self._decide()
                 with self.signals.postpone():
                     self._keep_best(record, decision)
                     self._end_epoch(record)
