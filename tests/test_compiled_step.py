@@ -129,6 +129,25 @@ def test_a_step_that_is_interrupted_after_its_update_counts(monkeypatch):
     assert steps.step.taken == 4 == steps.step.accepted
 
 
+def test_an_error_of_the_optimiser_in_a_repeated_step_is_raised_unchanged(monkeypatch):
+    steps = make_steps("rmsprop")
+    run = LastCall.repeat
+
+    def fail():
+        raise ZeroDivisionError
+
+    def convert(self, changing):
+        try:
+            return run(self, changing)
+        except ZeroDivisionError:
+            raise RuntimeError from None  # as the C++ code of a step does
+
+    monkeypatch.setattr(steps.step.optimizer, "step", fail)
+    monkeypatch.setattr(LastCall, "repeat", convert)
+    with pytest.raises(ZeroDivisionError):
+        repeat(steps)
+
+
 class Remembering(nn.Module):
     """Keeps its last output, which the compiled code returns."""
 
