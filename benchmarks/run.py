@@ -128,10 +128,10 @@ _CONTENDERS = {
     "lowerbound": ("lowerbound",),
     "lowerbound, bfloat16": ("lowerbound", "bfloat16"),
     "JAX": ("jax",),
+    "JAX, bfloat16": ("jax", "bfloat16"),
 }
 _OTHERS = {"Pyro": ("pyro",), "pythae": ("pythae",)}
 _UNCOMPILED = {"lowerbound, uncompiled": ("lowerbound", "float32", "never")}
-_JAX_BFLOAT16 = {"JAX, bfloat16": ("jax", "bfloat16")}
 
 MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
     "mnist": partial(train, "mnist", _CONTENDERS | _UNCOMPILED | _OTHERS),
@@ -145,8 +145,8 @@ MEASUREMENTS: dict[str, Callable[[Path], Any]] = {
             "pythae": ("pythae",),
         },
     ),
-    "faces": partial(train, "faces", _CONTENDERS | _JAX_BFLOAT16),
-    "iwae": partial(train, "iwae", _CONTENDERS | _JAX_BFLOAT16),
+    "faces": partial(train, "faces", _CONTENDERS),
+    "iwae": partial(train, "iwae", _CONTENDERS),
     "wide": partial(train, "wide", {"lowerbound": ("lowerbound",), "JAX": ("jax",)}),
     **{f"busy-{task}": partial(measure_busy, task) for task in ("mnist", "faces", "iwae", "wide")},
     "likelihood": lambda folder: run_script("likelihood.py", folder),

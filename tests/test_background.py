@@ -145,8 +145,8 @@ def test_a_copy_that_ignores_the_request_to_end_is_killed(monkeypatch, tmp_path)
     assert background.process.exitcode == -signal.SIGKILL
 
 
-def test_a_copy_yields_to_this_process(tmp_path):
-    """In processor time, also where each session gets the same share, and in memory."""
+def test_a_copy_gives_way_to_this_process(tmp_path):
+    """In processor time, also where all sessions get the same share of it, and in memory."""
 
     def work():
         memory = Path("/proc/self/oom_score_adj").read_text().strip()
@@ -308,7 +308,7 @@ def test_what_was_compiled_before_is_read_at_once(in_this_process):
 def test_steps_of_an_edited_class_are_compiled_in_the_background_again(
     in_this_process, tmp_path, monkeypatch
 ):
-    """Although the class prints the same."""
+    """Although the text of the model is the same."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     watched = Watched(), Watched(), Watched()

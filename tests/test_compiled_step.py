@@ -1,4 +1,4 @@
-"""Compiled steps that are repeated without the compiler's checks: what they compute, and when."""
+"""Compiled steps without the compiler's checks: what they compute, and when they are repeated."""
 
 import sys
 from itertools import pairwise
@@ -18,7 +18,7 @@ from test_compiling import Steps, after, binary, graphs, make_step, make_vae
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.usefixtures("fresh_compiler", "lowered"),
+    pytest.mark.usefixtures("fresh_compiler", "traced"),
 ]
 
 
@@ -61,7 +61,7 @@ def calls(monkeypatch) -> list[object]:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_repeated_steps_have_the_bits_of_checked_ones(optimizer, calls):
+def test_repeated_steps_give_the_same_bits_as_checked_ones(optimizer, calls):
     ends = []
     for is_unchanged in (True, False):
         steps = make_steps(optimizer)
@@ -90,7 +90,7 @@ def test_a_repeated_step_that_is_refused_changes_nothing():
     assert steps.step.taken == 4 == steps.step.accepted
 
 
-def test_a_batch_of_another_size_is_checked(calls):
+def test_a_step_with_a_batch_of_another_size_is_checked(calls):
     steps = make_steps()
     checked = len(calls)
     steps.batch = lambda: make_batch(steps, 5)
@@ -104,7 +104,7 @@ def make_batch(steps: Steps, size: int):
     return type(whole)(whole.tensor[:size], {}, whole.examples, on_device=True)
 
 
-def test_uncompiled_and_repeated_steps_alternate():
+def test_uncompiled_and_repeated_steps_may_alternate():
     mixed, plain = make_steps(), make_steps()
     for number in range(4):
         for steps in (mixed, plain):
@@ -115,7 +115,7 @@ def test_uncompiled_and_repeated_steps_alternate():
         torch.testing.assert_close(one, other)
 
 
-def test_a_step_that_is_interrupted_after_its_update_counts(monkeypatch):
+def test_a_step_that_is_interrupted_after_its_update_is_counted(monkeypatch):
     steps = make_steps()
     run = LastCall.repeat
 
@@ -207,7 +207,7 @@ def test_a_change_before_the_step_of_another_function_is_seen():
 
 
 class Watching(Observer):
-    """Reads gradients after each step, and freezes the encoder after some."""
+    """Looks for gradients after each step, and freezes the encoder after one of them."""
 
     def __init__(self, freeze_at: int) -> None:
         self.freeze_at = freeze_at

@@ -8,7 +8,7 @@ from scipy import stats
 from lowerbound.runtime import noise
 from lowerbound.runtime.noise import philox
 
-# The known answers of Random123's kat_vectors: counter and key, and the words.
+# Known answers from the file kat_vectors of Random123: counter, key, and the random words.
 ONES = 0xFFFFFFFFFFFFFFFF
 KNOWN = [
     ((0,) * 4, (0,) * 2, "16554d9eca36314c db20fe9d672d0fdc d7e772cee186176b 7e68b68aec7ba23b"),
@@ -37,7 +37,7 @@ def test_words_are_the_published_ones(counter, key, words, module):
 
 @pytest.mark.parametrize("seed", [0, 2**63 + 7])
 @pytest.mark.parametrize(("start", "count"), [(0, 1), (3, 9), (50, 4)])
-def test_both_ways_of_drawing_words_give_the_same(seed, start, count, monkeypatch):
+def test_both_ways_of_drawing_give_the_same_words(seed, start, count, monkeypatch):
     def draw():
         rows = torch.tensor([0, 9, 2**40, 2**62 + 3])
         return philox.draw_words(
@@ -55,8 +55,8 @@ def test_both_ways_of_drawing_words_give_the_same(seed, start, count, monkeypatc
 
 @pytest.mark.parametrize("transform", [philox.to_normal, philox.to_uniform])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_operations_of_torch_give_the_same_draws(transform, dtype):
-    """As on other devices: uniform draws are equal, and normal draws are equal to rounding."""
+def test_torch_and_numpy_make_the_same_draws_from_words(transform, dtype):
+    """torch makes them on other devices: uniform draws are equal, and normal ones to rounding."""
     words = philox.draw_words(
         0, torch.arange(3), request=0, start=0, count=1000, device=torch.device("cpu")
     )
@@ -80,7 +80,7 @@ def test_another_device_gets_a_tensor_of_its_own(few, monkeypatch):
 
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_chunks_of_any_length_are_one_draw(name, dtype):
+def test_chunks_of_any_length_together_are_one_draw(name, dtype):
     draw = DRAWS[name]
     with noise.per_example(3, torch.tensor([9, 4])):
         whole = draw((23, 2, 3), 1, dtype=dtype)
@@ -109,7 +109,7 @@ def test_uniform_draws_are_those_of_numpy():
     assert np.array_equal(drawn.numpy(), expected)
 
 
-def test_all_64_bits_of_seed_and_index_count():
+def test_high_bits_of_seed_and_index_change_the_draws():
     several = []
     for seed in (1, 1 + (1 << 32), 1 + (1 << 63)):
         for index in (1, 1 + (1 << 32), 1 + (1 << 62)):
@@ -130,7 +130,7 @@ def test_draws_have_their_distribution(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_extreme_words_give_finite_draws(dtype):
+def test_extreme_words_give_finite_normal_draws_and_uniform_draws_below_1(dtype):
     halves = [(0, 0), (ONES >> 32, ONES >> 32), (0, 1 << 31), (ONES >> 32, 0), (0, ONES >> 32)]
     words = np.array([lower | upper << 32 for lower, upper in halves], np.uint64).view(np.int64)
     uniform = torch.from_numpy(philox.to_uniform(words, dtype, np)).to(dtype)

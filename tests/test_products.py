@@ -1,4 +1,4 @@
-"""Matrix products with oneDNN: right values, a robust choice, and code that is kept apart."""
+"""Matrix products with oneDNN: their values, the choice of the library, and the saved choice."""
 
 import json
 import re
@@ -36,13 +36,13 @@ compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Fut
 
 @pytest.fixture
 def any_size(monkeypatch):
-    """Products of any size are replaced."""
+    """Let oneDNN compute products of any size."""
     monkeypatch.setattr(product_pass, "_LEAST_MULTIPLICATIONS", 0)
 
 
 @pytest.fixture
 def trial():
-    """The choice of an earlier trial in this process is not used, nor by later tests."""
+    """Forget the choice of an earlier trial in this process, and afterwards that of the test."""
     products._find_faster_library.cache_clear()
     yield
     products._find_faster_library.cache_clear()
@@ -73,7 +73,7 @@ def test_onednn_multiplies_every_layout():
 
 
 def forward_and_gradients(x, w, v, bias):
-    """Products of a hidden and an output layer, and of all their gradients."""
+    """Compute a hidden and an output layer and the gradients of their weights: five products."""
     hidden = torch.addmm(bias, x, w.T).tanh()
     loss = (hidden @ v.T).square().sum()
     return torch.autograd.grad(loss, [w, v, bias])
@@ -107,7 +107,7 @@ def count_calls(profiled: profile, name: str) -> int:
 
 
 @pytest.mark.usefixtures("any_size")
-def test_products_of_other_kinds_are_left_alone():
+def test_products_of_other_kinds_are_left_to_torch():
     a, b = torch.randn(4, 5), torch.randn(5, 6)
     assert count_replaced(torch.mm, a, b) == 1
     assert count_replaced(torch.addmm, torch.randn(6), a, b) == 1
@@ -121,7 +121,7 @@ def test_products_of_other_kinds_are_left_alone():
     assert count_replaced(lambda *given: torch.addmm(*given, beta=2), torch.randn(6), a, b) == 0
 
 
-def test_small_products_are_left_alone():
+def test_small_products_are_left_to_torch():
     assert count_replaced(torch.mm, torch.randn(100, 200), torch.randn(200, 40)) == 0
     assert count_replaced(torch.mm, torch.randn(100, 784), torch.randn(784, 200)) == 1
 
@@ -172,7 +172,7 @@ def affine(x, w, bias):
 @needs_onednn
 @pytest.mark.usefixtures("trial")
 @pytest.mark.parametrize(("share", "chosen"), [(0.84, "oneDNN"), (0.86, "torch"), (1.5, "torch")])
-def test_onednn_must_be_clearly_faster(monkeypatch, share, chosen):
+def test_onednn_is_chosen_only_if_it_is_clearly_faster(monkeypatch, share, chosen):
     # Other programs slow single products; the shortest time of each library counts.
     own = iter([3.0, 1.0] + [9.0] * 100)
     others = iter([5.0 * share] * 8 + [share] + [9.0] * 100)
@@ -208,7 +208,7 @@ def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
 
 @needs_onednn
 @pytest.mark.usefixtures("trial")
-def test_torch_multiplies_where_its_compiler_has_other_parts(monkeypatch):
+def test_torch_multiplies_if_its_compiler_lacks_a_part_that_onednn_needs(monkeypatch):
     def fail(name):
         raise ImportError(name)
 
@@ -252,7 +252,7 @@ def train(**settings) -> lb.Run:
 
 @pytest.fixture
 def used(monkeypatch) -> list[str]:
-    """The libraries with which steps are compiled. The trial finds oneDNN faster."""
+    """Collect the libraries for which steps are compiled. A trial would choose oneDNN."""
     libraries = []
 
     def collect(step, *, products, **_):
@@ -287,7 +287,7 @@ def test_a_resumed_run_uses_the_recorded_library(still_there, used, tmp_path, mo
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_runs_of_earlier_versions_go_on_with_torch(used, tmp_path, monkeypatch):
+def test_resumed_compiled_runs_of_earlier_versions_multiply_with_torch(used, tmp_path, monkeypatch):
     train(directory=tmp_path, epochs=2)
     original = Progress.from_state
 
@@ -310,7 +310,7 @@ def test_uncompiled_runs_make_no_trial(used, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_the_trial_precedes_the_copy_of_the_process(used, tmp_path, monkeypatch):
-    """A copy has one thread and a lower priority, so a trial would not be valid there."""
+    """A copy of the process has one thread and a lower priority: no place for a trial."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(autotune, "can_copy_process", lambda device: True)
     monkeypatch.setattr(autotune, "WORTH_BACKGROUND_SECONDS", 0.0)

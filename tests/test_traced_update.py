@@ -1,4 +1,4 @@
-"""The update within a compiled step: it is the optimiser's own to rounding, with its own state."""
+"""The update within a compiled step: it agrees with the optimiser's own, and uses its state."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def make_optimizer(name: str, dtype: torch.dtype) -> torch.optim.Optimizer:
-    """Two groups with learning rates of their own, after the first step."""
+    """Make an optimiser of two groups with different learning rates, and take its first step."""
     kind, settings = SETTINGS[name]
     generator = torch.Generator().manual_seed(0)
     first, second, third = (
@@ -82,8 +82,8 @@ def values_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_steps_are_those_of_the_optimiser(name, dtype):
-    """During a warm-up, and with an ordinary step now and then."""
+def test_traced_steps_agree_with_the_optimiser_s_own(name, dtype):
+    """While the learning rate grows, and with an ordinary step now and then."""
     ours, theirs = (make_optimizer(name, dtype) for _ in range(2))
     traced = TracedUpdate.of(ours, parameters_of(ours))
     assert traced is not None
@@ -149,7 +149,7 @@ def test_a_tensor_of_the_state_that_is_replaced_is_used():
     "change",
     [use_amsgrad, use_a_tensor_as_rate, register_a_hook, let_counts_differ, forget_the_state],
 )
-def test_what_is_unusual_is_left_to_the_optimiser(change):
+def test_unusual_settings_and_states_are_left_to_the_optimiser(change):
     optimizer = make_optimizer("Adam", torch.float32)
     traced = TracedUpdate.of(optimizer, parameters_of(optimizer))
     assert traced.fits()
@@ -166,7 +166,7 @@ def test_parameters_that_share_memory_are_left_to_the_optimiser():
     assert TracedUpdate.of(SGD(parameters, 0.1), parameters) is None
 
 
-def test_other_optimisers_and_types_are_not_traced():
+def test_other_optimisers_and_mixed_types_are_not_traced():
     single, double = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3).double())
     assert TracedUpdate.of(torch.optim.RMSprop([single]), [single]) is None
     assert TracedUpdate.of(SGD([single, double], 0.1), [single, double]) is None
@@ -178,7 +178,7 @@ def make_steps(optimizer: str = "adam") -> Steps:
 
 @pytest.mark.usefixtures("fresh_compiler", "lowered")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_rates_and_loaded_states_compile_nothing_again(optimizer):
+def test_new_learning_rates_and_loaded_states_need_no_compilation(optimizer):
     steps, plain = make_steps(optimizer), make_steps(optimizer)
     for number in range(6):
         for each in (steps, plain):

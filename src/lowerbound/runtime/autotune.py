@@ -217,7 +217,7 @@ class Autotuner(Generic[Function]):
         if self.option.compiled and self.option not in self.measured:
             self.compile_seconds = self.times[0]
             if typical > min(self.measured.values(), default=math.inf):
-                # Another program may have interfered: this is timed once more.
+                # Another program may have slowed this option down, so it is timed once more.
                 self.measured[self.option] = typical
                 self._switch(self.option)
                 return

@@ -26,8 +26,8 @@ _PRIORITY = 5
 # The time that a copy has to end by itself, so that the C++ compiler removes unfinished files.
 _ENDING_SECONDS = 5.0
 
-# A copy that takes longer is ended. It may wait forever for a lock: one that was held, when the
-# copy was made, by a thread that the copy does not have.
+# A copy that takes longer is ended. It may wait forever for a lock that another thread of the
+# original process held when it was copied, because the copy does not have that thread.
 _MOST_SECONDS = 600.0
 
 # The Linux request by which the system ends a process when its parent ends.
@@ -54,7 +54,7 @@ class BackgroundWork:
     Only files that the work writes remain, such as the compiler's cache; the work must not change
     memory that processes share. The copy computes with one thread, because it does not have the
     threads of this process. It prints nothing, keeps no file open that this process had opened,
-    such as a lock, and does not react to the signals that this process handles. It ends with this
+    such as a lock, and simply ends at a signal that asks a process to end. It ends with this
     process, and whatever it has started, such as the C++ compiler, ends with it. If memory runs
     out, the system ends it first.
 
@@ -144,13 +144,14 @@ def _separate(kept: int, parent: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, _end_group)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(round(2 * _MOST_SECONDS))  # if it waits for a lock, and the process has ended
+    signal.alarm(round(2 * _MOST_SECONDS))  # if it waits for a lock, without a parent
     signal.set_wakeup_fd(-1)
-    # A new session would compete with this one for cores as its equal, whatever its priority is.
+    # Not a new session: Linux may give each session the same share of the processor, whatever the
+    # priorities of its processes are.
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # which ended before that request
+    if os.getppid() != parent:  # the parent has ended before that request
         os._exit(1)
     os.nice(_PRIORITY)
     with suppress(OSError):

@@ -1,8 +1,8 @@
 """A note beside the compiler's cache: which work was compiled before.
 
 The cache itself can be asked only after the model has been traced. A note says beforehand that the
-code of some work is probably there. Reading it takes seconds, so it need not be compiled in the
-background. If the note is wrong, the work waits for the compiler.
+code of some work is probably there. Then the code is read, which takes only seconds, and nothing is
+compiled in the background. If the note is wrong, the work waits for the compiler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 _FOLDER = "lowerbound"
 
-# The packages whose changes are noticed otherwise.
+# The packages whose changes are noticed by their versions, or by the dates of their files.
 _KNOWN_PACKAGES = {"lowerbound", "torch", *sys.stdlib_module_names}
 
 
@@ -32,7 +32,7 @@ def was_compiled(description: str) -> bool:
 
 
 def read_sources(parts: Iterable[object]) -> list[str]:
-    """Read the source, where it can be found, of those of these parts' classes that may change."""
+    """Read the source of the classes of these parts, except known ones and ones without a file."""
     sources = []
     for kind in dict.fromkeys(kind for part in parts for kind in type(part).__mro__):
         if kind.__module__.partition(".")[0] not in _KNOWN_PACKAGES:

@@ -115,7 +115,11 @@ class CompiledFunction:
     def remember_call(
         self, code: Callable[..., Any], given: Sequence[Any], results: Sequence[Any]
     ) -> None:
-        """Remember what a call of the generated code received, unless it returned something."""
+        """Remember what a call of the generated code received, unless it returned something.
+
+        Python uses what it returns, for example as a new attribute of a module, and a repetition
+        would not do that.
+        """
         self._last = None
         if not results:
             self._last = code, list(given)
@@ -127,8 +131,8 @@ class CompiledFunction:
             changing: those of its tensors that the repetitions replace.
 
         Returns:
-            ``None`` if the call did more than to change tensors, or did not use a changing tensor
-            as it is.
+            ``None`` if the call did more than change tensors, or if a changing tensor was not
+            exactly one of the inputs of the generated code.
         """
         if self._last is None:
             return None
@@ -167,7 +171,7 @@ class CompiledFunction:
 class _Backend:
     """Generates the code of a function's graphs, and lets the function remember its last call.
 
-    torch never forgets a backend, so this one does not keep the function.
+    torch never forgets a backend, so this one must not keep the function in memory.
 
     Args:
         function: the function.
@@ -200,7 +204,7 @@ def generate_code(
 
 
 class LastCall:
-    """The code of a call of a compiled function, which is repeated without the compiler's checks.
+    """The generated code of a call, to be repeated without the compiler's checks.
 
     Repeat it only if nothing has changed since the call but the values of tensors. A first call
     cannot show that: see :meth:`continues`.
@@ -208,7 +212,7 @@ class LastCall:
     Args:
         code: takes the inputs of the graph.
         inputs: those of the call.
-        places: where the inputs are that a repetition replaces.
+        places: the positions of the inputs that a repetition replaces.
     """
 
     def __init__(self, code: Callable[..., Any], inputs: list[Any], places: Sequence[int]) -> None:
@@ -232,7 +236,7 @@ class LastCall:
         )
 
     def repeat(self, changing: Sequence[Tensor]) -> bool:
-        """Run the code with these tensors in the places of the ones before, if they fit.
+        """Run the code with these tensors instead of the earlier ones, if their layouts agree.
 
         Returns:
             Whether they fit. Otherwise nothing was done.

@@ -38,13 +38,13 @@ def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 _PRODUCT = torch.ops.lowerbound.product.default
 
-# oneDNN needs 30 microseconds more than MKL to begin, so products of fewer multiplications than
-# this are left to MKL.
+# oneDNN needs 30 to 40 microseconds more than MKL to begin, so products of fewer multiplications
+# than this are left to torch's own library.
 _LEAST_MULTIPLICATIONS = 4e6
 
 
 class ProductPass(CustomGraphPass):  # type: ignore[misc]
-    """Replaces the large products of a graph, in float32 on a CPU, by those of oneDNN."""
+    """Lets oneDNN compute the large products of a graph, in float32 on a CPU."""
 
     def uuid(self) -> Any:
         """The identity of this stage in the keys of the compiler's cache."""
@@ -60,7 +60,7 @@ class ProductPass(CustomGraphPass):  # type: ignore[misc]
 
 
 def _suits(*arguments: Tensor) -> bool:
-    """Whether oneDNN can compute ``bias + a @ b``, and it is worth it."""
+    """Whether oneDNN can compute ``bias + a @ b``, and the product is large enough."""
     *bias, a, b = arguments
     return (
         all(each.device.type == "cpu" and each.dtype == torch.float32 for each in arguments)

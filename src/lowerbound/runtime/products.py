@@ -1,8 +1,8 @@
-"""Which library multiplies the matrices of compiled code: that of torch, or oneDNN.
+"""Which library multiplies the matrices of compiled code: torch's own, or oneDNN.
 
-torch multiplies matrices of float32 on a CPU with the library that it was built with, usually MKL.
+torch multiplies float32 matrices on a CPU with the library that it was built with, usually MKL.
 torch contains oneDNN too, which takes half of MKL's time on processors whose widest instructions
-MKL does not use. A trial of some milliseconds shows which one is faster on this machine.
+MKL does not use. A trial of 20 to 50 milliseconds shows which one is faster on this machine.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 Library = Literal["torch", "oneDNN"]
 
-# The size of the matrices of the trial, and the number of turns. Another library than torch's is
-# used only if its shortest time is at most this share of torch's. The trial takes about 20 ms.
+# The size of the trial's matrices, and the number of turns. oneDNN is used only if its shortest
+# time is at most this share of the shortest time of torch's own library.
 _SIZE, _TURNS, _WORTH_A_CHANGE = 384, 10, 0.85
 
 
 def has_onednn() -> bool:
-    """Whether this torch can multiply with oneDNN, and may."""
+    """Whether this version of torch can multiply with oneDNN, and the user allows it."""
     mkldnn = torch.backends.mkldnn
     return (
         mkldnn.is_available()
@@ -61,7 +61,7 @@ def _compare(multiply: Callable[[], Tensor], multiply_otherwise: Callable[[], Te
 
 
 def _knows_compiler() -> bool:
-    """Whether this version of torch's compiler has the parts that the products need."""
+    """Whether this version of torch's compiler has the parts that the product pass uses."""
     try:
         import_module("lowerbound.runtime.product_pass")
     except (ImportError, AttributeError):
@@ -76,7 +76,7 @@ def _time(work: Callable[[], Tensor]) -> float:
 
 
 def make_product_options(library: Library) -> dict[str, Any]:
-    """Make the options of the code generator with which compiled code multiplies so."""
+    """Make the options of the code generator for code that multiplies with a library."""
     if library == "torch":
         return {}
     from lowerbound.runtime.product_pass import ProductPass  # imports much of the compiler

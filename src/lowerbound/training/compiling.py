@@ -138,8 +138,8 @@ class StepAutotuner:
     def products(self) -> Library:
         """The library that multiplies matrices in compiled steps; chosen when it is first read.
 
-        The choice is made before the compiler works in a copy of the process, where a trial would
-        not be valid, because it is a part of what describes the compiled code.
+        The description of the compiled code contains it, so it is read before the compiler works in
+        a copy of the process. There a trial would not be valid.
         """
         if self._products is None:
             self._products = choose_library(self.step.device)
@@ -188,7 +188,8 @@ class StepAutotuner:
             return
         stage, option = self.tuner.stage, self.option
         if stage is Stage.TIMING_UNCOMPILED:
-            self.left = left  # kept from then on, so that this process reads the copy's code
+            # Not in later stages, so that the code that the copy compiles is what is read later.
+            self.left = left
         self.tuner.start()
         if stage in (Stage.PREPARING, Stage.DECIDED):
             with self.threads.timing(left - 1):

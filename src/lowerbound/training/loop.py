@@ -248,7 +248,7 @@ class Loop:
     # The parts of the loop.
 
     def _iterate_batches(self) -> Generator[Batch]:
-        """Yield the remaining batches of an epoch, in an order that depends on it and the seed.
+        """Yield the remaining batches of an epoch, in an order from the seed and the epoch alone.
 
         Between them the loop checks from time to time whether the device refused a step.
         """
@@ -384,7 +384,7 @@ class Loop:
         try:
             yield
         except BaseException as error:
-            self.autotuner.close()  # what compiles should not wait for a checkpoint
+            self.autotuner.close()  # before a checkpoint is written
             if isinstance(error, NonFiniteError):
                 self.failure = str(error)
             if isinstance(error, KeyboardInterrupt):

@@ -3,8 +3,9 @@
 A step of a small model has fifty kernels of two microseconds each, and Python needs longer than
 that to call each of them. A graph calls all of them at once. Everything that Python does in a step
 is done around the graph: the batch and the learning rates are copied to where the graph reads them,
-the update is counted, and unless nothing can have changed since the last step, the compiler's own
-checks say whether the recorded code is still valid.
+the update is counted, and the compiler's own checks say whether the recorded code is still valid.
+The checks are left out if nothing can have changed since the last step but the batch and the values
+of tensors.
 """
 
 from __future__ import annotations

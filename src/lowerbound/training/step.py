@@ -86,6 +86,7 @@ class TrainingStep:
             for name in objective.schedules()
         }
         self.current = objective.holding(self.scheduled)
+        self.is_learned: tuple[bool, ...] = ()
         self.unchecked: list[_Start] = []
         self.is_watched = False
         """Whether other code may read the gradients, or change anything, between steps."""
@@ -158,6 +159,8 @@ class TrainingStep:
         # zero_grad does the same, but looks for the parameters in all modules each time.
         for parameter in self.all_parameters:
             parameter.grad = None
+        # The compiler of torch 2.11 checks this attribute, but not whether a parameter is frozen.
+        self.is_learned = tuple(parameter.requires_grad for parameter in self.update.parameters)
         with networks_in(self.model, start.network_dtype):
             yield start.batch.decode_stored(self.dtype)
 
@@ -201,7 +204,7 @@ class TrainingStep:
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
         for number, (loss, own) in enumerate(zip(losses, self.learners, strict=True)):
-            learned = [i for i in own if parameters[i].requires_grad]
+            learned = [i for i in own if self.is_learned[i]]
             inputs = [parameters[i] for i in learned]
             more_follow = number + 1 < len(losses)
             if torch.compiler.is_compiling():

@@ -1,8 +1,8 @@
 """The updates of Adam, AdamW and SGD as functions of tensors, which a compiler can fuse.
 
-Whatever depends on the settings or on the number of the step is a factor that the host computes in
-double precision before each update. A loop reads the factors from memory. So no power remains in a
-loop, and a learning rate that changes needs no compilation.
+Whatever depends on the settings or on the number of the step is a factor, which the host computes
+in double precision before each update. The compiled loops read the factors from memory. So no loop
+computes a power, and a new learning rate needs no compilation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ State = Mapping[Tensor, dict[str, Any]]
 def update_by_adam(
     factors: Sequence[Tensor], gradient: Tensor, parameter: Tensor, mean: Tensor, square: Tensor
 ) -> tuple[Tensor, ...]:
-    """Compute a parameter and the two averages of its gradient after a step of Adam or AdamW."""
+    """Compute a parameter and the averages of its gradient and squared gradient after a step.
+
+    The step is one of Adam or AdamW, with the factors of :func:`compute_adam_factors`.
+    """
     sign, decay, keep, gain, beta2, square_gain, size, scale, eps = factors
     gradient = sign * gradient + decay * parameter
     mean = mean + gain * (gradient - mean)
@@ -34,7 +37,11 @@ def update_by_adam(
 
 
 def compute_adam_factors(group: Mapping[str, Any], taken: float) -> list[float]:
-    """Compute the factors of :func:`update_by_adam` after so many steps."""
+    """Compute the factors of :func:`update_by_adam` for the step that follows ``taken`` steps.
+
+    With t = ``taken`` + 1, ``size`` is lr / (1 - beta1^t), ``scale`` is 1 / sqrt(1 - beta2^t), and
+    ``keep`` is 1 - lr * weight decay for AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019).
+    """
     (beta1, beta2), rate, decay, keep = group["betas"], group["lr"], group["weight_decay"], 1.0
     if group["decoupled_weight_decay"]:
         decay, keep = 0.0, 1.0 - rate * decay
@@ -63,7 +70,7 @@ def update_by_momentum(
 
 
 def compute_sgd_factors(group: Mapping[str, Any], taken: float) -> list[float]:
-    """Compute the factors of :func:`update_by_momentum`, the first of which plain SGD needs."""
+    """Compute the factors of :func:`update_by_momentum`; :func:`update_by_sgd` uses three."""
     momentum, share, buffer_share = group["momentum"], 0.0, 1.0
     if group["nesterov"]:
         share, buffer_share = 1.0, momentum
@@ -80,10 +87,12 @@ class Rule:
     """How an optimiser updates the parameters of a group.
 
     Args:
-        update: computes a parameter and its averages from the factors, the gradient and themselves.
-        compute_factors: computes the factors from the group's settings and the steps taken before.
-        averages: the names of the averages in the optimiser's state.
-        count: the name of the number of steps in that state, if there is one.
+        update: computes a parameter and its averages after a step, from the factors, the gradient,
+            and the parameter and averages before.
+        compute_factors: computes the factors from the group's settings and the number of steps
+            taken before.
+        averages: the names of a parameter's averages in the optimiser's state.
+        count: the name of its number of steps in that state; empty if the state has none.
     """
 
     update: Callable[..., tuple[Tensor, ...]]
@@ -96,7 +105,7 @@ _ADAM = Rule(update_by_adam, compute_adam_factors, ("exp_avg", "exp_avg_sq"), ("
 _SGD = Rule(update_by_sgd, compute_sgd_factors)
 _MOMENTUM = Rule(update_by_momentum, compute_sgd_factors, ("momentum_buffer",))
 
-# The number of factors of the rule that has the most.
+# The largest number of factors that a rule has.
 _FACTORS = 9
 
 _DTYPES = (torch.float32, torch.float64)
@@ -123,7 +132,7 @@ def _find_rule(optimizer: Optimizer, group: Mapping[str, Any]) -> Rule | None:
 
 @dataclass(frozen=True, eq=False)
 class _TracedGroup:
-    """A group of the optimiser: its rule, and the state of those parameters that have one."""
+    """A group of the optimiser: its rule, and the parameters that it updates, with their state."""
 
     group: dict[str, Any]
     rule: Rule
@@ -153,7 +162,7 @@ class _TracedGroup:
 
     @property
     def taken(self) -> float:
-        """The number of steps that the optimiser counts, if it counts them."""
+        """The number of steps that the optimiser has counted; 0 if it does not count them."""
         if not self.counts:
             return 0.0
         return float(self.counts[0])
@@ -199,7 +208,7 @@ class TracedUpdate:
 
     @classmethod
     def of(cls, optimizer: Optimizer, parameters: Sequence[Tensor]) -> TracedUpdate | None:
-        """Return the step of an optimiser; ``None`` if it is not known, or is an unusual one.
+        """Return the step of an optimiser; ``None`` if no rule covers its kind and settings.
 
         Args:
             optimizer: the optimiser, which has taken a step, so that it has a state.
@@ -222,7 +231,7 @@ class TracedUpdate:
         return traced
 
     def fits(self) -> bool:
-        """Whether the optimiser is still as it was, but for factors, which may change."""
+        """Whether nothing has changed in the optimiser but settings that only change factors."""
         groups = self.optimizer.param_groups
         return (
             not has_hooks(self.optimizer)
@@ -234,7 +243,7 @@ class TracedUpdate:
         )
 
     def covers(self, gradients: Sequence[Tensor | None]) -> bool:
-        """Whether it can update the parameters that have a gradient, and no others."""
+        """Whether it would update all parameters that have a gradient, and count no others."""
         given = {i for i, gradient in enumerate(gradients) if gradient is not None}
         return given.issubset(self.positions) and given.issuperset(self.counted)
 

@@ -1,8 +1,10 @@
 """The update of the weights: the optimiser's step, which is refused if a value is not finite.
 
-It is one operation of torch, and the compiler knows only that it changes the parameters. So any
-optimiser can be part of a compiled step, with its own fused kernels. The device decides whether an
-update is refused, and the host does not wait for the answer.
+In a step that is one graph, the update of a known optimiser consists of operations that the
+compiler fuses, or it is recorded with the rest of the step on a GPU. Any other optimiser is called
+by a single operation of torch, and the compiler knows only that it changes the parameters. So any
+optimiser can be part of a compiled step. The device decides whether an update is refused, and the
+host need not wait for the answer.
 """
 
 from __future__ import annotations
@@ -44,9 +46,9 @@ class WeightUpdate:
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         """The learning rate of each group on the device, for updates that a graph repeats."""
         self.recorded: tuple[Any, ...] | None = None
-        """What recorded updates have fixed; ``None`` if compiled steps only call the update."""
+        """What recorded updates have fixed; ``None`` if updates are not recorded."""
         self.traced: TracedUpdate | None = None
-        """The update as a part of a compiled step, on a CPU; ``None`` if the step only calls it."""
+        """The update as operations of a compiled step; ``None`` if the step only calls it."""
         self._traceable: TracedUpdate | None = None
         self._rates: list[float] = [0.0 for _ in self.rates]
         self._has_state = False
@@ -108,7 +110,7 @@ class WeightUpdate:
         self.traced = self._traceable
 
     def prepare(self) -> None:
-        """Send what the next update depends on to where a compiled step reads it."""
+        """Compute the factors of the next update, which a compiled step reads."""
         if self.traced is not None:
             self.traced.prepare()
 

@@ -2,11 +2,11 @@
 
 The generator (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3")
 turns a counter of four 64-bit words into four random words, by ten rounds of products and
-exclusive ors. No draw depends on another, so draws are the same in every order and on every device.
+exclusive ors. No word depends on another, so words are the same in every order and on every device.
 
 The same words are made in two ways. numpy's generator makes them one after the other on the CPU.
-:func:`make_words` makes those of many counters at once, which is faster for few draws for each of
-many examples. It also works on other devices, and is used there for many draws.
+:func:`make_words` makes the words of many counters at once, which is faster if many examples have
+few draws each. It also works on other devices, and is used there for many draws.
 
 Functions with an argument ``xp`` use only what the modules ``numpy`` and ``torch`` share. On a CPU
 they are given numpy, whose products of integers take half the time of torch's, and whose operations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 10
-_WORDS = 4  # of a counter, and of what is made from it
+_WORDS = 4  # in a counter, and in the result
 _LOWER_HALF = 0xFFFFFFFF
 
 # The words are stored in signed integers, because torch has few operations for unsigned ones.
@@ -118,22 +118,22 @@ def draw(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor:
-    """Draw ``count`` numbers for each example, from position ``start`` of a request on.
+    """Make ``count`` draws for each example, from position ``start`` of a request on.
 
-    The key is the seed. A counter consists of the number of its words in the request, divided by
-    four, the number of the request, and the index of the example. Each word serves two positions.
-    A draw in one floating type is that in another to rounding, except that uniform draws have as
-    many random bits as the type has digits, at most 24.
+    The key is the seed. A counter consists of the number of its block of four words in the request,
+    the number of the request, and the index of the example. Each word gives two draws. Draws in
+    different floating types agree to rounding, except that a uniform draw has as many random bits
+    as the significand of its type has digits, and at most 24.
 
     Args:
         transform: :func:`to_uniform` or :func:`to_normal`.
-        seed: below 2^128.
-        indices: of the examples, ``[B]``.
-        request: its number.
-        start: the position of the first number in the request.
-        count: of numbers.
+        seed: an integer below 2^128.
+        indices: the examples' positions in their dataset, ``[B]``.
+        request: the number of the request.
+        start: the position of the first draw in the request.
+        count: the number of draws for each example.
         dtype: the floating type of the result.
-        device: of the result.
+        device: the device of the result.
 
     Returns:
         ``[B, count]``.
@@ -200,8 +200,8 @@ def iterate_generators(
 ) -> Iterator[np.random.Generator]:
     """Yield numpy's generator at a block of four words of each example's request.
 
-    It is a single generator, which moves from example to example: that is faster than to make one
-    for each.
+    It is a single generator, which moves from example to example. Making one for each example would
+    take longer.
     """
     bits = np.random.Philox(key=seed)
     generator, state = np.random.Generator(bits), cast(Any, bits.state)
@@ -212,7 +212,7 @@ def iterate_generators(
 
 
 def to_uniform(words: Any, dtype: torch.dtype, xp: Any) -> Any:
-    """Make two multiples of 2^-d in [0, 1) from each word, where d is the number of random bits.
+    """Make two uniform draws from each word: multiples of 2^-d in [0, 1), with d random bits.
 
     Returns:
         ``[..., 2]``, of at least float32.
@@ -227,8 +227,9 @@ def to_uniform(words: Any, dtype: torch.dtype, xp: Any) -> Any:
 def to_normal(words: Any, dtype: torch.dtype, xp: Any) -> Any:
     """Make two normal draws from each word by the transformation of Box and Muller (1958).
 
-    The lower half of the word is the radius, and the upper half the angle. The smallest uniform
-    number is 2^-33, so draws reach 6.8 standard deviations, and there is no logarithm of zero.
+    The lower half of the word gives the radius, and the upper half the angle. The radius is made
+    from a uniform number that is at least 2^-33. So its logarithm is finite, and draws reach 6.8
+    standard deviations.
 
     Returns:
         ``[..., 2]``, of at least float32.

@@ -6,8 +6,9 @@ is a function of ``(seed, i)`` alone: the example has its own stream of a counte
 models can be compared on common random numbers, and adding an example changes no other example's
 value.
 
-Uniform and normal draws are made on their device (:mod:`lowerbound.runtime.noise.philox`). Draws
-that need rejection, such as those of gamma distributions, are made by numpy on the CPU.
+Uniform and normal draws are made by :mod:`lowerbound.runtime.noise.philox`, many of them on the
+device where they are needed. Draws that need rejection, such as those of gamma distributions, are
+made by numpy on the CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _NUMPY_DTYPES = (torch.float32, torch.float64)
 
 @dataclass
 class _OpenRequest:
-    """A request for noise: its number, and what has been drawn for each example."""
+    """A request for noise: its number, and how many draws each example has received."""
 
     request: int
     drawn: int = 0
@@ -105,7 +106,7 @@ class ExampleStreams:
         return filled
 
     def _continue_generators(self) -> Iterable[np.random.Generator]:
-        """A generator for each example, new for each request or continued from the last chunk."""
+        """Return a generator for each example: a new one, or the one of the last chunk."""
         opened = self._continue_request()
         if self.open is None:
             return philox.iterate_generators(self.seed, self.indices, opened.request)
@@ -117,7 +118,7 @@ class ExampleStreams:
         return opened.generators
 
     def _continue_request(self) -> _OpenRequest:
-        """Return the next request, which is a new one or continues one of the last chunk."""
+        """Return the next request: a new one, or one of the last chunk, to be continued."""
         if self.open is None:
             self.requests += 1
             return _OpenRequest(self.requests - 1)
