@@ -66,9 +66,13 @@ class RecordedStep:
         """Repeat the recorded step with another batch, if it is valid for that."""
         if self.graph is None:
             return False
+        # The first repetition is checked: the step itself may have changed a setting in Python,
+        # which repetitions do not run.
         is_valid = batch.examples is self.batch.examples and (
-            is_unchanged or (self.addresses == self._list_addresses() and self.holds(batch))
+            (is_unchanged and self.is_confirmed)
+            or (self.addresses == self._list_addresses() and self.holds(batch))
         )
+        self.is_confirmed = is_valid
         if not is_valid:
             self.graph, self.is_compiled = None, False
             return False
@@ -87,7 +91,7 @@ class RecordedStep:
             self._run(batch)
             return
         self.holds, self.batch, self.inputs = holds, own, own.changing_tensors
-        self.addresses = self._list_addresses()
+        self.addresses, self.is_confirmed = self._list_addresses(), False
         self.graph.replay()
 
     def _run(self, batch: Batch) -> None:
