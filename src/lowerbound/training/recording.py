@@ -40,6 +40,8 @@ class RecordedStep:
         self.step, self.build = step, build
         self.may_record = True
         self.graph: Any = None
+        self.is_confirmed = False
+        """Whether a repetition has passed the checks."""
         self.taken: int | None = None
         """The number of updates after its own last step."""
         self._start()
@@ -91,7 +93,8 @@ class RecordedStep:
             self._run(batch)
             return
         self.holds, self.batch, self.inputs = holds, own, own.changing_tensors
-        self.addresses, self.is_confirmed = self._list_addresses(), False
+        self.addresses = self._list_addresses()
+        self.is_confirmed = False
         self.graph.replay()
 
     def _run(self, batch: Batch) -> None:
