@@ -190,6 +190,14 @@ class ThreadTuner:
         self.turns, self.turn, self.since = [], [], _Pieces()
         self.fastest = math.inf
 
+    def replace(self, other: ThreadTuner) -> None:
+        """Use this tuner's number from now on, instead of that of another tuner.
+
+        If another part of the program has set the number of threads meanwhile, that number stays.
+        """
+        if self.count != other.count == torch.get_num_threads():
+            self.use(self.count)
+
     @property
     def chosen(self) -> int | None:
         """The number in use, but not in a trial; ``None`` before the first trial has ended."""
