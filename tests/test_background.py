@@ -21,6 +21,7 @@ from lowerbound.runtime.autotune import Autotuner
 from lowerbound.runtime.background import BackgroundWork, can_copy_process
 from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.runtime.threads import restoring_threads, using_threads
+from lowerbound.training import preparing
 from lowerbound.training.loop import Observer
 
 pytestmark = [
@@ -441,10 +442,33 @@ def test_uncompiled_steps_are_timed_with_the_chosen_number_of_threads(in_this_pr
         monkeypatch.setattr(threads, f"_{name}", value)
     for name in ("SECONDS", "TIMES"):
         monkeypatch.setattr(threads, f"_WORTH_A_TRIAL_{name}", 0)
-    with restoring_threads(2):
+    with restoring_threads(4):
         train(Watched(note), threads=None)
     assert counts["PREPARING"] == [1] * 3 + [2] * 7
     assert set(counts["TIMING_AGAIN"]) == {1}
+
+
+@pytest.mark.parametrize("user_changes_threads", [False, True])
+def test_a_core_is_left_for_the_compiler(user_changes_threads, in_this_process, monkeypatch):
+    """Unless another part of the program sets the number of threads."""
+    counts = {}
+
+    def note(loop):
+        stage = loop.autotuner.tuner.stage.name
+        counts.setdefault(stage, []).append(torch.get_num_threads())
+        if user_changes_threads and len(counts["TIMING_UNCOMPILED"]) == 5:
+            torch.set_num_threads(3)
+
+    monkeypatch.setattr(preparing, "_WORTH_THREADS_MULTIPLICATIONS", 0)
+    with restoring_threads(2):
+        run = train(Watched(note), threads=None)
+    if user_changes_threads:
+        assert set(counts["PREPARING"]) == {3} == set(counts["DECIDED"])
+        return
+    assert set(counts["TIMING_UNCOMPILED"]) == {2}
+    assert set(counts["PREPARING"]) == {1}
+    assert set(counts["TIMING_COMPILED"]) == {2}
+    assert run.history[6]["steps_by_threads"] == {"2": 1, "1": 1}
 
 
 def test_a_model_in_shared_memory_is_not_compiled_in_a_copy(in_this_process, monkeypatch):

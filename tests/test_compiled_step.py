@@ -23,10 +23,11 @@ pytestmark = [
 
 
 def make_steps(optimizer: str = "adam", model: lb.LatentModel | None = None) -> Steps:
-    """Take two steps, the second one compiled."""
+    """Steps of which three have been taken; the compiled ones, the last two, can be repeated."""
     objective = lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4))
     steps = make_step(model or make_vae(), objective, binary((6,)), optimizer, clip_norm=1.0)
     after(steps, 2, compiled=True)
+    repeat(steps)
     return steps
 
 
@@ -71,7 +72,7 @@ def test_repeated_steps_give_the_same_bits_as_checked_ones(optimizer, calls):
             steps.step.is_unchanged = is_unchanged
             steps.run({"beta": 0.3 * number}, compiled=True)
         assert len(calls) - checked == 6 * (not is_unchanged)
-        assert steps.step.taken == 8 == steps.step.accepted
+        assert steps.step.taken == 9 == steps.step.accepted
         ends.append((state_of(steps), steps.step.totals))
     assert_same_bits(ends[0][0], ends[1][0])
     assert ends[0][1] == ends[1][1]
@@ -82,11 +83,11 @@ def test_a_repeated_step_that_is_refused_changes_nothing():
     steps = make_steps()
     repeat(steps)
     before, totals = state_of(steps), steps.step.totals
-    with pytest.raises(NonFiniteError, match="step 4"):
+    with pytest.raises(NonFiniteError, match="step 5"):
         repeat(steps, beta=torch.nan)
     assert_same_bits(state_of(steps), before)
     assert steps.step.totals == totals
-    assert steps.step.taken == 3 == steps.step.accepted
+    assert steps.step.taken == 4 == steps.step.accepted
 
 
 def test_a_step_with_a_batch_of_another_size_is_checked(calls):
@@ -95,7 +96,7 @@ def test_a_step_with_a_batch_of_another_size_is_checked(calls):
     steps.batch = lambda: make_batch(steps, 5)
     repeat(steps)
     assert len(calls) == checked + 1
-    assert steps.step.taken == 3
+    assert steps.step.taken == 4
 
 
 def make_batch(steps: Steps, size: int):
@@ -125,7 +126,28 @@ def test_a_step_that_is_interrupted_after_its_update_is_counted(monkeypatch):
     monkeypatch.setattr(LastCall, "repeat", interrupt)
     with pytest.raises(KeyboardInterrupt):
         repeat(steps)
-    assert steps.step.taken == 3 == steps.step.accepted
+    assert steps.step.taken == 4 == steps.step.accepted
+
+
+def test_an_error_of_the_optimiser_in_a_repeated_step_is_raised_unchanged(monkeypatch):
+    steps = make_steps("rmsprop")
+    run = LastCall.repeat
+
+    def fail():
+        raise ZeroDivisionError
+
+    def convert(self, changing):
+        try:
+            return run(self, changing)
+        except ZeroDivisionError:
+            raise RuntimeError from None  # as the C++ code of a step does
+
+    monkeypatch.setattr(steps.step.optimizer, "step", fail)
+    monkeypatch.setattr(LastCall, "repeat", convert)
+    # After an error, compiled code leaves gradients switched off until the end of this block.
+    with torch.enable_grad(), pytest.raises(ZeroDivisionError):
+        repeat(steps)
+    assert torch.is_grad_enabled()
 
 
 class Remembering(nn.Module):
@@ -148,6 +170,42 @@ def test_code_that_changes_more_than_tensors_is_not_repeated(calls):
     repeat(steps)
     assert len(calls) == checked + 1
     assert network.last is not before
+
+
+class Alternating(nn.Module):
+    """Alternates between two scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 6)
+        self.is_first = True
+        self.register_buffer("scale", torch.zeros(()))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        self.is_first = not self.is_first
+        self.scale.fill_(1.0 + self.is_first)
+        return self.scale * self.linear(z)
+
+
+def test_code_that_changes_a_setting_is_not_repeated_with_the_old_one():
+    network = Alternating()
+    steps = make_steps(model=make_vae(lb.Bernoulli(network)))
+    scales = []
+    for _ in range(4):
+        repeat(steps)
+        scales.append(float(network.scale))
+    assert scales == [2.0, 1.0, 2.0, 1.0]
+
+
+def test_a_change_before_the_step_of_another_function_is_seen():
+    steps = make_steps()
+    posterior = steps.step.model.posterior
+    posterior.requires_grad_(False)
+    steps.step.is_unchanged = False
+    steps.run({"beta": 1.0}, compiled=False)
+    before = [parameter.clone() for parameter in posterior.parameters()]
+    repeat(steps)
+    assert_same_bits(list(posterior.parameters()), before)
 
 
 class Watching(Observer):
@@ -188,6 +246,46 @@ def test_steps_are_repeated_unless_an_observer_may_interfere(calls):
     watched = len(calls)
     calls.clear()
     fit(Reading(freeze_at=-1))
-    # The first of 12 steps is uncompiled. The second one and the first ones of the other two epochs
-    # are checked.
-    assert (watched, len(calls)) == (11, 3)
+    # The first of 12 steps is uncompiled. The next two, and the first two of epochs, are checked.
+    assert (watched, len(calls)) == (11, 6)
+
+
+class Adding(Observer):
+    """Adds another observer before the first step."""
+
+    def __init__(self, other: Observer) -> None:
+        self.other = other
+
+    def on_start(self, loop) -> None:
+        loop.observers.append(self.other)
+
+
+def test_an_observer_that_another_one_adds_sees_gradients():
+    watching = Watching(freeze_at=-1)
+    fit(Adding(watching))
+    assert watching.gradients == 12 * [True]
+
+
+def test_a_subclass_that_overrides_a_method_may_interfere():
+    class Plain(Observer):
+        only_reads = True
+
+    class Stepping(Plain):
+        def on_step(self, loop) -> None:
+            pass
+
+    class Saying(Stepping):
+        only_reads = True
+
+    class Starting(Saying):
+        def on_start(self, loop) -> None:
+            pass
+
+    kinds = (Observer, Plain, Stepping, Saying, Starting)
+    assert [kind().may_interfere for kind in kinds] == [False, False, True, False, False]
+
+
+def test_a_method_of_one_instance_may_interfere():
+    observer = Observer()
+    observer.on_step = lambda loop: None
+    assert observer.may_interfere

@@ -106,6 +106,12 @@ def all_states_are_cleared(optimizer, values):
     optimizer.state.clear()
 
 
+def the_averages_are_reset(optimizer, values):
+    for state in optimizer.state.values():
+        state["exp_avg"] = torch.zeros_like(state["exp_avg"])
+        state["exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"])
+
+
 def amsgrad_is_switched_on(optimizer, values):
     optimizer.param_groups[0]["amsgrad"] = True
     for state in optimizer.state.values():
@@ -121,6 +127,7 @@ def a_group_without_gradients(values):
     ({"decoupled_weight_decay": True, "weight_decay": 0.1}, lambda *_: None, None),
     ({}, one_state_is_reset, None),
     ({}, all_states_are_cleared, None),
+    ({}, the_averages_are_reset, None),
     ({}, amsgrad_is_switched_on, None),
     ({}, lambda *_: None, a_group_without_gradients),
 ])  # fmt: skip

@@ -139,3 +139,8 @@ def test_extreme_words_give_finite_normal_draws_and_uniform_draws_below_1(dtype)
     normal = torch.from_numpy(philox.to_normal(words, dtype, np)).to(dtype)
     assert normal.isfinite().all()
     assert float(normal.abs().max()) > 6.7
+
+
+def test_no_examples_have_no_noise():
+    with noise.per_example(0, torch.arange(0)):
+        assert noise.standard_normal((3, 0, 2), axis=1).shape == (3, 0, 2)

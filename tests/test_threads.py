@@ -77,6 +77,14 @@ def test_a_slowdown_changes_the_number_and_so_does_its_end():
     assert [line.split(":")[0] for line in machine.lines] == ["1 thread", "4 threads"]
 
 
+def test_a_slowdown_after_long_quiet_work_is_noticed_within_seconds():
+    machine = Machine((2, 1))
+    machine.work(200, {2: 0.022, 1: 0.040})
+    assert machine.count == 2
+    machine.work(6, {2: 0.090, 1: 0.045})
+    assert machine.count == 1
+
+
 def test_on_a_steady_machine_tries_take_a_hundredth_of_the_time():
     machine, trying = Machine(), 0.0
     machine.work(5, QUIET)

@@ -130,6 +130,21 @@ def forget_the_state(optimizer):
     optimizer.state.clear()
 
 
+def replace_an_average(optimizer):
+    own = optimizer.state[parameters_of(optimizer)[0]]
+    own["exp_avg"] = torch.zeros_like(own["exp_avg"])
+
+
+def test_a_tensor_of_the_state_that_is_replaced_is_used():
+    optimizer = make_optimizer("Adam", torch.float32)
+    traced = TracedUpdate.of(optimizer, parameters_of(optimizer))
+    replace_an_average(optimizer)
+    assert not traced.fits()
+    again = TracedUpdate.of(optimizer, parameters_of(optimizer))
+    step_traced(again, optimizer, 1)
+    assert optimizer.state[parameters_of(optimizer)[0]]["exp_avg"].count_nonzero() > 0
+
+
 @pytest.mark.parametrize(
     "change",
     [use_amsgrad, use_a_tensor_as_rate, register_a_hook, let_counts_differ, forget_the_state],

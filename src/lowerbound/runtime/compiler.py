@@ -65,7 +65,7 @@ class CompiledFunction:
         any_threads: whether the code is kept when torch's number of threads changes. The compiler
             would compile it again for each number.
         is_repeatable: whether the inputs of the last call are kept, so that it can be repeated, see
-            :meth:`last_call`.
+            :meth:`take_last_call`.
         options: further options of the code generator.
     """
 
@@ -124,8 +124,8 @@ class CompiledFunction:
         if not results:
             self._last = code, list(given)
 
-    def last_call(self, changing: Sequence[Tensor]) -> LastCall | None:
-        """Return the last call's code, to be repeated with other tensors.
+    def take_last_call(self, changing: Sequence[Tensor]) -> LastCall | None:
+        """Return the last call's code, to be repeated with other tensors, and forget the call.
 
         Args:
             changing: those of its tensors that the repetitions replace.
@@ -136,7 +136,7 @@ class CompiledFunction:
         """
         if self._last is None:
             return None
-        code, inputs = self._last
+        (code, inputs), self._last = self._last, None
         places = [[i for i, given in enumerate(inputs) if given is own] for own in changing]
         if any(len(found) != 1 for found in places):
             return None
@@ -206,7 +206,8 @@ def generate_code(
 class LastCall:
     """The generated code of a call, to be repeated without the compiler's checks.
 
-    Repeat it only if nothing has changed since the call but the values of tensors.
+    Repeat it only if nothing has changed since the call but the values of tensors. A first call
+    cannot show that: see :meth:`continues`.
 
     Args:
         code: takes the inputs of the graph.
@@ -215,8 +216,24 @@ class LastCall:
     """
 
     def __init__(self, code: Callable[..., Any], inputs: list[Any], places: Sequence[int]) -> None:
-        self.code, self.inputs, self.places = code, inputs, places
+        self.code, self.inputs, self.places = code, inputs, list(places)
         self.layouts = [_describe_layout(inputs[place]) for place in places]
+
+    def continues(self, before: LastCall) -> bool:
+        """Whether an earlier call ran the same code on the same tensors, but for the changing ones.
+
+        If nothing else has changed between them, then the code does not change what the compiler
+        checks, such as a flag of a module, and Python makes none of its inputs anew.
+        """
+        return (
+            self.code is before.code
+            and self.places == before.places
+            and all(
+                own is other
+                for place, (own, other) in enumerate(zip(self.inputs, before.inputs, strict=True))
+                if place not in self.places
+            )
+        )
 
     def repeat(self, changing: Sequence[Tensor]) -> bool:
         """Run the code with these tensors instead of the earlier ones, if their layouts agree.

@@ -50,6 +50,10 @@ _LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 # A try ends earlier if it is too slow after this many seconds.
 _SHORT_TRY_SECONDS = 0.01
 
+# The present time of a piece is an average over about this many seconds. If it is so many times as
+# long or as short as it was at the last trial or try, another number is tried early.
+_RECENT_SECONDS, _MUCH_CHANGE = 1.0, 1.5
+
 # A change that follows another one sooner than this doubles the seconds to the next try; so does a
 # trial after which nothing changes.
 _QUICK_CHANGE_SECONDS = 10.0
@@ -169,6 +173,8 @@ class ThreadTuner:
         """The share of the time for the tries of one number."""
         self.since = _Pieces()
         """The pieces since the last trial or try."""
+        self.usual: float | None = None
+        """The time of a piece at the last trial or try."""
         self.wait = _LEAST_SECONDS_BETWEEN_TRIES
         """The seconds from a trial to the next try."""
 
@@ -188,7 +194,15 @@ class ThreadTuner:
         if self.turns:
             self._switch(self.before)
         self.turns, self.turn, self.since = [], [], _Pieces()
-        self.fastest = math.inf
+        self.fastest, self.usual = math.inf, None
+
+    def replace(self, other: ThreadTuner) -> None:
+        """Use this tuner's number from now on, instead of that of another tuner.
+
+        If another part of the program has set the number of threads meanwhile, that number stays.
+        """
+        if self.count != other.count == torch.get_num_threads():
+            self.use(self.count)
 
     @property
     def chosen(self) -> int | None:
@@ -235,14 +249,21 @@ class ThreadTuner:
         elif self.since.seconds >= _LEAST_SECONDS_BETWEEN_TRIES:
             others = [number for number in self.candidates if number != self.count]
             number = min(others, key=self.next_tries.__getitem__)
-            if self.next_tries[number] <= self.seconds:
+            if self.next_tries[number] <= self.seconds or self._has_changed():
                 self._begin([number], is_try=True)
+
+    def _has_changed(self) -> bool:
+        """Whether pieces have become much slower or faster than they were."""
+        if self.usual is None:
+            return False
+        ratio = self.since.recent / self.usual
+        return not 1 / _MUCH_CHANGE < ratio < _MUCH_CHANGE
 
     def _is_turn_over(self) -> bool:
         if sum(self.turn[1:]) >= _TURN_SECONDS or self.turn[-1] >= _LONG_PIECE_SECONDS:
             return True
         seconds = sum(self.turn)
-        is_too_slow = seconds > _TOO_SLOW * self.since.mean * len(self.turn)
+        is_too_slow = seconds > _TOO_SLOW * self.since.recent * len(self.turn)
         return self.is_try and is_too_slow and seconds >= _SHORT_TRY_SECONDS
 
     def _leave(self, count: int) -> None:
@@ -279,7 +300,7 @@ class ThreadTuner:
         self.turns = [each for each in self.turns if each not in slow]
 
     def _end_try(self, number: int, seconds: float) -> None:
-        usual = self.since.mean
+        usual = self.usual = self.since.recent
         self._switch(self.before)
         if seconds <= _WORTH_A_CHANGE * usual:
             self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
@@ -299,7 +320,7 @@ class ThreadTuner:
         if times[best] > _WORTH_A_CHANGE * times[self.before]:
             best = self.before
         self._switch(best)
-        self.is_chosen, self.since = True, _Pieces()
+        self.is_chosen, self.since, self.usual = True, _Pieces(), times[best]
         changes = best != self.before
         self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
         if changes and self.seconds - self.last_change >= _QUICK_CHANGE_SECONDS:
@@ -336,13 +357,13 @@ class _Pieces:
 
     count: int = 0
     seconds: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        return self.seconds / self.count
+    recent: float = 0.0
+    """The mean time of a piece, in which the last second counts most."""
 
     def add(self, seconds: float) -> None:
         self.count, self.seconds = self.count + 1, self.seconds + seconds
+        weight = max(1 / self.count, 1 - math.exp(-seconds / _RECENT_SECONDS))
+        self.recent += weight * (seconds - self.recent)
 
 
 @contextmanager

@@ -95,22 +95,33 @@ class _StepInPieces:
 
 
 class _WholeStep:
-    """A step that is compiled as one graph."""
+    """A step that is compiled as one graph.
+
+    Code that changes a setting, such as a flag, may not fit the next step, and a number that Python
+    draws is another one in each step. So the code is repeated only after two steps in a row in
+    which it ran on the same tensors but for the batch, and nothing else had changed between them.
+    """
 
     def __init__(self, step: TrainingStep, made: CompiledFunction) -> None:
         self.step, self.made = step, made
         self.last_call: LastCall | None = None
+        self.may_repeat = False
         self.traced: TracedUpdate | None = None
+        self.taken: int | None = None
+        """The number of updates after its own last step."""
 
     def __call__(self, batch: Batch) -> None:
         update = self.step.update
         taken = update.taken
+        # Another option may have run steps meanwhile, and the step says nothing of those before.
+        is_unchanged = self.step.is_unchanged and self.taken == taken
         try:
             with update.raising_its_errors():
-                if not (self.step.is_unchanged and self._repeat(batch)):
-                    self._call(batch)
+                if not (is_unchanged and self._repeat(batch)):
+                    self._call(batch, is_unchanged)
         finally:
             update.count(taken)
+        self.taken = update.taken
 
     def _repeat(self, batch: Batch) -> bool:
         """Run the code of the last call without the compiler's checks, if it fits the batch.
@@ -119,18 +130,24 @@ class _WholeStep:
             Whether it fits. Otherwise the step has not begun.
         """
         update = self.step.update
-        if self.last_call is None or self.traced is not update.traced:
+        if self.last_call is None or not self.may_repeat or self.traced is not update.traced:
             return False
         update.prepare()
         return self.last_call.repeat(batch.changing_tensors)
 
-    def _call(self, batch: Batch) -> None:
-        update = self.step.update
+    def _call(self, batch: Batch, is_unchanged: bool) -> None:
+        update, before = self.step.update, self.last_call
         update.trace()
         update.prepare()
         gradients = self.made(batch)
-        self.last_call = self.made.last_call(batch.changing_tensors)
+        self.last_call = self.made.take_last_call(batch.changing_tensors)
         self.traced = update.traced
+        self.may_repeat = (
+            is_unchanged
+            and before is not None
+            and self.last_call is not None
+            and self.last_call.continues(before)
+        )
         if gradients is not None:
             for parameter, gradient in zip(update.parameters, gradients, strict=True):
                 parameter.grad = gradient

@@ -69,7 +69,9 @@ class StepAutotuner:
         tell: Callable[[str], None],
     ) -> None:
         self.step, self.options, self.batch_size = step, options, batch_size
-        self.threads = ThreadTuner(options.threads, "step", tell)
+        all_but_most = [each for each in options.threads if each < max(options.threads)]
+        self._threads_alone = ThreadTuner(options.threads, "step", tell)
+        self._threads_beside = ThreadTuner(all_but_most or options.threads, "step", tell)
         self.steps_by_threads: Counter[str] = Counter()
         """How many steps of the current epoch each number of threads computed."""
         self.left = 0
@@ -90,6 +92,18 @@ class StepAutotuner:
             describe=self._find_description(),
             tell=tell,
         )
+
+    @property
+    def threads(self) -> ThreadTuner:
+        """What chooses the number of threads.
+
+        While the compiler works in the background, the largest number is not used, so that a core
+        is left for the compiler. It has a lower priority, and would take two or three times as
+        long.
+        """
+        if self.tuner.stage is Stage.PREPARING:
+            return self._threads_beside
+        return self._threads_alone
 
     def close(self) -> None:
         """End a compiler that works in the background."""
@@ -186,13 +200,13 @@ class StepAutotuner:
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
             return
-        stage, option = self.tuner.stage, self.option
+        stage, option, threads = self.tuner.stage, self.option, self.threads
         if stage is Stage.TIMING_UNCOMPILED:
             # Not in later stages, so that the code that the copy compiles is what is read later.
             self.left = left
         self.tuner.start()
         if stage in (Stage.PREPARING, Stage.DECIDED):
-            with self.threads.timing(left - 1):
+            with threads.timing(left - 1):
                 self.tuner.run(attempt)
         else:
             self.tuner.run(attempt)
@@ -200,7 +214,8 @@ class StepAutotuner:
                 self.compiled_from = self.step.taken
         self.tuner.stop(left - 1)
         if (self.tuner.stage, self.option) != (stage, option):
-            self.threads.start_again()
+            threads.start_again()
+            self.threads.replace(threads)
             if not self.option.compiled:
                 self.compiled_from = None
 

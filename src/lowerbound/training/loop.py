@@ -48,18 +48,22 @@ class Observer:
 
     To write your own: subclass, override the methods that you need, and pass an instance in
     ``observers`` of :func:`lowerbound.fit`. Compiled steps of a small model are a tenth faster if
-    no observer of yours overrides :meth:`on_step` or :meth:`on_choice`, or if each that does has
-    ``only_reads = True``.
+    each observer that overrides :meth:`on_step` or :meth:`on_choice` has ``only_reads = True``.
     """
 
     only_reads: ClassVar[bool] = False
-    """Whether :meth:`on_step` and :meth:`on_choice` leave the model, the objective and the
-    optimiser unchanged, and do not read the gradients of parameters."""
+    """Whether :meth:`on_step` and :meth:`on_choice` change nothing of the training, and do not read
+    gradients of parameters. A subclass that overrides one of them says so again."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "on_step" in vars(cls) or "on_choice" in vars(cls):
+            cls.only_reads = vars(cls).get("only_reads", False)
 
     @property
     def may_interfere(self) -> bool:
         """Whether it may change the training, or read gradients, between two steps."""
-        called = {getattr(type(self), name) for name in ("on_step", "on_choice")}
+        called = {getattr(each, "__func__", each) for each in (self.on_step, self.on_choice)}
         return not self.only_reads and called != {Observer.on_step, Observer.on_choice}
 
     def on_start(self, loop: Loop) -> None:
@@ -129,7 +133,6 @@ class Loop:
     @torch.enable_grad()
     def run(self) -> None:
         """Train to the end. The caller seeds and restores torch's random state."""
-        self.step.is_watched = any(observer.may_interfere for observer in self.observers)
         with self._report_failures():
             self._notify("on_start")
             while not self.progress.finished:
@@ -138,8 +141,7 @@ class Loop:
                         with self.signals.finish_step(self._may_undo_step):
                             self._take_step(batch)
                         self._stop_if_requested()
-                record = self._validate()
-                decision = self._decide()
+                record, decision = self._validate(), self._decide()
                 with self.signals.postpone():
                     self._keep_best(record, decision)
                     self._end_epoch(record)
@@ -253,6 +255,7 @@ class Loop:
         self.model.train()
         self.players.train()
         self.step.is_unchanged = False
+        self.step.is_watched = any(observer.may_interfere for observer in self.observers)
         first, began = self.progress.position, time.perf_counter()
         most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
         left = (self.total_steps - self.progress.step) * self.batch_size
@@ -306,8 +309,8 @@ class Loop:
             "train": averages,
             "learning_rate": rate,
             "examples_per_second": self.examples_per_second,
+            **self.autotuner.record(),
         }
-        record |= self.autotuner.record()
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
@@ -332,12 +335,11 @@ class Loop:
         if self.autostop is None:
             return None
         step, epochs = self.progress.step, self.progress.count_epochs(len(self.train))
-        schedules = self.schedules.values()
         return self.autostop.consider(
             self.progress,
             epoch_steps=count_batches(len(self.train), self.batch_size),
             last=step >= self.total_steps,
-            changing=not all(schedule.ended(step, epochs) for schedule in schedules),
+            changing=not all(schedule.ended(step, epochs) for schedule in self.schedules.values()),
             best_weights=(self.best_weights or {}).get("model"),
             bounds_of=partial(
                 compute_comparable_bounds,
@@ -356,8 +358,7 @@ class Loop:
             if decision.goes_back and self.best_weights is not None:
                 self.load_weights(self.best_weights)
             self.tell(decision.describe(self.rates.own[0] * window["pace"]))
-            finite = {name: value for name, value in window.items() if math.isfinite(value)}
-            record["window"] = finite
+            record["window"] = {name: x for name, x in window.items() if math.isfinite(x)}
         if self.autostop is not None:
             self.autostop.follow(decision)
         self.progress.windows, self.progress.settled = decision.windows, decision.settled

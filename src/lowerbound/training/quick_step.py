@@ -160,7 +160,16 @@ class _FusedGroup:
         return (
             same
             and self.is_uniform
-            and all(state.get(p) is own and own for p, own in zip(given, self.states, strict=True))
+            and all(
+                state.get(p) is own
+                and own
+                and own["exp_avg"] is mean
+                and own["exp_avg_sq"] is square
+                and own["step"] is step
+                for p, own, mean, square, step in zip(
+                    given, self.states, self.means, self.squares, self.steps, strict=True
+                )
+            )
         )
 
     def step(

@@ -40,32 +40,41 @@ class RecordedStep:
         self.step, self.build = step, build
         self.may_record = True
         self.graph: Any = None
+        self.is_confirmed = False
+        """Whether a repetition has passed the checks."""
+        self.taken: int | None = None
+        """The number of updates after its own last step."""
         self._start()
 
     def __call__(self, batch: Batch) -> None:
         """Take the step."""
         update = self.step.update
-        if not (self.step.is_unchanged or update.is_as_recorded()):
+        taken = update.taken
+        # Another option may have run steps meanwhile, and the step says nothing of those before.
+        is_unchanged = self.step.is_unchanged and self.taken == taken
+        if not (is_unchanged or update.is_as_recorded()):
             self._start()
         update.send_rates()
-        taken = update.taken
-        if not self._repeats(batch):
+        if not self._repeats(batch, is_unchanged):
             self._run_or_record(batch)
-        update.taken = taken + 1  # which a recorded update does not count
+        update.taken = self.taken = taken + 1  # which a recorded update does not count
 
     def _start(self) -> None:
         self.step.update.record()
         self.made = self.build()
         self.graph, self.is_compiled = None, False
 
-    def _repeats(self, batch: Batch) -> bool:
+    def _repeats(self, batch: Batch, is_unchanged: bool) -> bool:
         """Repeat the recorded step with another batch, if it is valid for that."""
         if self.graph is None:
             return False
+        # The first repetition is checked: the step itself may have changed a setting in Python,
+        # which repetitions do not run.
         is_valid = batch.examples is self.batch.examples and (
-            self.step.is_unchanged
+            (is_unchanged and self.is_confirmed)
             or (self.addresses == self._list_addresses() and self.holds(batch))
         )
+        self.is_confirmed = is_valid
         if not is_valid:
             self.graph, self.is_compiled = None, False
             return False
@@ -85,6 +94,7 @@ class RecordedStep:
             return
         self.holds, self.batch, self.inputs = holds, own, own.changing_tensors
         self.addresses = self._list_addresses()
+        self.is_confirmed = False
         self.graph.replay()
 
     def _run(self, batch: Batch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class _TracedGroup:
     rule: Rule
     parameters: list[Tensor]
     positions: list[int]
-    states: list[dict[str, Any]]
+    state: list[Any]
     averages: list[list[Tensor]]
     counts: list[Tensor]
 
@@ -149,15 +150,14 @@ class _TracedGroup:
         learned = [p for p in group["params"] if p.requires_grad]
         if names:
             learned = [p for p in learned if state.get(p)]
-        states = [state.get(p, {}) for p in learned]
         return cls(
             group,
             rule,
             learned,
             [positions[p] for p in learned],
-            states,
-            [[own[name] for name in rule.averages] for own in states],
-            [own[name] for own in states for name in rule.count],
+            _list_state(state, learned, rule),
+            [[state[p][name] for name in rule.averages] for p in learned],
+            [state[p][name] for p in learned for name in rule.count],
         )
 
     @property
@@ -169,16 +169,18 @@ class _TracedGroup:
 
     def fits(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
         """Whether the group still has this rule and this state."""
-        state = optimizer.state
+        state = _list_state(optimizer.state, self.parameters, self.rule)
         return (
             group is self.group
             and _find_rule(optimizer, group) is self.rule
-            and all(
-                not own or state.get(p) is own
-                for p, own in zip(self.parameters, self.states, strict=True)
-            )
+            and all(map(is_, state, self.state))
             and len({float(count) for count in self.counts}) <= 1
         )
+
+
+def _list_state(state: State, parameters: Sequence[Tensor], rule: Rule) -> list[Any]:
+    names = rule.averages + rule.count
+    return [state.get(parameter, {}).get(name) for parameter in parameters for name in names]
 
 
 class TracedUpdate:

@@ -145,7 +145,7 @@ def draw(
     xp: Any = torch
     if device.type == "cpu":
         xp = np
-    pairs = transform(words, dtype, xp).reshape(len(indices), -1)
+    pairs = transform(words, dtype, xp).reshape(len(indices), 2 * needed)
     return torch.as_tensor(pairs[:, skipped : skipped + count]).to(dtype)
 
 
