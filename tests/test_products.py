@@ -195,6 +195,16 @@ def test_a_trial_is_made_once_and_leaves_no_trace(monkeypatch):
 
 
 @pytest.mark.usefixtures("trial")
+def test_the_trial_is_in_float32_whatever_the_default_type_is():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert choose_library(CPU) in ("torch", "oneDNN")
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("trial")
 def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
     monkeypatch.setattr(products, "_compare", lambda *_: "oneDNN")
     torch.backends.mkldnn.enabled = False

@@ -43,7 +43,7 @@ def choose_library(device: torch.device) -> Library:
 @cache
 def _find_faster_library() -> Library:
     """Multiply two matrices with each library in turns; the answer is kept for the process."""
-    a, b = torch.ones(_SIZE, _SIZE), torch.ones(_SIZE, _SIZE)
+    a, b = (torch.ones(_SIZE, _SIZE, dtype=torch.float32) for _ in range(2))
     with torch.no_grad():
         return _compare(
             lambda: torch.mm(a, b),
