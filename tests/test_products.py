@@ -281,16 +281,18 @@ def read_progress(folder: Path) -> dict:
 
 @needs_onednn
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("still_there", [True, False])
-def test_a_resumed_run_uses_the_recorded_library(still_there, used, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacking", [None, "has_onednn", "knows_compiler"])
+def test_a_resumed_run_uses_the_recorded_library(lacking, used, tmp_path, monkeypatch):
     run = train(directory=tmp_path, epochs=2)
     assert read_progress(tmp_path)["products"] == "oneDNN"
     assert [record["products"] for record in run.history] == ["oneDNN"] * 2
     # Now a trial would choose torch's own library.
     monkeypatch.setattr(compiling, "choose_library", lambda device: "torch")
-    monkeypatch.setattr(compiling, "has_onednn", lambda: still_there)
+    second = "oneDNN"
+    if lacking is not None:
+        monkeypatch.setattr(compiling, lacking, lambda: False)
+        second = "torch"
     run = train(directory=tmp_path, epochs=4, resume=True)
-    second = {True: "oneDNN", False: "torch"}[still_there]
     assert used == ["oneDNN", second]
     assert read_progress(tmp_path)["products"] == second
     assert [record["products"] for record in run.history] == ["oneDNN"] * 2 + [second] * 2

@@ -54,9 +54,9 @@ class BackgroundWork:
     Only files that the work writes remain, such as the compiler's cache; the work must not change
     memory that processes share. The copy computes with one thread, because it does not have the
     threads of this process. It prints nothing, keeps no file open that this process had opened,
-    such as a lock, and simply ends at a signal that asks a process to end. It ends with this
-    process, and whatever it has started, such as the C++ compiler, ends with it. If memory runs
-    out, the system ends it first.
+    such as a lock, and simply ends at a signal that asks a process to end. When this process ends,
+    the copy ends too, together with all processes that it has started, such as the C++ compiler. If
+    memory runs out, the system ends the copy first.
 
     Args:
         work: returns ``None``, or why it failed.

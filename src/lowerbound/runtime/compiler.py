@@ -184,11 +184,14 @@ class _Backend:
         self, graph: torch.fx.GraphModule, inputs: list[Any], *, options: dict[str, Any]
     ) -> Callable[..., Any]:
         code, function = generate_code(graph, inputs, options), self.function
+        owner = function()
+        if owner is None or not owner.is_repeatable:
+            return code
 
         def call(*given: Any) -> Any:
             results = code(*given)
             called = function()
-            if called is not None and called.is_repeatable:
+            if called is not None:
                 called.remember_call(code, given, results)
             return results
 

@@ -55,12 +55,12 @@ def _compare(multiply: Callable[[], Tensor], multiply_otherwise: Callable[[], Te
     multiply(), multiply_otherwise()
     times = [(_time(multiply), _time(multiply_otherwise)) for _ in range(_TURNS)]
     seconds, other_seconds = map(min, zip(*times, strict=True))
-    if other_seconds <= _WORTH_A_CHANGE * seconds and _knows_compiler():
+    if other_seconds <= _WORTH_A_CHANGE * seconds and knows_compiler():
         return "oneDNN"
     return "torch"
 
 
-def _knows_compiler() -> bool:
+def knows_compiler() -> bool:
     """Whether this version of torch's compiler has the parts that the product pass uses."""
     try:
         import_module("lowerbound.runtime.product_pass")

@@ -12,7 +12,7 @@ import torch
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option, Stage
 from lowerbound.runtime.compiled_before import read_sources
 from lowerbound.runtime.compiler import Choice
-from lowerbound.runtime.products import Library, choose_library, has_onednn
+from lowerbound.runtime.products import Library, choose_library, has_onednn, knows_compiler
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
 from lowerbound.training.compiled_step import Compute, compile_step
@@ -171,7 +171,7 @@ class StepAutotuner:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             if progress.compiled:
                 self._products = "torch"
-                if progress.products == "oneDNN" and has_onednn():
+                if progress.products == "oneDNN" and has_onednn() and knows_compiler():
                     self._products = "oneDNN"
             self.tuner.resume(progress.compiled, bfloat16)
         if self.option.compiled:

@@ -196,7 +196,7 @@ class Loop:
         return collect_weights(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
-        """Put weights into the model and the objective's players; they must fit."""
+        """Put weights into the model and players; RuntimeError or KeyError if they do not fit."""
         self.model.load_state_dict(weights["model"])
         if self.players:
             self.players.load_state_dict(weights["objective"])
