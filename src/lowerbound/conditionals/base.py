@@ -14,9 +14,13 @@ from torch.distributions import Distribution
 
 from lowerbound.describe import KINDS
 from lowerbound.errors import DataError
+from lowerbound.networks import set_output_bias
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 """Floating types that are too imprecise for the terms of a bound."""
+
+# The number of draws from which the Fisher information of a network's outputs is estimated.
+_DRAWS = 100
 
 
 class Conditional(nn.Module, ABC):
@@ -32,6 +36,8 @@ class Conditional(nn.Module, ABC):
     - set :attr:`normalized` to False if the result is a score rather than a density or a mass;
     - override :meth:`check_data` to explain which data lie outside of the support, and
       :meth:`check_fields` to refuse fields that cannot be used;
+    - override :meth:`Parametric.marginal_outputs`, or else :meth:`start_from`, so that training
+      starts from the data;
     - decorate it with :func:`lowerbound.describable`, so that a saved model is rebuilt from its
       file.
 
@@ -92,6 +98,17 @@ class Conditional(nn.Module, ABC):
 
         Raises:
             DataError: naming the field and the first row that is refused.
+        """
+
+    def start_from(self, x: Tensor, **fields: Tensor) -> None:
+        """Change the parameters so that, without its input, it fits each entry of some data.
+
+        :func:`lowerbound.fit` calls it before the first step. By default nothing changes.
+
+        Args:
+            x: data as they would be scored, ``[N, *event]``, with NaN where an entry was not
+                observed.
+            fields: those that the conditional needs or accepts, ``[N, ...]`` each.
         """
 
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
@@ -161,6 +178,43 @@ class Parametric(Conditional):
     @abstractmethod
     def from_parameters(self, raw: Tensor) -> Distribution:
         """The distribution of these outputs of the network, ``[*leading, *outputs]``."""
+
+    def marginal_outputs(self, x: Tensor) -> Tensor | None:
+        """Outputs of the network with which the distribution fits each entry of some data.
+
+        The same outputs serve all examples, so they ignore the network's input.
+
+        Args:
+            x: data, ``[N, *event]``, with NaN where an entry was not observed.
+
+        Returns:
+            The outputs, ``[*outputs]``, or ``None`` if they are not known, as by default.
+        """
+        return None
+
+    def start_from(self, x: Tensor, **fields: Tensor) -> None:
+        """Set the bias of the network's last layer to :meth:`marginal_outputs`.
+
+        The layer's weights are random, and so is what they add to the outputs. They are scaled down
+        where that would change log probabilities by more than about a nat.
+        """
+        outputs = self.marginal_outputs(x)
+        if outputs is not None:
+            set_output_bias(self.network, outputs, self._find_steps_of_a_nat(outputs))
+
+    @torch.enable_grad()
+    def _find_steps_of_a_nat(self, outputs: Tensor) -> Tensor:
+        """Find by how much each output may change for about a nat, 1 at the most, ``[*outputs]``.
+
+        It is the inverse root of the output's Fisher information, estimated from draws.
+        """
+        raw = outputs.expand(_DRAWS, *outputs.shape).clone().requires_grad_()
+        p = self.from_parameters(raw)
+        with torch.no_grad():
+            x = p.sample()
+        (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), raw)
+        information = gradient.square().mean(0).nan_to_num(0.0, 0.0, 0.0)
+        return information.rsqrt().clamp(max=1.0)
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that the network needs."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
+from lowerbound.conditionals.moments import smooth_frequencies
 from lowerbound.describe import describable
 from lowerbound.distributions import FactorialBernoulli
 from lowerbound.errors import DataError
@@ -37,6 +38,10 @@ class Bernoulli(Parametric):
     def from_parameters(self, raw: Tensor) -> FactorialBernoulli:
         """The Bernoulli distribution of these logits."""
         return FactorialBernoulli(raw, self.event_dims)
+
+    def marginal_outputs(self, x: Tensor) -> Tensor:
+        """The logits of each entry's frequency."""
+        return smooth_frequencies(x).logit()
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse values that are neither 0 nor 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
@@ -60,6 +61,23 @@ class Categorical(Parametric):
         return FactorialCategorical(
             raw.unflatten(-self.event_dims, (self.levels, -1)), self.event_dims
         )
+
+    def marginal_outputs(self, x: Tensor) -> Tensor:
+        """The log frequency of each level at each entry.
+
+        The frequencies of all entries together count as one more observation of each entry.
+        """
+        event = x.shape[1:]
+        entries = x.reshape(len(x), -1)
+        places = torch.arange(entries.shape[1], device=x.device).expand_as(entries)
+        seen = ~entries.isnan()
+        level = ((self.levels - 1) * entries[seen]).round().long()
+        cells = places[seen] * self.levels + level
+        counts = torch.bincount(cells, minlength=entries.shape[1] * self.levels)
+        counts = counts.reshape(-1, self.levels).to(x.dtype)
+        overall = (counts.sum(0) + 1) / (counts.sum() + self.levels)
+        frequencies = (counts + overall) / (counts.sum(1, keepdim=True) + 1)
+        return frequencies.log().T.reshape(self.levels, *event).flatten(0, 1)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse values that are not one of the levels.

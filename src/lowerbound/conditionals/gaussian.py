@@ -16,6 +16,7 @@ from lowerbound.conditionals.base import (
     event_dims_of,
     to_full_precision,
 )
+from lowerbound.conditionals.moments import average_entries, spread_entries
 from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
@@ -149,6 +150,29 @@ class Gaussian(Parametric):
 
     def _bound_log_scale(self, log_variance: Tensor) -> Tensor:
         return _bound_log_scale(self, log_variance)
+
+    def marginal_outputs(self, x: Tensor) -> Tensor:
+        """The mean of each entry, and its log variance if the network gives scales."""
+        mean = average_entries(x)
+        if self.mean == "sigmoid":
+            mean = mean.logit(eps=1e-3)
+        if self.scale != "network":
+            return mean
+        return torch.cat([mean, self._find_log_variance(x)])
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor, **fields: Tensor) -> None:
+        """Set the network's bias, and a learned scale, to the moments of the data."""
+        super().start_from(x, **fields)
+        if self.scale == "shared":
+            self.log_variance.copy_(self._find_log_variance(x).exp().mean().log())
+        elif self.scale == "elementwise":
+            self.log_variance.copy_(self._find_log_variance(x))
+
+    def _find_log_variance(self, x: Tensor) -> Tensor:
+        """The log variance of each entry, well within the limits of the scale."""
+        low, high = 2 * math.log(self.min_scale), 2 * math.log(self.max_scale)
+        return spread_entries(x).log().clamp(low + 1, high - 1)
 
 
 @describable

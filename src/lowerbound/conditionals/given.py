@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -51,6 +52,11 @@ class Wrapper(Conditional):
         check = getattr(self.part, "check_data", None)
         if check is not None:
             check(x, rows, name, **select_fields(self.part, fields))
+
+    def start_from(self, x: Tensor, **fields: Tensor) -> None:
+        """Start the conditional inside from the data."""
+        if isinstance(self.part, Conditional):
+            self.part.start_from(x, **select_fields(self.part, fields))
 
 
 def unwrap(part: nn.Module) -> nn.Module:
@@ -280,6 +286,12 @@ class Masked(Wrapper):
         if OBSERVED not in fields:
             return p
         return MaskedDistribution(p, fields[OBSERVED])
+
+    def start_from(self, x: Tensor, **fields: Tensor) -> None:
+        """Start the likelihood inside from the observed entries."""
+        if OBSERVED in fields:
+            x = x.masked_fill(~fields[OBSERVED], math.nan)
+        super().start_from(x, **fields)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse the observed entries that the likelihood inside refuses."""

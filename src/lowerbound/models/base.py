@@ -199,6 +199,17 @@ class Model(nn.Module, ABC):
             DataError: saying where.
         """
 
+    def start_from(self, x: Tensor, **given: Any) -> None:
+        """Change the parameters so that training starts from some data.
+
+        By default nothing changes. Override it in a model with a likelihood, and call the
+        likelihood's :meth:`~lowerbound.Conditional.start_from`.
+
+        Args:
+            x: data, ``[N, *event]``.
+            given: the fields that the model needs or accepts, ``[N, ...]`` each.
+        """
+
     def explain_non_finite(self, draw: Draw, too_long: str) -> tuple[str, str] | None:
         """Why a draw led to a non-finite bound or gradient, and the remedy.
 

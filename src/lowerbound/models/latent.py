@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from lowerbound.distributions import choose_point
 from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.models import checks
 from lowerbound.models.base import Model
+from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.draw import Draw
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
@@ -32,27 +32,6 @@ from lowerbound.runtime.memory import choose_batch_size, count_values_per_pair, 
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
-
-
-@dataclass(frozen=True, eq=False)
-class ConditionedParts:
-    """The three distributions of a latent-variable model for one batch and its fields.
-
-    Args:
-        q: the posterior q(z given x), batch shape ``[B]``.
-        prior: the prior p(z), batch shape ``[]``, or ``[B]`` if it depends on fields.
-        likelihood: p(x given z) as a function of z, ``[K, B, *latent]``.
-    """
-
-    q: Distribution
-    prior: Distribution
-    likelihood: Callable[[Tensor], Distribution]
-
-    def draw_from_prior(self, samples: int, examples: int) -> Tensor:
-        """Draws from the prior, ``[samples, examples, *latent]``."""
-        if self.prior.batch_shape:
-            return self.prior.sample(Size((samples,)))
-        return self.prior.sample(Size((samples, examples)))
 
 
 @describable
@@ -157,6 +136,11 @@ class LatentModel(Model):
         if not fields:
             return self.likelihood
         return partial(self.likelihood, **fields)
+
+    def start_from(self, x: Tensor, **given: Any) -> None:
+        """Start the likelihood from some data, see :meth:`lowerbound.Conditional.start_from`."""
+        if isinstance(self.likelihood, Conditional):
+            self.likelihood.start_from(x, **select_fields(self.likelihood, given))
 
     def unnormalized_parts(self) -> tuple[str, ...]:
         """The parts that declare ``normalized = False``, by role and class.

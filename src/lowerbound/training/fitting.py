@@ -94,6 +94,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.runtime.threads import restoring_threads, using_threads
+    from lowerbound.training.data_start import start_from_data
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import lock_run, open_run
 
@@ -109,6 +110,8 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         with lock_run(files, settings), seeded(seed, loop.device):
             if files is not None:
                 open_run(loop, files, settings)
+            if settings.start and not loop.progress.step:
+                start_from_data(loop)
             within_threads: Callable[[int], AbstractContextManager[None]] = restoring_threads
             if len(loop.options.threads) == 1:
                 within_threads = using_threads  # so validation uses this number too

@@ -310,6 +310,7 @@ class Loop:
             "learning_rate": rate,
             "examples_per_second": self.examples_per_second,
             **self.autotuner.record(),
+            **progress.record_start(),
         }
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))

@@ -52,6 +52,8 @@ class Progress:
     """Whether early stopping ended it."""
     settled: bool = False
     """Whether training stopped because it had settled to its tolerance."""
+    start: dict[str, float] | None = None
+    """What the start from the data did to the bound; ``None`` if the model did not start so."""
     windows: Windows = field(default_factory=Windows)
     """The state of the rule that applies the tolerance."""
     compiled: bool | None = None
@@ -82,6 +84,12 @@ class Progress:
             if old in state:
                 windows[name] = state.pop(old)
         return cls(**state, windows=Windows(**windows))
+
+    def record_start(self) -> dict[str, Any]:
+        """What the record of the first epoch says about the start from the data."""
+        if self.start is None or self.history:
+            return {}
+        return {"start": self.start}
 
     def advance(self, examples: int) -> None:
         """Count a step on this many examples."""

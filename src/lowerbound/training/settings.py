@@ -77,6 +77,14 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     have gained too little. See :mod:`lowerbound.training.autostop`.
     """
 
+    start: bool = True
+    """Start from the data: before the first step, the likelihood's output bias and scale are set to
+    the mean and the spread of some examples.
+
+    Up to 1,000 examples are chosen at random. The weights stay as they are if the bound of these
+    examples would not rise, as for a model that was trained before.
+    """
+
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the order of the examples and of all noise.
 

@@ -1,0 +1,48 @@
+"""Moments of each entry of some data, from which training starts."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def count_observed(x: Tensor) -> Tensor:
+    """Count the observed values of each entry, ``[*event]``: those that are not NaN."""
+    return (~x.isnan()).sum(0)
+
+
+def average_entries(x: Tensor) -> Tensor:
+    """Average the observed values of each entry, ``[*event]``.
+
+    An entry that was never observed gets the average of all entries.
+
+    Args:
+        x: data ``[N, *event]``, with NaN where an entry was not observed.
+    """
+    mean = x.nanmean(0)
+    return mean.where(~mean.isnan(), x.nanmean()).nan_to_num(0.0)
+
+
+def spread_entries(x: Tensor) -> Tensor:
+    """Estimate the variance of each entry, ``[*event]``, which is positive unless all are constant.
+
+    The average variance of all entries counts as one more observation of each entry. So an entry
+    that is constant in these data is not taken to be constant in all others.
+
+    Args:
+        x: data ``[N, *event]``, with NaN where an entry was not observed.
+    """
+    squares = (x - average_entries(x)).square()
+    count = count_observed(x)
+    average = squares.nanmean().nan_to_num(1.0)
+    return (squares.nansum(0) + average) / (count + 1)
+
+
+def smooth_frequencies(x: Tensor) -> Tensor:
+    """Estimate the probability that each entry of binary data is 1, ``[*event]``.
+
+    The probability is strictly between 0 and 1: half an observation of each value is added.
+
+    Args:
+        x: data in [0, 1], ``[N, *event]``, with NaN where an entry was not observed.
+    """
+    return (x.nansum(0) + 0.5) / (count_observed(x) + 1)

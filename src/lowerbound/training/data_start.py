@@ -1,0 +1,78 @@
+"""Starts a training from its data: the likelihood begins at the mean and the spread of each entry.
+
+A network's first outputs are near 0, whatever the data are. The first steps of a training would
+only move them to the mean of the data, and a scale to its spread; in physical units this takes
+thousands of steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lowerbound.data.examples import Examples
+from lowerbound.errors import NonFiniteError
+from lowerbound.evaluation.scoring import compute_dataset_terms
+from lowerbound.models import Model
+from lowerbound.models.passes import iterate_batches
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
+from lowerbound.training.loop import Loop
+
+# The start uses at most this many examples, and fewer if they are so large that these have more
+# values than this.
+_MOST_EXAMPLES = 1000
+_MOST_VALUES = 1 << 24
+
+
+def start_from_data(loop: Loop) -> None:
+    """Let the model start from some of its training data, if that raises their bound.
+
+    The examples are chosen at random by the seed. The bound before and after is recorded as
+    ``start`` in the checkpoints, and in the first record of ``metrics.jsonl``. A model that was
+    trained before has a better bound already, so its weights stay as they are. No random state
+    changes.
+    """
+    model, seed = loop.model, derived_seed(loop.seed, "start")
+    if type(model).start_from is Model.start_from:
+        return
+    examples = _choose_examples(loop.train, seed)
+    weights = [*model.parameters(), *model.buffers()]
+    before = [weight.detach().clone() for weight in weights]
+    bound = _average_bound(loop, examples, seed)
+    with torch.no_grad(), evaluating(model), seeded(seed, get_device(model)):
+        ((_, x, given),) = iterate_batches(examples, model, seed=seed, batch_size=len(examples))
+        model.start_from(x, **given)
+    if all(torch.equal(old, new) for old, new in zip(before, weights, strict=True)):
+        return
+    started = _average_bound(loop, examples, seed)
+    if started <= bound:
+        with torch.no_grad():
+            for old, new in zip(before, weights, strict=True):
+                new.copy_(old)
+        return
+    loop.progress.start = {"examples": len(examples), "after": started}
+    if math.isfinite(bound):
+        loop.progress.start["before"] = bound
+    loop.tell(
+        f"the likelihood starts at the mean and the spread of {len(examples):,} examples, which "
+        f"raises their {loop.objective.label(model)} from {bound:,.2f} to {started:,.2f} nats"
+    )
+
+
+def _choose_examples(train: Examples, seed: int) -> Examples:
+    count = max(2, min(_MOST_EXAMPLES, _MOST_VALUES // max(1, math.prod(train.shape))))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    return train.subset(order[:count].sort().values.to(train.values.device))
+
+
+def _average_bound(loop: Loop, examples: Examples, seed: int) -> float:
+    """Average the bound of some examples; minus infinity if it is not finite."""
+    try:
+        terms = compute_dataset_terms(loop.model, loop.objective, examples, seed=seed)
+    except NonFiniteError:
+        return -math.inf
+    average = float(terms["bound"].mean())
+    return average if math.isfinite(average) else -math.inf
