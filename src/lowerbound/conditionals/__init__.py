@@ -15,6 +15,11 @@ from lowerbound.conditionals.gaussian import (
 )
 from lowerbound.conditionals.given import Given, Masked
 from lowerbound.conditionals.point import Point
+from lowerbound.conditionals.standardized import (
+    Standardization,
+    Standardized,
+    StandardizedInput,
+)
 from lowerbound.conditionals.structured import ByVariable, Parts
 from lowerbound.conditionals.vamp import VampPrior
 
@@ -33,6 +38,9 @@ __all__ = [
     "Parts",
     "Point",
     "StandardNormal",
+    "Standardization",
+    "Standardized",
+    "StandardizedInput",
     "VampPrior",
     "event_dims_of",
     "full_rank",

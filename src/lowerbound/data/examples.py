@@ -71,6 +71,7 @@ class Examples:
             The labels are the field ``label``.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         categories: the meanings of the integers of a field, by the name of the field.
+        columns: the names of the entries of vectors, as of a table's columns, or ``None``.
         preprocessing: how :func:`lowerbound.load_data` made the examples, or ``None``.
         missing: ``"nan"``, or ``None`` to refuse NaN.
 
@@ -98,6 +99,7 @@ class Examples:
     fields: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind | None = None
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     missing: InitVar[Missing | None] = None
 

@@ -15,7 +15,7 @@ from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
 from lowerbound.data.sparse import SparseRows, is_sparse
-from lowerbound.data.tables import refuse_lossy
+from lowerbound.data.tables import is_table, refuse_lossy
 from lowerbound.errors import DataError
 
 # Torch or numpy lack operations for these types on some devices.
@@ -50,6 +50,8 @@ def read_contents(
     else:
         refuse_settings({"layer": layer}, f"{name}: only AnnData has layers")
         about["fields"] = _check_by_name(fields, name)
+    if is_table(data):
+        about["columns"] = tuple(map(str, data.columns))
     if is_sparse(data):
         levels = find_levels(data.dtype, kind)
         return {"values": SparseRows.of(data, name=name, kind=kind), "levels": levels, **about}

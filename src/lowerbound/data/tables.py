@@ -11,6 +11,11 @@ from torch import Tensor
 from lowerbound.errors import DataError
 
 
+def is_table(data: Any) -> bool:
+    """Whether data are a table with named columns, such as a DataFrame of pandas or polars."""
+    return hasattr(data, "columns") and hasattr(data, "dtypes")
+
+
 def refuse_lossy(data: Any, name: str) -> None:
     """Raise ``DataError`` for data that cannot be read as one array without a loss.
 
@@ -21,7 +26,7 @@ def refuse_lossy(data: Any, name: str) -> None:
         _refuse_layout(data, name)
     elif isinstance(data, np.ma.MaskedArray):
         _refuse_mask(data, name)
-    elif hasattr(data, "columns") and hasattr(data, "dtypes"):
+    elif is_table(data):
         _refuse_mixed_columns(data, name)
 
 

@@ -21,6 +21,7 @@ from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
+from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MaskedDistribution",
     "Mixture",
     "PointMass",
+    "Rescaled",
     "SideBySide",
     "TriangularNormal",
     "as_diagonal",

@@ -2,6 +2,7 @@
 
 from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 from lowerbound.evaluation.annealing import Interval, annealed_log_likelihood, bidirectional
+from lowerbound.evaluation.baseline import score_independent_entries
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.findings import Finding
@@ -34,5 +35,6 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "posterior_health",
+    "score_independent_entries",
     "to_arviz",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
+from lowerbound.evaluation.baseline import score_independent_entries
 from lowerbound.evaluation.checks import check_batch_size
 from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.scoring import compute_dataset_terms
@@ -39,12 +40,15 @@ class Estimate:
             dequantised data only.
         label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
             not a bound, or a part of the model is not normalised.
+        baseline: the score of independent entries on the same data, see
+            :func:`lowerbound.evaluation.score_independent_entries`, or ``None``.
     """
 
     per_example: Tensor
     terms: dict[str, Estimate] = field(default_factory=dict)
     bits_per_dimension: float | None = None
     label: str = "mean"
+    baseline: float | None = None
 
     @property
     def mean(self) -> float:
@@ -92,6 +96,8 @@ class Estimate:
 
     def __repr__(self) -> str:
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())
+        if self.baseline is not None:
+            terms += f", independent_entries={self.baseline:.6g}"
         return (
             f"{type(self).__name__}({self.label}={self.mean:.6g}, "
             f"standard_error={self.standard_error:.2g}, examples={len(self.per_example)}{terms})"
@@ -155,10 +161,12 @@ def evaluate(
         model, objective, examples, seed=seed, batch_size=batch_size, progress=progress
     )
     bound, label = terms.pop("bound"), objective.label(model)
-    bits = None
+    bits = baseline = None
     if label == "bound":
         bits = bits_per_dimension(model, examples, float(bound.mean()))
-    return Estimate(bound, {name: Estimate(term) for name, term in terms.items()}, bits, label)
+        baseline = score_independent_entries(model, examples, seed=seed)
+    estimates = {name: Estimate(term) for name, term in terms.items()}
+    return Estimate(bound, estimates, bits, label, baseline)
 
 
 def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float | None:

@@ -210,6 +210,23 @@ class Model(nn.Module, ABC):
             given: the fields that the model needs or accepts, ``[N, ...]`` each.
         """
 
+    def standardize(self, x: Tensor, **given: Any) -> None:
+        """Let the model see each entry of the data with mean 0 and standard deviation 1.
+
+        Its bound, draws and means stay in the units of the data.
+
+        Args:
+            x: data, ``[N, *event]``.
+            given: the fields that the model needs or accepts, ``[N, ...]`` each.
+
+        Raises:
+            SettingsError: if the model cannot do so, as by default.
+        """
+        raise SettingsError(
+            f"a {type(self).__name__} cannot standardise its data; leave standardize out, or "
+            "use a lb.LatentModel"
+        )
+
     def explain_non_finite(self, draw: Draw, too_long: str) -> tuple[str, str] | None:
         """Why a draw led to a non-finite bound or gradient, and the remedy.
 

@@ -25,6 +25,7 @@ from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.draw import Draw
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
+from lowerbound.models.standardizing import standardize_parts
 from lowerbound.models.support import check_support
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
@@ -141,6 +142,14 @@ class LatentModel(Model):
         """Start the likelihood from some data, see :meth:`lowerbound.Conditional.start_from`."""
         if isinstance(self.likelihood, Conditional):
             self.likelihood.start_from(x, **select_fields(self.likelihood, given))
+
+    def standardize(self, x: Tensor, **given: Any) -> None:
+        """Wrap posterior and likelihood so that both see standardised data.
+
+        See :class:`lowerbound.conditionals.Standardized`. A model that is standardised stays as it
+        is.
+        """
+        standardize_parts(self, x, given)
 
     def unnormalized_parts(self) -> tuple[str, ...]:
         """The parts that declare ``normalized = False``, by role and class.

@@ -27,6 +27,9 @@ class Run:
             tolerance that was not reached, and about an interrupt.
         settled: Whether training stopped automatically, see ``tolerance`` of
             :func:`lowerbound.fit`.
+        baseline: The score of independent entries in nats per example, see
+            :func:`lowerbound.evaluation.score_independent_entries`: of the validation data, or else
+            of the training data. ``None`` if the likelihood is neither a mass nor a density.
     """
 
     model: Model
@@ -37,6 +40,7 @@ class Run:
     stopped_early: bool
     unfinished: tuple[str, ...] = ()
     settled: bool = False
+    baseline: float | None = None
 
     def __repr__(self) -> str:
         where = f", directory={str(self.directory)!r}" if self.directory else ""

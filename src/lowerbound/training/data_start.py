@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.errors import NonFiniteError
+from lowerbound.errors import NonFiniteError, SettingsError
+from lowerbound.evaluation.baseline import score_independent_entries
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import iterate_batches
@@ -20,30 +22,56 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Loop
+from lowerbound.training.units import describe_units
 
 # The start uses at most this many examples, and fewer if they are so large that these have more
 # values than this.
 _MOST_EXAMPLES = 1000
 _MOST_VALUES = 1 << 24
 
+# The mean and the standard deviation of the data are those of at most this many examples.
+_MOST_STANDARDIZED_EXAMPLES = 10_000
 
-def start_from_data(loop: Loop) -> None:
-    """Let the model start from some of its training data, if that raises their bound.
 
-    The examples are chosen at random by the seed. The bound before and after is recorded as
-    ``start`` in the checkpoints, and in the first record of ``metrics.jsonl``. A model that was
-    trained before has a better bound already, so its weights stay as they are. No random state
-    changes.
+def look_at_data(loop: Loop, *, start: bool) -> None:
+    """Before the first step, look at the units of the data and let the model start from them.
+
+    The score of independent entries, next to which bounds are shown, is that of the validation
+    data, or else of the training data.
+
+    Args:
+        loop: the training that is about to begin.
+        start: whether the model starts from the data.
     """
     model, seed = loop.model, derived_seed(loop.seed, "start")
     if type(model).start_from is Model.start_from:
         return
     examples = _choose_examples(loop.train, seed)
+    with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
+        x, given = _read(examples, model, seed)
+        if (line := describe_units(model, examples, x)) is not None:
+            loop.tell(line)
+        if loop.objective.label(model) == "bound":
+            judged = loop.validation or loop.train
+            loop.progress.baseline = score_independent_entries(model, judged, seed=loop.seed)
+    if start:
+        _start_from(loop, examples, x, given, seed)
+
+
+def _start_from(
+    loop: Loop, examples: Examples, x: Tensor, given: dict[str, Tensor], seed: int
+) -> None:
+    """Let the model start from some of its training data, if that raises their bound.
+
+    The bound before and after is recorded as ``start`` in the checkpoints, and in the first record
+    of ``metrics.jsonl``. A model that was trained before has a better bound already, so its weights
+    stay as they are. No random state changes.
+    """
+    model = loop.model
     weights = [*model.parameters(), *model.buffers()]
     before = [weight.detach().clone() for weight in weights]
     bound = _average_bound(loop, examples, seed)
-    with torch.no_grad(), evaluating(model), seeded(seed, get_device(model)):
-        ((_, x, given),) = iterate_batches(examples, model, seed=seed, batch_size=len(examples))
+    with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         model.start_from(x, **given)
     if all(torch.equal(old, new) for old, new in zip(before, weights, strict=True)):
         return
@@ -62,8 +90,33 @@ def start_from_data(loop: Loop) -> None:
     )
 
 
-def _choose_examples(train: Examples, seed: int) -> Examples:
-    count = max(2, min(_MOST_EXAMPLES, _MOST_VALUES // max(1, math.prod(train.shape))))
+def standardize_model(model: Model, train: Examples, seed: int) -> None:
+    """Let the model see standardised data, see :meth:`lowerbound.Model.standardize`.
+
+    Raises:
+        SettingsError: if the model cannot do so, or the data are counts, codes or binary.
+    """
+    if train.is_discrete or train.kind is not None:
+        raise SettingsError(
+            f"fit: standardize=True is for real numbers, and {train.name} has discrete values; "
+            "leave it out"
+        )
+    seed = derived_seed(seed, "start")
+    examples = _choose_examples(train, seed, _MOST_STANDARDIZED_EXAMPLES)
+    with torch.no_grad(), seeded(seed, get_device(model)):
+        x, given = _read(examples, model, seed)
+        model.standardize(x, **given)
+
+
+def _read(examples: Examples, model: Model, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read some examples as one batch, with the fields that the model needs."""
+    batches = iterate_batches(examples, model, seed=seed, batch_size=len(examples))
+    ((_, x, given),) = batches
+    return x, given
+
+
+def _choose_examples(train: Examples, seed: int, most: int = _MOST_EXAMPLES) -> Examples:
+    count = max(2, min(most, _MOST_VALUES // max(1, math.prod(train.shape))))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     return train.subset(order[:count].sort().values.to(train.values.device))
 

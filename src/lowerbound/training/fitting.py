@@ -94,7 +94,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.runtime.threads import restoring_threads, using_threads
-    from lowerbound.training.data_start import start_from_data
+    from lowerbound.training.data_start import look_at_data
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import lock_run, open_run
 
@@ -110,8 +110,8 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         with lock_run(files, settings), seeded(seed, loop.device):
             if files is not None:
                 open_run(loop, files, settings)
-            if settings.start and not loop.progress.step:
-                start_from_data(loop)
+            if not loop.progress.step:
+                look_at_data(loop, start=settings.start)
             within_threads: Callable[[int], AbstractContextManager[None]] = restoring_threads
             if len(loop.options.threads) == 1:
                 within_threads = using_threads  # so validation uses this number too
@@ -138,6 +138,7 @@ def _make_run(loop: "Loop", files: "RunDirectory | None", *messages: str) -> "Ru
         progress.stopped_early,
         (*messages, *loop.unfinished()),
         progress.settled,
+        progress.baseline,
     )
 
 

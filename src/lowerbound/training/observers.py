@@ -26,7 +26,7 @@ from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop, Observer
-from lowerbound.training.records import describe_complete
+from lowerbound.training.records import describe_complete, describe_gain
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
@@ -171,7 +171,7 @@ class Display(Observer):
             if loop.autostop is not None:
                 kept = f"the average of the weights up to epoch {progress.best_epoch}, bound"
             self.console.print(f"kept {kept} {progress.best_bound:.2f} nats")
-        for line in loop.unfinished():
+        for line in filter(None, [describe_gain(progress), *loop.unfinished()]):
             self.console.print(line)
 
 

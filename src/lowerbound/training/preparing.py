@@ -24,6 +24,7 @@ from lowerbound.runtime.threads import list_candidates
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.batches import count_batches
 from lowerbound.training.compiling import StepOptions
+from lowerbound.training.data_start import standardize_model
 from lowerbound.training.loop import Loop, Observer
 from lowerbound.training.observers import Display, Painter, Recorder
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
@@ -63,6 +64,8 @@ def make_loop(
     train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
+    if settings.standardize:
+        standardize_model(model, train, settings.seed)
     collect_players(model, objective).to(get_device(model))
     _try_draw(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size

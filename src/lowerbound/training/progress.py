@@ -54,6 +54,8 @@ class Progress:
     """Whether training stopped because it had settled to its tolerance."""
     start: dict[str, float] | None = None
     """What the start from the data did to the bound; ``None`` if the model did not start so."""
+    baseline: float | None = None
+    """The score of independent entries, on the data on which the bound is judged."""
     windows: Windows = field(default_factory=Windows)
     """The state of the rule that applies the tolerance."""
     compiled: bool | None = None

@@ -52,6 +52,29 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     return lines
 
 
+def describe_gain(progress: Progress) -> str | None:
+    """Compare the last bound with that of independent entries; ``None`` if it is not known."""
+    if progress.baseline is None or not progress.history:
+        return None
+    last = progress.history[-1]
+    part = "validation" if "validation" in last else "train"
+    bound = last[part]["bound"]
+    if part == "validation" and progress.best_bound is not None:
+        bound = progress.best_bound
+    gain = bound - progress.baseline
+    if gain > 0:
+        return (
+            f"the {part} bound is {gain:,.2f} nats above that of independent entries "
+            f"({progress.baseline:,.2f})"
+        )
+    return (
+        f"WARNING: the {part} bound, {bound:,.2f} nats, is {-gain:,.2f} nats BELOW that of "
+        f"independent entries ({progress.baseline:,.2f}): the model knows less about the data than "
+        "the mean and the spread of each entry. Train longer, or look at the units of the data "
+        "(standardize=True) and at the likelihood"
+    )
+
+
 def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:
     """Describe a run that is already complete when training starts, and how to continue it.
 

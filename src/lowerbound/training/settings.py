@@ -85,6 +85,14 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     examples would not rise, as for a model that was trained before.
     """
 
+    standardize: bool = False
+    """Let the model see each entry of the data, or each channel, with mean 0 and standard deviation
+    1.
+
+    The mean and the standard deviation are those of up to 10,000 training examples, and are stored
+    with the model. Its bound, samples and reconstructions stay in the units of the data.
+    """
+
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the order of the examples and of all noise.
 

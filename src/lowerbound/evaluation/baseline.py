@@ -1,0 +1,125 @@
+"""The bound of a model without latents, as a yardstick: every entry has a distribution of its own.
+
+A bound in nats is hard to judge by itself. It is next to that of independent entries in displays: a
+model whose bound is lower has learned less about the data than their means and spreads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED
+from lowerbound.models import Model
+from lowerbound.runtime import noise
+
+# The yardstick is measured on at most this many examples, and on fewer if they are so large that
+# these have more values than this.
+_MOST_EXAMPLES = 10_000
+_MOST_VALUES = 1 << 24
+
+# With more levels than this a value is a count.
+_MOST_LEVELS = 1024
+
+
+def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0) -> float | None:
+    r"""Score data by independent entries: one distribution for each entry, the same for all rows.
+
+    .. math:: \frac1N \sum_n \sum_d \log p_d(x_{nd}) - \frac PN
+
+    Each :math:`p_d` is fitted to the same data: a Gaussian if the model's likelihood is a density;
+    if it is a mass, the frequencies of the levels (for two levels a Bernoulli distribution), and
+    for counts a negative binomial distribution by moments. P is the number of fitted parameters:
+    the last term is Akaike's estimate (1974) of how much lower the score of new data would be.
+    Entries that are constant are left out, because their density would be infinite.
+
+    Args:
+        model: the model whose likelihood says whether data have a mass or a density.
+        examples: the data, of which at most 10,000 examples are used, evenly spaced.
+        seed: of pixels that are random.
+
+    Returns:
+        The average in nats per example, or ``None`` if the likelihood is neither mass nor density.
+
+    Source: H. Akaike, "A new look at the statistical model identification" (1974).
+
+    Example:
+        >>> import lowerbound as lb
+        >>> vae = lb.LatentModel(
+        ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+        ... )
+        >>> data = lb.Examples.of(torch.tensor([[-1.0, 0.0, 5.0], [1.0, 0.0, 5.0]]))
+        >>> round(score_independent_entries(vae, data), 4)  # -log(2 pi e) / 2 - 2 / 2
+        -2.4189
+    """
+    mass = model.likelihood_is_mass(examples)
+    if mass is None:
+        return None
+    count = max(2, min(_MOST_EXAMPLES, _MOST_VALUES // max(1, math.prod(examples.shape))))
+    some = examples.spread(count)
+    rows = torch.arange(len(some))
+    with noise.per_example(noise.derived_seed(seed, "baseline"), rows):
+        x = some.batch(rows).reshape(len(some), -1).double().cpu()
+    observed = some.all_fields.get(OBSERVED)
+    if observed is not None:
+        x = x.masked_fill(~observed.reshape(len(some), -1).cpu(), math.nan)
+    return float(_score_entries(x, mass, some).sum())
+
+
+def _score_entries(x: Tensor, mass: bool, examples: Examples) -> Tensor:
+    """Score each entry of data ``[N, D]``, NaN where it is not observed: ``[D]``."""
+    if not mass:
+        return _score_gaussians(x)
+    levels = examples.levels
+    if examples.pixels.startswith("binarize"):
+        levels = 2
+    if levels is None or levels > _MOST_LEVELS:
+        return _score_counts(x)
+    if examples.kind is None:
+        x = x * (levels - 1)
+    return _score_levels(x, levels)
+
+
+def _score_gaussians(x: Tensor) -> Tensor:
+    variance = (x - x.nanmean(0)).square().nanmean(0)
+    scale = x.nan_to_num(0.0).abs().amax(0)
+    varies = variance.sqrt() > 1e-7 * scale  # rounding makes a constant vary a little
+    log_density = -0.5 * (2 * math.pi * math.e * variance[varies]).log()
+    return _average(log_density, 2.0, x[:, varies])
+
+
+def _score_levels(x: Tensor, levels: int) -> Tensor:
+    entries = torch.arange(x.shape[1]).expand_as(x)
+    seen = ~x.isnan()
+    cells = entries[seen] * levels + x[seen].round().long()
+    counts = torch.bincount(cells, minlength=x.shape[1] * levels).reshape(-1, levels).double()
+    frequencies = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    return _average(
+        torch.special.xlogy(frequencies, frequencies).sum(1), (counts > 0).sum(1) - 1.0, x
+    )
+
+
+def _score_counts(x: Tensor) -> Tensor:
+    mean = x.nanmean(0)
+    excess = (x - mean).square().nanmean(0) - mean
+    # The limit of few excess variance is the Poisson distribution.
+    size = (mean.square() / excess.clamp(min=1e-6 * mean)).clamp(max=1e6)
+    varies = mean > 0
+    x, mean, size = x[:, varies], mean[varies], size[varies]
+    log_mass = (
+        torch.lgamma(x + size)
+        - torch.lgamma(size)
+        - torch.lgamma(x + 1)
+        + size * (size / (size + mean)).log()
+        + x * (mean / (size + mean)).log()
+    )
+    return _average(log_mass.nanmean(0), 2.0, x)
+
+
+def _average(scores: Tensor, parameters: Tensor | float, x: Tensor) -> Tensor:
+    """Average over all rows the scores of observed entries, less the number of parameters."""
+    observed = (~x.isnan()).sum(0)
+    return (observed * scores.nan_to_num(0.0) - parameters) / len(x)
