@@ -35,6 +35,7 @@ def train_by_fit(train: lb.Examples, test: lb.Examples, seed: int) -> float:
         "batch_size": TASK.batch,
         "learning_rate": LEARNING_RATE,
         "seed": seed,
+        "start": False,
     }
     lb.fit(model, objective, train, progress=False, compile="never", **settings)
     return lb.evaluate(model, lb.ELBO(), test).mean

@@ -34,6 +34,7 @@ def bound(name: str, folder: Path, precision: str, seed: int) -> float:
         "batch_size": task.batch,
         "learning_rate": LEARNING_RATE,
         "compile": "never",
+        "start": False,
     }
     settings |= {"epochs": EPOCHS[name], "seed": seed, "precision": precision, "progress": False}
     lb.fit(model, objective, examples(task, train), **settings)

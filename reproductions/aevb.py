@@ -128,6 +128,7 @@ def run(name: str) -> None:
         model,
         objective,
         data.train,
+        start=False,  # as in the paper
         directory=directory,
         resume=(directory / "config.yaml").exists(),
         **experiment.training,

@@ -163,6 +163,7 @@ def train(
         optimizer="adagrad",
         learning_rate=rate,
         weight_decay=1 / len(examples),
+        start=False,  # as in the paper
         **settings,
     )
 

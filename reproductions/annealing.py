@@ -72,6 +72,7 @@ def decoder() -> tuple[lb.LatentModel, lb.Examples]:
         lb.ELBO(),
         data.train,
         epochs=EPOCHS,
+        start=False,
         directory=directory,
         resume=(directory / "config.yaml").exists(),
         pictures_every=0,
@@ -145,7 +146,7 @@ def digits() -> Results:
         lb.Gaussian(lb.mlp(data.shape, 64, 4, activation="tanh")),
         lb.Bernoulli(lb.mlp(2, 64, data.shape, activation="tanh")),
     )
-    lb.fit(model, lb.ELBO(), data.train, epochs=DIGITS_EPOCHS, progress=False)
+    lb.fit(model, lb.ELBO(), data.train, epochs=DIGITS_EPOCHS, start=False, progress=False)
     model.double()
     images = data.test.spread(DIGITS).prepare("binarize-once", seed=1)
     truth = quadrature(model, images, SIDE)

@@ -73,6 +73,7 @@ def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
         learning_rate=1e-3,
         seed=seed,
         schedule=Stages(epochs),
+        start=False,  # the bias is set above
         directory=directory,
         resume=(directory / "config.yaml").exists(),
         optimizer=adam,

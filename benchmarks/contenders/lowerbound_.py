@@ -68,6 +68,7 @@ def run(
         "learning_rate": LEARNING_RATE,
         "progress": False,
         "seed": 1,
+        "start": False,  # so that all contenders start alike
     }
     settings |= {
         "precision": precision,
