@@ -8,6 +8,7 @@ import zuko
 from torch import nn
 
 import lowerbound as lb
+from lowerbound.conditionals import Standardization, Standardized
 
 IMAGE = (1, 9, 7)
 
@@ -73,6 +74,10 @@ CONDITIONALS = {
     "Categorical over vectors": (lambda: lb.Categorical(lb.mlp(4, 6), levels=2), (3,)),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
+    "Standardized": (
+        lambda: Standardized(lb.Gaussian(lb.mlp(4, 6)), Standardization(3)),
+        (3,),
+    ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "VampPrior": (lambda: lb.VampPrior(lb.Gaussian(lb.mlp(5, 6)), torch.rand(7, 5)), (3,)),
@@ -154,6 +159,12 @@ def _with_vamp_prior():
     return _vae(posterior, lb.VampPrior(posterior, torch.rand(5, *IMAGE)))
 
 
+def _with_standardized_data():
+    model = _vae()
+    model.standardize(torch.rand(20, *IMAGE))
+    return model
+
+
 class Flatten(nn.Module):
     """A flow takes vectors; this gives it an image."""
 
@@ -175,6 +186,7 @@ MODELS = {
     ),
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
     "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (2, 9, 7)), levels=2)),
+    "standardized": _with_standardized_data,
     "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(
         lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))

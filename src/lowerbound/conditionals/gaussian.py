@@ -163,11 +163,12 @@ class Gaussian(Parametric):
     @torch.no_grad()
     def start_from(self, x: Tensor, **fields: Tensor) -> None:
         """Set the network's bias, and a learned scale, to the moments of the data."""
-        super().start_from(x, **fields)
+        # First the scale, because the weights of the last layer are scaled by what it allows.
         if self.scale == "shared":
             self.log_variance.copy_(self._find_log_variance(x).exp().mean().log())
         elif self.scale == "elementwise":
             self.log_variance.copy_(self._find_log_variance(x))
+        super().start_from(x, **fields)
 
     def _find_log_variance(self, x: Tensor) -> Tensor:
         """The log variance of each entry, well within the limits of the scale."""

@@ -23,18 +23,19 @@ def average_entries(x: Tensor) -> Tensor:
 
 
 def spread_entries(x: Tensor) -> Tensor:
-    """Estimate the variance of each entry, ``[*event]``, which is positive unless all are constant.
+    """Compute the variance of each entry, ``[*event]``, which is positive.
 
-    The average variance of all entries counts as one more observation of each entry. So an entry
-    that is constant in these data is not taken to be constant in all others.
+    An entry that is constant in these data is not taken to be constant in all others: it gets a
+    share of the average variance, as if that had been observed once.
 
     Args:
         x: data ``[N, *event]``, with NaN where an entry was not observed.
     """
-    squares = (x - average_entries(x)).square()
-    count = count_observed(x)
-    average = squares.nanmean().nan_to_num(1.0)
-    return (squares.nansum(0) + average) / (count + 1)
+    variance = (x - average_entries(x)).square().nanmean(0).nan_to_num(0.0)
+    # Rounding makes the deviations of a constant a little larger than 0.
+    varies = variance.sqrt() > 1e-6 * x.nan_to_num(0.0).abs().amax(0)
+    average = variance[varies].mean().nan_to_num(1.0)
+    return variance.where(varies, average / (count_observed(x) + 1))
 
 
 def smooth_frequencies(x: Tensor) -> Tensor:

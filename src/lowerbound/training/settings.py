@@ -82,7 +82,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     the mean and the spread of some examples.
 
     Up to 1,000 examples are chosen at random. The weights stay as they are if the bound of these
-    examples would not rise, as for a model that was trained before.
+    examples would not rise, as for a model that was trained well before.
     """
 
     standardize: bool = False

@@ -1,0 +1,356 @@
+"""A training starts from its data: biases, scales, units, and the score of independent entries."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+import lowerbound as lb
+from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.networks import set_output_bias
+
+D = 4
+
+
+def _make_vae(likelihood, latent=2):
+    return lb.LatentModel(
+        lb.StandardNormal(latent), lb.Gaussian(lb.mlp(D, 8, 2 * latent)), likelihood
+    )
+
+
+def _make_real_data(count=300):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, D, generator=generator)
+    return x * torch.tensor([0.01, 0.1, 1.0, 2.0]) + torch.tensor([5.0, -3.0, 0.0, 1.0])
+
+
+def _fit(model, data, **settings):
+    usual = {"steps": 1, "batch_size": 50, "learning_rate": 1e-9, "progress": False}
+    return lb.fit(model, lb.ELBO(), data, **usual | settings)
+
+
+LIKELIHOODS = {
+    "network": lambda: lb.Gaussian(lb.mlp(2, 8, 2 * D)),
+    "shared": lambda: lb.Gaussian(lb.mlp(2, 8, D), scale="shared"),
+    "elementwise": lambda: lb.Gaussian(lb.mlp(2, 8, D), scale="elementwise"),
+    "fixed": lambda: lb.Gaussian(lb.mlp(2, 8, D), scale=0.5),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_marginal_outputs_are_the_moments(name):
+    x, likelihood = _make_real_data(), LIKELIHOODS[name]()
+    likelihood.start_from(x)
+    p = likelihood.from_parameters(likelihood.marginal_outputs(x))
+    torch.testing.assert_close(p.mean, x.mean(0))
+    expected = {
+        "shared": x.var(0, correction=0).mean().expand(D),
+        "fixed": torch.full((D,), 0.25),
+    }
+    torch.testing.assert_close(
+        p.variance.expand(D), expected.get(name, x.var(0, correction=0)), rtol=1e-5, atol=0
+    )
+
+
+def test_the_frequencies_of_pixels_are_the_start():
+    x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    p = lb.Bernoulli(lb.mlp(2, 2)).from_parameters(lb.Bernoulli(lb.mlp(2, 2)).marginal_outputs(x))
+    torch.testing.assert_close(p.mean, torch.tensor([0.5, 2.5]) / 4)
+    levels = lb.Categorical(lb.mlp(2, 6), levels=3)
+    p = levels.from_parameters(levels.marginal_outputs(torch.tensor([[0.0, 0.5], [0.0, 1.0]])))
+    everywhere = torch.tensor([3.0, 2.0, 2.0]) / 7
+    for value, counts in ((0.0, [2.0, 0.0]), (0.5, [0.0, 1.0]), (1.0, [0.0, 1.0])):
+        frequency = (torch.tensor(counts) + everywhere[round(2 * value)]) / 3
+        torch.testing.assert_close(p.entrywise_log_prob(torch.full((2,), value)).exp(), frequency)
+
+
+def test_missing_entries_do_not_count():
+    x = torch.tensor([[1.0, math.nan], [3.0, math.nan], [math.nan, math.nan]])
+    torch.testing.assert_close(average_entries(x), torch.tensor([2.0, 2.0]))
+    assert spread_entries(x)[0] == 1
+    assert spread_entries(x)[1] > 0
+
+
+def test_the_variance_of_an_entry_does_not_depend_on_the_units_of_others():
+    x = _make_real_data()
+    large = torch.cat([x, 1e8 * x], 1)
+    torch.testing.assert_close(spread_entries(large)[:D], spread_entries(x))
+
+
+def test_masked_entries_are_left_out():
+    x, observed = _make_real_data(), torch.rand(300, D) < 0.5
+    plain, masked = (lb.Gaussian(lb.mlp(2, 2 * D)) for _ in range(2))
+    plain.start_from(x.masked_fill(~observed, math.nan))
+    lb.Masked(masked).start_from(x.where(observed, 1e6), observed=observed)
+    biases = [part.network.layers[-1].bias for part in (plain, masked)]
+    torch.testing.assert_close(*biases)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_fit_raises_the_first_bound(name):
+    x, bounds = _make_real_data(), {}
+    for start in (False, True):
+        torch.manual_seed(0)
+        model = _make_vae(LIKELIHOODS[name]())
+        run = _fit(model, x, start=start)
+        bounds[start] = lb.evaluate(model, lb.ELBO(), x).mean
+    assert bounds[True] > bounds[False] + 1
+    assert run.history[0]["start"]["after"] > run.history[0]["start"]["before"]
+
+
+def test_a_trained_model_stays_as_it_is():
+    x = torch.randn(300, 1) * torch.ones(D) + 0.1 * torch.randn(300, D)
+    model = _make_vae(LIKELIHOODS["network"]())
+    lb.fit(model, lb.ELBO(), x, epochs=30, batch_size=20, learning_rate=0.01, progress=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = _fit(model, x, learning_rate=1e-30)
+    assert "start" not in run.history[0]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-20)
+
+
+def test_no_random_state_changes():
+    x, states = _make_real_data(), []
+    for start in (False, True):
+        torch.manual_seed(3)
+        model = _make_vae(LIKELIHOODS["network"]())
+        _fit(model, x, start=start)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_a_resumed_run_does_not_start_again(tmp_path):
+    x = _make_real_data()
+    torch.manual_seed(0)
+    whole = _make_vae(LIKELIHOODS["network"]())
+    _fit(whole, x, steps=12)
+    torch.manual_seed(0)
+    model = _make_vae(LIKELIHOODS["network"]())
+    _fit(model, x, steps=6, directory=tmp_path / "run", pictures_every=0)
+    run = _fit(model, x, steps=12, directory=tmp_path / "run", resume=True, pictures_every=0)
+    for old, new in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(old, new)
+    assert ["start" in record for record in run.history] == [True, False]
+
+
+def test_weights_that_would_drown_a_narrow_entry_are_scaled():
+    x = 1e-2 * torch.randn(200, D)
+    likelihood = lb.Gaussian(lb.mlp(2, 8, 2 * D))
+    likelihood.start_from(x)
+    p = likelihood(torch.randn(50, 2))
+    z_scores = (p.mean - x.mean(0)) / x.std(0)
+    assert z_scores.abs().max() < 5
+
+
+def test_the_bias_of_a_convolution_is_the_mean_of_its_channel():
+    network = lb.conv(3, 8, (2, 4, 4))
+    outputs = torch.arange(32.0).reshape(2, 4, 4)
+    assert set_output_bias(network, outputs)
+    *_, last = [module for module in network.modules() if hasattr(module, "bias")]
+    torch.testing.assert_close(last.bias, torch.tensor([7.5, 23.5]))
+
+
+def test_a_network_without_a_fitting_bias_is_left_alone():
+    assert not set_output_bias(torch.nn.Identity(), torch.zeros(3))
+    assert not set_output_bias(lb.mlp(2, 4), torch.zeros(3))
+    assert not set_output_bias(lb.constant(3, learned=False), torch.zeros(3))
+
+
+# Units.
+
+
+def _make_table(count=400):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, 3, generator=generator)
+    x[:, 2] += x[:, 0]
+    return x * torch.tensor([1e-3, 1.0, 1e5]) + torch.tensor([0.0, 50.0, 2e6])
+
+
+def test_columns_in_different_units_are_reported_by_name(capsys):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(_make_table().numpy(), columns=["length", "age", "income"])
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
+    lb.fit(model, lb.ELBO(), lb.Examples.of(table), steps=1)
+    said = capsys.readouterr().err
+    assert "(length, age, income)" in said
+    assert "standardize=True" in said
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_nothing_is_said_about_usual_units(factor, capsys):
+    x = torch.randn(1000, 3) * torch.tensor([1.0, 2.0, 0.5]) * factor
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
+    lb.fit(model, lb.ELBO(), x, steps=1)
+    assert "--standardize" not in capsys.readouterr().err
+
+
+def _train_standardized(x, **settings):
+    torch.manual_seed(0)
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 16, 4)), lb.Gaussian(lb.mlp(2, 16, 6))
+    )
+    usual = {"epochs": 3, "progress": False, "standardize": True}
+    return model, lb.fit(model, lb.ELBO(), x, **usual | settings)
+
+
+def test_a_standardized_bound_is_that_of_the_data():
+    """Two units give the same bound, apart from the logarithm of their ratio."""
+    x = _make_table()
+    factors = torch.tensor([1e3, 1.0, 1e-5])
+    bounds = [
+        lb.evaluate(_train_standardized(data)[0], lb.ELBO(), data).mean for data in (x, x * factors)
+    ]
+    assert bounds[0] - bounds[1] == pytest.approx(float(factors.log().sum()), rel=1e-3)
+
+
+def test_samples_and_reconstructions_are_in_the_units_of_the_data():
+    x = _make_table()
+    model, _ = _train_standardized(x)
+    for values in (model.sample(2000, seed=0), model.reconstruct(x)):
+        error = (values.mean(0) - x.mean(0)) / x.std(0)
+        assert error.abs().max() < 0.3
+    assert 0.5 < float(model.sample(2000, seed=0)[:, 2].std() / x[:, 2].std()) < 2
+
+
+def test_a_standardized_model_is_saved_with_its_units(tmp_path):
+    x = _make_table()
+    model, _ = _train_standardized(x)
+    lb.save(model, tmp_path / "model.safetensors")
+    loaded = lb.load(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.encode(x), model.encode(x))
+    assert loaded.posterior.standardization is loaded.likelihood.standardization
+    assert torch.equal(
+        lb.evaluate(loaded, lb.ELBO(), x).per_example, lb.evaluate(model, lb.ELBO(), x).per_example
+    )
+
+
+def test_a_standardized_run_is_resumed(tmp_path):
+    x, directory = _make_table(), tmp_path / "run"
+    whole, _ = _train_standardized(x, epochs=4)
+    _train_standardized(x, epochs=2, directory=directory, pictures_every=0)
+    resumed, _ = _train_standardized(
+        x, epochs=4, directory=directory, resume=True, pictures_every=0
+    )
+    for old, new in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_discrete_data_are_not_standardized():
+    model = _make_vae(lb.Bernoulli(lb.mlp(2, D)))
+    with pytest.raises(lb.errors.SettingsError, match="discrete"):
+        _fit(model, torch.ones(20, D, dtype=torch.bool), standardize=True)
+
+
+def test_a_likelihood_on_a_part_of_the_line_is_not_standardized():
+    class Positive(lb.Gaussian):
+        def from_parameters(self, raw):
+            mean, scale = raw.chunk(2, -1)
+            return torch.distributions.Independent(
+                torch.distributions.LogNormal(mean, scale.exp()), 1
+            )
+
+    with pytest.raises(lb.errors.UnsupportedError, match="all real numbers"):
+        _fit(_make_vae(Positive(lb.mlp(2, 2 * D))), torch.rand(20, D) + 1, standardize=True)
+
+
+def test_a_vamp_prior_sees_standardized_pseudo_inputs():
+    x = _make_table()
+    encoder = lb.Gaussian(lb.mlp(3, 8, 4))
+    model = lb.LatentModel(lb.VampPrior(encoder, x[:10]), encoder, lb.Gaussian(lb.mlp(2, 8, 6)))
+    lb.fit(model, lb.ELBO(), x, epochs=1, standardize=True, progress=False)
+    assert model.prior.posterior is model.posterior
+    assert model.prior().components.mean.abs().max() < 10
+
+
+def test_missing_entries_are_standardized_to_zero():
+    x = _make_table()
+    x[::3, 2] = math.nan
+    data = lb.Examples.of(x, missing="nan")
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Given(lb.Gaussian(lb.mlp(6, 8, 4)), "observed"),
+        lb.Masked(lb.Gaussian(lb.mlp(2, 8, 6))),
+    )
+    lb.fit(model, lb.ELBO(), data, epochs=1, standardize=True, progress=False)
+    observed = x[~x[:, 2].isnan(), 2].double()
+    centre = model.likelihood.standardization.centre
+    assert float(centre[2]) == pytest.approx(float(observed.mean()), rel=1e-6)
+    filled = data.values.clone()
+    filled[::3, 2] = -1e9
+    q = model.posterior(data.values, observed=data.fields["observed"])
+    other = model.posterior(filled, observed=data.fields["observed"])
+    torch.testing.assert_close(q.mean, other.mean)
+
+
+# The yardstick.
+
+
+def _score(likelihood, data):
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(data.shape, 4)), likelihood)
+    return lb.evaluation.score_independent_entries(model, data)
+
+
+def test_gaussian_entries_score_their_entropy():
+    x = torch.randn(500, 3) * torch.tensor([0.1, 1.0, 30.0]) + 5
+    p = Normal(x.mean(0), x.std(0, correction=0))
+    expected = p.log_prob(x).sum(1).mean().item() - 6 / 500
+    assert _score(lb.Gaussian(lb.mlp(2, 6)), lb.Examples.of(x)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_yardstick_is_the_score_of_new_data():
+    """The mean over data sets equals the mean score of other data of the same distribution."""
+    generator = torch.Generator().manual_seed(0)
+    scores, held_out = [], []
+    for _ in range(300):
+        x = torch.randn(60, 5, generator=generator)
+        scores.append(_score(lb.Gaussian(lb.mlp(2, 10)), lb.Examples.of(x)))
+        p = Normal(x.mean(0), x.std(0, correction=0))
+        held_out.append(p.log_prob(torch.randn(500, 5, generator=generator)).sum(1).mean().item())
+    difference = torch.tensor(scores) - torch.tensor(held_out)
+    # The estimate is correct to first order: 10 / 60 nats, of which 4% is left.
+    assert abs(difference.mean()) < 4 * difference.std() / 300**0.5 + 0.04
+
+
+def test_binary_entries_score_their_entropy():
+    x = (torch.rand(400, 3) < torch.tensor([0.1, 0.5, 1.1])).float()
+    p = x.mean(0)
+    entropy = -(torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p)).sum().item()
+    data = lb.Examples.of(x.bool())
+    assert _score(lb.Bernoulli(lb.mlp(2, 3)), data) == pytest.approx(-entropy - 2 / 400, rel=1e-5)
+
+
+def test_counts_score_their_negative_binomial():
+    stats = pytest.importorskip("scipy.stats")
+    x = torch.from_numpy(stats.nbinom.rvs(3, 0.2, size=(4000, 2), random_state=0))
+    data = lb.Examples.of(x, kind="counts")
+
+    class Counts(lb.Gaussian):
+        def from_parameters(self, raw):
+            return torch.distributions.Independent(torch.distributions.Poisson(raw.exp()), 1)
+
+    exact = 2 * stats.nbinom.logpmf(x.numpy(), 3, 0.2).mean()
+    assert _score(Counts(lb.mlp(2, 2), scale=1.0), data) == pytest.approx(exact, abs=0.01)
+
+
+def test_a_bound_below_the_yardstick_is_said_loudly(capsys):
+    x = 1e4 * torch.randn(200, 3)
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 3), scale=1.0)
+    )
+    run = lb.fit(model, lb.ELBO(), x, epochs=1)
+    said = capsys.readouterr().err
+    assert "BELOW" in said
+    assert "standardize=True" in said
+    assert run.baseline == pytest.approx(lb.evaluate(model, lb.ELBO(), x).baseline)
+
+
+def test_a_score_has_no_yardstick():
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Point(lb.mlp(3, 2)), lb.Gaussian(lb.mlp(2, 6)))
+    x = torch.randn(50, 3)
+    assert lb.fit(model, lb.ELBO(), x, epochs=1, progress=False).baseline is None
+    assert lb.evaluate(model, lb.ELBO(), x).baseline is None
