@@ -64,8 +64,8 @@ def _start_from(
     """Let the model start from some of its training data, if that raises their bound.
 
     The bound before and after is recorded as ``start`` in the checkpoints, and in the first record
-    of ``metrics.jsonl``. A model that was trained well has a better bound already, so its weights stay
-    as they are. No random state changes.
+    of ``metrics.jsonl``. A model that was trained well has a better bound already, so its weights
+    stay as they are. No random state changes.
     """
     model = loop.model
     weights = [*model.parameters(), *model.buffers()]
