@@ -11,7 +11,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
 from lowerbound.runtime.compiler import CompiledFunction, LastCall
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_compiling import Steps, after, binary, graphs, make_step, make_vae
