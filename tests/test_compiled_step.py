@@ -237,9 +237,10 @@ def test_a_step_that_fails_is_not_repeated(calls, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch:
         patch.setattr(LastCall, "repeat", fail)
-        tuner.run(steps.batch(), {"beta": 1.0}, 100)
+        with pytest.raises(ZeroDivisionError):
+            tuner.run(steps.batch(), {"beta": 1.0}, 100)
     checked = len(calls)
     tuner.run(steps.batch(), {"beta": 1.0}, 100)
     assert len(calls) == checked + 1

@@ -115,9 +115,9 @@ def test_what_does_not_count_examples_comes_from_torch(draw, shape, axis):
 def test_a_negative_position_is_refused_for_any_number_of_examples(count):
     positions = torch.arange(count)
     positions[-1] = -7
-    with pytest.raises(DataError, match="position -7 of an example"):
-        with noise.per_example(0, positions):
-            pytest.fail("the block began")
+    message = "position -7 of an example"
+    with pytest.raises(DataError, match=message), noise.per_example(0, positions):
+        pytest.fail("the block began")
 
 
 def test_blocks_nest_and_end(draw):
