@@ -22,7 +22,7 @@ from lowerbound.runtime.background import BackgroundWork, can_copy_process
 from lowerbound.runtime.compiler import CompiledFunction
 from lowerbound.runtime.threads import restoring_threads, using_threads
 from lowerbound.training import preparing
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 
 pytestmark = [
     pytest.mark.skipif(

@@ -11,7 +11,8 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.errors import NonFiniteError
 from lowerbound.runtime.compiler import CompiledFunction, LastCall
-from lowerbound.training.loop import Observer
+from lowerbound.training.compiling import StepAutotuner, StepOptions
+from lowerbound.training.observing import Observer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_compiling import Steps, after, binary, graphs, make_step, make_vae
@@ -197,15 +198,52 @@ def test_code_that_changes_a_setting_is_not_repeated_with_the_old_one():
     assert scales == [2.0, 1.0, 2.0, 1.0]
 
 
-def test_a_change_before_the_step_of_another_function_is_seen():
-    steps = make_steps()
-    posterior = steps.step.model.posterior
+def make_autotuner(steps: Steps) -> StepAutotuner:
+    """Take six steps, of which all but the first are compiled, and the last two are repeated."""
+    tuner = StepAutotuner(steps.step, StepOptions("always"), 12, lambda line: None)
+    for _ in range(6):
+        tuner.run(steps.batch(), {"beta": 1.0}, 100)
+        steps.step.is_unchanged = True
+    return tuner
+
+
+def test_a_change_before_the_step_of_another_function_is_seen(calls):
+    steps = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4)), binary((6,)))
+    tuner = make_autotuner(steps)
+    assert tuner.option.compiled
+    posterior, checked = steps.step.model.posterior, len(calls)
     posterior.requires_grad_(False)
     steps.step.is_unchanged = False
-    steps.run({"beta": 1.0}, compiled=False)
+    tuner.run(make_batch(steps, 5), {"beta": 1.0}, 100)  # uncompiled, since it is short
     before = [parameter.clone() for parameter in posterior.parameters()]
-    repeat(steps)
+    steps.step.is_unchanged = True
+    tuner.run(steps.batch(), {"beta": 1.0}, 100)
     assert_same_bits(list(posterior.parameters()), before)
+    assert len(calls) == checked + 1
+
+
+def test_steps_of_one_function_are_repeated(calls):
+    steps = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4)), binary((6,)))
+    tuner = make_autotuner(steps)
+    assert len(calls) == 3
+    tuner.run(steps.batch(), {"beta": 1.0}, 100)
+    assert len(calls) == 3
+
+
+def test_a_step_that_fails_is_not_repeated(calls, monkeypatch):
+    steps = make_step(make_vae(), lb.ELBO(beta=lb.Ramp(0.5, 1.0, steps=4)), binary((6,)))
+    tuner = make_autotuner(steps)
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCall, "repeat", fail)
+        with pytest.raises(ZeroDivisionError):
+            tuner.run(steps.batch(), {"beta": 1.0}, 100)
+    checked = len(calls)
+    tuner.run(steps.batch(), {"beta": 1.0}, 100)
+    assert len(calls) == checked + 1
 
 
 class Watching(Observer):
@@ -228,8 +266,8 @@ class Reading(Watching):
     only_reads = True
 
 
-def fit(observer: Observer) -> None:
-    settings = {"epochs": 3, "batch_size": 3, "compile": "always", "progress": False}
+def fit(observer: Observer, **changes) -> None:
+    settings = {"epochs": 3, "batch_size": 3, "compile": "always", "progress": False} | changes
     lb.fit(make_vae(), lb.ELBO(), binary((6,)), observers=[observer], **settings)
 
 
@@ -239,6 +277,49 @@ def test_an_observer_sees_gradients_and_may_change_the_training():
     assert all(watching.gradients[:6])
     moved = [not torch.equal(*pair) for pair in pairwise(watching.weights)]
     assert moved == 5 * [True] + 6 * [False]
+
+
+class Keeping(Observer):
+    """Keeps the gradients that it finds after each step."""
+
+    def __init__(self) -> None:
+        self.after_steps: list[list[torch.Tensor]] = []
+
+    def on_step(self, loop) -> None:
+        self.after_steps.append([p.grad for p in loop.model.parameters()])
+
+
+class LookingAtEpochs(Observer):
+    """Looks for gradients after each epoch."""
+
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+
+    def on_epoch(self, loop, record) -> None:
+        self.found.append(any(p.grad is not None for p in loop.model.parameters()))
+
+
+def test_gradients_after_a_step_are_those_that_the_optimiser_used():
+    """After clipping, and each step has tensors of its own."""
+    kept = []
+    for choice in ("never", "always"):
+        kept.append(Keeping())
+        fit(kept[-1], compile=choice, clip_norm=0.1)
+    uncompiled, compiled = (each.after_steps for each in kept)
+    assert len(compiled) == 12
+    for one, other in zip(uncompiled, compiled, strict=True):
+        torch.testing.assert_close(one, other)
+        total = torch.stack([gradient.norm() for gradient in other]).norm()
+        assert float(total) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_gradients_are_not_promised_after_an_epoch():
+    found = {}
+    for choice in ("never", "always"):
+        observer = LookingAtEpochs()
+        fit(observer, compile=choice)
+        found[choice] = observer.found
+    assert found == {"never": 3 * [True], "always": 3 * [False]}
 
 
 def test_steps_are_repeated_unless_an_observer_may_interfere(calls):

@@ -22,7 +22,7 @@ from lowerbound.training import compiled_step, compiling
 from lowerbound.training import step as stepping
 from lowerbound.training.batches import Batch, BatchSource
 from lowerbound.training.compiled_step import compile_step
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 

@@ -166,6 +166,21 @@ def test_a_recorded_step_is_an_uncompiled_one(name, objective, fresh_compiler):
     assert recorded.step.taken == 7 == recorded.step.accepted
 
 
+def test_a_recorded_step_leaves_gradients_for_observers(fresh_compiler):
+    """Those of each step, in tensors of its own."""
+    found = {}
+    for recorded in (True, False):
+        steps = make_steps("binary", "ELBO")
+        steps.step.is_watched = True
+        after(steps, recorded=recorded)
+        found[recorded] = []
+        for number in (6, 7):
+            steps.run(number, recorded=recorded)
+            found[recorded].append([p.grad for p in steps.step.model.parameters()])
+        assert (steps.step.update.recorded is not None) == recorded
+    torch.testing.assert_close(found[True], found[False], rtol=1e-5, atol=1e-7)
+
+
 def test_a_recorded_step_follows_the_learning_rate(fresh_compiler):
     weights = []
     for recorded in (True, False):

@@ -32,6 +32,16 @@ def test_floats_are_kept():
     assert torch.equal(everything(Examples.of(values)), values)
 
 
+@pytest.mark.parametrize(("rows", "message"), [
+    (torch.tensor([0, -3, 2]), r"rows\[1\] is -3; give the positions"),
+    (torch.arange(2), r"rows has the type torch.int64 and the shape \(2,\); give one"),
+    (torch.zeros(3), "rows has the type torch.float32"),
+])  # fmt: skip
+def test_row_numbers_that_examples_cannot_have_are_refused(rows, message):
+    with pytest.raises(DataError, match=message):
+        Examples(torch.zeros(3, 2), rows=rows)
+
+
 def test_dequantised_values_stay_in_their_bin(greys):
     dequantised = greys.prepare("dequantize")
     for dtype in (torch.float32, torch.float64):

@@ -5,10 +5,12 @@ import re
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from PIL import Image
 
@@ -61,6 +63,37 @@ def test_a_file_gives_the_same_parts_as_memory(name, saved):
             assert there.digest() == here.digest()
     every = torch.arange(30)
     assert torch.equal(mapped.all().batch(every), read.all().batch(every))
+
+
+VALUES = np.arange(24, dtype=np.float32).reshape(6, 4)
+STORAGES = {
+    "memory": lambda saved: torch.from_numpy(VALUES),
+    "file": lambda saved: np.load(saved(VALUES), mmap_mode="r"),
+    "sparse": lambda saved: scipy.sparse.csr_matrix(VALUES),
+}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_an_index_has_the_meaning_of_an_index_of_a_tensor(storage, saved):
+    """Negative positions count from the end, and others outside are refused."""
+    names = tuple("abcdef")
+    whole = lb.Examples.of(STORAGES[storage](saved), fields={"number": torch.arange(6)})
+    whole = replace(whole, files=names)
+    for examples, first in ((whole, 0), (whole.subset(torch.arange(1, 6)), 1)):
+        mask = torch.arange(len(examples)) % 2 == 0
+        for index in (torch.tensor([-1, 0, -2]), mask):
+            rows = torch.arange(first, 6)[index]
+            assert torch.equal(examples.batch(index), torch.from_numpy(VALUES)[rows])
+            assert torch.equal(examples.given(index, ["number"])["number"], rows)
+            part = examples.subset(index)
+            assert torch.equal(part.rows, rows)
+            assert part.files == tuple(names[row] for row in rows)
+            assert torch.equal(part.batch(torch.arange(len(rows))), examples.batch(index))
+        for outside in (len(examples), -len(examples) - 1):
+            index = torch.tensor([0, outside])
+            for read in (examples.batch, examples.subset):
+                with pytest.raises(IndexError, match=f"index {outside} is out of"):
+                    read(index)
 
 
 def test_what_is_large_stays_in_its_file_and_what_is_small_does_not(saved, monkeypatch):

@@ -25,7 +25,8 @@ from lowerbound.runtime.interrupts import STOP_SIGNALS, StopSignals
 from lowerbound.runtime.outputs import write_whole
 from lowerbound.training import observers
 from lowerbound.training.autostop import AutoStop
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
+from lowerbound.training.observing import Observer
 from lowerbound.training.step import TrainingStep
 
 pytestmark = pytest.mark.usefixtures("trains")

@@ -23,7 +23,7 @@ from lowerbound.errors import NonFiniteError, SettingsError, StorageError
 from lowerbound.runs.checkpoints import read_state
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.training import autostop, observers
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 
 SIZE = 3
 RUNS = Path(lb.__file__).parent / "runs"

@@ -34,6 +34,7 @@ from torch.distributions import (
 import lowerbound as lb
 from lowerbound.conditionals import Parametric
 from lowerbound.data import Examples
+from lowerbound.errors import DataError
 from lowerbound.runtime import noise
 from lowerbound.runtime.noise import derived_seed, per_example, standard_normal
 
@@ -108,6 +109,15 @@ def test_what_does_not_count_examples_comes_from_torch(draw, shape, axis):
     expected = draw(shape, -1)
     torch.manual_seed(7)
     assert torch.equal(of(draw, 0, [1, 2], shape, axis), expected)
+
+
+@pytest.mark.parametrize("count", [1, 149, 150, 200])
+def test_a_negative_position_is_refused_for_any_number_of_examples(count):
+    positions = torch.arange(count)
+    positions[-1] = -7
+    message = "position -7 of an example"
+    with pytest.raises(DataError, match=message), noise.per_example(0, positions):
+        pytest.fail("the block began")
 
 
 def test_blocks_nest_and_end(draw):

@@ -11,7 +11,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.objectives.importance import PowerMean
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 
 DOUBLE = torch.float64
 GRADIENTS = ("pathwise", "sticking-the-landing", "dreg", "score-function")

@@ -14,7 +14,7 @@ from lowerbound.errors import NonFiniteError, SettingsError, StorageError
 from lowerbound.objectives.base import Player
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.training import autostop, observers
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.optim import make_optimizer
 
 sys.path.insert(0, str(Path(__file__).parent))

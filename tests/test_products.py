@@ -23,7 +23,7 @@ from lowerbound.runtime.products import (
     make_product_options,
 )
 from lowerbound.training import compiling
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -7,7 +7,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.training import profiling
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.profiling import DATA, DATA_WORK, ELEMENTWISE, OPTIMISER, PRODUCTS, PYTHON
 
 KINDS = (PRODUCTS, ELEMENTWISE, OPTIMISER, DATA_WORK, PYTHON)

@@ -22,7 +22,7 @@ from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers, preparing
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress, Windows
 from lowerbound.training.quick_step import QuickStep
 

@@ -13,7 +13,7 @@ from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, Unsuppo
 from lowerbound.models.pathfinder import find_optima
 from lowerbound.training import autostop
 from lowerbound.training.autostop import AutoStop
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress
 
 # Far from 0, on scales that differ by a factor of a million, and correlated.

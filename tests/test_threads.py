@@ -14,7 +14,7 @@ from lowerbound.errors import SettingsError
 from lowerbound.models import passes
 from lowerbound.runtime import threads
 from lowerbound.runtime.threads import ThreadTuner, list_candidates, restoring_threads
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 
 QUIET = {4: 0.002, 2: 0.003, 1: 0.005}
 """Seconds of a step by number of threads."""

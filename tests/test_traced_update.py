@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
+from lowerbound.training.compiling import StepAutotuner, StepOptions
 from lowerbound.training.traced_update import TracedUpdate
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -194,6 +195,22 @@ def test_new_learning_rates_and_loaded_states_need_no_compilation(optimizer):
     weights = (dict(each.step.model.state_dict()) for each in (steps, plain))
     torch.testing.assert_close(*weights)
     assert steps.step.taken == 6 == steps.step.accepted
+
+
+def test_the_description_of_compiled_steps_has_the_rule_of_the_optimiser():
+    """And not the learning rate, because other factors need no other code."""
+    descriptions = []
+    for settings in ({}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}):
+        model = make_vae()
+        steps = make_step(model, lb.ELBO(), binary((6,)), SGD(model.parameters(), 0.1, **settings))
+        tuner = StepAutotuner(steps.step, StepOptions(), 12, lambda line: None)
+        steps.run()
+        descriptions.append(tuner._describe())
+        for name, value in (("lr", 0.2), ("maximize", True)):
+            steps.step.optimizer.param_groups[0][name] = value
+            assert tuner._describe() == descriptions[-1]
+    plain, momentum, nesterov = descriptions
+    assert plain != momentum == nesterov
 
 
 @pytest.mark.usefixtures("fresh_compiler", "lowered")

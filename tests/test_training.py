@@ -21,7 +21,7 @@ from lowerbound.errors import DataError, NonFiniteError, SettingsError, ShapeErr
 from lowerbound.runtime.autotune import Option
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training import observers, preparing
-from lowerbound.training.loop import Observer
+from lowerbound.training.observing import Observer
 from lowerbound.training.optim import SCHEDULES, make_optimizer, make_schedule
 from lowerbound.training.progress import Progress
 from lowerbound.training.records import describe_complete

@@ -305,7 +305,7 @@ def _refuse_missing(dataset: "Dataset") -> None:
 
 def _make_announcer(dataset: "Dataset", out: Path) -> Any:
     """Make an observer that prints the data and the run's directory when training starts."""
-    from lowerbound.training.loop import Observer
+    from lowerbound.training.observing import Observer
 
     class Announcer(Observer):
         def on_start(self, loop: "Loop") -> None:

@@ -22,7 +22,7 @@ from lowerbound.data.kinds import check_entries, check_pixels, make_signed, spli
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.pixels import decode_pixels
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.rows import Rows, Values, select_rows
+from lowerbound.data.rows import Rows, Values, check_row_numbers, select_rows
 from lowerbound.data.sources import convert_values, read_contents, refuse_settings
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.runtime import noise
@@ -109,6 +109,8 @@ class Examples:
             labels, names = read_labels(self.labels, self.label_names, self.name)
             self._set(labels=labels, label_names=names)
         check_shapes(self.values, self.labels, self.fields, self.name)
+        if self.rows is not None:
+            check_row_numbers(self.rows, len(self.values), self.name)
         if missing is not None:
             values, given = mark_missing(self.values, self.fields, missing, self.name)
             self._set(values=values, fields=given)
@@ -281,16 +283,19 @@ class Examples:
         return self.rows
 
     def subset(self, index: Tensor) -> Examples:
-        """Select the examples at ``index``, in its order."""
-        index_on_cpu = index.cpu()
-        parts: dict[str, Any] = {"rows": self._get_row_numbers()[index_on_cpu]}
+        """Select the examples at ``index``, in its order.
+
+        As in an index of a tensor, negative positions count from the end, and a mask selects.
+        """
+        positions = torch.arange(len(self))[index.cpu()]
+        parts: dict[str, Any] = {"rows": self._get_row_numbers()[positions]}
         if self.labels is not None:
-            parts["labels"] = self.labels[index_on_cpu]
+            parts["labels"] = self.labels[positions]
         if self.files is not None:
-            parts["files"] = tuple(self.files[position] for position in index.tolist())
-        parts["values"] = select_rows(self.values, index)
+            parts["files"] = tuple(self.files[position] for position in positions.tolist())
+        parts["values"] = select_rows(self.values, positions.to(self.values.device))
         parts["fields"] = {
-            name: field[index.to(field.device)] for name, field in self.fields.items()
+            name: field[positions.to(field.device)] for name, field in self.fields.items()
         }
         return replace(self, **parts)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.rows import Rows
+from lowerbound.data.rows import Rows, find_in_source
 from lowerbound.errors import DataError
 
 # Two rows are read in one call if the gap between them is at most this long.
@@ -208,13 +208,7 @@ class MappedRows(Rows):
         return replace(self, rows=np.concatenate(both), known=self.known & other.known)
 
     def _find_in_file(self, index: Tensor) -> NDArray[np.int64]:
-        # Numpy does the indexing, because torch may index in parallel, which starts OpenMP threads
-        # in every thread that reads ahead. With more threads than cores, all OpenMP threads sleep
-        # while they wait for each other, which also slows down training.
-        numbers: NDArray[np.int64] = index.cpu().numpy()
-        if self.rows is None:
-            return numbers
-        return self.rows[numbers]
+        return find_in_source(index, self.rows, len(self.source.array))
 
 
 def _apply_both(

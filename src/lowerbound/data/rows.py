@@ -5,8 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from lowerbound.errors import DataError
 
 
 class Rows(ABC):
@@ -61,6 +65,56 @@ class Rows(ABC):
 
 Values = Tensor | Rows
 """The values of examples: one tensor in memory, or rows that are read when needed."""
+
+
+def find_in_source(index: Tensor, rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
+    """Find the numbers of rows in their source, with the meaning of an index of a tensor.
+
+    A negative number counts from the end, and a mask selects rows.
+
+    Args:
+        index: the rows' positions among those of ``rows``, ``[B]``, or a mask.
+        rows: the numbers in the source; ``None`` for all ``count`` rows of the source.
+        count: the number of rows in the source.
+
+    Raises:
+        IndexError: if a position is out of range, naming it.
+    """
+    # Numpy does the indexing, because torch may index in parallel, which starts OpenMP threads in
+    # every thread that reads ahead. With more threads than cores, all OpenMP threads sleep while
+    # they wait for each other, which also slows down training.
+    numbers = index.cpu().numpy()
+    if rows is not None:
+        found: NDArray[np.int64] = rows[numbers]
+        return found
+    if numbers.dtype == np.bool_:
+        return np.flatnonzero(numbers)
+    outside = (numbers < -count) | (numbers >= count)
+    if outside.any():
+        raise IndexError(f"index {numbers[outside][0]} is out of range for {count} rows")
+    return np.where(numbers < 0, numbers + count, numbers)
+
+
+def check_row_numbers(rows: Tensor, count: int, name: str) -> None:
+    """Refuse row numbers that are not ``[count]`` whole numbers from 0 on.
+
+    The noise of an example depends on its number, so a negative one has no noise.
+
+    Raises:
+        DataError: naming the first number that is negative.
+    """
+    if rows.dtype != torch.int64 or rows.shape != (count,):
+        raise DataError(
+            f"{name}: rows has the type {rows.dtype} and the shape {tuple(rows.shape)}; give one "
+            f"number of type torch.int64 for each of the {count} examples"
+        )
+    negative = rows < 0
+    if negative.any():
+        place = int(negative.int().argmax())
+        raise DataError(
+            f"{name}: rows[{place}] is {int(rows[place])}; give the positions of the examples in "
+            "their source, counted from 0"
+        )
 
 
 def select_rows(values: Values, index: Tensor) -> Values:

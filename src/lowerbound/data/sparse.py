@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowerbound.data.kinds import choose_storage_type, refuse_type
 from lowerbound.data.options import Kind
-from lowerbound.data.rows import Rows
+from lowerbound.data.rows import Rows, find_in_source
 from lowerbound.errors import DataError
 
 
@@ -85,7 +85,4 @@ class SparseRows(Rows):
         return SparseRows(both, known=known)
 
     def _find_in_matrix(self, index: Tensor) -> NDArray[np.int64]:
-        numbers: NDArray[np.int64] = index.cpu().numpy()
-        if self.rows is None:
-            return numbers
-        return self.rows[numbers]
+        return find_in_source(index, self.rows, self.matrix.shape[0])

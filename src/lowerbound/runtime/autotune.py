@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import torch
 
 from lowerbound.runtime.background import BackgroundWork, can_copy_process
+from lowerbound.runtime.cache_repair import CacheRepair
 from lowerbound.runtime.compiled_before import note_compiled, was_compiled
 from lowerbound.runtime.compiler import (
     Choice,
@@ -113,6 +114,7 @@ class Autotuner(Generic[Function]):
         self.choice, self.build, self.device, self.tell = choice, build, device, tell
         self.unit, self.warmup, self.timed, self.fewest_left = unit, warmup, timed, fewest_left
         self.in_pieces, self.pieces = in_pieces, ""
+        self.cache = CacheRepair()
         self.describe = describe
         self.description: str | None = None
         self.background: BackgroundWork | None = None
@@ -173,8 +175,9 @@ class Autotuner(Generic[Function]):
     def run(self, work: Callable[[Option, Function], Result]) -> Result:
         """Do a piece of work with the function of the current option.
 
-        If the compiler fails, the work is done once more, uncompiled or compiled in pieces. So a
-        piece of work that raises an error must change nothing.
+        If the compiler fails, the work is done once more: uncompiled, compiled in pieces, or
+        compiled again after an incomplete file was removed from the compiler's cache. So a piece of
+        work that raises an error must change nothing.
         """
         if self.stage is Stage.PREPARING and self.background is None:
             try:
@@ -305,9 +308,10 @@ class Autotuner(Generic[Function]):
     def _respond_to_failure(self, error: Exception) -> None:
         if self.in_pieces and not self.pieces and is_graph_break(error):
             self.pieces = f", in pieces because of {describe_place(error)}"
-            self.functions[self.option] = self.build(self.option, False)
-        else:
+        elif not self.cache.repair(error):
             self._settle(describe_failure(error), compiled=False)
+            return
+        self.functions[self.option] = self.build(self.option, not self.pieces)
 
     def _settle(self, reason: str, *, compiled: bool = True) -> None:
         """Keep the fastest option that was timed, or the fastest uncompiled one."""

@@ -52,10 +52,10 @@ def note_compiled(description: str) -> None:
 def _find_note(description: str) -> Path:
     versions = f"{torch.__version__} {platform.python_version()} {_find_last_change()}"
     name = sha256(f"{versions} {description}".encode()).hexdigest()
-    return _find_cache() / _FOLDER / name
+    return find_cache() / _FOLDER / name
 
 
-def _find_cache() -> Path:
+def find_cache() -> Path:
     """The folder of the compiler's cache; importing the compiler to ask for it takes seconds."""
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if given is not None:

@@ -107,21 +107,16 @@ class _WholeStep:
         self.last_call: LastCall | None = None
         self.may_repeat = False
         self.traced: TracedUpdate | None = None
-        self.taken: int | None = None
-        """The number of updates after its own last step."""
 
     def __call__(self, batch: Batch) -> None:
         update = self.step.update
         taken = update.taken
-        # Another option may have run steps meanwhile, and the step says nothing of those before.
-        is_unchanged = self.step.is_unchanged and self.taken == taken
         try:
             with update.raising_its_errors():
-                if not (is_unchanged and self._repeat(batch)):
-                    self._call(batch, is_unchanged)
+                if not (self.step.is_unchanged and self._repeat(batch)):
+                    self._call(batch)
         finally:
             update.count(taken)
-        self.taken = update.taken
 
     def _repeat(self, batch: Batch) -> bool:
         """Run the code of the last call without the compiler's checks, if it fits the batch.
@@ -135,7 +130,7 @@ class _WholeStep:
         update.prepare()
         return self.last_call.repeat(batch.changing_tensors)
 
-    def _call(self, batch: Batch, is_unchanged: bool) -> None:
+    def _call(self, batch: Batch) -> None:
         update, before = self.step.update, self.last_call
         update.trace()
         update.prepare()
@@ -143,14 +138,13 @@ class _WholeStep:
         self.last_call = self.made.take_last_call(batch.changing_tensors)
         self.traced = update.traced
         self.may_repeat = (
-            is_unchanged
+            self.step.is_unchanged
             and before is not None
             and self.last_call is not None
             and self.last_call.continues(before)
         )
         if gradients is not None:
-            for parameter, gradient in zip(update.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            update.show(gradients)
 
 
 def _choose_code_options(

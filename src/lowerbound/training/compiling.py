@@ -18,6 +18,7 @@ from lowerbound.training.batches import Batch
 from lowerbound.training.compiled_step import Compute, compile_step
 from lowerbound.training.progress import Progress
 from lowerbound.training.step import TrainingStep
+from lowerbound.training.traced_update import describe_rules
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -78,6 +79,8 @@ class StepAutotuner:
         self.compiled_from: int | None = None
         """The number of the first compiled step; ``None`` before it."""
         self._products: Library | None = None
+        self._last: Compute | None = None
+        """What computed the last step; ``None`` if that failed."""
         precisions = [options.precision == "bfloat16"]
         if options.precision == "auto" and multiplies_bfloat16(step.device):
             precisions = [False, True]
@@ -193,9 +196,15 @@ class StepAutotuner:
 
     def _run(self, batch: Batch, scheduled: Mapping[str, float], left: int) -> None:
         def attempt(option: Option, compute: Compute) -> None:
+            # What has not changed since the last step may have changed since the last step that
+            # this function computed.
+            if self._last != compute:
+                self.step.is_unchanged = False
+            self._last = None
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
                 compute(ready)
+            self._last = compute
 
         if len(batch) != self.batch_size:
             attempt(self.option, self.step.compute)
@@ -239,6 +248,7 @@ class StepAutotuner:
             [(p.shape, p.dtype, p.requires_grad) for p in step.all_parameters],
             step.objective,
             type(step.optimizer),
+            describe_rules(step.optimizer, step.update.parameters),
             step.clip_norm,
             step.is_watched,
             self.batch_size,

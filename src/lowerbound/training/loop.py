@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch.optim import Optimizer
@@ -25,6 +25,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import StepAutotuner, StepOptions
+from lowerbound.training.observing import Observer
 from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
 from lowerbound.training.rates import LearningRates
@@ -41,48 +42,6 @@ from lowerbound.training.step import TrainingStep
 # steps if each of them keeps its stored values until then.
 _UNCHECKED_STEPS = 256
 _UNCHECKED_BATCHES = 32
-
-
-class Observer:
-    """Watches training. The loop calls all methods, which do nothing by default.
-
-    To write your own: subclass, override the methods that you need, and pass an instance in
-    ``observers`` of :func:`lowerbound.fit`. Compiled steps of a small model are a tenth faster if
-    each observer that overrides :meth:`on_step` or :meth:`on_choice` has ``only_reads = True``.
-    """
-
-    only_reads: ClassVar[bool] = False
-    """Whether :meth:`on_step` and :meth:`on_choice` change nothing of the training, and do not read
-    gradients of parameters. A subclass that overrides one of them says so again."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "on_step" in vars(cls) or "on_choice" in vars(cls):
-            cls.only_reads = vars(cls).get("only_reads", False)
-
-    @property
-    def may_interfere(self) -> bool:
-        """Whether it may change the training, or read gradients, between two steps."""
-        called = {getattr(each, "__func__", each) for each in (self.on_step, self.on_choice)}
-        return not self.only_reads and called != {Observer.on_step, Observer.on_choice}
-
-    def on_start(self, loop: Loop) -> None:
-        """Before the first step."""
-
-    def on_choice(self, loop: Loop, line: str) -> None:
-        """After the choice of how steps run, or after a profile; ``line`` describes it."""
-
-    def on_step(self, loop: Loop) -> None:
-        """After a step."""
-
-    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """After an epoch and its validation."""
-
-    def on_interrupt(self, loop: Loop) -> None:
-        """After an error or a signal ended the training, before the error is raised again."""
-
-    def on_end(self, loop: Loop) -> None:
-        """After the last epoch, with the weights that are kept."""
 
 
 @dataclass(eq=False)
@@ -141,7 +100,8 @@ class Loop:
                         with self.signals.finish_step(self._may_undo_step):
                             self._take_step(batch)
                         self._stop_if_requested()
-                record, decision = self._validate(), self._decide()
+                record = self._validate()
+                decision = self._decide()
                 with self.signals.postpone():
                     self._keep_best(record, decision)
                     self._end_epoch(record)
@@ -188,15 +148,23 @@ class Loop:
 
     def snapshot(self) -> Progress:
         """The present progress of the training, as plain values."""
-        now = {"seconds": self.seconds, "sums": self.step.totals, **self.autotuner.choices}
-        return replace(self.progress, **now)
+        return replace(
+            self.progress,
+            seconds=self.seconds,
+            sums=self.step.totals,
+            **self.autotuner.choices,
+        )
 
     def weights(self) -> Weights:
         """All weights by the name of their file: the model's, and those of the objective."""
         return collect_weights(self.model, self.players)
 
     def load_weights(self, weights: Weights) -> None:
-        """Put weights into the model and players; RuntimeError or KeyError if they do not fit."""
+        """Put weights into the model and the objective's players.
+
+        Raises:
+            RuntimeError, KeyError: if they do not fit.
+        """
         self.model.load_state_dict(weights["model"])
         if self.players:
             self.players.load_state_dict(weights["objective"])
@@ -257,10 +225,13 @@ class Loop:
         self.step.is_unchanged = False
         self.step.is_watched = any(observer.may_interfere for observer in self.observers)
         first, began = self.progress.position, time.perf_counter()
-        most = _UNCHECKED_STEPS if self.source.on_device else _UNCHECKED_BATCHES
+        most = _UNCHECKED_BATCHES
+        if self.source.on_device:
+            most = _UNCHECKED_STEPS
+        seed = derived_seed(self.seed, "order", self.progress.epoch)
+        rows = self.source.shuffle(self.batch_size, torch.Generator().manual_seed(seed))
         left = (self.total_steps - self.progress.step) * self.batch_size
-        order = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.progress.epoch))
-        rows = self.source.shuffle(self.batch_size, order)[first:][:left]
+        rows = rows[first : first + left]
         with closing(self.source.batches(rows, self.batch_size)) as batches:
             for batch in batches:
                 yield batch
@@ -299,8 +270,10 @@ class Loop:
 
     def _validate(self) -> dict[str, Any]:
         """Validate, and make the record of the epoch that has just ended."""
-        progress, averages = self.progress, self.averages()
-        if where := self.find_non_finite():
+        progress = self.progress
+        averages = self.averages()
+        where = self.find_non_finite()
+        if where is not None:
             raise make_non_finite_error(progress, "parameter", where)
         rate = self.rates.compute_model_rate(progress.step - 1, progress.windows.rate_factor)
         record: dict[str, Any] = {
@@ -315,7 +288,8 @@ class Loop:
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)
-        if (data := self.validation) is not None:
+        data = self.validation
+        if data is not None:
             terms = compute_dataset_terms(self.kept, self.objective, data, seed=self.seed)
             record["validation"] = average_terms(terms, progress)
         record["seconds"] = self.seconds
@@ -328,19 +302,22 @@ class Loop:
             self._keep(record["validation"]["bound"])
 
     def _keep(self, bound: float) -> None:
-        self.progress.best_bound, self.progress.best_epoch = bound, self.progress.epoch + 1
+        self.progress.best_bound = bound
+        self.progress.best_epoch = self.progress.epoch + 1
         self.best_weights = copy_weights(collect_weights(self.kept, self.players))
 
     def _decide(self) -> Decision | None:
         """Ask the rule that stops training, if there is one, how to continue; change nothing."""
         if self.autostop is None:
             return None
-        step, epochs = self.progress.step, self.progress.count_epochs(len(self.train))
+        step = self.progress.step
+        epochs = self.progress.count_epochs(len(self.train))
+        schedules = self.schedules.values()
         return self.autostop.consider(
             self.progress,
             epoch_steps=count_batches(len(self.train), self.batch_size),
             last=step >= self.total_steps,
-            changing=not all(schedule.ended(step, epochs) for schedule in self.schedules.values()),
+            changing=not all(schedule.ended(step, epochs) for schedule in schedules),
             best_weights=(self.best_weights or {}).get("model"),
             bounds_of=partial(
                 compute_comparable_bounds,
@@ -359,16 +336,19 @@ class Loop:
             if decision.goes_back and self.best_weights is not None:
                 self.load_weights(self.best_weights)
             self.tell(decision.describe(self.rates.own[0] * window["pace"]))
-            record["window"] = {name: x for name, x in window.items() if math.isfinite(x)}
+            finite = {name: value for name, value in window.items() if math.isfinite(value)}
+            record["window"] = finite
         if self.autostop is not None:
             self.autostop.follow(decision)
-        self.progress.windows, self.progress.settled = decision.windows, decision.settled
+        self.progress.windows = decision.windows
+        self.progress.settled = decision.settled
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         progress = self.progress
         progress.history.append(record)
         if progress.position == len(self.train):
-            progress.epoch, progress.position = progress.epoch + 1, 0
+            progress.epoch += 1
+            progress.position = 0
             self.step.begin_epoch()
             self.autotuner.steps_by_threads.clear()
         waited = progress.epoch - progress.best_epoch

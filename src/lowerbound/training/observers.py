@@ -25,7 +25,8 @@ from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
+from lowerbound.training.observing import Observer
 from lowerbound.training.records import describe_complete, describe_gain
 from lowerbound.training.state import collect_state
 

@@ -25,8 +25,9 @@ from lowerbound.training.autostop import AutoStop
 from lowerbound.training.batches import count_batches
 from lowerbound.training.compiling import StepOptions
 from lowerbound.training.data_start import standardize_model
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
 from lowerbound.training.observers import Display, Painter, Recorder
+from lowerbound.training.observing import Observer
 from lowerbound.training.optim import average_weights, make_optimizer, make_schedule
 from lowerbound.training.players import collect_players, compute_player_losses
 from lowerbound.training.profiling import Profiler

@@ -14,7 +14,8 @@ from lowerbound.runtime.devices import synchronize
 from lowerbound.runtime.outputs import write_whole
 from lowerbound.training.batches import count_batches
 from lowerbound.training.labels import DATA, UPDATE
-from lowerbound.training.loop import Loop, Observer
+from lowerbound.training.loop import Loop
+from lowerbound.training.observing import Observer
 
 PRODUCTS = "matrix products"
 ELEMENTWISE = "elementwise and sums"

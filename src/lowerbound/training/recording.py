@@ -40,38 +40,36 @@ class RecordedStep:
         self.step, self.build = step, build
         self.may_record = True
         self.graph: Any = None
+        self.gradients: list[Tensor | None] | None = None
+        """The gradients that a repetition leaves, if the step is watched."""
         self.is_confirmed = False
         """Whether a repetition has passed the checks."""
-        self.taken: int | None = None
-        """The number of updates after its own last step."""
         self._start()
 
     def __call__(self, batch: Batch) -> None:
         """Take the step."""
         update = self.step.update
         taken = update.taken
-        # Another option may have run steps meanwhile, and the step says nothing of those before.
-        is_unchanged = self.step.is_unchanged and self.taken == taken
-        if not (is_unchanged or update.is_as_recorded()):
+        if not (self.step.is_unchanged or update.is_as_recorded()):
             self._start()
         update.send_rates()
-        if not self._repeats(batch, is_unchanged):
+        if not self._repeats(batch):
             self._run_or_record(batch)
-        update.taken = self.taken = taken + 1  # which a recorded update does not count
+        update.taken = taken + 1  # which a recorded update does not count
 
     def _start(self) -> None:
         self.step.update.record()
         self.made = self.build()
         self.graph, self.is_compiled = None, False
 
-    def _repeats(self, batch: Batch, is_unchanged: bool) -> bool:
+    def _repeats(self, batch: Batch) -> bool:
         """Repeat the recorded step with another batch, if it is valid for that."""
         if self.graph is None:
             return False
         # The first repetition is checked: the step itself may have changed a setting in Python,
         # which repetitions do not run.
         is_valid = batch.examples is self.batch.examples and (
-            (is_unchanged and self.is_confirmed)
+            (self.step.is_unchanged and self.is_confirmed)
             or (self.addresses == self._list_addresses() and self.holds(batch))
         )
         self.is_confirmed = is_valid
@@ -80,7 +78,7 @@ class RecordedStep:
             return False
         for own, given in zip(self.inputs, batch.changing_tensors, strict=True):
             own.copy_(given)
-        self.graph.replay()
+        self._replay()
         return True
 
     def _run_or_record(self, batch: Batch) -> None:
@@ -95,16 +93,28 @@ class RecordedStep:
         self.holds, self.batch, self.inputs = holds, own, own.changing_tensors
         self.addresses = self._list_addresses()
         self.is_confirmed = False
+        self._replay()
+
+    def _replay(self) -> None:
         self.graph.replay()
+        if self.gradients is not None:
+            # Copies, because the next repetition writes to the same tensors.
+            copies = [None if own is None else own.clone() for own in self.gradients]
+            self.step.update.show(copies)
 
     def _run(self, batch: Batch) -> None:
         if not self.may_record:
-            self.made(batch)
+            self._call(batch)
             return
         before = self._list_addresses()
-        self.made(batch)
+        self._call(batch)
         self.is_compiled = True
         self.may_record = self._list_addresses() == before
+
+    def _call(self, batch: Batch) -> None:
+        gradients = self.made(batch)
+        if gradients is not None:
+            self.step.update.show(gradients)
 
     def _record(self, batch: Batch) -> bool:
         """Record the step, or find that it cannot be, for instance because it waits for the GPU."""
@@ -112,13 +122,13 @@ class RecordedStep:
         try:
             # Threads that read data may allocate memory meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.made(batch)
+                gradients = self.made(batch)
         except RuntimeError:
             # Nothing was computed. torch leaves the stream of the recording as the current one.
             torch.cuda.set_stream(stream)
             self.may_record = False
             return False
-        self.graph = graph
+        self.graph, self.gradients = graph, gradients
         return True
 
     def _list_addresses(self) -> list[int]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from lowerbound.settings import Settings
 
 if TYPE_CHECKING:
-    from lowerbound.training.loop import Observer
+    from lowerbound.training.observing import Observer
 else:
     Observer = Any
 
@@ -175,7 +175,7 @@ class FitKeywords(TrainingSettings, use_attribute_docstrings=True):
     """Entries to add to ``config.yaml``, such as the source of the data."""
 
     observers: Sequence[Observer] = ()
-    """Observers of the training, see :class:`lowerbound.training.loop.Observer`."""
+    """Observers of the training, see :class:`lowerbound.Observer`."""
 
     @property
     def training(self) -> dict[str, Any]:

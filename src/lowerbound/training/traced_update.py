@@ -183,6 +183,17 @@ def _list_state(state: State, parameters: Sequence[Tensor], rule: Rule) -> list[
     return [state.get(parameter, {}).get(name) for parameter in parameters for name in names]
 
 
+def describe_rules(optimizer: Optimizer, parameters: Sequence[Tensor]) -> str:
+    """Describe the rule that compiled steps have for each group of an optimiser.
+
+    It is empty if compiled steps can only call the optimiser.
+    """
+    traced = TracedUpdate.of(optimizer, parameters)
+    if traced is None:
+        return ""
+    return repr([(group.rule.update.__name__, group.positions) for group in traced.groups])
+
+
 class TracedUpdate:
     """An optimiser's step as operations on tensors, with the optimiser's own state.
 

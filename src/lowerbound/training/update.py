@@ -72,6 +72,11 @@ class WeightUpdate:
         else:
             self.apply(gradients, self.refused)
 
+    def show(self, gradients: Sequence[Tensor | None]) -> None:
+        """Let others, such as the optimiser, read the gradients at the parameters."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
     def refuse_non_finite(self, *values: Tensor) -> None:
         """Refuse this update and all later ones if one of these values is not finite."""
         finite = values[0].isfinite()
@@ -82,8 +87,7 @@ class WeightUpdate:
 
     def apply(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
         """Do the update itself, outside of any graph."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self.show(gradients)
         self.taken += 1  # first, so that an interrupted update is counted
         on_cpu = self.device.type == "cpu"
         with labelled(UPDATE):
@@ -148,8 +152,7 @@ class WeightUpdate:
 
     def apply_recorded(self, gradients: Sequence[Tensor | None], refused: Tensor) -> None:
         """The update while it is recorded: operations on the device, and nothing else."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self.show(gradients)
         with labelled(UPDATE):
             if not self.optimize.step_unless(refused, self.rates):
                 raise RuntimeError("the optimiser was changed while its step was recorded")

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.errors import DataError
 from lowerbound.runtime.noise import philox
 
 _PER_EXAMPLE: ContextVar[ExampleStreams | None] = ContextVar("lowerbound_noise", default=None)
@@ -206,7 +207,10 @@ def per_example(seed: int, indices: Tensor) -> Iterator[None]:
 
     Args:
         seed: chooses the family of streams, at least 0.
-        indices: the examples' positions in their dataset, ``[B]``.
+        indices: the examples' positions in their dataset, ``[B]``, counted from 0.
+
+    Raises:
+        DataError: if a position is negative.
 
     Example:
         >>> import torch
@@ -217,6 +221,12 @@ def per_example(seed: int, indices: Tensor) -> Iterator[None]:
         >>> torch.equal(both[:, 1], alone[:, 0])
         True
     """
+    negative = indices < 0
+    if negative.any():
+        raise DataError(
+            f"the position {int(indices[negative][0])} of an example in its dataset is negative, "
+            "so the example has no noise; give positions that are counted from 0"
+        )
     token = _PER_EXAMPLE.set(ExampleStreams(seed, indices))
     try:
         yield
