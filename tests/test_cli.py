@@ -24,6 +24,7 @@ from lowerbound.evaluation.importance import log_likelihood
 from lowerbound.recipes import RECIPES
 
 FAST = [
+    "--no-start",
     "--hidden",
     "4",
     "--latent",

@@ -120,7 +120,14 @@ def test_7_training_raises_the_bound(optimizer):
     data = lb.load_data("digits").train
     before = lb.evaluate(model, objective, data).mean
     lb.fit(
-        model, objective, data, epochs=1, optimizer=optimizer, learning_rate=1e-3, progress=False
+        model,
+        objective,
+        data,
+        epochs=1,
+        optimizer=optimizer,
+        learning_rate=1e-3,
+        start=False,
+        progress=False,
     )
     assert lb.evaluate(model, objective, data).mean > before
 

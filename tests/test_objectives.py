@@ -513,6 +513,7 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
         batch_size=8,
         learning_rate=0.05,
         validation=x,
+        start=False,
         progress=False,
     )
     assert 1 <= run.best_epoch < 5

@@ -569,7 +569,8 @@ def test_the_configuration_says_all_settings(data, tmp_path):
     assert config["training"] == {
         "epochs": 2, "steps": None, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01,
         "schedule": "linear", "warmup_steps": 0, "weight_decay": None, "clip_norm": None,
-        "ema": 0.9, "patience": None, "tolerance": None, "seed": 0, "device": "cpu",
+        "ema": 0.9, "patience": None, "tolerance": None, "start": True, "standardize": False,
+        "seed": 0, "device": "cpu",
         "compile": "auto", "precision": "float32", "threads": None, "profile": False,
         "save_every": 30.0, "pictures_every": 1,
     }  # fmt: skip

@@ -230,7 +230,7 @@ def test_named_schedules_begin_at_one(name):
 def test_a_schedule_that_gives_no_factor_is_refused_with_its_step(value, vae, data):
     before = weights(vae)
     with pytest.raises(SettingsError, match="at step 1"):
-        train(vae, data, schedule=lambda progress: value)
+        train(vae, data, schedule=lambda progress: value, start=False)
     assert same(weights(vae), before)
 
 
@@ -260,6 +260,7 @@ def test_weight_decay_of_sgd_adds_its_gradient(data):
     # p - lr (g + wd p) against p - lr g: they differ by lr wd p, one step from the same start
     start = weights(make_vae())
     options = {"steps": 1, "epochs": None, "optimizer": "sgd", "learning_rate": 0.1}
+    options["start"] = False
     plain = weights(train(make_vae(), data, **options).model)
     decayed = weights(train(make_vae(), data, weight_decay=0.3, **options).model)
     for name, value in start.items():
@@ -270,7 +271,8 @@ def test_weight_decay_of_sgd_adds_its_gradient(data):
 
 def test_the_step_ascends_the_gradient_of_the_mean_bound(vae, data, watch):
     trace = watch(Trace())
-    train(vae, data, steps=1, epochs=None, batch_size=20, optimizer="sgd", learning_rate=1e-2)
+    settings = {"optimizer": "sgd", "learning_rate": 1e-2, "start": False}
+    train(vae, data, steps=1, epochs=None, batch_size=20, **settings)
     before, after = trace.weights
     again = make_vae()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(derived_seed(0, "order", 0)))
@@ -617,7 +619,7 @@ def test_dropout_is_active_in_training_only(data):
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(encoder), lb.Gaussian(lb.mlp(2, SIZE), scale=1.0)
     )
-    train(model, data, epochs=2, batch_size=10, validation=data[:5])
+    train(model, data, epochs=2, batch_size=10, validation=data[:5], start=False)
     # each set is checked once, then come two steps and a validation for each epoch
     assert encoder.seen == [False, False, True, True, False, True, True, False]
     assert not any(module.training for module in model.modules())
@@ -911,7 +913,8 @@ def test_a_record_is_json(vae, data):
     record = train(vae, data, validation=0.25).history[0]
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record) == {
-        "epoch", "step", "train", "validation", "learning_rate", "examples_per_second", "seconds"
+        "epoch", "step", "train", "validation", "learning_rate", "examples_per_second", "start",
+        "seconds",
     }  # fmt: skip
 
 

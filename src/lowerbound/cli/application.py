@@ -97,7 +97,7 @@ def _describe_usage_error(error: Any) -> str:
     command = "" if error.ctx is None else error.ctx.command_path
     if option in {"--config", "--resume"} and command.startswith("lowerbound train "):
         return f"{option} takes no recipe: lowerbound train {option} ..."
-    near = get_close_matches(option, error.possibilities or (), n=1)
+    near = get_close_matches(option, error.possibilities or (), n=1, cutoff=0.7)
     if near:
         return f"{option} is not an option; did you mean {near[0]}?"
     if command == "lowerbound train":

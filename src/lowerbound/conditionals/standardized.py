@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from lowerbound.conditionals.base import select_fields
+from lowerbound.conditionals.base import select_fields, to_full_precision
 from lowerbound.conditionals.given import Wrapper
 from lowerbound.data.fields import OBSERVED
 from lowerbound.describe import describable
@@ -50,6 +51,12 @@ class Standardization(nn.Module):
         is_constant = ~(spread > 1e-7 * mean.abs())
         self.centre.copy_(mean.nan_to_num(0.0).reshape(self.centre.shape))
         self.spread.copy_(spread.masked_fill(is_constant, 1.0).reshape(self.spread.shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert as any module, but keep both in float32 at least."""
+        apply: Any = super()._apply
+        apply(lambda tensor: to_full_precision(fn(tensor)), recurse)
+        return self
 
     def apply_to(self, x: Tensor) -> Tensor:
         """Standardise data, ``[..., *shape]``."""

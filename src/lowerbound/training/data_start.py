@@ -50,7 +50,7 @@ def look_at_data(loop: Loop, *, start: bool) -> None:
     with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         x, given = _read(examples, model, seed)
         if (line := describe_units(model, examples, x)) is not None:
-            loop.tell(line)
+            loop.notes.append(line)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train
             loop.progress.baseline = score_independent_entries(model, judged, seed=loop.seed)
@@ -84,7 +84,7 @@ def _start_from(
     loop.progress.start = {"examples": len(examples), "after": started}
     if math.isfinite(bound):
         loop.progress.start["before"] = bound
-    loop.tell(
+    loop.notes.append(
         f"the likelihood starts at the mean and the spread of {len(examples):,} examples, which "
         f"raises their {loop.objective.label(model)} from {bound:,.2f} to {started:,.2f} nats"
     )

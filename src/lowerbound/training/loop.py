@@ -68,6 +68,7 @@ class Loop:
     best_weights: Weights | None = None
     stop_requested: bool = False
     failure: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.device, self.dtype = get_device(self.model), get_dtype(self.model)
@@ -94,6 +95,8 @@ class Loop:
         """Train to the end. The caller seeds and restores torch's random state."""
         with self._report_failures():
             self._notify("on_start")
+            for line in self.notes:
+                self._notify("on_note", line)
             while not self.progress.finished:
                 with closing(self._iterate_batches()) as batches:
                     for batch in batches:

@@ -107,6 +107,10 @@ class Display(Observer):
         self.live = Live(self.bar, console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
 
+    def on_note(self, loop: Loop, line: str) -> None:
+        """Print the line."""
+        self.console.print(line)
+
     def on_choice(self, loop: Loop, line: str) -> None:
         """Print the line."""
         self.console.print(line)

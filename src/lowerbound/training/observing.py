@@ -67,6 +67,9 @@ class Observer:
     def on_start(self, loop: Loop) -> None:
         """Before the first step."""
 
+    def on_note(self, loop: Loop, line: str) -> None:
+        """Before the first step; ``line`` is about the data, or about where the training starts."""
+
     def on_choice(self, loop: Loop, line: str) -> None:
         """After the choice of how steps run, or after a profile; ``line`` describes it."""
 
