@@ -12,8 +12,8 @@ class Observer:
     ``observers`` of :func:`lowerbound.fit`. Compiled steps of a small model are a tenth faster if
     each observer that overrides :meth:`on_step` or :meth:`on_choice` has ``only_reads = True``.
 
-    Every method receives the :class:`~lowerbound.training.loop.Loop` and can read ``loop.model`` and
-    ``loop.progress``. (The loop is not named as a type here, because it is made with observers.) In
+    Every method receives the :class:`~lowerbound.training.loop.Loop`, which is not named as a type
+    here because it is made with observers, and can read ``loop.model`` and ``loop.progress``. In
     :meth:`on_step`, ``loop.averages()`` has the terms averaged over the examples of the epoch so
     far; in :meth:`on_epoch`, ``record["train"]`` has them.
 
