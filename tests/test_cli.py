@@ -1315,10 +1315,12 @@ def test_a_score_is_called_a_score(here, monkeypatch, capsys):
 
 
 def test_codes_of_several_groups_are_written_side_by_side(here, tmp_path, monkeypatch, capsys):
+    trained = lb.load("gaussian")
+
     class Groups(lb.Model):
         def __init__(self):
             super().__init__()
-            self.vae = lb.load("gaussian")
+            self.vae = trained
 
         def draw(self, x, samples=1, gradient="pathwise"):
             q, prior = self.vae.posterior(x), self.vae.prior()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from lowerbound.training.loop import Loop
+from typing import Any, ClassVar
 
 
 class Observer:
@@ -15,9 +12,10 @@ class Observer:
     ``observers`` of :func:`lowerbound.fit`. Compiled steps of a small model are a tenth faster if
     each observer that overrides :meth:`on_step` or :meth:`on_choice` has ``only_reads = True``.
 
-    Every method can read ``loop.model`` and ``loop.progress``. In :meth:`on_step`,
-    ``loop.averages()`` has the terms averaged over the examples of the epoch so far; in
-    :meth:`on_epoch`, ``record["train"]`` has them.
+    Every method receives the :class:`~lowerbound.training.loop.Loop`, which is not named as a type
+    here because it is made with observers, and can read ``loop.model`` and ``loop.progress``. In
+    :meth:`on_step`, ``loop.averages()`` has the terms averaged over the examples of the epoch so
+    far; in :meth:`on_epoch`, ``record["train"]`` has them.
 
     *Gradients* can be read in :meth:`on_step` only, and only by an observer without ``only_reads``.
     There, ``parameter.grad`` is the gradient that the optimiser has just used: the gradient of the
@@ -64,23 +62,23 @@ class Observer:
         called = {getattr(each, "__func__", each) for each in (self.on_step, self.on_choice)}
         return not self.only_reads and called != {Observer.on_step, Observer.on_choice}
 
-    def on_start(self, loop: Loop) -> None:
+    def on_start(self, loop: Any) -> None:
         """Before the first step."""
 
-    def on_note(self, loop: Loop, line: str) -> None:
+    def on_note(self, loop: Any, line: str) -> None:
         """Before the first step; ``line`` is about the data, or about where the training starts."""
 
-    def on_choice(self, loop: Loop, line: str) -> None:
+    def on_choice(self, loop: Any, line: str) -> None:
         """After the choice of how steps run, or after a profile; ``line`` describes it."""
 
-    def on_step(self, loop: Loop) -> None:
+    def on_step(self, loop: Any) -> None:
         """After a step."""
 
-    def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
+    def on_epoch(self, loop: Any, record: dict[str, Any]) -> None:
         """After an epoch and its validation."""
 
-    def on_interrupt(self, loop: Loop) -> None:
+    def on_interrupt(self, loop: Any) -> None:
         """After an error or a signal ended the training, before the error is raised again."""
 
-    def on_end(self, loop: Loop) -> None:
+    def on_end(self, loop: Any) -> None:
         """After the last epoch, with the weights that are kept."""
