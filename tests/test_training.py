@@ -814,11 +814,12 @@ def test_the_message_about_a_complete_run_says_how_to_continue_it(state, total_s
 
 
 def test_the_line_of_an_epoch_goes_to_standard_error(vae, data, capsys):
-    train(vae, data, epochs=2, progress=True, validation=0.25)
+    train(vae, data, epochs=2, progress=True, validation=0.25, start=False)
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split()[:2] for line in err.splitlines()][:2] == [["epoch", "1"], ["epoch", "2"]]
-    assert err.splitlines()[-1].startswith("kept epoch")
+    assert err.splitlines()[-2].startswith("kept epoch")
+    assert "independent entries" in err.splitlines()[-1]
 
 
 class FakeLoop(SimpleNamespace):

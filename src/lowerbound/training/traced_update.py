@@ -113,16 +113,16 @@ _DTYPES = (torch.float32, torch.float64)
 
 def _find_rule(optimizer: Optimizer, group: Mapping[str, Any]) -> Rule | None:
     """Find the rule of a group; ``None`` if its settings are unusual."""
+    if type(optimizer) not in (Adam, AdamW, SGD):
+        return None  # other optimisers may lack these settings
     rule, forbidden, numbers = _SGD, ["differentiable"], [group["lr"], group["weight_decay"]]
-    if type(optimizer) in (Adam, AdamW):
-        rule, forbidden = _ADAM, ["differentiable", "amsgrad", "capturable"]
-        numbers += [*group["betas"], group["eps"]]
-    elif type(optimizer) is SGD:
+    if type(optimizer) is SGD:
         numbers += [group["momentum"], group["dampening"]]
         if group["momentum"]:
             rule = _MOMENTUM
     else:
-        return None
+        rule, forbidden = _ADAM, ["differentiable", "amsgrad", "capturable"]
+        numbers += [*group["betas"], group["eps"]]
     if any(group[name] for name in forbidden):
         return None
     if not all(isinstance(number, float | int) for number in numbers):
