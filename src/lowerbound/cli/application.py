@@ -10,7 +10,15 @@ import typer
 from typer.core import TyperGroup
 
 from lowerbound import __version__
-from lowerbound.cli import comparing, evaluating, inspecting, listing, selftesting, training
+from lowerbound.cli import (
+    comparing,
+    compressing,
+    evaluating,
+    inspecting,
+    listing,
+    selftesting,
+    training,
+)
 from lowerbound.errors import DoubtfulEstimateWarning, LowerboundError
 from lowerbound.runtime.interrupts import EXIT_CODE, StopSignals
 
@@ -49,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (training, evaluating, comparing, inspecting, listing, selftesting):
+for part in (training, evaluating, comparing, inspecting, compressing, listing, selftesting):
     part.register(app)
 
 

@@ -18,10 +18,7 @@ parameters are then rounded to steps that are far larger than the differences be
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,12 +38,11 @@ from lowerbound.distributions import (
     is_mass,
 )
 from lowerbound.errors import DataError, SettingsError, StorageError, UnsupportedError
+from lowerbound.evaluation.compressed_bytes import digest_weights, pack, unpack
 from lowerbound.evaluation.estimate import evaluate
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import ProgressCallback
 from lowerbound.objectives import ELBO
-
-_MAGIC = b"lowerbound bits back 1\n"
 
 # A latent unit is rounded to multiples of this fraction of its smallest standard deviation under q,
 # which costs less than a thousandth of a nat, unless it would have more cells than this.
@@ -121,10 +117,12 @@ def compress(
         True
     """
     examples = model.examples(data)
+    if examples.pixels == "binarize" and examples.levels == 2:
+        examples = examples.prepare("as-is")  # the pixels are binary already
     if examples.pixels == "binarize":
         raise DataError(
             f"{examples.name}: pixels='binarize' draws other pixels at every use; compress "
-            "pixels='binarize-once', or pixels as they are"
+            "pixels='binarize-once' (--pixels binarize-once), or pixels as they are"
         )
     if examples.pixels == "dequantize" or examples.levels is None:
         raise DataError(
@@ -143,10 +141,10 @@ def compress(
         "kind": examples.kind,
         "cells": coder.cells,
         "steps": [round(math.log2(step)) for step in coder.steps],
-        "model": _digest(model),
+        "model": digest_weights(model),
         "crc": zlib.crc32(levels.tobytes()),
     }
-    packed = _pack(header, stack)
+    packed = pack(header, stack)
     return packed, CompressedSize(
         len(examples),
         len(packed),
@@ -169,8 +167,8 @@ def decompress(
         StorageError: if the data are damaged, were compressed with another model, or decompress to
             other values than those that were compressed.
     """
-    header, stack = _unpack(packed)
-    if header["model"] != _digest(model):
+    header, stack = unpack(packed)
+    if header["model"] != digest_weights(model):
         raise StorageError(
             "the data were compressed with another model, or its weights have changed since; "
             "decompress with the same model"
@@ -382,32 +380,3 @@ def _make_examples(header: dict[str, Any], levels: NDArray[np.int32]) -> Example
     if header["kind"] is None:
         values = values.to(torch.uint8)
     return Examples(values, levels=header["levels"], kind=header["kind"], name="decompressed data")
-
-
-def _digest(model: Model) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
-
-
-def _pack(header: dict[str, Any], stack: NDArray[np.uint32]) -> bytes:
-    described = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
-    return _MAGIC + struct.pack("<I", len(described)) + described + stack.astype("<u4").tobytes()
-
-
-def _unpack(packed: bytes) -> tuple[dict[str, Any], NDArray[np.uint32]]:
-    damaged = StorageError(
-        "these are not data that lowerbound compressed, or they are damaged; compress them again"
-    )
-    if not packed.startswith(_MAGIC):
-        raise damaged
-    try:
-        start = len(_MAGIC) + 4
-        (length,) = struct.unpack("<I", packed[start - 4 : start])
-        header = json.loads(zlib.decompress(packed[start : start + length]))
-        words = np.frombuffer(packed[start + length :], "<u4").astype(np.uint32)
-    except (struct.error, zlib.error, ValueError):
-        raise damaged from None
-    return header, words

@@ -1,0 +1,97 @@
+"""``lowerbound compress`` and ``decompress``: files without loss, by bits-back coding."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lowerbound.cli.progress_bar import show_progress
+from lowerbound.cli.runs import (
+    AsJson,
+    Data,
+    Directory,
+    Seed,
+    Split,
+    dumps,
+    load_examples,
+    open_run,
+)
+from lowerbound.errors import SettingsError, StorageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two commands."""
+    for command in (compress, decompress):
+        app.command()(command)
+
+
+def compress(  # noqa: PLR0917 (typer calls it by name)
+    directory: Directory,
+    out: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
+    data: Data = None,
+    split: Annotated[Split, typer.Option(help="The part of the data.")] = "all",
+    pixels: Annotated[
+        Literal["binarize-once"] | None,
+        typer.Option(
+            help="Draw binary pixels once, with --seed, and compress these: for a run that draws "
+            "binary pixels from grey ones at every use."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compress discrete data without loss with a trained model, to the size that its bound says.
+
+    The model must have Gaussian latents and a likelihood that is a probability mass. Data and model
+    come back only together: lowerbound decompress needs the same run.
+    """
+    from lowerbound.evaluation.compression import compress
+    from lowerbound.runtime.outputs import write_whole
+
+    model, config = open_run(directory)
+    examples = load_examples(config, data, split, model)
+    if pixels is not None:
+        examples = examples.prepare("as-is").prepare(pixels, seed=seed)
+    with show_progress("compress") as progress:
+        packed, size = compress(model, examples, progress=progress)
+    with write_whole(out) as path:
+        path.write_bytes(packed)
+    if as_json:
+        print(dumps(vars(size) | {"overhead": size.overhead}))
+        return
+    print(
+        f"wrote {size.examples:,} examples to {out}: {size.bytes:,} bytes, where the bound says "
+        f"{size.bound_bytes:,.0f} ({size.overhead:+.1%}) and the data have {size.raw_bytes:,.0f}"
+    )
+
+
+def decompress(
+    directory: Directory,
+    file: Annotated[Path, typer.Argument(help="The compressed file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The .npy file to write.", show_default=False)],
+) -> None:
+    """Restore the data that lowerbound compress made smaller, every byte of them.
+
+    The array contains levels: the integers that uint8 pixels, binary pixels or codes are stored as.
+    """
+    import io
+
+    import numpy as np
+
+    from lowerbound.evaluation.compression import decompress
+    from lowerbound.runtime.outputs import write_whole
+
+    if out.suffix != ".npy":
+        raise SettingsError(f"--out {out}: give a file that ends in .npy")
+    try:
+        packed = file.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read ({error.strerror}); give another file") from None
+    model, _ = open_run(directory)
+    with show_progress("decompress") as progress:
+        examples = decompress(model, packed, progress=progress)
+    content = io.BytesIO()
+    np.save(content, examples.values.numpy())
+    with write_whole(out) as path:
+        path.write_bytes(content.getbuffer())
+    print(f"wrote {len(examples):,} examples to {out}")

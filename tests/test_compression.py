@@ -1,0 +1,196 @@
+"""Bits-back coding: every byte comes back, and the size is what the bound says."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.cli import main
+from lowerbound.evaluation.compression import compress, decompress
+
+pytest.importorskip("constriction")
+
+
+def _draw_from_a_model(levels, count=3000, units=3, entries=40):
+    """A model with strong latents, a posterior that fits, and data that it generated."""
+    torch.manual_seed(0)
+    shape = (entries,)
+    if levels == 2:
+        likelihood = lb.Bernoulli(lb.mlp(units, entries))
+    else:
+        likelihood = lb.Categorical(lb.mlp(units, levels * entries), levels=levels)
+    posterior = lb.Gaussian(lb.mlp(shape, 32, 2 * units))
+    model = lb.LatentModel(lb.StandardNormal(units), posterior, likelihood)
+    with torch.no_grad():
+        likelihood.network.layers[-1].weight.mul_(4)
+    x = model.sample(count, seed=1)
+    data = lb.Examples((x * (levels - 1)).round().to(torch.uint8), levels=levels)
+    lb.fit(model, lb.ELBO(), data, epochs=5, start=False, progress=False)
+    return model, data
+
+
+@pytest.fixture(scope="module", params=[2, 5])
+def model_and_data(request):
+    return _draw_from_a_model(request.param)
+
+
+def test_every_value_comes_back(model_and_data):
+    model, data = model_and_data
+    packed, size = compress(model, data)
+    restored = decompress(model, packed)
+    assert torch.equal(restored.values, data.values)
+    assert (restored.levels, restored.kind) == (data.levels, data.kind)
+    assert size.bytes == len(packed)
+
+
+def test_the_size_is_within_two_percent_of_the_bound(model_and_data):
+    model, data = model_and_data
+    _, size = compress(model, data)
+    bound = lb.evaluate(model, lb.ELBO(), data).mean
+    assert size.bound_bytes == pytest.approx(-bound * len(data) / math.log(256))
+    assert abs(size.overhead) < 0.02
+    assert size.bytes < size.raw_bytes
+
+
+def test_the_bits_of_z_are_given_back(model_and_data):
+    """Without that, each example would cost log q(z given x) more than minus its bound."""
+    model, data = model_and_data
+    _, size = compress(model, data)
+    terms = lb.evaluate(model, lb.ELBO(), data).terms
+    entropy_of_cells = 3 * math.log(8)  # at least so many nats for each example
+    without = (terms["distortion"].mean + terms["rate"].mean + entropy_of_cells) * len(data)
+    assert size.bytes < 0.9 * without / math.log(256)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 65])
+def test_few_examples(model_and_data, count):
+    model, data = model_and_data
+    some = data.first(count)
+    assert torch.equal(decompress(model, compress(model, some)[0]).values, some.values)
+
+
+def test_codes_and_pictures():
+    codes = lb.Examples(torch.randint(0, 7, (50, 1, 4, 4)), kind="codes", levels=7)
+
+    class OfCodes(lb.Categorical):
+        def check_data(self, x, rows, name="data", **fields):
+            pass
+
+        def forward(self, *given):
+            p = super().forward(*given)
+            return _Integers(p)
+
+    class _Integers(torch.distributions.Distribution):
+        support = torch.distributions.constraints.independent(
+            torch.distributions.constraints.nonnegative_integer, 3
+        )
+
+        def __init__(self, base):
+            self.base = base
+            super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+        def log_prob(self, value):
+            return self.base.log_prob(value / 6)
+
+        def entrywise_log_prob(self, value):
+            return self.base.entrywise_log_prob(value / 6)
+
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp((1, 4, 4), 4)),
+        OfCodes(lb.mlp(2, (7, 4, 4)), levels=7),
+    )
+    packed, _ = compress(model, codes)
+    assert torch.equal(decompress(model, packed).values.long(), codes.values.long())
+
+
+def test_a_learned_prior_serves():
+    torch.manual_seed(0)
+    model = lb.LatentModel(
+        lb.Gaussian(lb.constant(4, value=0.7)),
+        lb.Gaussian(lb.mlp(6, 4)),
+        lb.Bernoulli(lb.mlp(2, 6)),
+    )
+    data = lb.Examples.of(torch.rand(200, 6) < 0.5)
+    assert torch.equal(decompress(model, compress(model, data)[0]).values, data.values)
+
+
+def test_another_model_is_refused(model_and_data):
+    model, data = model_and_data
+    packed, _ = compress(model, data.first(5))
+    other, _ = _draw_from_a_model(2, count=10)
+    with pytest.raises(lb.errors.StorageError, match="another model"):
+        decompress(other, packed)
+
+
+def test_damage_is_noticed(model_and_data):
+    model, data = model_and_data
+    packed, _ = compress(model, data.first(100))
+    changed = bytearray(packed)
+    changed[-9] ^= 1
+    with pytest.raises(lb.errors.StorageError, match="damaged"):
+        decompress(model, bytes(changed))
+    for broken in (b"", b"zip", packed[:30]):
+        with pytest.raises(lb.errors.StorageError, match="damaged"):
+            decompress(model, broken)
+
+
+def _of_parts(prior=None, posterior=None, likelihood=None):
+    return lb.LatentModel(
+        prior or lb.StandardNormal(2),
+        posterior or lb.Gaussian(lb.mlp(6, 4)),
+        likelihood or lb.Bernoulli(lb.mlp(2, 6)),
+    )
+
+
+UNSUPPORTED = {
+    "a density": (lambda: _of_parts(likelihood=lb.Gaussian(lb.mlp(2, 12))), "is a density"),
+    "a flow": (lambda: _of_parts(prior=lb.Flow("maf", 2)), "a prior that is a diagonal Gaussian"),
+    "a full-rank posterior": (
+        lambda: _of_parts(posterior=lb.FullRankGaussian(lb.mlp(6, 5))),
+        "a posterior that is a diagonal Gaussian",
+    ),
+    "fields": (
+        lambda: _of_parts(likelihood=lb.Given(lb.Bernoulli(lb.mlp(3, 6)), "size")),
+        "needs size",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_cannot_be_compressed_is_named(name):
+    make, message = UNSUPPORTED[name]
+    x = torch.rand(20, 6) < 0.5
+    data = lb.Examples.of(x, fields={"size": torch.rand(20)})
+    with pytest.raises(lb.errors.UnsupportedError, match=message):
+        compress(make(), data)
+
+
+def test_real_numbers_are_refused():
+    with pytest.raises(lb.errors.DataError, match="known number of levels"):
+        compress(_of_parts(), torch.rand(20, 6).round())
+    pixels = lb.Examples.of((torch.rand(20, 6) * 255).to(torch.uint8))
+    with pytest.raises(lb.errors.DataError, match="binarize-once"):
+        compress(_of_parts(), pixels.prepare("binarize"))
+
+
+def test_the_commands_restore_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 2, (80, 4, 4)).astype(bool)
+    np.save("pictures.npy", pictures)
+    train = "train aevb-bernoulli --data pictures.npy --latent 2 --hidden 4 --epochs 1 --out run"
+    for command in (
+        train,
+        "compress run --out small.lbz --json",
+        "decompress run small.lbz --out again.npy",
+    ):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(command.split())
+        out = capsys.readouterr().out
+        if command.startswith("compress"):
+            told = json.loads(out)
+    assert told["bytes"] == (tmp_path / "small.lbz").stat().st_size
+    assert np.array_equal(np.load("again.npy").reshape(pictures.shape).astype(bool), pictures)
