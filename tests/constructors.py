@@ -38,6 +38,57 @@ NETWORKS = {
         (1, 64, 64),
         (5,),
     ),
+    "gated mlp": (lambda: lb.mlp(6, 8, 8, 4, activation="gated"), (6,), (4,)),
+    "normalised mlp": (lambda: lb.mlp(6, 8, 8, 4, norm="layer"), (6,), (4,)),
+    "residual mlp": (lambda: lb.mlp(6, 8, 8, 9, 4, residual=True), (6,), (4,)),
+    "residual, gated, normalised mlp": (
+        lambda: lb.mlp(6, 8, 8, 4, activation="gated", residual=2, norm="layer"),
+        (6,),
+        (4,),
+    ),
+    "gated, normalised conv encoder": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="gated", norm="group"),
+        IMAGE,
+        (5,),
+    ),
+    "gated, normalised conv decoder": (
+        lambda: lb.conv(5, 8, 4, (2, 9, 7), activation="gated", norm="group"),
+        (5,),
+        (2, 9, 7),
+    ),
+    "residual conv encoder": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="silu", residual=True, norm="group"),
+        IMAGE,
+        (5,),
+    ),
+    "residual conv decoder by resizing": (
+        lambda: lb.conv(5, 8, 4, (6, 9, 7), activation="silu", residual=2, upsampling="resize"),
+        (5,),
+        (6, 9, 7),
+    ),
+    "residual, gated conv with strides 1 and 2": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="gated", stride=(1, 2), residual=True),
+        IMAGE,
+        (5,),
+    ),
+    "conv of signals": (lambda: lb.conv((2, 21), 4, 8, 5, activation="tanh"), (2, 21), (5,)),
+    "conv to signals": (
+        lambda: lb.conv(5, 8, 4, (2, 21), stride=(2, 3), upsampling="resize"),
+        (5,),
+        (2, 21),
+    ),
+    "conv of volumes": (lambda: lb.conv((1, 5, 6, 7), 3, 4, 2), (1, 5, 6, 7), (2,)),
+    "conv to volumes": (lambda: lb.conv(2, 4, 3, (2, 5, 6, 7)), (2,), (2, 5, 6, 7)),
+    "conv to a smaller picture": (
+        lambda: lb.conv(IMAGE, 4, 8, (3, 2, 1), activation="tanh"),
+        IMAGE,
+        (3, 2, 1),
+    ),
+    "conv from a smaller picture": (
+        lambda: lb.conv((3, 2, 1), 8, 4, (2, 9, 7), activation="tanh"),
+        (3, 2, 1),
+        (2, 9, 7),
+    ),
     "flatten_leading": (
         lambda: lb.flatten_leading(nn.Conv2d(1, 2, 3), IMAGE, (2, 7, 5)),
         IMAGE,
