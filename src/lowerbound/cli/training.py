@@ -330,7 +330,7 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     Without test data, the bound is that on the training data.
     """
     import lowerbound as lb
-    from lowerbound.report.figures import is_image
+    from lowerbound.report.drawing import can_draw
 
     part, flag, examples = "train", " --split train", dataset.train
     if dataset.has_test:
@@ -340,7 +340,9 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     print(describe_estimate(estimate, part, run.objective, elbo))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))
     print("next:")
-    directory, suffix = shlex.quote(str(out)), "png" if is_image(dataset.shape) else "npy"
+    directory, suffix = shlex.quote(str(out)), "npy"
+    if can_draw(dataset.shape):
+        suffix = "png"
     for command in (
         f"evaluate {directory}{flag} --log-likelihood 100",
         f"sample {directory} --count 100 --out samples.{suffix}",
