@@ -122,7 +122,7 @@ def _save(
     versions: Tensor, path: str | os.PathLike[str], columns: int | None, limits: Limits
 ) -> Drawing:
     """Draw versions of the same examples, ``[V, N, *event]``, and write the file."""
-    sheet = _draw(versions.detach().cpu().double(), columns, limits)
+    sheet = _draw(versions.detach().cpu().float(), columns, limits)
     notes, given = list(sheet.notes), versions.shape[1]
     if sheet.count < given:
         notes.insert(0, f"{sheet.count:,} of {given:,} are shown")

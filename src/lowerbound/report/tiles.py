@@ -37,27 +37,32 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
     notes = []
     if limits != (0.0, 1.0):
         notes.append(f"black is {low:.4g} and white is {high:.4g}")
-    scaled = ((versions[:, :_MAX_TILES] - low) / max(high - low, 1e-30)).clamp(0, 1)
-    if scaled.dim() == 6:
+    side, channels, is_volume = max(versions.shape[3:]), versions.shape[2], versions.dim() == 6
+    most = min(_MAX_TILES, _count_fitting(versions.shape[-2]) * _count_fitting(versions.shape[-1]))
+    pictures = versions[:, :most]
+    if is_volume:
         notes.append("three slices through the middle of each volume")
-        scaled = _cut_slices(scaled)
-    channels = scaled.shape[2]
+        pictures = _cut_slices(pictures, fill=high)
     if channels not in (1, 3):
-        scaled = _join_side_by_side(scaled[:, :, :_MAX_CHANNELS].unsqueeze(3).unbind(2))
+        several = [pictures[:, :, [channel]] for channel in range(min(channels, _MAX_CHANNELS))]
+        pictures = _join(several, fill=high)
         notes.append(f"{channels} channels side by side")
         if channels > _MAX_CHANNELS:
             notes[-1] = f"the first {_MAX_CHANNELS} of {channels} channels side by side"
-    shrink = math.ceil(max(len(scaled) * scaled.shape[-1], scaled.shape[-2]) / (MAX_SIDE - 4))
+    gap = 0  # the versions of a plain picture touch each other
+    if is_volume or channels not in (1, 3):
+        gap = 3
+    pictures = _join(list(pictures), fill=high, gap=gap)
+    shrink = math.ceil(max(pictures.shape[-2:]) / (MAX_SIDE - 2 * _GAP_PIXELS))
+    scaled = ((pictures.double() - low) / max(high - low, 1e-30)).clamp(0, 1)
     if shrink > 1:
-        flat = F.avg_pool2d(scaled.flatten(0, 1), shrink, ceil_mode=True)
-        scaled = flat.unflatten(0, scaled.shape[:2])
+        scaled = F.avg_pool2d(scaled, shrink, ceil_mode=True)
         notes.append(f"each is reduced {shrink} times")
-    factor = _choose_factor(scaled.shape[-2], scaled.shape[-1])
-    tiles = _convert_to_bytes(torch.cat(list(scaled), -1))
-    return _arrange(tiles, columns, factor, notes)
+    factor = max(1, min(_MAX_FACTOR, round(_TILE_PIXELS / side)))
+    return _arrange(_convert_to_bytes(scaled), columns, factor, notes)
 
 
-def _cut_slices(volumes: Tensor) -> Tensor:
+def _cut_slices(volumes: Tensor, fill: float) -> Tensor:
     """Cut the three slices through the middle of volumes, ``[..., C, D, H, W]``."""
     depth, height, width = volumes.shape[-3:]
     slices = (
@@ -66,18 +71,14 @@ def _cut_slices(volumes: Tensor) -> Tensor:
         volumes[..., :, :, width // 2],
     )
     most = max(plane.shape[-2] for plane in slices)
-    filled = [F.pad(plane, (0, 0, 0, most - plane.shape[-2]), value=1.0) for plane in slices]
-    return _join_side_by_side(filled)
+    filled = [F.pad(plane, (0, 0, 0, most - plane.shape[-2]), value=fill) for plane in slices]
+    return _join(filled, fill)
 
 
-def _join_side_by_side(pictures: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Join pictures, ``[..., H, W]`` each, with a white column between two of them."""
-    separated = [F.pad(picture, (0, 1), value=1.0) for picture in pictures]
-    return torch.cat(separated, -1)[..., :-1]
-
-
-def _choose_factor(height: int, width: int) -> int:
-    return max(1, min(_MAX_FACTOR, round(_TILE_PIXELS / max(height, width))))
+def _join(pictures: list[Tensor], fill: float, gap: int = 1) -> Tensor:
+    """Join pictures, ``[..., H, W]`` each, with empty columns between two of them."""
+    *others, last = pictures
+    return torch.cat([*(F.pad(picture, (0, gap), value=fill) for picture in others), last], -1)
 
 
 def _convert_to_bytes(pictures: Tensor) -> NDArray[np.uint8]:
