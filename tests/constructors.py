@@ -123,6 +123,11 @@ CONDITIONALS = {
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
     "Categorical": (lambda: lb.Categorical(lb.mlp(4, 8, (6, 5, 4)), levels=6), (1, 5, 4)),
     "Categorical over vectors": (lambda: lb.Categorical(lb.mlp(4, 6), levels=2), (3,)),
+    "Autoregressive": (lambda: lb.Autoregressive(lb.recurrent(4, 8, (5, 3)), end=0), (5,)),
+    "Autoregressive by attention": (
+        lambda: lb.Autoregressive(lb.attention(4, 8, (5, 3), heads=2)),
+        (5,),
+    ),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Standardized": (
@@ -154,7 +159,7 @@ UNCONDITIONAL = {
 }
 
 # Mean and variance have no closed form.
-WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith("Flow")}
+WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
 
 # What is given to each has the shape (4,). The label is below 3, and the size a number.
 CONDITIONALS_OF_A_FIELD = {
