@@ -88,12 +88,12 @@ def test_draws_have_the_stated_probabilities(name, end):
     draws = p.sample((20_000,))[:, 0]
     weights = LEVELS ** torch.arange(LENGTH - 1, -1, -1, dtype=torch.float64)
     counts = torch.bincount((draws @ weights).long(), minlength=len(ALL))
-    expected = 20_000 * p.log_prob(ALL).exp()
+    expected = 20_000 * p.log_prob(ALL).exp().detach()
     assert not counts[expected == 0].any()
     often = expected > 5
     terms = (counts - expected).square()[often] / expected[often]
     freedom = int(often.sum()) - 1
-    assert freedom > 5
+    assert freedom >= 5
     assert float(terms.sum()) < freedom + 6 * math.sqrt(2 * freedom) + 10
 
 
