@@ -275,6 +275,15 @@ MODELS = {
 }
 
 
+def examples_for(recipe) -> lb.Examples:
+    """Ten small examples of the kind that a recipe takes."""
+    draw = torch.Generator().manual_seed(0)
+    if recipe.kind == "codes":
+        return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
+    grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
+    return grey.prepare(recipe.pixels)
+
+
 def images(model_name: str, count: int = 11) -> torch.Tensor:
     """Images that the model of that name can take."""
     grey = torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1))

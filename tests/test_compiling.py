@@ -27,7 +27,7 @@ from lowerbound.training.optim import average_weights, make_optimizer
 from lowerbound.training.step import TrainingStep
 
 sys.path.insert(0, str(Path(__file__).parent))
-from constructors import MODELS, OBJECTIVES, images
+from constructors import MODELS, OBJECTIVES, examples_for, images
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
@@ -164,11 +164,9 @@ def test_the_step_of_every_recipe_is_one_graph(name, traced):
 
     def make():
         torch.manual_seed(0)
-        model, objective = recipe.build((1, 8, 8), {"hidden": 8, "latent": 3})
-        grey = lb.Examples.of(
-            (torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
-        )
-        return make_step(model, objective, grey.prepare(recipe.pixels))
+        examples = examples_for(recipe)
+        model, objective = recipe.build(examples, {"hidden": 8, "latent": 3})
+        return make_step(model, objective, examples)
 
     assert_agreement(make)
 

@@ -194,7 +194,7 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
         *make_flags(
             read_settings(load_data),
             "Data",
-            defaults={"pixels": recipe.pixels},
+            defaults={"pixels": recipe.pixels, "kind": recipe.kind},
             leave_out=("seed",),
             more=more,
         ),
@@ -229,7 +229,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
 
     dataset = load_run_data(plan)
     model, objective = recipe.build(
-        dataset.shape, plan["recipe"].get("arguments", {}), seed=settings.seed
+        dataset, plan["recipe"].get("arguments", {}), seed=settings.seed
     )
     _refuse_missing(dataset)
     directory = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
