@@ -77,10 +77,11 @@ def sequence(
             stride=min(2, length),
         ),
     )
-    make = {"recurrent": lb.recurrent, "attention": lb.attention}[decoder]
-    likelihood = lb.Autoregressive(
-        make(latent, hidden, (length, levels), layers=layers), end, word_dropout
-    )
+    if decoder == "recurrent":
+        network: nn.Module = lb.recurrent(latent, hidden, (length, levels), layers=layers)
+    else:
+        network = lb.attention(latent, hidden, (length, levels), layers=layers)
+    likelihood = lb.Autoregressive(network, end, word_dropout)
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
     weight: float | lb.Ramp = beta
     if kl_warmup:

@@ -43,7 +43,7 @@ def draw_curves(versions: Tensor, columns: int | None) -> Sheet:
     width, height = columns * _WIDTH, rows * _HEIGHT + has_legend * _LEGEND
     # All panels share one pair of axes, in pixels: many axes would take seconds to draw.
     figure = Figure(figsize=(width / _DOTS_PER_INCH, height / _DOTS_PER_INCH), dpi=_DOTS_PER_INCH)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     low, high = float(signals.min()), float(signals.max())
