@@ -22,7 +22,8 @@ class _CausalAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 3 * width)
+        # A bias of the keys would not change the softmax over them.
+        self.project = nn.Linear(width, 3 * width, bias=False)
         self.join = nn.Linear(width, width)
         with torch.no_grad():
             self.join.weight.mul_(blocks**-0.5)

@@ -106,16 +106,16 @@ def save_pairs(
     reconstructions: Tensor,
     path: str | os.PathLike[str],
     *,
-    columns: int = 4,
+    columns: int | None = None,
     limits: Limits = (0.0, 1.0),
 ) -> Drawing:
     """Draw originals and reconstructions as one PNG of pairs.
 
-    The original is on the left, or for signals behind its reconstruction. See
-    :func:`save_examples`.
+    The original is on the left, or for signals behind its reconstruction. By default there are at
+    most four pairs of pictures in a row. See :func:`save_examples`.
     """
     pairs = torch.stack([originals.cpu(), reconstructions.cpu()])
-    return _save(pairs, path, min(columns, len(originals)), limits)
+    return _save(pairs, path, columns, limits)
 
 
 def _save(

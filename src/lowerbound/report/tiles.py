@@ -20,6 +20,8 @@ _MAX_FACTOR = 6
 _GAP_PIXELS = 2
 _MAX_TILES = 1024
 _BACKGROUND_GREY = 255
+# The largest number of pairs in a row, and the columns between pairs that have gaps within.
+_PAIR_COLUMNS, _PAIR_GAP = 4, 6
 # The largest number of channels that are shown side by side.
 _MAX_CHANNELS = 8
 
@@ -30,7 +32,8 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
     Args:
         versions: ``[V, N, C, H, W]`` or ``[V, N, C, D, H, W]``, such as originals and
             reconstructions.
-        columns: the number of examples in a row. By default the sheet is about square.
+        columns: the number of examples in a row. By default the sheet is about square, or has four
+            pairs of plain pictures in a row.
         limits: the values that are drawn black and white; values outside are clipped.
     """
     low, high = limits
@@ -49,10 +52,14 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
         notes.append(f"{channels} channels side by side")
         if channels > _MAX_CHANNELS:
             notes[-1] = f"the first {_MAX_CHANNELS} of {channels} channels side by side"
-    gap = 0  # the versions of a plain picture touch each other
-    if is_volume or channels not in (1, 3):
-        gap = 3
-    pictures = _join(list(pictures), fill=high, gap=gap)
+    is_plain = not is_volume and channels in (1, 3)
+    is_pair = len(versions) > 1
+    # The versions of a plain picture touch each other, and four pairs are in a row.
+    pictures = _join(list(pictures), fill=high, gap=2 * (not is_plain))
+    if is_pair and is_plain:
+        columns = min(columns or _PAIR_COLUMNS, pictures.shape[0])
+    elif is_pair:
+        pictures = F.pad(pictures, (0, _PAIR_GAP), value=high)
     shrink = math.ceil(max(pictures.shape[-2:]) / (MAX_SIDE - 2 * _GAP_PIXELS))
     scaled = ((pictures.double() - low) / max(high - low, 1e-30)).clamp(0, 1)
     if shrink > 1:
