@@ -21,7 +21,7 @@ from page_text import describe_machines, paragraph, read_results, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
-from lowerbound.report.figures import save_pairs
+from lowerbound.report.drawing import save_pairs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "aevb"

@@ -38,6 +38,57 @@ NETWORKS = {
         (1, 64, 64),
         (5,),
     ),
+    "gated mlp": (lambda: lb.mlp(6, 8, 8, 4, activation="gated"), (6,), (4,)),
+    "normalised mlp": (lambda: lb.mlp(6, 8, 8, 4, norm="layer"), (6,), (4,)),
+    "residual mlp": (lambda: lb.mlp(6, 8, 8, 9, 4, residual=True), (6,), (4,)),
+    "residual, gated, normalised mlp": (
+        lambda: lb.mlp(6, 8, 8, 4, activation="gated", residual=2, norm="layer"),
+        (6,),
+        (4,),
+    ),
+    "gated, normalised conv encoder": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="gated", norm="group"),
+        IMAGE,
+        (5,),
+    ),
+    "gated, normalised conv decoder": (
+        lambda: lb.conv(5, 8, 4, (2, 9, 7), activation="gated", norm="group"),
+        (5,),
+        (2, 9, 7),
+    ),
+    "residual conv encoder": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="silu", residual=True, norm="group"),
+        IMAGE,
+        (5,),
+    ),
+    "residual conv decoder by resizing": (
+        lambda: lb.conv(5, 8, 4, (6, 9, 7), activation="silu", residual=2, upsampling="resize"),
+        (5,),
+        (6, 9, 7),
+    ),
+    "residual, gated conv with strides 1 and 2": (
+        lambda: lb.conv(IMAGE, 4, 8, 5, activation="gated", stride=(1, 2), residual=True),
+        IMAGE,
+        (5,),
+    ),
+    "conv of signals": (lambda: lb.conv((2, 21), 4, 8, 5, activation="tanh"), (2, 21), (5,)),
+    "conv to signals": (
+        lambda: lb.conv(5, 8, 4, (2, 21), stride=(2, 3), upsampling="resize"),
+        (5,),
+        (2, 21),
+    ),
+    "conv of volumes": (lambda: lb.conv((1, 5, 6, 7), 3, 4, 2), (1, 5, 6, 7), (2,)),
+    "conv to volumes": (lambda: lb.conv(2, 4, 3, (2, 5, 6, 7)), (2,), (2, 5, 6, 7)),
+    "conv to a smaller picture": (
+        lambda: lb.conv(IMAGE, 4, 8, (3, 2, 1), activation="tanh"),
+        IMAGE,
+        (3, 2, 1),
+    ),
+    "conv from a smaller picture": (
+        lambda: lb.conv((3, 2, 1), 8, 4, (2, 9, 7), activation="tanh"),
+        (3, 2, 1),
+        (2, 9, 7),
+    ),
     "flatten_leading": (
         lambda: lb.flatten_leading(nn.Conv2d(1, 2, 3), IMAGE, (2, 7, 5)),
         IMAGE,
@@ -72,6 +123,11 @@ CONDITIONALS = {
     "Bernoulli": (lambda: lb.Bernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
     "Categorical": (lambda: lb.Categorical(lb.mlp(4, 8, (6, 5, 4)), levels=6), (1, 5, 4)),
     "Categorical over vectors": (lambda: lb.Categorical(lb.mlp(4, 6), levels=2), (3,)),
+    "Autoregressive": (lambda: lb.Autoregressive(lb.recurrent(4, 8, (5, 3)), end=0), (5,)),
+    "Autoregressive by attention": (
+        lambda: lb.Autoregressive(lb.attention(4, 8, (5, 3), heads=2)),
+        (5,),
+    ),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Standardized": (
@@ -103,7 +159,7 @@ UNCONDITIONAL = {
 }
 
 # Mean and variance have no closed form.
-WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith("Flow")}
+WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
 
 # What is given to each has the shape (4,). The label is below 3, and the size a number.
 CONDITIONALS_OF_A_FIELD = {
@@ -217,6 +273,15 @@ MODELS = {
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))
     ),
 }
+
+
+def examples_for(recipe) -> lb.Examples:
+    """Ten small examples of the kind that a recipe takes."""
+    draw = torch.Generator().manual_seed(0)
+    if recipe.kind == "codes":
+        return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
+    grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
+    return grey.prepare(recipe.pixels)
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:

@@ -34,6 +34,7 @@ def idx(array: np.ndarray, code: int) -> bytes:
         ((9, 8, 7, 1), (1, 8, 7)),
         ((9, 3, 8, 3), (3, 8, 3)),
         ((9, 16, 2, 3), (16, 2, 3)),
+        ((9, 2, 3, 4, 5), (2, 3, 4, 5)),
     ],
 )
 def test_layouts(shape, expected):
@@ -42,6 +43,47 @@ def test_layouts(shape, expected):
     assert examples.shape == expected
     if shape[-1] != expected[-1]:
         assert np.array_equal(np.moveaxis(examples.values.numpy(), 1, 3), values)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "expected"),
+    [
+        ("signals", (20, 9), (1, 9)),
+        ("signals", (20, 2, 9), (2, 9)),
+        ("volumes", (20, 2, 3, 4), (1, 2, 3, 4)),
+        ("volumes", (20, 3, 2, 3, 4), (3, 2, 3, 4)),
+    ],
+)
+def test_signals_and_volumes_are_loaded_by_their_layout(layout, shape, expected, tmp_path):
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save(tmp_path / "a.npy", values)
+    np.savez(tmp_path / "a.npz", x=values)
+    for source in (values, tmp_path / "a.npy", tmp_path / "a.npz"):
+        data = load_data(source, layout=layout, test_fraction=0)
+        assert data.shape == expected
+        assert np.array_equal(data.train.values.numpy().reshape(shape), values)
+    mapped = load_data(tmp_path / "a.npy", layout=layout, keep_in="file", test_fraction=0)
+    assert mapped.shape == expected
+    rows = mapped.train.values[torch.tensor([3, 1])].numpy()
+    assert np.array_equal(rows.reshape(2, *shape[1:]), values[[3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "message"),
+    [
+        ("signals", (9, 2, 3, 4), r"must be \[examples, channels, time\] or \[examples, time\]"),
+        ("volumes", (9, 2, 3), r"\(9, 2, 3\) must be \[examples, channels, depth, height, width\]"),
+        ("signals", (9, 0), "with at least one of each"),
+    ],
+)
+def test_other_dimensions_than_those_of_the_layout_are_refused(layout, shape, message):
+    with pytest.raises(DataError, match=message):
+        load_data(np.zeros(shape, dtype=np.float32), layout=layout)
+
+
+def test_a_layout_of_examples_that_are_something_else_is_refused():
+    with pytest.raises(DataError, match=r"layout='signals' has no effect on .* \(3,\); remove it"):
+        load_data(Examples(torch.zeros(9, 3)), layout="signals")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +120,7 @@ def test_types(tmp_path, dtype, kept, levels):
         (np.float64(3), r"the shape \(\)"),
         (np.zeros((0, 3)), r"the shape \(0, 3\)"),
         (np.zeros((3, 0)), r"the shape \(3, 0\)"),
-        (np.zeros((1, 2, 3, 4, 5)), r"the shape \(1, 2, 3, 4, 5\)"),
+        (np.zeros((1, 2, 3, 4, 5, 6)), r"the shape \(1, 2, 3, 4, 5, 6\)"),
         (
             np.zeros((3, 8, 8, 4), dtype=np.uint8),
             r"alpha channel; remove that channel \(\[\.\.\., :3\]\)",

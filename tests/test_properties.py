@@ -80,9 +80,53 @@ def test_networks_are_rebuilt_from_their_description(name):
 def test_conv_brings_every_size_back():
     for side in range(4, 20):
         shape = (1, side, 23 - side)
-        decoder = lb.conv(2, 4, 4, shape)
-        assert decoder(torch.zeros(1, 2)).shape == (1, *shape)
+        for upsampling in ("transposed", "resize"):
+            decoder = lb.conv(2, 4, 4, shape, upsampling=upsampling)
+            assert decoder(torch.zeros(1, 2)).shape == (1, *shape)
         assert lb.conv(shape, 4, 4, 2)(torch.zeros(1, *shape)).shape == (1, 2)
+
+
+def test_a_gate_halves_the_layer_before_it():
+    net = lb.mlp(3, 4, 2, activation="gated").double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    first, _, last = net.layers
+    values, gates = (x @ first.weight.T + first.bias).split(4, 1)
+    expected = (values / (1 + (-gates).exp())) @ last.weight.T + last.bias
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_a_residual_block_adds_its_branch():
+    net = lb.mlp(3, 4, 4, 2, activation="tanh", residual=True, norm="layer").double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    first, block, again, norm, last = net.layers
+    h = first(x)
+    for each in (block, again):
+        layer_norm, expand, _, contract = each.branch
+        centred = h - h.mean(1, keepdim=True)
+        normal = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(normal, layer_norm(h))
+        h = h + contract(expand(normal).tanh())
+    torch.testing.assert_close(net(x), last(norm(h)))
+
+
+def _make_constant_decoder(upsampling):
+    """A decoder whose first feature map is constant, so that only upsampling can make patterns."""
+    torch.manual_seed(0)
+    decoder = lb.conv(2, 8, 8, (1, 32, 32), upsampling=upsampling)
+    with torch.no_grad():
+        dense = decoder.network.network[0].layers[0]
+        dense.weight.zero_()
+        dense.bias.fill_(1.0)
+    return decoder
+
+
+def test_resizing_leaves_no_checkerboard():
+    deviations = {}
+    for upsampling in ("transposed", "resize"):
+        picture = _make_constant_decoder(upsampling)(torch.zeros(1, 2))[0, 0]
+        deviations[upsampling] = float(picture[8:-8, 8:-8].std().detach())
+    assert deviations["resize"] < 1e-6
+    assert deviations["transposed"] > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -97,7 +141,13 @@ def test_conv_brings_every_size_back():
         ),
         (lambda: lb.conv((1, 8, 8), 4), "at least one layer"),
         (lambda: lb.conv((1, 8, 8), 4, 4, 4, 4, 2), "has shrunk to 1 x 1 before layer 4"),
-        (lambda: lb.conv((1, 8, 8), 4, (1, 8, 8)), "from an image"),
+        (lambda: lb.conv((1, 8, 8), 4, (1, 8, 8)), "from a size of 8 x 8 to 4 x 4, but the other"),
+        (lambda: lb.conv((1, 8, 8), 4, (1, 8)), "from an image"),
+        (lambda: lb.conv((1, 8, 8), 4, (2, 4, 4), hidden=(3,)), "are layers of a vector"),
+        (lambda: lb.conv(2, 4, (1, 8, 8), upsampling="nearest"), "upsampling='nearest' is unknown"),
+        (lambda: lb.conv((1, 8, 8), 4, 2, norm="batch"), "norm='batch' is unknown"),
+        (lambda: lb.mlp(4, 4, 2, norm="group"), "norm='group' is unknown; choose 'layer'"),
+        (lambda: lb.mlp(4, 4, 2, residual=-1), "residual=-1"),
         (lambda: lb.conv(8, 4, 8), "from an image"),
         (lambda: lb.conv((1, 8, 8), 4, 4, 2, stride=(2, 2, 2)), "2 layers but 3 strides"),
     ],

@@ -504,6 +504,19 @@ def test_vectors_are_not_drawn(data, tmp_path):
     assert [path.name for path in (tmp_path / "run").rglob("*.png")] == ["bound.png"]
 
 
+@pytest.mark.parametrize("shape", [(2, 9), (1, 3, 4, 5), (2, 6, 6)])
+def test_signals_volumes_and_other_channels_are_drawn_on_the_scale_of_the_data(shape, tmp_path):
+    values = 10 * torch.randn(12, *shape)
+    train(tmp_path / "run", values, make_vae(3, shape), epochs=1)
+    for folder in ("samples", "reconstructions"):
+        with Image.open(tmp_path / "run" / folder / "epoch-0001.png") as picture:
+            note = picture.text["Description"]
+        if len(shape) == 2:
+            assert note.startswith("every panel spans")
+        else:
+            assert note.startswith(f"black is {float(values.min()):.4g} and white is")
+
+
 def test_drawing_changes_no_figure(pictures, tmp_path):
     for name, every in (("drawn", 1), ("plain", 0)):
         train(tmp_path / name, pictures, make_vae(2, (1, 8, 8)), epochs=3, pictures_every=every)

@@ -4,6 +4,7 @@ import inspect
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,6 +27,9 @@ from lowerbound.settings import (
     write_help,
 )
 from lowerbound.training.settings import FitKeywords, TrainingSettings
+
+sys.path.insert(0, str(Path(__file__).parent))
+from constructors import examples_for
 
 
 def brew(
@@ -255,9 +259,11 @@ def test_every_setting_of_a_recipe_is_described_and_is_a_flag(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
     entry = RECIPES[name]
-    model, objective = entry.build((1, 8, 8), {"hidden": 4})
+    examples = examples_for(entry)
+    model, objective = entry.build(examples, {"hidden": 4})
     assert entry.summary.endswith(".")
-    assert objective(model.draw(torch.zeros(3, 1, 8, 8), objective.samples)).shape == (3,)
+    x = examples.batch(torch.arange(3))
+    assert objective(model.draw(x, objective.samples)).shape == (3,)
 
 
 @pytest.mark.parametrize("name", RECIPES)

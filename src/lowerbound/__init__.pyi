@@ -2,6 +2,7 @@
 # when it is first used.
 from . import errors as errors
 from . import recipes as recipes
+from .conditionals import Autoregressive as Autoregressive
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
@@ -38,10 +39,13 @@ from .models import Latent as Latent
 from .models import LatentModel as LatentModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model
+from .networks import attention as attention
 from .networks import constant as constant
 from .networks import conv as conv
+from .networks import embed as embed
 from .networks import flatten_leading as flatten_leading
 from .networks import mlp as mlp
+from .networks import recurrent as recurrent
 from .objectives import ELBO as ELBO
 from .objectives import IWAE as IWAE
 from .objectives import FactorVAE as FactorVAE

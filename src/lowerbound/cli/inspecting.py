@@ -20,6 +20,7 @@ from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
+    from lowerbound.report.drawing import Drawing
 
 Part = Annotated[Split, typer.Option(help="The part of the data.")]
 Draws = Annotated[int, typer.Option(min=1, help="The number of draws.")]
@@ -37,7 +38,9 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write: .png for pictures, .npy for an array.", show_default=False
+            help="The file to write: .png for a picture of signals, pictures or volumes, .npy for "
+            "an array.",
+            show_default=False,
         ),
     ],
     count: Draws = 64,
@@ -59,7 +62,8 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
         mean = out.suffix == ".png"
     fields = parse_given(given, model)
     check_given(fields, model)
-    _write(model.sample(count, mean=mean, seed=seed, **fields), out, "samples")
+    samples = model.sample(count, mean=mean, seed=seed, **fields)
+    _write(samples, out, "samples", _find_limits(model, samples))
 
 
 def reconstruct(  # noqa: PLR0917 (typer calls it by name)
@@ -67,8 +71,8 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write: .png for pairs of pictures with the original on the left, or "
-            ".npy for an array.",
+            help="The file to write: .png for pairs with the original on the left, or behind the "
+            "reconstruction of a signal; or .npy for an array.",
             show_default=False,
         ),
     ],
@@ -84,7 +88,7 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     """
     import torch
 
-    from lowerbound.report.figures import save_pairs
+    from lowerbound.report.drawing import is_signal, save_pairs
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
@@ -96,14 +100,18 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
         return
     # Evenly spaced examples include all classes, even if the data are sorted by class.
     shown = examples.spread(count)
-    images = model.reconstruct(shown, **fields)
-    _check_pictures(images)
+    reconstructions = model.reconstruct(shown, **fields)
+    _check_drawable(reconstructions)
     originals = shown.prepare("as-is").batch(torch.arange(len(shown)))
-    save_pairs(originals, images, out)
+    drawing = save_pairs(originals, reconstructions, out, limits=_find_limits(model, originals))
     fewer = ""
     if len(shown) < count:
         fewer = ", one for each example,"
-    print(f"wrote {len(shown)} pairs{fewer} to {out}: the originals are on the left")
+    where = "on the left"
+    if is_signal(shown.shape):
+        where = "the broad pale lines"
+    print(f"wrote {len(shown)} pairs{fewer} to {out}: the originals are {where}")
+    _print_note(drawing)
 
 
 def encode(
@@ -186,30 +194,49 @@ def _check_suffix(out: Path, allowed: tuple[str, ...]) -> None:
         raise SettingsError(f"--out {out}: give a file that ends in {' or '.join(allowed)}")
 
 
-def _check_pictures(images: Any) -> None:
-    from lowerbound.report.figures import is_image
+def _check_drawable(values: Any) -> None:
+    from lowerbound.report.drawing import can_draw
 
-    if not is_image(tuple(images.shape[1:])):
+    shape = tuple(values.shape[1:])
+    if not can_draw(shape):
         raise SettingsError(
-            f"examples of shape {tuple(images.shape[1:])} are not pictures; write an array: "
+            f"examples of shape {shape} are not signals, pictures or volumes; write an array: "
             "--out FILE.npy"
         )
 
 
-def _write(array: Any, out: Path, what: str) -> None:
+def _find_limits(model: Any, values: Any) -> tuple[float, float]:
+    """Find the values that are black and white: 0 and 1 if the model was trained on pixels."""
+    from lowerbound.report.drawing import find_limits
+
+    made = model.preprocessing
+    if made is None or (made.levels is not None and made.value_kind is None):
+        return 0.0, 1.0
+    return find_limits(values)
+
+
+def _write(array: Any, out: Path, what: str, limits: tuple[float, float] = (0.0, 1.0)) -> None:
     import io
 
     import numpy as np
 
-    from lowerbound.report.figures import save_grid
+    from lowerbound.report.drawing import save_examples
     from lowerbound.runtime.outputs import write_whole
 
     if out.suffix == ".png":
-        _check_pictures(array)
-        save_grid(array, out)
-    else:
-        content = io.BytesIO()  # because np.save to a file on a full disk does not say why it fails
-        np.save(content, array.cpu().numpy())
-        with write_whole(out) as path:
-            path.write_bytes(content.getbuffer())
+        _check_drawable(array)
+        drawing = save_examples(array, out, limits=limits)
+        print(f"wrote {len(array)} {what} to {out}")
+        _print_note(drawing)
+        return
+    content = io.BytesIO()  # because np.save to a file on a full disk does not say why it fails
+    np.save(content, array.cpu().numpy())
+    with write_whole(out) as path:
+        path.write_bytes(content.getbuffer())
     print(f"wrote {len(array)} {what} to {out}")
+
+
+def _print_note(drawing: "Drawing") -> None:
+    """Print what the picture does not show as it is, such as examples that did not fit."""
+    if drawing.note:
+        print(f"{drawing.path}: {drawing.note}")

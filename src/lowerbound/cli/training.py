@@ -194,7 +194,7 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
         *make_flags(
             read_settings(load_data),
             "Data",
-            defaults={"pixels": recipe.pixels},
+            defaults={"pixels": recipe.pixels, "kind": recipe.kind},
             leave_out=("seed",),
             more=more,
         ),
@@ -229,7 +229,7 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
 
     dataset = load_run_data(plan)
     model, objective = recipe.build(
-        dataset.shape, plan["recipe"].get("arguments", {}), seed=settings.seed
+        dataset, plan["recipe"].get("arguments", {}), seed=settings.seed
     )
     _refuse_missing(dataset)
     directory = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
@@ -330,7 +330,7 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     Without test data, the bound is that on the training data.
     """
     import lowerbound as lb
-    from lowerbound.report.figures import is_image
+    from lowerbound.report.drawing import can_draw
 
     part, flag, examples = "train", " --split train", dataset.train
     if dataset.has_test:
@@ -340,7 +340,9 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     print(describe_estimate(estimate, part, run.objective, elbo))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))
     print("next:")
-    directory, suffix = shlex.quote(str(out)), "png" if is_image(dataset.shape) else "npy"
+    directory, suffix = shlex.quote(str(out)), "npy"
+    if can_draw(dataset.shape):
+        suffix = "png"
     for command in (
         f"evaluate {directory}{flag} --log-likelihood 100",
         f"sample {directory} --count 100 --out samples.{suffix}",

@@ -1,5 +1,6 @@
 """Modules that return distributions: priors, posteriors and likelihoods are of this one kind."""
 
+from lowerbound.conditionals.autoregressive import Autoregressive
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
@@ -24,6 +25,7 @@ from lowerbound.conditionals.structured import ByVariable, Parts
 from lowerbound.conditionals.vamp import VampPrior
 
 __all__ = [
+    "Autoregressive",
     "Bernoulli",
     "ByVariable",
     "Categorical",

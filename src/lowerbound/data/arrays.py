@@ -21,10 +21,13 @@ from lowerbound.data.formats import find_format
 from lowerbound.data.kinds import choose_storage_type, find_levels, refuse_type, widen
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.memory import stays_in_file
-from lowerbound.data.options import KeepIn, Kind, Missing, ReadOptions
+from lowerbound.data.options import KeepIn, Kind, Layout, Missing, ReadOptions
 from lowerbound.errors import DataError
 
 Array = NDArray[Any]
+
+# For each layout, the number of axes and the names of those of one channel.
+_AXES = {"signals": (3, "time"), "volumes": (5, "depth, height, width")}
 
 
 def as_examples(
@@ -35,11 +38,14 @@ def as_examples(
     kind: Kind | None = None,
     missing: Missing | None = None,
     fields: Mapping[str, Any] | None = None,
+    layout: Layout = "auto",
 ) -> Examples:
     """Make examples from an array in one of the usual layouts.
 
     ``[N, D]`` are vectors, ``[N, H, W]`` are grey images, ``[N, C, H, W]`` are images, and ``[N, H,
-    W, C]`` with ``C`` = 1 or 3 are images with their channels last. uint8 values are pixels of 256
+    W, C]`` with ``C`` = 1 or 3 are images with their channels last; ``[N, C, D, H, W]`` are
+    volumes. With ``layout="signals"``, ``[N, T]`` and ``[N, C, T]`` are signals, and with
+    ``layout="volumes"`` ``[N, D, H, W]`` are volumes of one channel. uint8 values are pixels of 256
     levels, and booleans are binary pixels.
 
     Args:
@@ -50,6 +56,7 @@ def as_examples(
         kind: ``"counts"`` or ``"codes"`` for integers that are not pixels.
         missing: ``"nan"`` if NaN means that an entry was not observed.
         fields: the fields of the examples, ``[N, ...]`` each.
+        layout: what the dimensions mean.
 
     Raises:
         DataError: for any other shape or type, naming it and the remedy.
@@ -57,6 +64,8 @@ def as_examples(
     Example:
         >>> as_examples(np.zeros((5, 28, 28, 3), dtype=np.uint8), name="pictures").shape
         (3, 28, 28)
+        >>> as_examples(np.zeros((5, 2, 500)), name="signals", layout="signals").shape
+        (2, 500)
     """
     refuse_type(array.dtype, name, kind)
     marks = None
@@ -64,10 +73,10 @@ def as_examples(
         marks = _convert_labels(labels, name)
     values: MappedRows | torch.Tensor
     if isinstance(array, np.memmap):
-        values = _map_array(array, name)
+        values = _map_array(array, name, layout)
     else:
         stored = array.astype(choose_storage_type(array.dtype), copy=False)
-        arranged = np.require(_move_channels_first(stored, name), requirements=["C", "W"])
+        arranged = np.require(_arrange_axes(stored, name, layout), requirements=["C", "W"])
         values = torch.from_numpy(arranged)
     return Examples(
         values,
@@ -80,26 +89,42 @@ def as_examples(
     )
 
 
-def _map_array(array: np.memmap[Any, Any], name: str) -> MappedRows:
+def _map_array(array: np.memmap[Any, Any], name: str, layout: Layout) -> MappedRows:
     if not array.dtype.isnative:
         raise DataError(
             f"{name}: entries of type {array.dtype} cannot stay in their file; read them into "
             'memory (--keep-in memory), or write the file again with .astype("float32")'
         )
-    return MappedRows.of(array, partial(_arrange, name=name))
+    return MappedRows.of(array, partial(_arrange, name=name, layout=layout))
 
 
-def _arrange(rows: Array, name: str) -> Array:
-    return widen(_move_channels_first(rows, name))
+def _arrange(rows: Array, name: str, layout: Layout = "auto") -> Array:
+    return widen(_arrange_axes(rows, name, layout))
+
+
+def _arrange_axes(array: Array, name: str, layout: Layout) -> Array:
+    """Arrange an array as ``[N, *event]``, with the channels first."""
+    if layout == "auto":
+        return _move_channels_first(array, name)
+    dims, axes = _AXES[layout]
+    if array.ndim not in (dims, dims - 1) or 0 in array.shape:
+        raise DataError(
+            f"{name}: the shape {array.shape} must be [examples, channels, {axes}] or [examples, "
+            f"{axes}] for layout={layout!r}, with at least one of each"
+        )
+    if array.ndim == dims:
+        return array
+    return array[:, None]
 
 
 def _move_channels_first(array: Array, name: str) -> Array:
     shape = array.shape
-    if array.ndim not in (2, 3, 4) or 0 in shape:
+    if array.ndim not in (2, 3, 4, 5) or 0 in shape:
         hint = {1: "; one value per example has the shape [examples, 1]"}.get(array.ndim, "")
         raise DataError(
-            f"{name}: the shape {shape} must be [examples, dimensions], [examples, height, width] "
-            "or [examples, channels, height, width], with at least one of each" + hint
+            f"{name}: the shape {shape} must be [examples, dimensions], [examples, height, width], "
+            "[examples, channels, height, width] or [examples, channels, depth, height, width], "
+            "with at least one of each" + hint
         )
     if array.ndim == 3:
         return array[:, None]
@@ -130,6 +155,7 @@ def read_array_file(
     kind: Kind | None = None,
     missing: Missing | None = None,
     fields: tuple[str, ...] | None = None,
+    layout: Layout = "auto",
 ) -> Parts:
     """Read the examples in a file of any format in :data:`~lowerbound.data.formats.FORMATS`.
 
@@ -140,11 +166,12 @@ def read_array_file(
         missing: ``"nan"`` if NaN means that an entry was not observed.
         fields: the names of arrays of a ``.npz`` that are fields of the examples. If it is not
             given, arrays other than values and labels are refused. ``()`` ignores them.
+        layout: what the dimensions of arrays mean.
 
     Raises:
         DataError: if the file's format is unknown or its content cannot be used, naming the file.
     """
-    options = ReadOptions(keep_in=keep_in, kind=kind, missing=missing, fields=fields)
+    options = ReadOptions(keep_in=keep_in, kind=kind, missing=missing, fields=fields, layout=layout)
     return find_format(path, keep_in).read(path, options)
 
 
@@ -161,7 +188,13 @@ def read_npy(path: Path, options: ReadOptions) -> Examples:
         with readable, path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
             _refuse_rest(path, file.tell())
-    return as_examples(array, name=str(path), kind=options.kind, missing=options.missing)
+    return as_examples(
+        array,
+        name=str(path),
+        kind=options.kind,
+        missing=options.missing,
+        layout=options.layout,
+    )
 
 
 def _refuse_rest(path: Path, end: int) -> None:

@@ -377,7 +377,9 @@ class Examples:
         fields = self._select_fields(needs, accepts)
         return {name: compute_field_digest(field) for name, field in fields.items()}
 
-    def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:
+    def bits_per_dimension(
+        self, bound: float, *, mass: bool | None = False, entries: float | None = None
+    ) -> float | None:
         """Convert a bound to bits per dimension.
 
         The result is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
@@ -389,10 +391,12 @@ class Examples:
             bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.
             mass: whether p(x) is a probability mass, see
                 :meth:`~lowerbound.Model.likelihood_is_mass`.
+            entries: D, the average number of entries of an example that p(x) scores; all by
+                default.
         """
         if OBSERVED in self.fields and not self.fields[OBSERVED].all():
             return None
-        bits = -bound / (math.prod(self.shape) * math.log(2))
+        bits = -bound / ((entries or math.prod(self.shape)) * math.log(2))
         if mass:
             return bits
         if self.pixels != "dequantize" or self.levels is None:

@@ -58,7 +58,13 @@ def read_idx(path: Path) -> Array:
 
 def read_idx_file(path: Path, options: ReadOptions) -> Examples:
     """Read the examples in one IDX file."""
-    return as_examples(read_idx(path), name=str(path), kind=options.kind, missing=options.missing)
+    return as_examples(
+        read_idx(path),
+        name=str(path),
+        kind=options.kind,
+        missing=options.missing,
+        layout=options.layout,
+    )
 
 
 def read_idx_folder(folder: Path) -> tuple[Examples, Examples]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from lowerbound.data.options import Color, KeepIn, Kind, Missing, Pixels, Resize
+from lowerbound.data.options import Color, KeepIn, Kind, Layout, Missing, Pixels, Resize
 from lowerbound.settings import check_arguments, has_settings, read_settings
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ def load_data(
         ),
     ] = None,
     layer: Annotated[str | None, Field(description="layer of AnnData to read instead of X")] = None,
+    layout: Annotated[
+        Layout,
+        Field(
+            description="what the dimensions of arrays mean. auto: vectors, pictures, or volumes "
+            "with channels. signals: examples x channels x time, where channels may be absent. "
+            "volumes: examples x channels x depth x height x width, where channels may be absent"
+        ),
+    ] = "auto",
     keep_in: Annotated[
         KeepIn,
         Field(
@@ -114,6 +122,10 @@ def load_data(
             ``.npz``, or columns of ``obs`` of AnnData. Other arrays of a ``.npz`` are ignored; but
             without ``fields`` they are refused.
         layer: the layer of AnnData to read instead of X.
+        layout: what the dimensions of arrays mean. ``"auto"``: ``[N, D]`` are vectors, ``[N, H,
+            W]`` and ``[N, C, H, W]`` are pictures, and ``[N, C, D, H, W]`` are volumes.
+            ``"signals"``: ``[N, T]`` and ``[N, C, T]`` are signals. ``"volumes"``: ``[N, D, H, W]``
+            and ``[N, C, D, H, W]`` are volumes.
         keep_in: where values are stored. ``"memory"``: in memory, in their storage type.
             ``"file"``: in their memory-mapped ``.npy`` file. A folder of pictures is decoded once
             into such a file, which later runs use again. ``"auto"``: in memory if they take up to a

@@ -129,6 +129,7 @@ def _read_part(
         kind=options.kind,
         missing=options.missing,
         fields=fields,
+        layout=options.layout,
     )
 
 

@@ -12,6 +12,7 @@ Resize = Literal["crop", "stretch"]
 KeepIn = Literal["auto", "memory", "file"]
 Kind = Literal["counts", "codes"]
 Missing = Literal["nan"]
+Layout = Literal["auto", "signals", "volumes"]
 
 Size = tuple[int, int]
 """Height and width."""
@@ -31,6 +32,7 @@ class ReadOptions:
         missing: how entries that were not observed are marked.
         fields: the names of the fields to read, or ``None`` if the user named none.
         layer: the layer of AnnData to read, or ``None`` for X.
+        layout: what the dimensions of arrays mean, see :func:`~lowerbound.load_data`.
     """
 
     size: Size | None = None
@@ -42,6 +44,7 @@ class ReadOptions:
     missing: Missing | None = None
     fields: tuple[str, ...] | None = None
     layer: str | None = None
+    layout: Layout = "auto"
 
 
 def import_when_called(module: str, name: str) -> Callable[..., Any]:

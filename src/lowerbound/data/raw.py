@@ -140,6 +140,7 @@ def make_load_settings(
         "seed": preprocessing.seed,
         "kind": preprocessing.value_kind,
         "missing": preprocessing.missing,
+        "layout": {2: "signals", 4: "volumes"}.get(len(preprocessing.shape), "auto"),
     }
     if Path(source).suffix.lower() == ".h5ad":
         settings["layer"] = preprocessing.layer

@@ -102,6 +102,12 @@ def _finish(part: Examples, options: ReadOptions) -> Examples:
             f"{part.name}: kind={options.kind!r} has no effect, because the entries are "
             f"{part.kind or part.values.dtype}; remove it"
         )
+    dims = {"auto": len(part.shape), "signals": 2, "volumes": 4}[options.layout]
+    if len(part.shape) != dims:
+        raise DataError(
+            f"{part.name}: layout={options.layout!r} has no effect on examples of shape "
+            f"{part.shape}; remove it"
+        )
     if options.missing is not None and OBSERVED not in part.fields:
         raise DataError(
             f"{part.name}: missing={options.missing!r} has no effect, because all entries are "
@@ -221,7 +227,12 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
         )
     _refuse_layer(options, name)
     refuse_lossy(source, name)
-    about: dict[str, Any] = {"name": name, "kind": options.kind, "missing": options.missing}
+    about: dict[str, Any] = {
+        "name": name,
+        "kind": options.kind,
+        "missing": options.missing,
+        "layout": options.layout,
+    }
     if isinstance(source, np.memmap) and options.keep_in != "memory":
         return as_examples(source, **about)
     try:

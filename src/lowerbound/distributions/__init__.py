@@ -22,9 +22,11 @@ from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, so
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
+from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
+    "CodeSequence",
     "DiagonalNormal",
     "FactorialBernoulli",
     "FactorialCategorical",

@@ -175,4 +175,7 @@ def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float 
     Whether p(x) is a mass or a density follows from the support of the model's likelihood, see
     :meth:`Examples.bits_per_dimension <lowerbound.Examples.bits_per_dimension>`.
     """
-    return examples.bits_per_dimension(bound, mass=model.likelihood_is_mass(examples))
+    mass, entries = model.likelihood_is_mass(examples), None
+    if mass:
+        entries = model.count_scored_entries(examples)
+    return examples.bits_per_dimension(bound, mass=mass, entries=entries)

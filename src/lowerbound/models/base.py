@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import refuse_ignored_mask
+from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.raw import read_raw
 from lowerbound.distributions import is_mass
@@ -139,6 +140,21 @@ class Model(nn.Module, ABC):
         if p is None:
             return None
         return is_mass(p)
+
+    def count_scored_entries(self, examples: Examples) -> float | None:
+        """The average number of entries of an example that p(x given z) scores; ``None`` for all.
+
+        A likelihood of sequences of different lengths does not score what follows the end. Its
+        distribution has a method ``count_scored``.
+        """
+        count: Callable[[Tensor], Tensor] | None
+        count = getattr(draw_likelihood(self, examples), "count_scored", None)
+        if count is None:
+            return None
+        total = sum(
+            int(count(examples.batch(rows)).sum()) for rows in split_row_numbers(examples.values)
+        )
+        return total / len(examples)
 
     @contextmanager
     def trial(

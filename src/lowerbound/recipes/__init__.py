@@ -2,6 +2,17 @@
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.iwae import iwae
-from lowerbound.recipes.registry import RECIPES, Recipe, find_recipe, recipe
+from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
+from lowerbound.recipes.sequence import sequence
 
-__all__ = ["RECIPES", "Recipe", "aevb_bernoulli", "aevb_gaussian", "find_recipe", "iwae", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Form",
+    "Recipe",
+    "aevb_bernoulli",
+    "aevb_gaussian",
+    "find_recipe",
+    "iwae",
+    "recipe",
+    "sequence",
+]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import wraps
-from inspect import unwrap
+from inspect import signature, unwrap
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
@@ -21,12 +21,47 @@ if TYPE_CHECKING:
     from lowerbound.objectives import Objective
 
 
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a recipe may know of the data.
+
+    Args:
+        shape: the shape of an example.
+        levels: the number of values of a pixel or a code; ``None`` for other data.
+        kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
+
+    Example:
+        >>> import torch
+        >>> import lowerbound as lb
+        >>> Form.of(lb.Examples(torch.tensor([[0, 2], [1, 0]]), kind="codes"))
+        Form(shape=(2,), levels=3, kind='codes')
+    """
+
+    shape: Shape
+    levels: int | None = None
+    kind: str | None = None
+
+    @classmethod
+    def of(cls, data: Any) -> "Form":
+        """The form of :class:`~lowerbound.Examples` or a data set, or that of a shape."""
+        if isinstance(data, Form):
+            return data
+        examples = getattr(data, "train", data)
+        if not hasattr(examples, "levels"):
+            return cls(tuple(examples))
+        return cls(examples.shape, examples.levels, examples.kind)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A function that composes a model and an objective, and how they are usually trained.
 
     To write your own: write a function of the shape of an example that returns a model and an
-    objective. Its settings are keyword-only arguments, annotated
+    objective. If its first parameter is called ``form``, it receives a :class:`Form` instead, which
+    also says of what kind the data are. Its settings are keyword-only arguments, annotated
     ``Annotated[type, Field(description=...)]``. Decorate it with :func:`recipe`, which checks the
     settings and adds their descriptions to the docstring.
 
@@ -36,6 +71,7 @@ class Recipe:
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
         pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
         image_size: the size to which pictures from a folder are resized.
+        kind: the kind of the data, if they are ``"counts"`` or ``"codes"``.
     """
 
     name: str
@@ -43,6 +79,7 @@ class Recipe:
     training: Mapping[str, Any] = field(default_factory=dict)
     pixels: str = "as-is"
     image_size: int | None = None
+    kind: str | None = None
 
     @property
     def summary(self) -> str:
@@ -50,12 +87,12 @@ class Recipe:
         return (self.make.__doc__ or "").strip().splitlines()[0]
 
     def build(
-        self, shape: tuple[int, ...], arguments: Mapping[str, Any], *, seed: int | None = None
+        self, data: Any, arguments: Mapping[str, Any], *, seed: int | None = None
     ) -> "tuple[Model, Objective]":
-        """Build the model and the objective for examples of this shape.
+        """Build the model and the objective for some data.
 
         Args:
-            shape: of an example.
+            data: examples or a data set; the shape of an example suffices for most recipes.
             arguments: the recipe's settings by name.
             seed: of the initial weights, see :func:`recipe`.
 
@@ -63,7 +100,7 @@ class Recipe:
             SettingsError: for an unknown argument, or an argument or a seed that is out of range.
         """
         made: tuple[Model, Objective] = _make_from_seed(
-            unwrap(self.make), self.name, shape, arguments, seed
+            unwrap(self.make), self.name, data, arguments, seed
         )
         return made
 
@@ -71,20 +108,28 @@ class Recipe:
 def _make_from_seed(
     make: Callable[..., Any],
     name: str,
-    shape: tuple[int, ...],
+    data: Any,
     arguments: Mapping[str, Any],
     seed: int | None,
 ) -> Any:
     """Call a recipe's function with checked arguments, and draw the initial weights from a seed."""
     checked = check_arguments(make, arguments, name=name)
+    form = Form.of(data)
+    about: Any = form.shape
+    if _takes_form(make):
+        about = form
     if seed is None:
-        return make(shape, **checked)
+        return make(about, **checked)
     import torch
 
     from lowerbound.runtime.modes import seeded
 
     with seeded(check_seed(name, seed), torch.device("cpu")):
-        return make(shape, **checked)
+        return make(about, **checked)
+
+
+def _takes_form(make: Callable[..., Any]) -> bool:
+    return next(iter(signature(make).parameters)) == "form"
 
 
 RECIPES: dict[str, Recipe] = {}
@@ -100,16 +145,14 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
     show the keyword to editors, declare it: ``seed: int | None = None``.
 
     Args:
-        usual: the arguments ``training``, ``pixels`` and ``image_size`` of :class:`Recipe`.
+        usual: the arguments of :class:`Recipe` after ``make``, such as ``training``.
     """
 
     def register(make: Make) -> Make:
         name = make.__name__.replace("_", "-")
 
         @wraps(has_settings(make))
-        def check_and_make(
-            shape: tuple[int, ...], *, seed: int | None = None, **arguments: Any
-        ) -> Any:
+        def check_and_make(shape: Any, *, seed: int | None = None, **arguments: Any) -> Any:
             return _make_from_seed(make, name, shape, arguments, seed)
 
         check_and_make.__doc__ = _document_arguments(make)
@@ -122,8 +165,11 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
 def _document_arguments(make: Callable[..., Any]) -> str:
     """Add a recipe's arguments, which its signature describes, to its docstring."""
     text, entries = (make.__doc__ or "").strip(), write_docstring_entries(read_settings(make))
+    first = "shape: The shape of an example, or examples."
+    if _takes_form(make):
+        first = "form: Examples, a data set, or its form."
     return (
-        f"{text}\n\nArgs:\n    shape: The shape of an example.\n{entries}\n    seed: Seed of the "
+        f"{text}\n\nArgs:\n    {first}\n{entries}\n    seed: Seed of the "
         "initial weights; torch's random state if not given.\n"
     )
 

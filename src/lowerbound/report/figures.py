@@ -1,8 +1,7 @@
-"""Pictures: grids of images, originals with their reconstructions, and learning curves."""
+"""Pictures of a training: its learning curves, and points for the manifold of two latents."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,88 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lowerbound.errors import ShapeError
 from lowerbound.runtime.outputs import write_whole
-
-# The least height of a tile, the distance between tiles, and the background's grey value.
-_TILE_PIXELS = 48
-_GAP_PIXELS = 2
-_BACKGROUND_GREY = 255
-
-
-def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether events of this shape are images: ``(1, H, W)`` or ``(3, H, W)``.
-
-    Example:
-        >>> is_image((1, 28, 20)), is_image((784,))
-        (True, False)
-    """
-    return len(shape) == 3 and shape[0] in (1, 3)
-
-
-def save_grid(images: Tensor, path: str | os.PathLike[str], *, columns: int | None = None) -> Path:
-    """Write images as one PNG, row by row.
-
-    Small images are enlarged by an integer factor, without smoothing.
-
-    Args:
-        images: ``[N, 1 or 3, H, W]`` in [0, 1]; values outside are clipped.
-        path: the path of the PNG.
-        columns: the number of images in a row. By default the grid is about square.
-
-    Returns:
-        The path.
-
-    Raises:
-        ShapeError: if these are not images.
-        StorageError: if the file cannot be written.
-    """
-    if images.dim() != 4 or not is_image(tuple(images.shape[1:])):
-        raise ShapeError(f"expected images [N, 1 or 3, H, W], got the shape {tuple(images.shape)}")
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    tiles = (
-        (images.detach().cpu().double().clamp(0, 1) * 255)
-        .round()
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-        .numpy()
-    )
-    factor = max(1, round(_TILE_PIXELS / tiles.shape[1]))
-    tiles = tiles.repeat(factor, 1).repeat(factor, 2)
-    height, width, depth = (
-        tiles.shape[1] + _GAP_PIXELS,
-        tiles.shape[2] + _GAP_PIXELS,
-        tiles.shape[3],
-    )
-    rows = -(-len(tiles) // columns)
-    sheet = np.full(
-        (rows * height + _GAP_PIXELS, columns * width + _GAP_PIXELS, depth),
-        _BACKGROUND_GREY,
-        dtype=np.uint8,
-    )
-    for number, tile in enumerate(tiles):
-        top, left = number // columns * height + _GAP_PIXELS, number % columns * width + _GAP_PIXELS
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    if depth == 1:
-        sheet = sheet.squeeze(2)
-    path = Path(path)
-    with write_whole(path) as file:
-        Image.fromarray(sheet).save(file)
-    return path
-
-
-def save_pairs(
-    originals: Tensor, reconstructions: Tensor, path: str | os.PathLike[str], *, columns: int = 4
-) -> Path:
-    """Write originals and reconstructions as one PNG of pairs, the original on the left."""
-    return save_grid(
-        torch.cat([originals.cpu(), reconstructions.cpu()], -1),
-        path,
-        columns=min(columns, len(originals)),
-    )
 
 
 def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:

@@ -14,13 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lowerbound.conditionals import StandardNormal
 from lowerbound.models import Model
-from lowerbound.report.figures import (
-    is_image,
-    manifold_points,
-    save_grid,
-    save_learning_curves,
-    save_pairs,
-)
+from lowerbound.report.drawing import can_draw, find_limits, save_examples, save_pairs
+from lowerbound.report.figures import manifold_points, save_learning_curves
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
@@ -273,7 +268,10 @@ class Painter(Observer):
         shown, model = loop.validation or loop.train, loop.model
         self.originals = shown.spread(self.pairs)
         draws = hasattr(model, "reconstruct") and hasattr(model, "sample")
-        self.paints = draws and is_image(shown.shape)
+        self.paints = draws and can_draw(shown.shape)
+        self.limits = (0.0, 1.0)
+        if self.paints and shown.levels is None:
+            self.limits = find_limits(self._decode_originals())
         self.given: dict[str, torch.Tensor] = {}
         if model.needs or model.accepts:
             some = shown.spread(self.count)
@@ -289,10 +287,13 @@ class Painter(Observer):
         name, folder = f"epoch-{record['epoch']:04d}.png", self.directory.path
         model: Any = loop.kept
         samples = model.sample(self.count, mean=True, seed=self.seed, **self.given)
-        save_grid(samples, folder / "samples" / name)
-        originals = self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
+        save_examples(samples, folder / "samples" / name, limits=self.limits)
         reconstructions = model.reconstruct(self.originals)
-        save_pairs(originals, reconstructions, folder / "reconstructions" / name)
+        place = folder / "reconstructions" / name
+        save_pairs(self._decode_originals(), reconstructions, place, limits=self.limits)
+
+    def _decode_originals(self) -> torch.Tensor:
+        return self.originals.prepare("as-is").batch(torch.arange(len(self.originals)))
 
     def on_end(self, loop: Loop) -> None:
         """Draw the pictures of the whole run."""
@@ -301,7 +302,8 @@ class Painter(Observer):
             side = 20
             model: Any = loop.model
             manifold = model.decode(manifold_points(side))
-            save_grid(manifold, self.directory.path / "manifold.png", columns=side)
+            place = self.directory.path / "manifold.png"
+            save_examples(manifold, place, columns=side, limits=self.limits)
 
 
 def has_two_normal_latents(model: Model) -> bool:
