@@ -14,7 +14,6 @@ from lowerbound.conditionals.location_scale import (
     LocationScale,
     bound_log_scale,
     check_scale_limits,
-    compute_moments,
 )
 from lowerbound.conditionals.moments import average_entries, spread_entries
 from lowerbound.describe import describable
@@ -104,32 +103,7 @@ class Gaussian(LocationScale):
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, before a sigmoid if there is one, and the variance of each entry."""
-        mean, variance = compute_moments(x)
-        return self.invert_mean(mean), variance
-
-    def marginal_outputs(self, x: Tensor) -> Tensor:
-        """The mean of each entry, and its log variance if the network gives scales."""
-        mean = average_entries(x)
-        if self.mean == "sigmoid":
-            mean = mean.logit(eps=1e-3)
-        if self.scale != "network":
-            return mean
-        return torch.cat([mean, self._find_log_variance(x)])
-
-    @torch.no_grad()
-    def start_from(self, x: Tensor, **fields: Tensor) -> None:
-        """Set the network's bias, and a learned scale, to the moments of the data."""
-        # First the scale, because the weights of the last layer are scaled by what it allows.
-        if self.scale == "shared":
-            self.log_variance.copy_(self._find_log_variance(x).exp().mean().log())
-        elif self.scale == "elementwise":
-            self.log_variance.copy_(self._find_log_variance(x))
-        super().start_from(x, **fields)
-
-    def _find_log_variance(self, x: Tensor) -> Tensor:
-        """The log variance of each entry, well within the limits of the scale."""
-        low, high = 2 * math.log(self.min_scale), 2 * math.log(self.max_scale)
-        return spread_entries(x).log().clamp(low + 1, high - 1)
+        return self.invert_mean(average_entries(x)), spread_entries(x)
 
 
 @describable

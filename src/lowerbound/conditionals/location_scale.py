@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lowerbound.conditionals.base import Parametric, event_dims_of
 from lowerbound.distributions import ReportingDistribution, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape
+from lowerbound.runtime.modes import evaluating
 
 Scale = float | Literal["network", "shared", "elementwise", "optimal"]
 """Where a scale comes from, see :class:`LocationScale`."""
@@ -128,9 +129,11 @@ class LocationScale(Parametric):
 
     @abstractmethod
     def make_distribution(self, loc: Tensor, log_scale: Tensor) -> Distribution:
-        """The distribution of locations ``[*leading, *event]``, which the log scales broadcast with.
+        """The distribution of these locations and log scales.
 
-        The last ``self.event_dims`` dimensions make one event.
+        Args:
+            loc: ``[*leading, *event]``; an event has ``self.event_dims`` dimensions.
+            log_scale: in a shape that broadcasts with ``loc``.
         """
 
     @abstractmethod
@@ -166,39 +169,48 @@ class LocationScale(Parametric):
             return ReportingDistribution(p, partial(self._update_deviation, raw))
         return p
 
-    def marginal_outputs(self, x: Tensor) -> Tensor | None:
-        """The network's outputs, ``[*outputs]``, that fit the marginal distribution of each entry.
-
-        Args:
-            x: data, ``[N, *event]``; NaN where an entry was not observed.
-        """
+    def marginal_outputs(self, x: Tensor) -> Tensor:
+        """The location of each entry, and its log variance if the network gives scales."""
         loc, squared_scale = self.fit_marginal(x)
         if self.scale != "network":
             return loc
         return torch.cat([loc, self._find_log_variance(squared_scale)])
 
+    @torch.no_grad()
     def start_from(self, x: Tensor, **fields: Tensor) -> None:
-        """Start from the marginal distribution of data ``[N, *event]``: its scale, too."""
-        super().start_from(x, **fields)
-        _, squared_scale = self.fit_marginal(x)
-        with torch.no_grad():
-            if self.scale == "elementwise":
-                self.log_variance.copy_(self._find_log_variance(squared_scale))
-            elif self.scale == "shared":
-                self.log_variance.copy_(self._find_log_variance(squared_scale.mean()))
-            elif self.scale == "optimal":
-                # As if one batch had been seen.
-                power = 0.5 * cast(int, self.optimal_power)
-                self.deviation.copy_(_MOMENTUM * squared_scale.mean() ** power)
-                self.deviation_weight.fill_(_MOMENTUM)
+        """Set a scale that is not fixed, and the network's bias, to the moments of the data."""
+        # First the scale, because the weights of the last layer are scaled by what it allows.
+        if self.scale in ("shared", "elementwise", "optimal"):
+            self._start_scale(self._find_log_variance(self.fit_marginal(x)[1]))
+        with evaluating(self):
+            super().start_from(x, **fields)
+
+    def _start_scale(self, log_variance: Tensor) -> None:
+        """Set a scale that is not the network's, given the log variance of each entry."""
+        if self.scale == "elementwise":
+            self.log_variance.copy_(log_variance)
+            return
+        log_variance = log_variance.exp().mean().log()
+        if self.scale == "shared":
+            self.log_variance.copy_(log_variance)
+            return
+        # As after one batch.
+        self.deviation.copy_(_MOMENTUM * (0.5 * cast(int, self.optimal_power) * log_variance).exp())
+        self.deviation_weight.fill_(_MOMENTUM)
+
+    def invert_mean(self, mean: Tensor) -> Tensor:
+        """The output of the network that gives this mean."""
+        if self.mean == "sigmoid":
+            return mean.logit(eps=1e-3)
+        return mean
 
     def _bound_log_scale(self, log_variance: Tensor) -> Tensor:
         return bound_log_scale(self, log_variance)
 
     def _find_log_variance(self, squared_scale: Tensor) -> Tensor:
-        """Find the log variance that is bounded to this squared scale, or to the nearest."""
-        low, high = 2 * math.log(self.min_scale) + 1, 2 * math.log(self.max_scale) - 1
-        return squared_scale.clamp(min=torch.finfo(squared_scale.dtype).tiny).log().clamp(low, high)
+        """The log of squared scales, well within the limits of the scale."""
+        low, high = 2 * math.log(self.min_scale), 2 * math.log(self.max_scale)
+        return squared_scale.log().clamp(low + 1, high - 1)
 
     def _find_optimal_log_variance(self, dtype: torch.dtype) -> Tensor:
         """Twice the log of the optimal scale so far, or 0 if nothing was seen yet."""
@@ -208,17 +220,17 @@ class LocationScale(Parametric):
         log_variance = 2 / cast(int, self.optimal_power) * average.log()
         return torch.where(weight > 0, log_variance, 0.0)
 
-    @torch.no_grad()
     def _update_deviation(self, loc: Tensor, value: Tensor, observed: Tensor | None) -> None:
-        powers = self.find_deviations(value, loc) ** cast(int, self.optimal_power)
-        if observed is None:
-            average = powers.mean()
-        else:
-            counts = observed.expand_as(powers).to(powers.dtype)
-            average = (powers * counts).sum() / counts.sum().clamp(min=1)
-        # Both sums decay alike, so their ratio is an average from the first batch on.
-        self.deviation.lerp_(average.to(self.deviation.dtype), _MOMENTUM)
-        self.deviation_weight.lerp_(torch.ones_like(self.deviation_weight), _MOMENTUM)
+        with torch.no_grad():  # not as a decorator, which the compiler does not follow
+            powers = self.find_deviations(value, loc) ** cast(int, self.optimal_power)
+            if observed is None:
+                average = powers.mean()
+            else:
+                counts = observed.expand_as(powers).to(powers.dtype)
+                average = (powers * counts).sum() / counts.sum().clamp(min=1)
+            # Both decay alike, so their ratio is an average from the first batch on.
+            self.deviation.lerp_(average.to(self.deviation.dtype), _MOMENTUM)
+            self.deviation_weight.lerp_(torch.ones_like(self.deviation_weight), _MOMENTUM)
 
 
 class _ScaleLimits(Protocol):
@@ -245,25 +257,3 @@ def bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
     return 0.5 * soft_clamp(
         log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
     )
-
-
-def compute_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the variance of each entry of data, ``[*event]`` each.
-
-    An entry that was never observed gets the average of the others, so both are always finite.
-
-    Args:
-        x: ``[N, *event]``; NaN where an entry was not observed.
-
-    Example:
-        >>> compute_moments(torch.tensor([[1.0, torch.nan], [3.0, 5.0], [5.0, 9.0]]))
-        (tensor([3., 7.]), tensor([2.6667, 4.0000]))
-    """
-    wide = x.double()
-    mean = wide.nanmean(0)
-    variance = (wide - mean).square().nanmean(0)
-    return _fill_unobserved(mean, 0.0).to(x.dtype), _fill_unobserved(variance, 1.0).to(x.dtype)
-
-
-def _fill_unobserved(moments: Tensor, otherwise: float) -> Tensor:
-    return torch.where(moments.isnan(), moments.nanmean().nan_to_num(otherwise), moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -128,6 +129,18 @@ class WrappedDistribution(Distribution):
         """The variance of all entries, ``[*batch, *event]``."""
         return self.base.variance
 
+    @abstractmethod
+    def with_base(self, base: Distribution) -> WrappedDistribution:
+        """The same around another distribution."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WrappedDistribution:
+        """The same distribution, repeated over ``batch_shape``."""
+        return self.with_base(self.base.expand(torch.Size(batch_shape)))
+
+    def of_observed(self, observed: Tensor) -> WrappedDistribution:
+        """The same distribution, if only these entries of a value are observed."""
+        return self.with_base(_tell_observed(self.base, observed))
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of all entries, ``[*sample_shape, *batch, *event]``."""
         return self.base.sample(torch.Size(sample_shape))
@@ -168,13 +181,11 @@ class MaskedDistribution(WrappedDistribution):
                 "the mask for each entry of an example"
             )
         self.observed = observed.bool()
-        if isinstance(base, ReportingDistribution):
-            base = base.of_observed(self.observed)
-        super().__init__(base)
+        super().__init__(_tell_observed(base, self.observed))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedDistribution:
-        """The same distribution, repeated over ``batch_shape``."""
-        return MaskedDistribution(self.base.expand(torch.Size(batch_shape)), self.observed)
+    def with_base(self, base: Distribution) -> MaskedDistribution:
+        """The same mask around another distribution."""
+        return MaskedDistribution(base, self.observed)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of the observed entries of ``value``, in nats."""
@@ -197,6 +208,12 @@ class MaskedDistribution(WrappedDistribution):
         if entries is not None and not entries.is_discrete:
             inside = biject_to(entries)(inside).detach().to(value.dtype)
         return torch.where(self.observed, value, inside)
+
+
+def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:
+    if isinstance(distribution, WrappedDistribution):
+        return distribution.of_observed(observed)
+    return distribution
 
 
 class ReportingDistribution(WrappedDistribution):
@@ -240,13 +257,14 @@ class ReportingDistribution(WrappedDistribution):
         """Raise ``NotImplementedError``, see the class."""
         raise NotImplementedError
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ReportingDistribution:
-        """The same distribution, repeated over ``batch_shape``."""
-        expanded = self.base.expand(torch.Size(batch_shape))
-        return ReportingDistribution(expanded, self.report, self.observed)
+    def with_base(self, base: Distribution) -> ReportingDistribution:
+        """The same reports of scores of another distribution."""
+        return ReportingDistribution(base, self.report, self.observed)
 
     def of_observed(self, observed: Tensor) -> ReportingDistribution:
-        """The same distribution, where only observed entries of a value count."""
+        """The same distribution, where only these entries of a value count."""
+        if self.observed is not None:
+            observed = self.observed & observed
         return ReportingDistribution(self.base, self.report, observed)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -3,5 +3,15 @@
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.iwae import iwae
 from lowerbound.recipes.registry import RECIPES, Recipe, find_recipe, recipe
+from lowerbound.recipes.sigma_vae import sigma_vae
 
-__all__ = ["RECIPES", "Recipe", "aevb_bernoulli", "aevb_gaussian", "find_recipe", "iwae", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "aevb_bernoulli",
+    "aevb_gaussian",
+    "find_recipe",
+    "iwae",
+    "recipe",
+    "sigma_vae",
+]
