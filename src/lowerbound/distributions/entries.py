@@ -219,8 +219,7 @@ def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution
 class ReportingDistribution(WrappedDistribution):
     """A distribution that passes each value that it scores to a function.
 
-    A conditional learns from the values in this way, without a gradient. Draws cannot be
-    reparameterised, since a posterior would learn from its own draws.
+    A conditional learns from the values in this way, without a gradient.
 
     Args:
         base: a distribution with independent entries.
@@ -248,14 +247,17 @@ class ReportingDistribution(WrappedDistribution):
         self.observed = observed
         super().__init__(base)
 
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """False."""
-        return False
-
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Raise ``NotImplementedError``, see the class."""
-        raise NotImplementedError
+        """Refuse to draw, since a posterior would learn from its own draws.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "a distribution that learns from the values that it scores, such as one with "
+            "scale='optimal', is for likelihoods; a posterior needs another scale, such as "
+            "scale='network'"
+        )
 
     def with_base(self, base: Distribution) -> ReportingDistribution:
         """The same reports of scores of another distribution."""
