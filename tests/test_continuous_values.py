@@ -39,7 +39,7 @@ class Outputs(nn.Module):
 
 
 def continuous_bernoulli(logit):
-    """The continuous Bernoulli distribution by scipy: a truncated exponential one, or 1 minus it."""
+    """The continuous Bernoulli distribution of a negative logit, by scipy."""
     return stats.truncexpon(b=-logit, scale=-1 / logit)
 
 
