@@ -104,8 +104,17 @@ FAMILIES = {
 family = pytest.mark.parametrize("name", FAMILIES)
 
 
+def make_conditional(name):
+    """The conditional in double precision, its settings too."""
+    torch.set_default_dtype(DOUBLE)
+    try:
+        return FAMILIES[name][0]()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def make(name):
-    return FAMILIES[name][0]().double()()
+    return make_conditional(name)()
 
 
 @family
@@ -121,9 +130,9 @@ def test_densities_integrate_to_one(name):
     p, (low, high) = make(name), FAMILIES[name][2]
 
     def density(x):
-        return float(p.log_prob(torch.tensor([x], dtype=DOUBLE)).exp())
+        return float(p.log_prob(torch.tensor([x], dtype=DOUBLE)).exp().detach())
 
-    middle = float(p.mean)
+    middle = float(p.mean.detach())
     total = sum(
         quad(density, a, b, epsabs=1e-10, epsrel=1e-9, limit=200)[0]
         for a, b in ((low, middle), (middle, high))
@@ -131,11 +140,12 @@ def test_densities_integrate_to_one(name):
     assert total == pytest.approx(1.0, abs=1e-7)
 
 
-@family
+# Scipy's moments cancel near the uniform distribution, which is tested further below.
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "uniform" not in name])
 def test_means_and_variances_are_scipys(name):
     p, scipys = make(name), FAMILIES[name][1]
-    assert float(p.mean) == pytest.approx(scipys.mean(), rel=1e-8)
-    assert float(p.variance) == pytest.approx(scipys.var(), rel=1e-6)
+    assert float(p.mean.detach()) == pytest.approx(scipys.mean(), rel=1e-8)
+    assert float(p.variance.detach()) == pytest.approx(scipys.var(), rel=1e-8)
 
 
 @family
@@ -159,7 +169,7 @@ def test_densities_in_float32_are_almost_those_in_float64(name):
 def test_draws_have_the_gradient_of_their_distribution(name):
     """E[x]'s gradient from 20,000 draws, at 5 standard errors."""
     torch.manual_seed(5)
-    conditional = FAMILIES[name][0]()
+    conditional = make_conditional(name)
     p = conditional()
     wanted = torch.autograd.grad(p.mean.sum(), conditional.network.outputs)[0]
     raw = conditional.network.outputs.detach().expand(20_000, -1).clone().requires_grad_()
@@ -240,15 +250,15 @@ LOGITS = [0.0, 1e-30, 1e-6, 1e-3, 0.02, 0.0299, 0.0301, 0.3, 0.499, 0.501, 2.0, 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_continuous_bernoulli_is_exact_at_every_logit(sign):
-    """Its log density, gradient, mean and variance, in float32 against series in 60 digits."""
+    """Its log density, gradient, mean and variance, in float32 against 150 digits."""
     mpmath = pytest.importorskip("mpmath")
-    with mpmath.workdps(60):
+    with mpmath.workdps(150):
         for logit in LOGITS:
             eta = torch.tensor([sign * logit], requires_grad=True)
             p = FactorialContinuousBernoulli(eta)
             value = p.log_prob(torch.tensor([0.3]))
             (slope,) = torch.autograd.grad(value, eta)
-            t = mpmath.mpf(float(eta))
+            t = mpmath.mpf(eta.item())
             x = mpmath.mpf(float(torch.tensor(0.3)))
             if t == 0:
                 log_normalizer, mean, variance = 0, mpmath.mpf(1) / 2, mpmath.mpf(1) / 12
@@ -257,7 +267,7 @@ def test_continuous_bernoulli_is_exact_at_every_logit(sign):
                 mean = 1 / -mpmath.expm1(-t) - 1 / t
                 variance = 1 / t**2 - 1 / (2 * mpmath.sinh(t / 2)) ** 2
             wanted = (float(x * t - log_normalizer), float(x - mean), float(mean), float(variance))
-            found = (float(value), float(slope), float(p.mean), float(p.variance))
+            found = tuple(each.item() for each in (value, slope, p.mean, p.variance))
             assert found == pytest.approx(wanted, rel=3e-6, abs=3e-7), logit
 
 
@@ -282,6 +292,24 @@ def test_continuous_bernoulli_draws_invert_its_distribution_function(sign):
                 assert torch.autograd.gradcheck(draw, eta, eps=1e-7, atol=1e-5)
             single = draw(eta.detach().float()).double()
             torch.testing.assert_close(single, x.detach(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_continuous_bernoulli_is_exact_in_compiled_code():
+    logits = torch.tensor([sign * logit for logit in LOGITS for sign in (-1.0, 1.0)])
+
+    def score(logits, value):
+        return FactorialContinuousBernoulli(logits[:, None]).log_prob(value)
+
+    found = logits.clone().requires_grad_()
+    value = torch.compile(score, fullgraph=True)(found, torch.tensor([0.3]))
+    value.sum().backward()
+    exact = logits.double().requires_grad_()
+    wanted = score(exact, torch.tensor([0.3]).double())
+    wanted.sum().backward()
+    torch.testing.assert_close(value.double(), wanted, rtol=3e-6, atol=3e-7)
+    torch.testing.assert_close(found.grad.double(), exact.grad, rtol=3e-6, atol=3e-7)
 
 
 # KL divergences
@@ -328,7 +356,7 @@ def test_the_rate_of_other_pairs_is_sampled():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_draws_belong_to_their_example(name):
-    conditional = FAMILIES[name][0]()
+    conditional = make_conditional(name)
     raw = conditional.network.outputs.detach().expand(4, -1)
 
     def draw(rows):
@@ -414,7 +442,7 @@ def make_data(name, count=4000):
         return torch.distributions.Beta(
             torch.tensor([2.0, 8.0, 1.0], dtype=DOUBLE), torch.tensor([5.0, 1.0, 1.0])
         ).sample((count,))
-    return torch.randn(count, 3, dtype=DOUBLE) * torch.tensor([0.1, 1.0, 20.0]) + 5.0
+    return torch.randn(count, 3, dtype=DOUBLE) * torch.tensor([0.7, 1.0, 1.5]) + 5.0
 
 
 STARTED = LIKELIHOODS | {

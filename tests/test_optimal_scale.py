@@ -158,7 +158,7 @@ def test_a_resumed_run_ends_with_the_same_scale(settings, tmp_path):
 
     def train(name, **more):
         return lb.fit(
-            make_vae(), lb.ELBO(), make_data(), epochs=3, out=tmp_path / name, **usual, **more
+            make_vae(), lb.ELBO(), make_data(), epochs=3, directory=tmp_path / name, **usual, **more
         )
 
     straight = train("straight")
@@ -184,7 +184,7 @@ def test_the_scale_ends_at_the_error_of_the_trained_model():
     """It is an average over the last ten steps or so, while the error still falls a little."""
     model, objective = lb.recipes.sigma_vae((3,), latent=2, hidden=16, seed=0)
     x = make_data(200, 0.05) + make_data(200)[:, :1]
-    lb.fit(model, objective, x, epochs=40, progress=False, learning_rate=3e-3)
+    lb.fit(model, objective, x, epochs=300, progress=False, learning_rate=3e-3)
     model.eval()
     torch.manual_seed(0)
     with torch.no_grad():
