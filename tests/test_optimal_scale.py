@@ -112,6 +112,14 @@ def test_missing_entries_do_not_count(standardized):
     assert find_scale(part) == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_a_batch_without_observed_entries_does_not_count():
+    part, x = lb.Masked(make_part("Gaussian")), make_data().double()
+    part(observed=torch.ones(40, 3, dtype=torch.bool)).log_prob(x)
+    before = copy.deepcopy(part.state_dict())
+    part(observed=torch.zeros(40, 3, dtype=torch.bool)).log_prob(x)
+    assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
+
+
 def test_a_posterior_with_an_optimal_scale_is_refused():
     vae = make_vae()
     posterior = lb.Gaussian(lb.mlp(3, 2), scale="optimal")

@@ -223,14 +223,15 @@ class LocationScale(Parametric):
     def _update_deviation(self, loc: Tensor, value: Tensor, observed: Tensor | None) -> None:
         with torch.no_grad():  # not as a decorator, which the compiler does not follow
             powers = self.find_deviations(value, loc) ** cast(int, self.optimal_power)
-            if observed is None:
-                average = powers.mean()
-            else:
-                counts = observed.expand_as(powers).to(powers.dtype)
-                average = (powers * counts).sum() / counts.sum().clamp(min=1)
+            counts = torch.ones_like(powers)
+            if observed is not None:
+                counts = counts * observed
+            total = counts.sum()
+            average = (powers * counts).sum() / total.clamp(min=1)
+            weight = (_MOMENTUM * total.clamp(max=1)).to(self.deviation.dtype)
             # Both decay alike, so their ratio is an average from the first batch on.
-            self.deviation.lerp_(average.to(self.deviation.dtype), _MOMENTUM)
-            self.deviation_weight.lerp_(torch.ones_like(self.deviation_weight), _MOMENTUM)
+            self.deviation.lerp_(average.to(self.deviation.dtype), weight)
+            self.deviation_weight.lerp_(torch.ones_like(self.deviation_weight), weight)
 
 
 class _ScaleLimits(Protocol):
