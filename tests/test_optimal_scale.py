@@ -50,7 +50,7 @@ def test_the_scale_makes_the_data_it_has_seen_most_probable(name):
     def score(factor):
         scaled = copy.deepcopy(part)
         scaled.deviation *= factor**part.optimal_power
-        return float(scaled().log_prob(x).sum())
+        return scaled().log_prob(x).sum().item()
 
     assert score(1.0) > max(score(0.999), score(1.001))
     slope = (score(1.0001) - score(0.9999)) / 2e-4
