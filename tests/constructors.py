@@ -113,6 +113,10 @@ CONDITIONALS = {
     ),
     "Gaussian with sigmoid mean": (lambda: lb.Gaussian(lb.mlp(4, 6), mean="sigmoid"), (3,)),
     "Gaussian of one's own network": (lambda: lb.Gaussian(nn.Linear(4, 6)), (3,)),
+    "Gaussian with optimal scale": (
+        lambda: lb.Gaussian(lb.mlp(4, (1, 5, 4)), scale="optimal"),
+        (1, 5, 4),
+    ),
     "Gaussian that depends on nothing": (lambda: lb.Gaussian(lb.constant(6)), (3,)),
     "FullRankGaussian": (lambda: lb.FullRankGaussian(lb.mlp(4, 8, 9)), (3,)),
     "LowRankGaussian": (lambda: lb.LowRankGaussian(lb.mlp(4, 8, 12), rank=2), (3,)),
@@ -128,6 +132,13 @@ CONDITIONALS = {
         lambda: lb.Autoregressive(lb.attention(4, 8, (5, 3), heads=2)),
         (5,),
     ),
+    "Laplace": (lambda: lb.Laplace(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
+    "StudentT": (lambda: lb.StudentT(lb.mlp(4, 8, 6)), (3,)),
+    "StudentT with fixed degrees": (lambda: lb.StudentT(lb.mlp(4, 3), 9.0, scale="shared"), (3,)),
+    "LogNormal": (lambda: lb.LogNormal(lb.mlp(4, 3), scale=0.2), (3,)),
+    "Gamma": (lambda: lb.Gamma(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
+    "Beta": (lambda: lb.Beta(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
+    "ContinuousBernoulli": (lambda: lb.ContinuousBernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Standardized": (
@@ -240,6 +251,17 @@ MODELS = {
     "elementwise scale": lambda: _vae(
         likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="elementwise", mean="sigmoid")
     ),
+    "optimal scale": lambda: _vae(likelihood=lb.Gaussian(lb.mlp(2, IMAGE), scale="optimal")),
+    "Laplace": lambda: _vae(
+        lb.Laplace(lb.mlp(IMAGE, 16, 4)), likelihood=lb.Laplace(lb.mlp(2, 16, (2, 9, 7)))
+    ),
+    "StudentT": lambda: _vae(
+        lb.StudentT(lb.mlp(IMAGE, 16, 4)), likelihood=lb.StudentT(lb.mlp(2, 16, (2, 9, 7)))
+    ),
+    "log-normal": lambda: _vae(likelihood=lb.LogNormal(lb.mlp(2, IMAGE), scale="elementwise")),
+    "gamma": lambda: _vae(likelihood=lb.Gamma(lb.mlp(2, IMAGE), scale="shared")),
+    "beta": lambda: _vae(likelihood=lb.Beta(lb.mlp(2, 16, (2, 9, 7)))),
+    "continuous Bernoulli": lambda: _vae(likelihood=lb.ContinuousBernoulli(lb.mlp(2, 16, IMAGE))),
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
     "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (2, 9, 7)), levels=2)),
     "standardized": _with_standardized_data,

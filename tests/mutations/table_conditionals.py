@@ -5,25 +5,25 @@ from __future__ import annotations
 from mutation import Mutation
 
 GAUSSIAN, BIJECTIONS = "conditionals/gaussian.py", "conditionals/bijections.py"
-GIVEN = "conditionals/given.py"
+GIVEN, SCALES = "conditionals/given.py", "conditionals/location_scale.py"
 
 MUTATIONS = [
     Mutation(
-        GAUSSIAN,
+        SCALES,
         "torch.tensor(math.log(self.scale))",
         "torch.tensor(2 * math.log(self.scale))",
         "A fixed scale is taken for a variance.",
     ),
     Mutation(
-        GAUSSIAN,
+        SCALES,
         "            raw = raw.sigmoid()\n",
         "            raw = raw.tanh()\n",
         "The mean of data in [0, 1] may be negative.",
     ),
     Mutation(
         GAUSSIAN,
-        "scale = _bound_log_scale(self, log_variance).exp()",
-        "scale = (2 * _bound_log_scale(self, log_variance)).exp()",
+        "scale = bound_log_scale(self, log_variance).exp()",
+        "scale = (2 * bound_log_scale(self, log_variance)).exp()",
         "The diagonal of a full-rank factor has variances instead of standard deviations.",
     ),
     Mutation(
@@ -34,8 +34,8 @@ MUTATIONS = [
     ),
     Mutation(
         GAUSSIAN,
-        "variance = (2 * _bound_log_scale(self, log_variance)).exp()",
-        "variance = _bound_log_scale(self, log_variance).exp()",
+        "variance = (2 * bound_log_scale(self, log_variance)).exp()",
+        "variance = bound_log_scale(self, log_variance).exp()",
         "The diagonal of a low-rank covariance has sigma instead of sigma squared.",
     ),
     Mutation(
@@ -51,13 +51,13 @@ MUTATIONS = [
         "The columns of a low-rank posterior start at zero, where their gradient vanishes.",
     ),
     Mutation(
-        GAUSSIAN,
+        SCALES,
         "log_variance, 2 * math.log(conditional.min_scale), 2",
         "log_variance, math.log(conditional.min_scale), 2",
         "The floor of a scale is its square root.",
     ),
     Mutation(
-        GAUSSIAN,
+        SCALES,
         "return 0.5 * soft_clamp(",
         "return soft_clamp(",
         "The log variance is taken for the log scale.",

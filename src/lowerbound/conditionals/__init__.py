@@ -15,25 +15,35 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.heavy_tails import Laplace, StudentT
+from lowerbound.conditionals.location_scale import LocationScale
 from lowerbound.conditionals.point import Point
+from lowerbound.conditionals.positive import Gamma, LogNormal
 from lowerbound.conditionals.standardized import (
     Standardization,
     Standardized,
     StandardizedInput,
 )
 from lowerbound.conditionals.structured import ByVariable, Parts
+from lowerbound.conditionals.unit_interval import Beta, ContinuousBernoulli
 from lowerbound.conditionals.vamp import VampPrior
 
 __all__ = [
     "Autoregressive",
     "Bernoulli",
+    "Beta",
     "ByVariable",
     "Categorical",
     "Conditional",
+    "ContinuousBernoulli",
     "Flow",
     "FullRankGaussian",
+    "Gamma",
     "Gaussian",
     "Given",
+    "Laplace",
+    "LocationScale",
+    "LogNormal",
     "LowRankGaussian",
     "Masked",
     "Parametric",
@@ -43,6 +53,7 @@ __all__ = [
     "Standardization",
     "Standardized",
     "StandardizedInput",
+    "StudentT",
     "VampPrior",
     "event_dims_of",
     "full_rank",

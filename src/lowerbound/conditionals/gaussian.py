@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from lowerbound.conditionals.base import (
-    Conditional,
-    Parametric,
-    event_dims_of,
-    to_full_precision,
+from lowerbound.conditionals.base import Conditional, Parametric, to_full_precision
+from lowerbound.conditionals.location_scale import (
+    LocationScale,
+    bound_log_scale,
+    check_scale_limits,
 )
 from lowerbound.conditionals.moments import average_entries, spread_entries
 from lowerbound.describe import describable
-from lowerbound.distributions import DiagonalNormal, TriangularNormal, soft_clamp
-from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.distributions import DiagonalNormal, TriangularNormal
+from lowerbound.errors import ShapeError
 from lowerbound.networks import Shape, as_shape, constant
 from lowerbound.settings import check_whole_number
 
@@ -50,7 +49,7 @@ class StandardNormal(Conditional):
 
 
 @describable
-class Gaussian(Parametric):
+class Gaussian(LocationScale):
     r"""A diagonal Gaussian whose mean, and by default whose scale, a network gives.
 
     .. math::
@@ -67,13 +66,21 @@ class Gaussian(Parametric):
     likelihood: a learned scale makes the bound arbitrarily high wherever pixels are constant, so
     bounds can be compared only if their ``min_scale`` is the same.
 
+    With ``scale="optimal"`` (Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training
+    with calibrated decoders") the scale is not learned by gradients. It is the root of the mean
+    squared error, which makes the data most probable, as a running average over the batches of the
+    training. Each step scores its batch with the average of the steps before it, so the reported
+    number is a bound in training too, and evaluations use the average as it is, so that they do not
+    depend on their batches. It is for likelihoods.
+
     Args:
         network: from the input to the parameters.
         scale: ``"network"``: the network gives a scale for every entry of every event.
             ``"shared"``: one learned scale. ``"elementwise"``: one learned scale for each entry of
-            the event. A positive number: this scale, fixed.
+            the event. ``"optimal"``: one scale, the root of the mean squared error. A positive
+            number: this scale, fixed.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
-        min_scale: the smallest value of a learned scale, in the unit of the data.
+        min_scale: the smallest value of a scale that is not fixed, in the unit of the data.
         max_scale: its ceiling.
 
     Raises:
@@ -88,92 +95,15 @@ class Gaussian(Parametric):
         (torch.Size([5]), torch.Size([10]))
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        scale: float | Literal["network", "shared", "elementwise"] = "network",
-        mean: Literal["identity", "sigmoid"] = "identity",
-        min_scale: float = 1e-3,
-        max_scale: float = 1e3,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.scale = scale
-        self.mean = mean
-        self.min_scale = min_scale
-        self.max_scale = max_scale
-        self.event_dims = event_dims_of(network)
-        if mean not in ("identity", "sigmoid"):
-            raise SettingsError(
-                f"Gaussian: mean={mean!r} is unknown; choose 'identity' or 'sigmoid'"
-            )
-        _check_scales(self)
-        self._declare_scale()
+    optimal_power = 2
 
-    def _declare_scale(self) -> None:
-        declared: Shape | None = getattr(self.network, "output_shape", None)
-        if self.scale == "network":
-            if declared is not None and declared[0] % 2:
-                raise ShapeError(
-                    f"Gaussian: a network with output shape {declared} cannot be split into mean "
-                    f"and log variance; let it give {(2 * declared[0], *declared[1:])}, or pass "
-                    "scale='shared' or a number"
-                )
-        elif self.scale == "shared":
-            self.log_variance = nn.Parameter(torch.zeros(()))
-        elif self.scale == "elementwise":
-            if declared is None:
-                raise ShapeError(
-                    "Gaussian: scale='elementwise' needs a network that declares its output_shape"
-                )
-            self.log_variance = nn.Parameter(torch.zeros(declared))
-        elif isinstance(self.scale, int | float) and 0 < self.scale < math.inf:
-            self.register_buffer("log_scale", torch.tensor(math.log(self.scale)), persistent=False)
-        else:
-            raise SettingsError(
-                f"Gaussian: scale={self.scale!r} is unknown; choose 'network', 'shared', "
-                "'elementwise' or a positive number"
-            )
+    def make_distribution(self, loc: Tensor, log_scale: Tensor) -> DiagonalNormal:
+        """The Gaussian of these means and log scales."""
+        return DiagonalNormal(loc, log_scale, self.event_dims)
 
-    def from_parameters(self, raw: Tensor) -> DiagonalNormal:
-        """The Gaussian of these outputs of the network."""
-        if self.scale == "network":
-            raw, log_variance = raw.chunk(2, -self.event_dims)
-            log_scale = self._bound_log_scale(log_variance)
-        elif isinstance(self.scale, str):
-            log_scale = self._bound_log_scale(self.log_variance).to(raw.dtype)
-        else:
-            log_scale = cast(Tensor, self.log_scale).to(raw.dtype)
-        if self.mean == "sigmoid":
-            raw = raw.sigmoid()
-        return DiagonalNormal(raw, log_scale, self.event_dims)
-
-    def _bound_log_scale(self, log_variance: Tensor) -> Tensor:
-        return _bound_log_scale(self, log_variance)
-
-    def marginal_outputs(self, x: Tensor) -> Tensor:
-        """The mean of each entry, and its log variance if the network gives scales."""
-        mean = average_entries(x)
-        if self.mean == "sigmoid":
-            mean = mean.logit(eps=1e-3)
-        if self.scale != "network":
-            return mean
-        return torch.cat([mean, self._find_log_variance(x)])
-
-    @torch.no_grad()
-    def start_from(self, x: Tensor, **fields: Tensor) -> None:
-        """Set the network's bias, and a learned scale, to the moments of the data."""
-        # First the scale, because the weights of the last layer are scaled by what it allows.
-        if self.scale == "shared":
-            self.log_variance.copy_(self._find_log_variance(x).exp().mean().log())
-        elif self.scale == "elementwise":
-            self.log_variance.copy_(self._find_log_variance(x))
-        super().start_from(x, **fields)
-
-    def _find_log_variance(self, x: Tensor) -> Tensor:
-        """The log variance of each entry, well within the limits of the scale."""
-        low, high = 2 * math.log(self.min_scale), 2 * math.log(self.max_scale)
-        return spread_entries(x).log().clamp(low + 1, high - 1)
+    def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean, before a sigmoid if there is one, and the variance of each entry."""
+        return self.invert_mean(average_entries(x)), spread_entries(x)
 
 
 @describable
@@ -209,7 +139,7 @@ class FullRankGaussian(Parametric):
         self.network = network
         self.min_scale = min_scale
         self.max_scale = max_scale
-        _check_scales(self)
+        check_scale_limits(self)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None:
             self._find_dimensions(math.prod(declared))
@@ -218,7 +148,7 @@ class FullRankGaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         size = self._find_dimensions(raw.shape[-1])
         loc, log_variance, lower = raw.split((size, size, raw.shape[-1] - 2 * size), -1)
-        scale = _bound_log_scale(self, log_variance).exp()
+        scale = bound_log_scale(self, log_variance).exp()
         rows, columns = torch.tril_indices(size, size, -1, device=raw.device)
         factor = torch.diag_embed(scale)
         factor[..., rows, columns] = lower
@@ -271,7 +201,7 @@ class LowRankGaussian(Parametric):
         self.rank = check_whole_number("LowRankGaussian: rank", rank)
         self.min_scale = min_scale
         self.max_scale = max_scale
-        _check_scales(self)
+        check_scale_limits(self)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None and math.prod(declared) % (2 + self.rank):
             raise ShapeError(
@@ -284,7 +214,7 @@ class LowRankGaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         size = raw.shape[-1] // (2 + self.rank)
         loc, log_variance, columns = raw.split((size, size, size * self.rank), -1)
-        variance = (2 * _bound_log_scale(self, log_variance)).exp()
+        variance = (2 * bound_log_scale(self, log_variance)).exp()
         return LowRankMultivariateNormal(
             loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False
         )
@@ -326,23 +256,3 @@ def low_rank(rank: int) -> Callable[[int], LowRankGaussian]:
         torch.Size([5, 5])
     """
     return lambda size: LowRankGaussian(constant(size * (2 + rank), spread=0.01), rank)
-
-
-class _ScaleLimits(Protocol):
-    min_scale: float
-    max_scale: float
-
-
-def _check_scales(conditional: _ScaleLimits) -> None:
-    low, high = conditional.min_scale, conditional.max_scale
-    if not 0 < low * math.e < high / math.e < math.inf:
-        raise SettingsError(
-            f"{type(conditional).__name__}: min_scale={low} and max_scale={high} must be positive, "
-            "and max_scale more than e^2 times min_scale"
-        )
-
-
-def _bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
-    return 0.5 * soft_clamp(
-        log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
-    )

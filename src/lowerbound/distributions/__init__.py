@@ -2,6 +2,10 @@
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical
+from lowerbound.distributions.continuous_bernoulli import (
+    FactorialContinuousBernoulli,
+    find_logit_of_mean,
+)
 from lowerbound.distributions.divergence import (
     as_diagonal,
     closed_form_kl,
@@ -10,6 +14,7 @@ from lowerbound.distributions.divergence import (
 )
 from lowerbound.distributions.entries import (
     MaskedDistribution,
+    ReportingDistribution,
     check_independent_entries,
     entrywise_log_prob,
     find_entry_support,
@@ -17,23 +22,30 @@ from lowerbound.distributions.entries import (
     is_mass,
     unwrap_independent,
 )
+from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.sequences import CodeSequence
+from lowerbound.distributions.student import FactorialStudentT
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
+    "Beta",
     "CodeSequence",
     "DiagonalNormal",
     "FactorialBernoulli",
     "FactorialCategorical",
+    "FactorialContinuousBernoulli",
+    "FactorialStudentT",
+    "Gamma",
     "Lebesgue",
     "MaskedDistribution",
     "Mixture",
     "PointMass",
+    "ReportingDistribution",
     "Rescaled",
     "SideBySide",
     "TriangularNormal",
@@ -45,9 +57,11 @@ __all__ = [
     "draw_samples",
     "entrywise_log_prob",
     "find_entry_support",
+    "find_logit_of_mean",
     "find_support",
     "is_mass",
     "natural_point",
     "soft_clamp",
+    "stirling_remainder",
     "unwrap_independent",
 ]

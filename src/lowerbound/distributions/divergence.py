@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence, register_kl
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
+from lowerbound.distributions.entries import unwrap_independent
 from lowerbound.distributions.normal import DiagonalNormal
 from lowerbound.distributions.vectors import Lebesgue
 from lowerbound.runtime import noise
@@ -94,8 +95,21 @@ def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
         try:
             units = _normal_unit_kl(_as_diagonal(q), _as_diagonal(p))
         except NotImplementedError:
-            return None
+            found = _find_unit_kl_of_entries(q, p)
+            if found is None:
+                return None
+            units = found
     return units.expand(q.batch_shape + q.event_shape)
+
+
+def _find_unit_kl_of_entries(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q || p) of each entry of torch's ``Independent``, if it is registered with torch."""
+    if not isinstance(q, Independent) or not isinstance(p, Independent):
+        return None
+    entries = unwrap_independent(q), unwrap_independent(p)
+    if any(entry.event_shape for entry in entries):
+        return None
+    return closed_form_kl(*entries)
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -89,7 +91,66 @@ def find_entry_support(distribution: Distribution) -> constraints.Constraint | N
     return support
 
 
-class MaskedDistribution(Distribution):
+class WrappedDistribution(Distribution):
+    """A distribution with the draws, moments and support of another one, but other scores.
+
+    Args:
+        base: the other distribution.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, base: Distribution) -> None:
+        self.base = base
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws can be reparameterised."""
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> Any:
+        """The support of ``base``."""
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of all entries, ``[*batch, *event]``."""
+        return self.base.mean
+
+    @property
+    def mode(self) -> Tensor:
+        """The mode of all entries, ``[*batch, *event]``."""
+        return self.base.mode
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of all entries, ``[*batch, *event]``."""
+        return self.base.variance
+
+    @abstractmethod
+    def with_base(self, base: Distribution) -> WrappedDistribution:
+        """The same around another distribution."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WrappedDistribution:
+        """The same distribution, repeated over ``batch_shape``."""
+        return self.with_base(self.base.expand(torch.Size(batch_shape)))
+
+    def of_observed(self, observed: Tensor) -> WrappedDistribution:
+        """The same distribution, if only these entries of a value are observed."""
+        return self.with_base(_tell_observed(self.base, observed))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of all entries, ``[*sample_shape, *batch, *event]``."""
+        return self.base.sample(torch.Size(sample_shape))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws of all entries, ``[*sample_shape, *batch, *event]``."""
+        return self.base.rsample(torch.Size(sample_shape))
+
+
+class MaskedDistribution(WrappedDistribution):
     """A distribution that scores only some entries of a value; its draws and moments are complete.
 
     .. math:: \\log p(x_{\\text{observed}}) = \\sum_{d\\ \\text{observed}} \\log p(x_d)
@@ -110,8 +171,6 @@ class MaskedDistribution(Distribution):
         tensor(-0.9189)
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
-
     def __init__(self, base: Distribution, observed: Tensor) -> None:
         check_independent_entries(base)
         events = len(base.event_shape)
@@ -121,46 +180,12 @@ class MaskedDistribution(Distribution):
                 f"likelihood is over events of shape {tuple(base.event_shape)}; give one entry of "
                 "the mask for each entry of an example"
             )
-        self.base = base
         self.observed = observed.bool()
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        super().__init__(_tell_observed(base, self.observed))
 
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws can be reparameterised."""
-        return self.base.has_rsample
-
-    @property
-    def support(self) -> Any:
-        """The support of ``base``, in which the observed entries must lie."""
-        return self.base.support
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of all entries, ``[*batch, *event]``."""
-        return self.base.mean
-
-    @property
-    def mode(self) -> Tensor:
-        """The mode of all entries, ``[*batch, *event]``."""
-        return self.base.mode
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance of all entries, ``[*batch, *event]``."""
-        return self.base.variance
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedDistribution:
-        """The same distribution, repeated over ``batch_shape``."""
-        return MaskedDistribution(self.base.expand(torch.Size(batch_shape)), self.observed)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of all entries, ``[*sample_shape, *batch, *event]``."""
-        return self.base.sample(torch.Size(sample_shape))
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Reparameterised draws of all entries, ``[*sample_shape, *batch, *event]``."""
-        return self.base.rsample(torch.Size(sample_shape))
+    def with_base(self, base: Distribution) -> MaskedDistribution:
+        """The same mask around another distribution."""
+        return MaskedDistribution(base, self.observed)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of the observed entries of ``value``, in nats."""
@@ -183,3 +208,73 @@ class MaskedDistribution(Distribution):
         if entries is not None and not entries.is_discrete:
             inside = biject_to(entries)(inside).detach().to(value.dtype)
         return torch.where(self.observed, value, inside)
+
+
+def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:
+    if isinstance(distribution, WrappedDistribution):
+        return distribution.of_observed(observed)
+    return distribution
+
+
+class ReportingDistribution(WrappedDistribution):
+    """A distribution that passes each value that it scores to a function.
+
+    A conditional learns from the values in this way, without a gradient.
+
+    Args:
+        base: a distribution with independent entries.
+        report: receives each value that is scored, ``[*batch, *event]``, and ``observed``.
+        observed: which entries of a value count, in a shape that broadcasts to the value; ``None``
+            if all do.
+
+    Example:
+        >>> from lowerbound.distributions import DiagonalNormal
+        >>> p = DiagonalNormal(torch.zeros(2), torch.zeros(2))
+        >>> reporting = ReportingDistribution(p, lambda value, observed: print(value))
+        >>> reporting.log_prob(torch.ones(2))
+        tensor([1., 1.])
+        tensor(-2.8379)
+    """
+
+    def __init__(
+        self,
+        base: Distribution,
+        report: Callable[[Tensor, Tensor | None], None],
+        observed: Tensor | None = None,
+    ) -> None:
+        check_independent_entries(base)
+        self.report = report
+        self.observed = observed
+        super().__init__(base)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Refuse to draw, since a posterior would learn from its own draws.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "a distribution that learns from the values that it scores, such as one with "
+            "scale='optimal', is for likelihoods; a posterior needs another scale, such as "
+            "scale='network'"
+        )
+
+    def with_base(self, base: Distribution) -> ReportingDistribution:
+        """The same reports of scores of another distribution."""
+        return ReportingDistribution(base, self.report, self.observed)
+
+    def of_observed(self, observed: Tensor) -> ReportingDistribution:
+        """The same distribution, where only these entries of a value count."""
+        if self.observed is not None:
+            observed = self.observed & observed
+        return ReportingDistribution(self.base, self.report, observed)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of ``value``, in nats."""
+        self.report(value, self.observed)
+        return self.base.log_prob(value)
+
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
+        self.report(value, self.observed)
+        return entrywise_log_prob(self.base, value)

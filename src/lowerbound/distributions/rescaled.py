@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from lowerbound.distributions.entries import entrywise_log_prob
+from lowerbound.distributions.entries import WrappedDistribution, entrywise_log_prob
 from lowerbound.distributions.points import natural_point
 
 
-class Rescaled(Distribution):
+class Rescaled(WrappedDistribution):
     r"""The distribution of ``centre + spread * y`` for y from another distribution.
 
     .. math:: \log p(x) = \log p_y\left(\frac{x - c}{s}\right) - \sum_d \log s_d
@@ -30,22 +30,9 @@ class Rescaled(Distribution):
         (tensor([5., 5.]), tensor(-6.4430))
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
-
     def __init__(self, base: Distribution, centre: Tensor, spread: Tensor) -> None:
-        self.base = base
         self.centre, self.spread = centre, spread
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws can be reparameterised."""
-        return self.base.has_rsample
-
-    @property
-    def support(self) -> Any:
-        """The support of ``base``: all real values."""
-        return self.base.support
+        super().__init__(base)
 
     @property
     def mean(self) -> Tensor:
@@ -66,9 +53,9 @@ class Rescaled(Distribution):
         """Values in the units of the data, ``centre + spread * y``."""
         return self.centre + self.spread * y
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Rescaled:
-        """The same distribution, repeated over ``batch_shape``."""
-        return Rescaled(self.base.expand(torch.Size(batch_shape)), self.centre, self.spread)
+    def with_base(self, base: Distribution) -> Rescaled:
+        """The same units of another distribution."""
+        return Rescaled(base, self.centre, self.spread)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``."""

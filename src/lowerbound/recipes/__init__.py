@@ -4,6 +4,7 @@ from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.iwae import iwae
 from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
+from lowerbound.recipes.sigma_vae import sigma_vae
 
 __all__ = [
     "RECIPES",
@@ -15,4 +16,5 @@ __all__ = [
     "iwae",
     "recipe",
     "sequence",
+    "sigma_vae",
 ]

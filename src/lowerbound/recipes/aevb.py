@@ -76,10 +76,11 @@ def aevb_gaussian(
     kl_warmup: Warmup = 0.0,
     free_bits: FreeBits = 0.0,
     scale: Annotated[
-        Literal["network", "shared", "elementwise"],
+        Literal["network", "shared", "elementwise", "optimal"],
         Field(
             description="standard deviation of the likelihood: an output of the decoder, one "
-            "learned number, or one learned number for each pixel"
+            "learned number, one learned number for each pixel, or the root of the mean squared "
+            "error"
         ),
     ] = "network",
     mean: Annotated[
@@ -95,7 +96,7 @@ def aevb_gaussian(
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
-    parameters = {"network": 2, "shared": 1, "elementwise": 1}[scale]
+    parameters = {"network": 2, "shared": 1, "elementwise": 1, "optimal": 1}[scale]
     encoder, decoder = _make_networks(
         network, shape, latent, parameters, hidden, layers, channels, activation
     )
