@@ -3,6 +3,8 @@
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
+from lowerbound.conditionals.counts import NegativeBinomial, Poisson
+from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow
 from lowerbound.conditionals.gaussian import (
     FullRankGaussian,
@@ -14,6 +16,7 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.standardized import (
     Standardization,
@@ -22,26 +25,33 @@ from lowerbound.conditionals.standardized import (
 )
 from lowerbound.conditionals.structured import ByVariable, Parts
 from lowerbound.conditionals.vamp import VampPrior
+from lowerbound.conditionals.zeros import Hurdle, ZeroInflated
 
 __all__ = [
     "Bernoulli",
     "ByVariable",
     "Categorical",
     "Conditional",
+    "DiscretizedLogistic",
     "Flow",
     "FullRankGaussian",
     "Gaussian",
     "Given",
+    "Hurdle",
     "LowRankGaussian",
     "Masked",
+    "NegativeBinomial",
+    "Ordinal",
     "Parametric",
     "Parts",
     "Point",
+    "Poisson",
     "StandardNormal",
     "Standardization",
     "Standardized",
     "StandardizedInput",
     "VampPrior",
+    "ZeroInflated",
     "event_dims_of",
     "full_rank",
     "low_rank",

@@ -1,7 +1,9 @@
 """Distributions that torch lacks, or that are more exact or faster than torch's."""
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
-from lowerbound.distributions.categorical import FactorialCategorical
+from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
+from lowerbound.distributions.counts import FactorialNegativeBinomial, FactorialPoisson
+from lowerbound.distributions.discretized import DiscretizedLogistics
 from lowerbound.distributions.divergence import (
     as_diagonal,
     closed_form_kl,
@@ -14,6 +16,7 @@ from lowerbound.distributions.entries import (
     entrywise_log_prob,
     find_entry_support,
     find_support,
+    has_point_masses,
     is_mass,
     unwrap_independent,
 )
@@ -23,11 +26,17 @@ from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
+from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
 
 __all__ = [
     "DiagonalNormal",
+    "DiscretizedLogistics",
     "FactorialBernoulli",
     "FactorialCategorical",
+    "FactorialCodes",
+    "FactorialNegativeBinomial",
+    "FactorialPoisson",
+    "HurdleDistribution",
     "Lebesgue",
     "MaskedDistribution",
     "Mixture",
@@ -35,6 +44,7 @@ __all__ = [
     "Rescaled",
     "SideBySide",
     "TriangularNormal",
+    "ZeroInflatedDistribution",
     "as_diagonal",
     "check_independent_entries",
     "choose_point",
@@ -44,6 +54,7 @@ __all__ = [
     "entrywise_log_prob",
     "find_entry_support",
     "find_support",
+    "has_point_masses",
     "is_mass",
     "natural_point",
     "soft_clamp",
