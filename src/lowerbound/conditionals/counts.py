@@ -121,8 +121,8 @@ class _Counts(Parametric):
         where = f"{name}: the field {EXPOSURE!r}"
         if exposure.dim() not in (1, 1 + self.event_dims):
             raise DataError(
-                f"{where} has the shape {tuple(exposure.shape)}; give one exposure for each "
-                "example, or one for each of its entries"
+                f"{where} has the shape {tuple(exposure.shape[1:])} for each example; give one "
+                "exposure for each example, or one for each of its entries"
             )
         bad = ~(exposure > 0).reshape(len(exposure), -1)
         if bool(bad.any()):
