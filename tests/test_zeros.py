@@ -77,7 +77,10 @@ def test_masses_with_zeros_sum_to_one_and_have_the_stated_moments(kind):
             LogNormal(torch.full((3,), 0.3, dtype=DOUBLE), torch.tensor(0.8, dtype=DOUBLE)),
             scipy.stats.lognorm(0.8, 0, np.exp(0.3)),
         ),
-        (Gamma(torch.full((3,), 2.0, dtype=DOUBLE), torch.tensor(1.5, dtype=DOUBLE)), scipy.stats.gamma(2.0, 0, 1 / 1.5)),
+        (
+            Gamma(torch.full((3,), 2.0, dtype=DOUBLE), torch.tensor(1.5, dtype=DOUBLE)),
+            scipy.stats.gamma(2.0, 0, 1 / 1.5),
+        ),
     ],
 )
 def test_hurdles_of_densities_integrate_to_one_with_their_zero(base, theirs):
