@@ -110,6 +110,7 @@ CONDITIONALS = {
     ),
     "Hurdle of a density": (lambda: lb.Hurdle(lb.Gaussian(lb.mlp(4, 6)), lb.mlp(4, 3)), (3,)),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
+    "LogInput": (lambda: lb.LogInput(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Standardized": (
         lambda: Standardized(lb.Gaussian(lb.mlp(4, 6)), Standardization(3)),

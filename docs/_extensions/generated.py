@@ -143,7 +143,12 @@ def recipes() -> str:
 
 
 def _recipe(entry: Recipe) -> str:
-    usual = {**entry.training, "pixels": entry.pixels, "image_size": entry.image_size}
+    usual = {
+        **entry.training,
+        "pixels": entry.pixels,
+        "image_size": entry.image_size,
+        "kind": entry.kind,
+    }
     trained = ", ".join(f"`{name}={value!r}`" for name, value in usual.items() if value is not None)
     function = f"{{func}}`lowerbound.recipes.{entry.make.__name__}`"
     return "\n".join(

@@ -12,6 +12,7 @@ from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gaussian as Gaussian
 from .conditionals import Given as Given
 from .conditionals import Hurdle as Hurdle
+from .conditionals import LogInput as LogInput
 from .conditionals import LowRankGaussian as LowRankGaussian
 from .conditionals import Masked as Masked
 from .conditionals import NegativeBinomial as NegativeBinomial

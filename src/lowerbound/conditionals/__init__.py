@@ -16,6 +16,7 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.log_input import LogInput
 from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.standardized import (
@@ -38,6 +39,7 @@ __all__ = [
     "Gaussian",
     "Given",
     "Hurdle",
+    "LogInput",
     "LowRankGaussian",
     "Masked",
     "NegativeBinomial",

@@ -1,7 +1,17 @@
 """Recipes: for each paper or use, one function that composes a model and an objective."""
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
+from lowerbound.recipes.counts import counts
 from lowerbound.recipes.iwae import iwae
 from lowerbound.recipes.registry import RECIPES, Recipe, find_recipe, recipe
 
-__all__ = ["RECIPES", "Recipe", "aevb_bernoulli", "aevb_gaussian", "find_recipe", "iwae", "recipe"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "aevb_bernoulli",
+    "aevb_gaussian",
+    "counts",
+    "find_recipe",
+    "iwae",
+    "recipe",
+]

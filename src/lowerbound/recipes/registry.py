@@ -36,6 +36,7 @@ class Recipe:
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
         pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
         image_size: the size to which pictures from a folder are resized.
+        kind: ``"counts"`` or ``"codes"`` if the data are not pixels or real numbers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Recipe:
     training: Mapping[str, Any] = field(default_factory=dict)
     pixels: str = "as-is"
     image_size: int | None = None
+    kind: str | None = None
 
     @property
     def summary(self) -> str:
@@ -100,7 +102,8 @@ def recipe(**usual: Any) -> Callable[[Make], Make]:
     show the keyword to editors, declare it: ``seed: int | None = None``.
 
     Args:
-        usual: the arguments ``training``, ``pixels`` and ``image_size`` of :class:`Recipe`.
+        usual: the arguments ``training``, ``pixels``, ``image_size`` and ``kind`` of
+            :class:`Recipe`.
     """
 
     def register(make: Make) -> Make:
