@@ -231,7 +231,7 @@ class Examples:
     def select_fields(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, Tensor]:
         """Select the fields that a model requests, ``[N, ...]`` each, see :meth:`given`."""
         known = self.all_fields
-        if EXPOSURE in set(needs) - known.keys():
+        if EXPOSURE in {*needs, *accepts} - known.keys():
             known |= self._exposures
         return select_requested(known, needs, accepts, self.name)
 
