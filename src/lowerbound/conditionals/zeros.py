@@ -122,9 +122,9 @@ class ZeroInflated(_Gated):
     def _find_closed(self, zeros: Tensor, others: Tensor) -> Tensor:
         # The likelihood itself explains some of the zeros.
         inside = unwrap(self.part)
-        outputs = None
-        if isinstance(inside, Parametric):
-            outputs = inside.marginal_outputs(others)
+        if not isinstance(inside, Parametric):
+            return zeros
+        outputs = inside.marginal_outputs(others)
         if outputs is None:
             return zeros
         p = inside.from_parameters(outputs)

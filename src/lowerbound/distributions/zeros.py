@@ -248,7 +248,7 @@ class ZeroOr(constraints.Constraint):
         tensor([False,  True,  True])
     """
 
-    is_discrete = None  # neither a mass nor a density
+    is_discrete = None  # type: ignore[assignment]  # neither a mass nor a density
 
     def __init__(self, others: constraints.Constraint) -> None:
         self.others = others
@@ -256,7 +256,8 @@ class ZeroOr(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each entry is 0 or in the other support."""
-        return (value == 0) | self.others.check(value)
+        inside: Tensor = self.others.check(value)
+        return inside | (value == 0)
 
     def __repr__(self) -> str:
         return f"zero or {self.others}"
