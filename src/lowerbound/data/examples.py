@@ -20,8 +20,9 @@ from lowerbound.data.fields import (
     read_labels,
     select_requested,
     sum_counts,
+    take_rows,
 )
-from lowerbound.data.identity import compute_digest, compute_field_digest
+from lowerbound.data.identity import compute_digest, compute_field_digests
 from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.pixels import decode_pixels
@@ -225,8 +226,7 @@ class Examples:
         Raises:
             DataError: if a needed field does not exist, naming it.
         """
-        fields = self.select_fields(needs, accepts)
-        return {name: field[index.to(field.device)] for name, field in fields.items()}
+        return take_rows(self.select_fields(needs, accepts), index)
 
     def select_fields(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, Tensor]:
         """Select the fields that a model requests, ``[N, ...]`` each, see :meth:`given`."""
@@ -299,9 +299,7 @@ class Examples:
         if self.files is not None:
             parts["files"] = tuple(self.files[position] for position in positions.tolist())
         parts["values"] = select_rows(self.values, positions.to(self.values.device))
-        parts["fields"] = {
-            name: field[positions.to(field.device)] for name, field in self.fields.items()
-        }
+        parts["fields"] = take_rows(self.fields, positions)
         return replace(self, **parts)
 
     def first(self, count: int) -> Examples:
@@ -357,8 +355,7 @@ class Examples:
     def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
         """Make the record that a run stores, so that it is resumed only with the same examples.
 
-        Only fields whose names are in ``needs`` or ``accepts`` are recorded, and the kind only if
-        it is counts or codes.
+        Only requested fields are recorded, and the kind only if it is counts or codes.
         """
         identity: dict[str, Any] = {
             "count": len(self),
@@ -379,16 +376,14 @@ class Examples:
         Raises:
             DataError: if a needed field does not exist, naming it.
         """
-        fields = self.select_fields(needs, accepts)
-        return {name: compute_field_digest(field) for name, field in fields.items()}
+        return compute_field_digests(self.select_fields(needs, accepts))
 
     def bits_per_dimension(self, bound: float, *, mass: bool | None = False) -> float | None:
         """Convert a bound to bits per dimension.
 
         The result is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
-        log2(levels)`` for a density of dequantised pixels. It is ``None`` for a density of other
-        data, whose discretisation is not known, and for data with missing entries, since the bound
-        does not score all D entries.
+        log2(levels)`` for a density of dequantised pixels. It is ``None`` for other densities, and
+        for data with missing entries, since the bound does not score all D entries.
 
         Args:
             bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.

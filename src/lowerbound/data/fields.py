@@ -254,6 +254,11 @@ def select_requested(
     return {field: known[field] for field in (*needs, *accepts) if field in known}
 
 
+def take_rows(fields: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """Take the rows of each field at ``index``."""
+    return {name: field[index.to(field.device)] for name, field in fields.items()}
+
+
 def sum_counts(values: Values) -> Tensor:
     """Sum the counts of each example, ``[N]``: their exposure if they have no such field."""
     sums = torch.empty(len(values), device=values.device)
