@@ -139,7 +139,45 @@ CONDITIONALS = {
     "Gamma": (lambda: lb.Gamma(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
     "Beta": (lambda: lb.Beta(lb.mlp(4, 8, (2, 5, 4))), (1, 5, 4)),
     "ContinuousBernoulli": (lambda: lb.ContinuousBernoulli(lb.mlp(4, 8, (1, 5, 4))), (1, 5, 4)),
+    "Categorical over codes": (
+        lambda: lb.Categorical(lb.mlp(4, 12), levels=4, codes=True),
+        (3,),
+    ),
+    "Ordinal": (lambda: lb.Ordinal(lb.mlp(4, 3), levels=4), (3,)),
+    "Ordinal with shared thresholds": (
+        lambda: lb.Ordinal(lb.mlp(4, (1, 5, 4)), levels=2, thresholds="shared"),
+        (1, 5, 4),
+    ),
+    "DiscretizedLogistic": (lambda: lb.DiscretizedLogistic(lb.mlp(4, (2, 5, 4))), (1, 5, 4)),
+    "DiscretizedLogistic with three components": (
+        lambda: lb.DiscretizedLogistic(lb.mlp(4, 18), levels=5, components=3),
+        (2,),
+    ),
+    "Poisson": (lambda: lb.Poisson(lb.mlp(4, (1, 5, 4))), (1, 5, 4)),
+    "NegativeBinomial": (lambda: lb.NegativeBinomial(lb.mlp(4, (2, 5, 4))), (1, 5, 4)),
+    "NegativeBinomial with shared dispersion": (
+        lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion="shared"),
+        (3,),
+    ),
+    "NegativeBinomial with elementwise dispersion": (
+        lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion="elementwise"),
+        (3,),
+    ),
+    "NegativeBinomial with fixed dispersion": (
+        lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion=2.0),
+        (3,),
+    ),
+    "ZeroInflated": (
+        lambda: lb.ZeroInflated(lb.NegativeBinomial(lb.mlp(4, 6)), lb.mlp(4, 3)),
+        (3,),
+    ),
+    "Hurdle of counts": (
+        lambda: lb.Hurdle(lb.NegativeBinomial(lb.mlp(4, (2, 5, 4))), lb.constant((1, 5, 4))),
+        (1, 5, 4),
+    ),
+    "Hurdle of a density": (lambda: lb.Hurdle(lb.Gaussian(lb.mlp(4, 6)), lb.mlp(4, 3)), (3,)),
     "Point": (lambda: lb.Point(lb.mlp(4, 3)), (3,)),
+    "LogInput": (lambda: lb.LogInput(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Masked": (lambda: lb.Masked(lb.Gaussian(lb.mlp(4, 6))), (3,)),
     "Standardized": (
         lambda: Standardized(lb.Gaussian(lb.mlp(4, 6)), Standardization(3)),
@@ -172,12 +210,17 @@ UNCONDITIONAL = {
 # Mean and variance have no closed form.
 WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
 
-# What is given to each has the shape (4,). The label is below 3, and the size a number.
+# What is given to each has the shape (4,). The label is below 3, the size is a number, and the
+# exposure a positive one.
 CONDITIONALS_OF_A_FIELD = {
     "Gaussian": lambda: lb.Given(lb.Gaussian(lb.mlp(7, 8, 6)), "label", categories=3),
     "number": lambda: lb.Given(lb.Bernoulli(lb.mlp(5, 8, 3)), "size"),
     "two fields": lambda: lb.Given(
         lb.Given(lb.Gaussian(lb.mlp(8, 6)), "label", categories=3), "size"
+    ),
+    "exposure": lambda: lb.Given(lb.NegativeBinomial(lb.mlp(5, 6), exposure=True), "size"),
+    "zero-inflated exposure": lambda: lb.Given(
+        lb.ZeroInflated(lb.Poisson(lb.mlp(5, 3), exposure=True), lb.mlp(5, 3)), "size"
     ),
     "masked": lambda: lb.Masked(lb.Given(lb.Gaussian(lb.mlp(7, 6)), "label", categories=3)),
     "given masked": lambda: lb.Given(lb.Masked(lb.Gaussian(lb.mlp(7, 6))), "label", categories=3),
@@ -265,6 +308,17 @@ MODELS = {
     "binary": lambda: _vae(likelihood=lb.Bernoulli(lb.mlp(2, 16, IMAGE))),
     "binary, by levels": lambda: _vae(likelihood=lb.Categorical(lb.mlp(2, (2, 9, 7)), levels=2)),
     "standardized": _with_standardized_data,
+    "binary, by logistics": lambda: _vae(
+        likelihood=lb.DiscretizedLogistic(lb.mlp(2, (2, 9, 7)), levels=2)
+    ),
+    "counts": lambda: _vae(likelihood=lb.NegativeBinomial(lb.mlp(2, IMAGE), "elementwise")),
+    "zero-inflated counts": lambda: _vae(
+        likelihood=lb.ZeroInflated(lb.NegativeBinomial(lb.mlp(2, (2, 9, 7))), lb.mlp(2, IMAGE))
+    ),
+    "hurdle counts": lambda: _vae(
+        likelihood=lb.Hurdle(lb.Poisson(lb.mlp(2, IMAGE)), lb.mlp(2, IMAGE))
+    ),
+    "counts of categories": lambda: _vae(likelihood=lb.Ordinal(lb.mlp(2, IMAGE), levels=4)),
     "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(
         lb.Gaussian(lb.conv(IMAGE, 4, 8, 4)), likelihood=lb.Gaussian(lb.conv(2, 8, 4, (2, 9, 7)))
@@ -307,6 +361,10 @@ def examples_for(recipe) -> lb.Examples:
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:
-    """Images that the model of that name can take."""
+    """Images that the model of that name can take: binary, counts up to 3, or grey."""
     grey = torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1))
-    return (grey > 0.5).float() if "binary" in model_name else grey
+    if "binary" in model_name:
+        return (grey > 0.5).float()
+    if "counts" in model_name:
+        return (4 * grey).floor()
+    return grey

@@ -22,7 +22,11 @@ from lowerbound.errors import DataError, ShapeError
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import CONDITIONALS_OF_A_FIELD
 
-FIELDS = {"label": torch.tensor([0, 1, 2, 2, 1]), "size": torch.linspace(-1.0, 1.0, 5)}
+FIELDS = {
+    "label": torch.tensor([0, 1, 2, 2, 1]),
+    "size": torch.linspace(-1.0, 1.0, 5),
+    "exposure": torch.tensor([1.0, 0.5, 20.0, 3.0, 1000.0]),
+}
 
 
 def code(label, categories=3):

@@ -180,8 +180,8 @@ MUTATIONS = [
     ),
     Mutation(
         CATEGORICAL,
-        "(value.expand(shape) * (self.levels - 1)).round()",
-        "(value.expand(shape) * (self.levels - 1)).floor()",
+        "(value * (self.levels - 1)).round()",
+        "(value * (self.levels - 1)).floor()",
         "Values just below a level are scored as the level before.",
     ),
     Mutation(
@@ -192,8 +192,8 @@ MUTATIONS = [
     ),
     Mutation(
         CATEGORICAL,
-        "FactorialCategorical(self.logits.detach(), self.event_dims)",
-        "FactorialCategorical(self.logits, self.event_dims)",
+        "type(self)(self.logits.detach(), self.event_dims)",
+        "type(self)(self.logits, self.event_dims)",
         "A distribution over levels with a stop-gradient still gives its logits a gradient.",
     ),
     Mutation(
@@ -246,7 +246,7 @@ MUTATIONS = [
     ),
     Mutation(
         ENTRIES,
-        "return torch.where(self.observed, value, inside)",
+        "return torch.where(chosen, inside, value)",
         "return value",
         "Placeholders of missing entries reach the density, and its gradient becomes nan.",
     ),

@@ -1,6 +1,7 @@
 """Fields that a user gives to a conditional model on the command line: ``--given label=3``."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
+    from lowerbound.data.examples import Examples
     from lowerbound.models import Model
 
 GivenFields = Annotated[
@@ -57,13 +59,12 @@ def check_given(given: dict[str, Any], model: "Model") -> None:
 
     Sampling uses the prior and the likelihood, but not the posterior.
     """
-    from lowerbound.conditionals.base import list_field_names
+    from lowerbound.data.fields import EXPOSURE
 
-    parts = [getattr(model, role) for role in ("prior", "likelihood") if hasattr(model, role)]
-    for name in list_field_names("needs", *parts):
+    for name in _list_needed_fields(model):
         if name in given:
             continue
-        example = "0"
+        example = {EXPOSURE: "1000"}.get(name, "0")
         categories = _find_names(name, model)
         if categories:
             example = f"{categories[0]} (one of {', '.join(categories)})"
@@ -71,6 +72,30 @@ def check_given(given: dict[str, Any], model: "Model") -> None:
             f"the model is conditional and needs the field {name!r}; give it: "
             f"--given {name}={example}"
         )
+
+
+def suggest_given(model: "Model", examples: "Examples") -> str:
+    """Write flags for the fields that sampling needs, with the values of the first example."""
+    flags = ""
+    for name, field in examples.select_fields(_list_needed_fields(model)).items():
+        if field.dim() > 1:  # a flag has one value for each draw
+            continue
+        value: Any = field[0].item()
+        names = _find_names(name, model)
+        if names:
+            value = names[int(value)]
+        elif isinstance(value, float):
+            value = f"{value:g}"
+        flags += f" --given {shlex.quote(f'{name}={value}')}"
+    return flags
+
+
+def _list_needed_fields(model: "Model") -> tuple[str, ...]:
+    """List the fields that the prior and the likelihood need, by which a model samples."""
+    from lowerbound.conditionals.base import list_field_names
+
+    parts = [getattr(model, role) for role in ("prior", "likelihood") if hasattr(model, role)]
+    return list_field_names("needs", *parts)
 
 
 def _parse_value(text: str, name: str, model: "Model") -> Any:

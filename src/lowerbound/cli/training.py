@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lowerbound.cli.flags import make_flag, make_flags, set_flags
+from lowerbound.cli.given import suggest_given
 from lowerbound.cli.runs import (
     describe_estimate,
     describe_examples,
@@ -345,7 +346,8 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
         suffix = "png"
     for command in (
         f"evaluate {directory}{flag} --log-likelihood 100",
-        f"sample {directory} --count 100 --out samples.{suffix}",
+        f"sample {directory} --count 100{suggest_given(run.model, examples)} "
+        f"--out samples.{suffix}",
         f"encode {directory} --out latents.csv",
     ):
         print(f"  {_find_program()} {command}")

@@ -4,6 +4,8 @@ from lowerbound.conditionals.autoregressive import Autoregressive
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
+from lowerbound.conditionals.counts import NegativeBinomial, Poisson
+from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow
 from lowerbound.conditionals.gaussian import (
     FullRankGaussian,
@@ -17,6 +19,8 @@ from lowerbound.conditionals.gaussian import (
 from lowerbound.conditionals.given import Given, Masked
 from lowerbound.conditionals.heavy_tails import Laplace, StudentT
 from lowerbound.conditionals.location_scale import LocationScale
+from lowerbound.conditionals.log_input import LogInput
+from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
 from lowerbound.conditionals.standardized import (
@@ -27,6 +31,7 @@ from lowerbound.conditionals.standardized import (
 from lowerbound.conditionals.structured import ByVariable, Parts
 from lowerbound.conditionals.unit_interval import Beta, ContinuousBernoulli
 from lowerbound.conditionals.vamp import VampPrior
+from lowerbound.conditionals.zeros import Hurdle, ZeroInflated
 
 __all__ = [
     "Autoregressive",
@@ -36,25 +41,32 @@ __all__ = [
     "Categorical",
     "Conditional",
     "ContinuousBernoulli",
+    "DiscretizedLogistic",
     "Flow",
     "FullRankGaussian",
     "Gamma",
     "Gaussian",
     "Given",
+    "Hurdle",
     "Laplace",
     "LocationScale",
+    "LogInput",
     "LogNormal",
     "LowRankGaussian",
     "Masked",
+    "NegativeBinomial",
+    "Ordinal",
     "Parametric",
     "Parts",
     "Point",
+    "Poisson",
     "StandardNormal",
     "Standardization",
     "Standardized",
     "StandardizedInput",
     "StudentT",
     "VampPrior",
+    "ZeroInflated",
     "event_dims_of",
     "full_rank",
     "low_rank",

@@ -297,11 +297,26 @@ class Masked(Wrapper):
         """Refuse the observed entries that the likelihood inside refuses."""
         observed = fields.get(OBSERVED)
         if observed is not None:
-            some = observed.flatten(1).any(1)
-            x, rows, observed = x[some], rows[some.to(rows.device)], observed[some]
-            fields = {key: value[some] for key, value in fields.items()}
-            # Missing entries become copies of one that was observed.
-            first = observed.flatten(1).int().argmax(1, keepdim=True)
-            copies = x.flatten(1).gather(1, first)
-            x = x.where(observed, copies.reshape(-1, *(1,) * (x.dim() - 1)))
+            x, rows, fields = keep_entries(observed, x, rows, fields)
         super().check_data(x, rows, name, **fields)
+
+
+def keep_entries(
+    kept: Tensor, x: Tensor, rows: Tensor, fields: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Replace entries that need no check by copies of another entry of their row.
+
+    Rows without any other entry are left out.
+
+    Args:
+        kept: which entries are kept, ``[B, *event]``.
+        x: data, ``[B, *event]``.
+        rows: the positions of the examples in the dataset, ``[B]``.
+        fields: fields of the examples, ``[B, ...]`` each.
+    """
+    some = kept.flatten(1).any(1)
+    x, rows, kept = x[some], rows[some.to(rows.device)], kept[some]
+    first = kept.flatten(1).int().argmax(1, keepdim=True)
+    copies = x.flatten(1).gather(1, first)
+    x = x.where(kept, copies.reshape(-1, *(1,) * (x.dim() - 1)))
+    return x, rows, {name: value[some] for name, value in fields.items()}

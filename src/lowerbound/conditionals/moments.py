@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -47,3 +48,24 @@ def smooth_frequencies(x: Tensor) -> Tensor:
         x: data in [0, 1], ``[N, *event]``, with NaN where an entry was not observed.
     """
     return (x.nansum(0) + 0.5) / (count_observed(x) + 1)
+
+
+def estimate_frequencies(levels_of_entries: Tensor, levels: int) -> Tensor:
+    """Estimate the probability of each level at each entry, ``[levels, *event]``.
+
+    The frequencies of all entries together count as one more observation of each entry.
+
+    Args:
+        levels_of_entries: numbers from 0 to ``levels - 1``, ``[N, *event]``, with NaN where an
+            entry was not observed.
+        levels: the number of levels.
+    """
+    entries = levels_of_entries.reshape(len(levels_of_entries), -1)
+    places = torch.arange(entries.shape[1], device=entries.device).expand_as(entries)
+    seen = ~entries.isnan()
+    cells = places[seen] * levels + entries[seen].round().long()
+    counts = torch.bincount(cells, minlength=entries.shape[1] * levels)
+    counts = counts.reshape(-1, levels).to(entries.dtype)
+    overall = (counts.sum(0) + 1) / (counts.sum() + levels)
+    frequencies = (counts + overall) / (counts.sum(1, keepdim=True) + 1)
+    return frequencies.T.reshape(levels, *levels_of_entries.shape[1:])

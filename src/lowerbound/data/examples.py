@@ -5,26 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lowerbound.data.fields import (
+    EXPOSURE,
     OBSERVED,
     check_fields,
     check_shapes,
     mark_missing,
     read_labels,
+    select_requested,
+    sum_counts,
+    take_rows,
 )
-from lowerbound.data.identity import compute_digest, compute_field_digest
+from lowerbound.data.identity import compute_digest, compute_field_digests
 from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.pixels import decode_pixels
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.rows import Rows, Values, check_row_numbers, select_rows
 from lowerbound.data.sources import convert_values, read_contents, refuse_settings
-from lowerbound.errors import DataError, SettingsError
+from lowerbound.errors import SettingsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
 from lowerbound.settings import check_seed
@@ -68,7 +73,8 @@ class Examples:
         fields: values that belong to each example but are not scored, such as covariates: ``[N,
             ...]`` each, by name. Integers are categories, floating point values are numeric,
             booleans are masks, and text becomes categories. Pixel treatments do not change them.
-            The labels are the field ``label``.
+            The labels are the field ``label``. The field ``exposure`` of counts is by default the
+            sum of each row.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         categories: the meanings of the integers of a field, by the name of the field.
         columns: the names of the entries of vectors, as of a table's columns, or ``None``.
@@ -220,19 +226,21 @@ class Examples:
         Raises:
             DataError: if a needed field does not exist, naming it.
         """
-        fields = self._select_fields(needs, accepts)
-        return {name: field[index.to(field.device)] for name, field in fields.items()}
+        return take_rows(self.select_fields(needs, accepts), index)
 
-    def _select_fields(self, needs: Sequence[str], accepts: Sequence[str]) -> dict[str, Tensor]:
+    def select_fields(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Select the fields that a model requests, ``[N, ...]`` each, see :meth:`given`."""
         known = self.all_fields
-        lacking = [name for name in needs if name not in known]
-        if lacking:
-            raise DataError(
-                f"{self.name}: the model needs the field {lacking[0]!r} of each example, but the "
-                f"fields are: {', '.join(known) or 'none'}. Pass "
-                f"lb.Examples(values, fields={{{lacking[0]!r}: ...}})"
-            )
-        return {name: known[name] for name in (*needs, *accepts) if name in known}
+        if EXPOSURE in {*needs, *accepts} - known.keys():
+            known |= self._exposures
+        return select_requested(known, needs, accepts, self.name)
+
+    @cached_property
+    def _exposures(self) -> dict[str, Tensor]:
+        """The sums of the rows if they are exposures, and if the model learned no other ones."""
+        if self.kind != "counts" or EXPOSURE in getattr(self.preprocessing, "fields", ()):
+            return {}
+        return {EXPOSURE: sum_counts(self.values)}
 
     @property
     def all_fields(self) -> dict[str, Tensor]:
@@ -250,10 +258,7 @@ class Examples:
         return {name: known.get(name) for name in self.all_fields if name != OBSERVED}
 
     def prepare(self, pixels: Pixels, *, seed: int = 0) -> Examples:
-        """Make examples with another treatment of their pixels.
-
-        Only ``"binarize-once"`` uses ``seed``.
-        """
+        """Make examples with other pixels; only ``"binarize-once"`` draws them from ``seed``."""
         if pixels not in get_args(Pixels):
             raise SettingsError(
                 f"pixels={pixels!r} is unknown; choose one of {', '.join(get_args(Pixels))}"
@@ -294,9 +299,7 @@ class Examples:
         if self.files is not None:
             parts["files"] = tuple(self.files[position] for position in positions.tolist())
         parts["values"] = select_rows(self.values, positions.to(self.values.device))
-        parts["fields"] = {
-            name: field[positions.to(field.device)] for name, field in self.fields.items()
-        }
+        parts["fields"] = take_rows(self.fields, positions)
         return replace(self, **parts)
 
     def first(self, count: int) -> Examples:
@@ -352,8 +355,7 @@ class Examples:
     def identity(self, needs: Sequence[str] = (), accepts: Sequence[str] = ()) -> dict[str, Any]:
         """Make the record that a run stores, so that it is resumed only with the same examples.
 
-        Only fields whose names are in ``needs`` or ``accepts`` are recorded, and the kind only if
-        it is counts or codes.
+        Only requested fields are recorded, and the kind only if it is counts or codes.
         """
         identity: dict[str, Any] = {
             "count": len(self),
@@ -374,8 +376,7 @@ class Examples:
         Raises:
             DataError: if a needed field does not exist, naming it.
         """
-        fields = self._select_fields(needs, accepts)
-        return {name: compute_field_digest(field) for name, field in fields.items()}
+        return compute_field_digests(self.select_fields(needs, accepts))
 
     def bits_per_dimension(
         self, bound: float, *, mass: bool | None = False, entries: float | None = None
@@ -383,9 +384,8 @@ class Examples:
         """Convert a bound to bits per dimension.
 
         The result is ``-bound / (D log 2)`` for a probability mass, and ``-bound / (D log 2) +
-        log2(levels)`` for a density of dequantised pixels. It is ``None`` for a density of other
-        data, whose discretisation is not known, and for data with missing entries, since the bound
-        does not score all D entries.
+        log2(levels)`` for a density of dequantised pixels. It is ``None`` for other densities, and
+        for data with missing entries, since the bound does not score all D entries.
 
         Args:
             bound: a lower bound on log p(x), in nats per example, with respect to the [0, 1] scale.

@@ -19,6 +19,9 @@ from lowerbound.errors import DataError, SettingsError
 OBSERVED = "observed"
 """The name of the field that says which entries were observed, ``[N, *shape]``."""
 
+EXPOSURE = "exposure"
+"""The name of the field by which the rates of counts are multiplied, ``[N]`` or ``[N, *shape]``."""
+
 # The names of other arguments of models, which a field cannot have.
 _RESERVED = ("x", "samples", "gradient")
 
@@ -227,6 +230,41 @@ def _replace_nan_in_rows(rows: Any) -> Any:
     if rows.dtype.kind != "f":
         return rows
     return np.where(np.isnan(rows), np.zeros((), rows.dtype), rows)
+
+
+def select_requested(
+    known: Mapping[str, Tensor], needs: Iterable[str], accepts: Iterable[str], name: str
+) -> dict[str, Tensor]:
+    """Select the fields that a model needs or accepts from those that examples have.
+
+    Raises:
+        DataError: if one that it needs does not exist, naming it.
+    """
+    for field in needs:
+        if field in known:
+            continue
+        advice = ""
+        if field == EXPOSURE:
+            advice = "; or pass kind='counts' (--kind counts), which makes it the sum of each row"
+        raise DataError(
+            f"{name}: the model needs the field {field!r} of each example, but the fields are: "
+            f"{', '.join(known) or 'none'}. Pass lb.Examples(values, fields={{{field!r}: ...}})"
+            f"{advice}"
+        )
+    return {field: known[field] for field in (*needs, *accepts) if field in known}
+
+
+def take_rows(fields: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """Take the rows of each field at ``index``."""
+    return {name: field[index.to(field.device)] for name, field in fields.items()}
+
+
+def sum_counts(values: Values) -> Tensor:
+    """Sum the counts of each example, ``[N]``: their exposure if they have no such field."""
+    sums = torch.empty(len(values), device=values.device)
+    for index in split_row_numbers(values):
+        sums[index] = values[index].flatten(1).sum(1, dtype=torch.float64).float()
+    return sums
 
 
 def refuse_ignored_mask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -18,8 +19,12 @@ def compute_digest(values: Values) -> str:
     return digest.hexdigest()
 
 
-def compute_field_digest(field: Tensor) -> str:
-    """Compute the SHA-256 digest of a field's type, shape and entries."""
+def compute_field_digests(fields: Mapping[str, Tensor]) -> dict[str, str]:
+    """Compute the SHA-256 digest of each field's type, shape and entries."""
+    return {name: _compute_field_digest(field) for name, field in fields.items()}
+
+
+def _compute_field_digest(field: Tensor) -> str:
     digest = hashlib.sha256(f"{field.dtype} {tuple(field.shape)}".encode())
     digest.update(field.cpu().contiguous().numpy().data)
     return digest.hexdigest()

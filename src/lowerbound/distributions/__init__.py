@@ -1,11 +1,13 @@
 """Distributions that torch lacks, or that are more exact or faster than torch's."""
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
-from lowerbound.distributions.categorical import FactorialCategorical
+from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
 )
+from lowerbound.distributions.counts import FactorialNegativeBinomial, FactorialPoisson
+from lowerbound.distributions.discretized import DiscretizedLogistics
 from lowerbound.distributions.divergence import (
     as_diagonal,
     closed_form_kl,
@@ -19,6 +21,7 @@ from lowerbound.distributions.entries import (
     entrywise_log_prob,
     find_entry_support,
     find_support,
+    has_point_masses,
     is_mass,
     unwrap_independent,
 )
@@ -31,16 +34,22 @@ from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.student import FactorialStudentT
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
+from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
 
 __all__ = [
     "Beta",
     "CodeSequence",
     "DiagonalNormal",
+    "DiscretizedLogistics",
     "FactorialBernoulli",
     "FactorialCategorical",
+    "FactorialCodes",
     "FactorialContinuousBernoulli",
+    "FactorialNegativeBinomial",
+    "FactorialPoisson",
     "FactorialStudentT",
     "Gamma",
+    "HurdleDistribution",
     "Lebesgue",
     "MaskedDistribution",
     "Mixture",
@@ -49,6 +58,7 @@ __all__ = [
     "Rescaled",
     "SideBySide",
     "TriangularNormal",
+    "ZeroInflatedDistribution",
     "as_diagonal",
     "check_independent_entries",
     "choose_point",
@@ -59,6 +69,7 @@ __all__ = [
     "find_entry_support",
     "find_logit_of_mean",
     "find_support",
+    "has_point_masses",
     "is_mass",
     "natural_point",
     "soft_clamp",

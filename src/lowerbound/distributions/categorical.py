@@ -72,7 +72,7 @@ class FactorialCategorical(Distribution):
         """The same distribution, repeated over ``batch_shape``."""
         own = self.logits.shape[self.axis :]
         logits = self.logits.expand(torch.Size(batch_shape) + own)
-        return FactorialCategorical(logits, self.event_dims)
+        return type(self)(logits, self.event_dims)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, by inverting the distribution function."""
@@ -92,7 +92,7 @@ class FactorialCategorical(Distribution):
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
         shape = torch.broadcast_shapes(value.shape, self._extended_shape())
-        level = (value.expand(shape) * (self.levels - 1)).round().long().unsqueeze(self.axis)
+        level = self._find_level(value.expand(shape)).unsqueeze(self.axis)
         leading = shape[: len(shape) - self.event_dims]
         logits = self.logits.expand(leading + self.logits.shape[self.axis :])
         chosen = logits.gather(self.axis, level.clamp(0, self.levels - 1)).squeeze(self.axis)
@@ -100,7 +100,7 @@ class FactorialCategorical(Distribution):
 
     def stop_gradient(self) -> FactorialCategorical:
         """The same distribution with a stop-gradient on its parameters."""
-        return FactorialCategorical(self.logits.detach(), self.event_dims)
+        return type(self)(self.logits.detach(), self.event_dims)
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""
@@ -114,6 +114,40 @@ class FactorialCategorical(Distribution):
 
     def _scale(self, level: Tensor) -> Tensor:
         return level.to(self.logits.dtype) / (self.levels - 1)
+
+    def _find_level(self, value: Tensor) -> Tensor:
+        return (value * (self.levels - 1)).round().long()
+
+
+class FactorialCodes(FactorialCategorical):
+    r"""Independent entries with integer codes from 0 to ``L - 1``, given by their logits.
+
+    .. math:: \log p(x) = \sum_d \left( \eta_{x_d, d} - \log \sum_l e^{\eta_{l, d}} \right)
+
+    It differs from :class:`FactorialCategorical` in its values: codes are names of categories, so
+    that they are not scaled. Their natural point is the most probable code.
+
+    Args:
+        logits: ``eta``, ``[*batch, L, *event]``.
+        event_dims: the number of trailing dimensions that make one event.
+
+    Example:
+        >>> p = FactorialCodes(torch.zeros(3, 4, 2))
+        >>> p.event_shape, p.log_prob(torch.tensor([0.0, 3.0]))
+        (torch.Size([2]), tensor([-2.7726, -2.7726, -2.7726]))
+    """
+
+    @property
+    def support(self) -> Any:
+        """Whole numbers from 0 to ``L - 1``."""
+        codes = constraints.integer_interval(0, self.levels - 1)
+        return constraints.independent(codes, self.event_dims)
+
+    def _scale(self, level: Tensor) -> Tensor:
+        return level.to(self.logits.dtype)
+
+    def _find_level(self, value: Tensor) -> Tensor:
+        return value.round().long()
 
 
 class Levels(constraints.Constraint):

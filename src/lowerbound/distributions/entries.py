@@ -62,7 +62,8 @@ def unwrap_independent(distribution: Distribution) -> Distribution:
 def is_mass(distribution: Distribution) -> bool | None:
     """Whether a distribution is a probability mass, rather than a density, judged by its support.
 
-    ``None`` if the distribution does not declare its support.
+    ``None`` if the distribution does not declare its support, or is neither because it gives some
+    values a probability and others a density, see :func:`has_point_masses`.
 
     Example:
         >>> from torch.distributions import Gamma, Poisson
@@ -70,9 +71,19 @@ def is_mass(distribution: Distribution) -> bool | None:
         (True, False)
     """
     support = find_support(distribution)
-    if support is None:
+    if support is None or support.is_discrete is None:
         return None
     return bool(support.is_discrete)
+
+
+def has_point_masses(distribution: Distribution) -> bool:
+    """Whether a distribution gives single values a probability, as far as its support says.
+
+    A probability mass does. So does a mixed distribution, whose support declares that
+    ``is_discrete`` is ``None``, such as a hurdle over positive values.
+    """
+    support = find_support(distribution)
+    return support is not None and support.is_discrete is not False
 
 
 def find_support(distribution: Distribution) -> constraints.Constraint | None:
@@ -89,6 +100,19 @@ def find_entry_support(distribution: Distribution) -> constraints.Constraint | N
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def move_inside_support(distribution: Distribution, value: Tensor, chosen: Tensor) -> Tensor:
+    """Replace the chosen entries of a value, which are not scored, by a point in the support.
+
+    A stored placeholder may have the log probability -inf or non-finite gradients. Multiplied by 0
+    these give NaN, which would reach the gradient of the other entries.
+    """
+    entries = find_entry_support(distribution)
+    inside = value.new_zeros(())
+    if entries is not None and entries.is_discrete is False:
+        inside = biject_to(entries)(inside).detach().to(value.dtype)
+    return torch.where(chosen, inside, value)
 
 
 class WrappedDistribution(Distribution):
@@ -194,20 +218,8 @@ class MaskedDistribution(WrappedDistribution):
 
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log probability of each entry of ``value``, and 0 where it is not observed."""
-        terms = entrywise_log_prob(self.base, self._fill_missing(value))
+        terms = entrywise_log_prob(self.base, move_inside_support(self.base, value, ~self.observed))
         return terms.masked_fill(~self.observed, 0.0)
-
-    def _fill_missing(self, value: Tensor) -> Tensor:
-        """Replace the missing entries of a value by a point in the support.
-
-        A stored placeholder may have the log probability -inf or non-finite gradients. Multiplied
-        by 0 these give NaN, which would reach the gradient of the other entries.
-        """
-        entries = find_entry_support(self.base)
-        inside = value.new_zeros(())
-        if entries is not None and not entries.is_discrete:
-            inside = biject_to(entries)(inside).detach().to(value.dtype)
-        return torch.where(self.observed, value, inside)
 
 
 def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:

@@ -16,6 +16,7 @@ from torch.distributions import (
     VonMises,
 )
 
+from lowerbound.distributions.categorical import FactorialCodes
 from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.runtime import noise
@@ -30,8 +31,9 @@ def natural_point(distribution: Distribution) -> Tensor:
     """The point that represents a distribution best, ``[*batch, *event]``.
 
     By default it is the mean. If the mean is not a possible value, it is another point: the most
-    probable category of a ``Categorical``, the greedy sequence of codes, or the mean direction of a
-    distribution on a circle or a sphere. For a distribution of your own, register a function:
+    probable category of a ``Categorical`` or of codes, the greedy sequence of codes, or the mean
+    direction of a distribution on a circle or a sphere. For a distribution of your own, register a
+    function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
     Raises:
@@ -50,6 +52,7 @@ def natural_point(distribution: Distribution) -> Tensor:
 
 @natural_point.register(Categorical)
 @natural_point.register(CodeSequence)
+@natural_point.register(FactorialCodes)
 @natural_point.register(VonMises)
 def _choose_mode(distribution: Any) -> Tensor:
     mode: Tensor = distribution.mode

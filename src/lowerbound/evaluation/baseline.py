@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
+from lowerbound.distributions import FactorialNegativeBinomial
 from lowerbound.models import Model
 from lowerbound.runtime import noise
 
@@ -109,13 +110,7 @@ def _score_counts(x: Tensor) -> Tensor:
     size = (mean.square() / excess.clamp(min=1e-6 * mean)).clamp(max=1e6)
     varies = mean > 0
     x, mean, size = x[:, varies], mean[varies], size[varies]
-    log_mass = (
-        torch.lgamma(x + size)
-        - torch.lgamma(size)
-        - torch.lgamma(x + 1)
-        + size * (size / (size + mean)).log()
-        + x * (mean / (size + mean)).log()
-    )
+    log_mass = FactorialNegativeBinomial(mean.log(), size.log()).entrywise_log_prob(x)
     return _average(log_mass.nanmean(0), 2.0, x)
 
 

@@ -76,8 +76,7 @@ def iterate_batches(
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
     all_rows = torch.arange(len(examples)) if examples.rows is None else examples.rows
-    fields = examples.all_fields
-    available = {name: fields[name] for name in (*needs, *accepts) if name in fields}
+    available = examples.select_fields((), (*needs, *accepts))
     if available:
         check_fields(model, available, all_rows, examples.name)
     if part is not None:

@@ -14,7 +14,7 @@ from lowerbound.conditionals.base import check_fields, select_fields
 from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED, refuse_ignored_mask
-from lowerbound.distributions import MaskedDistribution, find_entry_support, is_mass
+from lowerbound.distributions import MaskedDistribution, find_entry_support, has_point_masses
 from lowerbound.errors import DataError
 from lowerbound.models.measuring import draw_likelihood
 from lowerbound.models.passes import iterate_batches
@@ -39,10 +39,10 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     p = draw_likelihood(model, examples)
     if p is None:
         return
-    if is_mass(p) and examples.pixels == "dequantize":
+    if has_point_masses(p) and examples.pixels == "dequantize":
         raise DataError(
             f"{examples.name}: pixels='dequantize' makes the pixels continuous, but the "
-            f"likelihood's {_find_name(p)} is a probability mass of discrete values; leave "
+            f"likelihood's {_find_name(p)} gives single values a probability; leave "
             "pixels='as-is', or use a density such as lb.Gaussian"
         )
     own_check = _find_own_check(likelihood)

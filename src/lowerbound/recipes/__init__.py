@@ -1,6 +1,7 @@
 """Recipes: for each paper or use, one function that composes a model and an objective."""
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
+from lowerbound.recipes.counts import counts
 from lowerbound.recipes.iwae import iwae
 from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
@@ -12,6 +13,7 @@ __all__ = [
     "Recipe",
     "aevb_bernoulli",
     "aevb_gaussian",
+    "counts",
     "find_recipe",
     "iwae",
     "recipe",

@@ -71,7 +71,7 @@ class Recipe:
         training: settings of :func:`lowerbound.fit` that differ from its defaults.
         pixels: how the pixels of the data are treated, see :class:`lowerbound.Examples`.
         image_size: the size to which pictures from a folder are resized.
-        kind: the kind of the data, if they are ``"counts"`` or ``"codes"``.
+        kind: ``"counts"`` or ``"codes"`` if the data are not pixels or real numbers.
     """
 
     name: str

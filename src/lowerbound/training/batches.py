@@ -115,8 +115,7 @@ class BatchSource:
     ) -> None:
         self.device, self.examples = device, examples
         refuse_ignored_mask(examples.all_fields, needs, accepts, examples.name)
-        names = examples.given(torch.arange(0), needs, accepts)
-        self.fields = {name: examples.all_fields[name] for name in names}
+        self.fields = examples.select_fields(needs, accepts)
         self.on_device = isinstance(examples.values, Tensor) and _fits(examples.values, device)
         if self.on_device:
             self.examples = examples.to(device)

@@ -1,0 +1,98 @@
+"""Counts, such as those of words in texts or of molecules in cells (Lopez et al. 2018)."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+import lowerbound as lb
+from lowerbound.recipes.registry import recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lowerbound.models import LatentModel
+    from lowerbound.objectives import ELBO
+
+
+@recipe(training={"batch_size": 128, "epochs": 40}, kind="counts")
+def counts(
+    shape: tuple[int, ...],
+    *,
+    latent: Annotated[int, Field(ge=1, description="number of dimensions of z")] = 10,
+    hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 128,
+    layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 1,
+    activation: Annotated[
+        str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
+    ] = "relu",
+    likelihood: Annotated[
+        Literal["negative-binomial", "poisson"],
+        Field(description="distribution of the counts"),
+    ] = "negative-binomial",
+    dispersion: Annotated[
+        Literal["elementwise", "network", "shared"],
+        Field(
+            description="inverse dispersion of the negative binomial distribution: one learned "
+            "number for each entry, an output of the decoder, or one learned number"
+        ),
+    ] = "elementwise",
+    zeros: Annotated[
+        Literal["none", "inflated", "hurdle"],
+        Field(
+            description="what makes zeros more frequent: nothing; an additional probability of "
+            "zero; or a probability of zero in place of that of the counts"
+        ),
+    ] = "none",
+    exposure: Annotated[
+        bool,
+        Field(
+            description="whether the decoder gives rates, which the field exposure multiplies. "
+            "Without this field, the exposure is the sum of the counts of an example"
+        ),
+    ] = True,
+    samples: Annotated[
+        int, Field(ge=1, description="number L of draws of z for each example in the bound")
+    ] = 1,
+    beta: Annotated[
+        float,
+        Field(
+            ge=0, description="weight of the rate in training. In the reported bound it is always 1"
+        ),
+    ] = 1.0,
+    kl_warmup: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="number of epochs in which the weight of the rate rises from 0 to beta "
+            "(KL warm-up). 0 disables it",
+        ),
+    ] = 0.0,
+    seed: int | None = None,
+) -> "tuple[LatentModel, ELBO]":
+    """Negative binomial decoder of counts with an exposure: 128 relu units, 10 latents.
+
+    The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
+    whose model is this one with ``zeros="inflated"``; the exposure is the size of a cell's library.
+    The encoder receives log(1 + x). The rates are not normalised to sum to 1.
+    """
+    widths = [hidden] * layers
+
+    def make_decoder(parameters: int = 1) -> "nn.Module":
+        output = (parameters * shape[0], *shape[1:])
+        return lb.mlp(latent, *widths, output, activation=activation)
+
+    part: nn.Module
+    if likelihood == "poisson":
+        part = lb.Poisson(make_decoder(), exposure)
+    elif dispersion == "network":
+        part = lb.NegativeBinomial(make_decoder(2), dispersion, exposure)
+    else:
+        part = lb.NegativeBinomial(make_decoder(), dispersion, exposure)
+    if zeros == "inflated":
+        part = lb.ZeroInflated(part, make_decoder())
+    elif zeros == "hurdle":
+        part = lb.Hurdle(part, make_decoder())
+    encoder = lb.mlp(shape, *widths, 2 * latent, activation=activation)
+    model = lb.LatentModel(lb.StandardNormal(latent), lb.LogInput(lb.Gaussian(encoder)), part)
+    if kl_warmup:
+        return model, lb.ELBO(samples, beta=lb.Ramp(0.0, beta, epochs=kl_warmup))
+    return model, lb.ELBO(samples, beta=beta)
