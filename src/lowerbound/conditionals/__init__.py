@@ -14,7 +14,10 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.mixture import GaussianMixture, MixturePrior
+from lowerbound.conditionals.one_hot import OneHot
 from lowerbound.conditionals.point import Point
+from lowerbound.conditionals.sphere import PowerSpherical, SphereUniform
 from lowerbound.conditionals.standardized import (
     Standardization,
     Standardized,
@@ -31,12 +34,17 @@ __all__ = [
     "Flow",
     "FullRankGaussian",
     "Gaussian",
+    "GaussianMixture",
     "Given",
     "LowRankGaussian",
     "Masked",
+    "MixturePrior",
+    "OneHot",
     "Parametric",
     "Parts",
     "Point",
+    "PowerSpherical",
+    "SphereUniform",
     "StandardNormal",
     "Standardization",
     "Standardized",

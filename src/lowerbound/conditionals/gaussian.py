@@ -107,7 +107,7 @@ class Gaussian(Parametric):
             raise SettingsError(
                 f"Gaussian: mean={mean!r} is unknown; choose 'identity' or 'sigmoid'"
             )
-        _check_scales(self)
+        check_scale_limits(self)
         self._declare_scale()
 
     def _declare_scale(self) -> None:
@@ -149,7 +149,7 @@ class Gaussian(Parametric):
         return DiagonalNormal(raw, log_scale, self.event_dims)
 
     def _bound_log_scale(self, log_variance: Tensor) -> Tensor:
-        return _bound_log_scale(self, log_variance)
+        return bound_log_scale(self, log_variance)
 
     def marginal_outputs(self, x: Tensor) -> Tensor:
         """The mean of each entry, and its log variance if the network gives scales."""
@@ -209,7 +209,7 @@ class FullRankGaussian(Parametric):
         self.network = network
         self.min_scale = min_scale
         self.max_scale = max_scale
-        _check_scales(self)
+        check_scale_limits(self)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None:
             self._find_dimensions(math.prod(declared))
@@ -218,7 +218,7 @@ class FullRankGaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         size = self._find_dimensions(raw.shape[-1])
         loc, log_variance, lower = raw.split((size, size, raw.shape[-1] - 2 * size), -1)
-        scale = _bound_log_scale(self, log_variance).exp()
+        scale = bound_log_scale(self, log_variance).exp()
         rows, columns = torch.tril_indices(size, size, -1, device=raw.device)
         factor = torch.diag_embed(scale)
         factor[..., rows, columns] = lower
@@ -271,7 +271,7 @@ class LowRankGaussian(Parametric):
         self.rank = check_whole_number("LowRankGaussian: rank", rank)
         self.min_scale = min_scale
         self.max_scale = max_scale
-        _check_scales(self)
+        check_scale_limits(self)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None and math.prod(declared) % (2 + self.rank):
             raise ShapeError(
@@ -284,7 +284,7 @@ class LowRankGaussian(Parametric):
         """The Gaussian of these outputs of the network."""
         size = raw.shape[-1] // (2 + self.rank)
         loc, log_variance, columns = raw.split((size, size, size * self.rank), -1)
-        variance = (2 * _bound_log_scale(self, log_variance)).exp()
+        variance = (2 * bound_log_scale(self, log_variance)).exp()
         return LowRankMultivariateNormal(
             loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False
         )
@@ -333,7 +333,7 @@ class _ScaleLimits(Protocol):
     max_scale: float
 
 
-def _check_scales(conditional: _ScaleLimits) -> None:
+def check_scale_limits(conditional: _ScaleLimits) -> None:
     low, high = conditional.min_scale, conditional.max_scale
     if not 0 < low * math.e < high / math.e < math.inf:
         raise SettingsError(
@@ -342,7 +342,7 @@ def _check_scales(conditional: _ScaleLimits) -> None:
         )
 
 
-def _bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
+def bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
     return 0.5 * soft_clamp(
         log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
     )

@@ -19,21 +19,32 @@ from lowerbound.distributions.entries import (
 )
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
+from lowerbound.distributions.one_hot import (
+    FactorialOneHot,
+    RelaxedOneHot,
+    StraightThroughOneHot,
+)
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
+from lowerbound.distributions.sphere import PowerSpherical, SphereUniform
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 
 __all__ = [
     "DiagonalNormal",
     "FactorialBernoulli",
     "FactorialCategorical",
+    "FactorialOneHot",
     "Lebesgue",
     "MaskedDistribution",
     "Mixture",
     "PointMass",
+    "PowerSpherical",
+    "RelaxedOneHot",
     "Rescaled",
     "SideBySide",
+    "SphereUniform",
+    "StraightThroughOneHot",
     "TriangularNormal",
     "as_diagonal",
     "check_independent_entries",
