@@ -334,6 +334,11 @@ class _ScaleLimits(Protocol):
 
 
 def check_scale_limits(conditional: _ScaleLimits) -> None:
+    """Check ``min_scale`` and ``max_scale``.
+
+    Raises:
+        SettingsError: if they are not positive, or too close to each other.
+    """
     low, high = conditional.min_scale, conditional.max_scale
     if not 0 < low * math.e < high / math.e < math.inf:
         raise SettingsError(
@@ -343,6 +348,7 @@ def check_scale_limits(conditional: _ScaleLimits) -> None:
 
 
 def bound_log_scale(conditional: _ScaleLimits, log_variance: Tensor) -> Tensor:
+    """The logarithm of a scale between ``min_scale`` and ``max_scale``, from a log variance."""
     return 0.5 * soft_clamp(
         log_variance, 2 * math.log(conditional.min_scale), 2 * math.log(conditional.max_scale)
     )

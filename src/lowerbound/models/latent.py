@@ -139,7 +139,7 @@ class LatentModel(Model):
         return partial(self.likelihood, **fields)
 
     def start_from(self, x: Tensor, **given: Any) -> None:
-        """Start the likelihood and the prior from some data, see :class:`lowerbound.Conditional`."""
+        """Start likelihood and prior from some data, see :class:`lowerbound.Conditional`."""
         if isinstance(self.prior, Conditional):
             self.prior.start_prior_from(x)
         if isinstance(self.likelihood, Conditional):

@@ -132,6 +132,7 @@ def aevb_bernoulli(
 
 
 def make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
+    """Make the weight of the rate, which rises in the epochs of a KL warm-up."""
     if not kl_warmup:
         return beta
     return lb.Ramp(0.0, beta, epochs=kl_warmup)
