@@ -158,7 +158,12 @@ def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
     )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def has_flow(name: str) -> bool:
+    model, _ = RECIPES[name].build((4,), {"hidden": 2, "latent": 2})
+    return any(isinstance(module, lb.Flow) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not has_flow(name)])
 def test_the_step_of_every_recipe_is_one_graph(name, traced):
     recipe = RECIPES[name]
 
