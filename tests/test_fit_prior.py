@@ -99,5 +99,5 @@ def test_priors_that_do_not_fit_are_refused(prior, settings, error, message):
 
 def test_only_latent_variable_models_have_a_prior_to_replace():
     model = lb.LogJoint(lambda a: -a.square(), lb.mean_field, {"a": ()})
-    with pytest.raises(UnsupportedError, match="fit_prior takes a lowerbound.LatentModel"):
+    with pytest.raises(UnsupportedError, match=r"fit_prior takes a lowerbound\.LatentModel"):
         lb.fit_prior(model, lb.MixturePrior(2, 2), None)
