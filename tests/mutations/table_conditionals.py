@@ -22,8 +22,8 @@ MUTATIONS = [
     ),
     Mutation(
         GAUSSIAN,
-        "scale = _bound_log_scale(self, log_variance).exp()",
-        "scale = (2 * _bound_log_scale(self, log_variance)).exp()",
+        "scale = bound_log_scale(self, log_variance).exp()",
+        "scale = (2 * bound_log_scale(self, log_variance)).exp()",
         "The diagonal of a full-rank factor has variances instead of standard deviations.",
     ),
     Mutation(
@@ -34,8 +34,8 @@ MUTATIONS = [
     ),
     Mutation(
         GAUSSIAN,
-        "variance = (2 * _bound_log_scale(self, log_variance)).exp()",
-        "variance = _bound_log_scale(self, log_variance).exp()",
+        "variance = (2 * bound_log_scale(self, log_variance)).exp()",
+        "variance = bound_log_scale(self, log_variance).exp()",
         "The diagonal of a low-rank covariance has sigma instead of sigma squared.",
     ),
     Mutation(
