@@ -20,7 +20,7 @@ from lowerbound.distributions import (
     RelaxedOneHot,
     closed_form_unit_kl,
 )
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
 LOGITS = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
@@ -176,6 +176,22 @@ def test_the_evidence_of_twelve_binary_latents_is_a_sum_over_4096_states():
     total = (z * of_prior).sum(1) - torch.nn.functional.softplus(of_prior).sum()
     total = total + (X * logits - torch.nn.functional.softplus(logits)).sum(1)
     assert found.mean == pytest.approx(float(total.logsumexp(0).detach()), rel=1e-12)
+
+
+def test_an_enumerated_model_is_saved_and_its_bound_has_no_noise(tmp_path):
+    model = make_model(lb.EnumeratedModel).float()
+    data = (torch.rand(13, 5) < 0.5).float()
+    first = lb.evaluate(model, lb.ELBO(), data, batch_size=13)
+    again = lb.evaluate(model, lb.ELBO(samples=3), data, seed=7, batch_size=4)
+    torch.testing.assert_close(first.per_example, again.per_example, rtol=1e-5, atol=1e-5)
+    lb.save(model, tmp_path / "model.safetensors")
+    loaded = lb.load(tmp_path / "model.safetensors")
+    assert isinstance(loaded, lb.EnumeratedModel)
+    assert lb.evaluate(loaded, lb.ELBO(), data, batch_size=13).mean == first.mean
+    assert model.reconstruct(data).shape == model.sample(13).shape
+    grey = torch.full((2, 5), 0.5)
+    with pytest.raises(DataError, match="row 0 has grey values"):
+        lb.evaluate(model, lb.ELBO(), grey)
 
 
 @pytest.mark.parametrize("kl", ["auto", "sampled"])

@@ -178,6 +178,19 @@ def test_the_step_of_every_recipe_is_one_graph(name, traced):
     assert_agreement(make)
 
 
+def test_a_sum_over_the_states_of_latents_is_part_of_the_graph(traced):
+    def make():
+        torch.manual_seed(0)
+        model = lb.EnumeratedModel(
+            lb.OneHot(lb.constant((2, 3))),
+            lb.OneHot(lb.mlp(6, (2, 3))),
+            lb.Bernoulli(lb.mlp((2, 3), 6)),
+        )
+        return make_step(model, lb.ELBO(), binary((6,)))
+
+    assert_agreement(make)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adagrad", "rmsprop", "nadam"])
 def test_any_optimiser_is_part_of_the_graph(optimizer, lowered):
     assert_agreement(

@@ -1,4 +1,4 @@
-"""Every recipe trains, and refuses other data; priors given a label; flows that draw in one pass."""
+"""Recipes, priors that depend on a label, evaluations of new posteriors, and fast flows."""
 
 import pytest
 import torch
@@ -97,6 +97,24 @@ def test_priors_may_depend_on_a_label(name):
         for label in (rows * 0, rows * 0 + 1)
     ]
     assert rates[0] != rates[1]
+
+
+POSTERIORS = {
+    "GaussianMixture": (lambda: lb.GaussianMixture(lb.mlp(6, 10), 2), lb.MixturePrior, (2, 3), 2),
+    "PowerSpherical": (lambda: lb.PowerSpherical(lb.mlp(6, 4)), lb.SphereUniform, (3,), 3),
+}
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_evaluations_work_with_posteriors_of_other_shapes(name):
+    make, prior, arguments, latent = POSTERIORS[name]
+    model = lb.LatentModel(prior(*arguments), make(), lb.Bernoulli(lb.mlp(latent, 6)))
+    data = (torch.rand(40, 6) < 0.5).float()
+    assert lb.latent_health(model, data, samples=3).rate > -1
+    gaps = lb.inference_gaps(model, data[:3], steps=3, samples=20)
+    assert torch.isfinite(gaps.best_bound.per_example).all()
+    estimate = lb.log_likelihood(model, data, samples=50)
+    assert estimate.mean >= lb.evaluate(model, lb.ELBO(20, kl="sampled"), data).mean - 0.1
 
 
 # Inverse autoregressive flows

@@ -40,7 +40,8 @@ def find_flow_classes() -> dict[str, type[nn.Module]]:
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            self.transform = self.transform.inv
+            flow: Any = self
+            flow.transform = flow.transform.inv
 
     found = {name.lower(): getattr(flows, name) for name in _FLOWS if hasattr(flows, name)}
     return found | {"iaf": IAF}

@@ -28,7 +28,7 @@ class SphereUniform(Conditional):
     Source: Davidson et al. 2018, "Hyperspherical variational auto-encoders".
 
     Example:
-        >>> SphereUniform(3)().sample((5,)).norm(dim=-1)
+        >>> SphereUniform(3)().sample((5,)).norm(dim=-1).round(decimals=4)
         tensor([1., 1., 1., 1., 1.])
     """
 
@@ -81,7 +81,7 @@ class PowerSpherical(Parametric):
         ...     posterior=lb.PowerSpherical(lb.mlp((1, 8, 8), 32, 4)),
         ...     likelihood=lb.Bernoulli(lb.mlp(3, 32, (1, 8, 8))),
         ... )
-        >>> vae.encode(torch.rand(2, 1, 8, 8)).norm(dim=-1)
+        >>> vae.encode(torch.rand(2, 1, 8, 8)).norm(dim=-1).round(decimals=4)
         tensor([1., 1.])
     """
 

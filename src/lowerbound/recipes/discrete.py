@@ -48,20 +48,22 @@ def categorical(
     model. The relaxed bound is one for continuous latents, so it cannot be compared with the
     others.
     """
-    estimator, draws = gradient, "exact"
-    if gradient in ("straight-through", "relaxed"):
-        estimator, draws = "pathwise", gradient
-    make_model = lb.LatentModel
-    if gradient == "enumerated":
-        estimator, make_model = "pathwise", lb.EnumeratedModel
     codes = (latent, categories)
     logits = lb.mlp(shape, *[hidden] * layers, codes, activation=activation)
-    prior = lb.OneHot(lb.constant(codes, learned=False))
+    uniform = lb.constant(codes, learned=False)
+    decoder = make_decoder(shape, codes, hidden, layers, activation)
+    beta = make_beta(1.0, kl_warmup)
     if gradient == "relaxed":
-        prior = lb.OneHot(lb.constant(codes, learned=False), draws, temperature)
-    model = make_model(
-        prior,
-        lb.OneHot(logits, draws, temperature),
-        make_decoder(shape, codes, hidden, layers, activation),
-    )
-    return model, lb.ELBO(samples, gradient=estimator, beta=make_beta(1.0, kl_warmup))
+        prior, posterior = (
+            lb.OneHot(network, "relaxed", temperature) for network in (uniform, logits)
+        )
+        return lb.LatentModel(prior, posterior, decoder), lb.ELBO(samples, beta=beta)
+    prior = lb.OneHot(uniform)
+    if gradient == "straight-through":
+        posterior = lb.OneHot(logits, "straight-through", temperature)
+        return lb.LatentModel(prior, posterior, decoder), lb.ELBO(samples, beta=beta)
+    posterior = lb.OneHot(logits)
+    if gradient == "enumerated":
+        return lb.EnumeratedModel(prior, posterior, decoder), lb.ELBO(samples, beta=beta)
+    objective = lb.ELBO(samples, gradient="score-function", beta=beta)
+    return lb.LatentModel(prior, posterior, decoder), objective

@@ -48,7 +48,14 @@ def iaf(
     """
     widths = [hidden] * layers
     network = lb.mlp(shape, *widths, hidden, activation=activation)
-    posterior = _make_flow_posterior("iaf", network, latent, flow_hidden, transforms=transforms)
+    posterior = _make_flow_posterior(
+        "iaf",
+        network,
+        hidden,
+        latent,
+        transforms=transforms,
+        hidden_features=(flow_hidden, flow_hidden),
+    )
     decoder = make_decoder(shape, latent, hidden, layers, activation)
     model = lb.LatentModel(lb.StandardNormal(latent), posterior, decoder)
     return model, lb.ELBO(samples, beta=make_beta(1.0, kl_warmup))
@@ -77,7 +84,13 @@ def flow_posterior(
     widths = [hidden] * layers
     network = lb.mlp(shape, *widths, hidden, activation=activation)
     posterior = _make_flow_posterior(
-        "nsf", network, latent, flow_hidden, transforms=transforms, passes=2
+        "nsf",
+        network,
+        hidden,
+        latent,
+        transforms=transforms,
+        hidden_features=(flow_hidden, flow_hidden),
+        passes=2,
     )
     decoder = make_decoder(shape, latent, hidden, layers, activation)
     model = lb.LatentModel(lb.StandardNormal(latent), posterior, decoder)
@@ -85,15 +98,12 @@ def flow_posterior(
 
 
 def _make_flow_posterior(
-    name: str, context: "nn.Module", latent: int, flow_hidden: int, **options: Any
+    name: str, network: "nn.Module", context: int, latent: int, **options: Any
 ) -> "nn.Module":
-    """Make a posterior whose flow is given the output of a network."""
+    """Make a posterior whose flow is given the output of a network, of the size ``context``."""
     from torch import nn
 
-    widths = (flow_hidden, flow_hidden)
-    size = context.output_shape
-    flow = lb.Flow(name, latent, context=size, hidden_features=widths, **options)
-    return nn.Sequential(context, flow)
+    return nn.Sequential(network, lb.Flow(name, latent, context=context, **options))
 
 
 @recipe(training={"epochs": 40}, pixels="binarize")
