@@ -60,8 +60,8 @@ from .runs.saving import save as save
 from .runtime import noise as noise
 from .runtime.threads import using_threads as using_threads
 from .training.fitting import fit as fit
-from .training.observing import Observer as Observer
 from .training.fitting_prior import fit_prior as fit_prior
+from .training.observing import Observer as Observer
 from .training.starts import fit_from_optima as fit_from_optima
 
 __version__: str
