@@ -185,6 +185,24 @@ CONDITIONALS = {
     ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
+    "Flow, inverse autoregressive": (lambda: lb.Flow("iaf", 3, context=4, transforms=2), (3,)),
+    "MixturePrior": (lambda: lb.MixturePrior(3, components=4), (3,)),
+    "MixturePrior over images": (lambda: lb.MixturePrior((2, 3, 3), components=4), (2, 3, 3)),
+    "GaussianMixture": (lambda: lb.GaussianMixture(lb.mlp(4, 8, 14), components=2), (3,)),
+    "GaussianMixture that depends on nothing": (
+        lambda: lb.GaussianMixture(lb.constant(14, spread=1.0), components=2),
+        (3,),
+    ),
+    "SphereUniform": (lambda: lb.SphereUniform(3), (3,)),
+    "PowerSpherical": (lambda: lb.PowerSpherical(lb.mlp(4, 8, 4)), (3,)),
+    "PowerSpherical that depends on nothing": (lambda: lb.PowerSpherical(lb.constant(4)), (3,)),
+    "OneHot": (lambda: lb.OneHot(lb.mlp(4, 8, (3, 5))), (3, 5)),
+    "OneHot that depends on nothing": (lambda: lb.OneHot(lb.constant((3, 5))), (3, 5)),
+    "OneHot, straight-through": (
+        lambda: lb.OneHot(lb.mlp(4, 8, (3, 5)), "straight-through"),
+        (3, 5),
+    ),
+    "OneHot, relaxed": (lambda: lb.OneHot(lb.mlp(4, 8, (3, 5)), "relaxed", 0.5), (3, 5)),
     "VampPrior": (lambda: lb.VampPrior(lb.Gaussian(lb.mlp(5, 6)), torch.rand(7, 5)), (3,)),
     "VampPrior of a full-rank posterior": (
         lambda: lb.VampPrior(lb.FullRankGaussian(lb.mlp(5, 9)), torch.rand(7, 5)),
@@ -204,11 +222,15 @@ CONDITIONALS = {
 UNCONDITIONAL = {
     name
     for name in CONDITIONALS
-    if name.startswith(("StandardNormal", "VampPrior")) or "on nothing" in name
+    if name.startswith(("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform"))
+    or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
 WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
+WITHOUT_MOMENTS = {
+    name for name in CONDITIONALS if name.startswith("Flow") or name.endswith("relaxed")
+}
 
 # What is given to each has the shape (4,). The label is below 3, the size is a number, and the
 # exposure a positive one.
@@ -225,6 +247,8 @@ CONDITIONALS_OF_A_FIELD = {
     "masked": lambda: lb.Masked(lb.Given(lb.Gaussian(lb.mlp(7, 6)), "label", categories=3)),
     "given masked": lambda: lb.Given(lb.Masked(lb.Gaussian(lb.mlp(7, 6))), "label", categories=3),
     "point": lambda: lb.Given(lb.Point(lb.mlp(7, 3)), "label", categories=3),
+    "mixture": lambda: lb.Given(lb.GaussianMixture(lb.mlp(7, 14), 2), "label", categories=3),
+    "sphere": lambda: lb.Given(lb.PowerSpherical(lb.mlp(7, 4)), "label", categories=3),
     "flow": lambda: lb.Given(lb.Flow("nsf", 3, context=7, transforms=1), "label", categories=3),
 }
 
@@ -273,6 +297,14 @@ def _with_standardized_data():
     model = _vae()
     model.standardize(torch.rand(20, *IMAGE))
     return model
+
+
+def _with_codes(draws, draws_of_prior):
+    return _vae(
+        lb.OneHot(lb.mlp(IMAGE, 16, (3, 4), activation="tanh"), draws),
+        lb.OneHot(lb.constant((3, 4)), draws_of_prior),
+        lb.Gaussian(lb.mlp((3, 4), 16, (2, 9, 7), activation="tanh")),
+    )
 
 
 class Flatten(nn.Module):
@@ -344,6 +376,18 @@ MODELS = {
         lb.Flow("maf", 2, context=IMAGE, transforms=2, hidden_features=(8,))
     ),
     "VampPrior": _with_vamp_prior,
+    "mixture prior": lambda: _vae(prior=lb.MixturePrior(2, components=3)),
+    "mixture posterior": lambda: _vae(
+        lb.GaussianMixture(lb.mlp(IMAGE, 16, 15, activation="tanh"), components=3)
+    ),
+    "sphere": lambda: _vae(
+        lb.PowerSpherical(lb.mlp(IMAGE, 16, 3, activation="tanh")), lb.SphereUniform(2)
+    ),
+    "straight-through codes": lambda: _with_codes("straight-through", "exact"),
+    "relaxed codes": lambda: _with_codes("relaxed", "relaxed"),
+    "inverse autoregressive flow posterior": lambda: _vae(
+        lb.Flow("iaf", 2, context=IMAGE, transforms=2, hidden_features=(8,))
+    ),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))

@@ -158,15 +158,15 @@ def test_what_does_not_compile_as_one_graph_compiles_in_pieces(name, traced):
     )
 
 
-def has_recurrent_layers(name: str) -> bool:
+def breaks_the_graph(name: str) -> bool:
     model, _ = RECIPES[name].build(examples_for(RECIPES[name]), {"hidden": 2})
-    return any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return any(isinstance(module, nn.RNNBase | lb.Flow) for module in model.modules())
 
 
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        *((name, {}) for name in RECIPES if not has_recurrent_layers(name)),
+        *((name, {}) for name in RECIPES if not breaks_the_graph(name)),
         ("sequence", {"decoder": "attention", "hidden": 8}),
     ],
 )
@@ -178,6 +178,19 @@ def test_the_step_of_every_recipe_is_one_graph(name, more, traced):
         examples = examples_for(recipe)
         model, objective = recipe.build(examples, {"hidden": 8, "latent": 3, **more})
         return make_step(model, objective, examples)
+
+    assert_agreement(make)
+
+
+def test_a_sum_over_the_states_of_latents_is_part_of_the_graph(traced):
+    def make():
+        torch.manual_seed(0)
+        model = lb.EnumeratedModel(
+            lb.OneHot(lb.constant((2, 3))),
+            lb.OneHot(lb.mlp(6, (2, 3))),
+            lb.Bernoulli(lb.mlp((2, 3), 6)),
+        )
+        return make_step(model, lb.ELBO(), binary((6,)))
 
     assert_agreement(make)
 

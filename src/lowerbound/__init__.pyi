@@ -14,6 +14,7 @@ from .conditionals import Flow as Flow
 from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gamma as Gamma
 from .conditionals import Gaussian as Gaussian
+from .conditionals import GaussianMixture as GaussianMixture
 from .conditionals import Given as Given
 from .conditionals import Hurdle as Hurdle
 from .conditionals import Laplace as Laplace
@@ -21,10 +22,14 @@ from .conditionals import LogInput as LogInput
 from .conditionals import LogNormal as LogNormal
 from .conditionals import LowRankGaussian as LowRankGaussian
 from .conditionals import Masked as Masked
+from .conditionals import MixturePrior as MixturePrior
 from .conditionals import NegativeBinomial as NegativeBinomial
+from .conditionals import OneHot as OneHot
 from .conditionals import Ordinal as Ordinal
 from .conditionals import Point as Point
 from .conditionals import Poisson as Poisson
+from .conditionals import PowerSpherical as PowerSpherical
+from .conditionals import SphereUniform as SphereUniform
 from .conditionals import StandardNormal as StandardNormal
 from .conditionals import StudentT as StudentT
 from .conditionals import VampPrior as VampPrior
@@ -48,6 +53,7 @@ from .evaluation import paired_difference as paired_difference
 from .evaluation import posterior_health as posterior_health
 from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
+from .models import EnumeratedModel as EnumeratedModel
 from .models import Latent as Latent
 from .models import LatentModel as LatentModel
 from .models import LogJoint as LogJoint
@@ -71,6 +77,7 @@ from .runs.saving import save as save
 from .runtime import noise as noise
 from .runtime.threads import using_threads as using_threads
 from .training.fitting import fit as fit
+from .training.fitting_prior import fit_prior as fit_prior
 from .training.observing import Observer as Observer
 from .training.starts import fit_from_optima as fit_from_optima
 

@@ -20,9 +20,12 @@ from lowerbound.conditionals.given import Given, Masked
 from lowerbound.conditionals.heavy_tails import Laplace, StudentT
 from lowerbound.conditionals.location_scale import LocationScale
 from lowerbound.conditionals.log_input import LogInput
+from lowerbound.conditionals.mixture import GaussianMixture, MixturePrior
+from lowerbound.conditionals.one_hot import OneHot
 from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
+from lowerbound.conditionals.sphere import PowerSpherical, SphereUniform
 from lowerbound.conditionals.standardized import (
     Standardization,
     Standardized,
@@ -46,6 +49,7 @@ __all__ = [
     "FullRankGaussian",
     "Gamma",
     "Gaussian",
+    "GaussianMixture",
     "Given",
     "Hurdle",
     "Laplace",
@@ -54,12 +58,16 @@ __all__ = [
     "LogNormal",
     "LowRankGaussian",
     "Masked",
+    "MixturePrior",
     "NegativeBinomial",
+    "OneHot",
     "Ordinal",
     "Parametric",
     "Parts",
     "Point",
     "Poisson",
+    "PowerSpherical",
+    "SphereUniform",
     "StandardNormal",
     "Standardization",
     "Standardized",

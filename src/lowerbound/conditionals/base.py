@@ -111,6 +111,15 @@ class Conditional(nn.Module, ABC):
             fields: those that the conditional needs or accepts, ``[N, ...]`` each.
         """
 
+    def start_prior_from(self, x: Tensor) -> None:
+        """Change the parameters of a prior p(z) so that training starts from some data.
+
+        :func:`lowerbound.fit` calls it before the first step. By default nothing changes.
+
+        Args:
+            x: data, ``[N, *event]``.
+        """
+
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
         """The network's output, in float32 at least, as all terms of a bound are."""
         own = next((parameter.dtype for parameter in network.parameters()), None)

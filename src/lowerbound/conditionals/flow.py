@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from lowerbound.settings import check_whole_number
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
 
 
+@cache
 def find_flow_classes() -> dict[str, type[nn.Module]]:
     """Find the flows that the installed zuko has, by the names that :class:`Flow` takes.
 
@@ -32,7 +34,17 @@ def find_flow_classes() -> dict[str, type[nn.Module]]:
 
     # Importing zuko switches torch's checks of arguments off for the whole process.
     Distribution.set_default_validate_args(checks)
-    return {name.lower(): getattr(flows, name) for name in _FLOWS if hasattr(flows, name)}
+
+    class IAF(flows.MAF):  # type: ignore[misc]
+        """The flow whose draws are MAF's densities and the reverse: it draws in one pass."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            flow: Any = self
+            flow.transform = flow.transform.inv
+
+    found = {name.lower(): getattr(flows, name) for name in _FLOWS if hasattr(flows, name)}
+    return found | {"iaf": IAF}
 
 
 @describable
@@ -48,13 +60,18 @@ class Flow(Conditional):
     vector. The networks inside are zuko's (Rozet et al. 2022). Their parameters stay in float32 at
     least, even in a model in float16 or bfloat16. The mean and the variance have no closed form.
 
+    ``"iaf"`` is the inverse of ``"maf"``. It draws in one pass through its networks and scores a
+    given point in D passes; ``"maf"`` does the reverse. So an IAF is the faster posterior, whose
+    draws are scored while they are made, and a MAF the faster prior. The gradients
+    ``"sticking-the-landing"`` and ``"dreg"`` score draws as given points.
+
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
             ``"realnvp"`` (Dinh et al. 2017), ``"maf"`` (Papamakarios et al. 2017), ``"nsf"``
-            (Durkan et al. 2019), ``"ncsf"`` (Rezende et al. 2020, for angles in [-pi, pi]),
-            ``"sospf"`` (Jaini et al. 2019), ``"naf"`` (Huang et al. 2018), ``"unaf"`` (Wehenkel &
-            Louppe 2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"`` (Meng et al. 2020), ``"bpf"``
-            (Ramasinghe et al. 2021).
+            (Durkan et al. 2019), ``"iaf"`` (Kingma et al. 2016), ``"ncsf"`` (Rezende et al. 2020,
+            for angles in [-pi, pi]), ``"sospf"`` (Jaini et al. 2019), ``"naf"`` (Huang et al.
+            2018), ``"unaf"`` (Wehenkel & Louppe 2019), ``"cnf"`` (Grathwohl et al. 2018), ``"gf"``
+            (Meng et al. 2020), ``"bpf"`` (Ramasinghe et al. 2021).
         features: D, the dimensions of the vectors ``[*leading, D]`` that it is over.
         context: the number of dimensions, or the shape ``event``, of its input,
             ``[*leading, *event]``; ``None`` for a flow that ignores its input.

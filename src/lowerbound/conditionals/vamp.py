@@ -13,6 +13,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.distributions import Mixture
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.settings import check_whole_number
 
 
 @describable
@@ -29,11 +30,13 @@ class VampPrior(Conditional):
         posterior: q(z given x), the model's.
         pseudo_inputs: the initial values of the K pseudo-inputs, ``[K, *event]``: examples, an
             array or a tensor, such as some of the training data. 8-bit pixels are scaled to [0, 1].
-            The pseudo-inputs are trained, and are not bounded.
+            A number, K: they are random, and :func:`lowerbound.fit` starts them at K of the
+            training examples. The pseudo-inputs are trained, and are not bounded.
 
     Raises:
         DataError: if the pseudo-inputs are not data that can be trained on.
-        SettingsError: if the posterior needs fields in addition to x.
+        SettingsError: if the posterior needs fields in addition to x; for a number of pseudo-inputs
+            below 1, or if the posterior's network does not declare its ``input_shape``.
 
     Example:
         >>> import lowerbound as lb
@@ -56,10 +59,20 @@ class VampPrior(Conditional):
                 f"VampPrior: the posterior needs {', '.join(needs)}, which pseudo-inputs do not "
                 "have; use a posterior that takes only x"
             )
+        self.posterior = posterior
+        self.starts_at_data = isinstance(pseudo_inputs, int)
+        if isinstance(pseudo_inputs, int):
+            pseudo_inputs = _draw_inputs(posterior, pseudo_inputs)
         examples = Examples.of(pseudo_inputs, name="pseudo_inputs").prepare("as-is")
         rows = torch.arange(len(examples), device=examples.values.device)
-        self.posterior = posterior
         self.pseudo_inputs = nn.Parameter(examples.batch(rows, torch.get_default_dtype()))
+
+    @torch.no_grad()
+    def start_prior_from(self, x: Tensor) -> None:
+        """Set the pseudo-inputs to evenly spaced examples, if only their number was given."""
+        if self.starts_at_data:
+            rows = torch.linspace(0, len(x) - 1, len(self.pseudo_inputs)).round().long()
+            self.pseudo_inputs.copy_(x[rows.to(x.device)])
 
     def extra_repr(self) -> str:
         """The number of components, without the pseudo-inputs' values."""
@@ -85,3 +98,15 @@ class VampPrior(Conditional):
                 f"for {count} pseudo-inputs; expected ({count},)"
             )
         return Mixture(components, self.pseudo_inputs.new_zeros(count, dtype=torch.float32))
+
+
+def _draw_inputs(posterior: nn.Module, count: int) -> Tensor:
+    """Draw uniform pseudo-inputs of the shape that the posterior takes, ``[K, *event]``."""
+    count = check_whole_number("VampPrior: pseudo_inputs", count)
+    shape = getattr(getattr(posterior, "network", posterior), "input_shape", None)
+    if shape is None:
+        raise SettingsError(
+            "VampPrior: a number of pseudo-inputs needs a posterior whose network declares its "
+            "input_shape; pass examples instead"
+        )
+    return torch.rand(count, *shape)

@@ -28,10 +28,16 @@ from lowerbound.distributions.entries import (
 from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
+from lowerbound.distributions.one_hot import (
+    FactorialOneHot,
+    RelaxedOneHot,
+    StraightThroughOneHot,
+)
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.sequences import CodeSequence
+from lowerbound.distributions.sphere import PowerSpherical, SphereUniform
 from lowerbound.distributions.student import FactorialStudentT
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
@@ -46,6 +52,7 @@ __all__ = [
     "FactorialCodes",
     "FactorialContinuousBernoulli",
     "FactorialNegativeBinomial",
+    "FactorialOneHot",
     "FactorialPoisson",
     "FactorialStudentT",
     "Gamma",
@@ -54,9 +61,13 @@ __all__ = [
     "MaskedDistribution",
     "Mixture",
     "PointMass",
+    "PowerSpherical",
+    "RelaxedOneHot",
     "ReportingDistribution",
     "Rescaled",
     "SideBySide",
+    "SphereUniform",
+    "StraightThroughOneHot",
     "TriangularNormal",
     "ZeroInflatedDistribution",
     "as_diagonal",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from lowerbound.distributions.states import list_states, spread_over_batch
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
 
@@ -60,6 +61,19 @@ class FactorialBernoulli(Distribution):
         return FactorialBernoulli(
             self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.event_dims
         )
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All binary events, ``[2^D, *batch, *event]``.
+
+        Args:
+            expand: repeat them over the batch; otherwise its dimensions have the length 1.
+
+        Raises:
+            SettingsError: if there are more than 65,536 of them.
+        """
+        states = list_states(2, self.event_shape.numel(), self.logits.device)
+        events = states.to(self.logits.dtype).reshape(-1, *self.event_shape)
+        return spread_over_batch(events, self.batch_shape, expand)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, of 0 and 1."""

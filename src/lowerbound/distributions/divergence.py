@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.entries import unwrap_independent
 from lowerbound.distributions.normal import DiagonalNormal
+from lowerbound.distributions.one_hot import FactorialOneHot, compute_unit_kl
 from lowerbound.distributions.vectors import Lebesgue
 from lowerbound.runtime import noise
 
@@ -81,7 +82,8 @@ def _kl_to_lebesgue(q: Distribution, p: Lebesgue) -> Tensor:
 def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats.
 
-    ``None`` unless both have independent entries and a closed form is known.
+    A unit of one-hot codes is a variable, so theirs are ``[*batch, J]``. ``None`` unless both
+    distributions have independent units and a closed form is known.
 
     Example:
         >>> q = DiagonalNormal(torch.ones(2), torch.zeros(2))
@@ -89,6 +91,8 @@ def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
         >>> closed_form_unit_kl(q, p)
         tensor([0.5000, 0.5000])
     """
+    if isinstance(q, FactorialOneHot) and isinstance(p, FactorialOneHot):
+        return compute_unit_kl(q, p)
     if isinstance(q, FactorialBernoulli) and isinstance(p, FactorialBernoulli):
         units = _bernoulli_unit_kl(q, p)
     else:

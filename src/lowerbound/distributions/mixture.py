@@ -10,6 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.divergence import as_diagonal
+from lowerbound.distributions.implicit import reparameterise
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal
 from lowerbound.runtime import noise
 
@@ -19,7 +20,8 @@ class Mixture(Distribution):
 
     .. math:: \log p(x) = \log \sum_{k=1}^K w_k \, p_k(x), \qquad w = \operatorname{softmax}(\ell)
 
-    The components may be of any kind. Draws are not reparameterised. They come from
+    The components may be of any kind. Draws are reparameterised if these are diagonal Gaussians, by
+    implicit differentiation (:mod:`lowerbound.distributions.implicit`). They come from
     :mod:`lowerbound.runtime.noise` if the components are lowerbound's own, so that an evaluation
     does not depend on its batches.
 
@@ -34,13 +36,17 @@ class Mixture(Distribution):
         (torch.Size([]), tensor([0.]), tensor([2.]), tensor(-1.4189))
     """
 
-    has_rsample = False
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, components: Distribution, log_weights: Tensor) -> None:
         self.components = components
         self.log_weights = log_weights.log_softmax(-1)
         super().__init__(components.batch_shape[:-1], components.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws can be reparameterised: for diagonal Gaussians."""
+        return as_diagonal(self.components) is not None
 
     @property
     def support(self) -> Any:
@@ -81,6 +87,20 @@ class Mixture(Distribution):
             if component is not None:
                 return component.sample()
             return _select_values(self.components.sample(size), chosen, len(self.event_shape))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws, ``[*sample_shape, *batch, *event]``.
+
+        Raises:
+            NotImplementedError: if the components are not diagonal Gaussians.
+        """
+        diagonal = as_diagonal(self.components)
+        if diagonal is None:
+            raise NotImplementedError
+        drawn = self.sample(sample_shape)
+        if not torch.is_grad_enabled():
+            return drawn
+        return reparameterise(drawn, diagonal, self.log_weights)
 
     @property
     def _axis(self) -> int:

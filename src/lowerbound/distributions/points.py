@@ -18,7 +18,9 @@ from torch.distributions import (
 
 from lowerbound.distributions.categorical import FactorialCodes
 from lowerbound.distributions.entries import MaskedDistribution
+from lowerbound.distributions.one_hot import FactorialOneHot, RelaxedOneHot
 from lowerbound.distributions.sequences import CodeSequence
+from lowerbound.distributions.sphere import PowerSpherical
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 
@@ -31,9 +33,9 @@ def natural_point(distribution: Distribution) -> Tensor:
     """The point that represents a distribution best, ``[*batch, *event]``.
 
     By default it is the mean. If the mean is not a possible value, it is another point: the most
-    probable category of a ``Categorical`` or of codes, the greedy sequence of codes, or the mean
-    direction of a distribution on a circle or a sphere. For a distribution of your own, register a
-    function:
+    probable category of a ``Categorical``, of codes or of a one-hot code, the greedy sequence of
+    codes, or the mean direction of a distribution on a circle or a sphere. For a distribution of
+    your own, register a function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
     Raises:
@@ -53,6 +55,8 @@ def natural_point(distribution: Distribution) -> Tensor:
 @natural_point.register(Categorical)
 @natural_point.register(CodeSequence)
 @natural_point.register(FactorialCodes)
+@natural_point.register(FactorialOneHot)
+@natural_point.register(PowerSpherical)
 @natural_point.register(VonMises)
 def _choose_mode(distribution: Any) -> Tensor:
     mode: Tensor = distribution.mode
@@ -60,6 +64,7 @@ def _choose_mode(distribution: Any) -> Tensor:
 
 
 @natural_point.register(RelaxedBernoulli)
+@natural_point.register(RelaxedOneHot)
 @natural_point.register(RelaxedOneHotCategorical)
 def _choose_probabilities(distribution: Any) -> Tensor:
     probabilities: Tensor = distribution.probs

@@ -18,6 +18,7 @@ from torch.distributions import (
 
 from lowerbound.distributions import (
     FactorialBernoulli,
+    FactorialOneHot,
     choose_point,
     closed_form_kl,
     closed_form_unit_kl,
@@ -25,6 +26,9 @@ from lowerbound.distributions import (
 )
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import LatentModel, Model
+
+# Distributions of units that are one of several codes, whose ``probs`` are ``[*batch, J, C]``.
+_CODES = Categorical | OneHotCategorical | FactorialOneHot
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,7 @@ class Group:
         M is 1 for a numeric unit. For a unit that is one of C codes, M is C, and the mean is that
         of the one-hot code.
         """
-        if isinstance(unwrap_independent(self.q), Categorical | OneHotCategorical):
+        if isinstance(unwrap_independent(self.q), _CODES):
             means = find_code_probabilities(self.q)
             assert means is not None
         else:
@@ -142,7 +146,7 @@ def find_code_probabilities(q: Distribution) -> Tensor | None:
     ``None`` for a posterior whose units are not codes.
     """
     base = unwrap_independent(q)
-    if isinstance(base, Categorical | OneHotCategorical):
+    if isinstance(base, _CODES):
         probabilities = base.probs
     elif isinstance(base, Bernoulli | FactorialBernoulli):
         probabilities = torch.stack([1 - base.mean, base.mean], -1)

@@ -2,6 +2,7 @@
 
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw
+from lowerbound.models.enumerated import EnumeratedModel
 from lowerbound.models.groups import Latent, sample_posterior
 from lowerbound.models.joint import LogJoint
 from lowerbound.models.latent import LatentModel
@@ -10,6 +11,7 @@ from lowerbound.models.sampling import Gradient
 
 __all__ = [
     "Draw",
+    "EnumeratedModel",
     "Gradient",
     "Latent",
     "LatentModel",

@@ -139,7 +139,9 @@ class LatentModel(Model):
         return partial(self.likelihood, **fields)
 
     def start_from(self, x: Tensor, **given: Any) -> None:
-        """Start the likelihood from some data, see :meth:`lowerbound.Conditional.start_from`."""
+        """Start likelihood and prior from some data, see :class:`lowerbound.Conditional`."""
+        if isinstance(self.prior, Conditional):
+            self.prior.start_prior_from(x)
         if isinstance(self.likelihood, Conditional):
             self.likelihood.start_from(x, **select_fields(self.likelihood, given))
 

@@ -2,7 +2,10 @@
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.counts import counts
+from lowerbound.recipes.discrete import categorical
 from lowerbound.recipes.iwae import iwae
+from lowerbound.recipes.posteriors import flow_posterior, iaf, sphere
+from lowerbound.recipes.priors import flow_prior, mixture_prior, vampprior
 from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
 from lowerbound.recipes.sigma_vae import sigma_vae
@@ -13,10 +16,17 @@ __all__ = [
     "Recipe",
     "aevb_bernoulli",
     "aevb_gaussian",
+    "categorical",
     "counts",
     "find_recipe",
+    "flow_posterior",
+    "flow_prior",
+    "iaf",
     "iwae",
+    "mixture_prior",
     "recipe",
     "sequence",
     "sigma_vae",
+    "sphere",
+    "vampprior",
 ]
