@@ -42,9 +42,14 @@ from .networks import constant as constant
 from .networks import conv as conv
 from .networks import flatten_leading as flatten_leading
 from .networks import mlp as mlp
+from .objectives import AAE as AAE
+from .objectives import DIPVAE as DIPVAE
 from .objectives import ELBO as ELBO
 from .objectives import IWAE as IWAE
+from .objectives import RAE as RAE
+from .objectives import BetaTCVAE as BetaTCVAE
 from .objectives import FactorVAE as FactorVAE
+from .objectives import InfoVAE as InfoVAE
 from .objectives import Objective as Objective
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi
