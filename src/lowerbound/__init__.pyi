@@ -26,6 +26,7 @@ from .describe import describable as describable
 from .evaluation import Estimate as Estimate
 from .evaluation import annealed_log_likelihood as annealed_log_likelihood
 from .evaluation import bidirectional as bidirectional
+from .evaluation import disentanglement as disentanglement
 from .evaluation import evaluate as evaluate
 from .evaluation import inference_gaps as inference_gaps
 from .evaluation import latent_health as latent_health
