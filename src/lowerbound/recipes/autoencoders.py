@@ -34,11 +34,10 @@ Critic = Annotated[int, Field(ge=1, description="units of each of the critic's 3
 CriticRate = Annotated[float, Field(gt=0, description="learning rate of the critic")]
 
 
-def make_autoencoder(
+def make_autoencoder(  # noqa: PLR0917 (called by recipes, in this order only)
     shape: Shape,
     latent: int,
     network: str,
-    *,
     hidden: int,
     layers: int,
     channels: int,

@@ -52,14 +52,7 @@ def beta_vae(
     (Higgins et al. 2017). The reported bound is the ELBO, whose rate has the weight 1.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
+        shape, latent, network, hidden, layers, channels, activation, likelihood
     )
     return model, lb.ELBO(beta=make_beta(beta, kl_warmup))
 
@@ -89,14 +82,7 @@ def beta_tc(
     Grosse & Duvenaud 2018). The three parts of the rate are logged.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
+        shape, latent, network, hidden, layers, channels, activation, likelihood
     )
     return model, lb.BetaTCVAE(alpha, beta, gamma)
 
@@ -124,14 +110,7 @@ def factor(
     The paper is "Disentangling by factorising" (Kim & Mnih 2018).
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
+        shape, latent, network, hidden, layers, channels, activation, likelihood
     )
     objective = lb.FactorVAE(make_critic(latent, critic), gamma, learning_rate=critic_rate)
     return model, objective
@@ -164,13 +143,6 @@ def dip(
     (Kumar, Sattigeri & Balakrishnan 2018).
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
+        shape, latent, network, hidden, layers, channels, activation, likelihood
     )
     return model, lb.DIPVAE(version, off_diagonal, diagonal)

@@ -52,14 +52,7 @@ def info(
     & Ermon 2019). The score that is maximised does not bound log p(x), and the ELBO is logged too.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
+        shape, latent, network, hidden, layers, channels, activation, likelihood
     )
     return model, lb.InfoVAE(alpha, weight, kernel)
 
@@ -89,15 +82,7 @@ def mmd_wae(
     is no ELBO, and the reported value is a score.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
-        posterior=posterior,
+        shape, latent, network, hidden, layers, channels, activation, likelihood, posterior
     )
     return model, lb.InfoVAE(1.0, weight, kernel)
 
@@ -126,15 +111,7 @@ def adversarial(
     The paper is "Adversarial autoencoders" (Makhzani et al. 2015). The reported value is a score.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
-        posterior=posterior,
+        shape, latent, network, hidden, layers, channels, activation, likelihood, posterior
     )
     return model, lb.AAE(make_critic(latent, critic), weight, learning_rate=critic_rate)
 
@@ -169,14 +146,6 @@ def rae(
     Schölkopf 2020). The reported value is a score.
     """
     model = make_autoencoder(
-        shape,
-        latent,
-        network,
-        hidden=hidden,
-        layers=layers,
-        channels=channels,
-        activation=activation,
-        likelihood=likelihood,
-        posterior="point",
+        shape, latent, network, hidden, layers, channels, activation, likelihood, "point"
     )
     return model, lb.RAE(weight, gradient_penalty)
