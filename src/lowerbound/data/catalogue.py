@@ -74,8 +74,8 @@ CATALOGUE: dict[str, NamedDataset] = {
             name="sprites",
             description=(
                 "6,000 binary pictures of a square, an ellipse or a heart, drawn when they are "
-                "loaded, with the known factors shape, scale, orientation, x and y as fields, as "
-                "in dSprites (Matthey et al. 2017); random test part"
+                "loaded, whose factors shape, scale, orientation, position_x and position_y are "
+                "fields, as in dSprites (Matthey et al. 2017); random test part"
             ),
             shape=(1, 64, 64),
             train=6000,

@@ -17,8 +17,8 @@ SHAPES = ("square", "ellipse", "heart")
 _GRIDS = {
     "scale": (6, 0.5, 1.0),
     "orientation": (40, 0.0, 2 * math.pi * 39 / 40),
-    "x": (32, 0.0, 1.0),
-    "y": (32, 0.0, 1.0),
+    "position_x": (32, 0.0, 1.0),
+    "position_y": (32, 0.0, 1.0),
 }
 
 _SIDE = 64
@@ -38,7 +38,8 @@ def make_sprites(count: int = 6000, *, seed: int = 0) -> Examples:
     - ``scale``: 6 sizes from 0.5 to 1.
     - ``orientation``: 40 angles in radians, evenly spaced over the circle. Turning a square by a
       quarter or an ellipse by a half changes nothing.
-    - ``x`` and ``y``: 32 positions each from 0 to 1, from left to right and from top to bottom.
+    - ``position_x`` and ``position_y``: 32 positions each from 0 to 1, from left to right and from
+      top to bottom.
 
     Args:
         count: the number of pictures.
@@ -52,8 +53,10 @@ def make_sprites(count: int = 6000, *, seed: int = 0) -> Examples:
 
     Example:
         >>> sprites = make_sprites(20)
-        >>> sprites.shape, list(sprites.fields), sprites.categories["shape"]
-        ((1, 64, 64), ['shape', 'scale', 'orientation', 'x', 'y'], ('square', 'ellipse', 'heart'))
+        >>> sprites.shape, sprites.categories["shape"]
+        ((1, 64, 64), ('square', 'ellipse', 'heart'))
+        >>> list(sprites.fields)
+        ['shape', 'scale', 'orientation', 'position_x', 'position_y']
     """
     count = check_whole_number("make_sprites: count", count)
     seed = noise.derived_seed(check_seed("make_sprites", seed), "sprites")
@@ -67,11 +70,11 @@ def make_sprites(count: int = 6000, *, seed: int = 0) -> Examples:
         draw_shapes(*[factor[rows] for factor in factors.values()])
         for rows in torch.arange(count).split(_PICTURES_AT_ONCE)
     ]
-    fields = {name: factor for name, factor in factors.items() if name != "shape"}
+    numeric = {name: factor.float() for name, factor in factors.items() if name != "shape"}
     return Examples(
         torch.cat(parts)[:, None],
         levels=2,
-        fields={"shape": factors["shape"], **{name: f.float() for name, f in fields.items()}},
+        fields={"shape": factors["shape"], **numeric},
         categories={"shape": SHAPES},
         name="sprites",
     )
@@ -102,8 +105,11 @@ def draw_shapes(shape: Tensor, scale: Tensor, orientation: Tensor, x: Tensor, y:
     radius = (_RADIUS * scale)[:, None, None]
     u = (cosine * across[:, None, :] + sine * down[:, :, None]) / radius
     v = (cosine * down[:, :, None] - sine * across[:, None, :]) / radius
-    inside = torch.stack([_is_in_square(u, v), _is_in_ellipse(u, v), _is_in_heart(u, v)])
-    return inside[shape, torch.arange(len(shape))].to(torch.uint8)
+    pictures = torch.zeros(u.shape, dtype=torch.uint8)
+    for number, is_inside in enumerate((_is_in_square, _is_in_ellipse, _is_in_heart)):
+        chosen = shape == number
+        pictures[chosen] = is_inside(u[chosen], v[chosen]).to(torch.uint8)
+    return pictures
 
 
 def _is_in_square(u: Tensor, v: Tensor) -> Tensor:
@@ -111,10 +117,12 @@ def _is_in_square(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_in_ellipse(u: Tensor, v: Tensor) -> Tensor:
-    return u**2 + (v / 0.6) ** 2 <= 1
+    return u.square() + (v / 0.6).square() <= 1
 
 
 def _is_in_heart(u: Tensor, v: Tensor) -> Tensor:
     """The curve (a^2 + b^2 - 1)^3 = a^2 b^3, whose tip points down."""
     a, b = 1.2 * u, 0.1 - 1.2 * v
-    return (a**2 + b**2 - 1) ** 3 <= a**2 * b**3
+    a_squared, b_squared = a.square(), b.square()
+    excess = a_squared + b_squared - 1
+    return excess * excess.square() <= a_squared * b_squared * b

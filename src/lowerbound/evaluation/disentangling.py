@@ -117,15 +117,16 @@ def disentanglement(
 
     Example:
         >>> import lowerbound as lb
-        >>> sprites = lb.data.make_sprites(200)
+        >>> from lowerbound.data import make_sprites
+        >>> sprites = make_sprites(200)
         >>> vae = lb.LatentModel(
         ...     lb.StandardNormal(4),
         ...     lb.Gaussian(lb.mlp((1, 64, 64), 8)),
         ...     lb.Bernoulli(lb.mlp(4, (1, 64, 64))),
         ... )
-        >>> scores = disentanglement(vae, sprites, factors=["scale", "x", "y"])
+        >>> scores = disentanglement(vae, sprites, factors=["scale", "position_x"])
         >>> 0 <= scores.mig <= 1, list(scores.by_factor)
-        (True, ['scale', 'x', 'y'])
+        (True, ['scale', 'position_x'])
     """
     examples = read_examples(model, data)
     if not isinstance(factors, Mapping):
