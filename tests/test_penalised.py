@@ -140,7 +140,7 @@ def test_the_size_of_the_data_comes_from_fit():
     assert lb.evaluate(run.model, run.objective, data).terms["total correlation"]
     given = lb.fit(vae(), lb.BetaTCVAE(size=7), data, epochs=1, progress=False)
     assert given.objective.size == 7
-    with pytest.raises(SettingsError, match="size of the data is not known.*run.objective"):
+    with pytest.raises(SettingsError, match=r"size of the data is not known.*run\.objective"):
         lb.evaluate(run.model, lb.BetaTCVAE(), data)
 
 
@@ -215,14 +215,14 @@ def test_the_discrepancy_of_gaussians_has_its_closed_form():
 
 @pytest.mark.parametrize("kernel", ["imq", "rbf"])
 def test_equal_distributions_have_no_discrepancy_on_average(kernel):
-    z, y = torch.randn(2, 1000, 5, 2)
+    z, y = torch.randn(2, 200, 5, 2)
     found = compute_discrepancy(z, y, kernel)
     of_batches = torch.stack(
         [compute_discrepancy(a[None], b[None], kernel).mean() for a, b in zip(z, y, strict=True)]
     )
     assert found.shape == (5,)
     torch.testing.assert_close(found.mean(), of_batches.mean())
-    assert abs(float(of_batches.mean())) < 4 * float(of_batches.std()) / math.sqrt(1000)
+    assert abs(float(of_batches.mean())) < 4 * float(of_batches.std()) / math.sqrt(200)
     assert (of_batches < 0).any()
 
 
@@ -249,7 +249,7 @@ def test_info_vae_without_extra_weights_is_the_elbo():
 
 def test_a_discrepancy_brings_the_codes_to_the_prior(trains):
     """Codes of a decoder that copies z; without a penalty they are as wide as the data."""
-    x = 3 + 2 * torch.randn(500, 2)
+    x = 3 + 2 * torch.randn(200, 2)
     spreads = []
     for weight in (1.0, 300.0):
         torch.manual_seed(0)
@@ -262,12 +262,13 @@ def test_a_discrepancy_brings_the_codes_to_the_prior(trains):
             x,
             epochs=30,
             batch_size=50,
-            learning_rate=0.02,
+            learning_rate=0.05,
             progress=False,
         )
         z = model.encode(x)
         spreads.append(float((torch.cov(z.T) - torch.eye(2)).norm() + z.mean(0).norm()))
-    assert spreads[1] < 0.4 < spreads[0]
+    assert spreads[1] < 0.7
+    assert spreads[0] > 1.5
 
 
 def test_a_batch_of_one_example_has_no_discrepancy():
@@ -347,16 +348,17 @@ def test_encoder_and_critic_follow_their_own_gradients():
 
 
 def test_an_adversary_brings_the_codes_to_the_prior(trains):
-    x = 3 + torch.randn(500, 2)
-    torch.manual_seed(0)
+    x = 3 + torch.randn(200, 1)
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Point(nn.Linear(2, 2)), lb.Gaussian(nn.Linear(2, 2), scale=1.0)
+        lb.StandardNormal(1), lb.Point(nn.Linear(1, 1)), lb.Gaussian(nn.Linear(1, 1), scale=1.0)
     )
-    before = float(model.encode(x).mean(0).norm())
-    objective = lb.AAE(lb.mlp(2, 16, 1), weight=5.0, learning_rate=0.01)
-    lb.fit(model, objective, x, epochs=40, batch_size=50, learning_rate=0.01, progress=False)
-    assert before > 1.5
-    assert float(model.encode(x).mean(0).norm()) < 0.4
+    nn.init.ones_(model.posterior.network.weight)
+    nn.init.zeros_(model.posterior.network.bias)
+    objective = lb.AAE(lb.mlp(1, 8, 1), weight=5.0, learning_rate=0.05)
+    lb.fit(model, objective, x, epochs=40, batch_size=50, learning_rate=0.02, progress=False)
+    z = model.encode(x)
+    assert abs(float(z.mean())) < 1
+    assert 0.3 < float(z.std()) < 2
 
 
 # Regularised decoders
@@ -380,8 +382,8 @@ def test_the_gradient_penalty_is_the_norm_of_the_derivative():
     draw = model.draw(torch.randn(20_000, 4, dtype=DOUBLE))
     found = estimate_squared_jacobian(draw)
     error = float(found.detach().std()) / math.sqrt(len(found))
-    expected = decoder.weight.square().sum()
-    assert float(found.detach().mean()) == pytest.approx(float(expected), abs=4 * error)
+    expected = float(decoder.weight.detach().square().sum())
+    assert float(found.detach().mean()) == pytest.approx(expected, abs=4 * error)
     (gradient,) = torch.autograd.grad(found.mean(), [decoder.weight])
     torch.testing.assert_close(gradient, 2 * decoder.weight.detach(), rtol=0.1, atol=0.1)
 
