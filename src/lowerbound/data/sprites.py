@@ -121,8 +121,8 @@ def _is_in_ellipse(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_in_heart(u: Tensor, v: Tensor) -> Tensor:
-    """The curve (a^2 + b^2 - 1)^3 = a^2 b^3, whose tip points down."""
-    a, b = 1.2 * u, 0.1 - 1.2 * v
+    """Whether (a^2 + b^2 - 1)^3 <= a^2 b^3: a heart on its tip, in the circle of radius 1."""
+    a, b = 1.26 * u, 0.24 - 1.26 * v
     a_squared, b_squared = a.square(), b.square()
     excess = a_squared + b_squared - 1
     return excess * excess.square() <= a_squared * b_squared * b

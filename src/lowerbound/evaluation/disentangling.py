@@ -104,7 +104,8 @@ def disentanglement(
         factors: the names of the examples' fields to use, or the factors themselves by name,
             ``[N]`` each. Integers are categories, and floating-point values are numeric. By default
             all fields with one value for each example.
-        bins: the number of bins of a unit, and of a numeric factor with more than 100 values.
+        bins: the number of bins of a unit, and of a numeric factor that has more than 100 different
+            values, or more than a quarter as many as there are examples.
         seed: of the split and of the sets of examples.
 
     Returns:

@@ -16,8 +16,9 @@ from lowerbound.errors import DataError
 
 Array = NDArray[Any]
 
-# A numeric factor with more distinct values is divided into bins of equal width.
-_MOST_VALUES = 100
+# A numeric factor with more distinct values than this, or than this share of the examples, is
+# divided into bins of equal width.
+_MOST_VALUES, _LARGEST_SHARE = 100, 0.25
 
 # For each vote of the FactorVAE score: the number of examples that share the value of a factor.
 _EXAMPLES_OF_A_VOTE = 64
@@ -43,7 +44,8 @@ class Factor:
         """Find the levels of a factor.
 
         Raises:
-            DataError: if all examples have the same value, naming the factor.
+            DataError: if all examples have the same value, or most categories occur only once,
+                naming the factor.
         """
         distinct, levels = np.unique(values, return_inverse=True)
         if len(distinct) < 2:
@@ -51,8 +53,15 @@ class Factor:
                 f"disentanglement: the factor {name!r} has the same value for all examples; leave "
                 "it out of factors="
             )
-        if values.dtype.kind == "f" and len(distinct) > _MOST_VALUES:
-            levels = divide_into_bins(values[:, None], bins)[:, 0]
+        if values.dtype.kind == "f":
+            if len(distinct) > min(_MOST_VALUES, _LARGEST_SHARE * len(values)):
+                levels = divide_into_bins(values[:, None], bins)[:, 0]
+        elif len(distinct) > 0.5 * len(values):
+            raise DataError(
+                f"disentanglement: the factor {name!r} has {len(distinct)} categories for "
+                f"{len(values)} examples; give more examples, or a numeric factor as "
+                "floating-point values"
+            )
         return cls(name, values, levels)
 
     @property
@@ -253,20 +262,10 @@ def compute_factor_vae_score(codes: Array, factors: list[Factor], seed: int) -> 
 
 
 def _find_members(factor: Factor) -> list[Array]:
-    """For each example with others of the same level: the rows of that level, as many times.
-
-    Raises:
-        DataError: if no two examples share a level, naming the factor.
-    """
+    """For each example with others of the same level: the rows of that level, as many times."""
     order = np.argsort(factor.levels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(factor.levels[order])) + 1)
-    members = [group for group in groups if len(group) > 1 for _ in group]
-    if not members:
-        raise DataError(
-            f"disentanglement: no two examples have the same value of {factor.name!r}; give more "
-            "examples, or a numeric factor as floating-point values"
-        )
-    return members
+    return [group for group in groups if len(group) > 1 for _ in group]
 
 
 def compute_all_scores(
@@ -277,6 +276,12 @@ def compute_all_scores(
     order = np.random.default_rng(seed).permutation(len(codes))
     split = (order[len(order) // 2 :], order[: len(order) // 2])
     train, test = (codes[rows] for rows in split)
+    for factor in found:
+        if len(np.unique(factor.values[split[0]])) < 2:
+            raise DataError(
+                f"disentanglement: nearly all examples have the same value of {factor.name!r}; "
+                "give more examples, or leave it out of factors="
+            )
     information = compute_information(codes, found, bins)
     importance, quality = compute_importance(train, test, found, split)
     by_factor = {
