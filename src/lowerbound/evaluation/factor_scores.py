@@ -80,7 +80,8 @@ def divide_into_bins(codes: Array, bins: int) -> Array:
     low = codes.min(0)
     width = codes.max(0) - low
     share = (codes - low) / np.where(width > 0, width, 1)
-    return np.minimum((share * bins).astype(np.int64), bins - 1)
+    divided: Array = np.minimum((share * bins).astype(np.int64), bins - 1)
+    return divided
 
 
 def compute_information(codes: Array, factors: list[Factor], bins: int) -> Array:

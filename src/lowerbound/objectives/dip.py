@@ -93,7 +93,7 @@ class DIPVAE(PenalisedELBO):
         posteriors = [latent.q for latent in find_posteriors(draw, "DIPVAE").values()]
         means = torch.cat([_get_mean(q).flatten(1) for q in posteriors], 1)
         centred = means - means.mean(0)
-        covariance = centred.T @ centred / max(len(means) - 1, 1)
+        covariance: Tensor = centred.T @ centred / max(len(means) - 1, 1)
         if self.version == "I":
             return covariance
         return covariance + torch.block_diag(*[_average_covariance(q) for q in posteriors])
