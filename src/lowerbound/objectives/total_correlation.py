@@ -120,15 +120,17 @@ class BetaTCVAE(PenalisedELBO):
                 "examples, or take the objective of the run: run.objective"
             )
         log_q_KBBJ = score_all_pairs(draw, "BetaTCVAE")
-        batch = log_q_KBBJ.shape[1]
-        log_weight_BB = compute_log_weights(batch, self.size).to(log_q_KBBJ)
-        log_aggregate = (log_weight_BB + log_q_KBBJ.sum(-1)).logsumexp(2)
+        log_q_KBB = log_q_KBBJ.sum(-1)
+        batch = log_q_KBB.shape[1]
+        log_weight_BB = compute_log_weights(batch, self.size).to(log_q_KBB.device)
+        log_aggregate = (log_weight_BB + log_q_KBB).logsumexp(2)
         log_product = (log_weight_BB[..., None] + log_q_KBBJ).logsumexp(2).sum(-1)
-        return {
-            "mutual information": (draw.log_q - log_aggregate).mean(0),
-            "total correlation": (log_aggregate - log_product).mean(0),
-            "dimension-wise KL": (log_product - draw.log_prior).mean(0),
+        parts = {
+            "mutual information": log_q_KBB.diagonal(dim1=1, dim2=2) - log_aggregate,
+            "total correlation": log_aggregate - log_product,
+            "dimension-wise KL": log_product - draw.log_prior,
         }
+        return {name: part.mean(0).to(draw.log_prior.dtype) for name, part in parts.items()}
 
 
 def compute_log_weights(batch: int, size: int) -> Tensor:
@@ -153,7 +155,8 @@ def compute_log_weights(batch: int, size: int) -> Tensor:
 def score_all_pairs(draw: Draw, name: str) -> Tensor:
     """Score each unit of each draw under the posterior of every example, ``[K, B, B, J]``.
 
-    Axis 1 is the example that the draw belongs to, and axis 2 the example of the posterior.
+    Axis 1 is the example that the draw belongs to, and axis 2 the example of the posterior. The
+    result is in double precision, because the parts of the rate are small differences of sums.
 
     Raises:
         UnsupportedError: naming the objective and the latents whose units are not independent given
@@ -166,5 +169,5 @@ def score_all_pairs(draw: Draw, name: str) -> Tensor:
                 f"{name}: the posterior of {group!r} is a {type(latent.q).__name__}, which has no "
                 "density; use one that has, such as lb.Gaussian"
             )
-        scores.append(entrywise_log_prob(latent.q, latent.z.unsqueeze(2)).flatten(3))
+        scores.append(entrywise_log_prob(latent.q, latent.z.double().unsqueeze(2)).flatten(3))
     return torch.cat(scores, -1)
