@@ -277,6 +277,26 @@ OBJECTIVES = {
     "Renyi": lambda: lb.Renyi(0.5, 4),
     "Renyi, dreg": lambda: lb.Renyi(0.5, 4, "dreg"),
     "Renyi above one": lambda: lb.Renyi(2.0, 4),
+    "BetaTCVAE": lambda: lb.BetaTCVAE(beta=lb.Ramp(1.0, 6.0, steps=3), size=60, samples=2),
+    "DIPVAE I": lambda: lb.DIPVAE("I", diagonal=100.0),
+    "DIPVAE II": lambda: lb.DIPVAE("II", samples=3),
+    "InfoVAE": lambda: lb.InfoVAE(alpha=0.5, weight=10.0, samples=2),
+    "InfoVAE without a rate": lambda: lb.InfoVAE(1.0, 10.0, "rbf", scales=(0.5, 1)),
+    "RAE": lambda: lb.RAE(weight=0.1),
+    "RAE, gradient penalty": lambda: lb.RAE(0.1, gradient_penalty=0.5, samples=2),
+}
+
+# Pairs of an objective and a model that are refused, with the reason.
+REFUSED = {
+    ("BetaTCVAE", "full rank posterior"): "entries of a TriangularNormal are not independent",
+    ("BetaTCVAE", "low rank posterior"): "entries of a .* are not independent",
+    ("BetaTCVAE", "Flow posterior"): "entries of a NormalizingFlow are not independent",
+    ("BetaTCVAE", "flow posterior"): "entries of a NormalizingFlow are not independent",
+    **{
+        (f"DIPVAE {version}", f"{letter}low posterior"): "mean of a NormalizingFlow is not known"
+        for version in ("I", "II")
+        for letter in "Ff"
+    },
 }
 
 

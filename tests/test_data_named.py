@@ -112,7 +112,8 @@ def test_the_catalogue_is_light():
     listed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert listed.split() == ["digits", "mnist", "fashion-mnist", "frey-faces", "olivetti"]
+    known = ["digits", "sprites", "mnist", "fashion-mnist", "frey-faces", "olivetti"]
+    assert listed.split() == known
 
 
 def test_every_entry_can_be_read_and_described():
@@ -415,4 +416,4 @@ def test_the_published_files(name, monkeypatch):
     assert data.shape == entry.shape
     counts = (len(data.train), len(data.test))
     assert counts == (entry.train, entry.test) if entry.test else sum(counts) == entry.train
-    assert (data.train.labels is None) == (name == "frey-faces")
+    assert (data.train.labels is None) == (name in ("frey-faces", "sprites"))

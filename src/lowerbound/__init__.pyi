@@ -45,6 +45,7 @@ from .describe import describable as describable
 from .evaluation import Estimate as Estimate
 from .evaluation import annealed_log_likelihood as annealed_log_likelihood
 from .evaluation import bidirectional as bidirectional
+from .evaluation import disentanglement as disentanglement
 from .evaluation import evaluate as evaluate
 from .evaluation import inference_gaps as inference_gaps
 from .evaluation import latent_health as latent_health
@@ -65,9 +66,14 @@ from .networks import embed as embed
 from .networks import flatten_leading as flatten_leading
 from .networks import mlp as mlp
 from .networks import recurrent as recurrent
+from .objectives import AAE as AAE
+from .objectives import DIPVAE as DIPVAE
 from .objectives import ELBO as ELBO
 from .objectives import IWAE as IWAE
+from .objectives import RAE as RAE
+from .objectives import BetaTCVAE as BetaTCVAE
 from .objectives import FactorVAE as FactorVAE
+from .objectives import InfoVAE as InfoVAE
 from .objectives import Objective as Objective
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi

@@ -6,3 +6,4 @@ from .examples import Examples as Examples
 from .load import load_data as load_data
 from .options import Pixels as Pixels
 from .preprocessing import Preprocessing as Preprocessing
+from .sprites import make_sprites as make_sprites

@@ -71,6 +71,20 @@ CATALOGUE: dict[str, NamedDataset] = {
             label_names=tuple("0123456789"),
         ),
         NamedDataset(
+            name="sprites",
+            description=(
+                "6,000 binary pictures of a square, an ellipse or a heart, drawn when they are "
+                "loaded, whose factors shape, scale, orientation, position_x and position_y are "
+                "fields, as in dSprites (Matthey et al. 2017); random test part"
+            ),
+            shape=(1, 64, 64),
+            train=6000,
+            test=0,
+            files=(),
+            licence="Apache 2.0",
+            read=import_when_called(_READERS, "draw_sprites"),
+        ),
+        NamedDataset(
             name="mnist",
             description="70,000 handwritten digits, published test part (LeCun et al. 1998)",
             shape=(1, 28, 28),

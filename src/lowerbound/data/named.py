@@ -22,6 +22,7 @@ from lowerbound.data.fetch import DownloadError, download
 from lowerbound.data.formats import IDX_FILES, find_idx_files
 from lowerbound.data.idx import read_idx, read_idx_folder
 from lowerbound.data.images import convert_images, read_image_folder
+from lowerbound.data.sprites import make_sprites
 from lowerbound.errors import DataError
 
 FOLDER_VARIABLE = "LOWERBOUND_DATA"
@@ -115,6 +116,11 @@ def read_digits(entry: NamedDataset) -> Examples:
     values = torch.from_numpy(data.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))
     return Examples(values, levels=17, labels=labels, name=entry.name)
+
+
+def draw_sprites(entry: NamedDataset) -> Examples:
+    """Draw the sprites, which need no file."""
+    return make_sprites(entry.train)
 
 
 def read_published_parts(entry: NamedDataset) -> tuple[Examples, Examples]:

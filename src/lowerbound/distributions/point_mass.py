@@ -26,6 +26,7 @@ class PointMass(Distribution):
     """
 
     has_rsample = True
+    normalized = False  # it has no density
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, loc: Tensor, event_dims: int = 1) -> None:
@@ -50,6 +51,11 @@ class PointMass(Distribution):
     def variance(self) -> Tensor:
         """0, ``[*batch, *event]``."""
         return torch.zeros_like(self.loc)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """0, ``[*batch, D, D]`` for D entries."""
+        return torch.diag_embed(self.variance.flatten(-self.event_dims))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PointMass:
         """The same point, repeated over ``batch_shape``."""

@@ -4,6 +4,7 @@ from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 from lowerbound.evaluation.annealing import Interval, annealed_log_likelihood, bidirectional
 from lowerbound.evaluation.baseline import score_independent_entries
 from lowerbound.evaluation.comparison import Difference, paired_difference
+from lowerbound.evaluation.disentangling import Disentanglement, disentanglement, score_codes
 from lowerbound.evaluation.estimate import Estimate, evaluate
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
@@ -18,6 +19,7 @@ __all__ = [
     "AnnealedEstimate",
     "CodeUse",
     "Difference",
+    "Disentanglement",
     "Estimate",
     "Finding",
     "Gaps",
@@ -28,6 +30,7 @@ __all__ = [
     "PosteriorHealth",
     "annealed_log_likelihood",
     "bidirectional",
+    "disentanglement",
     "evaluate",
     "inference_gaps",
     "latent_health",
@@ -35,6 +38,7 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "posterior_health",
+    "score_codes",
     "score_independent_entries",
     "to_arviz",
 ]

@@ -93,11 +93,9 @@ class Draw:
         check_groups(latents)
         groups = dict(latents)
         members = list(groups.values())
+        z, q, prior = _join([latent.z for latent in members]), None, None
         if len(members) == 1:
-            z, q, prior = members[0].z, members[0].q, members[0].prior
-        else:
-            vectors = [latent.z.reshape(*latent.z.shape[:2], -1) for latent in members]
-            z, q, prior = torch.cat(vectors, -1), None, None
+            q, prior = members[0].q, members[0].prior
         return cls(
             z=z,
             likelihood_term=likelihood,
@@ -120,6 +118,17 @@ class Draw:
         if self.groups or self.q is None or self.prior is None:
             return self.groups
         return {"z": Latent(z=self.z, q=self.q, prior=self.prior)}
+
+    @once
+    def z_from_prior(self) -> Tensor:
+        """Draws from the prior in the shape of ``z``, as many as from q; made when first read.
+
+        Raises:
+            UnsupportedError: if the prior is not known, or the prior of a group depends on others.
+        """
+        if not self.latents:
+            raise UnsupportedError("the draws of this model do not say what its prior is")
+        return _join([latent.z_from_prior for latent in self.latents.values()])
 
     @once
     def log_likelihood(self) -> Tensor:
@@ -278,6 +287,13 @@ class Draw:
     def has_closed_form_rate(self) -> bool:
         """Whether the rate of some group of latents has a closed form."""
         return any(latent.analytic_rate is not None for latent in self.latents.values())
+
+
+def _join(latents: list[Tensor]) -> Tensor:
+    """Concatenate the latents of several groups as vectors, ``[K, B, J]``; one stays as it is."""
+    if len(latents) == 1:
+        return latents[0]
+    return torch.cat([z.reshape(*z.shape[:2], -1) for z in latents], -1)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.distributions import closed_form_kl, closed_form_unit_kl
+from lowerbound.distributions import closed_form_kl, closed_form_unit_kl, draw_samples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.paths import depends_on, partial_gradients, zero_with_gradients
 from lowerbound.models.sampling import Gradient, choose_sampler, score_latents
@@ -115,6 +115,25 @@ class Latent:
     def log_prior(self) -> Tensor:
         """The log density of z under the prior, ``[K, B]``, in nats."""
         return self.prior.log_prob(self.z)
+
+    @once
+    def z_from_prior(self) -> Tensor:
+        """Draws from the prior in the shape of ``z``, made when first read.
+
+        Raises:
+            UnsupportedError: if the prior depends on other latents of the draw, or has no draws.
+        """
+        if len(self.prior.batch_shape) == 2:
+            raise UnsupportedError(
+                "a prior that depends on other latents was drawn from given latents of q, so "
+                "draws from the whole prior are not known; use a model with independent priors"
+            )
+        try:
+            return draw_samples(self.prior.expand(self.z.shape[1:2]), len(self.z))
+        except NotImplementedError:
+            raise UnsupportedError(
+                f"draws from the prior, a {type(self.prior).__name__}, are not possible"
+            ) from None
 
     @once
     def unit_rates(self) -> Tensor | None:

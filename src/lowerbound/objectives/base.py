@@ -153,6 +153,13 @@ class Objective(ABC):
             return replace(cast(Any, self), samples=samples)
         return self.holding({"samples": samples})
 
+    def for_training_on(self: Self, count: int) -> Self:
+        """The same objective for training on ``count`` examples, which :func:`lowerbound.fit` uses.
+
+        Override it where the objective depends on the size of the data.
+        """
+        return self
+
     def schedules(self) -> dict[str, Schedule]:
         """The settings that change during training, by name."""
         values: dict[str, Any] = {}

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from lowerbound.describe import describable
-from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.models import Draw
-from lowerbound.objectives.base import Objective, Player, check_common
-from lowerbound.objectives.elbo import ELBO
+from lowerbound.objectives.base import Player
+from lowerbound.objectives.critics import check_critic, compute_cross_entropy, compute_logits
+from lowerbound.objectives.penalised import KL, PenalisedELBO
 from lowerbound.objectives.schedules import Schedule, check_number, get_value
 
 
 @describable
 @dataclass(frozen=True)
-class FactorVAE(Objective):
+class FactorVAE(PenalisedELBO):
     r"""FactorVAE (Kim & Mnih 2018), in nats per example: independent latents, disentangled factors.
 
     Training maximises the ELBO less a penalty on the total correlation of the latents,
@@ -59,45 +57,20 @@ class FactorVAE(Objective):
         ['bound', 'rate', 'distortion', 'total correlation', 'critic loss']
     """
 
-    _elbo: ClassVar[ELBO]  # an attribute of each instance, but not a setting
-
     critic: nn.Module = field(compare=False, repr=False)
     gamma: float | Schedule = 10.0
     samples: int = 1
-    kl: Literal["auto", "closed-form", "sampled"] = "auto"
+    kl: KL = "auto"
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.critic, nn.Module):
-            raise SettingsError(
-                "FactorVAE: critic must be a torch.nn.Module from z to a logit, such as "
-                f"lb.mlp(10, 256, 256, 1), not {type(self.critic).__name__}"
-            )
-        check_common(self)
+        check_critic("FactorVAE", self.critic, self.learning_rate)
+        super().__post_init__()
         check_number("FactorVAE: gamma", self.gamma, 0)
-        if isinstance(self.learning_rate, Schedule):
-            raise SettingsError(
-                "FactorVAE: learning_rate must be a number; the schedule of fit changes it, too"
-            )
-        if self.learning_rate is not None:
-            check_number("FactorVAE: learning_rate", self.learning_rate, 0)
-        object.__setattr__(self, "_elbo", ELBO(self.samples, self.kl))
 
-    def bound(self, draw: Draw) -> Tensor:
-        """The ELBO, ``[B]``."""
-        return self._elbo.bound(draw)
-
-    def rate(self, draw: Draw) -> Tensor:
-        """The rate of the ELBO, ``[B]``."""
-        return self._elbo.rate(draw)
-
-    def group_rates(self, draw: Draw) -> dict[str, Tensor]:
-        """The rates of the ELBO by group of latents, ``[B]`` each."""
-        return self._elbo.group_rates(draw)
-
-    def surrogate(self, draw: Draw) -> Tensor:
-        """The ELBO less the penalty, ``[B]``."""
-        return self.bound(draw) - get_value(self.gamma) * self.total_correlation(draw)
+    def penalty(self, draw: Draw) -> Tensor:
+        """``gamma`` times the estimate of the total correlation, ``[B]``."""
+        return get_value(self.gamma) * self.total_correlation(draw)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """The terms of the ELBO, and the estimate of the total correlation, ``[B]`` each."""
@@ -117,17 +90,10 @@ class FactorVAE(Objective):
     def losses(self, draw: Draw) -> dict[str, Tensor]:
         """The critic's cross-entropy between latents and permuted latents, ``[B]``, in nats."""
         z = draw.z.detach()
-        of_joint, of_product = self._logits(z), self._logits(permute_units(z))
-        return {"critic": 0.5 * (softplus(-of_joint) + softplus(of_product)).mean(0)}
+        return {"critic": compute_cross_entropy(self._logits(z), self._logits(permute_units(z)))}
 
     def _logits(self, z: Tensor) -> Tensor:
-        logits: Tensor = self.critic(z.flatten(2))
-        if logits.shape != (*z.shape[:2], 1):
-            raise ShapeError(
-                f"FactorVAE: for latents of shape {tuple(z.shape)} the critic gives the shape "
-                f"{tuple(logits.shape)}; it must give one logit for each draw, {(*z.shape[:2], 1)}"
-            )
-        return logits[..., 0]
+        return compute_logits("FactorVAE", self.critic, z)
 
 
 def permute_units(z: Tensor) -> Tensor:

@@ -3,27 +3,37 @@
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.counts import counts
 from lowerbound.recipes.discrete import categorical
+from lowerbound.recipes.disentangled import beta_tc, beta_vae, dip, factor
 from lowerbound.recipes.iwae import iwae
 from lowerbound.recipes.posteriors import flow_posterior, iaf, sphere
 from lowerbound.recipes.priors import flow_prior, mixture_prior, vampprior
 from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
 from lowerbound.recipes.sigma_vae import sigma_vae
+from lowerbound.recipes.wasserstein import adversarial, info, mmd_wae, rae
 
 __all__ = [
     "RECIPES",
     "Form",
     "Recipe",
+    "adversarial",
     "aevb_bernoulli",
     "aevb_gaussian",
+    "beta_tc",
+    "beta_vae",
     "categorical",
     "counts",
+    "dip",
+    "factor",
     "find_recipe",
     "flow_posterior",
     "flow_prior",
     "iaf",
+    "info",
     "iwae",
     "mixture_prior",
+    "mmd_wae",
+    "rae",
     "recipe",
     "sequence",
     "sigma_vae",

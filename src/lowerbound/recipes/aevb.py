@@ -97,7 +97,7 @@ def aevb_gaussian(
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
     parameters = {"network": 2, "shared": 1, "elementwise": 1, "optimal": 1}[scale]
-    encoder, decoder = _make_networks(
+    encoder, decoder = make_networks(
         network, shape, latent, parameters, hidden, layers, channels, activation
     )
     likelihood = lb.Gaussian(
@@ -125,7 +125,7 @@ def aevb_bernoulli(
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1."""
-    encoder, decoder = _make_networks(
+    encoder, decoder = make_networks(
         network, shape, latent, 1, hidden, layers, channels, activation
     )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
@@ -139,7 +139,7 @@ def make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
     return lb.Ramp(0.0, beta, epochs=kl_warmup)
 
 
-def _make_networks(  # noqa: PLR0917 (private, and called in this order only)
+def make_networks(  # noqa: PLR0917 (called by recipes, in this order only)
     network: str,
     shape: Shape,
     latent: int,
@@ -148,20 +148,23 @@ def _make_networks(  # noqa: PLR0917 (private, and called in this order only)
     layers: int,
     channels: int,
     activation: str,
+    *,
+    posterior_parameters: int = 2,
 ) -> "tuple[nn.Module, nn.Module]":
-    """Make an encoder with ``2 * latent`` outputs, and a decoder.
+    """Make an encoder and a decoder.
 
-    The decoder has ``parameters`` outputs for each entry of an example.
+    The encoder has ``posterior_parameters`` outputs for each unit of z, and the decoder
+    ``parameters`` outputs for each entry of an example.
     """
-    output = (parameters * shape[0], *shape[1:])
+    code, output = posterior_parameters * latent, (parameters * shape[0], *shape[1:])
     if network == "mlp":
         widths = [hidden] * layers
         return (
-            lb.mlp(shape, *widths, 2 * latent, activation=activation),
+            lb.mlp(shape, *widths, code, activation=activation),
             lb.mlp(latent, *widths, output, activation=activation),
         )
     depths = [channels << layer for layer in range(layers)]
     return (
-        lb.conv(shape, *depths, 2 * latent, activation=activation, hidden=(hidden,)),
+        lb.conv(shape, *depths, code, activation=activation, hidden=(hidden,)),
         lb.conv(latent, *reversed(depths), output, activation=activation, hidden=(hidden,)),
     )

@@ -63,6 +63,7 @@ def make_loop(
     _check_plan(plan, settings, objective)
     refuse_ignored_mask(plan.examples.all_fields, model.needs, model.accepts, plan.examples.name)
     train, validation = _split(plan.examples, settings, (*model.needs, *model.accepts))
+    objective = objective.for_training_on(len(train))
     if settings.device != "auto" or not plan.stays_on_device:
         model.to(_find_device(settings.device))
     if settings.standardize:

@@ -1,0 +1,263 @@
+"""Scores of disentanglement, on codes whose scores are known.
+
+The cases are those that disentanglement_lib (Locatello et al. 2019) publishes as its tests: ten
+independent factors of ten values each, with a code that is the factors themselves, the factors
+twice, the factors of each example in random order, or nothing.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.errors import DataError, SettingsError
+from lowerbound.evaluation import score_codes
+from lowerbound.evaluation.factor_scores import (
+    Factor,
+    compute_completeness,
+    compute_disentanglement,
+    compute_factor_vae_score,
+    compute_gaps,
+    compute_importance,
+    compute_information,
+    compute_mig,
+    compute_modularity,
+    compute_sap,
+)
+
+
+def make_factors(count=3000, factors=10, *, numeric=True):
+    random = np.random.default_rng(0)
+    values = random.integers(1, 11, size=(count, factors))
+    if numeric:
+        values = values.astype(np.float64)
+    return [Factor.of(f"factor {i}", column, 20) for i, column in enumerate(values.T)]
+
+
+def make_codes(factors, kind):
+    codes = np.stack([factor.values for factor in factors], 1).astype(np.float64)
+    if kind == "nothing":
+        return np.zeros_like(codes)
+    if kind == "twice":
+        return np.hstack([codes, codes])
+    if kind == "shuffled":
+        return np.random.default_rng(1).permuted(codes, axis=1)
+    return codes
+
+
+def halves(codes):
+    order = np.arange(len(codes))
+    split = order[::2], order[1::2]
+    return *(codes[rows] for rows in split), split
+
+
+CASES = pytest.mark.parametrize(
+    ("kind", "low", "high"), [("same", 0.9, 1.0), ("nothing", 0.0, 0.2), ("twice", 0.0, 0.1)]
+)
+
+
+@CASES
+def test_mig(kind, low, high):
+    factors = make_factors()
+    information = compute_information(make_codes(factors, kind), factors, bins=10)
+    assert low <= compute_mig(information, factors).mean() <= high + 1e-12
+
+
+@CASES
+@pytest.mark.parametrize("numeric", [True, False])
+def test_sap(kind, low, high, numeric):
+    factors = make_factors(numeric=numeric)
+    train, test, split = halves(make_codes(factors, kind))
+    gaps = compute_gaps(compute_sap(train, test, factors, split))
+    chance = 0.0 if numeric else 0.1  # the balanced accuracy of a unit that says nothing
+    assert low * (1 - chance) - 0.02 <= gaps.mean() <= high + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [("same", 0.9, 1.0), ("shuffled", 0.0, 0.2), ("twice", 0.9, 1.0)]
+)
+def test_modularity(kind, low, high):
+    factors = make_factors(20_000 if kind == "shuffled" else 3000)
+    information = compute_information(make_codes(factors, kind), factors, bins=10)
+    assert low <= compute_modularity(information) <= high
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("same", 0.9, 1.0), ("nothing", 0.0, 0.2)])
+def test_factor_vae_score(kind, low, high):
+    factors = make_factors()
+    score = compute_factor_vae_score(make_codes(factors, kind), factors, seed=0)
+    assert low <= score <= high
+
+
+TARGET = 1 - math.log(2) / math.log(8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "disentangled", "complete"),
+    [
+        ("same", (0.9, 1.0), (0.9, 1.0)),
+        ("shuffled", (0.0, 0.2), (0.0, 0.2)),
+        ("twice", (0.9, 1.0), (TARGET - 0.1, TARGET + 0.1)),
+    ],
+)
+def test_dci(kind, disentangled, complete):
+    """With four factors, because boosting takes long: the published test has ten."""
+    factors = make_factors(1000, 4)
+    train, test, split = halves(make_codes(factors, kind))
+    importance, quality = compute_importance(train, test, factors, split)
+    assert disentangled[0] <= compute_disentanglement(importance) <= disentangled[1] + 1e-12
+    assert complete[0] <= compute_completeness(importance) <= complete[1]
+    assert (quality.mean() > 0.9) == (kind != "shuffled")
+
+
+def test_dci_of_categories():
+    factors = [
+        Factor.of("parity", np.arange(400) % 2, 20),
+        Factor.of("rest", np.arange(400) % 5, 20),
+    ]
+    codes = np.random.default_rng(1).permutation(make_codes(factors, "same"))
+    factors = [Factor.of(f.name, codes[:, i].astype(int), 20) for i, f in enumerate(factors)]
+    train, test, split = halves(codes)
+    importance, quality = compute_importance(train, test, factors, split)
+    assert compute_disentanglement(importance) > 0.99
+    assert quality.tolist() == [1.0, 1.0]
+
+
+DIAGONAL = np.diag(5 * np.ones(5))
+DOUBT = 1 - math.log(2) / math.log(10)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "disentangled", "complete", "modular"),
+    [
+        (DIAGONAL, 1.0, 1.0, 1.0),
+        (np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), 1.0, 1.0, 2 / 3),
+        (np.zeros((10, 10)), 0.0, 0.0, 0.0),
+        (np.vstack([DIAGONAL, DIAGONAL]), 1.0, DOUBT, 1.0),
+        (DIAGONAL[:2], 1.0, 1.0, 1.0),
+        (np.hstack([DIAGONAL, DIAGONAL]), DOUBT, 1.0, 1 - 1 / 9),
+    ],
+    ids=["diagonal", "empty code", "zero", "redundant codes", "missed factors", "two factors"],
+)
+def test_scores_of_a_matrix(matrix, disentangled, complete, modular):
+    assert compute_disentanglement(matrix) == pytest.approx(disentangled)
+    assert compute_completeness(matrix) == pytest.approx(complete)
+    assert compute_modularity(matrix) == pytest.approx(modular)
+
+
+def test_the_information_of_equal_variables_is_their_entropy():
+    factors = make_factors(2000, 2)
+    information = compute_information(make_codes(factors, "same"), factors, bins=10)
+    shares = np.bincount(factors[0].levels) / 2000
+    assert information[0, 0] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-12)
+    assert information[0, 1] < 0.05
+    chances = np.array([[0.5, 0.25], [0.0, 0.25]])
+    pairs = [(0, 0)] * 2 + [(0, 1), (1, 1)]
+    codes, levels = np.array(pairs, dtype=float).T
+    found = compute_information(codes[:, None], [Factor.of("one", levels, 20)], bins=2)[0, 0]
+    outer = np.outer(chances.sum(1), chances.sum(0))
+    expected = sum(p * math.log(p / o) for p, o in zip(chances.flat, outer.flat, strict=True) if p)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_continuous_factors_are_scored_in_bins():
+    values = np.random.default_rng(0).random((2000, 3))
+    scores = score_codes(values**3, dict(zip("abc", values.T, strict=True)))
+    assert min(scores.factor_vae, scores.modularity, scores.disentanglement) > 0.9
+    assert scores.mig > 0.6
+    assert list(scores.by_factor) == ["a", "b", "c"]
+
+
+def test_scores_do_not_depend_on_the_scale_of_units():
+    values = np.random.default_rng(0).random((300, 2))
+    factors = {"a": (3 * values[:, 0]).astype(int), "b": values[:, 1]}
+    first, second = (score_codes(values * scale + 3, factors) for scale in (1.0, 1000.0))
+    for name in ("mig", "sap", "factor_vae", "modularity", "completeness"):
+        assert getattr(first, name) == pytest.approx(getattr(second, name), abs=0.02)
+
+
+class Encoder(torch.nn.Module):
+    """Mean and log variance of q: the values themselves, and a variance of 1."""
+
+    def forward(self, x):
+        return torch.cat([x, torch.zeros_like(x)], -1)
+
+
+def identity_model():
+    return lb.LatentModel(
+        lb.StandardNormal(3), lb.Gaussian(Encoder()), lb.Gaussian(lb.mlp(3, 3), scale=1.0)
+    )
+
+
+def labelled(count=400):
+    values = torch.rand(count, 3)
+    fields = {"a": values[:, 0], "b": values[:, 1], "c": (4 * values[:, 2]).long()}
+    return lb.Examples(values, fields=fields | {"wide": torch.zeros(count, 2)})
+
+
+def test_a_model_is_scored_by_its_code_and_the_fields_of_its_data():
+    data = labelled()
+    scores = lb.disentanglement(identity_model(), data)
+    assert list(scores.by_factor) == ["a", "b", "c"]  # and not "wide", which has two values
+    assert (scores.units, scores.examples) == (3, 400)
+    assert min(scores.sap, scores.factor_vae, scores.disentanglement, scores.completeness) > 0.6
+    again = lb.disentanglement(
+        identity_model(), data, factors=data.fields | {"wide": data.fields["a"]}
+    )
+    assert again.by_factor["b"]["mig"] == scores.by_factor["b"]["mig"]
+    few = lb.disentanglement(identity_model(), data, factors=["a", "c"])
+    assert list(few.by_factor) == ["a", "c"]
+    assert str(few).splitlines()[0] == "3 units of 400 examples"
+    assert "a: mig 0." in str(few)
+
+
+def test_a_seed_gives_the_same_scores():
+    data, model = labelled(), identity_model()
+    one, two = (lb.disentanglement(model, data, ["a", "b"], seed=3) for _ in range(2))
+    assert one.by_factor == two.by_factor
+    assert one.factor_vae == two.factor_vae
+
+
+def test_many_examples_are_thinned_evenly(monkeypatch):
+    monkeypatch.setattr("lowerbound.evaluation.disentangling._MOST_EXAMPLES", 100)
+    values = torch.rand(400, 3)
+    factors = {"a": values[:, 0], "b": values[:, 1]}
+    scores = lb.disentanglement(identity_model(), values, factors)
+    assert scores.examples == 100
+    assert scores.sap > 0.8
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        (["a", "z"], "'z' is not a field of data; the fields are: a, b, c, wide"),
+        (["a"], r"400 examples with 1 factor\(s\) are too few"),
+        (["a", "wide"], r"factor 'wide' has the shape \(400, 2\)"),
+        ({"a": torch.rand(7), "b": torch.rand(7)}, r"factor 'a' has the shape \(7,\)"),
+        ({"a": torch.rand(400), "b": torch.zeros(400)}, "'b' has the same value for all"),
+        ({"a": torch.rand(400), "b": torch.full((400,), torch.nan)}, "'b' has non-finite values"),
+        ({"a": torch.rand(400), "b": torch.arange(400)}, "'b' has 400 categories"),
+    ],
+)
+def test_factors_that_do_not_fit_are_named(factors, message):
+    with pytest.raises(DataError, match=message):
+        lb.disentanglement(identity_model(), labelled(), factors)
+
+
+def test_a_factor_that_hardly_varies_is_named():
+    """Its second value does not occur in the half from which predictions are learned."""
+    rare = np.zeros(60, dtype=int)
+    rare[np.random.default_rng(0).permutation(60)[0]] = 1
+    with pytest.raises(DataError, match="nearly all examples have the same value of 'rare'"):
+        score_codes(np.ones((60, 2)), {"a": np.arange(60) % 2, "rare": rare})
+
+
+def test_codes_that_do_not_fit_are_refused():
+    factors = {"a": np.arange(60) % 2, "b": np.arange(60) % 3}
+    for codes in (np.full((60, 2), np.inf), np.zeros(60)):
+        with pytest.raises(DataError, match="must be finite and have the shape"):
+            score_codes(codes, factors)
+    with pytest.raises(SettingsError, match="bins=0"):
+        score_codes(np.zeros((60, 2)), factors, bins=0)
