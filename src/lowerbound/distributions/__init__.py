@@ -26,8 +26,15 @@ from lowerbound.distributions.entries import (
     unwrap_independent,
 )
 from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
+from lowerbound.distributions.hierarchy import Hierarchy
 from lowerbound.distributions.mixture import Mixture
-from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
+from lowerbound.distributions.normal import (
+    DiagonalNormal,
+    TriangularNormal,
+    multiply_normals,
+    shift_normal,
+    soft_clamp,
+)
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
@@ -50,6 +57,7 @@ __all__ = [
     "FactorialStudentT",
     "Gamma",
     "HurdleDistribution",
+    "Hierarchy",
     "Lebesgue",
     "MaskedDistribution",
     "Mixture",
@@ -71,7 +79,9 @@ __all__ = [
     "find_support",
     "has_point_masses",
     "is_mass",
+    "multiply_normals",
     "natural_point",
+    "shift_normal",
     "soft_clamp",
     "stirling_remainder",
     "unwrap_independent",
