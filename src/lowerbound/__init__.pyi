@@ -50,6 +50,7 @@ from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
 from .models import Latent as Latent
 from .models import LatentModel as LatentModel
+from .models import LayeredModel as LayeredModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model
 from .networks import attention as attention

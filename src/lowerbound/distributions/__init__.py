@@ -27,6 +27,7 @@ from lowerbound.distributions.entries import (
 )
 from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
 from lowerbound.distributions.hierarchy import Hierarchy
+from lowerbound.distributions.hierarchy import Hierarchy, outline
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import (
     DiagonalNormal,
@@ -81,6 +82,7 @@ __all__ = [
     "is_mass",
     "multiply_normals",
     "natural_point",
+    "outline",
     "shift_normal",
     "soft_clamp",
     "stirling_remainder",

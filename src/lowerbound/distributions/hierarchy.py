@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from lowerbound.distributions.entries import is_mass
+from lowerbound.runtime import noise
+from lowerbound.runtime.modes import seeded
 
 Visit = Callable[[str, Distribution], Tensor]
 """Receives the name of a group and its distribution, and returns the group's latents."""
@@ -124,8 +126,37 @@ class Hierarchy(Distribution):
         if group.batch_shape == size + self.batch_shape:  # it depends on draws before
             return draw(group, Size())
         if group.batch_shape != self.batch_shape:
-            group = group.expand(self.batch_shape)
+            try:
+                group = group.expand(self.batch_shape)
+            except NotImplementedError:  # a flow of another library
+                return draw(group, size + self.batch_shape)
         return draw(group, size)
+
+
+def outline(
+    walk: Callable[[Visit], Any], order: Sequence[str], batch_shape: Any, device: torch.device
+) -> dict[str, Distribution]:
+    """Find the distribution of each group at some draws of the groups before.
+
+    Args:
+        walk: as for :class:`Hierarchy`.
+        order: the names of the groups in the order of the result.
+        batch_shape: ``[B]``, or ``[]`` for groups that do not depend on examples.
+        device: of the draws, whose noise is theirs alone.
+    """
+    groups: dict[str, Distribution] = {}
+    examples = Size(batch_shape).numel()
+
+    def visit(name: str, group: Distribution) -> Tensor:
+        groups[name] = group
+        if group.batch_shape:
+            return group.sample()
+        return group.sample(Size((examples,)))
+
+    same = torch.zeros(examples, dtype=torch.long)
+    with torch.no_grad(), seeded(0, device), noise.per_example(0, same):
+        walk(visit)
+    return {name: groups[name] for name in order}
 
 
 class _Pieces(constraints.Constraint):

@@ -2,17 +2,21 @@
 
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw
+from lowerbound.models.generative import GenerativeModel
 from lowerbound.models.groups import Latent, sample_posterior
 from lowerbound.models.joint import LogJoint
 from lowerbound.models.latent import LatentModel
+from lowerbound.models.layered import LayeredModel
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
 
 __all__ = [
     "Draw",
+    "GenerativeModel",
     "Gradient",
     "Latent",
     "LatentModel",
+    "LayeredModel",
     "LogJoint",
     "Model",
     "TrainingPlan",

@@ -211,4 +211,3 @@ class LatentModel(GenerativeModel):
                 for _, x, given in iterate_batches(data, self, seed=0, part=self.posterior)
             ]
             return torch.cat(points)
-
