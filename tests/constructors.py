@@ -273,6 +273,20 @@ def _with_standardized_data():
     model = _vae()
     model.standardize(torch.rand(20, *IMAGE))
     return model
+def _layered(inference="bottom up", likelihood=None):
+    """Two layers of 3 and 2 units, with every way to merge what is above."""
+    priors = [lb.Gaussian(lb.mlp(2, 8, 6)), lb.StandardNormal(2)]
+    p = likelihood or lb.Gaussian(lb.mlp(3, (2, 9, 7), activation="tanh"))
+    if inference == "bottom up":
+        posteriors = [lb.Gaussian(lb.mlp(IMAGE, 8, 6)), lb.Gaussian(lb.mlp(3, 8, 4))]
+        return lb.LayeredModel(priors, posteriors, p)
+    features = [lb.mlp(IMAGE, 8, 5), lb.mlp(5, 8, 5)]
+    inputs, states = {"product": 5}.get(inference, 7), None
+    if inference == "residual":
+        priors = [lb.Gaussian(lb.mlp(4, 6)), lb.StandardNormal(2)]
+        states, inputs = [lb.mlp(4 + 3, 8, 3), lb.mlp(2, 8, 4)], 9
+    posteriors = [lb.Gaussian(lb.mlp(inputs, 6)), lb.Gaussian(lb.mlp(5, 4))]
+    return lb.LayeredModel(priors, posteriors, p, features=features, states=states, merge=inference)
 
 
 class Flatten(nn.Module):
@@ -344,6 +358,11 @@ MODELS = {
         lb.Flow("maf", 2, context=IMAGE, transforms=2, hidden_features=(8,))
     ),
     "VampPrior": _with_vamp_prior,
+    "layered, bottom up": _layered,
+    "layered, binary": lambda: _layered(likelihood=lb.Bernoulli(lb.mlp(3, IMAGE))),
+    "layered, concatenated": lambda: _layered("concatenate"),
+    "layered, ladder": lambda: _layered("product"),
+    "layered, states": lambda: _layered("residual"),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))

@@ -7,9 +7,11 @@ from .conditionals import Bernoulli as Bernoulli
 from .conditionals import Beta as Beta
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
+from .conditionals import CodePrior as CodePrior
 from .conditionals import Conditional as Conditional
 from .conditionals import ContinuousBernoulli as ContinuousBernoulli
 from .conditionals import DiscretizedLogistic as DiscretizedLogistic
+from .conditionals import FiniteScalarQuantized as FiniteScalarQuantized
 from .conditionals import Flow as Flow
 from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gamma as Gamma
@@ -29,6 +31,7 @@ from .conditionals import StandardNormal as StandardNormal
 from .conditionals import StudentT as StudentT
 from .conditionals import VampPrior as VampPrior
 from .conditionals import ZeroInflated as ZeroInflated
+from .conditionals import VectorQuantized as VectorQuantized
 from .conditionals import full_rank as full_rank
 from .conditionals import low_rank as low_rank
 from .conditionals import mean_field as mean_field
@@ -64,6 +67,7 @@ from .objectives import ELBO as ELBO
 from .objectives import IWAE as IWAE
 from .objectives import FactorVAE as FactorVAE
 from .objectives import Objective as Objective
+from .objectives import QuantizedELBO as QuantizedELBO
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi
 from .runs.run import Run as Run

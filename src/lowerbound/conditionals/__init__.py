@@ -23,6 +23,7 @@ from lowerbound.conditionals.log_input import LogInput
 from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
+from lowerbound.conditionals.quantized import CodePrior, FiniteScalarQuantized, VectorQuantized
 from lowerbound.conditionals.standardized import (
     Standardization,
     Standardized,
@@ -39,9 +40,11 @@ __all__ = [
     "Beta",
     "ByVariable",
     "Categorical",
+    "CodePrior",
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "FiniteScalarQuantized",
     "Flow",
     "FullRankGaussian",
     "Gamma",
@@ -67,6 +70,7 @@ __all__ = [
     "StudentT",
     "VampPrior",
     "ZeroInflated",
+    "VectorQuantized",
     "event_dims_of",
     "full_rank",
     "low_rank",

@@ -8,6 +8,8 @@ from lowerbound.distributions.continuous_bernoulli import (
 )
 from lowerbound.distributions.counts import FactorialNegativeBinomial, FactorialPoisson
 from lowerbound.distributions.discretized import DiscretizedLogistics
+from lowerbound.distributions.categorical import FactorialCategorical
+from lowerbound.distributions.codes import CodePoint, FactorialCodes
 from lowerbound.distributions.divergence import (
     as_diagonal,
     closed_form_kl,
@@ -47,6 +49,7 @@ from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistr
 __all__ = [
     "Beta",
     "CodeSequence",
+    "CodePoint",
     "DiagonalNormal",
     "DiscretizedLogistics",
     "FactorialBernoulli",

@@ -10,6 +10,7 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.entries import unwrap_independent
+from lowerbound.distributions.codes import CodePoint, FactorialCodes
 from lowerbound.distributions.normal import DiagonalNormal
 from lowerbound.distributions.vectors import Lebesgue
 from lowerbound.runtime import noise
@@ -81,7 +82,8 @@ def _kl_to_lebesgue(q: Distribution, p: Lebesgue) -> Tensor:
 def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats.
 
-    ``None`` unless both have independent entries and a closed form is known.
+    ``None`` unless both have independent entries and a closed form is known. For codes it is that
+    of each code, ``[*batch, S, *sides]``.
 
     Example:
         >>> q = DiagonalNormal(torch.ones(2), torch.zeros(2))
@@ -89,6 +91,8 @@ def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
         >>> closed_form_unit_kl(q, p)
         tensor([0.5000, 0.5000])
     """
+    if isinstance(q, CodePoint) and isinstance(p, FactorialCodes):
+        return -p.unit_log_probs(q.codes)
     if isinstance(q, FactorialBernoulli) and isinstance(p, FactorialBernoulli):
         units = _bernoulli_unit_kl(q, p)
     else:

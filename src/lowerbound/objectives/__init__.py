@@ -4,6 +4,7 @@ from lowerbound.objectives.base import Objective
 from lowerbound.objectives.elbo import ELBO
 from lowerbound.objectives.factor import FactorVAE
 from lowerbound.objectives.importance import IWAE, Renyi
+from lowerbound.objectives.quantized import QuantizedELBO
 from lowerbound.objectives.schedules import Ramp, Schedule
 
-__all__ = ["ELBO", "IWAE", "FactorVAE", "Objective", "Ramp", "Renyi", "Schedule"]
+__all__ = ["ELBO", "IWAE", "FactorVAE", "Objective", "QuantizedELBO", "Ramp", "Renyi", "Schedule"]
