@@ -101,7 +101,7 @@ class LatentModel(GenerativeModel):
         See :class:`lowerbound.conditionals.Standardized`. A model that is standardised stays as it
         is.
         """
-        standardize_parts(self, x, given)
+        standardize_parts(self, self.posterior, x, given)
 
     def draw(
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any

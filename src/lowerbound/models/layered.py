@@ -21,8 +21,9 @@ from lowerbound.models import checks
 from lowerbound.models.draw import Draw
 from lowerbound.models.generative import GenerativeModel, decode_in_batches
 from lowerbound.models.groups import Latent, draw_with_log_q
-from lowerbound.models.merging import Merge, concatenate_events, relate_to_prior
+from lowerbound.models.merging import Merge, check_counts, concatenate_events, relate_to_prior
 from lowerbound.models.sampling import Gradient
+from lowerbound.models.standardizing import standardize_parts
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.modes import evaluating
 
@@ -124,32 +125,29 @@ class LayeredModel(GenerativeModel):
             raise SettingsError(
                 f"LayeredModel: merge={merge!r} is for top-down inference, which needs features=..."
             )
-        self._check_counts()
+        lists = {"posteriors": self.posteriors, "features": self.features, "states": self.states}
+        check_counts(self.priors, lists)
         self.names = tuple(f"z{number}" for number in range(1, len(self.priors) + 1))
 
-    def _check_counts(self) -> None:
-        lists = {
-            "posteriors": self.posteriors,
-            "features": self.features,
-            "states": self.states,
-        }
-        count = len(self.priors)
-        if not count:
-            raise SettingsError("LayeredModel needs at least one layer; priors is empty")
-        for name, parts in lists.items():
-            if parts is not None and len(parts) != count:
-                raise SettingsError(
-                    f"LayeredModel: there are {count} priors and {len(parts)} {name}; give one of "
-                    "each for every layer, z1 first"
-                )
-
     def list_parts(self) -> Mapping[str, nn.Module]:
-        """The conditionals by their roles, such as ``"prior of z1"``."""
+        """The parts by their roles, such as ``"prior of z1"``."""
         parts: dict[str, nn.Module] = {}
         for layer, name in enumerate(self.names):
             parts[f"prior of {name}"] = self.priors[layer]
             parts[f"posterior of {name}"] = self.posteriors[layer]
+        for number, network in enumerate(self.features or (), 1):
+            parts[f"features {number}"] = network
         return parts | {"likelihood": self.likelihood}
+
+    def standardize(self, x: Tensor, **given: Any) -> None:
+        """Wrap the first network and the likelihood so that both see standardised data.
+
+        See :class:`lowerbound.conditionals.Standardized`.
+        """
+        encoder = self.posteriors[0]
+        if self.features is not None:
+            encoder = self.features[0]
+        standardize_parts(self, encoder, x, given)
 
     # The two walks through the layers. A visitor receives the name and the distribution of each
     # layer, and returns latents, with which the walk continues.
@@ -203,7 +201,7 @@ class LayeredModel(GenerativeModel):
         visit: Callable[[str, Distribution, Distribution], Tensor],
     ) -> Tensor:
         """Visit each layer's posterior and prior from the top, and return the last state."""
-        features = self._compute_features(x)
+        features = self._compute_features(x, given)
 
         def visit_layer(layer: int, prior: Distribution, state: Tensor | None) -> Tensor:
             inputs = features[layer]
@@ -216,11 +214,11 @@ class LayeredModel(GenerativeModel):
 
         return self._descend(given, visit_layer)
 
-    def _compute_features(self, x: Tensor) -> list[Tensor]:
+    def _compute_features(self, x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
         assert self.features is not None
         features: list[Tensor] = []
         for network in self.features:
-            x = network(x)
+            x = network(x, **select_fields(network, given))
             features.append(x)
         return features
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 
 Merge = Literal["concatenate", "product", "residual"]
 
@@ -18,6 +18,22 @@ _RELATE: dict[str, Callable[[DiagonalNormal, DiagonalNormal], DiagonalNormal]] =
     "product": multiply_normals,
     "residual": shift_normal,
 }
+
+
+def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:
+    """Check that there is one of each part for every layer.
+
+    Raises:
+        SettingsError: naming the list that has another length than the priors.
+    """
+    if not len(priors):
+        raise SettingsError("LayeredModel needs at least one layer; priors is empty")
+    for name, parts in lists.items():
+        if parts is not None and len(parts) != len(priors):
+            raise SettingsError(
+                f"LayeredModel: there are {len(priors)} priors and {len(parts)} {name}; give one "
+                "of each for every layer, z1 first"
+            )
 
 
 def relate_to_prior(merge: str, q: Distribution, prior: Distribution, name: str) -> DiagonalNormal:
