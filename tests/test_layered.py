@@ -254,7 +254,7 @@ def labelled(part, inputs):
 def test_every_layer_may_depend_on_fields():
     torch.manual_seed(0)
     x, label = torch.randn(12, 6), torch.arange(12) % 3
-    data = lb.Examples(x, label)
+    data = lb.Examples(x, labels=label)
     model = lb.LayeredModel(
         priors=[labelled("z1", 2), lb.Given(lb.Gaussian(lb.mlp(3, 4)), "label", categories=3)],
         posteriors=[labelled("q1", 6), labelled("q2", 2)],

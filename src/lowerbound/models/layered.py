@@ -13,7 +13,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import select_fields
+from lowerbound.conditionals.base import call_network, select_fields
 from lowerbound.describe import describable
 from lowerbound.distributions import Hierarchy, choose_point, outline
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
@@ -101,6 +101,8 @@ class LayeredModel(GenerativeModel):
         (['z2', 'z1'], torch.Size([2, 8]))
     """
 
+    network_dtype: torch.dtype | None = None  # see networks_in
+
     def __init__(
         self,
         priors: Iterable[nn.Module],
@@ -182,8 +184,7 @@ class LayeredModel(GenerativeModel):
             inputs = concatenate_events(
                 state, z, event_dims, f"the state above {self.names[layer]}"
             )
-        updated: Tensor = self.states[layer](inputs)
-        return updated
+        return call_network(self.states[layer], self.network_dtype, inputs)
 
     def _infer(self, x: Tensor, given: Mapping[str, Tensor], visit: Visit) -> None:
         """Visit the posteriors in the order in which latents are drawn."""
@@ -218,7 +219,7 @@ class LayeredModel(GenerativeModel):
         assert self.features is not None
         features: list[Tensor] = []
         for network in self.features:
-            x = network(x, **select_fields(network, given))
+            x = call_network(network, self.network_dtype, x, **select_fields(network, given))
             features.append(x)
         return features
 

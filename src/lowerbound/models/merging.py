@@ -64,14 +64,12 @@ def concatenate_events(first: Tensor, second: Tensor, event_dims: int, what: str
     Raises:
         ShapeError: naming ``what``, if the events do not fit each other.
     """
-    axis = -event_dims
-    sides = first.shape[first.dim() - event_dims + 1 :]
-    leading = second.shape[: max(0, second.dim() - event_dims)]
-    if not leading or second.shape[len(leading) + 1 :] != sides:
+    before, events = first.shape[:-event_dims], first.shape[-event_dims:]
+    leading, others = second.shape[:-event_dims], second.shape[-event_dims:]
+    if events[1:] != others[1:] or leading[len(leading) - len(before) :] != before:
         raise ShapeError(
             f"LayeredModel: {what} has the shape {tuple(first.shape)} and cannot be concatenated "
             f"with {tuple(second.shape)}: apart from their first dimension, events must have the "
             "same shape; let a network of features or states change it"
         )
-    events = first.shape[first.dim() - event_dims :]
-    return torch.cat([first.expand(*leading, *events), second], axis)
+    return torch.cat([first.expand(*leading, *events), second], -event_dims)
