@@ -183,6 +183,25 @@ CONDITIONALS = {
         lambda: Standardized(lb.Gaussian(lb.mlp(4, 6)), Standardization(3)),
         (3,),
     ),
+    "VectorQuantized": (lambda: lb.VectorQuantized(lb.mlp(4, 8, (3, 2)), codes=5), (3, 2)),
+    "VectorQuantized in stages": (
+        lambda: lb.VectorQuantized(lb.mlp(4, 8, 3), codes=5, stages=2, decay=None),
+        (3,),
+    ),
+    "FiniteScalarQuantized": (
+        lambda: lb.FiniteScalarQuantized(lb.mlp(4, 8, (3, 2)), levels=(4, 3, 2)),
+        (3, 2),
+    ),
+    "CodePrior": (
+        lambda: lb.CodePrior(lb.VectorQuantized(lb.mlp(4, (3, 2)), codes=5, stages=2)),
+        (3, 2),
+    ),
+    "CodePrior that is learned": (
+        lambda: lb.CodePrior(
+            lb.FiniteScalarQuantized(lb.mlp(4, (3, 2)), levels=(4, 3, 2)), learned=True
+        ),
+        (3, 2),
+    ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "VampPrior": (lambda: lb.VampPrior(lb.Gaussian(lb.mlp(5, 6)), torch.rand(7, 5)), (3,)),
@@ -204,7 +223,7 @@ CONDITIONALS = {
 UNCONDITIONAL = {
     name
     for name in CONDITIONALS
-    if name.startswith(("StandardNormal", "VampPrior")) or "on nothing" in name
+    if name.startswith(("StandardNormal", "VampPrior", "CodePrior")) or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
@@ -289,6 +308,11 @@ def _layered(inference="bottom up", likelihood=None):
     return lb.LayeredModel(priors, posteriors, p, features=features, states=states, merge=inference)
 
 
+def _coded(posterior, learned=False):
+    decoder = lb.Gaussian(lb.mlp((3, 2, 2), (2, 9, 7), activation="tanh"))
+    return _vae(posterior, lb.CodePrior(posterior, learned), decoder)
+
+
 class Flatten(nn.Module):
     """A flow takes vectors; this gives it an image."""
 
@@ -363,6 +387,13 @@ MODELS = {
     "layered, concatenated": lambda: _layered("concatenate"),
     "layered, ladder": lambda: _layered("product"),
     "layered, states": lambda: _layered("residual"),
+    "codes": lambda: _coded(lb.VectorQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), codes=7)),
+    "codes in stages": lambda: _coded(
+        lb.VectorQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), codes=5, stages=2), learned=True
+    ),
+    "codes on a grid": lambda: _coded(
+        lb.FiniteScalarQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), levels=(4, 3, 2))
+    ),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))
@@ -377,6 +408,8 @@ def examples_for(recipe) -> lb.Examples:
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
     grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
     return grey.prepare(recipe.pixels)
+# Their posteriors are points, so the seed of an evaluation changes nothing.
+WITHOUT_NOISE = {name for name in MODELS if name.startswith("codes")}
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:

@@ -6,6 +6,7 @@ from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
 from lowerbound.conditionals.discretized import DiscretizedLogistic
+from lowerbound.conditionals.code_prior import CodePrior
 from lowerbound.conditionals.flow import Flow
 from lowerbound.conditionals.gaussian import (
     FullRankGaussian,
@@ -24,6 +25,7 @@ from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
 from lowerbound.conditionals.quantized import CodePrior, FiniteScalarQuantized, VectorQuantized
+from lowerbound.conditionals.quantized import FiniteScalarQuantized, VectorQuantized
 from lowerbound.conditionals.standardized import (
     Standardization,
     Standardized,

@@ -1,4 +1,4 @@
-"""Posteriors that choose codes: vector quantisation, finite scalar quantisation, and a prior."""
+"""Posteriors that choose codes: vector quantisation and finite scalar quantisation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound.conditionals.base import Conditional, Parametric, to_full_precision
-from lowerbound.conditionals.given import unwrap
+from lowerbound.conditionals.base import Parametric, to_full_precision
 from lowerbound.describe import describable
-from lowerbound.distributions import CodePoint, FactorialCodes
+from lowerbound.distributions import CodePoint
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
 from lowerbound.runtime import noise
@@ -118,7 +117,7 @@ class VectorQuantized(Quantizer):
         self.decay = decay
         self.revive = revive
         _check_share("VectorQuantized: revive", revive)
-        shape = _find_output_shape(self)
+        shape = find_output_shape(self)
         self.event_dims = len(shape)
         tables = torch.randn(self.stages, self.codes, shape[0]) / self.codes
         if decay is None:
@@ -264,7 +263,7 @@ class FiniteScalarQuantized(Quantizer):
         (torch.Size([7, 1, 4]), 200, True)
     """
 
-    tables: Tensor
+    grid: Tensor
     level_counts: Tensor
 
     def __init__(self, network: nn.Module, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
@@ -277,7 +276,7 @@ class FiniteScalarQuantized(Quantizer):
             raise SettingsError(
                 f"FiniteScalarQuantized: levels={self.levels} must be whole numbers of at least 2"
             )
-        shape = _find_output_shape(self)
+        shape = find_output_shape(self)
         self.event_dims = len(shape)
         if shape[0] != len(self.levels):
             raise ShapeError(
@@ -287,10 +286,10 @@ class FiniteScalarQuantized(Quantizer):
         counts = torch.tensor(self.levels)
         self.register_buffer("level_counts", counts, persistent=False)
         grid = torch.cartesian_prod(*(torch.arange(level) for level in self.levels))
-        vectors = (grid.reshape(-1, len(self.levels)) - counts // 2) / (counts // 2)
-        self.register_buffer(
-            "tables", vectors[None].to(torch.get_default_dtype()), persistent=False
-        )
+        levels_from_the_middle = grid.reshape(-1, len(self.levels)) - counts // 2
+        # Whole numbers, so that they are exact in every floating type.
+        grid = levels_from_the_middle.to(torch.get_default_dtype())
+        self.register_buffer("grid", grid, persistent=False)
 
     @property
     def units(self) -> int:
@@ -304,7 +303,7 @@ class FiniteScalarQuantized(Quantizer):
 
     def get_tables(self) -> Tensor:
         """The points of the grid, ``[1, K, D]``."""
-        return to_full_precision(self.tables)
+        return (to_full_precision(self.grid) / (self.level_counts // 2)).unsqueeze(0)
 
     def from_parameters(self, raw: Tensor) -> CodePoint:
         """The codes of these outputs of the network."""
@@ -337,68 +336,12 @@ class FiniteScalarQuantized(Quantizer):
         return number.unsqueeze(-self.event_dims)
 
 
-@describable
-class CodePrior(Conditional):
-    r"""A prior over the codes of a quantised posterior: uniform, or learned.
-
-    .. math:: \log p(z) = \sum_u \log p(c_u), \qquad p(c) = 1 / K \text{ unless it is learned}
-
-    The rate of the uniform prior is log K nats for each code, whatever the data are. If the codes
-    are not equally frequent, a learned prior has a lower rate. Its probabilities are independent at
-    each position.
-
-    Args:
-        quantizer: the model's posterior, :class:`lowerbound.VectorQuantized` or
-            :class:`lowerbound.FiniteScalarQuantized`, also inside of :class:`lowerbound.Given`. It
-            stays one module when the model is saved.
-        learned: whether the probabilities of the codes are parameters, which start equal.
+def find_output_shape(quantizer: Any) -> Shape:
+    """Find the shape ``(D, *sides)`` of the output of a quantised posterior's network.
 
     Raises:
-        SettingsError: if the posterior does not choose codes.
-
-    Example:
-        >>> import torch, lowerbound as lb
-        >>> posterior = lb.FiniteScalarQuantized(lb.mlp(6, (2, 4)), levels=(3, 3))
-        >>> prior = lb.CodePrior(posterior)()
-        >>> prior.event_shape, prior.log_prob(prior.sample())  # -4 log 9
-        (torch.Size([2, 4]), tensor(-8.7889))
+        ShapeError: if the network does not declare it.
     """
-
-    logits: Tensor
-
-    def __init__(self, quantizer: nn.Module, learned: bool = False) -> None:
-        super().__init__()
-        self.quantizer = quantizer
-        self.learned = learned
-        inside = self._find_quantizer()
-        sides = _find_output_shape(inside)[1:]
-        logits = torch.zeros(inside.units, *sides, inside.count)
-        if learned:
-            self.logits = nn.Parameter(logits)
-        else:
-            self.register_buffer("logits", logits, persistent=False)
-
-    def _find_quantizer(self) -> Quantizer:
-        inside = unwrap(self.quantizer)
-        if not isinstance(inside, Quantizer):
-            raise SettingsError(
-                f"CodePrior: a {type(inside).__name__} does not choose codes; give the model's "
-                "posterior, such as lb.VectorQuantized"
-            )
-        return inside
-
-    def forward(self, *given: Tensor) -> FactorialCodes:
-        """The distribution over vectors of codes, batch shape ``[]``."""
-        inside = self._find_quantizer()
-        return FactorialCodes(
-            to_full_precision(self.logits),
-            inside.get_tables(),
-            inside.find,
-            self.logits.dim() - 1,
-        )
-
-
-def _find_output_shape(quantizer: Any) -> Shape:
     declared: Shape | None = getattr(quantizer.network, "output_shape", None)
     if declared is None:
         raise ShapeError(
