@@ -57,6 +57,7 @@ from .models import LayeredModel as LayeredModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model
 from .networks import attention as attention
+from .models import SemiSupervised as SemiSupervised
 from .networks import constant as constant
 from .networks import conv as conv
 from .networks import embed as embed
@@ -70,6 +71,7 @@ from .objectives import Objective as Objective
 from .objectives import QuantizedELBO as QuantizedELBO
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi
+from .objectives import SupervisedELBO as SupervisedELBO
 from .runs.run import Run as Run
 from .runs.saving import load as load
 from .runs.saving import save as save

@@ -9,6 +9,7 @@ from lowerbound.models.latent import LatentModel
 from lowerbound.models.layered import LayeredModel
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
+from lowerbound.models.semi_supervised import SemiSupervised
 
 __all__ = [
     "Draw",
@@ -19,6 +20,7 @@ __all__ = [
     "LayeredModel",
     "LogJoint",
     "Model",
+    "SemiSupervised",
     "TrainingPlan",
     "sample_posterior",
 ]

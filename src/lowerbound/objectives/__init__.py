@@ -6,5 +6,16 @@ from lowerbound.objectives.factor import FactorVAE
 from lowerbound.objectives.importance import IWAE, Renyi
 from lowerbound.objectives.quantized import QuantizedELBO
 from lowerbound.objectives.schedules import Ramp, Schedule
+from lowerbound.objectives.supervised import SupervisedELBO
 
-__all__ = ["ELBO", "IWAE", "FactorVAE", "Objective", "QuantizedELBO", "Ramp", "Renyi", "Schedule"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "FactorVAE",
+    "Objective",
+    "QuantizedELBO",
+    "Ramp",
+    "Renyi",
+    "Schedule",
+    "SupervisedELBO",
+]
