@@ -228,14 +228,13 @@ def test_what_cannot_be_says_why():
     with pytest.raises(DataError, match="pass label="):
         model.conditioned(x, {"label": labels})
     for gradient in ("dreg", "score-function"):
+        draw = model.draw(x, 3, gradient)
         with pytest.raises(UnsupportedError, match="sums some latents out"):
-            objective = lb.IWAE(3, gradient)
-            objective(model.draw(x, 3, gradient))
+            lb.IWAE(3, gradient)(draw)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
+    draw = vae.draw(x.float())
     with pytest.raises(UnsupportedError, match="for a model that classifies"):
-        vae = lb.LatentModel(
-            lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))
-        )
-        lb.SupervisedELBO()(vae.draw(x.float()))
+        lb.SupervisedELBO()(draw)
     with pytest.raises(SettingsError, match="alpha"):
         lb.SupervisedELBO(alpha=-1.0)
     model.classifier = lb.mlp(SIZE, 2).double()

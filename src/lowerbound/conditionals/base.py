@@ -166,7 +166,7 @@ def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
         yield
         return
     before: dict[Any, torch.dtype | None] = {
-        module: module.network_dtype
+        module: getattr(module, "network_dtype")  # noqa: B009 (not every module has it)
         for module in model.modules()
         if hasattr(module, "network_dtype")
     }

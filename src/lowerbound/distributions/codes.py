@@ -193,7 +193,8 @@ class FactorialCodes(Distribution):
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""
         terms = torch.special.entr(self.code_probabilities).sum(-1)
-        return terms.flatten(terms.dim() - self.event_dims).sum(-1)
+        entropy: Tensor = terms.flatten(terms.dim() - self.event_dims).sum(-1)
+        return entropy
 
     def _align_tables(self, tables: Tensor) -> Tensor:
         """Arrange tables as ``[S, *1, K, D]``, which broadcasts with ``[*batch, S, *sides]``."""
@@ -217,9 +218,8 @@ def embed_codes(codes: Tensor, tables: Tensor, event_dims: int) -> Tensor:
         event_dims: the number of dimensions of an event.
     """
     stages = codes.unbind(-event_dims)
-    vectors = sum(table[stage] for table, stage in zip(tables, stages, strict=True))
-    assert isinstance(vectors, Tensor)
-    return vectors.movedim(-1, -event_dims)
+    chosen = [table[stage] for table, stage in zip(tables, stages, strict=True)]
+    return torch.stack(chosen).sum(0).movedim(-1, -event_dims)
 
 
 @register_kl(CodePoint, FactorialCodes)  # type: ignore[untyped-decorator]

@@ -329,7 +329,8 @@ def _check_parts(name: str, model: Model) -> GenerativeModel:
         UnsupportedError: for a model of another kind.
     """
     called = "lowerbound.LatentModel or lowerbound.LayeredModel"
-    return check_model(name, model, GenerativeModel, _ADVICE, called=called)
+    kind: type[GenerativeModel] = GenerativeModel  # type: ignore[type-abstract]
+    return check_model(name, model, kind, _ADVICE, called=called)
 
 
 def _check_prior(name: str, model: GenerativeModel, given: Mapping[str, Tensor]) -> None:

@@ -143,7 +143,7 @@ def find_code_probabilities(q: Distribution) -> Tensor | None:
     ``None`` for a posterior whose units are not codes.
     """
     base = unwrap_independent(q)
-    own = getattr(base, "code_probabilities", None)
+    own: Tensor | None = getattr(base, "code_probabilities", None)
     if own is not None:
         probabilities = own
     elif isinstance(base, Categorical | OneHotCategorical):

@@ -6,11 +6,12 @@ Suffixes of shapes: K draws, B examples, C categories.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import select_fields
 from lowerbound.models import checks
@@ -38,7 +39,9 @@ class TermsOfLabels:
         self.x = x
         self.prior = model.prior_given(given)
         self.label_prior = model.label_prior.to(x.dtype).log()
-        self.z, self.posterior_terms, self.p = [], [], []
+        self.z: list[Tensor] = []
+        self.posterior_terms: list[Callable[[], Tensor]] = []
+        self.p: list[Distribution] = []
         for category in range(model.categories):
             label = torch.full((len(x),), category, device=x.device)
             fields = dict(given) | {LATENT_LABEL: label}

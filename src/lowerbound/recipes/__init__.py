@@ -19,4 +19,27 @@ __all__ = [
     "recipe",
     "sequence",
     "sigma_vae",
+from lowerbound.recipes.deep import deep
+from lowerbound.recipes.iwae import iwae, iwae_2layer
+from lowerbound.recipes.labelled import conditional, semi_supervised
+from lowerbound.recipes.ladder import ladder
+from lowerbound.recipes.quantized import fsq, residual_vq, vq
+from lowerbound.recipes.registry import RECIPES, Recipe, find_recipe, recipe
+
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "aevb_bernoulli",
+    "aevb_gaussian",
+    "conditional",
+    "deep",
+    "find_recipe",
+    "fsq",
+    "iwae",
+    "iwae_2layer",
+    "ladder",
+    "recipe",
+    "residual_vq",
+    "semi_supervised",
+    "vq",
 ]

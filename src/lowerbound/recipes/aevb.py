@@ -104,7 +104,7 @@ def aevb_gaussian(
         decoder, scale=scale, mean=mean, min_scale=min_scale, max_scale=max_scale
     )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
-    return model, lb.ELBO(samples, kl, beta=_make_beta(beta, kl_warmup), free_bits=free_bits)
+    return model, lb.ELBO(samples, kl, beta=make_beta(beta, kl_warmup), free_bits=free_bits)
 
 
 @recipe(training={"epochs": 40}, pixels="binarize")
@@ -129,10 +129,11 @@ def aevb_bernoulli(
         network, shape, latent, 1, hidden, layers, channels, activation
     )
     model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), lb.Bernoulli(decoder))
-    return model, lb.ELBO(samples, kl, beta=_make_beta(beta, kl_warmup), free_bits=free_bits)
+    return model, lb.ELBO(samples, kl, beta=make_beta(beta, kl_warmup), free_bits=free_bits)
 
 
-def _make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
+def make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
+    """Make the weight of the rate: a number, or one that rises to it in some epochs."""
     if not kl_warmup:
         return beta
     return lb.Ramp(0.0, beta, epochs=kl_warmup)
