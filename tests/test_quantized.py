@@ -161,7 +161,11 @@ def test_evaluations_leave_the_codes_as_they_are():
     lb.latent_health(model, x)
     model.eval().draw(x)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model.posterior.requires_grad_(False)
     model.train().draw(x)
+    assert torch.equal(model.posterior.tables, before["posterior.tables"])
+    model.posterior.requires_grad_(True)
+    model.draw(x)
     assert not torch.equal(model.posterior.tables, before["posterior.tables"])
 
 

@@ -62,7 +62,8 @@ class VectorQuantized(Quantizer):
 
     By default the codes are moving averages of the outputs that chose them, updated whenever the
     module is called in training mode. They are buffers, as running statistics are, so a refused or
-    interrupted step leaves them as they were, and they are saved. A code that is hardly used is
+    interrupted step leaves them as they were, and they are saved. They also stay if the network is
+    frozen by ``requires_grad_(False)``. A code that is hardly used is
     replaced by an output of the network, chosen at random from the batch. In this way the first
     batch gives all codes their first values.
 
@@ -146,9 +147,13 @@ class VectorQuantized(Quantizer):
         """The codes of these inputs. In training mode the moving averages follow them."""
         raw = self.parameters_from(self.network, *given, **fields)
         q, inputs = self._quantize(raw)
-        if self.training and self.decay is not None:
+        if self.training and self.decay is not None and not self._is_frozen():
             self._follow(inputs, q.codes, self.decay)
         return q
+
+    def _is_frozen(self) -> bool:
+        learned = [parameter.requires_grad for parameter in self.parameters()]
+        return bool(learned) and not any(learned)
 
     def from_parameters(self, raw: Tensor) -> CodePoint:
         """The codes of these outputs of the network."""
