@@ -292,6 +292,8 @@ def _with_standardized_data():
     model = _vae()
     model.standardize(torch.rand(20, *IMAGE))
     return model
+
+
 def _layered(inference="bottom up", likelihood=None):
     """Two layers of 3 and 2 units, with every way to merge what is above."""
     priors = [lb.Gaussian(lb.mlp(2, 8, 6)), lb.StandardNormal(2)]

@@ -295,6 +295,13 @@ def test_a_prior_with_the_frequencies_of_the_codes_has_their_entropy_as_rate():
     codes = model.posterior.eval()(x).codes
     frequencies = nn.functional.one_hot(codes, 7).double().mean(0)
     model.prior = lb.CodePrior(model.posterior, learned=True)
+    model.prior.start_from_latents(model.encode(x))
+    counts = nn.functional.one_hot(codes, 7).double().sum(0)
+    everywhere = (counts.sum((0, 1, 2)) + 1) / (counts.sum() + 7)
+    expected = (counts + everywhere) / 61
+    torch.testing.assert_close(
+        model.prior().code_probabilities.detach().double(), expected, rtol=1e-5, atol=1e-6
+    )
     with torch.no_grad():
         model.prior.logits.copy_(frequencies.log().clamp(min=-30))
     entropy = torch.special.entr(frequencies).sum().item()
@@ -347,6 +354,11 @@ def test_codes_may_depend_on_fields():
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3, 1)), SettingsError, "at least 2"),
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3,)), ShapeError, "1 levels need"),
         (lambda: lb.CodePrior(lb.Gaussian(lb.mlp(4, 2))), SettingsError, "does not choose codes"),
+        (
+            lambda: MODELS["codes"]().prior.start_from_latents(torch.zeros(1, 3, 2, 2)),
+            SettingsError,
+            "learned=True",
+        ),
         (lambda: lb.QuantizedELBO(commitment=-1.0), SettingsError, "commitment"),
         (
             lambda: lb.QuantizedELBO()(MODELS["binary"]().draw(images("binary"))),

@@ -21,7 +21,7 @@ class CodePrior(Conditional):
 
     The rate of the uniform prior is log K nats for each code, whatever the data are. If the codes
     are not equally frequent, a learned prior has a lower rate. Its probabilities are independent at
-    each position.
+    each position. :meth:`start_from_latents` sets them to the frequencies in some data.
 
     Args:
         quantizer: the model's posterior, :class:`lowerbound.VectorQuantized` or
@@ -62,6 +62,29 @@ class CodePrior(Conditional):
                 "posterior, such as lb.VectorQuantized"
             )
         return inside
+
+    @torch.no_grad()
+    def start_from_latents(self, z: Tensor) -> None:
+        """Set the probabilities to the frequencies of the codes of some latents.
+
+        The frequencies at all positions together count as one more observation of each position, so
+        that every code that occurs is possible everywhere.
+
+        Args:
+            z: latents, ``[N, D, *sides]``, such as ``model.encode(data)``.
+
+        Raises:
+            SettingsError: if the prior is not learned.
+        """
+        if not self.learned:
+            raise SettingsError("CodePrior: a prior that starts from latents needs learned=True")
+        codes = self._find_quantizer().find(z).unsqueeze(-1)
+        numbers = torch.arange(self.logits.shape[-1], device=codes.device)
+        counts = torch.stack([(codes == number).sum(0) for number in numbers], -1).squeeze(-2)
+        everywhere = counts.reshape(-1, len(numbers)).sum(0) + 1
+        frequencies = everywhere / everywhere.sum()
+        smoothed = (counts + frequencies) / (len(z) + 1)
+        self.logits.copy_(smoothed.log())
 
     def forward(self, *given: Tensor) -> FactorialCodes:
         """The distribution over vectors of codes, batch shape ``[]``."""
