@@ -37,8 +37,8 @@ class TermsOfLabels:
         given: Mapping[str, Tensor],
     ) -> None:
         self.x = x
-        self.prior = model.prior_given(given)
-        self.label_prior = model.label_prior.to(x.dtype).log()
+        self.prior: Distribution = model.prior_given(given)
+        self.label_prior: Tensor = model.label_prior.to(x.dtype).log()
         self.z: list[Tensor] = []
         self.posterior_terms: list[Callable[[], Tensor]] = []
         self.p: list[Distribution] = []

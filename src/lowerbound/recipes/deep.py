@@ -41,40 +41,40 @@ def deep(
     if len(shape) != 3:
         raise SettingsError(f"deep: examples must be pictures (C, H, W), not of shape {shape}")
 
-    def connect(inputs: tuple[int, ...], outputs: tuple[int, ...], blocks: int = 1) -> Any:
+    def connect(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Any:
         """A network from a picture to one of the same, half or double size."""
-        stride = 1 if inputs[1:] == outputs[1:] else 2
+        stride = 1 + (inputs[1:] != outputs[1:])
         return lb.conv(
             inputs,
             hidden,
             outputs,
             activation=activation,
             stride=stride,
-            residual=blocks,
+            residual=1,
             upsampling="resize",
         )
 
-    sides = [shape[1:]]
+    sides: list[tuple[int, ...]] = [shape[1:]]
     for _ in range(scales):
         sides.append(tuple(side // 2 for side in sides[-1]))
     # The layers from z1, next to the data, to the top.
     at = [side for side in sides[1:] for _ in range(depth)]
-    last = len(at) - 1
-    features, states, priors, posteriors = [], [], [], []
-    for layer, side in enumerate(at):
-        is_top, features_of = layer == last, (hidden, *side)
-        outputs = (2 * latent, *side)
-        below = shape if layer == 0 else (hidden, *at[layer - 1])
-        target = features_of if layer == 0 else below
-        features.append(connect(below, features_of))
-        if is_top:
-            states.append(connect((latent, *side), target))
-            posteriors.append(lb.Gaussian(connect(features_of, outputs)))
-            priors.append(lb.StandardNormal((latent, *side)))
-            continue
-        states.append(connect((hidden + latent, *side), target))
-        posteriors.append(lb.Gaussian(connect((2 * hidden, *side), outputs)))
-        priors.append(lb.Gaussian(connect(features_of, outputs)))
+    *lower, top = at
+    inputs = [shape, *((hidden, *side) for side in lower)]
+    features = [connect(before, (hidden, *side)) for before, side in zip(inputs, at, strict=True)]
+    # A state has the size of the layer below, and the last one that of z1.
+    *targets, below_top = (at[0], *lower)
+    states = [
+        connect((hidden + latent, *side), (hidden, *target))
+        for side, target in zip(lower, targets, strict=True)
+    ]
+    states.append(connect((latent, *top), (hidden, *below_top)))
+    posteriors = [lb.Gaussian(connect((2 * hidden, *side), (2 * latent, *side))) for side in lower]
+    posteriors.append(lb.Gaussian(connect((hidden, *top), (2 * latent, *top))))
+    priors: list[Any] = [
+        lb.Gaussian(connect((hidden, *side), (2 * latent, *side))) for side in lower
+    ]
+    priors.append(lb.StandardNormal((latent, *top)))
     model = lb.LayeredModel(
         priors,
         posteriors,

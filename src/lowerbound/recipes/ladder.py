@@ -1,6 +1,6 @@
 """Ladder variational autoencoders (Sønderby et al. 2016, arXiv:1602.02282)."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ def ladder(
     """Stochastic layers with a shared top-down path for binary data: 64 to 4 latents."""
     latents = [max(1, latent >> layer) for layer in range(depth)]
     widths = [max(1, hidden >> layer) for layer in range(depth)]
-    inputs = [shape, *widths]
+    inputs: list[Any] = [shape, *widths]
     features = [
         lb.mlp(before, width, width, activation=activation)
         for before, width in zip(inputs[:-1], widths, strict=True)
@@ -47,7 +47,7 @@ def ladder(
         lb.Gaussian(lb.mlp(width, width, 2 * units, activation=activation))
         for width, units in zip(widths, latents, strict=True)
     ]
-    priors: list[object] = [
+    priors: list[Any] = [
         lb.Gaussian(lb.mlp(above, width, width, 2 * units, activation=activation))
         for above, width, units in zip(latents[1:], widths[:-1], latents[:-1], strict=True)
     ]
