@@ -49,6 +49,15 @@ def test_a_recipe_takes_vectors(name):
     assert run.history[-1]["train"].keys() >= {"bound", "rate", "distortion"}
 
 
+def test_pictures_of_a_run_use_the_labels_that_are_known(tmp_path):
+    train = digits("semi-supervised")
+    labels = torch.where(torch.arange(40) % 2 == 0, train.labels, -1)
+    some = lb.Examples(train.values, levels=train.levels, pixels="binarize", labels=labels)
+    model, objective = lb.recipes.semi_supervised(train.shape, latent=2, hidden=8, seed=0)
+    lb.fit(model, objective, some, steps=3, progress=False, directory=tmp_path / "run")
+    assert list((tmp_path / "run" / "samples").iterdir())
+
+
 def test_layers_of_a_recipe_have_the_sizes_of_the_paper():
     model, objective = lb.recipes.iwae_2layer((784,), seed=0)
     x = torch.zeros(2, 784)

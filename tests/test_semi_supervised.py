@@ -136,6 +136,13 @@ def test_labels_may_be_missing_in_any_way():
     assert torch.equal(*scores)
 
 
+def test_without_a_label_decoding_is_the_mean_over_labels():
+    model, z = make(label_probabilities=(0.5, 0.3, 0.2)), torch.randn(4, LATENT, dtype=DOUBLE)
+    means = [model.decode(z, label=y) for y in range(CATEGORIES)]
+    expected = 0.5 * means[0] + 0.3 * means[1] + 0.2 * means[2]
+    torch.testing.assert_close(model.decode(z), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_an_example_keeps_its_noise_in_every_batch():
     model, (x, labels) = make(hidden=(8,)), data()
     some = lb.Examples(x, labels=labels)
@@ -181,6 +188,8 @@ def test_few_labels_are_enough_for_clusters(tmp_path):
         pixels = model.sample(300, label=y, seed=0).mean(0).reshape(CATEGORIES, 3).mean(1)
         assert pixels.argmax() == y
     assert model.sample(5).shape == (5, 9)
+    label = torch.tensor([2, -1, -1, -1])
+    assert model.sample(4, label=label).shape == (4, 9)
     assert torch.equal(model.sample(5, seed=1), model.sample(5, seed=1))
     assert model.encode(some).shape == (120, 1)
     assert torch.equal(model.reconstruct(some, label=1), model.reconstruct(some, label=1))
@@ -224,7 +233,7 @@ def test_what_cannot_be_says_why():
             make(**settings)
     model, (x, labels) = make(), data()
     with pytest.raises(DataError, match="pass label="):
-        model.decode(torch.zeros(2, LATENT))
+        model.decode(torch.zeros(2, LATENT), label=-1)
     with pytest.raises(DataError, match="pass label="):
         model.conditioned(x, {"label": labels})
     for gradient in ("dreg", "score-function"):

@@ -54,6 +54,10 @@ class SemiSupervised(GenerativeModel):
     appends to their input. Each draw evaluates both once for every category. Train the model with
     :class:`lowerbound.SupervisedELBO`, which also trains the classifier on the labels.
 
+    Evaluations that need the distributions for a known label, such as
+    :func:`lowerbound.annealed_log_likelihood`, take labelled examples, and are about log p(x given
+    y).
+
     Args:
         prior: p(z).
         classifier: a network from x to the logits of q(y given x), ``[B, C]``.
@@ -285,24 +289,30 @@ class SemiSupervised(GenerativeModel):
     ) -> Tensor:
         """Draws of data, as those of :class:`lowerbound.LatentModel`.
 
-        Without ``label=...`` the labels are drawn from p(y).
+        Without ``label=...``, and where the label is -1, labels are drawn from p(y).
         """
-        if LABEL not in given:
-            of_labels = seed
-            if seed is not None:
-                of_labels = derived_seed(check_seed("sample", seed), "labels")
-            count = check_whole_number("sample: count", count)
-            with seeded(of_labels, get_device(self)):
-                given[LABEL] = self.label_prior.multinomial(count, replacement=True)
-        return super().sample(count, mean=mean, seed=seed, **given)
+        count = check_whole_number("sample: count", count)
+        known = self.as_fields(given, count).get(LABEL)
+        of_labels = seed
+        if seed is not None:
+            of_labels = derived_seed(check_seed("sample", seed), "labels")
+        with seeded(of_labels, get_device(self)):
+            labels = self.label_prior.multinomial(count, replacement=True)
+        if known is not None:
+            labels = torch.where(read_labels(known) < 0, labels, read_labels(known))
+        return super().sample(count, mean=mean, seed=seed, **given | {LABEL: labels})
 
     @torch.no_grad()
     def decode(self, z: Tensor, **given: Any) -> Tensor:
         """The mean of p(x given y, z), ``[N, *event]``, for latents ``[N, *units]``.
 
         ``given`` holds ``label`` and the fields that the likelihood needs by name: one value for
-        all latents, or one for each.
+        all latents, or one for each. Without ``label`` it is the mean over p(y).
         """
+        if LABEL not in given:
+            probabilities = enumerate(self.label_prior.tolist())
+            means = [share * self.decode(z, label=y, **given) for y, share in probabilities]
+            return torch.stack(means).sum(0)
         z = checks.check_latents(z, self.prior).to(get_device(self), get_dtype(self))
         with evaluating(self):
             return self._decode_latents(z, self.as_fields(given, len(z)), mean=True)
