@@ -183,6 +183,25 @@ CONDITIONALS = {
         lambda: Standardized(lb.Gaussian(lb.mlp(4, 6)), Standardization(3)),
         (3,),
     ),
+    "VectorQuantized": (lambda: lb.VectorQuantized(lb.mlp(4, 8, (3, 2)), codes=5), (3, 2)),
+    "VectorQuantized in stages": (
+        lambda: lb.VectorQuantized(lb.mlp(4, 8, 3), codes=5, stages=2, decay=None),
+        (3,),
+    ),
+    "FiniteScalarQuantized": (
+        lambda: lb.FiniteScalarQuantized(lb.mlp(4, 8, (3, 2)), levels=(4, 3, 2)),
+        (3, 2),
+    ),
+    "CodePrior": (
+        lambda: lb.CodePrior(lb.VectorQuantized(lb.mlp(4, (3, 2)), codes=5, stages=2)),
+        (3, 2),
+    ),
+    "CodePrior that is learned": (
+        lambda: lb.CodePrior(
+            lb.FiniteScalarQuantized(lb.mlp(4, (3, 2)), levels=(4, 3, 2)), learned=True
+        ),
+        (3, 2),
+    ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "Flow, inverse autoregressive": (lambda: lb.Flow("iaf", 3, context=4, transforms=2), (3,)),
@@ -224,6 +243,7 @@ UNCONDITIONAL = {
     for name in CONDITIONALS
     if name.startswith(("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform"))
     or "on nothing" in name
+    if name.startswith(("StandardNormal", "VampPrior", "CodePrior")) or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
@@ -327,6 +347,27 @@ def _with_codes(draws, draws_of_prior):
     )
 
 
+def _layered(inference="bottom up", likelihood=None):
+    """Two layers of 3 and 2 units, with every way to merge what is above."""
+    priors = [lb.Gaussian(lb.mlp(2, 8, 6)), lb.StandardNormal(2)]
+    p = likelihood or lb.Gaussian(lb.mlp(3, (2, 9, 7), activation="tanh"))
+    if inference == "bottom up":
+        posteriors = [lb.Gaussian(lb.mlp(IMAGE, 8, 6)), lb.Gaussian(lb.mlp(3, 8, 4))]
+        return lb.LayeredModel(priors, posteriors, p)
+    features = [lb.mlp(IMAGE, 8, 5), lb.mlp(5, 8, 5)]
+    inputs, states = {"product": 5}.get(inference, 7), None
+    if inference == "residual":
+        priors = [lb.Gaussian(lb.mlp(4, 6)), lb.StandardNormal(2)]
+        states, inputs = [lb.mlp(4 + 3, 8, 3), lb.mlp(2, 8, 4)], 9
+    posteriors = [lb.Gaussian(lb.mlp(inputs, 6)), lb.Gaussian(lb.mlp(5, 4))]
+    return lb.LayeredModel(priors, posteriors, p, features=features, states=states, merge=inference)
+
+
+def _coded(posterior, learned=False):
+    decoder = lb.Gaussian(lb.mlp((3, 2, 2), (2, 9, 7), activation="tanh"))
+    return _vae(posterior, lb.CodePrior(posterior, learned), decoder)
+
+
 class Flatten(nn.Module):
     """A flow takes vectors; this gives it an image."""
 
@@ -408,6 +449,18 @@ MODELS = {
     "inverse autoregressive flow posterior": lambda: _vae(
         lb.Flow("iaf", 2, context=IMAGE, transforms=2, hidden_features=(8,))
     ),
+    "layered, bottom up": _layered,
+    "layered, binary": lambda: _layered(likelihood=lb.Bernoulli(lb.mlp(3, IMAGE))),
+    "layered, concatenated": lambda: _layered("concatenate"),
+    "layered, ladder": lambda: _layered("product"),
+    "layered, states": lambda: _layered("residual"),
+    "codes": lambda: _coded(lb.VectorQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), codes=7)),
+    "codes in stages": lambda: _coded(
+        lb.VectorQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), codes=5, stages=2), learned=True
+    ),
+    "codes on a grid": lambda: _coded(
+        lb.FiniteScalarQuantized(lb.mlp(IMAGE, 8, (3, 2, 2)), levels=(4, 3, 2))
+    ),
     "flow prior": lambda: _vae(prior=zuko.flows.NSF(2, transforms=1, hidden_features=(8,))),
     "flow posterior": lambda: _vae(
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))
@@ -422,6 +475,10 @@ def examples_for(recipe) -> lb.Examples:
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
     grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
     return grey.prepare(recipe.pixels)
+
+
+# Their posteriors are points, so the seed of an evaluation changes nothing.
+WITHOUT_NOISE = {name for name in MODELS if name.startswith("codes")}
 
 
 def images(model_name: str, count: int = 11) -> torch.Tensor:

@@ -264,6 +264,9 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
     assert entry.summary.endswith(".")
     x = examples.batch(torch.arange(3))
     assert objective(model.draw(x, objective.samples)).shape == (3,)
+    given = {name: torch.zeros(3, dtype=torch.long) for name in model.needs}
+    draw = model.draw(torch.zeros(3, 1, 8, 8), objective.samples, **given)
+    assert objective(draw).shape == (3,)
 
 
 @pytest.mark.parametrize("name", RECIPES)

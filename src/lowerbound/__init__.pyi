@@ -7,9 +7,11 @@ from .conditionals import Bernoulli as Bernoulli
 from .conditionals import Beta as Beta
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
+from .conditionals import CodePrior as CodePrior
 from .conditionals import Conditional as Conditional
 from .conditionals import ContinuousBernoulli as ContinuousBernoulli
 from .conditionals import DiscretizedLogistic as DiscretizedLogistic
+from .conditionals import FiniteScalarQuantized as FiniteScalarQuantized
 from .conditionals import Flow as Flow
 from .conditionals import FullRankGaussian as FullRankGaussian
 from .conditionals import Gamma as Gamma
@@ -33,6 +35,7 @@ from .conditionals import SphereUniform as SphereUniform
 from .conditionals import StandardNormal as StandardNormal
 from .conditionals import StudentT as StudentT
 from .conditionals import VampPrior as VampPrior
+from .conditionals import VectorQuantized as VectorQuantized
 from .conditionals import ZeroInflated as ZeroInflated
 from .conditionals import full_rank as full_rank
 from .conditionals import low_rank as low_rank
@@ -57,8 +60,10 @@ from .models import Draw as Draw
 from .models import EnumeratedModel as EnumeratedModel
 from .models import Latent as Latent
 from .models import LatentModel as LatentModel
+from .models import LayeredModel as LayeredModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model
+from .models import SemiSupervised as SemiSupervised
 from .networks import attention as attention
 from .networks import constant as constant
 from .networks import conv as conv
@@ -75,8 +80,10 @@ from .objectives import BetaTCVAE as BetaTCVAE
 from .objectives import FactorVAE as FactorVAE
 from .objectives import InfoVAE as InfoVAE
 from .objectives import Objective as Objective
+from .objectives import QuantizedELBO as QuantizedELBO
 from .objectives import Ramp as Ramp
 from .objectives import Renyi as Renyi
+from .objectives import SupervisedELBO as SupervisedELBO
 from .runs.run import Run as Run
 from .runs.saving import load as load
 from .runs.saving import save as save

@@ -7,6 +7,7 @@ from mutation import Mutation
 DRAW, GROUPS, PATHS = "models/draw.py", "models/groups.py", "models/paths.py"
 SAMPLING, JOINT = "models/sampling.py", "models/joint.py"
 JOINT_POSTERIOR, LATENT = "models/joint_posterior.py", "models/latent.py"
+GENERATIVE = "models/generative.py"
 VARIABLE, RESAMPLING = "models/variable_posterior.py", "models/resampling.py"
 PATHFINDER = "models/pathfinder.py"
 
@@ -174,7 +175,7 @@ MUTATIONS = [
         "The noise of other libraries' posteriors does not belong to the examples.",
     ),
     Mutation(
-        LATENT,
+        GENERATIVE,
         'list_field_names("needs", self.likelihood) if name not in given]',
         'list_field_names("needs", self.likelihood) if name in given]',
         "A reconstruction is not given the examples' own fields.",

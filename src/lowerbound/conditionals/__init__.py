@@ -4,6 +4,7 @@ from lowerbound.conditionals.autoregressive import Autoregressive
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
+from lowerbound.conditionals.code_prior import CodePrior
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
 from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow
@@ -25,6 +26,7 @@ from lowerbound.conditionals.one_hot import OneHot
 from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
+from lowerbound.conditionals.quantized import FiniteScalarQuantized, VectorQuantized
 from lowerbound.conditionals.sphere import PowerSpherical, SphereUniform
 from lowerbound.conditionals.standardized import (
     Standardization,
@@ -42,9 +44,11 @@ __all__ = [
     "Beta",
     "ByVariable",
     "Categorical",
+    "CodePrior",
     "Conditional",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "FiniteScalarQuantized",
     "Flow",
     "FullRankGaussian",
     "Gamma",
@@ -74,6 +78,7 @@ __all__ = [
     "StandardizedInput",
     "StudentT",
     "VampPrior",
+    "VectorQuantized",
     "ZeroInflated",
     "event_dims_of",
     "full_rank",

@@ -122,15 +122,29 @@ class Conditional(nn.Module, ABC):
 
     def parameters_from(self, network: nn.Module, *given: Tensor, **fields: Tensor) -> Tensor:
         """The network's output, in float32 at least, as all terms of a bound are."""
-        own = next((parameter.dtype for parameter in network.parameters()), None)
-        if own in LOW_PRECISION:
-            given = tuple(value.to(own) for value in given)
-        if own == torch.float32 and self.network_dtype is not None and given:
-            with torch.autocast(given[0].device.type, self.network_dtype, cache_enabled=False):
-                raw: Tensor = network(*given, **fields)
-        else:
-            raw = network(*given, **fields)
-        return to_full_precision(raw)
+        return call_network(network, self.network_dtype, *given, **fields)
+
+
+def call_network(
+    network: nn.Module, dtype: torch.dtype | None, *given: Tensor, **fields: Tensor
+) -> Tensor:
+    """Compute a network's output, in float32 at least.
+
+    Args:
+        network: any module.
+        dtype: the type in which it multiplies matrices; ``None`` for its own.
+        given: its inputs.
+        fields: its keywords.
+    """
+    own = next((parameter.dtype for parameter in network.parameters()), None)
+    if own in LOW_PRECISION:
+        given = tuple(value.to(own) for value in given)
+    if own == torch.float32 and dtype is not None and given:
+        with torch.autocast(given[0].device.type, dtype, cache_enabled=False):
+            raw: Tensor = network(*given, **fields)
+    else:
+        raw = network(*given, **fields)
+    return to_full_precision(raw)
 
 
 def to_full_precision(value: Tensor) -> Tensor:
@@ -143,6 +157,8 @@ def to_full_precision(value: Tensor) -> Tensor:
 @contextmanager
 def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Within the block, the networks of a model's conditionals multiply matrices in this type.
+
+    So do those that a model calls itself, if it has the attribute ``network_dtype``.
 
     Their weights keep their type, and everything after a network's output does too, so the terms of
     a bound are computed in float32. A flow of another library is not a :class:`Conditional`, and
@@ -158,10 +174,10 @@ def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     if dtype is None:
         yield
         return
-    before = {
-        module: module.network_dtype
+    before: dict[Any, torch.dtype | None] = {
+        module: getattr(module, "network_dtype")  # noqa: B009 (not every module has it)
         for module in model.modules()
-        if isinstance(module, Conditional)
+        if hasattr(module, "network_dtype")
     }
     for module in before:
         module.network_dtype = dtype

@@ -2,6 +2,7 @@
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
+from lowerbound.distributions.codes import CodePoint, FactorialCodeVectors
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -26,8 +27,15 @@ from lowerbound.distributions.entries import (
     unwrap_independent,
 )
 from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
+from lowerbound.distributions.hierarchy import Hierarchy, outline
 from lowerbound.distributions.mixture import Mixture
-from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal, soft_clamp
+from lowerbound.distributions.normal import (
+    DiagonalNormal,
+    TriangularNormal,
+    multiply_normals,
+    shift_normal,
+    soft_clamp,
+)
 from lowerbound.distributions.one_hot import (
     FactorialOneHot,
     RelaxedOneHot,
@@ -44,11 +52,13 @@ from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistr
 
 __all__ = [
     "Beta",
+    "CodePoint",
     "CodeSequence",
     "DiagonalNormal",
     "DiscretizedLogistics",
     "FactorialBernoulli",
     "FactorialCategorical",
+    "FactorialCodeVectors",
     "FactorialCodes",
     "FactorialContinuousBernoulli",
     "FactorialNegativeBinomial",
@@ -56,6 +66,7 @@ __all__ = [
     "FactorialPoisson",
     "FactorialStudentT",
     "Gamma",
+    "Hierarchy",
     "HurdleDistribution",
     "Lebesgue",
     "MaskedDistribution",
@@ -82,7 +93,10 @@ __all__ = [
     "find_support",
     "has_point_masses",
     "is_mass",
+    "multiply_normals",
     "natural_point",
+    "outline",
+    "shift_normal",
     "soft_clamp",
     "stirling_remainder",
     "unwrap_independent",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence, register_kl
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
+from lowerbound.distributions.codes import CodePoint, FactorialCodeVectors
 from lowerbound.distributions.entries import unwrap_independent
 from lowerbound.distributions.normal import DiagonalNormal
 from lowerbound.distributions.one_hot import FactorialOneHot, compute_unit_kl
@@ -82,8 +83,9 @@ def _kl_to_lebesgue(q: Distribution, p: Lebesgue) -> Tensor:
 def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """KL(q || p) of each entry of the event, ``[*batch, *event]``, in nats.
 
-    A unit of one-hot codes is a variable, so theirs are ``[*batch, J]``. ``None`` unless both
-    distributions have independent units and a closed form is known.
+    A unit of one-hot codes is a variable, so theirs are ``[*batch, J]``, and for code vectors they
+    are those of each code, ``[*batch, S, *sides]``. ``None`` unless both distributions have
+    independent units and a closed form is known.
 
     Example:
         >>> q = DiagonalNormal(torch.ones(2), torch.zeros(2))
@@ -93,6 +95,8 @@ def closed_form_unit_kl(q: Distribution, p: Distribution) -> Tensor | None:
     """
     if isinstance(q, FactorialOneHot) and isinstance(p, FactorialOneHot):
         return compute_unit_kl(q, p)
+    if isinstance(q, CodePoint) and isinstance(p, FactorialCodeVectors):
+        return -p.unit_log_probs(q.codes)
     if isinstance(q, FactorialBernoulli) and isinstance(p, FactorialBernoulli):
         units = _bernoulli_unit_kl(q, p)
     else:

@@ -139,6 +139,38 @@ class DiagonalNormal(Distribution):
         )
 
 
+def multiply_normals(first: DiagonalNormal, second: DiagonalNormal) -> DiagonalNormal:
+    r"""The normalised product of two diagonal Gaussians, in which each has its precision as weight.
+
+    .. math:: N(\mu, \sigma^2) \propto N(\mu_1, \sigma_1^2) \, N(\mu_2, \sigma_2^2), \qquad
+        \sigma^{-2} = \sigma_1^{-2} + \sigma_2^{-2}, \quad
+        \mu = \sigma^2 (\mu_1 \sigma_1^{-2} + \mu_2 \sigma_2^{-2})
+
+    Example:
+        >>> wide = DiagonalNormal(torch.zeros(1), torch.tensor([2.0]).log())
+        >>> narrow = DiagonalNormal(torch.ones(1), torch.zeros(1))
+        >>> multiply_normals(wide, narrow).mean, multiply_normals(wide, narrow).variance
+        (tensor([0.8000]), tensor([0.8000]))
+    """
+    # The share of the first precision in the sum of both, without dividing by a small number.
+    share = torch.sigmoid(2 * (second.log_scale - first.log_scale))
+    loc = second.loc + share * (first.loc - second.loc)
+    log_scale = -0.5 * torch.logaddexp(-2 * first.log_scale, -2 * second.log_scale)
+    return DiagonalNormal(loc, log_scale, first.event_dims)
+
+
+def shift_normal(relative: DiagonalNormal, prior: DiagonalNormal) -> DiagonalNormal:
+    r"""A diagonal Gaussian whose parameters are relative to those of a prior.
+
+    .. math:: N(\mu_p + \Delta\mu, (\sigma_p \, \Delta\sigma)^2), \qquad
+        \text{where `relative` is } N(\Delta\mu, \Delta\sigma^2)
+
+    Source: Vahdat & Kautz 2020, "NVAE: a deep hierarchical variational autoencoder".
+    """
+    loc, log_scale = prior.loc + relative.loc, prior.log_scale + relative.log_scale
+    return DiagonalNormal(loc, log_scale, relative.event_dims)
+
+
 class TriangularNormal(Distribution):
     r"""A Gaussian with any covariance, given by its mean and the covariance's Cholesky factor.
 

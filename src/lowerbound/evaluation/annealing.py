@@ -29,7 +29,7 @@ from lowerbound.evaluation.checks import (
 )
 from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
-from lowerbound.models import LatentModel, Model
+from lowerbound.models import GenerativeModel, Model
 from lowerbound.models.passes import ProgressCallback, gather, iterate_batches, read_examples
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
@@ -119,7 +119,8 @@ def annealed_log_likelihood(
     at the default settings. Take some examples of a large dataset (``data.spread(100)``).
 
     Args:
-        model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
+        model: a :class:`lowerbound.LatentModel` or :class:`lowerbound.LayeredModel` whose latents
+            are continuous and unbounded.
         data: examples, or raw data that the model takes, ``[N, *event]``.
         distributions: T, at least 2; with 2 this is importance sampling from the prior.
         chains: C, the number of chains for each example.
@@ -138,7 +139,7 @@ def annealed_log_likelihood(
         :class:`lowerbound.errors.DoubtfulEstimateWarning`.
 
     Raises:
-        UnsupportedError: for a model that is not a LatentModel, for latents that are discrete,
+        UnsupportedError: for a model of another kind, for latents that are discrete,
             bounded or without a gradient, and if a part of the model is not normalised.
         SettingsError: for settings that are out of range.
         ShapeError, DataError: if the model cannot take the data.
@@ -164,7 +165,7 @@ def annealed_log_likelihood(
         "seed": seed,
     }
     _check_settings("annealed_log_likelihood", settings, batch_size)
-    model = check_model("annealed_log_likelihood", model, LatentModel, _ADVICE)
+    model = _check_parts("annealed_log_likelihood", model)
     check_normalized("annealed_log_likelihood", model)
     examples = read_examples(model, data)
     first = torch.zeros(1, dtype=torch.long)
@@ -233,7 +234,8 @@ def bidirectional(
     resemble simulated data.
 
     Args:
-        model: a :class:`lowerbound.LatentModel` whose latents are continuous and unbounded.
+        model: a :class:`lowerbound.LatentModel` or :class:`lowerbound.LayeredModel` whose latents
+            are continuous and unbounded.
         count: the number of examples to simulate.
         distributions, chains, leapfrog_steps, batch_size: as for :func:`annealed_log_likelihood`.
         seed: of the simulated examples and of all noise.
@@ -264,7 +266,7 @@ def bidirectional(
         "seed": seed,
     }
     _check_settings("bidirectional", settings, batch_size)
-    model = check_model("bidirectional", model, LatentModel, _ADVICE)
+    model = _check_parts("bidirectional", model)
     check_normalized("bidirectional", model)
     count = check_whole_number("bidirectional: count", count)
     fields = model.as_fields(given, count)
@@ -320,7 +322,18 @@ def _check_settings(name: str, settings: Mapping[str, int], batch_size: int | No
         )
 
 
-def _check_prior(name: str, model: LatentModel, given: Mapping[str, Tensor]) -> None:
+def _check_parts(name: str, model: Model) -> GenerativeModel:
+    """Return the model if its prior and its likelihood can be evaluated at any latents.
+
+    Raises:
+        UnsupportedError: for a model of another kind.
+    """
+    called = "lowerbound.LatentModel or lowerbound.LayeredModel"
+    kind: type[GenerativeModel] = GenerativeModel  # type: ignore[type-abstract]
+    return check_model(name, model, kind, _ADVICE, called=called)
+
+
+def _check_prior(name: str, model: GenerativeModel, given: Mapping[str, Tensor]) -> None:
     """Check that Hamiltonian trajectories can move through the latents.
 
     Raises:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from lowerbound.distributions import draw_samples
 from lowerbound.errors import UnsupportedError
-from lowerbound.models import LatentModel
+from lowerbound.models import GenerativeModel
 from lowerbound.runtime import noise
 from lowerbound.runtime.noise import derived_seed
 
@@ -65,7 +65,7 @@ class AnnealingPath:
 
     def __init__(
         self,
-        model: LatentModel,
+        model: GenerativeModel,
         x: Tensor,
         settings: Mapping[str, int],
         given: Mapping[str, Tensor] | None = None,

@@ -22,7 +22,9 @@ def check_batch_size(name: str, batch_size: int | None) -> None:
         check_whole_number(f"{name}: batch_size", batch_size)
 
 
-def check_model(name: str, model: object, kind: type[M], advice: str) -> M:
+def check_model(
+    name: str, model: object, kind: type[M], advice: str, *, called: str | None = None
+) -> M:
     """Return the model if it is of the kind that an evaluation needs.
 
     Args:
@@ -30,15 +32,15 @@ def check_model(name: str, model: object, kind: type[M], advice: str) -> M:
         model: the model that it was given.
         kind: the class of models that it takes.
         advice: why it takes no other models, and what to use instead.
+        called: what the message calls such models; by default the name of the class.
 
     Raises:
         UnsupportedError: for another model, with the advice.
     """
     if isinstance(model, kind):
         return model
-    raise UnsupportedError(
-        f"{name} takes a lowerbound.{kind.__name__}, not a {type(model).__name__}: {advice}"
-    )
+    called = called or f"lowerbound.{kind.__name__}"
+    raise UnsupportedError(f"{name} takes a {called}, not a {type(model).__name__}: {advice}")
 
 
 def check_normalized(name: str, model: Model) -> None:

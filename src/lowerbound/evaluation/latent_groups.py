@@ -73,7 +73,8 @@ class Group:
         M is 1 for a numeric unit. For a unit that is one of C codes, M is C, and the mean is that
         of the one-hot code.
         """
-        if isinstance(unwrap_independent(self.q), _CODES):
+        base = unwrap_independent(self.q)
+        if isinstance(base, _CODES) or hasattr(base, "code_probabilities"):
             means = find_code_probabilities(self.q)
             assert means is not None
         else:
@@ -146,7 +147,10 @@ def find_code_probabilities(q: Distribution) -> Tensor | None:
     ``None`` for a posterior whose units are not codes.
     """
     base = unwrap_independent(q)
-    if isinstance(base, _CODES):
+    own: Tensor | None = getattr(base, "code_probabilities", None)
+    if own is not None:
+        probabilities = own
+    elif isinstance(base, _CODES):
         probabilities = base.probs
     elif isinstance(base, Bernoulli | FactorialBernoulli):
         probabilities = torch.stack([1 - base.mean, base.mean], -1)

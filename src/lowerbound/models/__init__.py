@@ -3,20 +3,26 @@
 from lowerbound.models.base import Model
 from lowerbound.models.draw import Draw
 from lowerbound.models.enumerated import EnumeratedModel
+from lowerbound.models.generative import GenerativeModel
 from lowerbound.models.groups import Latent, sample_posterior
 from lowerbound.models.joint import LogJoint
 from lowerbound.models.latent import LatentModel
+from lowerbound.models.layered import LayeredModel
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
+from lowerbound.models.semi_supervised import SemiSupervised
 
 __all__ = [
     "Draw",
     "EnumeratedModel",
+    "GenerativeModel",
     "Gradient",
     "Latent",
     "LatentModel",
+    "LayeredModel",
     "LogJoint",
     "Model",
+    "SemiSupervised",
     "TrainingPlan",
     "sample_posterior",
 ]

@@ -96,7 +96,7 @@ class Latent:
             >>> Latent.draw(q, q, samples=3).z.shape
             torch.Size([3, 5, 2])
         """
-        z, posterior_term = _draw_with_log_q(q, samples, gradient)
+        z, posterior_term = draw_with_log_q(q, samples, gradient)
         return cls(z=z, q=q, prior=prior, top_down=True, posterior_term=posterior_term)
 
     @property
@@ -210,12 +210,13 @@ def sample_posterior(q: Distribution, samples: int, gradient: Gradient = "pathwi
         >>> sample_posterior(q2, samples=3).shape
         torch.Size([3, 5, 2])
     """
-    return _draw_with_log_q(q, samples, gradient)[0]
+    return draw_with_log_q(q, samples, gradient)[0]
 
 
-def _draw_with_log_q(
+def draw_with_log_q(
     q: Distribution, samples: int, gradient: Gradient
 ) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Draw as :func:`sample_posterior` does, and return a function that computes log q as well."""
     if len(q.batch_shape) not in (1, 2) or (
         len(q.batch_shape) == 2 and q.batch_shape[0] != samples
     ):

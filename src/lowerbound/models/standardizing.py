@@ -13,13 +13,16 @@ from lowerbound.data.fields import OBSERVED
 from lowerbound.runtime.devices import get_device, get_dtype
 
 
-def standardize_parts(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
-    """Wrap posterior and likelihood of a model so that both see standardised data.
+def standardize_parts(
+    model: Any, encoder: nn.Module, x: Tensor, given: Mapping[str, Tensor]
+) -> None:
+    """Wrap encoder and likelihood of a model so that both see standardised data.
 
     A model that is standardised already stays as it is.
 
     Args:
-        model: has the attributes ``posterior`` and ``likelihood``.
+        model: has the attribute ``likelihood``.
+        encoder: the part of the model that receives the data, such as its posterior.
         x: data, ``[N, *event]``, from which the mean and the standard deviation are taken.
         given: the fields that the model needs or accepts, ``[N, ...]`` each.
     """
@@ -30,7 +33,7 @@ def standardize_parts(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> Non
     standardization = Standardization(tuple(x.shape[1:])).to(get_device(model), get_dtype(model))
     standardization.measure(x)
     model.likelihood = Standardized(model.likelihood, standardization)
-    _replace(model, model.posterior, StandardizedInput(model.posterior, standardization))
+    _replace(model, encoder, StandardizedInput(encoder, standardization))
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

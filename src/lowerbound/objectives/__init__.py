@@ -8,8 +8,10 @@ from lowerbound.objectives.elbo import ELBO
 from lowerbound.objectives.factor import FactorVAE
 from lowerbound.objectives.importance import IWAE, Renyi
 from lowerbound.objectives.penalised import PenalisedELBO, PenalisedReconstruction
+from lowerbound.objectives.quantized import QuantizedELBO
 from lowerbound.objectives.regularised import RAE
 from lowerbound.objectives.schedules import Ramp, Schedule
+from lowerbound.objectives.supervised import SupervisedELBO
 from lowerbound.objectives.total_correlation import BetaTCVAE
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "Objective",
     "PenalisedELBO",
     "PenalisedReconstruction",
+    "QuantizedELBO",
     "Ramp",
     "Renyi",
     "Schedule",
+    "SupervisedELBO",
 ]

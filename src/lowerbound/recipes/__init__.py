@@ -2,11 +2,15 @@
 
 from lowerbound.recipes.aevb import aevb_bernoulli, aevb_gaussian
 from lowerbound.recipes.counts import counts
+from lowerbound.recipes.deep import deep
 from lowerbound.recipes.discrete import categorical
 from lowerbound.recipes.disentangled import beta_tc, beta_vae, dip, factor
-from lowerbound.recipes.iwae import iwae
+from lowerbound.recipes.iwae import iwae, iwae_2layer
+from lowerbound.recipes.labelled import conditional, semi_supervised
+from lowerbound.recipes.ladder import ladder
 from lowerbound.recipes.posteriors import flow_posterior, iaf, sphere
 from lowerbound.recipes.priors import flow_prior, mixture_prior, vampprior
+from lowerbound.recipes.quantized import fsq, residual_vq, vq
 from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
 from lowerbound.recipes.sigma_vae import sigma_vae
@@ -22,21 +26,29 @@ __all__ = [
     "beta_tc",
     "beta_vae",
     "categorical",
+    "conditional",
     "counts",
+    "deep",
     "dip",
     "factor",
     "find_recipe",
     "flow_posterior",
     "flow_prior",
+    "fsq",
     "iaf",
     "info",
     "iwae",
+    "iwae_2layer",
+    "ladder",
     "mixture_prior",
     "mmd_wae",
     "rae",
     "recipe",
+    "residual_vq",
+    "semi_supervised",
     "sequence",
     "sigma_vae",
     "sphere",
     "vampprior",
+    "vq",
 ]

@@ -133,7 +133,7 @@ def aevb_bernoulli(
 
 
 def make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
-    """Make the weight of the rate, which rises in the epochs of a KL warm-up."""
+    """Make the weight of the rate: a number, or one that rises to it in some epochs."""
     if not kl_warmup:
         return beta
     return lb.Ramp(0.0, beta, epochs=kl_warmup)

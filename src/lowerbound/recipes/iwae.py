@@ -8,7 +8,7 @@ import lowerbound as lb
 from lowerbound.recipes.registry import recipe
 
 if TYPE_CHECKING:
-    from lowerbound.models import LatentModel
+    from lowerbound.models import LatentModel, LayeredModel
     from lowerbound.objectives import IWAE
 
 
@@ -54,3 +54,46 @@ def iwae(
         lb.Bernoulli(lb.mlp(latent, *widths, shape, activation=activation)),
     )
     return model, lb.IWAE(samples, gradient, groups, encoder_groups, elbo_weight)
+
+
+@recipe(training={"epochs": 40}, pixels="binarize")
+def iwae_2layer(
+    shape: tuple[int, ...],
+    *,
+    latent: Annotated[
+        int, Field(ge=1, description="number of dimensions of z1, next to the data")
+    ] = 100,
+    top_latent: Annotated[int, Field(ge=1, description="number of dimensions of z2")] = 50,
+    hidden: Annotated[
+        int, Field(ge=1, description="units of each hidden layer between the data and z1")
+    ] = 200,
+    top_hidden: Annotated[
+        int, Field(ge=1, description="units of each hidden layer between z1 and z2")
+    ] = 100,
+    layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 2,
+    activation: Annotated[
+        str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
+    ] = "tanh",
+    samples: Annotated[
+        int, Field(ge=1, description="number K of draws of z1 and z2 for each example")
+    ] = 50,
+    gradient: Annotated[
+        Literal["pathwise", "sticking-the-landing", "dreg"],
+        Field(description="estimator of the encoders' gradient; more samples do not worsen dreg"),
+    ] = "pathwise",
+    seed: int | None = None,
+) -> "tuple[LayeredModel, IWAE]":
+    """Two stochastic layers for binary data: 100 and 50 latents, bottom-up inference, K = 50."""
+    below, above = [hidden] * layers, [top_hidden] * layers
+    model = lb.LayeredModel(
+        priors=[
+            lb.Gaussian(lb.mlp(top_latent, *above, 2 * latent, activation=activation)),
+            lb.StandardNormal(top_latent),
+        ],
+        posteriors=[
+            lb.Gaussian(lb.mlp(shape, *below, 2 * latent, activation=activation)),
+            lb.Gaussian(lb.mlp(latent, *above, 2 * top_latent, activation=activation)),
+        ],
+        likelihood=lb.Bernoulli(lb.mlp(latent, *below, shape, activation=activation)),
+    )
+    return model, lb.IWAE(samples, gradient)

@@ -1,0 +1,227 @@
+"""Vectors from a codebook: the point that a quantised encoder chooses, and a prior over codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from lowerbound.distributions.point_mass import PointMass
+from lowerbound.runtime import noise
+
+
+class _CodeVectors(constraints.Constraint):
+    """Vectors from a codebook. Which vectors these are changes in training, so none is refused."""
+
+    is_discrete = True
+
+    def __init__(self, event_dims: int) -> None:
+        self._event_dims = event_dims
+        super().__init__()
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return self._event_dims
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.flatten(value.dim() - self._event_dims).isfinite().all(-1)
+
+    def __repr__(self) -> str:
+        return "vectors from the codebook"
+
+
+class CodePoint(PointMass):
+    """All probability on one vector from a codebook at each position of an event.
+
+    Unlike a point among the real vectors it is a probability mass over codes, so a bound with it as
+    q is a true bound.
+
+    Args:
+        loc: the vectors, ``[*batch, D, *sides]``.
+        codes: their numbers, ``[*batch, S, *sides]``: the vector at a position is a sum of S codes.
+        count: K, the number of codes from which each is chosen.
+        errors: the squared distance between what was quantised and the codes, ``[*batch]``, twice:
+            once with the gradient of what was quantised, and once with that of the codes. ``None``
+            if the codes are fixed.
+    """
+
+    def __init__(
+        self,
+        loc: Tensor,
+        codes: Tensor,
+        count: int,
+        *,
+        event_dims: int = 1,
+        errors: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__(loc, event_dims)
+        self.codes = codes
+        self.count = count
+        self.errors = errors
+
+    @property
+    def support(self) -> Any:
+        """The vectors from the codebook."""
+        return _CodeVectors(self.event_dims)
+
+    @property
+    def code_probabilities(self) -> Tensor:
+        """The probability of each code of each unit, ``[*batch, S, *sides, K]``."""
+        numbers = torch.arange(self.count, device=self.codes.device)
+        return (self.codes.unsqueeze(-1) == numbers).to(self.loc.dtype)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CodePoint:
+        """The same point, repeated over ``batch_shape``."""
+        size = Size(batch_shape)
+        errors = self.errors
+        if errors is not None:
+            errors = errors[0].expand(size), errors[1].expand(size)
+        codes = self.codes.expand(size + self.codes.shape[len(self.batch_shape) :])
+        return self._replace(self.loc.expand(size + self.event_shape), codes, errors)
+
+    def stop_gradient(self) -> CodePoint:
+        """The same point with a stop-gradient."""
+        return self._replace(self.loc.detach(), self.codes, None)
+
+    def _replace(
+        self, loc: Tensor, codes: Tensor, errors: tuple[Tensor, Tensor] | None
+    ) -> CodePoint:
+        return CodePoint(loc, codes, self.count, event_dims=self.event_dims, errors=errors)
+
+
+class FactorialCodeVectors(Distribution):
+    r"""Independent codes at each position of an event, as the vectors for which they stand.
+
+    .. math:: \log p(z) = \sum_u \log p(c_u), \qquad \text{each } c_u \text{ one of } K
+
+    A vector is the sum of S codes, one from each of S tables.
+
+    Args:
+        logits: unnormalised log probabilities, ``[*batch, S, *sides, K]``.
+        tables: the vectors of the codes, ``[S, K, D]``.
+        find: finds the codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``.
+        event_dims: the number of dimensions of an event, ``[D, *sides]``.
+
+    Example:
+        >>> tables = torch.tensor([[[0.0], [1.0], [3.0]]])  # 3 codes of one dimension
+        >>> def find(z):
+        ...     return (z.unsqueeze(-1) - tables[0].T).abs().argmin(-1)
+        >>> p = FactorialCodeVectors(torch.zeros(1, 3), tables, find, event_dims=1)
+        >>> p.event_shape, p.mean, p.log_prob(torch.tensor([3.0]))
+        (torch.Size([1]), tensor([1.3333]), tensor(-1.0986))
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(
+        self, logits: Tensor, tables: Tensor, find: Callable[[Tensor], Tensor], event_dims: int = 1
+    ) -> None:
+        self.logits = logits
+        self.tables = tables
+        self.find = find
+        self.event_dims = event_dims
+        leading = logits.dim() - 1 - event_dims
+        event_shape = Size((tables.shape[-1], *logits.shape[leading + 1 : -1]))
+        super().__init__(logits.shape[:leading], event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The vectors from the codebook."""
+        return _CodeVectors(self.event_dims)
+
+    @property
+    def code_probabilities(self) -> Tensor:
+        """The probability of each code of each unit, ``[*batch, S, *sides, K]``."""
+        return self.logits.softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected vector, ``[*batch, D, *sides]``."""
+        return self._sum_over_tables(self.tables)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each entry, ``[*batch, D, *sides]``."""
+        centred = self.code_probabilities.unsqueeze(-2) @ self._align_tables(self.tables)
+        spread = self._align_tables(self.tables) - centred
+        variances = self.code_probabilities.unsqueeze(-2) @ spread.square()
+        return self._arrange(variances.squeeze(-2))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialCodeVectors:
+        """The same distribution, repeated over ``batch_shape``."""
+        own = self.logits.shape[len(self.batch_shape) :]
+        logits = self.logits.expand(Size(batch_shape) + own)
+        return FactorialCodeVectors(logits, self.tables, self.find, self.event_dims)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``[*sample_shape, *batch, D, *sides]``, by inverting distribution functions."""
+        size = Size(sample_shape)
+        axis = noise.examples_axis(self.batch_shape, size)
+        probabilities = self.code_probabilities.detach()
+        shape = tuple(size) + tuple(probabilities.shape[:-1])
+        u = noise.uniform(shape, axis, dtype=probabilities.dtype, device=probabilities.device)
+        codes = (probabilities.cumsum(-1) <= u.unsqueeze(-1)).sum(-1)
+        # Rounding may leave the last cumulative probability below 1, and u above it.
+        return embed_codes(codes.clamp(max=self.logits.shape[-1] - 1), self.tables, self.event_dims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of the codes that are nearest to ``value``, in nats."""
+        return self.log_prob_of_codes(self.find(value))
+
+    def log_prob_of_codes(self, codes: Tensor) -> Tensor:
+        """The log probability of codes ``[*leading, S, *sides]``, in nats."""
+        chosen = self.unit_log_probs(codes)
+        return chosen.flatten(chosen.dim() - self.event_dims).sum(-1)
+
+    def unit_log_probs(self, codes: Tensor) -> Tensor:
+        """The log probability of each code, in nats, ``[*leading, S, *sides]``."""
+        log_probs = self.logits.log_softmax(-1)
+        shape = torch.broadcast_shapes(codes.shape, log_probs.shape[:-1])
+        log_probs = log_probs.expand(*shape, log_probs.shape[-1])
+        return log_probs.gather(-1, codes.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+    def stop_gradient(self) -> FactorialCodeVectors:
+        """The same distribution with a stop-gradient on its parameters."""
+        return FactorialCodeVectors(
+            self.logits.detach(), self.tables.detach(), self.find, self.event_dims
+        )
+
+    def entropy(self) -> Tensor:
+        """In nats, ``[*batch]``."""
+        terms = torch.special.entr(self.code_probabilities).sum(-1)
+        entropy: Tensor = terms.flatten(terms.dim() - self.event_dims).sum(-1)
+        return entropy
+
+    def _align_tables(self, tables: Tensor) -> Tensor:
+        """Arrange tables as ``[S, *1, K, D]``, which broadcasts with ``[*batch, S, *sides]``."""
+        return tables.reshape(len(tables), *(1,) * (self.event_dims - 1), *tables.shape[1:])
+
+    def _sum_over_tables(self, tables: Tensor) -> Tensor:
+        vectors = self.code_probabilities.unsqueeze(-2) @ self._align_tables(tables)
+        return self._arrange(vectors.squeeze(-2))
+
+    def _arrange(self, vectors: Tensor) -> Tensor:
+        """Sum ``[*batch, S, *sides, D]`` over S to events ``[*batch, D, *sides]``."""
+        return vectors.sum(-1 - self.event_dims).movedim(-1, -self.event_dims)
+
+
+def embed_codes(codes: Tensor, tables: Tensor, event_dims: int) -> Tensor:
+    """Sum the vectors of codes ``[*leading, S, *sides]`` to events ``[*leading, D, *sides]``.
+
+    Args:
+        codes: from 0 to K - 1.
+        tables: the vectors, ``[S, K, D]``.
+        event_dims: the number of dimensions of an event.
+    """
+    stages = codes.unbind(-event_dims)
+    chosen = [table[stage] for table, stage in zip(tables, stages, strict=True)]
+    return torch.stack(chosen).sum(0).movedim(-1, -event_dims)
+
+
+@register_kl(CodePoint, FactorialCodeVectors)  # type: ignore[untyped-decorator]
+def _kl_code_point_to_codes(q: CodePoint, p: FactorialCodeVectors) -> Tensor:
+    return -p.log_prob_of_codes(q.codes)

@@ -1,0 +1,75 @@
+"""How the layers of a model use what is above them: concatenated, or relative to the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sized
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
+from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+
+Merge = Literal["concatenate", "product", "residual"]
+
+_RELATE: dict[str, Callable[[DiagonalNormal, DiagonalNormal], DiagonalNormal]] = {
+    "product": multiply_normals,
+    "residual": shift_normal,
+}
+
+
+def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:
+    """Check that there is one of each part for every layer.
+
+    Raises:
+        SettingsError: naming the list that has another length than the priors.
+    """
+    if not len(priors):
+        raise SettingsError("LayeredModel needs at least one layer; priors is empty")
+    for name, parts in lists.items():
+        if parts is not None and len(parts) != len(priors):
+            raise SettingsError(
+                f"LayeredModel: there are {len(priors)} priors and {len(parts)} {name}; give one "
+                "of each for every layer, z1 first"
+            )
+
+
+def relate_to_prior(merge: str, q: Distribution, prior: Distribution, name: str) -> DiagonalNormal:
+    """The posterior of one layer, given a Gaussian that is relative to the prior.
+
+    Args:
+        merge: ``"product"`` or ``"residual"``, see :class:`lowerbound.LayeredModel`.
+        q: what the posterior's network gave.
+        prior: the prior of the layer.
+        name: the name of the layer, for the message.
+
+    Raises:
+        UnsupportedError: if one of the two is not a diagonal Gaussian.
+    """
+    ours, above = as_diagonal(q), as_diagonal(prior)
+    if ours is None or above is None:
+        raise UnsupportedError(
+            f"LayeredModel: merge={merge!r} needs diagonal Gaussians, and {name} has the posterior "
+            f"{type(q).__name__} and the prior {type(prior).__name__}; use lb.Gaussian, or "
+            "merge='concatenate'"
+        )
+    return _RELATE[merge](ours, above)
+
+
+def concatenate_events(first: Tensor, second: Tensor, event_dims: int, what: str) -> Tensor:
+    """Concatenate events along their first dimension, ``[*leading, C1 + C2, *sides]``.
+
+    Raises:
+        ShapeError: naming ``what``, if the events do not fit each other.
+    """
+    before, events = first.shape[:-event_dims], first.shape[-event_dims:]
+    leading, others = second.shape[:-event_dims], second.shape[-event_dims:]
+    if events[1:] != others[1:] or leading[len(leading) - len(before) :] != before:
+        raise ShapeError(
+            f"LayeredModel: {what} has the shape {tuple(first.shape)} and cannot be concatenated "
+            f"with {tuple(second.shape)}: apart from their first dimension, events must have the "
+            "same shape; let a network of features or states change it"
+        )
+    return torch.cat([first.expand(*leading, *events), second], -event_dims)

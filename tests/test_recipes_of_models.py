@@ -1,0 +1,77 @@
+"""Recipes of models with layers, codes and labels: each trains for a few steps."""
+
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.errors import SettingsError
+from lowerbound.recipes import RECIPES
+
+SMALL = {
+    "iwae-2layer": {"latent": 4, "top_latent": 2, "hidden": 8, "top_hidden": 6, "samples": 3},
+    "ladder": {"latent": 4, "hidden": 8, "depth": 3},
+    "vq": {"latent": 3, "hidden": 8, "codes": 6},
+    "residual-vq": {"latent": 3, "hidden": 8, "codes": 6, "stages": 2},
+    "fsq": {"latent": 2, "levels": 3, "hidden": 8},
+    "conditional": {"latent": 3, "hidden": 8},
+    "semi-supervised": {"latent": 3, "hidden": 8},
+    "deep": {"latent": 2, "hidden": 6},
+}
+OF_VECTORS = sorted(set(SMALL) - {"deep"})
+
+
+def digits(recipe):
+    return lb.load_data("digits", pixels=RECIPES[recipe].pixels).train.first(40)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_recipe_trains_and_its_model_is_used(name, tmp_path):
+    train = digits(name)
+    model, objective = RECIPES[name].build(train.shape, SMALL[name], seed=0)
+    run = lb.fit(
+        model, objective, train, steps=3, batch_size=20, progress=False, directory=tmp_path / "run"
+    )
+    assert torch.isfinite(torch.tensor(run.history[-1]["train"]["bound"]))
+    given = {"label": 3} if model.needs else {}
+    assert model.sample(4, **given).shape == (4, 1, 8, 8)
+    assert model.reconstruct(train).shape == (40, 1, 8, 8)
+    again = lb.load(tmp_path / "run")
+    scores = [lb.evaluate(one, objective, train).per_example for one in (model, again)]
+    assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("name", OF_VECTORS)
+def test_a_recipe_takes_vectors(name):
+    x = (torch.rand(12, 7, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    data = lb.Examples(x, labels=torch.arange(12) % 10)
+    model, objective = RECIPES[name].build((7,), SMALL[name], seed=0)
+    run = lb.fit(model, objective, data, steps=3, progress=False)
+    assert run.history[-1]["train"].keys() >= {"bound", "rate", "distortion"}
+
+
+def test_pictures_of_a_run_use_the_labels_that_are_known(tmp_path):
+    train = digits("semi-supervised")
+    labels = torch.where(torch.arange(40) % 2 == 0, train.labels, -1)
+    some = lb.Examples(train.values, levels=train.levels, pixels="binarize", labels=labels)
+    model, objective = lb.recipes.semi_supervised(train.shape, latent=2, hidden=8, seed=0)
+    lb.fit(model, objective, some, steps=3, progress=False, directory=tmp_path / "run")
+    assert list((tmp_path / "run" / "samples").iterdir())
+
+
+def test_layers_of_a_recipe_have_the_sizes_of_the_paper():
+    model, objective = lb.recipes.iwae_2layer((784,), seed=0)
+    x = torch.zeros(2, 784)
+    sizes = {name: latent.z.shape[-1] for name, latent in model.draw(x, 1).groups.items()}
+    assert (sizes, objective.samples) == ({"z1": 100, "z2": 50}, 50)
+    ladder, _ = lb.recipes.ladder((784,), seed=0)
+    sizes = {name: latent.z.shape[-1] for name, latent in ladder.draw(x, 1).groups.items()}
+    assert sizes == {"z5": 4, "z4": 8, "z3": 16, "z2": 32, "z1": 64}
+
+
+def test_a_deep_model_has_layers_at_each_resolution():
+    model, _ = lb.recipes.deep((1, 28, 28), hidden=4, latent=2, scales=2, depth=2, seed=0)
+    latents = model.draw(torch.zeros(2, 1, 28, 28)).groups
+    sizes = {name: tuple(latent.z.shape[2:]) for name, latent in latents.items()}
+    assert sizes == {"z4": (2, 7, 7), "z3": (2, 7, 7), "z2": (2, 14, 14), "z1": (2, 14, 14)}
+    with pytest.raises(SettingsError, match="must be pictures"):
+        lb.recipes.deep((7,))
