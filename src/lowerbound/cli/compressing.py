@@ -91,7 +91,7 @@ def decompress(
     with show_progress("decompress") as progress:
         examples = decompress(model, packed, progress=progress)
     content = io.BytesIO()
-    np.save(content, examples.values.numpy())
+    np.save(content, np.asarray(examples.values))
     with write_whole(out) as path:
         path.write_bytes(content.getbuffer())
     print(f"wrote {len(examples):,} examples to {out}")

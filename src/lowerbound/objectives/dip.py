@@ -96,7 +96,8 @@ class DIPVAE(PenalisedELBO):
         covariance: Tensor = centred.T @ centred / max(len(means) - 1, 1)
         if self.version == "I":
             return covariance
-        return covariance + torch.block_diag(*[_average_covariance(q) for q in posteriors])
+        own: Tensor = torch.block_diag(*[_average_covariance(q) for q in posteriors])
+        return covariance + own
 
 
 def _get_mean(q: Distribution) -> Tensor:

@@ -5,9 +5,10 @@ from lowerbound.recipes.counts import counts
 from lowerbound.recipes.deep import deep
 from lowerbound.recipes.discrete import categorical
 from lowerbound.recipes.disentangled import beta_tc, beta_vae, dip, factor
-from lowerbound.recipes.iwae import iwae, iwae_2layer
+from lowerbound.recipes.iwae import dreg, iwae, iwae_2layer
 from lowerbound.recipes.labelled import conditional, semi_supervised
 from lowerbound.recipes.ladder import ladder
+from lowerbound.recipes.photos import photos
 from lowerbound.recipes.posteriors import flow_posterior, iaf, sphere
 from lowerbound.recipes.priors import flow_prior, mixture_prior, vampprior
 from lowerbound.recipes.quantized import fsq, residual_vq, vq
@@ -30,6 +31,7 @@ __all__ = [
     "counts",
     "deep",
     "dip",
+    "dreg",
     "factor",
     "find_recipe",
     "flow_posterior",
@@ -42,6 +44,7 @@ __all__ = [
     "ladder",
     "mixture_prior",
     "mmd_wae",
+    "photos",
     "rae",
     "recipe",
     "residual_vq",

@@ -29,6 +29,9 @@ from lowerbound.training.units import describe_units
 _MOST_EXAMPLES = 1000
 _MOST_VALUES = 1 << 24
 
+# So many of them judge whether the start raises the bound.
+_JUDGES = 100
+
 # The mean and the standard deviation of the data are those of at most this many examples.
 _MOST_STANDARDIZED_EXAMPLES = 10_000
 
@@ -70,12 +73,13 @@ def _start_from(
     model = loop.model
     weights = [*model.parameters(), *model.buffers()]
     before = [weight.detach().clone() for weight in weights]
-    bound = _average_bound(loop, examples, seed)
+    judges = examples.first(_JUDGES)
+    bound = _average_bound(loop, judges, seed)
     with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         model.start_from(x, **given)
     if all(torch.equal(old, new) for old, new in zip(before, weights, strict=True)):
         return
-    started = _average_bound(loop, examples, seed)
+    started = _average_bound(loop, judges, seed)
     if started <= bound:
         with torch.no_grad():
             for old, new in zip(before, weights, strict=True):
@@ -86,7 +90,7 @@ def _start_from(
         loop.progress.start["before"] = bound
     loop.notes.append(
         f"the likelihood starts at the mean and the spread of {len(examples):,} examples, which "
-        f"raises their {loop.objective.label(model)} from {bound:,.2f} to {started:,.2f} nats"
+        f"raises the {loop.objective.label(model)} from {bound:,.2f} to {started:,.2f} nats"
     )
 
 

@@ -110,13 +110,13 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
         with lock_run(files, settings), seeded(seed, loop.device):
             if files is not None:
                 open_run(loop, files, settings)
-            if not loop.progress.step:
-                look_at_data(loop, start=settings.start)
             within_threads: Callable[[int], AbstractContextManager[None]] = restoring_threads
             if len(loop.options.threads) == 1:
                 within_threads = using_threads  # so validation uses this number too
             try:
                 with within_threads(loop.autotuner.threads.count), keeping_freed_memory():
+                    if not loop.progress.step:
+                        look_at_data(loop, start=settings.start)
                     loop.run()
             except KeyboardInterrupt as error:
                 signals.ignore_further()

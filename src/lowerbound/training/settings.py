@@ -81,9 +81,9 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """Start from the data: before the first step, the likelihood's output bias and scale are set to
     the mean and the spread of some examples.
 
-    Up to 1,000 examples are chosen at random. The weights stay as they are if the bound of these
-    examples would not rise, as for a model that was trained well before. The optimiser ``sgd`` may
-    then need a smaller learning rate, because gradients are large where scales are small.
+    Up to 1,000 examples are chosen at random. The weights stay as they are if the bound of 100 of
+    them would not rise, as for a model that was trained well before. The optimiser ``sgd`` may then
+    need a smaller learning rate, because gradients are large where scales are small.
     """
 
     standardize: bool = False
