@@ -66,7 +66,7 @@ def filled(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("cut", [
     lambda whole: b"",
     lambda whole: bytes(len(whole)),  # the linker writes the header last
-    lambda whole: whole[: 3 * len(whole) // 4],
+    lambda whole: whole[:64],
 ])  # fmt: skip
 def test_a_library_that_was_not_written_to_its_end_is_compiled_once_more(cut, filled, cache):
     shutil.copytree(filled, cache, dirs_exist_ok=True)
