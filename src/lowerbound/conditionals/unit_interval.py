@@ -49,6 +49,7 @@ class Beta(LocationScale):
     Source: Ferrari & Cribari-Neto 2004, "Beta regression for modelling rates and proportions".
 
     Example:
+        >>> import torch
         >>> from lowerbound.networks import mlp
         >>> p = Beta(mlp(2, 32, (2, 8, 8)))(torch.zeros(7, 5, 2))
         >>> p.log_prob(torch.full((5, 1, 8, 8), 0.25)).shape
@@ -116,6 +117,7 @@ class ContinuousBernoulli(Parametric):
     variational autoencoders".
 
     Example:
+        >>> import torch
         >>> from lowerbound.networks import mlp
         >>> p = ContinuousBernoulli(mlp(2, 32, (1, 8, 8)))(torch.zeros(7, 5, 2))
         >>> p.log_prob(torch.full((5, 1, 8, 8), 0.5)).shape

@@ -115,8 +115,8 @@ def find_logit_of_mean(mean: Tensor) -> Tensor:
         mean: between 0 and 1; a mean outside of [0.01, 0.99] counts as the nearest of these.
 
     Example:
-        >>> find_logit_of_mean(torch.tensor([0.5, 0.582], dtype=torch.float64)).round(decimals=2)
-        tensor([0., 1.], dtype=torch.float64)
+        >>> find_logit_of_mean(torch.tensor([0.418, 0.582])).round(decimals=2)
+        tensor([-1.,  1.])
     """
     mean = mean.clamp(0.01, 0.99)
     low, high = torch.full_like(mean, -128.0), torch.full_like(mean, 128.0)
