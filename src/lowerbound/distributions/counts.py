@@ -42,7 +42,7 @@ def compute_stirling_remainder(y: Tensor) -> Tensor:
         >>> compute_stirling_remainder(torch.tensor([1.0, 1e6]))
         tensor([8.1061e-02, 8.3333e-08])
     """
-    coefficients = _COEFFICIENTS
+    coefficients: tuple[float, ...] = _COEFFICIENTS
     if y.dtype == torch.float32:
         coefficients = _COEFFICIENTS[:_FEW]
     inverse = y.clamp(min=_LARGE).reciprocal()
