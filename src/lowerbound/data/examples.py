@@ -22,7 +22,7 @@ from lowerbound.data.fields import (
     sum_counts,
     take_rows,
 )
-from lowerbound.data.identity import compute_digest, compute_field_digests
+from lowerbound.data.identity import compute_digest, compute_field_digests, make_identity
 from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.pixels import decode_pixels
@@ -357,18 +357,8 @@ class Examples:
 
         Only requested fields are recorded, and the kind only if it is counts or codes.
         """
-        identity: dict[str, Any] = {
-            "count": len(self),
-            "shape": list(self.shape),
-            "pixels": self.pixels,
-            "levels": self.levels,
-            "sha256": self.digest(),
-        }
-        if self.kind is not None:
-            identity["kind"] = self.kind
-        if fields := self.field_digests(needs, accepts):
-            identity["fields"] = fields
-        return identity
+        fields = self.field_digests(needs, accepts)
+        return make_identity(self.values, self.pixels, self.levels, self.kind, fields)
 
     def field_digests(self, needs: Sequence[str], accepts: Sequence[str] = ()) -> dict[str, str]:
         """Compute the SHA-256 digests of the fields that a model requests, by name.

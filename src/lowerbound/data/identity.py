@@ -1,14 +1,38 @@
-"""Digests by which sets of examples and their fields are compared."""
+"""Records and digests by which sets of examples and their fields are compared."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from lowerbound.data.kinds import split_row_numbers
+from lowerbound.data.options import Kind, Pixels
 from lowerbound.data.rows import Values
+
+
+def make_identity(
+    values: Values,
+    pixels: Pixels,
+    levels: int | None,
+    kind: Kind | None,
+    field_digests: Mapping[str, str],
+) -> dict[str, Any]:
+    """Make the record by which a run recognises its examples."""
+    identity: dict[str, Any] = {
+        "count": len(values),
+        "shape": list(values.shape[1:]),
+        "pixels": pixels,
+        "levels": levels,
+        "sha256": compute_digest(values),
+    }
+    if kind is not None:
+        identity["kind"] = kind
+    if field_digests:
+        identity["fields"] = dict(field_digests)
+    return identity
 
 
 def compute_digest(values: Values) -> str:
