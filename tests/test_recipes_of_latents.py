@@ -8,15 +8,23 @@ from lowerbound.errors import DataError, SettingsError
 from lowerbound.recipes import RECIPES
 
 SMALL = {"hidden": 8, "latent": 3}
-BINARY = [name for name, entry in RECIPES.items() if entry.pixels == "binarize"]
+NAMES = (
+    "mixture-prior",
+    "vampprior",
+    "flow-prior",
+    "flow-posterior",
+    "iaf",
+    "sphere",
+    "categorical",
+)
 
 
 def make_pixels():
     return (torch.rand(30, 1, 4, 4) * 255).to(torch.uint8)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains_and_is_saved(name, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_and_is_saved(name, tmp_path):
     entry = RECIPES[name]
     data = lb.load_data(make_pixels(), pixels=entry.pixels).train
     model, objective = entry.build(data.shape, SMALL, seed=0)
@@ -36,7 +44,7 @@ def test_every_recipe_trains_and_is_saved(name, tmp_path):
     assert all(map(torch.equal, before, again.parameters()))
 
 
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", NAMES)
 def test_recipes_of_binary_data_refuse_grey_values(name):
     data = lb.load_data(make_pixels()).train
     model, objective = RECIPES[name].build(data.shape, SMALL)
