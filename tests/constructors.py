@@ -308,11 +308,14 @@ OBJECTIVES = {
 }
 
 # The reasons for which an objective refuses some posteriors. All others take every model.
+_DEPENDS = "depends on other latents"
 REASONS = {
     "ELBO, estimator B": "no closed-form KL is registered for",
-    "BetaTCVAE": "entries of a .* are not independent",
-    "DIPVAE I": "mean of a .* is not known in closed form",
-    "DIPVAE II": "mean of a .* is not known in closed form|entries of a .* are not independent",
+    "BetaTCVAE": f"entries of a .* are not independent|which has no density|{_DEPENDS}",
+    "DIPVAE I": f"mean of a .* is not known in closed form|{_DEPENDS}",
+    "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
+    "InfoVAE": f"prior that {_DEPENDS}",
+    "InfoVAE without a rate": f"prior that {_DEPENDS}",
 }
 
 
