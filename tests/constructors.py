@@ -247,9 +247,10 @@ UNCONDITIONAL = {
 }
 
 # Mean and variance have no closed form.
-WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
 WITHOUT_MOMENTS = {
-    name for name in CONDITIONALS if name.startswith("Flow") or name.endswith("relaxed")
+    name
+    for name in CONDITIONALS
+    if name.startswith(("Flow", "Autoregressive")) or name.endswith("relaxed")
 }
 
 # What is given to each has the shape (4,). The label is below 3, the size is a number, and the
@@ -306,17 +307,15 @@ OBJECTIVES = {
     "RAE, gradient penalty": lambda: lb.RAE(0.1, gradient_penalty=0.5, samples=2),
 }
 
-# Pairs of an objective and a model that are refused, with the reason.
-REFUSED = {
-    ("BetaTCVAE", "full rank posterior"): "entries of a TriangularNormal are not independent",
-    ("BetaTCVAE", "low rank posterior"): "entries of a .* are not independent",
-    ("BetaTCVAE", "Flow posterior"): "entries of a NormalizingFlow are not independent",
-    ("BetaTCVAE", "flow posterior"): "entries of a NormalizingFlow are not independent",
-    **{
-        (f"DIPVAE {version}", f"{letter}low posterior"): "mean of a NormalizingFlow is not known"
-        for version in ("I", "II")
-        for letter in "Ff"
-    },
+# The reasons for which an objective refuses some posteriors. All others take every model.
+_DEPENDS = "depends on other latents"
+REASONS = {
+    "ELBO, estimator B": "no closed-form KL is registered for",
+    "BetaTCVAE": f"entries of a .* are not independent|which has no density|{_DEPENDS}",
+    "DIPVAE I": f"mean of a .* is not known in closed form|{_DEPENDS}",
+    "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
+    "InfoVAE": f"prior that {_DEPENDS}",
+    "InfoVAE without a rate": f"prior that {_DEPENDS}",
 }
 
 

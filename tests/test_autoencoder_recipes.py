@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.cli.runs import build_objective
 from lowerbound.data import make_sprites
 from lowerbound.networks import MLP, Conv
 from lowerbound.recipes import RECIPES
+from lowerbound.runs.directory import RunDirectory
 
 NAMES = ("beta-vae", "beta-tc", "factor", "dip", "info", "mmd-wae", "adversarial", "rae")
 WITHOUT_ELBO = ("mmd-wae", "adversarial", "rae")
@@ -68,3 +70,29 @@ def test_the_encoder_of_a_wasserstein_auto_encoder_may_be_random():
         model, objective = build(name, (6,), posterior="gaussian")
         assert isinstance(model.posterior, lb.Gaussian)
         assert "elbo" in objective.terms(model.draw(torch.zeros(4, 6)))
+
+
+@pytest.mark.parametrize("validation", [None, 0.25])
+@pytest.mark.parametrize("name", ["factor", "adversarial", "beta-tc"])
+def test_the_command_evaluates_with_the_trained_objective(name, validation, tmp_path):
+    """With the critic of the run, and the size of its training data."""
+    x = torch.randn(40, 6)
+    model, objective = build(name, (6,), likelihood="gaussian")
+    run = lb.fit(
+        model,
+        objective,
+        x,
+        validation=validation,
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.01,
+        progress=False,
+        directory=tmp_path,
+    )
+    again = lb.load(tmp_path)
+    rebuilt = build_objective(tmp_path, RunDirectory(tmp_path).read_config(), again, None)
+    one, other = lb.evaluate(run.model, run.objective, x), lb.evaluate(again, rebuilt, x)
+    assert {name: term.mean for name, term in one.terms.items()} == {
+        name: term.mean for name, term in other.terms.items()
+    }
+    assert one.mean == other.mean

@@ -21,7 +21,7 @@ from constructors import (
     MODELS,
     NETWORKS,
     OBJECTIVES,
-    REFUSED,
+    REASONS,
     UNCONDITIONAL,
     WITHOUT_MOMENTS,
     WITHOUT_NOISE,
@@ -266,15 +266,14 @@ def test_every_objective_gives_a_bound_for_each_example(name, which):
     vae, goal = shared_model(name), OBJECTIVES[which]()
     vae.zero_grad()
     draw = vae.draw(images(name), goal.samples, goal.gradient)
-    if getattr(goal, "kl", None) == "closed-form" and draw.analytic_rate is None:
-        with pytest.raises(UnsupportedError, match="no closed-form KL is registered for"):
+    try:
+        bound = goal(draw)
+    except UnsupportedError:
+        with pytest.raises(UnsupportedError, match=REASONS[which]):
             goal(draw)
         return
-    if (which, name) in REFUSED:
-        with pytest.raises(UnsupportedError, match=REFUSED[which, name]):
-            goal(draw)
-        return
-    bound, terms = goal(draw), goal.terms(draw)
+    assert getattr(goal, "kl", None) != "closed-form" or draw.analytic_rate is not None
+    terms = goal.terms(draw)
     assert bound.shape == (11,)
     assert torch.isfinite(bound).all()
     torch.testing.assert_close(bound, terms["bound"])

@@ -82,9 +82,8 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     model, config = open_run(directory)
     part = split or choose_part(data)
     examples = load_examples(config, data, part, model)
-    evaluation = _Evaluation(
-        model, build_objective(config, samples), examples, seed, Report(as_json)
-    )
+    objective = build_objective(directory, config, model, samples)
+    evaluation = _Evaluation(model, objective, examples, seed, Report(as_json))
     evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
     with with_threads(threads):
         evaluation.add_bound(part)

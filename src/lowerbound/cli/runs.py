@@ -178,10 +178,19 @@ def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:
     return load(directory), RunDirectory(directory).read_config()
 
 
-def build_objective(config: dict[str, Any], samples: int | None) -> "Objective":
-    """Build the objective that a run maximised, with another number of samples if it is given."""
+def build_objective(
+    directory: Path, config: dict[str, Any], model: "Model", samples: int | None
+) -> "Objective":
+    """Build the objective that a run maximised, with another number of samples if it is given.
+
+    Its players, such as a critic, get the weights of the same checkpoint as the model.
+    """
     from lowerbound import objectives  # registers the objectives that a configuration can name
     from lowerbound.describe import build
+    from lowerbound.runs.directory import RunDirectory
+    from lowerbound.runs.finite import list_buffers
+    from lowerbound.training.players import collect_players
+    from lowerbound.training.state import select_best_weights
 
     described = read_section(config, "objective")
     objective: Any = build(described)
@@ -190,6 +199,10 @@ def build_objective(config: dict[str, Any], samples: int | None) -> "Objective":
             f"the run's config.yaml: {described!r} is not an objective; "
             "restore the file as it was written"
         )
+    players = collect_players(model, objective)
+    if players:
+        tensors, _ = RunDirectory(directory).read_newest(list_buffers(model))
+        players.load_state_dict((select_best_weights(tensors) or tensors)["objective"])
     if samples is None:
         return objective
     return objective.with_samples(samples)
