@@ -241,9 +241,10 @@ CONDITIONALS = {
 UNCONDITIONAL = {
     name
     for name in CONDITIONALS
-    if name.startswith(("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform"))
+    if name.startswith(
+        ("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform", "CodePrior")
+    )
     or "on nothing" in name
-    if name.startswith(("StandardNormal", "VampPrior", "CodePrior")) or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
@@ -473,7 +474,8 @@ def examples_for(recipe) -> lb.Examples:
     draw = torch.Generator().manual_seed(0)
     if recipe.kind == "codes":
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
-    grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
+    pixels = (torch.rand(10, 1, 8, 8, generator=draw) * 255).byte()
+    grey = lb.Examples(pixels, levels=256, labels=torch.arange(10))
     return grey.prepare(recipe.pixels)
 
 

@@ -1,6 +1,5 @@
 """The training step as one graph: it agrees with the uncompiled one, and is chosen for a reason."""
 
-import dataclasses
 import math
 import re
 import sys
@@ -179,13 +178,6 @@ def test_the_step_of_every_recipe_is_one_graph(name, more, traced):
         examples = examples_for(recipe)
         model, objective = recipe.build(examples, {"hidden": 8, "latent": 3, **more})
         return make_step(model, objective, examples)
-        model, objective = recipe.build((1, 8, 8), {"hidden": 8, "latent": 3})
-        grey = lb.Examples.of(
-            (torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
-        )
-        if "label" in model.needs:
-            grey = dataclasses.replace(grey, labels=torch.arange(10))
-        return make_step(model, objective, grey.prepare(recipe.pixels))
 
     assert_agreement(make)
 

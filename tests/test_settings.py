@@ -263,10 +263,8 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
     model, objective = entry.build(examples, {"hidden": 4})
     assert entry.summary.endswith(".")
     x = examples.batch(torch.arange(3))
-    assert objective(model.draw(x, objective.samples)).shape == (3,)
-    given = {name: torch.zeros(3, dtype=torch.long) for name in model.needs}
-    draw = model.draw(torch.zeros(3, 1, 8, 8), objective.samples, **given)
-    assert objective(draw).shape == (3,)
+    given = examples.given(torch.arange(3), model.needs)
+    assert objective(model.draw(x, objective.samples, **given)).shape == (3,)
 
 
 @pytest.mark.parametrize("name", RECIPES)
