@@ -202,6 +202,12 @@ CONDITIONALS = {
         ),
         (3, 2),
     ),
+    "AutoregressivePrior": (
+        lambda: lb.AutoregressivePrior(
+            lb.VectorQuantized(lb.mlp(4, (3, 2)), codes=5, stages=2), lb.recurrent(1, 8, (4, 5))
+        ),
+        (3, 2),
+    ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "Flow, inverse autoregressive": (lambda: lb.Flow("iaf", 3, context=4, transforms=2), (3,)),
@@ -242,15 +248,23 @@ UNCONDITIONAL = {
     name
     for name in CONDITIONALS
     if name.startswith(
-        ("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform", "CodePrior")
+        (
+            "StandardNormal",
+            "VampPrior",
+            "MixturePrior",
+            "SphereUniform",
+            "CodePrior",
+            "AutoregressivePrior",
+        )
     )
     or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
-WITHOUT_MOMENTS = {name for name in CONDITIONALS if name.startswith(("Flow", "Autoregressive"))}
 WITHOUT_MOMENTS = {
-    name for name in CONDITIONALS if name.startswith("Flow") or name.endswith("relaxed")
+    name
+    for name in CONDITIONALS
+    if name.startswith(("Flow", "Autoregressive")) or name.endswith("relaxed")
 }
 
 # What is given to each has the shape (4,). The label is below 3, the size is a number, and the
