@@ -202,6 +202,12 @@ CONDITIONALS = {
         ),
         (3, 2),
     ),
+    "AutoregressivePrior": (
+        lambda: lb.AutoregressivePrior(
+            lb.VectorQuantized(lb.mlp(4, (3, 2)), codes=5, stages=2), lb.recurrent(1, 8, (4, 5))
+        ),
+        (3, 2),
+    ),
     "Flow": (lambda: lb.Flow("nsf", 3, context=4, transforms=2), (3,)),
     "Flow that depends on nothing": (lambda: lb.Flow("MAF", 3, hidden_features=(8,)), (3,)),
     "Flow, inverse autoregressive": (lambda: lb.Flow("iaf", 3, context=4, transforms=2), (3,)),
@@ -241,9 +247,17 @@ CONDITIONALS = {
 UNCONDITIONAL = {
     name
     for name in CONDITIONALS
-    if name.startswith(("StandardNormal", "VampPrior", "MixturePrior", "SphereUniform"))
+    if name.startswith(
+        (
+            "StandardNormal",
+            "VampPrior",
+            "MixturePrior",
+            "SphereUniform",
+            "CodePrior",
+            "AutoregressivePrior",
+        )
+    )
     or "on nothing" in name
-    if name.startswith(("StandardNormal", "VampPrior", "CodePrior")) or "on nothing" in name
 }
 
 # Mean and variance have no closed form.
@@ -472,7 +486,8 @@ def examples_for(recipe) -> lb.Examples:
     draw = torch.Generator().manual_seed(0)
     if recipe.kind == "codes":
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
-    grey = lb.Examples.of((torch.rand(10, 1, 8, 8, generator=draw) * 255).byte())
+    pixels = (torch.rand(10, 1, 8, 8, generator=draw) * 255).byte()
+    grey = lb.Examples(pixels, levels=256, labels=torch.arange(10))
     return grey.prepare(recipe.pixels)
 
 

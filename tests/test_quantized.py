@@ -310,6 +310,41 @@ def test_a_prior_with_the_frequencies_of_the_codes_has_their_entropy_as_rate():
     assert learned.mean > uniform.mean
 
 
+@torch.no_grad()
+def test_the_probabilities_of_all_sequences_of_codes_sum_to_one():
+    """And draws have these probabilities: each of 27 at 5 standard errors."""
+    torch.manual_seed(0)
+    posterior = quantizer((2, 3), codes=3)
+    posterior.tables.normal_()
+    p = lb.AutoregressivePrior(posterior, lb.recurrent(1, 8, (3, 3))).double()()
+    everything = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    z = embed_codes(everything[:, None], p.tables, 2)
+    chances = p.log_prob(z).exp()
+    assert chances.sum().item() == pytest.approx(1)
+    codes = p.find(p.sample((4000,)))[:, 0]
+    numbers = (codes * torch.tensor([9, 3, 1])).sum(1)
+    found = torch.bincount(numbers, minlength=27) / 4000
+    assert ((found - chances).abs() < 5 * (chances * (1 - chances) / 4000).sqrt()).all()
+
+
+def test_a_prior_over_sequences_learns_from_the_codes_of_a_model(tmp_path):
+    torch.manual_seed(0)
+    posterior = lb.VectorQuantized(lb.mlp(6, (2, 4)), codes=5)
+    posterior.tables.normal_()
+    model = lb.LatentModel(lb.CodePrior(posterior), posterior, lb.Gaussian(lb.mlp((2, 4), 12)))
+    x = torch.randn(1, 6) + 0.1 * torch.randn(60, 6)  # almost the same codes for all
+    prior = lb.AutoregressivePrior(posterior, lb.recurrent(1, 8, (4, 5)))
+    better = lb.fit_prior(model, prior, x, epochs=20, learning_rate=0.05, progress=False)
+    before, after = (lb.evaluate(one, lb.ELBO(), x) for one in (model, better))
+    assert after.terms["rate"].mean < 0.6 * before.terms["rate"].mean
+    assert after.terms["distortion"].mean == pytest.approx(before.terms["distortion"].mean)
+    draw = better.draw(x)
+    torch.testing.assert_close(draw.rate, draw.sampled_rate)
+    again = lb.load(lb.save(better, tmp_path / "model"))
+    assert again.prior.quantizer is again.posterior
+    assert torch.equal(again.sample(3, seed=0), better.sample(3, seed=0))
+
+
 def test_health_reports_the_use_of_codes():
     model, x = MODELS["codes"](), images("codes", 60)
     model.posterior.tables.normal_()
@@ -354,6 +389,13 @@ def test_codes_may_depend_on_fields():
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3, 1)), SettingsError, "at least 2"),
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3,)), ShapeError, "1 levels need"),
         (lambda: lb.CodePrior(lb.Gaussian(lb.mlp(4, 2))), SettingsError, "does not choose codes"),
+        (
+            lambda: lb.AutoregressivePrior(
+                lb.VectorQuantized(lb.mlp(4, 2), codes=5), lb.recurrent(1, 4, (2, 5))
+            ),
+            ShapeError,
+            r"1 codes of 5 values, and the network predicts 2 codes of 5; make it for \(1, 5\)",
+        ),
         (
             lambda: MODELS["codes"]().prior.start_from_latents(torch.zeros(1, 3, 2, 2)),
             SettingsError,

@@ -1,11 +1,18 @@
 """Recipes, priors that depend on a label, evaluations of new posteriors, and fast flows."""
 
+import dataclasses
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.recipes import RECIPES
+
+sys.path.insert(0, str(Path(__file__).parent))
+from constructors import examples_for
 
 SMALL = {"hidden": 8, "latent": 3}
 NAMES = (
@@ -26,8 +33,8 @@ def make_pixels():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_and_is_saved(name, tmp_path):
     entry = RECIPES[name]
-    data = lb.load_data(make_pixels(), pixels=entry.pixels).train
-    model, objective = entry.build(data.shape, SMALL, seed=0)
+    data = examples_for(entry)
+    model, objective = entry.build(data, SMALL, seed=0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     run = lb.fit(model, objective, data, steps=3, batch_size=8, progress=False)
     assert len(run.history) == 1
@@ -35,18 +42,20 @@ def test_a_recipe_trains_and_is_saved(name, tmp_path):
         not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
     ]
     assert sum(changed) > 0.7 * len(changed)
-    assert model.sample(2).shape == (2, 1, 4, 4)
+    given = dict.fromkeys(model.needs, 0)
+    assert model.sample(2, **given).shape == (2, *data.shape)
     lb.save(model, tmp_path / "model.safetensors")
     loaded = lb.load(tmp_path / "model.safetensors")
     bound = lb.evaluate(model, objective, data).mean
     assert lb.evaluate(loaded, objective, data).mean == bound
-    again, _ = entry.build(data.shape, SMALL, seed=0)
+    again, _ = entry.build(data, SMALL, seed=0)
     assert all(map(torch.equal, before, again.parameters()))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_of_binary_data_refuse_grey_values(name):
     data = lb.load_data(make_pixels()).train
+    data = dataclasses.replace(data, labels=torch.arange(len(data)) % 10)
     model, objective = RECIPES[name].build(data.shape, SMALL)
     with pytest.raises(DataError, match=r"has grey values.*set pixels='binarize'"):
         lb.fit(model, objective, data, epochs=1, progress=False)

@@ -263,7 +263,7 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
     model, objective = entry.build(examples, {"hidden": 4})
     assert entry.summary.endswith(".")
     x = examples.batch(torch.arange(3))
-    given = {name: torch.zeros(3, dtype=torch.long) for name in model.needs}
+    given = examples.given(torch.arange(3), model.needs)
     assert objective(model.draw(x, objective.samples, **given)).shape == (3,)
 
 

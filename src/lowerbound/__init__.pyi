@@ -3,6 +3,7 @@
 from . import errors as errors
 from . import recipes as recipes
 from .conditionals import Autoregressive as Autoregressive
+from .conditionals import AutoregressivePrior as AutoregressivePrior
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import Beta as Beta
 from .conditionals import ByVariable as ByVariable

@@ -4,7 +4,7 @@ from lowerbound.conditionals.autoregressive import Autoregressive
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.categorical import Categorical
-from lowerbound.conditionals.code_prior import CodePrior
+from lowerbound.conditionals.code_prior import AutoregressivePrior, CodePrior
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
 from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow
@@ -40,6 +40,7 @@ from lowerbound.conditionals.zeros import Hurdle, ZeroInflated
 
 __all__ = [
     "Autoregressive",
+    "AutoregressivePrior",
     "Bernoulli",
     "Beta",
     "ByVariable",

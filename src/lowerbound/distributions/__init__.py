@@ -2,7 +2,7 @@
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
-from lowerbound.distributions.codes import CodePoint, FactorialCodeVectors
+from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -56,6 +56,7 @@ __all__ = [
     "CodeSequence",
     "DiagonalNormal",
     "DiscretizedLogistics",
+    "EmbeddedSequence",
     "FactorialBernoulli",
     "FactorialCategorical",
     "FactorialCodeVectors",

@@ -209,6 +209,59 @@ class FactorialCodeVectors(Distribution):
         return vectors.sum(-1 - self.event_dims).movedim(-1, -self.event_dims)
 
 
+class EmbeddedSequence(Distribution):
+    r"""A distribution of sequences of codes, as the vectors for which the codes stand.
+
+    Args:
+        base: the distribution of the codes ``[*batch, T]`` of all tables and positions in order,
+            ``T = S * positions``.
+        units: ``(S, *sides)``.
+        tables: the vectors of the codes, ``[S, K, D]``.
+        find: finds the codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``.
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(
+        self,
+        base: Distribution,
+        units: Size,
+        tables: Tensor,
+        find: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.base = base
+        self.units = units
+        self.tables = tables
+        self.find = find
+        event_shape = Size((tables.shape[-1], *units[1:]))
+        super().__init__(base.batch_shape, event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The vectors from the codebook."""
+        return _CodeVectors(len(self.units))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedSequence:
+        """The same distribution, repeated over ``batch_shape``."""
+        base = self.base.expand(Size(batch_shape))
+        return EmbeddedSequence(base, self.units, self.tables, self.find)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``[*sample_shape, *batch, D, *sides]``, one code after the other."""
+        codes = self.base.sample(Size(sample_shape)).long()
+        codes = codes.reshape(*codes.shape[:-1], *self.units)
+        return embed_codes(codes, self.tables, len(self.units))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of the codes that are nearest to ``value``, in nats."""
+        return self.log_prob_of_codes(self.find(value))
+
+    def log_prob_of_codes(self, codes: Tensor) -> Tensor:
+        """The log probability of codes ``[*leading, S, *sides]``, in nats."""
+        return self.base.log_prob(codes.flatten(-len(self.units)))
+
+
 def embed_codes(codes: Tensor, tables: Tensor, event_dims: int) -> Tensor:
     """Sum the vectors of codes ``[*leading, S, *sides]`` to events ``[*leading, D, *sides]``.
 
@@ -224,4 +277,9 @@ def embed_codes(codes: Tensor, tables: Tensor, event_dims: int) -> Tensor:
 
 @register_kl(CodePoint, FactorialCodeVectors)  # type: ignore[untyped-decorator]
 def _kl_code_point_to_codes(q: CodePoint, p: FactorialCodeVectors) -> Tensor:
+    return -p.log_prob_of_codes(q.codes)
+
+
+@register_kl(CodePoint, EmbeddedSequence)  # type: ignore[untyped-decorator]
+def _kl_code_point_to_sequence(q: CodePoint, p: EmbeddedSequence) -> Tensor:
     return -p.log_prob_of_codes(q.codes)
