@@ -79,8 +79,15 @@ def dreg(
     Lawson, Gu & Maddison 2019). The bound is the same; only the gradient of the encoder differs,
     and its noise falls with the number of samples instead of rising.
     """
-    settings = {"latent": latent, "hidden": hidden, "layers": layers, "activation": activation}
-    return iwae(shape, **settings, samples=samples, gradient="dreg")
+    return iwae(
+        shape,
+        latent=latent,
+        hidden=hidden,
+        layers=layers,
+        activation=activation,
+        samples=samples,
+        gradient="dreg",
+    )
 
 
 @recipe(training={"epochs": 40}, pixels="binarize")
