@@ -286,26 +286,3 @@ def event_dims_of(network: nn.Module) -> int:
     It is 1 if the network does not declare its ``output_shape``.
     """
     return len(getattr(network, "output_shape", None) or (1,))
-
-
-def refuse_entries(outside: Tensor, x: Tensor, rows: Tensor, name: str, reason: str) -> None:
-    """Refuse data of which some entries lie outside of a likelihood's support.
-
-    Args:
-        outside: whether each entry lies outside, ``[B, *event]``.
-        x: the data, ``[B, *event]``.
-        rows: their positions in the dataset, ``[B]``.
-        name: what the message calls the dataset.
-        reason: the rest of the message, after "row 3, entry 5 is 0,".
-
-    Raises:
-        DataError: naming the first such row, its first such entry, and its value.
-    """
-    outside = outside.flatten(1)
-    bad = outside.any(1)
-    if not bool(bad.any()):
-        return
-    place = int(bad.nonzero()[0])
-    entry = int(outside[place].nonzero()[0])
-    value = x[place].flatten()[entry].item()
-    raise DataError(f"{name}: row {int(rows[place])}, entry {entry} is {value:.6g}, {reason}")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 from torch.distributions import LogNormal as LogNormalDistribution
 
-from lowerbound.conditionals.base import refuse_entries
 from lowerbound.conditionals.location_scale import LocationScale, Scale
 from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.refusing import refuse_outside
 from lowerbound.describe import describable
 from lowerbound.distributions import Gamma as GammaDistribution
 from lowerbound.distributions import soft_clamp
@@ -38,15 +38,15 @@ class PositiveEntries(LocationScale):
         Raises:
             DataError: naming the first such row.
         """
-        refuse_entries(
-            x <= 0,
+        refuse_outside(
             x,
+            x <= 0,
             rows,
-            name,
-            f"but a {type(self).__name__} likelihood needs positive values. If zeros are values "
+            f"a {type(self).__name__} likelihood needs positive values. If zeros are values "
             "below a limit of detection, add half of the limit to all values; if they stand for "
             "missing values, replace them by NaN and use missing='nan' with lb.Masked. Data of "
             "both signs need another likelihood, such as lb.Gaussian",
+            name,
         )
 
 

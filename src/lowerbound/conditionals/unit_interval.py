@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from lowerbound.conditionals.base import Parametric, event_dims_of, refuse_entries
+from lowerbound.conditionals.base import Parametric, event_dims_of
 from lowerbound.conditionals.location_scale import LocationScale, Scale
 from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.refusing import refuse_outside
 from lowerbound.describe import describable
 from lowerbound.distributions import Beta as BetaDistribution
 from lowerbound.distributions import FactorialContinuousBernoulli, find_logit_of_mean, soft_clamp
@@ -85,15 +86,15 @@ class Beta(LocationScale):
         Raises:
             DataError: naming the first such row.
         """
-        refuse_entries(
-            (x <= 0) | (x >= 1),
+        refuse_outside(
             x,
+            (x <= 0) | (x >= 1),
             rows,
-            name,
-            "but a Beta likelihood needs values strictly between 0 and 1, because its density at 0 "
+            "a Beta likelihood needs values strictly between 0 and 1, because its density at 0 "
             "and at 1 is zero or infinite. Rescale data outside of [0, 1]. For data that contain "
             "0 or 1, use lb.ContinuousBernoulli, or move them inside: with N examples, "
             "(x * (N - 1) + 0.5) / N",
+            name,
         )
 
 
@@ -143,11 +144,11 @@ class ContinuousBernoulli(Parametric):
         Raises:
             DataError: naming the first such row.
         """
-        refuse_entries(
-            (x < 0) | (x > 1),
+        refuse_outside(
             x,
+            (x < 0) | (x > 1),
             rows,
-            name,
-            "but a ContinuousBernoulli likelihood needs values in [0, 1]; rescale the data, or use "
+            "a ContinuousBernoulli likelihood needs values in [0, 1]; rescale the data, or use "
             "another likelihood, such as lb.Gaussian",
+            name,
         )

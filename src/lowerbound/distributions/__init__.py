@@ -26,7 +26,7 @@ from lowerbound.distributions.entries import (
     is_mass,
     unwrap_independent,
 )
-from lowerbound.distributions.gamma import Beta, Gamma, stirling_remainder
+from lowerbound.distributions.gamma import Beta, Gamma
 from lowerbound.distributions.hierarchy import Hierarchy, outline
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import (
@@ -46,6 +46,7 @@ from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.sphere import PowerSpherical, SphereUniform
+from lowerbound.distributions.stirling import compute_stirling_remainder
 from lowerbound.distributions.student import FactorialStudentT
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
@@ -87,6 +88,7 @@ __all__ = [
     "choose_point",
     "closed_form_kl",
     "closed_form_unit_kl",
+    "compute_stirling_remainder",
     "draw_samples",
     "entrywise_log_prob",
     "find_entry_support",
@@ -99,6 +101,5 @@ __all__ = [
     "outline",
     "shift_normal",
     "soft_clamp",
-    "stirling_remainder",
     "unwrap_independent",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import constraints, register_kl
 
+from lowerbound.distributions.factorial import Factorial
 from lowerbound.runtime import noise
 
 # log(sinh(h) / h) = sum over n of coefficient * h^(2 n), for n from 1 to 6. The closed forms of it
@@ -23,7 +24,7 @@ _SERIES_BELOW = 0.25
 _QUANTILE_SERIES_BELOW = 0.03
 
 
-class FactorialContinuousBernoulli(Distribution):
+class FactorialContinuousBernoulli(Factorial):
     r"""Independent entries in [0, 1], given by their logits.
 
     .. math::
@@ -49,13 +50,10 @@ class FactorialContinuousBernoulli(Distribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, logits: Tensor, event_dims: int = 1) -> None:
         self.logits = logits
-        self.event_dims = event_dims
-        batch_dims = logits.dim() - event_dims
-        super().__init__(logits.shape[:batch_dims], logits.shape[batch_dims:], validate_args=False)
+        super().__init__(logits, event_dims=event_dims)
 
     @property
     def support(self) -> Any:
@@ -72,10 +70,9 @@ class FactorialContinuousBernoulli(Distribution):
         """``1 / eta^2 - 1 / (2 sinh(eta / 2))^2``, ``[*batch, *event]``."""
         return 0.25 * _find_curvature(0.5 * self.logits)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialContinuousBernoulli:
-        """The same distribution, repeated over ``batch_shape``."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        return FactorialContinuousBernoulli(self.logits.expand(shape), self.event_dims)
+    def change_parameters(self, change: Callable[[Tensor], Tensor]) -> FactorialContinuousBernoulli:
+        """The continuous Bernoulli distribution after a change of the logits."""
+        return FactorialContinuousBernoulli(change(self.logits), self.event_dims)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws by inversion, ``[*sample_shape, *batch, *event]``."""
@@ -85,18 +82,10 @@ class FactorialContinuousBernoulli(Distribution):
         u = noise.uniform(shape, axis, dtype=logits.dtype, device=logits.device)
         return _find_quantile(u, logits)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density of ``value``, in nats, summed over the event's dimensions."""
-        return self.entrywise_log_prob(value).flatten(-self.event_dims).sum(-1)
-
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log density of each entry of ``value``, in nats, ``[*batch, *event]``."""
         # log((e^eta - 1) / eta) = eta / 2 + log(sinh(eta / 2) / (eta / 2))
         return (value - 0.5) * self.logits - _find_log_sinhc(0.5 * self.logits)
-
-    def stop_gradient(self) -> FactorialContinuousBernoulli:
-        """The same distribution with a stop-gradient on its parameters."""
-        return FactorialContinuousBernoulli(self.logits.detach(), self.event_dims)
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""

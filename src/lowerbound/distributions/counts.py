@@ -25,34 +25,9 @@ from torch.distributions import Gamma, constraints
 from torch.nn.functional import logsigmoid
 
 from lowerbound.distributions.factorial import Factorial
+from lowerbound.distributions.stirling import compute_stirling_remainder
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-# Stirling's remainder is c_1 / y + c_2 / y^3 + c_3 / y^5 + ..., with B_2k / (2k (2k - 1)) as c_k.
-# From y = 12 on, the error of these terms is below 1e-14, and that of the first two below 4e-9.
-_LARGE = 12.0
-_COEFFICIENTS = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
-_FEW = 2  # enough for float32
-
-
-def compute_stirling_remainder(y: Tensor) -> Tensor:
-    r"""The remainder of Stirling's formula, :math:`s(y)`, for ``y > 0``.
-
-    Example:
-        >>> compute_stirling_remainder(torch.tensor([1.0, 1e6]))
-        tensor([8.1061e-02, 8.3333e-08])
-    """
-    coefficients: tuple[float, ...] = _COEFFICIENTS
-    if y.dtype == torch.float32:
-        coefficients = _COEFFICIENTS[:_FEW]
-    inverse = y.clamp(min=_LARGE).reciprocal()
-    step = inverse.square()
-    series: Tensor | float = coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
-        series = step * series + coefficient
-    small = y.clamp(max=_LARGE)
-    exact = torch.lgamma(small + 1) - (small + 0.5) * small.log() + small - _HALF_LOG_2PI
-    return torch.where(y < _LARGE, exact, inverse * series)
 
 
 def _exceed_tangent(d: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from lowerbound.runtime import noise
 
 
 class Factorial(Distribution):
-    """Independent entries, each with a few parameters. Draws are not reparameterised.
+    """Independent entries, each with a few parameters.
+
+    Draws are not reparameterised, unless a class has ``rsample`` instead of ``sample``, and says
+    ``has_rsample = True``.
 
     To write your own: pass the parameters to this constructor, and write
     :meth:`entrywise_log_prob`, :meth:`change_parameters`, ``sample``, ``support``, ``mean`` and

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
+from lowerbound.distributions.factorial import Factorial
 from lowerbound.runtime import noise
 
 # The smallest exponential draw: at 0 the square root below has no finite derivative.
 _SMALLEST = 1e-12
 
 
-class FactorialStudentT(Distribution):
+class FactorialStudentT(Factorial):
     r"""Independent entries with heavy tails, given by location, log scale and degrees of freedom.
 
     .. math::
@@ -48,18 +50,14 @@ class FactorialStudentT(Distribution):
     """
 
     has_rsample = True
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(
         self, loc: Tensor, log_scale: Tensor, degrees: Tensor, event_dims: int = 1
     ) -> None:
-        shape = torch.broadcast_shapes(loc.shape, log_scale.shape, degrees.shape)
-        batch_dims = len(shape) - event_dims
         self.loc = loc
         self.log_scale = log_scale
         self.degrees = degrees
-        self.event_dims = event_dims
-        super().__init__(shape[:batch_dims], shape[batch_dims:], validate_args=False)
+        super().__init__(loc, log_scale, degrees, event_dims=event_dims)
 
     @property
     def support(self) -> Any:
@@ -81,12 +79,10 @@ class FactorialStudentT(Distribution):
         variance = (2 * self.log_scale).exp() * torch.where(is_finite, ratio, math.inf)
         return variance.expand(self._extended_shape())
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialStudentT:
-        """The same distribution, repeated over ``batch_shape``."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        return FactorialStudentT(
-            self.loc.expand(shape), self.log_scale, self.degrees, self.event_dims
-        )
+    def change_parameters(self, change: Callable[[Tensor], Tensor]) -> FactorialStudentT:
+        """Student's t after a change of each parameter."""
+        parameters = change(self.loc), change(self.log_scale), change(self.degrees)
+        return FactorialStudentT(*parameters, self.event_dims)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws ``mu + sigma * t``, ``[*sample_shape, *batch, *event]``."""
@@ -99,21 +95,11 @@ class FactorialStudentT(Distribution):
         square = self.degrees * torch.expm1(2 * exponential / self.degrees)
         return self.loc + self.log_scale.exp() * square.sqrt() * torch.cos(2 * math.pi * v)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density of ``value``, in nats, summed over the event's dimensions."""
-        return self.entrywise_log_prob(value).flatten(-self.event_dims).sum(-1)
-
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log density of each entry of ``value``, in nats, ``[*batch, *event]``."""
         square = ((value - self.loc) * (-self.log_scale).exp()).square()
         tail = 0.5 * (self.degrees + 1) * torch.log1p(square / self.degrees)
         return self._log_constant() - self.log_scale - tail
-
-    def stop_gradient(self) -> FactorialStudentT:
-        """The same distribution with a stop-gradient on its parameters."""
-        return FactorialStudentT(
-            self.loc.detach(), self.log_scale.detach(), self.degrees.detach(), self.event_dims
-        )
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""
