@@ -221,14 +221,14 @@ MUTATIONS = [
     ),
     Mutation(
         EXAMPLES,
-        'parts: dict[str, Any] = {"rows": self._get_row_numbers()[index_on_cpu]}',
-        'parts: dict[str, Any] = {"rows": torch.arange(len(index_on_cpu))}',
+        'parts: dict[str, Any] = {"rows": self._get_row_numbers()[positions]}',
+        'parts: dict[str, Any] = {"rows": torch.arange(len(positions))}',
         "Selected examples lose their row numbers, and with them their noise.",
     ),
     Mutation(
         EXAMPLES,
-        'parts["labels"] = self.labels[index_on_cpu]',
-        'parts["labels"] = self.labels[: len(index_on_cpu)]',
+        'parts["labels"] = self.labels[positions]',
+        'parts["labels"] = self.labels[: len(positions)]',
         "Selected examples get the labels of the first ones.",
     ),
     Mutation(
@@ -257,8 +257,8 @@ MUTATIONS = [
     ),
     Mutation(
         EXAMPLES,
-        "bits = -bound / (math.prod(self.shape) * math.log(2))",
-        "bits = -bound / math.prod(self.shape)",
+        "bits = -bound / ((entries or math.prod(self.shape)) * math.log(2))",
+        "bits = -bound / (entries or math.prod(self.shape))",
         "Bits per dimension are nats.",
     ),
     Mutation(
