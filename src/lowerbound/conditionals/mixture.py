@@ -58,7 +58,7 @@ class MixturePrior(Conditional):
         self,
         shape: int | Shape,
         components: int,
-        spread: float = 1.0,
+        spread: float = 0.3,
         min_scale: float = 1e-3,
         max_scale: float = 1e3,
     ) -> None:

@@ -56,7 +56,11 @@ class PowerSpherical(Parametric):
     .. math::
 
         p(z) \propto (1 + \mu^\top z)^\kappa, \qquad \mu = \frac{m}{\|m\|}, \quad
-        \kappa = \log(1 + e^v)
+        \kappa = (D - 1) \log(1 + e^v)
+
+    The factor D - 1 makes ``v`` mean the same in every dimension: the mean cosine to the direction
+    :math:`\mu` is :math:`\kappa / (D - 1 + \kappa)`, 0.41 for v = 0. Without it, a new posterior in
+    many dimensions is almost uniform, and training starts slowly.
 
     Its draws are reparameterised, without rejections, and its KL divergence from
     :class:`SphereUniform` has a closed form. Its natural point is the mean direction. With a prior
@@ -108,5 +112,6 @@ class PowerSpherical(Parametric):
         is_zero = (direction == 0).all(-1, keepdim=True)
         first = nn.functional.pad(is_zero.to(raw.dtype), (0, direction.shape[-1] - 1))
         loc = nn.functional.normalize(direction + first, dim=-1)
-        concentration = soft_clamp(nn.functional.softplus(v), -math.inf, self.max_concentration)
+        concentration = (direction.shape[-1] - 1) * nn.functional.softplus(v)
+        concentration = soft_clamp(concentration, -math.inf, self.max_concentration)
         return sphere.PowerSpherical(loc, concentration)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 import lowerbound as lb
 from lowerbound.recipes.aevb import Activation, Hidden, Layers, Shape, Warmup, make_beta
-from lowerbound.recipes.priors import make_decoder
+from lowerbound.recipes.priors import WARMUP_EPOCHS, make_decoder
 from lowerbound.recipes.registry import recipe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def categorical(
     samples: Annotated[
         int, Field(ge=1, description="number L of draws of z for each example in the bound")
     ] = 1,
-    kl_warmup: Warmup = 0.0,
+    kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Categorical latents as one-hot codes, with a uniform prior, for binary data: 20 of 10.

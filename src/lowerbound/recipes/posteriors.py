@@ -15,7 +15,7 @@ from lowerbound.recipes.aevb import (
     Warmup,
     make_beta,
 )
-from lowerbound.recipes.priors import FlowHidden, Transforms, make_decoder
+from lowerbound.recipes.priors import WARMUP_EPOCHS, FlowHidden, Transforms, make_decoder
 from lowerbound.recipes.registry import recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def iaf(
     transforms: Transforms = 4,
     flow_hidden: FlowHidden = 128,
     samples: Samples = 1,
-    kl_warmup: Warmup = 0.0,
+    kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Posterior that is an inverse autoregressive flow, for binary data: 4 transforms, 40 latents.
@@ -72,7 +72,7 @@ def flow_posterior(
     transforms: Transforms = 4,
     flow_hidden: FlowHidden = 128,
     samples: Samples = 1,
-    kl_warmup: Warmup = 0.0,
+    kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Posterior that is a flow of rational splines, for binary data: 4 transforms, 40 latents.
@@ -117,7 +117,7 @@ def sphere(
     layers: Layers = 2,
     activation: Activation = "relu",
     samples: Samples = 1,
-    kl_warmup: Warmup = 0.0,
+    kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
     """Latents on a sphere, with a uniform prior, for binary data: 10 dimensions of norm 1.
