@@ -28,7 +28,7 @@ def test_every_recipe_trains_and_is_saved(name, tmp_path):
     data = examples_for(entry)
     model, objective = entry.build(data, SMALL, seed=0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    run = lb.fit(model, objective, data, steps=3, batch_size=8, progress=False)
+    run = lb.fit(model, objective, data, steps=3, batch_size=3, progress=False)
     assert len(run.history) == 1
     changed = [
         not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
