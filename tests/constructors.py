@@ -495,22 +495,6 @@ def examples_for(recipe) -> lb.Examples:
 WITHOUT_NOISE = {name for name in MODELS if name.startswith("codes")}
 
 
-_REFUSED_WITH_LAYERS = {
-    "BetaTCVAE": "depends on other latents",
-    "DIPVAE I": "depends on other latents",
-    "DIPVAE II": "depends on other latents",
-    "InfoVAE": "draws from the whole prior are not known",
-    "InfoVAE without a rate": "draws from the whole prior are not known",
-}
-REFUSED |= {
-    (objective, name): reason
-    for name in MODELS
-    if name.startswith("layered")
-    for objective, reason in _REFUSED_WITH_LAYERS.items()
-}
-REFUSED |= {("BetaTCVAE", name): "a CodePoint, which has no density" for name in WITHOUT_NOISE}
-
-
 def images(model_name: str, count: int = 11) -> torch.Tensor:
     """Images that the model of that name can take: binary, counts up to 3, or grey."""
     grey = torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(1))
