@@ -316,12 +316,30 @@ def test_the_yardstick_is_the_score_of_new_data():
     assert abs(difference.mean()) < 4 * difference.std() / 300**0.5 + 0.04
 
 
-def test_binary_entries_score_their_entropy():
-    x = (torch.rand(400, 3) < torch.tensor([0.1, 0.5, 1.1])).float()
-    p = x.mean(0)
-    entropy = -(torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p)).sum().item()
-    data = lb.Examples.of(x.bool())
-    assert _score(lb.Bernoulli(lb.mlp(2, 3)), data) == pytest.approx(-entropy - 2 / 400, rel=1e-5)
+def test_binary_entries_are_scored_by_all_other_rows():
+    x = torch.rand(40, 3) < torch.tensor([0.1, 0.5, 1.1])
+    expected = 0.0
+    for row in range(40):
+        others = torch.cat([x[:row], x[row + 1 :]]).double()
+        p = (others.sum(0) + 0.5) / 40
+        expected += float(p.where(x[row], 1 - p).log().sum()) / 40
+    assert _score(lb.Bernoulli(lb.mlp(2, 3)), lb.Examples.of(x)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [10, 30, 3000])
+def test_few_pixels_of_many_levels_do_not_flatter_the_yardstick(count):
+    """Frequencies of 256 levels in 30 rows would seem to know more than they do."""
+    generator = torch.Generator().manual_seed(0)
+    levels = (128 + 30 * torch.randn(count, 50, generator=generator)).round().clamp(0, 255)
+    data = lb.Examples(levels.to(torch.uint8), levels=256)
+    entropy = 50 * (0.5 * math.log(2 * math.pi * math.e) + math.log(30))
+    found = _score(lb.Categorical(lb.mlp(2, 256 * 50)), data)
+    assert -entropy - 50 * 3 / count < found < -entropy + 50 * 1 / count
+
+
+def test_constant_pixels_cost_nothing():
+    data = lb.Examples(torch.full((20, 5), 7, dtype=torch.uint8), levels=256)
+    assert -0.5 < _score(lb.Categorical(lb.mlp(2, 256 * 5)), data) <= 0
 
 
 def test_counts_score_their_negative_binomial():

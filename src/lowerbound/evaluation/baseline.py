@@ -29,13 +29,16 @@ _MOST_LEVELS = 1024
 def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0) -> float | None:
     r"""Score data by independent entries: one distribution for each entry, the same for all rows.
 
-    .. math:: \frac1N \sum_n \sum_d \log p_d(x_{nd}) - \frac PN
+    .. math:: \frac1N \sum_n \sum_d \log p_d(x_{nd})
 
-    Each :math:`p_d` is fitted to the same data: a Gaussian if the model's likelihood is a density;
-    if it is a mass, the frequencies of the levels (for two levels a Bernoulli distribution), and
-    for counts a negative binomial distribution by moments. P is the number of fitted parameters:
-    the last term is Akaike's estimate (1974) of how much lower the score of new data would be.
-    Entries that are constant are left out, because their density would be infinite.
+    Each :math:`p_d` is fitted to the same data, and what is returned estimates the score of new
+    data. If the model's likelihood is a density, it is a Gaussian, whose score is lowered by the
+    number of its parameters, 2, over N (Akaike 1974); entries that are constant are left out,
+    because their density would be infinite. If the likelihood is a mass, it is the frequencies of
+    the levels: of two for a Bernoulli distribution. Each row is scored by the frequencies in all
+    other rows, to which each of L levels adds 1 / L (Perks 1947). Levels that are ordered, such as
+    those of pixels, are also scored by a Gaussian over their bins, and the better of the two scores
+    is returned. For counts it is a negative binomial distribution by moments.
 
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
@@ -45,7 +48,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
     Returns:
         The average in nats per example, or ``None`` if the likelihood is neither mass nor density.
 
-    Source: H. Akaike, "A new look at the statistical model identification" (1974).
+    Source: H. Akaike, "A new look at the statistical model identification" (1974); W. Perks, "Some
+    observations on inverse probability including a new indifference rule" (1947).
 
     Example:
         >>> import lowerbound as lb
@@ -79,17 +83,28 @@ def _score_entries(x: Tensor, mass: bool, examples: Examples) -> Tensor:
         levels = 2
     if levels is None or levels > _MOST_LEVELS:
         return _score_counts(x)
-    if examples.kind is None:
-        x = x * (levels - 1)
-    return _score_levels(x, levels)
+    if examples.kind is not None:
+        return _score_levels(x, levels)
+    x = x * (levels - 1)
+    by_frequencies = _score_levels(x, levels)
+    if levels == 2:
+        return by_frequencies
+    by_bins = _score_gaussians(x, width=1.0)
+    return max(by_frequencies, by_bins, key=lambda scores: float(scores.sum()))
 
 
-def _score_gaussians(x: Tensor) -> Tensor:
+def _score_gaussians(x: Tensor, width: float = 0.0) -> Tensor:
+    """Score by Gaussians, or by the mass that they have in bins of this width."""
     variance = (x - x.nanmean(0)).square().nanmean(0)
     scale = x.nan_to_num(0.0).abs().amax(0)
     varies = variance.sqrt() > 1e-7 * scale  # rounding makes a constant vary a little
-    log_density = -0.5 * (2 * math.pi * math.e * variance[varies]).log()
-    return _average(log_density, 2.0, x[:, varies])
+    if width:
+        # A value is spread evenly over its bin, so that even a constant has a variance.
+        variance, varies = variance + width**2 / 12, torch.ones_like(varies)
+    scores = -0.5 * (2 * math.pi * math.e * variance[varies]).log()
+    if width:
+        scores = (scores + math.log(width)).clamp(max=0.0)
+    return _average(scores, 2.0, x[:, varies])
 
 
 def _score_levels(x: Tensor, levels: int) -> Tensor:
@@ -97,10 +112,10 @@ def _score_levels(x: Tensor, levels: int) -> Tensor:
     seen = ~x.isnan()
     cells = entries[seen] * levels + x[seen].round().long()
     counts = torch.bincount(cells, minlength=x.shape[1] * levels).reshape(-1, levels).double()
-    frequencies = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    return _average(
-        torch.special.xlogy(frequencies, frequencies).sum(1), (counts > 0).sum(1) - 1.0, x
-    )
+    total = counts.sum(1, keepdim=True).clamp(min=1)
+    # The frequency of a level in all other rows, at which every row with this level is scored.
+    others = (counts - 1 + 1 / levels).clamp(min=1 / levels) / total
+    return _average((counts / total * others.log()).sum(1), 0.0, x)
 
 
 def _score_counts(x: Tensor) -> Tensor:

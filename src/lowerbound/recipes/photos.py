@@ -20,7 +20,7 @@ _LARGEST_SIDE = 256
 
 
 @recipe(
-    training={"batch_size": 32, "epochs": 300, "clip_norm": 100.0, "ema": 0.995},
+    training={"batch_size": 16, "learning_rate": 0.002, "epochs": 200, "ema": 0.995},
     image_size=64,
 )
 def photos(
@@ -37,7 +37,7 @@ def photos(
             description="channels of the layer nearest the picture. Each further layer doubles "
             "them, up to four times as many",
         ),
-    ] = 32,
+    ] = 16,
     blocks: Annotated[int, Field(ge=1, description="residual blocks after each layer")] = 1,
     components: Annotated[
         int, Field(ge=1, description="logistic distributions in the mixture of each pixel")
