@@ -143,6 +143,7 @@ CONDITIONALS = {
         lambda: lb.Categorical(lb.mlp(4, 12), levels=4, codes=True),
         (3,),
     ),
+    "Binomial": (lambda: lb.Binomial(lb.mlp(4, 8, (1, 5, 4)), trials=3), (1, 5, 4)),
     "Ordinal": (lambda: lb.Ordinal(lb.mlp(4, 3), levels=4), (3,)),
     "Ordinal with shared thresholds": (
         lambda: lb.Ordinal(lb.mlp(4, (1, 5, 4)), levels=2, thresholds="shared"),

@@ -6,6 +6,7 @@ from .conditionals import Autoregressive as Autoregressive
 from .conditionals import AutoregressivePrior as AutoregressivePrior
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import Beta as Beta
+from .conditionals import Binomial as Binomial
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
 from .conditionals import CodePrior as CodePrior
