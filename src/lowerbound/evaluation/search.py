@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import select_fields
+from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import draw_samples
+from lowerbound.distributions import choose_point, draw_samples
+from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.evaluation.checks import check_batch_size, check_model, check_normalized
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
-from lowerbound.models import LatentModel
+from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import ProgressCallback, gather, iterate_batches
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.settings import check_seed, check_whole_number
 
 # The number of draws of z for each example in a chunk, and in each step of the search.
 _DRAWS = 10
@@ -32,7 +36,7 @@ _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
 # The search ends after a round with a mean gain below this many nats, or after so many rounds.
-CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
+_CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
 
 
 class _RefinablePosterior(Protocol):
@@ -59,6 +63,24 @@ class SearchResult(NamedTuple):
     """
 
     log_likelihood: LikelihoodEstimate
+    best_bound: Estimate
+    amortised_bound: Estimate
+    last_gain: float
+
+
+class Refinement(NamedTuple):
+    """The best q of each example that a search found.
+
+    Args:
+        parameters: the parameters of each q, ``[N, *outputs]``.
+        points: the natural point of each q, ``[N, *units]``.
+        best_bound: the bound with the best q.
+        amortised_bound: the bound with the encoder's q.
+        last_gain: the mean gain of the last round, in nats.
+    """
+
+    parameters: Tensor
+    points: Tensor
     best_bound: Estimate
     amortised_bound: Estimate
     last_gain: float
@@ -93,23 +115,9 @@ class Search:
     progress: ProgressCallback | None = None
 
     def run(self, examples: Examples, batch_size: int | None) -> SearchResult:
-        """Search round by round, and estimate the bounds on new noise."""
+        """Search round by round, and estimate bounds and log likelihood on new noise."""
         with evaluating(self.model), seeded(self.seed, get_device(self.model)):
-            best: list[Tensor | None] = []
-            gain = 0.0
-            for turn in range(_MOST_ROUNDS):
-                if not self.steps:
-                    break
-                # Whether to continue is decided for all examples together, so that it does not
-                # depend on the batches.
-                results = [
-                    self._search_round(batch, raw, turn)
-                    for batch, raw in self._iterate_batches(examples, batch_size, best)
-                ]
-                best = [raw for raw, _ in results]
-                gain = float(torch.cat([gains for _, gains in results]).mean())
-                if gain < CONVERGED_NATS:
-                    break
+            best, gain = self._search_rounds(examples, batch_size)
             estimates = gather(
                 len(examples),
                 (
@@ -125,6 +133,52 @@ class Search:
         )
         best_bound, amortised = Estimate(estimates["best"]), Estimate(estimates["amortised"])
         return SearchResult(log_likelihood, best_bound, amortised, gain)
+
+    def refine(self, examples: Examples, batch_size: int | None) -> Refinement:
+        """Search round by round, and return the best q, with the bounds on new noise."""
+        device = get_device(self.model)
+        parameters, points, bounds = [], [], []
+        with evaluating(self.model), seeded(self.seed, device):
+            best, gain = self._search_rounds(examples, batch_size)
+            for batch, raw in self._iterate_batches(examples, batch_size, best):
+                both = self._pair_with_start(batch, raw)
+                bounds.append(self._estimate_bounds(both, batch, "report").cpu())
+                parameters.append(both[1])
+                points.append(choose_point(self._posterior.from_parameters(both[1]), device))
+        amortised, found = torch.cat(bounds, 1)
+        return Refinement(
+            torch.cat(parameters),
+            torch.cat(points),
+            Estimate(found, label="bound"),
+            Estimate(amortised, label="bound"),
+            gain,
+        )
+
+    def _search_rounds(
+        self, examples: Examples, batch_size: int | None
+    ) -> tuple[list[Tensor | None], float]:
+        """Search round by round, until a round gains little.
+
+        Returns:
+            The best parameters of each batch, or an empty list without any steps, and the mean gain
+            of the last round.
+        """
+        best: list[Tensor | None] = []
+        gain = 0.0
+        for turn in range(_MOST_ROUNDS):
+            if not self.steps:
+                break
+            # Whether to continue is decided for all examples together, so that it does not depend
+            # on the batches.
+            results = [
+                self._search_round(batch, raw, turn)
+                for batch, raw in self._iterate_batches(examples, batch_size, best)
+            ]
+            best = [raw for raw, _ in results]
+            gain = float(torch.cat([gains for _, gains in results]).mean())
+            if gain < _CONVERGED_NATS:
+                break
+        return best, gain
 
     def _iterate_batches(
         self, examples: Examples, batch_size: int | None, best: list[Tensor | None]
@@ -171,13 +225,18 @@ class Search:
 
     def _estimate(self, batch: _Batch, best: Tensor | None) -> dict[str, Tensor]:
         """Estimate both bounds, the log likelihood and its diagnostics, ``[B]`` each."""
+        both = self._pair_with_start(batch, best)
+        amortised, found = self._estimate_bounds(both, batch, "report")
+        weights = self._weigh_mixture(both, batch)
+        results = weights.results() | {"best": found, "amortised": amortised}
+        return {name: result.cpu() for name, result in results.items()}
+
+    def _pair_with_start(self, batch: _Batch, best: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the encoder's parameters of q, and the best ones, which are the same at first."""
         start = self._encode(batch)
         if best is None:
             best = start
-        amortised, found = self._estimate_bounds((start, best), batch, "report")
-        weights = self._weigh_mixture((start, best), batch)
-        results = weights.results() | {"best": found, "amortised": amortised}
-        return {name: result.cpu() for name, result in results.items()}
+        return start, best
 
     def _using_noise(self, rows: Tensor, *purpose: str | int) -> Any:
         return noise.per_example(derived_seed(self.seed, "gaps", *purpose), rows)
@@ -240,3 +299,91 @@ class Search:
         """The first draw and the number of draws of each chunk."""
         for start in range(0, self.samples, _DRAWS):
             yield start, min(_DRAWS, self.samples - start)
+
+
+def prepare_search(
+    name: str,
+    model: Model,
+    examples: Examples,
+    *,
+    samples: int,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    batch_size: int | None,
+    progress: ProgressCallback | None,
+) -> Search:
+    """Check the arguments of a function that searches for the best q, and make its search.
+
+    Args:
+        name: the name of the function.
+        model: the model that it was given.
+        examples: the data that it was given.
+        samples: as for :class:`Search`, like the other settings.
+
+    Raises:
+        UnsupportedError: for a model or a posterior that does not allow the search, by name.
+        SettingsError: for settings that are out of range.
+        ShapeError, DataError: if the model cannot take the data.
+    """
+    check_seed(name, seed)
+    check_batch_size(name, batch_size)
+    samples = check_whole_number(f"{name}: samples", samples)
+    if steps < 0:
+        raise SettingsError(f"{name}: steps={steps} must be at least 0")
+    if not 0 < learning_rate < math.inf:
+        raise SettingsError(f"{name}: learning_rate={learning_rate} must be positive")
+    model = check_refinable(name, model, examples)
+    return Search(model, samples, steps, learning_rate, seed, progress)
+
+
+def check_refinable(name: str, model: Model, examples: Examples) -> LatentModel:
+    """Return the model if a better q can be searched for each example.
+
+    Args:
+        name: the name of the function that searches.
+        model: the model that it was given.
+        examples: the data that it was given.
+
+    Raises:
+        UnsupportedError: saying why it cannot.
+    """
+    model = check_model(name, model, LatentModel, "it searches for the best q of each example")
+    check_normalized(name, model)
+    posterior = unwrap(model.posterior)
+    missing = [
+        needed
+        for needed in ("network", "parameters_from", "from_parameters")
+        if not hasattr(posterior, needed)
+    ]
+    if missing:
+        raise UnsupportedError(
+            f"{name}: the posterior is a {type(posterior).__name__}, which has no {missing[0]}, so "
+            "its parameters for an example cannot be refined; use lowerbound.Gaussian, or a "
+            "subclass of lowerbound.conditionals.Parametric"
+        )
+    model.check_data(examples)
+    with evaluating(model):
+        _, x, given = next(iterate_batches(examples, model, seed=0, batch_size=1))
+        q = model.conditioned(x, given).q
+    if not q.has_rsample:
+        raise UnsupportedError(
+            f"{name}: the posterior returned {type(q).__name__}, which cannot be reparameterised, "
+            "so gradients cannot refine it; use a posterior with rsample, such as "
+            "lowerbound.Gaussian"
+        )
+    return model
+
+
+def describe_convergence(last_gain: float) -> str | None:
+    """Say in words that a search did not converge; ``None`` if it did.
+
+    Args:
+        last_gain: the mean gain of its last round, in nats.
+    """
+    if last_gain < _CONVERGED_NATS:
+        return None
+    return (
+        "the search for the best bound had not converged: its last round still gained "
+        f"{last_gain:.2f} nats"
+    )
