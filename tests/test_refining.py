@@ -22,20 +22,27 @@ def find_exact_bounds(q, x, loadings, evidence, precision):
     return evidence.log_prob(x) - kl_divergence(own, posterior)
 
 
-def test_the_refined_posterior_is_the_known_optimum():
+# Only where the exact posterior is diagonal, the gradient at the optimum has no noise. But the draws
+# that choose between two rounds cannot tell apart means that differ by 0.01 standard deviations.
+@pytest.mark.parametrize(("loadings", "tolerance"), [(ORTHOGONAL, 0.03), (SLANTED, 0.1)])
+def test_the_refined_posterior_is_the_known_optimum(loadings, tolerance, monkeypatch):
     """The best diagonal q has the posterior's means, and the variances 1 / P_jj."""
-    model, evidence, precision = linear_vae(SLANTED, shift=0.7)
+    monkeypatch.setattr("lowerbound.evaluation.search._DRAWS", 50)
+    model, evidence, precision = linear_vae(loadings, shift=0.7)
+    with torch.no_grad():  # a variance that is twice the best
+        model.posterior.network.layers[0].bias[len(precision) :] += 0.7
     x = evidence.sample((6,))
-    refined = lb.refine(model, x, steps=100, samples=100)
-    means = x @ torch.linalg.solve(precision, SLANTED.T).T / NOISE**2
-    torch.testing.assert_close(refined.embeddings, means, rtol=0, atol=0.02)
-    best = (1 / precision.diagonal()).expand(6, -1)
-    torch.testing.assert_close(refined.q.variance, best, rtol=0.05, atol=0)
+    refined = lb.refine(model, x, steps=100, samples=100, learning_rate=0.1)
+    means = x @ torch.linalg.solve(precision, loadings.T).T / NOISE**2
+    variances = (1 / precision.diagonal()).expand(6, -1)
+    error = (refined.embeddings - means) / variances.sqrt()
+    assert float(error.abs().max()) < tolerance
+    torch.testing.assert_close(refined.q.variance, variances, rtol=tolerance, atol=0)
     assert refined.warning is None
     # The known optimum's bound, below the evidence by the divergence of the best diagonal q.
     loss = 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
-    found = find_exact_bounds(refined.q, x, SLANTED, evidence, precision)
-    torch.testing.assert_close(found, evidence.log_prob(x) - loss, rtol=0, atol=2e-3)
+    found = find_exact_bounds(refined.q, x, loadings, evidence, precision)
+    torch.testing.assert_close(found, evidence.log_prob(x) - loss, rtol=0, atol=tolerance**2)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.05, 1.0])
@@ -44,13 +51,17 @@ def test_the_bound_of_no_example_falls(loadings, shift):
     model, evidence, precision = linear_vae(loadings, shift)
     x = evidence.sample((8,))
     refined = lb.refine(model, x, steps=30, samples=100)
-    before = lb.refine(model, x, steps=0, samples=1)
+    before = lb.refine(model, x, steps=0, samples=2)
     old, new = (
         find_exact_bounds(each.q, x, loadings, evidence, precision) for each in (before, refined)
     )
-    assert float((new - old).min()) > -1e-3
+    assert float((new - old).min()) > -1e-6
+    gains = refined.gain.per_example
+    assert bool((gains >= 0).all())
+    kept = refined.parameters == before.parameters
+    assert torch.equal(kept.all(1), gains == 0)
     if shift == 1.0:
-        assert float(refined.gain.per_example.min()) > 0.1
+        assert float(gains.min()) > 0.1
 
 
 def test_bounds_are_those_of_the_gaps():
@@ -58,9 +69,12 @@ def test_bounds_are_those_of_the_gaps():
     x = evidence.sample((4,))
     refined = lb.refine(model, x, steps=8, samples=25, seed=3)
     gaps = lb.inference_gaps(model, x, steps=8, samples=25, seed=3)
-    assert torch.equal(refined.bound.per_example, gaps.best_bound.per_example)
     assert torch.equal(refined.amortised_bound.per_example, gaps.amortised_bound.per_example)
-    assert torch.equal(refined.gain.per_example, gaps.amortisation.per_example)
+    rises = refined.gain.per_example > 0
+    assert bool(rises.any())
+    assert torch.equal(
+        refined.gain.per_example, torch.where(rises, gaps.amortisation.per_example, 0.0)
+    )
     assert refined.last_gain == gaps.last_gain
 
 
@@ -92,7 +106,7 @@ def test_refined_posteriors_reconstruct_better_and_use_the_fields():
         lb.Given(lb.Gaussian(lb.mlp((11, 8, 8), 6)), "label", categories=10),
         lb.Given(lb.Gaussian(lb.mlp(13, (1, 8, 8)), scale=0.1), "label", categories=10),
     )
-    refined = lb.refine(model, digits, steps=40, samples=20)
+    refined = lb.refine(model, digits, steps=20, samples=10)
     x = digits.batch(torch.arange(6))
     error, before = (
         (y - x).square().mean() for y in (refined.reconstruct(), model.reconstruct(digits))
@@ -107,6 +121,7 @@ def test_refined_posteriors_reconstruct_better_and_use_the_fields():
 def test_a_search_that_stops_short_says_so():
     model, evidence, _ = linear_vae(ORTHOGONAL, shift=5.0)
     refined = lb.refine(model, evidence.sample((3,)), samples=20, steps=2, learning_rate=0.01)
+    assert refined.last_gain > 0.05
     assert refined.warning.startswith("the search for the best bound had not converged")
     assert refined.warning.endswith("take more steps")
 
@@ -114,7 +129,13 @@ def test_a_search_that_stops_short_says_so():
 def test_mistakes_are_named():
     model, evidence, _ = linear_vae(ORTHOGONAL)
     x = evidence.sample((3,))
-    for wrong in ({"samples": 0}, {"steps": -1}, {"learning_rate": 0.0}, {"seed": -1}):
+    for wrong in (
+        {"samples": 0},
+        {"samples": 1},
+        {"steps": -1},
+        {"learning_rate": 0.0},
+        {"seed": -1},
+    ):
         with pytest.raises(SettingsError, match=f"refine.*{next(iter(wrong))}"):
             lb.refine(model, x, **wrong)
     binary = lb.LatentModel(

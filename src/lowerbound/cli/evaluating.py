@@ -150,7 +150,7 @@ class _Evaluation:
     def check(self, *, likelihood: bool, gaps: bool) -> None:
         """Refuse impossible requests before any long computation."""
         from lowerbound.evaluation.checks import check_normalized
-        from lowerbound.evaluation.search import check_refinable
+        from lowerbound.evaluation.refining import check_refinable
 
         if likelihood:
             check_normalized("a log likelihood", self.model)

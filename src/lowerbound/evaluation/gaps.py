@@ -11,7 +11,8 @@ from lowerbound.data.examples import Examples
 from lowerbound.errors import ShapeError
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
-from lowerbound.evaluation.search import describe_convergence, prepare_search
+from lowerbound.evaluation.refining import prepare_search
+from lowerbound.evaluation.search import describe_convergence
 from lowerbound.models import Model
 from lowerbound.models.passes import ProgressCallback, read_examples
 
