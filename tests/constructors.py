@@ -425,6 +425,7 @@ MODELS = {
     "hurdle counts": lambda: _vae(
         likelihood=lb.Hurdle(lb.Poisson(lb.mlp(2, IMAGE)), lb.mlp(2, IMAGE))
     ),
+    "counts of successes": lambda: _vae(likelihood=lb.Binomial(lb.mlp(2, IMAGE), trials=3)),
     "counts of categories": lambda: _vae(likelihood=lb.Ordinal(lb.mlp(2, IMAGE), levels=4)),
     "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(
