@@ -22,8 +22,9 @@ def find_exact_bounds(q, x, loadings, evidence, precision):
     return evidence.log_prob(x) - kl_divergence(own, posterior)
 
 
-# Only where the exact posterior is diagonal, the gradient at the optimum has no noise. But the draws
-# that choose between two rounds cannot tell apart means that differ by 0.01 standard deviations.
+# Only where the exact posterior is diagonal, the gradient at the optimum has no noise. But the
+# draws that choose between two rounds cannot tell apart means that differ by 0.01 standard
+# deviations.
 @pytest.mark.parametrize(("loadings", "tolerance"), [(ORTHOGONAL, 0.03), (SLANTED, 0.1)])
 def test_the_refined_posterior_is_the_known_optimum(loadings, tolerance, monkeypatch):
     """The best diagonal q has the posterior's means, and the variances 1 / P_jj."""
