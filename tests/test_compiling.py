@@ -70,7 +70,9 @@ class Steps:
         self.compiled = None
 
     def batch(self) -> Batch:
-        return Batch(torch.arange(len(self.examples)), {}, self.examples, on_device=True)
+        rows, model = torch.arange(len(self.examples)), self.step.model
+        given = self.examples.given(rows, model.needs, model.accepts)
+        return Batch(rows, given, self.examples, on_device=True)
 
     def compile(self, **settings) -> None:
         self.compiled = compile_step(self.step, **settings)

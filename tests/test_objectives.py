@@ -503,7 +503,8 @@ def test_schedules_of_one_s_own_objectives_move_too():
 def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     model, x = gaussian_vae().float(), binary_data(20).float()
     x = torch.cat([x[:2]] * 10)
-    lb.fit(model, lb.ELBO(8), x, epochs=100, batch_size=8, learning_rate=0.03, progress=False)
+    settings = {"batch_size": 8, "learning_rate": 0.03, "start": False, "progress": False}
+    lb.fit(model, lb.ELBO(8), x, epochs=100, **settings)
     objective = lb.ELBO(beta=lb.Ramp(1.0, 1e3, epochs=5))
     run = lb.fit(
         model,

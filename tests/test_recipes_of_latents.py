@@ -15,29 +15,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from constructors import examples_for
 
 SMALL = {"hidden": 8, "latent": 3}
-NAMES = (
-    "mixture-prior",
-    "vampprior",
-    "flow-prior",
-    "flow-posterior",
-    "iaf",
-    "sphere",
-    "categorical",
-)
+BINARY = [name for name, entry in RECIPES.items() if entry.pixels == "binarize"]
 
 
 def make_pixels():
     return (torch.rand(30, 1, 4, 4) * 255).to(torch.uint8)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_trains_and_is_saved(name, tmp_path):
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_is_saved(name, tmp_path):
     entry = RECIPES[name]
     data = examples_for(entry)
     model, objective = entry.build(data, SMALL, seed=0)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    run = lb.fit(model, objective, data, steps=3, batch_size=8, progress=False)
-    assert run.history[-1]["step"] == 3
+    run = lb.fit(model, objective, data, steps=3, batch_size=3, progress=False)
+    assert len(run.history) == 1
     changed = [
         not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
     ]
@@ -52,7 +44,7 @@ def test_a_recipe_trains_and_is_saved(name, tmp_path):
     assert all(map(torch.equal, before, again.parameters()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BINARY)
 def test_recipes_of_binary_data_refuse_grey_values(name):
     data = lb.load_data(make_pixels()).train
     data = dataclasses.replace(data, labels=torch.arange(len(data)) % 10)

@@ -6,6 +6,7 @@ from mutation import Mutation
 
 ELBO, IMPORTANCE = "objectives/elbo.py", "objectives/importance.py"
 FACTOR, SCHEDULES = "objectives/factor.py", "objectives/schedules.py"
+CRITICS = "objectives/critics.py"
 
 MUTATIONS = [
     Mutation(
@@ -196,14 +197,14 @@ MUTATIONS = [
     ),
     Mutation(
         FACTOR,
-        "self.bound(draw) - get_value(self.gamma)",
-        "self.bound(draw) + get_value(self.gamma)",
+        "return get_value(self.gamma) * self.total_correlation(draw)",
+        "return -get_value(self.gamma) * self.total_correlation(draw)",
         "FactorVAE rewards the total correlation.",
     ),
     Mutation(
-        FACTOR,
-        "(softplus(-of_joint) + softplus(of_product))",
-        "(softplus(of_joint) + softplus(-of_product))",
+        CRITICS,
+        "(softplus(-of_first) + softplus(of_second))",
+        "(softplus(of_first) + softplus(-of_second))",
         "The critic's logit has the wrong sign.",
     ),
     Mutation(
@@ -213,9 +214,9 @@ MUTATIONS = [
         "All units are permuted together, so their dependence is kept.",
     ),
     Mutation(
-        FACTOR,
-        'return {"critic": 0.5 * (',
-        'return {"critic": (',
+        CRITICS,
+        "return 0.5 * (softplus(",
+        "return (softplus(",
         "The critic's loss is twice the cross-entropy.",
     ),
     Mutation(

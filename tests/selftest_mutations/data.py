@@ -5,7 +5,7 @@ import torch
 from lowerbound.conditionals import Given
 from lowerbound.data import pixels
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import FactorialCategorical, MaskedDistribution
+from lowerbound.distributions import FactorialCategorical, MaskedDistribution, entries
 from lowerbound.distributions.entries import entrywise_log_prob
 
 from . import breaks
@@ -26,13 +26,15 @@ def missing_entries_are_scored(patch):
     patch.setattr(
         MaskedDistribution,
         "entrywise_log_prob",
-        lambda self, value: entrywise_log_prob(self.base, self._fill_missing(value)),
+        lambda self, value: entrywise_log_prob(
+            self.base, entries.move_inside_support(self.base, value, ~self.observed)
+        ),
     )
 
 
 @breaks("missing-entries")
 def missing_entries_are_not_filled(patch):
-    patch.setattr(MaskedDistribution, "_fill_missing", lambda self, value: value)
+    patch.setattr(entries, "move_inside_support", lambda distribution, value, chosen: value)
 
 
 @breaks("categories")
@@ -59,8 +61,8 @@ def categories_lack_their_normaliser(patch):
 def dequantised_bits_lack_the_levels(patch):
     original = Examples.bits_per_dimension
 
-    def bits(self, bound, *, mass=False):
-        found = original(self, bound, mass=mass)
+    def bits(self, bound, **settings):
+        found = original(self, bound, **settings)
         return found - 8 if self.pixels == "dequantize" else found
 
     patch.setattr(Examples, "bits_per_dimension", bits)

@@ -99,6 +99,7 @@ class VectorQuantized(Quantizer):
     """
 
     tables: Tensor
+    used_tables: Tensor
     sizes: Tensor
     sums: Tensor
 
@@ -126,6 +127,7 @@ class VectorQuantized(Quantizer):
             return
         _check_share("VectorQuantized: decay", decay)
         self.register_buffer("tables", tables)
+        self.register_buffer("used_tables", tables.clone())
         self.register_buffer("sizes", torch.zeros(self.stages, self.codes))
         self.register_buffer("sums", torch.zeros_like(tables))
 
@@ -140,20 +142,31 @@ class VectorQuantized(Quantizer):
         return self.codes
 
     def get_tables(self) -> Tensor:
-        """The vectors of the codes, ``[S, K, D]``."""
+        """The vectors of the codes, ``[S, K, D]``.
+
+        While the codes are trained these are the vectors of the last call, so that a prior finds
+        the codes that the posterior chose.
+        """
+        if self._follows():
+            return to_full_precision(self.used_tables)
         return to_full_precision(self.tables)
 
     def forward(self, *given: Any, **fields: Any) -> CodePoint:
         """The codes of these inputs. In training mode the moving averages follow them."""
         raw = self.parameters_from(self.network, *given, **fields)
+        if not self._follows():
+            return self._quantize(raw)[0]
+        self.used_tables.copy_(self.tables)
         q, inputs = self._quantize(raw)
-        if self.training and self.decay is not None and not self._is_frozen():
-            self._follow(inputs, q.codes, self.decay)
+        self._follow(inputs, q.codes)
         return q
 
-    def _is_frozen(self) -> bool:
+    def _follows(self) -> bool:
+        """Whether the codes are moving averages that follow the outputs now."""
+        if not self.training or self.decay is None:
+            return False
         learned = [parameter.requires_grad for parameter in self.parameters()]
-        return bool(learned) and not any(learned)
+        return not learned or any(learned)
 
     def from_parameters(self, raw: Tensor) -> CodePoint:
         """The codes of these outputs of the network."""
@@ -193,9 +206,10 @@ class VectorQuantized(Quantizer):
         return distances.square().flatten(-self.event_dims).sum((0, -1))
 
     @torch.no_grad()
-    def _follow(self, inputs: list[Tensor], codes: Tensor, decay: float) -> None:
+    def _follow(self, inputs: list[Tensor], codes: Tensor) -> None:
         """Move the codes to the moving averages of the vectors that chose them."""
-        old = self.get_tables()
+        assert self.decay is not None
+        decay, old = self.decay, self.get_tables()
         tables, sizes, sums = [], [], []
         for stage, whole in enumerate(inputs):
             chosen = codes.select(-self.event_dims, stage).flatten()
