@@ -488,6 +488,8 @@ def examples_for(recipe) -> lb.Examples:
     draw = torch.Generator().manual_seed(0)
     if recipe.kind == "codes":
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
+    if recipe.kind == "counts":
+        return lb.Examples(torch.randint(1, 9, (10, 6), generator=draw), kind="counts")
     pixels = (torch.rand(10, 1, 8, 8, generator=draw) * 255).byte()
     grey = lb.Examples(pixels, levels=256, labels=torch.arange(10))
     return grey.prepare(recipe.pixels)

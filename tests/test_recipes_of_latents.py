@@ -34,12 +34,12 @@ def test_every_recipe_trains_and_is_saved(name, tmp_path):
         not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)
     ]
     assert sum(changed) > 0.7 * len(changed)
-    given = dict.fromkeys(model.needs, 0)
+    given = {name: {"label": 3, "exposure": 20.0}[name] for name in model.needs}
     assert model.sample(2, **given).shape == (2, *data.shape)
     lb.save(model, tmp_path / "model.safetensors")
     loaded = lb.load(tmp_path / "model.safetensors")
-    bound = lb.evaluate(model, objective, data).mean
-    assert lb.evaluate(loaded, objective, data).mean == bound
+    bound = lb.evaluate(model, run.objective, data).mean
+    assert lb.evaluate(loaded, run.objective, data).mean == bound
     again, _ = entry.build(data, SMALL, seed=0)
     assert all(map(torch.equal, before, again.parameters()))
 

@@ -261,6 +261,7 @@ def test_every_recipe_has_a_summary_and_builds_with_its_defaults(name):
     entry = RECIPES[name]
     examples = examples_for(entry)
     model, objective = entry.build(examples, {"hidden": 4})
+    objective = objective.for_training_on(len(examples))
     assert entry.summary.endswith(".")
     x = examples.batch(torch.arange(3))
     given = examples.given(torch.arange(3), model.needs)
