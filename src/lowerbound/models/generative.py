@@ -162,7 +162,7 @@ class GenerativeModel(Model):
 
     @abstractmethod
     def decode(self, z: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents such as :meth:`encode` gives."""
+        """The mean of p(x given z), ``[N, *event]``, for latents such as ``encode`` gives."""
 
     @torch.no_grad()
     def reconstruct(self, data: Any, **given: Any) -> Tensor:
@@ -185,7 +185,7 @@ class GenerativeModel(Model):
         """The mean of p(x given z), ``[N, *event]``, for latents of some examples.
 
         Args:
-            z: latents of each example, such as :meth:`encode` gives.
+            z: latents of each example, such as :meth:`~lowerbound.Model.encode` gives.
             examples: p(x given z) gets their fields.
             given: fields in place of the examples' own, as for :meth:`reconstruct`.
 
