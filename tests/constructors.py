@@ -143,6 +143,7 @@ CONDITIONALS = {
         lambda: lb.Categorical(lb.mlp(4, 12), levels=4, codes=True),
         (3,),
     ),
+    "Binomial": (lambda: lb.Binomial(lb.mlp(4, 8, (1, 5, 4)), trials=3), (1, 5, 4)),
     "Ordinal": (lambda: lb.Ordinal(lb.mlp(4, 3), levels=4), (3,)),
     "Ordinal with shared thresholds": (
         lambda: lb.Ordinal(lb.mlp(4, (1, 5, 4)), levels=2, thresholds="shared"),
@@ -424,6 +425,7 @@ MODELS = {
     "hurdle counts": lambda: _vae(
         likelihood=lb.Hurdle(lb.Poisson(lb.mlp(2, IMAGE)), lb.mlp(2, IMAGE))
     ),
+    "counts of successes": lambda: _vae(likelihood=lb.Binomial(lb.mlp(2, IMAGE), trials=3)),
     "counts of categories": lambda: _vae(likelihood=lb.Ordinal(lb.mlp(2, IMAGE), levels=4)),
     "masked": lambda: _vae(likelihood=lb.Masked(lb.Gaussian(lb.mlp(2, IMAGE), scale=0.3))),
     "convolutional": lambda: _vae(

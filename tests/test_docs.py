@@ -1,6 +1,8 @@
 """The documentation: its code runs, its commands and links are right, no public name is missing."""
 
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -133,6 +135,21 @@ def test_every_page_is_in_the_navigation():
     assert {(ROOT / page).resolve() for page in pages("docs/**/*.md")} - listed == {
         (ROOT / "docs/index.md").resolve()
     }
+
+
+def test_the_commit_that_contributing_shows_is_in_the_history():
+    (shown,) = (block for block in blocks("CONTRIBUTING.md") if "git show" in block.text)
+    command, *expected = shown.text.strip().splitlines()
+    git = subprocess.run(
+        shlex.split(command.removeprefix("$ ")),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if git.returncode:
+        pytest.skip("needs the history of the repository")
+    assert git.stdout.splitlines() == expected
 
 
 def test_shapes_are_written_in_the_symbols_of_the_glossary():

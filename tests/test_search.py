@@ -90,3 +90,14 @@ def test_the_two_proposals_have_their_own_draws(model, batch):
     raw = search._encode(batch) + torch.tensor([0.5, 0.0])
     weights = search._weigh_mixture((raw, raw), batch)
     assert len(weights.largest.unique()) == weights.largest.numel()
+
+
+def test_the_error_of_a_difference_is_that_of_its_draws(model, batch):
+    """log w of N(0.8 x + c, 0.2) is a constant minus c e / sqrt(0.2) for standard normal e."""
+    search = make_search(model, samples=4000)
+    raw = search._encode(batch)
+    moved = raw + torch.tensor([0.3, 0.0])
+    (exact, worse), error = search._compare_bounds((raw, moved), batch, "report")
+    expected = 0.3 / math.sqrt(0.2 * 4000)
+    torch.testing.assert_close(error, torch.full_like(error, expected), rtol=0.05, atol=0)
+    assert bool(((exact - worse - 0.3**2 / (2 * 0.2)).abs() < 5 * error).all())

@@ -6,6 +6,7 @@ from .conditionals import Autoregressive as Autoregressive
 from .conditionals import AutoregressivePrior as AutoregressivePrior
 from .conditionals import Bernoulli as Bernoulli
 from .conditionals import Beta as Beta
+from .conditionals import Binomial as Binomial
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
 from .conditionals import CodePrior as CodePrior
@@ -56,6 +57,7 @@ from .evaluation import latent_health as latent_health
 from .evaluation import log_likelihood as log_likelihood
 from .evaluation import paired_difference as paired_difference
 from .evaluation import posterior_health as posterior_health
+from .evaluation import refine as refine
 from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
 from .models import EnumeratedModel as EnumeratedModel

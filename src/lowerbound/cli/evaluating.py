@@ -150,12 +150,12 @@ class _Evaluation:
     def check(self, *, likelihood: bool, gaps: bool) -> None:
         """Refuse impossible requests before any long computation."""
         from lowerbound.evaluation.checks import check_normalized
-        from lowerbound.evaluation.gaps import check_refinable
+        from lowerbound.evaluation.refining import check_refinable
 
         if likelihood:
             check_normalized("a log likelihood", self.model)
         if gaps:
-            check_refinable(self.model, self.examples)
+            check_refinable("inference_gaps", self.model, self.examples)
 
     def add_bound(self, part: str) -> None:
         import lowerbound as lb

@@ -3,6 +3,7 @@
 from lowerbound.conditionals.autoregressive import Autoregressive
 from lowerbound.conditionals.base import Conditional, Parametric, event_dims_of, networks_in
 from lowerbound.conditionals.bernoulli import Bernoulli
+from lowerbound.conditionals.binomial import Binomial
 from lowerbound.conditionals.categorical import Categorical
 from lowerbound.conditionals.code_prior import AutoregressivePrior, CodePrior
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
@@ -43,6 +44,7 @@ __all__ = [
     "AutoregressivePrior",
     "Bernoulli",
     "Beta",
+    "Binomial",
     "ByVariable",
     "Categorical",
     "CodePrior",

@@ -191,8 +191,7 @@ def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
 class Parametric(Conditional):
     """A conditional whose parameters are the output of ``self.network``.
 
-    These parameters can therefore be refined for each example, as :func:`lowerbound.inference_gaps`
-    does.
+    These parameters can therefore be refined for each example, as :func:`lowerbound.refine` does.
 
     To write your own: subclass, assign the network to ``self.network``, and return a distribution
     from :meth:`from_parameters`.

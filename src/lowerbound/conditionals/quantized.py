@@ -27,7 +27,7 @@ class Quantizer(Parametric):
     output unchanged (straight-through: Bengio et al. 2013).
 
     To write your own: subclass, assign the network to ``self.network``, and implement
-    :meth:`get_tables`, :meth:`find` and :meth:`from_parameters`.
+    ``get_tables``, ``find`` and ``from_parameters``.
     """
 
     @property

@@ -14,6 +14,7 @@ from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
 from lowerbound.evaluation.inference_data import to_arviz
 from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
+from lowerbound.evaluation.refining import RefinedPosterior, refine
 
 __all__ = [
     "AnnealedEstimate",
@@ -28,6 +29,7 @@ __all__ = [
     "LatentHealth",
     "LikelihoodEstimate",
     "PosteriorHealth",
+    "RefinedPosterior",
     "annealed_log_likelihood",
     "bidirectional",
     "disentanglement",
@@ -38,6 +40,7 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "posterior_health",
+    "refine",
     "score_codes",
     "score_independent_entries",
     "to_arviz",

@@ -7,21 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lowerbound.conditionals.given import unwrap
 from lowerbound.data.examples import Examples
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.evaluation.checks import (
-    check_batch_size,
-    check_model,
-    check_normalized,
-)
+from lowerbound.errors import ShapeError
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate
-from lowerbound.evaluation.search import CONVERGED_NATS, Search
-from lowerbound.models import LatentModel, Model
-from lowerbound.models.passes import ProgressCallback, iterate_batches, read_examples
-from lowerbound.runtime.modes import evaluating
-from lowerbound.settings import check_seed, check_whole_number
+from lowerbound.evaluation.refining import prepare_search
+from lowerbound.evaluation.search import describe_convergence
+from lowerbound.models import Model
+from lowerbound.models.passes import ProgressCallback, read_examples
 
 # Below this many nats a gap is too small to work on.
 _SMALL_NATS = 0.5
@@ -48,12 +41,12 @@ class Gaps:
     @property
     def warning(self) -> str | None:
         """Whether the search for the best q did not converge, in words; ``None`` if it did."""
-        if self.last_gain < CONVERGED_NATS:
+        stopped_short = describe_convergence(self.last_gain)
+        if stopped_short is None:
             return None
         return (
-            "the search for the best bound had not converged: its last round still gained "
-            f"{self.last_gain:.2f} nats. So the approximation gap is too large and the "
-            "amortisation gap too small; take more steps"
+            f"{stopped_short}. So the approximation gap is too large and the amortisation gap too "
+            "small; take more steps"
         )
 
     @property
@@ -212,19 +205,21 @@ def inference_gaps(
         >>> abs(gaps.approximation.mean + gaps.amortisation.mean - gaps.inference.mean) < 1e-9
         True
     """
-    check_seed("inference_gaps", seed)
-    check_batch_size("inference_gaps", batch_size)
-    samples = check_whole_number("inference_gaps: samples", samples)
-    if steps < 0:
-        raise SettingsError(f"inference_gaps: steps={steps} must be at least 0")
-    if not 0 < learning_rate < math.inf:
-        raise SettingsError(f"inference_gaps: learning_rate={learning_rate} must be positive")
     examples = read_examples(model, data)
     others = None
     if train is not None:
         others = _spread_like(read_examples(model, train, name="training data"), examples)
-    model = check_refinable(model, examples)
-    search = Search(model, samples, steps, learning_rate, seed, progress)
+    search = prepare_search(
+        "inference_gaps",
+        model,
+        examples,
+        samples=samples,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
     found = search.run(examples, batch_size)
     train_log_likelihood = None
     if others is not None:
@@ -247,38 +242,3 @@ def _spread_like(train: Examples, examples: Examples) -> Examples:
             f"have {examples.shape}; give examples of the same shape"
         )
     return chosen
-
-
-def check_refinable(model: Model, examples: Examples) -> LatentModel:
-    """Return the model if a better q can be searched for each example.
-
-    Raises:
-        UnsupportedError: saying why it cannot.
-    """
-    model = check_model(
-        "inference_gaps", model, LatentModel, "it searches for the best q of each example"
-    )
-    check_normalized("inference_gaps", model)
-    posterior = unwrap(model.posterior)
-    missing = [
-        name
-        for name in ("network", "parameters_from", "from_parameters")
-        if not hasattr(posterior, name)
-    ]
-    if missing:
-        raise UnsupportedError(
-            f"inference_gaps: the posterior is a {type(posterior).__name__}, which has no "
-            f"{missing[0]}, so its parameters for an example cannot be refined; use "
-            "lowerbound.Gaussian, or a subclass of lowerbound.conditionals.Parametric"
-        )
-    model.check_data(examples)
-    with evaluating(model):
-        _, x, given = next(iterate_batches(examples, model, seed=0, batch_size=1))
-        q = model.conditioned(x, given).q
-    if not q.has_rsample:
-        raise UnsupportedError(
-            f"inference_gaps: the posterior returned {type(q).__name__}, which cannot be "
-            "reparameterised, so gradients cannot refine it; use a posterior with "
-            "rsample, such as lowerbound.Gaussian"
-        )
-    return model

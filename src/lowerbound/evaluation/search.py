@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import select_fields
 from lowerbound.data.examples import Examples
-from lowerbound.distributions import draw_samples
+from lowerbound.distributions import choose_point, draw_samples
 from lowerbound.evaluation.estimate import Estimate
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models import LatentModel
@@ -32,7 +32,10 @@ _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
 # The search ends after a round with a mean gain below this many nats, or after so many rounds.
-CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
+_CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
+
+# A gain of more standard errors than this is not due to the draws: once in 740 examples it is.
+_CLEAR_ERRORS = 3.0
 
 
 class _RefinablePosterior(Protocol):
@@ -59,6 +62,24 @@ class SearchResult(NamedTuple):
     """
 
     log_likelihood: LikelihoodEstimate
+    best_bound: Estimate
+    amortised_bound: Estimate
+    last_gain: float
+
+
+class Refinement(NamedTuple):
+    """The best q of each example that a search found.
+
+    Args:
+        parameters: the parameters of each q, ``[N, *outputs]``.
+        points: the natural point of each q, ``[N, *units]``.
+        best_bound: the bound with the best q.
+        amortised_bound: the bound with the encoder's q.
+        last_gain: the mean gain of the last round, in nats.
+    """
+
+    parameters: Tensor
+    points: Tensor
     best_bound: Estimate
     amortised_bound: Estimate
     last_gain: float
@@ -93,23 +114,9 @@ class Search:
     progress: ProgressCallback | None = None
 
     def run(self, examples: Examples, batch_size: int | None) -> SearchResult:
-        """Search round by round, and estimate the bounds on new noise."""
+        """Search round by round, and estimate bounds and log likelihood on new noise."""
         with evaluating(self.model), seeded(self.seed, get_device(self.model)):
-            best: list[Tensor | None] = []
-            gain = 0.0
-            for turn in range(_MOST_ROUNDS):
-                if not self.steps:
-                    break
-                # Whether to continue is decided for all examples together, so that it does not
-                # depend on the batches.
-                results = [
-                    self._search_round(batch, raw, turn)
-                    for batch, raw in self._iterate_batches(examples, batch_size, best)
-                ]
-                best = [raw for raw, _ in results]
-                gain = float(torch.cat([gains for _, gains in results]).mean())
-                if gain < CONVERGED_NATS:
-                    break
+            best, gain = self._search_rounds(examples, batch_size)
             estimates = gather(
                 len(examples),
                 (
@@ -125,6 +132,55 @@ class Search:
         )
         best_bound, amortised = Estimate(estimates["best"]), Estimate(estimates["amortised"])
         return SearchResult(log_likelihood, best_bound, amortised, gain)
+
+    def refine(self, examples: Examples, batch_size: int | None) -> Refinement:
+        """Search round by round, and return the best q, with the bounds on new noise.
+
+        An example whose bound does not rise clearly on the new noise keeps the encoder's q.
+        """
+        device = get_device(self.model)
+        parameters, points, bounds = [], [], []
+        with evaluating(self.model), seeded(self.seed, device):
+            best, gain = self._search_rounds(examples, batch_size)
+            for batch, raw in self._iterate_batches(examples, batch_size, best):
+                chosen, both_bounds = self._choose_better(batch, raw)
+                bounds.append(both_bounds.cpu())
+                parameters.append(chosen)
+                points.append(choose_point(self._posterior.from_parameters(chosen), device))
+        amortised, found = torch.cat(bounds, 1)
+        return Refinement(
+            torch.cat(parameters),
+            torch.cat(points),
+            Estimate(found, label="bound"),
+            Estimate(amortised, label="bound"),
+            gain,
+        )
+
+    def _search_rounds(
+        self, examples: Examples, batch_size: int | None
+    ) -> tuple[list[Tensor | None], float]:
+        """Search round by round, until a round gains little.
+
+        Returns:
+            The best parameters of each batch, or an empty list without any steps, and the mean gain
+            of the last round.
+        """
+        best: list[Tensor | None] = []
+        gain = 0.0
+        for turn in range(_MOST_ROUNDS):
+            if not self.steps:
+                break
+            # Whether to continue is decided for all examples together, so that it does not depend
+            # on the batches.
+            results = [
+                self._search_round(batch, raw, turn)
+                for batch, raw in self._iterate_batches(examples, batch_size, best)
+            ]
+            best = [raw for raw, _ in results]
+            gain = float(torch.cat([gains for _, gains in results]).mean())
+            if gain < _CONVERGED_NATS:
+                break
+        return best, gain
 
     def _iterate_batches(
         self, examples: Examples, batch_size: int | None, best: list[Tensor | None]
@@ -171,13 +227,31 @@ class Search:
 
     def _estimate(self, batch: _Batch, best: Tensor | None) -> dict[str, Tensor]:
         """Estimate both bounds, the log likelihood and its diagnostics, ``[B]`` each."""
+        both = self._pair_with_start(batch, best)
+        amortised, found = self._estimate_bounds(both, batch, "report")
+        weights = self._weigh_mixture(both, batch)
+        results = weights.results() | {"best": found, "amortised": amortised}
+        return {name: result.cpu() for name, result in results.items()}
+
+    def _pair_with_start(self, batch: _Batch, best: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the encoder's parameters of q, and the best ones, which are the same at first."""
         start = self._encode(batch)
         if best is None:
             best = start
-        amortised, found = self._estimate_bounds((start, best), batch, "report")
-        weights = self._weigh_mixture((start, best), batch)
-        results = weights.results() | {"best": found, "amortised": amortised}
-        return {name: result.cpu() for name, result in results.items()}
+        return start, best
+
+    def _choose_better(self, batch: _Batch, best: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Choose between the encoder's q and the best one.
+
+        Returns:
+            The parameters of q, ``[B, ...]``, and the bounds with the encoder's q and this one,
+            ``[2, B]``.
+        """
+        start, best = self._pair_with_start(batch, best)
+        (amortised, found), error = self._compare_bounds((start, best), batch, "report")
+        is_clear = torch.isfinite(found) & ~(found - amortised <= _CLEAR_ERRORS * error)
+        chosen = torch.where(is_clear.reshape(-1, *[1] * (start.dim() - 1)), best, start)
+        return chosen, torch.stack([amortised, torch.where(is_clear, found, amortised)])
 
     def _using_noise(self, rows: Tensor, *purpose: str | int) -> Any:
         return noise.per_example(derived_seed(self.seed, "gaps", *purpose), rows)
@@ -209,15 +283,31 @@ class Search:
 
     def _estimate_bounds(self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str) -> Tensor:
         """Estimate the bounds of two q on the same noise, ``[2, B]``."""
+        return self._compare_bounds(raws, batch, purpose)[0]
+
+    def _compare_bounds(
+        self, raws: tuple[Tensor, Tensor], batch: _Batch, purpose: str
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate the bounds of two q on the same noise, and how exact their difference is.
+
+        Returns:
+            The bounds ``[2, B]``, and the standard error of their difference, ``[B]``.
+        """
         both = [self._posterior.from_parameters(raw) for raw in raws]
         bounds = batch.x.new_zeros(2, len(batch.x), dtype=torch.float64)
+        squares = torch.zeros_like(bounds[0])
         for start, count in self._chunks():
+            log_weights = []
             for own, q in enumerate(both):
                 with self._using_noise(batch.rows, purpose, start):
                     z = draw_samples(q, count)
                 log_joint = self._log_joint(z, batch).double()
-                bounds[own] += (log_joint - q.log_prob(z).double()).sum(0)
-        return bounds / self.samples
+                log_weights.append(log_joint - q.log_prob(z).double())
+                bounds[own] += log_weights[own].sum(0)
+            squares += (log_weights[1] - log_weights[0]).square().sum(0)
+        scatter = squares - (bounds[1] - bounds[0]).square() / self.samples
+        error = (scatter.clamp(min=0) / (self.samples * max(self.samples - 1, 1))).sqrt()
+        return bounds / self.samples, error
 
     def _weigh_mixture(self, raws: tuple[Tensor, Tensor], batch: _Batch) -> WeightSums:
         """Weigh as many draws from each of two q, under the mixture of both.
@@ -240,3 +330,17 @@ class Search:
         """The first draw and the number of draws of each chunk."""
         for start in range(0, self.samples, _DRAWS):
             yield start, min(_DRAWS, self.samples - start)
+
+
+def describe_convergence(last_gain: float) -> str | None:
+    """Say in words that a search did not converge; ``None`` if it did.
+
+    Args:
+        last_gain: the mean gain of its last round, in nats.
+    """
+    if last_gain < _CONVERGED_NATS:
+        return None
+    return (
+        "the search for the best bound had not converged: its last round still gained "
+        f"{last_gain:.2f} nats"
+    )

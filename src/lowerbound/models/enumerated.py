@@ -70,7 +70,7 @@ class EnumeratedModel(LatentModel):
     no noise. The importance weight of every draw is the evidence itself, so
     :func:`lowerbound.log_likelihood` gives log p(x) exactly from one sample, and
     :class:`lowerbound.IWAE` maximises it; IWAE does not train the posterior, which
-    :meth:`encode` and :meth:`reconstruct` use. Only ``gradient="pathwise"`` exists, because no
+    ``encode`` and ``reconstruct`` use. Only ``gradient="pathwise"`` exists, because no
     latent is drawn.
 
     The likelihood is evaluated once for each state: :math:`2^D` times for D binary latents, and

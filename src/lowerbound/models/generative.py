@@ -162,7 +162,7 @@ class GenerativeModel(Model):
 
     @abstractmethod
     def decode(self, z: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents such as :meth:`encode` gives."""
+        """The mean of p(x given z), ``[N, *event]``, for latents such as ``encode`` gives."""
 
     @torch.no_grad()
     def reconstruct(self, data: Any, **given: Any) -> Tensor:
@@ -179,9 +179,22 @@ class GenerativeModel(Model):
             DataError: if a field that is needed is missing, or has another length than the data.
         """
         examples = self.examples(data)
+        return self.decode_examples(self.encode(examples), examples, **given)
+
+    def decode_examples(self, z: Any, examples: Examples, /, **given: Any) -> Tensor:
+        """The mean of p(x given z), ``[N, *event]``, for latents of some examples.
+
+        Args:
+            z: latents of each example, such as :meth:`~lowerbound.Model.encode` gives.
+            examples: p(x given z) gets their fields.
+            given: fields in place of the examples' own, as for :meth:`reconstruct`.
+
+        Raises:
+            DataError: if a field that is needed is missing, or has another length than the data.
+        """
         own = [name for name in list_field_names("needs", self.likelihood) if name not in given]
         fields = examples.given(torch.arange(len(examples)), own)
-        return self.decode(self.encode(examples), **fields, **given)
+        return self.decode(z, **fields, **given)
 
     def as_fields(self, given: Mapping[str, Any], count: int) -> dict[str, Tensor]:
         """Values of fields by name as tensors ``[count, ...]`` on the model's device.

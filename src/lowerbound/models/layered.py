@@ -335,7 +335,7 @@ class LayeredModel(GenerativeModel):
 
         Args:
             z: the latents of the top layer, ``[N, *units]``, or a mapping from names of layers to
-                latents, as :meth:`encode` returns it. A layer that is missing takes the natural
+                latents, as ``encode`` returns it. A layer that is missing takes the natural
                 point of its prior, given the layers above.
             given: the fields that priors and likelihood need by name: one value for all latents, or
                 one for each.

@@ -48,7 +48,7 @@ class PenalisedELBO(Penalised):
     """The ELBO less a penalty is maximised, and the ELBO is reported.
 
     To write your own: a frozen dataclass with the fields ``samples`` and ``kl`` and the method
-    :meth:`penalty`. Its own ``__post_init__`` calls that of this class.
+    ``penalty``. Its own ``__post_init__`` calls that of this class.
 
     Example:
         >>> import torch, lowerbound as lb
