@@ -139,7 +139,7 @@ def train(
         objective,
         train_data,
         epochs=scale.epochs,
-        batch_size={"mnist": BATCH}.get(cell.data, recipe.training["batch_size"]),
+        batch_size=recipe.training.get("batch_size", BATCH),
         learning_rate=LEARNING_RATE,
         seed=seed,
         directory=directory,
@@ -192,6 +192,7 @@ def run_sprites(name: str, scale: Scale, seed: int) -> dict[str, Any]:
     model, record = train(name, make_sprites(scale.examples), scale, seed)
     test = make_sprites(scale.test_examples, seed=SPRITES_SEED)
     scores = asdict(lb.disentanglement(model, test))
+    del scores["examples"]  # they are the scale's test examples
     terms = lb.evaluate(model, lb.ELBO(), test).terms
     return record | scores | count_units(model, test) | {"rate": terms["rate"].mean}
 

@@ -141,7 +141,7 @@ def train(
 
     model = build(cell, train_data.shape, seed)
     grey = train_data.values.float() / 255
-    data = BaseDataset(torch.empty_like(grey), torch.zeros(len(grey)))
+    data = BaseDataset(grey.clone(), torch.zeros(len(grey)))
     trainer = BaseTrainer(
         model,
         data,
