@@ -142,28 +142,27 @@ def train(
     model = build(cell, train_data.shape, seed)
     grey = train_data.values.float() / 255
     data = BaseDataset(grey.clone(), torch.zeros(len(grey)))
-    trainer = BaseTrainer(
-        model,
-        data,
-        training_config=BaseTrainerConfig(
-            output_dir=tempfile.mkdtemp(),
+    generator = torch.Generator().manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BaseTrainerConfig(
+            output_dir=folder,
             num_epochs=scale.epochs,
             learning_rate=LEARNING_RATE,
             per_device_train_batch_size=BATCH,
             optimizer_cls="Adam",
             no_cuda=True,
             seed=seed,
-        ),
-    )
-    trainer.prepare_training()
-    generator = torch.Generator().manual_seed(seed)
-    start = time.perf_counter()
-    for epoch in range(1, scale.epochs + 1):
-        torch.bernoulli(grey, generator=generator, out=data.data)
-        loss = trainer.train_step(epoch)
-        print(f"{cell.recipe}: epoch {epoch}, train bound {-loss:.2f} nats", flush=True)
+        )
+        trainer = BaseTrainer(model, data, training_config=settings)
+        trainer.prepare_training()
+        start = time.perf_counter()
+        for epoch in range(1, scale.epochs + 1):
+            torch.bernoulli(grey, generator=generator, out=data.data)
+            loss = trainer.train_step(epoch)
+            print(f"{cell.recipe}: epoch {epoch}, train bound {-loss:.2f} nats", flush=True)
+        seconds = time.perf_counter() - start
     record = {
-        "training_seconds": time.perf_counter() - start,
+        "training_seconds": seconds,
         "steps": scale.epochs * len(trainer.train_loader),
         "pythae": version("pythae"),
     }
