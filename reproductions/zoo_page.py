@@ -1,0 +1,289 @@
+"""Writes docs/results/zoo.md from the results of the zoo's cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from page_text import describe_machines, item, paragraph, table, verdict
+from zoo_cells import (
+    ACTIVE_VARIANCE,
+    BATCH,
+    BOUND_SAMPLES,
+    CELLS,
+    COMPONENTS,
+    LEARNING_RATE,
+    NETWORK,
+    RATE_SAMPLES,
+)
+from zoo_pythae import FLOW
+
+SEEDS = [0, 1, 2]
+Results = dict[str, list[dict[str, Any]]]
+
+# The first should have the lower NLL, by more than the spread over seeds.
+ORDERS = [("vampprior", "vae"), ("iwae-2layer", "iwae"), ("iwae", "vae")]
+# Ours, and the model of pythae.
+PAIRS = [
+    ("vae", "pythae-vae"),
+    ("iwae", "pythae-iwae"),
+    ("vampprior", "pythae-vamp"),
+    ("iaf", "pythae-iaf"),
+]
+# The first should have the higher MIG.
+SEPARATIONS = [("beta-tc", "beta-vae"), ("factor", "beta-vae")]
+
+
+def read_all(folder: Path, data: str) -> list[Results]:
+    """The results on some data: for each scale, longest first, those of each cell by seed."""
+    scales: dict[tuple[int, ...], Results] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf8"))
+        if CELLS[result["cell"]].data == data:
+            scale = tuple(
+                -result[name] for name in ("epochs", "examples", "test_examples", "test_samples")
+            )
+            scales.setdefault(scale, {}).setdefault(result["cell"], []).append(result)
+    return [
+        {
+            name: sorted(results[name], key=lambda result: result["seed"])
+            for name in CELLS
+            if name in results
+        }
+        for _, results in sorted(scales.items())
+    ]
+
+
+def average(results: Sequence[dict[str, Any]], name: str) -> float:
+    """The mean of a value over seeds."""
+    return mean(float(result[name]) for result in results)
+
+
+def find_spread(results: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The standard deviation of a value over seeds; ``None`` for one seed."""
+    if len(results) < 2:
+        return None
+    return stdev(float(result[name]) for result in results)
+
+
+def show(results: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+    """The mean over seeds, with the spread if there is one."""
+    text, spread = f"{average(results, name):.{digits}f}", find_spread(results, name)
+    if spread is None:
+        return text
+    return f"{text} ± {spread:.{digits}f}"
+
+
+def is_complete(results: Results, *names: str) -> bool:
+    """Whether all these cells have results of all three seeds."""
+    return all({result["seed"] for result in results.get(name, [])} >= set(SEEDS) for name in names)
+
+
+def compare(results: Results, first: str, second: str, value: str) -> tuple[float, float]:
+    """How much higher the value of the first cell is than that of the second, and the spread.
+
+    The spread is the larger one of the two.
+    """
+    gap = average(results[first], value) - average(results[second], value)
+    spreads = [find_spread(results[name], value) or 0.0 for name in (first, second)]
+    return gap, max(spreads)
+
+
+def check_orders(results: Results) -> Iterator[list[str]]:
+    """The rows about the order of lowerbound's models, as far as they were run."""
+    for better, worse in ORDERS:
+        if is_complete(results, better, worse):
+            gap, spread = compare(results, better, worse, "test_nll")
+            yield [
+                f"`{better}` below `{worse}`",
+                f"{gap:+.2f} nats, spread {spread:.2f}",
+                "below, by more than the spread",
+                verdict(-gap > spread),
+            ]
+
+
+def check_pairs(results: Results) -> Iterator[list[str]]:
+    """The rows about lowerbound and pythae, as far as they were run."""
+    for ours, theirs in PAIRS:
+        if is_complete(results, ours, theirs):
+            gap, spread = compare(results, ours, theirs, "test_nll")
+            yield [
+                f"`{ours}` compared with pythae's {CELLS[theirs].recipe}",
+                f"{gap:+.2f} nats, spread {spread:.2f}",
+                "at or below",
+                verdict(gap <= 0),
+            ]
+
+
+def check_separations(results: Results) -> Iterator[list[str]]:
+    """The rows about the sprites, as far as they were run."""
+    for better, worse in SEPARATIONS:
+        if is_complete(results, better, worse):
+            gap, spread = compare(results, better, worse, "mig")
+            yield [
+                f"MIG of `{better}` above that of `{worse}`",
+                f"{gap:+.3f}, spread {spread:.3f}",
+                "above",
+                verdict(gap > 0),
+            ]
+
+
+TARGETS = "target | difference of the means | wanted | verdict"
+
+
+def write_targets(rows: list[list[str]]) -> list[str]:
+    """The table of the targets."""
+    if not rows:
+        return ["No target can be checked yet: each needs two cells with three seeds.", ""]
+    return [*table(TARGETS, rows), ""]
+
+
+def name_model(name: str) -> str:
+    """How the table calls a cell: the recipe, or pythae's class."""
+    cell = CELLS[name]
+    if cell.library == "lowerbound":
+        return f"`{name}`"
+    return f"pythae {cell.recipe}"
+
+
+def show_units(results: Sequence[dict[str, Any]]) -> str:
+    """The active units of each seed, and the number of all."""
+    active = ", ".join(str(result["active_units"]) for result in results)
+    return f"{active} of {results[0]['units']}"
+
+
+MNIST_HEAD = "model | what it is | seeds | test NLL | rate | active units | doubtful | s per epoch"
+
+
+def write_mnist_row(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """The row of a cell."""
+    return [
+        name_model(name),
+        CELLS[name].title,
+        f"{len(results)}",
+        show(results, "test_nll", 2),
+        show(results, "rate", 1),
+        show_units(results),
+        f"{100 * average(results, 'share_doubtful'):.0f}%",
+        f"{average(results, 'seconds_per_epoch'):.1f}",
+    ]
+
+
+def write_mnist(results: Results) -> Iterator[str]:
+    """The section of one number of epochs on MNIST."""
+    any_result = next(iter(results.values()))[0]
+    errors = [result["standard_error"] for cell in results.values() for result in cell]
+    yield f"## MNIST, {any_result['epochs']:,} epochs"
+    yield ""
+    yield paragraph(
+        f"{any_result['examples']:,} training images, {any_result['test_examples']:,} test images",
+        f"that are evenly spaced in the test set, {any_result['test_samples']:,} samples for each.",
+        f"The standard error over images is at most {max(errors):.2f} nats, and all cells share",
+        "the images and their binarisation.",
+    )
+    yield ""
+    yield from table(MNIST_HEAD, [write_mnist_row(name, cell) for name, cell in results.items()])
+    yield ""
+    yield from write_targets([*check_orders(results), *check_pairs(results)])
+
+
+SPRITES_HEAD = (
+    "model | what it is | seeds | MIG | SAP | disentanglement (DCI) | FactorVAE score | rate | "
+    "active units | s per epoch"
+)
+
+
+def write_sprites_row(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """The row of a cell."""
+    return [
+        name_model(name),
+        CELLS[name].title,
+        f"{len(results)}",
+        *[show(results, score, 3) for score in ("mig", "sap", "disentanglement", "factor_vae")],
+        show(results, "rate", 1),
+        show_units(results),
+        f"{average(results, 'seconds_per_epoch'):.1f}",
+    ]
+
+
+def write_sprites(results: Results) -> Iterator[str]:
+    """The section of one number of epochs on the sprites."""
+    any_result = next(iter(results.values()))[0]
+    yield f"## Sprites, {any_result['epochs']:,} epochs"
+    yield ""
+    yield paragraph(
+        f"The first {any_result['examples']:,} pictures of the data set `sprites`, with the",
+        "recipes' own networks, batches and weights. The scores are of the means of q(z given x)",
+        f"for {any_result['test_examples']:,} other pictures, see `lb.disentanglement`. All are",
+        "from 0 to 1, and higher is better.",
+    )
+    yield ""
+    yield from table(
+        SPRITES_HEAD, [write_sprites_row(name, cell) for name, cell in results.items()]
+    )
+    yield ""
+    yield from write_targets(list(check_separations(results)))
+
+
+INTRODUCTION = [
+    paragraph(
+        "`python reproductions/zoo.py` writes this page from the results next to it. Only what was",
+        "run is on it. ± is the standard deviation over seeds, and a spread is the larger one of",
+        "the two models that are compared. A target is checked when both models have the three",
+        "seeds. No setting was tuned for this page.",
+    ),
+    "",
+    item(
+        f"*Networks*: encoder and decoder have {NETWORK['layers']} tanh layers of",
+        f"{NETWORK['hidden']} units each, and there are {NETWORK['latent']} latents. `iwae-2layer`",
+        "has 100 latents below 50, with two layers of 100 units between them. `ladder` has 100",
+        "latents at the bottom and 200 units around them; each of the five layers has half of what",
+        "the one below it has.",
+    ),
+    item(
+        f"*Training*: Adam with the learning rate {LEARNING_RATE:g}, batches of {BATCH}, and",
+        "images that are binarised anew in every epoch. The last weights are evaluated. `iwae`,",
+        f"`iwae-2layer` and `dreg` draw {BOUND_SAMPLES['samples']} latents for each image, the",
+        f"others one. `vampprior` and `mixture-prior` have {COMPONENTS['components']} components.",
+        "The flows have 4 transforms with two layers of 128 units. The weight of the rate rises",
+        "from 0 in the first fifth of the training of `ladder`, as in its paper; in all others it",
+        "is always 1.",
+    ),
+    item(
+        "*pythae* trains with its own trainer, and with the same networks, initial weights, batch",
+        f"size and optimiser. Its flow has {FLOW['n_made_blocks']} blocks with",
+        f"{FLOW['n_hidden_in_made']} layers of {FLOW['hidden_size']} units. Two things differ, as",
+        "they do between the libraries: lowerbound starts the output bias at the mean of the data,",
+        "and its pseudo-inputs at training images.",
+    ),
+    item(
+        "*Evaluation*: NLL is the negative log likelihood in nats, by importance sampling, of test",
+        "images that were binarised once. It is estimated by the same function for all, since a",
+        "trained model of pythae is evaluated as a model of lowerbound that has its parts. An",
+        "image counts as doubtful if too few draws carry the weight (`lb.log_likelihood`); its NLL",
+        f"is then more likely too high. The rate is KL(q || p), sampled with {RATE_SAMPLES} draws",
+        f"where it has no closed form. A unit is active if `Var_x(E_q[z]) > {ACTIVE_VARIANCE:g}`;",
+        "the numbers are those of the seeds. Seconds are of the whole training, with compilation,",
+        "divided by the epochs.",
+    ),
+]
+
+
+def write_page(folder: Path) -> Path | None:
+    """Write the page next to the folder of the results; ``None`` if it has no results."""
+    mnist, sprites = read_all(folder, "mnist"), read_all(folder, "sprites")
+    if not mnist and not sprites:
+        return None
+    cells = [cell for results in (*mnist, *sprites) for cell in results.values()]
+    lines = ["# The recipes beside each other", "", *INTRODUCTION, ""]
+    for results in mnist:
+        lines += write_mnist(results)
+    for results in sprites:
+        lines += write_sprites(results)
+    lines += [describe_machines(result["machine"] for cell in cells for result in cell), ""]
+    page = folder.with_suffix(".md")
+    page.write_text("\n".join(lines), encoding="utf8")
+    return page
