@@ -179,6 +179,7 @@ def test_the_step_of_every_recipe_is_one_graph(name, more, traced):
         torch.manual_seed(0)
         examples = examples_for(recipe)
         model, objective = recipe.build(examples, {"hidden": 8, "latent": 3, **more})
+        objective = objective.for_training_on(len(examples))
         return make_step(model, objective, examples)
 
     assert_agreement(make)

@@ -62,8 +62,13 @@ def read_stderr(notebook: Any) -> str:
 
 
 def clean(notebook: Any) -> None:
-    """Remove all traces of the machine and the time, so that two executions give the same file."""
+    """Remove all traces of the machine and the time, so that two executions give the same file.
+
+    What is left on standard error are warnings of doubtful estimates, which name a temporary file.
+    """
     for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         cell.metadata = {name: value for name, value in cell.metadata.items() if name == "tags"}
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3",
