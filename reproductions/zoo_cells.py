@@ -25,7 +25,7 @@ RUNS = Path(__file__).parents[1] / "runs" / "zoo"
 
 BATCH, LEARNING_RATE = 100, 1e-3
 NETWORK = {"latent": 50, "hidden": 200, "layers": 2, "activation": "tanh"}
-BOUND_SAMPLES = {"samples": 10}
+BOUND_SAMPLES = {"samples": 5}
 COMPONENTS = {"components": 200}
 TWO_LAYERS = {"latent": 100, "top_latent": 50, "hidden": 200, "top_hidden": 100}
 TEST_SEED = 0
