@@ -28,6 +28,7 @@ def write_result(folder, name, seed, **values):
         **MNIST,
         "cell": name,
         "seed": seed,
+        "settings": dict(zoo_cells.CELLS[name].arguments),
         "standard_error": 0.8,
         "rate": 25.0,
         "units": 50,
@@ -111,6 +112,13 @@ def test_other_numbers_of_epochs_are_not_compared(tmp_path):
     page = zoo_page.write_page(folder).read_text(encoding="utf8")
     assert page.index("MNIST, 7 epochs") < page.index("MNIST, 3 epochs")
     assert "below `vae`" not in page
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    write_result(tmp_path / "zoo", "iwae", 0, test_nll=90.0, settings={"samples": 50})
+    with pytest.raises(SystemExit, match="iwae-epochs3-seed0.json was made with other settings"):
+        zoo_page.write_page(tmp_path / "zoo")
 
 
 def test_sprites_are_compared_by_mig(tmp_path):
