@@ -117,7 +117,7 @@ def test_other_numbers_of_epochs_are_not_compared(tmp_path):
 def test_results_of_other_settings_are_refused(tmp_path):
     (tmp_path / "zoo").mkdir()
     write_result(tmp_path / "zoo", "iwae", 0, test_nll=90.0, settings={"samples": 50})
-    with pytest.raises(SystemExit, match="iwae-epochs3-seed0.json was made with other settings"):
+    with pytest.raises(SystemExit, match="was made with other settings"):
         zoo_page.write_page(tmp_path / "zoo")
 
 
