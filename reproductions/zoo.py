@@ -62,7 +62,10 @@ def run(name: str, epochs: int, seed: int, asked: argparse.Namespace, folder: Pa
     if asked.small:
         command.append("--small")
     paths = [str(ROOT / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "TQDM_DISABLE": "1",  # pythae's progress bars
+    }
     print(f"{name}: {epochs} epochs, seed {seed}", file=sys.stderr, flush=True)
     code = subprocess.run(command, env=environment, check=False).returncode
     if code:
@@ -75,7 +78,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=30, help="of MNIST; %(default)s by default")
+    parser.add_argument("--epochs", type=int, default=20, help="of MNIST; %(default)s by default")
     parser.add_argument(
         "--sprites-epochs", type=int, default=50, help="of the sprites; %(default)s by default"
     )

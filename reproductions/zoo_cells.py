@@ -25,7 +25,7 @@ RUNS = Path(__file__).parents[1] / "runs" / "zoo"
 
 BATCH, LEARNING_RATE = 100, 1e-3
 NETWORK = {"latent": 50, "hidden": 200, "layers": 2, "activation": "tanh"}
-BOUND_SAMPLES = {"samples": 10}
+BOUND_SAMPLES = {"samples": 5}
 COMPONENTS = {"components": 200}
 TWO_LAYERS = {"latent": 100, "top_latent": 50, "hidden": 200, "top_hidden": 100}
 TEST_SEED = 0
@@ -41,7 +41,7 @@ class Cell:
     Args:
         title: its name on the page.
         recipe: its recipe, or for pythae the name of its class.
-        arguments: of the recipe.
+        arguments: of the recipe, or the settings that a model of pythae shares with it.
         library: "lowerbound" or "pythae".
         data: "mnist" or "sprites".
         warmup: the share of the epochs in which the weight of the rate rises.
@@ -76,10 +76,14 @@ CELLS = {
         {"latent": 100, "hidden": 200, "depth": 5, "activation": "tanh"},
         warmup=0.2,
     ),
-    "pythae-vae": Cell("standard Gaussian prior", "VAE", library="pythae"),
-    "pythae-iwae": Cell("importance-weighted bound", "IWAE", BOUND_SAMPLES, library="pythae"),
-    "pythae-vamp": Cell("VampPrior", "VAMP", COMPONENTS, library="pythae"),
-    "pythae-iaf": Cell("inverse autoregressive flow as the posterior", "VAE_IAF", library="pythae"),
+    "pythae-vae": Cell("standard Gaussian prior", "VAE", NETWORK, library="pythae"),
+    "pythae-iwae": Cell(
+        "importance-weighted bound", "IWAE", NETWORK | BOUND_SAMPLES, library="pythae"
+    ),
+    "pythae-vamp": Cell("VampPrior", "VAMP", NETWORK | COMPONENTS, library="pythae"),
+    "pythae-iaf": Cell(
+        "inverse autoregressive flow as the posterior", "VAE_IAF", NETWORK, library="pythae"
+    ),
     "beta-vae": Cell("weight of the rate 4", "beta-vae", data="sprites"),
     "beta-tc": Cell("weight of the total correlation 6", "beta-tc", data="sprites"),
     "factor": Cell("total correlation measured by a critic", "factor", data="sprites"),

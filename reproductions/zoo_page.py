@@ -38,10 +38,19 @@ SEPARATIONS = [("beta-tc", "beta-vae"), ("factor", "beta-vae")]
 
 
 def read_all(folder: Path, data: str) -> list[Results]:
-    """The results on some data: for each scale, longest first, those of each cell by seed."""
+    """The results on some data: for each scale, longest first, those of each cell by seed.
+
+    Raises:
+        SystemExit: if a result has other settings than the page says.
+    """
     scales: dict[tuple[int, ...], Results] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf8"))
+        if result["settings"] != dict(CELLS[result["cell"]].arguments):
+            raise SystemExit(
+                f"{path} was made with other settings than those of zoo_cells.py; delete it, and "
+                "its run in runs/zoo/, and run the cell again"
+            )
         if CELLS[result["cell"]].data == data:
             scale = tuple(
                 -result[name] for name in ("epochs", "examples", "test_examples", "test_samples")

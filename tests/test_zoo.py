@@ -28,6 +28,7 @@ def write_result(folder, name, seed, **values):
         **MNIST,
         "cell": name,
         "seed": seed,
+        "settings": dict(zoo_cells.CELLS[name].arguments),
         "standard_error": 0.8,
         "rate": 25.0,
         "units": 50,
@@ -113,6 +114,13 @@ def test_other_numbers_of_epochs_are_not_compared(tmp_path):
     assert "below `vae`" not in page
 
 
+def test_results_of_other_settings_are_refused(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    write_result(tmp_path / "zoo", "iwae", 0, test_nll=90.0, settings={"samples": 50})
+    with pytest.raises(SystemExit, match="was made with other settings"):
+        zoo_page.write_page(tmp_path / "zoo")
+
+
 def test_sprites_are_compared_by_mig(tmp_path):
     folder = tmp_path / "zoo"
     folder.mkdir()
@@ -141,8 +149,7 @@ def test_all_models_have_the_same_networks(name):
         if isinstance(layer, torch.nn.Linear)
     ]
     assert [outputs for _, outputs in layers] == [200, 200, 784]
-    expected = {"iwae": 10, "dreg": 10, "iwae-2layer": 10}.get(name, 1)
-    assert objective.samples == expected
+    assert objective.samples == RECIPES[name].arguments.get("samples", 1)
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
