@@ -100,10 +100,14 @@ def after(
 
 
 def assert_agreement(make, **tolerance) -> dict[str, torch.Tensor]:
-    """Compiled and plain steps end at the same weights and sums; return the compiled ones."""
+    """Compiled and plain steps end at the same weights and sums; return the compiled ones.
+
+    A sum may be a small difference of terms as large as the bound, and has their rounding.
+    """
     compiled, eager = after(make(), compiled=True), after(make(), compiled=False)
     torch.testing.assert_close(compiled[0], eager[0], **tolerance)
-    assert compiled[1] == pytest.approx(eager[1], rel=1e-5)
+    rounding = 1e-7 * abs(eager[1]["bound"])
+    assert compiled[1] == pytest.approx(eager[1], rel=1e-5, abs=rounding)
     assert graphs() == 1
     return compiled[0]
 

@@ -414,7 +414,7 @@ def test_missing_paths(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         DataError,
-        match=r"is not a file, a folder.*digits, sprites, mnist, fashion-mnist, frey-faces, olivetti",
+        match=r"is not a file, a folder.*digits, sprites, mnist, fashion-mnist, frey-faces",
     ):
         load_data(name)
 
