@@ -189,6 +189,25 @@ def test_nothing_is_said_about_usual_units(factor, capsys):
     assert "--standardize" not in capsys.readouterr().err
 
 
+def test_missing_entries_do_not_spread_a_column(capsys):
+    x = 50 + torch.randn(200, 3)
+    x[::2, 0] = math.nan  # stored as 0
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Masked(lb.Gaussian(lb.mlp(2, 6)))
+    )
+    lb.fit(model, lb.ELBO(), lb.Examples.of(x, missing="nan"), steps=1)
+    assert "--standardize" not in capsys.readouterr().err
+
+
+def test_positive_data_are_not_asked_to_be_standardized(capsys):
+    x = (torch.randn(200, 3) * torch.tensor([0.1, 1.0, 4.0])).exp()
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.LogNormal(lb.mlp(2, 6))
+    )
+    lb.fit(model, lb.ELBO(), x, steps=1)
+    assert "--standardize" not in capsys.readouterr().err
+
+
 def _train_standardized(x, **settings):
     torch.manual_seed(0)
     model = lb.LatentModel(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED
 from lowerbound.errors import NonFiniteError, SettingsError
 from lowerbound.evaluation.baseline import score_independent_entries
 from lowerbound.evaluation.scoring import compute_dataset_terms
@@ -52,7 +53,9 @@ def look_at_data(loop: Loop, *, start: bool) -> None:
     examples = _choose_examples(loop.train, seed)
     with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         x, given = _read(examples, model, seed)
-        if (line := describe_units(model, examples, x)) is not None:
+        seen = given.get(OBSERVED)
+        observed = x if seen is None else x.masked_fill(~seen, math.nan)
+        if (line := describe_units(model, examples, observed)) is not None:
             loop.notes.append(line)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train

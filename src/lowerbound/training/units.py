@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
+from torch.distributions import constraints
 
 from lowerbound.conditionals.standardized import Standardized
 from lowerbound.data.examples import Examples
+from lowerbound.distributions import find_entry_support
 from lowerbound.models import Model
+from lowerbound.models.measuring import draw_likelihood
 
 # A network's outputs and gradients suit entries whose spreads are near 1, up to this factor.
 _LARGEST_FACTOR = 30.0
@@ -23,12 +26,17 @@ def describe_units(model: Model, examples: Examples, x: Tensor) -> str | None:
     Args:
         model: the model that is about to be trained.
         examples: the training data, with the names of columns if they are known.
-        x: some of the data as they are scored, ``[N, *event]``.
+        x: some of the data as they are scored, ``[N, *event]``, with NaN where an entry was not
+            observed.
     """
     likelihood = getattr(model, "likelihood", None)
     if examples.is_discrete or isinstance(likelihood, Standardized):
         return None
-    spreads = x.double().std(0).flatten()
+    p = draw_likelihood(model, examples)
+    if p is None or find_entry_support(p) not in (constraints.real, constraints.real_vector):
+        return None  # data within bounds have units that cannot be changed
+    rows = x.double()
+    spreads = (rows - rows.nanmean(0)).square().nanmean(0).sqrt().flatten()
     varying = (spreads > 0).nonzero().flatten()
     if not len(varying):
         return None
