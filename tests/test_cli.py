@@ -1314,6 +1314,16 @@ def test_a_score_is_called_a_score(here, monkeypatch, capsys):
         assert "the posterior (Point)" in refused(capsys, "evaluate", "gaussian", *flags)
 
 
+def test_a_label_that_is_a_latent_is_not_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "semi-supervised", "--data", "digits", "--out", "run"]
+    settings = ["--latent", 2, "--hidden", 4, "--epochs", 1, "--pictures-every", 0]
+    assert call(capsys, *train, *settings)[0] == 0
+    assert call(capsys, "sample", "run", "--count", 4, "--out", "any.npy")[0] == 0
+    threes = ["--given", "label=3", "--out", "threes.npy"]
+    assert call(capsys, "sample", "run", "--count", 4, *threes)[0] == 0
+
+
 def test_codes_of_several_groups_are_written_side_by_side(here, tmp_path, monkeypatch, capsys):
     trained = lb.load("gaussian")
 

@@ -91,11 +91,14 @@ def suggest_given(model: "Model", examples: "Examples") -> str:
 
 
 def _list_needed_fields(model: "Model") -> tuple[str, ...]:
-    """List the fields that the prior and the likelihood need, by which a model samples."""
+    """List the fields that the prior and the likelihood need, by which a model samples.
+
+    A field that a part needs, but the model does not, is a latent variable of the model.
+    """
     from lowerbound.conditionals.base import list_field_names
 
     parts = [getattr(model, role) for role in ("prior", "likelihood") if hasattr(model, role)]
-    return list_field_names("needs", *parts)
+    return tuple(name for name in list_field_names("needs", *parts) if name in model.needs)
 
 
 def _parse_value(text: str, name: str, model: "Model") -> Any:
