@@ -331,7 +331,7 @@ def test_the_yardstick_is_the_score_of_new_data():
         p = Normal(x.mean(0), x.std(0, correction=0))
         held_out.append(p.log_prob(torch.randn(500, 5, generator=generator)).sum(1).mean().item())
     difference = torch.tensor(scores) - torch.tensor(held_out)
-    # The estimate is correct to first order: 10 / 60 nats, of which 4% is left.
+    # The estimate is correct to first order: 10 / 60 nats. About 4% of that is left.
     assert abs(difference.mean()) < 4 * difference.std() / 300**0.5 + 0.04
 
 

@@ -156,7 +156,7 @@ def test_an_example_keeps_its_noise_in_every_batch():
 
 
 def separated(count=120):
-    """Three clusters of binary data, of which every tenth example has a label."""
+    """Three clusters of binary data. Every tenth example has a label."""
     generator = torch.Generator().manual_seed(3)
     classes = torch.arange(count) % CATEGORIES
     means = torch.full((CATEGORIES, 9), 0.1)

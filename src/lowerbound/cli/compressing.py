@@ -74,12 +74,10 @@ def decompress(
 
     The array contains levels: the integers that uint8 pixels, binary pixels or codes are stored as.
     """
-    import io
-
     import numpy as np
 
     from lowerbound.evaluation.compression import decompress
-    from lowerbound.runtime.outputs import write_whole
+    from lowerbound.runtime.outputs import write_array
 
     if out.suffix != ".npy":
         raise SettingsError(f"--out {out}: give a file that ends in .npy")
@@ -90,8 +88,5 @@ def decompress(
     model, _ = open_run(directory)
     with show_progress("decompress") as progress:
         examples = decompress(model, packed, progress=progress)
-    content = io.BytesIO()
-    np.save(content, np.asarray(examples.values))
-    with write_whole(out) as path:
-        path.write_bytes(content.getbuffer())
+    write_array(np.asarray(examples.values), out)
     print(f"wrote {len(examples):,} examples to {out}")

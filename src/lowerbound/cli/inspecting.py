@@ -216,12 +216,8 @@ def _find_limits(model: Any, values: Any) -> tuple[float, float]:
 
 
 def _write(array: Any, out: Path, what: str, limits: tuple[float, float] = (0.0, 1.0)) -> None:
-    import io
-
-    import numpy as np
-
     from lowerbound.report.drawing import save_examples
-    from lowerbound.runtime.outputs import write_whole
+    from lowerbound.runtime.outputs import write_array
 
     if out.suffix == ".png":
         _check_drawable(array)
@@ -229,10 +225,7 @@ def _write(array: Any, out: Path, what: str, limits: tuple[float, float] = (0.0,
         print(f"wrote {len(array)} {what} to {out}")
         _print_note(drawing)
         return
-    content = io.BytesIO()  # because np.save to a file on a full disk does not say why it fails
-    np.save(content, array.cpu().numpy())
-    with write_whole(out) as path:
-        path.write_bytes(content.getbuffer())
+    write_array(array.cpu().numpy(), out)
     print(f"wrote {len(array)} {what} to {out}")
 
 

@@ -1,4 +1,4 @@
-"""Latents in several groups, of which each may be drawn given others, as one vector."""
+"""Latents in several groups, each of which may be drawn given others, as one vector."""
 
 from __future__ import annotations
 

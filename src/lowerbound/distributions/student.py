@@ -66,7 +66,10 @@ class FactorialStudentT(Factorial):
 
     @property
     def mean(self) -> Tensor:
-        """The centre, ``[*batch, *event]``. Up to one degree of freedom there is no mean."""
+        """The centre, ``[*batch, *event]``.
+
+        With one degree of freedom or less, the mean does not exist.
+        """
         return self.loc.expand(self._extended_shape())
 
     mode = mean

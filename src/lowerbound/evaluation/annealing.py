@@ -200,7 +200,8 @@ def annealed_log_likelihood(
 
     with evaluating(model), seeded(seed, get_device(model)):
         estimate = _make_estimate(gather(len(examples), of_batches()), settings)
-    bits = bits_per_dimension(model, examples, estimate.mean)
+    mass = model.likelihood_is_mass(examples)
+    bits = bits_per_dimension(model, examples, estimate.mean, mass=mass)
     estimate = replace(estimate, bits_per_dimension=bits)
     warn_if_doubtful(estimate)
     return estimate

@@ -16,11 +16,10 @@ from lowerbound.data.fields import OBSERVED
 from lowerbound.distributions import FactorialNegativeBinomial
 from lowerbound.models import Model
 from lowerbound.runtime import noise
+from lowerbound.runtime.memory import choose_sample_size
 
-# The yardstick is measured on at most this many examples, and on fewer if they are so large that
-# these have more values than this.
+# The yardstick is measured on at most this many examples.
 _MOST_EXAMPLES = 10_000
-_MOST_VALUES = 1 << 24
 
 # With more levels than this a value is a count.
 _MOST_LEVELS = 1024
@@ -42,7 +41,7 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
 
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
-        examples: the data, of which at most 10,000 examples are used, evenly spaced.
+        examples: the data. At most 10,000 examples are used, evenly spaced.
         seed: of pixels that are random.
 
     Returns:
@@ -60,11 +59,14 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
         >>> round(score_independent_entries(vae, data), 4)  # -log(2 pi e) / 2 - 2 / 2
         -2.4189
     """
-    mass = model.likelihood_is_mass(examples)
+    return score_entries_alone(examples, model.likelihood_is_mass(examples), seed=seed)
+
+
+def score_entries_alone(examples: Examples, mass: bool | None, *, seed: int) -> float | None:
+    """Score data as :func:`score_independent_entries` does, given whether they have a mass."""
     if mass is None:
         return None
-    count = max(2, min(_MOST_EXAMPLES, _MOST_VALUES // max(1, math.prod(examples.shape))))
-    some = examples.spread(count)
+    some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
     rows = torch.arange(len(some))
     with noise.per_example(noise.derived_seed(seed, "baseline"), rows):
         x = some.batch(rows).reshape(len(some), -1).double().cpu()

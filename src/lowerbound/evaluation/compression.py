@@ -192,7 +192,7 @@ class _Coder:
     the cells of its own.
 
     Args:
-        model: the model, of which a copy in float64 computes.
+        model: the model. A copy of it computes in float64.
         like: examples of the same kind.
     """
 

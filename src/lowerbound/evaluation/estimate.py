@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.evaluation.baseline import score_independent_entries
+from lowerbound.evaluation.baseline import score_entries_alone
 from lowerbound.evaluation.checks import check_batch_size
 from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.scoring import compute_dataset_terms
@@ -165,19 +165,23 @@ def evaluate(
     bound, label = terms.pop("bound"), objective.label(model)
     bits = baseline = None
     if label == "bound":
-        bits = bits_per_dimension(model, examples, float(bound.mean()))
-        baseline = score_independent_entries(model, examples, seed=seed)
+        mass = model.likelihood_is_mass(examples)
+        bits = bits_per_dimension(model, examples, float(bound.mean()), mass=mass)
+        baseline = score_entries_alone(examples, mass, seed=seed)
     estimates = {name: Estimate(term) for name, term in terms.items()}
     return Estimate(bound, estimates, bits, label, baseline)
 
 
-def bits_per_dimension(model: Model, examples: Examples, bound: float) -> float | None:
+def bits_per_dimension(
+    model: Model, examples: Examples, bound: float, *, mass: bool | None
+) -> float | None:
     """Convert a bound on log p(x) to bits per dimension; ``None`` where that is meaningless.
 
-    Whether p(x) is a mass or a density follows from the support of the model's likelihood, see
-    :meth:`Examples.bits_per_dimension <lowerbound.Examples.bits_per_dimension>`.
+    ``mass`` says whether p(x) is a mass or a density, see :meth:`Examples.bits_per_dimension
+    <lowerbound.Examples.bits_per_dimension>`. It follows from the support of the model's
+    likelihood: :meth:`Model.likelihood_is_mass <lowerbound.Model.likelihood_is_mass>`.
     """
-    mass, entries = model.likelihood_is_mass(examples), None
+    entries = None
     if mass:
         entries = model.count_scored_entries(examples)
     return examples.bits_per_dimension(bound, mass=mass, entries=entries)

@@ -251,7 +251,9 @@ def log_likelihood(
     estimate = LikelihoodEstimate(
         value,
         {"elbo": Estimate(results["elbo"])},
-        bits_per_dimension(model, examples, float(value.mean())),
+        bits_per_dimension(
+            model, examples, float(value.mean()), mass=model.likelihood_is_mass(examples)
+        ),
         samples=samples,
         effective_sample_sizes=results["effective"],
         pareto_k=results["pareto_k"],

@@ -27,7 +27,7 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 @describable
 @dataclass(frozen=True)
 class InfoVAE(PenalisedReconstruction):
-    r"""InfoVAE (Zhao, Song & Ermon 2019), of which the MMD-WAE is a case; a score.
+    r"""InfoVAE (Zhao, Song & Ermon 2019), and the MMD-WAE as a special case; a score.
 
     Training maximises
 

@@ -43,8 +43,8 @@ def iaf(
 
     The paper is "Improving variational inference with inverse autoregressive flow" (Kingma et al.
     2016). A vector of as many numbers as a hidden layer has units is the context of all transforms,
-    of which the first contains the Gaussian that the paper starts from. The posterior is drawn from
-    and scored in one pass.
+    and the first transform contains the Gaussian that the paper starts from. One pass draws from
+    the posterior and scores the draws.
     """
     widths = [hidden] * layers
     network = lb.mlp(shape, *widths, hidden, activation=activation)

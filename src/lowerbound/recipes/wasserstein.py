@@ -78,8 +78,8 @@ def mmd_wae(
     """Wasserstein auto-encoder: the maximum mean discrepancy from the prior replaces the rate.
 
     The paper is "Wasserstein auto-encoders" (Tolstikhin, Bousquet, Gelly & Schölkopf 2018), which
-    has squared errors: choose the Gaussian likelihood for them. The encoder gives points, so there
-    is no ELBO, and the reported value is a score.
+    has squared errors: choose the Gaussian likelihood for them. The encoder gives points, so the
+    ELBO does not exist, and the reported value is a score.
     """
     model = make_autoencoder(
         shape, latent, network, hidden, layers, channels, activation, likelihood, posterior

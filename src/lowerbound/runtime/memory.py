@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,9 @@ def keeping_freed_memory() -> Iterator[None]:
 # Outside of training, the largest tensor of a batch has at most this many values: 2^22 floats are
 # 16 MiB.
 _VALUES_PER_BATCH = 1 << 22
+
+# A measurement of the data, such as their mean, reads at most this many values.
+_MOST_VALUES_OF_SAMPLE = 1 << 24
 
 # The largest number of values in each temporary tensor of a computation in slices.
 _VALUES_PER_SLICE = 1 << 19
@@ -168,3 +172,14 @@ class TensorSizes(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         self.sizes += [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
         return made
+
+
+def choose_sample_size(shape: Sequence[int], most: int) -> int:
+    """Choose how many examples a measurement of the data reads: two at least.
+
+    Args:
+        shape: of an example.
+        most: the largest number, unless the examples are so large that these have more than 2^24
+            values.
+    """
+    return max(2, min(most, _MOST_VALUES_OF_SAMPLE // max(1, math.prod(shape))))

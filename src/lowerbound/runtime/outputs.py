@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -112,3 +114,17 @@ def write_whole(path: Path) -> Iterator[Path]:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def write_array(array: Any, path: Path) -> None:
+    """Write an array as a ``.npy`` file.
+
+    Raises:
+        StorageError: as :func:`write_whole`.
+    """
+    import numpy as np  # here, because the command must answer at once
+
+    content = io.BytesIO()  # because np.save to a file on a full disk does not say why it fails
+    np.save(content, array)
+    with write_whole(path) as partial:
+        partial.write_bytes(content.getbuffer())

@@ -20,15 +20,14 @@ from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.memory import choose_sample_size
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Loop
 from lowerbound.training.units import describe_units
 
-# The start uses at most this many examples, and fewer if they are so large that these have more
-# values than this.
+# The start uses at most this many examples.
 _MOST_EXAMPLES = 1000
-_MOST_VALUES = 1 << 24
 
 # So many of them judge whether the start raises the bound.
 _JUDGES = 100
@@ -123,7 +122,7 @@ def _read(examples: Examples, model: Model, seed: int) -> tuple[Tensor, dict[str
 
 
 def _choose_examples(train: Examples, seed: int, most: int = _MOST_EXAMPLES) -> Examples:
-    count = max(2, min(most, _MOST_VALUES // max(1, math.prod(train.shape))))
+    count = choose_sample_size(train.shape, most)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     return train.subset(order[:count].sort().values.to(train.values.device))
 
