@@ -1,18 +1,19 @@
-"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST, with one stochastic layer.
+"""Table 1 of Burda, Grosse & Salakhutdinov 2016 on MNIST.
 
-    python reproductions/iwae.py [--stages I] [--seed S] [k1 k5 k50]
+    python reproductions/iwae.py [--epochs N] [--seed S] [k1 k5 k50 k1-2layer k5-2layer k50-2layer]
 
-The cells are the VAE with k = 1 and the IWAE with k = 5 and k = 50. The paper's schedule has the
-stages i = 0 .. 7, each with 3^i epochs at the learning rate 1e-3 * 10^(-i/7). ``--stages I`` stops
-after the first I stages, which are (3^I - 1) / 2 epochs in all; eight stages are the paper's 3,280
-epochs. A run that was stopped resumes from its state in runs/iwae/. It can also resume with more
-stages, because the learning rate of a stage does not depend on their number. Results go to
-docs/results/iwae/NAME.json, and at the end docs/results/iwae.md is written from all of them.
+The cells are the VAE with k = 1 and the IWAE with k = 5 and k = 50, with one or two stochastic
+layers. The paper's schedule has the stages i = 0 .. 7, each with 3^i epochs at the learning rate
+1e-3 * 10^(-i/7), 3,280 epochs in all. ``--epochs N`` stops after N of them. A run that was stopped
+resumes from its state in runs/iwae/. It can also resume with more epochs, because the learning rate
+of an epoch does not depend on their number. Results go to docs/results/iwae/NAME.json, and at the
+end docs/results/iwae.md is written from all of them.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,60 @@ RUNS = ROOT / "runs" / "iwae"
 
 BATCH = 100
 TEST_SAMPLES = 5000
-# k, and from the paper's table: the cell's name, its negative log likelihood, its active units.
+ALL_EPOCHS = 3280
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the paper's table.
+
+    Args:
+        layers: of latents.
+        k: the number of samples in the bound.
+        nll: the negative log likelihood in the paper.
+        units: the number of active units in the paper, of each layer; empty where not known.
+    """
+
+    layers: int
+    k: int
+    nll: float
+    units: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name in the table."""
+        name = {1: "VAE"}.get(self.k, "IWAE")
+        return f"{name}, k = {self.k}"
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of the model."""
+        return {1: "iwae", 2: "iwae-2layer"}[self.layers]
+
+
 CELLS = {
-    "k1": (1, "VAE, k = 1", 86.76, 19),
-    "k5": (5, "IWAE, k = 5", 85.54, 22),
-    "k50": (50, "IWAE, k = 50", 84.78, 25),
+    "k1": Cell(1, 1, 86.76, "19"),
+    "k5": Cell(1, 5, 85.54, "22"),
+    "k50": Cell(1, 50, 84.78, "25"),
+    "k1-2layer": Cell(2, 1, 85.33),
+    "k5-2layer": Cell(2, 5, 83.89),
+    "k50-2layer": Cell(2, 50, 82.90, "26+7"),
 }
-
-
-def count_epochs(stages: int) -> int:
-    """The number of epochs in the first stages."""
-    return (3**stages - 1) // 2
 
 
 def rate_factor(epoch: int) -> float:
     """The factor of the learning rate in an epoch, counted from 0."""
     stage = 0
-    while epoch >= count_epochs(stage + 1):
+    while epoch >= (3 ** (stage + 1) - 1) // 2:
         stage += 1
     return float(10 ** (-stage / 7))
 
 
-def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
-    """Train one cell to the end of its last stage, or resume it."""
-    data = lb.load_data("mnist", pixels="binarize")
+def train(name: str, epochs: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
+    """Train one cell to its last epoch, or resume it."""
+    data, cell = lb.load_data("mnist", pixels="binarize"), CELLS[name]
     torch.manual_seed(seed)
-    model, objective = find_recipe("iwae").build(data.shape, {"samples": CELLS[cell][0]})
+    model, objective = find_recipe(cell.recipe).build(data.shape, {"samples": cell.k})
     bias = data.train.values.double().mean(0) / 255
     with torch.no_grad():
         for layer in model.modules():
@@ -62,8 +91,7 @@ def train(cell: str, stages: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
                 layer.bias.zero_()
         # The published code starts the output at the logit of the mean pixel.
         model.likelihood.network.layers[-1].bias.copy_(bias.clamp(1e-3, 1 - 1e-3).logit().flatten())
-    directory = RUNS / f"{cell}-seed{seed}"
-    epochs = count_epochs(stages)
+    directory = RUNS / f"{name}-seed{seed}"
     run = lb.fit(
         model,
         objective,
@@ -97,33 +125,31 @@ class Stages:
         return rate_factor(min(self.epochs - 1, int(progress * self.epochs + 1e-9)))
 
 
-def run(cell: str, stages: int, seed: int) -> None:
+def run(name: str, epochs: int, seed: int) -> None:
     """Train and evaluate one cell, unless its results exist already."""
-    target = RESULTS / f"{cell}-stages{stages}-seed{seed}.json"
+    target, cell = RESULTS / f"{name}-epochs{epochs}-seed{seed}.json", CELLS[name]
     if target.exists():
         print(f"{target} exists already", file=sys.stderr)
         return
-    trained, data = train(cell, stages, seed)
+    trained, data = train(name, epochs, seed)
     test = lb.log_likelihood(trained.model, data.test, samples=TEST_SAMPLES)
     health = lb.latent_health(trained.model, data.test)
-    samples, name, published, published_units = CELLS[cell]
+    groups = health.groups or {"z": health}
     result = {
         "cell": name,
-        "k": samples,
-        "stages": stages,
-        "epochs": count_epochs(stages),
+        "layers": cell.layers,
+        "k": cell.k,
+        "epochs": epochs,
         "steps": trained.history[-1]["step"],
         "batch": BATCH,
         "seed": seed,
-        "published_nll": published,
-        "published_active_units": published_units,
         "test_nll": -test.mean,
         "standard_error": test.standard_error,
         "test_samples": TEST_SAMPLES,
         "median_effective_sample_size": float(test.effective_sample_sizes.median()),
         "share_doubtful": float(test.doubtful.double().mean()),
         "warning": test.warning,
-        "active_units": health.active_units,
+        "active_units": [group.active_units for group in groups.values()],
         "elbo": test.terms["elbo"].mean,
         "training_seconds": trained.history[-1]["seconds"],
         "torch": torch.__version__,
@@ -133,20 +159,22 @@ def run(cell: str, stages: int, seed: int) -> None:
 
 
 HEAD = (
-    "cell | epochs | seed | test NLL | published | active units | published | "
+    "layers | cell | epochs | seed | test NLL | published | active units | published | "
     "median effective samples | training time"
 )
 
 
 def table_row(result: dict[str, Any]) -> list[str]:
+    cell = CELLS[result["cell"]]
     return [
-        result["cell"],
+        f"{cell.layers}",
+        cell.title,
         f"{result['epochs']:,}",
         f"{result['seed']}",
         f"{result['test_nll']:.2f} ± {result['standard_error']:.2f}",
-        f"{result['published_nll']:.2f}",
-        f"{result['active_units']}",
-        f"{result['published_active_units']}",
+        f"{cell.nll:.2f}",
+        "+".join(map(str, result["active_units"])),
+        cell.units,
         f"{result['median_effective_sample_size']:.0f}",
         f"{result['training_seconds'] / 60:.0f} min",
     ]
@@ -155,22 +183,24 @@ def table_row(result: dict[str, Any]) -> list[str]:
 def write_page() -> None:
     """Write docs/results/iwae.md from all results."""
     done = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
-    done.sort(key=lambda result: (-result["epochs"], result["seed"], result["k"]))
+    done.sort(key=lambda result: [-result["epochs"], *map(result.get, ("seed", "layers", "k"))])
     lines = [
-        "# Importance-weighted auto-encoders: table 1 on MNIST, one stochastic layer",
+        "# Importance-weighted auto-encoders: table 1 on MNIST",
         "",
         paragraph(
             "Burda, Grosse & Salakhutdinov, *Importance Weighted Autoencoders*, 2016",
-            "(arXiv:1509.00519). `python reproductions/iwae.py` writes this page. Encoder and",
-            "decoder have two tanh layers of 200 units each, and there are 50 latents. Weights are",
-            "initialised with Glorot's rule, and the output bias is the logit of the mean",
-            "pixel. Training uses Adam (.9, .999, 1e-4) and batches of",
-            f"{BATCH} (20 in the paper); the data are reshuffled",
-            "and binarised anew at every epoch. The test NLL is the negative log likelihood of the",
-            "10,000 test images, binarised once per image, by importance sampling with",
-            f"{TEST_SAMPLES:,} samples, in nats; ± is the standard error over images. A unit is",
-            "active if `Var_x(E_q[z]) > 0.01`. The published results took 3,280 epochs. After",
-            "fewer epochs, only the order of the cells can be compared.",
+            "(arXiv:1509.00519). `python reproductions/iwae.py` writes this page. With one",
+            "layer of latents, encoder and decoder have two tanh layers of 200 units each,",
+            "and there are 50 latents. With two layers, there are 100 latents, then two tanh",
+            "layers of 100 units, then 50 latents. Weights are initialised with Glorot's",
+            "rule, and the output bias is the logit of the mean pixel. Training uses Adam",
+            f"(.9, .999, 1e-4) and batches of {BATCH} (20 in the paper); the data are",
+            "reshuffled and binarised anew at every epoch. The test NLL is the negative log",
+            "likelihood of the 10,000 test images, binarised once per image, by importance",
+            f"sampling with {TEST_SAMPLES:,} samples, in nats; ± is the standard error over",
+            "images. A unit is active if `Var_x(E_q[z]) > 0.01`. The published results took",
+            "3,280 epochs. After fewer epochs, only the order of the cells can be compared.",
+            "`--epochs N` trains N.",
         ),
         "",
         *table(HEAD, map(table_row, done)),
@@ -182,21 +212,32 @@ def write_page() -> None:
 
 
 def verdicts(done: list[dict[str, Any]]) -> list[str]:
-    """For each length and seed with all three cells, whether their order is the paper's.
+    """For results of equal length and seed, whether their order is the paper's.
 
     At full length, the distance to the published value is added.
     """
     lines = []
-    for stages, seed in sorted({(result["stages"], result["seed"]) for result in done}):
-        same = [result for result in done if (result["stages"], result["seed"]) == (stages, seed)]
-        cells = {result["k"]: result["test_nll"] for result in same}
-        run = f"{count_epochs(stages):,} epochs, seed {seed}"
-        if cells.keys() == {1, 5, 50}:
-            holds = {True: "holds", False: "does not hold"}[cells[1] > cells[5] > cells[50]]
-            lines.append(item(f"{run}: the order of the cells {holds}."))
-        if stages == 8 and 1 in cells:
-            distance = cells[1] - CELLS["k1"][2]
-            lines.append(item(f"{run}, VAE k = 1: {distance:+.2f} nats from the published 86.76."))
+    by_length: dict[tuple[int, int], dict[str, float]] = {}
+    for result in done:
+        found = by_length.setdefault((result["epochs"], result["seed"]), {})
+        found[result["cell"]] = result["test_nll"]
+    for (epochs, seed), found in by_length.items():
+        length = f"{epochs:,} epochs, seed {seed}"
+        published = sorted(found, key=lambda name: CELLS[name].nll)
+        if len(found) > 1:
+            holds = {True: "holds", False: "does not hold"}
+            same = published == sorted(found, key=found.__getitem__)
+            lines.append(
+                item(f"{length}: the published order of the {len(found)} cells {holds[same]}.")
+            )
+        if epochs == ALL_EPOCHS:
+            lines += [
+                item(
+                    f"{length}, {CELLS[name].title}: {nll - CELLS[name].nll:+.2f} nats from the "
+                    f"published {CELLS[name].nll}."
+                )
+                for name, nll in found.items()
+            ]
     return lines
 
 
@@ -207,10 +248,14 @@ if __name__ == "__main__":
     parser.add_argument(
         "cells", nargs="*", choices=[*CELLS, []], help="which cells; all if none is named"
     )
-    parser.add_argument("--stages", type=int, default=8, choices=range(1, 9))
+    parser.add_argument("--epochs", type=int, default=ALL_EPOCHS, help="%(default)s by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="only write the page")
     asked = parser.parse_args()
+    if not 1 <= asked.epochs <= ALL_EPOCHS:
+        parser.error(f"--epochs {asked.epochs}: the schedule has 1 to {ALL_EPOCHS:,} epochs")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for chosen in asked.cells or CELLS:
-        run(chosen, asked.stages, asked.seed)
+    if not asked.report:
+        for chosen in asked.cells or CELLS:
+            run(chosen, asked.epochs, asked.seed)
     write_page()
