@@ -157,6 +157,17 @@ def test_each_group_is_examined():
     assert any(line.startswith("bottom: information about x: at most 0.50 nats") for line in lines)
 
 
+def test_draws_of_other_latents_do_not_make_a_unit_active():
+    """The means of many examples are averages of few draws, whose noise is not theirs."""
+    x = torch.randn(6000, 2)
+    health = lb.latent_health(Ladder(0.02), x, samples=1)
+    expected = 4e-4 * float(x[:, 0].var(correction=0))
+    assert health.groups["top"].variances[0] == pytest.approx(expected, rel=1e-5)
+    # The standard error is 0.25 / 8 * sqrt(2 / 6000); without the correction 0.03 is added.
+    assert health.groups["bottom"].variances[0] == pytest.approx(expected, abs=0.0025)
+    assert health.active_units == 0
+
+
 def test_groups_that_carry_nothing_have_collapsed():
     class Empty(Ladder):
         def draw(self, x, samples=1, gradient="pathwise"):

@@ -42,8 +42,10 @@ _FEWEST, _FEWEST_FOR_UNITS = 5, 20
 # The total number of draws if the number for each example is not given.
 _DRAWS = 1000
 
-# The number of draws over which a posterior that depends on other latents is averaged.
-_DRAWS_OF_OTHERS = 256
+# A posterior that depends on other latents is averaged over draws of them: over about so many draws
+# for all examples together, within these limits for each.
+_DRAWS_OF_OTHERS = 50_000
+_FEWEST_DRAWS_OF_OTHERS, _MOST_DRAWS_OF_OTHERS = 8, 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -240,7 +242,8 @@ def _measure_groups(
     first = find_latent_groups(model, x, 1, given)
     together = 1
     if any(group.depends_on_latents for group in first.values()):
-        together = for_rates = max(for_rates, _DRAWS_OF_OTHERS)
+        draws = min(_MOST_DRAWS_OF_OTHERS, _DRAWS_OF_OTHERS // len(examples))
+        together = for_rates = max(for_rates, _FEWEST_DRAWS_OF_OTHERS, draws)
     sums = {name: _GroupSums() for name in first}
     for _, x, given in iterate_batches(examples, model, seed=seed, samples=together):
         for name, group in find_latent_groups(model, x, for_rates, given).items():
@@ -292,7 +295,7 @@ class _GroupSums:
         self.count = 0
         self.rates: list[Tensor] = []
         self.per_unit: Tensor | None = None
-        self.mean, self.squares = torch.zeros(()), torch.zeros(())
+        self.mean, self.squares, self.noise = (torch.zeros(()) for _ in range(3))
         self.codes: Tensor | None = None
         self.used: Tensor | None = None
 
@@ -307,7 +310,9 @@ class _GroupSums:
             self.codes = _add(self.codes, codes.sum(0))
             chosen = torch.zeros_like(codes).scatter_(-1, codes.argmax(-1, keepdim=True), 1)
             self.used = _add(self.used, chosen.sum(0))
-        self._add_means(group.unit_means(device))
+        means, noise = group.unit_means(device)
+        self._add_means(means)
+        self.noise = self.noise + noise.sum(0)
 
     def _add_means(self, means: Tensor) -> None:
         """Add sums of squares about the running mean (Chan, Golub & LeVeque 1983).
@@ -326,10 +331,12 @@ class _GroupSums:
     def results(self) -> tuple[dict[str, Any], Tensor]:
         """Arguments of :class:`GroupHealth`, and the rates of all examples, ``[N]``."""
         rates = torch.cat(self.rates)
+        # Means that are estimated vary more between examples than the means themselves.
+        variances = ((self.squares - self.noise) / self.count).clamp(min=0.0)
         values: dict[str, Any] = {
             "rate": float(rates.mean()),
             "rate_per_unit": None,
-            "variances": (self.squares / self.count).sum(-1).cpu(),
+            "variances": variances.sum(-1).cpu(),
         }
         if self.per_unit is not None:
             values["rate_per_unit"] = (self.per_unit / self.count).cpu()

@@ -67,11 +67,12 @@ class Group:
             return units.sum(1)
         return self.whole_rates().double()
 
-    def unit_means(self, device: torch.device) -> Tensor:
-        """The mean of each unit under q, ``[B, J, M]``, in float64.
+    def unit_means(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The mean of each unit under q, and the variance of its estimate, ``[B, J, M]`` each.
 
         M is 1 for a numeric unit. For a unit that is one of C codes, M is C, and the mean is that
-        of the one-hot code.
+        of the one-hot code. The variance is that of an average over draws of the other latents, if
+        q depends on them, and 0 if it does not. Both are in float64.
         """
         base = unwrap_independent(self.q)
         if isinstance(base, _CODES) or hasattr(base, "code_probabilities"):
@@ -79,7 +80,10 @@ class Group:
             assert means is not None
         else:
             means = choose_point(self.q, device).reshape(*self.q.batch_shape, -1, 1)
-        return self._average_over_latents(means)
+        average = self._average_over_latents(means)
+        if not self.depends_on_latents:
+            return average, torch.zeros_like(average)
+        return average, means.double().var(0) / len(means)
 
     def codes(self) -> Tensor | None:
         """The probabilities of each unit's codes under q, ``[B, J, C]``; ``None`` without codes."""
