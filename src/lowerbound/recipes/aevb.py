@@ -79,7 +79,7 @@ def aevb_gaussian(
         Literal["network", "shared", "elementwise", "optimal"],
         Field(
             description="standard deviation of the likelihood: an output of the decoder, one "
-            "learned number, one learned number for each pixel, or the root of the mean squared "
+            "learned value, one learned value for each pixel, or the root of the mean squared "
             "error"
         ),
     ] = "network",
@@ -133,7 +133,7 @@ def aevb_bernoulli(
 
 
 def make_beta(beta: float, kl_warmup: float) -> "float | Ramp":
-    """Make the weight of the rate: a number, or one that rises to it in some epochs."""
+    """Make the weight of the rate: a constant, or a ramp that rises to it in some epochs."""
     if not kl_warmup:
         return beta
     return lb.Ramp(0.0, beta, epochs=kl_warmup)

@@ -1,4 +1,4 @@
-"""The models that recipes with other objectives than a plain bound share."""
+"""The auto-encoder of the recipes whose objective is not a plain bound."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 

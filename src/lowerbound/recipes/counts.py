@@ -32,21 +32,23 @@ def counts(
         Literal["elementwise", "network", "shared"],
         Field(
             description="inverse dispersion of the negative binomial distribution: one learned "
-            "number for each entry, an output of the decoder, or one learned number"
+            "value for each entry, an output of the decoder, or one learned value"
         ),
     ] = "elementwise",
     zeros: Annotated[
         Literal["none", "inflated", "hurdle"],
         Field(
-            description="what makes zeros more frequent: nothing; an additional probability of "
-            "zero; or a probability of zero in place of that of the counts"
+            description="what makes zeros more frequent than the distribution of the counts says: "
+            "nothing, an additional probability of zero (inflated), or a probability of zero that "
+            "replaces the distribution's own (hurdle)"
         ),
     ] = "none",
     exposure: Annotated[
         bool,
         Field(
-            description="whether the decoder gives rates, which the field exposure multiplies. "
-            "Without this field, the exposure is the sum of the counts of an example"
+            description="whether the mean of a count is a rate from the decoder times the exposure "
+            "of the example. It is the field exposure, or without this field the sum of the "
+            "example's counts"
         ),
     ] = True,
     samples: Annotated[
@@ -68,11 +70,11 @@ def counts(
     ] = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Negative binomial decoder of counts with an exposure: 128 relu units, 10 latents.
+    """Negative binomial decoder for counts with an exposure: 128 relu units, 10 latents.
 
     The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
-    whose model is this one with ``zeros="inflated"``; the exposure is the size of a cell's library.
-    The encoder receives log(1 + x). The rates are not normalised to sum to 1.
+    whose model is this one with ``zeros="inflated"``. There, the exposure is the library size of a
+    cell. The encoder receives log(1 + x). The rates are not normalised to sum to 1.
     """
     widths = [hidden] * layers
 

@@ -33,16 +33,19 @@ def deep(
     kl_warmup: Warmup = 10.0,
     seed: int | None = None,
 ) -> "tuple[LayeredModel, ELBO]":
-    """Stochastic layers of pictures at several resolutions, with residual blocks, for binary data.
+    """Deep hierarchy of stochastic layers at several resolutions, for binary pictures.
 
-    The layers share a top-down path of hidden features, and each posterior is relative to the prior
-    of its layer. It is small enough for two cores.
+    The papers are "Very deep VAEs generalize autoregressive models and can outperform them on
+    images" (Child 2021) and "NVAE: a deep hierarchical variational autoencoder" (Vahdat & Kautz
+    2020). The networks are residual blocks, the layers share a top-down path of hidden features,
+    and each posterior is relative to the prior of its layer. The defaults are small enough for two
+    cores.
     """
     if len(shape) != 3:
         raise SettingsError(f"deep: examples must be pictures (C, H, W), not of shape {shape}")
 
     def connect(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Any:
-        """A network from a picture to one of the same, half or double size."""
+        """Make a network from a picture to one of the same, half or double size."""
         stride = 1 + (inputs[1:] != outputs[1:])
         return lb.conv(
             inputs,

@@ -40,13 +40,13 @@ def categorical(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Categorical latents as one-hot codes, with a uniform prior, for binary data: 20 of 10.
+    """Categorical latents with a uniform prior, for binary data: 20 variables of 10 categories.
 
     The papers are "Categorical reparameterization with Gumbel-softmax" (Jang, Gu & Poole 2017) and
     "The Concrete distribution" (Maddison, Mnih & Teh 2017); the score function has the baseline of
-    VIMCO (Mnih & Rezende 2016). All gradients but relaxed maximise a bound on log p(x) of the same
-    model. The relaxed bound is one for continuous latents, so it cannot be compared with the
-    others.
+    VIMCO (Mnih & Rezende 2016). The latents are one-hot codes. All settings of ``gradient`` but
+    ``"relaxed"`` maximise a bound on log p(x) of the same model. The relaxed model has continuous
+    latents, so its bound cannot be compared with the others.
     """
     codes = (latent, categories)
     logits = lb.mlp(shape, *[hidden] * layers, codes, activation=activation)

@@ -46,10 +46,10 @@ def beta_vae(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """The rate has the weight beta = 4, so that only what is worth its nats is encoded.
+    """beta-VAE: the rate has the weight beta = 4, so only information worth that price is encoded.
 
     The paper is "beta-VAE: learning basic visual concepts with a constrained variational framework"
-    (Higgins et al. 2017). The reported bound is the ELBO, whose rate has the weight 1.
+    (Higgins et al. 2017). The reported bound is the ELBO, in which the rate has the weight 1.
     """
     model = make_autoencoder(
         shape, latent, network, hidden, layers, channels, activation, likelihood
@@ -76,7 +76,7 @@ def beta_tc(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, BetaTCVAE]":
-    """Only the total correlation of the latents has a larger weight, beta = 6.
+    """beta-TCVAE: only one part of the rate, the total correlation, has a larger weight, beta = 6.
 
     The paper is "Isolating sources of disentanglement in variational autoencoders" (Chen, Li,
     Grosse & Duvenaud 2018). The three parts of the rate are logged.
@@ -105,7 +105,7 @@ def factor(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, FactorVAE]":
-    """FactorVAE: a critic measures the total correlation of the latents, which is penalised.
+    """FactorVAE: training penalises the total correlation of the latents, which a critic estimates.
 
     The paper is "Disentangling by factorising" (Kim & Mnih 2018).
     """
@@ -123,7 +123,10 @@ def dip(
     latent: Latent = 10,
     version: Annotated[
         Literal["I", "II"],
-        Field(description="covariance of the posterior means (I), or of the draws of z (II)"),
+        Field(
+            description="which covariance is penalised: that of the posterior means (I), or that "
+            "of the draws of z (II)"
+        ),
     ] = "II",
     off_diagonal: Annotated[float, Field(ge=0, description="weight of the covariances")] = 10.0,
     diagonal: Annotated[
@@ -137,7 +140,7 @@ def dip(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, DIPVAE]":
-    """DIP-VAE: the covariance of the latents over the data is drawn towards the identity.
+    """DIP-VAE: training pulls the covariance of the latents over the data towards the identity.
 
     The paper is "Variational inference of disentangled latent concepts from unlabeled observations"
     (Kumar, Sattigeri & Balakrishnan 2018).

@@ -73,7 +73,7 @@ def dreg(
     samples: Samples = 50,
     seed: int | None = None,
 ) -> "tuple[LatentModel, IWAE]":
-    """The model of iwae, whose encoder has a doubly reparameterised gradient: less noise.
+    """Importance-weighted bound with the doubly reparameterised gradient, which has less noise.
 
     The paper is "Doubly reparameterized gradient estimators for Monte Carlo objectives" (Tucker,
     Lawson, Gu & Maddison 2019). The bound is the same; only the gradient of the encoder differs,
@@ -111,11 +111,17 @@ def iwae_2layer(
     ] = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
-        Field(description="estimator of the encoders' gradient; more samples do not worsen dreg"),
+        Field(
+            description="estimator of the encoders' gradient; only that of dreg does not get "
+            "noisier with more samples"
+        ),
     ] = "pathwise",
     seed: int | None = None,
 ) -> "tuple[LayeredModel, IWAE]":
-    """Two stochastic layers for binary data: 100 and 50 latents, bottom-up inference, K = 50."""
+    """Two stochastic layers for binary data: 100 and 50 latents, bottom-up inference, K = 50.
+
+    The paper is "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2016).
+    """
     below, above = [hidden] * layers, [top_hidden] * layers
     model = lb.LayeredModel(
         priors=[

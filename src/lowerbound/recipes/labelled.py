@@ -28,7 +28,11 @@ def conditional(
     kl_warmup: Warmup = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Encoder and decoder are given the label of each example, so samples have a chosen label."""
+    """Encoder and decoder are given the label of each example, so samples have a chosen label.
+
+    The paper is "Learning structured output representation using deep conditional generative
+    models" (Sohn, Lee & Yan 2015). Here the prior does not depend on the label.
+    """
     inputs = (shape[0] + categories, *shape[1:])
     encoder = lb.Gaussian(lb.mlp(inputs, hidden, 2 * latent, activation=activation))
     decoder = lb.Bernoulli(lb.mlp(latent + categories, hidden, shape, activation=activation))
@@ -55,7 +59,11 @@ def semi_supervised(
     samples: Samples = 1,
     seed: int | None = None,
 ) -> "tuple[SemiSupervised, SupervisedELBO]":
-    """A classifier and a model of the data, from few labels. The label -1 means unknown (M2)."""
+    """Model M2: few labels train a classifier and a model of the data. The label -1 means unknown.
+
+    The paper is "Semi-supervised learning with deep generative models" (Kingma, Rezende, Mohamed &
+    Welling 2014).
+    """
     inputs = (shape[0] + categories, *shape[1:])
     posterior = lb.Gaussian(lb.mlp(inputs, hidden, 2 * latent, activation=activation))
     likelihood = lb.Bernoulli(lb.mlp(latent + categories, hidden, shape, activation=activation))

@@ -27,7 +27,10 @@ def ladder(
     ] = 64,
     hidden: Annotated[
         int,
-        Field(ge=1, description="units of the networks around z1; each layer above has half"),
+        Field(
+            ge=1,
+            description="units of the networks around z1; each layer above has half as many",
+        ),
     ] = 512,
     depth: Annotated[int, Field(ge=1, description="number of stochastic layers")] = 5,
     activation: Activation = "leaky_relu",
@@ -35,7 +38,10 @@ def ladder(
     kl_warmup: Warmup = 20.0,
     seed: int | None = None,
 ) -> "tuple[LayeredModel, ELBO]":
-    """Stochastic layers with a shared top-down path for binary data: 64 to 4 latents."""
+    """Five stochastic layers with a shared top-down path, for binary data: 64 to 4 latents.
+
+    The paper is "Ladder variational autoencoders" (Sønderby et al. 2016).
+    """
     latents = [max(1, latent >> layer) for layer in range(depth)]
     widths = [max(1, hidden >> layer) for layer in range(depth)]
     inputs: list[Any] = [shape, *widths]

@@ -42,9 +42,9 @@ def iaf(
     """Posterior that is an inverse autoregressive flow, for binary data: 4 transforms, 40 latents.
 
     The paper is "Improving variational inference with inverse autoregressive flow" (Kingma et al.
-    2016). A vector of as many numbers as a hidden layer has units is the context of all transforms,
-    and the first transform contains the Gaussian that the paper starts from. One pass draws from
-    the posterior and scores the draws.
+    2016). The context of all transforms is a vector that is as long as a hidden layer is wide. The
+    first transform contains the Gaussian from which the paper starts. One pass through the networks
+    draws from the posterior and scores the draws.
     """
     widths = [hidden] * layers
     network = lb.mlp(shape, *widths, hidden, activation=activation)

@@ -1,7 +1,4 @@
-"""Codes: vector, residual and finite scalar quantisation.
-
-van den Oord et al. 2017; Zeghidour et al. 2021; Mentzer et al. 2024.
-"""
+"""Auto-encoders with codes as latents: vector, residual and finite scalar quantisation."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +50,11 @@ def vq(
     activation: Activation = "relu",
     seed: int | None = None,
 ) -> "tuple[LatentModel, QuantizedELBO]":
-    """Vector quantisation: each 4 x 4 pixels get one of 256 codes from a learned codebook."""
+    """Vector quantisation: each block of 4 x 4 pixels gets one of 256 codes of a learned codebook.
+
+    The paper is "Neural discrete representation learning" (van den Oord, Vinyals & Kavukcuoglu
+    2017). The codes are moving averages, and codes that are hardly used are replaced.
+    """
     encoder, decoder = _make_networks(shape, latent, hidden, positions, activation)
     posterior = lb.VectorQuantized(encoder, codes, decay=decay)
     return _make_model(posterior, decoder), lb.QuantizedELBO(commitment)
@@ -75,7 +76,11 @@ def residual_vq(
     activation: Activation = "relu",
     seed: int | None = None,
 ) -> "tuple[LatentModel, QuantizedELBO]":
-    """Residual quantisation: each code refines the sum of the codes before, 4 at each position."""
+    """Residual quantisation: 4 codes at each position, each of which refines those before it.
+
+    The paper is "SoundStream: an end-to-end neural audio codec" (Zeghidour et al. 2021). The
+    vectors of the codes at a position are added.
+    """
     encoder, decoder = _make_networks(shape, latent, hidden, positions, activation)
     posterior = lb.VectorQuantized(encoder, codes, stages=stages, decay=decay)
     return _make_model(posterior, decoder), lb.QuantizedELBO(commitment)
@@ -94,7 +99,10 @@ def fsq(
     activation: Activation = "relu",
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Finite scalar quantisation: 4 channels of 5 levels, so 625 codes without a codebook."""
+    """Finite scalar quantisation: 4 channels of 5 levels, so 625 codes without a codebook.
+
+    The paper is "Finite scalar quantization: VQ-VAE made simple" (Mentzer et al. 2024).
+    """
     encoder, decoder = _make_networks(shape, latent, hidden, positions, activation)
     posterior = lb.FiniteScalarQuantized(encoder, (levels,) * latent)
     return _make_model(posterior, decoder), lb.ELBO()

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Form:
-    """What a recipe may know of the data.
+    """What a recipe is told about the data.
 
     Args:
         shape: the shape of an example.
@@ -61,7 +61,7 @@ class Recipe:
 
     To write your own: write a function of the shape of an example that returns a model and an
     objective. If its first parameter is called ``form``, it receives a :class:`Form` instead, which
-    also says of what kind the data are. Its settings are keyword-only arguments, annotated
+    also contains the kind of the data. Its settings are keyword-only arguments, annotated
     ``Annotated[type, Field(description=...)]``. Decorate it with :func:`recipe`, which checks the
     settings and adds their descriptions to the docstring.
 

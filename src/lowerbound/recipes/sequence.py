@@ -38,14 +38,18 @@ def sequence(
     ] = 32,
     end: Annotated[
         int | None,
-        Field(ge=0, description="code that ends a sequence and pads it. By default none does"),
+        Field(
+            ge=0,
+            description="code that ends a sequence and pads it. By default all sequences have the "
+            "full length",
+        ),
     ] = None,
     word_dropout: Annotated[
         float,
         Field(
             ge=0,
             le=1,
-            description="share of the previous codes that is hidden from the decoder in training, "
+            description="probability that a previous code is hidden from the decoder in training, "
             "so that it needs the latents",
         ),
     ] = 0.25,
@@ -57,8 +61,9 @@ def sequence(
 ) -> "tuple[LatentModel, ELBO]":
     """Sequences of codes, such as text, with an autoregressive decoder: 128 units, 16 latents.
 
-    Each code depends on the latents and on the codes before it. A decoder that can do without the
-    latents ignores them. Word dropout and a warm-up of the KL term oppose that.
+    The paper is "Generating sentences from a continuous space" (Bowman et al. 2016). Each code
+    depends on the latents and on the codes before it. A decoder that can do without the latents
+    ignores them, which word dropout and a warm-up of the KL term counteract.
     """
     if form.kind != "codes" or form.levels is None or len(form.shape) != 1:
         raise SettingsError(

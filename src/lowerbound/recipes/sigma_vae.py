@@ -42,12 +42,12 @@ def sigma_vae(
     min_scale: Annotated[float, Field(gt=0, description="smallest value of the scale")] = 0.001,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian decoder whose one scale is the root of its mean squared error: no weight to tune.
+    """Gaussian decoder with one scale, the root of its mean squared error: no weight to tune.
 
     The paper is "Simple and effective VAE training with calibrated decoders" (Rybkin, Daniilidis &
     Levine 2021). The scale balances the squared error against the KL term, as the factor beta of a
     beta-VAE would, but it follows from the data: it is the scale that makes them most probable. A
-    decoder that gives a scale for each pixel can fit constant pixels ever more exactly instead.
+    decoder that gives a scale for each pixel may instead fit constant pixels ever more exactly.
     """
     return aevb_gaussian(
         shape,

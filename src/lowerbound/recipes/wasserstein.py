@@ -1,4 +1,4 @@
-"""Auto-encoders that compare all codes together with the prior, or that have no prior."""
+"""Auto-encoders that match the aggregate posterior to the prior, or only keep the codes small."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,7 +35,11 @@ def info(
         float, Field(ge=0, le=1, description="share of the rate that is left out")
     ] = 0.5,
     weight: Annotated[
-        float, Field(ge=1, description="lambda, the weight of the discrepancy from the prior")
+        float,
+        Field(
+            ge=1,
+            description="lambda, the weight of the maximum mean discrepancy from the prior",
+        ),
     ] = 1000.0,
     kernel: Kernel = "imq",
     network: AnyNetwork = "auto",
@@ -46,10 +50,11 @@ def info(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, InfoVAE]":
-    """InfoVAE: a part of the rate is replaced by the discrepancy of all codes from the prior.
+    """InfoVAE: the maximum mean discrepancy from the prior replaces a part of the rate.
 
     The paper is "InfoVAE: balancing learning and inference in variational autoencoders" (Zhao, Song
-    & Ermon 2019). The score that is maximised does not bound log p(x), and the ELBO is logged too.
+    & Ermon 2019). The discrepancy is that of the aggregate posterior. Training maximises a score
+    that does not bound log p(x); the ELBO is logged beside it.
     """
     model = make_autoencoder(
         shape, latent, network, hidden, layers, channels, activation, likelihood
@@ -63,7 +68,7 @@ def mmd_wae(
     *,
     latent: Latent = 10,
     weight: Annotated[
-        float, Field(ge=1, description="weight of the discrepancy from the prior")
+        float, Field(ge=1, description="weight of the maximum mean discrepancy from the prior")
     ] = 1000.0,
     kernel: Kernel = "imq",
     posterior: Posterior = "point",
@@ -77,9 +82,9 @@ def mmd_wae(
 ) -> "tuple[LatentModel, InfoVAE]":
     """Wasserstein auto-encoder: the maximum mean discrepancy from the prior replaces the rate.
 
-    The paper is "Wasserstein auto-encoders" (Tolstikhin, Bousquet, Gelly & Schölkopf 2018), which
-    has squared errors: choose the Gaussian likelihood for them. The encoder gives points, so the
-    ELBO does not exist, and the reported value is a score.
+    The paper is "Wasserstein auto-encoders" (Tolstikhin, Bousquet, Gelly & Schölkopf 2018). It uses
+    squared errors, for which choose the Gaussian likelihood. The reported value is a score. An
+    encoder that gives points, as by default, has no ELBO.
     """
     model = make_autoencoder(
         shape, latent, network, hidden, layers, channels, activation, likelihood, posterior
@@ -93,7 +98,8 @@ def adversarial(
     *,
     latent: Latent = 10,
     weight: Annotated[
-        float, Field(ge=0, description="weight with which the encoder deceives the critic")
+        float,
+        Field(ge=0, description="weight of the term that trains the encoder to deceive the critic"),
     ] = 10.0,
     critic: Critic = 256,
     critic_rate: CriticRate = 1e-3,
@@ -106,7 +112,7 @@ def adversarial(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, AAE]":
-    """Adversarial auto-encoder: a critic learns to distinguish codes from draws of the prior.
+    """Adversarial auto-encoder: a critic tells codes from the prior, and the encoder deceives it.
 
     The paper is "Adversarial autoencoders" (Makhzani et al. 2015). The reported value is a score.
     """
@@ -126,11 +132,15 @@ def rae(
     *,
     latent: Latent = 10,
     weight: Annotated[
-        float, Field(ge=0, description="weight of half the squared norm of the code")
+        float, Field(ge=0, description="weight of half of the squared norm of the code")
     ] = 1.0,
     gradient_penalty: Annotated[
         float,
-        Field(ge=0, description="weight of the decoder's squared derivative by the code"),
+        Field(
+            ge=0,
+            description="weight of the squared norm of the derivative of the decoder's mean with "
+            "respect to the code",
+        ),
     ] = 0.0,
     network: AnyNetwork = "auto",
     hidden: Hidden = 256,
@@ -140,7 +150,7 @@ def rae(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, RAE]":
-    """Regularised auto-encoder: points as codes, small codes, and weights that decay.
+    """Regularised auto-encoder: deterministic codes with a small norm, and weight decay.
 
     The paper is "From variational to deterministic autoencoders" (Ghosh, Sajjadi, Vergari, Black &
     Schölkopf 2020). The reported value is a score.
