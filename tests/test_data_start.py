@@ -306,7 +306,7 @@ def test_missing_entries_are_standardized_to_zero():
     torch.testing.assert_close(q.mean, other.mean)
 
 
-# The yardstick.
+# The baseline of independent entries.
 
 
 def _score(likelihood, data):
@@ -321,7 +321,7 @@ def test_gaussian_entries_score_their_entropy():
     assert _score(lb.Gaussian(lb.mlp(2, 6)), lb.Examples.of(x)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_yardstick_is_the_score_of_new_data():
+def test_the_baseline_is_the_score_of_new_data():
     """The mean over data sets equals the mean score of other data of the same distribution."""
     generator = torch.Generator().manual_seed(0)
     scores, held_out = [], []
@@ -346,7 +346,7 @@ def test_binary_entries_are_scored_by_all_other_rows():
 
 
 @pytest.mark.parametrize("count", [10, 30, 3000])
-def test_few_pixels_of_many_levels_do_not_flatter_the_yardstick(count):
+def test_few_pixels_of_many_levels_do_not_flatter_the_baseline(count):
     """Frequencies of 256 levels in 30 rows would seem to know more than they do."""
     generator = torch.Generator().manual_seed(0)
     levels = (128 + 30 * torch.randn(count, 50, generator=generator)).round().clamp(0, 255)
@@ -374,7 +374,7 @@ def test_counts_score_their_negative_binomial():
     assert _score(Counts(lb.mlp(2, 2), scale=1.0), data) == pytest.approx(exact, abs=0.01)
 
 
-def test_a_bound_below_the_yardstick_is_said_loudly(capsys):
+def test_a_bound_below_the_baseline_is_said_loudly(capsys):
     x = 1e4 * torch.randn(200, 3)
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 3), scale=1.0)
@@ -386,7 +386,7 @@ def test_a_bound_below_the_yardstick_is_said_loudly(capsys):
     assert run.baseline == pytest.approx(lb.evaluate(model, lb.ELBO(), x).baseline)
 
 
-def test_a_score_has_no_yardstick():
+def test_a_score_has_no_baseline():
     model = lb.LatentModel(lb.StandardNormal(2), lb.Point(lb.mlp(3, 2)), lb.Gaussian(lb.mlp(2, 6)))
     x = torch.randn(50, 3)
     assert lb.fit(model, lb.ELBO(), x, epochs=1, progress=False).baseline is None

@@ -27,9 +27,9 @@ class Autoregressive(Conditional):
     probability 1. Bits per dimension are then bits for each code up to the ``end``.
 
     A decoder that sees all previous codes can do without the latents, and the rate may collapse to
-    0. ``word_dropout`` hides a share of the previous codes from it in training, which then has a
-    lower bound than evaluation. A warm-up of the KL term (``beta=lb.Ramp(...)``) or free bits help
-    as well.
+    0. ``word_dropout`` hides a share of the previous codes from the decoder in training, so the
+    bound in training is lower than in evaluation. A warm-up of the KL term
+    (``beta=lb.Ramp(...)``) or free bits help as well.
 
     Args:
         network: from the latents and the previous codes to the logits of each code, such as

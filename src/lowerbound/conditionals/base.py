@@ -101,7 +101,7 @@ class Conditional(nn.Module, ABC):
         """
 
     def start_from(self, x: Tensor, **fields: Tensor) -> None:
-        """Change the parameters so that, without its input, it fits each entry of some data.
+        """Set the parameters so that, whatever the input, it fits each entry of some data.
 
         :func:`lowerbound.fit` calls it before the first step. By default nothing changes.
 
@@ -112,7 +112,7 @@ class Conditional(nn.Module, ABC):
         """
 
     def start_prior_from(self, x: Tensor) -> None:
-        """Change the parameters of a prior p(z) so that training starts from some data.
+        """Set the parameters of a prior p(z) so that training starts from some data.
 
         :func:`lowerbound.fit` calls it before the first step. By default nothing changes.
 
@@ -133,8 +133,8 @@ def call_network(
     Args:
         network: any module.
         dtype: the type in which it multiplies matrices; ``None`` for its own.
-        given: its inputs.
-        fields: its keywords.
+        given: its positional arguments.
+        fields: its keyword arguments.
     """
     own = next((parameter.dtype for parameter in network.parameters()), None)
     if own in LOW_PRECISION:
@@ -158,7 +158,7 @@ def to_full_precision(value: Tensor) -> Tensor:
 def networks_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Within the block, the networks of a model's conditionals multiply matrices in this type.
 
-    So do those that a model calls itself, if it has the attribute ``network_dtype``.
+    This includes networks that a model calls itself, if it has the attribute ``network_dtype``.
 
     Their weights keep their type, and everything after a network's output does too, so the terms of
     a bound are computed in float32. A flow of another library is not a :class:`Conditional`, and
@@ -204,9 +204,9 @@ class Parametric(Conditional):
         """The distribution of these outputs of the network, ``[*leading, *outputs]``."""
 
     def marginal_outputs(self, x: Tensor) -> Tensor | None:
-        """Outputs of the network with which the distribution fits each entry of some data.
+        """Find outputs of the network at which the distribution fits each entry of some data.
 
-        The same outputs serve all examples, so they ignore the network's input.
+        The same outputs are used for all examples, so they do not depend on the network's input.
 
         Args:
             x: data, ``[N, *event]``, with NaN where an entry was not observed.
@@ -224,13 +224,14 @@ class Parametric(Conditional):
         """
         outputs = self.marginal_outputs(x)
         if outputs is not None:
-            set_output_bias(self.network, outputs, self._find_steps_of_a_nat(outputs))
+            set_output_bias(self.network, outputs, self._find_one_nat_steps(outputs))
 
     @torch.enable_grad()
-    def _find_steps_of_a_nat(self, outputs: Tensor) -> Tensor:
-        """Find by how much each output may change for about a nat, 1 at the most, ``[*outputs]``.
+    def _find_one_nat_steps(self, outputs: Tensor) -> Tensor:
+        """Find how much each output must change to change log probabilities by about a nat.
 
-        It is the inverse root of the output's Fisher information, estimated from draws.
+        It is the inverse root of the output's Fisher information, estimated from draws, and at most
+        1: ``[*outputs]``.
         """
         raw = outputs.expand(_DRAWS, *outputs.shape).clone().requires_grad_()
         p = self.from_parameters(raw)

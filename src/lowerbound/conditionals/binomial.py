@@ -23,11 +23,11 @@ class Binomial(Parametric):
     .. math:: \log p(x) = \sum_d \left( \log \binom{n}{x_d} + x_d \log \sigma(\eta_d)
         + (n - x_d) \log \sigma(-\eta_d) \right)
 
-    It suits numbers that cannot exceed a known n: the copies of an allele in a genotype (n = 2), or
-    the correct answers to a test of n questions. The values are whole numbers from 0 to n, as those
-    of examples of ``kind="codes"`` or ``kind="counts"``. Their natural point, which reconstructions
-    show, is the most probable number. Time and memory grow with n, because the probabilities of all
-    n + 1 values are computed.
+    It suits numbers that cannot exceed a known n, such as the copies of an allele in a genotype (n
+    = 2), or the correct answers to a test of n questions. The values are whole numbers from 0 to n,
+    as in examples of ``kind="codes"`` or ``kind="counts"``. Their natural point, which
+    reconstructions show, is the most probable number. Time and memory grow with n, because the
+    probabilities of all n + 1 values are computed.
 
     Args:
         network: from the input to the logits :math:`\eta` of a success, ``[*leading, *event]``.
@@ -56,13 +56,19 @@ class Binomial(Parametric):
     def from_parameters(self, raw: Tensor) -> FactorialCodes:
         """The distribution of these logits."""
         # In float32, the difference of log gamma functions would have an error of 1e-4 for n = 255.
-        wins = torch.arange(self.trials + 1, dtype=torch.float64, device=raw.device)
-        wins = wins.reshape(-1, *(1,) * self.event_dims)
-        losses = self.trials - wins
-        log_ways = torch.lgamma(wins[-1] + 1) - torch.lgamma(wins + 1) - torch.lgamma(losses + 1)
+        successes = torch.arange(self.trials + 1, dtype=torch.float64, device=raw.device)
+        successes = successes.reshape(-1, *(1,) * self.event_dims)
+        failures = self.trials - successes
+        log_choices = (
+            torch.lgamma(successes[-1] + 1)
+            - torch.lgamma(successes + 1)
+            - torch.lgamma(failures + 1)
+        )
         logits = raw.unsqueeze(-self.event_dims - 1)
-        wins, losses, log_ways = (value.to(raw.dtype) for value in (wins, losses, log_ways))
-        log_probs = log_ways + wins * logsigmoid(logits) + losses * logsigmoid(-logits)
+        successes, failures, log_choices = (
+            value.to(raw.dtype) for value in (successes, failures, log_choices)
+        )
+        log_probs = log_choices + successes * logsigmoid(logits) + failures * logsigmoid(-logits)
         return FactorialCodes(log_probs, self.event_dims)
 
     def marginal_outputs(self, x: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ class Categorical(Parametric):
         \qquad l_d = (\text{levels} - 1) \, x_d \quad\text{or}\quad x_d
 
     The values are evenly spaced from 0 to 1, as those of pixels are. With ``codes=True`` they are
-    the integers from 0 to ``levels - 1``, as those of examples of ``kind="codes"``: names of
-    categories without an order. The natural point of codes, which reconstructions show, is the most
-    probable one.
+    the integers from 0 to ``levels - 1``, as in examples of ``kind="codes"``: names of categories
+    without an order. The natural point of codes, which reconstructions show, is the most probable
+    one.
 
     It scores 8-bit pixels as they are, so that nothing is dequantised and the bound is one on the
     log probability of the pixels. Bits per dimension are then ``-bound / (D log 2)``. A draw needs

@@ -22,14 +22,15 @@ class CodePrior(Conditional):
 
     .. math:: \log p(z) = \sum_u \log p(c_u), \qquad p(c) = 1 / K \text{ unless it is learned}
 
-    The rate of the uniform prior is log K nats for each code, whatever the data are. If the codes
-    are not equally frequent, a learned prior has a lower rate. Its probabilities are independent at
-    each position. :meth:`start_from_latents` sets them to the frequencies in some data.
+    The rate under the uniform prior is log K nats for each code, whatever the data are. If the
+    codes are not equally frequent, a learned prior has a lower rate. It has a distribution for each
+    position, and codes at different positions are independent. :meth:`start_from_latents` sets its
+    probabilities to the frequencies in some data.
 
     Args:
         quantizer: the model's posterior, :class:`lowerbound.VectorQuantized` or
-            :class:`lowerbound.FiniteScalarQuantized`, also inside of :class:`lowerbound.Given`. It
-            stays one module when the model is saved.
+            :class:`lowerbound.FiniteScalarQuantized`, possibly inside :class:`lowerbound.Given`.
+            Prior and posterior still share this module when the model is saved and loaded.
         learned: whether the probabilities of the codes are parameters, which start equal.
 
     Raises:
@@ -107,7 +108,8 @@ class AutoregressivePrior(Conditional):
 
     Raises:
         SettingsError: if the posterior does not choose codes.
-        ShapeError: if the network is for sequences of another length, or other numbers of codes.
+        ShapeError: if the network is for sequences of another length or for another number of
+            codes.
         UnsupportedError: if the network is not a decoder of sequences.
 
     Source: van den Oord, Vinyals & Kavukcuoglu 2017, "Neural discrete representation learning".
@@ -133,8 +135,8 @@ class AutoregressivePrior(Conditional):
         if found != expected:
             raise ShapeError(
                 f"AutoregressivePrior: the posterior chooses {expected[0]} codes of {expected[1]} "
-                f"values, and the network predicts {found[0]} codes of {found[1]}; make it for "
-                f"{expected}"
+                f"values, and the network predicts {found[0]} codes of {found[1]}; give the "
+                f"network the outputs {expected}"
             )
         self.register_buffer("given", torch.ones(self.sequence.network.inputs), persistent=False)
 
@@ -151,7 +153,7 @@ class AutoregressivePrior(Conditional):
 
 
 def _find_quantizer(prior: Any) -> Quantizer:
-    """Find the quantised posterior of a prior, inside of any wrappers.
+    """Find the quantised posterior of a prior, inside any wrappers.
 
     Raises:
         SettingsError: if it is of another kind.

@@ -1,4 +1,4 @@
-"""Likelihoods of counts: Poisson and negative binomial, with an exposure of each example."""
+"""Likelihoods of counts: Poisson and negative binomial, with an exposure for each example."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ class _Counts(Parametric):
             exposure = fields[EXPOSURE].to(x.dtype)
         exposure = self._align(exposure).expand_as(x).masked_fill(x.isnan(), math.nan)
         outputs = self._fit(x, exposure)
-        # A step that changes log probabilities by a nat is that at the means of the counts.
+        # How far an output may move for one nat depends on the mean, so use that of the counts.
         log_rate, *others = self._split(outputs)
         means = torch.cat([log_rate + average_entries(exposure).log(), *others])
-        set_output_bias(self.network, outputs, self._find_steps_of_a_nat(means))
+        set_output_bias(self.network, outputs, self._find_one_nat_steps(means))
 
     def marginal_outputs(self, x: Tensor) -> Tensor:
         """The logarithms of the means, and of the inverse dispersions if the network gives them."""
@@ -176,15 +176,15 @@ class Poisson(_Counts):
 
 @describable
 class NegativeBinomial(_Counts):
-    r"""Independent counts with a negative binomial distribution: more variable than Poisson's.
+    r"""Independent counts with a negative binomial distribution, which varies more than Poisson's.
 
     .. math:: \operatorname{E} x_d = \mu_d = e \cdot \exp(r_d), \qquad
         \operatorname{Var} x_d = \mu_d + \mu_d^2 / \theta_d
 
-    :math:`\theta` is the inverse dispersion: the larger it is, the closer the counts are to
+    :math:`\theta` is the inverse dispersion: the larger it is, the closer the distribution is to
     Poisson's. With ``dispersion="network"`` the network's output is split along the first dimension
-    of the event into log rates r and :math:`\log\theta`: counts ``[D]`` need ``[2 D]``, and
-    ``[C, H, W]`` need ``[2 C, H, W]``. Large counts are scored accurately in float32, see
+    of the event into log rates r and :math:`\log\theta`: counts ``[D]`` need the output ``[2 D]``,
+    and ``[C, H, W]`` need ``[2 C, H, W]``. Large counts are scored accurately in float32, see
     :class:`~lowerbound.distributions.FactorialNegativeBinomial`.
 
     Args:
@@ -279,7 +279,7 @@ class NegativeBinomial(_Counts):
 
 
 def _find_rate(x: Tensor, exposure: Tensor) -> Tensor:
-    """Find the rate of each entry, ``[*event]``; it is that of half a count where there are none.
+    """Find the rate of each entry, ``[*event]``; an entry without counts has that of half a count.
 
     Args:
         x: counts ``[N, *event]``, with NaN where an entry was not observed.

@@ -44,10 +44,10 @@ class DiscretizedLogistic(Parametric):
     of a pixel depend on each other; here all entries are independent given the input.
 
     Args:
-        network: from the input to the parameters. One component has a mean and a log scale, M
+        network: from the input to the parameters. One component has a mean and a log scale; M
             components have M logits of their weights, M means and M log scales. So an event ``[C,
-            H, W]`` needs the output ``[2 C, H, W]`` or ``[3 M C, H, W]``, and an event ``[D]``
-            needs ``[2 D]`` or ``[3 M D]``.
+            H, W]`` needs the output ``[2 C, H, W]``, or ``[3 M C, H, W]`` for M > 1, and an event
+            ``[D]`` needs ``[2 D]``, or ``[3 M D]``.
         levels: the number of values of an entry, 256 for 8-bit pixels.
         components: the number M of logistic distributions in the mixture.
 

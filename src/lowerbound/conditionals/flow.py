@@ -36,7 +36,7 @@ def find_flow_classes() -> dict[str, type[nn.Module]]:
     Distribution.set_default_validate_args(checks)
 
     class IAF(flows.MAF):  # type: ignore[misc]
-        """The flow whose draws are MAF's densities and the reverse: it draws in one pass."""
+        """The inverse of a MAF: it draws in one pass, and scores a given point in D passes."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -62,8 +62,9 @@ class Flow(Conditional):
 
     ``"iaf"`` is the inverse of ``"maf"``. It draws in one pass through its networks and scores a
     given point in D passes; ``"maf"`` does the reverse. So an IAF is the faster posterior, whose
-    draws are scored while they are made, and a MAF the faster prior. The gradients
-    ``"sticking-the-landing"`` and ``"dreg"`` score draws as given points.
+    draws are scored while they are made, and a MAF the faster prior. With the gradients
+    ``"sticking-the-landing"`` and ``"dreg"``, draws are scored like given points, which is slow for
+    an IAF.
 
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),

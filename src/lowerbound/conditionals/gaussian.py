@@ -68,10 +68,10 @@ class Gaussian(LocationScale):
 
     With ``scale="optimal"`` (Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training
     with calibrated decoders") the scale is not learned by gradients. It is the root of the mean
-    squared error, which makes the data most probable, as a running average over the batches of the
-    training. Each step scores its batch with the average of the steps before it, so the reported
-    number is a bound in training too, and evaluations use the average as it is, so that they do not
-    depend on their batches. It is for likelihoods.
+    squared error, which makes the data most probable. A running average over the batches of the
+    training estimates this error. Each step scores its batch with the average of the steps before
+    it, so the reported value is a bound in training too. Evaluations leave the average as it is, so
+    they do not depend on their batches. The option is for likelihoods.
 
     Args:
         network: from the input to the parameters.
@@ -81,7 +81,7 @@ class Gaussian(LocationScale):
             number: this scale, fixed.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
         min_scale: the smallest value of a scale that is not fixed, in the unit of the data.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.
@@ -121,7 +121,7 @@ class FullRankGaussian(Parametric):
     Args:
         network: from what is given to the parameters, ``[*leading, J (J + 3) / 2]``.
         min_scale: the floor of the diagonal of ``L``.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         ShapeError: if the network declares a number of outputs that is not ``J (J + 3) / 2`` for
@@ -180,7 +180,7 @@ class LowRankGaussian(Parametric):
         network: from what is given to the parameters, ``[*leading, J (2 + r)]``.
         rank: r, the number of columns.
         min_scale: the floor of ``sigma``.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a rank that is not a whole number of at least 1.

@@ -304,12 +304,12 @@ class Masked(Wrapper):
 def keep_entries(
     kept: Tensor, x: Tensor, rows: Tensor, fields: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Replace entries that need no check by copies of another entry of their row.
+    """Replace entries that need no check by copies of an entry of their row that needs one.
 
-    Rows without any other entry are left out.
+    Rows without such an entry are left out.
 
     Args:
-        kept: which entries are kept, ``[B, *event]``.
+        kept: which entries are kept, because they need the check, ``[B, *event]``.
         x: data, ``[B, *event]``.
         rows: the positions of the examples in the dataset, ``[B]``.
         fields: fields of the examples, ``[B, ...]`` each.

@@ -28,7 +28,7 @@ class Laplace(LocationScale):
 
     As a likelihood it scores the absolute error, so outliers matter less than under a
     :class:`Gaussian`. The outputs of the network, the options of the scale and its bounds are the
-    same as there, with :math:`b` in the place of :math:`\sigma`; the standard deviation is
+    same as there, with :math:`b` in place of :math:`\sigma`; the standard deviation is
     :math:`\sqrt2 b`. With ``scale="optimal"`` the scale is the mean absolute error.
 
     Args:
@@ -36,7 +36,7 @@ class Laplace(LocationScale):
         scale: ``"network"``, ``"shared"``, ``"elementwise"``, ``"optimal"`` or a positive number.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
         min_scale: the smallest value of a scale that is not fixed, in the unit of the data.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.
@@ -72,19 +72,19 @@ class StudentT(LocationScale):
             \left( 1 + \frac{(y_d - \mu_d)^2}{\nu \sigma_d^2} \right)^{-(\nu + 1) / 2}
 
     The degrees of freedom :math:`\nu` say how heavy the tails are: 1 for a Cauchy distribution, and
-    many for almost a Gaussian. As a likelihood it bears outliers; as a posterior, whose tails cover
-    those of p(z given x), it gives importance weights a finite variance. The outputs of the
-    network, the options of the scale and its bounds are those of :class:`Gaussian`, without
+    many for almost a Gaussian. As a likelihood it is robust to outliers. As a posterior it gives
+    importance weights a finite variance if its tails cover those of p(z given x). The outputs of
+    the network, the options of the scale and its bounds are those of :class:`Gaussian`, without
     ``"optimal"``. The standard deviation is :math:`\sigma \sqrt{\nu / (\nu - 2)}`.
 
     Args:
         network: from the input to the parameters.
-        degrees: ``"learned"``: one number from 1 to 1,000, which starts at 10. A positive number:
-            this number, fixed.
+        degrees: the degrees of freedom. ``"learned"``: one value from 1 to 1,000, which starts at
+            10. A positive number: this value, fixed.
         scale: ``"network"``, ``"shared"``, ``"elementwise"`` or a positive number.
         mean: ``"identity"``, or ``"sigmoid"`` for data in [0, 1].
         min_scale: the smallest value of a scale that is not fixed, in the unit of the data.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for degrees or a scale that are none of these, or bounds too close to each

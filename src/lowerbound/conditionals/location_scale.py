@@ -1,4 +1,4 @@
-"""Independent entries, each with a location from a network and a scale of one's choice."""
+"""Independent entries, each with a location from a network and a scale from one of five sources."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ class LocationScale(Parametric):
     The network gives the locations. The scale of an entry is
 
     - ``scale="network"``: an output of the network. The outputs are split along the first dimension
-      of the event into locations and log variances :math:`v`: an event ``[J]`` reads ``[2J]``, and
-      an event ``[C, H, W]`` reads ``[2C, H, W]``;
-    - ``scale="shared"``: one learned number;
-    - ``scale="elementwise"``: one learned number for each entry of the event;
-    - ``scale="optimal"``: one number, the scale under which the data so far are most probable,
+      of the event into locations and log variances :math:`v`: an event ``[J]`` needs the outputs
+      ``[2J]``, and an event ``[C, H, W]`` needs ``[2C, H, W]``;
+    - ``scale="shared"``: one learned value;
+    - ``scale="elementwise"``: one learned value for each entry of the event;
+    - ``scale="optimal"``: one value, the scale under which the data so far are most probable,
       in closed form. Some families have it, such as :class:`lowerbound.Gaussian`;
     - a positive number: this scale, fixed.
 
-    In all cases but the last, :math:`\log\sigma = \tfrac12 \operatorname{bound}(v)`, where a smooth
-    bound keeps every scale between ``min_scale`` and ``max_scale``. It is the identity except near
+    In all cases but the last, :math:`\log\sigma = \tfrac12 \operatorname{clamp}(v)`, where a smooth
+    clamp keeps every scale between ``min_scale`` and ``max_scale``. It is the identity except near
     these two.
 
     To write your own: subclass, and write
 
     - :meth:`make_distribution`, from locations and log scales to the distribution;
     - :meth:`fit_marginal`, from data to the location and squared scale of each entry;
-    - for ``scale="optimal"``, the class attribute ``optimal_power`` p and :meth:`find_deviations`,
-      if the most probable scale is the mean of ``deviation ** p``, to the power 1 / p.
+    - for ``scale="optimal"``, the class attribute ``optimal_power``, p, if the most probable scale
+      is the mean of ``deviation ** p`` to the power 1 / p. Deviations are absolute differences from
+      the location, unless :meth:`find_deviations` is overridden.
 
     Args:
         network: from the input to the parameters.
         scale: where the scale comes from.
         mean: ``"identity"``, or ``"sigmoid"`` for locations in [0, 1].
         min_scale: the smallest value of a scale that is not fixed.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.

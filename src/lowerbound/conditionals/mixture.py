@@ -126,7 +126,7 @@ def _fit_by_em(z: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _choose_distant_rows(z: Tensor, count: int) -> Tensor:
-    """Choose rows ``[K, J]``, each with a chance that grows with its distance from those before.
+    """Choose rows ``[K, J]``, each with a probability that grows with its distance from the others.
 
     Source: Arthur & Vassilvitskii 2007, "k-means++".
     """
@@ -148,8 +148,8 @@ class GaussianMixture(Parametric):
     As a posterior it can have several modes. A draw comes from one component, and its gradient from
     implicit reparameterisation: it is unbiased, and reaches weights, means and scales, so every
     objective and every ``gradient`` applies. It costs a triangular solve of J equations for each
-    draw. Morningstar et al. 2021 (SIWAE) draw from every component instead, which needs K times as
-    many evaluations of the likelihood, and then no implicit gradient.
+    draw. Morningstar et al. 2021 (SIWAE) draw from every component instead. That needs no implicit
+    gradient, but K times as many evaluations of the likelihood.
 
     As a prior, use it within :class:`lowerbound.Given`, which makes it p(z given c).
 

@@ -24,7 +24,7 @@ class OneHot(Parametric):
     KL(q || p) has a closed form, one for each variable, unless q is relaxed.
 
     ``draws`` says how a posterior's parameters get their gradient. Only the first two draw exact
-    codes, whose bound is one on log p(x).
+    codes, and so give a bound on log p(x) of the model with discrete latents.
 
     - ``"exact"``: the draws have no gradient, so the objective needs
       ``gradient="score-function"``, which is unbiased (for IWAE it is VIMCO). With few variables
@@ -32,10 +32,10 @@ class OneHot(Parametric):
     - ``"straight-through"``: the draws are exact, and their gradient is that of a relaxation. The
       reported bound is unbiased, and the posterior's gradient is biased.
     - ``"relaxed"``: the draws are vectors of probabilities, and the log density is that of the
-      relaxation. The prior must be relaxed as well, and the bound is one on log p(x) of this model
-      of continuous latents, with an unbiased gradient. Its value is not comparable with that of a
-      model with exact codes. A relaxed draw that is scored by the probability of a one-hot code, as
-      in Jang et al. 2017, gives no bound, and is not offered.
+      relaxation. The prior must be relaxed as well. The bound is on log p(x) of this model with
+      continuous latents, and its gradient is unbiased. Its value cannot be compared with that of a
+      model with exact codes. Jang et al. 2017 score a relaxed draw by the probability of a one-hot
+      code; that gives no bound, and is not offered.
 
     Args:
         network: from the input to the logits, ``[*leading, J, C]``.

@@ -29,16 +29,16 @@ class Ordinal(Parametric):
         \theta_{0, d} < \theta_{1, d} < \dots < \theta_{L - 2, d}
 
     A network gives one location :math:`\eta` for each entry. A larger location makes larger codes
-    more probable, and :math:`e^\eta` is the ratio of odds by which it does so for every threshold
-    (proportional odds). The thresholds are learned and do not depend on the input. The codes are
-    integers from 0 to ``levels - 1``, as those of examples of ``kind="codes"``. Their natural
-    point, which reconstructions show, is the most probable code.
+    more probable: an increase by :math:`\delta` multiplies the odds of a code above any threshold
+    by :math:`e^\delta` (proportional odds). The thresholds are learned and do not depend on the
+    input. The codes are integers from 0 to ``levels - 1``, as in examples of ``kind="codes"``.
+    Their natural point, which reconstructions show, is the most probable code.
 
     Args:
         network: from the input to the locations, ``[*leading, *event]``.
         levels: the number L of codes, at least 2.
         thresholds: ``"elementwise"``: each entry has thresholds of its own. ``"shared"``: all
-            entries have the same ones.
+            entries have the same thresholds.
 
     Raises:
         SettingsError: for fewer than two levels, or thresholds that are none of these.

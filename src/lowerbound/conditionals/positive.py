@@ -65,7 +65,7 @@ class LogNormal(PositiveEntries):
         network: from the input to the parameters.
         scale: ``"network"``, ``"shared"``, ``"elementwise"``, ``"optimal"`` or a positive number.
         min_scale: the smallest value of a scale that is not fixed; it has no unit.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.
@@ -99,7 +99,7 @@ class LogNormal(PositiveEntries):
 
 @describable
 class Gamma(PositiveEntries):
-    r"""Positive entries with a gamma distribution, given by their mean and relative spread.
+    r"""Positive entries with a gamma distribution, given by its mean and coefficient of variation.
 
     .. math::
 
@@ -115,7 +115,7 @@ class Gamma(PositiveEntries):
         network: from the input to the parameters.
         scale: ``"network"``, ``"shared"``, ``"elementwise"`` or a positive number.
         min_scale: the smallest value of a scale that is not fixed; it has no unit.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.

@@ -20,11 +20,11 @@ from lowerbound.settings import check_whole_number
 
 
 class Quantizer(Parametric):
-    """A posterior that is one code at each position, chosen by a network's output.
+    """A posterior that puts all probability on one code at each position, given by a network.
 
     A network's output is a vector ``[D]``, which has one position, or vectors at the positions of a
-    signal or picture, ``[D, *sides]``. The gradient of the quantised output goes to the network's
-    output unchanged (straight-through: Bengio et al. 2013).
+    signal or picture, ``[D, *sides]``. The gradient of the quantised output is passed to the
+    network's output unchanged (straight-through: Bengio et al. 2013).
 
     To write your own: subclass, assign the network to ``self.network``, and implement
     ``get_tables``, ``find`` and ``from_parameters``.
@@ -55,24 +55,25 @@ class VectorQuantized(Quantizer):
 
     .. math:: c = \arg\min_k \lVert e - t_k \rVert, \qquad z = t_c
 
-    With several ``stages`` each quantises what the stages before have left, and z is the sum of
+    With several ``stages`` each quantises the residual of the stages before, and z is the sum of
     their vectors. As a posterior q it is a probability mass on one code, so with a prior over codes
-    such as :class:`lowerbound.CodePrior` the bound holds: its rate is log K for each code. Train it
-    with :class:`lowerbound.QuantizedELBO`, which keeps the network's outputs near the codes.
+    such as :class:`lowerbound.CodePrior` the bound is a true one. Under a uniform prior the rate is
+    log K for each code. Train it with :class:`lowerbound.QuantizedELBO`, which keeps the network's
+    outputs near the codes.
 
     By default the codes are moving averages of the outputs that chose them, updated whenever the
     module is called in training mode. They are buffers, as running statistics are, so a refused or
-    interrupted step leaves them as they were, and they are saved. They also stay if the network is
-    frozen by ``requires_grad_(False)``. A code that is hardly used is
-    replaced by an output of the network, chosen at random from the batch. In this way the first
-    batch gives all codes their first values.
+    interrupted step leaves them as they were, and they are saved. They do not change either if the
+    network is frozen by ``requires_grad_(False)``. A code that is hardly used is replaced by an
+    output of the network, chosen at random from the batch. In this way the first batch gives all
+    codes their first values.
 
     Args:
         network: from the input to e, ``[*leading, D]`` or ``[*leading, D, *sides]``. It must
             declare its ``output_shape``.
         codes: K, the number of codes of each stage.
         stages: S, the number of stages.
-        decay: of the moving averages, for one step; ``None`` for codes that are trained by gradient
+        decay: of the moving averages in one step; ``None`` for codes that are trained by gradient
             descent.
         revive: a code is replaced if the moving average of its use falls below this share of the
             average use of all codes; 0 to leave such codes as they are.
@@ -144,25 +145,25 @@ class VectorQuantized(Quantizer):
     def get_tables(self) -> Tensor:
         """The vectors of the codes, ``[S, K, D]``.
 
-        While the codes are trained these are the vectors of the last call, so that a prior finds
-        the codes that the posterior chose.
+        While the codes are trained, these are the vectors that the last call used, so that a prior
+        finds the codes that the posterior chose.
         """
-        if self._follows():
+        if self._updates_codes():
             return to_full_precision(self.used_tables)
         return to_full_precision(self.tables)
 
     def forward(self, *given: Any, **fields: Any) -> CodePoint:
-        """The codes of these inputs. In training mode the moving averages follow them."""
+        """The codes of these inputs. In training mode the moving averages are updated."""
         raw = self.parameters_from(self.network, *given, **fields)
-        if not self._follows():
+        if not self._updates_codes():
             return self._quantize(raw)[0]
         self.used_tables.copy_(self.tables)
         q, inputs = self._quantize(raw)
-        self._follow(inputs, q.codes)
+        self._update_codes(inputs, q.codes)
         return q
 
-    def _follows(self) -> bool:
-        """Whether the codes are moving averages that follow the outputs now."""
+    def _updates_codes(self) -> bool:
+        """Whether a call now updates the codes: they are moving averages, and in training."""
         if not self.training or self.decay is None:
             return False
         learned = [parameter.requires_grad for parameter in self.parameters()]
@@ -206,7 +207,7 @@ class VectorQuantized(Quantizer):
         return distances.square().flatten(-self.event_dims).sum((0, -1))
 
     @torch.no_grad()
-    def _follow(self, inputs: list[Tensor], codes: Tensor) -> None:
+    def _update_codes(self, inputs: list[Tensor], codes: Tensor) -> None:
         """Move the codes to the moving averages of the vectors that chose them."""
         assert self.decay is not None
         decay, old = self.decay, self.get_tables()
@@ -253,8 +254,8 @@ def _pick_rows(vectors: Tensor, count: int) -> Tensor:
 class FiniteScalarQuantized(Quantizer):
     r"""Codes that are points of a fixed grid: finite scalar quantisation.
 
-    Each of D channels is bounded and rounded to one of its levels, evenly spaced from -1 to about
-    1,
+    Each of D channels is bounded and rounded to one of its levels, which are evenly spaced from -1
+    to about 1,
 
     .. math:: z_d = \operatorname{round}(h_d \tanh(e_d + s_d) - o_d) / \lfloor L_d / 2 \rfloor
 

@@ -1,4 +1,4 @@
-"""Refusal of observations that a likelihood gives no probability, with the row and the remedy."""
+"""Refusal of data to which a likelihood gives no probability, with the row and the remedy."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class PowerSpherical(Parametric):
         p(z) \propto (1 + \mu^\top z)^\kappa, \qquad \mu = \frac{m}{\|m\|}, \quad
         \kappa = (D - 1) \log(1 + e^v)
 
-    The factor D - 1 makes ``v`` mean the same in every dimension: the mean cosine to the direction
-    :math:`\mu` is :math:`\kappa / (D - 1 + \kappa)`, 0.41 for v = 0. Without it, a new posterior in
-    many dimensions is almost uniform, and training starts slowly.
+    The factor D - 1 makes ``v`` mean the same in every dimension: the mean cosine of the angle to
+    the direction :math:`\mu` is :math:`\kappa / (D - 1 + \kappa)`, 0.41 for v = 0. Without this
+    factor, a new posterior in many dimensions is almost uniform, and training starts slowly.
 
     Its draws are reparameterised, without rejections, and its KL divergence from
     :class:`SphereUniform` has a closed form. Its natural point is the mean direction. With a prior

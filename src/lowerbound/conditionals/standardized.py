@@ -1,4 +1,4 @@
-"""Standardised data: a model sees each entry with mean 0 and spread 1, and answers in its units."""
+"""Standardised data: a model sees entries with mean 0 and spread 1, and answers in their units."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from lowerbound.networks import Shape, as_shape
 
 @describable
 class Standardization(nn.Module):
-    """The mean and the standard deviation of each entry of some data, or of each channel.
+    """The mean and the standard deviation of each entry of vectors, or of each channel.
 
     Vectors have one of each for every entry; signals, pictures and volumes, whose first dimension
-    is that of the channels, have one for every channel. They are 0 and 1 until :meth:`measure`.
+    is that of the channels, have one of each for every channel. They are 0 and 1 until
+    :meth:`measure` is called.
 
     Args:
         shape: the shape of one example.

@@ -21,7 +21,7 @@ _LOGIT_LIMIT = 12.0
 
 @describable
 class Beta(LocationScale):
-    r"""Entries between 0 and 1 with a beta distribution, given by their mean and spread.
+    r"""Entries between 0 and 1 with a beta distribution, given by its mean and spread.
 
     .. math::
 
@@ -32,13 +32,13 @@ class Beta(LocationScale):
     :math:`m (1 - m) / (1 + \varphi)`, so a small scale :math:`\sigma` is about the standard
     deviation in units of :math:`\sqrt{m (1 - m)}`; its options are those of :class:`Gaussian`,
     without ``"optimal"``. For :math:`m = 1/2` and :math:`\sigma^2 = 1/2` it is the uniform
-    distribution, and above it has peaks at 0 and 1.
+    distribution; with a larger scale the density has peaks at 0 and 1.
 
     Args:
         network: from the input to the parameters.
         scale: ``"network"``, ``"shared"``, ``"elementwise"`` or a positive number.
         min_scale: the smallest value of a scale that is not fixed; it has no unit.
-        max_scale: its ceiling.
+        max_scale: the largest value of such a scale.
 
     Raises:
         SettingsError: for a scale that is none of these, or bounds too close to each other.

@@ -53,7 +53,7 @@ class _Gated(Conditional):
         return self.add_zeros(p, self.parameters_from(self.gate, *given))
 
     def add_zeros(self, p: Distribution, gate: Tensor) -> Distribution:
-        """The distribution of which ``p`` is that of entries whose gate is open."""
+        """Add the zeros of closed gates to the distribution ``p`` of entries with open gates."""
         raise NotImplementedError
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
@@ -72,7 +72,7 @@ class _Gated(Conditional):
         set_output_bias(self.gate, self._find_closed(zeros, others).logit())
 
     def _find_closed(self, zeros: Tensor, others: Tensor) -> Tensor:
-        """Find how often each gate is closed, from the frequencies of 0 and the other values."""
+        """Find how often each gate is closed, from the frequencies of 0 and from other values."""
         return zeros
 
 
@@ -87,7 +87,7 @@ class ZeroInflated(_Gated):
 
     So a zero-inflated negative binomial distribution is ``lb.ZeroInflated(lb.NegativeBinomial(...),
     gate)``. The result is a probability mass. A density gives 0 no probability that could be
-    inflated; use :class:`Hurdle` for that.
+    inflated; use :class:`Hurdle` instead.
 
     Args:
         part: a likelihood :math:`p_0` of counts or other discrete values, such as :class:`Poisson`.
@@ -134,7 +134,7 @@ class ZeroInflated(_Gated):
 
 @describable
 class Hurdle(_Gated):
-    r"""Zero with a probability of its own, and other values from any likelihood without its zeros.
+    r"""Zeros with a probability of their own, and other values from a likelihood without its zeros.
 
     .. math::
 
@@ -145,13 +145,13 @@ class Hurdle(_Gated):
     - If :math:`p_0` is a probability mass, such as :class:`NegativeBinomial`, so is the result.
     - If :math:`p_0` is a density, such as one of positive values, zero gets a probability and all
       other values a density (:math:`p_0(0)` is 0 in the formula). Such a mixed distribution is
-      neither a mass nor a density: bounds are with respect to the sum of a point mass at 0 and the
-      length, and can be compared between models of the same data. Bits per dimension are not
-      reported, and dequantised pixels are refused.
+      neither a mass nor a density. Its log probabilities are with respect to the sum of a point
+      mass at 0 and Lebesgue measure, so bounds can be compared between models of the same data.
+      Bits per dimension are not reported, and dequantised pixels are refused.
 
     Args:
         part: a likelihood :math:`p_0` with independent entries.
-        gate: a network from the input of the likelihood to the logits g of zeros,
+        gate: a network from the input of the likelihood to the logits g of a zero,
             ``[*leading, *event]``; ``lb.constant(shape)`` for logits that do not depend on it.
 
     Raises:
@@ -173,7 +173,7 @@ class Hurdle(_Gated):
         super().__init__(part, gate)
 
     def add_zeros(self, p: Distribution, gate: Tensor) -> HurdleDistribution:
-        """Zeros by the gate, and other values of ``p``."""
+        """Zeros with the gate's probability, and other values from ``p``."""
         return HurdleDistribution(p, gate)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:

@@ -14,7 +14,7 @@ from lowerbound.runtime import noise
 
 
 class _CodeVectors(constraints.Constraint):
-    """Vectors from a codebook. Which vectors these are changes in training, so none is refused."""
+    """Vectors from a codebook. The codebook changes in training, so no finite vector is refused."""
 
     is_discrete = True
 
@@ -43,9 +43,10 @@ class CodePoint(PointMass):
         loc: the vectors, ``[*batch, D, *sides]``.
         codes: their numbers, ``[*batch, S, *sides]``: the vector at a position is a sum of S codes.
         count: K, the number of codes from which each is chosen.
-        errors: the squared distance between what was quantised and the codes, ``[*batch]``, twice:
-            once with the gradient of what was quantised, and once with that of the codes. ``None``
-            if the codes are fixed.
+        event_dims: the number of dimensions of an event, ``[D, *sides]``.
+        errors: the squared distance between the encoder's output and the codes, ``[*batch]``,
+            twice: first with the gradient of the output, then with that of the codes. ``None`` if
+            the codes are fixed.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class CodePoint(PointMass):
 
 
 class FactorialCodeVectors(Distribution):
-    r"""Independent codes at each position of an event, as the vectors for which they stand.
+    r"""Independent codes at each position of an event, represented by their vectors.
 
     .. math:: \log p(z) = \sum_u \log p(c_u), \qquad \text{each } c_u \text{ one of } K
 
@@ -210,7 +211,7 @@ class FactorialCodeVectors(Distribution):
 
 
 class EmbeddedSequence(Distribution):
-    r"""A distribution of sequences of codes, as the vectors for which the codes stand.
+    r"""A distribution of sequences of codes, represented by the vectors of the codes.
 
     Args:
         base: the distribution of the codes ``[*batch, T]`` of all tables and positions in order,

@@ -16,8 +16,8 @@ from lowerbound.runtime import noise
 # log(sinh(h) / h) = sum over n of coefficient * h^(2 n), for n from 1 to 6. The closed forms of it
 # and of its derivatives cancel near 0.
 _SERIES = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250)
-_SLOPE = tuple(2 * n * c for n, c in enumerate(_SERIES, 1))
-_CURVATURE = tuple((2 * n - 1) * c for n, c in enumerate(_SLOPE, 1))
+_FIRST_DERIVATIVE = tuple(2 * n * c for n, c in enumerate(_SERIES, 1))
+_SECOND_DERIVATIVE = tuple((2 * n - 1) * c for n, c in enumerate(_FIRST_DERIVATIVE, 1))
 _SERIES_BELOW = 0.25
 
 # The same for the inverse of the distribution function, whose gradient cancels.
@@ -34,7 +34,7 @@ class FactorialContinuousBernoulli(Factorial):
     With :math:`\lambda = \sigma(\eta)` this is :math:`C(\lambda)\, \lambda^x (1 - \lambda)^{1-x}`
     (Loaiza-Ganem & Cunningham 2019). The uniform distribution has the logit 0, where the closed
     form is 0 / 0. ``torch.distributions.ContinuousBernoulli`` computes it from the probability,
-    which loses the digits of a small logit. Here it is computed from the logit, and near 0 by a
+    which loses digits if the logit is small. Here it is computed from the logit, and near 0 by a
     series. Draws come from :mod:`lowerbound.runtime.noise`, so an evaluation does not depend on its
     batches.
 
@@ -63,12 +63,12 @@ class FactorialContinuousBernoulli(Factorial):
     @property
     def mean(self) -> Tensor:
         """``1 / (1 - e^-eta) - 1 / eta``, ``[*batch, *event]``."""
-        return 0.5 + 0.5 * _find_slope(0.5 * self.logits)
+        return 0.5 + 0.5 * _find_first_derivative(0.5 * self.logits)
 
     @property
     def variance(self) -> Tensor:
         """``1 / eta^2 - 1 / (2 sinh(eta / 2))^2``, ``[*batch, *event]``."""
-        return 0.25 * _find_curvature(0.5 * self.logits)
+        return 0.25 * _find_second_derivative(0.5 * self.logits)
 
     def change_parameters(self, change: Callable[[Tensor], Tensor]) -> FactorialContinuousBernoulli:
         """The continuous Bernoulli distribution after a change of the logits."""
@@ -111,7 +111,7 @@ def find_logit_of_mean(mean: Tensor) -> Tensor:
     low, high = torch.full_like(mean, -128.0), torch.full_like(mean, 128.0)
     for _ in range(64):
         middle = 0.5 * (low + high)
-        is_low = 0.5 + 0.5 * _find_slope(0.5 * middle) < mean
+        is_low = 0.5 + 0.5 * _find_first_derivative(0.5 * middle) < mean
         low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
     return 0.5 * (low + high)
 
@@ -125,9 +125,11 @@ def _sum_series(coefficients: Sequence[float], square: Tensor) -> Tensor:
 
 
 def _split_at(h: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Whether values are small, small ones for a series, and the sizes of others for a closed form.
+    """Split values at a bound on their size: the small ones for a series, and the others.
 
-    Each branch gets arguments at which its gradient is finite.
+    Returns:
+        Whether each value is small; the small values, or 0; the sizes of the other values, or 1. So
+        the series and the closed form both get arguments at which their gradients are finite.
     """
     size = h.abs()
     is_small = size < bound
@@ -143,18 +145,18 @@ def _find_log_sinhc(h: Tensor) -> Tensor:
     return torch.where(is_small, series, closed)
 
 
-def _find_slope(h: Tensor) -> Tensor:
+def _find_first_derivative(h: Tensor) -> Tensor:
     """The first derivative of log(sinh(h) / h): coth(h) - 1 / h."""
     is_small, small, size = _split_at(h, _SERIES_BELOW)
-    series = small * _sum_series(_SLOPE, small.square())
+    series = small * _sum_series(_FIRST_DERIVATIVE, small.square())
     closed = h.sign() * (size.tanh().reciprocal() - size.reciprocal())
     return torch.where(is_small, series, closed)
 
 
-def _find_curvature(h: Tensor) -> Tensor:
+def _find_second_derivative(h: Tensor) -> Tensor:
     """The second derivative of log(sinh(h) / h): 1 / h^2 - 1 / sinh(h)^2."""
     is_small, small, size = _split_at(h, _SERIES_BELOW)
-    series = _sum_series(_CURVATURE, small.square())
+    series = _sum_series(_SECOND_DERIVATIVE, small.square())
     inverse_sinh = 2 * (-size).exp() / -torch.expm1(-2 * size)
     return torch.where(is_small, series, size.reciprocal().square() - inverse_sinh.square())
 

@@ -155,7 +155,7 @@ class WrappedDistribution(Distribution):
 
     @abstractmethod
     def with_base(self, base: Distribution) -> WrappedDistribution:
-        """The same around another distribution."""
+        """The same wrapper around another distribution."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WrappedDistribution:
         """The same distribution, repeated over ``batch_shape``."""
@@ -231,7 +231,7 @@ def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution
 class ReportingDistribution(WrappedDistribution):
     """A distribution that passes each value that it scores to a function.
 
-    A conditional learns from the values in this way, without a gradient.
+    In this way a conditional can learn from the values without a gradient.
 
     Args:
         base: a distribution with independent entries.
@@ -272,7 +272,7 @@ class ReportingDistribution(WrappedDistribution):
         )
 
     def with_base(self, base: Distribution) -> ReportingDistribution:
-        """The same reports of scores of another distribution."""
+        """The same reports about another distribution."""
         return ReportingDistribution(base, self.report, self.observed)
 
     def of_observed(self, observed: Tensor) -> ReportingDistribution:

@@ -1,4 +1,4 @@
-"""What distributions with independent entries have in common."""
+"""The base of distributions with independent entries."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from lowerbound.runtime import noise
 class Factorial(Distribution):
     """Independent entries, each with a few parameters.
 
-    Draws are not reparameterised, unless a class has ``rsample`` instead of ``sample``, and says
-    ``has_rsample = True``.
-
     To write your own: pass the parameters to this constructor, and write
     :meth:`entrywise_log_prob`, :meth:`change_parameters`, ``sample``, ``support``, ``mean`` and
-    ``variance``.
+    ``variance``. If draws can be reparameterised, write ``rsample`` instead of ``sample``, and set
+    ``has_rsample = True``.
 
     Args:
         parameters: tensors that broadcast to ``[*batch, *inner, *event]``.
         event_dims: the number of trailing dimensions that make one event.
-        inner_dims: the number of dimensions before them that count parameters of one entry.
+        inner_dims: the number of dimensions before them that index several parameters of one entry,
+            such as those of the components of a mixture.
     """
 
     has_rsample = False
@@ -74,7 +73,7 @@ class Factorial(Distribution):
 
 
 def _broadcast_shapes(tensors: tuple[Tensor, ...]) -> torch.Size:
-    """The common shape. torch's function for it takes as long as a small matrix product."""
+    """Return the common shape; torch's own function takes as long as a small matrix product."""
     first, *others = (tensor.shape for tensor in tensors)
     if all(first[len(first) - len(shape) :] == shape for shape in others):
         return first

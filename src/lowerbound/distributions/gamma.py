@@ -1,4 +1,4 @@
-"""Gamma and beta entries, whose densities stay exact in float32 where they are concentrated."""
+"""Gamma and beta distributions whose densities stay accurate in float32 when concentrated."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ class Hierarchy(Distribution):
 
     Args:
         walk: calls its argument with the name and the distribution of each group, in an order in
-            which each depends only on groups before, and goes on with the latents that the argument
-            returns.
-        groups: a distribution of each group, in the order of the vector: those at any latents of
-            the groups before. They give the shapes and the supports.
+            which each depends only on groups before, and continues with the latents that the
+            argument returns.
+        groups: a distribution for each group, in the order of the vector, at any latents of the
+            groups before. They give the shapes and the supports.
         batch_shape: that of the first group. A later group has the shape of the draws before it.
 
     Example:
@@ -142,7 +142,7 @@ def outline(
         walk: as for :class:`Hierarchy`.
         order: the names of the groups in the order of the result.
         batch_shape: ``[B]``, or ``[]`` for groups that do not depend on examples.
-        device: of the draws, whose noise is theirs alone.
+        device: of the draws. They use noise of their own, so no other draws change.
     """
     groups: dict[str, Distribution] = {}
     examples = Size(batch_shape).numel()

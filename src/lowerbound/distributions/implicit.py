@@ -50,8 +50,8 @@ def reparameterise(z: Tensor, components: DiagonalNormal, log_weights: Tensor) -
     tails = _choose_tails(standardised, shares)
     level = (shares * tails).sum(-2)  # [..., D]
     with torch.no_grad():
-        slopes = -standardised * (-log_scale).exp()  # of the log densities
-        jacobian = (shares * (tails - level.unsqueeze(-2))).mT @ slopes
+        gradients = -standardised * (-log_scale).exp()  # of the log densities
+        jacobian = (shares * (tails - level.unsqueeze(-2))).mT @ gradients
         # Every row is divided by its diagonal entry, a density, which may be tiny or large.
         density = (log_shares + log_density).logsumexp(-2).exp().unsqueeze(-1)
         eye = torch.eye(fixed.shape[-1], dtype=fixed.dtype, device=fixed.device)

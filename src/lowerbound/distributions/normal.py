@@ -140,7 +140,7 @@ class DiagonalNormal(Distribution):
 
 
 def multiply_normals(first: DiagonalNormal, second: DiagonalNormal) -> DiagonalNormal:
-    r"""The normalised product of two diagonal Gaussians, in which each has its precision as weight.
+    r"""The normalised product of two diagonal Gaussians, which weights the means by precision.
 
     .. math:: N(\mu, \sigma^2) \propto N(\mu_1, \sigma_1^2) \, N(\mu_2, \sigma_2^2), \qquad
         \sigma^{-2} = \sigma_1^{-2} + \sigma_2^{-2}, \quad

@@ -44,7 +44,7 @@ class FactorialOneHot(Distribution):
 
     @property
     def support(self) -> Any:
-        """All codes with one entry of 1 for each variable, and else 0."""
+        """All codes with a single 1 for each variable and 0 elsewhere."""
         return constraints.independent(constraints.one_hot, 1)
 
     @property
@@ -154,9 +154,9 @@ class StraightThroughOneHot(FactorialOneHot):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws with the gradient of the relaxation, ``[*sample_shape, *batch, J, C]``."""
-        disturbed = _disturb(self, sample_shape)
-        soft = (disturbed / self.temperature).softmax(-1)
-        return self._encode(disturbed.argmax(-1)) + (soft - soft.detach())
+        noisy = _add_gumbel_noise(self, sample_shape)
+        soft = (noisy / self.temperature).softmax(-1)
+        return self._encode(noisy.argmax(-1)) + (soft - soft.detach())
 
 
 class RelaxedOneHot(Distribution):
@@ -173,7 +173,7 @@ class RelaxedOneHot(Distribution):
 
     Unlike those of torch's ``RelaxedOneHotCategorical``, entries of a draw are at least
     :math:`e^{-80}`, so the density is finite in float32. At temperatures of 0.5 or more no draw
-    comes near this limit unless log odds exceed 20; below, densities become inexact.
+    comes near this limit unless log odds exceed 20. At lower temperatures densities become inexact.
 
     Args:
         logits: :math:`\eta`, ``[*batch, J, C]``.
@@ -214,8 +214,8 @@ class RelaxedOneHot(Distribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws, ``[*sample_shape, *batch, J, C]``."""
         exact = FactorialOneHot(self.logits)
-        disturbed = _disturb(exact, sample_shape)
-        return (disturbed / self.temperature).log_softmax(-1).clamp_min(_LEAST_LOG).exp()
+        noisy = _add_gumbel_noise(exact, sample_shape)
+        return (noisy / self.temperature).log_softmax(-1).clamp_min(_LEAST_LOG).exp()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value``, in nats, summed over the variables."""
@@ -231,7 +231,7 @@ class RelaxedOneHot(Distribution):
         return RelaxedOneHot(self.logits.detach(), self.temperature)
 
 
-def _disturb(exact: FactorialOneHot, sample_shape: Any) -> Tensor:
+def _add_gumbel_noise(exact: FactorialOneHot, sample_shape: Any) -> Tensor:
     """Add Gumbel noise to the logits, ``[*sample_shape, *batch, J, C]``."""
     u = exact._draw_uniform(sample_shape, tuple(exact.event_shape[1:]))
     exponential = -u.clamp_min(torch.finfo(u.dtype).tiny).log()

@@ -36,25 +36,25 @@ class Rescaled(WrappedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """``[*batch, *event]``."""
+        """The mean in the units of the data, ``[*batch, *event]``."""
         return self.undo(self.base.mean)
 
     @property
     def mode(self) -> Tensor:
-        """``[*batch, *event]``."""
+        """The mode in the units of the data, ``[*batch, *event]``."""
         return self.undo(self.base.mode)
 
     @property
     def variance(self) -> Tensor:
-        """``[*batch, *event]``."""
+        """The variance in the squared units of the data, ``[*batch, *event]``."""
         return self.spread.square() * self.base.variance
 
     def undo(self, y: Tensor) -> Tensor:
-        """Values in the units of the data, ``centre + spread * y``."""
+        """Undo the standardisation of values: ``centre + spread * y``, in the units of the data."""
         return self.centre + self.spread * y
 
     def with_base(self, base: Distribution) -> Rescaled:
-        """The same units of another distribution."""
+        """Another distribution in the same units."""
         return Rescaled(base, self.centre, self.spread)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

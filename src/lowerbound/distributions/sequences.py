@@ -36,7 +36,7 @@ class CodePredictor(Protocol):
 
 
 class CodeSequence(Distribution):
-    r"""Sequences of ``T`` codes by a product of conditional probabilities.
+    r"""Sequences of ``T`` codes, whose probability is a product of conditional probabilities.
 
     .. math:: \log p(x) = \sum_{t=1}^{T} \log p(x_t \mid x_1, \dots, x_{t-1})
 
@@ -46,7 +46,7 @@ class CodeSequence(Distribution):
 
     ``log_prob`` computes all factors at once, from the sequence itself ("teacher forcing"); draws
     are made one code after the other. They come from :mod:`lowerbound.runtime.noise`, so an
-    evaluation does not depend on its batches. Mean and variance of codes have no meaning.
+    evaluation does not depend on its batches. Codes have no mean and no variance.
 
     Args:
         predictor: the conditional probabilities.

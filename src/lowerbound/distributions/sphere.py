@@ -129,10 +129,10 @@ class PowerSpherical(Distribution):
         N(\kappa) = 2^{\alpha + \beta} \pi^\beta \frac{\Gamma(\alpha)}{\Gamma(\alpha + \beta)},
         \qquad \alpha = \beta + \kappa, \quad \beta = \tfrac{D - 1}2
 
-    With :math:`\kappa = 0` it is uniform. A draw has the cosine ``2 b - 1`` to the mean direction,
-    with ``b`` from Beta(alpha, beta), and a uniform direction around it. A reflection, which is a
-    smooth function of the mean direction, turns the first axis to it, so draws are
-    reparameterised. All noise belongs to the examples in an evaluation.
+    With :math:`\kappa = 0` it is uniform. The cosine of the angle between a draw and the mean
+    direction is ``2 b - 1``, with ``b`` from Beta(alpha, beta), and the direction around it is
+    uniform. A reflection, which is a smooth function of the mean direction, turns the first axis to
+    it, so draws are reparameterised. In an evaluation, all noise belongs to the examples.
 
     Args:
         loc: :math:`\mu`, unit vectors, ``[*batch, D]`` with D of at least 2.
@@ -174,7 +174,8 @@ class PowerSpherical(Distribution):
     @property
     def variance(self) -> Tensor:
         """The variance of each entry, ``[*batch, D]``."""
-        # The part of x around the axis has the squared length 1 - t^2, evenly in D - 1 directions.
+        # The part of x orthogonal to the axis has the squared length 1 - t^2, which is spread
+        # evenly over D - 1 directions.
         total = 2 * self.beta + self.concentration
         alpha = self.beta + self.concentration
         around = (4 * alpha * self.beta / (total * (total + 1))).unsqueeze(-1)

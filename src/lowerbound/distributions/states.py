@@ -12,7 +12,7 @@ _MOST_STATES = 1 << 16
 
 
 def list_states(categories: int, variables: int, device: torch.device) -> Tensor:
-    """List all joint states of some variables, ``[C^J, J]``, by the number of each category.
+    """List all joint states of J variables, ``[C^J, J]``; categories are numbered from 0.
 
     Raises:
         SettingsError: if there are more than 65,536 states.

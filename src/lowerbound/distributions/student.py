@@ -29,8 +29,8 @@ class FactorialStudentT(Factorial):
 
     ``torch.distributions.StudentT`` computes the difference of two log gamma functions for every
     entry and in float32, where it cancels for many degrees of freedom, and draws by rejection. Here
-    the difference is computed once and in float64, and a draw is a function of two uniform ones
-    (Bailey 1994, "Polar generation of random variates with the t-distribution"):
+    the difference is computed once and in float64, and a draw is a function of two uniform
+    variables u and v (Bailey 1994, "Polar generation of random variates with the t-distribution"):
 
     .. math:: t = \sqrt{\nu \, (u^{-2 / \nu} - 1)} \, \cos(2 \pi v)
 
@@ -38,7 +38,7 @@ class FactorialStudentT(Factorial):
     batches.
 
     Args:
-        loc: the centre, ``[*batch, *event]``.
+        loc: the location, ``[*batch, *event]``.
         log_scale: the logarithm of the scale, in a shape that broadcasts with ``loc``.
         degrees: the degrees of freedom, positive, in a shape that broadcasts with ``loc``.
         event_dims: the number of trailing dimensions that make one event.
@@ -66,7 +66,7 @@ class FactorialStudentT(Factorial):
 
     @property
     def mean(self) -> Tensor:
-        """The centre, ``[*batch, *event]``.
+        """The location, ``[*batch, *event]``.
 
         With one degree of freedom or less, the mean does not exist.
         """
@@ -76,7 +76,7 @@ class FactorialStudentT(Factorial):
 
     @property
     def variance(self) -> Tensor:
-        """``sigma^2 nu / (nu - 2)``, ``[*batch, *event]``; infinite up to two degrees."""
+        """``sigma^2 nu / (nu - 2)``, ``[*batch, *event]``; infinite for nu of at most 2."""
         is_finite = self.degrees > 2
         ratio = self.degrees / torch.where(is_finite, self.degrees - 2, 1.0)
         variance = (2 * self.log_scale).exp() * torch.where(is_finite, ratio, math.inf)
@@ -112,7 +112,7 @@ class FactorialStudentT(Factorial):
         return entries.expand(self._extended_shape()).flatten(-self.event_dims).sum(-1)
 
     def _log_constant(self) -> Tensor:
-        """The log density at the centre for the scale 1."""
+        """The log density at the location, for the scale 1."""
         half = 0.5 * self.degrees.double()
         constant = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * (2 * math.pi * half).log()
         return constant.to(self.loc.dtype)

@@ -1,4 +1,4 @@
-"""Distributions with more zeros than another one has: zero-inflated and hurdle distributions."""
+"""Zero-inflated and hurdle distributions, which have more zeros than the ones that they wrap."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lowerbound.distributions.entries import (
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.runtime import noise
 
-# A hurdle draws again what is not positive, at most so often.
+# A hurdle draws zeros of its base again, at most so often.
 _ROUNDS = 1000
 
 
 class _Gated(Distribution):
-    """Independent entries that a gate may close: then they are 0, else they have another law.
+    """Independent entries that are 0 where a gate is closed, and else have another distribution.
 
     Args:
         base: the distribution of entries whose gate is open, with independent entries.
@@ -54,7 +54,7 @@ class _Gated(Distribution):
     @property
     @abstractmethod
     def log_share(self) -> Tensor:
-        """The log of the factor between the base's probabilities and those of values but 0."""
+        """The log of the factor by which the base's probabilities of values other than 0 change."""
 
     @property
     @abstractmethod
@@ -162,7 +162,7 @@ class ZeroInflatedDistribution(_Gated):
 
 
 class HurdleDistribution(_Gated):
-    r"""Zero with a probability of its own, and other values from a distribution without zeros.
+    r"""Zeros with a probability of their own, and other values from a distribution without zeros.
 
     .. math::
 
@@ -171,8 +171,8 @@ class HurdleDistribution(_Gated):
 
     If the base is a probability mass, its zeros are cut off. If it is a density, :math:`p_0(0)` is
     0 here, and the result is a mixed distribution: a probability at 0, and a density elsewhere. Its
-    log probabilities are with respect to the sum of a point mass at 0 and the length, so that they
-    can be compared between models of the same data, but say nothing in bits per dimension.
+    log probabilities are with respect to the sum of a point mass at 0 and Lebesgue measure. They
+    can be compared between models of the same data, but not be converted to bits per dimension.
 
     Args:
         base: :math:`p_0`, with independent entries.

@@ -1,4 +1,4 @@
-"""Activations by name, and the gate that may take the place of one."""
+"""Activations by name, and gated linear units."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ GATED = "gated"
 def make_activation(activation: Activation, axis: int = -1) -> nn.Module:
     r"""Make an activation.
 
-    ``"gated"`` is the gated linear unit, :math:`(W h + b) \odot \sigma(V h + c)`: the layer before
-    it has twice as many outputs, see :func:`count_inputs`, half of which are gates (Dauphin et al.
+    ``"gated"`` is the gated linear unit, :math:`(W h + b) \odot \sigma(V h + c)` (Dauphin et al.
     2017, "Language modeling with gated convolutional networks"; in auto-encoders Tomczak & Welling
-    2018).
+    2018). The layer before it has twice as many outputs, see :func:`count_inputs`: half of them are
+    gates.
 
     Args:
         activation: a name, or a function that makes a module.
@@ -54,7 +54,7 @@ def make_activation(activation: Activation, axis: int = -1) -> nn.Module:
 
 
 def count_inputs(activation: Activation, width: int) -> int:
-    """Count the units that an activation needs in order to return ``width`` units.
+    """Count the inputs that an activation needs in order to return ``width`` units.
 
     Example:
         >>> count_inputs("relu", 200), count_inputs("gated", 200)

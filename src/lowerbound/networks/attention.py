@@ -92,7 +92,7 @@ class Attention(SequenceDecoder):
         return cast(Tensor, self.to_logits(self.norm(h))).reshape(*codes.shape, self.levels)
 
     def begin(self, z: Tensor) -> Any:
-        """The input at every position, the first position, and no keys and values."""
+        """The input at every position, the position 0, and no keys and values yet."""
         return self.from_input(self.flatten_input(z)), 0, [None] * self.layers
 
     def predict_next(self, state: Any, previous: Tensor) -> tuple[Tensor, Any]:
@@ -114,13 +114,13 @@ def attention(
     """A decoder of sequences of codes by causal attention (Vaswani et al. 2017).
 
     Each position sees the codes before it, its place in the sequence, and the input z, which is
-    added at every position. It is the network of :class:`lowerbound.Autoregressive`.
+    added at every position. It is a network for :class:`lowerbound.Autoregressive`.
 
     Args:
         inputs: the number of dimensions of z.
         width: the number of channels, a multiple of ``heads``.
         outputs: ``(T, V)``: the number of codes of a sequence, and of values of a code.
-        layers: the number of pairs of an attention and a fully connected block.
+        layers: the number of layers, each an attention block and a fully connected block.
         heads: the number of heads of each attention.
 
     Raises:

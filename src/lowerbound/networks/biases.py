@@ -1,4 +1,4 @@
-"""The first outputs of a network, which follow from the bias of its last layer."""
+"""The outputs with which a network starts training, which its last layer's bias sets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lowerbound.networks.constants import Constant
 def set_output_bias(network: nn.Module, outputs: Tensor, factors: Tensor | None = None) -> bool:
     """Set the bias of a network's last layer to some outputs, and scale its weights.
 
-    The last layer is the one that was registered last of those that have a bias. A convolution has
-    one bias for each channel, which becomes the mean over the channel.
+    Of the layers that have a bias, the last layer is the one that was registered last. A
+    convolution has one bias for each channel: it becomes the mean of the outputs over the channel.
 
     Args:
         network: any module. A learned :func:`constant` is set to the outputs themselves.
         outputs: ``[*outputs]``.
-        factors: by which the weights of each output are multiplied, ``[*outputs]``.
+        factors: the weights of each output are multiplied by these, ``[*outputs]``.
 
     Returns:
-        Whether such a layer was found, and its bias fits the outputs.
+        Whether the bias was set: a network may have none, or one of another size.
 
     Example:
         >>> from lowerbound.networks import mlp

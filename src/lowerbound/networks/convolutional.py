@@ -29,9 +29,9 @@ class Conv(nn.Module):
     """Convolutions from a signal, picture or volume to a smaller one or a vector, or back.
 
     It is made by :func:`conv`. A layer of stride ``s`` has a kernel of ``s + 2`` and a padding of
-    1. It takes a side of ``n`` pixels to ``n // s``. Transposed convolutions bring it back to
-    exactly ``n`` with an output padding of ``n % s``, and resizing does so in any case. So an image
-    of any size comes out in its own size.
+    1. It shrinks a side of ``n`` pixels to ``n // s``. Transposed convolutions restore exactly
+    ``n`` with an output padding of ``n % s``, and resizing does so in any case. So an image of any
+    size comes out in its own size.
     """
 
     def __init__(
@@ -208,10 +208,10 @@ def conv(
     decodes. Signals are ``(C, T)`` and volumes ``(C, D, H, W)``. The small end is a vector, or a
     smaller picture ``(c, h, w)``, whose sides must be those that the strides lead to.
 
-    Each layer changes the size, and an activation follows. With ``residual`` residual blocks follow
-    instead, :math:`h + W_2 * a(W_1 * \operatorname{norm}(h))`, with kernels of 3. Blocks at the
-    full size of a picture cost most of the time. They are there if the layer nearest the picture
-    has stride 1, as in ``stride=(1, 2, 2)`` for an encoder.
+    Each layer changes the size, and an activation follows. With ``residual``, residual blocks
+    :math:`h + W_2 * a(W_1 * \operatorname{norm}(h))` with kernels of 3 follow instead. Blocks at
+    the full size of a picture take most of the time. A network has them if the layer nearest the
+    picture has stride 1, as in ``stride=(1, 2, 2)`` for an encoder.
 
     Args:
         inputs: the shape of an event going in.
@@ -223,8 +223,8 @@ def conv(
         hidden: widths of fully connected layers between the convolutions and the vector.
         residual: whether residual blocks follow each layer, or how many (He et al. 2016).
         norm: ``"group"`` for group normalisation (Wu & He 2018), or ``None``.
-        upsampling: ``"transposed"`` for transposed convolutions; or ``"resize"`` to repeat the
-            nearest pixels and then convolve, which leaves no pattern of a checkerboard in samples
+        upsampling: ``"transposed"`` for transposed convolutions; or ``"resize"`` for nearest-
+            neighbour resizing before a convolution, which avoids checkerboard patterns in samples
             (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
 
     Returns:

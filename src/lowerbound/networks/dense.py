@@ -88,11 +88,12 @@ def mlp(
     r"""A multi-layer perceptron: ``mlp(inputs, hidden, ..., hidden, outputs)``.
 
     A hidden layer is :math:`a(\operatorname{norm}(W h + b))`. With ``residual`` it is instead one
-    residual block, or several, which keep the number of units,
+    residual block, or several, which keep the number of units:
 
-    .. math:: h + W_2 \, a(W_1 \operatorname{norm}(h) + b_1) + b_2,
+    .. math:: h + W_2 \, a(W_1 \operatorname{norm}(h) + b_1) + b_2
 
-    after a linear layer where the number of units changes. Without ``norm``, nothing is normalised.
+    A linear layer precedes them where the number of units changes. Without ``norm``, nothing is
+    normalised.
 
     Args:
         inputs: the dimensions of an event going in, or its shape; it is flattened inside.

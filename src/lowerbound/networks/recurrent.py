@@ -49,7 +49,7 @@ def recurrent(inputs: int | Shape, width: int, outputs: Shape, *, layers: int = 
         \operatorname{logits}_t = B h_t + b
 
     The input z is added at every step, so that it is not forgotten (Bowman et al. 2016; Cho et al.
-    2014 describe the unit). It is the network of :class:`lowerbound.Autoregressive`.
+    2014 describe the unit). It is a network for :class:`lowerbound.Autoregressive`.
 
     Args:
         inputs: the number of dimensions of z.

@@ -31,10 +31,10 @@ class Embedding(nn.Module):
 
 
 def embed(length: int, levels: int, width: int) -> Embedding:
-    """A learned vector for each code of a sequence, which makes it a signal.
+    """A learned vector for each code of a sequence, which turns the sequence into a signal.
 
-    Networks of signals follow, such as those of :func:`lowerbound.conv`. A sequence of layers of
-    torch holds both.
+    A network for signals follows, such as :func:`lowerbound.conv`; ``torch.nn.Sequential`` joins
+    the two.
 
     Args:
         length: T, the number of codes of a sequence.
@@ -57,11 +57,11 @@ def embed(length: int, levels: int, width: int) -> Embedding:
 class SequenceDecoder(nn.Module, ABC):
     """Predicts each code of a sequence from an input and from the codes before it.
 
-    To write your own: subclass, and compute the same logits for all codes at once in
+    To write your own: subclass, and compute the same logits twice: for all codes at once in
     :meth:`forward`, and one code after the other in :meth:`begin` and :meth:`predict_next`. The
-    code ``levels`` stands for an unknown one: there is none before the first code, and codes may be
-    hidden in training. The last layer with a bias should give the logits, because training starts
-    from the codes' frequencies.
+    code ``levels`` stands for an unknown code: the one before the first, and those that are hidden
+    in training. The last layer with a bias should give the logits, because training starts from the
+    codes' frequencies.
 
     Args:
         inputs: the shape of the input at every position.
