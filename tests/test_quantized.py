@@ -396,7 +396,8 @@ def test_codes_may_depend_on_fields():
                 lb.VectorQuantized(lb.mlp(4, 2), codes=5), lb.recurrent(1, 4, (2, 5))
             ),
             ShapeError,
-            r"1 codes of 5 values, and the network predicts 2 codes of 5; give the network the outputs \(1, 5\)",
+            r"1 codes of 5 values, and the network predicts 2 codes of 5; "
+            r"give the network the outputs \(1, 5\)",
         ),
         (
             lambda: MODELS["codes"]().prior.start_from_latents(torch.zeros(1, 3, 2, 2)),

@@ -123,7 +123,7 @@ def test_pictures_larger_than_a_sheet_are_reduced_by_averaging(tmp_path):
     picture = torch.zeros(1, 1, 2, 9000)
     picture[..., ::2] = 1.0
     drawing = save_examples(picture, tmp_path / "x.png")
-    assert drawing.note == "each is reduced 3 times"
+    assert drawing.note == "each is reduced by a factor of 3"
     assert np.unique(pixels(drawing.path)[2:-2, 2:-2]).tolist() == [85, 170]
 
 

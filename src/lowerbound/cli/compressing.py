@@ -1,4 +1,4 @@
-"""``lowerbound compress`` and ``decompress``: files without loss, by bits-back coding."""
+"""``lowerbound compress`` and ``decompress``: lossless compression by bits-back coding."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,17 +33,17 @@ def compress(  # noqa: PLR0917 (typer calls it by name)
     pixels: Annotated[
         Literal["binarize-once"] | None,
         typer.Option(
-            help="Draw binary pixels once, with --seed, and compress these: for a run that draws "
-            "binary pixels from grey ones at every use."
+            help="Draw binary pixels once, with --seed, and compress them. A run that draws binary "
+            "pixels from grey ones at every use needs this."
         ),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compress discrete data without loss with a trained model, to the size that its bound says.
+    """Compress discrete data without loss, to about the size that the bound of a model predicts.
 
-    The model must have Gaussian latents and a likelihood that is a probability mass. Data and model
-    come back only together: lowerbound decompress needs the same run.
+    The model must have Gaussian latents and a likelihood that is a probability mass. Only the same
+    run can decompress the file.
     """
     from lowerbound.evaluation.compression import compress
     from lowerbound.runtime.outputs import write_whole
@@ -60,8 +60,9 @@ def compress(  # noqa: PLR0917 (typer calls it by name)
         print(dumps(vars(size) | {"overhead": size.overhead}))
         return
     print(
-        f"wrote {size.examples:,} examples to {out}: {size.bytes:,} bytes, where the bound says "
-        f"{size.bound_bytes:,.0f} ({size.overhead:+.1%}) and the data have {size.raw_bytes:,.0f}"
+        f"wrote {size.examples:,} examples to {out}: {size.bytes:,} bytes, {size.overhead:+.1%} "
+        f"from the {size.bound_bytes:,.0f} that the bound predicts; the raw data have "
+        f"{size.raw_bytes:,.0f}"
     )
 
 
@@ -70,7 +71,7 @@ def decompress(
     file: Annotated[Path, typer.Argument(help="The compressed file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The .npy file to write.", show_default=False)],
 ) -> None:
-    """Restore the data that lowerbound compress made smaller, every byte of them.
+    """Restore the data in a file that lowerbound compress wrote, byte for byte.
 
     The array contains levels: the integers that uint8 pixels, binary pixels or codes are stored as.
     """

@@ -26,7 +26,7 @@ from lowerbound.errors import DataError
 
 Array = NDArray[Any]
 
-# For each layout, the number of axes and the names of those of one channel.
+# For each layout: the number of axes, and the names of the axes of one channel.
 _AXES = {"signals": (3, "time"), "volumes": (5, "depth, height, width")}
 
 

@@ -68,9 +68,9 @@ Values = Tensor | Rows
 
 
 def find_in_source(index: Tensor, rows: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
-    """Find the numbers of rows in their source, with the meaning of an index of a tensor.
+    """Find the numbers of rows in their source, for an index that means what it means for a tensor.
 
-    A negative number counts from the end, and a mask selects rows.
+    A negative position counts from the end, and a mask selects rows.
 
     Args:
         index: the rows' positions among those of ``rows``, ``[B]``, or a mask.

@@ -1,4 +1,4 @@
-"""Drawn pictures of one shape each, whose factors of variation are known."""
+"""The data set ``sprites``: drawn pictures of one shape each, whose factors are known."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def make_sprites(count: int = 6000, *, seed: int = 0) -> Examples:
 
     - ``shape``: a square, an ellipse or a heart, as a category.
     - ``scale``: 6 sizes from 0.5 to 1.
-    - ``orientation``: 40 angles in radians, evenly spaced over the circle. Turning a square by a
-      quarter or an ellipse by a half changes nothing.
+    - ``orientation``: 40 angles in radians, evenly spaced over the circle. A quarter turn of a
+      square, or a half turn of an ellipse, changes nothing.
     - ``position_x`` and ``position_y``: 32 positions each from 0 to 1, from left to right and from
       top to bottom.
 

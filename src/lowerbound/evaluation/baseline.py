@@ -1,7 +1,8 @@
-"""The bound of a model without latents, as a yardstick: every entry has a distribution of its own.
+"""A baseline for bounds: the score of a model without latents, with independent entries.
 
-A bound in nats is hard to judge by itself. It is next to that of independent entries in displays: a
-model whose bound is lower has learned less about the data than their means and spreads.
+A bound in nats is hard to judge by itself. So displays show it next to the score of independent
+entries, each with a distribution of its own. A model with a lower bound has learned less about the
+data than the mean and the spread of each entry.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lowerbound.models import Model
 from lowerbound.runtime import noise
 from lowerbound.runtime.memory import choose_sample_size
 
-# The yardstick is measured on at most this many examples.
+# The baseline is measured on at most this many examples.
 _MOST_EXAMPLES = 10_000
 
 # With more levels than this a value is a count.
@@ -30,14 +31,16 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
 
     .. math:: \frac1N \sum_n \sum_d \log p_d(x_{nd})
 
-    Each :math:`p_d` is fitted to the same data, and what is returned estimates the score of new
-    data. If the model's likelihood is a density, it is a Gaussian, whose score is lowered by the
-    number of its parameters, 2, over N (Akaike 1974); entries that are constant are left out,
-    because their density would be infinite. If the likelihood is a mass, it is the frequencies of
-    the levels: of two for a Bernoulli distribution. Each row is scored by the frequencies in all
-    other rows, to which each of L levels adds 1 / L (Perks 1947). Levels that are ordered, such as
-    those of pixels, are also scored by a Gaussian over their bins, and the better of the two scores
-    is returned. For counts it is a negative binomial distribution by moments.
+    Each :math:`p_d` is fitted to the same data, and the result estimates the score of new data.
+
+    - If the model's likelihood is a density, :math:`p_d` is a Gaussian. Its score is lowered by the
+      number of its parameters, 2, over N (Akaike 1974). Constant entries are left out, because
+      their density would be infinite.
+    - If it is a mass over L levels, :math:`p_d` consists of the frequencies of the levels. Each row
+      is scored by the frequencies in all other rows, after 1 / L is added to the count of each
+      level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
+      over their bins, and the better of the two scores is returned.
+    - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data.
 
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
@@ -123,7 +126,7 @@ def _score_levels(x: Tensor, levels: int) -> Tensor:
 def _score_counts(x: Tensor) -> Tensor:
     mean = x.nanmean(0)
     excess = (x - mean).square().nanmean(0) - mean
-    # The limit of few excess variance is the Poisson distribution.
+    # Without excess variance this becomes the Poisson distribution.
     size = (mean.square() / excess.clamp(min=1e-6 * mean)).clamp(max=1e6)
     varies = mean > 0
     x, mean, size = x[:, varies], mean[varies], size[varies]

@@ -1,8 +1,8 @@
 """The format of compressed data: a header, and the words of a stack of bits.
 
-It begins with a line of text that names the format. Then come the length of the header as an
+The bytes begin with a line of text that names the format. Then come the length of the header as an
 integer of 32 bits, the header, which is JSON compressed by zlib, and the words of 32 bits. All
-integers have the lowest byte first.
+integers are little-endian.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAGIC = b"lowerbound bits back 1\n"
 
 
 def digest_weights(model: Model) -> str:
-    """Compute a digest of a model's weights, by which compressed data name their model."""
+    """Compute a digest of a model's weights, by which compressed data recognise their model."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -33,13 +33,13 @@ def digest_weights(model: Model) -> str:
 
 
 def pack(header: dict[str, Any], stack: NDArray[np.uint32]) -> bytes:
-    """Put the header and the words of the stack into bytes."""
+    """Pack the header and the words of the stack into bytes."""
     described = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     return _MAGIC + struct.pack("<I", len(described)) + described + stack.astype("<u4").tobytes()
 
 
 def unpack(packed: bytes) -> tuple[dict[str, Any], NDArray[np.uint32]]:
-    """Take both out of bytes.
+    """Unpack the header and the words of the stack from bytes.
 
     Raises:
         StorageError: if these are not bytes that :func:`pack` returned.

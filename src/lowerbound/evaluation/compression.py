@@ -1,18 +1,18 @@
 r"""Lossless compression with a model: the proof that a nat of its bound is a nat of a file.
 
 Bits-back coding (Hinton & van Camp 1993; Townsend, Bird & Barber 2019, "Practical lossless
-compression with latent variables using bits back coding") writes an example with about minus its
-bound in nats, divided by log 2, bits. The coder is a stack of bits. For each example it
+compression with latent variables using bits back coding") needs about ``-bound / log 2`` bits for
+an example, with the bound in nats. The coder is a stack of bits. For each example it
 
-1. *takes* z from the stack, decoding bits that are there with q(z given x);
-2. puts x on it, with p(x given z);
-3. puts z on it, with p(z).
+1. pops z from the stack, by decoding bits that are already there with q(z given x);
+2. pushes x, encoded with p(x given z);
+3. pushes z, encoded with p(z).
 
-The first step gives back the bits that a receiver will learn anyway. Decompressing takes the three
-steps backwards. The arithmetic coder is an asymmetric numeral system of the package constriction.
+The bits of the first step are not lost: decompression, which reverses the three steps, puts them
+back. The entropy coder is an asymmetric numeral system from the package constriction.
 
-A receiver must compute the same probabilities, bit for bit. So networks compute in float64, and the
-parameters are then rounded to steps that are far larger than the differences between machines.
+Decompression must compute the same probabilities, bit for bit. So networks compute in float64, and
+the parameters are then rounded to steps that are far larger than the differences between machines.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ _MOST_PROBABILITIES = 1 << 23
 
 @dataclass(frozen=True)
 class CompressedSize:
-    """How large compressed data are, next to what the bound predicts.
+    """The size of compressed data, and the size that the bound predicts.
 
     Args:
         examples: the number of examples.
-        bytes: the size of all of them, headers included.
+        bytes: the compressed size of all examples, with the header.
         bound_bytes: minus the ELBO of the data, in bytes.
-        raw_bytes: the size of the data, at as many bits as their levels need.
+        raw_bytes: the size of the data without a model: log2(levels) bits for each entry.
     """
 
     examples: int
@@ -81,7 +81,7 @@ class CompressedSize:
 
     @property
     def overhead(self) -> float:
-        """By which share the file is larger than the bound says."""
+        """The share by which the compressed data are larger than the bound predicts."""
         return self.bytes / self.bound_bytes - 1
 
 
@@ -156,7 +156,7 @@ def compress(
 def decompress(
     model: Model, packed: bytes, *, progress: ProgressCallback | None = None
 ) -> Examples:
-    """Restore the data that :func:`compress` made smaller, every bit of them.
+    """Restore data that :func:`compress` compressed, bit for bit.
 
     Args:
         model: the model with which they were compressed.
@@ -188,8 +188,8 @@ def decompress(
 class _Coder:
     """Pushes groups of examples on a stack of bits, and pops them.
 
-    Latents are standardised by the prior. Each unit has the same number of cells, and a width of
-    the cells of its own.
+    Latents are standardised by the prior and rounded to cells. All units have the same number of
+    cells, and each has its own width of a cell.
 
     Args:
         model: the model. A copy of it computes in float64.
@@ -239,7 +239,7 @@ class _Coder:
         self, levels: NDArray[np.int32], progress: ProgressCallback | None
     ) -> NDArray[np.uint32]:
         """Push all examples, and return the words of the stack."""
-        # Any bits serve, since they are the ones that decompressing leaves over.
+        # Any bits will do: they are what decompression leaves on the stack.
         first = np.random.default_rng(0).integers(1, 1 << 32, self.first_words, dtype=np.uint32)
         stack = self.coders.stream.stack.AnsCoder(first)
         for group in self._groups(len(levels)):
@@ -305,7 +305,10 @@ class _Coder:
         return self._round(np.zeros(count * self.units), np.ones(count * self.units))
 
     def _tabulate(self, z: NDArray[np.int32], count: int) -> NDArray[np.float64]:
-        """The probability of each level of each entry, ``[B * entries, levels]``, times a unit."""
+        """Tabulate the rounded probability of each level of each entry, ``[B * entries, levels]``.
+
+        The unit is ``1 / _PER_PROBABILITY``, and no probability is 0.
+        """
         standardised = np.asarray(z, np.float64) * np.tile(self.steps, count)
         u = torch.from_numpy(standardised).reshape(count, *self.prior.event_shape)
         p = self.model.likelihood((self.prior.mean + self.prior.stddev * u)[None])

@@ -37,7 +37,7 @@ class Disentanglement:
         informativeness: how well all units together predict a factor, averaged over factors (DCI).
             It may be below 0 if a numeric factor is predicted worse than by its mean.
         factor_vae: the accuracy of the majority vote of FactorVAE.
-        modularity: how nearly each unit informs about one factor only.
+        modularity: how nearly each unit has information about one factor only.
         by_factor: ``mig``, ``sap`` and ``informativeness`` of each factor, by its name.
     """
 
@@ -76,7 +76,7 @@ def disentanglement(
     bins: int = 20,
     seed: int = 0,
 ) -> Disentanglement:
-    """How well the units of a model's code separate the factors of variation that made the data.
+    """Measure how well the units of a model's code separate the data's factors of variation.
 
     The code of an example is :meth:`Model.encode <lowerbound.Model.encode>` of it: for most models
     the mean of q(z given x). All scores are computed from codes and factors alone:
@@ -91,8 +91,8 @@ def disentanglement(
       importance of units in gradient boosting with scikit-learn.
     - the *FactorVAE score* (Kim & Mnih 2018): the accuracy of telling which factor examples have in
       common, from the unit that varies least among them.
-    - *modularity* (Ridgeway & Mozer 2018): how nearly each unit informs about one factor only. A
-      unit without information about any factor counts as 0.
+    - *modularity* (Ridgeway & Mozer 2018): how nearly each unit has information about one factor
+      only. A unit without information about any factor counts as 0.
 
     Predictions are learned from one half of the examples and tested on the other. Of more than
     10,000 examples, 10,000 that are evenly spaced are used. The factors should vary independently
@@ -104,8 +104,8 @@ def disentanglement(
         factors: the names of the examples' fields to use, or the factors themselves by name,
             ``[N]`` each. Integers are categories, and floating-point values are numeric. By default
             all fields with one value for each example.
-        bins: the number of bins of a unit, and of a numeric factor that has more than 100 different
-            values, or more than a quarter as many as there are examples.
+        bins: the number of bins of a unit. Numeric factors are divided into as many bins if they
+            have more than 100 different values, or more than a quarter of the number of examples.
         seed: of the split and of the sets of examples.
 
     Returns:
@@ -146,7 +146,7 @@ def disentanglement(
 def score_codes(
     codes: Any, factors: Mapping[str, Any], *, bins: int = 20, seed: int = 0
 ) -> Disentanglement:
-    """The scores of :func:`lowerbound.disentanglement` for codes that are already known.
+    """Compute the scores of :func:`lowerbound.disentanglement` for codes that are already known.
 
     Args:
         codes: the code of each example, ``[N, J]``.

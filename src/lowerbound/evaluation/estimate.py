@@ -120,9 +120,9 @@ def evaluate(
     says which it is.
 
     The same ``seed`` gives the same result for every batch size, up to rounding; see
-    :func:`lowerbound.evaluation.scoring.compute_dataset_terms`. An exception are values that depend
-    on the other examples of a batch, such as a penalty on the aggregate posterior; the docstring of
-    such an objective says so.
+    :func:`lowerbound.evaluation.scoring.compute_dataset_terms`. The exceptions are values that
+    depend on the other examples of a batch, such as a penalty on the aggregate posterior; the
+    docstring of such an objective says so.
 
     Args:
         model: any model.

@@ -127,7 +127,7 @@ def compute_mig(information: Array, factors: list[Factor]) -> Array:
 
 
 def compute_modularity(information: Array) -> float:
-    """How nearly each unit informs about one factor only, averaged over units.
+    """How nearly each unit has information about one factor only, averaged over units.
 
     A unit without information about any factor counts as 0.
 
@@ -235,7 +235,7 @@ def _concentrate(weights: Array) -> Array:
 
 
 def compute_factor_vae_score(codes: Array, factors: list[Factor], seed: int) -> float:
-    """How often the unit that varies least among examples with a common factor tells the factor.
+    """How often the unit that varies least among examples with a common factor reveals the factor.
 
     For each vote a factor and one of its values are chosen, and the unit whose variance over
     examples of that value is the smallest share of its variance over all examples. A majority vote

@@ -106,8 +106,9 @@ def refine(
 
     Both bounds are estimated on the same K draws, which the search has not used. An example keeps
     the encoder's q, and its gain is 0, unless the gain exceeds three of its standard errors. So the
-    bound of no example falls, except that one in 740 examples without any gain may change its q by
-    chance. The choice raises the estimates, on average, by at most 0.4 standard errors of a gain.
+    bound of no example falls, except that among examples without any gain, one in 740 changes its q
+    by chance. The choice raises the estimates, on average, by at most 0.4 standard errors of a
+    gain.
 
     The noise of an example depends only on ``seed`` and on its row, so the result does not depend
     on the batches.

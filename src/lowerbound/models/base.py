@@ -144,7 +144,7 @@ class Model(nn.Module, ABC):
     def count_scored_entries(self, examples: Examples) -> float | None:
         """The average number of entries of an example that p(x given z) scores; ``None`` for all.
 
-        A likelihood of sequences of different lengths does not score what follows the end. Its
+        A likelihood of sequences of different lengths does not score what follows their ends. Its
         distribution has a method ``count_scored``.
         """
         count: Callable[[Tensor], Tensor] | None
@@ -216,7 +216,7 @@ class Model(nn.Module, ABC):
         """
 
     def start_from(self, x: Tensor, **given: Any) -> None:
-        """Change the parameters so that training starts from some data.
+        """Set parameters so that training starts from some data.
 
         By default nothing changes. Override it in a model with a likelihood, and call the
         likelihood's :meth:`~lowerbound.Conditional.start_from`.

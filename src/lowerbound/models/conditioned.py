@@ -16,7 +16,7 @@ class ConditionedParts:
     Args:
         q: the posterior q(z given x), batch shape ``[B]``.
         prior: the prior p(z), batch shape ``[]``, or ``[B]`` if it depends on fields.
-        likelihood: p(x given z) as a function of z, ``[K, B, *latent]``.
+        likelihood: from z, ``[K, B, *latent]``, to p(x given z).
     """
 
     q: Distribution

@@ -69,13 +69,13 @@ class EnumeratedModel(LatentModel):
     With :class:`lowerbound.ELBO` the bound and the gradients of all parameters are exact: they have
     no noise. The importance weight of every draw is the evidence itself, so
     :func:`lowerbound.log_likelihood` gives log p(x) exactly from one sample, and
-    :class:`lowerbound.IWAE` maximises it; IWAE does not train the posterior, which
-    ``encode`` and ``reconstruct`` use. Only ``gradient="pathwise"`` exists, because no
-    latent is drawn.
+    :class:`lowerbound.IWAE` maximises it. Train with the ELBO, because IWAE does not train the
+    posterior, which ``encode`` and ``reconstruct`` use. Only ``gradient="pathwise"`` is allowed,
+    because the bound needs no draws.
 
     The likelihood is evaluated once for each state: :math:`2^D` times for D binary latents, and
-    :math:`C^J` times for J variables of C categories. At most 65,536 states are allowed. Otherwise
-    it is a :class:`LatentModel`, with the same arguments.
+    :math:`C^J` times for J variables of C categories. At most 65,536 states are allowed. In all
+    other respects it is a :class:`LatentModel`, with the same arguments.
 
     Args:
         prior: p(z), such as ``lb.OneHot(lb.constant((J, C), learned=False))``.

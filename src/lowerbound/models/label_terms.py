@@ -19,13 +19,13 @@ from lowerbound.models.groups import draw_with_log_q, once
 from lowerbound.models.sampling import Gradient
 
 LABEL = "label"
-"""The field with the labels of examples, as far as they are known."""
+"""The field with the labels of examples, where they are known."""
 
 LATENT_LABEL = "y"
 """The field by which posterior and likelihood receive a label."""
 
 
-class TermsOfLabels:
+class LabelTerms:
     """The terms of a bound for every label, ``[K, B, C]``, and their means over q(y given x)."""
 
     def __init__(

@@ -51,17 +51,18 @@ class LayeredModel(GenerativeModel):
 
     With ``states`` and residual networks this is the deep hierarchy of Child 2021 and Vahdat &
     Kautz 2020. The terms of a bound include ``rate z1``, ``rate z2`` and so on, in nats. In
-    top-down inference each has a closed form if torch knows one.
+    top-down inference each is in closed form if torch knows one; in bottom-up inference only that
+    of the top layer can be.
 
     Args:
         priors: p(z1 given z2), ..., p(zL): conditionals of the state, and one without an input.
         posteriors: of z1, ..., zL. In bottom-up inference their inputs are x, z1, ..., z(L-1).
         likelihood: p(x given z1), or with ``states`` given the last state.
-        features: networks for x, d1, ..., d(L-1), as many as layers. With them, inference is
-            top-down.
-        states: networks for the states s0, ..., s(L-1), as many as layers. Each receives the state
-            and the latents of one layer, concatenated along their first dimension, and the last,
-            which belongs to the top, only the latents zL.
+        features: the networks f1, ..., fL, one for each layer, which receive x, d1, ..., d(L-1).
+            With them, inference is top-down.
+        states: the networks g1, ..., gL, one for each layer, which give the states s0, ..., s(L-1).
+            Each receives the state and the latents of its layer, concatenated along their first
+            dimension. The last, which belongs to the top, receives only the latents zL.
         merge: how the posterior of top-down inference uses the state. ``"concatenate"``: its input
             is the features and the state, concatenated along their first dimension.
             ``"product"``: its input is the features; the resulting Gaussian is multiplied with the

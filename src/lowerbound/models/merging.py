@@ -1,4 +1,4 @@
-"""How the layers of a model use what is above them: concatenated, or relative to the prior."""
+"""How a layer's posterior uses the layers above: as another input, or relative to the prior."""
 
 from __future__ import annotations
 

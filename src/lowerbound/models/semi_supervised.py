@@ -23,7 +23,7 @@ from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.models import checks
 from lowerbound.models.draw import Draw
 from lowerbound.models.generative import GenerativeModel
-from lowerbound.models.label_terms import LABEL, LATENT_LABEL, TermsOfLabels, read_labels
+from lowerbound.models.label_terms import LABEL, LATENT_LABEL, LabelTerms, read_labels
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.support import check_support
@@ -42,7 +42,7 @@ class SemiSupervised(GenerativeModel):
         q(y, z \mid x) = q(y \mid x)\, q(z \mid x, y)
 
     The label of an example is its field ``label``. It is -1 where it is not known, or NaN if labels
-    are floating-point numbers, and examples without the field are all unlabelled. An example with a
+    are floating-point numbers. Without the field, all examples are unlabelled. An example with a
     label gives a bound on log p(x, y). One without gives a bound on log p(x), in which the label is
     summed out: the terms of the ELBO are means over :math:`q(y \mid x)`, and an importance weight
     is the sum over all labels,
@@ -55,7 +55,7 @@ class SemiSupervised(GenerativeModel):
     :class:`lowerbound.SupervisedELBO`, which also trains the classifier on the labels.
 
     Evaluations that need the distributions for a known label, such as
-    :func:`lowerbound.annealed_log_likelihood`, take labelled examples, and are about log p(x given
+    :func:`lowerbound.annealed_log_likelihood`, take labelled examples, and evaluate log p(x given
     y).
 
     Args:
@@ -185,7 +185,7 @@ class SemiSupervised(GenerativeModel):
             gradient: ``"pathwise"``, because the label is summed out.
             given: the fields that the model needs, and the field ``label``, ``[B, ...]`` each.
         """
-        terms = TermsOfLabels(self, x, samples, gradient, given)
+        terms = LabelTerms(self, x, samples, gradient, given)
         return Draw(
             z=torch.cat([z.flatten(2) for z in terms.z], -1),
             likelihood_term=lambda: terms.average(terms.log_likelihood),
@@ -246,7 +246,7 @@ class SemiSupervised(GenerativeModel):
             "not known; correct the labels, or pass categories=..."
         )
 
-    # What users ask for
+    # Predictions, embeddings, samples and reconstructions
 
     @torch.no_grad()
     def predict_probabilities(self, data: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Puts a standardisation into a latent-variable model."""
+"""Standardisation of the data of a latent-variable model, by wrappers of its parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def standardize_parts(
     A model that is standardised already stays as it is.
 
     Args:
-        model: has the attribute ``likelihood``.
+        model: a model with the attribute ``likelihood``.
         encoder: the part of the model that receives the data, such as its posterior.
         x: data, ``[N, *event]``, from which the mean and the standard deviation are taken.
         given: the fields that the model needs or accepts, ``[N, ...]`` each.

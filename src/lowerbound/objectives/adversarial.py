@@ -70,7 +70,7 @@ class AAE(PenalisedReconstruction):
         check_number("AAE: weight", self.weight, 0)
 
     def penalty(self, draw: Draw) -> Tensor:
-        """The weighted surprise at z if the critic had to believe it is the prior's, ``[B]``."""
+        """``weight`` times the critic's mean :math:`-\\log(1 - \\sigma(f(z)))`, ``[B]``."""
         return get_value(self.weight) * softplus(self._logits(draw.z)).mean(0)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class DIPVAE(PenalisedELBO):
     it is the covariance of z itself under the aggregate posterior, which also contains the mean of
     the covariances of q(z given x).
 
-    The bound that is reported stays the ELBO, and the penalty is logged as ``covariance penalty``.
+    The reported bound is still the ELBO, and the penalty is logged as ``covariance penalty``.
     C is estimated without bias from the examples of a batch, so the penalty depends on all of them.
     It has the same value for each, and is larger in a small batch, where C varies by chance. For a
     batch of one example the covariance of means counts as 0.

@@ -148,7 +148,7 @@ def compute_discrepancy(
 
 
 def _average_kernels(distance: Tensor, kernel: Kernel, widths: Sequence[float]) -> Tensor:
-    """Average the kernels of several widths at squared distances."""
+    """Average the kernels of several widths at these squared distances."""
     if kernel == "imq":
         values = [width / (width + distance) for width in widths]
     else:

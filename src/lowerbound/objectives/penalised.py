@@ -1,4 +1,4 @@
-"""What objectives with a penalty share: the ELBO that is reported, or logged beside a score."""
+"""The base of objectives with a penalty: they report the ELBO, or log it beside a score."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Penalised(Objective):
     """The base of objectives that subtract a penalty, such as one on the aggregate posterior.
 
     The rate is that of the ELBO. Use one of the two subclasses: :class:`PenalisedELBO`, or
-    :class:`PenalisedReconstruction` if the rate itself is replaced.
+    :class:`PenalisedReconstruction` if the penalty replaces the rate.
     """
 
     _elbo: ClassVar[ELBO]  # an attribute of each instance, but not a setting
@@ -45,10 +45,10 @@ class Penalised(Objective):
 
 
 class PenalisedELBO(Penalised):
-    """The ELBO less a penalty is maximised, and the ELBO is reported.
+    """Training maximises the ELBO less a penalty, and the ELBO is reported.
 
-    To write your own: a frozen dataclass with the fields ``samples`` and ``kl`` and the method
-    ``penalty``. Its own ``__post_init__`` calls that of this class.
+    To write your own: write a frozen dataclass with the fields ``samples`` and ``kl`` and the
+    method ``penalty``. If it has a ``__post_init__``, this must call that of the base class.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -78,10 +78,10 @@ class PenalisedELBO(Penalised):
 
 
 class PenalisedReconstruction(Penalised):
-    """The expected log likelihood less a penalty is maximised, and reported as a score.
+    """Training maximises the expected log likelihood less a penalty, which is reported as a score.
 
-    It does not bound log p(x), because the penalty takes the place of the rate. The term ``elbo``
-    is logged beside the score, unless the posterior is a point, which has no ELBO.
+    The score does not bound log p(x), because the penalty takes the place of the rate. The term
+    ``elbo`` is logged beside the score, unless the posterior is a point, which has no ELBO.
 
     To write your own: as for :class:`PenalisedELBO`.
     """

@@ -24,8 +24,8 @@ class QuantizedELBO(Objective):
 
     .. math:: \mathcal L(x) = \log p(x \mid z) + \log p(z) \le \log p(x), \qquad z = t_c
 
-    A code that the encoder chooses is a posterior that is a probability mass, so this is a true
-    bound: under a uniform prior over K codes each code costs log K. Training maximises
+    The code that the encoder chooses is a posterior with all probability on one code, so this is a
+    true bound. Under a uniform prior over K codes each code costs log K nats. Training maximises
 
     .. math:: \log p(x \mid z) + \log p(z) - \beta \lVert e - \operatorname{sg}[t_c] \rVert^2
               - \lambda \lVert \operatorname{sg}[e] - t_c \rVert^2
@@ -36,8 +36,9 @@ class QuantizedELBO(Objective):
     reported bound contains neither; the term ``commitment`` is the squared distance.
 
     Args:
-        commitment: beta, the weight of the commitment, or a schedule.
-        codebook: lambda, the weight of the codebook loss.
+        commitment: :math:`\beta`, the weight of the commitment loss, or a schedule.
+        codebook: :math:`\lambda`, the weight of the codebook loss, or a schedule.
+        samples: L, the draws for each example; those of a code are all the same.
 
     Raises:
         SettingsError: for negative weights.

@@ -26,8 +26,8 @@ class RAE(PenalisedReconstruction):
               \qquad z = f(x)
 
     where the posterior is usually a :class:`lowerbound.Point`. The first penalty keeps the codes
-    near 0, and the second makes the decoder smooth. Instead of the second, the weights themselves
-    may decay: ``lb.fit(..., optimizer="adamw", weight_decay=...)``.
+    near 0, and the second makes the decoder smooth. Weight decay can replace the second:
+    ``lb.fit(..., optimizer="adamw", weight_decay=...)``.
 
     The value of the first two terms is reported as a score. The last one regularises the decoder,
     as a weight decay does, and is not part of the score. It is estimated without bias from the
@@ -89,7 +89,7 @@ def _compute_squared_norm(draw: Draw) -> Tensor:
 
 
 def estimate_squared_jacobian(draw: Draw) -> Tensor:
-    r"""Estimate the squared norm of the derivative of E[x given z] by z, ``[B]``, without bias.
+    r"""Estimate the squared norm of the Jacobian of E[x given z], ``[B]``, without bias.
 
     .. math:: \mathbb E_{v \sim N(0, I)} \| J^\top v \|^2 = \| J \|_F^2
 

@@ -1,4 +1,4 @@
-"""The ELBO of a model whose labels are known for some examples, with a loss for its classifier."""
+"""The ELBO of a model that knows the labels of some examples, with a loss for its classifier."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class SupervisedELBO(Objective):
     .. math:: \mathcal L(x, y) + \alpha \log q(y \mid x) \text{ with a label}, \qquad
         \sum_y q(y \mid x) \left( \mathcal L(x, y) - \log q(y \mid x) \right) \text{ without}
 
-    where :math:`\mathcal L(x, y)` is the ELBO for a known label. The bound that is reported is the
-    same without the classifier's term: a bound on log p(x, y) with a label, and on log p(x)
-    without. The term ``classification`` is :math:`-\log q(y \mid x)`, which is 0 for examples
-    without a label.
+    where :math:`\mathcal L(x, y)` is the ELBO for a known label. The reported bound leaves out the
+    classifier's term: it is a bound on log p(x, y) for examples with a label, and on log p(x) for
+    others. The term ``classification`` is :math:`-\log q(y \mid x)`, and 0 for examples without a
+    label.
 
     Args:
         alpha: the weight of the classifier's term for each labelled example, or a schedule. The
-            paper's is a tenth of the number of all examples, divided by that of labelled ones.
-        samples: K, the draws of z for each label.
+            paper uses a tenth of the number of all examples, divided by the number of labelled
+            ones.
+        samples: L, the draws of z for each label.
 
     Raises:
         SettingsError: for a weight below 0.

@@ -31,8 +31,8 @@ class BetaTCVAE(PenalisedELBO):
               \underbrace{\sum_j \mathrm{KL}(q(z_j) \,\|\, p(z_j))}_{\text{dimension-wise KL}}
 
     Training maximises the expected log likelihood less these parts, weighted by ``alpha``, ``beta``
-    and ``gamma``. The bound that is reported stays the ELBO, and the parts are logged. If the prior
-    does not factorise over units, the last part is the divergence of the product of q(z_j) from it.
+    and ``gamma``. The reported bound is still the ELBO, and the parts are logged. If the prior does
+    not factorise over units, the last part is the divergence of the product of q(z_j) from it.
 
     The aggregate posterior q(z), the mean of q(z given x) over all N examples, is estimated from
     the B examples of a batch. Its density at a draw from the posterior of example i is
@@ -50,8 +50,8 @@ class BetaTCVAE(PenalisedELBO):
         alpha: the weight of the mutual information, or a schedule.
         beta: the weight of the total correlation, or a schedule.
         gamma: the weight of the dimension-wise KL, or a schedule.
-        size: N. With ``None``, :func:`lowerbound.fit` sets the number of training examples; the
-            objective of its :class:`lowerbound.Run` has it.
+        size: N. With ``None``, :func:`lowerbound.fit` uses the number of training examples, and the
+            objective of its :class:`lowerbound.Run` has this size.
         samples: L, the draws for each example.
         kl: how the reported rate is computed, as in :class:`lowerbound.ELBO`.
 

@@ -1,4 +1,4 @@
-"""What every drawing of examples returns, and how large it may be."""
+"""Sheets, which drawings of examples return, and the largest size of a picture file."""
 
 from __future__ import annotations
 

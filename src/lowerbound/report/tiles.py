@@ -64,7 +64,7 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
     scaled = ((pictures.double() - low) / max(high - low, 1e-30)).clamp(0, 1)
     if shrink > 1:
         scaled = F.avg_pool2d(scaled, shrink, ceil_mode=True)
-        notes.append(f"each is reduced {shrink} times")
+        notes.append(f"each is reduced by a factor of {shrink}")
     factor = max(1, min(_MAX_FACTOR, round(_TILE_PIXELS / side)))
     return _arrange(_convert_to_bytes(scaled), columns, factor, notes)
 

@@ -1,8 +1,8 @@
-"""Starts a training from its data: the likelihood begins at the mean and the spread of each entry.
+"""The start from the data: the likelihood begins at the mean and the spread of each entry.
 
 A network's first outputs are near 0, whatever the data are. The first steps of a training would
-only move them to the mean of the data, and a scale to its spread; in physical units this takes
-thousands of steps.
+only move them to the mean of the data, and the scale to its spread. For data in physical units this
+takes thousands of steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lowerbound.training.units import describe_units
 # The start uses at most this many examples.
 _MOST_EXAMPLES = 1000
 
-# So many of them judge whether the start raises the bound.
+# Whether the start raises the bound is judged by so many of them.
 _JUDGES = 100
 
 # The mean and the standard deviation of the data are those of at most this many examples.

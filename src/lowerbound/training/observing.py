@@ -1,4 +1,4 @@
-"""What watches a training: the base class of all observers."""
+"""The base class of observers, which watch a training."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ class Progress:
     settled: bool = False
     """Whether training stopped because it had settled to its tolerance."""
     start: dict[str, float] | None = None
-    """What the start from the data did to the bound; ``None`` if the model did not start so."""
+    """The bound before and after the start from the data; ``None`` if there was no such start."""
     baseline: float | None = None
-    """The score of independent entries, on the data on which the bound is judged."""
+    """The score of independent entries, on the data by which the bound is judged."""
     windows: Windows = field(default_factory=Windows)
     """The state of the rule that applies the tolerance."""
     compiled: bool | None = None
@@ -88,7 +88,7 @@ class Progress:
         return cls(**state, windows=Windows(**windows))
 
     def record_start(self) -> dict[str, Any]:
-        """What the record of the first epoch says about the start from the data."""
+        """The part of the first epoch's record that describes the start from the data."""
         if self.start is None or self.history:
             return {}
         return {"start": self.start}

@@ -1,4 +1,4 @@
-"""A report about data in units in which a model cannot be trained well."""
+"""A report about data whose units make training slow or unstable."""
 
 from __future__ import annotations
 
