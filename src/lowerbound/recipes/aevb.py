@@ -95,7 +95,10 @@ def aevb_gaussian(
     ] = 1000.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7."""
+    """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7.
+
+    The paper is "Auto-encoding variational Bayes" (Kingma & Welling 2013).
+    """
     parameters = {"network": 2, "shared": 1, "elementwise": 1, "optimal": 1}[scale]
     encoder, decoder = make_networks(
         network, shape, latent, parameters, hidden, layers, channels, activation
@@ -124,7 +127,10 @@ def aevb_bernoulli(
     free_bits: FreeBits = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1."""
+    """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1.
+
+    The paper is "Auto-encoding variational Bayes" (Kingma & Welling 2013).
+    """
     encoder, decoder = make_networks(
         network, shape, latent, 1, hidden, layers, channels, activation
     )

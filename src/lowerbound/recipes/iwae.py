@@ -52,7 +52,10 @@ def iwae(
     ] = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, IWAE]":
-    """Importance-weighted bound for binary data: 2 x 200 tanh units, 50 latents, K = 50."""
+    """Importance-weighted bound for binary data: 2 x 200 tanh units, 50 latents, K = 50.
+
+    The paper is "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2016).
+    """
     widths = [hidden] * layers
     model = lb.LatentModel(
         lb.StandardNormal(latent),
