@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import lowerbound as lb
+from lowerbound.recipes import RECIPES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import ROOT, blocks, run
@@ -31,6 +32,14 @@ def test_the_example_runs(capsys, tmp_path, monkeypatch):
 
 def test_the_first_page_is_short():
     assert len(README.read_text(encoding="utf8").split()) < 554
+
+
+def test_every_recipe_is_counted_and_in_one_row_of_the_table():
+    names = [name for name, entry in RECIPES.items() if entry.make.__module__.startswith("lower")]
+    assert f"[{len(names)} recipes]" in README.read_text(encoding="utf8")
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf8")
+    table = page.partition("## Which recipe?")[2].partition("## ")[0]
+    assert sorted(re.findall(r"`([\w-]+)`", table)) == sorted(names)
 
 
 def test_the_parts_that_compose_exist():
