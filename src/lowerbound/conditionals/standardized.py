@@ -28,6 +28,12 @@ class Standardization(nn.Module):
 
     Args:
         shape: the shape of one example.
+
+    Example:
+        >>> units = Standardization(2)
+        >>> units.measure(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+        >>> units.centre, units.spread, units.apply_to(torch.tensor([4.0, 10.0]))
+        (tensor([ 2., 20.]), tensor([ 1., 10.]), tensor([ 2., -1.]))
     """
 
     centre: Tensor
@@ -68,9 +74,22 @@ class Standardization(nn.Module):
 class StandardizedInput(Wrapper):
     """A posterior that receives standardised data. Entries that were not observed become 0.
 
+    :func:`lowerbound.fit` wraps the posterior in it if it is asked to standardise, together with
+    :class:`Standardized` for the likelihood.
+
     Args:
         part: the posterior.
         standardization: the mean and the standard deviation of the data.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> units = Standardization(2)
+        >>> units.measure(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
+        >>> posterior = lb.Gaussian(lb.mlp(2, 4))
+        >>> wrapped = StandardizedInput(posterior, units)
+        >>> x = torch.tensor([[3.0, 20.0]])
+        >>> torch.equal(wrapped(x).mean, posterior(torch.tensor([[1.0, 0.0]])).mean)
+        True
     """
 
     def __init__(self, part: nn.Module, standardization: Standardization) -> None:

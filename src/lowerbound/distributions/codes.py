@@ -47,6 +47,11 @@ class CodePoint(PointMass):
         errors: the squared distance between the encoder's output and the codes, ``[*batch]``,
             twice: first with the gradient of the output, then with that of the codes. ``None`` if
             the codes are fixed.
+
+    Example:
+        >>> q = CodePoint(torch.tensor([[0.5], [3.0]]), torch.tensor([[1], [0]]), count=4)
+        >>> q.batch_shape, q.event_shape, q.code_probabilities[0]
+        (torch.Size([2]), torch.Size([1]), tensor([[0., 1., 0., 0.]]))
     """
 
     def __init__(
@@ -219,6 +224,16 @@ class EmbeddedSequence(Distribution):
         units: ``(S, *sides)``.
         tables: the vectors of the codes, ``[S, K, D]``.
         find: finds the codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``.
+
+    Example:
+        >>> tables = torch.tensor([[[0.0], [1.0], [3.0]]])  # 3 codes of one dimension
+        >>> def find(z):
+        ...     return (z.unsqueeze(-1) - tables[0, :, 0]).abs().argmin(-1)
+        >>> from lowerbound.distributions import FactorialCodes
+        >>> base = FactorialCodes(torch.zeros(3, 2))  # two positions
+        >>> p = EmbeddedSequence(base, Size((1, 2)), tables, find)
+        >>> p.event_shape, p.log_prob(torch.tensor([[3.0, 0.0]]))  # -2 log 3
+        (torch.Size([1, 2]), tensor(-2.1972))
     """
 
     has_rsample = False

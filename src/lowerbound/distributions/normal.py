@@ -166,6 +166,13 @@ def shift_normal(relative: DiagonalNormal, prior: DiagonalNormal) -> DiagonalNor
         \text{where `relative` is } N(\Delta\mu, \Delta\sigma^2)
 
     Source: Vahdat & Kautz 2020, "NVAE: a deep hierarchical variational autoencoder".
+
+    Example:
+        >>> prior = DiagonalNormal(torch.ones(1), torch.tensor([2.0]).log())
+        >>> relative = DiagonalNormal(torch.tensor([0.5]), torch.tensor([3.0]).log())
+        >>> shifted = shift_normal(relative, prior)
+        >>> shifted.mean, shifted.stddev
+        (tensor([1.5000]), tensor([6.0000]))
     """
     loc, log_scale = prior.loc + relative.loc, prior.log_scale + relative.log_scale
     return DiagonalNormal(loc, log_scale, relative.event_dims)

@@ -52,6 +52,14 @@ class CodeSequence(Distribution):
         predictor: the conditional probabilities.
         given: the predictor's input, ``[*batch, J]``.
         end: the code that ends a sequence, or ``None`` if all sequences have ``T`` codes.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> p = lb.Autoregressive(lb.recurrent(2, 8, (5, 3)), end=0)(torch.zeros(4, 2))
+        >>> type(p).__name__, p.batch_shape, p.event_shape
+        ('CodeSequence', torch.Size([4]), torch.Size([5]))
+        >>> p.log_prob(torch.tensor([2.0, 0.0, 1.0, 0.0, 0.0]))  # only 0 may follow a 0
+        tensor([-inf, -inf, -inf, -inf], grad_fn=<SumBackward1>)
     """
 
     has_rsample = False

@@ -38,6 +38,23 @@ class SupervisedELBO(Objective):
     Raises:
         SettingsError: for a weight below 0.
         UnsupportedError: on use, for another model than :class:`lowerbound.SemiSupervised`.
+
+    Source: Kingma, Rezende, Mohamed & Welling 2014, "Semi-supervised learning with deep generative
+    models".
+
+    Example:
+        >>> import torch, lowerbound as lb
+        >>> model = lb.SemiSupervised(
+        ...     lb.StandardNormal(2),
+        ...     lb.mlp(6, 3),
+        ...     lb.Given(lb.Gaussian(lb.mlp(6 + 3, 4)), "y", categories=3),
+        ...     lb.Given(lb.Bernoulli(lb.mlp(2 + 3, 6)), "y", categories=3),
+        ...     categories=3,
+        ... )
+        >>> draw = model.draw(torch.zeros(2, 6), label=torch.tensor([1, -1]))
+        >>> terms = SupervisedELBO(alpha=10.0).terms(draw)
+        >>> list(terms), bool(terms["classification"][1] == 0)  # the second label is not known
+        (['bound', 'rate', 'distortion', 'classification'], True)
     """
 
     linear_in_log_weights: ClassVar[bool] = True
