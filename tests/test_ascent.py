@@ -246,7 +246,7 @@ def test_components_that_are_not_needed_come_to_rest_without_examples():
         (lambda: GaussianMixture(2).fit(torch.ones(5, 2)), DataError, "constant"),
     ],
 )
-def test_what_cannot_be_is_refused(act, error, message):
+def test_invalid_arguments_are_refused(act, error, message):
     with pytest.raises(error, match=message):
         act()
 

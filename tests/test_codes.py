@@ -271,7 +271,7 @@ def test_the_gradient_of_a_relaxed_bound_is_unbiased():
         ),
     ],
 )
-def test_codes_that_cannot_be_say_why(make, error, message):
+def test_invalid_codes_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

@@ -233,6 +233,6 @@ def test_ordinal_codes_start_at_the_frequencies(thresholds):
         (lambda: lb.Ordinal(torch.nn.Linear(2, 3), 4), "declares its output_shape"),
     ],
 )
-def test_ordinal_likelihoods_that_cannot_be_say_why(make, message):
+def test_invalid_ordinal_likelihoods_say_why(make, message):
     with pytest.raises((SettingsError, ShapeError), match=message):
         make()

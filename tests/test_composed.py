@@ -116,7 +116,7 @@ def test_a_model_of_two_precisions_comes_back_in_both(tmp_path):
         (lambda: lb.Flow("maf", 2, 4)(torch.zeros(3, 5)), ShapeError, r"events of shape \(4,\)"),
     ],
 )
-def test_flows_that_cannot_be_say_why(make, error, message):
+def test_invalid_flows_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()
 
@@ -366,7 +366,7 @@ def test_evaluations_work_with_a_vamp_prior():
         ),
     ],
 )
-def test_vamp_priors_that_cannot_be_say_why(make, error, message):
+def test_invalid_vamp_priors_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

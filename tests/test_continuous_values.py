@@ -514,7 +514,7 @@ def test_a_scale_of_its_own_starts_from_the_data(family, scale):
         (lambda: lb.Beta(lb.mlp(4, 4), min_scale=0.0), SettingsError, "Beta: min_scale=0.0"),
     ],
 )
-def test_settings_that_cannot_be_say_why(make_it, error, message):
+def test_invalid_settings_say_why(make_it, error, message):
     with pytest.raises(error, match=message):
         make_it()
 

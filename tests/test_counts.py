@@ -160,7 +160,7 @@ def test_the_network_gives_log_rates_and_the_exposure_multiplies_them():
         ({}, ShapeError, r"\(3,\) cannot be split into rates and inverse dispersions"),
     ],
 )
-def test_a_negative_binomial_that_cannot_be_says_why(settings, error, message):
+def test_an_invalid_negative_binomial_says_why(settings, error, message):
     with pytest.raises(error, match=message):
         lb.NegativeBinomial(lb.mlp(2, 3), **settings)
     with pytest.raises(ShapeError, match="declares its output_shape"):

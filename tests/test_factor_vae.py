@@ -211,7 +211,7 @@ def test_a_step_is_one_graph(lowered):
         (lambda: lb.FactorVAE(lb.mlp(2, 1), kl="exact"), "kl='exact' is unknown"),
     ],
 )
-def test_settings_that_cannot_be_say_why(make, message):
+def test_invalid_settings_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
 

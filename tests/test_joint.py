@@ -329,7 +329,7 @@ def test_a_figure_does_not_depend_on_how_repetitions_are_batched():
         ),
     ],
 )
-def test_what_cannot_be_is_refused(given, error, message):
+def test_invalid_arguments_are_refused(given, error, message):
     with pytest.raises(error, match=message):
         lb.LogJoint(**({"log_joint": gaussian, "posterior": lb.mean_field} | given))
 

@@ -146,7 +146,7 @@ def test_expectation_maximisation_finds_two_clusters():
         ),
     ],
 )
-def test_mixtures_that_cannot_be_say_why(make, error, message):
+def test_invalid_mixtures_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

@@ -390,7 +390,7 @@ def test_impossible_pairs_are_refused_by_name_before_anything_is_written(tmp_pat
         ),
     ],
 )
-def test_objectives_that_cannot_be_say_why(make, message):
+def test_invalid_objectives_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
 

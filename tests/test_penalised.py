@@ -533,7 +533,7 @@ def test_a_step_is_one_graph(name, lowered):
         (lambda: lb.RAE(kl="exact"), "kl='exact' is unknown"),
     ],
 )
-def test_settings_that_cannot_be_say_why(make, message):
+def test_invalid_settings_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
 

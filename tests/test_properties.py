@@ -154,7 +154,7 @@ def test_resizing_leaves_no_checkerboard():
         (lambda: lb.conv((1, 8, 8), 4, 4, 2, stride=(2, 2, 2)), "2 layers but 3 strides"),
     ],
 )
-def test_networks_that_cannot_be_say_why(make, message):
+def test_invalid_networks_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
 
@@ -246,7 +246,7 @@ def test_scales_stay_between_their_bounds():
         (lambda: lb.StandardNormal(0), SettingsError, "0 is not a size"),
     ],
 )
-def test_conditionals_that_cannot_be_say_why(make, error, message):
+def test_invalid_conditionals_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

@@ -421,6 +421,6 @@ def test_codes_may_depend_on_fields():
         ),
     ],
 )
-def test_codes_that_cannot_be_say_why(make, error, message):
+def test_invalid_codes_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -629,7 +629,7 @@ def test_nothing_is_overwritten(data, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_directory_that_cannot_be_is_refused(data, tmp_path):
+def test_an_impossible_directory_is_refused(data, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
         train(tmp_path / "file" / "run", data, epochs=1)

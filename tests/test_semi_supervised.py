@@ -227,7 +227,7 @@ def test_data_outside_of_the_support_are_named():
         lb.evaluate(model, lb.SupervisedELBO(), data()[0])
 
 
-def test_what_cannot_be_says_why():
+def test_invalid_settings_and_missing_labels_say_why():
     for settings in ({"label_probabilities": (0.5, 0.6, 0.1)}, {"label_probabilities": (1.0,)}):
         with pytest.raises(SettingsError, match="3 positive values whose sum is 1"):
             make(**settings)

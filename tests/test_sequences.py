@@ -243,7 +243,7 @@ def test_data_that_are_not_such_sequences_are_refused(codes, message):
         (lambda: lb.attention(2, 9, (4, 3), heads=2), SettingsError, "multiple of heads=2"),
     ],
 )
-def test_parts_that_cannot_be_say_why(build, error, message):
+def test_invalid_parts_say_why(build, error, message):
     with pytest.raises(error, match=message):
         build()
 

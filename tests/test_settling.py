@@ -318,7 +318,7 @@ def test_another_kind_of_average_cannot_be_gone_on_with(tmp_path):
     ({"scale": [1.0, 2.0]}, ShapeError, "but needs"),
     ({"other": 1.0}, SettingsError, "missing or unknown"),
 ])  # fmt: skip
-def test_a_start_at_what_cannot_be_is_refused(at, error, message):
+def test_an_impossible_start_is_refused(at, error, message):
     model = lb.LogJoint(
         lambda scale: HalfNormal(1.0).log_prob(scale),
         lb.full_rank,

@@ -143,6 +143,6 @@ def test_trajectories_would_leave_the_sphere():
         ),
     ],
 )
-def test_spheres_that_cannot_be_say_why(make, error, message):
+def test_invalid_spheres_say_why(make, error, message):
     with pytest.raises(error, match=message):
         make()

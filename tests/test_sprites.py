@@ -118,6 +118,6 @@ def test_sprites_can_be_a_condition(trains):
     ("arguments", "message"),
     [((0,), "make_sprites: count=0"), ((2.5,), "make_sprites: count=2.5")],
 )
-def test_counts_that_cannot_be_say_why(arguments, message):
+def test_invalid_counts_say_why(arguments, message):
     with pytest.raises(SettingsError, match=message):
         make_sprites(*arguments)
