@@ -465,7 +465,7 @@ def test_latents_that_depend_on_others_are_refused_with_the_reason():
     for objective in (lb.BetaTCVAE(size=9), lb.DIPVAE()):
         with pytest.raises(UnsupportedError, match="posterior of 'z1' depends on other latents"):
             objective(draw)
-    with pytest.raises(UnsupportedError, match="prior that depends on other latents"):
+    with pytest.raises(UnsupportedError, match="a prior depends on other latents"):
         lb.InfoVAE()(draw)
     assert lb.RAE(gradient_penalty=1.0)(draw).isfinite().all()
 

@@ -127,7 +127,10 @@ class Draw:
             UnsupportedError: if the prior is not known, or the prior of a group depends on others.
         """
         if not self.latents:
-            raise UnsupportedError("the draws of this model do not say what its prior is")
+            raise UnsupportedError(
+                "the draws of this model do not say what its prior is; give Draw q and prior, or "
+                "use Draw.of"
+            )
         return _join([latent.z_from_prior for latent in self.latents.values()])
 
     @once

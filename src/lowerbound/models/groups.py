@@ -125,14 +125,15 @@ class Latent:
         """
         if len(self.prior.batch_shape) == 2:
             raise UnsupportedError(
-                "a prior that depends on other latents was drawn from given latents of q, so "
-                "draws from the whole prior are not known; use a model with independent priors"
+                "a prior depends on other latents, which were drawn from q here, so draws from the "
+                "joint prior are not available; use a model whose priors are independent"
             )
         try:
             return draw_samples(self.prior.expand(self.z.shape[1:2]), len(self.z))
         except NotImplementedError:
             raise UnsupportedError(
-                f"draws from the prior, a {type(self.prior).__name__}, are not possible"
+                f"the prior is a {type(self.prior).__name__}, which cannot be drawn from; use a "
+                "prior with a method sample, such as lb.StandardNormal"
             ) from None
 
     @once
