@@ -1,4 +1,4 @@
-"""A wrapper of posteriors over latents of counts, which vary over many orders of magnitude."""
+"""A wrapper for posteriors that receive counts, which vary over many orders of magnitude."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lowerbound.describe import describable
 class LogInput(Wrapper):
     r"""A posterior that receives :math:`\log(1 + x)` in place of data x.
 
-    The largest of many counts would otherwise dominate what a network computes from them. The
-    likelihood still scores the counts themselves. Fields that the posterior needs are not changed,
-    if :class:`Given` is inside: ``lb.LogInput(lb.Given(posterior, "batch", categories=4))``.
+    Otherwise the largest counts would dominate what a network computes from them. The likelihood
+    still scores the counts themselves. With :class:`Given` inside, fields that the posterior needs
+    are not changed: ``lb.LogInput(lb.Given(posterior, "batch", categories=4))``.
 
     Args:
         part: the posterior.
