@@ -172,7 +172,7 @@ def shift_normal(relative: DiagonalNormal, prior: DiagonalNormal) -> DiagonalNor
         >>> relative = DiagonalNormal(torch.tensor([0.5]), torch.tensor([3.0]).log())
         >>> shifted = shift_normal(relative, prior)
         >>> shifted.mean, shifted.stddev
-        (tensor([1.5000]), tensor([6.0000]))
+        (tensor([1.5000]), tensor([6.]))
     """
     loc, log_scale = prior.loc + relative.loc, prior.log_scale + relative.log_scale
     return DiagonalNormal(loc, log_scale, relative.event_dims)
