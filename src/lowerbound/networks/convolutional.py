@@ -223,8 +223,8 @@ def conv(
         hidden: widths of fully connected layers between the convolutions and the vector.
         residual: whether residual blocks follow each layer, or how many (He et al. 2016).
         norm: ``"group"`` for group normalisation (Wu & He 2018), or ``None``.
-        upsampling: ``"transposed"`` for transposed convolutions; or ``"resize"`` for nearest-
-            neighbour resizing before a convolution, which avoids checkerboard patterns in samples
+        upsampling: ``"transposed"`` for transposed convolutions; or ``"resize"`` for resizing by
+            nearest neighbours before a convolution, which avoids checkerboard patterns in samples
             (Odena et al. 2016, "Deconvolution and checkerboard artifacts").
 
     Returns:
