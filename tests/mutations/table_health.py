@@ -114,9 +114,15 @@ MUTATIONS = [
     ),
     Mutation(
         HEALTH,
-        "(self.squares / self.count).sum(-1)",
-        "(self.squares / (self.count - 1)).sum(-1)",
+        "(self.squares - self.noise) / self.count)",
+        "(self.squares - self.noise) / (self.count - 1))",
         "The variance of means is not that of the population.",
+    ),
+    Mutation(
+        HEALTH,
+        "self.noise = self.noise + noise.sum(0)",
+        "self.noise = self.noise + 0 * noise.sum(0)",
+        "The noise of means over draws of other latents counts as variance between examples.",
     ),
     Mutation(
         HEALTH,
