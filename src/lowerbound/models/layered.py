@@ -19,12 +19,13 @@ from lowerbound.distributions import Hierarchy, choose_point, outline
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.models import checks
 from lowerbound.models.draw import Draw
+from lowerbound.models.encoding import encode_along, read_latents
 from lowerbound.models.generative import GenerativeModel, decode_in_batches
 from lowerbound.models.groups import Latent, draw_with_log_q
 from lowerbound.models.merging import Merge, check_counts, concatenate_events, relate_to_prior
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.standardizing import standardize_parts
-from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating
 
 Visit = Callable[[str, Distribution], Tensor]
@@ -331,6 +332,21 @@ class LayeredModel(GenerativeModel):
         return Hierarchy(walk, outline(walk, order, batch_shape, get_device(self)), batch_shape)
 
     @torch.no_grad()
+    def encode(self, data: Any) -> Tensor | dict[str, Tensor]:
+        """The natural points of the layers' posteriors, by name, ``[N, *units]`` each.
+
+        The posterior of a layer that depends on others is that for their natural points. So one
+        pass through the layers is enough, and ``decode`` takes the points back to the data.
+
+        Args:
+            data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
+
+        Returns:
+            A mapping from names to points; for a single layer, its points.
+        """
+        return encode_along(self._infer, data, self)
+
+    @torch.no_grad()
     def decode(self, z: Any, **given: Any) -> Tensor:
         """The mean of p(x given z), ``[N, *event]``.
 
@@ -345,7 +361,7 @@ class LayeredModel(GenerativeModel):
             ShapeError: if latents do not have the shape of their layer.
             SettingsError: for a layer that the model does not have.
         """
-        latents = self._read_latents(z)
+        latents = read_latents(z, self.names, self)
         count = len(next(iter(latents.values())))
         fields = self.as_fields(given, count)
 
@@ -371,20 +387,6 @@ class LayeredModel(GenerativeModel):
 
         with evaluating(self):
             return decode_in_batches(likelihood_of, count, get_device(self), mean=True)
-
-    def _read_latents(self, z: Any) -> dict[str, Tensor]:
-        if isinstance(z, Tensor):
-            z = {self.names[-1]: z}
-        unknown = [name for name in z if name not in self.names]
-        if unknown or not z:
-            raise SettingsError(
-                f"decode: the layers are {', '.join(self.names)}; give latents of at least one of "
-                f"them, not of {', '.join(map(repr, unknown)) or 'none'}"
-            )
-        lengths = {name: len(latents) for name, latents in z.items()}
-        if len(set(lengths.values())) > 1:
-            raise ShapeError(f"decode: the layers have different numbers of latents: {lengths}")
-        return {name: value.to(get_device(self), get_dtype(self)) for name, value in z.items()}
 
 
 def _make_list(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
