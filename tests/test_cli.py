@@ -330,6 +330,14 @@ def test_steps_replace_a_recipes_usual_epochs(here, tmp_path, capsys):
     assert metrics(tmp_path / "run")[-1]["step"] == 3
 
 
+def test_epochs_replace_a_recipes_usual_steps(here, tmp_path, capsys):
+    photos = ["train", "photos", "--data", "pictures.npz", "--out", tmp_path / "run"]
+    small = ["--epochs", 1, "--channels", 4, "--hidden", 4, "--latent", 2, "--batch-size", 32]
+    assert call(capsys, *photos, *small)[0] == 0
+    training = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]
+    assert (training["epochs"], training["steps"]) == (1, None)
+
+
 def test_without_validation_all_training_data_are_used(here, tmp_path, capsys):
     arguments = [
         "train",

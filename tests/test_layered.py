@@ -11,6 +11,8 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal, closed_form_kl, multiply_normals, shift_normal
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.runtime.modes import seeded
+from lowerbound.runtime.noise import derived_seed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import IMAGE, MODELS, images
@@ -344,6 +346,19 @@ def test_layers_of_flows_and_pictures_work_together():
     assert math.isfinite(lb.evaluate(model, lb.IWAE(3), x).mean)
 
 
+@pytest.mark.parametrize("name", LAYERED)
+def test_means_of_samples_show_details_at_their_natural_point(name):
+    """The latents of the other layers are those that are drawn in any case."""
+    model = MODELS[name]()
+    draws = model.sample(6, seed=3)
+    model.details = 1
+    with seeded(derived_seed(3, "sample"), torch.device("cpu")):
+        z = model.prior_given({}).sample((6,))
+    del (latents := model.prior_given({}).split(z))["z1"]
+    torch.testing.assert_close(model.sample(6, mean=True, seed=3), model.decode(latents))
+    assert torch.equal(model.sample(6, seed=3), draws)
+
+
 # What is refused
 
 
@@ -364,6 +379,8 @@ def make_layers(**changes):
         ({"features": [nn.Identity()]}, SettingsError, "2 priors and 1 features"),
         ({"merge": "sum"}, SettingsError, "merge='sum' is unknown"),
         ({"merge": "product"}, SettingsError, "needs features="),
+        ({"details": 2}, SettingsError, "details=2 must be less than the number of layers, 2"),
+        ({"details": -1}, SettingsError, "details=-1 must be a whole number"),
         ({"likelihood": lb.Bernoulli(lb.mlp(3, 7))}, ShapeError, r"events of shape \(7,\)"),
         ({"posteriors": [nn.Linear(8, 6)] * 2}, UnsupportedError, "posterior of z1 returned"),
         (

@@ -16,8 +16,9 @@ SMALL = {
     "conditional": {"latent": 3, "hidden": 8},
     "semi-supervised": {"latent": 3, "hidden": 8},
     "deep": {"latent": 2, "hidden": 6},
+    "photos": {"latent": 3, "hidden": 8, "channels": 4},
 }
-OF_VECTORS = sorted(set(SMALL) - {"deep"})
+OF_VECTORS = sorted(set(SMALL) - {"deep", "photos"})
 
 
 def digits(recipe):
@@ -27,7 +28,7 @@ def digits(recipe):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_recipe_trains_and_its_model_is_used(name, tmp_path):
     train = digits(name)
-    model, objective = RECIPES[name].build(train.shape, SMALL[name], seed=0)
+    model, objective = RECIPES[name].build(train, SMALL[name], seed=0)
     run = lb.fit(
         model, objective, train, steps=3, batch_size=20, progress=False, directory=tmp_path / "run"
     )
@@ -75,3 +76,34 @@ def test_a_deep_model_has_layers_at_each_resolution():
     assert sizes == {"z4": (2, 7, 7), "z3": (2, 7, 7), "z2": (2, 14, 14), "z1": (2, 14, 14)}
     with pytest.raises(SettingsError, match="must be pictures"):
         lb.recipes.deep((7,))
+
+
+@pytest.mark.parametrize(
+    ("shape", "details"),
+    [
+        ((1, 8, 8), (2, 4, 4)),
+        ((3, 28, 21), (2, 14, 10)),
+        ((1, 64, 64), (2, 32, 32)),
+        ((3, 65, 90), (2, 16, 22)),
+        ((3, 256, 256), (2, 32, 32)),
+    ],
+)
+def test_photos_have_details_of_at_most_32_pixels_a_side(shape, details):
+    model, _ = lb.recipes.photos(shape, **SMALL["photos"], components=2, seed=0)
+    x = torch.randint(256, (2, *shape), dtype=torch.uint8)
+    points = model.encode(x)
+    assert {name: point.shape[1:] for name, point in points.items()} == {"z2": (3,), "z1": details}
+    assert model.sample(2, mean=True, seed=0).shape == (2, *shape)
+
+
+def test_photos_without_a_warmup_have_the_bound_from_the_first_step():
+    _, objective = lb.recipes.photos((1, 8, 8), kl_warmup_steps=0)
+    assert objective.beta == 1.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((64,), "must be pictures"), ((1, 7, 9), "8 to 256 pixels a side")]
+)
+def test_photos_refuse_other_shapes(shape, message):
+    with pytest.raises(SettingsError, match=message):
+        lb.recipes.photos(shape)

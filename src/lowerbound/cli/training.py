@@ -143,8 +143,9 @@ def _make_command(recipe: Recipe) -> Callable[..., Any]:
     of_recipe, of_data = read_settings(recipe.make), read_settings(load_data)
 
     def train(context: typer.Context, **values: Any) -> None:
-        if values["steps"] is not None and not _is_given(context, "epochs"):
-            values["epochs"] = None  # the recipe's default, which the user did not choose
+        for name, other in (("epochs", "steps"), ("steps", "epochs")):
+            if _is_given(context, name) and not _is_given(context, other):
+                values[other] = None  # the recipe's default, which the user did not choose
         source = _resolve_source(values["data"])
         data = {"source": source, **_select(values, of_data), "seed": values["seed"]}
         if Path(source).is_dir():

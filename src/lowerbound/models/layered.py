@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -16,13 +16,12 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import call_network, select_fields
 from lowerbound.describe import describable
 from lowerbound.distributions import Hierarchy, choose_point, outline
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.models import checks
+from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.models import checks, merging
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode_along, read_latents
 from lowerbound.models.generative import GenerativeModel, decode_in_batches
 from lowerbound.models.groups import Latent, draw_with_log_q
-from lowerbound.models.merging import Merge, check_counts, concatenate_events, relate_to_prior
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.standardizing import standardize_parts
 from lowerbound.runtime.devices import get_device
@@ -69,9 +68,12 @@ class LayeredModel(GenerativeModel):
             ``"product"``: its input is the features; the resulting Gaussian is multiplied with the
             prior (Sønderby et al. 2016), except at the top. ``"residual"``: concatenated, and mean
             and scale are relative to the prior's (Vahdat & Kautz 2020).
+        details: how many layers, from z1 on, are details. ``sample(mean=True)``, and so pictures of
+            samples, show the natural points of details instead of draws.
 
     Raises:
-        SettingsError: if the numbers of parts differ, or for an unknown ``merge``.
+        SettingsError: if the numbers of parts differ, for an unknown ``merge``, or if all layers
+            are details.
 
     Source: Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders"; Sønderby et al.
     2016, "Ladder variational autoencoders"; Child 2021, "Very deep VAEs generalize autoregressive
@@ -113,7 +115,8 @@ class LayeredModel(GenerativeModel):
         *,
         features: Iterable[nn.Module] | None = None,
         states: Iterable[nn.Module] | None = None,
-        merge: Merge = "concatenate",
+        merge: merging.Merge = "concatenate",
+        details: int = 0,
     ) -> None:
         super().__init__()
         self.priors = nn.ModuleList(priors)
@@ -121,16 +124,10 @@ class LayeredModel(GenerativeModel):
         self.likelihood = likelihood
         self.features = _make_list(features)
         self.states = _make_list(states)
-        self.merge = merge
-        if merge not in get_args(Merge):
-            known = ", ".join(map(repr, get_args(Merge)))
-            raise SettingsError(f"LayeredModel: merge={merge!r} is unknown; choose one of {known}")
-        if merge != "concatenate" and features is None:
-            raise SettingsError(
-                f"LayeredModel: merge={merge!r} is for top-down inference, which needs features=..."
-            )
+        self.merge = merging.check_merge(merge, top_down=features is not None)
+        self.details = merging.check_details(details, len(self.priors))
         lists = {"posteriors": self.posteriors, "features": self.features, "states": self.states}
-        check_counts(self.priors, lists)
+        merging.check_counts(self.priors, lists)
         self.names = tuple(f"z{number}" for number in range(1, len(self.priors) + 1))
 
     def list_parts(self) -> Mapping[str, nn.Module]:
@@ -183,7 +180,7 @@ class LayeredModel(GenerativeModel):
             return z
         inputs = z
         if state is not None:
-            inputs = concatenate_events(
+            inputs = merging.concatenate_events(
                 state, z, event_dims, f"the state above {self.names[layer]}"
             )
         return call_network(self.states[layer], self.network_dtype, inputs)
@@ -211,7 +208,7 @@ class LayeredModel(GenerativeModel):
             if state is not None and self.merge != "product":
                 event_dims = inputs.dim() - 1
                 where = f"the features of {self.names[layer]}"
-                inputs = concatenate_events(inputs, state, event_dims, where)
+                inputs = merging.concatenate_events(inputs, state, event_dims, where)
             q = self._call_posterior(layer, inputs, given)
             return visit(self.names[layer], self._combine(layer, q, prior), prior)
 
@@ -240,7 +237,7 @@ class LayeredModel(GenerativeModel):
         is_top = layer == len(self.priors) - 1
         if self.merge == "concatenate" or (self.merge == "product" and is_top):
             return q
-        return relate_to_prior(self.merge, q, prior, self.names[layer])
+        return merging.relate_to_prior(self.merge, q, prior, self.names[layer])
 
     def draw(
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any
@@ -330,6 +327,13 @@ class LayeredModel(GenerativeModel):
         if self.features is not None:  # the order of drawing
             order = order[::-1]
         return Hierarchy(walk, outline(walk, order, batch_shape, get_device(self)), batch_shape)
+
+    def _decode_latents(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
+        """Decode vectors of all layers, ``[N, J]``; for means, without the details."""
+        if not mean or not self.details:
+            return super()._decode_latents(z, fields, mean)
+        pieces = self.prior_given(fields).split(z)
+        return self.decode({name: pieces[name] for name in self.names[self.details :]}, **fields)
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor | dict[str, Tensor]:

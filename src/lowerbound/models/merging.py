@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.settings import check_whole_number
 
 Merge = Literal["concatenate", "product", "residual"]
 
@@ -18,6 +19,36 @@ _RELATE: dict[str, Callable[[DiagonalNormal, DiagonalNormal], DiagonalNormal]] =
     "product": multiply_normals,
     "residual": shift_normal,
 }
+
+
+def check_merge(merge: Merge, *, top_down: bool) -> Merge:
+    """Return how a layer's posterior uses the layers above.
+
+    Raises:
+        SettingsError: for another value, or for one that bottom-up inference cannot have.
+    """
+    if merge not in get_args(Merge):
+        known = ", ".join(map(repr, get_args(Merge)))
+        raise SettingsError(f"LayeredModel: merge={merge!r} is unknown; choose one of {known}")
+    if merge != "concatenate" and not top_down:
+        raise SettingsError(
+            f"LayeredModel: merge={merge!r} is for top-down inference, which needs features=..."
+        )
+    return merge
+
+
+def check_details(details: int, layers: int) -> int:
+    """Return the number of layers that are details.
+
+    Raises:
+        SettingsError: unless it is from 0 to one less than the number of layers.
+    """
+    if details and check_whole_number("LayeredModel: details", details) >= layers:
+        raise SettingsError(
+            f"LayeredModel: details={details} must be less than the number of layers, {layers}, so "
+            "that one is drawn"
+        )
+    return details
 
 
 def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:

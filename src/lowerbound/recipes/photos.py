@@ -1,34 +1,50 @@
-"""Photos in colour or grey: residual convolutions, and a likelihood of 8-bit pixels."""
+"""Photos in colour or grey: a vector, details around it, and a likelihood of 8-bit pixels."""
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 import lowerbound as lb
 from lowerbound.errors import SettingsError
-from lowerbound.recipes.aevb import FreeBits, Samples, Warmup, make_beta
+from lowerbound.recipes.aevb import FreeBits, Samples
 from lowerbound.recipes.registry import Form, recipe
 
 if TYPE_CHECKING:
-    from lowerbound.models import LatentModel
+    from lowerbound.models import LayeredModel
     from lowerbound.objectives import ELBO
 
-# The side to which the convolutions shrink a picture, at least, and the largest side of a picture.
+# The smallest and the largest side of a picture, the side to which the convolutions shrink it, at
+# least, and that of the details, at most; all in pixels.
+_SIDES = 8, 256
 _SMALLEST_SIDE = 4
-_LARGEST_SIDE = 256
+_SIDE_OF_DETAILS = 32
 
 
 @recipe(
-    training={"batch_size": 16, "learning_rate": 0.002, "epochs": 200, "ema": 0.995},
+    training={
+        "batch_size": 16,
+        "steps": 5000,
+        "learning_rate": 0.002,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "clip_norm": 3000.0,
+        "ema": 0.995,
+    },
     image_size=64,
 )
 def photos(
     form: Form,
     *,
-    latent: Annotated[int, Field(ge=1, description="number of dimensions of z")] = 64,
+    latent: Annotated[
+        int, Field(ge=1, description="number of dimensions of z2, the embedding of a picture")
+    ] = 32,
+    details: Annotated[
+        int,
+        Field(ge=1, description="channels of z1, the details at half the picture's size or less"),
+    ] = 2,
     hidden: Annotated[
-        int, Field(ge=1, description="units of the layer between convolutions and z")
+        int, Field(ge=1, description="units of the layer between convolutions and z2")
     ] = 256,
     channels: Annotated[
         int,
@@ -43,49 +59,76 @@ def photos(
         int, Field(ge=1, description="logistic distributions in the mixture of each pixel")
     ] = 1,
     samples: Samples = 1,
-    kl_warmup: Warmup = 20.0,
+    kl_warmup_steps: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="number of steps in which the weight of the rate rises from 0 to 1 (KL "
+            "warm-up). 0 disables it",
+        ),
+    ] = 400,
     free_bits: FreeBits = 0.0,
     seed: int | None = None,
-) -> "tuple[LatentModel, ELBO]":
-    """Residual convolutions and a discretised logistic likelihood for photos up to 256 x 256.
+) -> "tuple[LayeredModel, ELBO]":
+    """Photos up to 256 x 256: an embedding, details, and a likelihood of 8-bit pixels.
 
-    The blocks are those of He et al. 2016. The decoder resizes and then convolves, which leaves no
-    pattern of a checkerboard (Odena et al. 2016). The likelihood is that of Kingma et al. 2016: it
-    scores 8-bit pixels as they are, so that its bits per dimension are those of the pixels, and the
-    model knows how sure it is of each.
+    A vector z2 describes the picture, and a small picture z1 the details that z2 leaves open, in
+    the manner of Child 2021 (arXiv:2011.10650). The networks have residual convolutions (He et al.
+    2016). The decoder resizes and then convolves, which leaves no pattern of a checkerboard (Odena
+    et al. 2016). The likelihood is that of Kingma et al. 2016: it scores 8-bit pixels as they are,
+    so that its bits per dimension are those of the pixels. Pictures of samples show the mean for
+    details at their natural point, since each sample of details is independent noise.
     """
     _check_pictures(form)
-    channels_out = form.shape[0] * (2 if components == 1 else 3 * components)
-    layers = max(1, int(math.log2(min(form.shape[1:]) / _SMALLEST_SIDE)))
+    settings: Any = {"activation": "silu", "residual": blocks, "norm": "group"}
+    growing: Any = settings | {"upsampling": "resize"}
+    layers = max(2, int(math.log2(min(form.shape[1:]) / _SMALLEST_SIDE)))
     depths = [channels * min(4, 1 << layer) for layer in range(layers)]
-    encoder = lb.conv(
-        form.shape,
-        *depths,
-        2 * latent,
-        activation="silu",
-        hidden=(hidden,),
-        residual=blocks,
-        norm="group",
+    below = math.ceil(math.log2(min(form.shape[1:]) / _SIDE_OF_DETAILS))
+    below = min(layers - 1, max(1, below))  # the number of layers between the picture and z1
+    size = tuple(side >> below for side in form.shape[1:])
+    width = depths[below - 1]
+    output = form.shape[0] * (2 if components == 1 else 3 * components)
+
+    def connect(inputs: int, outputs: int) -> Any:
+        """A network between pictures of the size of the details."""
+        return lb.conv((inputs, *size), width, (outputs, *size), stride=1, **settings)
+
+    shallow, deep = depths[:below], depths[below:]
+    to_picture = lb.conv((width, *size), *reversed(shallow), (output, *form.shape[1:]), **growing)
+    model = lb.LayeredModel(
+        priors=[lb.Gaussian(connect(width, 2 * details)), lb.StandardNormal(latent)],
+        posteriors=[
+            lb.Gaussian(connect(2 * width, 2 * details)),
+            lb.Gaussian(lb.mlp(hidden, 2 * latent)),
+        ],
+        likelihood=lb.DiscretizedLogistic(to_picture, form.levels or 256, components),
+        features=[
+            lb.conv(form.shape, *shallow, (width, *size), **settings),
+            lb.conv((width, *size), *deep, hidden, **settings),
+        ],
+        states=[
+            connect(width + details, width),
+            lb.conv(latent, *reversed(deep), (width, *size), hidden=(hidden,), **growing),
+        ],
+        merge="residual",
+        details=1,
     )
-    decoder = lb.conv(
-        latent,
-        *reversed(depths),
-        (channels_out, *form.shape[1:]),
-        activation="silu",
-        hidden=(hidden,),
-        residual=blocks,
-        norm="group",
-        upsampling="resize",
-    )
-    likelihood = lb.DiscretizedLogistic(decoder, levels=form.levels or 256, components=components)
-    model = lb.LatentModel(lb.StandardNormal(latent), lb.Gaussian(encoder), likelihood)
-    return model, lb.ELBO(samples, beta=make_beta(1.0, kl_warmup), free_bits=free_bits)
+    beta: Any = 1.0
+    if kl_warmup_steps:
+        beta = lb.Ramp(0.0, 1.0, steps=kl_warmup_steps)
+    return model, lb.ELBO(samples, beta=beta, free_bits=free_bits)
 
 
 def _check_pictures(form: Form) -> None:
-    sides = form.shape[1:]
-    if len(form.shape) != 3 or min(sides) < 2 * _SMALLEST_SIDE or max(sides) > _LARGEST_SIDE:
+    sides, (smallest, largest) = form.shape[1:], _SIDES
+    if len(form.shape) != 3:
         raise SettingsError(
-            f"photos: examples must be pictures of 8 to 256 pixels a side, (C, H, W), not "
-            f"{form.shape}; resize them: --image-size 64"
+            f"photos: examples must be pictures (C, H, W), not of shape {form.shape}; "
+            "aevb-gaussian takes any shape"
+        )
+    if min(sides) < smallest or max(sides) > largest:
+        raise SettingsError(
+            f"photos: pictures must have {smallest} to {largest} pixels a side, not "
+            f"{' x '.join(map(str, sides))}; resize them: --image-size 64"
         )
