@@ -476,7 +476,8 @@ def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
     assert read_schedules(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
 
 
-def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, capsys):
+@pytest.mark.parametrize("flags", [["--gaps"], ["--refine", 20]])
+def test_gaps_that_cannot_be_had_are_refused_before_the_rest(flags, here, monkeypatch, capsys):
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(2)),
         lb.Bernoulli(lb.mlp((1, 8, 8), 2)),
@@ -486,7 +487,7 @@ def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, 
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
     for more in ([], ["--json"]):
         assert "cannot be reparameterised" in refused(
-            capsys, "evaluate", "gaussian", "--gaps", *more
+            capsys, "evaluate", "gaussian", *flags, *more
         )
 
 
@@ -577,6 +578,22 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     assert gaps["examples"] == 6
     assert f"{gaps['amortisation_gap']['mean']:.3f}" in out
     assert gaps["advice"] in out
+
+
+def test_refined_posteriors_have_a_bound(here, capsys):
+    _, out, _ = call(capsys, "evaluate", "gaussian", "--refine", 10, "--seed", 3)
+    told = json.loads(
+        call(capsys, "evaluate", "gaussian", "--refine", 10, "--seed", 3, "--json")[1]
+    )["refined"]
+    test = lb.load_data("pictures.npz").test
+    expected = lb.refine(lb.load("gaussian"), test, steps=10, seed=3)
+    assert told["bound"]["mean"] == expected.bound.mean
+    assert told["amortised_bound"]["mean"] == expected.amortised_bound.mean
+    assert told["gain"]["mean"] == expected.gain.mean > 0
+    assert (told["steps"], told["examples"]) == (10, len(test))
+    assert told["search_warning"] == expected.warning
+    assert f"refined bound {expected.bound.mean:.2f} ± " in out
+    assert f"{expected.gain.mean:.2f} ± {expected.gain.standard_error:.2f} nats above" in out
 
 
 def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, monkeypatch, capsys):
@@ -1310,7 +1327,7 @@ def test_a_score_is_called_a_score(here, monkeypatch, capsys):
     told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
     assert (told["label"], told["health"]) == ("score", None)
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
-    for flags in (["--log-likelihood", 10], ["--anneal", 10], ["--gaps"]):
+    for flags in (["--log-likelihood", 10], ["--anneal", 10], ["--gaps"], ["--refine", 10]):
         assert "the posterior (Point)" in refused(capsys, "evaluate", "gaussian", *flags)
 
 
