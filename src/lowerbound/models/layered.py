@@ -5,9 +5,9 @@ Suffixes of shapes: K draws, B examples. Layers are numbered from the data: z1 t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -16,19 +16,30 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import call_network, select_fields
 from lowerbound.describe import describable
 from lowerbound.distributions import Hierarchy, choose_point, outline
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import ShapeError
 from lowerbound.models import checks
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode_along, read_latents
 from lowerbound.models.generative import GenerativeModel, decode_in_batches
 from lowerbound.models.groups import Latent, draw_with_log_q
-from lowerbound.models.merging import Merge, check_counts, concatenate_events, relate_to_prior
+from lowerbound.models.merging import (
+    Merge,
+    check_counts,
+    check_merge,
+    concatenate_events,
+    list_modules,
+    relate_to_prior,
+)
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.standardizing import standardize_parts
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating
 
 Visit = Callable[[str, Distribution], Tensor]
+VisitLayer = Callable[[int, Distribution, Tensor | None], Tensor]
+VisitBoth = Callable[[str, Distribution, Distribution], Tensor]
+Fields = Mapping[str, Tensor]
+Score = Callable[..., Tensor]
 
 
 @describable
@@ -119,16 +130,10 @@ class LayeredModel(GenerativeModel):
         self.priors = nn.ModuleList(priors)
         self.posteriors = nn.ModuleList(posteriors)
         self.likelihood = likelihood
-        self.features = _make_list(features)
-        self.states = _make_list(states)
+        self.features = list_modules(features)
+        self.states = list_modules(states)
         self.merge = merge
-        if merge not in get_args(Merge):
-            known = ", ".join(map(repr, get_args(Merge)))
-            raise SettingsError(f"LayeredModel: merge={merge!r} is unknown; choose one of {known}")
-        if merge != "concatenate" and features is None:
-            raise SettingsError(
-                f"LayeredModel: merge={merge!r} is for top-down inference, which needs features=..."
-            )
+        check_merge(merge, is_top_down=features is not None)
         lists = {"posteriors": self.posteriors, "features": self.features, "states": self.states}
         check_counts(self.priors, lists)
         self.names = tuple(f"z{number}" for number in range(1, len(self.priors) + 1))
@@ -156,23 +161,17 @@ class LayeredModel(GenerativeModel):
     # The two walks through the layers. A visitor receives the name and the distribution of each
     # layer, and returns latents, with which the walk continues.
 
-    def _generate(self, given: Mapping[str, Tensor], visit: Visit) -> Tensor:
+    def _generate(self, given: Fields, visit: Visit) -> Tensor:
         """Visit the priors from the top to z1, and return the last state."""
         return self._descend(given, lambda layer, prior, _: visit(self.names[layer], prior))
 
-    def _descend(
-        self,
-        given: Mapping[str, Tensor],
-        visit: Callable[[int, Distribution, Tensor | None], Tensor],
-    ) -> Tensor:
+    def _descend(self, given: Fields, visit: VisitLayer) -> Tensor:
         state: Tensor | None = None
         for layer in reversed(range(len(self.priors))):
             part = self.priors[layer]
             inputs = () if state is None else (state,)
             prior = part(*inputs, **select_fields(part, given))
-            if not isinstance(prior, Distribution):
-                role = f"prior of {self.names[layer]}"
-                raise UnsupportedError(checks.describe_non_distribution(role, prior))
+            checks.check_distribution(f"prior of {self.names[layer]}", prior)
             z = visit(layer, prior, state)
             state = self._update_state(layer, state, z, len(prior.event_shape))
         assert state is not None
@@ -188,7 +187,7 @@ class LayeredModel(GenerativeModel):
             )
         return call_network(self.states[layer], self.network_dtype, inputs)
 
-    def _infer(self, x: Tensor, given: Mapping[str, Tensor], visit: Visit) -> None:
+    def _infer(self, x: Tensor, given: Fields, visit: Visit) -> None:
         """Visit the posteriors in the order in which latents are drawn."""
         if self.features is not None:
             self._infer_top_down(x, given, lambda name, q, _: visit(name, q))
@@ -197,12 +196,7 @@ class LayeredModel(GenerativeModel):
         for layer, name in enumerate(self.names):
             inputs = visit(name, self._call_posterior(layer, inputs, given))
 
-    def _infer_top_down(
-        self,
-        x: Tensor,
-        given: Mapping[str, Tensor],
-        visit: Callable[[str, Distribution, Distribution], Tensor],
-    ) -> Tensor:
+    def _infer_top_down(self, x: Tensor, given: Fields, visit: VisitBoth) -> Tensor:
         """Visit each layer's posterior and prior from the top, and return the last state."""
         features = self._compute_features(x, given)
 
@@ -217,7 +211,7 @@ class LayeredModel(GenerativeModel):
 
         return self._descend(given, visit_layer)
 
-    def _compute_features(self, x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
+    def _compute_features(self, x: Tensor, given: Fields) -> list[Tensor]:
         assert self.features is not None
         features: list[Tensor] = []
         for network in self.features:
@@ -225,14 +219,10 @@ class LayeredModel(GenerativeModel):
             features.append(x)
         return features
 
-    def _call_posterior(
-        self, layer: int, inputs: Tensor, given: Mapping[str, Tensor]
-    ) -> Distribution:
+    def _call_posterior(self, layer: int, inputs: Tensor, given: Fields) -> Distribution:
         part = self.posteriors[layer]
-        q = part(inputs, **select_fields(part, given))
-        if not isinstance(q, Distribution):
-            role = f"posterior of {self.names[layer]}"
-            raise UnsupportedError(checks.describe_non_distribution(role, q))
+        q: Distribution = part(inputs, **select_fields(part, given))
+        checks.check_distribution(f"posterior of {self.names[layer]}", q)
         return q
 
     def _combine(self, layer: int, q: Distribution, prior: Distribution) -> Distribution:
@@ -258,6 +248,30 @@ class LayeredModel(GenerativeModel):
             ShapeError: if the parts do not fit each other or the data.
             DataError: if a field that the model needs is not given.
         """
+        return self._draw(x, samples, gradient, given, None)
+
+    def draws(
+        self,
+        x: Tensor,
+        sizes: Iterable[int],
+        gradient: Gradient = "pathwise",
+        *,
+        score: Score | None = None,
+        **given: Any,
+    ) -> Iterator[Draw]:
+        """Draws as of :meth:`lowerbound.LatentModel.draws`.
+
+        ``score`` receives the state that p(x given z) depends on in the place of z.
+        """
+        if type(self).draw is not LayeredModel.draw:  # a subclass's own
+            yield from super().draws(x, sizes, gradient, **given)
+            return
+        for samples in sizes:
+            yield self._draw(x, samples, gradient, given, score)
+
+    def _draw(
+        self, x: Tensor, samples: int, gradient: Gradient, given: Fields, score: Score | None
+    ) -> Draw:
         latents: dict[str, Latent] = {}
         if self.features is not None:
 
@@ -268,17 +282,15 @@ class LayeredModel(GenerativeModel):
             state = self._infer_top_down(x, given, draw_layer)
         else:
             state = self._draw_bottom_up(x, given, latents, samples, gradient)
-        p = self.likelihood(state, **select_fields(self.likelihood, given))
+        fields = select_fields(self.likelihood, given)
+        if score is not None:
+            return Draw.of(latents, partial(score, state, x, **fields))
+        p = self.likelihood(state, **fields)
         checks.check_likelihood(p, x, samples)
         return Draw.of(latents, partial(p.log_prob, x), p=p)
 
     def _draw_bottom_up(
-        self,
-        x: Tensor,
-        given: Mapping[str, Tensor],
-        latents: dict[str, Latent],
-        samples: int,
-        gradient: Gradient,
+        self, x: Tensor, given: Fields, latents: dict[str, Latent], samples: int, gradient: Gradient
     ) -> Tensor:
         """Draw all layers from z1 to the top, and return the state that p(x given z) needs."""
         drawn: dict[str, tuple[Distribution, Tensor, Callable[[], Tensor]]] = {}
@@ -302,17 +314,17 @@ class LayeredModel(GenerativeModel):
 
     # The joint distributions, over the vectors that concatenate the layers as in Draw.z
 
-    def prior_given(self, given: Mapping[str, Tensor]) -> Hierarchy:
+    def prior_given(self, given: Fields) -> Hierarchy:
         """p(z) of all layers, over vectors ``[J]``, for the fields that it needs."""
         # [B] if fields of B examples are given, and else [].
         batch_shape = next((value.shape[:1] for value in given.values()), Size())
         return self._join(partial(self._generate, given), batch_shape)
 
-    def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Hierarchy:
+    def posterior_given(self, x: Tensor, given: Fields) -> Hierarchy:
         """q(z given x) of all layers, over vectors ``[J]``."""
         return self._join(partial(self._infer, x, given), x.shape[:1])
 
-    def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
+    def likelihood_given(self, given: Fields) -> Callable[[Tensor], Distribution]:
         """p(x given z) as a function of the layers' vectors ``[K, B, J]``."""
         prior = self.prior_given(given)
         fields = select_fields(self.likelihood, given)
@@ -387,9 +399,3 @@ class LayeredModel(GenerativeModel):
 
         with evaluating(self):
             return decode_in_batches(likelihood_of, count, get_device(self), mean=True)
-
-
-def _make_list(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
-    if parts is None:
-        return None
-    return nn.ModuleList(parts)

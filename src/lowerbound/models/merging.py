@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
@@ -18,6 +18,28 @@ _RELATE: dict[str, Callable[[DiagonalNormal, DiagonalNormal], DiagonalNormal]] =
     "product": multiply_normals,
     "residual": shift_normal,
 }
+
+
+def check_merge(merge: str, *, is_top_down: bool) -> None:
+    """Check the setting ``merge``.
+
+    Raises:
+        SettingsError: if it is unknown, or is for top-down inference only.
+    """
+    if merge not in get_args(Merge):
+        known = ", ".join(map(repr, get_args(Merge)))
+        raise SettingsError(f"LayeredModel: merge={merge!r} is unknown; choose one of {known}")
+    if merge != "concatenate" and not is_top_down:
+        raise SettingsError(
+            f"LayeredModel: merge={merge!r} is for top-down inference, which needs features=..."
+        )
+
+
+def list_modules(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
+    """List the modules of optional parts."""
+    if parts is None:
+        return None
+    return nn.ModuleList(parts)
 
 
 def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:
