@@ -259,10 +259,7 @@ class LayeredModel(GenerativeModel):
         score: Score | None = None,
         **given: Any,
     ) -> Iterator[Draw]:
-        """Draws as of :meth:`lowerbound.LatentModel.draws`.
-
-        ``score`` receives the state that p(x given z) depends on in the place of z.
-        """
+        """Draws as of :meth:`lowerbound.LatentModel.draws`; ``score`` is one of the last state."""
         if type(self).draw is not LayeredModel.draw:  # a subclass's own
             yield from super().draws(x, sizes, gradient, **given)
             return
