@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.cli import main
-from lowerbound.cli.runs import dumps, read_schedules
+from lowerbound.cli.given import check_given, list_conditions
+from lowerbound.cli.inspecting import _write_table
+from lowerbound.cli.runs import describe_examples, dumps, read_schedules
 from lowerbound.describe import describe
 from lowerbound.evaluation.comparison import paired_difference
 from lowerbound.evaluation.health import latent_health
@@ -484,7 +487,8 @@ def test_schedules_are_those_of_the_epoch_that_was_kept(tmp_path):
     assert read_schedules(tmp_path) == {"beta": {"reached": 0.5, "end": 1.0}}
 
 
-def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, capsys):
+@pytest.mark.parametrize("flags", [["--gaps"], ["--refine", 20]])
+def test_gaps_that_cannot_be_had_are_refused_before_the_rest(flags, here, monkeypatch, capsys):
     model = lb.LatentModel(
         lb.Bernoulli(lb.constant(2)),
         lb.Bernoulli(lb.mlp((1, 8, 8), 2)),
@@ -493,9 +497,7 @@ def test_gaps_that_cannot_be_had_are_refused_before_the_rest(here, monkeypatch, 
     monkeypatch.setattr("lowerbound.runs.saving.load", lambda path: model)
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
     for more in ([], ["--json"]):
-        assert "cannot be reparameterised" in refused(
-            capsys, "evaluate", "gaussian", "--gaps", *more
-        )
+        assert "cannot be reparameterised" in refused(capsys, "evaluate", "gaussian", *flags, *more)
 
 
 def test_evaluate_reports_what_the_latents_carry(here, capsys):
@@ -585,6 +587,22 @@ def test_gaps_are_a_table_with_advice(here, capsys):
     assert gaps["examples"] == 6
     assert f"{gaps['amortisation_gap']['mean']:.3f}" in out
     assert gaps["advice"] in out
+
+
+def test_refined_posteriors_have_a_bound(here, capsys):
+    _, out, _ = call(capsys, "evaluate", "gaussian", "--refine", 10, "--seed", 3)
+    told = json.loads(
+        call(capsys, "evaluate", "gaussian", "--refine", 10, "--seed", 3, "--json")[1]
+    )["refined"]
+    test = lb.load_data("pictures.npz").test
+    expected = lb.refine(lb.load("gaussian"), test, steps=10, seed=3)
+    assert told["bound"]["mean"] == expected.bound.mean
+    assert told["amortised_bound"]["mean"] == expected.amortised_bound.mean
+    assert told["gain"]["mean"] == expected.gain.mean > 0
+    assert (told["steps"], told["examples"]) == (10, len(test))
+    assert told["search_warning"] == expected.warning
+    assert f"refined bound {expected.bound.mean:.2f} ± " in out
+    assert f"{expected.gain.mean:.2f} ± {expected.gain.standard_error:.2f} nats above" in out
 
 
 def test_a_model_that_does_not_say_its_posterior_has_a_bound_only(here, monkeypatch, capsys):
@@ -738,6 +756,48 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
         "long is better by " in out.splitlines()[-1]
         or "the estimate of long is higher by " in out.splitlines()[-1]
     )
+
+
+def test_log_likelihoods_of_different_things_are_not_compared_silently(parted, monkeypatch, capsys):
+    monkeypatch.chdir(parted)
+    found = iter([("label",), (), ("label",), ()])
+    monkeypatch.setattr("lowerbound.cli.comparing.list_conditions", lambda *given: next(found))
+    _, out, _ = call(capsys, "compare", "short", "long", "--samples", 5)
+    assert out.splitlines()[-1] == (
+        "short depends on label of the examples, but long depends on no fields of the examples: "
+        "these are log likelihoods of different things"
+    )
+    _, out, _ = call(capsys, "compare", "short", "long", "--samples", 5, "--json")
+    assert [run["depends_on_fields"] for run in json.loads(out)["runs"]] == [["label"], []]
+
+
+def test_the_density_depends_on_the_fields_that_prior_and_likelihood_take():
+    examples = lb.Examples(
+        torch.zeros(4, 6), labels=torch.zeros(4, dtype=torch.long), fields={"age": torch.ones(4)}
+    )
+    likelihood = lb.Gaussian(lb.mlp(2, 12))
+    models = {
+        (): lb.LatentModel(
+            lb.StandardNormal(2), lb.Given(lb.Gaussian(lb.mlp(7, 4)), "age"), likelihood
+        ),
+        ("age",): lb.LayeredModel(
+            [lb.Gaussian(lb.mlp(2, 4)), lb.Given(lb.Gaussian(lb.mlp(1, 4)), "age")],
+            [lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 4))],
+            likelihood,
+        ),
+        ("label",): lb.SemiSupervised(
+            lb.StandardNormal(2),
+            lb.mlp(6, 3),
+            lb.Given(lb.Gaussian(lb.mlp(6 + 3, 4)), "y", categories=3),
+            lb.Given(lb.Gaussian(lb.mlp(2 + 3, 12)), "y", categories=3),
+            categories=3,
+        ),
+    }
+    for expected, model in models.items():
+        assert list_conditions(model, examples) == expected
+    with pytest.raises(lb.errors.SettingsError, match="needs the field 'age'"):
+        check_given({}, models["age",])
+    check_given({}, models["label",])
 
 
 def test_annealed_estimates_are_compared_if_they_are_free_of_doubt(parted, monkeypatch, capsys):
@@ -1318,7 +1378,7 @@ def test_a_score_is_called_a_score(here, monkeypatch, capsys):
     told = json.loads(call(capsys, "evaluate", "gaussian", "--json")[1])
     assert (told["label"], told["health"]) == ("score", None)
     monkeypatch.setattr("lowerbound.evaluate", lambda *given, **named: pytest.fail("began"))
-    for flags in (["--log-likelihood", 10], ["--anneal", 10], ["--gaps"]):
+    for flags in (["--log-likelihood", 10], ["--anneal", 10], ["--gaps"], ["--refine", 10]):
         assert "the posterior (Point)" in refused(capsys, "evaluate", "gaussian", *flags)
 
 
@@ -1330,6 +1390,17 @@ def test_a_label_that_is_a_latent_is_not_asked_for(tmp_path, monkeypatch, capsys
     assert call(capsys, "sample", "run", "--count", 4, "--out", "any.npy")[0] == 0
     threes = ["--given", "label=3", "--out", "threes.npy"]
     assert call(capsys, "sample", "run", "--count", 4, *threes)[0] == 0
+
+
+def test_a_label_that_is_not_known_is_neither_named_nor_a_class(tmp_path):
+    examples = lb.Examples(
+        torch.zeros(4, 2), labels=torch.tensor([0, -1, 1, -1]), label_names=("cat", "dog")
+    )
+    _write_table({"z0": [0.0, 1.0, 2.0, 3.0]}, examples, tmp_path / "codes.csv")
+    with (tmp_path / "codes.csv").open() as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["cat", "-1", "dog", "-1"]
+    told = describe_examples(examples, None, SimpleNamespace(has_test=False))
+    assert told.endswith(", 2 classes")
 
 
 def test_codes_of_several_groups_are_written_side_by_side(here, tmp_path, monkeypatch, capsys):

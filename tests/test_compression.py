@@ -9,6 +9,8 @@ import torch
 
 import lowerbound as lb
 from lowerbound.cli import main
+from lowerbound.evaluation.compressed_bytes import pack, unpack
+from lowerbound.evaluation.compressed_levels import read_levels
 from lowerbound.evaluation.compression import compress, decompress
 
 pytest.importorskip("constriction")
@@ -138,6 +140,35 @@ def test_damage_is_noticed(model_and_data):
             decompress(model, broken)
 
 
+def test_no_damage_gives_other_values_or_another_error(model_and_data):
+    model, data = model_and_data
+    packed, _ = compress(model, data.first(20))
+    random = np.random.default_rng(0)
+    for _ in range(15):
+        changed = bytearray(packed)
+        place = random.integers(len(packed))
+        changed[place] ^= 1 << random.integers(8)
+        cut = random.integers(len(packed))
+        for broken in (bytes(changed), packed[:cut], packed[:cut] + packed[cut + 4 :]):
+            if broken == packed:
+                continue
+            with pytest.raises(lb.errors.StorageError, match=r"damaged|another model"):
+                decompress(model, broken)
+
+
+@pytest.mark.parametrize(
+    "change", [{"count": 0}, {"shape": [-1]}, {"steps": ["a"]}, {"kind": 3}, {"other": 1}]
+)
+def test_a_foreign_header_is_refused(change, model_and_data):
+    model, data = model_and_data
+    header, words = unpack(compress(model, data.first(2))[0])
+    with pytest.raises(lb.errors.StorageError, match="damaged"):
+        decompress(model, pack(header | change, words))
+    for foreign in ([], "text", {}):
+        with pytest.raises(lb.errors.StorageError, match="damaged"):
+            decompress(model, pack(foreign, words))
+
+
 def _of_parts(prior=None, posterior=None, likelihood=None):
     return lb.LatentModel(
         prior or lb.StandardNormal(2),
@@ -175,6 +206,21 @@ def test_real_numbers_are_refused():
     pixels = lb.Examples.of((torch.rand(20, 6) * 255).to(torch.uint8))
     with pytest.raises(lb.errors.DataError, match="binarize-once"):
         compress(_of_parts(), pixels.prepare("binarize"))
+
+
+def test_values_that_would_not_come_back_are_refused():
+    grey = lb.Examples(torch.full((20, 6), 0.4), levels=2)
+    with pytest.raises(lb.errors.DataError, match=r"row 0 has the value 0\.4, which is"):
+        read_levels(grey)
+    many = lb.Examples(torch.zeros(20, 6), levels=1000)
+    with pytest.raises(lb.errors.DataError, match="1,000 levels cannot be compressed"):
+        read_levels(many)
+    observed = torch.ones(20, 6, dtype=torch.bool)
+    observed[3, 1] = False
+    missing = lb.Examples.of(torch.rand(20, 6) < 0.5, fields={"observed": observed})
+    model = _of_parts(likelihood=lb.Masked(lb.Bernoulli(lb.mlp(2, 6))))
+    with pytest.raises(lb.errors.DataError, match="1 entry is missing, and which ones would be"):
+        compress(model, missing)
 
 
 def test_the_commands_restore_the_file(tmp_path, monkeypatch, capsys):

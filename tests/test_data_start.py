@@ -110,6 +110,16 @@ def test_a_trained_model_stays_as_it_is():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-20)
 
 
+def test_a_frozen_likelihood_stays_as_it_is():
+    model = _make_vae(LIKELIHOODS["shared"]())
+    model.likelihood.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.likelihood.state_dict().items()}
+    run = _fit(model, _make_real_data())
+    assert "start" not in run.history[0]
+    for name, value in model.likelihood.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
 def test_no_random_state_changes():
     x, states = _make_real_data(), []
     for start in (False, True):
@@ -132,6 +142,34 @@ def test_a_resumed_run_does_not_start_again(tmp_path):
     for old, new in zip(whole.parameters(), model.parameters(), strict=True):
         assert torch.equal(old, new)
     assert ["start" in record for record in run.history] == [True, False]
+
+
+def test_a_run_that_was_interrupted_in_its_first_step_does_not_start_twice(tmp_path):
+    class Stops(lb.LatentModel):
+        stops = False
+
+        def draw(self, *given, **named):
+            if self.stops and self.training:
+                raise KeyboardInterrupt
+            return super().draw(*given, **named)
+
+    x, models = _make_real_data(), []
+    for interrupted in (False, True):
+        torch.manual_seed(0)
+        plain = _make_vae(LIKELIHOODS["network"]())
+        model = Stops(plain.prior, plain.posterior, plain.likelihood)
+        settings = {"steps": 3, "directory": tmp_path / str(interrupted), "pictures_every": 0}
+        if interrupted:
+            model.stops = True
+            with pytest.raises(KeyboardInterrupt):
+                _fit(model, x, **settings)
+            assert list((tmp_path / "True" / "checkpoints").glob("step-*0"))
+            model.stops = False
+        run = _fit(model, x, resume=interrupted, **settings)
+        models.append((list(model.parameters()), run.history[0]["start"], run.baseline))
+    for old, new in zip(models[0][0], models[1][0], strict=True):
+        assert torch.equal(old, new)
+    assert models[0][1:] == models[1][1:]
 
 
 def test_weights_that_would_drown_a_narrow_entry_are_scaled():

@@ -120,6 +120,24 @@ def test_a_batch_without_observed_entries_does_not_count():
     assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
 
 
+def test_a_model_that_sums_latents_out_does_not_learn_an_optimal_scale():
+    """It would learn from the errors at improbable values of the latents as well."""
+    likelihood = lb.Gaussian(lb.mlp(2, 6), scale="optimal")
+    enumerated = lb.EnumeratedModel(
+        lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(6, 2)), likelihood
+    )
+    semi = lb.SemiSupervised(
+        lb.StandardNormal(2),
+        lb.mlp(6, 3),
+        lb.Given(lb.Gaussian(lb.mlp(6 + 3, 4)), "y", categories=3),
+        lb.Given(lb.Gaussian(lb.mlp(2 + 3, 6), scale="optimal"), "y", categories=3),
+        categories=3,
+    )
+    for model in (enumerated, semi):
+        with pytest.raises(UnsupportedError, match="learned from the errors at draws from q"):
+            lb.fit(model, lb.ELBO(), torch.randn(5, 6), progress=False)
+
+
 def test_a_posterior_with_an_optimal_scale_is_refused():
     vae = make_vae()
     posterior = lb.Gaussian(lb.mlp(3, 2), scale="optimal")

@@ -45,8 +45,7 @@ def same(one: LikelihoodEstimate, other: LikelihoodEstimate) -> bool:
     return torch.allclose(one.per_example, other.per_example, rtol=1e-5, atol=1e-5)
 
 
-# Models with several layers are evaluated uncompiled.
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("layered")])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_likelihood_is_compiled_as_one_graph_and_agrees(name, traced):
     torch.manual_seed(0)
     model = MODELS[name]().train()

@@ -470,6 +470,25 @@ def test_latents_that_depend_on_others_are_refused_with_the_reason():
     assert lb.RAE(gradient_penalty=1.0)(draw).isfinite().all()
 
 
+@pytest.mark.parametrize("name", [*ALL, "FactorVAE"])
+def test_draws_without_a_gradient_are_not_penalised(name):
+    """A model that sums latents out draws them only for pictures."""
+    makers = ALL | {
+        "BetaTCVAE": lambda: lb.BetaTCVAE(size=50),
+        "AAE": lambda: lb.AAE(lb.mlp(3, 8, 1)),
+        "FactorVAE": lambda: lb.FactorVAE(lb.mlp(3, 8, 1)),
+    }
+    model = lb.EnumeratedModel(
+        lb.Bernoulli(lb.constant(3)), lb.Bernoulli(lb.mlp(6, 3)), lb.Gaussian(lb.mlp(3, 12))
+    )
+    draw, objective = model.draw(torch.randn(5, 6)), makers[name]()
+    if name == "DIPVAE":  # whose penalty depends on q alone
+        assert objective(draw).isfinite().all()
+        return
+    with pytest.raises(UnsupportedError, match=f"{type(objective).__name__} .* sums latents out"):
+        objective(draw)
+
+
 def test_a_point_has_no_density_to_aggregate():
     with pytest.raises(UnsupportedError, match="PointMass, which has no density"):
         lb.BetaTCVAE(size=9)(point_vae().draw(torch.randn(5, 6)))

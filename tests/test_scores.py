@@ -54,6 +54,13 @@ def test_a_bound_is_called_a_bound():
     assert estimate.bits_per_dimension is not None
 
 
+def test_a_training_calls_a_score_a_score(capsys):
+    for model, label in ((point_vae(), "score"), (gaussian_vae(), "bound")):
+        run = lb.fit(model, lb.ELBO(kl="sampled"), torch.randn(20, 6), epochs=1, validation=0.2)
+        assert f"kept epoch 1, validation {label} " in capsys.readouterr().err
+        assert f", {label}: train " in repr(run)
+
+
 EVALUATIONS = {
     "log_likelihood": lambda model: lb.log_likelihood(model, torch.zeros(3, 6)),
     "annealed_log_likelihood": lambda model: lb.annealed_log_likelihood(model, torch.zeros(3, 6)),

@@ -221,6 +221,21 @@ def test_labels_outside_of_the_categories_are_named(bad):
         lb.fit(model, lb.SupervisedELBO(), lb.Examples(x, labels=labels), progress=False)
 
 
+def test_a_label_outside_of_the_categories_is_not_decoded():
+    """Its one-hot code would be all zeros, and the result that of no category."""
+    model, (x, labels) = make(), data()
+    for wrong in (CATEGORIES, -2):
+        with pytest.raises(DataError, match=f"the field 'label' is {wrong} in row 0"):
+            model.sample(2, label=wrong)
+        with pytest.raises(DataError, match=f"the field 'label' is {wrong} in row 0"):
+            model.decode(torch.zeros(2, LATENT), label=wrong)
+        with pytest.raises(DataError, match=f"the field 'label' is {wrong} in row 1"):
+            model.encode(
+                lb.Examples(x, labels=labels.clone().index_fill(0, torch.tensor(1), wrong))
+            )
+    assert model.sample(3, label=[-1, 0, 2]).shape == (3, SIZE)
+
+
 def test_data_outside_of_the_support_are_named():
     model = make(likelihood=lb.Bernoulli(lb.mlp(LATENT + CATEGORIES, SIZE)))
     with pytest.raises(DataError, match="row 0"):

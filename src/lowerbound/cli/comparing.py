@@ -1,11 +1,12 @@
 """``lowerbound compare`` tells which of two runs is better on the same examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lowerbound.cli.given import list_conditions
 from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
@@ -67,6 +68,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             )
         check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
+    given = {path: list_conditions(model, examples) for path, (model, _) in runs.items()}
     if not as_json:
         for path, estimate in estimates.items():
             print(f"{path}: {part} {describe_likelihood(estimate)}")
@@ -74,6 +76,11 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
                 if line is not None:
                     print(f"{path}: {line}")
         print(difference.sentence(str(first), str(second)))
+        if given[first] != given[second]:
+            print(
+                f"{_describe_conditions(first, given)}, but {_describe_conditions(second, given)}: "
+                "these are log likelihoods of different things"
+            )
         return
     better = None
     if difference.is_certain:
@@ -82,7 +89,11 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             better = str(second)
     results = {
         "runs": [
-            {"run": str(path), "log_likelihood": likelihood_to_json(estimates[path])}
+            {
+                "run": str(path),
+                "log_likelihood": likelihood_to_json(estimates[path]),
+                "depends_on_fields": given[path],
+            }
             for path in (first, second)
         ],
         "difference": {
@@ -100,6 +111,11 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         settings = {"distributions": anneal}
     context = {"split": part, "examples": len(examples), **settings, "seed": seed, "unit": "nats"}
     print(dumps(results | context))
+
+
+def _describe_conditions(path: Path, given: Mapping[Path, Sequence[str]]) -> str:
+    """Describe the fields on which the log likelihood of a run depends."""
+    return f"{path} depends on {', '.join(given[path]) or 'no fields'} of the examples"
 
 
 def _estimate_log_likelihood(

@@ -23,6 +23,7 @@ from lowerbound.cli.runs import (
     describe_likelihood,
     dumps,
     evaluate_elbo,
+    format_mean,
     likelihood_to_json,
     load_examples,
     mean_to_json,
@@ -33,12 +34,12 @@ from lowerbound.cli.runs import (
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
-    from lowerbound.evaluation import Gaps, GroupHealth, LatentHealth
+    from lowerbound.evaluation import Gaps, GroupHealth, LatentHealth, RefinedPosterior
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
 
-# The largest number of examples for --gaps. Each takes about 0.1 seconds.
-_MOST_EXAMPLES_FOR_GAPS = 200
+# The largest number of examples for --gaps and --refine. Each takes about 0.1 seconds.
+_MOST_EXAMPLES_TO_REFINE = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -71,9 +72,18 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
         typer.Option(
             "--gaps",
             help="Also measure the gaps between the bound and the log likelihood, on up to "
-            f"{_MOST_EXAMPLES_FOR_GAPS} evenly spaced examples.",
+            f"{_MOST_EXAMPLES_TO_REFINE} evenly spaced examples.",
         ),
     ] = False,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Also refine the posterior of each example by rounds of this many steps, such as "
+            "200, and report the bound with the refined posteriors, on up to "
+            f"{_MOST_EXAMPLES_TO_REFINE} evenly spaced examples.",
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -84,7 +94,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     examples = load_examples(config, data, part, model)
     objective = build_objective(directory, config, model, samples)
     evaluation = _Evaluation(model, objective, examples, seed, Report(as_json))
-    evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps)
+    evaluation.check(likelihood=bool(log_likelihood or anneal), gaps=gaps, refine=bool(refine))
     with with_threads(threads):
         evaluation.add_bound(part)
         if log_likelihood is not None:
@@ -97,6 +107,8 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
             if data is None and part == "test":
                 train = load_examples(config, None, "train")
             evaluation.add_gaps(train)
+        if refine is not None:
+            evaluation.add_refined(refine)
     evaluation.finish(part)
 
 
@@ -147,7 +159,7 @@ class _Evaluation:
     seed: int
     report: Report
 
-    def check(self, *, likelihood: bool, gaps: bool) -> None:
+    def check(self, *, likelihood: bool, gaps: bool, refine: bool) -> None:
         """Refuse impossible requests before any long computation."""
         from lowerbound.evaluation.checks import check_normalized
         from lowerbound.evaluation.refining import check_refinable
@@ -156,6 +168,8 @@ class _Evaluation:
             check_normalized("a log likelihood", self.model)
         if gaps:
             check_refinable("inference_gaps", self.model, self.examples)
+        if refine:
+            check_refinable("refine", self.model, self.examples)
 
     def add_bound(self, part: str) -> None:
         import lowerbound as lb
@@ -232,11 +246,25 @@ class _Evaluation:
     def add_gaps(self, train: "Examples | None") -> None:
         from lowerbound.evaluation.gaps import inference_gaps
 
-        some = self.examples.spread(_MOST_EXAMPLES_FOR_GAPS)
+        some = self.examples.spread(_MOST_EXAMPLES_TO_REFINE)
         with show_progress("gaps") as progress:
             gaps = inference_gaps(self.model, some, train=train, seed=self.seed, progress=progress)
         self.report.add(f"{gaps}\n{gaps.advice}", {"gaps": _gaps_to_json(gaps)})
         self.report.warn(gaps.log_likelihood.warning, gaps.warning)
+
+    def add_refined(self, steps: int) -> None:
+        import lowerbound as lb
+
+        some = self.examples.spread(_MOST_EXAMPLES_TO_REFINE)
+        with show_progress("refine") as progress:
+            refined = lb.refine(self.model, some, steps=steps, seed=self.seed, progress=progress)
+        self.report.add(
+            f"refined bound {format_mean(refined.bound)} nats per example "
+            f"({len(some):,} examples, rounds of {steps:,} steps; {format_mean(refined.gain)} nats "
+            "above the bound with the encoder's posteriors)",
+            {"refined": _refined_to_json(refined) | {"steps": steps}},
+        )
+        self.report.warn(refined.warning)
 
     def finish(self, part: str) -> None:
         self.report.finish(
@@ -311,4 +339,14 @@ def _gaps_to_json(gaps: "Gaps") -> dict[str, Any]:
         "advice": gaps.advice,
         "warning": gaps.log_likelihood.warning,
         "search_warning": gaps.warning,
+    }
+
+
+def _refined_to_json(refined: "RefinedPosterior") -> dict[str, Any]:
+    return {
+        "bound": mean_to_json(refined.bound),
+        "amortised_bound": mean_to_json(refined.amortised_bound),
+        "gain": mean_to_json(refined.gain),
+        "examples": len(refined.embeddings),
+        "search_warning": refined.warning,
     }

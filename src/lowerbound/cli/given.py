@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -97,8 +97,33 @@ def _list_needed_fields(model: "Model") -> tuple[str, ...]:
     """
     from lowerbound.conditionals.base import list_field_names
 
-    parts = [getattr(model, role) for role in ("prior", "likelihood") if hasattr(model, role)]
+    parts = _list_parts(model, ("prior", "likelihood"))
     return tuple(name for name in list_field_names("needs", *parts) if name in model.needs)
+
+
+def list_conditions(model: "Model", examples: "Examples") -> tuple[str, ...]:
+    """List the fields of the examples on which the density of a model depends.
+
+    Fields that only its posterior uses do not change what the model scores.
+    """
+    from lowerbound.conditionals.base import list_field_names
+    from lowerbound.data.fields import OBSERVED
+
+    inferring = _list_parts(model, ("posterior", "features"))
+    scoring = _list_parts(model, ("prior", "likelihood"))
+    names = {
+        kind: (*list_field_names("needs", *parts), *list_field_names("accepts", *parts))
+        for kind, parts in (("inferring", inferring), ("scoring", scoring))
+    }
+    only_inferring = {OBSERVED, *names["inferring"]} - set(names["scoring"])
+    asked = examples.select_fields((), (*model.needs, *model.accepts))
+    return tuple(sorted(asked.keys() - only_inferring - {OBSERVED}))
+
+
+def _list_parts(model: "Model", roles: tuple[str, ...]) -> list[Any]:
+    """List the parts of a model whose roles begin with one of these words."""
+    parts: Mapping[str, Any] = getattr(model, "list_parts", dict)()
+    return [part for role, part in parts.items() if role.startswith(roles)]
 
 
 def _parse_value(text: str, name: str, model: "Model") -> Any:

@@ -181,7 +181,8 @@ def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -
     if examples.labels is not None:
         columns["label"] = examples.labels.tolist()
         if examples.label_names:
-            columns["label"] = [examples.label_names[label] for label in columns["label"]]
+            names = dict(enumerate(examples.label_names))  # -1 is a label that is not known
+            columns["label"] = [names.get(label, label) for label in columns["label"]]
     columns |= codes
     with write_whole(out) as path, path.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file)

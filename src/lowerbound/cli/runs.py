@@ -264,7 +264,7 @@ def describe_examples(train: "Examples", validation: "Examples | None", dataset:
     if train.pixels != "as-is":
         values += f", pixels {train.pixels}"
     if train.labels is not None:
-        values += f", {len(train.labels.unique())} classes"
+        values += f", {len(train.labels[train.labels >= 0].unique())} classes"
     return (
         f"{len(train):,} training, {held_out:,} validation and {test:,} test examples of "
         f"{size}, {values}"

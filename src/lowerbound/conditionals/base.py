@@ -56,6 +56,9 @@ class Conditional(nn.Module, ABC):
     normalized: bool = True
     """Whether it is a density or a mass. Otherwise it is a score, from which no bound follows."""
 
+    learns_from_scores: bool = False
+    """Whether in training it learns from the values that it scores, as an optimal scale does."""
+
     @abstractmethod
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that it needs."""

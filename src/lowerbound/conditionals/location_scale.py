@@ -114,6 +114,7 @@ class LocationScale(Parametric):
                 )
             self.log_variance = nn.Parameter(torch.zeros(declared))
         elif self.scale == "optimal" and self.optimal_power is not None:
+            self.learns_from_scores = True
             self.register_buffer("deviation", torch.zeros(()))
             self.register_buffer("deviation_weight", torch.zeros(()))
         elif isinstance(self.scale, int | float) and 0 < self.scale < math.inf:

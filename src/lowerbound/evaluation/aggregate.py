@@ -20,15 +20,24 @@ from lowerbound.data.examples import Examples
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, draw_samples
 from lowerbound.evaluation.latent_groups import Group, find_latent_groups
 from lowerbound.models import Model
+from lowerbound.models.groups import draw_with_log_q
 from lowerbound.models.passes import iterate_batches
+from lowerbound.runtime import noise
+from lowerbound.runtime.memory import TensorSizes
 
 # The largest number of components in the mixture q(z).
 _MOST_COMPONENTS = 10_000
 
-# The largest number of values [draws, components, units] in all. The second constant is for
-# posteriors whose units are not independent, such as flows: each density may cost an evaluation of
-# a network.
-_MOST_VALUES, _MOST_COSTLY_VALUES = 60_000_000, 250_000
+# The largest number of values [draws, components, units] in all.
+_MOST_VALUES = 60_000_000
+
+# The largest number of pairs of a draw and a component if units are not independent, such as those
+# of flows, because each density may cost an evaluation of a network; and the largest number of
+# values that all of these densities compute, because some flows need a pass for each unit.
+_MOST_COSTLY_PAIRS, _MOST_COSTLY_VALUES = 250_000, 10_000_000_000
+
+# Draws are made for so many examples at least, whatever they cost, unless a density is very costly.
+_FEWEST_DRAWN_EXAMPLES = 200
 
 # The largest number of values computed at once: 2^17 doubles are 1 MiB, which fits into a cache.
 _CHUNK_VALUES = 1 << 17
@@ -111,17 +120,25 @@ def _make_aggregate_posterior(
     _, x, given = next(iterate_batches(examples.spread(1), model, seed=seed))
     first = group_of(x, given)
     most, budget = _MOST_COMPONENTS, _MOST_VALUES // first.q.event_shape.numel()
-    if make_unit_density(first.q) is None:
-        most, budget = math.isqrt(_MOST_COSTLY_VALUES), _MOST_COSTLY_VALUES
+    least = _FEWEST_DRAWN_EXAMPLES
+    is_costly = make_unit_density(first.q) is None
+    if is_costly:
+        budget = min(_MOST_COSTLY_PAIRS, _MOST_COSTLY_VALUES // _count_values(first.q))
+        most, least = max(2, math.isqrt(budget)), max(2, least * budget // _MOST_COSTLY_PAIRS)
     count = min(len(examples), most)
-    points = min(count, max(200, budget // (count * samples)))
+    points = min(count, max(least, budget // (count * samples)))
     chosen = torch.linspace(0, count - 1, points).round().long().unique()
     components, own, draws, rows, start = [], [], [], [], 0
     for _, x, given in iterate_batches(examples.spread(count), model, seed=seed):
         q = group_of(x, given).q
         here = chosen[(chosen >= start) & (chosen < start + len(x))] - start
-        z = draw_samples(q, samples)
-        own.append(_log_density(q, z, 2)[:, here].flatten())
+        if is_costly:
+            z, compute_log_q = draw_with_log_q(q, samples, "pathwise")
+            log_q = compute_log_q().double()
+        else:
+            z = draw_samples(q, samples)
+            log_q = _log_density(q, z, 2)
+        own.append(log_q[:, here].flatten())
         draws.append(z[:, here].flatten(0, 1))
         rows.append((here + start).repeat(samples))
         components.append(q)
@@ -129,6 +146,19 @@ def _make_aggregate_posterior(
     own_P = torch.cat(own)
     rows_P = torch.cat(rows).to(own_P.device)
     return AggregatePosterior(components, first.prior, torch.cat(draws), own_P, rows_P)
+
+
+def _count_values(q: Distribution) -> int:
+    """Count the values that the log density of one draw computes, for a posterior ``[1]``."""
+    counts: list[int] = []
+    for draws in (2, 3):
+        # Noise of its own, so that all other draws stay as they are.
+        with noise.per_example(0, torch.zeros(1, dtype=torch.long)):
+            z = draw_samples(q, draws)
+        with TensorSizes() as made:
+            q.log_prob(z)
+        counts.append(sum(made.sizes))
+    return max(1, counts[1] - counts[0])
 
 
 def _log_density(distribution: Distribution, z: Tensor, leading: int) -> Tensor:

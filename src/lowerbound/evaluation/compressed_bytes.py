@@ -22,6 +22,20 @@ from lowerbound.models import Model
 
 _MAGIC = b"lowerbound bits back 1\n"
 
+_Header = dict[str, Any]
+
+# The entries of a header, and the types that they may have.
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "count": (int,),
+    "shape": (list,),
+    "levels": (int,),
+    "kind": (str, type(None)),
+    "cells": (int,),
+    "steps": (list,),
+    "model": (str,),
+    "crc": (int,),
+}
+
 
 def digest_weights(model: Model) -> str:
     """Compute a digest of a model's weights, by which compressed data recognise their model."""
@@ -32,28 +46,44 @@ def digest_weights(model: Model) -> str:
     return digest.hexdigest()[:32]
 
 
-def pack(header: dict[str, Any], stack: NDArray[np.uint32]) -> bytes:
+def pack(header: _Header, stack: NDArray[np.uint32]) -> bytes:
     """Pack the header and the words of the stack into bytes."""
     described = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     return _MAGIC + struct.pack("<I", len(described)) + described + stack.astype("<u4").tobytes()
 
 
-def unpack(packed: bytes) -> tuple[dict[str, Any], NDArray[np.uint32]]:
+def make_damage_error() -> StorageError:
+    """Make the error for bytes that cannot be read."""
+    return StorageError(
+        "these are not data that lowerbound compressed, or they are damaged; compress them again"
+    )
+
+
+def unpack(packed: bytes) -> tuple[_Header, NDArray[np.uint32]]:
     """Unpack the header and the words of the stack from bytes.
 
     Raises:
         StorageError: if these are not bytes that :func:`pack` returned.
     """
-    damaged = StorageError(
-        "these are not data that lowerbound compressed, or they are damaged; compress them again"
-    )
     if not packed.startswith(_MAGIC):
-        raise damaged
+        raise make_damage_error()
     try:
         start = len(_MAGIC) + 4
         (length,) = struct.unpack("<I", packed[start - 4 : start])
         header = json.loads(zlib.decompress(packed[start : start + length]))
         words = np.frombuffer(packed[start + length :], "<u4").astype(np.uint32)
     except (struct.error, zlib.error, ValueError):
-        raise damaged from None
+        raise make_damage_error() from None
+    if not _is_header(header):
+        raise make_damage_error()
     return header, words
+
+
+def _is_header(header: Any) -> bool:
+    if not isinstance(header, dict) or header.keys() != _ENTRIES.keys():
+        return False
+    if not all(isinstance(header[name], allowed) for name, allowed in _ENTRIES.items()):
+        return False
+    sizes = [header["count"], header["levels"], header["cells"], *header["shape"]]
+    whole = [*sizes, *header["steps"]]
+    return all(isinstance(value, int) for value in whole) and min(sizes) > 0

@@ -37,8 +37,14 @@ from lowerbound.distributions import (
     entrywise_log_prob,
     is_mass,
 )
-from lowerbound.errors import DataError, SettingsError, StorageError, UnsupportedError
-from lowerbound.evaluation.compressed_bytes import digest_weights, pack, unpack
+from lowerbound.errors import SettingsError, StorageError, UnsupportedError
+from lowerbound.evaluation.compressed_bytes import (
+    digest_weights,
+    make_damage_error,
+    pack,
+    unpack,
+)
+from lowerbound.evaluation.compressed_levels import choose_levels, make_examples, read_levels
 from lowerbound.evaluation.estimate import evaluate
 from lowerbound.models import LatentModel, Model
 from lowerbound.models.passes import ProgressCallback
@@ -102,7 +108,7 @@ def compress(
 
     Raises:
         UnsupportedError: if a part of the model does not allow it, by name.
-        DataError: for data without a known number of levels.
+        DataError: for data without a known number of levels, and for data with missing entries.
 
     Example:
         >>> import lowerbound as lb
@@ -116,21 +122,9 @@ def compress(
         >>> bool((decompress(vae, packed).values == digits.values).all())
         True
     """
-    examples = model.examples(data)
-    if examples.pixels == "binarize" and examples.levels == 2:
-        examples = examples.prepare("as-is")  # the pixels are binary already
-    if examples.pixels == "binarize":
-        raise DataError(
-            f"{examples.name}: pixels='binarize' draws other pixels at every use; compress "
-            "pixels='binarize-once' (--pixels binarize-once), or pixels as they are"
-        )
-    if examples.pixels == "dequantize" or examples.levels is None:
-        raise DataError(
-            f"{examples.name}: only data with a known number of levels can be compressed, such as "
-            "uint8 pixels as they are, booleans, or kind='codes'"
-        )
+    examples = choose_levels(model.examples(data))
     model.check_data(examples)
-    levels = _read_levels(examples)
+    levels = read_levels(examples)
     coder = _Coder(model, examples)
     coder.choose_cells(levels)
     stack = coder.push_all(levels, progress)
@@ -173,16 +167,19 @@ def decompress(
             "the data were compressed with another model, or its weights have changed since; "
             "decompress with the same model"
         )
-    coder = _Coder(model, _make_examples(header, np.zeros((1, *header["shape"]), np.int32)))
+    coder = _Coder(model, make_examples(header, np.zeros((1, *header["shape"]), np.int32)))
     coder.cells = header["cells"]
     coder.steps = 2.0 ** np.array(header["steps"], np.float64)
-    levels = coder.pop_all(stack, header["count"], progress)
+    try:
+        levels = coder.pop_all(stack, header["count"], progress)
+    except ValueError:  # of the coder, which refuses some words
+        raise make_damage_error() from None
     if zlib.crc32(levels.tobytes()) != header["crc"]:
         raise StorageError(
             "the decompressed data are not those that were compressed: the file is damaged, or "
             "this machine's arithmetic differs too much from that of the machine that wrote it"
         )
-    return _make_examples(header, levels)
+    return make_examples(header, levels)
 
 
 class _Coder:
@@ -366,20 +363,3 @@ def _take_diagonal(role: str, distribution: Distribution) -> DiagonalNormal:
             f"or lb.StandardNormal, not a {type(distribution).__name__}"
         )
     return ours
-
-
-def _read_levels(examples: Examples) -> NDArray[np.int32]:
-    """Read the levels of all entries, ``[N, *event]``."""
-    rows = torch.arange(len(examples))
-    x = examples.batch(rows, torch.float64).cpu()
-    if examples.kind is None:
-        x = x * (int(examples.levels or 2) - 1)
-    return np.ascontiguousarray(x.round().numpy().astype(np.int32))
-
-
-def _make_examples(header: dict[str, Any], levels: NDArray[np.int32]) -> Examples:
-    """Make examples like those that were compressed."""
-    values = torch.from_numpy(levels)
-    if header["kind"] is None:
-        values = values.to(torch.uint8)
-    return Examples(values, levels=header["levels"], kind=header["kind"], name="decompressed data")

@@ -42,6 +42,9 @@ _FEWEST, _FEWEST_FOR_UNITS = 5, 20
 # The total number of draws if the number for each example is not given.
 _DRAWS = 1000
 
+# The means of units are those of at most this many examples if each is an average over draws.
+_MOST_AVERAGED_EXAMPLES = 500
+
 # A posterior that depends on other latents is averaged over draws of them: over about so many draws
 # for all examples together, within these limits for each.
 _DRAWS_OF_OTHERS = 50_000
@@ -113,7 +116,8 @@ def latent_health(
         q(z) &= \frac1N \sum_n q(z \mid x_n)
 
     (Hoffman & Johnson 2016.) The mixture q(z) is over all examples, or over 10,000 that are evenly
-    spaced, and each draw's own example is one of them. So the mutual information is at most the
+    spaced, or over a few hundred if each density costs an evaluation of a network, as that of a
+    flow does. Each draw's own example is one of them. So the mutual information is at most the
     logarithm of their number. It is that logarithm if the posteriors do not overlap, and then it is
     a lower bound on the mutual information for infinitely many data.
 
@@ -124,7 +128,8 @@ def latent_health(
     of the aggregate KL itself.
 
     A unit is active if the mean of its posterior varies: :math:`\mathrm{Var}_x(\mathbb E_q[z_j]) >
-    0.01` (Burda et al. 2016), with the population variance over all examples. Units that a model
+    0.01` (Burda et al. 2016), with the population variance over all examples, or over 500 that are
+    evenly spaced if the means have no closed form. Units that a model
     does not need switch off, and this does no harm. The latents have collapsed if they carry less
     than 0.1 nats about x, or less than 0.5 with no unit active, by two standard errors. Then each
     likely cause is measured, see :mod:`lowerbound.evaluation.diagnosis`.
@@ -247,7 +252,14 @@ def _measure_groups(
     sums = {name: _GroupSums() for name in first}
     for _, x, given in iterate_batches(examples, model, seed=seed, samples=together):
         for name, group in find_latent_groups(model, x, for_rates, given).items():
-            sums[name].add(group, get_device(model))
+            sums[name].add(group, get_device(model), with_means=first[name].has_point)
+    averaged = [name for name, group in first.items() if not group.has_point]
+    if averaged:
+        some = examples.spread(_MOST_AVERAGED_EXAMPLES)
+        for _, x, given in iterate_batches(some, model, seed=seed, samples=together):
+            groups = find_latent_groups(model, x, for_rates, given)
+            for name in averaged:
+                sums[name].add_means(groups[name], get_device(model))
     found = {}
     for name, group in first.items():
         values, rates = sums[name].results()
@@ -299,8 +311,8 @@ class _GroupSums:
         self.codes: Tensor | None = None
         self.used: Tensor | None = None
 
-    def add(self, group: Group, device: torch.device) -> None:
-        """Add a batch."""
+    def add(self, group: Group, device: torch.device, *, with_means: bool = True) -> None:
+        """Add a batch, with the means of its units or without."""
         self.rates.append(group.rates.cpu())
         units = group.units_per_example
         if units is not None:
@@ -310,6 +322,11 @@ class _GroupSums:
             self.codes = _add(self.codes, codes.sum(0))
             chosen = torch.zeros_like(codes).scatter_(-1, codes.argmax(-1, keepdim=True), 1)
             self.used = _add(self.used, chosen.sum(0))
+        if with_means:
+            self.add_means(group, device)
+
+    def add_means(self, group: Group, device: torch.device) -> None:
+        """Add the means of the units of a batch."""
         means, noise = group.unit_means(device)
         self._add_means(means)
         self.noise = self.noise + noise.sum(0)
@@ -339,9 +356,9 @@ class _GroupSums:
             "variances": variances.sum(-1).cpu(),
         }
         if self.per_unit is not None:
-            values["rate_per_unit"] = (self.per_unit / self.count).cpu()
+            values["rate_per_unit"] = (self.per_unit / len(rates)).cpu()
         if self.codes is not None and self.used is not None:
-            values["codes"] = CodeUse((self.codes / self.count).cpu(), self.used.cpu() > 0)
+            values["codes"] = CodeUse((self.codes / len(rates)).cpu(), self.used.cpu() > 0)
         return values, rates
 
 

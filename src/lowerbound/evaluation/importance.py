@@ -181,8 +181,8 @@ def log_likelihood(
             chunk on. ``"never"``: not at all. ``"auto"``: if the first chunks show that the rest
             would take a minute and a half, and that compiled chunks are faster. Compiled and
             uncompiled results agree to rounding. Chunks of another shape than the first run
-            uncompiled, and so do models other than :class:`lowerbound.LatentModel` and models that
-            override ``draw``.
+            uncompiled, and so do models other than :class:`lowerbound.LatentModel` and
+            :class:`lowerbound.LayeredModel` and models that override ``draw``.
         progress: is called after each batch with the number of examples done, and of all examples.
 
     Returns:
@@ -242,7 +242,7 @@ def log_likelihood(
                 for draw in draws(x, _iterate_sizes(samples, chunk, next_chunk), **given):
                     weights.add(draw.log_w)
                     if score is not None:
-                        score.finish_chunk(draw.z)
+                        score.finish_chunk()
             yield weights.results()
 
     with evaluating(model), seeded(seed, get_device(model)), keeping_freed_memory():

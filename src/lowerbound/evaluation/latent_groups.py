@@ -22,6 +22,7 @@ from lowerbound.distributions import (
     choose_point,
     closed_form_kl,
     closed_form_unit_kl,
+    natural_point,
     unwrap_independent,
 )
 from lowerbound.errors import UnsupportedError
@@ -66,6 +67,14 @@ class Group:
         if units is not None:
             return units.sum(1)
         return self.whole_rates().double()
+
+    @property
+    def has_point(self) -> bool:
+        """Whether the mean of each unit is known without draws."""
+        try:
+            return find_code_probabilities(self.q) is not None or natural_point(self.q) is not None
+        except NotImplementedError:
+            return False
 
     def unit_means(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The mean of each unit under q, and the variance of its estimate, ``[B, J, M]`` each.

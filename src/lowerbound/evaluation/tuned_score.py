@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
-from lowerbound.models import LatentModel, Model
+from lowerbound.models import LatentModel, LayeredModel, Model
 from lowerbound.models.sampling import make_score
 from lowerbound.runtime.autotune import Autotuner, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
@@ -24,10 +24,10 @@ Score = Callable[..., Tensor]
 _WARMUP_CHUNKS, _TIMED_CHUNKS = 1, 3
 
 
-def can_tune(model: Model) -> TypeGuard[LatentModel]:
-    """Whether a model is a latent-variable model that does not override how it draws."""
-    usual = LatentModel.draw, LatentModel.draws
-    return isinstance(model, LatentModel) and (type(model).draw, type(model).draws) == usual
+def can_tune(model: Model) -> TypeGuard[LatentModel | LayeredModel]:
+    """Whether a model takes a score, because a subclass does not override how it draws."""
+    own = type(model).draw, type(model).draws
+    return any(own == (kind.draw, kind.draws) for kind in (LatentModel, LayeredModel))
 
 
 class TunedScore:
@@ -54,6 +54,8 @@ class TunedScore:
         self.likelihood, self.device, self.left = likelihood, device, pairs
         self.plain = make_score(likelihood)
         self.shape: Size | None = None
+        self.last = Size()
+        """The shape of the latents that were scored last, ``[K, B, *latent]``."""
         self.checked: Tensor | None = None
         self.tuner: Autotuner[Score] = Autotuner(
             choice,
@@ -69,17 +71,19 @@ class TunedScore:
 
     def __call__(self, z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:
         """log p(x given z), ``[K, B]``."""
+        self.last = z.shape
         if z.shape != self.shape:
             return self.plain(z, x, **fields)
         return self.tuner.run(lambda option, score: score(z, x, **fields))
 
-    def finish_chunk(self, z: Tensor) -> None:
-        """Record that the chunk with these latents, ``[K, B, *latent]``, is finished."""
-        self.left -= z.shape[:2].numel()
+    def finish_chunk(self) -> None:
+        """Record that the chunk that was scored last is finished."""
+        pairs = self.last[:2].numel()
+        self.left -= pairs
         if self.shape is None:
-            self.shape = z.shape
-        if z.shape == self.shape:
-            self.tuner.stop(self.left / z.shape[:2].numel())
+            self.shape = self.last
+        if self.last == self.shape:
+            self.tuner.stop(self.left / pairs)
         self.tuner.start()
 
     @property

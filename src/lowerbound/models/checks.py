@@ -24,6 +24,12 @@ def describe_non_distribution(role: str, part: Any) -> str:
     )
 
 
+def check_distribution(role: str, part: Any) -> None:
+    """Refuse what a part returned if it is not a distribution, by the role of the part."""
+    if not isinstance(part, Distribution):
+        raise UnsupportedError(describe_non_distribution(role, part))
+
+
 def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
     """Refuse a mismatch of shapes by name, because shapes would broadcast silently."""
     if not isinstance(prior, Distribution):
@@ -60,6 +66,25 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
             f"{tuple(p.batch_shape)}, but the data has events of shape {tuple(x.shape[1:])}, and "
             f"the expected batch shape is {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
+        )
+
+
+def refuse_learning_from_scores(likelihood: nn.Module, model: str) -> None:
+    """Refuse a likelihood that learns from what it scores, if not all of that counts alike.
+
+    Args:
+        likelihood: of a model that scores all values of its latents.
+        model: the name of the model's class.
+
+    Raises:
+        UnsupportedError: naming the model and the remedy.
+    """
+    if torch.compiler.is_compiling():
+        return  # the first steps of a training run are not compiled, and have checked this
+    if any(getattr(module, "learns_from_scores", False) for module in likelihood.modules()):
+        raise UnsupportedError(
+            f"{model}: scale='optimal' is learned from the errors at draws from q, but this model "
+            "scores all values of a latent, also improbable ones; use scale='shared'"
         )
 
 

@@ -83,7 +83,8 @@ class EnumeratedModel(LatentModel):
         likelihood: p(x given z).
 
     Raises:
-        UnsupportedError: at the first draw, if the latents cannot be enumerated.
+        UnsupportedError: at the first draw, if the latents cannot be enumerated, or for a
+            likelihood with ``scale="optimal"``.
         SettingsError: at the first draw, if there are too many states.
 
     Example:
@@ -108,6 +109,7 @@ class EnumeratedModel(LatentModel):
             ShapeError: if the parts do not fit each other or the data.
             DataError: if a field that the model needs is not given.
         """
+        checks.refuse_learning_from_scores(self.likelihood, type(self).__name__)
         parts = self.conditioned(x, given)
         q, prior = parts.q, parts.prior
         checks.check_posterior(q, prior, x)

@@ -36,6 +36,7 @@ class LabelTerms:
         gradient: Gradient,
         given: Mapping[str, Tensor],
     ) -> None:
+        checks.refuse_learning_from_scores(model.likelihood, type(model).__name__)
         self.x = x
         self.prior: Distribution = model.prior_given(given)
         self.label_prior: Tensor = model.label_prior.to(x.dtype).log()

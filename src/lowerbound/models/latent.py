@@ -13,7 +13,6 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import select_fields
 from lowerbound.describe import describable
 from lowerbound.distributions import choose_point
-from lowerbound.errors import UnsupportedError
 from lowerbound.models import checks
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.draw import Draw
@@ -78,9 +77,8 @@ class LatentModel(GenerativeModel):
 
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
         """q(z given x) for the fields that it needs, or an error if it is not a distribution."""
-        q = self.posterior(x, **select_fields(self.posterior, given))
-        if not isinstance(q, Distribution):
-            raise UnsupportedError(checks.describe_non_distribution("posterior", q))
+        q: Distribution = self.posterior(x, **select_fields(self.posterior, given))
+        checks.check_distribution("posterior", q)
         return q
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:

@@ -5,7 +5,7 @@ Suffixes of shapes: K draws, B examples. Layers are numbered from the data: z1 t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import call_network, select_fields
 from lowerbound.describe import describable
 from lowerbound.distributions import Hierarchy, choose_point, outline
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import ShapeError
 from lowerbound.models import checks, merging
 from lowerbound.models.draw import Draw
 from lowerbound.models.encoding import encode_along, read_latents
@@ -28,6 +28,10 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating
 
 Visit = Callable[[str, Distribution], Tensor]
+VisitLayer = Callable[[int, Distribution, Tensor | None], Tensor]
+VisitBoth = Callable[[str, Distribution, Distribution], Tensor]
+Fields = Mapping[str, Tensor]
+Score = Callable[..., Tensor]
 
 
 @describable
@@ -72,8 +76,7 @@ class LayeredModel(GenerativeModel):
             samples, show the natural points of details instead of draws.
 
     Raises:
-        SettingsError: if the numbers of parts differ, for an unknown ``merge``, or if all layers
-            are details.
+        SettingsError: if numbers of parts differ, ``merge`` is unknown, or all layers are details.
 
     Source: Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders"; Sønderby et al.
     2016, "Ladder variational autoencoders"; Child 2021, "Very deep VAEs generalize autoregressive
@@ -122,8 +125,8 @@ class LayeredModel(GenerativeModel):
         self.priors = nn.ModuleList(priors)
         self.posteriors = nn.ModuleList(posteriors)
         self.likelihood = likelihood
-        self.features = _make_list(features)
-        self.states = _make_list(states)
+        self.features = merging.list_modules(features)
+        self.states = merging.list_modules(states)
         self.merge = merging.check_merge(merge, top_down=features is not None)
         self.details = merging.check_details(details, len(self.priors))
         lists = {"posteriors": self.posteriors, "features": self.features, "states": self.states}
@@ -153,23 +156,17 @@ class LayeredModel(GenerativeModel):
     # The two walks through the layers. A visitor receives the name and the distribution of each
     # layer, and returns latents, with which the walk continues.
 
-    def _generate(self, given: Mapping[str, Tensor], visit: Visit) -> Tensor:
+    def _generate(self, given: Fields, visit: Visit) -> Tensor:
         """Visit the priors from the top to z1, and return the last state."""
         return self._descend(given, lambda layer, prior, _: visit(self.names[layer], prior))
 
-    def _descend(
-        self,
-        given: Mapping[str, Tensor],
-        visit: Callable[[int, Distribution, Tensor | None], Tensor],
-    ) -> Tensor:
+    def _descend(self, given: Fields, visit: VisitLayer) -> Tensor:
         state: Tensor | None = None
         for layer in reversed(range(len(self.priors))):
             part = self.priors[layer]
             inputs = () if state is None else (state,)
             prior = part(*inputs, **select_fields(part, given))
-            if not isinstance(prior, Distribution):
-                role = f"prior of {self.names[layer]}"
-                raise UnsupportedError(checks.describe_non_distribution(role, prior))
+            checks.check_distribution(f"prior of {self.names[layer]}", prior)
             z = visit(layer, prior, state)
             state = self._update_state(layer, state, z, len(prior.event_shape))
         assert state is not None
@@ -185,7 +182,7 @@ class LayeredModel(GenerativeModel):
             )
         return call_network(self.states[layer], self.network_dtype, inputs)
 
-    def _infer(self, x: Tensor, given: Mapping[str, Tensor], visit: Visit) -> None:
+    def _infer(self, x: Tensor, given: Fields, visit: Visit) -> None:
         """Visit the posteriors in the order in which latents are drawn."""
         if self.features is not None:
             self._infer_top_down(x, given, lambda name, q, _: visit(name, q))
@@ -194,12 +191,7 @@ class LayeredModel(GenerativeModel):
         for layer, name in enumerate(self.names):
             inputs = visit(name, self._call_posterior(layer, inputs, given))
 
-    def _infer_top_down(
-        self,
-        x: Tensor,
-        given: Mapping[str, Tensor],
-        visit: Callable[[str, Distribution, Distribution], Tensor],
-    ) -> Tensor:
+    def _infer_top_down(self, x: Tensor, given: Fields, visit: VisitBoth) -> Tensor:
         """Visit each layer's posterior and prior from the top, and return the last state."""
         features = self._compute_features(x, given)
 
@@ -214,7 +206,7 @@ class LayeredModel(GenerativeModel):
 
         return self._descend(given, visit_layer)
 
-    def _compute_features(self, x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
+    def _compute_features(self, x: Tensor, given: Fields) -> list[Tensor]:
         assert self.features is not None
         features: list[Tensor] = []
         for network in self.features:
@@ -222,14 +214,10 @@ class LayeredModel(GenerativeModel):
             features.append(x)
         return features
 
-    def _call_posterior(
-        self, layer: int, inputs: Tensor, given: Mapping[str, Tensor]
-    ) -> Distribution:
+    def _call_posterior(self, layer: int, inputs: Tensor, given: Fields) -> Distribution:
         part = self.posteriors[layer]
-        q = part(inputs, **select_fields(part, given))
-        if not isinstance(q, Distribution):
-            role = f"posterior of {self.names[layer]}"
-            raise UnsupportedError(checks.describe_non_distribution(role, q))
+        q: Distribution = part(inputs, **select_fields(part, given))
+        checks.check_distribution(f"posterior of {self.names[layer]}", q)
         return q
 
     def _combine(self, layer: int, q: Distribution, prior: Distribution) -> Distribution:
@@ -255,6 +243,27 @@ class LayeredModel(GenerativeModel):
             ShapeError: if the parts do not fit each other or the data.
             DataError: if a field that the model needs is not given.
         """
+        return self._draw(x, samples, gradient, given, None)
+
+    def draws(
+        self,
+        x: Tensor,
+        sizes: Iterable[int],
+        gradient: Gradient = "pathwise",
+        *,
+        score: Score | None = None,
+        **given: Any,
+    ) -> Iterator[Draw]:
+        """Draws as of :meth:`lowerbound.LatentModel.draws`; ``score`` is one of the last state."""
+        if type(self).draw is not LayeredModel.draw:  # a subclass's own
+            yield from super().draws(x, sizes, gradient, **given)
+            return
+        for samples in sizes:
+            yield self._draw(x, samples, gradient, given, score)
+
+    def _draw(
+        self, x: Tensor, samples: int, gradient: Gradient, given: Fields, score: Score | None
+    ) -> Draw:
         latents: dict[str, Latent] = {}
         if self.features is not None:
 
@@ -265,17 +274,15 @@ class LayeredModel(GenerativeModel):
             state = self._infer_top_down(x, given, draw_layer)
         else:
             state = self._draw_bottom_up(x, given, latents, samples, gradient)
-        p = self.likelihood(state, **select_fields(self.likelihood, given))
+        fields = select_fields(self.likelihood, given)
+        if score is not None:
+            return Draw.of(latents, partial(score, state, x, **fields))
+        p = self.likelihood(state, **fields)
         checks.check_likelihood(p, x, samples)
         return Draw.of(latents, partial(p.log_prob, x), p=p)
 
     def _draw_bottom_up(
-        self,
-        x: Tensor,
-        given: Mapping[str, Tensor],
-        latents: dict[str, Latent],
-        samples: int,
-        gradient: Gradient,
+        self, x: Tensor, given: Fields, latents: dict[str, Latent], samples: int, gradient: Gradient
     ) -> Tensor:
         """Draw all layers from z1 to the top, and return the state that p(x given z) needs."""
         drawn: dict[str, tuple[Distribution, Tensor, Callable[[], Tensor]]] = {}
@@ -299,17 +306,17 @@ class LayeredModel(GenerativeModel):
 
     # The joint distributions, over the vectors that concatenate the layers as in Draw.z
 
-    def prior_given(self, given: Mapping[str, Tensor]) -> Hierarchy:
+    def prior_given(self, given: Fields) -> Hierarchy:
         """p(z) of all layers, over vectors ``[J]``, for the fields that it needs."""
         # [B] if fields of B examples are given, and else [].
         batch_shape = next((value.shape[:1] for value in given.values()), Size())
         return self._join(partial(self._generate, given), batch_shape)
 
-    def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Hierarchy:
+    def posterior_given(self, x: Tensor, given: Fields) -> Hierarchy:
         """q(z given x) of all layers, over vectors ``[J]``."""
         return self._join(partial(self._infer, x, given), x.shape[:1])
 
-    def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
+    def likelihood_given(self, given: Fields) -> Callable[[Tensor], Distribution]:
         """p(x given z) as a function of the layers' vectors ``[K, B, J]``."""
         prior = self.prior_given(given)
         fields = select_fields(self.likelihood, given)
@@ -391,9 +398,3 @@ class LayeredModel(GenerativeModel):
 
         with evaluating(self):
             return decode_in_batches(likelihood_of, count, get_device(self), mean=True)
-
-
-def _make_list(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
-    if parts is None:
-        return None
-    return nn.ModuleList(parts)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
@@ -49,6 +49,13 @@ def check_details(details: int, layers: int) -> int:
             "that one is drawn"
         )
     return details
+
+
+def list_modules(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
+    """List the modules of optional parts."""
+    if parts is None:
+        return None
+    return nn.ModuleList(parts)
 
 
 def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:

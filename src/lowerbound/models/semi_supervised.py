@@ -68,6 +68,7 @@ class SemiSupervised(GenerativeModel):
 
     Raises:
         SettingsError: if the probabilities are not C positive values whose sum is 1.
+        UnsupportedError: at the first draw, for a likelihood with ``scale="optimal"``.
         DataError: before training or evaluation, for labels other than -1 and the categories from
             0 to C - 1, naming the row.
 
@@ -213,7 +214,8 @@ class SemiSupervised(GenerativeModel):
     def start_from(self, x: Tensor, **given: Any) -> None:
         """Start the likelihood from some data, see :meth:`lowerbound.Conditional.start_from`."""
         if isinstance(self.likelihood, Conditional):
-            labelled = given | {LATENT_LABEL: torch.zeros(len(x), dtype=torch.long)}
+            any_label = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            labelled = given | {LATENT_LABEL: any_label}
             self.likelihood.start_from(x, **select_fields(self.likelihood, labelled))
 
     def check_support(self, examples: Examples) -> None:
@@ -222,16 +224,32 @@ class SemiSupervised(GenerativeModel):
         Raises:
             DataError: saying where they do not.
         """
-        everything = torch.arange(len(examples))
-        label = examples.given(everything, (), (LABEL,)).get(LABEL)
-        if label is not None:
-            self._check_labels(label, examples)
+        self._check_labels_of(examples)
         likelihood = self.likelihood
         while isinstance(likelihood, Given) and likelihood.field == LATENT_LABEL:
             likelihood = likelihood.part  # the support is the same for every label
         check_support(self, likelihood, examples)
 
-    def _check_labels(self, label: Tensor, examples: Examples) -> None:
+    def as_fields(self, given: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+        """Values of fields by name as tensors, as for :class:`lowerbound.LatentModel`.
+
+        Raises:
+            DataError: also for a label that is not a category.
+        """
+        fields = super().as_fields(given, count)
+        if LABEL in fields:
+            self._check_labels(fields[LABEL], torch.arange(count), type(self).__name__)
+        return fields
+
+    def _check_labels_of(self, examples: Examples) -> None:
+        rows = everything = torch.arange(len(examples))
+        label = examples.given(everything, (), (LABEL,)).get(LABEL)
+        if examples.rows is not None:
+            rows = examples.rows
+        if label is not None:
+            self._check_labels(label, rows, examples.name)
+
+    def _check_labels(self, label: Tensor, rows: Tensor, name: str) -> None:
         labels = read_labels(label)
         bad = (labels < -1) | (labels >= self.categories)
         if label.is_floating_point():
@@ -239,9 +257,8 @@ class SemiSupervised(GenerativeModel):
         if not bool(bad.any()):
             return
         place = int(bad.nonzero()[0])
-        row = place if examples.rows is None else int(examples.rows[place])
         raise DataError(
-            f"{examples.name}: the field 'label' is {label[place].item():g} in row {row}; the "
+            f"{name}: the field 'label' is {label[place].item():g} in row {int(rows[place])}; the "
             f"labels are the whole numbers from 0 to {self.categories - 1}, and -1 where they are "
             "not known; correct the labels, or pass categories=..."
         )
@@ -270,8 +287,10 @@ class SemiSupervised(GenerativeModel):
         y is the label of the example, or the most probable one where it is not known.
         """
         points = []
+        examples = self.examples(data)
+        self._check_labels_of(examples)
         with evaluating(self):
-            for _, x, given in iterate_batches(data, self, seed=0):
+            for _, x, given in iterate_batches(examples, self, seed=0):
                 q = self.call_posterior(x, self._complete(x, given))
                 points.append(choose_point(q, get_device(self)))
         return torch.cat(points)

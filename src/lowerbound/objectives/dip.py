@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class DIPVAE(PenalisedELBO):
         >>> list(run.history[0]["train"])
         ['bound', 'rate', 'distortion', 'covariance penalty']
     """
+
+    penalises_draws: ClassVar[bool] = False
 
     version: Literal["I", "II"] = "II"
     off_diagonal: float | Schedule = 10.0

@@ -21,7 +21,14 @@ class Penalised(Objective):
 
     The rate is that of the ELBO. Use one of the two subclasses: :class:`PenalisedELBO`, or
     :class:`PenalisedReconstruction` if the penalty replaces the rate.
+
+    Raises:
+        UnsupportedError: on use, if the penalty is on draws and the model sums latents out, as
+            :class:`lowerbound.EnumeratedModel` does: its draws give the encoder no gradient.
     """
+
+    penalises_draws: ClassVar[bool] = True
+    """Whether the gradient of the penalty goes through the draws z, and not only through q."""
 
     _elbo: ClassVar[ELBO]  # an attribute of each instance, but not a setting
 
@@ -34,6 +41,20 @@ class Penalised(Objective):
     @abstractmethod
     def penalty(self, draw: Draw) -> Tensor:
         """What is subtracted, ``[B]``. It may depend on all examples of the batch."""
+
+    def checked_penalty(self, draw: Draw) -> Tensor:
+        """The penalty, ``[B]``, if its gradient reaches the encoder; see the class for the error.
+
+        Raises:
+            UnsupportedError: see the class.
+        """
+        if self.penalises_draws and draw.weight_term is not None:
+            raise UnsupportedError(
+                f"{type(self).__name__} penalises draws of z, but this model sums latents out, so "
+                "the penalty would not train its encoder; use lb.ELBO, or a model that draws all "
+                "of its latents"
+            )
+        return self.penalty(draw)
 
     def rate(self, draw: Draw) -> Tensor:
         """The rate of the ELBO, ``[B]``."""
@@ -74,7 +95,7 @@ class PenalisedELBO(Penalised):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """The ELBO less the penalty, ``[B]``."""
-        return self.bound(draw) - self.penalty(draw)
+        return self.bound(draw) - self.checked_penalty(draw)
 
 
 class PenalisedReconstruction(Penalised):
@@ -90,7 +111,7 @@ class PenalisedReconstruction(Penalised):
 
     def bound(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k)`` less the penalty, ``[B]``: a score."""
-        return draw.log_likelihood.mean(0) - self.penalty(draw)
+        return draw.log_likelihood.mean(0) - self.checked_penalty(draw)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """The score, its rate, its distortion, and the ELBO if there is one, ``[B]`` each."""

@@ -14,12 +14,15 @@ from torch import Tensor
 from lowerbound.runtime.outputs import write_whole
 
 
-def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+def save_learning_curves(
+    history: Sequence[dict[str, Any]], path: str | os.PathLike[str], *, label: str = "bound"
+) -> Path:
     """Draw the bound and its two terms against the epoch, for training and validation, as a PNG.
 
     Args:
         history: a record for each epoch, as in ``metrics.jsonl``.
         path: the path of the PNG.
+        label: the name of the value: ``"score"`` if it is not a bound on log p(x).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,7 +31,7 @@ def save_learning_curves(history: Sequence[dict[str, Any]], path: str | os.PathL
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = [
-        ("bound", "bound (nats per example)"),
+        ("bound", f"{label} (nats per example)"),
         ("rate", "rate: KL(q(z|x) || p(z))"),
         ("distortion", "distortion: -E log p(x|z)"),
     ]

@@ -49,5 +49,6 @@ class Run:
         last = self.history[-1]
         parts = [part for part in ("train", "validation") if part in last]
         bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in parts)
-        line = f"Run(epochs={last['epoch']}, steps={last['step']}, bound: {bounds} nats{where})"
+        label = self.objective.label(self.model)
+        line = f"Run(epochs={last['epoch']}, steps={last['step']}, {label}: {bounds} nats{where})"
         return "\n".join([line, *self.unfinished])

@@ -73,12 +73,12 @@ class Decision:
     restarts_average: bool = False
     bounds: Tensor | None = None
 
-    def describe(self, learning_rate: float) -> str:
-        """Describe the result of the window in one line."""
+    def describe(self, learning_rate: float, label: str = "bound") -> str:
+        """Describe the result of the window in one line; ``label`` names its value."""
         assert self.record is not None
         line = (
             f"{self.record['steps']:,} steps at learning rate {learning_rate:.3g}: "
-            f"their average has the bound {self.record['bound']:.3f}"
+            f"their average has the {label} {self.record['bound']:.3f}"
         )
         if math.isinf(self.record["gain"]):
             return line

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
+from lowerbound.distributions import is_mass
 from lowerbound.errors import NonFiniteError, SettingsError
-from lowerbound.evaluation.baseline import score_independent_entries
+from lowerbound.evaluation.baseline import score_entries_alone
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
+from lowerbound.models.measuring import draw_likelihood
 from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.memory import choose_sample_size
@@ -42,6 +44,9 @@ def look_at_data(loop: Loop, *, start: bool) -> None:
     The score of independent entries, next to which bounds are shown, is that of the validation
     data, or else of the training data.
 
+    A run that is continued from a checkpoint before its first step has started already, and its
+    weights must not be scaled twice.
+
     Args:
         loop: the training that is about to begin.
         start: whether the model starts from the data.
@@ -52,14 +57,16 @@ def look_at_data(loop: Loop, *, start: bool) -> None:
     examples = _choose_examples(loop.train, seed)
     with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         x, given = _read(examples, model, seed)
+    p = draw_likelihood(model, examples)
+    if p is not None:
         seen = given.get(OBSERVED)
         observed = x if seen is None else x.masked_fill(~seen, math.nan)
-        if (line := describe_units(model, examples, observed)) is not None:
+        if (line := describe_units(model, p, examples, observed)) is not None:
             loop.notes.append(line)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train
-            loop.progress.baseline = score_independent_entries(model, judged, seed=loop.seed)
-    if start:
+            loop.progress.baseline = score_entries_alone(judged, is_mass(p), seed=loop.seed)
+    if start and loop.progress.start is None:
         _start_from(loop, examples, x, given, seed)
 
 
@@ -70,7 +77,7 @@ def _start_from(
 
     The bound before and after is recorded as ``start`` in the checkpoints, and in the first record
     of ``metrics.jsonl``. A model that was trained well has a better bound already, so its weights
-    stay as they are. No random state changes.
+    stay as they are. So do parameters that are not trained. No random state changes.
     """
     model = loop.model
     weights = [*model.parameters(), *model.buffers()]
@@ -79,6 +86,9 @@ def _start_from(
     bound = _average_bound(loop, judges, seed)
     with torch.no_grad(), evaluating(model), seeded(seed, loop.device):
         model.start_from(x, **given)
+        for old, new in zip(before, weights, strict=True):
+            if isinstance(new, nn.Parameter) and not new.requires_grad:
+                new.copy_(old)
     if all(torch.equal(old, new) for old, new in zip(before, weights, strict=True)):
         return
     started = _average_bound(loop, judges, seed)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
 from lowerbound.conditionals.base import list_field_names
 from lowerbound.data.examples import Examples
@@ -18,10 +18,9 @@ from lowerbound.evaluation.checks import check_model
 from lowerbound.evaluation.estimate import evaluate
 from lowerbound.models import Draw, Gradient, LatentModel, Model
 from lowerbound.models.checks import check_posterior
+from lowerbound.models.groups import draw_with_log_q
 from lowerbound.models.passes import iterate_batches
-from lowerbound.models.sampling import score_latents
 from lowerbound.objectives import ELBO
-from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
@@ -136,15 +135,15 @@ class _Rates(Model):
         """Draws from q, and a log likelihood of 0."""
         with torch.no_grad():
             q = self.whole.posterior_given(x, given)
-            with noise.for_foreign(samples, len(x)):
-                z = q.sample(Size((samples,)))
+            # Together, because some flows score a given point far more slowly than their own draws.
+            z, posterior_term = draw_with_log_q(q, samples, gradient)
         prior = self.whole.prior_given(given)
         check_posterior(q, prior, x)
         return Draw(
             z=z,
             likelihood_term=lambda: z.new_zeros(z.shape[:2]),
             prior_term=lambda: prior.log_prob(z),
-            posterior_term=lambda: score_latents(q, z).detach(),
+            posterior_term=lambda: posterior_term().detach(),
             q=q,
             prior=prior,
         )

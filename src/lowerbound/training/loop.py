@@ -338,7 +338,8 @@ class Loop:
                 self._keep(window["bound"])
             if decision.goes_back and self.best_weights is not None:
                 self.load_weights(self.best_weights)
-            self.tell(decision.describe(self.rates.own[0] * window["pace"]))
+            label = self.objective.label(self.model)
+            self.tell(decision.describe(self.rates.own[0] * window["pace"], label))
             finite = {name: value for name, value in window.items() if math.isfinite(value)}
             record["window"] = finite
         if self.autostop is not None:

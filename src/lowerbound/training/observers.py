@@ -77,11 +77,13 @@ class Display(Observer):
         self.terms = shown
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
+        self.label = "bound"
         self.shown = 0.0
         self.rate = _StepRate()
 
     def on_start(self, loop: Loop) -> None:
         """Start the progress bar on a terminal."""
+        self.label = loop.objective.label(loop.model)
         self.rate = _StepRate(loop.autotuner.option)
         if loop.progress.finished:
             epoch_steps = count_batches(len(loop.train), loop.batch_size)
@@ -121,7 +123,10 @@ class Display(Observer):
         if rate := self.rate.measure(loop):
             speed = f"{rate * loop.batch_size:,.0f}/s"
             left = _format_duration((loop.total_steps - loop.progress.step) / rate)
-        terms = "  ".join(f"{name} {value:.1f}" for name, value in loop.averages().items())
+        names = {"bound": self.label}
+        terms = "  ".join(
+            f"{names.get(name, name)} {value:.1f}" for name, value in loop.averages().items()
+        )
         self.bar.update(
             self.task,
             completed=loop.progress.step,
@@ -162,15 +167,15 @@ class Display(Observer):
         progress = loop.progress
         if progress.stopped_early:
             self.console.print(
-                f"stopped early: no better validation bound in {loop.patience} epochs"
+                f"stopped early: no better validation {self.label} in {loop.patience} epochs"
             )
         if progress.settled:
             self.console.print(f"settled after {progress.step:,} steps")
         if progress.best_bound is not None:
-            kept = f"epoch {progress.best_epoch}, validation bound"
+            kept = f"epoch {progress.best_epoch}, validation"
             if loop.autostop is not None:
-                kept = f"the average of the weights up to epoch {progress.best_epoch}, bound"
-            self.console.print(f"kept {kept} {progress.best_bound:.2f} nats")
+                kept = f"the average of the weights up to epoch {progress.best_epoch},"
+            self.console.print(f"kept {kept} {self.label} {progress.best_bound:.2f} nats")
         for line in filter(None, [describe_gain(progress), *loop.unfinished()]):
             self.console.print(line)
 
@@ -297,7 +302,9 @@ class Painter(Observer):
 
     def on_end(self, loop: Loop) -> None:
         """Draw the pictures of the whole run."""
-        save_learning_curves(loop.progress.history, self.directory.path / "bound.png")
+        place = self.directory.path / "bound.png"
+        label = loop.objective.label(loop.model)
+        save_learning_curves(loop.progress.history, place, label=label)
         if self.paints and has_two_normal_latents(loop.model) and not loop.model.needs:
             side = 20
             model: Any = loop.model

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals.standardized import Standardized
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import find_entry_support
 from lowerbound.models import Model
-from lowerbound.models.measuring import draw_likelihood
 
 # A network's outputs and gradients suit entries whose spreads are near 1, up to this factor.
 _LARGEST_FACTOR = 30.0
@@ -20,11 +19,12 @@ _LARGEST_FACTOR = 30.0
 _MOST_NAMED = 3
 
 
-def describe_units(model: Model, examples: Examples, x: Tensor) -> str | None:
+def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor) -> str | None:
     """Describe entries whose spreads differ much, or are far from 1; ``None`` if there are none.
 
     Args:
         model: the model that is about to be trained.
+        p: its likelihood of some examples.
         examples: the training data, with the names of columns if they are known.
         x: some of the data as they are scored, ``[N, *event]``, with NaN where an entry was not
             observed.
@@ -32,8 +32,7 @@ def describe_units(model: Model, examples: Examples, x: Tensor) -> str | None:
     likelihood = getattr(model, "likelihood", None)
     if examples.is_discrete or isinstance(likelihood, Standardized):
         return None
-    p = draw_likelihood(model, examples)
-    if p is None or find_entry_support(p) not in (constraints.real, constraints.real_vector):
+    if find_entry_support(p) not in (constraints.real, constraints.real_vector):
         return None  # data within bounds have units that cannot be changed
     rows = x.double()
     spreads = (rows - rows.nanmean(0)).square().nanmean(0).sqrt().flatten()
