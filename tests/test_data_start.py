@@ -204,7 +204,7 @@ def test_large_outputs_are_judged_by_few_draws_at_once(monkeypatch):
     own = part.from_parameters
     monkeypatch.setattr(part, "from_parameters", lambda raw: (sizes.append(len(raw)), own(raw))[1])
     monkeypatch.setattr("lowerbound.conditionals.base._MOST_OUTPUTS", 6 * 30)
-    steps = part._find_steps_of_a_nat(outputs)
+    steps = part._find_one_nat_steps(outputs)
     assert sizes == [30, 30, 30, 10]
     wanted = torch.tensor([-1.0, -2.0, -3.0]).exp()
     torch.testing.assert_close(steps[:3], wanted, rtol=5 / (2 * 100) ** 0.5, atol=0)
