@@ -324,6 +324,7 @@ OBJECTIVES = {
 
 # The reasons for which an objective refuses some posteriors. All others take every model.
 _DEPENDS = "depends on other latents"
+_POINT = "all probability at one point"
 REASONS = {
     "ELBO, estimator B": "no closed-form KL is registered for",
     "BetaTCVAE": f"entries of a .* are not independent|which has no density|{_DEPENDS}",
@@ -331,7 +332,7 @@ REASONS = {
     "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
     "InfoVAE": f"prior that {_DEPENDS}",
     "InfoVAE without a rate": f"prior that {_DEPENDS}",
-}
+} | {name: _POINT for name in OBJECTIVES if name.endswith(("dreg", "score function"))}
 
 
 def _vae(posterior=None, prior=None, likelihood=None, shape=IMAGE, latent=2):

@@ -240,7 +240,7 @@ def test_the_density_is_the_average_of_the_posteriors():
     z = torch.randn(9, 2).double()
     q = prior.posterior(prior.pseudo_inputs)
     expected = torch.stack([q.log_prob(one) for one in z]).exp().mean(1).log()
-    torch.testing.assert_close(prior().log_prob(z), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(prior().log_prob(z), expected, rtol=0, atol=1e-12)
 
 
 def test_pseudo_inputs_start_from_data_and_are_trained():

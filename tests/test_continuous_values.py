@@ -211,7 +211,7 @@ def test_student_t_has_scipys_entropy_and_its_moments_end_with_few_degrees():
 
 @pytest.mark.parametrize("concentration", [0.01, 1.0, 7.99, 8.01, 300.0, 1e4])
 def test_gamma_and_beta_are_exact_however_concentrated(concentration):
-    """In float32 the errors are those of rounding the value; torch's are 20 times as large."""
+    """In float32 the errors are those of rounding; torch's are hundreds of times as large."""
     shares = np.array([0.2, 0.5, 0.8])
     for share in (0.5, 0.9):
         a, b = concentration * share, concentration * (1 - share)
@@ -229,7 +229,7 @@ def test_gamma_and_beta_are_exact_however_concentrated(concentration):
             single = family(*rounded, validate_args=False).log_prob(inside)
             double = family(*(value.double() for value in rounded), validate_args=False)
             wanted = double.log_prob(inside.double())
-            torch.testing.assert_close(single.double(), wanted, rtol=2e-6, atol=1e-3)
+            torch.testing.assert_close(single.double(), wanted, rtol=2e-6, atol=3e-5)
 
 
 def test_stirlings_remainder_is_that_of_the_log_gamma_function():

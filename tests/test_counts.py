@@ -157,6 +157,12 @@ def test_the_network_gives_log_rates_and_the_exposure_multiplies_them():
     [
         ({"dispersion": "gene"}, SettingsError, "dispersion='gene' is unknown"),
         ({"dispersion": -1.0}, SettingsError, r"dispersion=-1.0 is unknown"),
+        ({"dispersion": True}, SettingsError, r"dispersion=True is unknown"),
+        (
+            {"dispersion": 2.0, "exposure": 1000.0},
+            SettingsError,
+            r"NegativeBinomial: exposure=1000.0 must be True or False",
+        ),
         ({}, ShapeError, r"\(3,\) cannot be split into rates and inverse dispersions"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
@@ -193,6 +194,20 @@ def test_a_network_without_a_fitting_bias_is_left_alone():
     assert not set_output_bias(torch.nn.Identity(), torch.zeros(3))
     assert not set_output_bias(lb.mlp(2, 4), torch.zeros(3))
     assert not set_output_bias(lb.constant(3, learned=False), torch.zeros(3))
+
+
+def test_large_outputs_are_judged_by_few_draws_at_once(monkeypatch):
+    """100 draws in all: standard deviations at 5 standard errors."""
+    part = lb.Gaussian(lb.mlp(2, 6), scale="network")
+    outputs = torch.tensor([0.0, 0.0, 0.0, -2.0, -4.0, -6.0])
+    sizes = []
+    own = part.from_parameters
+    monkeypatch.setattr(part, "from_parameters", lambda raw: (sizes.append(len(raw)), own(raw))[1])
+    monkeypatch.setattr("lowerbound.conditionals.base._MOST_OUTPUTS", 6 * 30)
+    steps = part._find_one_nat_steps(outputs)
+    assert sizes == [30, 30, 30, 10]
+    wanted = torch.tensor([-1.0, -2.0, -3.0]).exp()
+    torch.testing.assert_close(steps[:3], wanted, rtol=5 / (2 * 100) ** 0.5, atol=0)
 
 
 # Units.
@@ -410,6 +425,42 @@ def test_counts_score_their_negative_binomial():
 
     exact = 2 * stats.nbinom.logpmf(x.numpy(), 3, 0.2).mean()
     assert _score(Counts(lb.mlp(2, 2), scale=1.0), data) == pytest.approx(exact, abs=0.01)
+
+
+def test_counts_are_scored_with_the_exposures_of_the_likelihood():
+    """An entry whose rate is the same for all rows needs no more than its rate."""
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    exposure = generator.uniform(1, 100, size=(4000, 1))
+    means = exposure * np.array([0.5, 3.0])
+    x = stats.nbinom.rvs(4, 4 / (4 + means), random_state=generator)
+    x[::5, 1] = 0
+    seen = torch.ones(4000, 2, dtype=torch.bool)
+    seen[::5, 1] = False
+    fields = {"exposure": exposure[:, 0], "observed": seen}
+    data = lb.Examples(torch.from_numpy(x), kind="counts", fields=fields)
+    scores = stats.nbinom.logpmf(x, 4, 4 / (4 + means))
+    exact = (scores * seen.numpy()).sum() / 4000
+
+    def make(exposure):
+        return lb.Masked(lb.Poisson(lb.mlp(2, 2), exposure=exposure))
+
+    assert _score(make(True), data) == pytest.approx(exact, abs=0.01)
+    assert _score(make(False), data) < exact - 0.5
+    by_entry = exposure * np.array([1.0, 4.0])
+    of_entries = lb.Examples(
+        torch.from_numpy(stats.nbinom.rvs(4, 4 / (4 + by_entry), random_state=generator)),
+        kind="counts",
+        fields={"exposure": by_entry},
+    )
+    wanted = stats.nbinom.logpmf(of_entries.values.numpy(), 4, 4 / (4 + by_entry)).sum(1).mean()
+    assert _score(lb.Poisson(lb.mlp(2, 2), exposure=True), of_entries) == pytest.approx(
+        wanted, abs=0.01
+    )
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(2, 4)), make(True))
+    run = lb.fit(model, lb.ELBO(), data, epochs=1, progress=False)
+    assert run.baseline == _score(make(True), data)
+    assert lb.evaluate(model, lb.ELBO(), data).baseline == run.baseline
 
 
 def test_a_bound_below_the_baseline_is_said_loudly(capsys):

@@ -226,6 +226,13 @@ def test_scales_stay_between_their_bounds():
             r"\(3,\) cannot be split into mean and log variance",
         ),
         (lambda: lb.Gaussian(lb.mlp(4, 4), scale=0.0), SettingsError, "scale=0.0 is unknown"),
+        (lambda: lb.Gaussian(lb.mlp(4, 4), scale=True), SettingsError, "scale=True is unknown"),
+        (lambda: lb.MixturePrior(2, 3, spread="1"), SettingsError, "spread='1' must be a positive"),
+        (
+            lambda: lb.Categorical(lb.mlp(4, 4), 2, codes="yes"),
+            SettingsError,
+            "codes='yes' must be True or False",
+        ),
         (
             lambda: lb.Gaussian(lb.mlp(4, 4), scale="learned"),
             SettingsError,
@@ -265,12 +272,12 @@ def shared_model(name):
 def test_every_objective_gives_a_bound_for_each_example(name, which):
     vae, goal = shared_model(name), OBJECTIVES[which]()
     vae.zero_grad()
-    draw = vae.draw(images(name), goal.samples, goal.gradient)
     try:
+        draw = vae.draw(images(name), goal.samples, goal.gradient)
         bound = goal(draw)
     except UnsupportedError:
         with pytest.raises(UnsupportedError, match=REASONS[which]):
-            goal(draw)
+            goal(vae.draw(images(name), goal.samples, goal.gradient))
         return
     assert getattr(goal, "kl", None) != "closed-form" or draw.analytic_rate is not None
     terms = goal.terms(draw)

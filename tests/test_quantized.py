@@ -273,8 +273,7 @@ def test_the_bound_is_below_the_sum_over_all_codes(name):
     p = model.prior()
     log_prior = p.log_prob_of_codes(everything)
     assert float(log_prior.exp().sum()) == pytest.approx(1)
-    if posterior.units == 1:  # sums of codes may be found as others
-        torch.testing.assert_close(p.log_prob(z), log_prior)
+    torch.testing.assert_close(p.log_prob(z), log_prior)
     joint = model.likelihood(z[:, None].expand(-1, 5, -1, -1)).log_prob(x) + log_prior[:, None]
     evidence = joint.logsumexp(0)
     bound = lb.evaluate(model, lb.QuantizedELBO() if posterior.units > 1 else lb.ELBO(), x)
@@ -286,6 +285,36 @@ def test_the_bound_is_below_the_sum_over_all_codes(name):
     torch.testing.assert_close(p.mean, mean)
     variance = (log_prior.exp()[:, None, None] * (z - mean).square()).sum(0)
     torch.testing.assert_close(p.variance, variance)
+
+
+@torch.no_grad()
+def test_the_codes_of_a_sum_are_found_again(monkeypatch):
+    """Quantising the sum once more would give other codes for some vectors."""
+    torch.manual_seed(0)
+    part = quantizer((3, 2), codes=8, stages=2).eval()
+    part.tables.normal_()
+    q = part(torch.randn(200, 3, 2, dtype=DOUBLE))
+    assert torch.equal(part.find(q.loc), q.codes)
+    monkeypatch.setattr("lowerbound.distributions.codes._MOST_DISTANCES", 64 * 8 * 7)
+    assert torch.equal(part.find(q.loc), q.codes)
+    assert not torch.equal(part(q.loc).codes, q.codes)
+
+
+@pytest.mark.parametrize("kind", ["independent", "autoregressive"])
+@torch.no_grad()
+def test_a_learned_prior_scores_the_codes_that_were_chosen(kind):
+    torch.manual_seed(0)
+    posterior = lb.VectorQuantized(lb.mlp(6, (2, 2)), codes=5, stages=3)
+    posterior.tables.normal_()
+    prior = lb.AutoregressivePrior(posterior, lb.recurrent(1, 8, (6, 5)))
+    if kind == "independent":
+        prior = lb.CodePrior(posterior, learned=True)
+        nn.init.normal_(prior.logits)
+    model = lb.LatentModel(prior, posterior, lb.Gaussian(lb.mlp((2, 2), 12))).double().eval()
+    draw = model.draw(torch.randn(50, 6, dtype=DOUBLE), 2)
+    expected = prior().log_prob_of_codes(draw.q.codes)
+    torch.testing.assert_close(draw.log_prior, expected.expand(2, 50))
+    torch.testing.assert_close(draw.sampled_rate, draw.rate)
 
 
 def test_a_prior_with_the_frequencies_of_the_codes_has_their_entropy_as_rate():
@@ -390,6 +419,11 @@ def test_codes_may_depend_on_fields():
         (lambda: lb.VectorQuantized(lb.mlp(4, 2), revive=-1.0), SettingsError, "revive=-1.0"),
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3, 1)), SettingsError, "at least 2"),
         (lambda: lb.FiniteScalarQuantized(lb.mlp(4, 2), (3,)), ShapeError, "1 levels need"),
+        (
+            lambda: lb.FiniteScalarQuantized(lb.mlp(4, 12), (5,) * 12),
+            SettingsError,
+            "make 244,140,625 codes, and at most 1,048,576 are possible",
+        ),
         (lambda: lb.CodePrior(lb.Gaussian(lb.mlp(4, 2))), SettingsError, "does not choose codes"),
         (
             lambda: lb.AutoregressivePrior(

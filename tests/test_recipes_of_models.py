@@ -76,6 +76,8 @@ def test_a_deep_model_has_layers_at_each_resolution():
     assert sizes == {"z4": (2, 7, 7), "z3": (2, 7, 7), "z2": (2, 14, 14), "z1": (2, 14, 14)}
     with pytest.raises(SettingsError, match="must be pictures"):
         lb.recipes.deep((7,))
+    with pytest.raises(SettingsError, match=r"8 x 3 pixels cannot be halved scales=2 times"):
+        lb.recipes.deep((1, 8, 3))
 
 
 @pytest.mark.parametrize(

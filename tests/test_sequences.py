@@ -66,6 +66,14 @@ def test_teacher_forcing_equals_one_code_after_the_other(name, end):
 
 
 @decoder
+def test_one_sequence_is_scored_as_within_a_batch(name):
+    p = make(name)(some_latents())
+    assert p.log_prob(ALL[7]).shape == p.batch_shape == ()
+    torch.testing.assert_close(p.log_prob(ALL[7]), p.log_prob(ALL)[7])
+    assert p.sample().shape == (LENGTH,)
+
+
+@decoder
 def test_no_code_sees_itself_or_later_ones(name):
     likelihood = make(name)
     codes = torch.tensor([[0, 1, 2, 1]], requires_grad=False)

@@ -47,6 +47,27 @@ def test_the_density_integrates_to_one_and_its_entropy_is_an_integral(size, conc
     assert float(q.entropy()) == pytest.approx(entropy, abs=1e-9)
 
 
+@pytest.mark.parametrize("size", [2, 10, 50])
+@pytest.mark.parametrize("concentration", [0.1, 30.0, 1e4])
+def test_concentrated_densities_are_accurate_in_float32(size, concentration):
+    """The terms of the textbook formulas are about 10^4, and their differences about 10."""
+    exact = make_density(size, concentration)
+    q = PowerSpherical(exact.loc.float(), exact.concentration.float())
+    exact = PowerSpherical(q.loc.double(), q.concentration.double())
+    torch.testing.assert_close(q.entropy().double(), exact.entropy(), rtol=1e-6, atol=2e-6)
+    torch.manual_seed(0)
+    x = q.sample((200,))
+    torch.testing.assert_close(
+        q.log_prob(x).double(), exact.log_prob(x.double()), rtol=1e-5, atol=1e-4
+    )
+    concentrations = torch.tensor(concentration, requires_grad=True)
+    entropy = PowerSpherical(q.loc, concentrations).entropy()
+    (slope,) = torch.autograd.grad(entropy, concentrations)
+    wide = exact.concentration.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(PowerSpherical(exact.loc, wide).entropy(), wide)
+    torch.testing.assert_close(slope.double(), wanted, rtol=1e-5, atol=0)
+
+
 def test_the_area_of_the_sphere_is_known():
     for size, area in ((2, 2 * math.pi), (3, 4 * math.pi), (4, 2 * math.pi**2)):
         density = SphereUniform(size, ZERO).log_prob(torch.eye(size)[0]).exp()

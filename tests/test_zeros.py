@@ -6,18 +6,28 @@ import scipy.stats
 import torch
 from scipy.integrate import quad
 from torch import nn
-from torch.distributions import Gamma, Independent, LogNormal, MultivariateNormal, constraints
+from torch.distributions import (
+    Gamma,
+    Geometric,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Poisson,
+    constraints,
+)
 
 import lowerbound as lb
 from lowerbound.conditionals import Parametric
 from lowerbound.distributions import (
     FactorialCategorical,
+    FactorialCodes,
     FactorialNegativeBinomial,
     FactorialPoisson,
     HurdleDistribution,
     ZeroInflatedDistribution,
     has_point_masses,
     is_mass,
+    natural_point,
 )
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
@@ -124,7 +134,7 @@ def test_the_gradient_is_finite_where_the_density_of_zero_is_not():
     assert of_gate.tolist() == [0.5, -0.5]
 
 
-def test_a_hurdle_of_a_mass_without_positive_draws_draws_until_they_are():
+def test_a_hurdle_of_levels_draws_those_above_zero():
     """10,000 draws of each of four levels at 5 standard errors."""
     torch.manual_seed(0)
     p = HurdleDistribution(FactorialCategorical(torch.randn(4, 1)), torch.tensor([0.5]))
@@ -133,11 +143,82 @@ def test_a_hurdle_of_a_mass_without_positive_draws_draws_until_they_are():
     assert float(exact.sum()) == pytest.approx(1)
     found = (p.sample((10_000,)) == levels.flatten()).float().mean(0)
     assert ((found - exact).abs() <= 5 * (exact * (1 - exact) / 10_000).sqrt()).all()
-    never = HurdleDistribution(
-        FactorialCategorical(torch.tensor([[0.0], [-1e9]])), torch.tensor([-99.0])
-    )
+
+
+def test_a_base_without_positive_draws_is_drawn_from_until_they_are():
+    """10,000 draws at 5 standard errors."""
+    torch.manual_seed(0)
+
+    def make(rate):
+        return HurdleDistribution(Independent(Poisson(torch.tensor([rate])), 1), torch.zeros(1))
+
+    p = make(0.7)
+    exact = p.entrywise_log_prob(torch.arange(5.0)[:, None]).exp().flatten()
+    found = (p.sample((10_000,)) == torch.arange(5.0)).float().mean(0)
+    assert ((found - exact).abs() <= 5 * (exact * (1 - exact) / 10_000).sqrt()).all()
     with pytest.raises(UnsupportedError, match="give it a method sample_positive"):
-        never.sample()
+        make(1e-20).sample()
+
+
+ALMOST_ZERO = {
+    "levels": (lambda m, g: lb.Hurdle(lb.Categorical(m, levels=4), g), 1 / 3, (4,), -30.0),
+    "codes": (lambda m, g: lb.Hurdle(lb.Ordinal(m, levels=4), g), 1.0, (1,), -40.0),
+    "successes": (lambda m, g: lb.Hurdle(lb.Binomial(m, trials=3), g), 1.0, (1,), -25.0),
+    "logistics": (lambda m, g: lb.Hurdle(lb.DiscretizedLogistic(m, 8), g), 1 / 7, (2,), -3.0),
+    "counts": (lambda m, g: lb.Hurdle(lb.Poisson(m), g), 1.0, (1,), -25.0),
+    "dispersed counts": (lambda m, g: lb.Hurdle(lb.NegativeBinomial(m), g), 1.0, (2,), -25.0),
+}
+
+
+@pytest.mark.parametrize("name", ALMOST_ZERO)
+def test_a_hurdle_is_accurate_where_the_base_is_almost_surely_zero(name):
+    """In float32 the probability of 0 rounds to 1, and the bound would be infinite."""
+    make, value, outputs, low = ALMOST_ZERO[name]
+    network = lb.constant(outputs)
+    part = make(network, lb.constant(1))
+    with torch.no_grad():
+        network.numbers.fill_(low)
+        network.numbers[0] = {"levels": 0.0}.get(name, low)
+    x = torch.full((1,), value)
+    exact = part.double()().log_prob(x.double())
+    single = part.float()()
+    torch.testing.assert_close(single.log_prob(x).double(), exact, rtol=1e-5, atol=1e-5)
+    assert single.log_prob(x) < 0
+    (gradient,) = torch.autograd.grad(single.log_prob(x), network.numbers)
+    assert gradient.isfinite().all()
+    if hasattr(single.base, "sample_positive"):
+        drawn = single.sample((100,))
+        assert 0 < (drawn > 0).sum() < 100
+
+
+def test_a_hurdle_of_a_mass_that_rounds_to_its_zero_has_no_infinite_bound():
+    p = HurdleDistribution(Independent(Geometric(torch.tensor([1 - 2e-8])), 1), torch.zeros(1))
+    assert p.log_prob(torch.ones(1)) < 0
+
+
+@pytest.mark.parametrize("kind", [ZeroInflatedDistribution, HurdleDistribution])
+def test_the_natural_point_of_codes_with_zeros_is_the_most_probable_code(kind):
+    torch.manual_seed(0)
+    p = kind(FactorialCodes(torch.randn(50, 4, 3)), torch.randn(50, 3))
+    scores = torch.stack(
+        [p.entrywise_log_prob(torch.full((3,), code)) for code in (0.0, 1.0, 2.0, 3.0)]
+    )
+    assert torch.equal(natural_point(p), scores.argmax(0).float())
+
+
+def test_zeros_do_not_count_for_an_optimal_scale():
+    """They are replaced by another value before the density scores them."""
+    torch.manual_seed(0)
+    likelihood = lb.LogNormal(lb.constant(3), scale="optimal")
+    x = rainfall()
+    lb.Hurdle(likelihood, lb.constant(3))().log_prob(x)
+    found = likelihood.deviation / likelihood.deviation_weight
+    torch.testing.assert_close(found, x[x > 0].log().square().mean())
+    seen = torch.rand(40, 3) < 0.5
+    again = lb.LogNormal(lb.constant(3), scale="optimal")
+    lb.Masked(lb.Hurdle(again, lb.constant(3)))(observed=seen).log_prob(x)
+    found = again.deviation / again.deviation_weight
+    torch.testing.assert_close(found, x[(x > 0) & seen].log().square().mean())
 
 
 def test_what_cannot_have_more_zeros_is_refused_with_the_reason():

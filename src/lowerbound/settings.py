@@ -9,13 +9,14 @@ makes the class from the signature. The class determines the checks, the section
 """
 
 import inspect
+import math
 import operator
 import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from textwrap import fill
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -208,6 +209,23 @@ def check_whole_number(name: str, value: Any) -> int:
     if number < 1 or isinstance(value, bool):
         raise SettingsError(f"{name}={value!r} must be a whole number of at least 1")
     return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Check that ``value`` is True or False, because any other object would count as one of them.
+
+    Raises:
+        SettingsError: naming the value.
+    """
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r} must be True or False")
+    return value
+
+
+def is_positive_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a positive, finite number. True and False do not count as numbers."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < math.inf
 
 
 def check_seed(name: str, seed: Any) -> int:

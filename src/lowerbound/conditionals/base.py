@@ -22,6 +22,10 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 # The number of draws from which the Fisher information of a network's outputs is estimated.
 _DRAWS = 100
 
+# The draws are made in groups of at most this many outputs, because those of a large picture with
+# 256 levels would need many gigabytes.
+_MOST_OUTPUTS = 1 << 24
+
 
 class Conditional(nn.Module, ABC):
     """A module whose ``forward(*given)`` returns a ``torch.distributions.Distribution``.
@@ -236,13 +240,17 @@ class Parametric(Conditional):
         It is the inverse root of the output's Fisher information, estimated from draws, and at most
         1: ``[*outputs]``.
         """
-        raw = outputs.expand(_DRAWS, *outputs.shape).clone().requires_grad_()
-        p = self.from_parameters(raw)
-        with torch.no_grad():
-            x = p.sample()
-        (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), raw)
-        information = gradient.square().mean(0).nan_to_num(0.0, 0.0, 0.0)
-        return information.rsqrt().clamp(max=1.0)
+        information = torch.zeros_like(outputs)
+        at_once = min(_DRAWS, max(1, _MOST_OUTPUTS // outputs.numel()))
+        for start in range(0, _DRAWS, at_once):
+            draws = min(at_once, _DRAWS - start)
+            raw = outputs.expand(draws, *outputs.shape).clone().requires_grad_()
+            p = self.from_parameters(raw)
+            with torch.no_grad():
+                x = p.sample()
+            (gradient,) = torch.autograd.grad(p.log_prob(x).sum(), raw)
+            information += draws / _DRAWS * gradient.square().mean(0)
+        return information.nan_to_num(0.0, 0.0, 0.0).rsqrt().clamp(max=1.0)
 
     def forward(self, *given: Any, **fields: Any) -> Distribution:
         """The distribution, given these values and the fields that the network needs."""

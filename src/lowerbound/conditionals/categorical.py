@@ -13,7 +13,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import FactorialCategorical, FactorialCodes
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_flag, check_whole_number
 
 
 @describable
@@ -39,6 +39,7 @@ class Categorical(Parametric):
         codes: whether the values are integers rather than from 0 to 1.
 
     Raises:
+        SettingsError: for fewer than two levels, or codes that are not True or False.
         ShapeError: if the output's first dimension is not a multiple of ``levels``.
 
     Example:
@@ -54,7 +55,7 @@ class Categorical(Parametric):
         self.levels = check_whole_number("Categorical: levels", levels)
         if levels < 2:
             raise SettingsError(f"Categorical: levels={levels} must be at least 2")
-        self.codes = codes
+        self.codes = check_flag("Categorical: codes", codes)
         self.event_dims = event_dims_of(network)
         declared: Shape | None = getattr(network, "output_shape", None)
         if declared is not None and declared[0] % levels:

@@ -14,6 +14,7 @@ from lowerbound.conditionals.quantized import Quantizer, find_output_shape
 from lowerbound.describe import describable
 from lowerbound.distributions import EmbeddedSequence, FactorialCodeVectors
 from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.settings import check_flag
 
 
 @describable
@@ -34,7 +35,7 @@ class CodePrior(Conditional):
         learned: whether the probabilities of the codes are parameters, which start equal.
 
     Raises:
-        SettingsError: if the posterior does not choose codes.
+        SettingsError: if the posterior does not choose codes, or ``learned`` is not True or False.
 
     Example:
         >>> import torch, lowerbound as lb
@@ -49,7 +50,7 @@ class CodePrior(Conditional):
     def __init__(self, quantizer: nn.Module, learned: bool = False) -> None:
         super().__init__()
         self.quantizer = quantizer
-        self.learned = learned
+        self.learned = check_flag("CodePrior: learned", learned)
         inside = _find_quantizer(self)
         sides = find_output_shape(inside)[1:]
         logits = torch.zeros(inside.units, *sides, inside.count)

@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
-from lowerbound.conditionals.moments import average_entries
+from lowerbound.conditionals.moments import (
+    average_entries,
+    find_inverse_dispersions,
+    find_rates,
+)
 from lowerbound.conditionals.refusing import refuse_outside
 from lowerbound.data.fields import EXPOSURE
 from lowerbound.describe import describable
 from lowerbound.distributions import FactorialNegativeBinomial, FactorialPoisson, soft_clamp
 from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.networks import Shape, set_output_bias
+from lowerbound.settings import check_flag, is_positive_number
 
 # Logarithms of means and of inverse dispersions stay within these limits, and change only near
 # them. The means are from 1e-13 to 1e13.
@@ -34,7 +39,7 @@ class _Counts(Parametric):
     def __init__(self, network: nn.Module, exposure: bool) -> None:
         super().__init__()
         self.network = network
-        self.exposure = exposure
+        self.exposure = check_flag(f"{type(self).__name__}: exposure", exposure)
         self.event_dims = event_dims_of(network)
         if exposure:
             self.needs = (EXPOSURE,)
@@ -91,7 +96,7 @@ class _Counts(Parametric):
 
     def _find_outputs(self, x: Tensor, exposure: Tensor) -> Tensor:
         """Find the network's outputs from counts and their exposures, ``[N, *event]`` both."""
-        return _find_rate(x, exposure).log()
+        return find_rates(x, exposure).log()
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:
         """Refuse values that are not counts.
@@ -153,6 +158,7 @@ class Poisson(_Counts):
             False, e is 1.
 
     Raises:
+        SettingsError: for an exposure that is not True or False.
         DataError: before training or evaluation, for values that are not counts and exposures that
             are not positive; the message names the row.
 
@@ -198,7 +204,8 @@ class NegativeBinomial(_Counts):
             False, e is 1.
 
     Raises:
-        SettingsError: for a dispersion that is none of these.
+        SettingsError: for a dispersion that is none of these, or an exposure that is not True or
+            False.
         ShapeError: if the output cannot be split in two, or an elementwise dispersion is requested
             and the network does not declare its ``output_shape``.
         DataError: before training or evaluation, for values that are not counts and exposures that
@@ -243,7 +250,7 @@ class NegativeBinomial(_Counts):
                     "output_shape"
                 )
             self.log_inverse_dispersion = nn.Parameter(torch.zeros(declared))
-        elif isinstance(self.dispersion, int | float) and 0 < self.dispersion < math.inf:
+        elif is_positive_number(self.dispersion):
             fixed = torch.tensor(math.log(self.dispersion))
             self.register_buffer("log_inverse_dispersion", fixed, persistent=False)
         else:
@@ -263,37 +270,21 @@ class NegativeBinomial(_Counts):
         return FactorialNegativeBinomial(log_mean, log_dispersion, self.event_dims)
 
     def _fit(self, x: Tensor, exposure: Tensor) -> Tensor:
-        mean = exposure * _find_rate(x, exposure)
+        mean = exposure * find_rates(x, exposure)
         if self.dispersion == "shared":
-            pooled = _find_inverse_dispersion(x.reshape(-1, 1), mean.reshape(-1, 1))
-            self.log_inverse_dispersion.copy_(pooled.log().squeeze())
+            pooled = _find_start(x.reshape(-1, 1), mean.reshape(-1, 1))
+            self.log_inverse_dispersion.copy_(pooled.squeeze())
         elif self.dispersion == "elementwise":
-            self.log_inverse_dispersion.copy_(_find_inverse_dispersion(x, mean).log())
+            self.log_inverse_dispersion.copy_(_find_start(x, mean))
         return super()._fit(x, exposure)
 
     def _find_outputs(self, x: Tensor, exposure: Tensor) -> Tensor:
-        rate = _find_rate(x, exposure)
+        rate = find_rates(x, exposure)
         if self.dispersion == "network":
-            return torch.cat([rate.log(), _find_inverse_dispersion(x, exposure * rate).log()])
+            return torch.cat([rate.log(), _find_start(x, exposure * rate)])
         return rate.log()
 
 
-def _find_rate(x: Tensor, exposure: Tensor) -> Tensor:
-    """Find the rate of each entry, ``[*event]``; an entry without counts has that of half a count.
-
-    Args:
-        x: counts ``[N, *event]``, with NaN where an entry was not observed.
-        exposure: their exposures, of the same shape, with NaN there too.
-    """
-    total = exposure.nansum(0)
-    return x.nansum(0).clamp(min=0.5) / total.where(total > 0, exposure.nanmean())
-
-
-def _find_inverse_dispersion(x: Tensor, mean: Tensor) -> Tensor:
-    """Find the inverse dispersion of each entry from counts and their means, ``[N, *event]`` both.
-
-    The variance is mu + mu^2 / theta, so 1 / theta is the ratio of two sums.
-    """
-    excess = ((x - mean).square() - mean).nansum(0)
-    inverse = mean.square().nansum(0) / excess.clamp(min=torch.finfo(x.dtype).tiny)
-    return inverse.clamp(*_STARTING_DISPERSIONS)
+def _find_start(x: Tensor, mean: Tensor) -> Tensor:
+    """Find the logarithms of the inverse dispersions from which training starts."""
+    return find_inverse_dispersions(x, mean).clamp(*_STARTING_DISPERSIONS).log()

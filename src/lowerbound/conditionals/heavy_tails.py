@@ -15,6 +15,7 @@ from lowerbound.conditionals.moments import average_entries, spread_entries
 from lowerbound.describe import describable
 from lowerbound.distributions import FactorialStudentT, soft_clamp
 from lowerbound.errors import SettingsError
+from lowerbound.settings import is_positive_number
 
 _MOST_DEGREES = 1000.0
 _FIRST_DEGREES = 10.0
@@ -116,7 +117,7 @@ class StudentT(LocationScale):
         self.degrees = degrees
         if degrees == "learned":
             self.log_degrees = nn.Parameter(torch.tensor(math.log(_FIRST_DEGREES)))
-        elif isinstance(degrees, bool | str) or not 0 < degrees < math.inf:
+        elif not is_positive_number(degrees):
             raise SettingsError(
                 f"StudentT: degrees={degrees!r} is unknown; choose 'learned' or a positive number"
             )

@@ -16,6 +16,7 @@ from lowerbound.distributions import ReportingDistribution, soft_clamp
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape
 from lowerbound.runtime.modes import evaluating
+from lowerbound.settings import is_positive_number
 
 Scale = float | Literal["network", "shared", "elementwise", "optimal"]
 """Where a scale comes from, see :class:`LocationScale`."""
@@ -117,7 +118,7 @@ class LocationScale(Parametric):
             self.learns_from_scores = True
             self.register_buffer("deviation", torch.zeros(()))
             self.register_buffer("deviation_weight", torch.zeros(()))
-        elif isinstance(self.scale, int | float) and 0 < self.scale < math.inf:
+        elif is_positive_number(self.scale):
             self.register_buffer("log_scale", torch.tensor(math.log(self.scale)), persistent=False)
         else:
             learned = ["network", "shared", "elementwise"]

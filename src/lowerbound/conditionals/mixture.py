@@ -13,7 +13,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, Mixture
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_whole_number, is_positive_number
 
 # The steps of expectation maximisation from which a mixture starts.
 _STEPS = 50
@@ -69,7 +69,7 @@ class MixturePrior(Conditional):
         self.min_scale = min_scale
         self.max_scale = max_scale
         check_scale_limits(self)
-        if not 0 < spread < math.inf:
+        if not is_positive_number(spread):
             raise SettingsError(f"MixturePrior: spread={spread!r} must be a positive number")
         self.logits = nn.Parameter(torch.zeros(self.components))
         self.means = nn.Parameter(spread * torch.randn(self.components, *self.shape))

@@ -69,3 +69,24 @@ def estimate_frequencies(levels_of_entries: Tensor, levels: int) -> Tensor:
     overall = (counts.sum(0) + 1) / (counts.sum() + levels)
     frequencies = (counts + overall) / (counts.sum(1, keepdim=True) + 1)
     return frequencies.T.reshape(levels, *levels_of_entries.shape[1:])
+
+
+def find_rates(x: Tensor, exposure: Tensor) -> Tensor:
+    """Find the rate of each entry of counts, ``[*event]``: that of half a count if there is none.
+
+    Args:
+        x: counts ``[N, *event]``, with NaN where an entry was not observed.
+        exposure: by which the rates are multiplied, of the same shape, with NaN there too.
+    """
+    total = exposure.nansum(0)
+    return x.nansum(0).clamp(min=0.5) / total.where(total > 0, exposure.nanmean())
+
+
+def find_inverse_dispersions(x: Tensor, mean: Tensor) -> Tensor:
+    """Find the inverse dispersion of each entry from counts and their means, ``[N, *event]`` both.
+
+    The variance is ``mu + mu^2 / theta``, so ``1 / theta`` is the ratio of two sums. The result is
+    huge if the counts vary no more than those of a Poisson distribution.
+    """
+    excess = ((x - mean).square() - mean).nansum(0)
+    return mean.square().nansum(0) / excess.clamp(min=torch.finfo(x.dtype).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from lowerbound.describe import describable
 from lowerbound.distributions import FactorialOneHot, RelaxedOneHot, StraightThroughOneHot
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape
+from lowerbound.settings import is_positive_number
 
 
 @describable
@@ -79,7 +79,7 @@ class OneHot(Parametric):
                 f"OneHot: draws={draws!r} is unknown; choose 'exact', 'straight-through' or "
                 "'relaxed'"
             )
-        if not 0 < temperature < math.inf:
+        if not is_positive_number(temperature):
             raise SettingsError(
                 f"OneHot: temperature={temperature!r} must be a positive, finite number"
             )

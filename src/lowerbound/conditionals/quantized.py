@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowerbound.conditionals.base import Parametric, to_full_precision
 from lowerbound.describe import describable
 from lowerbound.distributions import CodePoint
+from lowerbound.distributions.codes import find_codes, find_nearest
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
 from lowerbound.runtime import noise
@@ -174,15 +175,18 @@ class VectorQuantized(Quantizer):
         return self._quantize(raw)[0]
 
     def find(self, z: Tensor) -> Tensor:
-        """The nearest codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``."""
-        return self._quantize(z.detach())[0].codes
+        """The codes ``[*leading, S, *sides]`` whose sums are nearest to ``[*leading, D, *sides]``.
+
+        See :func:`lowerbound.distributions.codes.find_codes`.
+        """
+        return find_codes(z.detach(), self.get_tables().detach(), self.event_dims)
 
     def _quantize(self, raw: Tensor) -> tuple[CodePoint, list[Tensor]]:
         """Choose the codes, and return them with what each stage quantised, ``[..., D]``."""
         left = raw.movedim(-self.event_dims, -1)
         inputs, chosen, codes = [], [], []
         for table in self.get_tables().unbind(0):
-            nearest = _find_nearest(left.detach(), table.detach())
+            nearest = find_nearest(left.detach(), table.detach())
             inputs.append(left)
             codes.append(nearest)
             chosen.append(table[nearest])
@@ -237,17 +241,14 @@ class VectorQuantized(Quantizer):
 _LEAST_USE = 1e-8
 
 
-def _find_nearest(vectors: Tensor, table: Tensor) -> Tensor:
-    """The codes ``[...]`` of the table ``[K, D]`` that are nearest to vectors ``[..., D]``."""
-    # The squared distance without the square of the vector, which is the same for all codes.
-    distances = table.square().sum(-1) - 2 * (vectors @ table.mT)
-    return distances.argmin(-1)
-
-
 def _pick_rows(vectors: Tensor, count: int) -> Tensor:
     """Pick rows at random, ``[count, D]``."""
     u = noise.uniform((count,), -1, dtype=torch.float64, device=vectors.device)
     return vectors[(u * len(vectors)).long()]
+
+
+# The largest number of codes of a grid.
+_MOST_CODES = 1 << 20
 
 
 @describable
@@ -270,7 +271,7 @@ class FiniteScalarQuantized(Quantizer):
         levels: the number of levels of each channel, D of them, at least 2 each.
 
     Raises:
-        SettingsError: for levels below 2.
+        SettingsError: for levels below 2, or more than 1,048,576 codes.
         ShapeError: if the network does not give one channel for each of the levels.
 
     Source: Mentzer et al. 2024, "Finite scalar quantization: VQ-VAE made simple".
@@ -295,6 +296,12 @@ class FiniteScalarQuantized(Quantizer):
         if min(self.levels, default=0) < 2:
             raise SettingsError(
                 f"FiniteScalarQuantized: levels={self.levels} must be whole numbers of at least 2"
+            )
+        if self.count > _MOST_CODES:
+            raise SettingsError(
+                f"FiniteScalarQuantized: levels={self.levels} make {self.count:,} codes, and at "
+                f"most {_MOST_CODES:,} are possible, because a prior has a probability for each; "
+                "use fewer levels or fewer channels"
             )
         shape = find_output_shape(self)
         self.event_dims = len(shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.conditionals.base import Conditional
+from lowerbound.conditionals.base import Conditional, to_full_precision
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.distributions import Mixture
@@ -97,7 +97,7 @@ class VampPrior(Conditional):
                 f"VampPrior: the posterior returned batch shape {tuple(components.batch_shape)} "
                 f"for {count} pseudo-inputs; expected ({count},)"
             )
-        return Mixture(components, self.pseudo_inputs.new_zeros(count, dtype=torch.float32))
+        return Mixture(components, to_full_precision(self.pseudo_inputs.new_zeros(count)))
 
 
 def _draw_inputs(posterior: nn.Module, count: int) -> Tensor:

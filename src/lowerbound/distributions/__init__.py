@@ -24,6 +24,7 @@ from lowerbound.distributions.entries import (
     find_support,
     has_point_masses,
     is_mass,
+    learns_from_values,
     unwrap_independent,
 )
 from lowerbound.distributions.gamma import Beta, Gamma
@@ -96,6 +97,7 @@ __all__ = [
     "find_support",
     "has_point_masses",
     "is_mass",
+    "learns_from_values",
     "multiply_normals",
     "natural_point",
     "outline",

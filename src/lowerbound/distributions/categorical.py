@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -97,6 +98,17 @@ class FactorialCategorical(Distribution):
         logits = self.logits.expand(leading + self.logits.shape[self.axis :])
         chosen = logits.gather(self.axis, level.clamp(0, self.levels - 1)).squeeze(self.axis)
         return chosen - self.logits.logsumexp(self.axis)
+
+    def log_prob_of_positive(self) -> Tensor:
+        """The log probability of all levels but the first, which is 0, ``[*batch, *event]``."""
+        others = self.logits.narrow(self.axis, 1, self.levels - 1)
+        return others.logsumexp(self.axis) - self.logits.logsumexp(self.axis)
+
+    def sample_positive(self, sample_shape: Any = ()) -> Tensor:
+        """Draws given that they are not 0, ``[*sample_shape, *batch, *event]``."""
+        first, others = self.logits.split((1, self.levels - 1), self.axis)
+        logits = torch.cat([torch.full_like(first, -math.inf), others], self.axis)
+        return type(self)(logits, self.event_dims).sample(sample_shape)
 
     def stop_gradient(self) -> FactorialCategorical:
         """The same distribution with a stop-gradient on its parameters."""

@@ -12,6 +12,12 @@ from torch.distributions import Distribution, constraints, register_kl
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.runtime import noise
 
+# The number of sums of codes that a search keeps.
+_SUMS = 64
+
+# The number of distances that it computes at once.
+_MOST_DISTANCES = 1 << 24
+
 
 class _CodeVectors(constraints.Constraint):
     """Vectors from a codebook. The codebook changes in training, so no finite vector is refused."""
@@ -53,6 +59,8 @@ class CodePoint(PointMass):
         >>> q.batch_shape, q.event_shape, q.code_probabilities[0]
         (torch.Size([2]), torch.Size([1]), tensor([[0., 1., 0., 0.]]))
     """
+
+    normalized = True  # a mass
 
     def __init__(
         self,
@@ -289,6 +297,61 @@ def embed_codes(codes: Tensor, tables: Tensor, event_dims: int) -> Tensor:
     stages = codes.unbind(-event_dims)
     chosen = [table[stage] for table, stage in zip(tables, stages, strict=True)]
     return torch.stack(chosen).sum(0).movedim(-1, -event_dims)
+
+
+def find_nearest(vectors: Tensor, table: Tensor) -> Tensor:
+    """The codes ``[...]`` of the table ``[K, D]`` that are nearest to vectors ``[..., D]``."""
+    return _compare_distances(vectors, table).argmin(-1)
+
+
+def _compare_distances(vectors: Tensor, table: Tensor) -> Tensor:
+    """Squared distances ``[..., K]``, without the square of the vector: the same for all codes."""
+    return table.square().sum(-1) - 2 * (vectors @ table.mT)
+
+
+def find_codes(z: Tensor, tables: Tensor, event_dims: int) -> Tensor:
+    """Find the codes ``[*leading, S, *sides]`` whose vectors add up to ``[*leading, D, *sides]``.
+
+    It is the inverse of :func:`embed_codes`. With several tables the nearest vector of the first
+    one need not be among them, so a search keeps the 64 best sums of each number of tables. If a
+    vector is not a sum of codes, those with the nearest sum that was kept are returned.
+
+    Args:
+        z: the vectors.
+        tables: the vectors of the codes, ``[S, K, D]``.
+        event_dims: the number of dimensions of an event.
+
+    Example:
+        >>> tables = torch.tensor([[[0.0], [1.0]], [[-0.6], [0.6]]])
+        >>> find_codes(torch.tensor([0.6]), tables, event_dims=1)  # 0 + 0.6, not 1 - 0.6
+        tensor([0, 1])
+    """
+    vectors = z.movedim(-event_dims, -1)
+    sums = _SUMS
+    if len(tables) == 1:
+        sums = 1
+    rows = max(1, _MOST_DISTANCES // (sums * tables.shape[1]))
+    some = vectors.reshape(-1, vectors.shape[-1]).split(rows)
+    codes = torch.cat([_search_sums(part, tables) for part in some])
+    return codes.reshape(*vectors.shape[:-1], len(tables)).movedim(-1, -event_dims)
+
+
+def _search_sums(vectors: Tensor, tables: Tensor) -> Tensor:
+    """Find the codes ``[N, S]`` whose vectors add up to ``[N, D]``."""
+    left = vectors.unsqueeze(-2)  # [N, sums, D]
+    codes = torch.zeros_like(left[..., :0], dtype=torch.long)
+    for number, table in enumerate(tables.unbind(0), 1):
+        distances = _compare_distances(left, table)
+        if number > 1:  # the sums differ
+            distances = distances + left.square().sum(-1, keepdim=True)
+        distances = distances.flatten(-2)
+        best = distances.argmin(-1, keepdim=True)
+        if number < len(tables):
+            best = distances.topk(min(_SUMS, distances.shape[-1]), largest=False).indices
+        before, code = (best // len(table)).unsqueeze(-1), best % len(table)
+        left = left.take_along_dim(before, -2) - table[code]
+        codes = torch.cat([codes.take_along_dim(before, -2), code.unsqueeze(-1)], -1)
+    return codes.squeeze(-2)
 
 
 @register_kl(CodePoint, FactorialCodeVectors)  # type: ignore[untyped-decorator]

@@ -25,14 +25,9 @@ from torch.distributions import Gamma, constraints
 from torch.nn.functional import logsigmoid
 
 from lowerbound.distributions.factorial import Factorial
-from lowerbound.distributions.stirling import compute_stirling_remainder
+from lowerbound.distributions.stirling import compute_stirling_remainder, exceed_tangent
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-def _exceed_tangent(d: Tensor) -> Tensor:
-    """``h(d) = e^d - 1 - d``: by how much the exponential exceeds its tangent at 0."""
-    return torch.expm1(d) - d
 
 
 class FactorialPoisson(Factorial):
@@ -86,7 +81,7 @@ class FactorialPoisson(Factorial):
         x = value.clamp(min=1)
         log_x = x.log()
         constant = 0.5 * log_x + _HALF_LOG_2PI + compute_stirling_remainder(x)
-        positive = -x * _exceed_tangent(self.log_mean - log_x) - constant
+        positive = -x * exceed_tangent(self.log_mean - log_x) - constant
         return torch.where(value < 1, -self.mean, positive)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -186,8 +181,8 @@ class FactorialNegativeBinomial(Factorial):
             of_value
             + of_parameters
             + (compute_stirling_remainder(n) - 0.5 * log_n)
-            - x * _exceed_tangent(self.log_mean - log_x + shift)
-            - theta * _exceed_tangent(shift)
+            - x * exceed_tangent(self.log_mean - log_x + shift)
+            - theta * exceed_tangent(shift)
         )
         zero = theta * logsigmoid(log_theta - self.log_mean)
         return torch.where(value < 1, zero, positive)

@@ -99,6 +99,12 @@ class DiscretizedLogistics(Factorial):
             return each.squeeze(self.axis)
         return (each + self.logits.log_softmax(self.axis)).logsumexp(self.axis)
 
+    def log_prob_of_positive(self) -> Tensor:
+        """The log probability of all levels but the first, which is 0, ``[*batch, *event]``."""
+        half = 0.5 / (self.levels - 1)
+        above = logsigmoid((self.loc - half) * (-self.log_scale).exp())
+        return (above + self.logits.log_softmax(self.axis)).logsumexp(self.axis)
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``: rounded draws of the logistics."""
         size = torch.Size(sample_shape)

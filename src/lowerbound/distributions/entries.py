@@ -163,7 +163,7 @@ class WrappedDistribution(Distribution):
 
     def of_observed(self, observed: Tensor) -> WrappedDistribution:
         """The same distribution, if only these entries of a value are observed."""
-        return self.with_base(_tell_observed(self.base, observed))
+        return self.with_base(tell_observed(self.base, observed))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of all entries, ``[*sample_shape, *batch, *event]``."""
@@ -205,7 +205,7 @@ class MaskedDistribution(WrappedDistribution):
                 "the mask for each entry of an example"
             )
         self.observed = observed.bool()
-        super().__init__(_tell_observed(base, self.observed))
+        super().__init__(tell_observed(base, self.observed))
 
     def with_base(self, base: Distribution) -> MaskedDistribution:
         """The same mask around another distribution."""
@@ -222,10 +222,27 @@ class MaskedDistribution(WrappedDistribution):
         return terms.masked_fill(~self.observed, 0.0)
 
 
-def _tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:
+def tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:
+    """Tell a distribution which entries of a value count, if it learns from the values."""
     if isinstance(distribution, WrappedDistribution):
         return distribution.of_observed(observed)
     return distribution
+
+
+def learns_from_values(distribution: Distribution) -> bool:
+    """Whether a distribution, or one inside of it, learns from the values that it scores.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> learns_from_values(Independent(Normal(torch.zeros(2), 1.0), 1))
+        False
+    """
+    inside: Any = distribution
+    while inside is not None:
+        if isinstance(inside, ReportingDistribution):
+            return True
+        inside = getattr(inside, "base", getattr(inside, "base_dist", None))
+    return False
 
 
 class ReportingDistribution(WrappedDistribution):
@@ -258,18 +275,6 @@ class ReportingDistribution(WrappedDistribution):
         self.report = report
         self.observed = observed
         super().__init__(base)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Refuse to draw, since a posterior would learn from its own draws.
-
-        Raises:
-            UnsupportedError: always.
-        """
-        raise UnsupportedError(
-            "a distribution that learns from the values that it scores, such as one with "
-            "scale='optimal', is for likelihoods; a posterior needs another scale, such as "
-            "scale='network'"
-        )
 
     def with_base(self, base: Distribution) -> ReportingDistribution:
         """The same reports about another distribution."""

@@ -21,6 +21,7 @@ from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.distributions.one_hot import FactorialOneHot, RelaxedOneHot
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.sphere import PowerSpherical
+from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 
@@ -69,6 +70,19 @@ def _choose_mode(distribution: Any) -> Tensor:
 def _choose_probabilities(distribution: Any) -> Tensor:
     probabilities: Tensor = distribution.probs
     return probabilities
+
+
+@natural_point.register(HurdleDistribution)
+@natural_point.register(ZeroInflatedDistribution)
+def _choose_point_with_zeros(distribution: Any) -> Tensor:
+    """The mean, or the most probable code."""
+    base = distribution.base
+    if not isinstance(base, FactorialCodes):
+        mean: Tensor = distribution.mean
+        return mean
+    others = base.logits.narrow(base.axis, 1, base.levels - 1).argmax(base.axis) + 1
+    scores = distribution.entrywise_log_prob(others.to(base.logits.dtype))
+    return torch.where(distribution.log_zero > scores, 0, others).to(base.logits.dtype)
 
 
 @natural_point.register(MaskedDistribution)

@@ -223,10 +223,12 @@ class PowerSpherical(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of unit vectors, in nats, with respect to the area of the sphere."""
-        cosine = (self.loc * value).sum(-1)
-        # Rounding may leave a cosine at or below -1, where the density is 0.
-        least = torch.finfo(cosine.dtype).eps - 1
-        return self.concentration * cosine.clamp_min(least).log1p() - self._log_normaliser
+        # The logarithm of (1 + cosine) / 2, from the squared distance, which is accurate where the
+        # cosine is almost 1. Rounding may leave nothing at the opposite point, of density 0.
+        quarter = 0.25 * (value - self.loc).square().sum(-1)
+        most = 1 - torch.finfo(quarter.dtype).eps
+        fall = self.concentration * (-quarter.clamp_max(most)).log1p()
+        return fall - self._compute_log_peak().to(fall.dtype)
 
     def stop_gradient(self) -> PowerSpherical:
         """The same distribution with a stop-gradient on its parameters."""
@@ -234,10 +236,12 @@ class PowerSpherical(Distribution):
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""
-        alpha = self.beta + self.concentration
-        mean_log = math.log(2) + alpha.digamma() - (alpha + self.beta).digamma()
-        entropy = self._log_normaliser - self.concentration * mean_log
-        return entropy.expand(self.batch_shape)
+        # In double precision, because the terms of a concentrated density nearly cancel.
+        kappa = self.concentration.double()
+        alpha = self.beta + kappa
+        mean_log = alpha.digamma() - (alpha + self.beta).digamma()
+        entropy = self._compute_log_peak() - kappa * mean_log
+        return entropy.to(self.concentration.dtype).expand(self.batch_shape)
 
     @property
     def _expanded_loc(self) -> Tensor:
@@ -247,12 +251,11 @@ class PowerSpherical(Distribution):
     def _mean_cosine(self) -> Tensor:
         return self.concentration / (2 * self.beta + self.concentration)
 
-    @property
-    def _log_normaliser(self) -> Tensor:
-        alpha = self.beta + self.concentration
-        total = alpha + self.beta
-        constant = self.beta * math.log(math.pi)
-        return total * math.log(2) + constant + alpha.lgamma() - total.lgamma()
+    def _compute_log_peak(self) -> Tensor:
+        r"""``-log p(mu)``, in double precision: :math:`\log N(\kappa) - \kappa \log 2`."""
+        alpha = self.beta + self.concentration.double()
+        constant = 2 * self.beta * math.log(2) + self.beta * math.log(math.pi)
+        return constant + alpha.lgamma() - (alpha + self.beta).lgamma()
 
 
 def _turn_first_axis(y: Tensor, loc: Tensor) -> Tensor:

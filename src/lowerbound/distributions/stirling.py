@@ -1,4 +1,4 @@
-"""The remainder of Stirling's formula for the gamma function."""
+"""The remainder of Stirling's formula for the gamma function, and the excess of an exponential."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _LARGE = 12.0
 _COEFFICIENTS = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 _FEW = 2  # enough for float32
+
+
+def exceed_tangent(d: Tensor) -> Tensor:
+    """``h(d) = e^d - 1 - d``: by how much the exponential exceeds its tangent at 0.
+
+    Example:
+        >>> exceed_tangent(torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 0.7183])
+    """
+    return torch.expm1(d) - d
 
 
 def compute_stirling_remainder(y: Tensor) -> Tensor:

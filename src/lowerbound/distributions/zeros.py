@@ -17,6 +17,7 @@ from lowerbound.distributions.entries import (
     find_entry_support,
     is_mass,
     move_inside_support,
+    tell_observed,
 )
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.runtime import noise
@@ -91,7 +92,8 @@ class _Gated(Distribution):
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log probability of each entry of ``value``, in nats, ``[*batch, *event]``."""
         is_zero = value == 0
-        other = entrywise_log_prob(self.base, move_inside_support(self.base, value, is_zero))
+        base = tell_observed(self.base, ~is_zero)  # which learns from its own values only
+        other = entrywise_log_prob(base, move_inside_support(base, value, is_zero))
         return torch.where(is_zero, self.log_zero, self.log_share + other)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -174,6 +176,10 @@ class HurdleDistribution(_Gated):
     log probabilities are with respect to the sum of a point mass at 0 and Lebesgue measure. They
     can be compared between models of the same data, but not be converted to bits per dimension.
 
+    A base may have methods for values other than 0: ``sample_positive(sample_shape)``, without
+    which values are drawn until they are not 0, and ``log_prob_of_positive()``, the log of their
+    probability, without which it is computed from that of 0 and inexact where that is almost 1.
+
     Args:
         base: :math:`p_0`, with independent entries.
         gate: the logits :math:`g`, ``[*batch, *event]`` or a shape that broadcasts to it.
@@ -216,12 +222,22 @@ class HurdleDistribution(_Gated):
         share = logsigmoid(-self.gate)
         if self.is_mixed:
             return share
-        return share - (-torch.expm1(self._score_zero_of_base())).log()
+        return share - self._score_positive_of_base()
 
     @property
     def log_zero(self) -> Tensor:
         """``log pi``."""
         return logsigmoid(self.gate)
+
+    def _score_positive_of_base(self) -> Tensor:
+        """The log of the base's probability of all values but 0, ``[*batch, *event]``."""
+        own: Callable[[], Tensor] | None = getattr(self.base, "log_prob_of_positive", None)
+        if own is not None:
+            return own()
+        others = -torch.expm1(self._score_zero_of_base())
+        # Where rounding leaves nothing, it is less than the rounding error. The larger value makes
+        # the bound a little too low instead of infinite.
+        return others.where(others > 0, torch.finfo(others.dtype).eps).log()
 
     def _draw_open(self, sample_shape: torch.Size) -> Tensor:
         if self.is_mixed:

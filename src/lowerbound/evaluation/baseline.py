@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from lowerbound.conditionals.moments import find_inverse_dispersions, find_rates
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import EXPOSURE, OBSERVED
 from lowerbound.distributions import FactorialNegativeBinomial
 from lowerbound.models import Model
 from lowerbound.runtime import noise
@@ -40,7 +41,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
       is scored by the frequencies in all other rows, after 1 / L is added to the count of each
       level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
       over their bins, and the better of the two scores is returned.
-    - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data.
+    - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
+      the model's likelihood has exposures, the means are proportional to them.
 
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
@@ -62,10 +64,12 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
         >>> round(score_independent_entries(vae, data), 4)  # -log(2 pi e) / 2 - 2 / 2
         -2.4189
     """
-    return score_entries_alone(examples, model.likelihood_is_mass(examples), seed=seed)
+    return score_entries_alone(model, examples, model.likelihood_is_mass(examples), seed=seed)
 
 
-def score_entries_alone(examples: Examples, mass: bool | None, *, seed: int) -> float | None:
+def score_entries_alone(
+    model: Model, examples: Examples, mass: bool | None, *, seed: int
+) -> float | None:
     """Score data as :func:`score_independent_entries` does, given whether they have a mass."""
     if mass is None:
         return None
@@ -76,10 +80,23 @@ def score_entries_alone(examples: Examples, mass: bool | None, *, seed: int) -> 
     observed = some.all_fields.get(OBSERVED)
     if observed is not None:
         x = x.masked_fill(~observed.reshape(len(some), -1).cpu(), math.nan)
-    return float(_score_entries(x, mass, some).sum())
+    exposure = _read_exposures(model, some).expand_as(x)
+    return float(_score_entries(x, mass, some, exposure).sum())
 
 
-def _score_entries(x: Tensor, mass: bool, examples: Examples) -> Tensor:
+def _read_exposures(model: Model, examples: Examples) -> Tensor:
+    """Read the exposures that the likelihood multiplies rates by, ``[N, D]``, or 1 if it does not.
+
+    They may have one column for all entries.
+    """
+    likelihood = getattr(model, "likelihood", None)
+    if EXPOSURE not in getattr(likelihood, "needs", ()):
+        return torch.ones(1, 1, dtype=torch.float64)
+    exposure = examples.select_fields((EXPOSURE,))[EXPOSURE]
+    return exposure.reshape(len(examples), -1).double().cpu()
+
+
+def _score_entries(x: Tensor, mass: bool, examples: Examples, exposure: Tensor) -> Tensor:
     """Score each entry of data ``[N, D]``, NaN where it is not observed: ``[D]``."""
     if not mass:
         return _score_gaussians(x)
@@ -87,7 +104,7 @@ def _score_entries(x: Tensor, mass: bool, examples: Examples) -> Tensor:
     if examples.pixels.startswith("binarize"):
         levels = 2
     if levels is None or levels > _MOST_LEVELS:
-        return _score_counts(x)
+        return _score_counts(x, exposure)
     if examples.kind is not None:
         return _score_levels(x, levels)
     x = x * (levels - 1)
@@ -123,13 +140,12 @@ def _score_levels(x: Tensor, levels: int) -> Tensor:
     return _average((counts / total * others.log()).sum(1), 0.0, x)
 
 
-def _score_counts(x: Tensor) -> Tensor:
-    mean = x.nanmean(0)
-    excess = (x - mean).square().nanmean(0) - mean
+def _score_counts(x: Tensor, exposure: Tensor) -> Tensor:
+    occurs = x.nansum(0) > 0
+    x, exposure = x[:, occurs], exposure[:, occurs].masked_fill(x[:, occurs].isnan(), math.nan)
+    mean = exposure * find_rates(x, exposure)
     # Without excess variance this becomes the Poisson distribution.
-    size = (mean.square() / excess.clamp(min=1e-6 * mean)).clamp(max=1e6)
-    varies = mean > 0
-    x, mean, size = x[:, varies], mean[varies], size[varies]
+    size = find_inverse_dispersions(x, mean).clamp(max=1e6)
     log_mass = FactorialNegativeBinomial(mean.log(), size.log()).entrywise_log_prob(x)
     return _average(log_mass.nanmean(0), 2.0, x)
 

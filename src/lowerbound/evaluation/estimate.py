@@ -167,7 +167,7 @@ def evaluate(
     if label == "bound":
         mass = model.likelihood_is_mass(examples)
         bits = bits_per_dimension(model, examples, float(bound.mean()), mass=mass)
-        baseline = score_entries_alone(examples, mass, seed=seed)
+        baseline = score_entries_alone(model, examples, mass, seed=seed)
     estimates = {name: Estimate(term) for name, term in terms.items()}
     return Estimate(bound, estimates, bits, label, baseline)
 

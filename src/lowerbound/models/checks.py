@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
-from lowerbound.distributions import is_mass
+from lowerbound.distributions import find_entry_support, is_mass
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
@@ -45,14 +45,42 @@ def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:
             f"the posterior is over events of shape {tuple(q.event_shape)}, but the prior is over "
             f"{tuple(prior.event_shape)}; give both the same shape"
         )
-    if torch.compiler.is_compiling():
-        return
+    if not torch.compiler.is_compiling():
+        check_measures(q, prior)
+
+
+def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
+    """Refuse a posterior without a density with respect to the prior.
+
+    The ratio of their densities means nothing if one is a mass, if one is over unit vectors or
+    another set without a volume, or if the posterior has draws where the prior has none.
+
+    Args:
+        q: the posterior.
+        prior: the prior.
+        of: what follows their names in messages.
+
+    Raises:
+        UnsupportedError: naming both.
+    """
     if {is_mass(q), is_mass(prior)} == {True, False}:
         kinds = ("continuous", "discrete")
         raise UnsupportedError(
-            f"the prior's {type(prior).__name__} is {kinds[bool(is_mass(prior))]} and the "
+            f"the prior{of}'s {type(prior).__name__} is {kinds[bool(is_mass(prior))]} and the "
             f"posterior's {type(q).__name__} is {kinds[bool(is_mass(q))]}: neither has a "
             "density under the other; use two of one kind"
+        )
+    ours, theirs = find_entry_support(q), find_entry_support(prior)
+    if ours is None or theirs is None or not getattr(q, "normalized", True):
+        return
+    # The entries of such a vector depend on each other, as those of unit vectors do.
+    is_joint = ours.event_dim > 0 or theirs.event_dim > 0
+    is_bounded = ours is constraints.real and theirs is not constraints.real
+    if type(ours) is not type(theirs) and (is_joint or is_bounded):
+        raise UnsupportedError(
+            f"the prior{of}'s {type(prior).__name__} is over {theirs}, and the posterior's "
+            f"{type(q).__name__} is over {ours}, so their densities cannot be compared; use two "
+            "over the same values"
         )
 
 

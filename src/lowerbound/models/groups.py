@@ -12,8 +12,14 @@ from torch.distributions import Distribution
 
 from lowerbound.distributions import closed_form_kl, closed_form_unit_kl, draw_samples
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.models.checks import check_measures
 from lowerbound.models.paths import depends_on, partial_gradients, zero_with_gradients
-from lowerbound.models.sampling import Gradient, choose_sampler, score_latents
+from lowerbound.models.sampling import (
+    Gradient,
+    choose_sampler,
+    score_by_prior,
+    score_latents,
+)
 from lowerbound.runtime import noise
 
 Value = TypeVar("Value")
@@ -114,7 +120,7 @@ class Latent:
     @once
     def log_prior(self) -> Tensor:
         """The log density of z under the prior, ``[K, B]``, in nats."""
-        return self.prior.log_prob(self.z)
+        return score_by_prior(self.prior, self.q, self.z)
 
     @once
     def z_from_prior(self) -> Tensor:
@@ -237,7 +243,8 @@ def check_groups(latents: Mapping[str, Latent]) -> None:
     Raises:
         SettingsError: if no group is given.
         ShapeError: if draws, posterior and prior of a group do not have the shapes of one draw.
-        UnsupportedError: if a latent depends on one that comes later.
+        UnsupportedError: if a latent depends on one that comes later, or its posterior has no
+            density with respect to its prior.
     """
     if not latents:
         raise SettingsError("Draw.of needs at least one group of latents; give each by its name")
@@ -247,6 +254,8 @@ def check_groups(latents: Mapping[str, Latent]) -> None:
     if torch.compiler.is_compiling():
         return  # the first steps of a training run are not compiled, and have checked this
     names = list(latents)
+    for name, latent in latents.items():
+        check_measures(latent.q, latent.prior, f" of {name!r}")
     for place, name in enumerate(names):
         if depends_on(latents[name].z, [latents[later].z for later in names[place + 1 :]]):
             raise UnsupportedError(

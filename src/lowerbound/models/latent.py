@@ -18,7 +18,13 @@ from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.draw import Draw
 from lowerbound.models.generative import GenerativeModel
 from lowerbound.models.passes import iterate_batches
-from lowerbound.models.sampling import Gradient, choose_sampler, score_latents, score_through_z
+from lowerbound.models.sampling import (
+    Gradient,
+    choose_sampler,
+    score_by_prior,
+    score_latents,
+    score_through_z,
+)
 from lowerbound.models.standardizing import standardize_parts
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device, get_dtype
@@ -172,7 +178,7 @@ class LatentModel(GenerativeModel):
         return Draw(
             z=z,
             likelihood_term=likelihood_term,
-            prior_term=lambda: prior.log_prob(z),
+            prior_term=lambda: score_by_prior(prior, q, z),
             posterior_term=posterior_term,
             stopgrad_parameters_term=lambda: score_through_z(q, self.posterior, z),
             stopgrad_z_term=lambda: score_latents(q, z.detach()),

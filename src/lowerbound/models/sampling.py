@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from lowerbound.distributions import as_diagonal
+from lowerbound.distributions import CodePoint, PointMass, as_diagonal, learns_from_values
 from lowerbound.errors import NonFiniteError, UnsupportedError
 from lowerbound.models.checks import check_likelihood
 from lowerbound.models.paths import partial_gradients, zero_with_gradients
@@ -53,15 +53,37 @@ def choose_sampler(q: Distribution, gradient: Gradient) -> _Sampler:
         A function from q and a shape to draws, and a function that computes log q at them.
 
     Raises:
-        UnsupportedError: for an unknown gradient.
+        UnsupportedError: for an unknown gradient, or one that would not train q.
     """
     if gradient not in get_args(Gradient):
         known = ", ".join(map(repr, get_args(Gradient)))
         raise UnsupportedError(f"gradient={gradient!r} is unknown; choose one of {known}")
+    if torch.is_grad_enabled():
+        _check_trained(q, gradient)
     no_path = gradient == "score-function" or not (q.has_rsample or torch.is_grad_enabled())
     if no_path:
         return _draw_without_path
     return _draw_reparameterised
+
+
+def _check_trained(q: Distribution, gradient: Gradient) -> None:
+    """Refuse a posterior that the gradient would not train, or that would train on its own draws.
+
+    Raises:
+        UnsupportedError: naming the reason and the remedy.
+    """
+    if learns_from_values(q):
+        raise UnsupportedError(
+            "a distribution that learns from the values that it scores, such as one with "
+            "scale='optimal', is for likelihoods; a posterior, which would learn from its own "
+            "draws, needs another scale, such as scale='network'"
+        )
+    if gradient in ("score-function", "dreg") and isinstance(q, PointMass):
+        raise UnsupportedError(
+            f"the posterior's {type(q).__name__} has all probability at one point, so its log "
+            f"probability has no gradient, which gradient={gradient!r} needs; use "
+            "gradient='pathwise'"
+        )
 
 
 def score_latents(q: Distribution, z: Tensor) -> Tensor:
@@ -77,6 +99,18 @@ def score_latents(q: Distribution, z: Tensor) -> Tensor:
             f"the posterior returned {type(q).__name__}, which cannot score a given point: its "
             "log_prob is not implemented; use a posterior whose density can be evaluated"
         ) from None
+
+
+def score_by_prior(prior: Distribution, q: Distribution, z: Tensor) -> Tensor:
+    """Compute log p(z) at draws z of q, ``[K, B]``.
+
+    A posterior that chooses codes knows which ones they are. A vector that is the sum of several
+    codes does not tell: quantised once more, it may give others.
+    """
+    score_codes: Callable[[Tensor], Tensor] | None = getattr(prior, "log_prob_of_codes", None)
+    if score_codes is None or not isinstance(q, CodePoint):
+        return prior.log_prob(z)
+    return score_codes(q.codes).expand(z.shape[:2])
 
 
 def check_log_weights(log_w: Tensor) -> Tensor:

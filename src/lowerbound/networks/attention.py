@@ -86,7 +86,8 @@ class Attention(SequenceDecoder):
     def forward(self, z: Tensor, codes: Tensor) -> Tensor:
         """Logits of every code, ``[*leading, T, V]``, see :class:`SequenceDecoder`."""
         z = self.from_input(self.flatten_input(z)).unsqueeze(-2)
-        h = (self.table(codes) + z + self.positions).flatten(0, -3)
+        h = self.table(codes) + z + self.positions
+        h = h.reshape(-1, *h.shape[-2:])
         for attend, process in zip(self.attend, self.process, strict=True):
             h = process(attend(h))
         return cast(Tensor, self.to_logits(self.norm(h))).reshape(*codes.shape, self.levels)

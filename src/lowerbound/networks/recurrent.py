@@ -26,7 +26,7 @@ class Recurrent(SequenceDecoder):
     def forward(self, z: Tensor, codes: Tensor) -> Tensor:
         """Logits of every code, ``[*leading, T, V]``, see :class:`SequenceDecoder`."""
         steps = self.table(codes) + self.from_input(self.flatten_input(z)).unsqueeze(-2)
-        states, _ = self.units(steps.flatten(0, -3))
+        states, _ = self.units(steps.reshape(-1, *steps.shape[-2:]))
         return cast(Tensor, self.to_logits(states)).reshape(*codes.shape, self.levels)
 
     def begin(self, z: Tensor) -> Any:

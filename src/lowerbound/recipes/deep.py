@@ -43,6 +43,11 @@ def deep(
     """
     if len(shape) != 3:
         raise SettingsError(f"deep: examples must be pictures (C, H, W), not of shape {shape}")
+    if min(shape[1:]) < 1 << scales:
+        raise SettingsError(
+            f"deep: pictures of {shape[1]} x {shape[2]} pixels cannot be halved scales={scales} "
+            "times; use fewer scales"
+        )
 
     def connect(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Any:
         """Make a network from a picture to one of the same, half or double size."""

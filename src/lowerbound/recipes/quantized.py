@@ -21,8 +21,8 @@ Positions = Annotated[
     int,
     Field(
         ge=1,
-        description="number of positions with a code, for examples that are not pictures. A "
-        "picture has one for every 4 x 4 pixels",
+        description="number of positions with a code, for examples that are not pictures of at "
+        "least 4 x 4 pixels. Such a picture has one position for every 4 x 4 pixels",
     ),
 ]
 Codes = Annotated[int, Field(ge=2, description="number K of codes in the codebook")]
@@ -112,7 +112,7 @@ def _make_networks(
     shape: Shape, latent: int, hidden: int, positions: int, activation: str
 ) -> "tuple[Any, Any]":
     """Make an encoder to a vector at each position, and a decoder from all of them."""
-    if len(shape) != 3:
+    if len(shape) != 3 or min(shape[1:]) < 4:
         return (
             lb.mlp(shape, hidden, (latent, positions), activation=activation),
             lb.mlp((latent, positions), hidden, shape, activation=activation),

@@ -20,6 +20,7 @@ from lowerbound.models import Draw, Gradient, LatentModel, Model
 from lowerbound.models.checks import check_posterior
 from lowerbound.models.groups import draw_with_log_q
 from lowerbound.models.passes import iterate_batches
+from lowerbound.models.sampling import score_by_prior
 from lowerbound.objectives import ELBO
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
@@ -142,7 +143,7 @@ class _Rates(Model):
         return Draw(
             z=z,
             likelihood_term=lambda: z.new_zeros(z.shape[:2]),
-            prior_term=lambda: prior.log_prob(z),
+            prior_term=lambda: score_by_prior(prior, q, z),
             posterior_term=lambda: posterior_term().detach(),
             q=q,
             prior=prior,

@@ -1,0 +1,149 @@
+"""Priors, posteriors, likelihoods and objectives that do not fit each other say why."""
+
+import math
+
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.errors import UnsupportedError
+
+
+def make_model(prior, posterior, latent):
+    return lb.LatentModel(prior, posterior, lb.Gaussian(lb.mlp(latent, 10)))
+
+
+def make_codes(draws, network=None):
+    return lb.OneHot(network or lb.mlp(5, (3, 4)), draws)
+
+
+APART = {
+    "a sphere's prior, real draws": (
+        lambda: lb.SphereUniform(3),
+        lambda: lb.Gaussian(lb.mlp(5, 6)),
+        r"SphereUniform is over vectors of norm 1, .*DiagonalNormal is over Real\(\)",
+    ),
+    "a real prior, draws on a sphere": (
+        lambda: lb.StandardNormal(3),
+        lambda: lb.PowerSpherical(lb.mlp(5, 4)),
+        r"DiagonalNormal is over Real\(\), .*PowerSpherical is over vectors of norm 1",
+    ),
+    "a real prior, relaxed codes": (
+        lambda: lb.StandardNormal((3, 4)),
+        lambda: make_codes("relaxed"),
+        r"RelaxedOneHot is over Simplex\(\)",
+    ),
+    "a relaxed prior, exact codes": (
+        lambda: make_codes("relaxed", lb.constant((3, 4))),
+        lambda: make_codes("straight-through"),
+        "RelaxedOneHot is continuous .*StraightThroughOneHot is discrete",
+    ),
+    "a positive prior, real draws": (
+        lambda: lb.Gamma(lb.constant(3), scale=1.0),
+        lambda: lb.Gaussian(lb.mlp(5, 6)),
+        r"Independent is over .*0.*DiagonalNormal is over Real\(\)",
+    ),
+    "a prior of one-hot codes, binary draws": (
+        lambda: make_codes("exact", lb.constant((3, 4))),
+        lambda: lb.Bernoulli(lb.mlp(5, (3, 4))),
+        r"FactorialOneHot is over OneHot\(\).*FactorialBernoulli is over Boolean\(\)",
+    ),
+    "a prior of a codebook, one-hot codes": (
+        lambda: lb.CodePrior(lb.VectorQuantized(lb.mlp(5, (3, 4)), codes=5)),
+        lambda: make_codes("straight-through"),
+        r"FactorialCodeVectors is over vectors from the codebook",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_posterior_without_a_density_under_the_prior_is_refused(name, layers):
+    make_prior, make_posterior, message = APART[name]
+    prior, posterior = make_prior(), make_posterior()
+    shape = tuple(prior().event_shape)
+    gradient = {True: "pathwise", False: "score-function"}[posterior(torch.zeros(1, 5)).has_rsample]
+    model = make_model(prior, posterior, shape)
+    if layers == 2:
+        model = lb.LayeredModel(
+            [lb.Gaussian(lb.mlp(shape, 10)), prior],
+            [lb.Gaussian(lb.mlp(5, 10)), posterior],
+            lb.Gaussian(lb.mlp(5, 10)),
+        )
+    with pytest.raises(UnsupportedError, match=message):
+        model.draw(torch.zeros(2, 5), 2, gradient)
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [
+        (lambda: lb.StandardNormal(3), lambda: lb.LogNormal(lb.mlp(5, 6))),
+        (lambda: lb.StandardNormal(3), lambda: lb.Beta(lb.mlp(5, 6))),
+        (lambda: lb.SphereUniform(3), lambda: lb.Point(lb.mlp(5, 3))),
+        (lambda: lb.Flow("nsf", 3), lambda: lb.Flow("maf", 3, context=5)),
+        (lambda: lb.MixturePrior(3, 2), lambda: lb.StudentT(lb.mlp(5, 6))),
+    ],
+)
+def test_a_posterior_whose_draws_the_prior_can_score_is_not_refused(prior, posterior):
+    draw = make_model(prior(), posterior(), 3).draw(torch.zeros(2, 5), 4)
+    assert draw.log_w.isfinite().all()
+
+
+POINTS = {
+    "Point": lambda: (lb.StandardNormal(3), lb.Point(lb.mlp(5, 3))),
+    "VectorQuantized": lambda: _with_prior(lb.VectorQuantized(lb.mlp(5, 3), codes=4)),
+    "FiniteScalarQuantized": lambda: _with_prior(
+        lb.FiniteScalarQuantized(lb.mlp(5, 3), levels=(3, 3, 3))
+    ),
+}
+
+
+def _with_prior(posterior):
+    return lb.CodePrior(posterior), posterior
+
+
+@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lb.ELBO(samples=2, gradient="score-function"),
+        lb.IWAE(4, "score-function"),
+        lb.IWAE(4, "dreg"),
+        lb.Renyi(0.5, 4, "dreg"),
+    ],
+)
+def test_gradients_that_a_point_does_not_have_are_refused(name, objective):
+    """They would leave the encoder untrained, or give it a gradient of another size."""
+    prior, posterior = POINTS[name]()
+    model, x = make_model(prior, posterior, 3), torch.randn(20, 5)
+    with pytest.raises(UnsupportedError, match="all probability at one point"):
+        lb.fit(model, objective, x, epochs=1, progress=False)
+    assert math.isfinite(lb.evaluate(model, objective, x).mean)  # needs no gradient
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "score-function", "sticking-the-landing", "dreg"])
+def test_a_posterior_never_learns_from_its_own_draws(gradient):
+    posterior = lb.Gaussian(lb.mlp(5, 3), scale="optimal")
+    model = make_model(lb.StandardNormal(3), posterior, 3)
+    with pytest.raises(UnsupportedError, match=r"scale='optimal', is for likelihoods"):
+        model.draw(torch.randn(20, 5), 2, gradient)
+    assert float(posterior.deviation_weight) == 0
+
+
+@pytest.mark.parametrize("gradient", ["score-function", "sticking-the-landing", "dreg"])
+def test_a_likelihood_has_an_optimal_scale_under_every_gradient(gradient):
+    torch.manual_seed(0)
+    likelihood = lb.Gaussian(lb.mlp(3, 5), scale="optimal")
+    model = lb.LatentModel(lb.StandardNormal(3), lb.Gaussian(lb.mlp(5, 6)), likelihood)
+    x = torch.randn(20, 5)
+    draw = model.draw(x, 4, gradient)
+    lb.IWAE(4, gradient)(draw).sum().backward()
+    error = (x - draw.p.mean).square().mean()
+    torch.testing.assert_close(likelihood.deviation / likelihood.deviation_weight, error)
+
+
+def test_the_elbo_of_codes_is_logged_beside_a_score():
+    prior, posterior = POINTS["FiniteScalarQuantized"]()
+    model, x = make_model(prior, posterior, 3), torch.randn(20, 5)
+    terms = lb.InfoVAE(samples=2).terms(model.draw(x, 2))
+    torch.testing.assert_close(terms["elbo"], lb.ELBO(2)(model.draw(x, 2)))
