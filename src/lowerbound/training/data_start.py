@@ -65,7 +65,7 @@ def look_at_data(loop: Loop, *, start: bool) -> None:
             loop.notes.append(line)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train
-            loop.progress.baseline = score_entries_alone(judged, is_mass(p), seed=loop.seed)
+            loop.progress.baseline = score_entries_alone(model, judged, is_mass(p), seed=loop.seed)
     if start and loop.progress.start is None:
         _start_from(loop, examples, x, given, seed)
 
