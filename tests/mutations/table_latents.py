@@ -258,8 +258,8 @@ MUTATIONS = [
     ),
     Mutation(
         CODE_PRIOR,
-        "smoothed = (counts + frequencies) / (len(z) + 1)\n        self.logits.copy_(smoothed.log())",
-        "smoothed = (counts + frequencies) / (len(z) + 1)\n        self.logits.copy_(smoothed)",
+        "self.logits.copy_(smoothed.log())",
+        "self.logits.copy_(smoothed)",
         "The logits of a prior over codes start at their frequencies.",
     ),
     # Mixtures

@@ -25,6 +25,7 @@ def breaks(*checks: str):
 for _subject in (
     "densities",
     "objectives",
+    "parts",
     "paths",
     "data",
     "joints",
