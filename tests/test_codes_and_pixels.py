@@ -205,6 +205,15 @@ def test_ordinal_codes_have_a_cumulative_logit():
     assert far.logits.isfinite().all()
 
 
+def test_every_ordinal_code_stays_possible_however_small_its_gap():
+    part = lb.Ordinal(lb.mlp(2, 1), levels=3).double()
+    with torch.no_grad():
+        part.gaps.copy_(torch.tensor([[0.0], [-900.0]]))  # softplus(-900) is 0
+    p = part.from_parameters(torch.zeros(1, 1, dtype=DOUBLE))
+    middle = torch.tensor(1e-4, dtype=DOUBLE).sigmoid() - 0.5
+    torch.testing.assert_close(p.probs[0, 1, 0], middle, rtol=1e-9, atol=0)
+
+
 def test_two_ordered_codes_are_bernoulli():
     part = lb.Ordinal(lb.mlp(2, 3), levels=2, thresholds="shared")
     z = torch.randn(7, 2)

@@ -283,6 +283,18 @@ def test_training_starts_from_the_moments_of_the_counts():
     assert torch.equal(shared.marginal_outputs(same), shared.network.numbers)
 
 
+def test_the_start_scales_weights_for_the_means_of_the_counts_and_not_for_their_rates():
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((300, 2), 30.0, dtype=DOUBLE))
+    weights = []
+    for fields in ({}, {"exposure": torch.full((300,), 10.0)}):
+        torch.manual_seed(1)
+        likelihood = lb.Poisson(lb.mlp(3, 2), exposure=bool(fields)).double()
+        likelihood.start_from(x, **fields)
+        weights.append(likelihood.network.layers[0].weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=0)
+
+
 def test_the_start_is_finite_for_entries_without_counts_or_observations():
     x = torch.zeros(3, 4)
     x[:, 1] = torch.nan
