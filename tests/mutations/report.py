@@ -68,13 +68,16 @@ def _describe(mutation: Mutation, area: str, results: Results, record: Record) -
         "area": area,
         "file": mutation.file,
         "wrong": mutation.wrong,
-        "tests": results.found["tests"].get(mutation.key),
+        "tests": results.find_seen_by("tests", mutation),
         "equivalent": mutation.equivalent,
         "survives": mutation.survives,
     }
+    published = results.published.get(mutation.key, {})
     if mutation.key in results.found["selftest"]:
         described["selftest"] = results.found["selftest"][mutation.key]
         described["executed"] = bool(record.find_checks(mutation))
+    elif "selftest" in published:
+        described |= {name: published[name] for name in ("selftest", "executed")}
     return described
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mutation import Mutation
 from record import ROOT
@@ -33,12 +34,10 @@ class Results:
         self.unusable: set[str] = set()
         if unusable.exists():
             self.unusable = set(unusable.read_text().splitlines())
-        self.published: dict[str, str | None] = {}
+        self.published: dict[str, dict[str, Any]] = {}
         if PUBLISHED.exists():
             entries = json.loads(PUBLISHED.read_text())["mutations"]
-            self.published = {
-                f"{entry['file']}: {entry['wrong']}": entry["tests"] for entry in entries
-            }
+            self.published = {f"{entry['file']}: {entry['wrong']}": entry for entry in entries}
 
     def add(self, task: str, mutation: Mutation, seen_by: str | None) -> None:
         """Add a result."""
@@ -70,7 +69,16 @@ class Results:
 
     def find_earlier(self, mutation: Mutation) -> str | None:
         """Find a test that saw the mutation in an earlier run."""
-        found = self.found["tests"].get(mutation.key) or self.published.get(mutation.key)
-        if found is None or "::" not in found or found in self.unusable:
+        found = self.find_seen_by("tests", mutation)
+        if found is None or "::" not in found:
             return None
         return found
+
+    def find_seen_by(self, task: str, mutation: Mutation) -> str | None:
+        """Find what saw the mutation, here or else in the published results."""
+        if mutation.key in self.found[task]:
+            return self.found[task][mutation.key]
+        published: str | None = self.published.get(mutation.key, {}).get(task)
+        if published in self.unusable:
+            return None
+        return published

@@ -8,7 +8,8 @@
 
 A mutation is tried on the tests that execute its lines, the quickest first, up to the first one
 that fails. The others could not see it. Results are written one by one, so an interrupted run goes
-on where it ended. Results and record are in a folder outside of the repository.
+on where it ended. Results and record are in a folder outside of the repository. A mutation that was
+not tried there keeps its published result, so new mutations can be tried alone.
 """
 
 from __future__ import annotations
