@@ -50,6 +50,40 @@ def test_a_mixture_finds_two_clusters_and_the_bound_rises():
     assert better.sample(3).shape == (3, 2)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_expectation_maximisation_finds_clusters_of_different_sizes_and_volumes(seed):
+    """Two clusters have one centre, so that only their volumes tell them apart."""
+    torch.manual_seed(seed)
+    weights, scales = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 2.0, 0.5])
+    centres = torch.tensor([[0.0, 0.0], [0.0, 0.0], [40.0, -9.0]])
+    chosen = torch.multinomial(weights, 6000, replacement=True)
+    z = centres[chosen] + scales[chosen, None] * torch.randn(6000, 2)
+    prior = lb.MixturePrior(2, components=3)
+    prior.start_from_latents(z)
+    p = prior()
+    order = p.components.variance[:, 0].detach().argsort()[[0, 2, 1]]
+    found = p.components
+    torch.testing.assert_close(found.mean.detach()[order], centres, rtol=0, atol=0.15)
+    torch.testing.assert_close(
+        found.variance.detach()[order], scales[:, None].square().expand(3, 2), rtol=0.15, atol=0.01
+    )
+    torch.testing.assert_close(p.log_weights.exp().detach()[order], weights, rtol=0, atol=0.04)
+
+
+class _Watched(lb.Gaussian):
+    """A posterior that remembers in which mode it was called."""
+
+    def from_parameters(self, raw):
+        self.modes = {*getattr(self, "modes", ()), self.training}
+        return super().from_parameters(raw)
+
+
+def test_the_encoder_is_evaluated_while_its_prior_is_fitted():
+    model = make_model(posterior=_Watched(lb.mlp(2, 4)))
+    better = lb.fit_prior(model, lb.MixturePrior(2, 2), make_data(60), epochs=2, progress=False)
+    assert better.posterior.modes == {False}
+
+
 def test_a_flow_and_a_prior_for_each_label_are_fitted_by_gradients():
     model, data = make_model(), make_data()
     before = evaluate(model, data)

@@ -11,6 +11,8 @@ import lowerbound as lb
 from lowerbound.distributions import natural_point
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
+DOUBLE = torch.float64
+
 LENGTH, LEVELS = 4, 3
 DECODERS = {
     "recurrent": lambda: lb.recurrent(2, 8, (LENGTH, LEVELS), layers=2),
@@ -123,6 +125,27 @@ def test_the_mode_is_greedy(name):
         sequence[:, position] = torch.where(ended, 1, best)
     assert torch.equal(mode, sequence)
     assert p.support.check(mode).all()
+
+
+def test_attention_is_that_of_the_paper():
+    """Each head averages the values of the codes so far, with a softmax of scaled products."""
+    torch.manual_seed(0)
+    network = lb.attention(3, 8, (4, 5), layers=1, heads=2).double()
+    z, codes = torch.randn(6, 3, dtype=DOUBLE), torch.randint(5, (6, 4))
+    (attend,), (process,) = network.attend, network.process
+    h = network.table(codes) + network.from_input(z)[:, None] + network.positions
+    centred = h - h.mean(-1, keepdim=True)
+    normal = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    queries, keys, values = attend.project(normal).split(8, -1)
+    seen = []
+    for head in (slice(0, 4), slice(4, 8)):
+        scores = queries[..., head] @ keys[..., head].mT / 2
+        later = torch.ones(4, 4, dtype=torch.bool).triu(1)
+        seen.append(scores.masked_fill(later, -torch.inf).softmax(-1) @ values[..., head])
+    h = h + attend.join(torch.cat(seen, -1))
+    h = h + process.branch(h)
+    expected = network.to_logits(network.norm(h))
+    torch.testing.assert_close(network(z, codes), expected)
 
 
 def test_expansion_and_leading_dimensions():

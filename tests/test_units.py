@@ -1,0 +1,100 @@
+"""Units and starts, entry by entry: the Jacobian, constant columns, and what is reported."""
+
+import math
+
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.conditionals import Standardized
+from lowerbound.conditionals.moments import average_entries, smooth_frequencies, spread_entries
+from lowerbound.conditionals.standardized import Standardization
+from lowerbound.distributions import entrywise_log_prob
+from lowerbound.networks import set_output_bias
+
+DOUBLE = torch.float64
+
+
+def measure(x):
+    units = Standardization(tuple(x.shape[1:])).double()
+    units.measure(x)
+    return units
+
+
+def test_pictures_have_the_jacobian_of_every_pixel():
+    x = torch.randn(50, 2, 3, 4, dtype=DOUBLE) * torch.tensor([0.1, 30.0])[:, None, None]
+    units = measure(x)
+    likelihood = Standardized(lb.Gaussian(lb.mlp(2, (4, 3, 4))).double(), units)
+    z = torch.randn(50, 2, dtype=DOUBLE)
+    p, inner = likelihood(z), likelihood.part(z)
+    jacobian = 12 * units.spread.log().sum()
+    expected = inner.log_prob(units.apply_to(x)) - jacobian
+    torch.testing.assert_close(p.log_prob(x), expected)
+    entries = entrywise_log_prob(p, x)
+    torch.testing.assert_close(entries.flatten(1).sum(1), expected)
+    of_channels = entries - entrywise_log_prob(inner, units.apply_to(x))
+    torch.testing.assert_close(of_channels, -units.spread.log().expand_as(x))
+    torch.testing.assert_close(p.variance, units.spread.square() * inner.variance)
+
+
+def test_a_constant_column_keeps_its_unit():
+    x = torch.randn(100, 3, dtype=DOUBLE)
+    x[:, 1] = 0.1 + 0.2  # its mean over 100 rows is another number, by rounding
+    x[:, 2] *= 1e-9
+    units = measure(x)
+    assert units.spread[1] == 1
+    torch.testing.assert_close(units.spread[2], x[:, 2].std(correction=0), rtol=1e-6, atol=0)
+
+
+def test_a_standardized_likelihood_starts_at_the_moments_of_the_data():
+    x = 50 + torch.randn(400, 3, dtype=DOUBLE) * torch.tensor([0.01, 1.0, 100.0])
+    likelihood = Standardized(lb.Gaussian(lb.constant(6)).double(), measure(x))
+    likelihood.start_from(x)
+    p = likelihood()
+    torch.testing.assert_close(p.mean, x.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(p.variance, x.var(0, correction=0), rtol=1e-3, atol=0)
+
+
+def test_frequencies_and_moments_are_those_of_the_observed_entries():
+    x = torch.tensor([[1.0, math.nan, 5.0], [math.nan, math.nan, 5.0], [0.0, math.nan, 5.0]])
+    torch.testing.assert_close(smooth_frequencies(x[:, :2]), torch.tensor([1.5 / 3, 0.5]))
+    assert average_entries(x)[1] == 16 / 5
+    # Entries without a spread of their own have that of the others, divided by their number + 1.
+    torch.testing.assert_close(spread_entries(x), torch.tensor([0.25, 0.25, 0.25 / 4]))
+
+
+@pytest.mark.parametrize(
+    ("spreads", "said"),
+    [((1e-3, 2e-3, 1e-3), True), ((0.2, 1.0, 10.0), True), ((0.5, 1.0, 10.0), False)],
+)
+def test_small_units_and_different_ones_are_reported(spreads, said, capsys):
+    x = torch.randn(300, 3) * torch.tensor(spreads)
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
+    lb.fit(model, lb.ELBO(), x, steps=1)
+    assert ("--standardize" in capsys.readouterr().err) == said
+
+
+def test_the_examples_of_the_start_follow_from_the_seed():
+    x, starts = torch.randn(3000, 3).exp(), []
+    for outer in (1, 2):
+        torch.manual_seed(0)
+        model = lb.LatentModel(
+            lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+        )
+        torch.manual_seed(outer)
+        run = lb.fit(model, lb.ELBO(), x, steps=1, seed=5, progress=False)
+        starts.append(run.history[0]["start"])
+    assert starts[0] == starts[1]
+
+
+def test_the_weights_of_a_transposed_convolution_are_scaled_by_channel():
+    network = lb.conv(3, 2, (2, 8, 8))
+    last = [module for module in network.modules() if hasattr(module, "bias")][-1]
+    before = last.weight.detach().clone()
+    factors = torch.tensor([0.1, 0.5])[:, None, None].expand(2, 8, 8)
+    assert set_output_bias(network, torch.zeros(2, 8, 8), factors)
+    assert last.transposed
+    expected = before * torch.tensor([0.1, 0.5])[None, :, None, None]
+    torch.testing.assert_close(last.weight.detach(), expected)
