@@ -50,12 +50,12 @@ def test_a_mixture_finds_two_clusters_and_the_bound_rises():
     assert better.sample(3).shape == (3, 2)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_expectation_maximisation_finds_clusters_of_different_sizes_and_volumes(seed):
     """Two clusters have one centre, so that only their volumes tell them apart."""
     torch.manual_seed(seed)
     weights, scales = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 2.0, 0.5])
-    centres = torch.tensor([[0.0, 0.0], [0.0, 0.0], [40.0, -9.0]])
+    centres = torch.tensor([[0.0, 0.0], [0.0, 0.0], [12.0, -9.0]])
     chosen = torch.multinomial(weights, 6000, replacement=True)
     z = centres[chosen] + scales[chosen, None] * torch.randn(6000, 2)
     prior = lb.MixturePrior(2, components=3)
@@ -64,9 +64,9 @@ def test_expectation_maximisation_finds_clusters_of_different_sizes_and_volumes(
     order = p.components.variance[:, 0].detach().argsort()[[0, 2, 1]]
     found = p.components
     torch.testing.assert_close(found.mean.detach()[order], centres, rtol=0, atol=0.15)
-    torch.testing.assert_close(
-        found.variance.detach()[order], scales[:, None].square().expand(3, 2), rtol=0.15, atol=0.01
-    )
+    # Each component has seen one example more, whose spread is that of all latents.
+    expected = scales[:, None].square() + z.var(0) / (6000 * weights[:, None])
+    torch.testing.assert_close(found.variance.detach()[order], expected, rtol=0.15, atol=0)
     torch.testing.assert_close(p.log_weights.exp().detach()[order], weights, rtol=0, atol=0.04)
 
 
