@@ -303,6 +303,16 @@ def test_missing_entries_are_not_zeros():
     torch.testing.assert_close(p.part.gate.layers[-1].bias, expected)
 
 
+@pytest.mark.parametrize("kind", [lb.ZeroInflated, lb.Hurdle])
+def test_the_likelihood_behind_a_gate_starts_at_the_values_other_than_zero(kind):
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((500, 3), 6.0)).masked_fill(torch.rand(500, 3) < 0.5, 0.0)
+    likelihood = kind(lb.Poisson(lb.constant(3)), lb.constant(3))
+    likelihood.start_from(x)
+    found = likelihood.part.network.numbers.detach().exp()
+    torch.testing.assert_close(found, x.sum(0) / (x > 0).sum(0))
+
+
 def test_the_gate_starts_at_the_zeros_that_the_likelihood_does_not_explain():
     """Counts 0 with probability 0.6, else Poisson of mean 3: the gate's share is found."""
     torch.manual_seed(0)
