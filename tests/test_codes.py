@@ -18,6 +18,7 @@ from lowerbound.distributions import (
     FactorialBernoulli,
     FactorialOneHot,
     RelaxedOneHot,
+    StraightThroughOneHot,
     closed_form_unit_kl,
 )
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
@@ -212,6 +213,17 @@ def test_vimco_is_unbiased():
     pairs = torch.logaddexp(log_w[:, None], log_w) - math.log(2)
     exact = compute_gradient(((log_q[:, None] + log_q).exp() * pairs).sum(), model)
     assert find_largest_t(average_gradients(model, lb.IWAE(2, "score-function")), exact) < 4
+
+
+def test_the_straight_through_gradient_is_that_of_the_relaxed_draw():
+    direction, gradients = torch.randn(7, 2, 3, 4, dtype=torch.float64), []
+    for kind in (RelaxedOneHot, StraightThroughOneHot):
+        torch.manual_seed(0)
+        logits = LOGITS.clone().requires_grad_()
+        z = kind(logits, 0.3).rsample((7,))
+        gradients += torch.autograd.grad((z * direction).sum(), logits)
+    torch.testing.assert_close(*gradients)
+    assert torch.equal(z.detach().amax(-1), torch.ones(7, 2, 3, dtype=torch.float64))
 
 
 def test_straight_through_has_an_unbiased_bound_and_a_biased_gradient():

@@ -137,6 +137,16 @@ def test_the_gradient_through_a_beta_variable_is_the_implicit_one():
     assert float(found) == pytest.approx(-2 * of_alpha / beta.pdf(b, 5, 2), rel=1e-3)
 
 
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_the_mean_cosine_of_an_output_does_not_depend_on_the_dimension(size):
+    """With kappa = (D - 1) softplus(v) the mean cosine is softplus(v) / (1 + softplus(v))."""
+    v = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
+    raw = torch.cat([torch.randn(3, size, dtype=torch.float64), v[:, None]], -1)
+    q = lb.PowerSpherical(lb.constant(size + 1)).from_parameters(raw)
+    ratio = torch.nn.functional.softplus(v)
+    torch.testing.assert_close(q.mean.norm(dim=-1), ratio / (1 + ratio))
+
+
 def test_an_encoding_is_the_mean_direction():
     posterior = lb.PowerSpherical(lb.mlp(6, 4))
     q = posterior(torch.randn(5, 6))
