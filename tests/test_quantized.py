@@ -153,6 +153,35 @@ def test_each_stage_quantises_what_the_stages_before_left():
     torch.testing.assert_close(part.get_tables(), part.tables)
 
 
+def test_each_stage_follows_what_the_stages_before_left():
+    torch.manual_seed(0)
+    part = quantizer((3,), codes=4, stages=2, decay=0.0, revive=0.0).train()
+    part.tables.normal_()
+    x, before = torch.randn(60, 3, dtype=DOUBLE), part.tables.clone()
+    q, left = part(x), x
+    for stage, codes in enumerate(q.codes.unbind(1)):
+        for code in codes.unique():
+            mean = left[codes == code].mean(0)
+            torch.testing.assert_close(part.tables[stage, code], mean)
+        left = left - before[stage][codes]
+
+
+def test_draws_of_codes_have_the_stated_probabilities():
+    """At five standard errors of 20,000 draws: one false alarm in 10^5 runs."""
+    torch.manual_seed(0)
+    part = quantizer((3, 2), codes=4).eval()
+    part.tables.normal_()
+    prior = lb.CodePrior(part, learned=True).double()
+    with torch.no_grad():
+        prior.logits.normal_()
+        p = prior()
+        codes = part.find(p.sample((20_000,)))
+    shares = nn.functional.one_hot(codes, 4).double().mean(0)
+    expected = p.code_probabilities
+    error = (expected * (1 - expected) / 20_000).sqrt()
+    assert ((shares - expected).abs() < 5 * error).all()
+
+
 def test_evaluations_leave_the_codes_as_they_are():
     model, x = MODELS["codes"](), images("codes")
     before = {key: value.clone() for key, value in model.state_dict().items()}
