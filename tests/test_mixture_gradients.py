@@ -5,12 +5,23 @@ import math
 import pytest
 import scipy.optimize
 import torch
-from torch.distributions import Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import lowerbound as lb
 from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, Mixture
 from lowerbound.distributions.implicit import reparameterise
 from lowerbound.errors import SettingsError, ShapeError
+
+
+def test_outputs_are_logits_then_means_then_log_variances():
+    raw = torch.randn(5, 14, dtype=torch.float64)
+    p = lb.GaussianMixture(lb.constant(14), components=2).from_parameters(raw)
+    means, log_variances = raw[:, 2:8].reshape(5, 2, 3), raw[:, 8:].reshape(5, 2, 3)
+    expected = MixtureSameFamily(
+        Categorical(logits=raw[:, :2]), Independent(Normal(means, (0.5 * log_variances).exp()), 1)
+    )
+    z = torch.randn(7, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(p.log_prob(z), expected.log_prob(z), rtol=1e-4, atol=1e-4)
 
 
 def make_parameters():
