@@ -25,6 +25,7 @@ from lowerbound.evaluation.factor_scores import (
     compute_mig,
     compute_modularity,
     compute_sap,
+    divide_into_bins,
 )
 
 
@@ -127,6 +128,11 @@ def test_dci_of_categories():
 
 DIAGONAL = np.diag(5 * np.ones(5))
 DOUBT = 1 - math.log(2) / math.log(10)
+ENTROPY_OF_A_THIRD = math.log(3) - 2 / 3 * math.log(2)
+ENTROPY_OF_A_QUARTER = math.log(4) - 3 / 4 * math.log(3)
+# The columns' concentrations, each with its share of all importance.
+MIXED = 0.4 + 0.6 * (1 - ENTROPY_OF_A_THIRD / math.log(2))
+LEANING = 2 / 6 + 4 / 6 * (1 - ENTROPY_OF_A_QUARTER / math.log(2))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +144,24 @@ DOUBT = 1 - math.log(2) / math.log(10)
         (np.vstack([DIAGONAL, DIAGONAL]), 1.0, DOUBT, 1.0),
         (DIAGONAL[:2], 1.0, 1.0, 1.0),
         (np.hstack([DIAGONAL, DIAGONAL]), DOUBT, 1.0, 1 - 1 / 9),
+        (np.array([[4.0, 4.0], [0.0, 2.0]]), 2 / 10, MIXED, 0.5),
+        (
+            np.array([[2.0, 1.0], [0.0, 3.0]]),
+            1 - 0.5 * ENTROPY_OF_A_THIRD / math.log(2),
+            LEANING,
+            0.875,
+        ),
     ],
-    ids=["diagonal", "empty code", "zero", "redundant codes", "missed factors", "two factors"],
+    ids=[
+        "diagonal",
+        "empty code",
+        "zero",
+        "redundant codes",
+        "missed factors",
+        "two factors",
+        "weights",
+        "squares",
+    ],
 )
 def test_scores_of_a_matrix(matrix, disentangled, complete, modular):
     assert compute_disentanglement(matrix) == pytest.approx(disentangled)
@@ -160,6 +182,42 @@ def test_the_information_of_equal_variables_is_their_entropy():
     outer = np.outer(chances.sum(1), chances.sum(0))
     expected = sum(p * math.log(p / o) for p, o in zip(chances.flat, outer.flat, strict=True) if p)
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_largest_code_is_in_the_last_bin():
+    bins = divide_into_bins(np.linspace(0, 1, 11)[:, None], 10)[:, 0]
+    assert bins.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9]
+
+
+def test_sap_is_the_squared_correlation_of_numbers_and_the_balanced_accuracy_of_categories():
+    random = np.random.default_rng(0)
+    numbers = random.standard_normal(20_000)
+    noisy = numbers + random.standard_normal(20_000)  # a squared correlation of 1/2
+    rare = (random.random(20_000) < 0.1).astype(int)  # a threshold finds all, or 80% of the others
+    guess = np.where(rare == 1, 1.0, (random.random(20_000) < 0.2).astype(float))
+    factors = [Factor.of("number", numbers, 20), Factor.of("rare", rare, 20)]
+    scores = compute_sap(*halves(np.stack([noisy, guess], 1))[:2], factors, halves(noisy)[2])
+    assert scores[0, 0] == pytest.approx(0.5, abs=0.02)
+    assert scores[1, 1] == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_factor_vae_score_is_that_of_new_votes_and_of_units_with_one_spread():
+    """Ten units of noise win a tenth of new votes; 5,000 of them have a standard error of 0.4%."""
+    factors = make_factors()
+    noise = np.random.default_rng(1).standard_normal((3000, 10))
+    scores = [compute_factor_vae_score(noise, factors, seed=seed) for seed in range(5)]
+    assert np.mean(scores) == pytest.approx(0.1, abs=0.018)
+    codes = make_codes(factors, "same") + 0.5 * noise
+    scaled = codes * 10.0 ** np.arange(-5, 5)
+    first, second = (compute_factor_vae_score(some, factors, seed=0) for some in (codes, scaled))
+    assert first == second > 0.9
+
+
+def test_informativeness_is_that_of_examples_that_were_not_learned():
+    random = np.random.default_rng(0)
+    factors = {"a": random.integers(2, size=400), "b": random.integers(2, size=400)}
+    scores = score_codes(random.standard_normal((400, 3)), factors)
+    assert scores.informativeness < 0.65  # chance is 0.5
 
 
 def test_continuous_factors_are_scored_in_bins():
