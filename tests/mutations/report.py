@@ -50,17 +50,25 @@ def write_report(results: Results, record: Record) -> None:
 
 
 def _tabulate(areas: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
-    """The counts by area; those of selftest only once all mutations were tried on it."""
-    columns = {"seen by tests": "tests"}
-    if all("selftest" in entry for entry in areas["all"]):
-        columns |= {"executed by selftest": "executed", "seen by selftest": "selftest"}
+    """The counts by area; those of selftest only where all mutations were tried on it."""
+    columns = {
+        "seen by tests": "tests",
+        "executed by selftest": "executed",
+        "seen by selftest": "selftest",
+    }
     lines = [f"| area | real mutations | {' | '.join(columns)} |"]
     lines.append(f"|---|---:|{'---:|' * len(columns)}")
     for name, entries in areas.items():
         real = [entry for entry in entries if entry["equivalent"] is None]
-        counts = [sum(bool(entry[key]) for entry in real) for key in columns.values()]
-        lines.append(f"| {name} | {len(real)} | {' | '.join(map(str, counts))} |")
+        counts = [_count(real, key) for key in columns.values()]
+        lines.append(f"| {name} | {len(real)} | {' | '.join(counts)} |")
     return lines
+
+
+def _count(entries: Sequence[dict[str, Any]], key: str) -> str:
+    if any(key not in entry for entry in entries):
+        return "not tried"
+    return str(sum(bool(entry[key]) for entry in entries))
 
 
 def _describe(mutation: Mutation, area: str, results: Results, record: Record) -> dict[str, Any]:
