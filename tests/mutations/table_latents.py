@@ -14,14 +14,14 @@ MUTATIONS = [
     # One-hot codes
     Mutation(
         ONE_HOT,
-        "soft = (disturbed / self.temperature).softmax(-1)",
-        "soft = disturbed.softmax(-1)",
+        "soft = (noisy / self.temperature).softmax(-1)",
+        "soft = noisy.softmax(-1)",
         "A straight-through gradient ignores the temperature.",
     ),
     Mutation(
         ONE_HOT,
-        "return self._encode(disturbed.argmax(-1)) + (soft - soft.detach())",
-        "return self._encode(disturbed.argmax(-1)) + 0 * soft",
+        "return self._encode(noisy.argmax(-1)) + (soft - soft.detach())",
+        "return self._encode(noisy.argmax(-1)) + 0 * soft",
         "A straight-through code has no gradient.",
     ),
     Mutation(
@@ -307,8 +307,8 @@ MUTATIONS = [
     ),
     Mutation(
         IMPLICIT,
-        "slopes = -standardised * (-log_scale).exp()  # of the log densities",
-        "slopes = -standardised  # of the log densities",
+        "gradients = -standardised * (-log_scale).exp()  # of the log densities",
+        "gradients = -standardised  # of the log densities",
         "The Jacobian of draws from a mixture is not in units of z.",
     ),
     Mutation(

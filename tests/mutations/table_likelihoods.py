@@ -102,15 +102,15 @@ MUTATIONS = [
     ),
     Mutation(
         BINOMIAL,
-        "losses = self.trials - wins\n",
-        "losses = self.trials + 1 - wins\n",
-        "A binomial has one loss too many.",
+        "failures = self.trials - successes\n",
+        "failures = self.trials + 1 - successes\n",
+        "A binomial has one failure too many.",
     ),
     Mutation(
         BINOMIAL,
         "return smooth_frequencies(x / self.trials).logit()",
         "return smooth_frequencies(x).logit()",
-        "A binomial starts at the frequency of all wins instead of that of one.",
+        "A binomial starts at the number of all successes instead of that of one.",
     ),
     # Levels
     Mutation(
@@ -266,14 +266,14 @@ MUTATIONS = [
     ),
     Mutation(
         CONTINUOUS,
-        "return 0.5 + 0.5 * _find_slope(0.5 * self.logits)",
+        "return 0.5 + 0.5 * _find_first_derivative(0.5 * self.logits)",
         "return self.logits.sigmoid()",
         "The mean of a continuous Bernoulli is that of a Bernoulli.",
     ),
     Mutation(
         CONTINUOUS,
-        "return 0.25 * _find_curvature(0.5 * self.logits)",
-        "return 0.5 * _find_curvature(0.5 * self.logits)",
+        "return 0.25 * _find_second_derivative(0.5 * self.logits)",
+        "return 0.5 * _find_second_derivative(0.5 * self.logits)",
         "The variance of a continuous Bernoulli is twice too large.",
     ),
     Mutation(
