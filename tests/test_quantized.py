@@ -14,6 +14,7 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.distributions.codes import embed_codes
 from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.objectives.quantized import _sum_over_groups as sum_over_groups
 
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import IMAGE, MODELS, images
@@ -151,6 +152,13 @@ def test_each_stage_quantises_what_the_stages_before_left():
         left = left - table[nearest].movedim(-1, 1)
     torch.testing.assert_close(x - q.mean, left)
     torch.testing.assert_close(part.get_tables(), part.tables)
+
+
+def test_errors_are_summed_over_groups_and_averaged_over_their_draws():
+    of_draws, of_examples = torch.rand(3, 5), torch.rand(5)
+    torch.testing.assert_close(
+        sum_over_groups([of_draws, of_examples]), of_draws.mean(0) + of_examples
+    )
 
 
 def test_each_stage_follows_what_the_stages_before_left():

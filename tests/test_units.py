@@ -98,3 +98,10 @@ def test_the_weights_of_a_transposed_convolution_are_scaled_by_channel():
     assert last.transposed
     expected = before * torch.tensor([0.1, 0.5])[None, :, None, None]
     torch.testing.assert_close(last.weight.detach(), expected)
+
+
+def test_pseudo_inputs_start_at_examples_from_the_first_to_the_last():
+    x = torch.randn(9, 3)
+    prior = lb.VampPrior(lb.Gaussian(lb.mlp(3, 4)), 5)
+    prior.start_prior_from(x)
+    assert torch.equal(prior.pseudo_inputs.detach(), x[::2])
