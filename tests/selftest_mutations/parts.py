@@ -13,7 +13,7 @@ from lowerbound.distributions.zeros import HurdleDistribution
 from lowerbound.evaluation import factor_scores
 from lowerbound.models import merging
 from lowerbound.models.enumerated import _Sums
-from lowerbound.models.label_terms import TermsOfLabels
+from lowerbound.models.label_terms import LabelTerms
 from lowerbound.objectives import dip, discrepancy, total_correlation
 
 from . import breaks
@@ -91,7 +91,7 @@ def a_known_label_is_summed_out(patch):
     def sum_labels_out(self):
         return (self.log_likelihood + self.log_prior - self.log_q).logsumexp(-1)
 
-    patch.setattr(TermsOfLabels, "sum_labels_out", sum_labels_out)
+    patch.setattr(LabelTerms, "sum_labels_out", sum_labels_out)
 
 
 @breaks("enumerated-latents")
