@@ -224,10 +224,10 @@ def test_shared_thresholds_start_with_each_entry_on_its_own_side():
 
 
 def test_draws_of_each_component_have_its_own_scale():
-    """The standard error of the variance of 100,000 draws is about 1% of it."""
+    """The standard error of each variance, from 50,000 draws, is below 1% of it."""
     torch.manual_seed(0)
     loc = torch.tensor([[0.1], [0.7]], dtype=DOUBLE)
-    log_scale = torch.tensor([[0.003], [0.05]], dtype=DOUBLE).log()
+    log_scale = torch.tensor([[0.003], [0.02]], dtype=DOUBLE).log()
     p = DiscretizedLogistics(loc, log_scale, torch.zeros(2, 1, dtype=DOUBLE))
     x = p.sample((100_000,))[:, 0]
     for component, selected in enumerate((x < 0.3, x > 0.3)):

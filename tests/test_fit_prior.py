@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.conditionals.mixture import _choose_distant_rows as choose_distant_rows
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 
 CENTRES = torch.tensor([[-3.0, 1.0], [2.0, -1.0]])
@@ -68,6 +69,15 @@ def test_expectation_maximisation_finds_clusters_of_different_sizes_and_volumes(
     expected = scales[:, None].square() + z.var(0) / (6000 * weights[:, None])
     torch.testing.assert_close(found.variance.detach()[order], expected, rtol=0.15, atol=0)
     torch.testing.assert_close(p.log_weights.exp().detach()[order], weights, rtol=0, atol=0.04)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_starting_means_are_far_from_each_other(seed):
+    torch.manual_seed(seed)
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    z = centres[torch.arange(400) % 4] + 0.01 * torch.randn(400, 2)
+    means = choose_distant_rows(z, 4)
+    assert torch.cdist(means, centres).amin(0).max() < 0.1  # one in every cluster
 
 
 class _Watched(lb.Gaussian):
