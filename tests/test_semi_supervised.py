@@ -143,6 +143,17 @@ def test_without_a_label_decoding_is_the_mean_over_labels():
     torch.testing.assert_close(model.decode(z), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_an_example_without_a_label_is_encoded_with_the_most_probable_one():
+    model, (x, labels) = make(hidden=(8,)), data()
+    found = model.encode(lb.Examples(x, labels=labels))
+    best = torch.where(labels < 0, model.predict(x), labels)
+    torch.testing.assert_close(found, model.encode(lb.Examples(x, labels=best)))
+    one_hot = nn.functional.one_hot(best, CATEGORIES).double()
+    with torch.no_grad():
+        expected = model.posterior.part(torch.cat([x, one_hot], -1)).mean
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_an_example_keeps_its_noise_in_every_batch():
     model, (x, labels) = make(hidden=(8,)), data()
     some = lb.Examples(x, labels=labels)

@@ -10,6 +10,7 @@ from lowerbound.conditionals import Standardized
 from lowerbound.conditionals.moments import average_entries, smooth_frequencies, spread_entries
 from lowerbound.conditionals.standardized import Standardization
 from lowerbound.distributions import entrywise_log_prob
+from lowerbound.evaluation import score_independent_entries
 from lowerbound.networks import set_output_bias
 
 DOUBLE = torch.float64
@@ -105,3 +106,29 @@ def test_pseudo_inputs_start_at_examples_from_the_first_to_the_last():
     prior = lb.VampPrior(lb.Gaussian(lb.mlp(3, 4)), 5)
     prior.start_prior_from(x)
     assert torch.equal(prior.pseudo_inputs.detach(), x[::2])
+
+
+def score_entries(likelihood, data):
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(data.shape, 4)), likelihood)
+    return score_independent_entries(model, data)
+
+
+def test_the_yardstick_scores_observed_entries_alone():
+    x = torch.randn(200, 2, dtype=DOUBLE) * torch.tensor([0.5, 3.0])
+    x[:150, 1] = math.nan
+    expected = 0.0
+    for column in x.T:
+        seen = column[~column.isnan()]
+        entropy = 0.5 * math.log(2 * math.pi * math.e * float(seen.var(correction=0)))
+        expected -= (len(seen) * entropy + 2) / 200
+    data = lb.Examples.of(x.float(), missing="nan")
+    found = score_entries(lb.Masked(lb.Gaussian(lb.mlp(2, 4))), data)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_yardstick_of_pixels_has_bins_of_width_one():
+    levels = torch.arange(100, 112, dtype=torch.uint8)[:, None].expand(12, 50)
+    data = lb.Examples(levels.contiguous(), levels=256)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * (143 / 12 + 1 / 12))
+    found = score_entries(lb.Categorical(lb.mlp(2, 256 * 50)), data)
+    assert found == pytest.approx(50 * (-entropy - 2 / 12), rel=1e-6)
