@@ -93,18 +93,6 @@ MUTATIONS = [
     ),
     Mutation(
         SPHERE,
-        "return total * math.log(2) + constant + alpha.lgamma() - total.lgamma()",
-        "return total * math.log(2) + constant + alpha.lgamma() - alpha.lgamma()",
-        "A power spherical density is not normalised.",
-    ),
-    Mutation(
-        SPHERE,
-        "mean_log = math.log(2) + alpha.digamma() - (alpha + self.beta).digamma()",
-        "mean_log = alpha.digamma() - (alpha + self.beta).digamma()",
-        "The entropy of a power spherical distribution lacks a factor 2 of the cosine.",
-    ),
-    Mutation(
-        SPHERE,
         "return squares * along + (1 - squares) * around / (self.event_shape[0] - 1)",
         "return squares * along + (1 - squares) * around / self.event_shape[0]",
         "The variance around a direction is spread over one dimension too many.",
@@ -157,12 +145,6 @@ MUTATIONS = [
         "left = left - chosen[-1].detach()",
         "left = left - chosen[0].detach()",
         "Each stage subtracts the vector of the first one.",
-    ),
-    Mutation(
-        QUANTIZED,
-        "distances = table.square().sum(-1) - 2 * (vectors @ table.mT)",
-        "distances = table.square().sum(-1) - vectors @ table.mT",
-        "The code that is chosen is not the nearest one.",
     ),
     Mutation(
         QUANTIZED,
@@ -280,12 +262,6 @@ MUTATIONS = [
         "variances = (deviations.clamp_min(0.0) + spread) / (sizes[:, None] + 1)",
         "variances = deviations.clamp_min(0.0) + spread",
         "The variances of expectation maximisation are sums.",
-    ),
-    Mutation(
-        MIXTURE,
-        "distances = torch.minimum(distances, (z - z[place]).square().sum(1))",
-        "distances = (z - z[place]).square().sum(1)",
-        "Starting means are only far from the one before.",
     ),
     Mutation(
         MIXTURE,

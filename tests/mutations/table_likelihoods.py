@@ -42,12 +42,6 @@ MUTATIONS = [
     ),
     Mutation(
         COUNTS,
-        "            - theta * _exceed_tangent(shift)\n",
-        "",
-        "A negative binomial probability lacks the term of the inverse dispersion.",
-    ),
-    Mutation(
-        COUNTS,
         "zero = theta * logsigmoid(log_theta - self.log_mean)",
         "zero = logsigmoid(log_theta - self.log_mean)",
         "The negative binomial probability of 0 has no power.",
@@ -81,18 +75,6 @@ MUTATIONS = [
         "return raw.chunk(2, -self.event_dims)",
         "return raw.chunk(2, -self.event_dims)[::-1]",
         "The first half of the outputs is the dispersion, and the second the rate.",
-    ),
-    Mutation(
-        COUNT_PARTS,
-        "return x.nansum(0).clamp(min=0.5) / total.where(total > 0, exposure.nanmean())",
-        "return x.nanmean(0).clamp(min=0.5)",
-        "Counts start at their mean, whatever the exposure.",
-    ),
-    Mutation(
-        COUNT_PARTS,
-        "excess = ((x - mean).square() - mean).nansum(0)",
-        "excess = (x - mean).square().nansum(0)",
-        "The dispersion at the start contains the variance of Poisson counts.",
     ),
     Mutation(
         COUNT_PARTS,
@@ -150,12 +132,6 @@ MUTATIONS = [
         "The mean of levels has its thresholds at the levels.",
     ),
     Mutation(
-        LEVELS,
-        "self._select(self.log_scale, chosen).exp()",
-        "self._select(self.log_scale, chosen * 0).exp()",
-        "Draws of logistics have the scale of the first component.",
-    ),
-    Mutation(
         LEVEL_PARTS,
         "*logits, loc, log_scale = raw.split(",
         "*logits, log_scale, loc = raw.split(",
@@ -206,21 +182,9 @@ MUTATIONS = [
     # Positive and bounded values
     Mutation(
         GAMMA,
-        "return a * (ratio.log() - ratio + 1) + normalizer - value.log()",
-        "return a * (ratio.log() - ratio + 1) + normalizer",
-        "A gamma density lacks 1 / x.",
-    ),
-    Mutation(
-        GAMMA,
         "normalizer = 0.5 * a.log() - _HALF_LOG_TWO_PI - compute_stirling_remainder(a)",
         "normalizer = -0.5 * a.log() - _HALF_LOG_TWO_PI - compute_stirling_remainder(a)",
         "The normaliser of a gamma density has the wrong power of the concentration.",
-    ),
-    Mutation(
-        GAMMA,
-        "return quotient - log_value - log_other + normalizer + remainder",
-        "return quotient - log_value + normalizer + remainder",
-        "A beta density lacks 1 / (1 - x).",
     ),
     Mutation(
         GAMMA,
@@ -379,12 +343,6 @@ MUTATIONS = [
         "logsigmoid(self.gate), logsigmoid(-self.gate) + self._score_zero_of_base()",
         "logsigmoid(self.gate), self._score_zero_of_base()",
         "The zeros of an inflated likelihood count its own zeros in full.",
-    ),
-    Mutation(
-        ZEROS,
-        "return share - (-torch.expm1(self._score_zero_of_base())).log()",
-        "return share",
-        "A hurdle does not exclude the zeros of its likelihood.",
     ),
     Mutation(
         ZEROS,

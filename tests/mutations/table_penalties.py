@@ -66,18 +66,6 @@ MUTATIONS = [
     ),
     Mutation(
         PENALISED,
-        "return self.bound(draw) - self.penalty(draw)",
-        "return self.bound(draw) + self.penalty(draw)",
-        "Penalties are rewarded.",
-    ),
-    Mutation(
-        PENALISED,
-        "return draw.log_likelihood.mean(0) - self.penalty(draw)",
-        "return draw.log_likelihood.mean(0) - self.penalty(draw) - self.rate(draw)",
-        "An objective that is not a bound contains the KL, too.",
-    ),
-    Mutation(
-        PENALISED,
         'terms["elbo"] = self._elbo.bound(draw)',
         'terms["elbo"] = self.bound(draw)',
         "The ELBO beside an objective is the objective itself.",

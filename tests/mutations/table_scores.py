@@ -165,41 +165,15 @@ MUTATIONS = [
     ),
     Mutation(
         COMPRESSION,
-        "levels.size * math.log2(max(2, coder.levels)) / 8",
-        "levels.size * math.log2(max(2, coder.levels))",
-        "The size of raw data is in bits.",
-    ),
-    Mutation(
-        COMPRESSION,
         "rounded = (table.reshape(-1, self.levels) * _PER_PROBABILITY).round() + 1",
         "rounded = (table.reshape(-1, self.levels) * 16).round() + 1",
         "Probabilities are rounded coarsely.",
     ),
     Mutation(
         COMPRESSION,
-        "_STEPS_PER_DEVIATION = 8",
-        "_STEPS_PER_DEVIATION = 0.5",
-        "The latents are rounded to steps wider than q.",
-    ),
-    Mutation(
-        COMPRESSION,
         "for group in reversed(list(self._groups(count))):",
         "for group in list(self._groups(count)):",
         "The groups are popped in the order in which they were pushed.",
-    ),
-    Mutation(
-        COMPRESSION,
-        "u = torch.from_numpy(standardised).reshape(count, *self.prior.event_shape)\n"
-        "        p = self.model.likelihood((self.prior.mean + self.prior.stddev * u)[None])",
-        "u = torch.from_numpy(standardised).reshape(count, *self.prior.event_shape)\n"
-        "        p = self.model.likelihood(u[None])",
-        "Latents are decoded in units of the prior's standard deviation.",
-    ),
-    Mutation(
-        COMPRESSION,
-        "deviation = q.stddev / self.prior.stddev",
-        "deviation = q.stddev",
-        "The posterior's spread is not in units of the prior's.",
     ),
     Mutation(
         COMPRESSION,
@@ -223,12 +197,6 @@ MUTATIONS = [
     ),
     Mutation(
         BASELINE,
-        "variance, varies = variance + width**2 / 12, torch.ones_like(varies)",
-        "variance, varies = variance, torch.ones_like(varies)",
-        "A bin has no width of its own in the baseline.",
-    ),
-    Mutation(
-        BASELINE,
         "others = (counts - 1 + 1 / levels).clamp(min=1 / levels) / total",
         "others = counts.clamp(min=1 / levels) / total",
         "A row is scored by a frequency that contains it.",
@@ -239,47 +207,5 @@ MUTATIONS = [
         "return (observed * scores.nan_to_num(0.0)) / len(x)",
         "The baseline does not pay for its parameters.",
     ),
-    Mutation(
-        BASELINE,
-        "return (observed * scores.nan_to_num(0.0) - parameters) / len(x)",
-        "return (len(x) * scores.nan_to_num(0.0) - parameters) / len(x)",
-        "The baseline scores missing entries.",
-    ),
-    Mutation(
-        BASELINE,
-        "excess = (x - mean).square().nanmean(0) - mean\n",
-        "excess = (x - mean).square().nanmean(0)\n",
-        "The baseline of counts has the variance of Poisson counts twice.",
-    ),
-    Mutation(
-        BASELINE,
-        "return max(by_frequencies, by_bins, key=lambda scores: float(scores.sum()))",
-        "return by_frequencies",
-        "The baseline of few pictures is the frequencies of their levels.",
-    ),
     # Sprites
-    Mutation(
-        SPRITES,
-        "factors[name] = first + step * ((last - first) / (steps - 1))",
-        "factors[name] = first + step * ((last - first) / steps)",
-        "The factors of sprites do not reach their last value.",
-    ),
-    Mutation(
-        SPRITES,
-        "v = (cosine * down[:, :, None] - sine * across[:, None, :]) / radius",
-        "v = (cosine * down[:, :, None] + sine * across[:, None, :]) / radius",
-        "Sprites are sheared instead of turned.",
-    ),
-    Mutation(
-        SPRITES,
-        "return u.square() + (v / 0.6).square() <= 1",
-        "return u.square() + (0.6 * v).square() <= 1",
-        "The ellipse is wider than its circle.",
-    ),
-    Mutation(
-        SPRITES,
-        "down = centres - (first + y * (_SIDE - 1 - 2 * first))[:, None]",
-        "down = centres - (first + (1 - y) * (_SIDE - 1 - 2 * first))[:, None]",
-        "The vertical position of sprites counts from the bottom.",
-    ),
 ]

@@ -56,27 +56,9 @@ MUTATIONS = [
     ),
     Mutation(
         STANDARDIZED,
-        'self.register_buffer("spread", torch.ones(units))',
-        'self.register_buffer("spread", torch.ones(units), persistent=False)',
-        "The spread of the data is not saved with the model.",
-    ),
-    Mutation(
-        STANDARDIZED,
         "super().start_from(self.standardization.apply_to(x), **fields)",
         "super().start_from(x, **fields)",
         "A standardised likelihood starts at data in their own units.",
-    ),
-    Mutation(
-        STANDARDIZING,
-        "        x = x.masked_fill(~given[OBSERVED], math.nan)\n",
-        "        pass\n",
-        "Missing entries count for mean and spread.",
-    ),
-    Mutation(
-        STANDARDIZING,
-        "    _replace(model, encoder, StandardizedInput(encoder, standardization))\n",
-        "",
-        "The encoder sees data in their own units.",
     ),
     Mutation(
         MOMENTS,
@@ -107,24 +89,6 @@ MUTATIONS = [
         "frequencies = (counts + overall) / (counts.sum(1, keepdim=True) + 1)",
         "frequencies = counts / counts.sum(1, keepdim=True)",
         "A level that an entry never had starts at probability 0.",
-    ),
-    Mutation(
-        DATA_START,
-        "if started <= bound:",
-        "if started <= -math.inf:",
-        "A start that lowers the bound is kept.",
-    ),
-    Mutation(
-        DATA_START,
-        "order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))",
-        "order = torch.randperm(len(train))",
-        "The examples of the start do not follow from the seed.",
-    ),
-    Mutation(
-        DATA_START,
-        "observed = x if seen is None else x.masked_fill(~seen, math.nan)",
-        "observed = x",
-        "Units are judged by missing entries, too.",
     ),
     Mutation(
         UNITS,
@@ -164,18 +128,6 @@ MUTATIONS = [
     ),
     # Networks
     Mutation(
-        RESIDUAL,
-        "return x + y",
-        "return y",
-        "A residual block does not add its input.",
-    ),
-    Mutation(
-        RESIDUAL,
-        "last.weight.mul_(count**-0.5)",
-        "last.weight.mul_(1.0)",
-        "The variance of outputs grows with the number of residual blocks.",
-    ),
-    Mutation(
         ATTENTION,
         "F.scaled_dot_product_attention(queries, keys, values, is_causal=True)",
         "F.scaled_dot_product_attention(queries, keys, values)",
@@ -210,35 +162,5 @@ MUTATIONS = [
         "step = self.table(previous) + at_every_step",
         "step = self.table(previous)",
         "While codes are drawn, a recurrent decoder does not see z.",
-    ),
-    Mutation(
-        CONSTANTS,
-        'self.register_buffer("numbers", numbers, persistent=bool(spread))',
-        'self.register_buffer("numbers", numbers, persistent=False)',
-        "A constant with random values is not saved.",
-    ),
-    Mutation(
-        "networks/sequences.py",
-        "return cast(Tensor, self.table(x.long())).transpose(-1, -2)",
-        "return cast(Tensor, self.table(x.long()))",
-        "The vectors of codes are not arranged as channels.",
-    ),
-    Mutation(
-        "networks/activations.py",
-        "return nn.GLU(axis)",
-        "return nn.GLU(-1)",
-        "The gates of a picture are half of its columns.",
-    ),
-    Mutation(
-        CONVOLUTIONAL,
-        "slack = tuple(to - at * stride for at, to in zip(side, target, strict=True))",
-        "slack = tuple(0 for at, to in zip(side, target, strict=True))",
-        "A decoder of odd sizes gives pictures that are too small.",
-    ),
-    Mutation(
-        CONVOLUTIONAL,
-        "return Residual(branch, self.residual * len(self.channels))",
-        "return Residual(branch, 1)",
-        "The last convolutions of residual blocks are not scaled by their number.",
     ),
 ]

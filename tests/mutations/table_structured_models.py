@@ -76,12 +76,6 @@ MUTATIONS = [
         "A product of Gaussians is a shift.",
     ),
     Mutation(
-        MERGING,
-        '"residual": shift_normal,',
-        '"residual": multiply_normals,',
-        "A shift of a Gaussian is a product.",
-    ),
-    Mutation(
         LABELS,
         "self.log_label_q = (self.shares * log_q.masked_fill(self.is_known[:, None], 0.0)).sum(-1)",
         "self.log_label_q = torch.zeros_like(self.shares[:, 0])",
@@ -149,12 +143,6 @@ MUTATIONS = [
     ),
     Mutation(
         SEMI_SUPERVISED,
-        "            best = torch.where(known < 0, best, known)\n",
-        "            best = known\n",
-        "Examples without a label are encoded as those of category -1.",
-    ),
-    Mutation(
-        SEMI_SUPERVISED,
         'of_labels = derived_seed(check_seed("sample", seed), "labels")',
         "of_labels = None",
         "The labels of samples do not follow from the seed.",
@@ -176,53 +164,5 @@ MUTATIONS = [
         "return self.prior.log_prob(self.states)",
         "return self.q.log_prob(self.states)",
         "The prior of enumerated latents is q.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "prior_term=lambda: prior.log_prob(z),",
-        "prior_term=lambda: prior.log_prob(z).detach(),",
-        "The prior gets no gradient.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "if not after <= before:",
-        "if after < 0:",
-        "A prior that is worse than the model's own is kept.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "        parameter.requires_grad_(False)\n",
-        "        parameter.requires_grad_(True)\n",
-        "Fitting a prior trains a shared encoder, too.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "            parameter.requires_grad_(True)\n",
-        "            parameter.requires_grad_(False)\n",
-        "After a prior was fitted, the encoder cannot be trained.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "fitted = copy.deepcopy(model, copies)",
-        "fitted = copy.copy(model)",
-        "Fitting a prior changes the model that was given.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "fitted.prior = copy.deepcopy(prior, copies)",
-        "fitted.prior = copy.deepcopy(prior)",
-        "A prior that shares the encoder gets a copy of its own.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "            start(_draw_latents(fitted, examples, seed))\n",
-        "            pass\n",
-        "A prior does not start from the latents.",
-    ),
-    Mutation(
-        FITTING_PRIOR,
-        "        self.whole.posterior.eval()\n",
-        "",
-        "The encoder is in training mode while its prior is fitted.",
     ),
 ]
