@@ -102,7 +102,7 @@ def an_exact_expectation_is_a_mean_over_states(patch):
 
 @breaks("quantised-codes")
 def codes_are_the_vectors_of_largest_product(patch):
-    patch.setattr(quantized, "_find_nearest", lambda x, table: (x @ table.mT).argmax(-1))
+    patch.setattr(quantized, "find_nearest", lambda x, table: (x @ table.mT).argmax(-1))
 
 
 # Penalties and scores
