@@ -120,6 +120,42 @@ def test_a_learned_prior_serves():
     assert torch.equal(decompress(model, compress(model, data)[0]).values, data.values)
 
 
+def _make_layers(merge, **top_down):
+    return lb.LayeredModel(
+        [lb.Gaussian(lb.mlp(2, 8, 6)), lb.StandardNormal(2)],
+        [lb.Gaussian(lb.mlp({"product": 6}.get(merge, 8), 6)), lb.Gaussian(lb.mlp(5, 4))],
+        lb.DiscretizedLogistic(lb.mlp(3, 16, (2, 6, 6)), levels=8),
+        merge=merge,
+        **top_down,
+    )
+
+
+@pytest.mark.parametrize("merge", ["concatenate", "product", "residual"])
+def test_layers_serve_if_their_inference_is_top_down(merge):
+    torch.manual_seed(0)
+    features = [lb.mlp((1, 6, 6), 16, 6), lb.mlp(6, 5)]
+    model = _make_layers(merge, features=features)
+    x = torch.randint(5, (1500, 1, 1, 1)) + torch.randint(4, (1500, 1, 6, 6))
+    data = lb.Examples(x.to(torch.uint8), levels=8)
+    lb.fit(model, lb.ELBO(), data.first(700), epochs=15, batch_size=20, progress=False)
+    assert lb.evaluate(model, lb.ELBO(), data).terms["rate z1"].mean > 0.1
+    packed, size = compress(model, data)
+    assert torch.equal(decompress(model, packed).values, data.values)
+    # The first examples find too few bits on the stack, since each puts only about 80 there.
+    _, first = compress(model, data.first(700))
+    assert size.bytes - first.bytes < 1.02 * (size.bound_bytes - first.bound_bytes)
+
+
+def test_bottom_up_inference_is_refused():
+    model = lb.LayeredModel(
+        [lb.Gaussian(lb.mlp(2, 6)), lb.StandardNormal(2)],
+        [lb.Gaussian(lb.mlp(6, 6)), lb.Gaussian(lb.mlp(3, 4))],
+        lb.Bernoulli(lb.mlp(3, 6)),
+    )
+    with pytest.raises(lb.errors.UnsupportedError, match="needs top-down inference"):
+        compress(model, torch.rand(20, 6) < 0.5)
+
+
 def test_another_model_is_refused(model_and_data):
     model, data = model_and_data
     packed, _ = compress(model, data.first(5))

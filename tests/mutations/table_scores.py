@@ -7,6 +7,7 @@ from mutation import Mutation
 FACTORS, DISENTANGLING = "evaluation/factor_scores.py", "evaluation/disentangling.py"
 SEARCH, REFINING = "evaluation/search.py", "evaluation/refining.py"
 COMPRESSION, BYTES = "evaluation/compression.py", "evaluation/compressed_bytes.py"
+CODER = "evaluation/bits_back.py"
 BASELINE, SPRITES = "evaluation/baseline.py", "data/sprites.py"
 
 MUTATIONS = [
@@ -164,13 +165,13 @@ MUTATIONS = [
         "The bytes of the bound are counted in nats.",
     ),
     Mutation(
-        COMPRESSION,
+        CODER,
         "rounded = (table.reshape(-1, self.levels) * _PER_PROBABILITY).round() + 1",
         "rounded = (table.reshape(-1, self.levels) * 16).round() + 1",
         "Probabilities are rounded coarsely.",
     ),
     Mutation(
-        COMPRESSION,
+        CODER,
         "for group in reversed(list(self._groups(count))):",
         "for group in list(self._groups(count)):",
         "The groups are popped in the order in which they were pushed.",

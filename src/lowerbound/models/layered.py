@@ -156,7 +156,7 @@ class LayeredModel(GenerativeModel):
     # The two walks through the layers. A visitor receives the name and the distribution of each
     # layer, and returns latents, with which the walk continues.
 
-    def _generate(self, given: Fields, visit: Visit) -> Tensor:
+    def visit_priors(self, given: Fields, visit: Visit) -> Tensor:
         """Visit the priors from the top to z1, and return the last state."""
         return self._descend(given, lambda layer, prior, _: visit(self.names[layer], prior))
 
@@ -185,13 +185,13 @@ class LayeredModel(GenerativeModel):
     def _infer(self, x: Tensor, given: Fields, visit: Visit) -> None:
         """Visit the posteriors in the order in which latents are drawn."""
         if self.features is not None:
-            self._infer_top_down(x, given, lambda name, q, _: visit(name, q))
+            self.visit_top_down(x, given, lambda name, q, _: visit(name, q))
             return
         inputs = x
         for layer, name in enumerate(self.names):
             inputs = visit(name, self._call_posterior(layer, inputs, given))
 
-    def _infer_top_down(self, x: Tensor, given: Fields, visit: VisitBoth) -> Tensor:
+    def visit_top_down(self, x: Tensor, given: Fields, visit: VisitBoth) -> Tensor:
         """Visit each layer's posterior and prior from the top, and return the last state."""
         features = self._compute_features(x, given)
 
@@ -271,7 +271,7 @@ class LayeredModel(GenerativeModel):
                 latents[name] = Latent.draw(q, prior, samples, gradient)
                 return latents[name].z
 
-            state = self._infer_top_down(x, given, draw_layer)
+            state = self.visit_top_down(x, given, draw_layer)
         else:
             state = self._draw_bottom_up(x, given, latents, samples, gradient)
         fields = select_fields(self.likelihood, given)
@@ -299,7 +299,7 @@ class LayeredModel(GenerativeModel):
             priors[name] = prior
             return drawn[name][1]
 
-        state = self._generate(given, record_prior)
+        state = self.visit_priors(given, record_prior)
         for name, (q, z, posterior_term) in drawn.items():
             latents[name] = Latent(z=z, q=q, prior=priors[name], posterior_term=posterior_term)
         return state
@@ -310,7 +310,7 @@ class LayeredModel(GenerativeModel):
         """p(z) of all layers, over vectors ``[J]``, for the fields that it needs."""
         # [B] if fields of B examples are given, and else [].
         batch_shape = next((value.shape[:1] for value in given.values()), Size())
-        return self._join(partial(self._generate, given), batch_shape)
+        return self._join(partial(self.visit_priors, given), batch_shape)
 
     def posterior_given(self, x: Tensor, given: Fields) -> Hierarchy:
         """q(z given x) of all layers, over vectors ``[J]``."""
@@ -323,7 +323,7 @@ class LayeredModel(GenerativeModel):
 
         def decode(z: Tensor) -> Distribution:
             pieces = prior.split(z)
-            state = self._generate(given, lambda name, _: pieces[name])
+            state = self.visit_priors(given, lambda name, _: pieces[name])
             p: Distribution = self.likelihood(state, **fields)
             return p
 
@@ -392,7 +392,7 @@ class LayeredModel(GenerativeModel):
                     )
                 return piece
 
-            state = self._generate(some, choose)
+            state = self.visit_priors(some, choose)
             p: Distribution = self.likelihood(state, **select_fields(self.likelihood, some))
             return p
 

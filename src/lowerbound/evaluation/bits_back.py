@@ -1,0 +1,302 @@
+"""The stack of bits of :mod:`lowerbound.evaluation.compression`, and what is pushed on it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Distribution
+
+from lowerbound.data.examples import Examples
+from lowerbound.distributions import (
+    DiagonalNormal,
+    as_diagonal,
+    check_independent_entries,
+    entrywise_log_prob,
+    is_mass,
+)
+from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.models import LatentModel, LayeredModel, Model
+from lowerbound.models.passes import ProgressCallback
+
+# A latent unit is rounded to multiples of this fraction of its smallest standard deviation under q,
+# which costs less than a thousandth of a nat, unless it would have more cells than this.
+_STEPS_PER_DEVIATION = 8
+_MOST_CELLS = 1 << 20
+
+# The cells of a unit reach so many standard deviations beyond its extreme values.
+_MARGIN = 8.0
+
+# Parameters are rounded to multiples of this fraction of a cell, and probabilities to multiples of
+# this unit. Results of float64 arithmetic on two machines differ by far less.
+_PER_CELL = 1024
+_PER_PROBABILITY = 1 << 20
+
+# The first groups of examples are small, because the stack is still nearly empty. The table of
+# probabilities of a group has at most this many entries.
+_LARGEST_GROUP = 64
+_MOST_PROBABILITIES = 1 << 23
+
+# The mean and the standard deviation of latents in cells.
+_Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class Coder:
+    """Pushes groups of examples on a stack of bits, and pops them.
+
+    Latents are standardised by their prior, given the layers above, and rounded to cells. All units
+    have the same number of cells, and each has its own width of a cell.
+
+    Args:
+        model: the model. A copy of it computes in float64.
+        like: examples of the same kind.
+
+    Raises:
+        UnsupportedError: if a part of the model does not allow it, by name.
+    """
+
+    cells: int
+    steps: NDArray[np.float64]  # of the units of all layers, from the top
+
+    def __init__(self, model: Model, like: Examples) -> None:
+        self.coders = import_coder()
+        self.model = _copy_in_float64(model)
+        self.levels = int(like.levels or 0)
+        self.shape = like.shape
+        # The values of the levels, as the likelihood scores them.
+        every = torch.arange(self.levels).reshape(-1, *(1,) * len(like.shape))
+        self.values = every.double()
+        if like.kind is None:
+            self.values /= max(1, self.levels - 1)
+        self.places: dict[str, slice] = {}  # of each layer among all units
+
+        def measure(name: str, prior: Distribution) -> Tensor:
+            ours = _take_diagonal("prior", prior)
+            start = max((place.stop for place in self.places.values()), default=0)
+            self.places[name] = slice(start, start + ours.event_shape.numel())
+            return ours.mean.expand(1, 1, *ours.event_shape)
+
+        p = self.model.likelihood(self._generate(measure))
+        check_independent_entries(p)
+        if not is_mass(p):
+            raise UnsupportedError(
+                f"compression needs a likelihood that is a probability mass, such as lb.Bernoulli "
+                f"or lb.Categorical; a {type(p).__name__} is a density"
+            )
+
+    def choose_cells(self, levels: NDArray[np.int32]) -> None:
+        """Choose the width of the cells of each unit, a power of two, and their number."""
+        mean, deviation = (
+            np.concatenate(parts)
+            for parts in zip(
+                *(self._posteriors_of(levels[group]) for group in self._groups(len(levels))),
+                strict=True,
+            )
+        )
+        reach = np.abs(mean).max(0) + _MARGIN * np.maximum(1.0, deviation.max(0))
+        wanted = np.maximum(deviation.min(0) / _STEPS_PER_DEVIATION, reach / _MOST_CELLS)
+        self.steps = 2.0 ** np.floor(np.log2(wanted))
+        self.cells = int(np.ceil(reach / self.steps).max())
+        bits = np.log2(deviation.max(0) / self.steps) + _STEPS_PER_DEVIATION
+        self.first_words = 2 + math.ceil(float(bits.sum()) / 32)
+
+    def push_all(
+        self, levels: NDArray[np.int32], progress: ProgressCallback | None
+    ) -> NDArray[np.uint32]:
+        """Push all examples, and return the words of the stack."""
+        # Any bits will do: they are what decompression leaves on the stack.
+        first = np.random.default_rng(0).integers(1, 1 << 32, self.first_words, dtype=np.uint32)
+        stack = self.coders.stream.stack.AnsCoder(first)
+        for group in self._groups(len(levels)):
+            self._push(stack, levels[group])
+            if progress is not None:
+                progress(group.stop, len(levels))
+        words: NDArray[np.uint32] = stack.get_compressed()
+        return words
+
+    def pop_all(
+        self, words: NDArray[np.uint32], count: int, progress: ProgressCallback | None
+    ) -> NDArray[np.int32]:
+        """Pop all examples, the last one first."""
+        stack = self.coders.stream.stack.AnsCoder(words)
+        levels = np.zeros((count, *self.shape), np.int32)
+        for group in reversed(list(self._groups(count))):
+            levels[group] = self._pop(stack, group.stop - group.start)
+            if progress is not None:
+                progress(count - group.start, count)
+        return levels
+
+    def _push(self, stack: Any, levels: NDArray[np.int32]) -> None:
+        count, drawn = len(levels), {}
+
+        def pop(name: str, q: Distribution, prior: Distribution) -> Tensor:
+            drawn[name] = stack.decode(self._grid, *self._round(name, *_standardise(q, prior)))
+            return self._place(name, drawn[name], prior)
+
+        state = self._infer(levels, pop)
+        stack.encode_reverse(levels.reshape(-1), self._entries, self._tabulate(state))
+        for name in reversed(drawn):
+            stack.encode_reverse(drawn[name], self._grid, *self._round_prior(name, count))
+
+    def _pop(self, stack: Any, count: int) -> NDArray[np.int32]:
+        drawn: dict[str, NDArray[np.int32]] = {}
+        posteriors: dict[str, _Moments] = {}
+
+        def pop(name: str, prior: Distribution) -> Tensor:
+            drawn[name] = stack.decode(self._grid, *self._round_prior(name, count))
+            return self._place(name, drawn[name], prior)
+
+        def note(name: str, q: Distribution, prior: Distribution) -> Tensor:
+            posteriors[name] = self._round(name, *_standardise(q, prior))
+            return self._place(name, drawn[name], prior)
+
+        found = stack.decode(self._entries, self._tabulate(self._generate(pop)))
+        levels = np.asarray(found, np.int32).reshape(count, *self.shape)
+        self._infer(levels, note)
+        for name in reversed(posteriors):
+            stack.encode_reverse(drawn[name], self._grid, *posteriors[name])
+        return levels
+
+    @property
+    def _grid(self) -> Any:
+        """The family of distributions over the cells of a unit."""
+        return self.coders.stream.model.QuantizedGaussian(-self.cells, self.cells)
+
+    @property
+    def _entries(self) -> Any:
+        """The family of distributions over the levels of an entry."""
+        return self.coders.stream.model.Categorical(perfect=False)
+
+    def _generate(self, visit: Callable[[str, Distribution], Tensor]) -> Tensor:
+        """Visit the priors from the top, and return what the likelihood needs."""
+        if isinstance(self.model, LayeredModel):
+            return self.model.visit_priors({}, visit)
+        return visit("z", self.model.prior_given({}))
+
+    def _infer(
+        self,
+        levels: NDArray[np.int32],
+        visit: Callable[[str, Distribution, Distribution], Tensor],
+    ) -> Tensor:
+        """Visit posteriors and priors from the top, and return what the likelihood needs."""
+        x = self.values.flatten()[torch.from_numpy(levels).long()]
+        if isinstance(self.model, LayeredModel):
+            return self.model.visit_top_down(x, {}, visit)
+        return visit("z", self.model.posterior_given(x, {}), self.model.prior_given({}))
+
+    def _posteriors_of(self, levels: NDArray[np.int32]) -> _Moments:
+        """The moments of all units under q, ``[B, units]``, at the means of the layers above."""
+        moments = []
+
+        def note(name: str, q: Distribution, prior: Distribution) -> Tensor:
+            moments.append([part.reshape(len(levels), -1) for part in _standardise(q, prior)])
+            return q.mean.expand(1, len(levels), *q.event_shape)
+
+        self._infer(levels, note)
+        mean, deviation = (np.concatenate(parts, 1) for parts in zip(*moments, strict=True))
+        return mean, deviation
+
+    def _place(self, name: str, u: NDArray[np.int32], prior: Distribution) -> Tensor:
+        """The latents ``[1, B, *units]`` in the middle of their cells."""
+        ours, steps = _take_diagonal("prior", prior), self.steps[self.places[name]]
+        standardised = np.asarray(u, np.float64).reshape(-1, len(steps)) * steps
+        z = torch.from_numpy(standardised).reshape(1, -1, *ours.event_shape)
+        return ours.mean + ours.stddev * z
+
+    def _round(
+        self, name: str, mean: NDArray[np.float64], deviation: NDArray[np.float64]
+    ) -> _Moments:
+        """Moments in cells, rounded so that machines agree on them."""
+        steps = self.steps[self.places[name]]
+        per_unit = _PER_CELL / np.tile(steps, len(mean) // len(steps))
+        rounded = np.maximum(1.0, np.round(deviation * per_unit))
+        return np.round(mean * per_unit) / _PER_CELL, rounded / _PER_CELL
+
+    def _round_prior(self, name: str, count: int) -> _Moments:
+        size = count * len(self.steps[self.places[name]])
+        return self._round(name, np.zeros(size), np.ones(size))
+
+    def _tabulate(self, state: Tensor) -> NDArray[np.float64]:
+        """Tabulate the rounded probability of each level of each entry, ``[B * entries, levels]``.
+
+        The unit is ``1 / _PER_PROBABILITY``, and no probability is 0.
+        """
+        p = self.model.likelihood(state)
+        values = self.values[:, None].expand(-1, p.batch_shape[-1], *self.shape)
+        table = torch.stack([entrywise_log_prob(p, value[None])[0] for value in values], -1).exp()
+        rounded = (table.reshape(-1, self.levels) * _PER_PROBABILITY).round() + 1
+        return rounded.numpy()
+
+    def _groups(self, count: int) -> Iterator[slice]:
+        """Split the examples into groups: of 1, 1, 2, 4, and so on to the largest."""
+        table = math.prod(self.shape) * self.levels
+        largest = max(1, min(_LARGEST_GROUP, _MOST_PROBABILITIES // table))
+        start = 0
+        while start < count:
+            stop = min(count, start + min(largest, max(1, start)))
+            yield slice(start, stop)
+            start = stop
+
+
+def import_coder() -> Any:
+    """Import the package of the entropy coder.
+
+    Raises:
+        SettingsError: if it is not installed.
+    """
+    try:
+        import constriction
+    except ImportError:
+        raise SettingsError(
+            "compression needs the package constriction; install it: "
+            "pip install 'lowerbound[compression]'"
+        ) from None
+    return constriction
+
+
+def _standardise(q: Distribution, prior: Distribution) -> _Moments:
+    """The moments of q, ``[B * units]``, in standard deviations of the prior from its mean."""
+    ours, above = _take_diagonal("posterior", q), _take_diagonal("prior", prior)
+    mean = (ours.mean - above.mean) / above.stddev
+    deviation = (ours.stddev / above.stddev).expand(mean.shape)
+    return mean.flatten().numpy(), deviation.flatten().numpy()
+
+
+def _copy_in_float64(model: Model) -> LatentModel | LayeredModel:
+    is_layered = isinstance(model, LayeredModel)
+    if not is_layered and not isinstance(model, LatentModel):
+        raise UnsupportedError(
+            f"compression needs a lb.LatentModel or a lb.LayeredModel; this is a "
+            f"{type(model).__name__}"
+        )
+    if is_layered and model.features is None:
+        raise UnsupportedError(
+            "compression needs top-down inference, in which each posterior is given with its "
+            "prior; this lb.LayeredModel has no features=..., so its inference is bottom-up"
+        )
+    if model.needs:
+        raise UnsupportedError(
+            f"compression is for models without fields, and this model needs "
+            f"{', '.join(model.needs)}"
+        )
+    copied: Any = copy.deepcopy(model)
+    whole: LatentModel | LayeredModel = (
+        copied.to("cpu", torch.float64).eval().requires_grad_(requires_grad=False)
+    )
+    return whole
+
+
+def _take_diagonal(role: str, distribution: Distribution) -> DiagonalNormal:
+    ours = as_diagonal(distribution)
+    if ours is None:
+        raise UnsupportedError(
+            f"compression needs a {role} that is a diagonal Gaussian, such as that of lb.Gaussian "
+            f"or lb.StandardNormal, not a {type(distribution).__name__}"
+        )
+    return ours
