@@ -330,8 +330,8 @@ REASONS = {
     "BetaTCVAE": f"entries of a .* are not independent|which has no density|{_DEPENDS}",
     "DIPVAE I": f"mean of a .* is not known in closed form|{_DEPENDS}",
     "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
-    "InfoVAE": f"prior that {_DEPENDS}",
-    "InfoVAE without a rate": f"prior that {_DEPENDS}",
+    "InfoVAE": f"a prior {_DEPENDS}",
+    "InfoVAE without a rate": f"a prior {_DEPENDS}",
 } | {name: _POINT for name in OBJECTIVES if name.endswith(("dreg", "score function"))}
 
 

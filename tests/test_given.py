@@ -244,13 +244,9 @@ def test_a_point_gives_the_score_of_a_regularised_autoencoder():
     x = torch.randn(7, 5, dtype=torch.float64)
     z = encoder(x)
     expected = Normal(decoder(z), 0.5).log_prob(x).sum(-1) + Normal(0.0, 1.0).log_prob(z).sum(-1)
-    for gradient in ("pathwise", "sticking-the-landing", "dreg"):
-        vae.zero_grad()
+    for gradient in ("pathwise", "sticking-the-landing"):
         draw = vae.draw(x, 3, gradient)
-        bound = lb.ELBO(samples=3, gradient=gradient).bound(draw) if gradient != "dreg" else (
-            lb.IWAE(3, gradient).bound(draw)
-        )  # fmt: skip
-        torch.testing.assert_close(bound, expected)
+        torch.testing.assert_close(lb.ELBO(3, gradient=gradient).bound(draw), expected)
     (found,) = torch.autograd.grad(
         lb.ELBO().surrogate(vae.draw(x)).sum(), [next(encoder.parameters())]
     )

@@ -227,6 +227,8 @@ def test_training_goes_back_to_the_best_weights_if_the_rule_says_so(goes_back):
         rates=SimpleNamespace(own=[0.1]),
         autostop=None,
         progress=SimpleNamespace(),
+        model=None,
+        objective=SimpleNamespace(label=lambda model: "bound"),
     )
     window = {"bound": -1.0, "gain": -0.5, "gain_error": 0.1, "steps": 10, "pace": 0.5}
     decision = Decision(Windows(), window, goes_back=goes_back)

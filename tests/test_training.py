@@ -829,7 +829,8 @@ class FakeLoop(SimpleNamespace):
         super().__init__(
             progress=Progress(), total_steps=1000, batch_size=10, autostop=None, train=range(50),
             autotuner=SimpleNamespace(option=Option(compiled=False), batch_size=10), now=0.0,
-            display=display, averages=lambda: {"bound": 1.0}, **given,
+            display=display, averages=lambda: {"bound": 1.0}, model=None,
+            objective=SimpleNamespace(label=lambda model: "bound"), **given,
         )  # fmt: skip
         monkeypatch.setattr(observers.time, "perf_counter", lambda: self.now)
         display.on_start(self)

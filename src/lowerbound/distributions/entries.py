@@ -97,7 +97,7 @@ def find_support(distribution: Distribution) -> constraints.Constraint | None:
 def find_entry_support(distribution: Distribution) -> constraints.Constraint | None:
     """Return the support of one entry, or of an event if it is not declared for entries."""
     support = find_support(distribution)
-    while isinstance(support, constraints.independent):
+    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
     return support
 
