@@ -347,6 +347,52 @@ def test_layers_of_flows_and_pictures_work_together():
 
 
 @pytest.mark.parametrize("name", LAYERED)
+def test_weights_of_groups_change_what_is_maximised_and_not_the_bound(name):
+    model, x = MODELS[name]().double(), images(name).double()
+    draw = model.draw(x, 3)
+    weighted = lb.ELBO(3, beta=0.5, group_weights={"z1": 4.0})
+    rates = {group: latent.rate for group, latent in draw.groups.items()}
+    penalty = 0.5 * (4 * rates.pop("z1") + sum(rates.values()))
+    expected = draw.log_likelihood.mean(0) - penalty
+    torch.testing.assert_close(weighted.surrogate(draw), expected)
+    assert torch.equal(weighted.bound(draw), lb.ELBO(3).bound(draw))
+    same = lb.ELBO(3, group_weights={"z1": 1.0})
+    assert torch.equal(same.surrogate(draw), lb.ELBO(3).surrogate(draw))
+    with pytest.raises(UnsupportedError, match="no latents 'z9'; its groups are 'z"):
+        lb.ELBO(group_weights={"z9": 2.0}).surrogate(draw)
+
+
+@pytest.mark.parametrize("compiled", ["never", "always"])
+def test_a_schedule_of_a_group_is_followed_recorded_and_saved(compiled, tmp_path):
+    objective = lb.ELBO(group_weights={"z1": lb.Ramp(10.0, 1.0, steps=8), "z2": 1.0})
+    assert list(objective.schedules()) == ["group_weights z1"]
+    held = objective.holding({"group_weights z1": 3.0})
+    assert held.group_weights == {"z1": 3.0, "z2": 1.0}
+    assert objective.group_weights["z1"].end == 1.0
+    x = images("layered, ladder", 20)
+    run = lb.fit(
+        MODELS["layered, ladder"](), objective, x, steps=4, batch_size=5, compile=compiled,
+        directory=tmp_path / "run", progress=False, pictures_every=0,
+    )  # fmt: skip
+    record = run.history[-1]["schedules"]["group_weights z1"]
+    assert record == {"reached": 5.5, "end": 1.0, "ended": False}
+    again = lb.fit(
+        MODELS["layered, ladder"](), objective, x, steps=8, batch_size=5, compile=compiled,
+        directory=tmp_path / "run", resume=True, progress=False, pictures_every=0,
+    )  # fmt: skip
+    assert again.history[-1]["schedules"]["group_weights z1"]["ended"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"free_bits": 0.1}, {"capacity": 3.0}, {"gradient": "dreg"}, {"gradient": "score-function"}],
+)
+def test_weights_of_groups_exclude_other_penalties_and_gradients(settings):
+    with pytest.raises(SettingsError, match="group_weights needs the rate of each group"):
+        lb.ELBO(samples=2, group_weights={"z1": 2.0}, **settings)
+
+
+@pytest.mark.parametrize("name", LAYERED)
 def test_means_of_samples_show_details_at_their_natural_point(name):
     """The latents of the other layers are those that are drawn in any case."""
     model = MODELS[name]()

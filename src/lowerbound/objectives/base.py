@@ -52,9 +52,9 @@ class Objective(ABC):
     To write your own: a frozen dataclass with :meth:`bound`, which reads what it needs from a
     :class:`lowerbound.Draw`. Add a field ``samples`` to let users choose the number of draws. If
     the gradient is not that of the bound, override :meth:`surrogate`; the value that is reported,
-    logged and used for selection stays the bound. A field may hold a
-    :class:`lowerbound.objectives.Schedule`; in training, such a field is a tensor without
-    dimensions that holds the value at the current step. An objective that trains a module of its
+    logged and used for selection stays the bound. A field, or a value of a field that is a mapping,
+    may be a :class:`lowerbound.objectives.Schedule`; in training, a tensor without dimensions that
+    holds the value at the current step is in its place. An objective that trains a module of its
     own, such as a critic, returns it from :meth:`players` and its loss from :meth:`losses`.
 
     Example:
@@ -161,10 +161,16 @@ class Objective(ABC):
         return self
 
     def schedules(self) -> dict[str, Schedule]:
-        """The settings that change during training, by name."""
+        """The settings that change during training, by name.
+
+        Those in a mapping have the names of the field and of the key: ``"group_weights z1"``.
+        """
         values: dict[str, Any] = {}
         for part in (*reversed(type(self).__mro__), self):
             values |= vars(part)
+        for field, inner in list(values.items()):
+            if isinstance(inner, Mapping) and not field.startswith("_"):
+                values |= {f"{field} {key}": value for key, value in inner.items()}
         return {name: value for name, value in values.items() if isinstance(value, Schedule)}
 
     def holding(self: Self, values: Mapping[str, float | Tensor]) -> Self:
@@ -177,7 +183,11 @@ class Objective(ABC):
             return self
         current = copy(self)
         for name, value in values.items():
-            object.__setattr__(current, name, value)  # The dataclass is frozen.
+            field, _, key = name.partition(" ")
+            held: Any = value
+            if key:
+                held = {**getattr(current, field), key: value}
+            object.__setattr__(current, field, held)  # The dataclass is frozen.
         return current
 
 

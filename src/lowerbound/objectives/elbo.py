@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -50,6 +51,10 @@ class ELBO(Objective):
         beta: the weight of the rate (Higgins et al. 2017), or a schedule such as
             ``Ramp(0.0, 1.0, epochs=100)``, the KL warm-up of Bowman et al. 2016 and Sønderby et al.
             2016.
+        group_weights: further weights of the rates of some groups of latents, by name, or
+            schedules; the rate R in the penalty is the weighted sum. With ``{"z1": Ramp(10.0, 1.0,
+            epochs=20)}`` the layer z1 carries little at first, so that those above learn to carry
+            more.
         free_bits: lambda in nats, or a schedule: the rate of a unit below which it is not penalised
             (Kingma et al. 2016).
         capacity: C in nats, or a schedule: the rate to aim for (Burgess et al. 2018, whose gamma is
@@ -83,6 +88,7 @@ class ELBO(Objective):
     beta: float | Schedule = 1.0
     free_bits: float | Schedule = 0.0
     capacity: float | Schedule | None = None
+    group_weights: Mapping[str, float | Schedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_common(self)
@@ -99,6 +105,7 @@ class ELBO(Objective):
             )
         check_number("ELBO: beta", self.beta, 0)
         check_number("ELBO: free_bits", self.free_bits, 0)
+        self._check_group_weights()
         if self.capacity is not None:
             check_number("ELBO: capacity", self.capacity, 0)
         if self.free_bits and (
@@ -107,6 +114,17 @@ class ELBO(Objective):
             raise SettingsError(
                 "ELBO: free_bits needs each unit's rate in closed form; it excludes capacity, "
                 "kl='sampled', and the gradients 'sticking-the-landing' and 'dreg'"
+            )
+
+    def _check_group_weights(self) -> None:
+        for group, weight in self.group_weights.items():
+            check_number(f"ELBO: the weight of {group}", weight, 0)
+        if self.group_weights and (
+            self.gradient != "pathwise" or self.free_bits or self.capacity is not None
+        ):
+            raise SettingsError(
+                "ELBO: group_weights needs the rate of each group; it excludes free_bits, capacity "
+                "and all gradients but 'pathwise'"
             )
 
     @property
@@ -141,10 +159,7 @@ class ELBO(Objective):
 
     def surrogate(self, draw: Draw) -> Tensor:
         """``mean_k log p(x given z_k) - penalty`` with the chosen gradient, ``[B]``."""
-        plain = (
-            self.capacity is None and not self._frees_bits and is_always(get_value(self.beta), 1.0)
-        )
-        if plain and self.gradient == "pathwise":
+        if self._is_plain and self.gradient == "pathwise":
             return self.bound(draw)
         check_plain_weight(draw, self.gradient)
         if self.gradient == "score-function":
@@ -155,11 +170,20 @@ class ELBO(Objective):
         return draw.log_likelihood.mean(0) - self._penalty(draw, rate)
 
     @property
+    def _is_plain(self) -> bool:
+        """Whether the penalty is the rate."""
+        weights = [get_value(weight) for weight in (self.beta, *self.group_weights.values())]
+        others = self.capacity is None and not self._frees_bits
+        return others and all(is_always(weight, 1.0) for weight in weights)
+
+    @property
     def _frees_bits(self) -> bool:
         return not is_always(get_value(self.free_bits), 0.0)
 
     def _penalty(self, draw: Draw, rate: Tensor) -> Tensor:
         """The penalty that is subtracted instead of the rate, ``[B]``."""
+        if self.group_weights:
+            return get_value(self.beta) * self._weight_groups(draw)
         if not self._frees_bits:
             return self._weight(rate) * rate
         units = draw.unit_rates
@@ -171,6 +195,21 @@ class ELBO(Objective):
         least = get_value(self.free_bits)
         freed = torch.where(units.mean(0) > least, units, least)
         return get_value(self.beta) * freed.flatten(1).sum(1)
+
+    def _weight_groups(self, draw: Draw) -> Tensor:
+        """The sum of the rates of all groups, ``[B]``, each with its weight."""
+        rates = self.group_rates(draw)
+        unknown = [name for name in self.group_weights if name not in rates]
+        if unknown:
+            raise UnsupportedError(
+                f"group_weights: the model has no latents {', '.join(map(repr, unknown))}; its "
+                f"groups are {', '.join(map(repr, rates)) or 'not known'}"
+            )
+        weights = {name: get_value(weight) for name, weight in self.group_weights.items()}
+        total = torch.zeros_like(draw.log_likelihood[0])
+        for name, rate in rates.items():
+            total = total + weights.get(name, 1.0) * rate
+        return total
 
     def _weight(self, rate: Tensor) -> float | Tensor:
         """The derivative of the penalty: beta, with the sign of ``mean rate - capacity`` if any."""
