@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, and for the commands that tests start
@@ -16,6 +17,15 @@ def pytest_addoption(parser):
         action="store_true",
         help="skip each test that trains a model, at its first training step",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_signals():
+    """Tests heed signals that the program which started them ignores, as nohup does."""
+    ignored = [each for each in signal.valid_signals() if signal.getsignal(each) is signal.SIG_IGN]
+    heeded = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for each in heeded.keys() & {*ignored}:
+        signal.signal(each, heeded[each])
 
 
 @pytest.fixture(scope="session", autouse=True)
