@@ -166,7 +166,7 @@ def run(name: str, cell: Cell) -> None:
         "steps": trained.history[-1]["step"],
         "training_seconds": trained.history[-1]["seconds"],
         "bound": bound.mean,
-        "bits_per_dimension": test.bits_per_dimension(bound.mean, mass=model.likelihood_is_mass),
+        "bits_per_dimension": bound.bits_per_dimension,
         "standard_error": bound.standard_error,
         "rates": rates,
         "root_mean_squared_error": 255 * float(errors.square().mean().sqrt()),
@@ -199,7 +199,7 @@ def table_row(result: dict[str, Any]) -> list[str]:
         f"`{result['recipe']}`",
         f"{result['bits_per_dimension']:.2f}",
         f"{result['root_mean_squared_error']:.1f}",
-        f"{result['rates']['rate']:.0f} nats",
+        f"{result['rates']['rate']:,.0f} nats",
         f"{result['training_seconds'] / 60:.1f} min",
     ]
 
