@@ -589,7 +589,7 @@ def test_the_configuration_says_all_settings(data, tmp_path):
     }  # fmt: skip
     assert config["objective"] == {
         "kind": "ELBO", "samples": 1, "kl": "auto", "gradient": "pathwise", "beta": 1.0,
-        "free_bits": 0.0, "capacity": None
+        "free_bits": 0.0, "capacity": None, "group_weights": None,
     }  # fmt: skip
     digest = config["examples"]["train"].pop("sha256")
     assert len(bytes.fromhex(digest)) == 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -88,7 +88,7 @@ class ELBO(Objective):
     beta: float | Schedule = 1.0
     free_bits: float | Schedule = 0.0
     capacity: float | Schedule | None = None
-    group_weights: Mapping[str, float | Schedule] = field(default_factory=dict)
+    group_weights: Mapping[str, float | Schedule] | None = None
 
     def __post_init__(self) -> None:
         check_common(self)
@@ -117,7 +117,7 @@ class ELBO(Objective):
             )
 
     def _check_group_weights(self) -> None:
-        for group, weight in self.group_weights.items():
+        for group, weight in (self.group_weights or {}).items():
             check_number(f"ELBO: the weight of {group}", weight, 0)
         if self.group_weights and (
             self.gradient != "pathwise" or self.free_bits or self.capacity is not None
@@ -172,7 +172,8 @@ class ELBO(Objective):
     @property
     def _is_plain(self) -> bool:
         """Whether the penalty is the rate."""
-        weights = [get_value(weight) for weight in (self.beta, *self.group_weights.values())]
+        groups = (self.group_weights or {}).values()
+        weights = [get_value(weight) for weight in (self.beta, *groups)]
         others = self.capacity is None and not self._frees_bits
         return others and all(is_always(weight, 1.0) for weight in weights)
 
@@ -198,6 +199,7 @@ class ELBO(Objective):
 
     def _weight_groups(self, draw: Draw) -> Tensor:
         """The sum of the rates of all groups, ``[B]``, each with its weight."""
+        assert self.group_weights is not None
         rates = self.group_rates(draw)
         unknown = [name for name in self.group_weights if name not in rates]
         if unknown:
