@@ -53,7 +53,7 @@ class Progress:
     settled: bool = False
     """Whether training stopped because it had settled to its tolerance."""
     start: dict[str, float] | None = None
-    """The bound before and after the start from the data; ``None`` if there was no such start."""
+    """The bound before and after the start from the data; ``None`` if nothing changed."""
     baseline: float | None = None
     """The score of independent entries, on the data by which the bound is judged."""
     windows: Windows = field(default_factory=Windows)

@@ -83,8 +83,8 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
 
     Up to 1,000 examples are chosen at random. The weights stay as they are if the bound of 100 of
     them would not rise, as for a model that was trained well before, and if they are frozen
-    (``requires_grad_(False)``). The optimiser ``sgd`` may then
-    need a smaller learning rate, because gradients are large where scales are small.
+    (``requires_grad_(False)``). With a start from the data, the optimiser ``sgd`` may need a
+    smaller learning rate, because gradients are large where scales are small.
     """
 
     standardize: bool = False
