@@ -71,6 +71,15 @@ def _without_waiting_for_disks(monkeypatch):
 
 
 @pytest.fixture
+def without_learning_curves(monkeypatch):
+    """Runs get an empty bound.png: matplotlib would take most of the time of a short training."""
+    monkeypatch.setattr(
+        "lowerbound.training.observers.save_learning_curves",
+        lambda *given, **named: given[1].touch(),
+    )
+
+
+@pytest.fixture
 def fresh_compiler(monkeypatch):
     """Nothing was compiled before, nothing is counted, and nothing compiles in the background."""
     import torch

@@ -26,6 +26,8 @@ from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.importance import log_likelihood
 from lowerbound.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("without_learning_curves")
+
 FAST = [
     "--no-start",
     "--hidden",
@@ -71,15 +73,6 @@ def metrics(directory: Path) -> list[dict]:
         {k: v for k, v in json.loads(line).items() if k not in ("seconds", "examples_per_second")}
         for line in lines
     ]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Without matplotlib, which takes most of the time of so short a training."""
-    monkeypatch.setattr(
-        "lowerbound.training.observers.save_learning_curves",
-        lambda *given, **named: given[1].touch(),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +183,14 @@ def test_recipes_are_listed_with_their_settings(capsys):
     for name, recipe in RECIPES.items():
         assert f"{name}  {recipe.summary}" in out
     assert "--latent 10" in out
+
+
+def test_the_help_of_a_recipe_names_its_paper_and_has_no_markup(capsys):
+    code, out, _ = call(capsys, "train", "categorical", "--help")
+    text = " ".join(out.split())
+    assert code == 0
+    assert "Mnih & Rezende 2016" in text
+    assert 'All settings of gradient but "relaxed" maximise a bound' in text
 
 
 def test_datasets_are_listed(capsys):

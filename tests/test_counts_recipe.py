@@ -62,12 +62,9 @@ def test_other_data_are_refused_by_row():
     assert find_recipe("counts").kind == "counts"
 
 
+@pytest.mark.usefixtures("without_learning_curves")
 def test_the_command_reads_counts_and_gives_the_exposure_for_samples(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "lowerbound.training.observers.save_learning_curves",
-        lambda *given, **named: given[1].touch(),
-    )
 
     def call(*arguments):
         capsys.readouterr()

@@ -129,6 +129,11 @@ def test_bits_per_dimension():
     check()
 
 
+def test_bits_per_dimension_need_to_know_whether_the_likelihood_is_a_mass(greys):
+    with pytest.raises(SettingsError, match="mass='density' must be True or False"):
+        greys.bits_per_dimension(-3.0, mass="density")
+
+
 def test_uniform_density_costs_all_bits():
     assert (
         Examples(

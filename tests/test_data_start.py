@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal
 
 import lowerbound as lb
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.networks import set_output_bias
 
 D = 4
@@ -69,14 +69,14 @@ def test_the_frequencies_of_pixels_are_the_start():
 def test_missing_entries_do_not_count():
     x = torch.tensor([[1.0, math.nan], [3.0, math.nan], [math.nan, math.nan]])
     torch.testing.assert_close(average_entries(x), torch.tensor([2.0, 2.0]))
-    assert spread_entries(x)[0] == 1
-    assert spread_entries(x)[1] > 0
+    assert estimate_variances(x)[0] == 1
+    assert estimate_variances(x)[1] > 0
 
 
 def test_the_variance_of_an_entry_does_not_depend_on_the_units_of_others():
     x = _make_real_data()
     large = torch.cat([x, 1e8 * x], 1)
-    torch.testing.assert_close(spread_entries(large)[:D], spread_entries(x))
+    torch.testing.assert_close(estimate_variances(large)[:D], estimate_variances(x))
 
 
 def test_masked_entries_are_left_out():

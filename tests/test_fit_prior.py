@@ -134,6 +134,12 @@ def test_a_deterministic_auto_encoder_gets_a_density_of_its_codes():
             "so the ELBO would fall. Use more epochs",
         ),
         (lambda: lb.OneHot(lb.constant((1, 2))), {}, ShapeError, "prior is over"),
+        (
+            lambda: lb.MixturePrior(2, 2),
+            {"directory": "runs/prior"},
+            SettingsError,
+            r"takes no directory, .* lb\.save\(model, path\)",
+        ),
     ],
 )
 def test_priors_that_do_not_fit_are_refused(prior, settings, error, message):

@@ -35,9 +35,8 @@ SIZE = 4
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Without matplotlib, and with less patience."""
-    monkeypatch.setattr(observers, "save_learning_curves", lambda *given, **named: given[1].touch())
+def _quick(monkeypatch, without_learning_curves):
+    """Without figures, and with less patience."""
     monkeypatch.setattr(interrupts, "_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(interrupts, "_AGAIN_SECONDS", 0.1)
 

@@ -36,9 +36,8 @@ def data() -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
+def _quick(monkeypatch, without_learning_curves):
     """A checkpoint after every epoch, short windows, and no figure."""
-    monkeypatch.setattr(observers, "save_learning_curves", lambda *given, **named: given[1].touch())
     monkeypatch.setattr(observers.Recorder, "_is_due", lambda self: True)
     monkeypatch.setattr(observers.Recorder, "on_step", Observer.on_step)
     monkeypatch.setattr(autostop, "_FIRST_WINDOW_STEPS", 4)

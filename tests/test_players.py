@@ -13,12 +13,14 @@ import lowerbound as lb
 from lowerbound.errors import NonFiniteError, SettingsError, StorageError
 from lowerbound.objectives.base import Player
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.training import autostop, observers
+from lowerbound.training import autostop
 from lowerbound.training.observing import Observer
 from lowerbound.training.optim import make_optimizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_compiling import after, graphs, make_step
+
+pytestmark = pytest.mark.usefixtures("without_learning_curves")
 
 SIZE, LATENT = 4, 2
 
@@ -70,11 +72,6 @@ def make_vae() -> lb.LatentModel:
 @pytest.fixture
 def data() -> torch.Tensor:
     return torch.randn(20, SIZE)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(observers, "save_learning_curves", lambda *given, **named: given[1].touch())
 
 
 def train(data, objective=None, directory=None, **settings):

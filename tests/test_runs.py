@@ -26,6 +26,8 @@ from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress, Windows
 from lowerbound.training.quick_step import QuickStep
 
+pytestmark = pytest.mark.usefixtures("without_learning_curves")
+
 SIZE = 4
 
 
@@ -82,12 +84,6 @@ def data() -> torch.Tensor:
 @pytest.fixture
 def pictures() -> torch.Tensor:
     return (torch.rand(12, 1, 8, 8) * 255).to(torch.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Without matplotlib, which takes most of the time of so short a training."""
-    monkeypatch.setattr(observers, "save_learning_curves", lambda *given, **named: given[1].touch())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The number of threads depends on how long the work takes now."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -12,7 +13,8 @@ import lowerbound as lb
 from lowerbound.cli.runs import with_threads
 from lowerbound.errors import SettingsError
 from lowerbound.models import passes
-from lowerbound.runtime import threads
+from lowerbound.runtime import idle, threads
+from lowerbound.runtime.idle import IdleCores
 from lowerbound.runtime.threads import ThreadTuner, list_candidates, restoring_threads
 from lowerbound.training.observing import Observer
 
@@ -75,6 +77,55 @@ def test_a_slowdown_changes_the_number_and_so_does_its_end():
     machine.work(10, QUIET)  # one thread is hardly faster now, so only a try can tell
     assert machine.count == 4
     assert [line.split(":")[0] for line in machine.lines] == ["1 thread", "4 threads"]
+
+
+def test_cores_that_become_idle_are_used_within_seconds():
+    """Also where tries beside another program were so slow that the next one is far away."""
+    quiet, busy = {2: 0.035, 1: 0.06}, {2: 0.4, 1: 0.065}
+
+    def time_return(idle: float | None) -> float:
+        machine = Machine((2, 1))
+        machine.tuner.idle = Idle(0.0)
+        machine.work(5, quiet)
+        machine.work(60, busy)
+        assert machine.count == 1
+        machine.tuner.idle.cores = idle
+        end = machine.tuner.seconds
+        while machine.count == 1 or machine.tuner.turns:
+            machine.work(0.1, quiet)
+        return machine.tuner.seconds - end
+
+    assert time_return(1.0) < 6
+    assert time_return(0.2) > 6  # only the next try tells
+    assert time_return(None) > 6
+
+
+class Idle:
+    """A number of idle cores."""
+
+    def __init__(self, cores: float | None) -> None:
+        self.cores = cores
+
+    def read(self) -> float | None:
+        return self.cores
+
+
+def test_idle_cores_are_read_from_the_counters_of_linux(tmp_path, monkeypatch):
+    file, now = tmp_path / "stat", [0.0]
+    monkeypatch.setattr(idle.time, "perf_counter", lambda: now[0])
+    ticks = os.sysconf("SC_CLK_TCK")
+    cores = IdleCores(file)
+    assert cores.read() is None  # the system has no such file
+    for second, (free, waiting) in enumerate([(100, 5), (100.5, 5), (101, 6.5)]):
+        now[0] = 1.5 * second
+        file.write_text(f"cpu  7 0 3 {int(free * ticks)} {int(waiting * ticks)} 0 0 0\ncpu0 1 2\n")
+        found = cores.read()
+        now[0] += 0.1
+        assert cores.read() == found  # not read again so soon
+        assert found == [None, pytest.approx(1 / 3), pytest.approx(4 / 3)][second]
+    file.write_text("nonsense")
+    now[0] += 5
+    assert cores.read() is None
 
 
 def test_a_slowdown_after_long_quiet_work_is_noticed_within_seconds():

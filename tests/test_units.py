@@ -7,7 +7,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.conditionals import Standardized
-from lowerbound.conditionals.moments import average_entries, smooth_frequencies, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances, smooth_frequencies
 from lowerbound.conditionals.standardized import Standardization
 from lowerbound.distributions import entrywise_log_prob
 from lowerbound.evaluation import score_independent_entries
@@ -61,7 +61,7 @@ def test_frequencies_and_moments_are_those_of_the_observed_entries():
     torch.testing.assert_close(smooth_frequencies(x[:, :2]), torch.tensor([1.5 / 3, 0.5]))
     assert average_entries(x)[1] == 16 / 5
     # Entries without a spread of their own have that of the others, divided by their number + 1.
-    torch.testing.assert_close(spread_entries(x), torch.tensor([0.25, 0.25, 0.25 / 4]))
+    torch.testing.assert_close(estimate_variances(x), torch.tensor([0.25, 0.25, 0.25 / 4]))
 
 
 @pytest.mark.parametrize(

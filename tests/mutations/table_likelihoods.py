@@ -200,8 +200,8 @@ MUTATIONS = [
     ),
     Mutation(
         POSITIVE,
-        "return mean.log(), spread_entries(x / mean)",
-        "return mean.log(), spread_entries(x)",
+        "return mean.log(), estimate_variances(x / mean)",
+        "return mean.log(), estimate_variances(x)",
         "The relative spread of a gamma likelihood starts at the spread in units of the data.",
     ),
     Mutation(
@@ -285,14 +285,14 @@ MUTATIONS = [
     ),
     Mutation(
         TAILS,
-        "return self.invert_mean(average_entries(x)), 0.5 * spread_entries(x)",
-        "return self.invert_mean(average_entries(x)), spread_entries(x)",
+        "return self.invert_mean(average_entries(x)), 0.5 * estimate_variances(x)",
+        "return self.invert_mean(average_entries(x)), estimate_variances(x)",
         "The scale of a Laplace likelihood starts at the standard deviation.",
     ),
     Mutation(
         TAILS,
-        "return location, spread_entries(x) * (1 - 2 / degrees)",
-        "return location, spread_entries(x)",
+        "return location, estimate_variances(x) * (1 - 2 / degrees)",
+        "return location, estimate_variances(x)",
         "The scale of a Student t starts at the standard deviation.",
     ),
     Mutation(

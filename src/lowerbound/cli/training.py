@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,9 @@ def register(app: typer.Typer) -> None:
     )
     train.callback()(set_flags(train_from_file, _make_flags_for_files()))
     for recipe in RECIPES.values():
-        train.command(recipe.name, help=recipe.summary)(_make_command(recipe))
+        train.command(recipe.name, help=recipe.description, short_help=recipe.summary)(
+            _make_command(recipe)
+        )
     app.add_typer(train, name="train")
 
 
@@ -100,10 +102,7 @@ def train_from_file(
         )
     for name in ("recipe", "data", "training"):
         plan[name] = read_section(plan, name, path)
-    for name, other in (("epochs", "steps"), ("steps", "epochs")):
-        if name in changed:
-            plan["training"][other] = None
-    plan["training"] |= changed
+    plan["training"] |= _replace_duration(changed) | changed
     if "seed" in changed:
         plan["data"]["seed"] = changed["seed"]
     _run(plan, resume or out, resume=resume is not None)
@@ -143,9 +142,7 @@ def _make_command(recipe: Recipe) -> Callable[..., Any]:
     of_recipe, of_data = read_settings(recipe.make), read_settings(load_data)
 
     def train(context: typer.Context, **values: Any) -> None:
-        for name, other in (("epochs", "steps"), ("steps", "epochs")):
-            if _is_given(context, name) and not _is_given(context, other):
-                values[other] = None  # the recipe's default, which the user did not choose
+        values |= _replace_duration({name for name in values if _is_given(context, name)})
         source = _resolve_source(values["data"])
         data = {"source": source, **_select(values, of_data), "seed": values["seed"]}
         if Path(source).is_dir():
@@ -201,6 +198,12 @@ def _make_all_flags(recipe: Recipe) -> list[inspect.Parameter]:
             more=more,
         ),
     ]
+
+
+def _replace_duration(given: Container[str]) -> dict[str, None]:
+    """Unset the steps if the user gives epochs instead, and the other way round."""
+    pairs = (("epochs", "steps"), ("steps", "epochs"))
+    return {other: None for name, other in pairs if name in given and other not in given}
 
 
 def _is_given(context: typer.Context, flag: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.conditionals.refusing import refuse_other_levels
 from lowerbound.describe import describable
 from lowerbound.distributions import DiscretizedLogistics, soft_clamp
@@ -100,7 +100,7 @@ class DiscretizedLogistic(Parametric):
 
         The components' means are the quantiles of a logistic distribution with the data's moments.
         """
-        mean, deviation = average_entries(x), spread_entries(x).sqrt()
+        mean, deviation = average_entries(x), estimate_variances(x).sqrt()
         smallest = 0.5 / (self.levels - 1)
         scale = (deviation / _DEVIATION).clamp(min=smallest)[None]
         if self.components == 1:

@@ -15,7 +15,7 @@ from lowerbound.conditionals.location_scale import (
     bound_log_scale,
     check_scale_limits,
 )
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.describe import describable
 from lowerbound.distributions import DiagonalNormal, TriangularNormal
 from lowerbound.errors import ShapeError
@@ -103,7 +103,7 @@ class Gaussian(LocationScale):
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, before a sigmoid if there is one, and the variance of each entry."""
-        return self.invert_mean(average_entries(x)), spread_entries(x)
+        return self.invert_mean(average_entries(x)), estimate_variances(x)
 
 
 @describable

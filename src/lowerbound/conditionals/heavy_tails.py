@@ -11,7 +11,7 @@ from torch.distributions import Independent
 from torch.distributions import Laplace as LaplaceDistribution
 
 from lowerbound.conditionals.location_scale import LocationScale, Scale
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.describe import describable
 from lowerbound.distributions import FactorialStudentT, soft_clamp
 from lowerbound.errors import SettingsError
@@ -60,7 +60,7 @@ class Laplace(LocationScale):
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, before a sigmoid if there is one, and half of the variance of each entry."""
-        return self.invert_mean(average_entries(x)), 0.5 * spread_entries(x)
+        return self.invert_mean(average_entries(x)), 0.5 * estimate_variances(x)
 
 
 @describable
@@ -133,7 +133,7 @@ class StudentT(LocationScale):
         """
         location = self.invert_mean(average_entries(x))
         degrees = self._find_degrees(x).detach().clamp(min=3)
-        return location, spread_entries(x) * (1 - 2 / degrees)
+        return location, estimate_variances(x) * (1 - 2 / degrees)
 
     def _find_degrees(self, like: Tensor) -> Tensor:
         if self.degrees != "learned":

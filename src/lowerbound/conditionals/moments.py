@@ -23,8 +23,8 @@ def average_entries(x: Tensor) -> Tensor:
     return mean.where(~mean.isnan(), x.nanmean()).nan_to_num(0.0)
 
 
-def spread_entries(x: Tensor) -> Tensor:
-    """Compute the variance of each entry, ``[*event]``, which is positive.
+def estimate_variances(x: Tensor) -> Tensor:
+    """Estimate the variance of each entry, ``[*event]``, by a positive number.
 
     An entry that is constant in these data is not taken to be constant in all others: it gets a
     share of the average variance, as if that had been observed once.

@@ -10,7 +10,7 @@ from torch.distributions import Independent
 from torch.distributions import LogNormal as LogNormalDistribution
 
 from lowerbound.conditionals.location_scale import LocationScale, Scale
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.conditionals.refusing import refuse_outside
 from lowerbound.describe import describable
 from lowerbound.distributions import Gamma as GammaDistribution
@@ -94,7 +94,7 @@ class LogNormal(PositiveEntries):
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the variance of the logarithm of each entry."""
         logarithms = x.log()
-        return average_entries(logarithms), spread_entries(logarithms)
+        return average_entries(logarithms), estimate_variances(logarithms)
 
 
 @describable
@@ -144,4 +144,4 @@ class Gamma(PositiveEntries):
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logarithm of the mean, and the squared coefficient of variation, of each entry."""
         mean = average_entries(x).clamp(min=torch.finfo(x.dtype).tiny)
-        return mean.log(), spread_entries(x / mean)
+        return mean.log(), estimate_variances(x / mean)

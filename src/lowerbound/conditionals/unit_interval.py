@@ -9,7 +9,7 @@ from torch.distributions import Independent
 
 from lowerbound.conditionals.base import Parametric, event_dims_of
 from lowerbound.conditionals.location_scale import LocationScale, Scale
-from lowerbound.conditionals.moments import average_entries, spread_entries
+from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.conditionals.refusing import refuse_outside
 from lowerbound.describe import describable
 from lowerbound.distributions import Beta as BetaDistribution
@@ -77,7 +77,7 @@ class Beta(LocationScale):
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logit of the mean, and the squared scale, of each entry."""
         mean = average_entries(x).clamp(1e-3, 1 - 1e-3)
-        share = (spread_entries(x) / (mean * (1 - mean))).clamp(1e-6, 0.9)
+        share = (estimate_variances(x) / (mean * (1 - mean))).clamp(1e-6, 0.9)
         return mean.logit(), share / (1 - share)
 
     def check_data(self, x: Tensor, rows: Tensor, name: str = "data", **fields: Any) -> None:

@@ -32,7 +32,7 @@ from lowerbound.data.sources import convert_values, read_contents, refuse_settin
 from lowerbound.errors import SettingsError
 from lowerbound.runtime import noise
 from lowerbound.runtime.renaming import OldAttribute
-from lowerbound.settings import check_seed
+from lowerbound.settings import check_flag, check_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,7 +383,12 @@ class Examples:
                 :meth:`~lowerbound.Model.likelihood_is_mass`.
             entries: D, the average number of entries of an example that p(x) scores; all by
                 default.
+
+        Raises:
+            SettingsError: if ``mass`` is not True, False or ``None``.
         """
+        if mass is not None:
+            check_flag("bits_per_dimension: mass", mass)
         if OBSERVED in self.fields and not self.fields[OBSERVED].all():
             return None
         bits = -bound / ((entries or math.prod(self.shape)) * math.log(2))

@@ -86,6 +86,16 @@ class Recipe:
         """The first line of the function's docstring."""
         return (self.make.__doc__ or "").strip().splitlines()[0]
 
+    @property
+    def description(self) -> str:
+        """The text of the docstring before its arguments: the summary, the paper, the details.
+
+        Each paragraph is one line, and names in it are not marked as code.
+        """
+        text, _, _ = (self.make.__doc__ or "").partition("\n\nArgs:")
+        paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+        return "\n\n".join(paragraphs).replace("``", "")
+
     def build(
         self, data: Any, arguments: Mapping[str, Any], *, seed: int | None = None
     ) -> "tuple[Model, Objective]":

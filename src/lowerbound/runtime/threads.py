@@ -18,6 +18,7 @@ from statistics import mean, median
 import torch
 
 from lowerbound.errors import SettingsError
+from lowerbound.runtime.idle import IdleCores
 
 # The rounds of a trial: fewer after a try, which has already shown that another number is faster.
 # In each round each number has a turn of at least this many seconds. The first piece of a turn may
@@ -41,9 +42,9 @@ _WORTH_A_TRIAL_SECONDS, _WORTH_A_TRIAL_TIMES = 5.0, 4
 
 # Between trials, each other number is tried for one turn now and then, and a trial follows if it is
 # faster. Slower tries may lose this share of the time, within these limits on the seconds between
-# two tries of a number. The upper limit is for tries that are slow because of another program.
-# Without tries nothing would show that a machine is free again: when another program ends, the
-# speed of one thread hardly changes.
+# two tries of a number. The upper limit is for tries that are slow because of another program. When
+# that program ends, the speed of one thread hardly changes, so only idle cores and tries show that
+# the machine is free again.
 _SHARE_OF_TRIES = 0.01
 _LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 
@@ -53,6 +54,9 @@ _SHORT_TRY_SECONDS = 0.01
 # The present time of a piece is an average over about this many seconds. If it is so many times as
 # long or as short as it was at the last trial or try, another number is tried early.
 _RECENT_SECONDS, _MUCH_CHANGE = 1.0, 1.5
+
+# If so many more cores are idle than at the last trial or try, a larger number is tried early.
+_FREED_CORES = 0.5
 
 # A change that follows another one sooner than this doubles the seconds to the next try; so does a
 # trial after which nothing changes.
@@ -177,6 +181,10 @@ class ThreadTuner:
         """The time of a piece at the last trial or try."""
         self.wait = _LEAST_SECONDS_BETWEEN_TRIES
         """The seconds from a trial to the next try."""
+        self.idle = IdleCores()
+        """How many cores are idle."""
+        self.usual_idle: float | None = None
+        """How many were idle at the last trial or try."""
 
     def resume(self, count: int | None) -> None:
         """Begin with the number that an earlier process had chosen, if it is a candidate.
@@ -247,10 +255,27 @@ class ThreadTuner:
             if self.since.count >= _WARMUP_PIECES:
                 self._begin(self.candidates * _ROUNDS)
         elif self.since.seconds >= _LEAST_SECONDS_BETWEEN_TRIES:
-            others = [number for number in self.candidates if number != self.count]
-            number = min(others, key=self.next_tries.__getitem__)
-            if self.next_tries[number] <= self.seconds or self._has_changed():
+            number = self._choose_try()
+            if number is not None:
                 self._begin([number], is_try=True)
+
+    def _choose_try(self) -> int | None:
+        """Choose another number to try now, if one is due or something has changed."""
+        larger = [number for number in self.candidates if number > self.count]
+        if larger and self._are_cores_free():
+            return larger[-1]
+        others = [number for number in self.candidates if number != self.count]
+        number = min(others, key=self.next_tries.__getitem__)
+        if self.next_tries[number] <= self.seconds or self._has_changed():
+            return number
+        return None
+
+    def _are_cores_free(self) -> bool:
+        """Whether cores have become idle since the last trial or try."""
+        idle = self.idle.read()
+        if idle is None or self.usual_idle is None:
+            return False
+        return idle - self.usual_idle >= _FREED_CORES
 
     def _has_changed(self) -> bool:
         """Whether pieces have become much slower or faster than they were."""
@@ -301,6 +326,7 @@ class ThreadTuner:
 
     def _end_try(self, number: int, seconds: float) -> None:
         usual = self.usual = self.since.recent
+        self.usual_idle = self.idle.read()
         self._switch(self.before)
         if seconds <= _WORTH_A_CHANGE * usual:
             self._begin(self.candidates * _ROUNDS_AFTER_A_TRY)
@@ -321,6 +347,7 @@ class ThreadTuner:
             best = self.before
         self._switch(best)
         self.is_chosen, self.since, self.usual = True, _Pieces(), times[best]
+        self.usual_idle = self.idle.read()
         changes = best != self.before
         self.wait = min(_MOST_SECONDS_BETWEEN_TRIES, 2 * self.wait)
         if changes and self.seconds - self.last_change >= _QUICK_CHANGE_SECONDS:

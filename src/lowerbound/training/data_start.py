@@ -38,7 +38,7 @@ _JUDGES = 100
 _MOST_STANDARDIZED_EXAMPLES = 10_000
 
 
-def look_at_data(loop: Loop, *, start: bool) -> None:
+def examine_data(loop: Loop, *, start: bool) -> None:
     """Before the first step, look at the units of the data and let the model start from them.
 
     The score of independent entries, next to which bounds are shown, is that of the validation

@@ -94,7 +94,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.modes import seeded
     from lowerbound.runtime.noise import derived_seed
     from lowerbound.runtime.threads import restoring_threads, using_threads
-    from lowerbound.training.data_start import look_at_data
+    from lowerbound.training.data_start import examine_data
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
     from lowerbound.training.resuming import lock_run, open_run
 
@@ -116,7 +116,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
             try:
                 with within_threads(loop.autotuner.threads.count), keeping_freed_memory():
                     if not loop.progress.step:
-                        look_at_data(loop, start=settings.start)
+                        examine_data(loop, start=settings.start)
                     loop.run()
             except KeyboardInterrupt as error:
                 signals.ignore_further()

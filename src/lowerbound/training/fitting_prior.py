@@ -47,13 +47,15 @@ def fit_prior(model: LatentModel, prior: nn.Module, data: Any, **settings: Any) 
         prior: the new prior, such as ``lb.MixturePrior(2, components=10)``, ``lb.Flow("nsf", 2)``
             or a prior within :class:`lowerbound.Given`. It is copied, and not changed.
         data: the training data, as for :func:`lowerbound.fit`.
-        settings: of :func:`lowerbound.fit`, such as ``epochs``, ``learning_rate`` and ``progress``.
+        settings: of :func:`lowerbound.fit`, such as ``epochs``, ``learning_rate`` and ``progress``,
+            without ``directory`` and ``resume``. To keep the result, use :func:`lowerbound.save`.
 
     Returns:
         A copy of the model with the fitted prior.
 
     Raises:
-        SettingsError: if the prior has no parameters, or if the ELBO of the training data fell.
+        SettingsError: if the prior has no parameters, if the ELBO of the training data fell, or for
+            the settings of a run directory.
         ShapeError, UnsupportedError: if the prior does not fit the posterior.
 
     Example:
@@ -73,6 +75,12 @@ def fit_prior(model: LatentModel, prior: nn.Module, data: Any, **settings: Any) 
         True
     """
     check_model("fit_prior", model, LatentModel, "it replaces the prior of such a model")
+    for name in ("directory", "resume"):
+        if settings.get(name):
+            raise SettingsError(
+                f"fit_prior: it takes no {name}, because a run holds a whole model; save the "
+                "result: lb.save(model, path)"
+            )
     examples = model.examples(data, name="training data")
     before = _average_rate(_Rates(model), examples)
     copies: dict[int, Any] = {}  # a prior may share the encoder
