@@ -63,8 +63,11 @@ def test_a_layered_model_draws_what_a_model_that_is_written_out_draws(top_down, 
         draws.append(model.draw(x, 7, gradient))
     one, other = draws
     assert list(one.groups) == list(other.groups)
-    for term in ("z", "log_likelihood", "log_prior", "log_q", "log_w", "rate"):
-        assert torch.equal(getattr(one, term), getattr(other, term)), term
+    assert torch.equal(one.z, other.z)
+    for term in ("log_likelihood", "log_prior", "log_q", "log_w", "rate"):
+        # The prior of z2 is a torch.distributions.Normal in one of them, whose density rounds
+        # differently on some processors.
+        torch.testing.assert_close(getattr(one, term), getattr(other, term), rtol=1e-14, atol=1e-13)
 
 
 @TOP_DOWN

@@ -103,6 +103,17 @@ def test_photos_without_a_warmup_have_the_bound_from_the_first_step():
     assert objective.beta == 1.0
 
 
+def test_photos_learn_the_embedding_before_the_details():
+    model, objective = lb.recipes.photos((1, 8, 8), detail_warmup_steps=100)
+    weights = objective.group_weights
+    assert weights["z2"] == 0.5
+    assert (weights["z1"].start, weights["z1"].end, weights["z1"].steps) == (20.0, 1.0, 100)
+    assert isinstance(model.priors[-1], lb.Flow)
+    model, objective = lb.recipes.photos((1, 8, 8), detail_warmup_steps=0, transforms=0)
+    assert objective.group_weights == {"z2": 0.5}
+    assert isinstance(model.priors[-1], lb.StandardNormal)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"), [((64,), "must be pictures"), ((1, 7, 9), "8 to 256 pixels a side")]
 )
