@@ -9,6 +9,10 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.conditionals import Standardization, Standardized
+from lowerbound.data import Column, Schema
+from lowerbound.data.frames import open_table
+from lowerbound.data.inference import infer_schema
+from lowerbound.data.schema import make_table_examples
 
 IMAGE = (1, 9, 7)
 
@@ -95,6 +99,16 @@ NETWORKS = {
         (2, 7, 5),
     ),
 }
+
+# Two numbers, one of them with an atom, a count, and categories with an order and without.
+COLUMNS = Schema(
+    (
+        Column("height", "real", centre=1.7, spread=0.1),
+        Column("income", "positive", atoms=(0.0,), centre=7.0, high=1e6),
+        Column("visits", "count"),
+        Column("answer", "ordinal", categories=(0, 1, 2)),
+    )
+)
 
 # What is given to each has the shape (4,).
 CONDITIONALS = {
@@ -238,6 +252,7 @@ CONDITIONALS = {
         lambda: lb.VampPrior(lb.LowRankGaussian(lb.mlp(5, 9), rank=1), torch.rand(7, 5)),
         (3,),
     ),
+    "Columns": (lambda: lb.Columns(lb.mlp(4, 10), COLUMNS), (5,)),
     "VampPrior of binary latents": (
         lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
         (3,),
@@ -489,6 +504,9 @@ def examples_for(recipe) -> lb.Examples:
     draw = torch.Generator().manual_seed(0)
     if recipe.kind == "codes":
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
+    if recipe.name == "table":
+        table = torch.randn(10, 6, generator=draw).numpy()
+        return make_table_examples(table, infer_schema(open_table(table)))
     if recipe.kind == "counts":
         return lb.Examples(torch.randint(1, 9, (10, 6), generator=draw), kind="counts")
     pixels = (torch.rand(10, 1, 8, 8, generator=draw) * 255).byte()

@@ -121,12 +121,11 @@ def test_what_an_array_would_lose_is_refused(read):
         read(torch.eye(9).to_sparse())
 
 
-@pytest.mark.parametrize("read", [lb.load_data, lb.Examples.of])
-def test_a_column_that_is_not_numeric_is_named(read):
+def test_a_column_that_is_not_numeric_is_named():
     pandas = pytest.importorskip("pandas")
     for column in ([True, False] * 5, ["a", "b"] * 5):
         with pytest.raises(DataError, match="the column 'smokes' is of type"):
-            read(pandas.DataFrame({"age": [0.5] * 10, "smokes": column}))
+            lb.Examples.of(pandas.DataFrame({"age": [0.5] * 10, "smokes": column}))
 
 
 @pytest.mark.parametrize("entry", [None, 1])

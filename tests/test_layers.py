@@ -17,7 +17,7 @@ from source_tree import Tree, cycles, parse, walk
 # each other.
 LAYERS = [
     ["cli"],
-    ["selftest"],
+    ["selftest", "sklearn"],
     ["recipes"],
     ["training", "ascent"],
     ["evaluation", "runs"],
@@ -52,7 +52,8 @@ def test_only_the_top_layers_use_the_public_names():
         statements = [node for node, _ in walk(parse(path), "at import")]
         imports = [node for node in statements if isinstance(node, ast.Import)]
         uses = {alias.asname for node in imports for alias in node.names}
-        assert "lb" not in uses or TREE.entry_of(path) in ("recipes", "selftest", "cli"), path
+        top = ("recipes", "selftest", "sklearn", "cli")
+        assert "lb" not in uses or TREE.entry_of(path) in top, path
 
 
 def test_files_stay_short():
@@ -66,7 +67,7 @@ def test_no_modules_import_each_other():
 
 
 def test_the_top_level_can_be_taken_in():
-    assert len(TREE.entries) <= 18
+    assert len(TREE.entries) <= 19
 
 
 FILE_FUNCTIONS = ("load", "save", "dump")

@@ -10,6 +10,8 @@ from .conditionals import Binomial as Binomial
 from .conditionals import ByVariable as ByVariable
 from .conditionals import Categorical as Categorical
 from .conditionals import CodePrior as CodePrior
+from .conditionals import ColumnInputs as ColumnInputs
+from .conditionals import Columns as Columns
 from .conditionals import Conditional as Conditional
 from .conditionals import ContinuousBernoulli as ContinuousBernoulli
 from .conditionals import DiscretizedLogistic as DiscretizedLogistic
@@ -52,12 +54,16 @@ from .evaluation import annealed_log_likelihood as annealed_log_likelihood
 from .evaluation import bidirectional as bidirectional
 from .evaluation import disentanglement as disentanglement
 from .evaluation import evaluate as evaluate
+from .evaluation import impute as impute
 from .evaluation import inference_gaps as inference_gaps
 from .evaluation import latent_health as latent_health
 from .evaluation import log_likelihood as log_likelihood
 from .evaluation import paired_difference as paired_difference
+from .evaluation import pool as pool
 from .evaluation import posterior_health as posterior_health
 from .evaluation import refine as refine
+from .evaluation import score as score
+from .evaluation import sensitivity as sensitivity
 from .evaluation import to_arviz as to_arviz
 from .models import Draw as Draw
 from .models import EnumeratedModel as EnumeratedModel
@@ -67,6 +73,7 @@ from .models import LayeredModel as LayeredModel
 from .models import LogJoint as LogJoint
 from .models import Model as Model
 from .models import SemiSupervised as SemiSupervised
+from .models import TableModel as TableModel
 from .networks import attention as attention
 from .networks import constant as constant
 from .networks import conv as conv

@@ -17,6 +17,7 @@ from lowerbound.cli import (
     inspecting,
     listing,
     selftesting,
+    tables,
     training,
 )
 from lowerbound.errors import DoubtfulEstimateWarning, LowerboundError
@@ -57,7 +58,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (training, evaluating, comparing, inspecting, compressing, listing, selftesting):
+for part in (
+    training,
+    evaluating,
+    comparing,
+    inspecting,
+    compressing,
+    tables,
+    listing,
+    selftesting,
+):
     part.register(app)
 
 

@@ -19,7 +19,8 @@ GivenFields = Annotated[
         "--given",
         metavar="FIELD=VALUE",
         help="A field of a conditional model, such as label=3 or label=cat: one value for all, or "
-        "one for each, separated by commas. Repeat it for several fields.",
+        "one for each, separated by commas. Repeat it for several fields. For a table, a file with "
+        "some of its columns.",
         show_default=False,
     ),
 ]

@@ -16,6 +16,7 @@ from lowerbound.cli.runs import (
     load_examples,
     open_run,
 )
+from lowerbound.cli.tables import Trained, load_model, write_rows
 from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(  # noqa: PLR0917 (typer calls it by name)
-    directory: Directory,
+    directory: Trained,
     out: Annotated[
         Path,
         typer.Option(
             help="The file to write: .png for a picture of signals, pictures or volumes, .npy for "
-            "an array.",
+            "an array, or .csv, .parquet or .feather for the rows of a table.",
             show_default=False,
         ),
     ],
@@ -55,9 +56,18 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
     ] = None,
     given: GivenFields = None,
 ) -> None:
-    """Draw z from the prior, decode it, and write pictures or an array."""
+    """Draw z from the prior, decode it, and write pictures, an array or the rows of a table.
+
+    With --given FILE, rows of a table are drawn given those entries that the file has: so many for
+    each of its rows.
+    """
+    from lowerbound.models import TableModel
+
+    model = load_model(directory)
+    if isinstance(model, TableModel):
+        write_rows(model, out, count, seed, mean=bool(mean), given=given)
+        return
     _check_suffix(out, (".png", ".npy"))
-    model, _ = open_run(directory)
     if mean is None:
         mean = out.suffix == ".png"
     fields = parse_given(given, model)

@@ -231,12 +231,14 @@ def _run(plan: dict[str, Any], out: Path | None, *, resume: bool = False) -> Non
     # Without this variable, torch's profiler prints a line of its own. Torch reads it on import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     import lowerbound as lb
+    from lowerbound.data.fields import OBSERVED
 
     dataset = load_run_data(plan)
     model, objective = recipe.build(
         dataset, plan["recipe"].get("arguments", {}), seed=settings.seed
     )
-    _refuse_missing(dataset)
+    if OBSERVED not in (*model.needs, *model.accepts):
+        _refuse_missing(dataset)
     directory = out or _find_free_directory(f"{recipe.name}-{dataset.name}")
     faults: list[str] = []
     with (
@@ -292,7 +294,7 @@ def _choose_validation(train: "Examples", fraction: Any) -> Any:
 
 
 def _refuse_missing(dataset: "Dataset") -> None:
-    """Raise ``DataError`` if entries are missing, since no recipe's likelihood allows that."""
+    """Raise ``DataError`` if entries are missing, and the recipe needs all of them."""
     from lowerbound.data.fields import OBSERVED, count_missing
 
     parts = [dataset.train]
@@ -302,7 +304,7 @@ def _refuse_missing(dataset: "Dataset") -> None:
     if all(mask.all() for mask in masks):
         return
     raise DataError(
-        f"{dataset.name}: {count_missing(*masks)} missing, but the recipes need complete data; "
+        f"{dataset.name}: {count_missing(*masks)} missing, but this recipe needs complete data; "
         "fill such entries or drop their rows. In Python, a model whose likelihood is lb.Masked "
         "takes missing entries"
     )
@@ -348,13 +350,26 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     directory, suffix = shlex.quote(str(out)), "npy"
     if can_draw(dataset.shape):
         suffix = "png"
+    if isinstance(run.model, lb.TableModel):
+        suffix = "csv"
     for command in (
         f"evaluate {directory}{flag} --log-likelihood 100",
         f"sample {directory} --count 100{suggest_given(run.model, examples)} "
         f"--out samples.{suffix}",
         f"encode {directory} --out latents.csv",
+        *_suggest_imputation(run.model, examples, directory),
     ):
         print(f"  {_find_program()} {command}")
+
+
+def _suggest_imputation(model: Any, examples: "Examples", directory: str) -> list[str]:
+    """Suggest to fill the missing entries of a table, if there are any."""
+    import lowerbound as lb
+    from lowerbound.data.fields import OBSERVED
+
+    if not isinstance(model, lb.TableModel) or examples.fields[OBSERVED].all():
+        return []
+    return [f"impute {directory} --data FILE --out completed.csv"]
 
 
 def _find_pictures(out: Path) -> list[Path]:

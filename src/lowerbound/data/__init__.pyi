@@ -1,6 +1,8 @@
 # Every public name, once.
 from .catalogue import CATALOGUE as CATALOGUE
 from .catalogue import NamedDataset as NamedDataset
+from .columns import Column as Column
+from .columns import Schema as Schema
 from .dataset import Dataset as Dataset
 from .examples import Examples as Examples
 from .load import load_data as load_data

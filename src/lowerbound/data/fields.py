@@ -22,6 +22,9 @@ OBSERVED = "observed"
 EXPOSURE = "exposure"
 """The name of the field by which the rates of counts are multiplied, ``[N]`` or ``[N, *shape]``."""
 
+WEIGHT = "training_weight"
+"""The name of the field that says how often an example counts in training, ``[N]``."""
+
 # The names of other arguments of models, which a field cannot have.
 _RESERVED = ("x", "samples", "gradient")
 

@@ -73,6 +73,13 @@ def find_idx_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _get_suffix(path: Path) -> str:
+    """The suffix of a file, without the ``.gz`` of a compressed one."""
+    if path.suffix.lower() == ".gz":
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
 FORMATS: tuple[FileFormat, ...] = (
     FileFormat(
         ".npy",
@@ -98,6 +105,25 @@ FORMATS: tuple[FileFormat, ...] = (
         lambda path, start: path.suffix.lower() == ".h5ad",
         import_when_called("lowerbound.data.h5ad", "read_h5ad"),
         has_layers=True,
+    ),
+    FileFormat(
+        ".csv",
+        "A table with the names of its columns in the first row, and with entries of any type, "
+        "some of which may be missing. Read by pyarrow, as the next two formats are.",
+        lambda path, start: _get_suffix(path) in (".csv", ".tsv"),
+        import_when_called("lowerbound.data.table_files", "read_csv"),
+    ),
+    FileFormat(
+        ".parquet",
+        "A table.",
+        lambda path, start: path.suffix.lower() == ".parquet",
+        import_when_called("lowerbound.data.table_files", "read_parquet"),
+    ),
+    FileFormat(
+        ".feather",
+        "A table, in the file format of Arrow (also `.arrow`).",
+        lambda path, start: path.suffix.lower() in (".feather", ".arrow"),
+        import_when_called("lowerbound.data.table_files", "read_feather"),
     ),
     FileFormat(
         "IDX",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from lowerbound.data.options import Color, KeepIn, Kind, Layout, Missing, Pixels, Resize
+from lowerbound.data.options import Color, KeepIn, Kind, Layout, Missing, Pixels, Resize, Unknown
 from lowerbound.settings import check_arguments, has_settings, read_settings
 
 if TYPE_CHECKING:
@@ -73,6 +73,27 @@ def load_data(
             "volumes: examples x channels x depth x height x width, where channels may be absent"
         ),
     ] = "auto",
+    columns: Annotated[
+        dict[str, str] | str | None,
+        Field(
+            description="types of some columns of a table, such as age=count,job=categorical. "
+            "Those of all other columns are inferred"
+        ),
+    ] = None,
+    missing_values: Annotated[
+        tuple[Any, ...] | list[Any] | str | None,
+        Field(
+            description="values that stand for missing ones in a table, separated by commas, in "
+            "addition to empty cells and NaN: ?,-999"
+        ),
+    ] = None,
+    unknown: Annotated[
+        Unknown,
+        Field(
+            description="whether a category that the training table does not have is an error, or "
+            "one of a category other, to which categories that occur once belong"
+        ),
+    ] = "error",
     keep_in: Annotated[
         KeepIn,
         Field(
@@ -102,6 +123,10 @@ def load_data(
             - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples`. It is copied,
               unless it is memory-mapped;
             - a sparse matrix of SciPy or an AnnData object, see :meth:`Examples.of`;
+            - a DataFrame of pandas, polars, pyarrow or another library that narwhals knows. The
+              types of its columns are inferred, see
+              :func:`~lowerbound.data.inference.infer_schema`, and entries may be missing. With
+              ``kind`` or ``missing``, all columns must be numeric, and it is read as an array;
             - :class:`Examples` or a :class:`Dataset`;
             - a pair ``(train, test)`` of any of these.
         image_size: the height and width to which pictures are resized: an integer for squares, or
@@ -126,6 +151,12 @@ def load_data(
             W]`` and ``[N, C, H, W]`` are pictures, and ``[N, C, D, H, W]`` are volumes.
             ``"signals"``: ``[N, T]`` and ``[N, C, T]`` are signals. ``"volumes"``: ``[N, D, H, W]``
             and ``[N, C, D, H, W]`` are volumes.
+        columns: the types of some columns of a table by name, such as ``{"age": "count"}`` or
+            ``"age=count,job=categorical"``: ``real``, ``positive``, ``proportion``, ``count``,
+            ``ordinal``, ``categorical``, ``boolean``, ``time``, or ``identifier`` to leave a column
+            out, see :class:`~lowerbound.data.Column`.
+        missing_values: values that stand for missing ones in a table, such as ``["?", -999]``.
+        unknown: what becomes of categories that a table does not have: ``"error"``, or ``"other"``.
         keep_in: where values are stored. ``"memory"``: in memory, in their storage type.
             ``"file"``: in their memory-mapped ``.npy`` file. A folder of pictures is decoded once
             into such a file, which later runs use again. ``"auto"``: in memory if they take up to a

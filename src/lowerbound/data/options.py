@@ -1,6 +1,6 @@
 """The options of loading data. This module imports neither numpy nor torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ KeepIn = Literal["auto", "memory", "file"]
 Kind = Literal["counts", "codes"]
 Missing = Literal["nan"]
 Layout = Literal["auto", "signals", "volumes"]
+Unknown = Literal["error", "other"]
 
 Size = tuple[int, int]
 """Height and width."""
@@ -33,6 +34,9 @@ class ReadOptions:
         fields: the names of the fields to read, or ``None`` if the user named none.
         layer: the layer of AnnData to read, or ``None`` for X.
         layout: what the dimensions of arrays mean, see :func:`~lowerbound.load_data`.
+        columns: the types of some columns of a table, by name.
+        missing_values: the values that stand for missing ones in a table.
+        unknown: what becomes of categories that a table does not have.
     """
 
     size: Size | None = None
@@ -45,6 +49,9 @@ class ReadOptions:
     fields: tuple[str, ...] | None = None
     layer: str | None = None
     layout: Layout = "auto"
+    columns: Mapping[str, str] | None = None
+    missing_values: tuple[Any, ...] = ()
+    unknown: Unknown = "error"
 
 
 def import_when_called(module: str, name: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.data.columns import Schema
 from lowerbound.data.options import Color, Kind, Missing, Pixels, Resize, Size
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
@@ -35,6 +36,7 @@ class Preprocessing:
         layer: the layer of AnnData that is read instead of X.
         fields: the names of the fields, each with the meanings of its integers, or ``None`` if they
             are not known. The labels are the field ``label``.
+        schema: the columns of a table; ``None`` for other data.
 
     Example:
         >>> import lowerbound as lb
@@ -56,6 +58,7 @@ class Preprocessing:
     missing: Missing | None = None
     layer: str | None = None
     fields: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    schema: Schema | None = None
 
     @property
     def is_of_pictures(self) -> bool:

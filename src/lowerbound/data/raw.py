@@ -22,6 +22,7 @@ from lowerbound.data.load import load_data
 from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.reading import read_all, read_memory
+from lowerbound.data.table_files import read_rows
 from lowerbound.errors import DataError, ShapeError
 from lowerbound.settings import check_arguments
 
@@ -64,6 +65,8 @@ def read_raw(
         >>> read_raw([Image.new("RGB", (40, 30)), Image.new("L", (9, 9))], grey)
         Examples(data: 2 of 1 x 8 x 8, torch.uint8, pixels as-is)
     """
+    if preprocessing.schema is not None:
+        return read_rows(data, preprocessing.schema, name=name)
     asked = [field for field in fields if field in preprocessing.fields]
     if isinstance(data, Examples):
         _refuse_other_levels(data, preprocessing)

@@ -25,6 +25,13 @@ from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sparse import is_sparse
+from lowerbound.data.table_files import (
+    is_frame,
+    parse_column_types,
+    parse_missing_values,
+    read_frame,
+    read_rows,
+)
 from lowerbound.data.tables import refuse_lossy
 from lowerbound.errors import DataError
 
@@ -61,12 +68,26 @@ def read_all(
     return parts.prepare(pixels, seed=seed)
 
 
-def _read_parts(source: Any, *, image_size: Any, cache: Any, fields: Any, **settings: Any) -> Parts:
+def _read_parts(
+    source: Any,
+    *,
+    image_size: Any,
+    cache: Any,
+    fields: Any,
+    columns: Any,
+    missing_values: Any,
+    **settings: Any,
+) -> Parts:
     folder = choose_cache_folder("pictures")
     if cache is not None:
         folder = Path(cache).expanduser()
     options = ReadOptions(
-        size=parse_size(image_size), cache=folder, fields=parse_fields(fields), **settings
+        size=parse_size(image_size),
+        cache=folder,
+        fields=parse_fields(fields),
+        columns=parse_column_types(columns),
+        missing_values=parse_missing_values(missing_values),
+        **settings,
     )
     parts = _read(source, options)
     if isinstance(parts, Examples):
@@ -125,6 +146,8 @@ def _finish(part: Examples, options: ReadOptions) -> Examples:
 def _attach_preprocessing(part: Examples, options: ReadOptions) -> Examples:
     """Attach a record of how examples were made, unless they already have one."""
     known = part.preprocessing
+    if known is not None and known.schema is not None:
+        return part
     if known is not None and known.shape == part.shape and part.kind != "codes":
         return part
     missing: Missing | None = None
@@ -177,16 +200,20 @@ def _read(source: Any, options: ReadOptions) -> Parts:
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source, options)
     if isinstance(source, tuple):
-        if len(source) != 2:
-            raise DataError(
-                f"data: a tuple has {len(source)} entries; give one array, or a pair (train, test)"
-            )
-        train, test = (
-            _read_single(part, name, options)
-            for part, name in zip(source, ("train", "test"), strict=True)
-        )
-        return train, test
+        return _read_pair(source, options)
     return read_memory(source, "data", options)
+
+
+def _read_pair(source: tuple[Any, ...], options: ReadOptions) -> tuple[Examples, Examples]:
+    if len(source) != 2:
+        raise DataError(
+            f"data: a tuple has {len(source)} entries; give one array, or a pair (train, test)"
+        )
+    train = _read_single(source[0], "train", options)
+    schema = getattr(train.preprocessing, "schema", None)
+    if schema is not None:  # the test part has the same columns
+        return train, read_rows(source[1], schema, name="test")
+    return train, _read_single(source[1], "test", options)
 
 
 def _read_single(source: Any, name: str, options: ReadOptions) -> Examples:
@@ -226,6 +253,8 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
             layer=options.layer,
         )
     _refuse_layer(options, name)
+    if is_frame(source) and options.kind is None and options.missing is None:
+        return read_frame(source, name, options)
     refuse_lossy(source, name)
     about: dict[str, Any] = {
         "name": name,

@@ -3,6 +3,7 @@
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
 from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
+from lowerbound.distributions.columns import RowDistribution, Units
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -79,10 +80,12 @@ __all__ = [
     "RelaxedOneHot",
     "ReportingDistribution",
     "Rescaled",
+    "RowDistribution",
     "SideBySide",
     "SphereUniform",
     "StraightThroughOneHot",
     "TriangularNormal",
+    "Units",
     "ZeroInflatedDistribution",
     "as_diagonal",
     "check_independent_entries",

@@ -11,6 +11,7 @@ from lowerbound.models.layered import LayeredModel
 from lowerbound.models.plan import TrainingPlan
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.semi_supervised import SemiSupervised
+from lowerbound.models.table import TableModel
 
 __all__ = [
     "Draw",
@@ -23,6 +24,7 @@ __all__ = [
     "LogJoint",
     "Model",
     "SemiSupervised",
+    "TableModel",
     "TrainingPlan",
     "sample_posterior",
 ]

@@ -32,6 +32,13 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
     Raises:
         DataError: naming the row.
     """
+    schema = getattr(examples.preprocessing, "schema", None)
+    if schema is not None and not hasattr(unwrap(likelihood), "schema"):
+        raise DataError(
+            f"{examples.name}: the examples are rows of a table, whose numbers are standardised "
+            f"and coded, and a {_name_likelihood(likelihood)} does not know its columns; use the "
+            "recipe table (lb.TableModel), or give plain numbers as lb.Examples.of(frame)"
+        )
     needs, accepts = getattr(model, "needs", ()), getattr(model, "accepts", ())
     everything = examples.given(torch.arange(len(examples)), needs, accepts)
     refuse_ignored_mask(examples.all_fields, _list_field_names(likelihood), (), examples.name)
@@ -57,6 +64,10 @@ def check_support(model: nn.Module, likelihood: nn.Module, examples: Examples) -
             own_check(x, rows, examples.name, **select_fields(likelihood, given))
         if support is not None:
             _refuse_outside(p, support, (rows, x, given.get(OBSERVED)), examples)
+
+
+def _name_likelihood(likelihood: nn.Module) -> str:
+    return f"{type(unwrap(likelihood)).__name__} likelihood"
 
 
 def _get_rows(examples: Examples) -> Tensor:

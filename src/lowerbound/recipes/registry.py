@@ -32,17 +32,19 @@ class Form:
         shape: the shape of an example.
         levels: the number of values of a pixel or a code; ``None`` for other data.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
+        schema: the columns of a table, a :class:`lowerbound.data.Schema`; ``None`` for other data.
 
     Example:
         >>> import torch
         >>> import lowerbound as lb
         >>> Form.of(lb.Examples(torch.tensor([[0, 2], [1, 0]]), kind="codes"))
-        Form(shape=(2,), levels=3, kind='codes')
+        Form(shape=(2,), levels=3, kind='codes', schema=None)
     """
 
     shape: Shape
     levels: int | None = None
     kind: str | None = None
+    schema: Any = None
 
     @classmethod
     def of(cls, data: Any) -> "Form":
@@ -52,7 +54,8 @@ class Form:
         examples = getattr(data, "train", data)
         if not hasattr(examples, "levels"):
             return cls(tuple(examples))
-        return cls(examples.shape, examples.levels, examples.kind)
+        schema = getattr(examples.preprocessing, "schema", None)
+        return cls(examples.shape, examples.levels, examples.kind, schema)
 
 
 @dataclass(frozen=True)

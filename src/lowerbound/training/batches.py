@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import convert_floating_fields, refuse_ignored_mask
+from lowerbound.data.fields import WEIGHT, convert_floating_fields, refuse_ignored_mask
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.rows import Values
+from lowerbound.errors import DataError
 from lowerbound.training.labels import DATA, labelled
 
 # Examples in a file are shuffled on two scales. First the blocks, which a disk reads at once, are
@@ -124,11 +125,18 @@ class BatchSource:
     def shuffle(self, size: int, generator: torch.Generator) -> Tensor:
         """Shuffle all rows. Examples in a file get an order in which they can be read quickly.
 
+        If the examples have the field ``training_weight``, a row occurs as often as its share of
+        all weights says, on average: the rows are drawn by systematic resampling, again in every
+        epoch.
+
         Args:
             size: the batch size.
             generator: generates the random order.
         """
         count = len(self.examples)
+        weights = self.examples.fields.get(WEIGHT)
+        if weights is not None:
+            return _resample(weights, generator)[torch.randperm(count, generator=generator)]
         if not self.keeps_blocks(size):
             return torch.randperm(count, generator=generator)
         block = max(1, _BLOCK_BYTES // _count_row_bytes(self.examples.values))
@@ -185,6 +193,19 @@ class BatchSource:
             part = slice(start, start + size)
             own = {name: some[part] for name, some in fields.items()}
             yield Batch(stored[part], own, self.examples)
+
+
+def _resample(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many rows as there are weights, in proportion to them, by systematic resampling."""
+    if not (torch.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise DataError(
+            f"the field {WEIGHT!r} says how often each example counts, so its values must be "
+            "finite and not negative, and one must be positive"
+        )
+    shares = weights.double().cpu().cumsum(0)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    points = (torch.arange(len(shares)) + start) / len(shares) * shares[-1]
+    return torch.searchsorted(shares, points, right=True).clamp(max=len(shares) - 1)
 
 
 def _count_row_bytes(values: Values) -> int:

@@ -1,0 +1,130 @@
+"""Writes docs/results/imputation.md from the results of reproductions/imputation.py."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from page_text import item, paragraph, table
+
+OURS = "lowerbound"
+COMPARED = ("mean-mode", "knn", "iterative", "miceforest", "missforest")
+TREES = ("miceforest", "missforest")
+NAMES = {
+    OURS: "lowerbound",
+    "mean-mode": "mean, mode",
+    "knn": "KNNImputer",
+    "iterative": "IterativeImputer",
+    "miceforest": "miceforest",
+    "missforest": "missForest",
+}
+
+Cell = tuple[str, int]
+
+
+def read(folder: Path) -> dict[Cell, dict[str, list[float]]]:
+    """The errors of each table and share by method, one for each mask that all methods have."""
+    found: dict[Cell, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf8"))
+        cell = result["table"], result["share"]
+        found[cell][result["method"]][result["mask"]] = result["error"]
+    return {
+        cell: {method: list(errors.values()) for method, errors in methods.items()}
+        for cell, methods in sorted(found.items())
+    }
+
+
+def count_wins(cells: dict[Cell, dict[str, list[float]]], other: str) -> tuple[int, int]:
+    """In how many cells our average error is at most that of another method, of how many."""
+    compared = [errors for errors in cells.values() if OURS in errors and other in errors]
+    wins = sum(np.mean(errors[OURS]) <= np.mean(errors[other]) for errors in compared)
+    return int(wins), len(compared)
+
+
+def describe(errors: list[float]) -> str:
+    if len(errors) < 2:
+        return f"{np.mean(errors):.4f}"
+    return f"{np.mean(errors):.4f} ± {np.std(errors, ddof=1):.4f}"
+
+
+def write_page(folder: Path) -> Path | None:
+    """Write the page, unless there are no results."""
+    cells = read(folder)
+    if not cells:
+        return None
+    methods = [OURS, *(name for name in COMPARED if any(name in each for each in cells.values()))]
+    rows = []
+    for (name, share), errors in cells.items():
+        means = {method: np.mean(errors[method]) for method in methods if method in errors}
+        best = min(means.values())
+        shown = [
+            ("**{}**" if means[method] == best else "{}").format(describe(errors[method]))
+            if method in errors
+            else ""
+            for method in methods
+        ]
+        rows.append([name, f"{share}%", *shown])
+    lines = [
+        "# Imputation of mixed tables",
+        "",
+        paragraph(
+            "`python reproductions/imputation.py` writes this page. The tables and the masks are",
+            "those of Nazábal et al. 2020: entries are missing completely at random. The error is",
+            "theirs: the root mean squared error of numbers divided by the range of the column,",
+            "the share of wrong categories, and the mean absolute difference of ordered categories",
+            "divided by their number, averaged over the columns. Each cell has the average over",
+            "masks and the standard deviation between them; the smallest average is bold.",
+            "lowerbound is the recipe `table` with its usual settings and the types of the columns",
+            "that come with the tables. KNNImputer and IterativeImputer get standardised numbers",
+            "and one column for each category.",
+        ),
+        "",
+        *table(" | ".join(["table", "missing", *(NAMES[each] for each in methods)]), rows),
+        "",
+        "In how many cells is our error at most that of the other method?",
+        "",
+    ]
+    for other in methods[1:]:
+        wins, total = count_wins(cells, other)
+        lines.append(item(f"{NAMES[other]}: {wins} of {total}"))
+    lines += ["", *describe_losses(cells, folder), ""]
+    page = folder.parent / "imputation.md"
+    page.write_text("\n".join(lines), encoding="utf8")
+    return page
+
+
+def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> list[str]:
+    """By type of column, how our errors compare with those of the best other method."""
+    by_kind: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    results: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in folder.glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf8"))
+        results[result["table"], result["share"], result["mask"], result["method"]] = result
+    for (name, share, mask, method), ours in results.items():
+        if method != OURS or len(ours["columns"]) != len(ours["kinds"]):
+            continue
+        for other in COMPARED:
+            theirs = results.get((name, share, mask, other))
+            if theirs is None:
+                continue
+            pairs = zip(ours["kinds"], ours["columns"], theirs["columns"], strict=True)
+            for kind, own, their in pairs:
+                by_kind[other, kind].append((own, their))
+    rows = [
+        [
+            NAMES[other],
+            kind,
+            str(len(pairs)),
+            f"{np.mean([own <= their for own, their in pairs]):.0%}",
+            f"{np.mean([own for own, _ in pairs]):.4f}",
+            f"{np.mean([their for _, their in pairs]):.4f}",
+        ]
+        for (other, kind), pairs in sorted(by_kind.items())
+    ]
+    return [
+        "By the type of the column: the share of columns in which our error is at most theirs.",
+        "",
+        *table("method | type | columns | share | our error | their error", rows),
+    ]

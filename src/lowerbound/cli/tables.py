@@ -1,0 +1,249 @@
+"""``lowerbound impute``, ``score`` and ``data inspect``: commands for tables."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lowerbound.cli.runs import Seed
+from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageError
+
+if TYPE_CHECKING:
+    from lowerbound.models.table import TableModel
+
+# The number of rows that are read, completed and written at once.
+_ROWS = 20_000
+
+Trained = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="The directory of a run, or a .safetensors file.", show_default=False
+    ),
+]
+Table = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="The table: a .csv, .tsv, .parquet or .feather file.", show_default=False
+    ),
+]
+Written = Annotated[
+    Path,
+    typer.Option(help="The file to write: .csv, .tsv, .parquet or .feather.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(impute)
+    app.command()(score)
+    data = typer.Typer(help="Look at data before a training.", no_args_is_help=True)
+    data.command()(inspect)
+    app.add_typer(data, name="data")
+
+
+def impute(  # noqa: PLR0917 (typer calls it by name)
+    run: Trained,
+    data: Table,
+    out: Written,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write so many tables with draws, to FILE-1, FILE-2, ..., instead of one with "
+            "points.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=2, help="The number K of draws of z for each row.")
+    ] = 200,
+    seed: Seed = 0,
+) -> None:
+    """Fill in the missing entries of a table.
+
+    Entries that are there do not change: a .csv or .tsv file keeps the text of its cells, and other
+    files the types of their columns. One table gets points: means of numbers, medians of counts
+    and ordered categories, the most probable category. For intervals and tests make several tables
+    of draws, and combine the estimates by lb.pool.
+    """
+    from lowerbound.data.completing import complete_text, keep_types, widen_columns
+    from lowerbound.data.schema import make_table_examples
+    from lowerbound.data.table_files import TableWriter, check_target, iterate_parts
+    from lowerbound.evaluation.imputing import impute_examples
+
+    targets = [out]
+    if draws is not None:
+        targets = [
+            out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, draws + 1)
+        ]
+    for target in targets:
+        check_target(target)
+    model = open_table_model(run)
+    schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
+    counts = {"rows": 0, "incomplete": 0, "doubtful": 0}
+    with ExitStack() as files:
+        writers = [files.enter_context(TableWriter(path)) for path in targets]
+        for part, text in iterate_parts(data, _ROWS, schema):
+            examples = make_table_examples(part, schema, name=str(data), first_row=counts["rows"])
+            wide = widen_columns(part, schema)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DoubtfulEstimateWarning)
+                found = impute_examples(
+                    model, wide, examples, draws, samples=samples, point="auto", seed=seed
+                )
+            for writer, table in zip(writers, found.tables, strict=True):
+                completed = keep_types(part, table, schema)
+                if text is not None and is_text:
+                    completed = complete_text(text, part, completed, schema)
+                writer.write(completed)
+            counts["rows"] += len(found.incomplete)
+            counts["incomplete"] += int(found.incomplete.sum())
+            counts["doubtful"] += int(found.doubtful.sum())
+    print(
+        f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
+        f"{', '.join(map(str, targets))}"
+    )
+    if counts["doubtful"]:
+        print(
+            f"the entries of {counts['doubtful']:,} rows are not to be trusted, because a few "
+            "draws of z carry most of the weight; use more --samples"
+        )
+
+
+def score(
+    run: Trained,
+    data: Table,
+    out: Written,
+    samples: Annotated[
+        int, typer.Option(min=2, help="The number K of draws of z for each row.")
+    ] = 500,
+    seed: Seed = 0,
+) -> None:
+    """Write log p(x) of each row of a table, its standard error, and which values are surprising.
+
+    The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
+    are log p of a value given all other values of its row, in nats.
+    """
+    from lowerbound.data.schema import make_table_examples
+    from lowerbound.data.table_files import TableWriter, check_target, iterate_tables
+    from lowerbound.evaluation import score as score_table
+
+    check_target(out)
+    model = open_table_model(run)
+    rows, total, doubtful = 0, 0.0, 0
+    with TableWriter(out) as writer:
+        for part in iterate_tables(data, _ROWS, model.schema):
+            examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
+            found = score_table(model, examples, samples, seed=seed)
+            writer.write(found.to_frame("pyarrow"))
+            rows += len(found.per_example)
+            total += float(found.per_example.sum())
+            doubtful += int(found.doubtful.sum())
+    print(f"scored {rows:,} rows to {out}: on average {total / rows:,.2f} nats")
+    if doubtful:
+        print(f"the scores of {doubtful:,} rows are not to be trusted; use more --samples")
+
+
+def inspect(
+    file: Annotated[
+        Path, typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file.")
+    ],
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Types of some columns, such as age=count,job=categorical."),
+    ] = None,
+    missing_values: Annotated[
+        str | None,
+        typer.Option(help="Values that stand for missing ones, separated by commas: ?,-999"),
+    ] = None,
+) -> None:
+    """Show the columns of a table: their types, ranges and missing values."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from lowerbound.data.describing import describe_columns
+    from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
+
+    placeholders = parse_missing_values(missing_values)
+    lines = describe_columns(
+        load_table(file, missing_values=placeholders),
+        types=parse_column_types(columns),
+        placeholders=placeholders,
+        name=str(file),
+    )
+    table = RichTable(box=None, pad_edge=False)
+    for heading in ("column", "type", "missing", "values"):
+        table.add_column(heading, no_wrap=heading != "values")
+    for line in lines:
+        table.add_row(*line)
+    Console(highlight=False).print(table)
+    print(
+        "\nto correct a type: --columns NAME=TYPE, with real, positive, proportion, count, "
+        "ordinal, categorical, boolean, time, or identifier to leave the column out"
+    )
+
+
+def load_model(path: Path) -> Any:
+    """Load the model of a run, or of a file that :func:`lowerbound.save` wrote.
+
+    Raises:
+        StorageError: if there is none.
+    """
+    from lowerbound.runs.saving import load
+
+    if not path.exists():
+        raise StorageError(
+            f"{path}: does not exist; give the --out of a lowerbound train command, or a "
+            ".safetensors file"
+        )
+    return load(path)
+
+
+def open_table_model(path: Path) -> "TableModel":
+    """Load the model of a table from a run or a file.
+
+    Raises:
+        StorageError: if there is none.
+        SettingsError: if the model is not one of a table.
+    """
+    from lowerbound.models import TableModel
+
+    model = load_model(path)
+    if not isinstance(model, TableModel):
+        raise SettingsError(
+            f"{path}: the model is a {type(model).__name__} and not one of a table; train one: "
+            "lowerbound train table --data FILE"
+        )
+    return model
+
+
+def write_rows(
+    model: "TableModel",
+    out: Path,
+    count: int,
+    seed: int,
+    *,
+    mean: bool,
+    given: Sequence[str] | None,
+) -> None:
+    """Write draws of the rows of a table, new ones or given the entries in a file."""
+    import narwhals as nw
+
+    from lowerbound.data.table_files import TableWriter, check_target, load_table
+
+    check_target(out)
+    known = None
+    if given:
+        path = Path(given[0])
+        if len(given) > 1 or not path.is_file():
+            raise SettingsError(
+                f"--given {' '.join(given)}: for a table, give one file with some of its columns"
+            )
+        known = load_table(path, model.schema)
+    with TableWriter(out) as writer:
+        rows = model.sample(count, given=known, mean=mean, seed=seed)
+        table = nw.from_native(rows, eager_only=True).to_arrow()
+        writer.write(table)
+    print(f"wrote {table.num_rows:,} rows to {out}")

@@ -1,0 +1,136 @@
+"""Completed entries are written into a table of pyarrow, in the types or the text of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lowerbound.data.columns import CODED, Column, Schema
+from lowerbound.data.csv_text import format_cells
+from lowerbound.data.frames import open_table
+
+
+def widen_columns(table: Any, schema: Schema) -> Any:
+    """The columns with missing entries in types that hold any value which may fill them.
+
+    A column of whole numbers becomes one of numbers, and dates become times, for example.
+    """
+    for place, column, _ in _find_incomplete(table, schema):
+        wide = _choose_wide_type(column)
+        cells = _decode(table.column(place))
+        if wide is not None and cells.type != wide:
+            cells = cells.cast(wide, safe=False)
+        table = table.set_column(place, column.name, cells)
+    return table
+
+
+def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
+    """Fill the missing entries of a table, in the types of its columns where these allow it.
+
+    Args:
+        table: the table with missing entries.
+        completed: the table from :func:`widen_columns`, completed.
+        schema: the columns.
+    """
+    for place, column, missing in list(_find_incomplete(table, schema)):
+        old, new = _decode(table.column(place)), completed.column(column.name)
+        cast = _cast_back(new, old.type)
+        if cast is not None:
+            new = _choose(missing, cast, old)
+            if old.type != table.column(place).type:
+                new = new.cast(table.column(place).type)
+        table = table.set_column(place, column.name, new)
+    return table
+
+
+def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
+    """Fill the missing cells of a CSV file; all others stay as they are.
+
+    Args:
+        text: the cells as text.
+        table: the same rows in the types of the columns.
+        completed: the table from :func:`keep_types`.
+        schema: the columns.
+    """
+    for place, column, missing in _find_incomplete(table, schema):
+        cells = text.column(place)
+        new = format_cells(completed.column(place))
+        new = _imitate(new, cells, missing, table.column(place).type)
+        text = text.set_column(place, column.name, _choose(missing, new, cells))
+    return text
+
+
+def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, Any]]:
+    """The place of each modelled column with missing entries, and which these are."""
+    import pyarrow
+
+    opened = open_table(table)
+    for column in schema.modelled:
+        if column.name not in opened:
+            continue
+        missing = opened[column.name].find_missing(schema.missing_values)
+        if missing.any():
+            yield table.column_names.index(column.name), column, pyarrow.array(missing)
+
+
+def _choose_wide_type(column: Column) -> Any | None:
+    import pyarrow
+
+    if column.type == "time":
+        return pyarrow.timestamp("us")
+    if column.type not in CODED:
+        return pyarrow.float64()
+    kinds = {type(category) for category in column.categories}
+    if kinds == {bool}:
+        return pyarrow.bool_()
+    if kinds == {str}:
+        return pyarrow.string()
+    return pyarrow.float64() if kinds <= {int, float, bool} else None
+
+
+def _decode(cells: Any) -> Any:
+    """The cells of a column, which a file may store as numbers of a dictionary."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(cells.type):
+        return cells.cast(cells.type.value_type)
+    return cells
+
+
+def _cast_back(cells: Any, wanted: Any) -> Any | None:
+    """Cells in the type of a file; ``None`` if they do not fit."""
+    import pyarrow
+    from pyarrow import compute
+
+    if pyarrow.types.is_null(wanted):
+        return None
+    try:
+        if pyarrow.types.is_integer(wanted) and pyarrow.types.is_floating(cells.type):
+            return compute.round(cells).cast(wanted)
+        lossy = pyarrow.types.is_temporal(wanted) or pyarrow.types.is_floating(wanted)
+        return cells.cast(wanted, safe=not lossy)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+        return None
+
+
+def _choose(missing: Any, new: Any, old: Any) -> Any:
+    import pyarrow
+    from pyarrow import compute
+
+    return compute.if_else(pyarrow.chunked_array([missing]), new, old)
+
+
+def _imitate(new: Any, cells: Any, missing: Any, kind: Any) -> Any:
+    """Write truth values and times in the way of the cells that the column has."""
+    import pyarrow
+    from pyarrow import compute
+
+    seen = cells.filter(pyarrow.chunked_array([compute.invert(missing)]))
+    example = "" if not len(seen) else seen[0].as_py().strip()
+    if pyarrow.types.is_boolean(kind):
+        if example.isupper():
+            return compute.utf8_upper(new)
+        return compute.utf8_capitalize(new) if example.istitle() else new
+    if pyarrow.types.is_timestamp(kind) and "T" in example:
+        return compute.replace_substring(new, " ", "T")
+    return new

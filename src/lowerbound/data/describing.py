@@ -1,0 +1,63 @@
+"""Tables are described column by column, so that a user can correct their types."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowerbound.data.columns import CODED, Column, join_names
+from lowerbound.data.frames import RawTable, open_table
+from lowerbound.data.inference import infer_schema
+
+_REASONS = {
+    "constant": "left out: a single value, or none",
+    "identifier": "left out: almost all values differ",
+}
+
+
+def describe_columns(
+    data: Any,
+    *,
+    types: Mapping[str, Any] | None = None,
+    placeholders: Sequence[Any] = (),
+    name: str = "data",
+) -> list[tuple[str, str, str, str]]:
+    """Describe each column of a table: its name, its type, its missing values, and its values."""
+    table = open_table(data, name)
+    schema = infer_schema(table, types=types, placeholders=placeholders, name=name)
+    return [
+        (
+            column.name,
+            column.type,
+            _count_missing(table, column, placeholders),
+            _describe_values(column),
+        )
+        for column in schema.columns
+    ]
+
+
+def _count_missing(table: RawTable, column: Column, placeholders: Sequence[Any]) -> str:
+    share = float(table[column.name].find_missing(placeholders).mean())
+    if not share:
+        return ""
+    return f"{share:.1%}"
+
+
+def _describe_values(column: Column) -> str:
+    if column.type in _REASONS:
+        return _REASONS[column.type]
+    if column.type in CODED:
+        return f"{column.levels} categories: {join_names(column.categories, 5)}"
+    if column.type == "time":
+        first, last = (
+            datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
+            for value in (column.low, column.high)
+        )
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    text = f"{column.low:g} to {column.high:g}"
+    if column.step:
+        text += f", in steps of {column.step:g}"
+    if column.atoms:
+        text += f"; often exactly {join_names([f'{atom:g}' for atom in column.atoms])}"
+    return text

@@ -1,0 +1,381 @@
+"""The types of the columns of a table are inferred from their values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+
+from lowerbound.data.columns import (
+    CODED,
+    LEFT_OUT,
+    Column,
+    ColumnType,
+    Floats,
+    Mask,
+    Schema,
+    join_names,
+)
+from lowerbound.data.frames import RawTable
+from lowerbound.data.options import Unknown
+from lowerbound.data.raw_columns import RawColumn
+from lowerbound.data.raw_values import Content, clean_marks
+from lowerbound.errors import DataError, SettingsError
+
+# Whole numbers from 0 on with at most so many values, none larger, are ordered categories.
+_MOST_ORDINAL = 10
+
+# Text with more values than this share of the rows, or than this number, is an identifier.
+_IDENTIFIER_SHARE = 0.5
+_MOST_CATEGORIES = 1000
+
+# Numbers whose upper percentile is so many times the lower one vary by factors.
+_POSITIVE_RATIO = 10.0
+
+# A single value of a continuous column with at least this share of the rows is an atom.
+_ATOM_SHARE = 0.2
+_FEWEST_AT_ATOM = 5
+
+# With unknown="other", a category that occurs less often than this belongs to the others.
+_RARE = 2
+
+_LARGEST_COUNT = float(1 << 24)
+
+# Whole numbers with zeros are amounts if the lower quartile of the others is above this.
+_SMALL_AMOUNT = 100.0
+
+# float64 is rounded by so much of the magnitude of its values.
+_ROUNDING = 1e-13
+
+
+def infer_schema(
+    table: RawTable,
+    *,
+    types: Mapping[str, ColumnType] | None = None,
+    placeholders: Sequence[Any] = (),
+    unknown: Unknown = "error",
+    name: str = "data",
+) -> Schema:
+    """Infer what the columns of a table are.
+
+    - Text and categoricals are categories; ordered categoricals are ordinal. Text whose values
+      almost all differ is an identifier, which is left out.
+    - Whole numbers from 0 to 10 are ordinal, and larger ones from 0 on are counts if they vary as
+      counts do, with a variance of at least their mean, unless most are large and many are 0:
+      these are amounts, and positive numbers. Other whole numbers are real numbers that
+      are rounded. Consecutive numbers, one for each row, are an identifier.
+    - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
+      other numbers are real. Values that are frequent become atoms.
+    - A column with a single value is constant, and is left out.
+
+    Args:
+        table: the table.
+        types: the types that the user gave to some columns, by name.
+        placeholders: values that stand for missing ones.
+        unknown: whether a category that the table does not have will be an error, or one of the
+            category ``other``, to which categories that occur once belong, also declared ones.
+        name: the name of the data in messages.
+
+    Raises:
+        DataError: if a column cannot be read, or its values do not suit the type that the user
+            gave, naming column and row.
+        SettingsError: for types of columns that the table does not have, or unknown types.
+    """
+    asked, placeholders = dict(types or {}), clean_marks(placeholders)
+    _check_types(asked, table, name)
+    columns = tuple(
+        infer_column(column, asked.get(each), placeholders=placeholders, unknown=unknown)
+        for each, column in table.columns.items()
+    )
+    schema = Schema(columns, table.library, tuple(placeholders))
+    if not schema.modelled:
+        reasons = join_names([f"{each.name} ({each.type})" for each in columns])
+        raise DataError(
+            f"{name}: no column can be modelled: {reasons}. Give the types of some, such as "
+            f"columns={{{table.names[0]!r}: 'categorical'}}"
+        )
+    return schema
+
+
+def _check_types(asked: Mapping[str, Any], table: RawTable, name: str) -> None:
+    for column, type_ in asked.items():
+        if column not in table:
+            raise SettingsError(
+                f"{name}: columns= names {column!r}, which is not a column; the columns are "
+                f"{join_names(table.names)}"
+            )
+        if type_ not in get_args(ColumnType):
+            raise SettingsError(
+                f"{name}: columns={{{column!r}: {type_!r}}} is unknown; the types are "
+                f"{', '.join(get_args(ColumnType))}"
+            )
+
+
+def infer_column(
+    raw: RawColumn,
+    asked: ColumnType | None = None,
+    *,
+    placeholders: Sequence[Any] = (),
+    unknown: Unknown = "error",
+) -> Column:
+    """Infer what one column is, see :func:`infer_schema`."""
+    base, where = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label), raw.where
+    placeholders = clean_marks(placeholders)
+    if asked in ("identifier", "constant"):
+        return replace(base, type=asked)
+    missing = raw.find_missing(placeholders)
+    if missing.all():
+        if asked is not None:
+            raise DataError(f"{where} has no values, so it cannot be {asked}; leave it out")
+        return base
+    content = raw.find_content(missing)
+    if asked is not None and content not in _list_contents(asked):
+        raise DataError(f"{where} contains {content}, so it cannot be {asked}; convert it")
+    if content == "times" and raw.find_declared_content() is None and raw.has_only_dates():
+        base = replace(base, dtype="Date")
+    if content == "times":
+        base = replace(base, zone=raw.find_zone())
+    if content == "text" or asked in CODED:
+        return _infer_categories(
+            raw, missing, content, asked, base=base, unknown=unknown, placeholders=placeholders
+        )
+    values = raw.read_numbers(content, missing)
+    refuse_infinite(values, raw)
+    seen = values[~missing]
+    column_type = asked or _infer_type(seen, content, len(values))
+    if content == "numbers" and len(np.unique(seen)) == 1:
+        base = replace(base, atoms=(float(seen[0]),))  # the value of a constant column
+    if column_type in LEFT_OUT:
+        return replace(base, type=column_type)
+    if column_type in CODED:
+        return _infer_categories(raw, missing, content, column_type, base=base, unknown=unknown)
+    column = replace(base, type=column_type, atoms=())
+    check_values(values, column, raw)
+    has_only_one_end = len(np.unique(seen)) == 1 and bool(_is_end(seen, column).all())
+    return base if has_only_one_end else describe_numbers(column, seen)
+
+
+def _list_contents(column_type: ColumnType) -> tuple[Content, ...]:
+    """What a column of some type can contain."""
+    if column_type == "time":
+        return ("times",)
+    if column_type in CODED:
+        return ("numbers", "truth values", "text")
+    return ("numbers", "truth values")
+
+
+def refuse_infinite(values: Floats, raw: RawColumn) -> None:
+    """Raise ``DataError`` for infinite values, naming the first row."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(np.flatnonzero(infinite)[0])
+        raise DataError(f"{raw.describe_place(row, values[row])}; replace infinite values")
+
+
+def _infer_type(seen: Floats, content: Content, rows: int) -> ColumnType:
+    """Infer the type of a column of numbers, truth values or times."""
+    different = np.unique(seen)
+    if len(different) == 1:
+        return "constant"
+    if content != "numbers":
+        return {"truth values": "boolean", "times": "time"}[content]  # type: ignore[return-value]
+    if (seen == np.round(seen)).all():
+        return _infer_type_of_whole_numbers(seen, different, rows)
+    low, high = different[0], different[-1]
+    if low >= 0 and high <= 1:
+        return "proportion"
+    above = seen[seen > 0]
+    without_zeros = len(above) == len(seen)
+    if low >= 0 and _vary_by_factors(above) and (without_zeros or _has_many_zeros(seen)):
+        return "positive"
+    return "real"
+
+
+def _vary_by_factors(above: Floats) -> bool:
+    """Whether the upper percentile of numbers above 0 is many times the lower one."""
+    if len(above) < 2:
+        return False
+    lower, upper = np.quantile(above, (0.05, 0.95))
+    return bool(upper >= _POSITIVE_RATIO * lower)
+
+
+def _has_many_zeros(seen: Floats) -> bool:
+    """Whether 0 has an atom's share of the values."""
+    return bool((seen == 0).sum() >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen)))
+
+
+def _infer_type_of_whole_numbers(seen: Floats, different: Floats, rows: int) -> ColumnType:
+    low, high = different[0], different[-1]
+    if len(different) == 2 and low == 0 and high == 1:
+        return "boolean"
+    is_numbering = len(different) == len(seen) == rows and high - low == rows - 1
+    if is_numbering and rows > _MOST_ORDINAL and (np.abs(np.diff(seen)) == 1).all():
+        return "identifier"
+    if low >= 0 and high <= _MOST_ORDINAL:
+        return "ordinal"
+    is_amount = low == 0 and _has_many_zeros(seen)
+    is_amount = is_amount and bool(np.quantile(seen[seen > 0], 0.25) > _SMALL_AMOUNT)
+    is_large = low > 0 and high > _LARGEST_COUNT and _vary_by_factors(seen)
+    if is_amount or is_large:
+        return "positive"
+    if low >= 0 and high <= _LARGEST_COUNT and seen.var() >= seen.mean():
+        return "count"
+    return "real"
+
+
+def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
+    """Refuse values that the type does not allow, naming the first row."""
+    rules = {
+        "positive": (values < 0, "a positive column has numbers from 0 on"),
+        "proportion": ((values < 0) | (values > 1), "a proportion is from 0 to 1"),
+        "count": (
+            (values < 0) | (values != np.round(values)) | (values > _LARGEST_COUNT),
+            f"counts are whole numbers from 0 to {_LARGEST_COUNT:,.0f}",
+        ),
+    }
+    if column.type not in rules:
+        return
+    outside, rule = rules[column.type]
+    outside = outside & ~np.isnan(values)
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise DataError(f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}")
+
+
+def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:
+    """Refuse a 0 or 1 that has no logarithm or logit and is no atom, naming the first row."""
+    unseen = _is_end(values, column) & ~np.isin(values, column.atoms)
+    if unseen.any():
+        row = int(np.flatnonzero(unseen)[0])
+        raise DataError(
+            f"{raw.describe_place(row, f'{values[row]:g}')}, a value that the {column.type} column "
+            "did not have in training; train with rows that have it, or with "
+            f"columns={{{column.name!r}: 'real'}}"
+        )
+
+
+def _is_end(values: Floats, column: Column) -> Mask:
+    """Which values of a positive column or a proportion have no logarithm or logit."""
+    if column.type not in ("positive", "proportion"):
+        return np.zeros(len(values), dtype=bool)
+    ends: Mask = (values == 0) | ((values == 1) & (column.type == "proportion"))
+    return ends
+
+
+def describe_numbers(column: Column, seen: Floats) -> Column:
+    """Find atoms, step, range, centre and spread of a column of numbers that are all observed."""
+    column = replace(column, low=float(seen.min()), high=float(seen.max()))
+    if column.type == "count":
+        logarithms = np.log1p(seen)
+        return replace(column, centre=float(logarithms.mean()), spread=_find_spread(logarithms))
+    column = replace(column, atoms=_find_atoms(column, seen), step=_find_step(column, seen))
+    rest = seen[~np.isin(seen, column.atoms)]
+    if not len(rest):  # all values are atoms
+        return column
+    values = column.standardize(rest)
+    return replace(column, centre=float(values.mean()), spread=_find_spread(values))
+
+
+def _find_spread(values: Floats) -> float:
+    spread = float(values.std())
+    if spread > _ROUNDING * float(np.abs(values).max(initial=0.0)):
+        return spread
+    return 1.0
+
+
+def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:
+    """The values with a probability: frequent ones, and those that have no transformed value."""
+    if column.type == "time":
+        return ()
+    different, counts = np.unique(seen, return_counts=True)
+    ends = _is_end(different, column)
+    frequent = counts >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen))
+    if (frequent | ends).all():  # few values, each of which is frequent
+        frequent = ends
+    return tuple(float(each) for each in different[frequent | ends])
+
+
+def _find_step(column: Column, seen: Floats) -> float:
+    """The distance between neighbouring values, if all are multiples of a power of ten."""
+    if column.type == "time":
+        for step in (86400.0, 3600.0, 60.0, 1.0):
+            if (seen == np.round(seen / step) * step).all():
+                return step
+        return 0.0
+    largest = float(np.abs(seen).max())
+    for digits in range(5):
+        step = 10.0**-digits
+        if largest / step > 1e15:
+            break
+        close = min(1e-9 * max(1.0, largest), 1e-3 * step)
+        if np.allclose(seen, np.round(seen, digits), rtol=0, atol=close):
+            if column.type == "proportion" and step > 0.1:  # only 0 and 1, and both are atoms
+                return 0.0
+            # A step that is tiny beside the spread says nothing.
+            return step if seen.std() < 1e4 * step else 0.0
+    return 0.0
+
+
+def _infer_categories(
+    raw: RawColumn,
+    missing: Mask,
+    content: Content,
+    asked: ColumnType | None,
+    *,
+    base: Column,
+    unknown: Unknown,
+    placeholders: Sequence[Any] = (),
+) -> Column:
+    """Infer the categories of a column."""
+    where = raw.where
+    values = [value for value in raw.read_values(missing) if value is not None]
+    counts = Counter(values)
+    declared = raw.list_categories()
+    column_type: ColumnType = asked or "categorical"
+    if declared is not None:
+        categories, is_ordered = declared
+        marks = ("", *placeholders)
+        categories = tuple(
+            each for each in categories if each in counts or (is_ordered and each not in marks)
+        )
+        if asked is None and is_ordered:
+            column_type = "ordinal"
+    else:
+        categories = tuple(sorted(counts))
+        if content == "numbers":
+            categories = tuple(map(_simplify, categories))
+    if asked is None and content == "text" and declared is None:
+        few = len(values) <= _MOST_ORDINAL
+        if len(counts) > (1.0 if few else _IDENTIFIER_SHARE) * len(values):
+            return replace(base, type="identifier")
+        if len(counts) > _MOST_CATEGORIES:
+            return replace(base, type="identifier")
+    if asked == "boolean" and len(categories) != 2:
+        raise DataError(
+            f"{where} has {len(categories)} values ({join_names(categories, 5)}), and a boolean "
+            "column has two; make it categorical"
+        )
+    if len(categories) > _MOST_CATEGORIES:
+        raise DataError(
+            f"{where} has {len(categories):,} categories, and at most {_MOST_CATEGORIES:,} are "
+            "possible; merge some, or leave the column out: columns={...: 'identifier'}"
+        )
+    if len(categories) < 2 or (asked is None and len(counts) < 2):
+        return replace(base, categories=tuple(counts), atoms=())
+    other = unknown == "other" and column_type == "categorical"
+    if other:
+        kept = tuple(each for each in categories if counts[each] >= _RARE)
+        categories = kept or categories
+    return replace(base, type=column_type, categories=categories, other=other, atoms=())
+
+
+def _simplify(value: Any) -> Any:
+    """A whole number as an integer, so that 1 and 1.0 are the same category in a description."""
+    number = float(value)
+    if math.isfinite(number) and number == round(number):
+        return int(number)
+    return number

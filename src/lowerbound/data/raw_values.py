@@ -1,0 +1,136 @@
+"""Single values of tables as they were given: what they are, and which are missing."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import narwhals as nw
+import numpy as np
+
+Content = Literal["numbers", "times", "truth values", "text"]
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an object stands for a missing value: None, NaN, NaT or pandas' NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
+def name_category(value: Any) -> Any:
+    """A category as text, number or truth value; intervals and times become text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str | bool | int | float):
+        return value
+    return str(value)
+
+
+def list_dictionary(native: Any) -> list[Any]:
+    """The categories of a column of pyarrow that is encoded by a dictionary."""
+    unified = native.unify_dictionaries()
+    return list(unified.chunk(0).dictionary.to_pylist()) if unified.num_chunks else []
+
+
+def find_zone_of(series: nw.Series[Any]) -> str:
+    """The time zone that the type of a series has, or empty text."""
+    if isinstance(series.dtype, nw.Datetime):
+        return str(series.dtype.time_zone or "")
+    # Of pandas, narwhals knows no types with other zones than UTC.
+    zone = getattr(getattr(series.to_native(), "dtype", None), "tz", None)
+    return name_zone(zone)
+
+
+def find_unit(series: nw.Series[Any]) -> str:
+    """The unit of the times of a series: ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``."""
+    if isinstance(series.dtype, nw.Datetime):
+        return str(series.dtype.time_unit)
+    return str(getattr(getattr(series.to_native(), "dtype", None), "unit", "us"))
+
+
+def name_zone(zone: Any) -> str:
+    """The name of a time zone, or empty text for none; UTC for one without a common name."""
+    if zone is None:
+        return ""
+    name = str(getattr(zone, "key", None) or zone)
+    if re.fullmatch(r"(UTC)?[+-]\d\d:\d\d", name):
+        return name
+    try:
+        return ZoneInfo(name).key
+    except (KeyError, ValueError, OSError):
+        return "UTC"
+
+
+def clean_marks(placeholders: Iterable[Any]) -> tuple[Any, ...]:
+    """Values that stand for missing ones as text, numbers and truth values, without NaN."""
+    marks = (each for each in placeholders if not is_missing(each))
+    return tuple(
+        each.isoformat() if isinstance(each, datetime.date) else name_category(each)
+        for each in marks
+    )
+
+
+def list_numbers(placeholders: Sequence[Any]) -> Iterable[float]:
+    """The placeholders that are numbers, or text that is one."""
+    for each in placeholders:
+        if classify(each) not in ("numbers", "text"):
+            continue
+        try:
+            yield float(each)
+        except ValueError:
+            continue
+
+
+def list_times(placeholders: Sequence[Any], zone: str) -> Iterable[float]:
+    """The placeholders that are times, or text that is one, in seconds since 1970."""
+    for each in clean_marks(placeholders):
+        if not isinstance(each, str):
+            continue
+        try:
+            time = datetime.datetime.fromisoformat(each)
+        except ValueError:
+            continue
+        if not zone:
+            time = time.replace(tzinfo=None)
+        elif time.tzinfo is None:
+            time = time.replace(tzinfo=_open_zone(zone))
+        yield count_seconds(time)
+
+
+def _open_zone(zone: str) -> datetime.tzinfo:
+    try:
+        return ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        return datetime.UTC
+
+
+def classify(value: Any) -> Content | None:
+    """What a value is, or ``None`` for an object of any other type."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool | np.bool_):
+        return "truth values"
+    if isinstance(value, numbers.Real):
+        return "numbers"
+    if isinstance(value, datetime.date):
+        return "times"
+    return None
+
+
+def count_seconds(value: Any) -> float:
+    """Seconds since 1970, in UTC for a time with a zone, and else of the clock."""
+    if not isinstance(value, datetime.datetime):
+        value = datetime.datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=datetime.UTC)
+    return float((value - _EPOCH).total_seconds())

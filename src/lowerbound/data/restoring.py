@@ -1,0 +1,307 @@
+"""Numbers of columns become values of a frame again, with the types that the columns had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.data.columns import CODED, Column, Floats, Mask
+from lowerbound.data.raw_columns import FrameColumn
+from lowerbound.data.raw_values import find_zone_of, list_dictionary, name_category
+from lowerbound.errors import DataError
+
+LIBRARIES = ("pandas", "polars", "pyarrow")
+"""Frames of these libraries are answered with frames of the same, others with pyarrow's."""
+
+_MICROSECONDS = 1e6
+_CATEGORIES = ("Categorical", "Enum")
+
+# Seconds since 1970 of the years 2 to 9998, and of what 64 bits of nanoseconds can hold.
+_FIRST_TIME, _LAST_TIME = -62_100_000_000.0, 253_300_000_000.0
+_LARGEST_NANOSECONDS = 9_200_000_000.0
+
+
+def import_library(library: str) -> Any:
+    """Import pandas, polars or pyarrow.
+
+    Raises:
+        DataError: if it is not installed.
+    """
+    try:
+        return import_module(library)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"the answer is a frame of {library}, which is not installed: pip install {library}"
+        ) from error
+
+
+def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
+    """Values of a column as they are in its table: numbers, categories, times.
+
+    Args:
+        raw: numbers or codes, ``[N]``, with NaN where they are missing.
+        column: the column.
+
+    Returns:
+        A list of categories, with ``None`` where they are missing; an array of times, in UTC if
+        they have a zone; or an array of numbers, of whole ones if the table had these.
+    """
+    missing = np.isnan(raw)
+    if column.type in CODED:
+        names = [*column.categories, column.other_name]
+        return [
+            None if is_absent else names[int(code)]
+            for code, is_absent in zip(np.nan_to_num(raw), missing, strict=True)
+        ]
+    if column.type == "time":
+        return _restore_times(raw, column.dtype)
+    is_whole = column.dtype.startswith(("Int", "UInt"))
+    if is_whole and not missing.any():
+        return _round_to_range(raw, column.dtype)
+    if column.dtype == "Float32":
+        return raw.astype(np.float32)
+    return raw
+
+
+def _restore_times(raw: Floats, dtype: str) -> NDArray[Any]:
+    low, high = _FIRST_TIME, _LAST_TIME
+    if dtype == "Datetime[ns]":
+        low, high = -_LARGEST_NANOSECONDS, _LARGEST_NANOSECONDS
+    times = np.full(len(raw), np.datetime64("NaT"), dtype="datetime64[us]")
+    seen = ~np.isnan(raw)
+    whole = np.round(np.clip(raw[seen], low, high) * _MICROSECONDS).astype(np.int64)
+    times[seen] = whole.astype("datetime64[us]")
+    return times
+
+
+def _round_to_range(raw: Floats, dtype: str) -> NDArray[Any]:
+    """Whole numbers that are in the range of a type of integers."""
+    kind = np.dtype(dtype.lower() if re.fullmatch(r"U?Int(8|16|32|64)", dtype) else np.int64)
+    limits = np.iinfo(kind)
+    # The largest number of float64 that 64 bits can hold is not the largest integer.
+    top = np.nextafter(float(limits.max), 0) if kind.itemsize == 8 else float(limits.max)
+    return np.round(np.clip(raw, float(limits.min), top)).astype(kind)
+
+
+def make_series(raw: Floats, column: Column, library: str) -> Any:
+    """Make a native series of the type that a column has in its table.
+
+    Args:
+        raw: numbers or codes, ``[N]``, with NaN where they are missing.
+        column: the column.
+        library: ``"pandas"``, ``"polars"`` or ``"pyarrow"``.
+    """
+    import_library(library)
+    values = restore_type(raw, column)
+    if column.type == "time":
+        return _make_times(np.asarray(values), column, library)
+    if column.dtype in _CATEGORIES and column.type in CODED:
+        labels = list(column.categories)
+        if column.other and column.other_name is not None:
+            labels.append(column.other_name)
+        return _make_categories(list(values), labels, library, column.dtype == "Enum")
+    return _make_plain(values, column.dtype, library)
+
+
+def _make_plain(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
+    """Make a series of numbers, texts or truth values."""
+    backend: Any = library
+    known: Any = None
+    if re.fullmatch(r"U?Int\d+|Float(32|64)|String|Boolean", dtype):
+        known = getattr(nw, dtype)()
+    has_gaps = isinstance(values, list) and None in values
+    if has_gaps and library == "pandas" and dtype.startswith(("Int", "UInt", "Float")):
+        values, known = np.array(values, dtype=float), None
+    elif has_gaps and library == "pandas":
+        known = None
+    if isinstance(values, np.ndarray) and dtype.startswith(("Int", "UInt")):
+        known = known if values.dtype.kind in "iu" else None  # with gaps
+    return nw.new_series("", values, known, backend=backend).to_native()
+
+
+def _make_categories(values: list[Any], labels: list[Any], library: str, ordered: bool) -> Any:
+    """Make a series of categories, which are declared in an order."""
+    module = import_library(library)
+    if library == "pandas":
+        return module.Series(module.Categorical(values, categories=labels, ordered=ordered))
+    if library == "polars":
+        series = module.Series(values, dtype=None if values else module.String)
+        if not all(isinstance(each, str) for each in labels):
+            return series
+        kind = module.Enum(labels) if ordered else module.Categorical
+        return series.cast(module.String).cast(kind)
+    place = {label: code for code, label in enumerate(labels)}
+    codes = module.array([place.get(each) for each in values], module.int32())
+    return module.chunked_array(
+        [module.DictionaryArray.from_arrays(codes, module.array(labels), ordered=ordered)]
+    )
+
+
+def _make_dates(times: NDArray[Any], library: str) -> Any:
+    module = import_library(library)
+    if library == "pandas":
+        return module.Series(times).dt.date.astype(object)
+    if library == "polars":
+        return module.Series(times).cast(module.Date)
+    return module.chunked_array([module.array(times.astype("datetime64[D]"))])
+
+
+def _make_times(times: NDArray[Any], column: Column, library: str) -> Any:
+    """Make a series of times in their zone, or of dates."""
+    module = import_library(library)
+    unit = column.dtype.removeprefix("Datetime[").removesuffix("]")
+    if unit not in ("s", "ms", "us", "ns"):
+        unit = "us"
+    if column.dtype == "Date":
+        return _make_dates(times, library)
+    if library == "pandas":
+        series = module.Series(times.astype(f"datetime64[{unit}]"))
+        return series.dt.tz_localize("UTC").dt.tz_convert(column.zone) if column.zone else series
+    if library == "polars":
+        series = module.Series(times).cast(module.Datetime(unit if unit != "s" else "ms"))
+        if not column.zone:
+            return series
+        return series.dt.replace_time_zone("UTC").dt.convert_time_zone(column.zone)
+    array = module.array(times.astype(f"datetime64[{unit}]"))
+    if column.zone:
+        array = array.cast(module.timestamp(unit, column.zone))
+    return module.chunked_array([array])
+
+
+def fill_series(
+    series: nw.Series[Any], chosen: Mask, raw: Floats, column: Column
+) -> nw.Series[Any]:
+    """Replace some entries of a series, in a type that holds the new values and the old ones.
+
+    - Whole numbers remain such, and become of a wider type if they must. Only positive numbers
+      and proportions that are no whole numbers make them float64: rounded, they could be 0 or 1.
+    - Categories are added to those that the series declares.
+    - A series without any entry that remains gets the type of the column.
+
+    Args:
+        series: the series.
+        chosen: which entries are replaced, ``[N]``.
+        raw: values of all rows, ``[N]``; codes for categories.
+        column: what the series is.
+    """
+    library = str(series.implementation.value)
+    new = raw[chosen]
+    if chosen.all() and library in LIBRARIES:
+        whole = make_series(new, column, library)
+        if library == "pandas":
+            whole.index = series.to_native().index
+        return _wrap(whole, series)
+    if column.type in CODED:
+        values = list(restore_type(new, column))
+        places = np.flatnonzero(chosen)[[each is not None for each in values]]
+        values = [each for each in values if each is not None]
+    else:
+        values, places = list(new), np.flatnonzero(chosen)
+    if column.type == "time":
+        return _fill_times(series, places, new, column)
+    if series.dtype in (nw.Categorical, nw.Enum):
+        return _fill_categories(series, places, values, column)
+    if series.dtype == nw.Boolean and not set(values) <= {0, 1}:
+        series = series.cast(nw.Int64)
+    if series.dtype == nw.Boolean:
+        values = [bool(each) for each in values]
+    elif series.dtype.is_numeric():
+        series, values = _widen(series, np.array(values, dtype=float), column)
+    return _scatter(series, places, values)
+
+
+def _wrap(native: Any, series: nw.Series[Any]) -> nw.Series[Any]:
+    made: nw.Series[Any] = nw.from_native(native, series_only=True)
+    return made.alias(series.name)
+
+
+def _scatter(
+    series: nw.Series[Any], places: NDArray[Any], values: Sequence[Any] | nw.Series[Any]
+) -> nw.Series[Any]:
+    if not len(places):
+        return series
+    if not series.implementation.is_pandas():
+        return series.scatter(places.tolist(), values)
+    native = series.to_native().copy()
+    native.iloc[places] = values
+    return _wrap(native, series)
+
+
+def _widen(
+    series: nw.Series[Any], values: Floats, column: Column
+) -> tuple[nw.Series[Any], list[Any]]:
+    """A type of numbers that holds a series and further values, and these values in it."""
+    dtype = series.dtype
+    is_whole = bool((values == np.round(values)).all())
+    keeps_integers = is_whole or column.type not in ("positive", "proportion")
+    if dtype.is_integer() and keeps_integers:
+        values = np.round(values)
+        largest, smallest = values.max(initial=0), values.min(initial=0)
+        for candidate in (dtype, nw.Int64()):
+            limits = np.iinfo(str(candidate).lower()) if str(candidate) != "Int128" else None
+            if limits is None or (limits.min <= smallest and largest < float(limits.max) + 1):
+                own = series if candidate == dtype else series.cast(candidate)
+                return own, [int(each) for each in values]
+    if dtype not in (nw.Float32, nw.Float64):
+        series = series.cast(nw.Float64)
+    if dtype == nw.Float32:
+        return series, list(values.astype(np.float32))
+    return series, values.tolist()
+
+
+def _fill_times(
+    series: nw.Series[Any], places: NDArray[Any], new: Floats, column: Column
+) -> nw.Series[Any]:
+    """Replace times, in the unit and the zone of the series."""
+    own = FrameColumn(series, series.name, series.name).dtype
+    is_object = own in ("Object", "Unknown")
+    if not is_object:
+        column = replace(column, dtype=own, zone=find_zone_of(series))
+    library = str(series.implementation.value)
+    made = _wrap(make_series(new, column, library if library in LIBRARIES else "pyarrow"), series)
+    return _scatter(series, places, made.to_list() if series.implementation.is_pandas() else made)
+
+
+def _fill_categories(
+    series: nw.Series[Any], places: NDArray[Any], values: list[Any], column: Column
+) -> nw.Series[Any]:
+    """Replace categories, and declare those that the series does not have."""
+    native = series.to_native()
+    if series.implementation.is_pandas():
+        own = {name_category(each): each for each in native.cat.categories}
+        labels = _join_labels(list(own), values, column)
+        if labels != list(own):
+            native = native.cat.set_categories([own.get(each, each) for each in labels])
+        return _scatter(_wrap(native, series), places, [own.get(each, each) for each in values])
+    if series.implementation.is_pyarrow():
+        texts = native.to_pylist()
+        for place, value in zip(places, values, strict=True):
+            texts[place] = value
+        labels = _join_labels(list_dictionary(native), values, column)
+        made = _make_categories(texts, labels, "pyarrow", native.type.ordered)
+        fits = len(labels) <= np.iinfo(native.type.index_type.to_pandas_dtype()).max
+        return _wrap(made.cast(native.type) if fits else made, series)
+    kind: Any = series.dtype
+    if isinstance(series.dtype, nw.Enum):
+        kind = nw.Enum(_join_labels(list(series.dtype.categories), values, column))
+    return _scatter(series.cast(nw.String), places, values).cast(kind)
+
+
+def _join_labels(own: list[Any], values: list[Any], column: Column) -> list[Any]:
+    """The categories of a series and of new values, in the order of the column if it has all."""
+    new = sorted(set(values) - set(own), key=str)
+    if not new:
+        return own
+    known = [*column.categories]
+    if column.other and column.other_name is not None:
+        known.append(column.other_name)
+    if set(own) | set(new) <= set(known):
+        return known
+    return own + new

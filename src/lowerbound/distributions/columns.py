@@ -1,0 +1,141 @@
+"""Rows of a table: independent entries of several families, scored in the units of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.nn.functional import softplus
+
+from lowerbound.distributions.entries import entrywise_log_prob
+
+IDENTITY, LOG, LOGIT = range(3)
+"""The functions that were applied to continuous values before they were standardised."""
+
+
+class Units:
+    r"""How the continuous entries of rows were transformed and standardised.
+
+    A value v of an entry stands for :math:`x = t^{-1}(c + s v)` in the table. The logarithm of
+    :math:`dv / dx` turns a density of v into one of x.
+
+    Args:
+        transforms: 0 for the identity, 1 for the logarithm, 2 for the logit, integers ``[D]``.
+        centre: c, ``[D]``.
+        spread: s, ``[D]``; 1 for entries that are not continuous.
+    """
+
+    def __init__(self, transforms: Tensor, centre: Tensor, spread: Tensor) -> None:
+        self.transforms = transforms
+        self.centre = centre
+        self.spread = spread
+
+    def log_slopes(self, value: Tensor) -> Tensor:
+        """The logarithm of dv / dx at values v, ``[..., D]``."""
+        transformed = value * self.spread + self.centre
+        # x = e^t, and x (1 - x) with x = sigmoid(t)
+        log = torch.where(self.transforms == LOG, -transformed, 0.0)
+        both = softplus(transformed) + softplus(-transformed)
+        return torch.where(self.transforms == LOGIT, both, log) - self.spread.log()
+
+
+class _Rows(constraints.Constraint):
+    """Rows of a table, which are vectors."""
+
+    event_dim = 1
+
+    def __init__(self, is_discrete: bool | None) -> None:
+        self.is_discrete: Any = is_discrete
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.isfinite(value).all(-1)
+
+    def __repr__(self) -> str:
+        return "rows of a table"
+
+
+class RowDistribution(Distribution):
+    r"""Independent entries of several families, which together describe a row of a table.
+
+    .. math:: \log p(x) = \sum_d \log p_d(v_d) + \sum_{d\ \text{continuous}} \log \frac{dv_d}{dx_d}
+
+    Values are the numbers of :class:`~lowerbound.data.Schema`; their log probabilities are those of
+    the table's own values.
+
+    Args:
+        parts: distributions over vectors of entries, of the same batch shape.
+        order: the position of each entry of a row in the concatenated parts, ``[D]``.
+        units: of the continuous entries.
+        is_discrete: whether all entries are discrete; ``None`` if some are.
+
+    Example:
+        >>> from lowerbound.distributions import DiagonalNormal
+        >>> units = Units(torch.tensor([LOG]), torch.zeros(1), torch.ones(1))
+        >>> parts = [DiagonalNormal(torch.zeros(3, 1), torch.zeros(3, 1))]
+        >>> p = RowDistribution(parts, torch.tensor([0]), units, is_discrete=False)
+        >>> p.log_prob(torch.tensor([1.0]))  # a log-normal density at e
+        tensor([-2.4189, -2.4189, -2.4189])
+    """
+
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(
+        self,
+        parts: Sequence[Distribution],
+        order: Tensor,
+        units: Units,
+        *,
+        is_discrete: bool | None,
+    ) -> None:
+        self.parts = tuple(parts)
+        self.order = order
+        self.units = units
+        self.is_discrete = is_discrete
+        self.sizes = [part.event_shape.numel() for part in self.parts]
+        super().__init__(self.parts[0].batch_shape, Size((sum(self.sizes),)), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Rows of a table, which have a density, a probability, or both."""
+        if self.is_discrete is False:
+            return constraints.independent(constraints.real, 1)
+        return _Rows(self.is_discrete)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each number, ``[*batch, D]``."""
+        return self._concatenate([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each number, ``[*batch, D]``."""
+        return self._concatenate([part.variance for part in self.parts])
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RowDistribution:
+        """The same distribution, repeated over ``batch_shape``."""
+        parts = [part.expand(Size(batch_shape)) for part in self.parts]
+        return RowDistribution(parts, self.order, self.units, is_discrete=self.is_discrete)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of rows, ``[*sample_shape, *batch, D]``."""
+        return self._concatenate([part.sample(Size(sample_shape)) for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of rows in the units of the table, in nats."""
+        return self.entrywise_log_prob(value).sum(-1)
+
+    def entrywise_log_prob(self, value: Tensor) -> Tensor:
+        """The log probability of each number, in nats, ``[*batch, D]``."""
+        pieces = value[..., torch.argsort(self.order)].split(self.sizes, -1)
+        terms = [
+            entrywise_log_prob(part, piece) for part, piece in zip(self.parts, pieces, strict=True)
+        ]
+        return self._concatenate(terms) + self.units.log_slopes(value)
+
+    def _concatenate(self, pieces: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(pieces), -1)[..., self.order]

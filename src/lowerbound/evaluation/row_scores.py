@@ -1,0 +1,125 @@
+"""Scores of the rows of tables, and how well each column is explained by the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowerbound.data.frames import make_frame
+from lowerbound.distributions.entries import entrywise_log_prob
+from lowerbound.errors import UnsupportedError
+from lowerbound.evaluation.checks import check_normalized
+from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
+from lowerbound.models.passes import gather, iterate_batches
+from lowerbound.models.table import TableModel
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.settings import check_seed, check_whole_number
+
+# The number of values that one batch may hold.
+_MOST_VALUES = 1 << 24
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RowScores(LikelihoodEstimate):
+    """log p(x) of each row of a table, with its standard error, and what each column adds.
+
+    Args:
+        standard_errors: of the estimate of each row, ``[N]``, in nats.
+        columns: for each column by name, log p(its value given all other values of the row),
+            ``[N]``, in nats; NaN where it was not observed. A low one is a surprising value.
+    """
+
+    standard_errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    columns: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_frame(self, library: str = "pandas", index: Any = None) -> Any:
+        """The scores as a frame, one row for each row of the table.
+
+        Its columns are ``log_p``, ``standard_error``, ``doubtful``, and ``given_others:NAME`` for
+        each column of the table.
+        """
+        values: dict[str, Any] = {
+            "log_p": self.per_example.numpy(),
+            "standard_error": self.standard_errors.numpy(),
+            "doubtful": self.doubtful.numpy(),
+        }
+        values |= {f"given_others:{name}": each.numpy() for name, each in self.columns.items()}
+        return make_frame(values, library, index)
+
+
+def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) -> RowScores:
+    r"""Score the rows of a table: log p(x), and log p of each value given the others of its row.
+
+    .. math:: \log \hat p(x) = \log \frac1K \sum_k w_k, \qquad
+        \log \hat p(x_c \mid x_{-c}) = \log \sum_k w_k - \log \sum_k \frac{w_k}{p(x_c \mid z_k)}
+
+    Entries that are not observed are not scored. The sum over columns of the second is not log
+    p(x), because each is given all others.
+
+    Args:
+        model: a model of a table.
+        data: the table: a frame, a path, or what :func:`lowerbound.load_data` made.
+        samples: K, the number of draws of z for each row.
+        seed: of the draws.
+
+    Returns:
+        :class:`RowScores`.
+
+    Raises:
+        UnsupportedError: if the model is not one of a table, or a part is not normalised.
+        DataError: if the table does not have the columns of the model.
+
+    Source: Burda et al. 2016; Gelfand, Dey & Chang 1992, for densities given all other data.
+    """
+    if not isinstance(model, TableModel):
+        raise UnsupportedError(
+            f"score takes a lowerbound.TableModel, and not a {type(model).__name__}; for other "
+            "models use lb.log_likelihood"
+        )
+    check_normalized("score", model)
+    check_seed("score", seed)
+    samples = check_whole_number("score: samples", samples)
+    examples = model.examples(data)
+    model.check_data(examples)
+    names = [column.name for column in model.schema.modelled]
+    size = max(1, _MOST_VALUES // (samples * model.numbers_per_draw(examples)))
+
+    def of_batches() -> Iterator[dict[str, Tensor]]:
+        for _, x, given in iterate_batches(examples, model, seed=seed, batch_size=size):
+            draw = model.draw(x, samples, **given)
+            terms = entrywise_log_prob(model.likelihood_given(given)(draw.z), x).double()
+            log_w = draw.log_w.double()
+            sums = WeightSums(samples)
+            sums.add(log_w)
+            results = sums.results()
+            results["standard_error"] = _estimate_errors(results["effective"], samples)
+            total = log_w.logsumexp(0)
+            for name in names:
+                place = model.schema.places[name]
+                own = terms[..., place].sum(-1)
+                seen = given["observed"][:, place].any(-1)
+                others = total - (log_w - own).logsumexp(0)
+                results[f"column {name}"] = others.masked_fill(~seen, math.nan)
+            yield results
+
+    with torch.no_grad(), evaluating(model), seeded(seed, get_device(model)):
+        found = gather(len(examples), of_batches())
+    return RowScores(
+        found["log_likelihood"],
+        samples=samples,
+        effective_sample_sizes=found["effective"],
+        pareto_k=found["pareto_k"],
+        standard_errors=found["standard_error"],
+        columns={name: found[f"column {name}"] for name in names},
+    )
+
+
+def _estimate_errors(effective: Tensor, samples: int) -> Tensor:
+    """The standard error of the logarithm of an average of weights, by the delta method."""
+    return (1 / effective - 1 / samples).clamp(min=0).sqrt()

@@ -1,0 +1,285 @@
+"""Models of tables, whose columns are of several types and may be missing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowerbound.conditionals.columns import Columns
+from lowerbound.conditionals.given import unwrap
+from lowerbound.data.columns import Floats, Schema
+from lowerbound.data.dataset import Dataset
+from lowerbound.data.examples import Examples
+from lowerbound.data.fields import OBSERVED
+from lowerbound.data.frames import is_frame, make_frame, open_table
+from lowerbound.data.schema import (
+    decode_columns,
+    make_table,
+    make_table_examples,
+    read_known,
+)
+from lowerbound.data.table_files import read_rows
+from lowerbound.describe import describable
+from lowerbound.distributions import choose_point
+from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
+from lowerbound.models.conditioned import ConditionedParts
+from lowerbound.models.latent import LatentModel
+from lowerbound.models.passes import iterate_batches
+from lowerbound.runtime import noise
+from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.modes import evaluating, seeded
+from lowerbound.runtime.noise import derived_seed
+from lowerbound.settings import check_seed, check_whole_number
+
+# Conditional draws with fewer effective samples than this are reported.
+_FEWEST_EFFECTIVE = 10.0
+
+
+@describable
+class TableModel(LatentModel):
+    r"""A latent-variable model of the rows of a table, of which any entries may be missing.
+
+    It takes frames, and answers with frames: :meth:`sample`, :meth:`encode` and :meth:`reconstruct`
+    return the columns of the table with their names and types. Columns are found by their names.
+
+    In training, some further entries of half of the rows are hidden at random, from the encoder and
+    from the likelihood, so that the encoder learns to infer z from any of the columns. The bound of
+    a training batch is that of the entries which are not hidden. Nothing is hidden in evaluations.
+
+    Args:
+        prior: p(z).
+        posterior: q(z given x), which needs the field ``observed``, such as
+            ``lb.Given(lb.Gaussian(network), "observed")`` with a network that begins with
+            :class:`lowerbound.ColumnInputs`.
+        likelihood: ``lb.Masked(lb.Columns(network, schema))``.
+        hide: the share of the rows of a training batch of which some entries are hidden.
+
+    Raises:
+        UnsupportedError: if the likelihood is not made of :class:`lowerbound.Columns`.
+        SettingsError: for a share that is not from 0 to 1.
+
+    Source: Ma et al. 2019, "EDDI: efficient dynamic discovery of high-value information with
+    partial VAE"; Ivanov, Figurnov & Vetrov 2019, "Variational autoencoder with arbitrary
+    conditioning".
+    """
+
+    def __init__(
+        self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module, hide: float = 0.5
+    ) -> None:
+        super().__init__(prior, posterior, likelihood)
+        if not isinstance(unwrap(likelihood), Columns):
+            raise UnsupportedError(
+                f"TableModel: a {type(unwrap(likelihood)).__name__} does not know the columns of a "
+                "table; use lb.Masked(lb.Columns(network, schema))"
+            )
+        if not 0 <= hide <= 1:
+            raise SettingsError(f"TableModel: hide={hide!r} must be a share from 0 to 1")
+        self.hide = hide
+        order = {column.name: number for number, column in enumerate(self.schema.modelled)}
+        columns = torch.tensor([order[entry.column] for entry in self.schema.entries])
+        self.register_buffer("_columns", columns, persistent=False)
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the table."""
+        columns: Any = unwrap(self.likelihood)
+        found: Schema = columns.schema
+        return found
+
+    def examples(self, data: Any, *, name: str = "data") -> Examples:
+        """The rows of a table as examples.
+
+        Columns are found by their names: their order does not matter, and a column that the table
+        does not have is not observed.
+
+        Args:
+            data: a frame, the path of a file with a table, or examples that
+                :func:`lowerbound.load_data` made with the columns of this model.
+            name: the name of the data in messages.
+
+        Raises:
+            DataError: for a column of another type, or a category that the model does not know; for
+                examples of other columns.
+        """
+        if isinstance(data, Dataset):
+            data = data.all()
+        return read_rows(data, self.schema, name=name)
+
+    def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> ConditionedParts:
+        """The parts for a batch, of which some entries are hidden in training."""
+        given = dict(given or {})
+        if self.training and self.hide and OBSERVED in given:
+            given[OBSERVED] = self._hide_some(given[OBSERVED])
+        return super().conditioned(x, given)
+
+    def _hide_some(self, observed: Tensor) -> Tensor:
+        """Hide a random share of the columns of some rows."""
+        rows, columns = len(observed), len(self.schema.modelled)
+        chosen = torch.rand(rows, 1, device=observed.device) < self.hide
+        shares = torch.rand(rows, 1, device=observed.device) * chosen
+        kept = torch.rand(rows, columns, device=observed.device) >= shares
+        buffers: Any = self
+        return observed & kept[:, buffers._columns]
+
+    @torch.no_grad()
+    def sample(  # type: ignore[override]
+        self,
+        count: int,
+        *,
+        given: Any = None,
+        mean: bool = False,
+        seed: int | None = None,
+        samples: int = 1000,
+    ) -> Any:
+        """Draw rows: new ones, or ones that agree with what is known.
+
+        Args:
+            count: the number of rows; with ``given``, that for each of its rows.
+            given: a frame with some of the columns, of which entries may be missing. Those that are
+                there are kept, and the others are drawn from their distribution given these, by
+                importance resampling: z from q(z given the known entries), chosen in proportion to
+                its weights, and then the columns from p(x given z). The cost does not depend on how
+                rare the known entries are.
+            mean: give the natural point of p(x given z) instead of a draw from it: the most
+                probable category, and the median of positive numbers and proportions.
+            seed: makes the draws reproducible, and leaves torch's own generator as it was.
+            samples: the number of draws of z from which those given known entries are chosen.
+
+        Returns:
+            A frame of the library of the table on which the model was trained.
+
+        Raises:
+            DataError: if ``given`` has none of the columns, or an entry is not possible.
+
+        Warns:
+            DoubtfulEstimateWarning: if a row of ``given`` has fewer than 10 effective samples.
+        """
+        if given is None:
+            values = super().sample(count, mean=mean, seed=seed)
+            return make_table(decode_columns(values, self.schema), self.schema)
+        count = check_whole_number("sample: count", count)
+        samples = check_whole_number("sample: samples", samples)
+        examples = make_table_examples(given, self.schema, name="given", partial=True)
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+        seed = derived_seed(check_seed("sample", seed), "sample")
+        parts, worst = [], float("inf")
+        for values, log_w in complete_rows(
+            self, examples, samples=samples, draws=count, seed=seed, mean=mean
+        ):
+            parts.append(values.transpose(0, 1).flatten(0, 1))
+            worst = min(worst, float(count_effective_samples(log_w).min()))
+        if worst < min(_FEWEST_EFFECTIVE, samples):
+            warnings.warn(
+                f"sample: the draws of a row that is given come from {worst:.1f} effective samples "
+                f"of {samples:,}; use more samples=",
+                DoubtfulEstimateWarning,
+                stacklevel=2,
+            )
+        drawn = decode_columns(torch.cat(parts), self.schema)
+        known = read_known(given, self.schema)
+        for name, (there, missing) in known.items():
+            # As they were given, and not as they come back from the numbers of the model.
+            drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
+        return make_table(drawn, self.schema)
+
+    def reconstruct(self, data: Any, **given: Any) -> Any:
+        """The natural points of p(x given z), see :meth:`GenerativeModel.reconstruct`.
+
+        For a frame the answer is a frame with the same index, and for examples a tensor.
+        """
+        values = super().reconstruct(data, **given)
+        if not is_frame(data):
+            return values
+        return make_table(decode_columns(values, self.schema), self.schema, open_table(data).index)
+
+    def encode(self, data: Any) -> Any:
+        """The natural point of q(z given x), see :meth:`LatentModel.encode`.
+
+        For a frame the answer is a frame with the columns ``z1``, ``z2`` and so on and the same
+        index, and for examples a tensor.
+        """
+        points = super().encode(data)
+        if not is_frame(data):
+            return points
+        columns: dict[str, Floats] = {
+            f"z{number}": values.numpy()
+            for number, values in enumerate(points.cpu().flatten(1).unbind(1), 1)
+        }
+        return make_frame(columns, self.schema.library or "pandas", open_table(data).index)
+
+
+@torch.no_grad()
+def complete_rows(
+    model: TableModel,
+    examples: Examples,
+    *,
+    samples: int,
+    draws: int,
+    seed: int,
+    mean: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw the entries that are not observed, given those that are, batch by batch.
+
+    Latents are drawn from q, and chosen in proportion to their importance weights.
+
+    Args:
+        model: the model.
+        examples: the rows.
+        samples: K, the number of latents from which ``draws`` are chosen.
+        draws: M, the number of completed rows for each row.
+        seed: of the draws, which do not depend on the batches.
+        mean: whether to take the mean of p(x given z) instead of a draw from it.
+
+    Yields:
+        Completed rows as numbers of the schema, ``[M, B, D]``, and log weights, ``[K, B]``.
+    """
+    size = max(1, _MOST_VALUES // (max(samples, draws) * model.numbers_per_draw(examples)))
+    with evaluating(model), seeded(seed, get_device(model)):
+        for _, x, given in iterate_batches(examples, model, seed=seed, batch_size=size):
+            draw = model.draw(x, samples, **given)
+            z = choose_by_weight(draw.z, draw.log_w, draws)
+            p = model.likelihood_given(given)(z)
+            new = choose_point(p, get_device(model)) if mean else p.sample()
+            observed = given.get(OBSERVED)
+            if observed is not None:
+                new = torch.where(observed, x, new)
+            yield new, draw.log_w
+
+
+def count_effective_samples(log_w: Tensor) -> Tensor:
+    """The effective sample size of each example's weights, ``[B]``, for log weights ``[K, B]``.
+
+    It is 0 for an example without any probability.
+    """
+    shares = log_w.double().softmax(0)
+    effective: Tensor = 1 / shares.square().sum(0)
+    return effective.nan_to_num(0.0)
+
+
+def choose_by_weight(z: Tensor, log_w: Tensor, count: int) -> Tensor:
+    """Choose draws in proportion to their weights, with replacement: ``[M, B, *units]``.
+
+    Args:
+        z: ``[K, B, *units]``.
+        log_w: ``[K, B]``.
+        count: M.
+    """
+    log_w = log_w.double()
+    # All draws of a row without any probability count alike, so that other rows are completed.
+    impossible = ~torch.isfinite(log_w.logsumexp(0))
+    shares = log_w.masked_fill(impossible, 0.0).softmax(0).cumsum(0)
+    u = noise.uniform((count, z.shape[1]), 1, dtype=torch.float64, device=z.device)
+    places = torch.searchsorted(shares.T.contiguous(), u.T.contiguous()).T
+    places = places.clamp(max=len(z) - 1)
+    index = places.reshape(*places.shape, *(1,) * (z.dim() - 2)).expand(-1, -1, *z.shape[2:])
+    return z.gather(0, index)
+
+
+# The number of values that one batch of completed rows may hold.
+_MOST_VALUES = 1 << 24

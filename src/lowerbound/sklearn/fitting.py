@@ -1,0 +1,304 @@
+"""What the estimators share: their parameters, and how a model of a table is fitted."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import narwhals as nw
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+import lowerbound as lb
+from lowerbound.data.columns import Floats, Schema
+from lowerbound.data.fields import WEIGHT
+from lowerbound.data.frames import has_names, is_frame, open_table
+from lowerbound.data.inference import infer_schema
+from lowerbound.data.schema import make_table_examples
+from lowerbound.errors import DoubtfulEstimateWarning
+from lowerbound.models.table import TableModel
+from lowerbound.recipes import find_recipe
+
+# Training takes at least and at most so many steps, if the number is not given.
+_STEPS = 300, 4000
+_EPOCHS = 100
+
+# Weights that are not whole numbers are represented by about so many repetitions of a row, and by
+# at most so many rows.
+_FINENESS = 20
+_MOST_ROWS = 1_000_000
+
+Array = NDArray[Any]
+
+
+class TableEstimator(BaseEstimator):  # type: ignore[misc]
+    """An estimator with a variational auto-encoder of a table, see :class:`lowerbound.TableModel`.
+
+    To write your own: subclass, list further parameters in the constructor and in
+    ``_parameter_constraints``, and use :meth:`_get_examples` and ``self.model_``.
+    """
+
+    model_: TableModel
+    schema_: Schema
+    _arguments: dict[str, int]
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "latent": [Interval(Integral, 1, None, closed="left")],
+        "hidden": [Interval(Integral, 1, None, closed="left")],
+        "layers": [Interval(Integral, 1, None, closed="left")],
+        "samples": [Interval(Integral, 1, None, closed="left")],
+        "steps": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "columns": [dict, None],
+        "missing_values": ["array-like", None],
+        "unknown": [StrOptions({"error", "other"})],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        latent: int = 5,
+        *,
+        hidden: int = 64,
+        layers: int = 2,
+        samples: int = 10,
+        steps: int | None = None,
+        batch_size: int = 64,
+        learning_rate: float = 0.003,
+        columns: Mapping[str, str] | None = None,
+        missing_values: Sequence[Any] | None = None,
+        unknown: str = "error",
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int | bool = 0,
+    ) -> None:
+        self.latent = latent
+        self.hidden = hidden
+        self.layers = layers
+        self.samples = samples
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.columns = columns
+        self.missing_values = missing_values
+        self.unknown = unknown
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _check_input(self, X: Any, *, reset: bool) -> Any:
+        """Check a table, and remember or compare the names of its columns.
+
+        A frame whose columns have no names in text is an array.
+        """
+        if not reset:
+            check_is_fitted(self)
+        fewest = 2 if reset else 1  # one row does not say how columns vary
+        if is_frame(X) and has_names(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if len(X) < fewest:
+                raise ValueError(f"Found a table with {len(X)} rows; at least {fewest} are needed")
+            return X
+        checked = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype="numeric",
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=fewest,
+        )
+        return np.asarray(checked, dtype=float)
+
+    def _fit_model(self, X: Any, sample_weight: Any = None) -> Fitted:
+        """Fit the model of a table."""
+        self._validate_params()
+        X = self._check_input(X, reset=True)
+        weights = np.ones(len(X))
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, _Rows(len(X)), ensure_non_negative=True)
+        X, weights = merge_rows(X, weights)
+        repetitions = _count_repetitions(weights)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        warm = self.warm_start and hasattr(self, "model_")
+        if not warm:
+            self.schema_ = self._infer_schema(X, repetitions)
+        examples = make_table_examples(X, self.schema_, name="X")
+        if (weights != weights[0]).any():
+            fields = {**examples.fields, WEIGHT: torch.from_numpy(weights)}
+            examples = replace(examples, fields=fields)
+        arguments = {
+            name: getattr(self, name) for name in ("latent", "hidden", "layers", "samples")
+        }
+        if warm and arguments != self._arguments:
+            raise ValueError(
+                f"warm_start=True continues the model that was fitted with {self._arguments}, and "
+                f"not with {arguments}; set warm_start=False to fit a new one"
+            )
+        self._arguments = arguments
+        made, objective = find_recipe("table").build(examples, arguments, seed=seed)
+        model = cast(TableModel, self.model_.float() if warm else made)
+        steps = self.steps or int(np.clip(_EPOCHS * len(X) / self.batch_size, *_STEPS))
+        lb.fit(
+            model,
+            objective,
+            examples,
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule="cosine",
+            ema=0.99,
+            seed=seed,
+            device="cpu",
+            threads=1,
+            compile="never",
+            progress=bool(self.verbose),
+        )
+        # In double precision the results for a row do not depend on the rows beside it.
+        self.model_ = model.double().eval()
+        self.n_iter_ = steps
+        return Fitted(_align_noise(examples), repetitions)
+
+    def _infer_schema(self, X: Any, repetitions: NDArray[np.int64]) -> Schema:
+        """Infer the types of the columns; a row counts as often as its weight says."""
+        rows = np.repeat(np.arange(len(X)), repetitions)
+        table = open_table(take_rows(X, rows), "X")
+        settings: Any = {
+            "placeholders": tuple(self.missing_values or ()),
+            "unknown": self.unknown,
+            "name": "X",
+        }
+        types: Any = dict(self.columns or {})
+        schema = infer_schema(table, types=types, **settings)
+        if table.library is not None:
+            return schema
+        # Numbers that are all different are values in an array, which has no columns of text.
+        different = [each.name for each in schema.columns if each.type == "identifier"]
+        types |= {name: "real" for name in different if name not in types}
+        return infer_schema(table, types=types, **settings)
+
+    def _score(self, examples: lb.Examples, draws: int) -> Floats:
+        """log p(x) of each example, in nats."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DoubtfulEstimateWarning)
+            estimate = lb.log_likelihood(self.model_, examples, samples=draws, compile="never")
+        scores: Floats = estimate.per_example.numpy()
+        return scores
+
+    def _get_examples(self, X: Any) -> lb.Examples:
+        """The rows of a table as examples, which all have the same noise.
+
+        So the results for a row do not depend on its position.
+        """
+        return self._make_examples(self._check_input(X, reset=False))
+
+    def _make_examples(self, checked: Any) -> lb.Examples:
+        return _align_noise(make_table_examples(checked, self.schema_, name="X"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the model, whose file is part of it instead."""
+        state = dict(super().__getstate__())
+        model = state.pop("model_", None)
+        if model is not None:
+            state["_model_file"] = _write_model(model)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        file = state.pop("_model_file", None)
+        super().__setstate__(state)
+        if file is not None:
+            self.model_ = _read_model(file)
+
+    def __sklearn_tags__(self) -> Any:
+        """Missing values, text and categories are taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a model was fitted to.
+
+    Args:
+        examples: the rows, each once.
+        repetitions: how often each counts.
+    """
+
+    examples: lb.Examples
+    repetitions: NDArray[np.int64]
+
+
+def _align_noise(examples: lb.Examples) -> lb.Examples:
+    """Give all rows the same noise."""
+    return replace(examples, rows=torch.zeros(len(examples), dtype=torch.int64))
+
+
+def merge_rows(X: Any, weights: Floats) -> tuple[Any, Floats]:
+    """Merge the equal rows of an array, and sort them; rows with the weight 0 are left out.
+
+    So a row that occurs twice is a row with the weight 2, whatever the order of the rows is. The
+    rows of a frame are not merged.
+    """
+    X, weights = take_rows(X, np.flatnonzero(weights > 0)), weights[weights > 0]
+    if not len(weights):
+        raise ValueError("all sample weights are zero; give at least one row a positive weight")
+    if is_frame(X):
+        return X, weights
+    # Equal numbers have equal bits, after -0.0 and the different kinds of NaN are made alike.
+    bits = np.where(np.isnan(X), np.nan, X + 0.0).view(np.int64)
+    _, first, place = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    merged: Floats = np.bincount(place.ravel(), weights).astype(float)
+    return X[first], merged
+
+
+def take_rows(X: Any, rows: NDArray[np.int64]) -> Any:
+    """Take some rows of an array or a frame."""
+    if not is_frame(X):
+        return X[rows]
+    return nw.from_native(X, eager_only=True)[rows.tolist()].to_native()
+
+
+def _count_repetitions(weights: Floats) -> NDArray[np.int64]:
+    """How often each row counts: its weight if all are whole numbers, or else about that often."""
+    if (weights == np.round(weights)).all() and weights.sum() <= max(_MOST_ROWS, len(weights)):
+        return np.asarray(weights, dtype=np.int64)
+    shares = weights / weights.sum() * min(_FINENESS * len(weights), max(_MOST_ROWS, len(weights)))
+    return np.asarray(np.maximum(1, np.round(shares)), dtype=np.int64)
+
+
+class _Rows:
+    """The number of rows of a table, as scikit-learn's checks of weights ask for it."""
+
+    def __init__(self, count: int) -> None:
+        self.shape = (count, 1)
+        self.dtype = np.dtype(float)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def _write_model(model: TableModel) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return lb.save(model, Path(folder) / "model.safetensors").read_bytes()
+
+
+def _read_model(content: bytes) -> TableModel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(content)
+        model: TableModel = lb.load(path)
+    return model.double().eval()

@@ -1,0 +1,336 @@
+"""The commands for tables: data inspect, train table, impute, score, sample and encode."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import feather, parquet
+
+import lowerbound as lb
+from lowerbound.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+from example_tables import make_frame
+
+pytestmark = pytest.mark.usefixtures("trains", "without_learning_curves")
+
+QUICK = ["--steps", "30", "--hidden", "8", "--latent", "2", "--samples", "2", "--batch-size", "50"]
+
+
+def make_holes(rows: int = 120) -> pd.DataFrame:
+    frame = make_frame(rows)
+    random = np.random.default_rng(0)
+    for name in ("height", "gift", "job", "born"):
+        frame.loc[random.random(rows) < 0.2, name] = None
+    return frame
+
+
+def run(capsys, *words) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a table and a run that was trained on it."""
+    folder = tmp_path_factory.mktemp("tables")
+    make_holes().to_csv(folder / "people.csv", index=False)
+    words = ["train", "table", "--data", folder / "people.csv", "--out", folder / "run", *QUICK]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([str(word) for word in words])
+    return folder
+
+
+def test_columns_are_shown(folder, capsys):
+    code, out, err = run(capsys, "data", "inspect", folder / "people.csv")
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert "often exactly 0" in lines["gift"]
+    assert "left out" in lines["name"]
+    assert "--columns NAME=TYPE" in out
+    code, out, _ = run(
+        capsys, "data", "inspect", folder / "people.csv", "--columns", "answer=categorical"
+    )
+    assert "categorical" in next(line for line in out.splitlines() if line.startswith("answer"))
+
+
+def test_the_next_commands_are_for_tables(folder, tmp_path, capsys):
+    words = ["train", "table", "--data", folder / "people.csv", "--out", tmp_path / "run", *QUICK]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert "--out samples.csv" in out
+    assert f"impute {tmp_path / 'run'} --data FILE --out completed.csv" in out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".feather"])
+def test_a_table_is_completed(folder, tmp_path, suffix, capsys):
+    out = tmp_path / f"completed{suffix}"
+    code, said, _ = run(
+        capsys, "impute", folder / "run", "--data", folder / "people.csv", "--out", out
+    )
+    assert code == 0
+    assert "of 120 rows" in said
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".feather": pd.read_feather}[suffix]
+    found, holes = read(out), pd.read_csv(folder / "people.csv")
+    assert list(found) == list(holes)
+    assert not found.isna().any().any()
+    there = holes["height"].notna()
+    np.testing.assert_array_equal(found["height"][there], holes["height"][there])
+
+
+def test_several_tables_of_draws_and_files_in_parts(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "draws.parquet"
+    words = ["impute", folder / "run", "--data", folder / "people.csv", "--out", out]
+    assert run(capsys, *words, "--draws", 2)[0] == 0
+    first, second = (pd.read_parquet(tmp_path / f"draws-{number}.parquet") for number in (1, 2))
+    assert not first["height"].equals(second["height"])
+    assert run(capsys, *words)[0] == 0
+    whole = pd.read_parquet(out)
+    monkeypatch.setattr("lowerbound.cli.tables._ROWS", 50)
+    assert run(capsys, *words)[0] == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(out), whole, rtol=1e-4)
+
+
+def test_rows_are_scored(folder, tmp_path, capsys):
+    out = tmp_path / "scores.csv"
+    words = ["score", folder / "run", "--data", folder / "people.csv", "--out", out]
+    code, said, _ = run(capsys, *words, "--samples", 50)
+    assert code == 0
+    assert "scored 120 rows" in said
+    scores = pd.read_csv(out)
+    assert list(scores)[:3] == ["log_p", "standard_error", "doubtful"]
+    assert scores["given_others:height"].isna().sum() == make_holes()["height"].isna().sum()
+
+
+def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path, capsys):
+    known, out = tmp_path / "known.csv", tmp_path / "drawn.csv"
+    pd.DataFrame({"job": ["cook", "nurse"]}).to_csv(known, index=False)
+    model = lb.save(lb.load(folder / "run"), tmp_path / "model.safetensors")
+    for trained in (folder / "run", model):
+        words = ["sample", trained, "--count", 3, "--given", known, "--out", out]
+        assert run(capsys, *words)[:2] == (0, f"wrote 6 rows to {out}\n")
+        assert list(pd.read_csv(out)["job"]) == ["cook"] * 3 + ["nurse"] * 3
+    assert run(capsys, "sample", model, "--count", 4, "--out", out)[0] == 0
+    assert len(pd.read_csv(out)) == 4
+
+
+def test_embeddings_of_another_table_are_written(folder, tmp_path, capsys):
+    new, out = tmp_path / "new.parquet", tmp_path / "codes.csv"
+    make_holes(30).to_parquet(new)
+    assert run(capsys, "encode", folder / "run", "--data", new, "--out", out)[0] == 0
+    assert len(pd.read_csv(out)) == 30
+    code, said, _ = run(capsys, "evaluate", folder / "run", "--data", new)
+    assert code == 0
+    assert "independent entries" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["impute", "nowhere", "--data", "people.csv", "--out", "a.csv"],
+            "does not exist",
+        ),
+        (["impute", "run", "--data", "none.csv", "--out", "a.csv"], "none.csv"),
+        (["impute", "run", "--data", "people.csv", "--out", "a.txt"], "ends in .parquet"),
+        (["sample", "run", "--given", "job=cook", "--out", "a.csv"], "give one file with some"),
+        (["data", "inspect", "people.csv", "--columns", "age"], "not of the form NAME=TYPE"),
+        (["data", "inspect", "people.csv", "--columns", "age=real"], "'age', which is not a col"),
+    ],
+)
+def test_mistakes_get_one_line(folder, words, message, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not (folder / "a.csv").exists()
+
+
+def test_nothing_is_written_if_a_later_part_cannot_be_read(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lowerbound.cli.tables._ROWS", 50)
+    frame = make_holes()
+    frame.loc[frame.index[-1], "job"] = "pilot"
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "completed.csv"
+    words = ["impute", folder / "run", "--data", tmp_path / "new.csv", "--out", out]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "'pilot' in row 119" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_a_run_that_is_not_of_a_table_is_refused(folder, tmp_path, capsys):
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    )
+    path = lb.save(model, tmp_path / "model.safetensors")
+    words = ["score", path, "--data", folder / "people.csv", "--out", tmp_path / "a.csv"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "is a LatentModel and not one of a table" in err
+
+
+CELLS = [
+    "code,smokes,height,region,note,born,count",
+    '00001,False,-1.4,NA,"a, ""b""",2001-02-03,7',
+    "00002,True,nan,null,,2001-02-04,8",
+    "00003,,2.50,x,c,,",
+    "00004,False,NA,NA,d,2001-02-05,1e1",
+]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A folder with a table whose cells are written in several ways, and a run trained on it."""
+    folder = tmp_path_factory.mktemp("cells")
+    header, *rows = CELLS
+    (folder / "train.csv").write_text("\n".join([header, *(rows * 10), ""]))
+    (folder / "four.csv").write_text("\n".join([*CELLS, ""]))
+    words = ["train", "table", "--data", folder / "train.csv", "--out", folder / "run", *QUICK]
+    words += ["--columns", "code=identifier,region=categorical,note=categorical,count=real"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([str(word) for word in words])
+    return folder
+
+
+def read_cells(path: Path, delimiter: str = ",") -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file, delimiter=delimiter))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_cells_that_are_there_stay_as_they_are(cells, tmp_path, suffix, capsys):
+    delimiter = "\t" if suffix == ".tsv" else ","
+    before = read_cells(cells / "four.csv")
+    with (tmp_path / f"in{suffix}").open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(before)
+    out = tmp_path / f"out{suffix}"
+    words = ["impute", cells / "run", "--data", tmp_path / f"in{suffix}", "--out", out]
+    code, said, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    assert "imputed 3 of 4 rows" in said
+    after = read_cells(out, delimiter)
+    filled = {(2, 2), (2, 4), (3, 1), (3, 5), (3, 6), (4, 2)}
+    for row, (old, new) in enumerate(zip(before, after, strict=True)):
+        for column, (cell, other) in enumerate(zip(old, new, strict=True)):
+            if (row, column) in filled:
+                assert other not in ("", "NA", "nan"), (row, column)
+            else:
+                assert other == cell
+    assert after[3][1] in ("False", "True")
+    assert pd.Timestamp(after[3][5]).year == 2001
+    assert len(after[3][5]) == len("2001-02-03")
+
+
+def test_a_cell_of_another_type_than_the_model_expects_is_named(cells, tmp_path, capsys):
+    path = tmp_path / "wrong.csv"
+    path.write_text("height,smokes\n1.5,True\n2,maybe\n")
+    words = ["score", cells / "run", "--data", path, "--out", tmp_path / "a.csv"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "the column 'smokes' is 'maybe' in row 1, which is not true or false" in err
+    assert [each.name for each in tmp_path.iterdir()] == ["wrong.csv"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather"])
+def test_files_with_types_keep_them(cells, tmp_path, suffix, capsys):
+    types = {
+        "code": pa.int32(),
+        "smokes": pa.bool_(),
+        "height": pa.float32(),
+        "region": pa.dictionary(pa.int32(), pa.string()),
+        "note": pa.large_string(),
+        "born": pa.date32(),
+        "count": pa.int64(),
+    }
+    large = 2**53 - 1
+    born = pa.array([400, None]).cast(pa.int32()).cast(pa.date32())
+    values = [[1, None], [True, None], [1.5, None], ["x", None], ["c", ""], born, [large, None]]
+    table = pa.table(
+        [pa.array(each, kind) for each, kind in zip(values, types.values(), strict=True)],
+        schema=pa.schema(types),
+    )
+    path, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    write, read = {
+        ".parquet": (parquet.write_table, parquet.read_table),
+        ".feather": (feather.write_feather, feather.read_table),
+    }[suffix]
+    write(table, path)
+    code, _, err = run(capsys, "impute", cells / "run", "--data", path, "--out", out)
+    assert code == 0, err
+    found = read(out)
+    assert found.schema.equals(table.schema)
+    assert found.slice(0, 1).to_pylist() == table.slice(0, 1).to_pylist()
+    assert found["code"].to_pylist() == [1, None]
+    assert all(found[name].null_count == 0 for name in types if name != "code")
+
+
+def corrupt(path: Path, start: int = 4, stop: int = 400) -> Path:
+    """Write a parquet file whose row groups cannot be read."""
+    table = pa.table({"height": np.random.default_rng(0).normal(size=500)})
+    parquet.write_table(table, path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[start:stop] = bytes(stop - start)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("command", ["impute", "score"])
+def test_files_that_cannot_be_read_get_one_line(folder, tmp_path, command, capsys):
+    (tmp_path / "header.csv").write_text(f"{','.join(make_holes(2))}\n")
+    (tmp_path / "nothing.csv").write_text("")
+    (tmp_path / "latin.csv").write_bytes("job\ncaf\xe9\n".encode("latin1"))
+    (tmp_path / "ragged.csv").write_text("job,height\ncook,1\ncook\n")
+    (tmp_path / "noise.parquet").write_bytes(b"PAR1 and nothing else")
+    (tmp_path / "noise.feather").write_bytes(b"nothing")
+    parquet.write_table(pa.table({"height": pa.array([], pa.float64())}), tmp_path / "no.parquet")
+    corrupt(tmp_path / "groups.parquet")
+    before = {path.name for path in tmp_path.iterdir()}
+    for name, message in [
+        ("header.csv", "the table has no rows"),
+        ("nothing.csv", "cannot be read as a table"),
+        ("latin.csv", "must be text in UTF-8"),
+        ("ragged.csv", "the same number of entries"),
+        ("noise.parquet", "cannot be read as a table"),
+        ("noise.feather", "cannot be read as a table"),
+        ("no.parquet", "the table has no rows"),
+        ("groups.parquet", "cannot be read as a table"),
+        ("none.parquet", "the file does not exist"),
+        ("none.csv", "the file does not exist"),
+    ]:
+        words = ["--data", tmp_path / name, "--out", tmp_path / "out.csv"]
+        code, _, err = run(capsys, command, folder / "run", *words)
+        assert (name, code) == (name, 2)
+        assert message in err
+        assert "Traceback" not in err
+        assert "bug in lowerbound" not in err
+        assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["impute", "score", "sample"])
+def test_places_that_cannot_be_written_are_refused_before_any_work(
+    folder, tmp_path, command, capsys, monkeypatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    data = ["--data", folder / "people.csv"] if command != "sample" else []
+    if command != "sample":
+        monkeypatch.setattr("lowerbound.cli.tables.open_table_model", lambda path: 1 / 0)
+    for out, message in [
+        ("no/dir/x.csv", "create it (mkdir -p"),
+        ("file/x.csv", "is a file and not a folder"),
+        ("folder.csv", "a folder has this name"),
+    ]:
+        code, _, err = run(capsys, command, folder / "run", *data, "--out", tmp_path / out)
+        assert code != 0
+        assert message in err
+        assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.csv"]

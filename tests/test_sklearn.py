@@ -1,0 +1,175 @@
+"""The estimators for scikit-learn: its own checks, and use in pipelines and searches."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from lowerbound.sklearn import VAE, VAEImputer, VAEOutlierDetector
+
+sys.path.insert(0, str(Path(__file__).parent))
+from example_tables import make_frame
+
+QUICK = {"steps": 20, "hidden": 8, "latent": 2, "samples": 2}
+ESTIMATORS = [VAE, VAEImputer, VAEOutlierDetector]
+
+
+@pytest.mark.usefixtures("trains")
+@parametrize_with_checks([estimator(**QUICK) for estimator in ESTIMATORS])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def wine():
+    return load_wine(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(wine):
+    return VAE(**QUICK, random_state=0).fit(wine[0])
+
+
+def test_an_embedding_comes_back(fitted, wine):
+    z = fitted.transform(wine[0])
+    assert z.shape == (len(wine[0]), 2)
+    assert list(fitted.get_feature_names_out()) == ["vae0", "vae1"]
+    again = fitted.inverse_transform(z)
+    assert again.shape == wine[0].shape
+    # On unscaled columns, whose spreads differ by a factor of 2,500.
+    assert (np.abs(again.mean(0) - wine[0].mean(0)) < wine[0].std(0)).all()
+
+
+def test_scores_are_the_same_at_every_call_and_for_every_batch(fitted, wine):
+    scores = fitted.score_samples(wine[0])
+    assert np.array_equal(fitted.score_samples(wine[0]), scores)
+    np.testing.assert_allclose(fitted.score_samples(wine[0][50:60]), scores[50:60], rtol=1e-10)
+    assert fitted.score(wine[0]) == pytest.approx(scores.mean())
+
+
+def test_samples_are_repeatable(fitted):
+    first = fitted.sample(5, random_state=3)
+    assert first.shape == (5, 13)
+    assert np.array_equal(fitted.sample(5, random_state=3), first)
+
+
+@pytest.mark.parametrize("make", ESTIMATORS)
+def test_pickles_hold_the_model_as_a_file_without_code(make, wine):
+    estimator = make(**QUICK, random_state=0).fit(wine[0])
+    content = pickle.dumps(estimator)
+    assert b"TableModel" in content  # its description, as text
+    assert b"lowerbound.models" not in content
+    again = pickle.loads(content)
+    method = "score_samples" if hasattr(estimator, "score_samples") else "transform"
+    assert np.array_equal(getattr(again, method)(wine[0]), getattr(estimator, method)(wine[0]))
+
+
+def test_weights_count_rows(wine):
+    X = wine[0][:30]
+    weights = np.ones(30)
+    weights[3], weights[7] = 0, 2
+    weighted = VAE(**QUICK, random_state=0).fit(X, sample_weight=weights)
+    repeated = np.concatenate([X[:3], X[4:8], X[7:]])
+    plain = VAE(**QUICK, random_state=0).fit(repeated)
+    np.testing.assert_allclose(weighted.score_samples(X), plain.score_samples(X), rtol=1e-10)
+
+
+def test_a_search_a_pipeline_and_columns_of_a_frame(wine):
+    X, y = wine
+    pipeline = make_pipeline(VAE(**QUICK, random_state=0), LogisticRegression())
+    search = GridSearchCV(pipeline, {"vae__latent": [1, 3]}, cv=2).fit(X, y)
+    assert search.best_params_["vae__latent"] in (1, 3)
+    assert cross_val_score(VAE(**QUICK, random_state=0), X, cv=2).shape == (2,)
+    frame = make_frame(60)
+    columns = ColumnTransformer(
+        [
+            ("table", VAE(**QUICK, random_state=0), ["height", "job", "gift"]),
+            ("rest", StandardScaler(), ["share"]),
+        ]
+    ).set_output(transform="pandas")
+    out = columns.fit_transform(frame)
+    assert list(out) == ["table__vae0", "table__vae1", "rest__share"]
+    assert (out.index == frame.index).all()
+
+
+def test_an_imputer_fills_a_frame_with_columns_of_any_type():
+    frame = make_frame(80)[["height", "job", "visits", "smokes", "born"]]
+    holes = frame.astype({"smokes": object})
+    holes.loc[holes.index[::5], ["height", "job", "smokes", "born"]] = None
+    filled = VAEImputer(**QUICK, random_state=0).fit_transform(holes)
+    assert list(filled) == list(frame)
+    assert not filled.isna().any().any()
+    there = holes.notna()
+    assert filled.where(there).equals(holes.where(there))
+
+
+def test_an_imputer_is_better_than_the_mean():
+    X = StandardScaler().fit_transform(load_breast_cancer().data)
+    random = np.random.default_rng(0)
+    hidden = random.random(X.shape) < 0.2
+    holes = np.where(hidden, np.nan, X)
+    filled = VAEImputer(steps=600, random_state=0).fit_transform(holes)
+    assert np.array_equal(filled[~hidden], X[~hidden])
+    means = np.broadcast_to(np.nanmean(holes, 0), X.shape)
+    error, usual = (((each - X)[hidden] ** 2).mean() for each in (filled, means))
+    assert error < 0.5 * usual
+
+
+def test_outliers_have_low_scores():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(300, 4)) @ random.normal(size=(4, 4))
+    far = X[:10] + 30 * X.std(0)
+    detector = VAEOutlierDetector(contamination=0.05, steps=300, random_state=0).fit(X)
+    assert (detector.predict(far) == -1).all()
+    assert (detector.predict(X) == -1).mean() == pytest.approx(0.05, abs=0.01)
+    assert detector.decision_function(far).max() < 0
+
+
+def test_new_categories_are_refused_or_are_others():
+    frame = pd.DataFrame({"job": ["cook", "nurse"] * 20 + ["pilot"]})
+    new = pd.DataFrame({"job": ["smith"]})
+    with pytest.raises(ValueError, match="'smith' in row 0"):
+        VAE(**QUICK, random_state=0).fit(frame).transform(new)
+    assert VAE(**QUICK, unknown="other", random_state=0).fit(frame).transform(new).shape == (1, 2)
+
+
+def test_a_frame_without_names_is_filled_too():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    X[::5, 1] = np.nan
+    filled = VAEImputer(**QUICK, random_state=0).fit_transform(pd.DataFrame(X))
+    assert not np.isnan(np.asarray(filled)).any()
+
+
+def test_arrays_keep_all_of_their_columns():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    X[:, 0], X[:, 2] = 7.0, np.arange(60)
+    vae = VAE(**QUICK, random_state=0).fit(X)
+    drawn = vae.sample(4, random_state=0)
+    assert drawn.shape == (4, 3)
+    assert (drawn[:, 0] == 7.0).all()
+    assert np.isfinite(drawn).all()
+    assert vae.score_samples(drawn).shape == (4,)
+
+
+def test_another_architecture_is_not_continued(wine):
+    vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
+    with pytest.raises(ValueError, match="set warm_start=False to fit a new one"):
+        vae.set_params(latent=3).fit(wine[0])
+
+
+def test_warm_start_continues(wine):
+    vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
+    first = vae.score(wine[0])
+    assert vae.fit(wine[0]).score(wine[0]) > first
+    assert clone(vae).get_params() == vae.get_params()

@@ -1,0 +1,187 @@
+"""Tables in files: the types of cells, reading in parts, and writing wholly or not at all."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv as arrow_csv
+
+from lowerbound.data.columns import Column, Schema
+from lowerbound.data.completing import complete_text, keep_types, widen_columns
+from lowerbound.data.csv_text import convert_to_schema
+from lowerbound.data.table_files import TableWriter, iterate_parts, iterate_tables, load_table
+from lowerbound.errors import DataError, StorageError
+
+HEADER = "code,smokes,height,region,note,born,count"
+ROWS = [
+    '00001,False,-1.4,NA,"a, ""b""",2001-02-03,7',
+    "00002,True,nan,null,,2001-02-04,8",
+    "00003,,2.50,x,c,,",
+    "00004,False,NA,NA,d,2001-02-05,1e1",
+]
+SCHEMA = Schema(
+    (
+        Column("code", "identifier", "String"),
+        Column("smokes", "boolean", "Boolean", categories=(False, True)),
+        Column("height", "real"),
+        Column("region", "categorical", "String", categories=("NA", "null", "x")),
+        Column("note", "categorical", "String", categories=('a, "b"', "c", "d")),
+        Column("born", "time", "Date"),
+        Column("count", "count"),
+    ),
+    "pyarrow",
+)
+
+
+def write_cells(folder: Path, times: int = 1) -> Path:
+    path = folder / "cells.csv"
+    path.write_text("\n".join([HEADER, *(ROWS * times), ""]))
+    return path
+
+
+def test_types_of_columns_in_csv_files(tmp_path):
+    path = write_cells(tmp_path)
+    table = load_table(path)
+    assert [str(field.type) for field in table.schema] == [
+        *("string", "bool", "double", "string", "string", "date32[day]", "double")
+    ]
+    assert table["code"].to_pylist()[0] == "00001"
+    assert table["region"].to_pylist() == ["NA", "null", "x", "NA"]
+    assert table["height"].null_count == 2
+    path = tmp_path / "more.csv"
+    path.write_text(
+        "whole,zone,time,mark,nothing,quoted,large\n"
+        '1,2020-01-01T10:00Z,2020-01-01 10:00,?,NA,"1",1\n'
+        'null,,2020-01-02,3.5,,"",1152921504606846977\n'
+    )
+    table = load_table(path, missing_values=("?",))
+    assert [str(field.type) for field in table.schema] == [
+        *("int64", "timestamp[s, tz=UTC]", "timestamp[s]", "double", "null", "int64", "string")
+    ]
+
+
+def test_a_schema_gives_the_types_of_cells_in_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("lowerbound.data.csv_text._BLOCK_BYTES", 100)
+    path = write_cells(tmp_path, 10)
+    parts = list(iterate_parts(path, 3, SCHEMA))
+    assert [len(part) for part, _ in parts] == [3] * 13 + [1]
+    assert len({str(part.schema) for part, _ in parts}) == 1
+    joined = pa.concat_tables([part for part, _ in parts])
+    assert joined.equals(load_table(path, SCHEMA))
+    texts = pa.concat_tables([text for _, text in parts])
+    assert texts["smokes"].to_pylist()[:3] == ["False", "True", None]
+    assert sum(len(part) for part in iterate_tables(path, 3)) == 40
+
+
+@pytest.mark.parametrize(
+    ("column", "good", "kind", "bad"),
+    [
+        (Column("x", "count", "Int64"), "007", "int64", "seven"),
+        (Column("x", "real", "Float64"), "7", "double", "7,5"),
+        (Column("x", "boolean", "Boolean", categories=(False, True)), "TRUE", "bool", "yes"),
+        (Column("x", "boolean", "Int64", categories=(0, 1)), "1", "int64", "yes"),
+        (Column("x", "time", "Datetime"), "2001-02-03T04:05", "timestamp[s]", "3.2.2001"),
+        (Column("x", "ordinal", "Int64", categories=(1, 2)), "2", "int64", "two"),
+        (Column("x", "categorical", "String", categories=("01", "2")), "01", "string", None),
+        (Column("x", "identifier", "Int64"), "12", "int64", None),
+        (Column("x", "identifier", "Int64"), "0012", "string", None),
+        (Column("x", "identifier", "Int64"), "1152921504606846977", "string", None),
+        (Column("x", "real", "Int64"), "1152921504606846977", "double", "1x"),
+    ],
+)
+def test_cells_are_converted_to_the_types_of_a_schema(column, good, kind, bad):
+    cells = [good, None]
+    found = convert_to_schema(pa, pa.table({"x": cells}), Schema((column,)), name="file")
+    assert str(found.schema.field("x").type) == kind
+    assert found["x"].null_count == 1
+    if bad is None:
+        return
+    text = pa.table({"x": [*cells, bad]})
+    with pytest.raises(DataError, match=f"file: the column 'x' is '{bad}' in row 12, which is"):
+        convert_to_schema(pa, text, Schema((column,)), name="file", first_row=10)
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "column", "filled"),
+    [
+        (["TRUE", None], [True, False], SCHEMA.find("smokes"), ["TRUE", "FALSE"]),
+        (["1", "NA"], [1.0, 2.6], Column("x", "real", "Int64"), ["1", "3"]),
+        (["1.50", "NA"], [1.5, 2.25], Column("x", "real"), ["1.50", "2.25"]),
+        (
+            ["2001-02-03T04:05", ""],
+            [0, 86400 * 10**6 + 7],
+            Column("x", "time", "Datetime"),
+            ["2001-02-03T04:05", "1970-01-02T00:00:00"],
+        ),
+    ],
+)
+def test_filled_cells_look_like_the_others(cells, values, column, filled):
+    schema = Schema((Column("x", column.type, column.dtype, categories=column.categories),))
+    text = pa.table({"x": cells})
+    table = convert_to_schema(pa, text, schema, name="file")
+    wide = widen_columns(table, schema)
+    completed = pa.table({"x": pa.array(values).cast(wide["x"].type)})
+    kept = keep_types(table, completed, schema)
+    assert kept.schema == table.schema
+    assert complete_text(text, table, kept, schema)["x"].to_pylist() == filled
+
+
+def write_parts(path: Path, *tables: pa.Table, interrupted: bool = False) -> None:
+    with TableWriter(path) as writer:
+        for table in tables:
+            writer.write(table)
+        if interrupted:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 20,000 bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".feather"])
+@pytest.mark.usefixtures("small_files")
+def test_a_table_that_cannot_be_written_whole_leaves_no_file(tmp_path, suffix):
+    path = tmp_path / f"large{suffix}"
+    table = pa.table({"x": np.random.default_rng(0).normal(size=10_000)})
+    with pytest.raises(StorageError, match="raise the limit"):
+        write_parts(path, table)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_table_leaves_no_file_and_keeps_an_earlier_one(tmp_path):
+    for suffix in (".csv", ".parquet"):
+        path = tmp_path / f"table{suffix}"
+        path.write_text("earlier")
+        with pytest.raises(KeyboardInterrupt):
+            write_parts(path, pa.table({"x": [1.0]}), interrupted=True)
+        assert path.read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_written_cells_are_read_again(tmp_path):
+    texts = ["plain", 'with "quotes"', "a,b", "two\nlines", "", None, "007"]
+    table = pa.table({"a, b": texts, "number": [1, 2, 3, 4, 5, 6, None]})
+    write_parts(tmp_path / "out.csv", table.slice(0, 3), table.slice(3))
+    lines = (tmp_path / "out.csv").read_text()
+    assert lines.startswith('"a, b",number\nplain,1\n')
+    options = arrow_csv.ParseOptions(newlines_in_values=True)
+    found = arrow_csv.read_csv(
+        tmp_path / "out.csv",
+        parse_options=options,
+        convert_options=arrow_csv.ConvertOptions(
+            strings_can_be_null=True, quoted_strings_can_be_null=False
+        ),
+    )
+    assert found.to_pydict() == table.to_pydict()
+    with pytest.raises(DataError, match="cannot be written as text"):
+        write_parts(tmp_path / "list.csv", pa.table({"x": [[1, 2]]}))
+    with pytest.raises(DataError, match="another type than in the rows before"):
+        write_parts(tmp_path / "a.parquet", pa.table({"x": [1]}), pa.table({"x": ["text"]}))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]

@@ -1,0 +1,490 @@
+"""Models of tables: closed forms, imputations, conditional draws, and independence of units."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import lowerbound as lb
+from lowerbound.data import Column, Schema
+from lowerbound.errors import (
+    DataError,
+    DoubtfulEstimateWarning,
+    SettingsError,
+    UnsupportedError,
+)
+from lowerbound.evaluation.baseline import score_columns_alone
+from lowerbound.evaluation.imputing import _find_half_sample_modes
+from lowerbound.recipes import find_recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+from example_tables import make_frame
+
+# A linear-Gaussian table: x = mean + loadings z + noise, with two latents.
+LOADINGS = torch.tensor([[1.0, 0.5], [-0.7, 0.3], [0.2, 0.9], [0.6, -0.8]])
+SCALES = torch.tensor([0.5, 0.8, 0.3, 0.6])
+MEAN = torch.tensor([0.5, -1.0, 0.2, 0.0])
+NAMES = ("a", "b", "c", "d")
+# In the table each column has a unit of its own.
+UNITS, ORIGINS = np.array([2.0, 100.0, 1.0, 0.01]), np.array([10.0, -5.0, 0.0, 3.0])
+
+
+def make_schema() -> Schema:
+    return Schema(
+        tuple(
+            Column(name, "real", centre=float(origin), spread=float(unit))
+            for name, origin, unit in zip(NAMES, ORIGINS, UNITS, strict=True)
+        ),
+        "pandas",
+    )
+
+
+class Linear(torch.nn.Module):
+    """The decoder: locations, and constant log scales."""
+
+    output_shape = (8,)
+
+    def forward(self, z):
+        location = MEAN.to(z) + z @ LOADINGS.T.to(z)
+        return torch.cat([location, SCALES.log().to(z).expand_as(location)], -1)
+
+
+class ExactPosterior(lb.Conditional):
+    """p(z given the entries that are observed), with a wider covariance if asked."""
+
+    needs = ("observed",)
+
+    def __init__(self, widening=1.0):
+        super().__init__()
+        self.widening = widening
+
+    def forward(self, x, *, observed):
+        weights = observed.double() / SCALES.double().square()
+        loadings = LOADINGS.double()
+        precision = torch.eye(2).double() + torch.einsum(
+            "bd,di,dj->bij", weights, loadings, loadings
+        )
+        right = torch.einsum("bd,di->bi", weights * (x.double() - MEAN.double()), loadings)
+        covariance = torch.linalg.inv(precision)
+        mean = (covariance @ right.unsqueeze(-1)).squeeze(-1)
+        root = torch.linalg.cholesky(covariance) * self.widening
+        return torch.distributions.MultivariateNormal(mean.float(), scale_tril=root.float())
+
+
+class GaussianColumns(lb.Columns):
+    """Columns whose tails are those of a Gaussian."""
+
+    def __init__(self, network, schema):
+        super().__init__(network, schema)
+        self.has_tails.fill_(False)
+
+
+def make_model(widening=1.0) -> lb.TableModel:
+    likelihood = lb.Masked(GaussianColumns(Linear(), make_schema()))
+    return lb.TableModel(lb.StandardNormal(2), ExactPosterior(widening), likelihood, hide=0.0)
+
+
+def make_table(rows=300, missing=0.3, seed=0) -> pd.DataFrame:
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(rows, 2, generator=generator)
+    x = MEAN + z @ LOADINGS.T + SCALES * torch.randn(rows, 4, generator=generator)
+    values = x.double().numpy() * UNITS + ORIGINS
+    mask = torch.rand(rows, 4, generator=generator).numpy() < missing
+    mask[:, 0] &= ~mask[:, 1:].all(1)
+    values[mask] = np.nan
+    return pd.DataFrame(values, columns=list(NAMES))
+
+
+def covariance() -> np.ndarray:
+    root = LOADINGS.double().numpy()
+    return root @ root.T + np.diag(SCALES.double().numpy() ** 2)
+
+
+def log_density(frame: pd.DataFrame) -> np.ndarray:
+    """log p(x of the observed entries), in the units of the table."""
+    result = []
+    for row in frame.to_numpy():
+        seen = ~np.isnan(row)
+        if not seen.any():
+            result.append(0.0)
+            continue
+        x = (row[seen] - ORIGINS[seen]) / UNITS[seen]
+        p = stats.multivariate_normal(MEAN.double().numpy()[seen], covariance()[np.ix_(seen, seen)])
+        result.append(p.logpdf(x) - np.log(UNITS[seen]).sum())
+    return np.array(result)
+
+
+def conditional(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the missing entries, in the units of the table."""
+    seen = ~np.isnan(row)
+    sigma, mean = covariance(), MEAN.double().numpy()
+    x = (row[seen] - ORIGINS[seen]) / UNITS[seen]
+    gain = sigma[np.ix_(~seen, seen)] @ np.linalg.inv(sigma[np.ix_(seen, seen)])
+    centre = mean[~seen] + gain @ (x - mean[seen])
+    rest = sigma[np.ix_(~seen, ~seen)] - gain @ sigma[np.ix_(seen, ~seen)]
+    unit = UNITS[~seen]
+    return centre * unit + ORIGINS[~seen], rest * np.outer(unit, unit)
+
+
+def test_the_log_likelihood_is_that_of_the_observed_entries():
+    model, frame = make_model(widening=1.3), make_table()
+    found = lb.log_likelihood(model, frame, samples=2000)
+    errors = found.per_example.numpy() - log_density(frame)
+    assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(len(frame)) + 1e-3
+    assert np.abs(errors).max() < 0.2
+
+
+def test_scores_of_rows_and_of_values_given_the_others():
+    model, frame = make_model(widening=1.2), make_table(40)
+    scores = lb.score(model, frame, samples=20_000)
+    expected = log_density(frame)
+    np.testing.assert_allclose(scores.per_example, expected, atol=0.05)
+    assert (
+        np.abs(scores.per_example.numpy() - expected) < 5 * scores.standard_errors.numpy() + 1e-3
+    ).all()
+    for name in NAMES:
+        others = frame.assign(**{name: np.nan})
+        wanted = expected - log_density(others)
+        found = scores.columns[name].numpy()
+        seen = frame[name].notna().to_numpy()
+        assert np.isnan(found[~seen]).all()
+        some = seen & others.notna().any(axis=1).to_numpy()
+        # Of a value in the far tail, few draws of z say what the others alone would be.
+        usual = some & (wanted > np.nanquantile(wanted[some], 0.2))
+        np.testing.assert_allclose(found[usual], wanted[usual], atol=0.3)
+    table = scores.to_frame("pandas")
+    assert list(table)[:4] == ["log_p", "standard_error", "doubtful", "given_others:a"]
+
+
+def test_imputations_agree_with_the_closed_form():
+    model, frame = make_model(widening=1.2), make_table(60)
+    once = lb.impute(model, frame, samples=2000, seed=1)
+    many = lb.impute(model, frame, 400, samples=2000)
+    assert len(many.tables) == 400
+    stacked = np.stack([table.to_numpy() for table in many.tables])
+    z_means, z_variances = [], []
+    for number, row in enumerate(frame.to_numpy()):
+        seen = ~np.isnan(row)
+        assert (stacked[:, number, seen] == row[seen]).all()
+        if seen.all():
+            continue
+        mean, spread = conditional(row)
+        deviation = np.sqrt(np.diag(spread))
+        draws = stacked[:, number, ~seen]
+        z_means += list((draws.mean(0) - mean) / (deviation / math.sqrt(400)))
+        z_variances += list(draws.var(0, ddof=1) / np.diag(spread))
+        points = once.table.to_numpy()[number, ~seen]
+        assert (np.abs(points - mean) < 5 * deviation / math.sqrt(200)).all()
+    z_means = np.array(z_means)
+    assert np.abs(z_means).max() < 4.5
+    assert abs(np.square(z_means).mean() - 1) < 0.5
+    assert abs(np.mean(z_variances) - 1) < 4 * math.sqrt(2 / 400 / len(z_variances)) + 0.02
+
+
+def test_conditional_draws_agree_with_the_closed_form():
+    model = make_model(widening=1.2)
+    given = pd.DataFrame({"b": [ORIGINS[1] + 2.5 * UNITS[1]], "d": [ORIGINS[3] - 1.5 * UNITS[3]]})
+    draws = model.sample(2000, given=given, seed=0, samples=20_000)
+    assert (draws["b"] - given["b"][0]).abs().max() < 1e-4 * UNITS[1]
+    row = np.array([np.nan, given["b"][0], np.nan, given["d"][0]])
+    mean, spread = conditional(row)
+    found = draws[["a", "c"]].to_numpy()
+    errors = (found.mean(0) - mean) / np.sqrt(np.diag(spread) / 2000)
+    assert (np.abs(errors) < 4).all()
+    np.testing.assert_allclose(np.cov(found.T), spread, rtol=0.15, atol=0.05 * spread.max())
+
+
+def test_rows_whose_imputation_is_not_to_be_trusted_are_named():
+    model, frame = make_model(widening=0.05), make_table(30)
+    with pytest.warns(lb.errors.DoubtfulEstimateWarning, match=r"rows .* \(counted from 0\)"):
+        found = lb.impute(model, frame, samples=100)
+    assert found.doubtful.any()
+    assert not (found.doubtful & ~found.incomplete).any()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small model of a table with all types, some of whose entries are missing."""
+    frame = make_frame(300)
+    random = np.random.default_rng(1)
+    for name in ("height", "gift", "share", "job", "born"):
+        frame.loc[random.random(len(frame)) < 0.2, name] = None
+    return frame, fit_table(frame)
+
+
+def fit_table(frame, steps=60, **settings):
+    data = lb.load_data(frame, test_fraction=0.0)
+    recipe = find_recipe("table")
+    model, objective = recipe.build(data, {"hidden": 16, "latent": 2} | settings, seed=0)
+    run = lb.fit(
+        model,
+        objective,
+        data.train,
+        **recipe.training | {"steps": steps, "batch_size": 50},
+        threads=1,
+        progress=False,
+    )
+    return run.model
+
+
+def evaluate(model, frame):
+    return lb.evaluate(model, lb.IWAE(20), frame).mean
+
+
+def test_the_bound_does_not_depend_on_units_order_or_library():
+    pl = pytest.importorskip("polars")
+    frame = make_frame()[["height", "income", "share", "visits", "job"]]
+    frame.loc[::7, "height"] = np.nan
+    expected = evaluate(fit_table(frame), frame)
+    factor = 100.0
+    observed = frame["height"].notna().mean()
+    scaled = frame.assign(height=frame["height"] * factor, income=frame["income"] * factor)
+    change = math.log(factor) * (observed + 1)
+    assert evaluate(fit_table(scaled), scaled) + change == pytest.approx(expected, rel=1e-6)
+    permuted = frame[["job", "visits", "height", "share", "income"]]
+    assert evaluate(fit_table(permuted), permuted) == pytest.approx(expected, rel=1e-6)
+    other = pl.from_pandas(frame)
+    assert evaluate(fit_table(other), other) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_column_alone_is_scored_by_the_distribution_of_its_values():
+    frame = make_table(2000, missing=0.25)
+    examples = lb.load_data(frame, test_fraction=0.0).train
+    found = score_columns_alone(examples)
+    for name, values in frame.items():
+        seen = values.dropna()
+        wanted = -0.5 * math.log(2 * math.pi * math.e * seen.var(ddof=0)) * len(seen) / len(frame)
+        assert found[name] == pytest.approx(wanted, abs=0.01)
+    frame = make_frame(2000)[["job", "income"]]
+    found = score_columns_alone(lb.load_data(frame, test_fraction=0.0).train)
+    shares = frame["job"].value_counts(normalize=True)
+    assert found["job"] == pytest.approx((shares * np.log(shares)).sum(), abs=0.01)
+    logarithms = np.log(frame["income"])
+    wanted = stats.norm.logpdf(logarithms, logarithms.mean(), logarithms.std()) - logarithms
+    assert found["income"] == pytest.approx(wanted.mean(), abs=0.01)
+
+
+def test_answers_are_frames_with_the_columns_of_the_table(trained):
+    frame, model = trained
+    modelled = [name for name in frame if name not in ("id", "name")]
+    drawn = model.sample(20, seed=0)
+    assert list(drawn) == modelled
+    assert len(drawn) == 20
+    assert set(drawn["job"]) <= {"clerk", "cook", "nurse"}
+    assert set(drawn["country"]) == {"here"}
+    assert drawn["year"].dtype == frame["year"].dtype
+    assert drawn["visits"].dtype == frame["visits"].dtype
+    assert (drawn["gift"] >= 0).all()
+    assert drawn["share"].between(0, 1).all()
+    assert drawn["born"].dtype.kind == "M"
+    assert drawn["smokes"].dtype == bool
+    codes = model.encode(frame)
+    assert list(codes) == ["z1", "z2"]
+    assert (codes.index == frame.index).all()
+    again = model.reconstruct(frame)
+    assert list(again) == modelled
+    assert (again.index == frame.index).all()
+
+
+def test_an_imputed_table_keeps_what_was_there(trained):
+    frame, model = trained
+    found = lb.impute(model, frame).table
+    assert list(found) == list(frame)
+    assert (found.index == frame.index).all()
+    assert not found.isna().any().any()
+    there = frame.notna()
+    assert found.where(there).equals(frame.where(there))
+    assert {name: found[name].dtype for name in found} == {
+        name: frame[name].dtype for name in frame
+    }
+
+
+def test_a_saved_model_takes_tomorrows_table(trained, tmp_path):
+    frame, model = trained
+    loaded = lb.load(lb.save(model, tmp_path / "model.safetensors"))
+    assert loaded.schema == model.schema
+    new = frame[list(reversed(frame.columns))]
+    assert evaluate(loaded, new) == evaluate(model, frame)
+
+
+def test_draws_given_some_columns_keep_them(trained):
+    _, model = trained
+    given = pd.DataFrame({"job": ["cook", "nurse"], "visits": [3, None]})
+    drawn = model.sample(3, given=given, seed=0)
+    assert list(drawn["job"]) == ["cook"] * 3 + ["nurse"] * 3
+    assert list(drawn["visits"][:3]) == [3, 3, 3]
+    assert model.sample(3, given=given, seed=0).equals(drawn)
+
+
+def test_the_sensitivity_agrees_with_the_closed_form():
+    """Tilting a Gaussian by exp(delta v) shifts its mean by delta times its covariance with v."""
+    model, frame = make_model(widening=1.2), make_table(400, missing=0.2)
+    complete = make_table(400, missing=0.0)["a"]
+    found = lb.sensitivity(model, frame, slopes=(-1.0, 0.0, 1.0), draws=400, samples=1000)
+    assert [each.slope for each in found if each.column == "a"] == [-1.0, 0.0, 1.0]
+    low, middle, high = (each for each in found if each.column == "a")
+    hidden = frame["a"].isna()
+    assert middle.missing == pytest.approx(hidden.mean())
+    assert abs(middle.mean_of_imputed - complete[hidden].mean()) < 4 * UNITS[0] / math.sqrt(
+        hidden.sum()
+    )
+    shifts = []
+    for row in frame[hidden].to_numpy():
+        _, spread = conditional(row)
+        shifts.append(spread[0, 0] / frame["a"].std())
+    assert high.mean_of_imputed - middle.mean_of_imputed == pytest.approx(np.mean(shifts), rel=0.12)
+    assert middle.mean_of_imputed - low.mean_of_imputed == pytest.approx(np.mean(shifts), rel=0.12)
+    total = frame["a"].sum() + high.mean_of_imputed * hidden.sum()
+    assert high.mean == pytest.approx(total / len(frame), rel=1e-4)
+    table = lb.evaluation.tabulate_sensitivity(found)
+    assert list(table) == ["column", "missing", "slope", "mean_of_imputed", "mean"]
+
+
+def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
+    _, model = trained
+    given = pd.DataFrame({"income": [1e9, 123.456789], "height": [171.123456789, None]})
+    drawn = model.sample(2, given=given)
+    assert list(drawn["income"]) == [1e9, 1e9, 123.456789, 123.456789]
+    assert list(drawn["height"][:2]) == [171.123456789] * 2
+    assert drawn["height"][2:].notna().all()
+
+
+def test_few_effective_samples_are_counted():
+    model = make_model(widening=30.0)
+    given = pd.DataFrame({"b": [ORIGINS[1] + 3 * UNITS[1]], "d": [ORIGINS[3]]})
+    with pytest.warns(
+        DoubtfulEstimateWarning, match=r"come from [1-9]\.\d effective samples of 500"
+    ):
+        model.sample(2, given=given, seed=0, samples=500)
+
+
+def test_the_mode_of_continuous_values_is_where_they_are_dense():
+    draws = np.random.default_rng(0).gamma(3.0, 1.0, (4000, 30))
+    found = _find_half_sample_modes(draws)
+    assert found.mean() == pytest.approx(2.0, abs=0.15)  # the mode of this gamma distribution
+
+
+def test_a_row_without_probability_does_not_stop_the_others(trained):
+    frame, model = trained
+    frame = frame.astype({"height": float})
+    frame.loc[frame.index[3], ["height", "job"]] = [1e30, None]
+    with pytest.warns(DoubtfulEstimateWarning, match="rows 3"):
+        found = lb.impute(model, frame)
+    assert not found.table.isna().any().any()
+
+
+def test_constant_columns_have_their_value():
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"a": [3.0, None] * 40, "b": random.normal(size=80), "c": ["x", None] * 40}
+    )
+    model = fit_table(frame, steps=5)
+    found = lb.impute(model, frame).table
+    assert (found["a"] == 3.0).all()
+    assert (found["c"] == "x").all()
+    assert list(model.sample(2)) == ["a", "b", "c"]
+
+
+def test_a_pair_of_tables_has_one_schema():
+    frame = make_frame(100)
+    data = lb.load_data((frame[:60], frame[60:]))
+    assert data.test.preprocessing.schema == data.train.preprocessing.schema
+    assert len(data.test) == 40
+
+
+def test_other_models_refuse_rows_of_tables():
+    data = lb.load_data(make_frame()[["height", "income"]])
+    vae = lb.LatentModel(lb.StandardNormal(1), lb.Gaussian(lb.mlp(2, 2)), lb.Gaussian(lb.mlp(1, 4)))
+    with pytest.raises(DataError, match="a Gaussian likelihood does not know its columns"):
+        lb.fit(vae, lb.ELBO(), data.train, steps=1, progress=False)
+
+
+def test_the_whole_of_a_data_set_is_imputed(trained):
+    frame, model = trained
+    found = lb.impute(model, lb.load_data(frame, test_fraction=0.2))
+    assert len(found.table) == len(frame)
+
+
+def test_draws_given_an_unknown_column_are_refused(trained):
+    _, model = trained
+    with pytest.raises(DataError, match="given: 'jobs' is not a column of the model's table"):
+        model.sample(3, given=pd.DataFrame({"jobs": ["cook"], "visits": [3]}))
+
+
+def test_examples_of_other_columns_are_refused(trained):
+    frame, model = trained
+    other = lb.load_data(frame[["height", "income"]]).train
+    with pytest.raises(DataError, match="numbers of other columns"):
+        lb.evaluate(model, lb.IWAE(2), other)
+
+
+def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained):
+    _, model = trained
+    observed = torch.ones(1000, len(model.schema.entries), dtype=torch.bool)
+    hidden = ~model._hide_some(observed)
+    place = model.schema.places["gift"]
+    assert torch.equal(hidden[:, place.start], hidden[:, place.stop - 1])
+    assert 0.35 < float(hidden.any(1).float().mean()) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, f: lb.impute(m, f, 0), SettingsError, "impute: draws"),
+        (lambda m, f: lb.impute(m, f, point="best"), SettingsError, "point='best' is unknown"),
+        (
+            lambda m, f: lb.impute(lb.LatentModel(m.prior, m.posterior, m.likelihood), f),
+            UnsupportedError,
+            "impute takes a lowerbound.TableModel",
+        ),
+        (
+            lambda m, f: lb.TableModel(m.prior, m.posterior, m.likelihood, hide=2),
+            SettingsError,
+            "hide=2",
+        ),
+        (
+            lambda m, f: lb.TableModel(m.prior, m.posterior, lb.Gaussian(lb.mlp(2, 4))),
+            UnsupportedError,
+            "does not know the columns",
+        ),
+        (
+            lambda m, f: lb.Columns(lb.mlp(2, 4, 3), m.schema),
+            lb.errors.ShapeError,
+            "needs .* outputs",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(call, error, message, trained):
+    frame, model = trained
+    with pytest.raises(error, match=message):
+        call(model, frame)
+
+
+def test_rubins_rules():
+    # An example with M = 5 (Little & Rubin 2002 give the formulae).
+    estimates, variances = np.array([2.1, 1.9, 2.4, 2.0, 2.2]), np.full(5, 0.04)
+    pooled = lb.pool(estimates, variances)
+    between = estimates.var(ddof=1)
+    total = 0.04 + 1.2 * between
+    assert pooled.mean == pytest.approx(2.12)
+    assert pooled.variance == pytest.approx(total)
+    assert pooled.degrees == pytest.approx(4 * (total / (1.2 * between)) ** 2)
+    low, high = pooled.interval(0.9)
+    width = stats.t.ppf(0.95, pooled.degrees) * math.sqrt(total)
+    assert (low, high) == pytest.approx((2.12 - width, 2.12 + width))
+    equal = lb.pool([1.0, 1.0], [0.25, 0.25])
+    assert equal.interval()[1] == pytest.approx(1 + 0.5 * stats.norm.ppf(0.975))
+
+
+@pytest.mark.parametrize(
+    ("estimates", "variances", "message"),
+    [([1.0], [1.0], "at least two"), ([1, 2], [1], "the shape"), ([1, 2], [1, -1], "at least 0")],
+)
+def test_pool_refuses(estimates, variances, message):
+    with pytest.raises(SettingsError, match=message):
+        lb.pool(estimates, variances)
