@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
 
 from lowerbound.distributions.entries import entrywise_log_prob
+from lowerbound.distributions.vectors import SideBySide
 
 IDENTITY, LOG, LOGIT = range(3)
 """The functions that were applied to continuous values before they were standardised."""
@@ -58,7 +59,7 @@ class _Rows(constraints.Constraint):
         return "rows of a table"
 
 
-class RowDistribution(Distribution):
+class RowDistribution(SideBySide):
     r"""Independent entries of several families, which together describe a row of a table.
 
     .. math:: \log p(x) = \sum_d \log p_d(v_d) + \sum_{d\ \text{continuous}} \log \frac{dv_d}{dx_d}
@@ -81,9 +82,6 @@ class RowDistribution(Distribution):
         tensor([-2.4189, -2.4189, -2.4189])
     """
 
-    has_rsample = False
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
-
     def __init__(
         self,
         parts: Sequence[Distribution],
@@ -92,12 +90,14 @@ class RowDistribution(Distribution):
         *,
         is_discrete: bool | None,
     ) -> None:
-        self.parts = tuple(parts)
-        self.order = order
+        super().__init__(parts, order)
         self.units = units
         self.is_discrete = is_discrete
-        self.sizes = [part.event_shape.numel() for part in self.parts]
-        super().__init__(self.parts[0].batch_shape, Size((sum(self.sizes),)), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Codes and counts have no reparameterised draws."""
+        return False
 
     @property
     def support(self) -> Any:
@@ -106,24 +106,10 @@ class RowDistribution(Distribution):
             return constraints.independent(constraints.real, 1)
         return _Rows(self.is_discrete)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean of each number, ``[*batch, D]``."""
-        return self._concatenate([part.mean for part in self.parts])
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance of each number, ``[*batch, D]``."""
-        return self._concatenate([part.variance for part in self.parts])
-
     def expand(self, batch_shape: Any, _instance: Any = None) -> RowDistribution:
         """The same distribution, repeated over ``batch_shape``."""
         parts = [part.expand(Size(batch_shape)) for part in self.parts]
         return RowDistribution(parts, self.order, self.units, is_discrete=self.is_discrete)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of rows, ``[*sample_shape, *batch, D]``."""
-        return self._concatenate([part.sample(Size(sample_shape)) for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of rows in the units of the table, in nats."""
@@ -131,11 +117,8 @@ class RowDistribution(Distribution):
 
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log probability of each number, in nats, ``[*batch, D]``."""
-        pieces = value[..., torch.argsort(self.order)].split(self.sizes, -1)
+        pieces = value[..., self.inverse_order].split(self.sizes, -1)
         terms = [
             entrywise_log_prob(part, piece) for part, piece in zip(self.parts, pieces, strict=True)
         ]
         return self._concatenate(terms) + self.units.log_slopes(value)
-
-    def _concatenate(self, pieces: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(pieces), -1)[..., self.order]
