@@ -64,9 +64,7 @@ def test_every_value_comes_back():
     assert values.dtype == torch.float32
     assert observed[:, [schema.places[c.name].start for c in schema.modelled]].all()
     again = make_table(decode_columns(values, schema), schema, frame.index)
-    assert list(again.columns) == [
-        name for name in frame if TYPES[name] != "identifier"
-    ]
+    assert list(again.columns) == [name for name in frame if TYPES[name] != "identifier"]
     assert (again.index == frame.index).all()
     for name in ("job", "answer", "smokes", "visits", "year", "born"):
         assert (again[name] == frame[name]).all(), name
