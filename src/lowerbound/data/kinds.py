@@ -145,7 +145,7 @@ def _refuse_non_finite(values: Values, name: str) -> None:
     def explain(value: float) -> str:
         if math.isnan(value):
             return (
-                "drop such rows or fill such entries, because this recipe needs complete data. If "
+                "drop such rows or fill such entries, because most recipes need complete data. If "
                 'NaN means that an entry was not observed, pass missing="nan" in Python to a model '
                 "whose likelihood is lb.Masked"
             )

@@ -139,7 +139,13 @@ def impute(
     Example:
         >>> import numpy as np
         >>> import lowerbound as lb
-        >>> table = lb.load_data(np.array([[1.0, 2.0], [3.0, np.nan], [2.0, 2.5]]), columns={})
+        >>> from lowerbound.sklearn import VAE
+        >>> table = np.random.default_rng(0).normal(size=(60, 3))
+        >>> table[::5, 1] = np.nan
+        >>> model = VAE(steps=20, random_state=0).fit(table).model_
+        >>> completed = lb.impute(model, table)
+        >>> completed.table.shape, int(completed.incomplete.sum())
+        ((60, 3), 12)
     """
     if not isinstance(model, TableModel):
         raise UnsupportedError(

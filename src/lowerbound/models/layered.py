@@ -70,9 +70,8 @@ class LayeredModel(GenerativeModel):
         merge: how the posterior of top-down inference uses the state. ``"concatenate"``: its input
             is the features and the state, concatenated along their first dimension.
             ``"product"``: its input is the features; the resulting Gaussian is multiplied with the
-            prior (Sønderby et al. 2016). ``"residual"``: concatenated, and mean and scale are
-            relative to the prior's (Vahdat & Kautz 2020). The top's posterior is as its network
-            gives it, so its prior may be of any kind, such as :class:`lowerbound.Flow`.
+            prior (Sønderby et al. 2016), except at the top. ``"residual"``: concatenated, and mean
+            and scale are relative to the prior's (Vahdat & Kautz 2020), if it is a Gaussian.
         details: how many layers, from z1 on, are details. ``sample(mean=True)``, and so pictures of
             samples, show the natural points of details instead of draws.
 
@@ -222,10 +221,11 @@ class LayeredModel(GenerativeModel):
         return q
 
     def _combine(self, layer: int, q: Distribution, prior: Distribution) -> Distribution:
-        """The posterior; below the top it may be relative to the prior."""
-        if self.merge == "concatenate" or layer == len(self.priors) - 1:
+        """The posterior, if it is relative to the prior."""
+        is_top = layer == len(self.priors) - 1
+        if self.merge == "concatenate" or (self.merge == "product" and is_top):
             return q
-        return merging.relate_to_prior(self.merge, q, prior, self.names[layer])
+        return merging.relate_to_prior(self.merge, q, prior, self.names[layer], is_top=is_top)
 
     def draw(
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any

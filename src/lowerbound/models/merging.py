@@ -74,19 +74,27 @@ def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:
             )
 
 
-def relate_to_prior(merge: str, q: Distribution, prior: Distribution, name: str) -> DiagonalNormal:
+def relate_to_prior(
+    merge: str, q: Distribution, prior: Distribution, name: str, *, is_top: bool
+) -> Distribution:
     """The posterior of one layer, given a Gaussian that is relative to the prior.
+
+    The top's prior may also be of another kind, such as a flow. Then the posterior is the Gaussian
+    itself, as it is for a standard normal prior.
 
     Args:
         merge: ``"product"`` or ``"residual"``, see :class:`lowerbound.LayeredModel`.
         q: what the posterior's network gave.
         prior: the prior of the layer.
         name: the name of the layer, for the message.
+        is_top: whether the layer is the top.
 
     Raises:
-        UnsupportedError: if one of the two is not a diagonal Gaussian.
+        UnsupportedError: if one of the two is not a diagonal Gaussian, below the top.
     """
     ours, above = as_diagonal(q), as_diagonal(prior)
+    if is_top and above is None:
+        return q
     if ours is None or above is None:
         raise UnsupportedError(
             f"LayeredModel: merge={merge!r} needs diagonal Gaussians, and {name} has the posterior "
