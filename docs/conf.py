@@ -52,7 +52,8 @@ nitpick_ignore_regex = [
     # Names of other libraries: their references are not available without a network.
     (
         r"py:.*",
-        r"(torch|numpy|np|zuko|typer|collections|pathlib|pydantic|os|typing|dataclasses|abc)\..*",
+        r"(torch|numpy|np|zuko|typer|collections|pathlib|pydantic|os|typing|dataclasses|abc|sklearn)"
+        r"\..*",
     ),
     (
         r"py:(class|obj|data)",
