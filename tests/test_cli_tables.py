@@ -85,6 +85,23 @@ def test_a_table_is_completed(folder, tmp_path, suffix, capsys):
     np.testing.assert_array_equal(found["height"][there], holes["height"][there])
 
 
+def test_a_constant_column_is_completed(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"size": random.normal(size=60), "unit": ["kg", None] * 30, "year": [2024, None] * 30}
+    )
+    frame["year"] = frame["year"].astype("Int64")
+    frame.loc[::7, "size"] = None
+    data, out = tmp_path / "data.csv", tmp_path / "completed.csv"
+    frame.to_csv(data, index=False)
+    assert run(capsys, "train", "table", "--data", data, "--out", tmp_path / "run", *QUICK)[0] == 0
+    assert run(capsys, "impute", tmp_path / "run", "--data", data, "--out", out)[0] == 0
+    found = pd.read_csv(out)
+    assert (found["unit"] == "kg").all()
+    assert (found["year"] == 2024).all()
+    assert found["size"].notna().all()
+
+
 def test_several_tables_of_draws_and_files_in_parts(folder, tmp_path, capsys, monkeypatch):
     out = tmp_path / "draws.parquet"
     words = ["impute", folder / "run", "--data", folder / "people.csv", "--out", out]

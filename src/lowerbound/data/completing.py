@@ -61,12 +61,13 @@ def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
 
 
 def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, Any]]:
-    """The place of each modelled column with missing entries, and which these are."""
+    """The place of each column with missing entries that are filled, and which these are."""
     import pyarrow
 
     opened = open_table(table)
-    for column in schema.modelled:
-        if column.name not in opened:
+    for column in schema.columns:
+        has_values = column.is_modelled or column.categories or column.atoms
+        if column.name not in opened or not has_values:
             continue
         missing = opened[column.name].find_missing(schema.missing_values)
         if missing.any():
@@ -78,7 +79,7 @@ def _choose_wide_type(column: Column) -> Any | None:
 
     if column.type == "time":
         return pyarrow.timestamp("us")
-    if column.type not in CODED:
+    if column.type not in CODED and not column.categories:
         return pyarrow.float64()
     kinds = {type(category) for category in column.categories}
     if kinds == {bool}:
