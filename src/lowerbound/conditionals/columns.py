@@ -163,6 +163,8 @@ class Columns(Parametric):
         for number, group in enumerate(self._list_ordered()):
             ranks = [math.sqrt(12) * (torch.linspace(0, 1, each) - 0.5) for each in group.levels]
             self._store(f"ranks_{number}", group.pad(ranks, 0.0))
+            exists = group.pad([torch.ones(each) for each in group.levels], 0.0)
+            self._store(f"exists_{number}", exists.bool())
 
     @staticmethod
     def count_outputs(schema: Schema) -> int:
@@ -247,11 +249,8 @@ class Columns(Parametric):
                 continue
             slope, curvature = raw.unsqueeze(-2).chunk(2, -1)  # [*leading, 1, E]
             ranks, base = getattr(self, f"ranks_{ordered}"), self.base_logits[ordered]
-            exists = torch.arange(group.most, device=raw.device)[:, None] < torch.tensor(
-                group.levels, device=raw.device
-            )
             logits = base + slope * ranks - curvature * ranks.square()
-            yield logits.masked_fill(~exists, _IMPOSSIBLE)
+            yield logits.masked_fill(~getattr(self, f"exists_{ordered}"), _IMPOSSIBLE)
             ordered += 1
 
     def marginal_outputs(self, x: Tensor) -> Tensor:
@@ -295,7 +294,7 @@ def _make_counts(log_mean: Tensor, log_inverse_dispersion: Tensor) -> FactorialN
 
 @describable
 class ColumnInputs(nn.Module):
-    """The inputs of an encoder for rows of a table, of which some entries are not observed.
+    """The inputs of an encoder for rows of a table with entries that are not observed.
 
     Continuous values and counts, standardised, are inputs as they are, codes as one-hot codes, and
     ordered codes as their rank as well. An entry that is not observed has inputs of 0, and each

@@ -247,7 +247,7 @@ def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
 
 
 def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:
-    """Refuse a 0 or 1 that has no logarithm or logit and is no atom, naming the first row."""
+    """Refuse a 0 or 1 without a logarithm or logit that is not an atom, naming the first row."""
     unseen = _is_end(values, column) & ~np.isin(values, column.atoms)
     if unseen.any():
         row = int(np.flatnonzero(unseen)[0])

@@ -232,7 +232,7 @@ class FrameColumn(RawColumn):
         return len(self.series)
 
     def list_values(self) -> list[Any]:
-        """The values as objects of Python; categories that are no text or number as text."""
+        """The values as objects of Python; categories that are neither text nor numbers as text."""
         values = list(self.series.to_list())
         if not self._is_category:
             return values
@@ -243,7 +243,7 @@ class FrameColumn(RawColumn):
         """What the column contains according to its type.
 
         Raises:
-            DataError: for a type of which no columns are modelled, such as lists.
+            DataError: for a type that is not modelled, such as lists.
         """
         dtype = self.series.dtype
         if dtype.is_numeric():

@@ -39,10 +39,13 @@ from lowerbound.settings import check_seed, check_whole_number
 # Conditional draws with fewer effective samples than this are reported.
 _FEWEST_EFFECTIVE = 10.0
 
+# The number of values that one batch of completed rows may hold.
+_MOST_VALUES = 1 << 24
+
 
 @describable
 class TableModel(LatentModel):
-    r"""A latent-variable model of the rows of a table, of which any entries may be missing.
+    r"""A latent-variable model of the rows of a table, with any entries missing.
 
     It takes frames, and answers with frames: :meth:`sample`, :meth:`encode` and :meth:`reconstruct`
     return the columns of the table with their names and types. Columns are found by their names.
@@ -279,7 +282,3 @@ def choose_by_weight(z: Tensor, log_w: Tensor, count: int) -> Tensor:
     places = places.clamp(max=len(z) - 1)
     index = places.reshape(*places.shape, *(1,) * (z.dim() - 2)).expand(-1, -1, *z.shape[2:])
     return z.gather(0, index)
-
-
-# The number of values that one batch of completed rows may hold.
-_MOST_VALUES = 1 << 24

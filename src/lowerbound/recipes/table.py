@@ -1,4 +1,4 @@
-"""Tables with columns of several types, of which any entries may be missing."""
+"""Tables with columns of several types and with missing entries."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
