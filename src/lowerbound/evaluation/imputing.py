@@ -120,6 +120,7 @@ def impute(
         point: the point: ``"auto"``, which is by the type of the column, ``"mean"``, ``"median"``
             or ``"mode"``; or one of these for some columns by name. The mean has the least squared
             error, the median the least absolute error. Categories without an order have their mode.
+            Draws beyond the values that were seen in training enter a mean as the nearest of these.
         seed: of the draws.
 
     Returns:
@@ -273,9 +274,11 @@ def _summarise(draws: Floats, column: Column, point: Point) -> Floats:
         return column.round(_find_half_sample_modes(draws))
     if point == "mode":
         return _find_modes(draws)
-    centre: Floats = draws.mean(0)
     if point == "median":
         centre = np.asarray(np.median(draws, 0), dtype=float)
+    else:
+        # A single draw from a heavy tail would outweigh all others.
+        centre = np.clip(draws, *column.limits).mean(0)
     if column.type in CODED:
         return np.asarray(np.round(centre), dtype=float)
     return column.round(centre)
