@@ -140,6 +140,7 @@ def test_means_do_not_follow_draws_beyond_the_values_seen(untrained):
     [
         ({"visits": "best"}, SettingsError, "point='best' is unknown"),
         ({"weight": "mean"}, DataError, "there is no column 'weight'"),
+        (3, SettingsError, "point=3 is unknown"),
     ],
 )
 def test_wrong_points_are_refused(point, error, message, untrained):

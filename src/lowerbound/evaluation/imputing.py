@@ -228,10 +228,12 @@ def impute_examples(
 
 
 def _check_point(point: Point | Mapping[str, Point], schema: Schema) -> None:
-    chosen = {"": point} if isinstance(point, str) else dict(point)
-    for name, each in chosen.items():
-        if name:
+    chosen: tuple[Any, ...] = (point,)
+    if isinstance(point, Mapping):
+        for name in point:
             schema.find(name)
+        chosen = tuple(point.values())
+    for each in chosen:
         if each not in get_args(Point):
             raise SettingsError(
                 f"impute: point={each!r} is unknown; choose 'auto', 'mean', 'median' or 'mode'"
@@ -262,7 +264,7 @@ _POINTS: dict[str, Point] = {
 
 def _choose_point(point: Point | Mapping[str, Point], column: Column) -> Point:
     """Choose the point of a column: mean, median or mode."""
-    chosen = point if isinstance(point, str) else point.get(column.name, "auto")
+    chosen = point.get(column.name, "auto") if isinstance(point, Mapping) else point
     return _POINTS.get(column.type, "mean") if chosen == "auto" else chosen
 
 
