@@ -166,7 +166,9 @@ def run_outliers(pyod: Path | None) -> dict[str, Any]:
     from lowerbound.sklearn import VAEOutlierDetector
 
     found: dict[str, dict[str, list[float]]] = {}
+    rows = {}
     for name, X, is_outlier in list_outlier_tables():
+        rows[name] = len(X)
         scores = found[name] = {"lowerbound": [], "IsolationForest": []}
         for seed in range(SEEDS):
             ours = VAEOutlierDetector(random_state=seed).fit(X)
@@ -176,7 +178,8 @@ def run_outliers(pyod: Path | None) -> dict[str, Any]:
                 scores[method].append(float(area))
         if pyod is not None:
             scores |= _run_pyod(pyod, X, is_outlier)
-    return {"area": found, "rows": {name: len(X) for name, X, _ in list_outlier_tables()}}
+        print(name, scores, flush=True)
+    return {"area": found, "rows": rows}
 
 
 _PYOD = """
