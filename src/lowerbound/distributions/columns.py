@@ -120,8 +120,9 @@ class RowDistribution(SideBySide):
             places = index.reshape(*index.shape, *(1,) * (parameters.dim() - index.dim()))
             return parameters.gather(0, places.expand(*index.shape, *parameters.shape[2:]))
 
-        parts = [part.change_parameters(gather) for part in self.parts]
-        return RowDistribution(parts, self.order, self.units, is_discrete=self.is_discrete)
+        parts: list[Any] = list(self.parts)
+        chosen = [part.change_parameters(gather) for part in parts]
+        return RowDistribution(chosen, self.order, self.units, is_discrete=self.is_discrete)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of rows in the units of the table, in nats."""

@@ -250,6 +250,7 @@ def complete_rows(
             draw = model.draw(x, samples, **given)
             index = choose_by_weight(draw.log_w, draws)
             # Each draw of z was decoded for its weight, which takes most of the time.
+            assert draw.p is not None
             p = choose_distributions(draw.p, index)
             with noise.for_foreign(draws, len(x), of_pairs=True):
                 new = choose_point(p, get_device(model)) if mean else p.sample()
