@@ -205,20 +205,56 @@ def test_a_trial_multiplies_matrices_of_the_products_kind(layouts, any_size):
     assert Product.of(a, b) == kind
 
 
+def replay(monkeypatch, own, others):
+    """Let products take these times, in turns."""
+    times = {torch.mm: iter(own), products._multiply_with_onednn: iter(others)}
+    monkeypatch.setattr(products, "_time", lambda multiply, a, b: next(times[multiply]))
+    return times
+
+
 @needs_onednn
-@pytest.mark.parametrize(("share", "chosen"), [(0.84, NAMES[:1]), (0.86, []), (1.5, [])])
-def test_onednn_computes_what_it_computes_clearly_faster(monkeypatch, share, chosen):
+@pytest.mark.parametrize(("share", "chosen"), [(0.94, NAMES[:1]), (0.96, []), (1.5, [])])
+def test_onednn_computes_what_it_computes_faster(monkeypatch, share, chosen):
     # Other programs slow single products; the shortest time of each library counts.
-    others = iter([5.0 * share] * 3 + [share] + [9.0] * 100)
-    monkeypatch.setattr(products, "_TRIAL_SECONDS", 0.0)
+    own, others = [3.0, 1.0, 5.0, 1.01] + [9.0] * 16, [5.0, 5.0, share, share, 7.0] + [9.0] * 15
+    replay(monkeypatch, own, others)
+    assert choose([Product(100, 784, 200, "NT")]) == chosen
+
+
+@needs_onednn
+def test_a_trial_goes_on_until_its_shortest_times_agree(monkeypatch):
+    kind = Product(100, 784, 200, "NT")
+    for own, turns in (
+        ([2.0, 2.0, 2.0, 2.0, 1.0], 4),
+        ([2.0, 1.9, 5.0, 5.0, 5.0, 1.94, 1.0], 6),
+        ([1.05**-n for n in range(20)], 20),
+    ):
+        times = replay(monkeypatch, [*own, *[0.0] * 30], [1.0] * 30)
+        assert products._time_share(kind) == pytest.approx(1.0 / min(own[:turns]))
+        assert len(list(times[torch.mm])) == len(own) + 30 - turns
+
+
+@needs_onednn
+def test_a_trial_of_huge_matrices_is_short(monkeypatch):
+    times = replay(monkeypatch, [2.0] * 9, [1.0] * 9)
+    monkeypatch.setattr(products, "_MOST_SECONDS", 0.0)
+    assert products._time_share(Product(8, 4, 5, "NN")) == 0.5
+    assert len(list(times[torch.mm])) == 8
+
+
+@needs_onednn
+def test_onednn_is_timed_without_the_copy_of_a_transposed_matrix(monkeypatch):
+    """Compiled code writes the matrix as oneDNN reads it."""
+    timed = {torch.mm: set(), products._multiply_with_onednn: set()}
 
     def time_product(multiply, a, b):
-        if a.shape[0] != 100:
-            return 1.0
-        return 1.0 if multiply is torch.mm else next(others)
+        timed[multiply].add((a.shape, a.is_contiguous(), b.stride()))
+        return 1.0
 
     monkeypatch.setattr(products, "_time", time_product)
-    assert choose() == chosen
+    products._time_share(Product(8, 4, 5, "TT"))
+    assert timed[torch.mm] == {((8, 4), False, (1, 4))}
+    assert timed[products._multiply_with_onednn] == {((8, 4), True, (1, 4))}
 
 
 @needs_onednn
