@@ -162,24 +162,41 @@ def list_outlier_tables() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def run_outliers(pyod: Path | None) -> dict[str, Any]:
-    """The area under the curve of scores of outliers, beside other detectors."""
+    """The area under the curve of scores of outliers, beside other detectors.
+
+    Each table's result is written when it is there, and is not computed again.
+    """
+    folder = RESULTS / "outliers"
+    folder.mkdir(exist_ok=True)
+    found = {}
+    for name, X, is_outlier in list_outlier_tables():
+        target = folder / f"{name}.json"
+        if not target.exists():
+            result = {"rows": len(X), "area": _compare_detectors(X, is_outlier, pyod)}
+            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+            print(name, result, flush=True)
+        found[name] = json.loads(target.read_text(encoding="utf8"))
+    return {
+        "area": {name: result["area"] for name, result in found.items()},
+        "rows": {name: result["rows"] for name, result in found.items()},
+    }
+
+
+def _compare_detectors(
+    X: np.ndarray, is_outlier: np.ndarray, pyod: Path | None
+) -> dict[str, list[float]]:
     from lowerbound.sklearn import VAEOutlierDetector
 
-    found: dict[str, dict[str, list[float]]] = {}
-    rows = {}
-    for name, X, is_outlier in list_outlier_tables():
-        rows[name] = len(X)
-        scores = found[name] = {"lowerbound": [], "IsolationForest": []}
-        for seed in range(SEEDS):
-            ours = VAEOutlierDetector(random_state=seed).fit(X)
-            forest = IsolationForest(random_state=seed).fit(X)
-            for method, detector in (("lowerbound", ours), ("IsolationForest", forest)):
-                area = roc_auc_score(is_outlier, -detector.score_samples(X))
-                scores[method].append(float(area))
-        if pyod is not None:
-            scores |= _run_pyod(pyod, X, is_outlier)
-        print(name, scores, flush=True)
-    return {"area": found, "rows": rows}
+    scores: dict[str, list[float]] = {"lowerbound": [], "IsolationForest": []}
+    for seed in range(SEEDS):
+        ours = VAEOutlierDetector(random_state=seed).fit(X)
+        forest = IsolationForest(random_state=seed).fit(X)
+        for method, detector in (("lowerbound", ours), ("IsolationForest", forest)):
+            area = roc_auc_score(is_outlier, -detector.score_samples(X))
+            scores[method].append(float(area))
+    if pyod is not None:
+        scores |= _run_pyod(pyod, X, is_outlier)
+    return scores
 
 
 _PYOD = """
@@ -188,7 +205,6 @@ import numpy as np
 from pyod.models.ecod import ECOD
 from pyod.models.vae import VAE
 from sklearn.metrics import roc_auc_score
-from tables_page import write_page
 data = np.load(sys.argv[1])
 X, y = data["X"], data["y"]
 areas = {"ECOD": [float(roc_auc_score(y, ECOD().fit(X).decision_scores_))], "PyOD's VAE": []}
