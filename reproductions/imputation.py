@@ -177,12 +177,27 @@ def by_neighbours(task: Task, seed: int) -> np.ndarray:
 
 
 def by_regressions(task: Task, seed: int) -> np.ndarray:
+    """Regressions, which get all categories but one: from all others, the last is known exactly.
+
+    All categories of a missing value are missing, so a regression on the others would keep what
+    they were first filled with.
+    """
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
 
     expanded, about = task.expand()
+    groups = [
+        [place for place, (column, _) in enumerate(about) if column == number]
+        for number, kind in enumerate(task.kinds)
+        if kind == "cat"
+    ]
+    dropped = [group[-1] for group in groups]
+    kept = np.setdiff1d(np.arange(len(about)), dropped)
     imputer = IterativeImputer(random_state=seed, max_iter=10)
-    return task.contract(imputer.fit_transform(expanded), about)
+    expanded[:, kept] = imputer.fit_transform(expanded[:, kept])
+    for *others, last in groups:
+        expanded[:, last] = 1 - expanded[:, others].sum(1)
+    return task.contract(expanded, about)
 
 
 def by_miceforest(task: Task, seed: int) -> np.ndarray:
