@@ -19,7 +19,7 @@ from lowerbound.evaluation.column_scores import describe_columns_explained
 
 sys.path.insert(0, str(Path(__file__).parent))
 from example_tables import make_frame
-from test_table_model import NAMES, log_density, make_model, make_table
+from test_table_model import NAMES, UNITS, log_density, make_model, make_table
 
 QUICK = ["--steps", "30", "--hidden", "8", "--latent", "2", "--samples", "2", "--batch-size", "50"]
 
@@ -50,6 +50,16 @@ def test_columns_of_which_nothing_is_observed_are_left_out_and_long_tables_are_t
     )
     table = tabulate_columns(found)
     assert list(table) == ["column", "type", "observed", "alone", "given_others", "gain"]
+
+
+def test_a_value_that_is_far_off_is_scored_by_draws_that_it_does_not_decide():
+    """The draws of z that it allows suit no other value, so the weights cannot remove it."""
+    model, frame = make_model(), make_table(30, missing=0.0)
+    frame.loc[3, "c"] += 6 * UNITS[2]
+    found = lb.score(model, frame).columns
+    for name in NAMES:
+        expected = log_density(frame) - log_density(frame.assign(**{name: np.nan}))
+        assert float(found[name][3]) == pytest.approx(expected[3], rel=0.04)
 
 
 def test_other_models_have_no_columns():

@@ -299,7 +299,7 @@ MUTATIONS = [
     # Scores
     Mutation(
         ROW_SCORES,
-        "others = total - (log_w - own).logsumexp(0)",
+        "others = total - without.logsumexp(0)",
         "others = (log_w + own).logsumexp(0) - total",
         "A value is scored given all values of its row, itself included.",
     ),
@@ -311,21 +311,27 @@ MUTATIONS = [
     ),
     Mutation(
         ROW_SCORES,
+        "            if len(rows):",
+        "            if False:",
+        "Values that decide what z can be are scored by these z.",
+    ),
+    Mutation(
+        ROW_SCORES,
         "return (1 / effective - 1 / samples).clamp(min=0).sqrt()",
         "return (1 / effective).sqrt()",
         "Equal weights have a standard error.",
     ),
     Mutation(
-        COLUMN_SCORES,
+        ROW_SCORES,
         "    seen[:, place] = False\n",
         "",
         "A column is predicted given its own value.",
     ),
     Mutation(
-        COLUMN_SCORES,
-        "log_p = (log_w + terms.sum(-1)).logsumexp(0) - log_w.logsumexp(0)",
-        "log_p = terms.sum(-1).mean(0)",
-        "Predictions of a column ignore the weights.",
+        ROW_SCORES,
+        "log_p = log_w.logsumexp(0) - math.log(samples)",
+        "log_p = log_w.mean(0)",
+        "The score of a row without a column is the mean of log weights.",
     ),
     Mutation(
         COLUMN_SCORES,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lowerbound.data.fields import OBSERVED
 from lowerbound.data.frames import make_frame
-from lowerbound.distributions.entries import entrywise_log_prob
-from lowerbound.errors import UnsupportedError
+from lowerbound.errors import DoubtfulEstimateWarning, UnsupportedError
 from lowerbound.evaluation.baseline import score_columns_alone
 from lowerbound.evaluation.checks import check_normalized
-from lowerbound.models.passes import gather, iterate_batches
+from lowerbound.evaluation.importance import log_likelihood
+from lowerbound.evaluation.row_scores import score_without
 from lowerbound.models.table import TableModel
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
@@ -24,10 +23,6 @@ from lowerbound.settings import check_seed, check_whole_number
 
 # At most this many rows are scored, and fewer of tables with more than so many columns.
 _MOST_ROWS, _MANY_COLUMNS = 1000, 50
-
-# The number of values that one batch may hold.
-_MOST_VALUES = 1 << 22
-
 _FIELDS = ("column", "type", "observed", "alone", "given_others", "gain")
 
 
@@ -60,23 +55,22 @@ def score_columns(
 ) -> list[ColumnScore]:
     r"""Compare each column given all others with the column alone: which does the model explain?
 
-    .. math:: \text{gain}_c = \frac1{N_c} \sum_n \left[ \log \frac{\sum_k w_{nk} \,
-        p(x_{nc} \mid z_{nk})}{\sum_k w_{nk}} - \log p_c(x_{nc}) \right],
-        \qquad z_{nk} \sim q(z \mid x_{n,-c})
+    .. math:: \text{gain}_c = \frac1{N_c} \sum_n \left[ \log \hat p(x_n) - \log \hat p(x_{n,-c}) -
+        \log p_c(x_{nc}) \right]
 
-    Each column is hidden in turn, from the encoder and from the weights w, and predicted as
-    :func:`lowerbound.impute` would. The sum is over the rows where it is observed. The distribution
-    of the column alone, :math:`p_c`, is fitted to its values in the same data, see
-    :func:`score_columns_alone`. The gain estimates the information that the other columns have
-    about this one. If it is about 0, imputations of the column are not better than draws from its
-    own distribution; if it is below 0, they are worse, such as after overfitting.
+    The sum is over the rows where the column is observed. The first two terms are importance
+    weighted bounds with K draws of z: of the whole row, and of the row whose value of this column
+    is hidden. The distribution of the column alone, :math:`p_c`, is fitted to its values in the
+    same data, see :func:`score_columns_alone`. The gain estimates the information that the other
+    columns have about this one. If it is about 0, imputations of the column are not better than
+    draws from its own distribution; if it is below 0, they are worse, such as after overfitting.
 
     Args:
         model: a model of a table.
         data: the table, as for :func:`lowerbound.score`. At most 1,000 rows are used, evenly
             spaced, and fewer of tables with more than 50 columns. Use rows on which the model was
             not trained.
-        samples: K, the number of draws of z for each value.
+        samples: K, the number of draws of z for each row and column.
         seed: of the draws.
 
     Returns:
@@ -85,8 +79,6 @@ def score_columns(
     Raises:
         UnsupportedError: if the model is not one of a table, or a part is not normalised.
         DataError: if the table does not have the columns of the model.
-
-    Source: Gelfand, Dey & Chang 1992, for densities given all other data.
 
     Example:
         >>> import numpy as np
@@ -109,18 +101,15 @@ def score_columns(
     rows = _MOST_ROWS * _MANY_COLUMNS // max(_MANY_COLUMNS, len(places))
     examples = model.examples(data).spread(max(rows, 1))
     model.check_data(examples)
-    size = max(1, _MOST_VALUES // (samples * model.numbers_per_draw(examples)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DoubtfulEstimateWarning)
+        whole = log_likelihood(model, examples, samples, seed=seed, compile="never").per_example
     with torch.no_grad(), evaluating(model), seeded(seed, get_device(model)):
-        given_others = gather(
-            len(examples),
-            (
-                {name: _predict(model, x, given, place, samples) for name, place in places.items()}
-                for _, x, given in iterate_batches(examples, model, seed=seed, batch_size=size)
-            ),
-        )
+        others = score_without(model, examples, places, samples, seed=seed)
     alone = score_columns_alone(examples)
     found = []
-    for name, values in given_others.items():
+    for name, other_values in others.items():
+        values = whole - other_values
         observed = int((~values.isnan()).sum())
         if not observed:
             continue
@@ -135,20 +124,6 @@ def score_columns(
             )
         )
     return sorted(found, key=lambda each: -each.gain)
-
-
-def _predict(
-    model: TableModel, x: Tensor, given: dict[str, Tensor], place: slice, samples: int
-) -> Tensor:
-    """log p(the values of a column given all others), ``[B]``; NaN where it is not observed."""
-    seen = given[OBSERVED].clone()
-    seen[:, place] = False
-    hidden: dict[str, Any] = given | {OBSERVED: seen}
-    draw = model.draw(x, samples, **hidden)
-    terms = entrywise_log_prob(model.likelihood_given(given)(draw.z), x)[..., place].double()
-    log_w = draw.log_w.double()
-    log_p = (log_w + terms.sum(-1)).logsumexp(0) - log_w.logsumexp(0)
-    return log_p.masked_fill(~given[OBSERVED][:, place].any(-1), math.nan)
 
 
 def tabulate_columns(found: Sequence[ColumnScore], library: str = "pandas") -> Any:
