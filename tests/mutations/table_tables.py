@@ -268,12 +268,6 @@ MUTATIONS = [
     ),
     Mutation(
         IMPUTING,
-        "half = -(-len(ordered) // 2)",
-        "half = -(-len(ordered) // 2) + (len(ordered) > 3)",
-        "The mode of continuous values is sought in more than half of the draws.",
-    ),
-    Mutation(
-        IMPUTING,
         "return self.within + (1 + 1 / self.tables) * self.between",
         "return self.within + self.between",
         "Rubin's variance ignores that the number of tables is finite.",
@@ -327,24 +321,6 @@ MUTATIONS = [
         "",
         "A column is predicted given its own value.",
     ),
-    Mutation(
-        ROW_SCORES,
-        "log_p = log_w.logsumexp(0) - math.log(samples)",
-        "log_p = log_w.mean(0)",
-        "The score of a row without a column is the mean of log weights.",
-    ),
-    Mutation(
-        COLUMN_SCORES,
-        "alone[name] * len(examples) / observed,",
-        "alone[name],",
-        "A column alone is scored for each row instead of each value.",
-    ),
-    Mutation(
-        BASELINE,
-        "_score_gaussians(values).sum() + slopes[~values.isnan()].sum() / len(values)",
-        "_score_gaussians(values).sum()",
-        "A column alone is not scored in the units of the table.",
-    ),
     # Sensitivity
     Mutation(
         SENSITIVITY,
@@ -367,33 +343,9 @@ MUTATIONS = [
     # scikit-learn
     Mutation(
         FITTING,
-        'different = [each.name for each in schema.columns if each.type == "identifier"]',
-        "different: list[str] = []",
-        "Numbers of an array that all differ are left out.",
-    ),
-    Mutation(
-        FITTING,
-        "        self.model_ = model.double().eval()\n        self.n_iter_ = steps",
-        "        self.model_ = model.eval()\n        self.n_iter_ = steps",
-        "Models of estimators are evaluated in single precision.",
-    ),
-    Mutation(
-        FITTING,
         "    return replace(examples, rows=torch.zeros(len(examples), dtype=torch.int64))",
         "    return examples",
         "The results for a row depend on its position.",
-    ),
-    Mutation(
-        FITTING,
-        "take_rows(X, np.flatnonzero(weights > 0)), weights[weights > 0]",
-        "take_rows(X, np.flatnonzero(weights >= 0)), weights[weights >= 0]",
-        "Rows with the weight 0 are merged and kept.",
-    ),
-    Mutation(
-        FITTING,
-        "merged: Floats = np.bincount(place.ravel(), weights).astype(float)",
-        "merged: Floats = np.bincount(place.ravel()).astype(float)",
-        "Merged rows have their number in place of their weights.",
     ),
     Mutation(
         FITTING,
@@ -402,27 +354,9 @@ MUTATIONS = [
         "warm_start starts anew.",
     ),
     Mutation(
-        FITTING,
-        "    return model.double().eval()\n",
-        "    return model.eval()\n",
-        "Pickled estimators evaluate in single precision.",
-    ),
-    Mutation(
         ESTIMATORS,
         "self.offset_ = float(np.quantile(scores, self.contamination))",
         "self.offset_ = float(np.quantile(scores, 1 - self.contamination))",
         "The threshold is at the other end of the scores.",
-    ),
-    Mutation(
-        ESTIMATORS,
-        "scores = scores.repeat(fitted.repetitions)",
-        "scores = scores",
-        "The threshold ignores how often a row occurs.",
-    ),
-    Mutation(
-        ESTIMATORS,
-        "return np.where(self.decision_function(X) < 0, -1, 1)",
-        "return np.where(self.decision_function(X) < 0, 1, -1)",
-        "Outliers are called inliers.",
     ),
 ]
