@@ -132,7 +132,9 @@ def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path
     model = lb.save(lb.load(folder / "run"), tmp_path / "model.safetensors")
     for trained in (folder / "run", model):
         words = ["sample", trained, "--count", 3, "--given", known, "--out", out]
-        assert run(capsys, *words)[:2] == (0, f"wrote 6 rows to {out}\n")
+        code, said, _ = run(capsys, *words)
+        assert code == 0
+        assert said.startswith(f"wrote 6 rows to {out}; effective samples of 1,000 draws of z: ")
         assert list(pd.read_csv(out)["job"]) == ["cook"] * 3 + ["nurse"] * 3
     assert run(capsys, "sample", model, "--count", 4, "--out", out)[0] == 0
     assert len(pd.read_csv(out)) == 4

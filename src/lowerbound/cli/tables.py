@@ -1,5 +1,6 @@
 """``lowerbound impute``, ``score`` and ``data inspect``: commands for tables."""
 
+import statistics
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +14,9 @@ from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageErr
 
 if TYPE_CHECKING:
     from lowerbound.models.table import TableModel
+
+# The number of draws of z from which those given known entries are chosen.
+_DRAWS_GIVEN = 1000
 
 # The number of rows that are read, completed and written at once.
 _ROWS = 20_000
@@ -243,7 +247,28 @@ def write_rows(
             )
         known = load_table(path, model.schema)
     with TableWriter(out) as writer:
-        rows = model.sample(count, given=known, mean=mean, seed=seed)
+        about = ""
+        if known is None:
+            rows = model.sample(count, mean=mean, seed=seed)
+        else:
+            rows, effective = model.sample_given(
+                known, count, mean=mean, seed=seed, samples=_DRAWS_GIVEN
+            )
+            about = _describe_effective(effective.tolist())
         table = nw.from_native(rows, eager_only=True).to_arrow()
         writer.write(table)
-    print(f"wrote {table.num_rows:,} rows to {out}")
+    print(f"wrote {table.num_rows:,} rows to {out}{about}")
+
+
+def _describe_effective(effective: list[float]) -> str:
+    """Describe from how many effective samples the draws of each given row come."""
+    from lowerbound.models.table import FEWEST_EFFECTIVE
+
+    worst = min(effective)
+    text = f"; effective samples of {_DRAWS_GIVEN:,} draws of z: {worst:,.0f}"
+    if len(effective) > 1:
+        text += f" for row {effective.index(worst)} (counted from 0), the fewest, and "
+        text += f"{statistics.median(effective):,.0f} in the median of rows"
+    if worst < FEWEST_EFFECTIVE:
+        text += ". The draws of rows with few of them are not to be trusted"
+    return text

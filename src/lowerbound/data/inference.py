@@ -243,7 +243,10 @@ def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
     outside = outside & ~np.isnan(values)
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
-        raise DataError(f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}")
+        raise DataError(
+            f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}. If the column may have "
+            f"others, train with columns={{{column.name!r}: 'real'}}"
+        )
 
 
 def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:

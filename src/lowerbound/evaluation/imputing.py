@@ -25,7 +25,12 @@ from lowerbound.data.table_files import load_table
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
 from lowerbound.evaluation.checks import check_normalized
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models.table import TableModel, complete_rows, count_effective_samples
+from lowerbound.models.table import (
+    FEWEST_EFFECTIVE,
+    TableModel,
+    complete_rows,
+    count_effective_samples,
+)
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
 
@@ -33,9 +38,6 @@ Point = Literal["auto", "mean", "median", "mode"]
 
 # The number of draws of each entry from which a point is computed.
 _DRAWS_FOR_POINTS = 200
-
-# Rows with fewer effective samples are not to be trusted.
-_FEWEST_EFFECTIVE = 10.0
 
 _ROWS_NAMED = 5
 
@@ -71,7 +73,7 @@ class Imputation:
     @property
     def doubtful(self) -> Tensor:
         """Which rows have entries that are not to be trusted, ``[N]``."""
-        few = self.effective_sample_sizes < min(_FEWEST_EFFECTIVE, self.samples)
+        few = self.effective_sample_sizes < min(FEWEST_EFFECTIVE, self.samples)
         heavy = self.pareto_k > reliable_shape(self.samples)
         uneven = self.effective_sample_sizes < 0.5 * self.samples
         return self.incomplete & (few | (heavy & uneven))

@@ -36,8 +36,8 @@ from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
 
-# Conditional draws with fewer effective samples than this are reported.
-_FEWEST_EFFECTIVE = 10.0
+FEWEST_EFFECTIVE = 10.0
+"""Rows that are completed from fewer effective samples than this are not to be trusted."""
 
 # The number of values that one batch of completed rows may hold.
 _MOST_VALUES = 1 << 24
@@ -165,31 +165,53 @@ class TableModel(LatentModel):
         if given is None:
             values = super().sample(count, mean=mean, seed=seed)
             return make_table(decode_columns(values, self.schema), self.schema)
-        count = check_whole_number("sample: count", count)
-        samples = check_whole_number("sample: samples", samples)
-        examples = make_table_examples(given, self.schema, name="given", partial=True)
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        seed = derived_seed(check_seed("sample", seed), "sample")
-        parts, worst = [], float("inf")
-        for values, log_w in complete_rows(
-            self, examples, samples=samples, draws=count, seed=seed, mean=mean
-        ):
-            parts.append(values.transpose(0, 1).flatten(0, 1))
-            worst = min(worst, float(count_effective_samples(log_w).min()))
-        if worst < min(_FEWEST_EFFECTIVE, samples):
+        rows, effective = self.sample_given(given, count, mean=mean, seed=seed, samples=samples)
+        worst = float(effective.min())
+        if worst < min(FEWEST_EFFECTIVE, samples):
             warnings.warn(
                 f"sample: the draws of a row that is given come from {worst:.1f} effective samples "
                 f"of {samples:,}; use more samples=",
                 DoubtfulEstimateWarning,
                 stacklevel=2,
             )
+        return rows
+
+    @torch.no_grad()
+    def sample_given(
+        self,
+        given: Any,
+        count: int = 1,
+        *,
+        mean: bool = False,
+        seed: int | None = None,
+        samples: int = 1000,
+    ) -> tuple[Any, Tensor]:
+        """Draw rows given known entries, and say from how many effective samples they come.
+
+        See :meth:`sample`, which warns instead if a row has few effective samples.
+
+        Returns:
+            A frame with ``count`` rows for each row of ``given``, and the effective sample size of
+            each row of ``given``, ``[N]``, of the ``samples`` draws of z.
+        """
+        count = check_whole_number("sample: count", count)
+        samples = check_whole_number("sample: samples", samples)
+        examples = make_table_examples(given, self.schema, name="given", partial=True)
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+        seed = derived_seed(check_seed("sample", seed), "sample")
+        parts, effective = [], []
+        for values, log_w in complete_rows(
+            self, examples, samples=samples, draws=count, seed=seed, mean=mean
+        ):
+            parts.append(values.transpose(0, 1).flatten(0, 1))
+            effective.append(count_effective_samples(log_w).cpu())
         drawn = decode_columns(torch.cat(parts), self.schema)
         known = read_known(given, self.schema)
         for name, (there, missing) in known.items():
             # As they were given, and not as they come back from the numbers of the model.
             drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
-        return make_table(drawn, self.schema)
+        return make_table(drawn, self.schema), torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
         """The natural points of p(x given z), see :meth:`GenerativeModel.reconstruct`.
