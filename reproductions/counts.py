@@ -142,7 +142,7 @@ def train_recipe(
 ) -> tuple[lb.LatentModel, dict[str, Any]]:
     """Train the recipe `counts` with its usual settings."""
     recipe = find_recipe("counts")
-    arguments = {**NETWORK, "covariates": "batch"}
+    arguments = {**NETWORK, "covariates": "batch", "shares": True}
     model, objective = recipe.build(cells, arguments, seed=seed)
     settings = {**recipe.training, "epochs": EPOCHS, "batch_size": batch_size}
     start = time.perf_counter()
@@ -258,6 +258,8 @@ def write_page() -> None:
         paragraph(
             f"One process trains all models for {EPOCHS} epochs, with {NETWORK['latent']} latents,",
             f"one layer of {NETWORK['hidden']} units and the same batch size and learning rate.",
+            "As in SCVI, the recipe's rates are shares that sum to 1 (`shares=True`); its other",
+            "settings are the usual.",
             "*Same network* is SCVI without normalisation over batches, without dropout and",
             "without a warm-up of the rate, and with the batch as an input of its encoder, as in",
             "the recipe. SCVI by default differs in these points; its warm-up takes 400 epochs,",

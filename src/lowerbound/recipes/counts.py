@@ -59,6 +59,13 @@ def counts(
             "example's counts"
         ),
     ] = True,
+    shares: Annotated[
+        bool,
+        Field(
+            description="whether the rates of an example are shares, which sum to 1, so that its "
+            "exposure is the expected sum of its counts"
+        ),
+    ] = False,
     samples: Annotated[
         int, Field(ge=1, description="number L of draws of z for each example in the bound")
     ] = 1,
@@ -81,10 +88,10 @@ def counts(
     """Negative binomial decoder for counts with an exposure: 128 relu units, 10 latents.
 
     The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
-    whose model is this one with ``zeros="inflated"``. There, the exposure is the library size of a
-    cell. The encoder receives log(1 + x). The rates are not normalised to sum to 1. With
-    ``covariates``, the latents need not describe them, and ``model.reconstruct(cells, donor="a")``
-    shows each example as if it had another one.
+    whose model is this one with ``zeros="inflated"`` and ``shares=True``. There, the exposure is
+    the library size of a cell. The encoder receives log(1 + x). With ``covariates``, the latents
+    need not describe them, and ``model.reconstruct(cells, donor="a")`` shows each example as if it
+    had another one.
     """
     shape, widths = form.shape, [hidden] * layers
     fields = select_fields(form, covariates, "counts")
@@ -101,11 +108,11 @@ def counts(
 
     part: nn.Module
     if likelihood == "poisson":
-        part = lb.Poisson(make_decoder(), exposure)
+        part = lb.Poisson(make_decoder(), exposure, shares)
     elif dispersion == "network":
-        part = lb.NegativeBinomial(make_decoder(2), dispersion, exposure)
+        part = lb.NegativeBinomial(make_decoder(2), dispersion, exposure, shares)
     else:
-        part = lb.NegativeBinomial(make_decoder(), dispersion, exposure)
+        part = lb.NegativeBinomial(make_decoder(), dispersion, exposure, shares)
     if zeros == "inflated":
         part = lb.ZeroInflated(part, make_decoder())
     elif zeros == "hurdle":

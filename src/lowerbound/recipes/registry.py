@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+# A field with more categories than this is a quantity or an identifier.
+_MOST_CATEGORIES = 4096
+
 
 @dataclass(frozen=True)
 class FieldForm:
@@ -136,7 +139,13 @@ def select_fields(
                 f"{', '.join(form.fields) or 'none'}. Columns of obs of AnnData, and arrays of a "
                 f".npz, become fields if load_data names them: fields=[{name!r}] (--fields {name})"
             )
-        found[name] = form.fields[name]
+        field = found[name] = form.fields[name]
+        if (field.categories or 0) > _MOST_CATEGORIES:
+            raise SettingsError(
+                f"{recipe}: the covariate {name!r} would have {field.categories:,} categories, "
+                "because whole numbers are categories; if it is a quantity, convert it to floating "
+                "point and to a spread near 1"
+            )
     return found
 
 
