@@ -7,49 +7,48 @@
 One process simulates cells, trains the recipe and SCVI on the same of them for as many epochs, and
 estimates the log likelihood of the others, under each model and under the distribution that they
 come from, by the same importance sampling. Seeds whose results are there already are skipped.
-Results go to docs/results/counts/, and docs/results/counts.md is written from all of them.
+Then it measures the memory that a large sparse matrix takes. Results go to docs/results/counts/,
+and docs/results/counts.md is written from all of them.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from page_text import describe_machines, paragraph, read_results, table, verdict
+from counts_page import write_page
+from counts_settings import (
+    EPOCHS,
+    FACTORS,
+    GENES,
+    LARGE,
+    LARGE_STEPS,
+    MODELS,
+    NETWORK,
+    OWN_CELLS,
+    RESULTS,
+    SAMPLES,
+    SEEDS,
+    TEST_CELLS,
+    TRAINING_CELLS,
+)
 from torch import Tensor, nn
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialNegativeBinomial
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.recipes import find_recipe
-
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results" / "counts"
-
-SEEDS = (0, 1, 2)
-TRAINING_CELLS, TEST_CELLS, GENES, FACTORS = 5000, 1000, 200, 3
-NETWORK = {"latent": 10, "hidden": 128, "layers": 1}
-EPOCHS = 100
-SAMPLES = 1000
-# So many test cells are also scored by scvi-tools itself.
-OWN_CELLS = 200
-TOLERANCE = 0.1
-
-MODELS = {
-    "lowerbound": "the recipe `counts`",
-    "same": "SCVI, same network",
-    "default": "SCVI, its own defaults",
-}
 
 
 @dataclass(frozen=True)
@@ -233,6 +232,41 @@ def run(seed: int) -> dict[str, Any]:
     return {"models": found, "machine": describe_machine()}
 
 
+def use_large_matrix() -> None:
+    """Load a large sparse matrix, train for some steps, and encode and score the test part."""
+    from scipy.sparse import csr_matrix
+
+    rows, columns, stored = LARGE
+    random = np.random.default_rng(0)
+    places = random.integers(0, rows, stored), random.integers(0, columns, stored)
+    matrix = csr_matrix((np.ones(stored, dtype=np.float32), places), shape=(rows, columns))
+    start = time.perf_counter()
+    data = lb.load_data(matrix, kind="counts", test_fraction=0.02)
+    seconds = {"load": time.perf_counter() - start}
+    model, objective = lb.recipes.counts(data, hidden=32, seed=0)
+    start = time.perf_counter()
+    lb.fit(model, objective, data.train, steps=LARGE_STEPS, compile="never", progress=False)
+    seconds["train"] = time.perf_counter() - start
+    start = time.perf_counter()
+    model.encode(data.test)
+    lb.evaluate(model, lb.ELBO(), data.test)
+    seconds["test"] = time.perf_counter() - start
+    print(json.dumps(seconds))
+
+
+def measure_memory() -> dict[str, Any]:
+    """The memory and the seconds that a large sparse matrix takes, in a process of its own."""
+    command = [sys.executable, __file__, "--use-large-matrix"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "seconds": json.loads(done.stdout.splitlines()[-1]),
+        "peak_gigabytes": peak * 1024 / 1e9,
+        "dense_gigabytes": LARGE[0] * LARGE[1] * 4 / 1e9,
+        "machine": describe_machine(),
+    }
+
+
 def describe_machine() -> str:
     return (
         f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound "
@@ -240,150 +274,24 @@ def describe_machine() -> str:
     )
 
 
-def write_page() -> None:
-    """Write docs/results/counts.md from all results."""
-    done = list(read_results(RESULTS, [f"seed{seed}" for seed in SEEDS]).values())
-    lines = [
-        "# Counts: a known batch effect, beside scvi-tools",
-        "",
-        paragraph(
-            "`reproductions/counts.py` writes this page; its first lines say how to create the",
-            "environment that it needs. It simulates cells whose counts are negative binomial,",
-            f"{TRAINING_CELLS:,} to train on and {TEST_CELLS:,} to test with, of {GENES} genes and",
-            f"two batches. The logarithm of the share of a gene is linear in {FACTORS} latent",
-            "factors and in the batch, up to the sum of the shares. The effect of the batch and",
-            "the dispersions differ between genes, and are known.",
-        ),
-        "",
-        paragraph(
-            f"One process trains all models for {EPOCHS} epochs, with {NETWORK['latent']} latents,",
-            f"one layer of {NETWORK['hidden']} units and the same batch size and learning rate.",
-            "As in SCVI, the recipe's rates are shares that sum to 1 (`shares=True`); its other",
-            "settings are the usual.",
-            "*Same network* is SCVI without normalisation over batches, without dropout and",
-            "without a warm-up of the rate, and with the batch as an input of its encoder, as in",
-            "the recipe. SCVI by default differs in these points; its warm-up takes 400 epochs,",
-            f"so after {EPOCHS} the weight of the rate is a quarter.",
-        ),
-        "",
-        "## Held-out log likelihood",
-        "",
-        paragraph(
-            "In nats per cell, by importance sampling with the same estimator for all models:",
-            f"{SAMPLES:,} draws for each test cell. *True distribution* is the likelihood that the",
-            "cells come from, with an encoder trained for it. *Ahead* is how far the recipe is",
-            "above the model, with its standard error over the same cells. The last column is the",
-            "share of cells whose estimate is not to be trusted (Pareto's k-hat), and most likely",
-            "too low.",
-        ),
-        "",
-        *table(
-            "model | seed | log likelihood | bound | the recipe is ahead by | training | doubtful",
-            (
-                [
-                    label,
-                    str(seed),
-                    f"{record['log_likelihood']:.2f}",
-                    f"{record['bound']:.2f}",
-                    f"{record['ahead']:.2f} ± {record['ahead_error']:.2f}",
-                    f"{record['seconds']:.0f} s" if "seconds" in record else "",
-                    f"{record['doubtful']:.0%}",
-                ]
-                for name, label in {**MODELS, "truth": "true distribution"}.items()
-                for seed, result in enumerate(done)
-                for record in [result["models"][name]]
-            ),
-        ),
-        "",
-        paragraph(
-            f"scvi-tools' own estimate for the first {OWN_CELLS} test cells is at most",
-            f"{max(abs(gap) for gap in _list_gaps(done)):.2f} nats from that of the converted",
-            "model, which is the same distribution.",
-        ),
-        "",
-        "## What is recovered",
-        "",
-        paragraph(
-            "The effect of the batch on a gene is the logarithm of how much larger its share is",
-            "in the second batch, on average over the test cells: for a model,",
-            '`model.reconstruct(cells, batch="second")` beside `batch="first"`. Its error is the',
-            "root mean square over genes, relative to that of the true effects. For the inverse",
-            "dispersions the table has the geometric mean of found over true values, less 1, and",
-            "the median over genes of the relative error.",
-        ),
-        "",
-        *table(
-            "model | seed | error of the effect | dispersion, mean | dispersion, median error",
-            (
-                [
-                    label,
-                    str(seed),
-                    f"{record['effect_error']:.1%}",
-                    f"{record['dispersion_bias']:+.1%}",
-                    f"{record['dispersion_error']:.1%}",
-                ]
-                for name, label in MODELS.items()
-                for seed, result in enumerate(done)
-                for record in [result["models"][name]]
-            ),
-        ),
-        "",
-        *table("check | result", _list_checks(done)),
-        "",
-        describe_machines(result["machine"] for result in done),
-        "",
-    ]
-    (RESULTS.parent / "counts.md").write_text("\n".join(lines), encoding="utf8")
-
-
-def _list_gaps(done: list[dict[str, Any]]) -> list[float]:
-    return [
-        record["own_log_likelihood"] - record["converted_log_likelihood"]
-        for result in done
-        for record in result["models"].values()
-        if "own_log_likelihood" in record
-    ]
-
-
-def _list_checks(done: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """What is claimed, and whether it holds for every seed."""
-    models = [result["models"] for result in done]
-    ours = [model["lowerbound"] for model in models]
-    share = f"{TOLERANCE:.0%}"
-    yield [
-        f"the recipe recovers the effect of the batch within {share}",
-        verdict(all(record["effect_error"] < TOLERANCE for record in ours)),
-    ]
-    yield [
-        f"the recipe recovers the dispersions within {share}, in the mean and in the median",
-        verdict(
-            all(
-                abs(record["dispersion_bias"]) < TOLERANCE
-                and record["dispersion_error"] < TOLERANCE
-                for record in ours
-            )
-        ),
-    ]
-    for name in ("same", "default"):
-        yield [
-            f"its log likelihood is at least that of {MODELS[name]}",
-            verdict(all(model[name]["ahead"] >= 0 for model in models)),
-        ]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--use-large-matrix", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.use_large_matrix:
+        use_large_matrix()
+        return 0
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for seed in [] if asked.report else SEEDS:
-        target = RESULTS / f"seed{seed}.json"
+    jobs = {f"seed{seed}": partial(run, seed) for seed in SEEDS} | {"memory": measure_memory}
+    for name, job in () if asked.report else jobs.items():
+        target = RESULTS / f"{name}.json"
         if target.exists():
             print(f"{target} exists already", file=sys.stderr)
             continue
-        target.write_text(json.dumps(run(seed), indent=1) + "\n", encoding="utf8")
+        target.write_text(json.dumps(job(), indent=1) + "\n", encoding="utf8")
     write_page()
     return 0
 
