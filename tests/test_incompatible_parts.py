@@ -1,5 +1,6 @@
 """Priors, posteriors, likelihoods and objectives that do not fit each other say why."""
 
+import copy
 import math
 
 import pytest
@@ -72,6 +73,31 @@ def test_a_posterior_without_a_density_under_the_prior_is_refused(name, layers):
         )
     with pytest.raises(UnsupportedError, match=message):
         model.draw(torch.zeros(2, 5), 2, gradient)
+
+
+def make_quantizer(kind):
+    if kind == "VectorQuantized":
+        return lb.VectorQuantized(lb.mlp(5, (3, 4)), codes=5)
+    return lb.FiniteScalarQuantized(lb.mlp(5, (3, 4)), levels=(3, 3, 2))
+
+
+@pytest.mark.parametrize("kind", ["VectorQuantized", "FiniteScalarQuantized"])
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_a_prior_over_the_codes_of_another_quantizer_is_refused(kind, autoregressive):
+    def make_prior(quantizer):
+        if not autoregressive:
+            return lb.CodePrior(quantizer)
+        codes = prior_codes[kind]
+        return lb.AutoregressivePrior(quantizer, lb.recurrent(1, 4, (4, codes)))
+
+    prior_codes = {"VectorQuantized": 5, "FiniteScalarQuantized": 18}
+    own, other = make_quantizer(kind), make_quantizer(kind)
+    x = torch.zeros(2, 5)
+    with pytest.raises(UnsupportedError, match=f"codes of another {kind} than the posterior"):
+        make_model(make_prior(other), own, (3, 4)).draw(x, 2)
+    model = make_model(make_prior(own), own, (3, 4))
+    assert model.draw(x, 2).log_w.isfinite().all()
+    assert copy.deepcopy(model).draw(x, 2).log_w.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def timeless(history) -> list[dict]:
 
 def steady(progress) -> dict:
     """The progress of a run, without what depends on the clock or on when it was stopped."""
-    choices = ("compiled", "compiled_from", "products", "bfloat16", "threads")
+    choices = ("compiled", "compiled_from", "onednn_products", "bfloat16", "threads")
     clocks = dict.fromkeys(("seconds", *choices))
     return progress | clocks | {"history": timeless(progress["history"])}
 

@@ -1,4 +1,4 @@
-"""Matrix products with oneDNN: their values, the choice of the library, and the saved choice."""
+"""Matrix products with oneDNN: their values, the choice for each kind, and the saved choice."""
 
 import json
 import re
@@ -14,14 +14,11 @@ from torch.profiler import ProfilerActivity, profile
 
 import lowerbound as lb
 from lowerbound.evaluation import tuned_score
-from lowerbound.runtime import autotune, product_pass, products
+from lowerbound.runtime import autotune, product_kinds, products
 from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.product_kinds import Product, noticing_products
 from lowerbound.runtime.product_pass import ProductPass, multiply_with_onednn
-from lowerbound.runtime.products import (
-    choose_library,
-    has_onednn,
-    make_product_options,
-)
+from lowerbound.runtime.products import ProductChoice, has_onednn, make_product_options
 from lowerbound.training import compiling
 from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress
@@ -37,15 +34,15 @@ compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Fut
 @pytest.fixture
 def any_size(monkeypatch):
     """Let oneDNN compute products of any size."""
-    monkeypatch.setattr(product_pass, "_LEAST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(product_kinds, "_LEAST_MULTIPLICATIONS", 0)
 
 
-@pytest.fixture
-def trial():
-    """Forget the choice of an earlier trial in this process, and afterwards that of the test."""
-    products._find_faster_library.cache_clear()
-    yield
-    products._find_faster_library.cache_clear()
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch, tmp_path_factory):
+    """Keep the results of trials in a folder of the test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(products, "find_cache_folder", lambda: folder)
+    return folder
 
 
 # The values
@@ -85,21 +82,33 @@ def make_layers() -> list[torch.Tensor]:
     return [x, *(each.requires_grad_() for each in weights)]
 
 
+def notice(function, *given) -> list[str]:
+    with noticing_products() as kinds:
+        function(*given)
+    return sorted(map(str, kinds))
+
+
 @needs_onednn
 @compiles
 @pytest.mark.parametrize("cpp_wrapper", [False, True])
 @pytest.mark.usefixtures("fresh_compiler", "any_size")
-def test_compiled_code_calls_onednn_for_every_product(cpp_wrapper):
+def test_onednn_computes_the_products_that_it_is_given_and_no_others(cpp_wrapper):
     given = make_layers()
-    options = make_product_options("oneDNN")
-    function = CompiledFunction(forward_and_gradients, cpp_wrapper=cpp_wrapper, **options)
-    made, (code,) = run_and_get_code(function, *given)
-    assert len(re.findall(r"linear_pointwise(?:\.default)?\(", code)) == 5
-    assert not re.search(r"[^a-z](add)?mm(_out)?\(", code)
+    noticed = notice(forward_and_gradients, *given)
+    # The outputs, the gradients of both weights, and the gradient of the hidden layer.
+    assert noticed == ["4x5x3 TN", "5x3x4 NT", "5x4x6 NT", "5x6x4 NN", "6x5x4 TN"]
     exact = forward_and_gradients(*(each.detach().double().requires_grad_() for each in given))
-    for own, right in zip(made, exact, strict=True):
-        torch.testing.assert_close(own.double(), right, atol=1e-4, rtol=1e-5)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for chosen in (noticed, noticed[1:3]):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        options = make_product_options(chosen)
+        function = CompiledFunction(forward_and_gradients, cpp_wrapper=cpp_wrapper, **options)
+        made, (code,) = run_and_get_code(function, *given)
+        assert len(re.findall(r"linear_pointwise(?:\.default)?\(", code)) == len(chosen)
+        assert len(re.findall(r"[^a-z](?:add)?mm(?:_out)?\(", code)) == 5 - len(chosen)
+        for own, right in zip(made, exact, strict=True):
+            torch.testing.assert_close(own.double(), right, atol=1e-4, rtol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def count_calls(profiled: profile, name: str) -> int:
@@ -128,7 +137,8 @@ def test_small_products_are_left_to_torch():
 
 def count_replaced(function, *given: torch.Tensor) -> int:
     traced = make_fx(function, tracing_mode="fake")(*given)
-    ProductPass()(traced.graph)
+    noticed = notice(function, *given)
+    ProductPass(("4x5x6 NN", "100x784x200 NN"))(traced.graph)
     traced.graph.lint()
     replaced = traced.graph.find_nodes(
         op="call_function", target=torch.ops.lowerbound.product.default
@@ -138,6 +148,7 @@ def count_replaced(function, *given: torch.Tensor) -> int:
             arguments = [getattr(each, "meta", {}).get("val") for each in node.args]
             made = node.target(*arguments)
         assert (made.shape, made.stride()) == (node.meta["val"].shape, node.meta["val"].stride())
+    assert len(noticed) == len(replaced)
     return len(replaced)
 
 
@@ -148,14 +159,15 @@ def test_the_compilers_cache_keeps_the_libraries_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     given = make_layers()[0], torch.randn(3, 4), torch.randn(4)
     found = []
-    for library in ("torch", "oneDNN", "torch", "oneDNN"):
+    names = notice(affine, *given)
+    for chosen in ([], names, [], names):
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()
-        function = CompiledFunction(affine, **make_product_options(library))
+        function = CompiledFunction(affine, **make_product_options(chosen))
         function(*given)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             function(*given)
-        assert (count_calls(profiled, "mkldnn::_linear_pointwise") == 1) is (library == "oneDNN")
+        assert (count_calls(profiled, "mkldnn::_linear_pointwise") == 1) is bool(chosen)
         found.append(torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"])
         found[-1] += torch._dynamo.utils.counters["aot_autograd"]["autograd_cache_hit"]
     assert found[:2] == [0, 0]
@@ -169,67 +181,160 @@ def affine(x, w, bias):
 # The choice
 
 
+KINDS = {Product(100, 784, 200, "NT"), Product(8192, 224, 200, "TN")}
+NAMES = ["100x784x200 NT", "8192x224x200 TN"]
+
+
+def fail_to_import(name):
+    raise ImportError(name)
+
+
+def choose(kinds=KINDS) -> list[str]:
+    choice = ProductChoice(CPU)
+    choice.kinds = set(kinds)
+    return choice.make()
+
+
 @needs_onednn
-@pytest.mark.usefixtures("trial")
-@pytest.mark.parametrize(("share", "chosen"), [(0.84, "oneDNN"), (0.86, "torch"), (1.5, "torch")])
-def test_onednn_is_chosen_only_if_it_is_clearly_faster(monkeypatch, share, chosen):
+@pytest.mark.parametrize("layouts", ["NN", "NT", "TN", "TT"])
+def test_a_trial_multiplies_matrices_of_the_products_kind(layouts, any_size):
+    kind = Product(3, 4, 5, layouts)
+    a, b = kind.make_matrices()
+    assert notice(torch.mm, a, b) == [f"3x4x5 {layouts}"]
+    assert a.dtype == b.dtype == torch.float32
+    assert Product.of(a, b) == kind
+
+
+def replay(monkeypatch, own, others):
+    """Let products take these times, in turns."""
+    times = {torch.mm: iter(own), products._multiply_with_onednn: iter(others)}
+    monkeypatch.setattr(products, "_time", lambda multiply, a, b: next(times[multiply]))
+    return times
+
+
+@needs_onednn
+@pytest.mark.parametrize(("share", "chosen"), [(0.94, NAMES[:1]), (0.96, []), (1.5, [])])
+def test_onednn_computes_what_it_computes_faster(monkeypatch, share, chosen):
     # Other programs slow single products; the shortest time of each library counts.
-    own = iter([3.0, 1.0] + [9.0] * 100)
-    others = iter([5.0 * share] * 8 + [share] + [9.0] * 100)
-    turn = iter([own, others] * 100)
-    monkeypatch.setattr(products, "_time", lambda work: next(next(turn)))
-    assert choose_library(CPU) == chosen
+    own, others = [3.0, 1.0, 5.0, 1.01] + [9.0] * 16, [5.0, 5.0, share, share, 7.0] + [9.0] * 15
+    replay(monkeypatch, own, others)
+    assert choose([Product(100, 784, 200, "NT")]) == chosen
 
 
-@pytest.mark.usefixtures("trial")
-def test_a_trial_is_made_once_and_leaves_no_trace(monkeypatch):
+@needs_onednn
+def test_a_trial_goes_on_until_its_shortest_times_agree(monkeypatch):
+    kind = Product(100, 784, 200, "NT")
+    for own, turns in (
+        ([2.0, 2.0, 2.0, 2.0, 1.0], 4),
+        ([2.0, 1.9, 5.0, 5.0, 5.0, 1.94, 1.0], 6),
+        ([1.05**-n for n in range(20)], 20),
+    ):
+        times = replay(monkeypatch, [*own, *[0.0] * 30], [1.0] * 30)
+        assert products._time_share(kind) == pytest.approx(1.0 / min(own[:turns]))
+        assert len(list(times[torch.mm])) == len(own) + 30 - turns
+
+
+@needs_onednn
+def test_a_trial_of_huge_matrices_is_short(monkeypatch):
+    times = replay(monkeypatch, [2.0] * 9, [1.0] * 9)
+    monkeypatch.setattr(products, "_MOST_SECONDS", 0.0)
+    assert products._time_share(Product(8, 4, 5, "NN")) == 0.5
+    assert len(list(times[torch.mm])) == 8
+
+
+@needs_onednn
+def test_onednn_is_timed_without_the_copy_of_a_transposed_matrix(monkeypatch):
+    """Compiled code writes the matrix as oneDNN reads it."""
+    timed = {torch.mm: set(), products._multiply_with_onednn: set()}
+
+    def time_product(multiply, a, b):
+        timed[multiply].add((a.shape, a.is_contiguous(), b.stride()))
+        return 1.0
+
+    monkeypatch.setattr(products, "_time", time_product)
+    products._time_share(Product(8, 4, 5, "TT"))
+    assert timed[torch.mm] == {((8, 4), False, (1, 4))}
+    assert timed[products._multiply_with_onednn] == {((8, 4), True, (1, 4))}
+
+
+@needs_onednn
+def test_a_trial_is_made_once_on_a_machine_and_leaves_no_trace(monkeypatch, cache_folder):
     timed = []
-    original = products._time
-    monkeypatch.setattr(products, "_time", lambda work: timed.append(work) or original(work))
+    original = products._time_share
+    monkeypatch.setattr(
+        products, "_time_share", lambda kind: timed.append(str(kind)) or original(kind)
+    )
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    chosen = [choose_library(CPU) for _ in range(3)]
-    assert len(set(chosen)) == 1
-    assert len(timed) == 2 * products._TURNS * has_onednn()
+    chosen = choose()
+    assert timed == NAMES
+    assert [choose(), choose(), choose([])] == [chosen, chosen, []]
+    assert timed == NAMES
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
+    # A kind that is new is timed alone. Results on other numbers of threads are kept apart.
+    choose([*KINDS, Product(1000, 1000, 1000, "NN")])
+    assert timed == [*NAMES, "1000x1000x1000 NN"]
+    torch.set_num_threads(threads + 1)
+    try:
+        choose()
+    finally:
+        torch.set_num_threads(threads)
+    assert timed == [*NAMES, "1000x1000x1000 NN", *NAMES]
+    assert sorted(path.suffix for path in cache_folder.iterdir()) == [".json", ".json"]
 
 
-@pytest.mark.usefixtures("trial")
+@needs_onednn
+@pytest.mark.parametrize("content", [b"", b"\xff{", b"[1]", b'{"100x784x200 NT": "fast"}'])
+def test_a_spoilt_file_of_results_is_replaced(content, monkeypatch):
+    monkeypatch.setattr(products, "_time_share", lambda kind: 0.5)
+    products._find_file().write_bytes(content)
+    assert choose() == NAMES
+    assert json.loads(products._find_file().read_text()) == dict.fromkeys(NAMES, 0.5)
+
+
+@needs_onednn
+def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, cache_folder):
+    monkeypatch.setattr(products, "find_cache_folder", lambda: cache_folder / "file" / "folder")
+    (cache_folder / "file").touch()
+    monkeypatch.setattr(products, "_time_share", lambda kind: 0.5)
+    assert choose() == NAMES
+
+
 def test_the_trial_is_in_float32_whatever_the_default_type_is():
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        assert choose_library(CPU) in ("torch", "oneDNN")
+        assert set(choose()) <= set(NAMES)
     finally:
         torch.set_default_dtype(before)
 
 
-@pytest.mark.usefixtures("trial")
 def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
-    monkeypatch.setattr(products, "_compare", lambda *_: "oneDNN")
+    monkeypatch.setattr(products, "_time_share", lambda kind: 0.1)
     torch.backends.mkldnn.enabled = False
     try:
-        assert choose_library(CPU) == "torch"
+        assert choose() == []
+        choice = ProductChoice(CPU)
+        assert choice.run(lambda: 3) == 3
+        assert choice.make() == []
     finally:
         torch.backends.mkldnn.enabled = True
-    assert choose_library(torch.device("cuda")) == "torch"
-    assert make_product_options("torch") == {}
+    choice = ProductChoice(torch.device("cuda"))
+    assert choice.run(lambda: torch.mm(torch.ones(300, 300), torch.ones(300, 300)).sum()) == 300**3
+    assert choice.make() == []
+    assert make_product_options([]) == {}
 
 
 @needs_onednn
-@pytest.mark.usefixtures("trial")
 def test_torch_multiplies_if_its_compiler_lacks_a_part_that_onednn_needs(monkeypatch):
-    def fail(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(products, "import_module", fail)
-    monkeypatch.setattr(products, "_time", lambda work: float(work() is None))
-    monkeypatch.setattr(products, "_WORTH_A_CHANGE", 2.0)
-    assert choose_library(CPU) == "torch"
+    monkeypatch.setattr(products, "import_module", fail_to_import)
+    monkeypatch.setattr(products, "_time_share", lambda kind: 0.1)
+    assert choose() == []
 
 
 @needs_onednn
-def test_compiled_evaluations_multiply_with_the_chosen_library(monkeypatch):
+@pytest.mark.usefixtures("any_size")
+def test_compiled_evaluations_choose_by_their_own_products(monkeypatch):
     stages = []
 
     def collect(function, post_grad_custom_pre_pass=None):
@@ -238,10 +343,12 @@ def test_compiled_evaluations_multiply_with_the_chosen_library(monkeypatch):
 
     monkeypatch.setattr(tuned_score, "CompiledFunction", collect)
     model = make_model()
-    for library in ("torch", "oneDNN"):
-        monkeypatch.setattr(tuned_score, "choose_library", lambda device, own=library: own)
+    for share in (1.0, 0.5):
+        monkeypatch.setattr(products, "_time_share", lambda kind, own=share: own)
+        products._keep_shares({})
         lb.log_likelihood(model, torch.randn(2, 6), samples=100, chunk_size=10, compile="always")
     assert list(map(type, stages)) == [type(None), ProductPass]
+    assert stages[1].names == ("20x2x8 NT", "20x8x6 NT")
 
 
 # A training
@@ -260,18 +367,21 @@ def train(**settings) -> lb.Run:
     return lb.fit(make_model(), lb.ELBO(), examples, **settings)
 
 
-@pytest.fixture
-def used(monkeypatch) -> list[str]:
-    """Collect the libraries for which steps are compiled. A trial would choose oneDNN."""
-    libraries = []
+CHOSEN = ["12x6x8 NT", "8x12x6 TN"]
 
-    def collect(step, *, products, **_):
-        libraries.append(products)
+
+@pytest.fixture
+def used(monkeypatch, any_size) -> list[list[str]]:
+    """Collect the choices with which steps are compiled. A trial would choose the first layer."""
+    choices = []
+
+    def collect(step, *, onednn_products, **_):
+        choices.append(onednn_products)
         return step.compute
 
     monkeypatch.setattr(compiling, "compile_step", collect)
-    monkeypatch.setattr(compiling, "choose_library", lambda device: "oneDNN")
-    return libraries
+    monkeypatch.setattr(products, "_time_share", lambda kind: 1.0 - 0.5 * (str(kind) in CHOSEN))
+    return choices
 
 
 def read_progress(folder: Path) -> dict:
@@ -281,21 +391,25 @@ def read_progress(folder: Path) -> dict:
 
 @needs_onednn
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("lacking", [None, "has_onednn", "knows_compiler"])
-def test_a_resumed_run_uses_the_recorded_library(lacking, used, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacking", [None, "oneDNN", "a part of the compiler"])
+def test_a_resumed_run_repeats_the_recorded_choice(lacking, used, tmp_path, monkeypatch):
     run = train(directory=tmp_path, epochs=2)
-    assert read_progress(tmp_path)["products"] == "oneDNN"
-    assert [record["products"] for record in run.history] == ["oneDNN"] * 2
+    assert read_progress(tmp_path)["onednn_products"] == CHOSEN
+    assert [record["onednn_products"] for record in run.history] == [CHOSEN] * 2
     # Now a trial would choose torch's own library.
-    monkeypatch.setattr(compiling, "choose_library", lambda device: "torch")
-    second = "oneDNN"
+    monkeypatch.setattr(products, "_time_share", None)
+    products._keep_shares(dict.fromkeys(CHOSEN, 1.0))
+    second = CHOSEN
     if lacking is not None:
-        monkeypatch.setattr(compiling, lacking, lambda: False)
-        second = "torch"
+        if lacking == "oneDNN":
+            monkeypatch.setattr(products, "has_onednn", lambda: False)
+        else:
+            monkeypatch.setattr(products, "import_module", fail_to_import)
+        second = []
     run = train(directory=tmp_path, epochs=4, resume=True)
-    assert used == ["oneDNN", second]
-    assert read_progress(tmp_path)["products"] == second
-    assert [record["products"] for record in run.history] == ["oneDNN"] * 2 + [second] * 2
+    assert used == [CHOSEN, second]
+    assert read_progress(tmp_path)["onednn_products"] == second
+    assert [record["onednn_products"] for record in run.history] == [CHOSEN] * 2 + [second] * 2
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -304,20 +418,21 @@ def test_resumed_compiled_runs_of_earlier_versions_multiply_with_torch(used, tmp
     original = Progress.from_state
 
     def forget(state):
-        return original({name: value for name, value in state.items() if name != "products"})
+        state = {name: value for name, value in state.items() if name != "onednn_products"}
+        return original(state | {"products": "oneDNN"})
 
     monkeypatch.setattr(Progress, "from_state", forget)
     train(directory=tmp_path, epochs=4, resume=True)
-    assert used == ["oneDNN", "torch"]
+    assert used == [CHOSEN, []]
 
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_uncompiled_runs_make_no_trial(used, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "choose_library", None)
+    monkeypatch.setattr(products, "_time_share", None)
     run = train(compile="never", epochs=2, directory=tmp_path)
     assert used == []
-    assert "products" not in run.history[-1]
-    assert read_progress(tmp_path)["products"] is None
+    assert "onednn_products" not in run.history[-1]
+    assert read_progress(tmp_path)["onednn_products"] is None
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -339,9 +454,7 @@ def test_the_trial_precedes_the_copy_of_the_process(used, tmp_path, monkeypatch)
             pass
 
     monkeypatch.setattr(autotune, "BackgroundWork", Copy)
-    monkeypatch.setattr(
-        compiling, "choose_library", lambda device: order.append("trial") or "oneDNN"
-    )
+    monkeypatch.setattr(products, "_choose", lambda kinds: order.append("trial") or CHOSEN)
     described = []
 
     class Describe(Observer):
@@ -350,4 +463,4 @@ def test_the_trial_precedes_the_copy_of_the_process(used, tmp_path, monkeypatch)
 
     train(compile="auto", epochs=12, threads=1, observers=[Describe()])
     assert order == ["trial", "copy"]
-    assert described[-1].endswith("'oneDNN')")
+    assert described[-1].endswith(f"{CHOSEN})")

@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal
 
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.evaluation import score_independent_entries
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_compiling import assert_agreement, make_step
@@ -275,3 +276,15 @@ def test_invalid_settings_and_missing_labels_say_why():
     model.classifier = lb.mlp(SIZE, 2).double()
     with pytest.raises(ShapeError, match="a logit for each category"):
         model.draw(x)
+
+
+def test_the_baseline_of_a_bound_on_labels_contains_the_labels():
+    """The bound of labelled rows is on log p(x, y), so independent entries have to explain y."""
+    x, _ = data(8)
+    labels = torch.tensor([0, 1, -1, 2, 1, -1, 1, 0])
+    alone = score_independent_entries(make(), lb.Examples(x))
+    found = score_independent_entries(make(), lb.Examples(x, labels=labels))
+    # Each known label is scored by the others: 5 of 6, with 1/3 more for each of 3 categories.
+    others = [1, 2, 0, 2, 2, 1]
+    expected = sum(math.log((count + 1 / 3) / 6) for count in others) / 8
+    assert found - alone == pytest.approx(expected)

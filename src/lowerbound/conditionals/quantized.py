@@ -202,6 +202,7 @@ class VectorQuantized(Quantizer):
                 self._sum_squares(inputs, [vector.detach() for vector in chosen]),
                 self._sum_squares([vector.detach() for vector in inputs], chosen),
             ),
+            codebook=self,
         )
         return q, [vectors.detach() for vectors in inputs]
 
@@ -346,7 +347,7 @@ class FiniteScalarQuantized(Quantizer):
         rounded = bounded.detach().round() + (bounded - bounded.detach())
         loc = (rounded / width).movedim(-1, -self.event_dims)
         codes = self._number_levels(bounded.detach().round() + width)
-        return CodePoint(loc, codes, self.count, event_dims=self.event_dims)
+        return CodePoint(loc, codes, self.count, event_dims=self.event_dims, codebook=self)
 
     def find(self, z: Tensor) -> Tensor:
         """The codes ``[*leading, 1, *sides]`` of points ``[*leading, D, *sides]`` of the grid."""

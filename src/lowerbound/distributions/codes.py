@@ -20,12 +20,18 @@ _MOST_DISTANCES = 1 << 24
 
 
 class _CodeVectors(constraints.Constraint):
-    """Vectors from a codebook. The codebook changes in training, so no finite vector is refused."""
+    """Vectors from a codebook. The codebook changes in training, so no finite vector is refused.
+
+    Args:
+        event_dims: the number of dimensions of an event.
+        codebook: what owns the codebook; ``None`` if that is not known.
+    """
 
     is_discrete = True
 
-    def __init__(self, event_dims: int) -> None:
+    def __init__(self, event_dims: int, codebook: object = None) -> None:
         self._event_dims = event_dims
+        self.codebook = codebook
         super().__init__()
 
     @property
@@ -53,6 +59,7 @@ class CodePoint(PointMass):
         errors: the squared distance between the encoder's output and the codes, ``[*batch]``,
             twice: first with the gradient of the output, then with that of the codes. ``None`` if
             the codes are fixed.
+        codebook: what owns the codebook, such as the quantiser; ``None`` if that is not known.
 
     Example:
         >>> q = CodePoint(torch.tensor([[0.5], [3.0]]), torch.tensor([[1], [0]]), count=4)
@@ -70,16 +77,18 @@ class CodePoint(PointMass):
         *,
         event_dims: int = 1,
         errors: tuple[Tensor, Tensor] | None = None,
+        codebook: object = None,
     ) -> None:
         super().__init__(loc, event_dims)
         self.codes = codes
         self.count = count
         self.errors = errors
+        self.codebook = codebook
 
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(self.event_dims)
+        return _CodeVectors(self.event_dims, self.codebook)
 
     @property
     def code_probabilities(self) -> Tensor:
@@ -103,7 +112,14 @@ class CodePoint(PointMass):
     def _replace(
         self, loc: Tensor, codes: Tensor, errors: tuple[Tensor, Tensor] | None
     ) -> CodePoint:
-        return CodePoint(loc, codes, self.count, event_dims=self.event_dims, errors=errors)
+        return CodePoint(
+            loc,
+            codes,
+            self.count,
+            event_dims=self.event_dims,
+            errors=errors,
+            codebook=self.codebook,
+        )
 
 
 class FactorialCodeVectors(Distribution):
@@ -145,7 +161,7 @@ class FactorialCodeVectors(Distribution):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(self.event_dims)
+        return _CodeVectors(self.event_dims, getattr(self.find, "__self__", None))
 
     @property
     def code_probabilities(self) -> Tensor:
@@ -264,7 +280,7 @@ class EmbeddedSequence(Distribution):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(len(self.units))
+        return _CodeVectors(len(self.units), getattr(self.find, "__self__", None))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedSequence:
         """The same distribution, repeated over ``batch_shape``."""

@@ -45,6 +45,9 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
     - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
       the model's likelihood has exposures, the means are proportional to them.
 
+    If the bound contains the probability of a label (:class:`lowerbound.SemiSupervised`), the label
+    is an entry too, with a mass over its categories. Where it is not known, it counts as 0.
+
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
         examples: the data. At most 10,000 examples are used, evenly spaced.
@@ -84,7 +87,12 @@ def score_entries_alone(
     if observed is not None:
         x = x.masked_fill(~observed.reshape(len(some), -1).cpu(), math.nan)
     exposure = _read_exposures(model, some).expand_as(x)
-    return float(_score_entries(x, mass, some, exposure).sum())
+    scores = [_score_entries(x, mass, some, exposure)]
+    for name, categories in model.scored_fields.items():
+        if name in some.all_fields:
+            field = some.all_fields[name].reshape(len(some), 1).double().cpu()
+            scores.append(_score_levels(field.masked_fill(field < 0, math.nan), categories))
+    return float(torch.cat(scores).sum())
 
 
 def score_columns_alone(examples: Examples) -> dict[str, float]:

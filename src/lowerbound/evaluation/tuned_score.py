@@ -15,7 +15,7 @@ from lowerbound.models.sampling import make_score
 from lowerbound.runtime.autotune import Autotuner, Option
 from lowerbound.runtime.compiler import Choice, CompiledFunction
 from lowerbound.runtime.modes import seeded
-from lowerbound.runtime.products import choose_library, make_product_options
+from lowerbound.runtime.products import ProductChoice, make_product_options
 
 Score = Callable[..., Tensor]
 
@@ -57,6 +57,7 @@ class TunedScore:
         self.last = Size()
         """The shape of the latents that were scored last, ``[K, B, *latent]``."""
         self.checked: Tensor | None = None
+        self.products = ProductChoice(device)
         self.tuner: Autotuner[Score] = Autotuner(
             choice,
             self._build,
@@ -73,7 +74,7 @@ class TunedScore:
         """log p(x given z), ``[K, B]``."""
         self.last = z.shape
         if z.shape != self.shape:
-            return self.plain(z, x, **fields)
+            return self.products.run(lambda: self.plain(z, x, **fields))
         return self.tuner.run(lambda option, score: score(z, x, **fields))
 
     def finish_chunk(self) -> None:
@@ -101,8 +102,8 @@ class TunedScore:
     def _build(self, option: Option, whole: bool) -> Score:
         if not option.compiled:
             return self.plain
-        products = choose_library(self.device)
-        made: Score = CompiledFunction(self.plain, **make_product_options(products))
+        options = make_product_options(self.products.make())
+        made: Score = CompiledFunction(self.plain, **options)
         if isinstance(self.likelihood, Conditional):
             return made
 

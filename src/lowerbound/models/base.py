@@ -131,6 +131,14 @@ class Model(nn.Module, ABC):
             known[key] = find_largest_growth(self, examples)
         return count_values_per_pair(math.prod(examples.shape), known[key])
 
+    @property
+    def scored_fields(self) -> Mapping[str, int]:
+        """The fields whose probability is a part of the bound, with their numbers of categories.
+
+        Where such a field is -1 or NaN, it is not known, and the bound has no such part.
+        """
+        return {}
+
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
         """Whether p(x given z) is a probability mass, rather than a density, by its support.
 

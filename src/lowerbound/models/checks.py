@@ -82,6 +82,13 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
             f"{type(q).__name__} is over {ours}, so their densities cannot be compared; use two "
             "over the same values"
         )
+    books = [getattr(support, "codebook", None) for support in (ours, theirs)]
+    if None not in books and books[0] is not books[1]:
+        raise UnsupportedError(
+            f"the prior{of} is over the codes of another {type(books[1]).__name__} than the "
+            "posterior, so its probabilities are of other vectors; make the prior with the model's "
+            "own posterior, such as lb.CodePrior(model.posterior)"
+        )
 
 
 def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:

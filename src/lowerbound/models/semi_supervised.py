@@ -139,6 +139,11 @@ class SemiSupervised(GenerativeModel):
         """The label, and names of further fields that a part uses if the examples have them."""
         return (LABEL, *super().accepts)
 
+    @property
+    def scored_fields(self) -> Mapping[str, int]:
+        """The label, whose probability p(y) is a part of the bound where the label is known."""
+        return {LABEL: self.categories}
+
     # Distributions for a known label
 
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:

@@ -52,7 +52,12 @@ def note_compiled(description: str) -> None:
 def _find_note(description: str) -> Path:
     versions = f"{torch.__version__} {platform.python_version()} {_find_last_change()}"
     name = sha256(f"{versions} {description}".encode()).hexdigest()
-    return find_cache() / _FOLDER / name
+    return find_cache_folder() / name
+
+
+def find_cache_folder() -> Path:
+    """The folder beside the compiler's cache for what this library keeps."""
+    return find_cache() / _FOLDER
 
 
 def find_cache() -> Path:

@@ -12,6 +12,9 @@ from torch._inductor.lowering import permute, register_lowering
 from torch._inductor.mkldnn_ir import LinearUnary
 from torch.fx import Graph
 
+from lowerbound.runtime import product_kinds
+from lowerbound.runtime.product_kinds import Product, suits_onednn
+
 # The matrix product in a graph, with a bias for each column or without.
 torch.library.define("lowerbound::product", "(Tensor a, Tensor b, Tensor? bias) -> Tensor")
 
@@ -38,37 +41,33 @@ def _(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 _MM, _ADDMM = torch.ops.aten.mm.default, torch.ops.aten.addmm.default
 _PRODUCT = torch.ops.lowerbound.product.default
 
-# oneDNN needs 30 to 40 microseconds more than MKL to begin, so products of fewer multiplications
-# than this are left to torch's own library.
-_LEAST_MULTIPLICATIONS = 4e6
-
 
 class ProductPass(CustomGraphPass):  # type: ignore[misc]
-    """Lets oneDNN compute the large products of a graph, in float32 on a CPU."""
+    """Lets oneDNN compute some kinds of products in a graph.
+
+    Args:
+        names: of the kinds.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
 
     def uuid(self) -> Any:
         """The identity of this stage in the keys of the compiler's cache."""
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__, product_kinds.__file__), repr(self.names))
 
     def __call__(self, graph: Graph) -> None:
         """Replace the products."""
         for operation in (_MM, _ADDMM):
             for node in list(graph.find_nodes(op="call_function", target=operation)):
-                *bias, a, b = node.args
-                if not node.kwargs and _suits(*(each.meta["val"] for each in node.args)):
+                arguments = [each.meta["val"] for each in node.args]
+                if (
+                    not node.kwargs
+                    and suits_onednn(*arguments)
+                    and str(Product.of(*arguments[-2:])) in self.names
+                ):
+                    *bias, a, b = node.args
                     node.target, node.args = _PRODUCT, (a, b, next(iter(bias), None))
-
-
-def _suits(*arguments: Tensor) -> bool:
-    """Whether oneDNN can compute ``bias + a @ b``, and the product is large enough."""
-    *bias, a, b = arguments
-    return (
-        all(each.device.type == "cpu" and each.dtype == torch.float32 for each in arguments)
-        and all(each.shape == b.shape[1:] for each in bias)
-        and 1 in b.stride()
-        and 0 not in b.stride()
-        and a.shape[0] * a.shape[1] * b.shape[1] >= _LEAST_MULTIPLICATIONS
-    )
 
 
 @register_lowering(_PRODUCT, type_promotion_kind=None)  # type: ignore[untyped-decorator]

@@ -1,26 +1,38 @@
 """Which library multiplies the matrices of compiled code: torch's own, or oneDNN.
 
 torch multiplies float32 matrices on a CPU with the library that it was built with, usually MKL.
-torch contains oneDNN too, which takes half of MKL's time on processors whose widest instructions
-MKL does not use. A trial of 20 to 50 milliseconds shows which one is faster on this machine.
+torch contains oneDNN too. Which of them is faster depends on the processor, and on the shape and
+the memory layout of the matrices, often by a factor of two. So each kind of product is timed with
+both, in a few turns. The results are kept beside the compiler's cache.
 """
 
 from __future__ import annotations
 
+import heapq
+import json
+import os
+import platform
 import time
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Library = Literal["torch", "oneDNN"]
+from lowerbound.runtime.compiled_before import find_cache_folder
+from lowerbound.runtime.product_kinds import Product, noticing_products
 
-# The size of the trial's matrices, and the number of turns. oneDNN is used only if its shortest
-# time is at most this share of the shortest time of torch's own library.
-_SIZE, _TURNS, _WORTH_A_CHANGE = 384, 10, 0.85
+Result = TypeVar("Result")
+
+# A trial ends when the two shortest times of each library differ by at most this share, after at
+# least so many turns and at most so many, and in any case after so many seconds. oneDNN is used if
+# its shortest time is at most this share of that of torch's own library.
+_AGREEMENT, _FEWEST_TURNS, _MOST_TURNS, _MOST_SECONDS = 0.03, 4, 20, 1.0
+_WORTH_A_CHANGE = 0.95
 
 
 def has_onednn() -> bool:
@@ -33,35 +45,13 @@ def has_onednn() -> bool:
     )
 
 
-def choose_library(device: torch.device) -> Library:
-    """Choose the library that multiplies matrices in code that is compiled for a device."""
-    if device.type != "cpu" or not has_onednn():
-        return "torch"
-    return _find_faster_library()
+def can_use_onednn() -> bool:
+    """Whether compiled code can multiply with oneDNN.
 
-
-@cache
-def _find_faster_library() -> Library:
-    """Multiply two matrices with each library in turns; the answer is kept for the process."""
-    a, b = (torch.ones(_SIZE, _SIZE, dtype=torch.float32) for _ in range(2))
-    with torch.no_grad():
-        return _compare(
-            lambda: torch.mm(a, b),
-            lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""),
-        )
-
-
-def _compare(multiply: Callable[[], Tensor], multiply_otherwise: Callable[[], Tensor]) -> Library:
-    multiply(), multiply_otherwise()
-    times = [(_time(multiply), _time(multiply_otherwise)) for _ in range(_TURNS)]
-    seconds, other_seconds = map(min, zip(*times, strict=True))
-    if other_seconds <= _WORTH_A_CHANGE * seconds and knows_compiler():
-        return "oneDNN"
-    return "torch"
-
-
-def knows_compiler() -> bool:
-    """Whether this version of torch's compiler has the parts that the product pass uses."""
+    This version of torch's compiler must have the parts that the product pass uses.
+    """
+    if not has_onednn():
+        return False
     try:
         import_module("lowerbound.runtime.product_pass")
     except (ImportError, AttributeError):
@@ -69,16 +59,129 @@ def knows_compiler() -> bool:
     return True
 
 
-def _time(work: Callable[[], Tensor]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+class ProductChoice:
+    """The choice of the products that oneDNN computes in some compiled work.
+
+    The first uncompiled piece of the work shows which kinds of products there are.
+
+    Args:
+        device: of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.kinds: set[Product] | None = None if device.type == "cpu" else set()
+        self.made: list[str] | None = None
+        """The choice; ``None`` before it."""
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Do a piece of work, uncompiled, and notice its products if it is the first."""
+        if self.kinds is not None or not has_onednn():
+            return work()
+        with noticing_products() as kinds:
+            result = work()
+        self.kinds = kinds
+        return result
+
+    def make(self) -> list[str]:
+        """The names of the products that oneDNN computes, in alphabetical order.
+
+        When this is called first, those kinds are timed that were not timed on this machine before,
+        on as many threads as torch uses.
+        """
+        if self.made is None:
+            self.made = _choose(self.kinds or set())
+        return self.made
+
+    def resume(self, names: Iterable[str]) -> None:
+        """Repeat the choice of an earlier process, if this version of torch has the means."""
+        names = list(names)
+        self.made = names if not names or can_use_onednn() else []
 
 
-def make_product_options(library: Library) -> dict[str, Any]:
-    """Make the options of the code generator for code that multiplies with a library."""
-    if library == "torch":
+def _choose(kinds: set[Product]) -> list[str]:
+    """Choose the kinds for which oneDNN is faster."""
+    if not kinds or not has_onednn():
+        return []
+    shares = _read_shares()
+    new = {str(kind): _time_share(kind) for kind in sorted(kinds) if str(kind) not in shares}
+    if new:
+        shares |= new
+        _keep_shares(shares)
+    names = sorted(str(kind) for kind in kinds if shares[str(kind)] <= _WORTH_A_CHANGE)
+    return names if not names or can_use_onednn() else []
+
+
+def make_product_options(onednn_products: Iterable[str]) -> dict[str, Any]:
+    """Make the options of the code generator that let oneDNN compute these kinds of products."""
+    names = tuple(onednn_products)
+    if not names:
         return {}
     from lowerbound.runtime.product_pass import ProductPass  # imports much of the compiler
 
-    return {"post_grad_custom_pre_pass": ProductPass()}
+    return {"post_grad_custom_pre_pass": ProductPass(names)}
+
+
+def _time_share(kind: Product) -> float:
+    """The shortest time of oneDNN divided by that of torch's own library, in alternate turns.
+
+    oneDNN is given a contiguous ``a``. In compiled code the kernel that computes a transposed ``a``
+    can write it so, and in steps the copy was found to cost nothing.
+    """
+    a, b = kind.make_matrices()
+    contiguous = a.contiguous()
+    with torch.no_grad():
+        torch.mm(a, b), _multiply_with_onednn(contiguous, b)
+        times: list[list[float]] = [[], []]
+        end = time.perf_counter() + _MOST_SECONDS
+        for turn in range(_MOST_TURNS):
+            times[0].append(_time(torch.mm, a, b))
+            times[1].append(_time(_multiply_with_onednn, contiguous, b))
+            is_clear = turn + 1 >= _FEWEST_TURNS and all(map(_agree, times))
+            if is_clear or time.perf_counter() > end:
+                break
+    return min(times[1]) / min(times[0])
+
+
+def _agree(times: list[float]) -> bool:
+    """Whether the two shortest times are nearly equal, so other programs did not add to them."""
+    first, second = heapq.nsmallest(2, times)
+    return second <= (1 + _AGREEMENT) * first
+
+
+def _multiply_with_onednn(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return product
+
+
+def _time(multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> float:
+    began = time.perf_counter()
+    multiply(a, b)
+    return time.perf_counter() - began
+
+
+def _read_shares() -> dict[str, float]:
+    """Read the results of earlier trials on this machine."""
+    with suppress(OSError, ValueError, TypeError):
+        read = json.loads(_find_file().read_text(encoding="utf8"))
+        return {name: float(share) for name, share in dict(read).items()}
+    return {}
+
+
+def _keep_shares(shares: Mapping[str, float]) -> None:
+    """Keep the results of trials. If that fails, later processes make their own."""
+    file = _find_file()
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(shares, indent=1) + "\n", encoding="utf8")
+        unfinished.replace(file)
+
+
+def _find_file() -> Path:
+    """The file of results for this processor, version of torch and number of threads."""
+    processor = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+        processor = next((line for line in lines if line.startswith("model name")), processor)
+    machine = f"{processor} {platform.machine()} {torch.get_num_threads()} {torch.__version__}"
+    return find_cache_folder() / f"products-{sha256(machine.encode()).hexdigest()[:16]}.json"

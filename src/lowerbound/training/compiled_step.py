@@ -8,13 +8,13 @@ values of tensors, the code of that step is called directly.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from lowerbound.runtime.compiler import CompiledFunction, LastCall
-from lowerbound.runtime.products import Library, make_product_options
+from lowerbound.runtime.products import make_product_options
 from lowerbound.training.batches import Batch
 from lowerbound.training.recording import RecordedStep
 from lowerbound.training.step import TrainingStep
@@ -37,7 +37,7 @@ def compile_step(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int | None = None,
-    products: Library = "torch",
+    onednn_products: Sequence[str] = (),
     graphs: bool = True,
 ) -> Compute:
     """Compile a step's ``compute``. The first call of the result waits for the compiler.
@@ -51,7 +51,8 @@ def compile_step(
         profiled: whether to name the kernels in profiles.
         threads: the largest number of processor threads on which kernels run; by default as many as
             torch uses now. If it is not 1, they can run on any smaller number too.
-        products: the library that multiplies float32 matrices on a CPU.
+        onednn_products: the kinds of matrix products that oneDNN computes, on a CPU. torch's own
+            library computes all others.
         graphs: whether to record a step that is one graph as a CUDA graph, on a GPU.
     """
     options = _choose_code_options(
@@ -59,7 +60,7 @@ def compile_step(
         thoroughly=whole and thoroughly,
         profiled=profiled,
         threads=threads or torch.get_num_threads(),
-        products=products,
+        onednn_products=onednn_products,
     )
 
     def build(is_repeatable: bool = False) -> CompiledFunction:
@@ -153,7 +154,7 @@ def _choose_code_options(
     thoroughly: bool = False,
     profiled: bool = False,
     threads: int = 1,
-    products: Library = "torch",
+    onednn_products: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Choose the options of the compiler's code generator for steps on this device."""
     options: dict[str, Any] = {}
@@ -163,4 +164,4 @@ def _choose_code_options(
         options["cpp.enable_kernel_profile"] = True
     if thoroughly and device.type == "cpu":
         options["cpp_wrapper"] = True
-    return options | make_product_options(products)
+    return options | make_product_options(onednn_products)

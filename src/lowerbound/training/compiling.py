@@ -12,7 +12,7 @@ import torch
 from lowerbound.runtime.autotune import Autotuner, NotCompilable, Option, Stage
 from lowerbound.runtime.compiled_before import read_sources
 from lowerbound.runtime.compiler import Choice
-from lowerbound.runtime.products import Library, choose_library, has_onednn, knows_compiler
+from lowerbound.runtime.products import ProductChoice
 from lowerbound.runtime.threads import ThreadTuner
 from lowerbound.training.batches import Batch
 from lowerbound.training.compiled_step import Compute, compile_step
@@ -78,7 +78,7 @@ class StepAutotuner:
         self.left = 0
         self.compiled_from: int | None = None
         """The number of the first compiled step; ``None`` before it."""
-        self._products: Library | None = None
+        self._products = ProductChoice(step.device)
         self._last: Compute | None = None
         """What computed the last step; ``None`` if that failed."""
         precisions = [options.precision == "bfloat16"]
@@ -139,7 +139,7 @@ class StepAutotuner:
             "bfloat16": option.bfloat16,
             "threads": self.threads.chosen,
             "compiled_from": self.compiled_from,
-            "products": self._products,
+            "onednn_products": self._products.made,
         }
 
     def record(self) -> dict[str, Any]:
@@ -148,19 +148,11 @@ class StepAutotuner:
         if len(self.options.threads) > 1:
             record["steps_by_threads"] = dict(self.steps_by_threads)
         if self.compiled_from is not None:
-            record |= {"compiled_from": self.compiled_from, "products": self.products}
+            record |= {
+                "compiled_from": self.compiled_from,
+                "onednn_products": self._products.make(),
+            }
         return record
-
-    @property
-    def products(self) -> Library:
-        """The library that multiplies matrices in compiled steps; chosen when it is first read.
-
-        The description of the compiled code contains it, so it is read before the compiler works in
-        a copy of the process. There a trial would not be valid.
-        """
-        if self._products is None:
-            self._products = choose_library(self.step.device)
-        return self._products
 
     def resume(self, progress: Progress, left: int) -> None:
         """Run steps as an earlier process did, unless the present settings differ.
@@ -173,9 +165,7 @@ class StepAutotuner:
         if progress.compiled is not None:
             bfloat16 = progress.bfloat16 if self.options.precision == "auto" else None
             if progress.compiled:
-                self._products = "torch"
-                if progress.products == "oneDNN" and has_onednn() and knows_compiler():
-                    self._products = "oneDNN"
+                self._products.resume(progress.onednn_products or ())
             self.tuner.resume(progress.compiled, bfloat16)
         if self.option.compiled:
             self.compiled_from = progress.compiled_from
@@ -203,7 +193,10 @@ class StepAutotuner:
             self._last = None
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
-                compute(ready)
+                if option.compiled or self.decided:
+                    compute(ready)
+                else:
+                    self._products.run(lambda: compute(ready))
             self._last = compute
 
         if len(batch) != self.batch_size:
@@ -254,7 +247,7 @@ class StepAutotuner:
             self.batch_size,
             self.options,
             self._is_thorough,
-            self.products,
+            self._products.make(),  # before a copy of the process, where a trial would not be valid
         ))  # fmt: skip
 
     @property
@@ -273,7 +266,7 @@ class StepAutotuner:
             thoroughly=self._is_thorough,
             profiled=self.options.profiled,
             threads=max(self.options.threads),
-            products=self.products,
+            onednn_products=self._products.make(),
         )
 
 

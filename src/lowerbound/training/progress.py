@@ -62,8 +62,8 @@ class Progress:
     """Whether its steps are compiled; ``None`` while that is not decided."""
     compiled_from: int | None = None
     """The first step that was compiled; ``None`` before it."""
-    products: str | None = None
-    """The library that multiplies matrices in compiled steps; ``None`` while not decided."""
+    onednn_products: list[str] | None = None
+    """The kinds of products that oneDNN computes in compiled steps; ``None`` while not decided."""
     bfloat16: bool | None = None
     """Whether its networks compute in bfloat16; ``None`` while that is not decided."""
     threads: int | None = None
@@ -81,6 +81,7 @@ class Progress:
         state = dict(state)
         if "half" in state:
             state["bfloat16"] = state.pop("half")
+        state.pop("products", None)  # one library computed all products
         windows = state.pop("windows", {})
         for old, name in _OLD_NAMES_OF_WINDOWS.items():
             if old in state:
