@@ -198,6 +198,14 @@ def test_genes_that_are_not_there_or_new(trained):
     assert torch.equal(exposure, torch.from_numpy(COUNTS.sum(1)))
 
 
+def test_two_parts_with_genes_in_another_order_are_refused():
+    cells = make_cells()
+    pair = cells, permute(cells, [1, 0, 2, 3, 4, 5, 6])
+    with pytest.raises(DataError, match=r"train and test have other columns.*train\.var_names"):
+        load_data(pair, layer="counts", kind="counts")
+    assert load_data((cells, cells)).train.columns == tuple(GENES)
+
+
 # --- Rows -----------------------------------------------------------------------------------------
 
 

@@ -342,6 +342,11 @@ def _check_agreement(train: Examples, test: Examples) -> None:
             f"{train.name} contains {train.kind or train.values.dtype}, but {test.name} "
             f"{test.kind or test.values.dtype}; give both the same kind"
         )
+    if None not in (train.columns, test.columns) and train.columns != test.columns:
+        raise DataError(
+            f"{train.name} and {test.name} have other columns, or the same in another order; give "
+            "both the same columns (for AnnData, test[:, train.var_names])"
+        )
     for name in train.categories.keys() & test.categories.keys():
         if train.categories[name] != test.categories[name]:
             raise DataError(
