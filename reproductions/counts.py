@@ -23,6 +23,7 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -284,6 +285,8 @@ def main() -> int:
     if asked.use_large_matrix:
         use_large_matrix()
         return 0
+    if not asked.report and find_spec("scvi") is None:
+        parser.error("scvi-tools is not installed; the first lines of this program say how")
     RESULTS.mkdir(parents=True, exist_ok=True)
     jobs = {f"seed{seed}": partial(run, seed) for seed in SEEDS} | {"memory": measure_memory}
     for name, job in () if asked.report else jobs.items():
