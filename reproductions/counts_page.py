@@ -60,7 +60,7 @@ def write_page() -> None:
         ),
         "",
         *table(
-            "model | seed | log likelihood | bound | the recipe is ahead by | training | doubtful",
+            "model | seed | log likelihood | bound | the recipe is ahead by | doubtful",
             (
                 [
                     label,
@@ -68,7 +68,6 @@ def write_page() -> None:
                     f"{record['log_likelihood']:.2f}",
                     f"{record['bound']:.2f}",
                     f"{record['ahead']:.2f} ± {record['ahead_error']:.2f}",
-                    f"{record['seconds']:.0f} s" if "seconds" in record else "",
                     f"{record['doubtful']:.0%}",
                 ]
                 for name, label in {**MODELS, "truth": "true distribution"}.items()
