@@ -178,6 +178,8 @@ def test_genes_in_another_order_are_reordered(trained, tmp_path):
 
 def test_frames_of_counts_are_reordered():
     frame = pd.DataFrame(COUNTS, columns=GENES)
+    with pytest.raises(DataError, match=r"row 0, column 'gene0' is \d\.5; counts are"):
+        load_data(frame + 0.5, kind="counts")
     model = fit(load_data(frame, kind="counts", test_fraction=0.0))
     assert torch.equal(model.encode(frame[GENES[::-1]]), model.encode(frame))
 

@@ -283,7 +283,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
             f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give "
             "labels as Examples(values, labels=...)"
         )
-    return replace(as_examples(array, **about), columns=columns)
+    return as_examples(array, columns=columns, **about)
 
 
 def _refuse_layer(options: ReadOptions, name: str) -> None:
