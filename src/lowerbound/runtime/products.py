@@ -124,8 +124,8 @@ def make_product_options(onednn_products: Iterable[str]) -> dict[str, Any]:
 def _time_share(kind: Product) -> float:
     """The shortest time of oneDNN divided by that of torch's own library, in alternate turns.
 
-    oneDNN is given a contiguous ``a``. In compiled code the kernel that computes a transposed ``a``
-    can write it so, and in steps the copy was found to cost nothing.
+    oneDNN is given a contiguous ``a``. In compiled steps the copy of a transposed one was found to
+    cost little, compared with a copy by itself.
     """
     a, b = kind.make_matrices()
     contiguous = a.contiguous()
