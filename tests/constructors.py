@@ -178,6 +178,11 @@ CONDITIONALS = {
         lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion="elementwise"),
         (3,),
     ),
+    "NegativeBinomial with shares": (
+        lambda: lb.NegativeBinomial(lb.mlp(4, (2, 5, 4)), shares=True),
+        (1, 5, 4),
+    ),
+    "Poisson with shares": (lambda: lb.Poisson(lb.mlp(4, 3), shares=True), (3,)),
     "NegativeBinomial with fixed dispersion": (
         lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion=2.0),
         (3,),

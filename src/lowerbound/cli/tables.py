@@ -2,7 +2,7 @@
 
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,7 +152,8 @@ def score(
 
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file.")
+        Path,
+        typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file; or a .h5ad file."),
     ],
     columns: Annotated[
         str | None,
@@ -163,10 +164,13 @@ def inspect(
         typer.Option(help="Values that stand for missing ones, separated by commas: ?,-999"),
     ] = None,
 ) -> None:
-    """Show the columns of a table: their types, ranges and missing values."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    """Show the columns of a table: their types, ranges and missing values.
 
+    Of a .h5ad file, show the matrices, the names of the variables and the columns of obs.
+    """
+    if file.suffix.lower() == ".h5ad":
+        _inspect_h5ad(file)
+        return
     from lowerbound.data.describing import describe_columns
     from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
 
@@ -177,16 +181,37 @@ def inspect(
         placeholders=placeholders,
         name=str(file),
     )
-    table = RichTable(box=None, pad_edge=False)
-    for heading in ("column", "type", "missing", "values"):
-        table.add_column(heading, no_wrap=heading != "values")
-    for line in lines:
-        table.add_row(*line)
-    Console(highlight=False).print(table)
+    _print_table(("column", "type", "missing", "values"), lines)
     print(
         "\nto correct a type: --columns NAME=TYPE, with real, positive, proportion, count, "
         "ordinal, categorical, boolean, time, or identifier to leave the column out"
     )
+
+
+def _inspect_h5ad(file: Path) -> None:
+    from lowerbound.data.h5ad import describe_h5ad
+
+    if not file.is_file():
+        raise StorageError(f"{file}: does not exist; give a .h5ad file")
+    size, entries = describe_h5ad(file)
+    print(size)
+    _print_table(("part", "name", "contents"), entries)
+    print(
+        "\nto choose: --layer NAME for a matrix other than X, --fields NAME,NAME for columns of obs"
+    )
+
+
+def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """Print a table, whose last column may be broken into several lines."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != headings[-1])
+    for line in lines:
+        table.add_row(*line)
+    Console(highlight=False).print(table)
 
 
 def load_model(path: Path) -> Any:
