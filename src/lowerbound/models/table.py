@@ -15,7 +15,7 @@ from lowerbound.conditionals.given import unwrap
 from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import is_frame, make_frame, open_table
 from lowerbound.data.schema import (
     decode_columns,
@@ -117,17 +117,21 @@ class TableModel(LatentModel):
         """The parts for a batch, of which some entries are hidden in training."""
         given = dict(given or {})
         if self.training and self.hide and OBSERVED in given:
-            given[OBSERVED] = self._hide_some(given[OBSERVED])
+            shown = self._show_some(len(x), x.device)
+            # Whether a hidden column is missing is hidden, too: otherwise missing entries would be
+            # scored more often than observed ones, and so the odds learned would be too high.
+            given[MISSING] = given.get(MISSING, ~given[OBSERVED]) & shown
+            given[OBSERVED] = given[OBSERVED] & shown
         return super().conditioned(x, given)
 
-    def _hide_some(self, observed: Tensor) -> Tensor:
-        """Hide a random share of the columns of some rows."""
-        rows, columns = len(observed), len(self.schema.modelled)
-        chosen = torch.rand(rows, 1, device=observed.device) < self.hide
-        shares = torch.rand(rows, 1, device=observed.device) * chosen
-        kept = torch.rand(rows, columns, device=observed.device) >= shares
+    def _show_some(self, rows: int, device: torch.device) -> Tensor:
+        """Hide a random share of the columns of some rows: which entries are not, ``[B, D]``."""
+        columns = len(self.schema.modelled)
+        chosen = torch.rand(rows, 1, device=device) < self.hide
+        shares = torch.rand(rows, 1, device=device) * chosen
+        shown = torch.rand(rows, columns, device=device) >= shares
         buffers: Any = self
-        return observed & kept[:, buffers._columns]
+        return shown[:, buffers._columns]
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
