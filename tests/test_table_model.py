@@ -342,7 +342,9 @@ def test_the_sensitivity_agrees_with_the_closed_form():
     total = frame["a"].sum() + high.mean_of_imputed * hidden.sum()
     assert high.mean == pytest.approx(total / len(frame), rel=1e-4)
     table = lb.evaluation.tabulate_sensitivity(found)
-    assert list(table) == ["column", "missing", "slope", "mean_of_imputed", "mean"]
+    names = ["column", "missing", "slope", "odds_ratio", "mean_of_imputed", "mean"]
+    assert list(table) == names
+    assert table["odds_ratio"].tolist()[:3] == pytest.approx([math.exp(-1), 1.0, math.e])
 
 
 def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):

@@ -90,7 +90,9 @@ class Cells:
         cumulative = log_masses.exp().cumsum(0)
 
         def propose() -> tuple[Tensor, Tensor]:
-            cell = (cumulative <= draw_uniform()).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)
+            cell = (
+                (cumulative <= draw_uniform()).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)
+            )
             left, width, log_mass = (
                 each.expand_as(log_masses).gather(0, cell).squeeze(0)
                 for each in (self.left, self.width, log_masses)

@@ -279,9 +279,9 @@ class FactorialNegativeBinomial(Factorial):
 def _list_singles(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Counts that are nodes of their own, with their steps and widths.
 
-    The integral above N - 1/2 differs from the sum of a smooth function f at the counts from N on by
-    f'(N - 1/2) / 24, as the formula of Euler and Maclaurin says. It is added as a difference of the
-    two counts there.
+    The sum of a smooth function f at the counts from N on differs from its integral above N - 1/2
+    by f'(N - 1/2) / 24, as the formula of Euler and Maclaurin says. It is added as a difference of
+    the two counts there.
     """
     counts = torch.arange(_SINGLE_COUNTS + 1, dtype=like.dtype, device=like.device)
     edge = counts - _SINGLE_COUNTS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -111,7 +110,7 @@ class SelfMaskedDistribution(MaskedDistribution):
         if_seen = [-softplus(group.of_values(value[..., group.places])) for group in groups]
         added = torch.where(self.observed[..., places], torch.cat(if_seen, -1), 0.0)
         is_missing = self.missing[..., places] & is_first
-        added = torch.where(is_missing, torch.cat(self._log_missing, -1), added)
+        added = torch.where(is_missing, self._log_missing(), added)
         return terms.index_add(-1, places, added.expand(*terms.shape[:-1], -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -120,37 +119,27 @@ class SelfMaskedDistribution(MaskedDistribution):
         rows = self.base.sample(size)
         for group in self.numeric:
             rows = self._replace_missing(rows, group, self._draw_numbers(group, size))
+        of_numbers = self._log_missing_numbers()
         for group in self.coded:
-            logits = self._select(group).logits + self._log_missing_by_code(group)
+            logits = self._select(group).logits + _log_missing_by_code(group, of_numbers)
             rows = self._replace_missing(rows, group, FactorialCodes(logits).sample(size))
         return rows
 
-    @cached_property
+    def _log_missing(self) -> Tensor:
+        """The log probability that each entry is missing, ``[*batch, E]``, for all groups."""
+        of_numbers = self._log_missing_numbers()
+        found = list(of_numbers)
+        for group in self.coded:
+            log_probs = self._select(group).logits.log_softmax(-2)
+            found.append((log_probs + _log_missing_by_code(group, of_numbers)).logsumexp(-2))
+        return torch.cat(found, -1)
+
     def _log_missing_numbers(self) -> list[Tensor]:
         """The log probability that numeric entries are missing, ``[*batch, E]`` of each group."""
         return [
             self._select(group).cells().log_expectation(group.log_probability)
             for group in self.numeric
         ]
-
-    @cached_property
-    def _log_missing(self) -> list[Tensor]:
-        """The log probability that columns are missing, ``[*batch, E]`` of each group."""
-        of_codes = [
-            (self._select(group).logits.log_softmax(-2) + self._log_missing_by_code(group)).logsumexp(-2)
-            for group in self.coded
-        ]
-        return [*self._log_missing_numbers, *of_codes]
-
-    def _log_missing_by_code(self, group: CodeOdds) -> Tensor:
-        """The log probability that coded entries are missing given their codes, ``[*, L, E]``."""
-        by_code = logsigmoid(group.table)
-        if not self.numeric:
-            return by_code
-        of_numbers = torch.cat(self._log_missing_numbers, -1)[..., group.numbers.clamp(min=0)]
-        first = torch.where(group.numbers >= 0, of_numbers, by_code[0])
-        others = by_code[1:].expand(*first.shape[:-1], -1, -1)
-        return torch.cat([first.unsqueeze(-2), others], -2)
 
     def _draw_numbers(self, group: MissingOdds, size: Size) -> Tensor:
         """Draw numeric entries as if all were missing, ``[*size, *batch, E]``."""
@@ -175,3 +164,20 @@ class SelfMaskedDistribution(MaskedDistribution):
             return FactorialCodes(part.logits[..., group.entries])
         assert isinstance(part, FactorialStudentT | FactorialNegativeBinomial)
         return part.change_parameters(lambda parameter: parameter[..., group.entries])
+
+
+def _log_missing_by_code(group: CodeOdds, of_numbers: Sequence[Tensor]) -> Tensor:
+    """The log probability that coded entries are missing given their codes, ``[*batch, L, E]``.
+
+    Args:
+        group: the coded entries.
+        of_numbers: the log probabilities that numeric entries are missing, ``[*batch, E]`` of each
+            group. They take the place of those of a code that stands for a number.
+    """
+    by_code = logsigmoid(group.table)
+    if not of_numbers:
+        return by_code
+    own = torch.cat(list(of_numbers), -1)[..., group.numbers.clamp(min=0)]
+    first = torch.where(group.numbers >= 0, own, by_code[0])
+    others = by_code[1:].expand(*first.shape[:-1], -1, -1)
+    return torch.cat([first.unsqueeze(-2), others], -2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.given import unwrap
+from lowerbound.conditionals.self_masked import SelfMasked
 from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
@@ -59,7 +60,8 @@ class TableModel(LatentModel):
         posterior: q(z given x), which needs the field ``observed``, such as
             ``lb.Given(lb.Gaussian(network), "observed")`` with a network that begins with
             :class:`lowerbound.ColumnInputs`.
-        likelihood: ``lb.Masked(lb.Columns(network, schema))``.
+        likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
+            ``lb.SelfMasked(lb.Columns(network, schema))``, which also models why they are missing.
         hide: the share of the rows of a training batch of which some entries are hidden.
 
     Raises:
@@ -93,6 +95,20 @@ class TableModel(LatentModel):
         columns: Any = unwrap(self.likelihood)
         found: Schema = columns.schema
         return found
+
+    def log_odds_of_missing(self, rows: Tensor) -> dict[str, Tensor]:
+        """The log odds that columns are missing, given their values, as the model has learned them.
+
+        Args:
+            rows: complete rows as numbers of the schema, ``[*leading, D]``.
+
+        Returns:
+            ``[*leading]`` by the name of the column, for each column whose missing values the model
+            explains by their size; none, if it takes them as missing at random.
+        """
+        if isinstance(self.likelihood, SelfMasked):
+            return self.likelihood.log_odds(rows)
+        return {}
 
     def examples(self, data: Any, *, name: str = "data") -> Examples:
         """The rows of a table as examples.

@@ -1,6 +1,5 @@
 """Tables with columns of several types and with missing entries."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -64,7 +63,8 @@ def table(
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
     schema = _get_schema(form, "table")
-    model = _compose(schema, lb.Masked, latent, [hidden] * layers, activation, hide)
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
     return model, lb.IWAE(samples)
 
 
@@ -117,11 +117,9 @@ def missing_not_at_random(
             "missing-not-at-random: no column of the table has missing values, so there is nothing "
             "to model; use the recipe table"
         )
-
-    def likelihood(columns: "nn.Module") -> "nn.Module":
-        return lb.SelfMasked(columns, slope)
-
-    model = _compose(schema, likelihood, latent, [hidden] * layers, activation, hide)
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    likelihood = lb.SelfMasked(columns, slope)
+    model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
     return model, lb.IWAE(samples)
 
 
@@ -135,22 +133,13 @@ def _get_schema(form: Form, name: str) -> Any:
 
 
 def _compose(
-    schema: Any,
-    likelihood: "Callable[[nn.Module], nn.Module]",
-    latent: int,
-    widths: list[int],
-    activation: str,
-    hide: float,
-) -> "TableModel":
-    """Compose the model of a table with a likelihood around that of complete rows."""
+    schema: Any, latent: int, widths: list[int], activation: str
+) -> "tuple[nn.Module, nn.Module]":
+    """Compose the posterior given the observed entries, and the likelihood of complete rows."""
     from torch import nn
 
     inputs = lb.ColumnInputs(schema)
     encoder = lb.mlp(inputs.output_shape, *widths, 2 * latent, activation=activation)
     decoder = lb.mlp(latent, *widths, lb.Columns.count_outputs(schema), activation=activation)
-    return lb.TableModel(
-        lb.StandardNormal(latent),
-        lb.Given(lb.Gaussian(nn.Sequential(inputs, encoder)), "observed"),
-        likelihood(lb.Columns(decoder, schema)),
-        hide,
-    )
+    posterior = lb.Given(lb.Gaussian(nn.Sequential(inputs, encoder)), "observed")
+    return posterior, lb.Columns(decoder, schema)
