@@ -44,7 +44,9 @@ def test_expectations_under_student_t_agree_with_integration(degrees, loc, scale
     p = stats.t(degrees, loc, scale)
     wanted = sum(
         integrate.quad(lambda x: p.pdf(x) * sigmoid(a + b * x), *limits, limit=500, epsabs=1e-12)[0]
-        for limits in pairwise((-np.inf, *sorted((loc - 8 * scale, -a / b, loc + 8 * scale)), np.inf))
+        for limits in pairwise(
+            (-np.inf, *sorted((loc - 8 * scale, -a / b, loc + 8 * scale)), np.inf)
+        )
     )
     # The cells reach to the coordinate 9, beyond which three degrees of freedom have 1e-7.
     assert float(found.exp()) == pytest.approx(wanted, rel=2e-6)

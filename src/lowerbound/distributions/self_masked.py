@@ -145,7 +145,6 @@ class SelfMaskedDistribution(MaskedDistribution):
         """Draw numeric entries as if all were missing, ``[*size, *batch, E]``."""
         part = self._select(group).expand(size + self.batch_shape)
         axis = noise.examples_axis(self.batch_shape, size)
-
         shape, like = (*part.batch_shape, *part.event_shape), part.mean
 
         def draw_uniform() -> Tensor:
