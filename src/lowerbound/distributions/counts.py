@@ -33,6 +33,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 # Cells: the number of counts from 0 on that have a cell of their own, and of those above.
 _SINGLE_COUNTS, _CELLS_ABOVE = 24, 40
+_NODES, _WEIGHTS = (each.tolist() for each in np.polynomial.legendre.leggauss(_CELLS_ABOVE))
 
 # The cells end where less than about e^-20 of the probability is left.
 _LEAST = 20.0
@@ -291,8 +292,9 @@ def _list_singles(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _find_unit_cells(like: Tensor) -> tuple[Tensor, Tensor]:
     """The nodes and the weights of the rule by Gauss and Legendre on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(_CELLS_ABOVE)
-    return like.new_tensor(0.5 * (nodes + 1)), like.new_tensor(0.5 * weights)
+    nodes = torch.tensor(_NODES, dtype=like.dtype, device=like.device)
+    weights = torch.tensor(_WEIGHTS, dtype=like.dtype, device=like.device)
+    return 0.5 * (nodes + 1), 0.5 * weights
 
 
 def _compare_logarithms(change: Tensor, total: Tensor, log_changed: Tensor) -> Tensor:

@@ -116,7 +116,8 @@ class FactorialStudentT(Factorial):
             p(c) \propto \cosh^{-\nu} \frac{c}{\sqrt\nu}, \qquad |c| \leq 9
 
         For many degrees of freedom c is a standard normal variable, and for few the tails of its
-        density fall exponentially. So the midpoint rule converges exponentially, too.
+        density fall exponentially. So the midpoint rule converges exponentially, too: for a
+        logistic function whose slope is b, its error is about :math:`e^{-70 / (b \sigma)}`.
         """
         inner = (1,) * len(self._extended_shape())
         width = 2 * _REACH / _CELLS
