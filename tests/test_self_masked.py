@@ -24,7 +24,6 @@ from lowerbound.recipes import find_recipe
 sys.path.insert(0, str(Path(__file__).parent))
 from example_tables import make_frame
 
-
 # Cells
 
 
@@ -536,7 +535,7 @@ def test_a_model_of_all_types_imputes_scores_and_samples(trained):
     assert not completed.isna().any().any()
     there = frame.notna()
     assert completed.where(there).equals(frame.where(there))
-    assert np.isfinite(lb.score(model, frame, samples=50).per_example).all()
+    assert lb.score(model, frame, samples=50).per_example.isfinite().all()
     assert not model.sample(20, seed=0).isna().any().any()
     assert set(model.log_odds_of_missing(model.examples(frame).values)) == {
         each.name for each in model.schema.modelled if each.has_missing
