@@ -9,7 +9,6 @@ import table_evaluation
 import table_health
 import table_latents
 import table_likelihoods
-import table_missing_values
 import table_models
 import table_noise_and_data
 import table_objectives
@@ -38,7 +37,6 @@ AREAS: dict[str, list[Mutation]] = {
     "starts and networks": table_starts.MUTATIONS,
     "training": table_training.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,
-    "missing values": table_missing_values.MUTATIONS,
 }
 
 MUTATIONS = [mutation for table in AREAS.values() for mutation in table]
