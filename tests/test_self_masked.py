@@ -190,7 +190,7 @@ def integrate_column(log_prob, column):
     if entry.family != "continuous":
         return log_prob(torch.arange(float(entry.levels)).double()[:, None]).exp().sum()
     # x = 3 sinh(u), in which the tails of Student's t fall exponentially
-    grid = torch.linspace(-12, 12, 6001).double()
+    grid = torch.linspace(-12, 12, 6001, dtype=torch.float64)
     values = 3 * torch.sinh(grid)
     log_slopes = (3 * torch.cosh(grid) * (grid[1] - grid[0]) * column.spread).log()
     if column.type == "positive":
