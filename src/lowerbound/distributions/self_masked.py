@@ -116,7 +116,7 @@ class SelfMaskedDistribution(MaskedDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Complete rows, given which columns are missing, ``[*sample_shape, *batch, D]``."""
         size = Size(sample_shape)
-        rows = self.base.sample(size)
+        rows: Tensor = self.base.sample(size)
         for group in self.numeric:
             rows = self._replace_missing(rows, group, self._draw_numbers(group, size))
         of_numbers = self._log_missing_numbers()
@@ -150,7 +150,8 @@ class SelfMaskedDistribution(MaskedDistribution):
         def draw_uniform() -> Tensor:
             return noise.uniform(shape, axis, dtype=like.dtype, device=like.device)
 
-        return part.cells().draw(group.log_probability, draw_uniform)
+        drawn: Tensor = part.cells().draw(group.log_probability, draw_uniform)
+        return drawn
 
     def _replace_missing(self, rows: Tensor, group: MissingOdds, drawn: Tensor) -> Tensor:
         chosen = torch.where(self.missing[..., group.places], drawn, rows[..., group.places])
