@@ -1,4 +1,4 @@
-"""``lowerbound impute``, ``score`` and ``data inspect``: commands for tables."""
+"""``lowerbound impute``, ``score``, ``sensitivity`` and ``data inspect``: commands for tables."""
 
 import statistics
 import warnings
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(impute)
     app.command()(score)
+    app.command()(sensitivity)
     data = typer.Typer(help="Look at data before a training.", no_args_is_help=True)
     data.command()(inspect)
     app.add_typer(data, name="data")
@@ -148,6 +149,80 @@ def score(
     print(f"scored {rows:,} rows to {out}: on average {total / rows:,.2f} nats")
     if doubtful:
         print(f"the scores of {doubtful:,} rows are not to be trusted; use more --samples")
+
+
+def sensitivity(  # noqa: PLR0917 (typer calls it by name)
+    run: Trained,
+    data: Table,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the table: .csv, .tsv, .parquet or .feather.", show_default=False
+        ),
+    ] = None,
+    slopes: Annotated[
+        str,
+        typer.Option(
+            help="How much the log odds of being missing rise for each standard deviation, "
+            "separated by commas."
+        ),
+    ] = "-1,-0.5,0,0.5,1",
+    draws: Annotated[
+        int, typer.Option(min=2, help="The number of draws of each missing entry.")
+    ] = 200,
+    samples: Annotated[
+        int, typer.Option(min=2, help="The number K of draws of z for each row.")
+    ] = 200,
+    seed: Seed = 0,
+) -> None:
+    """Show what changes if values are missing because of their size.
+
+    For each incomplete column of ordered values and each slope, the table has the mean of the
+    imputed entries and of the completed column. With the slope 1, each standard deviation
+    multiplies the odds of being missing by 2.7; with 0 values are missing at random. The data
+    cannot tell the slope, so see whether your conclusion holds for all that are plausible. For a
+    model of the recipe missing-not-at-random, the first line of a column is what it has learned.
+    """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from lowerbound.data.table_files import TableWriter, check_target
+    from lowerbound.evaluation import sensitivity as compute_sensitivity
+    from lowerbound.evaluation import tabulate_sensitivity
+
+    assumed = _parse_slopes(slopes)
+    if out is not None:
+        check_target(out)
+    model = open_table_model(run)
+    found = compute_sensitivity(model, data, assumed, draws=draws, samples=samples, seed=seed)
+    if not found:
+        print("no column of ordered values has missing entries")
+        return
+    table = RichTable(box=None, pad_edge=False)
+    table.add_column("column", no_wrap=True)
+    for heading in ("missing", "slope", "odds", "mean of imputed", "mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in found:
+        assumption = ("learned", "")
+        if each.slope is not None:
+            assumption = (f"{each.slope:g}", f"x {each.odds_ratio:.2f}")
+        means = (f"{each.mean_of_imputed:,.4g}", f"{each.mean:,.4g}")
+        table.add_row(each.column, f"{each.missing:.1%}", *assumption, *means)
+    Console(highlight=False).print(table)
+    if out is not None:
+        with TableWriter(out) as writer:
+            writer.write(tabulate_sensitivity(found, "pyarrow"))
+        print(f"wrote {len(found):,} rows to {out}")
+
+
+def _parse_slopes(text: str) -> list[float]:
+    """Read numbers separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(
+            f"--slopes {text}: give numbers separated by commas, such as -1,0,1"
+        ) from None
 
 
 def inspect(

@@ -366,13 +366,16 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
 
 
 def _suggest_imputation(model: Any, examples: "Examples", directory: str) -> list[str]:
-    """Suggest to fill the missing entries of a table, if there are any."""
+    """Suggest what to do about the missing entries of a table, if there are any."""
     import lowerbound as lb
     from lowerbound.data.fields import OBSERVED
 
     if not isinstance(model, lb.TableModel) or examples.fields[OBSERVED].all():
         return []
-    return [f"impute {directory} --data FILE --out completed.csv"]
+    return [
+        f"impute {directory} --data FILE --out completed.csv",
+        f"sensitivity {directory} --data FILE",
+    ]
 
 
 def _find_pictures(out: Path) -> list[Path]:

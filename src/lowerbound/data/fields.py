@@ -18,6 +18,13 @@ from lowerbound.errors import DataError, SettingsError
 OBSERVED = "observed"
 """The name of the field that says which entries were observed, ``[N, *shape]``."""
 
+MISSING = "missing"
+"""The name of the field that says which entries of a table are known to be missing, ``[N, D]``.
+
+If examples lack it, these are the entries that were not observed. An entry of a column that a table
+does not have is neither.
+"""
+
 EXPOSURE = "exposure"
 """The name of the field by which the rates of counts are multiplied, ``[N]`` or ``[N, *shape]``."""
 

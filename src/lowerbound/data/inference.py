@@ -132,6 +132,7 @@ def infer_column(
         if asked is not None:
             raise DataError(f"{where} has no values, so it cannot be {asked}; leave it out")
         return base
+    base = replace(base, has_missing=bool(missing.any()))
     content = raw.find_content(missing)
     if asked is not None and content not in _list_contents(asked):
         raise DataError(f"{where} contains {content}, so it cannot be {asked}; convert it")

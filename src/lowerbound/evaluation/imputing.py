@@ -109,6 +109,10 @@ def impute(
         \sum_k \bar w_k \, p(x_{\text{missing}} \mid z_k), \qquad z_k \sim q(z \mid
         x_{\text{observed}})
 
+    This is right if entries are missing at random. A model that also explains why they are missing,
+    :class:`lowerbound.SelfMasked`, gives them the distribution of values that are missing,
+    :math:`p(x_{\text{missing}} \mid z_k, s)`.
+
     Entries that are observed do not change. A single table has points: the mean of real and
     positive numbers, proportions and times, the median of counts and ordered categories, and the
     most probable category. It serves for prediction, but its entries vary less than real ones do.
@@ -202,7 +206,7 @@ def impute_examples(
                 table.append(decode_columns(drawn, model.schema))
     joined = [_keep_observed(_join(parts), data, model.schema) for parts in tables]
     result = Imputation(
-        tuple(_fill(data, columns, model.schema) for columns in joined),
+        tuple(complete_table(data, columns, model.schema) for columns in joined),
         samples,
         torch.cat(effective).cpu(),
         torch.cat(shapes).cpu(),
@@ -293,7 +297,8 @@ def _keep_observed(columns: dict[str, Floats], data: Any, schema: Schema) -> dic
     }
 
 
-def _fill(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:
+def complete_table(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:
+    """Complete a table, or the table of some examples, from values of all rows of each column."""
     if isinstance(data, Examples):
         return make_table(columns, schema)
     return fill_table(data, columns, schema)

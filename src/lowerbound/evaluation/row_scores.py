@@ -64,9 +64,11 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
     .. math:: \log \hat p(x) = \log \frac1K \sum_k w_k, \qquad
         \log \hat p(x_c \mid x_{-c}) = \log \sum_k w_k - \log \sum_k \frac{w_k}{p(x_c \mid z_k)}
 
-    Entries that are not observed are not scored. The sum over columns of the second is not log
-    p(x), because each is given all others. Both are computed from the same draws of z. If a value
-    is so unusual that it decides what z can be, few of these draws suit the other values: the
+    Entries that are not observed are not scored. If the model also explains which are missing
+    (:class:`lowerbound.SelfMasked`), log p is that of the values and of the mask, and that of a
+    value contains the log probability that it is observed. The sum over columns of the second is
+    not log p(x), because each is given all others. Both are computed from the same draws of z. If a
+    value is so unusual that it decides what z can be, few of these draws suit the other values: the
     effective sample size of the weights :math:`w_k / p(x_c \mid z_k)` is below a twentieth of K.
     Then log p of the other values is estimated by new draws, from q given these alone.
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.given import unwrap
+from lowerbound.conditionals.self_masked import SelfMasked
 from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import is_frame, make_frame, open_table
 from lowerbound.data.schema import (
     decode_columns,
@@ -59,7 +60,8 @@ class TableModel(LatentModel):
         posterior: q(z given x), which needs the field ``observed``, such as
             ``lb.Given(lb.Gaussian(network), "observed")`` with a network that begins with
             :class:`lowerbound.ColumnInputs`.
-        likelihood: ``lb.Masked(lb.Columns(network, schema))``.
+        likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
+            ``lb.SelfMasked(lb.Columns(network, schema))``, which also models why they are missing.
         hide: the share of the rows of a training batch of which some entries are hidden.
 
     Raises:
@@ -94,6 +96,20 @@ class TableModel(LatentModel):
         found: Schema = columns.schema
         return found
 
+    def log_odds_of_missing(self, rows: Tensor) -> dict[str, Tensor]:
+        """The log odds that columns are missing, given their values, as the model has learned them.
+
+        Args:
+            rows: complete rows as numbers of the schema, ``[*leading, D]``.
+
+        Returns:
+            ``[*leading]`` by the name of the column, for each column whose missing values the model
+            explains by their size; none, if it takes them as missing at random.
+        """
+        if isinstance(self.likelihood, SelfMasked):
+            return self.likelihood.log_odds(rows)
+        return {}
+
     def examples(self, data: Any, *, name: str = "data") -> Examples:
         """The rows of a table as examples.
 
@@ -117,17 +133,21 @@ class TableModel(LatentModel):
         """The parts for a batch, of which some entries are hidden in training."""
         given = dict(given or {})
         if self.training and self.hide and OBSERVED in given:
-            given[OBSERVED] = self._hide_some(given[OBSERVED])
+            shown = self._show_some(len(x), x.device)
+            # Whether a hidden column is missing is hidden, too: otherwise missing entries would be
+            # scored more often than observed ones, and so the odds learned would be too high.
+            given[MISSING] = given.get(MISSING, ~given[OBSERVED]) & shown
+            given[OBSERVED] = given[OBSERVED] & shown
         return super().conditioned(x, given)
 
-    def _hide_some(self, observed: Tensor) -> Tensor:
-        """Hide a random share of the columns of some rows."""
-        rows, columns = len(observed), len(self.schema.modelled)
-        chosen = torch.rand(rows, 1, device=observed.device) < self.hide
-        shares = torch.rand(rows, 1, device=observed.device) * chosen
-        kept = torch.rand(rows, columns, device=observed.device) >= shares
+    def _show_some(self, rows: int, device: torch.device) -> Tensor:
+        """Hide a random share of the columns of some rows: which entries are not, ``[B, D]``."""
+        columns = len(self.schema.modelled)
+        chosen = torch.rand(rows, 1, device=device) < self.hide
+        shares = torch.rand(rows, 1, device=device) * chosen
+        shown = torch.rand(rows, columns, device=device) >= shares
         buffers: Any = self
-        return observed & kept[:, buffers._columns]
+        return shown[:, buffers._columns]
 
     @torch.no_grad()
     def sample(  # type: ignore[override]

@@ -15,7 +15,7 @@ from lowerbound.recipes.quantized import fsq, residual_vq, vq
 from lowerbound.recipes.registry import RECIPES, FieldForm, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
 from lowerbound.recipes.sigma_vae import sigma_vae
-from lowerbound.recipes.table import table
+from lowerbound.recipes.table import missing_not_at_random, table
 from lowerbound.recipes.wasserstein import adversarial, info, mmd_wae, rae
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "iwae",
     "iwae_2layer",
     "ladder",
+    "missing_not_at_random",
     "mixture_prior",
     "mmd_wae",
     "photos",
