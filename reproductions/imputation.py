@@ -5,9 +5,8 @@
 Each cell is one table with one of nine masks, in which 10, 20 or 50% of the entries are missing
 completely at random, and one method. Cells whose results are there already are skipped. Results go
 to docs/results/imputation/, and at the end docs/results/imputation.md is written from all of them.
-The tables are in the folder hivae of $LOWERBOUND_DATA. The methods miceforest and missforest need
-an environment of their own, whose packages reproductions/imputation-trees.txt pins: --trees names
-its interpreter.
+The tables are in the folder hivae of $LOWERBOUND_DATA. The method miceforest needs an environment
+of its own, whose packages reproductions/imputation-trees.txt pins: --trees names its interpreter.
 """
 
 import argparse
@@ -29,9 +28,12 @@ RESULTS = ROOT / "docs" / "results" / "imputation"
 TABLES = ("Adult", "defaultCredit", "Wine", "Breast", "letter", "spam")
 SHARES, MASKS = (10, 20, 50), (1, 2, 3)
 OURS = "lowerbound"
-SIMPLE = ("mean-mode", "knn", "iterative")
-TREES = ("miceforest", "missforest")
-METHODS = (OURS, *SIMPLE, *TREES)
+OTHERS = ("mean-mode", "knn", "iterative", "missforest")
+MICEFOREST = "miceforest"
+METHODS = (OURS, *OTHERS, MICEFOREST)
+
+# A random forest is fitted at most so many times for each column.
+FORESTS = 10
 
 # Neighbours are sought among at most so many rows, because each pair of rows is compared.
 DONORS = 5000
@@ -143,7 +145,9 @@ def by_lowerbound(task: Task, seed: int) -> np.ndarray:
     recipe = find_recipe("table")
     model, objective = recipe.build(data, {}, seed=seed)
     lb.fit(model, objective, data.train, seed=seed, progress=False, **recipe.training)
-    filled = lb.impute(model, frame, samples=200, point="auto").table
+    # The point with the least error as it is measured: the mean of numbers, also of counts.
+    points = {names[number]: "mean" for number in task.numeric}
+    filled = lb.impute(model, frame, samples=200, point=points).table
     return filled[names].to_numpy(float)
 
 
@@ -173,12 +177,27 @@ def by_neighbours(task: Task, seed: int) -> np.ndarray:
 
 
 def by_regressions(task: Task, seed: int) -> np.ndarray:
+    """Regressions, which get all categories but one: from all others, the last is known exactly.
+
+    All categories of a missing value are missing, so a regression on the others would keep what
+    they were first filled with.
+    """
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer
 
     expanded, about = task.expand()
+    groups = [
+        [place for place, (column, _) in enumerate(about) if column == number]
+        for number, kind in enumerate(task.kinds)
+        if kind == "cat"
+    ]
+    dropped = [group[-1] for group in groups]
+    kept = np.setdiff1d(np.arange(len(about)), dropped)
     imputer = IterativeImputer(random_state=seed, max_iter=10)
-    return task.contract(imputer.fit_transform(expanded), about)
+    expanded[:, kept] = imputer.fit_transform(expanded[:, kept])
+    for *others, last in groups:
+        expanded[:, last] = 1 - expanded[:, others].sum(1)
+    return task.contract(expanded, about)
 
 
 def by_miceforest(task: Task, seed: int) -> np.ndarray:
@@ -191,11 +210,46 @@ def by_miceforest(task: Task, seed: int) -> np.ndarray:
 
 
 def by_missforest(task: Task, seed: int) -> np.ndarray:
-    from missforest import MissForest
+    """The algorithm of Stekhoven & Bühlmann 2012, with its usual settings.
 
-    frame = as_frame_with_categories(task).astype(float)
-    names = [name for name, kind in zip(frame, task.kinds, strict=True) if kind == "cat"]
-    return MissForest(categorical=names or None).fit_transform(frame).astype(float).to_numpy()
+    The package of this name on PyPI, 4.2.3, is not used: in the first cell that was tried, Breast
+    with 20% missing, its error was 0.193 (mean and mode: 0.208), and this one's much lower.
+    """
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    missing = np.isnan(task.holes)
+    filled, before = by_mean_or_mode(task, seed), (np.inf, np.inf)
+    for _ in range(FORESTS):
+        new = filled.copy()
+        for number in np.argsort(missing.sum(0), kind="stable"):
+            holes = missing[:, number]
+            if not holes.any():
+                continue
+            others = np.delete(new, number, 1)
+            forest = RandomForestRegressor(
+                max_features="sqrt", min_samples_leaf=5, random_state=seed
+            )
+            if task.kinds[number] == "cat":
+                forest = RandomForestClassifier(max_features="sqrt", random_state=seed)
+            forest.fit(others[~holes], new[~holes, number])
+            new[holes, number] = forest.predict(others[holes])
+        change = _measure_change(task, filled, new, missing)
+        if change[0] >= before[0] and change[1] >= before[1]:
+            break
+        filled, before = new, change
+    return filled
+
+
+def _measure_change(
+    task: Task, old: np.ndarray, new: np.ndarray, missing: np.ndarray
+) -> tuple[float, float]:
+    """How much numbers and categories changed; infinite if there are none, which then agree."""
+    is_category = np.array([kind == "cat" for kind in task.kinds])
+    places = missing & is_category
+    categories = float((old[places] != new[places]).mean()) if places.any() else np.inf
+    others = new[:, ~is_category]
+    numbers = float(((old[:, ~is_category] - others) ** 2).sum() / (others**2).sum())
+    return numbers, categories
 
 
 def as_frame_with_categories(task: Task) -> pd.DataFrame:
@@ -245,7 +299,7 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--shares", nargs="+", type=int, choices=SHARES, default=SHARES)
     parser.add_argument("--masks", nargs="+", type=int, choices=MASKS, default=MASKS)
-    parser.add_argument("--trees", type=Path, help="the interpreter for miceforest and missforest")
+    parser.add_argument("--trees", type=Path, help="the interpreter for miceforest")
     parser.add_argument("--report", action="store_true", help="only write the page")
     asked = parser.parse_args()
     for mask in [] if asked.report else asked.masks:
@@ -254,11 +308,11 @@ def main() -> int:
                 for method in asked.methods:
                     if (RESULTS / f"{table}-{share}-{mask}-{method}.json").exists():
                         continue
-                    if method in TREES and asked.trees is not None:
+                    if method == MICEFOREST and asked.trees is not None:
                         command = [str(asked.trees), __file__, "--data", table, "--methods", method]
                         command += ["--shares", str(share), "--masks", str(mask)]
                         subprocess.run(command, check=False)
-                    elif method not in TREES or _has(method):
+                    elif method != MICEFOREST or _has(method):
                         run(table, share, mask, method)
     if _has("lowerbound"):
         from imputation_page import write_page

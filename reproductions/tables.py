@@ -4,8 +4,9 @@
 
 Cells whose results are there already are skipped. Results go to docs/results/tables/, and at the
 end docs/results/tables.md is written from all of them. The cell `outliers` compares with PyOD,
-which needs an environment of its own: --pyod names its interpreter. Some of its tables are in the
-folder hivae of $LOWERBOUND_DATA, and are left out without it.
+which needs an environment of its own, whose packages reproductions/tables-pyod.txt pins: --pyod
+names its interpreter. Some of its tables are in the folder hivae of $LOWERBOUND_DATA, and are left
+out without it.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from page_text import describe_machines, paragraph, read_results, table
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
+from tables_page import write_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "tables"
@@ -83,6 +84,24 @@ def run_miwae() -> dict[str, Any]:
         filled = lb.impute(model, frame, samples=1000).table.to_numpy()
         error = float(((filled - values)[hidden] ** 2).mean())
         rows.append({"bound": bound, "error": error, "seconds": seconds})
+    return {"seeds": rows}
+
+
+def run_held_out() -> dict[str, Any]:
+    """The same table: the bound of a fifth of the rows, which the training does not see."""
+    import lowerbound as lb
+
+    raw = load_breast_cancer().data
+    values = (raw - raw.mean(0)) / raw.std(0)
+    rows = []
+    for seed in range(SEEDS):
+        frame = as_frame(hide(values, 0.5, seed)[0])
+        held = np.random.default_rng(seed).random(len(frame)) < 0.2
+        model = fit_table(frame[~held].reset_index(drop=True), seed, samples=20)
+        held_rows = frame[held].reset_index(drop=True)
+        bounds = {draws: lb.evaluate(model, lb.IWAE(draws), held_rows).mean for draws in (50, 5000)}
+        rows.append({"bound": bounds[50], "bound_5000": bounds[5000], "rows": int(held.sum())})
+        print(rows[-1], flush=True)
     return {"seeds": rows}
 
 
@@ -143,21 +162,41 @@ def list_outlier_tables() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def run_outliers(pyod: Path | None) -> dict[str, Any]:
-    """The area under the curve of scores of outliers, beside other detectors."""
+    """The area under the curve of scores of outliers, beside other detectors.
+
+    Each table's result is written when it is there, and is not computed again.
+    """
+    folder = RESULTS / "outliers"
+    folder.mkdir(exist_ok=True)
+    found = {}
+    for name, X, is_outlier in list_outlier_tables():
+        target = folder / f"{name}.json"
+        if not target.exists():
+            result = {"rows": len(X), "area": _compare_detectors(X, is_outlier, pyod)}
+            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+            print(name, result, flush=True)
+        found[name] = json.loads(target.read_text(encoding="utf8"))
+    return {
+        "area": {name: result["area"] for name, result in found.items()},
+        "rows": {name: result["rows"] for name, result in found.items()},
+    }
+
+
+def _compare_detectors(
+    X: np.ndarray, is_outlier: np.ndarray, pyod: Path | None
+) -> dict[str, list[float]]:
     from lowerbound.sklearn import VAEOutlierDetector
 
-    found: dict[str, dict[str, list[float]]] = {}
-    for name, X, is_outlier in list_outlier_tables():
-        scores = found[name] = {"lowerbound": [], "IsolationForest": []}
-        for seed in range(SEEDS):
-            ours = VAEOutlierDetector(random_state=seed).fit(X)
-            forest = IsolationForest(random_state=seed).fit(X)
-            for method, detector in (("lowerbound", ours), ("IsolationForest", forest)):
-                area = roc_auc_score(is_outlier, -detector.score_samples(X))
-                scores[method].append(float(area))
-        if pyod is not None:
-            scores |= _run_pyod(pyod, X, is_outlier)
-    return {"area": found, "rows": {name: len(X) for name, X, _ in list_outlier_tables()}}
+    scores: dict[str, list[float]] = {"lowerbound": [], "IsolationForest": []}
+    for seed in range(SEEDS):
+        ours = VAEOutlierDetector(random_state=seed).fit(X)
+        forest = IsolationForest(random_state=seed).fit(X)
+        for method, detector in (("lowerbound", ours), ("IsolationForest", forest)):
+            area = roc_auc_score(is_outlier, -detector.score_samples(X))
+            scores[method].append(float(area))
+    if pyod is not None:
+        scores |= _run_pyod(pyod, X, is_outlier)
+    return scores
 
 
 _PYOD = """
@@ -253,6 +292,7 @@ def run_million() -> dict[str, Any]:
 
 CELLS: dict[str, Callable[..., dict[str, Any]]] = {
     "miwae": run_miwae,
+    "held-out": run_held_out,
     "coverage": run_coverage,
     "outliers": run_outliers,
     "time": run_time,
@@ -287,120 +327,8 @@ def main() -> int:
         )
         target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
         print(name, found, flush=True)
-    write_page()
+    write_page(RESULTS, CELLS)
     return 0
-
-
-def write_page() -> None:
-    """Write docs/results/tables.md from all results."""
-    done = read_results(RESULTS, CELLS)
-    lines = [
-        "# Tables: what the recipe and the estimators reach",
-        "",
-        paragraph("`python reproductions/tables.py` writes this page. All settings are the usual."),
-        "",
-    ]
-    if "miwae" in done:
-        rows = done["miwae"]["seeds"]
-        lines += [
-            "## Half of breast_cancer is missing",
-            "",
-            paragraph(
-                "The experiment of Mattei & Frellsen 2019: the 30 columns are standardised, and",
-                "half of the entries are missing completely at random. Their notebook reports a",
-                "bound of -5.24 nats and a mean squared error of imputations of 0.300 after 601",
-                "epochs. Here K = 20, as there. The bound has 50 draws, and is that of the rows",
-                "with the entries that were trained on.",
-            ),
-            "",
-            *table(
-                "seed | bound, nats | error of imputations | training",
-                (
-                    [
-                        str(seed),
-                        f"{row['bound']:.2f}",
-                        f"{row['error']:.3f}",
-                        f"{row['seconds']:.0f} s",
-                    ]
-                    for seed, row in enumerate(rows)
-                ),
-            ),
-            "",
-        ]
-    if "coverage" in done:
-        lines += [
-            "## Intervals from multiple imputation",
-            "",
-            paragraph(
-                f"A fifth of the entries is hidden, with {MASKS} masks. Intervals reach from the",
-                f"5% to the 95% quantile of {DRAWS} draws of each hidden entry. The share that",
-                "they cover, on average over masks and with the standard deviation between them:",
-            ),
-            "",
-            *table(
-                "table | covered",
-                (
-                    [name, f"{np.mean(values):.1%} ± {np.std(values, ddof=1):.1%}"]
-                    for name, values in done["coverage"]["coverage"].items()
-                ),
-            ),
-            "",
-        ]
-    if "outliers" in done:
-        areas = done["outliers"]["area"]
-        methods = list(dict.fromkeys(method for each in areas.values() for method in each))
-        means = {
-            method: np.mean([np.mean(each[method]) for each in areas.values() if method in each])
-            for method in methods
-        }
-        lines += [
-            "## Outliers",
-            "",
-            paragraph(
-                "The area under the receiver operating characteristic of the scores, on average",
-                f"over {SEEDS} seeds. A tenth of the rows is of another class.",
-            ),
-            "",
-            *table(
-                " | ".join(["table", "rows", *methods]),
-                [
-                    *(
-                        [
-                            name,
-                            f"{done['outliers']['rows'][name]:,}",
-                            *(f"{np.mean(each[method]):.3f}" for method in methods),
-                        ]
-                        for name, each in areas.items()
-                    ),
-                    ["mean", "", *(f"{means[method]:.3f}" for method in methods)],
-                ],
-            ),
-            "",
-        ]
-    if "time" in done:
-        found = done["time"]
-        lines += [
-            "## Time and memory",
-            "",
-            paragraph(
-                "A mixed table of 10,000 rows and 50 columns, a tenth of whose entries are missing",
-                f"trains in {found['training_seconds']:.0f} s. Its bound is {found['bound']:.1f}",
-                f"nats, and that of independent columns {found['independent']:.1f}.",
-            ),
-            "",
-        ]
-    if "million" in done:
-        found = done["million"]
-        lines += [
-            paragraph(
-                "`lowerbound impute` reads a million rows of ten columns from Parquet and writes",
-                f"them completed in {found['seconds'] / 60:.1f} minutes, with at most",
-                f"{found['peak_gigabytes']:.2f} GB of memory.",
-            ),
-            "",
-        ]
-    lines += [describe_machines(result["machine"] for result in done.values()), ""]
-    (RESULTS.parent / "tables.md").write_text("\n".join(lines), encoding="utf8")
 
 
 if __name__ == "__main__":

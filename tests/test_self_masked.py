@@ -19,6 +19,7 @@ from lowerbound.data.schema import make_table_examples
 from lowerbound.distributions import FactorialNegativeBinomial, FactorialStudentT
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.baseline import score_columns_alone, score_independent_entries
+from lowerbound.evaluation.row_scores import score_without
 from lowerbound.recipes import find_recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -485,6 +486,18 @@ def test_a_column_that_a_table_does_not_have_is_not_missing():
     spread = math.sqrt((density * (grid - mean) ** 2).sum() / density.sum())
     assert abs(drawn.mean() - mean) < 4 * spread * math.sqrt(2 / 4000)
     assert "missing" not in make_table_examples(frame, LINEAR).fields
+
+
+def test_a_column_that_a_score_hides_is_not_missing():
+    """log p of a value given the others compares with the row of which this column is unknown."""
+    model = make_linear()
+    table = make_table(6)[0].fillna(0.5)
+    examples = model.examples(table)
+    with torch.no_grad():
+        found = score_without(model.eval(), examples, dict(model.schema.places), 4000, seed=0)
+    for name in table.columns:
+        expected = lb.score(model, table.drop(columns=name), 4000).per_example
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0.15)
 
 
 def test_hidden_columns_are_neither_observed_nor_missing():

@@ -192,8 +192,8 @@ MUTATIONS = [
     ),
     Mutation(
         CATEGORICAL,
-        "type(self)(self.logits.detach(), self.event_dims)",
-        "type(self)(self.logits, self.event_dims)",
+        "return self.change_parameters(Tensor.detach)",
+        "return self.change_parameters(Tensor.clone)",
         "A distribution over levels with a stop-gradient still gives its logits a gradient.",
     ),
     Mutation(

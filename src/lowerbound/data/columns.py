@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,6 +153,13 @@ class Column:
         while name in self.categories:
             name += "_"
         return name
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value seen; infinite for categories, or if not known."""
+        if self.type in CODED or self.low >= self.high:
+            return -math.inf, math.inf
+        return self.low, self.high
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

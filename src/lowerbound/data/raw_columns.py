@@ -220,6 +220,11 @@ class FrameColumn(RawColumn):
         return self.series.dtype in (nw.Categorical, nw.Enum)
 
     @property
+    def _has_objects(self) -> bool:
+        """Whether values are objects of Python, whatever narwhals takes them for."""
+        return getattr(self.series.to_native(), "dtype", None) == np.dtype(object)
+
+    @property
     def _is_ordered(self) -> bool:
         native = self.series.to_native()
         if self.series.implementation.is_pandas_like():
@@ -260,6 +265,15 @@ class FrameColumn(RawColumn):
             f"{self.where} is of type {dtype}, which is neither numbers, times, truth values nor "
             "text; convert it or drop the column"
         )
+
+    def find_missing(self, placeholders: Sequence[Any] = ()) -> Mask:
+        """Which values are missing, see :meth:`RawColumn.find_missing`."""
+        series = self.series
+        if series.dtype != nw.String or self._has_objects:
+            return super().find_missing(placeholders)
+        marks = ["", *(each for each in placeholders if isinstance(each, str))]
+        missing = series.is_null() | series.is_in(marks)
+        return np.array(missing.fill_null(True).to_numpy(), dtype=bool)
 
     def find_zone(self) -> str:
         """The time zone of times; empty for those without a zone."""

@@ -4,7 +4,7 @@ from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
 from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
-from lowerbound.distributions.columns import RowDistribution, Units
+from lowerbound.distributions.columns import RowDistribution, Units, choose_distributions
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -99,6 +99,7 @@ __all__ = [
     "ZeroInflatedDistribution",
     "as_diagonal",
     "check_independent_entries",
+    "choose_distributions",
     "choose_point",
     "closed_form_kl",
     "closed_form_unit_kl",

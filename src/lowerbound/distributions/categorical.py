@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -69,11 +70,14 @@ class FactorialCategorical(Distribution):
         """The most probable level, ``[*batch, *event]``."""
         return self._scale(self.logits.argmax(self.axis))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorialCategorical:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """The same distribution, repeated over ``batch_shape``."""
         own = self.logits.shape[self.axis :]
-        logits = self.logits.expand(torch.Size(batch_shape) + own)
-        return type(self)(logits, self.event_dims)
+        return self.change_parameters(lambda logits: logits.expand(torch.Size(batch_shape) + own))
+
+    def change_parameters(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same kind of distribution after a change of its logits."""
+        return type(self)(change(self.logits), self.event_dims)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, by inverting the distribution function."""
@@ -110,9 +114,9 @@ class FactorialCategorical(Distribution):
         logits = torch.cat([torch.full_like(first, -math.inf), others], self.axis)
         return type(self)(logits, self.event_dims).sample(sample_shape)
 
-    def stop_gradient(self) -> FactorialCategorical:
+    def stop_gradient(self) -> Self:
         """The same distribution with a stop-gradient on its parameters."""
-        return type(self)(self.logits.detach(), self.event_dims)
+        return self.change_parameters(Tensor.detach)
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""

@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
 
-from lowerbound.distributions.entries import entrywise_log_prob
+from lowerbound.distributions.entries import WrappedDistribution, entrywise_log_prob
 from lowerbound.distributions.vectors import SideBySide
 
 IDENTITY, LOG, LOGIT = range(3)
@@ -111,6 +111,19 @@ class RowDistribution(SideBySide):
         parts = [part.expand(Size(batch_shape)) for part in self.parts]
         return RowDistribution(parts, self.order, self.units, is_discrete=self.is_discrete)
 
+    def choose(self, index: Tensor) -> RowDistribution:
+        """Some of the K distributions of each row, see :func:`choose_distributions`."""
+
+        def gather(parameters: Tensor) -> Tensor:
+            if parameters.dim() <= index.dim():  # the same for all rows
+                return parameters
+            places = index.reshape(*index.shape, *(1,) * (parameters.dim() - index.dim()))
+            return parameters.gather(0, places.expand(*index.shape, *parameters.shape[2:]))
+
+        parts: list[Any] = list(self.parts)
+        chosen = [part.change_parameters(gather) for part in parts]
+        return RowDistribution(chosen, self.order, self.units, is_discrete=self.is_discrete)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability of rows in the units of the table, in nats."""
         return self.entrywise_log_prob(value).sum(-1)
@@ -122,3 +135,19 @@ class RowDistribution(SideBySide):
             entrywise_log_prob(part, piece) for part, piece in zip(self.parts, pieces, strict=True)
         ]
         return self._concatenate(terms) + self.units.log_slopes(value)
+
+
+def choose_distributions(p: Distribution, index: Tensor) -> Distribution:
+    """Choose some of K distributions for each row, without computing their parameters again.
+
+    Args:
+        p: the distributions, batch shape ``[K, B]``: a :class:`RowDistribution`, also a masked one.
+        index: which of them are chosen, ``[M, B]``.
+
+    Returns:
+        A distribution of batch shape ``[M, B]``.
+    """
+    if isinstance(p, WrappedDistribution):
+        return p.with_base(choose_distributions(p.base, index))
+    assert isinstance(p, RowDistribution)
+    return p.choose(index)

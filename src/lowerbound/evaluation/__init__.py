@@ -12,9 +12,10 @@ from lowerbound.evaluation.gaps import Gaps, inference_gaps
 from lowerbound.evaluation.group_health import CodeUse, GroupHealth
 from lowerbound.evaluation.health import LatentHealth, latent_health
 from lowerbound.evaluation.importance import LikelihoodEstimate, log_likelihood
-from lowerbound.evaluation.imputing import Imputation, PooledEstimate, impute, pool
+from lowerbound.evaluation.imputing import Imputation, impute
 from lowerbound.evaluation.inference_data import to_arviz
 from lowerbound.evaluation.intervals import mean_interval
+from lowerbound.evaluation.pooling import PooledEstimate, pool
 from lowerbound.evaluation.posterior import PosteriorHealth, posterior_health
 from lowerbound.evaluation.refining import RefinedPosterior, refine
 from lowerbound.evaluation.row_scores import RowScores, score

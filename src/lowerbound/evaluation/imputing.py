@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
-from lowerbound.data.columns import CODED, CONTINUOUS, Column, Floats, Schema
+from lowerbound.data.columns import CODED, CONTINUOUS, Column, Floats, Mask, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
@@ -50,9 +48,10 @@ class Imputation:
         tables: the completed tables: one whose missing entries are points, or M whose missing
             entries are draws.
         samples: K, the number of draws of z for each row.
-        effective_sample_sizes: of each row's weights, ``[N]``.
+        effective_sample_sizes: of each row's weights, ``[N]``; nan for a row without missing
+            entries, which needs no draws.
         pareto_k: the shape of the upper tail of each row's weights, ``[N]``; above about 0.7 the
-            entries of a row are not to be trusted.
+            entries of a row are not to be trusted. It is nan in the same rows.
         incomplete: which rows have missing entries in a modelled column, ``[N]``.
         left_out: the columns that are not modelled. Their missing entries are not filled in, except
             those of a column with a single value.
@@ -100,7 +99,7 @@ def impute(
     draws: int | None = None,
     *,
     samples: int = 200,
-    point: Point = "auto",
+    point: Point | Mapping[str, Point] = "auto",
     seed: int = 0,
 ) -> Imputation:
     r"""Fill in the missing entries of a table, once or several times.
@@ -124,7 +123,10 @@ def impute(
         data: the table: a frame, or what :func:`lowerbound.load_data` reads.
         draws: M, the number of tables with draws; ``None`` for one table with points.
         samples: K, the number of draws of z for each row.
-        point: the point: by the type of the column, or always the mean, the median or the mode.
+        point: the point: ``"auto"``, which is by the type of the column, ``"mean"``, ``"median"``
+            or ``"mode"``; or one of these for some columns by name. The mean has the least squared
+            error, the median the least absolute error. Categories without an order have their mode.
+            Draws beyond the values that were seen in training enter a mean as the nearest of these.
         seed: of the draws.
 
     Returns:
@@ -163,10 +165,7 @@ def impute(
     samples = check_whole_number("impute: samples", samples)
     if draws is not None:
         draws = check_whole_number("impute: draws", draws)
-    if point not in ("auto", "mean", "median", "mode"):
-        raise SettingsError(
-            f"impute: point={point!r} is unknown; choose 'auto', 'mean', 'median' or 'mode'"
-        )
+    _check_point(point, model.schema)
     if isinstance(data, str | os.PathLike):
         data = load_table(Path(data).expanduser(), model.schema)
     if isinstance(data, Dataset):
@@ -183,39 +182,69 @@ def impute_examples(
     draws: int | None = None,
     *,
     samples: int,
-    point: Point,
+    point: Point | Mapping[str, Point],
     seed: int = 0,
 ) -> Imputation:
     """Impute a table, see :func:`impute`, that was made into examples."""
-    count = draws or _DRAWS_FOR_POINTS
-    tables: list[list[dict[str, Floats]]] = [[] for _ in range(draws or 1)]
-    effective, shapes = [], []
-    for values, log_w in complete_rows(
-        model,
-        examples,
-        samples=samples,
-        draws=count,
-        seed=derived_seed(seed, "impute"),
-    ):
-        effective.append(count_effective_samples(log_w))
-        shapes.append(pareto_shape(log_w.topk(min(len(log_w), tail_length(samples) + 1), 0).values))
-        if draws is None:
-            tables[0].append(_find_points(values, model.schema, point))
-        else:
-            for table, drawn in zip(tables, values, strict=True):
-                table.append(decode_columns(drawn, model.schema))
-    joined = [_keep_observed(_join(parts), data, model.schema) for parts in tables]
+    observed = _find_observed_columns(examples, model.schema)
+    incomplete = ~observed.all(1)
+    columns = {each.name: np.zeros((draws or 1, len(examples))) for each in model.schema.modelled}
+    effective = torch.full((len(examples),), math.nan, dtype=torch.float64)
+    shapes = effective.clone()
+    rows, done = incomplete.nonzero().flatten(), 0
+    batches: Iterable[tuple[Tensor, Tensor]] = ()
+    if len(rows):
+        batches = complete_rows(
+            model,
+            examples.subset(rows),
+            samples=samples,
+            draws=draws or _DRAWS_FOR_POINTS,
+            seed=derived_seed(seed, "impute"),
+        )
+    for values, log_w in batches:
+        batch = rows[done : done + log_w.shape[1]]
+        done += len(batch)
+        effective[batch] = count_effective_samples(log_w).cpu()
+        largest = log_w.topk(min(len(log_w), tail_length(samples) + 1), 0).values
+        shapes[batch] = pareto_shape(largest).cpu()
+        missing = ~observed[batch].numpy()
+        for column, is_missing in zip(model.schema.modelled, missing.T, strict=True):
+            if not is_missing.any():
+                continue
+            drawn = _decode_draws(values, is_missing, column, model.schema)
+            if draws is None:
+                drawn = _summarise(drawn, column, _choose_point(point, column))[None]
+            columns[column.name][:, batch.numpy()[is_missing]] = drawn
+    tables = (
+        {name: values[number] for name, values in columns.items()} for number in range(draws or 1)
+    )
     result = Imputation(
-        tuple(complete_table(data, columns, model.schema) for columns in joined),
+        tuple(
+            complete_table(data, _keep_observed(each, data, model.schema), model.schema)
+            for each in tables
+        ),
         samples,
-        torch.cat(effective).cpu(),
-        torch.cat(shapes).cpu(),
-        ~_find_observed_columns(examples, model.schema).all(1),
+        effective,
+        shapes,
+        incomplete,
         tuple(each.name for each in model.schema.columns if each.type == "identifier"),
     )
     if result.warning is not None:
         warnings.warn(f"impute: {result.warning}", DoubtfulEstimateWarning, stacklevel=2)
     return result
+
+
+def _check_point(point: Point | Mapping[str, Point], schema: Schema) -> None:
+    chosen: tuple[Any, ...] = (point,)
+    if isinstance(point, Mapping):
+        for name in point:
+            schema.find(name)
+        chosen = tuple(point.values())
+    for each in chosen:
+        if each not in get_args(Point):
+            raise SettingsError(
+                f"impute: point={each!r} is unknown; choose 'auto', 'mean', 'median' or 'mode'"
+            )
 
 
 def _find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
@@ -224,14 +253,11 @@ def _find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
     return torch.stack([observed[:, place].any(1) for place in schema.places.values()], 1)
 
 
-def _find_points(values: Tensor, schema: Schema, point: Point) -> dict[str, Floats]:
-    """A point for each entry, from draws ``[M, B, D]``."""
-    draws, rows = values.shape[:2]
-    decoded = decode_columns(values.flatten(0, 1), schema)
-    return {
-        column.name: _summarise(decoded[column.name].reshape(draws, rows), column, point)
-        for column in schema.modelled
-    }
+def _decode_draws(values: Tensor, rows: Mask, column: Column, schema: Schema) -> Floats:
+    """Draws ``[M, B]`` of one column of some rows, from the numbers of all, ``[M, B, D]``."""
+    chosen = values[:, torch.from_numpy(rows), schema.places[column.name]].cpu().double()
+    decoded = column.decode(chosen.flatten(0, 1).numpy())
+    return decoded.reshape(chosen.shape[:2])
 
 
 # The point by the type of the column; the mean of others.
@@ -243,19 +269,25 @@ _POINTS: dict[str, Point] = {
 }
 
 
+def _choose_point(point: Point | Mapping[str, Point], column: Column) -> Point:
+    """Choose the point of a column: mean, median or mode."""
+    chosen = point.get(column.name, "auto") if isinstance(point, Mapping) else point
+    return _POINTS.get(column.type, "mean") if chosen == "auto" else chosen
+
+
 def _summarise(draws: Floats, column: Column, point: Point) -> Floats:
     """A point for each entry of a column, from draws ``[M, B]``."""
-    if point == "auto":
-        point = _POINTS.get(column.type, "mean")
     if column.type in ("categorical", "boolean"):
         return _find_modes(draws)
     if point == "mode" and column.type in CONTINUOUS:
         return column.round(_find_half_sample_modes(draws))
     if point == "mode":
         return _find_modes(draws)
-    centre: Floats = draws.mean(0)
     if point == "median":
         centre = np.asarray(np.median(draws, 0), dtype=float)
+    else:
+        # A single draw from a heavy tail would outweigh all others.
+        centre = np.clip(draws, *column.limits).mean(0)
     if column.type in CODED:
         return np.asarray(np.round(centre), dtype=float)
     return column.round(centre)
@@ -277,12 +309,15 @@ def _find_half_sample_modes(draws: Floats) -> Floats:
 
 
 def _find_modes(draws: Floats) -> Floats:
-    found: Floats = np.asarray(stats.mode(draws, axis=0, keepdims=False).mode, dtype=float)
-    return found
-
-
-def _join(parts: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """The most frequent value of each column of draws ``[M, B]``; the smallest of several."""
+    ordered = np.sort(draws, axis=0)
+    # The length of the run of equal values that ends at each place.
+    places = np.broadcast_to(np.arange(len(ordered))[:, None], ordered.shape)
+    begins = np.ones(ordered.shape, dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    lengths = places - np.maximum.accumulate(np.where(begins, places, 0), axis=0)
+    modes: Floats = np.take_along_axis(ordered, lengths.argmax(0)[None], 0)[0]
+    return modes
 
 
 def _keep_observed(columns: dict[str, Floats], data: Any, schema: Schema) -> dict[str, Floats]:
@@ -302,88 +337,3 @@ def complete_table(data: Any, columns: dict[str, Floats], schema: Schema) -> Any
     if isinstance(data, Examples):
         return make_table(columns, schema)
     return fill_table(data, columns, schema)
-
-
-@dataclass(frozen=True)
-class PooledEstimate:
-    """An estimate from several completed tables, see :func:`pool`.
-
-    Args:
-        mean: the estimate.
-        within: the average of the tables' own variances.
-        between: the variance between the tables' estimates.
-        degrees: the degrees of freedom of its t distribution.
-        tables: M.
-    """
-
-    mean: NDArray[np.float64]
-    within: NDArray[np.float64]
-    between: NDArray[np.float64]
-    degrees: NDArray[np.float64]
-    tables: int
-
-    @property
-    def variance(self) -> NDArray[np.float64]:
-        """The variance of the estimate, ``within + (1 + 1 / M) between``."""
-        return self.within + (1 + 1 / self.tables) * self.between
-
-    @property
-    def standard_error(self) -> NDArray[np.float64]:
-        """The square root of the variance."""
-        return np.sqrt(self.variance)
-
-    @property
-    def missing_information(self) -> NDArray[np.float64]:
-        """The share of the variance that is due to missing values."""
-        with np.errstate(invalid="ignore"):
-            return np.nan_to_num((1 + 1 / self.tables) * self.between / self.variance)
-
-    def interval(self, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The limits of an interval that covers the true value with this probability."""
-        if not 0 < level < 1:
-            raise SettingsError(f"interval: level={level!r} must be between 0 and 1")
-        width = stats.t.ppf(0.5 + level / 2, self.degrees) * self.standard_error
-        return self.mean - width, self.mean + width
-
-
-def pool(estimates: Any, variances: Any) -> PooledEstimate:
-    r"""Combine the estimates from several completed tables by Rubin's rules.
-
-    .. math:: \bar\theta = \frac1M \sum_m \theta_m, \qquad
-        T = \bar U + \left(1 + \frac1M\right) B, \qquad
-        \nu = (M - 1) \left(1 + \frac{\bar U}{(1 + 1/M) B}\right)^2
-
-    Here :math:`\bar U` is the average of the variances that are given, and B the variance of the
-    estimates.
-
-    Args:
-        estimates: of one or several quantities from each table, ``[M, ...]``.
-        variances: their squared standard errors, ``[M, ...]``.
-
-    Raises:
-        SettingsError: for fewer than two tables, different shapes, or negative variances.
-
-    Source: Rubin 1987, "Multiple imputation for nonresponse in surveys", section 3.1.
-
-    Example:
-        >>> import lowerbound as lb
-        >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5])
-        >>> float(pooled.mean), round(float(pooled.variance), 4), round(float(pooled.degrees), 4)
-        (2.0, 1.8333, 3.7812)
-    """
-    values, own = np.asarray(estimates, dtype=float), np.asarray(variances, dtype=float)
-    if values.shape != own.shape or values.ndim == 0:
-        raise SettingsError(
-            f"pool: estimates have the shape {values.shape} and variances {own.shape}; give one of "
-            "each for every table, [M, ...]"
-        )
-    tables = len(values)
-    if tables < 2:
-        raise SettingsError("pool: one table does not say how much is uncertain; give at least two")
-    if not (own >= 0).all():
-        raise SettingsError("pool: variances must be at least 0; give squared standard errors")
-    within, between = own.mean(0), values.var(0, ddof=1)
-    with np.errstate(divide="ignore"):
-        ratio = within / ((1 + 1 / tables) * between)
-    degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)
-    return PooledEstimate(values.mean(0), within, between, degrees, tables)

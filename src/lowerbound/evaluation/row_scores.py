@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import make_frame
 from lowerbound.distributions.entries import entrywise_log_prob
 from lowerbound.errors import UnsupportedError
@@ -173,7 +173,9 @@ def _hide_and_score(
 ) -> Tensor:
     seen = given[OBSERVED].clone()
     seen[:, place] = False
-    hidden: dict[str, Any] = given | {OBSERVED: seen}
+    # Nothing is known of a hidden value, not even that it is missing.
+    missing = given.get(MISSING, ~given[OBSERVED])
+    hidden: dict[str, Any] = given | {OBSERVED: seen, MISSING: missing}
     log_w = model.draw(x, samples, **hidden).log_w.double()
     log_p = log_w.logsumexp(0) - math.log(samples)
     return log_p.masked_fill(~given[OBSERVED][:, place].any(-1), math.nan)

@@ -26,13 +26,14 @@ from lowerbound.data.schema import (
 )
 from lowerbound.data.table_files import read_rows
 from lowerbound.describe import describable
-from lowerbound.distributions import choose_point
+from lowerbound.distributions import choose_distributions, choose_point
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.latent import LatentModel
 from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.memory import keeping_freed_memory
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
@@ -40,8 +41,9 @@ from lowerbound.settings import check_seed, check_whole_number
 FEWEST_EFFECTIVE = 10.0
 """Rows that are completed from fewer effective samples than this are not to be trusted."""
 
-# The number of values that one batch of completed rows may hold.
-_MOST_VALUES = 1 << 24
+# The number of values that the largest tensor of one batch of completed rows may hold: 2^22 floats
+# are 16 MiB, most of which stay in a processor's caches from one layer of a network to the next.
+_MOST_VALUES = 1 << 22
 
 
 @describable
@@ -285,12 +287,15 @@ def complete_rows(
         Completed rows as numbers of the schema, ``[M, B, D]``, and log weights, ``[K, B]``.
     """
     size = max(1, _MOST_VALUES // (max(samples, draws) * model.numbers_per_draw(examples)))
-    with evaluating(model), seeded(seed, get_device(model)):
+    with evaluating(model), seeded(seed, get_device(model)), keeping_freed_memory():
         for _, x, given in iterate_batches(examples, model, seed=seed, batch_size=size):
             draw = model.draw(x, samples, **given)
-            z = choose_by_weight(draw.z, draw.log_w, draws)
-            p = model.likelihood_given(given)(z)
-            new = choose_point(p, get_device(model)) if mean else p.sample()
+            index = choose_by_weight(draw.log_w, draws)
+            # Each draw of z was decoded for its weight, which takes most of the time.
+            assert draw.p is not None
+            p = choose_distributions(draw.p, index)
+            with noise.for_foreign(draws, len(x), of_pairs=True):
+                new = choose_point(p, get_device(model)) if mean else p.sample()
             observed = given.get(OBSERVED)
             if observed is not None:
                 new = torch.where(observed, x, new)
@@ -307,11 +312,10 @@ def count_effective_samples(log_w: Tensor) -> Tensor:
     return effective.nan_to_num(0.0)
 
 
-def choose_by_weight(z: Tensor, log_w: Tensor, count: int) -> Tensor:
-    """Choose draws in proportion to their weights, with replacement: ``[M, B, *units]``.
+def choose_by_weight(log_w: Tensor, count: int) -> Tensor:
+    """Choose draws in proportion to their weights, with replacement: their numbers ``[M, B]``.
 
     Args:
-        z: ``[K, B, *units]``.
         log_w: ``[K, B]``.
         count: M.
     """
@@ -319,8 +323,6 @@ def choose_by_weight(z: Tensor, log_w: Tensor, count: int) -> Tensor:
     # All draws of a row without any probability count alike, so that other rows are completed.
     impossible = ~torch.isfinite(log_w.logsumexp(0))
     shares = log_w.masked_fill(impossible, 0.0).softmax(0).cumsum(0)
-    u = noise.uniform((count, z.shape[1]), 1, dtype=torch.float64, device=z.device)
+    u = noise.uniform((count, shares.shape[1]), 1, dtype=torch.float64, device=shares.device)
     places = torch.searchsorted(shares.T.contiguous(), u.T.contiguous()).T
-    places = places.clamp(max=len(z) - 1)
-    index = places.reshape(*places.shape, *(1,) * (z.dim() - 2)).expand(-1, -1, *z.shape[2:])
-    return z.gather(0, index)
+    return places.clamp(max=len(shares) - 1)

@@ -1,0 +1,98 @@
+"""Estimates from several completed tables are combined: Rubin's rules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lowerbound.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class PooledEstimate:
+    """An estimate from several completed tables, see :func:`pool`.
+
+    Args:
+        mean: the estimate.
+        within: the average of the tables' own variances.
+        between: the variance between the tables' estimates.
+        degrees: the degrees of freedom of its t distribution.
+        tables: M.
+    """
+
+    mean: NDArray[np.float64]
+    within: NDArray[np.float64]
+    between: NDArray[np.float64]
+    degrees: NDArray[np.float64]
+    tables: int
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """The variance of the estimate, ``within + (1 + 1 / M) between``."""
+        return self.within + (1 + 1 / self.tables) * self.between
+
+    @property
+    def standard_error(self) -> NDArray[np.float64]:
+        """The square root of the variance."""
+        return np.sqrt(self.variance)
+
+    @property
+    def missing_information(self) -> NDArray[np.float64]:
+        """The share of the variance that is due to missing values."""
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num((1 + 1 / self.tables) * self.between / self.variance)
+
+    def interval(self, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The limits of an interval that covers the true value with this probability."""
+        if not 0 < level < 1:
+            raise SettingsError(f"interval: level={level!r} must be between 0 and 1")
+        width = stats.t.ppf(0.5 + level / 2, self.degrees) * self.standard_error
+        return self.mean - width, self.mean + width
+
+
+def pool(estimates: Any, variances: Any) -> PooledEstimate:
+    r"""Combine the estimates from several completed tables by Rubin's rules.
+
+    .. math:: \bar\theta = \frac1M \sum_m \theta_m, \qquad
+        T = \bar U + \left(1 + \frac1M\right) B, \qquad
+        \nu = (M - 1) \left(1 + \frac{\bar U}{(1 + 1/M) B}\right)^2
+
+    Here :math:`\bar U` is the average of the variances that are given, and B the variance of the
+    estimates.
+
+    Args:
+        estimates: of one or several quantities from each table, ``[M, ...]``.
+        variances: their squared standard errors, ``[M, ...]``.
+
+    Raises:
+        SettingsError: for fewer than two tables, different shapes, or negative variances.
+
+    Source: Rubin 1987, "Multiple imputation for nonresponse in surveys", section 3.1.
+
+    Example:
+        >>> import lowerbound as lb
+        >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5])
+        >>> float(pooled.mean), round(float(pooled.variance), 4), round(float(pooled.degrees), 4)
+        (2.0, 1.8333, 3.7812)
+    """
+    values, own = np.asarray(estimates, dtype=float), np.asarray(variances, dtype=float)
+    if values.shape != own.shape or values.ndim == 0:
+        raise SettingsError(
+            f"pool: estimates have the shape {values.shape} and variances {own.shape}; give one of "
+            "each for every table, [M, ...]"
+        )
+    tables = len(values)
+    if tables < 2:
+        raise SettingsError("pool: one table does not say how much is uncertain; give at least two")
+    if not (own >= 0).all():
+        raise SettingsError("pool: variances must be at least 0; give squared standard errors")
+    within, between = own.mean(0), values.var(0, ddof=1)
+    with np.errstate(divide="ignore"):
+        ratio = within / ((1 + 1 / tables) * between)
+    degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)
+    return PooledEstimate(values.mean(0), within, between, degrees, tables)
