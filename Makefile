@@ -79,7 +79,7 @@ reference: .venv-mcmc/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmark .venv-mcmc .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-benchmark .venv-mcmc .venv-scvi .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -104,9 +104,9 @@ NETWORKS = {
 COLUMNS = Schema(
     (
         Column("height", "real", centre=1.7, spread=0.1),
-        Column("income", "positive", atoms=(0.0,), centre=7.0, high=1e6),
-        Column("visits", "count"),
-        Column("answer", "ordinal", categories=(0, 1, 2)),
+        Column("income", "positive", atoms=(0.0,), centre=7.0, high=1e6, has_missing=True),
+        Column("visits", "count", has_missing=True),
+        Column("answer", "ordinal", categories=(0, 1, 2), has_missing=True),
     )
 )
 
@@ -178,6 +178,11 @@ CONDITIONALS = {
         lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion="elementwise"),
         (3,),
     ),
+    "NegativeBinomial with shares": (
+        lambda: lb.NegativeBinomial(lb.mlp(4, (2, 5, 4)), shares=True),
+        (1, 5, 4),
+    ),
+    "Poisson with shares": (lambda: lb.Poisson(lb.mlp(4, 3), shares=True), (3,)),
     "NegativeBinomial with fixed dispersion": (
         lambda: lb.NegativeBinomial(lb.mlp(4, 3), dispersion=2.0),
         (3,),
@@ -253,6 +258,7 @@ CONDITIONALS = {
         (3,),
     ),
     "Columns": (lambda: lb.Columns(lb.mlp(4, 10), COLUMNS), (5,)),
+    "SelfMasked": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 10), COLUMNS)), (5,)),
     "VampPrior of binary latents": (
         lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
         (3,),
@@ -504,8 +510,9 @@ def examples_for(recipe) -> lb.Examples:
     draw = torch.Generator().manual_seed(0)
     if recipe.kind == "codes":
         return lb.Examples(torch.randint(3, (10, 6), generator=draw), kind="codes", levels=3)
-    if recipe.name == "table":
+    if recipe.name in ("table", "missing-not-at-random"):
         table = torch.randn(10, 6, generator=draw).numpy()
+        table[::3, 2] = float("nan")
         return make_table_examples(table, infer_schema(open_table(table)))
     if recipe.kind == "counts":
         return lb.Examples(torch.randint(1, 9, (10, 6), generator=draw), kind="counts")

@@ -67,6 +67,7 @@ def test_the_next_commands_are_for_tables(folder, tmp_path, capsys):
     assert code == 0
     assert "--out samples.csv" in out
     assert f"impute {tmp_path / 'run'} --data FILE --out completed.csv" in out
+    assert f"sensitivity {tmp_path / 'run'} --data FILE" in out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".feather"])
@@ -132,7 +133,9 @@ def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path
     model = lb.save(lb.load(folder / "run"), tmp_path / "model.safetensors")
     for trained in (folder / "run", model):
         words = ["sample", trained, "--count", 3, "--given", known, "--out", out]
-        assert run(capsys, *words)[:2] == (0, f"wrote 6 rows to {out}\n")
+        code, said, _ = run(capsys, *words)
+        assert code == 0
+        assert said.startswith(f"wrote 6 rows to {out}; effective samples of 1,000 draws of z: ")
         assert list(pd.read_csv(out)["job"]) == ["cook"] * 3 + ["nurse"] * 3
     assert run(capsys, "sample", model, "--count", 4, "--out", out)[0] == 0
     assert len(pd.read_csv(out)) == 4
@@ -351,3 +354,37 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(
         assert message in err
         assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+def test_what_changes_if_values_are_missing_because_of_their_size(folder, tmp_path, capsys):
+    words = ["sensitivity", folder / "run", "--data", folder / "people.csv", "--draws", "20"]
+    code, out, err = run(capsys, *words, "--samples", "20", "--slopes", "-1,0,1")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["column", "missing", "slope", "odds", "mean", "of", "imputed", "mean"]
+    heights = [line for line in lines if line and line[0] == "height"]
+    assert [line[2] for line in heights] == ["-1", "0", "1"]
+    assert float(heights[0][-2]) < float(heights[1][-2]) < float(heights[2][-2])
+    code, _, err = run(capsys, *words, "--slopes", "low,high")
+    assert (code, "give numbers separated by commas" in err) == (2, True)
+
+
+def test_a_model_of_why_values_are_missing(folder, tmp_path, capsys):
+    data, trained = folder / "people.csv", tmp_path / "run"
+    words = ["train", "missing-not-at-random", "--data", data, "--out", trained, *QUICK]
+    assert run(capsys, *words)[0] == 0
+    out = tmp_path / "completed.csv"
+    code, said, _ = run(capsys, "impute", trained, "--data", data, "--out", out)
+    assert (code, "imputed" in said) == (0, True)
+    assert not pd.read_csv(out)[["height", "gift", "job", "born"]].isna().any().any()
+    written = tmp_path / "sensitivity.csv"
+    words = ["sensitivity", trained, "--data", data, "--draws", "20", "--samples", "20"]
+    code, said, _ = run(capsys, *words, "--out", written)
+    assert (code, "learned" in said) == (0, True)
+    table = pd.read_csv(written)
+    assert set(table["column"]) == {"height", "gift"}
+    assert table["slope"].isna().sum() == 2
+    code, _, err = run(
+        capsys, "train", "missing-not-at-random", "--data", out, "--out", tmp_path / "new", *QUICK
+    )
+    assert (code, "no column of the table has missing values" in err) == (2, True)

@@ -138,6 +138,9 @@ def test_a_column_of_another_type_is_refused_by_name():
         read_table(frame.assign(height="tall"), schema)
     with pytest.raises(DataError, match=r"'visits' is -1 in row 0, but counts are whole numbers"):
         read_table(frame.assign(visits=-1), schema)
+    # A column of a fold may have whole numbers only, and a later one fractions.
+    with pytest.raises(DataError, match=r"columns=\{'visits': 'real'\}"):
+        read_table(frame.assign(visits=42.5), schema)
 
 
 def test_values_of_several_types_are_refused_with_their_row():

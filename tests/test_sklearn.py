@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_wine
-from sklearn.linear_model import LogisticRegression
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowerbound.sklearn import VAE, VAEImputer, VAEOutlierDetector
@@ -173,3 +175,84 @@ def test_warm_start_continues(wine):
     first = vae.score(wine[0])
     assert vae.fit(wine[0]).score(wine[0]) > first
     assert clone(vae).get_params() == vae.get_params()
+
+
+def test_an_estimator_that_is_not_fitted_says_so():
+    frame = make_frame(20)
+    for estimator, method in (
+        (VAE(), "transform"),
+        (VAE(), "score_samples"),
+        (VAE(), "sample"),
+        (VAEImputer(), "transform"),
+        (VAEOutlierDetector(), "predict"),
+    ):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            getattr(estimator, method)(*([] if method == "sample" else [frame]))
+
+
+def test_columns_of_the_same_name_and_arrays_of_text_are_refused_in_words():
+    twice = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), columns=["a", "a"])
+    with pytest.raises(ValueError, match="two columns are called 'a'"):
+        VAE(**QUICK).fit(twice)
+    with pytest.raises(ValueError, match=r"'cook'\. An array has numbers only; give .*DataFrame"):
+        VAE(**QUICK).fit(np.array([["cook", 1.0], ["nurse", 2.0]], dtype=object))
+
+
+@pytest.mark.parametrize("marks", [-999, [-999], (-999, "?")])
+def test_one_or_several_values_stand_for_missing_ones(marks):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    X[::4, 0] = -999
+    filled = VAEImputer(**QUICK, missing_values=marks, random_state=0).fit_transform(X)
+    assert (np.abs(filled) < 10).all()
+    frame = pd.DataFrame({"job": ["cook", "nurse", "n/a", "cook"] * 10, "a": X[:, 1]})
+    imputer = VAEImputer(**QUICK, missing_values="n/a", random_state=0)
+    assert set(imputer.fit_transform(frame)["job"]) == {"cook", "nurse"}
+
+
+def test_a_column_that_cannot_be_filled_is_named():
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": random.normal(size=20), "b": np.nan, "c": [1.0, np.nan] * 10})
+    with pytest.warns(UserWarning, match="missing entries of b stay missing"):
+        filled = VAEImputer(**QUICK, random_state=0).fit_transform(frame)
+    assert filled["b"].isna().all()
+    assert (filled["c"] == 1.0).all()
+    with pytest.warns(UserWarning, match="missing entries of x1 stay missing"):
+        VAEImputer(**QUICK, random_state=0).fit(frame.set_axis([0, 1, 2], axis=1))
+
+
+def test_an_embedding_in_a_frame_comes_back(wine):
+    vae = VAE(**QUICK, random_state=0).set_output(transform="pandas").fit(wine[0])
+    z = vae.transform(wine[0])
+    z_fixed = z.to_numpy().copy()
+    z_fixed.flags.writeable = False
+    assert np.array_equal(vae.inverse_transform(z), vae.inverse_transform(z_fixed))
+
+
+def test_imputed_frames_go_through_a_pipeline_and_a_search():
+    frame = make_frame(80)[["height", "income", "job", "smokes"]].astype({"smokes": object})
+    frame.loc[frame.index[::5], ["height", "job", "smokes"]] = None
+    pipeline = make_pipeline(
+        VAEImputer(**QUICK, random_state=0),
+        ColumnTransformer(
+            [
+                ("numbers", StandardScaler(), ["height", "income"]),
+                ("rest", OneHotEncoder(), ["job"]),
+            ]
+        ),
+        Ridge(),
+    )
+    y = frame["income"].to_numpy()
+    search = GridSearchCV(pipeline, {"vaeimputer__latent": [1, 2]}, cv=2).fit(frame, y)
+    assert search.predict(frame).shape == (80,)
+    pl = pytest.importorskip("polars")
+    filled = VAEImputer(**QUICK, random_state=0).set_output(transform="polars").fit_transform(frame)
+    assert isinstance(filled, pl.DataFrame)
+    assert filled.null_count().sum_horizontal()[0] == 0
+
+
+def test_weights_are_routed_in_a_search():
+    frame = make_frame(60)[["height", "job"]]
+    with config_context(enable_metadata_routing=True):
+        vae = VAE(**QUICK, random_state=0).set_fit_request(sample_weight=True)
+        scores = cross_val_score(vae, frame, cv=2, params={"sample_weight": np.ones(60)})
+    assert np.isfinite(scores).all()

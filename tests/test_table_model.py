@@ -342,7 +342,9 @@ def test_the_sensitivity_agrees_with_the_closed_form():
     total = frame["a"].sum() + high.mean_of_imputed * hidden.sum()
     assert high.mean == pytest.approx(total / len(frame), rel=1e-4)
     table = lb.evaluation.tabulate_sensitivity(found)
-    assert list(table) == ["column", "missing", "slope", "mean_of_imputed", "mean"]
+    names = ["column", "missing", "slope", "odds_ratio", "mean_of_imputed", "mean"]
+    assert list(table) == names
+    assert table["odds_ratio"].tolist()[:3] == pytest.approx([math.exp(-1), 1.0, math.e])
 
 
 def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
@@ -425,8 +427,7 @@ def test_examples_of_other_columns_are_refused(trained):
 
 def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained):
     _, model = trained
-    observed = torch.ones(1000, len(model.schema.entries), dtype=torch.bool)
-    hidden = ~model._hide_some(observed)
+    hidden = ~model._show_some(1000, torch.device("cpu"))
     place = model.schema.places["gift"]
     assert torch.equal(hidden[:, place.start], hidden[:, place.stop - 1])
     assert 0.35 < float(hidden.any(1).float().mean()) < 0.6

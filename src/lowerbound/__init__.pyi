@@ -35,6 +35,7 @@ from .conditionals import Ordinal as Ordinal
 from .conditionals import Point as Point
 from .conditionals import Poisson as Poisson
 from .conditionals import PowerSpherical as PowerSpherical
+from .conditionals import SelfMasked as SelfMasked
 from .conditionals import SphereUniform as SphereUniform
 from .conditionals import StandardNormal as StandardNormal
 from .conditionals import StudentT as StudentT

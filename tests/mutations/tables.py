@@ -16,6 +16,7 @@ import table_penalties
 import table_scores
 import table_starts
 import table_structured_models
+import table_tables
 import table_training
 import table_verdicts
 from mutation import Mutation
@@ -34,6 +35,7 @@ AREAS: dict[str, list[Mutation]] = {
     "health": table_health.MUTATIONS,
     "verdicts": table_verdicts.MUTATIONS,
     "scores": table_scores.MUTATIONS,
+    "tables": table_tables.MUTATIONS,
     "starts and networks": table_starts.MUTATIONS,
     "training": table_training.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,

@@ -26,6 +26,7 @@ for _subject in (
     "densities",
     "objectives",
     "parts",
+    "tables",
     "paths",
     "data",
     "joints",

@@ -101,6 +101,7 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
             evaluation.add_log_likelihood(log_likelihood, compile)
         if anneal is not None:
             evaluation.add_annealed(anneal)
+        evaluation.add_columns()
         evaluation.add_health(directory)
         if gaps:
             train = None
@@ -224,6 +225,21 @@ class _Evaluation:
             {"annealed_log_likelihood": likelihood_to_json(estimate)},
         )
         self.report.warn(estimate.warning)
+
+    def add_columns(self) -> None:
+        """Of a table, add how well the model explains each column."""
+        from dataclasses import asdict
+
+        from lowerbound.evaluation.column_scores import describe_columns_explained, score_columns
+        from lowerbound.models import TableModel
+
+        if not isinstance(self.model, TableModel):
+            return
+        found = score_columns(self.model, self.examples, seed=self.seed)
+        self.report.add(
+            describe_columns_explained(found),
+            {"columns": [asdict(each) | {"gain": each.gain} for each in found]},
+        )
 
     def add_health(self, directory: Path) -> None:
         from lowerbound.errors import UnsupportedError

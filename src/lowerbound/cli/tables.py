@@ -1,7 +1,8 @@
-"""``lowerbound impute``, ``score`` and ``data inspect``: commands for tables."""
+"""``lowerbound impute``, ``score``, ``sensitivity`` and ``data inspect``: commands for tables."""
 
+import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,9 @@ from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageErr
 
 if TYPE_CHECKING:
     from lowerbound.models.table import TableModel
+
+# The number of draws of z from which those given known entries are chosen.
+_DRAWS_GIVEN = 1000
 
 # The number of rows that are read, completed and written at once.
 _ROWS = 20_000
@@ -39,6 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(impute)
     app.command()(score)
+    app.command()(sensitivity)
     data = typer.Typer(help="Look at data before a training.", no_args_is_help=True)
     data.command()(inspect)
     app.add_typer(data, name="data")
@@ -146,9 +151,84 @@ def score(
         print(f"the scores of {doubtful:,} rows are not to be trusted; use more --samples")
 
 
+def sensitivity(  # noqa: PLR0917 (typer calls it by name)
+    run: Trained,
+    data: Table,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the table: .csv, .tsv, .parquet or .feather.", show_default=False
+        ),
+    ] = None,
+    slopes: Annotated[
+        str,
+        typer.Option(
+            help="How much the log odds of being missing rise for each standard deviation, "
+            "separated by commas."
+        ),
+    ] = "-1,-0.5,0,0.5,1",
+    draws: Annotated[
+        int, typer.Option(min=2, help="The number of draws of each missing entry.")
+    ] = 200,
+    samples: Annotated[
+        int, typer.Option(min=2, help="The number K of draws of z for each row.")
+    ] = 200,
+    seed: Seed = 0,
+) -> None:
+    """Show what changes if values are missing because of their size.
+
+    For each incomplete column of ordered values and each slope, the table has the mean of the
+    imputed entries and of the completed column. With the slope 1, each standard deviation
+    multiplies the odds of being missing by 2.7; with 0 values are missing at random. The data
+    cannot tell the slope, so see whether your conclusion holds for all that are plausible. For a
+    model of the recipe missing-not-at-random, the first line of a column is what it has learned.
+    """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from lowerbound.data.table_files import TableWriter, check_target
+    from lowerbound.evaluation import sensitivity as compute_sensitivity
+    from lowerbound.evaluation import tabulate_sensitivity
+
+    assumed = _parse_slopes(slopes)
+    if out is not None:
+        check_target(out)
+    model = open_table_model(run)
+    found = compute_sensitivity(model, data, assumed, draws=draws, samples=samples, seed=seed)
+    if not found:
+        print("no column of ordered values has missing entries")
+        return
+    table = RichTable(box=None, pad_edge=False)
+    table.add_column("column", no_wrap=True)
+    for heading in ("missing", "slope", "odds", "mean of imputed", "mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in found:
+        assumption = ("learned", "")
+        if each.slope is not None:
+            assumption = (f"{each.slope:g}", f"x {each.odds_ratio:.2f}")
+        means = (f"{each.mean_of_imputed:,.4g}", f"{each.mean:,.4g}")
+        table.add_row(each.column, f"{each.missing:.1%}", *assumption, *means)
+    Console(highlight=False).print(table)
+    if out is not None:
+        with TableWriter(out) as writer:
+            writer.write(tabulate_sensitivity(found, "pyarrow"))
+        print(f"wrote {len(found):,} rows to {out}")
+
+
+def _parse_slopes(text: str) -> list[float]:
+    """Read numbers separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(
+            f"--slopes {text}: give numbers separated by commas, such as -1,0,1"
+        ) from None
+
+
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file.")
+        Path,
+        typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file; or a .h5ad file."),
     ],
     columns: Annotated[
         str | None,
@@ -159,10 +239,13 @@ def inspect(
         typer.Option(help="Values that stand for missing ones, separated by commas: ?,-999"),
     ] = None,
 ) -> None:
-    """Show the columns of a table: their types, ranges and missing values."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    """Show the columns of a table: their types, ranges and missing values.
 
+    Of a .h5ad file, show the matrices, the names of the variables and the columns of obs.
+    """
+    if file.suffix.lower() == ".h5ad":
+        _inspect_h5ad(file)
+        return
     from lowerbound.data.describing import describe_columns
     from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
 
@@ -173,16 +256,37 @@ def inspect(
         placeholders=placeholders,
         name=str(file),
     )
-    table = RichTable(box=None, pad_edge=False)
-    for heading in ("column", "type", "missing", "values"):
-        table.add_column(heading, no_wrap=heading != "values")
-    for line in lines:
-        table.add_row(*line)
-    Console(highlight=False).print(table)
+    _print_table(("column", "type", "missing", "values"), lines)
     print(
         "\nto correct a type: --columns NAME=TYPE, with real, positive, proportion, count, "
         "ordinal, categorical, boolean, time, or identifier to leave the column out"
     )
+
+
+def _inspect_h5ad(file: Path) -> None:
+    from lowerbound.data.h5ad import describe_h5ad
+
+    if not file.is_file():
+        raise StorageError(f"{file}: does not exist; give a .h5ad file")
+    size, entries = describe_h5ad(file)
+    print(size)
+    _print_table(("part", "name", "contents"), entries)
+    print(
+        "\nto choose: --layer NAME for a matrix other than X, --fields NAME,NAME for columns of obs"
+    )
+
+
+def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """Print a table, whose last column may be broken into several lines."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != headings[-1])
+    for line in lines:
+        table.add_row(*line)
+    Console(highlight=False).print(table)
 
 
 def load_model(path: Path) -> Any:
@@ -243,7 +347,28 @@ def write_rows(
             )
         known = load_table(path, model.schema)
     with TableWriter(out) as writer:
-        rows = model.sample(count, given=known, mean=mean, seed=seed)
+        about = ""
+        if known is None:
+            rows = model.sample(count, mean=mean, seed=seed)
+        else:
+            rows, effective = model.sample_given(
+                known, count, mean=mean, seed=seed, samples=_DRAWS_GIVEN
+            )
+            about = _describe_effective(effective.tolist())
         table = nw.from_native(rows, eager_only=True).to_arrow()
         writer.write(table)
-    print(f"wrote {table.num_rows:,} rows to {out}")
+    print(f"wrote {table.num_rows:,} rows to {out}{about}")
+
+
+def _describe_effective(effective: list[float]) -> str:
+    """Describe from how many effective samples the draws of each given row come."""
+    from lowerbound.models.table import FEWEST_EFFECTIVE
+
+    worst = min(effective)
+    text = f"; effective samples of {_DRAWS_GIVEN:,} draws of z: {worst:,.0f}"
+    if len(effective) > 1:
+        text += f" for row {effective.index(worst)} (counted from 0), the fewest, and "
+        text += f"{statistics.median(effective):,.0f} in the median of rows"
+    if worst < FEWEST_EFFECTIVE:
+        text += ". The draws of rows with few of them are not to be trusted"
+    return text

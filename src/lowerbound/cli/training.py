@@ -337,6 +337,7 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     Without test data, the bound is that on the training data.
     """
     import lowerbound as lb
+    from lowerbound.evaluation.column_scores import describe_columns_explained, score_columns
     from lowerbound.report.drawing import can_draw
 
     part, flag, examples = "train", " --split train", dataset.train
@@ -345,6 +346,8 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     estimate = lb.evaluate(run.model, run.objective, examples)
     elbo = evaluate_elbo(run.model, run.objective, examples)
     print(describe_estimate(estimate, part, run.objective, elbo))
+    if isinstance(run.model, lb.TableModel):
+        print(describe_columns_explained(score_columns(run.model, examples)))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))
     print("next:")
     directory, suffix = shlex.quote(str(out)), "npy"
@@ -363,13 +366,16 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
 
 
 def _suggest_imputation(model: Any, examples: "Examples", directory: str) -> list[str]:
-    """Suggest to fill the missing entries of a table, if there are any."""
+    """Suggest what to do about the missing entries of a table, if there are any."""
     import lowerbound as lb
     from lowerbound.data.fields import OBSERVED
 
     if not isinstance(model, lb.TableModel) or examples.fields[OBSERVED].all():
         return []
-    return [f"impute {directory} --data FILE --out completed.csv"]
+    return [
+        f"impute {directory} --data FILE --out completed.csv",
+        f"sensitivity {directory} --data FILE",
+    ]
 
 
 def _find_pictures(out: Path) -> list[Path]:

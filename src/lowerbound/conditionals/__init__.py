@@ -29,6 +29,7 @@ from lowerbound.conditionals.ordinal import Ordinal
 from lowerbound.conditionals.point import Point
 from lowerbound.conditionals.positive import Gamma, LogNormal
 from lowerbound.conditionals.quantized import FiniteScalarQuantized, VectorQuantized
+from lowerbound.conditionals.self_masked import SelfMasked
 from lowerbound.conditionals.sphere import PowerSpherical, SphereUniform
 from lowerbound.conditionals.standardized import (
     Standardization,
@@ -77,6 +78,7 @@ __all__ = [
     "Point",
     "Poisson",
     "PowerSpherical",
+    "SelfMasked",
     "SphereUniform",
     "StandardNormal",
     "Standardization",

@@ -149,9 +149,8 @@ class Columns(Parametric):
         self.continuous, self.counts = _find(entries, "continuous"), _find(entries, "counts")
         self.codes = list(_list_codes(entries))
         self._refuse_other_outputs()
-        coded = [number for group in self.codes for number in group.numbers]
-        order = torch.tensor([*self.continuous, *self.counts, *coded])
-        self._store("order", torch.argsort(order))
+        order = [number for numbers in self.entries_of_parts for number in numbers]
+        self._store("order", torch.argsort(torch.tensor(order)))
         self._store_units(entries)
         self.log_degrees = nn.Parameter(
             torch.full((len(self.continuous),), math.log(_FIRST_DEGREES))
@@ -165,6 +164,12 @@ class Columns(Parametric):
             self._store(f"ranks_{number}", group.pad(ranks, 0.0))
             exists = group.pad([torch.ones(each) for each in group.levels], 0.0)
             self._store(f"exists_{number}", exists.bool())
+
+    @property
+    def entries_of_parts(self) -> list[tuple[int, ...]]:
+        """The positions in a row of the entries of each part of the distribution."""
+        parts = [tuple(self.continuous), tuple(self.counts), *(each.numbers for each in self.codes)]
+        return [part for part in parts if part]
 
     @staticmethod
     def count_outputs(schema: Schema) -> int:

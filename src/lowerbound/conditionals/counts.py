@@ -36,10 +36,11 @@ _STARTING_DISPERSIONS = (0.05, 100.0)
 class _Counts(Parametric):
     """A likelihood of counts whose network gives the logarithms of rates first."""
 
-    def __init__(self, network: nn.Module, exposure: bool) -> None:
+    def __init__(self, network: nn.Module, exposure: bool, shares: bool) -> None:
         super().__init__()
         self.network = network
         self.exposure = check_flag(f"{type(self).__name__}: exposure", exposure)
+        self.shares = check_flag(f"{type(self).__name__}: shares", shares)
         self.event_dims = event_dims_of(network)
         if exposure:
             self.needs = (EXPOSURE,)
@@ -58,12 +59,20 @@ class _Counts(Parametric):
         raw = self.parameters_from(self.network, *given, **fields)
         if exposure is None:
             return self.from_parameters(raw)
-        log_rate, *others = self._split(raw)
+        log_rate, *others = self._find_log_rates(raw)
         return self._make_bounded(log_rate + self._align(exposure).to(raw.dtype).log(), *others)
 
     def from_parameters(self, raw: Tensor) -> Any:
         """The distribution of these outputs of the network, at exposure 1."""
-        return self._make_bounded(*self._split(raw))
+        return self._make_bounded(*self._find_log_rates(raw))
+
+    def _find_log_rates(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Find the log rates and the other parameters, if any, from the network's outputs."""
+        log_rate, *others = self._split(raw)
+        if self.shares:
+            entries = tuple(range(-self.event_dims, 0))
+            log_rate = log_rate - log_rate.logsumexp(entries, keepdim=True)
+        return log_rate, *others
 
     def _make_bounded(self, log_mean: Tensor, *others: Tensor) -> Any:
         return self._make(soft_clamp(log_mean, -_LARGEST_LOG_MEAN, _LARGEST_LOG_MEAN), *others)
@@ -156,9 +165,12 @@ class Poisson(_Counts):
             field ``exposure``, positive, ``[N]``, or ``[N, *event]`` for one of each entry. For
             examples of ``kind="counts"`` without this field it is the sum of their counts. If
             False, e is 1.
+        shares: whether the rates are shares, which sum to 1 over the entries:
+            :math:`\exp(r_d) / \sum_c \exp(r_c)` in place of :math:`\exp(r_d)`. The exposure is then
+            the expected sum of the counts.
 
     Raises:
-        SettingsError: for an exposure that is not True or False.
+        SettingsError: for an exposure or shares that are not True or False.
         DataError: before training or evaluation, for values that are not counts and exposures that
             are not positive; the message names the row.
 
@@ -170,8 +182,8 @@ class Poisson(_Counts):
         (torch.Size([7, 5]), torch.Size([6]))
     """
 
-    def __init__(self, network: nn.Module, exposure: bool = False) -> None:
-        super().__init__(network, exposure)
+    def __init__(self, network: nn.Module, exposure: bool = False, shares: bool = False) -> None:
+        super().__init__(network, exposure, shares)
 
     def _split(self, raw: Tensor) -> tuple[Tensor, ...]:
         return (raw,)
@@ -202,10 +214,13 @@ class NegativeBinomial(_Counts):
             field ``exposure``, positive, ``[N]``, or ``[N, *event]`` for one of each entry. For
             examples of ``kind="counts"`` without this field it is the sum of their counts. If
             False, e is 1.
+        shares: whether the rates are shares, which sum to 1 over the entries:
+            :math:`\exp(r_d) / \sum_c \exp(r_c)` in place of :math:`\exp(r_d)`. The exposure is then
+            the expected sum of the counts.
 
     Raises:
-        SettingsError: for a dispersion that is none of these, or an exposure that is not True or
-            False.
+        SettingsError: for a dispersion that is none of these, or an exposure or shares that are not
+            True or False.
         ShapeError: if the output cannot be split in two, or an elementwise dispersion is requested
             and the network does not declare its ``output_shape``.
         DataError: before training or evaluation, for values that are not counts and exposures that
@@ -226,8 +241,9 @@ class NegativeBinomial(_Counts):
         network: nn.Module,
         dispersion: float | Literal["network", "elementwise", "shared"] = "network",
         exposure: bool = False,
+        shares: bool = False,
     ) -> None:
-        super().__init__(network, exposure)
+        super().__init__(network, exposure, shares)
         self.dispersion = dispersion
         self._declare_dispersion()
 

@@ -4,6 +4,7 @@ from .catalogue import NamedDataset as NamedDataset
 from .columns import Column as Column
 from .columns import Schema as Schema
 from .dataset import Dataset as Dataset
+from .describing import inspect_table as inspect_table
 from .examples import Examples as Examples
 from .load import load_data as load_data
 from .options import Pixels as Pixels

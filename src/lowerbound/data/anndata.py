@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from lowerbound.data.columns import join_names
 from lowerbound.data.fields import Categories
+from lowerbound.data.hdf5 import StoredMatrix
 from lowerbound.errors import DataError
 
 
@@ -22,6 +24,8 @@ def read_anndata(
 ) -> tuple[Any, dict[str, Any], Categories]:
     """Read the values of an AnnData object, its columns as fields, and the fields' categories.
 
+    An X that stays in a file stays there, unless the object is a view of other AnnData.
+
     Args:
         data: the object.
         layer: the name of a layer, or ``None`` for X.
@@ -29,43 +33,74 @@ def read_anndata(
         name: the name of the data in messages.
 
     Raises:
-        DataError: if the layer or a column does not exist, naming those that do.
+        DataError: if the layer or a column does not exist, naming those that do, or if a column has
+            missing values, naming the row.
     """
-    values = data.X
-    if layer is not None:
-        values = _find_entry(data.layers, layer, f"{name}: layer", "layers")
-    if values is None:
-        raise DataError(f"{name}: X is empty; choose one of the layers: {_join_names(data.layers)}")
-    if hasattr(values, "to_memory"):  # X stays in a file if the object is backed by one
-        values = values.to_memory()
+    values = _find_values(data, layer, name)
     columns: dict[str, Any] = {}
     categories: Categories = {}
     for field in fields:
-        column = _find_entry(data.obs, field, f"{name}: column", "columns of obs")
-        categorical = getattr(column, "cat", None)
-        if categorical is None:
-            columns[field] = np.asarray(column)
-            continue
-        codes = np.asarray(categorical.codes, dtype=np.int64)
-        if (codes < 0).any():
-            row = int(np.flatnonzero(codes < 0)[0])
-            raise DataError(
-                f"{name}: the column {field!r} has no category in row {row}; drop such rows or "
-                "give them a separate category"
-            )
-        columns[field] = torch.from_numpy(codes)
-        categories[field] = tuple(map(str, categorical.categories))
+        columns[field], found = _read_column(data.obs, field, name)
+        if found is not None:
+            categories[field] = found
     return values, columns, categories
 
 
-def _find_entry(mapping: Any, key: str, what: str, others: str) -> Any:
+def answer_like(data: Any, values: Any) -> Any:
+    """Convert what a model computed for AnnData to arrays, which AnnData takes; keep it otherwise.
+
+    Args:
+        data: the data for which the values were computed.
+        values: a tensor, or tensors by name.
+    """
+    if not is_anndata(data):
+        return values
+    if isinstance(values, Mapping):
+        return {name: answer_like(data, each) for name, each in values.items()}
+    return values.cpu().numpy()
+
+
+def _find_values(data: Any, layer: str | None, name: str) -> Any:
+    if layer is not None:
+        return _find_entry(data.layers, layer, f"{name}: layer", "layers")
+    if getattr(data, "isbacked", False) and not data.is_view:
+        return StoredMatrix.of(data.file["X"], f"{name} [X]")
+    values = data.X
+    if values is None:
+        raise DataError(
+            f"{name}: X is empty; choose one of the layers: {join_names([*data.layers]) or 'none'}"
+        )
+    if hasattr(values, "to_memory"):
+        values = values.to_memory()
+    return values
+
+
+def _read_column(obs: Any, field: str, name: str) -> tuple[Any, tuple[str, ...] | None]:
+    """Read a column of ``obs`` as a field, with the names of its categories if it has such."""
+    column = _find_entry(obs, field, f"{name}: column", "columns of obs")
+    if hasattr(column, "columns"):
+        raise DataError(
+            f"{name}: obs has {column.shape[1]} columns called {field!r}; rename all but one"
+        )
+    missing = np.flatnonzero(np.asarray(column.isna()))
+    if len(missing):
+        row = int(missing[0])
+        raise DataError(
+            f"{name}: the column {field!r} of obs is missing in {len(missing):,} rows, the first "
+            f"of which is row {row} ({column.index[row]}); drop such rows, as by "
+            f"adata[adata.obs[{field!r}].notna()], or give them a value or a category of their own"
+        )
+    categorical = getattr(column, "cat", None)
+    if categorical is None:
+        return column.to_numpy(), None
+    codes = torch.from_numpy(np.array(categorical.codes, dtype=np.int64))
+    return codes, tuple(map(str, categorical.categories))
+
+
+def _find_entry(mapping: Mapping[str, Any], key: str, what: str, others: str) -> Any:
     try:
         return mapping[key]
     except KeyError:
         raise DataError(
-            f"{what} {key!r} does not exist; the {others} are: {_join_names(mapping)}"
+            f"{what} {key!r} does not exist; the {others} are: {join_names([*mapping]) or 'none'}"
         ) from None
-
-
-def _join_names(mapping: Any) -> str:
-    return ", ".join(map(str, mapping)) or "none"

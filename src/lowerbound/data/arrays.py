@@ -39,6 +39,7 @@ def as_examples(
     missing: Missing | None = None,
     fields: Mapping[str, Any] | None = None,
     layout: Layout = "auto",
+    columns: tuple[str, ...] | None = None,
 ) -> Examples:
     """Make examples from an array in one of the usual layouts.
 
@@ -57,6 +58,7 @@ def as_examples(
         missing: ``"nan"`` if NaN means that an entry was not observed.
         fields: the fields of the examples, ``[N, ...]`` each.
         layout: what the dimensions mean.
+        columns: the names of the entries of vectors, or ``None``.
 
     Raises:
         DataError: for any other shape or type, naming it and the remedy.
@@ -86,6 +88,7 @@ def as_examples(
         fields=fields or {},
         kind=kind,
         missing=missing,
+        columns=columns,
     )
 
 

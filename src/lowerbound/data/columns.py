@@ -100,6 +100,7 @@ class Column:
         high: the largest value seen.
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a whole number and not text.
+        has_missing: whether values were missing in the table from which it was inferred.
 
     Example:
         >>> income = Column("income", "positive", atoms=(0.0,), centre=3.0, spread=0.5)
@@ -123,6 +124,7 @@ class Column:
     high: float = 0.0
     zone: str = ""
     label: int | None = None
+    has_missing: bool = False
 
     @property
     def is_modelled(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lowerbound.data.columns import Schema
 from lowerbound.data.examples import Examples
 from lowerbound.data.options import Pixels
 from lowerbound.data.preprocessing import Preprocessing
@@ -64,6 +65,11 @@ class Dataset:
     def preprocessing(self) -> Preprocessing | None:
         """How the examples were made from raw data; ``None`` if it is not known."""
         return self.train.preprocessing
+
+    @property
+    def schema(self) -> Schema | None:
+        """The columns of a table; ``None`` for other data."""
+        return getattr(self.preprocessing, "schema", None)
 
     def __repr__(self) -> str:
         size = " x ".join(str(side) for side in self.shape)

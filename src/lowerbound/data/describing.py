@@ -7,13 +7,50 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowerbound.data.columns import CODED, Column, join_names
-from lowerbound.data.frames import RawTable, open_table
+from lowerbound.data.frames import RawTable, make_frame, open_table
 from lowerbound.data.inference import infer_schema
 
 _REASONS = {
     "constant": "left out: a single value, or none",
     "identifier": "left out: almost all values differ",
 }
+
+
+def inspect_table(
+    data: Any,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    missing_values: Sequence[Any] = (),
+) -> Any:
+    """Show what each column of a table is taken for, before a training.
+
+    Args:
+        data: a frame of any library, or an array ``[rows, columns]``.
+        columns: types of some columns by name, as for :func:`lowerbound.load_data`.
+        missing_values: values that stand for missing ones, in addition to empty cells and NaN.
+
+    Returns:
+        A frame of the same library (pandas for an array), with a row for each column: ``column``,
+        ``type``, ``missing`` (the share of missing values) and ``values`` (their range).
+
+    Raises:
+        DataError: for a name or a type that does not exist, or values that a type does not have.
+
+    Example:
+        >>> import pandas as pd
+        >>> from lowerbound.data import inspect_table
+        >>> jobs = ["cook", "clerk", None, "cook"]
+        >>> frame = pd.DataFrame({"age": [34, 51, -999, 28], "job": jobs})
+        >>> inspect_table(frame, missing_values=[-999])
+          column         type missing                       values
+        0    age        count   25.0%                     28 to 51
+        1    job  categorical   25.0%  2 categories: clerk, cook
+    """
+    lines = describe_columns(data, types=columns, placeholders=tuple(missing_values))
+    library = open_table(data).library or "pandas"
+    headings = ("column", "type", "missing", "values")
+    columns_of_text = map(list, zip(*lines, strict=True))
+    return make_frame(dict(zip(headings, columns_of_text, strict=True)), library)
 
 
 def describe_columns(

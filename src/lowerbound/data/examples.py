@@ -23,11 +23,11 @@ from lowerbound.data.fields import (
     take_rows,
 )
 from lowerbound.data.identity import compute_digest, compute_field_digests, make_identity
-from lowerbound.data.kinds import check_entries, check_pixels, make_signed, split_row_numbers
+from lowerbound.data.kinds import check_entries, check_pixels, make_signed
 from lowerbound.data.options import Kind, Missing, Pixels
 from lowerbound.data.pixels import decode_pixels
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.rows import Rows, Values, check_row_numbers, select_rows
+from lowerbound.data.rows import Rows, Values, check_row_numbers, select_rows, split_row_numbers
 from lowerbound.data.sources import convert_values, read_contents, refuse_settings
 from lowerbound.errors import SettingsError
 from lowerbound.runtime import noise
@@ -125,7 +125,8 @@ class Examples:
             self._set(fields=fields, categories={**self.categories, **found})
         if self.kind is not None:
             self._set(values=make_signed(self.values))
-        self._set(levels=check_entries(self.values, self.kind, self.levels, self.name))
+        about = (self.values, self.kind, self.levels, self.name, self.columns)
+        self._set(levels=check_entries(*about))
         check_pixels(self.values, self.pixels, self.kind, self.levels, self.name)
 
     def _set(self, **attributes: Any) -> None:

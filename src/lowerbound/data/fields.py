@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Missing
-from lowerbound.data.rows import Rows, Values
+from lowerbound.data.rows import Rows, Values, split_row_numbers, sum_rows
 from lowerbound.errors import DataError, SettingsError
 
 OBSERVED = "observed"
 """The name of the field that says which entries were observed, ``[N, *shape]``."""
+
+MISSING = "missing"
+"""The name of the field that says which entries of a table are known to be missing, ``[N, D]``.
+
+If examples lack it, these are the entries that were not observed. An entry of a column that a table
+does not have is neither.
+"""
 
 EXPOSURE = "exposure"
 """The name of the field by which the rates of counts are multiplied, ``[N]`` or ``[N, *shape]``."""
@@ -264,10 +270,7 @@ def take_rows(fields: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 
 def sum_counts(values: Values) -> Tensor:
     """Sum the counts of each example, ``[N]``: their exposure if they have no such field."""
-    sums = torch.empty(len(values), device=values.device)
-    for index in split_row_numbers(values):
-        sums[index] = values[index].flatten(1).sum(1, dtype=torch.float64).float()
-    return sums
+    return sum_rows(values).float()
 
 
 def refuse_ignored_mask(

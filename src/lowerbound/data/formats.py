@@ -101,9 +101,11 @@ FORMATS: tuple[FileFormat, ...] = (
     FileFormat(
         ".h5ad",
         "AnnData, read by the package anndata: X or a layer (`layer`, `--layer`), with columns of "
-        "obs as fields (`fields`, `--fields`).",
+        "obs as fields (`fields`, `--fields`), and the names of the variables. A large one stays "
+        "on disk, if it is stored by rows.",
         lambda path, start: path.suffix.lower() == ".h5ad",
         import_when_called("lowerbound.data.h5ad", "read_h5ad"),
+        stays_in_file=True,
         has_layers=True,
     ),
     FileFormat(

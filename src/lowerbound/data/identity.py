@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.options import Kind, Pixels
-from lowerbound.data.rows import Values
+from lowerbound.data.rows import Values, split_row_numbers
 
 
 def make_identity(

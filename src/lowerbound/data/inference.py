@@ -132,6 +132,7 @@ def infer_column(
         if asked is not None:
             raise DataError(f"{where} has no values, so it cannot be {asked}; leave it out")
         return base
+    base = replace(base, has_missing=bool(missing.any()))
     content = raw.find_content(missing)
     if asked is not None and content not in _list_contents(asked):
         raise DataError(f"{where} contains {content}, so it cannot be {asked}; convert it")
@@ -243,7 +244,10 @@ def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
     outside = outside & ~np.isnan(values)
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
-        raise DataError(f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}")
+        raise DataError(
+            f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}. If the column may have "
+            f"others, train with columns={{{column.name!r}: 'real'}}"
+        )
 
 
 def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:

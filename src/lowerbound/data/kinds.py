@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data.options import Kind
-from lowerbound.data.rows import Rows, Values
+from lowerbound.data.rows import Rows, Values, find_first, split_row_numbers
 from lowerbound.errors import DataError, SettingsError
-
-# Values are checked in chunks of this size.
-_CHUNK_BYTES = 1 << 24
 
 # Torch has few operations for unsigned integers of more than 8 bits.
 _WIDER = {"uint16": "int32", "uint32": "int64", "uint64": "int64"}
@@ -90,14 +87,21 @@ def make_signed(values: Values) -> Values:
     return values.to(_SIGNED.get(values.dtype, values.dtype))
 
 
-def split_row_numbers(values: Values) -> Iterator[Tensor]:
-    """Split the row numbers of all values into chunks whose values take little memory."""
-    size = max(1, _CHUNK_BYTES // (values.dtype.itemsize * math.prod(values.shape[1:])))
-    yield from torch.arange(len(values), device=values.device).split(size)
-
-
-def check_entries(values: Values, kind: Kind | None, levels: int | None, name: str) -> int | None:
+def check_entries(
+    values: Values,
+    kind: Kind | None,
+    levels: int | None,
+    name: str,
+    columns: Sequence[str] | None = None,
+) -> int | None:
     """Check entries, and find their number of levels; ``None`` for real numbers and counts.
+
+    Args:
+        values: the entries.
+        kind: their kind.
+        levels: the number of levels, if it is known.
+        name: the name of the data in messages.
+        columns: the names of the entries of vectors, if they are known.
 
     Raises:
         DataError: if models cannot take the type, or if an entry is non-finite or not of its kind,
@@ -106,9 +110,9 @@ def check_entries(values: Values, kind: Kind | None, levels: int | None, name: s
     if kind is not None and kind not in get_args(Kind):
         raise SettingsError(f"kind={kind!r} is unknown; choose one of {', '.join(get_args(Kind))}")
     if values.is_floating_point():
-        _refuse_non_finite(values, name)
+        _refuse_non_finite(values, name, columns)
     if kind is not None:
-        return _check_kind(values, kind, levels, name)
+        return _check_kind(values, kind, levels, name, columns)
     if values.dtype == torch.uint8 and levels is None:
         raise DataError(
             f"{name}: entries of type {values.dtype}; pass levels=256 if they are pixels, "
@@ -139,7 +143,7 @@ def check_pixels(
         _refuse_outside_unit_interval(values, name)
 
 
-def _refuse_non_finite(values: Values, name: str) -> None:
+def _refuse_non_finite(values: Values, name: str, columns: Sequence[str] | None) -> None:
     """Raise ``DataError`` for NaN and infinite entries, naming the first."""
 
     def explain(value: float) -> str:
@@ -151,25 +155,30 @@ def _refuse_non_finite(values: Values, name: str) -> None:
             )
         return "drop such rows or replace such entries"
 
-    _refuse(values, name, "finite", lambda chunk: ~torch.isfinite(chunk), explain)
+    _refuse(values, (name, columns), "finite", lambda chunk: ~torch.isfinite(chunk), explain)
 
 
-def _check_kind(values: Values, kind: Kind, levels: int | None, name: str) -> int | None:
+def _check_kind(
+    values: Values, kind: Kind, levels: int | None, name: str, columns: Sequence[str] | None
+) -> int | None:
     """Check counts or codes, and find the number of levels; ``None`` for counts.
 
     Raises:
         DataError: if an entry is not a count or a code, naming the first.
     """
     if kind == "counts":
-        remedy = "counts are whole numbers from 0 on"
-        _refuse(values, name, "counts", _is_fractional_or_negative, lambda value: remedy)
+        remedy = (
+            "counts are whole numbers from 0 on; give the counts themselves, neither normalised "
+            "nor as logarithms"
+        )
+        _refuse(values, (name, columns), "counts", _is_fractional_or_negative, lambda value: remedy)
         return None
     if levels is None:
         levels = max(0, _find_maximum(values)) + 1
     highest = levels - 1
     _refuse(
         values,
-        name,
+        (name, columns),
         f"codes up to {highest}",
         lambda chunk: _is_fractional_or_negative(chunk) | (chunk > highest),
         lambda value: f"codes of {levels} levels are whole numbers from 0 to {highest}",
@@ -184,7 +193,9 @@ def _is_fractional_or_negative(chunk: Tensor) -> Tensor:
 
 
 def _find_maximum(values: Values) -> int:
-    return int(max(values[index].max().item() for index in split_row_numbers(values)))
+    if isinstance(values, Rows):
+        return int(values.find_maximum())
+    return int(values.max())
 
 
 def _refuse_outside_unit_interval(values: Values, name: str) -> None:
@@ -205,25 +216,32 @@ def _refuse_outside_unit_interval(values: Values, name: str) -> None:
 
 def _refuse(
     values: Values,
-    name: str,
+    names: tuple[str, Sequence[str] | None],
     what: str,
-    bad: Callable[[Tensor], Tensor],
+    is_bad: Callable[[Tensor], Tensor],
     explain: Callable[[float], str],
 ) -> None:
-    """Raise ``DataError`` if an entry is bad, naming and explaining the first."""
+    """Raise ``DataError`` if an entry is bad, naming and explaining the first.
+
+    Args:
+        values: the entries.
+        names: the name of the data, and those of the entries of vectors, if they are known.
+        what: what the entries are if none is bad.
+        is_bad: finds bad entries. Zero is never bad.
+        explain: says of a bad entry what is wrong with it.
+    """
     if _is_known(what, values):
         return
-    for index in split_row_numbers(values):
-        chunk = values[index]
-        wrong = bad(chunk).flatten(1)
-        if wrong.any():
-            row = int(wrong.any(1).nonzero()[0])
-            column = int(wrong[row].nonzero()[0])
-            value = chunk[row].flatten()[column].item()
-            raise DataError(
-                f"{name}: row {int(index[row])}, entry {column} is {value}; {explain(value)}"
-            )
-    _remember(what, values)
+    found = find_first(values, is_bad)
+    if found is None:
+        _remember(what, values)
+        return
+    row, entry, value = found
+    name, columns = names
+    where = f"entry {entry}"
+    if columns is not None:
+        where = f"column {columns[entry]!r}"
+    raise DataError(f"{name}: row {row}, {where} is {value}; {explain(value)}")
 
 
 def _is_known(what: str, values: Values) -> bool:

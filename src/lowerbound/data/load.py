@@ -122,7 +122,8 @@ def load_data(
               :data:`~lowerbound.data.formats.FORMATS`;
             - an array or tensor, see :func:`~lowerbound.data.arrays.as_examples`. It is copied,
               unless it is memory-mapped;
-            - a sparse matrix of SciPy or an AnnData object, see :meth:`Examples.of`;
+            - a sparse matrix of SciPy or an AnnData object, see :meth:`Examples.of`. Only the rows
+              of a batch become dense;
             - a DataFrame of pandas, polars, pyarrow or another library that narwhals knows. The
               types of its columns are inferred, see
               :func:`~lowerbound.data.inference.infer_schema`, and entries may be missing. With
@@ -158,11 +159,11 @@ def load_data(
         missing_values: values that stand for missing ones in a table, such as ``["?", -999]``.
         unknown: what becomes of categories that a table does not have: ``"error"``, or ``"other"``.
         keep_in: where values are stored. ``"memory"``: in memory, in their storage type.
-            ``"file"``: in their memory-mapped ``.npy`` file. A folder of pictures is decoded once
-            into such a file, which later runs use again. ``"auto"``: in memory if they take up to a
-            quarter of it, otherwise in the file; decoded pictures of 64 MiB and more are always
-            stored for later runs. Memory-mapped arrays are read into memory only with
-            ``"memory"``.
+            ``"file"``: in their memory-mapped ``.npy`` file, or in their ``.h5ad`` file. A folder
+            of pictures is decoded once into a ``.npy`` file, which later runs use again.
+            ``"auto"``: in memory if they take up to a quarter of it, otherwise in the file; decoded
+            pictures of 64 MiB and more are always stored for later runs. Memory-mapped arrays are
+            read into memory only with ``"memory"``.
         cache: the folder for decoded pictures. The default is ``~/.cache/lowerbound/pictures``
             (``$XDG_CACHE_HOME``).
         seed: the seed of the random test part, and of ``pixels="binarize-once"``.

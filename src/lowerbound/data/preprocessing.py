@@ -37,6 +37,8 @@ class Preprocessing:
         fields: the names of the fields, each with the meanings of its integers, or ``None`` if they
             are not known. The labels are the field ``label``.
         schema: the columns of a table; ``None`` for other data.
+        columns: the names of the entries of vectors, such as the variables of AnnData; ``None`` if
+            they are not known.
 
     Example:
         >>> import lowerbound as lb
@@ -59,6 +61,7 @@ class Preprocessing:
     layer: str | None = None
     fields: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     schema: Schema | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def is_of_pictures(self) -> bool:

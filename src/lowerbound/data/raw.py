@@ -14,15 +14,17 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata
+from lowerbound.data.columns import join_names
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import PICTURE_SUFFIXES
 from lowerbound.data.images import convert_images, read_picture_list
-from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.load import load_data
 from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.reading import read_all, read_memory
+from lowerbound.data.rows import split_row_numbers, take_columns
 from lowerbound.data.table_files import read_rows
+from lowerbound.data.unused import list_names, warn_unused
 from lowerbound.errors import DataError, ShapeError
 from lowerbound.settings import check_arguments
 
@@ -41,14 +43,15 @@ def read_raw(
     """Make raw data into examples like those on which a model was trained.
 
     Pictures are converted to the size and colour of those examples, uint8 pixels are treated in the
-    same way, and categories get the same integers. If the model was trained on pixels,
-    floating-point arrays are not changed, because they are scaled already.
+    same way, and categories get the same integers. Columns with names get the same order. If the
+    model was trained on pixels, floating-point arrays are not changed, because they are scaled
+    already.
 
     Args:
         data: a path or a name, as for :func:`lowerbound.load_data`; pictures, as paths or as PIL's
             images; an array, a tensor, a sparse matrix or AnnData. If it is
-            :class:`~lowerbound.Examples`, only the integers of requested fields change, if they
-            stand for other categories.
+            :class:`~lowerbound.Examples`, only the order of columns with names, and the integers of
+            requested fields change, if they stand for other categories.
         preprocessing: the preprocessing of the examples on which the model was trained.
         name: the name of the data in messages.
         fields: the names of the requested fields.
@@ -70,6 +73,7 @@ def read_raw(
     asked = [field for field in fields if field in preprocessing.fields]
     if isinstance(data, Examples):
         _refuse_other_levels(data, preprocessing)
+        data = _arrange_columns(data, preprocessing)
         return translate_codes(preprocessing.fields, data, asked)
     pictures = _find_pictures(data)
     if pictures is not None:
@@ -80,6 +84,7 @@ def read_raw(
         examples = _read_path(data, preprocessing, settings)
     else:
         examples = _apply_treatment(_read_memory(data, preprocessing, name, asked), preprocessing)
+    examples = _arrange_columns(examples, preprocessing)
     _check_likeness(examples, preprocessing)
     for field in preprocessing.fields:
         examples = _translate_codes(preprocessing.fields, examples, field, is_asked=field in asked)
@@ -221,6 +226,36 @@ def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Exampl
     if preprocessing.pixels == "as-is":
         return examples
     return examples.prepare(preprocessing.pixels, seed=preprocessing.seed)
+
+
+def _arrange_columns(examples: Examples, preprocessing: Preprocessing) -> Examples:
+    """Bring the entries of vectors into the order of the model's, if both have names.
+
+    Columns on which the model was not trained are left out, with a warning.
+
+    Raises:
+        DataError: if columns of the model are not there, naming the first.
+    """
+    known, found = preprocessing.columns, examples.columns
+    if known is None or found is None or known == found:
+        return examples
+    places = {name: place for place, name in enumerate(found)}
+    absent = [name for name in known if name not in places]
+    if absent:
+        raise DataError(
+            f"{examples.name}: {len(absent):,} of the {len(known):,} columns on which the model "
+            f"was trained are not there: {join_names(absent)}. Give data of all of them, or train "
+            "a model on those that you have"
+        )
+    unknown = places.keys() - set(known)
+    if unknown:
+        names = [name for name in found if name in unknown]
+        warn_unused(
+            f"{examples.name}: {len(names):,} columns are left out, because the model was not "
+            f"trained on them: {list_names(names)}"
+        )
+    order = np.array([places[name] for name in known])
+    return replace(examples, values=take_columns(examples.values, order), columns=known)
 
 
 def _check_likeness(examples: Examples, preprocessing: Preprocessing) -> None:

@@ -24,6 +24,7 @@ from lowerbound.data.named import choose_cache_folder, load_named
 from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
+from lowerbound.data.sources import check_column_names
 from lowerbound.data.sparse import is_sparse
 from lowerbound.data.table_files import (
     is_frame,
@@ -32,7 +33,7 @@ from lowerbound.data.table_files import (
     read_frame,
     read_rows,
 )
-from lowerbound.data.tables import refuse_lossy
+from lowerbound.data.tables import is_table, refuse_lossy
 from lowerbound.errors import DataError
 
 
@@ -162,6 +163,7 @@ def _attach_preprocessing(part: Examples, options: ReadOptions) -> Examples:
         missing=missing,
         layer=options.layer,
         fields=part.categories_by_field,
+        columns=part.columns,
     )
     return replace(part, preprocessing=made)
 
@@ -264,6 +266,9 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
     }
     if isinstance(source, np.memmap) and options.keep_in != "memory":
         return as_examples(source, **about)
+    columns = None
+    if is_table(source):
+        columns = check_column_names(source.columns, name)
     try:
         if isinstance(source, Tensor):
             source = source.detach().cpu()
@@ -278,7 +283,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
             f"test: the shape {array.shape} looks like labels, but a pair is (train, test); give "
             "labels as Examples(values, labels=...)"
         )
-    return as_examples(array, **about)
+    return as_examples(array, columns=columns, **about)
 
 
 def _refuse_layer(options: ReadOptions, name: str) -> None:
@@ -336,6 +341,11 @@ def _check_agreement(train: Examples, test: Examples) -> None:
         raise DataError(
             f"{train.name} contains {train.kind or train.values.dtype}, but {test.name} "
             f"{test.kind or test.values.dtype}; give both the same kind"
+        )
+    if None not in (train.columns, test.columns) and train.columns != test.columns:
+        raise DataError(
+            f"{train.name} and {test.name} have other columns, or the same in another order; give "
+            "both the same columns (for AnnData, test[:, train.var_names])"
         )
     for name in train.categories.keys() & test.categories.keys():
         if train.categories[name] != test.categories[name]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
@@ -12,13 +14,18 @@ from torch import Tensor
 
 from lowerbound.errors import DataError
 
+# Values are checked in chunks of this size.
+_CHUNK_BYTES = 1 << 24
+
 
 class Rows(ABC):
     """Values ``[N, *shape]``. Indexing makes a tensor of some rows, ``[B, *shape]``.
 
     To write your own: define :attr:`shape`, :attr:`dtype`, indexing by row numbers, :meth:`select`
     and :meth:`joined`, and keep a set :attr:`known`. Training reads batches of such values ahead of
-    its steps, so indexing must be safe in several threads.
+    its steps, so indexing must be safe in several threads. Override :meth:`find_first`,
+    :meth:`find_maximum`, :meth:`sum_rows` and :meth:`take_columns` where the storage allows a
+    faster way.
     """
 
     device = torch.device("cpu")
@@ -61,6 +68,29 @@ class Rows(ABC):
     def to(self, device: torch.device | str) -> Tensor:
         """Read all values into the memory of a device."""
         return self[torch.arange(len(self))].to(device)
+
+    def find_first(self, is_bad: Callable[[Tensor], Tensor]) -> tuple[int, int, float] | None:
+        """Find the first bad entry, see :func:`find_first`."""
+        return _find_first_in_chunks(self, is_bad)
+
+    def find_maximum(self) -> float:
+        """Find the largest entry."""
+        return max(self[index].max().item() for index in split_row_numbers(self))
+
+    def sum_rows(self) -> Tensor:
+        """Sum the entries of each row, ``[N]`` in float64."""
+        return _sum_rows_in_chunks(self)
+
+    def take_columns(self, places: NDArray[np.int64]) -> Self:
+        """Select the entries of vectors at these places, in this order.
+
+        Raises:
+            DataError: if the storage does not allow it.
+        """
+        raise DataError(
+            "the columns of values that stay in a file cannot be rearranged; read the file into "
+            "memory (keep_in='memory', --keep-in memory)"
+        )
 
 
 Values = Tensor | Rows
@@ -122,3 +152,56 @@ def select_rows(values: Values, index: Tensor) -> Values:
     if isinstance(values, Rows):
         return values.select(index)
     return values[index]
+
+
+def split_row_numbers(values: Values) -> Iterator[Tensor]:
+    """Split the row numbers of all values into chunks whose values take little memory."""
+    size = max(1, _CHUNK_BYTES // (values.dtype.itemsize * math.prod(values.shape[1:])))
+    yield from torch.arange(len(values), device=values.device).split(size)
+
+
+def find_first(values: Values, is_bad: Callable[[Tensor], Tensor]) -> tuple[int, int, float] | None:
+    """Find the first bad entry: its row, its number within the row, and its value.
+
+    Args:
+        values: the entries.
+        is_bad: finds the bad ones among some entries. Zero is never bad, so the entries that a
+            sparse matrix does not store are not looked at.
+    """
+    if isinstance(values, Rows):
+        return values.find_first(is_bad)
+    return _find_first_in_chunks(values, is_bad)
+
+
+def sum_rows(values: Values) -> Tensor:
+    """Sum the entries of each row, ``[N]`` in float64."""
+    if isinstance(values, Rows):
+        return values.sum_rows()
+    return _sum_rows_in_chunks(values)
+
+
+def take_columns(values: Values, places: NDArray[np.int64]) -> Values:
+    """Select the entries of vectors at these places, in this order."""
+    if isinstance(values, Rows):
+        return values.take_columns(places)
+    return values[:, torch.from_numpy(places).to(values.device)]
+
+
+def _find_first_in_chunks(
+    values: Values, is_bad: Callable[[Tensor], Tensor]
+) -> tuple[int, int, float] | None:
+    for index in split_row_numbers(values):
+        chunk = values[index]
+        wrong = is_bad(chunk).flatten(1)
+        if wrong.any():
+            row = int(wrong.any(1).nonzero()[0])
+            entry = int(wrong[row].nonzero()[0])
+            return int(index[row]), entry, chunk[row].flatten()[entry].item()
+    return None
+
+
+def _sum_rows_in_chunks(values: Values) -> Tensor:
+    sums = torch.empty(len(values), dtype=torch.float64, device=values.device)
+    for index in split_row_numbers(values):
+        sums[index] = values[index].flatten(1).sum(1, dtype=torch.float64)
+    return sums

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask, Schema, join_names
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
 from lowerbound.data.inference import check_ends, check_values, refuse_infinite
 from lowerbound.data.preprocessing import Preprocessing
@@ -294,9 +294,18 @@ def make_table_examples(
 ) -> Examples:
     """Make examples of the rows of a table, see :func:`read_table`.
 
-    The noise of an evaluation belongs to a row, so a table in parts has the noise of the whole.
+    The noise of an evaluation belongs to a row, so a table in parts has the noise of the whole. If
+    the table does not have all columns, the field ``missing`` says which entries are missing: those
+    of its own columns, or none if it has only some columns on purpose.
     """
-    values, observed = read_table(data, schema, name=name, partial=partial, first_row=first_row)
+    table = data if isinstance(data, RawTable) else open_table(data, name, first_row)
+    values, observed = read_table(table, schema, name=name, partial=partial)
+    fields = {OBSERVED: observed}
+    absent = [column.name for column in schema.modelled if column.name not in table]
+    if absent or partial:
+        fields[MISSING] = ~observed & (not partial)
+        for each in absent:
+            fields[MISSING][:, schema.places[each]] = False
     rows = None
     if first_row:
         rows = torch.arange(first_row, first_row + len(values))
@@ -304,7 +313,7 @@ def make_table_examples(
         values,
         name=name,
         rows=rows,
-        fields={OBSERVED: observed},
+        fields=fields,
         columns=tuple(entry.column for entry in schema.entries),
         preprocessing=Preprocessing(tuple(values.shape[1:]), missing="nan", schema=schema),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata, read_anndata
-from lowerbound.data.kinds import find_levels, widen
+from lowerbound.data.columns import join_names
+from lowerbound.data.hdf5 import StoredMatrix
+from lowerbound.data.kinds import find_levels, refuse_type, widen
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Kind
 from lowerbound.data.rows import Rows, Values
@@ -43,15 +46,22 @@ def read_contents(
         raise DataError(f"{name}: the data set has two parts; pass its .train or its .test")
     about: dict[str, Any] = {"kind": kind}
     if is_anndata(data):
-        columns = tuple(fields or ())
+        asked = tuple(fields or ())
+        names = getattr(data, "var_names", None)
+        if names is not None:
+            about["columns"] = check_column_names(names, name)
         data, about["fields"], about["categories"] = read_anndata(
-            data, layer=layer, fields=columns, name=name
+            data, layer=layer, fields=asked, name=name
         )
     else:
         refuse_settings({"layer": layer}, f"{name}: only AnnData has layers")
         about["fields"] = _check_by_name(fields, name)
     if is_table(data):
-        about["columns"] = tuple(map(str, data.columns))
+        about["columns"] = check_column_names(data.columns, name)
+    if isinstance(data, StoredMatrix):
+        refuse_type(data.stored_dtype, name, kind)
+        levels = find_levels(data.stored_dtype, kind)
+        return {"values": SparseRows(data), "levels": levels, **about}
     if is_sparse(data):
         levels = find_levels(data.dtype, kind)
         return {"values": SparseRows.of(data, name=name, kind=kind), "levels": levels, **about}
@@ -82,6 +92,22 @@ def convert_values(data: Any, name: str) -> Values:
         )
     tensor = _convert_to_tensor(data, name)
     return tensor.to(_STORED.get(tensor.dtype, tensor.dtype))
+
+
+def check_column_names(names: Iterable[Any], name: str) -> tuple[str, ...]:
+    """Check that the names of columns differ.
+
+    Raises:
+        DataError: with those that occur more than once.
+    """
+    columns = tuple(map(str, names))
+    twice = [each for each, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{name}: some columns have the same name ({join_names(twice)}), so a trained model "
+            "could not tell them apart; rename them, for AnnData with adata.var_names_make_unique()"
+        )
+    return columns
 
 
 def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:

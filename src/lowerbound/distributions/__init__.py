@@ -2,6 +2,7 @@
 
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
+from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
 from lowerbound.distributions.columns import RowDistribution, Units, choose_distributions
 from lowerbound.distributions.continuous_bernoulli import (
@@ -46,6 +47,11 @@ from lowerbound.distributions.one_hot import (
 from lowerbound.distributions.point_mass import PointMass
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
+from lowerbound.distributions.self_masked import (
+    CodeOdds,
+    MissingOdds,
+    SelfMaskedDistribution,
+)
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.sphere import PowerSpherical, SphereUniform
 from lowerbound.distributions.stirling import compute_stirling_remainder
@@ -55,6 +61,8 @@ from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistr
 
 __all__ = [
     "Beta",
+    "Cells",
+    "CodeOdds",
     "CodePoint",
     "CodeSequence",
     "DiagonalNormal",
@@ -74,6 +82,7 @@ __all__ = [
     "HurdleDistribution",
     "Lebesgue",
     "MaskedDistribution",
+    "MissingOdds",
     "Mixture",
     "PointMass",
     "PowerSpherical",
@@ -81,6 +90,7 @@ __all__ = [
     "ReportingDistribution",
     "Rescaled",
     "RowDistribution",
+    "SelfMaskedDistribution",
     "SideBySide",
     "SphereUniform",
     "StraightThroughOneHot",

@@ -19,15 +19,24 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Gamma, constraints
 from torch.nn.functional import logsigmoid
 
+from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.factorial import Factorial
 from lowerbound.distributions.stirling import compute_stirling_remainder, exceed_tangent
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+# Cells: the number of counts from 0 on that have a cell of their own, and of those above.
+_SINGLE_COUNTS, _CELLS_ABOVE = 24, 40
+_NODES, _WEIGHTS = (each.tolist() for each in np.polynomial.legendre.leggauss(_CELLS_ABOVE))
+
+# The cells end where less than about e^-20 of the probability is left.
+_LEAST = 20.0
 
 
 class FactorialPoisson(Factorial):
@@ -211,11 +220,81 @@ class FactorialNegativeBinomial(Factorial):
             left = (theta + first / log_p).clamp(min=torch.finfo(theta.dtype).tiny)
             return draw + self._draw_with_shape(left, torch.Size())
 
+    def cells(self) -> Cells:
+        r"""The values of vectors of entries in 64 cells: single counts up to 23, and others above.
+
+        .. math:: x(c) = \theta \sinh^2 \frac{c}{2 \sqrt\theta} \quad (x > 23.5)
+
+        With the coordinate c, large counts have about the variance 1, whatever their mean is
+        (Anscombe 1948). There the values are real numbers, and the nodes are those of the rule by
+        Gauss and Legendre between two coordinates beyond which hardly any probability is left.
+        """
+        # The cells do not depend on the parameters, of which only the masses are functions.
+        mu = self.log_mean.detach().exp()
+        theta = self.inverse_dispersion.detach()
+        root, above_singles = theta.sqrt(), _SINGLE_COUNTS + 0.5
+
+        def transform(value: Tensor) -> Tensor:
+            return 2 * root * torch.asinh((value / theta).sqrt())
+
+        spread = (2 * _LEAST / theta).sqrt() + _LEAST / theta
+        largest = mu * (1 + spread)
+        largest = largest + (2 * _LEAST * largest).sqrt() + _LEAST + _SINGLE_COUNTS
+        start = transform(torch.full_like(mu, _SINGLE_COUNTS - 0.5))
+        lowest = (transform(mu) - 8 - 16 / root).maximum(start)
+        reach = transform(largest) - lowest
+        singles, steps, sizes = (
+            each.reshape(-1, *(1,) * mu.dim()).expand(-1, *mu.shape) for each in _list_singles(mu)
+        )
+        nodes, widths = (
+            reach * each.reshape(-1, *(1,) * mu.dim()) for each in _find_unit_cells(mu)
+        )
+        node = torch.cat([singles, above_singles + nodes])
+        left = torch.cat([singles - 0.5, above_singles + widths.cumsum(0) - widths])
+        step, width = torch.cat([steps, widths]), torch.cat([sizes, widths])
+
+        def find_root(coordinate: Tensor) -> Tensor:
+            """The root of a count above the single ones."""
+            return root * torch.sinh((coordinate - above_singles + lowest) / (2 * root))
+
+        def locate(coordinate: Tensor) -> Tensor:
+            above = find_root(coordinate).square()
+            return torch.where(coordinate < above_singles, coordinate.round(), above)
+
+        def log_density(coordinate: Tensor) -> Tensor:
+            above = find_root(coordinate).square()
+            log_slope = 0.5 * (above + above.square() / theta).log()
+            is_single = coordinate < above_singles
+            value = torch.where(is_single, coordinate.round(), above)
+            return self.entrywise_log_prob(value) + torch.where(is_single, 0.0, log_slope)
+
+        return Cells(left, width, node, locate, log_density, step, is_discrete=True)
+
     def _draw_with_shape(self, theta: Tensor, size: torch.Size) -> Tensor:
         """Draw with another ``theta`` but the same ``mu / theta``."""
         scale = (self.log_mean - self.log_inverse_dispersion).exp()
         rate = Gamma(theta, torch.ones_like(theta), validate_args=False).sample(size)
         return torch.poisson(rate * scale)
+
+
+def _list_singles(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts that are nodes of their own, with their steps and widths.
+
+    The sum of a smooth function f at the counts from N on differs from its integral above N - 1/2
+    by f'(N - 1/2) / 24, as the formula of Euler and Maclaurin says. It is added as a difference of
+    the two counts there.
+    """
+    counts = torch.arange(_SINGLE_COUNTS + 1, dtype=like.dtype, device=like.device)
+    edge = counts - _SINGLE_COUNTS
+    steps = torch.where(edge == -1, 1 - 1 / 24, torch.where(edge == 0, 1 / 24, 1.0))
+    return counts, steps, (edge < 0).to(like.dtype)
+
+
+def _find_unit_cells(like: Tensor) -> tuple[Tensor, Tensor]:
+    """The nodes and the weights of the rule by Gauss and Legendre on [0, 1]."""
+    nodes = torch.tensor(_NODES, dtype=like.dtype, device=like.device)
+    weights = torch.tensor(_WEIGHTS, dtype=like.dtype, device=like.device)
+    return 0.5 * (nodes + 1), 0.5 * weights
 
 
 def _compare_logarithms(change: Tensor, total: Tensor, log_changed: Tensor) -> Tensor:

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.factorial import Factorial
 from lowerbound.runtime import noise
 
 # The smallest exponential draw: at 0 the square root below has no finite derivative.
 _SMALLEST = 1e-12
+
+# Cells: their number, and the largest coordinate.
+_CELLS = 64
+_REACH = 9.0
 
 
 class FactorialStudentT(Factorial):
@@ -103,6 +108,31 @@ class FactorialStudentT(Factorial):
         square = ((value - self.loc) * (-self.log_scale).exp()).square()
         tail = 0.5 * (self.degrees + 1) * torch.log1p(square / self.degrees)
         return self._log_constant() - self.log_scale - tail
+
+    def cells(self) -> Cells:
+        r"""The values of vectors of entries in 64 cells, for at least 3 degrees of freedom.
+
+        .. math:: x(c) = \mu + \sigma \sqrt\nu \sinh \frac{c}{\sqrt\nu}, \qquad
+            p(c) \propto \cosh^{-\nu} \frac{c}{\sqrt\nu}, \qquad |c| \leq 9
+
+        For many degrees of freedom c is a standard normal variable, and for few the tails of its
+        density fall exponentially. So the midpoint rule converges exponentially, too: for a
+        logistic function whose slope is b, its error is about :math:`e^{-70 / (b \sigma)}`.
+        """
+        inner = (1,) * len(self._extended_shape())
+        width = 2 * _REACH / _CELLS
+        left = torch.arange(_CELLS, dtype=self.loc.dtype, device=self.loc.device) * width - _REACH
+        left = left.reshape(-1, *inner)
+        root = self.degrees.sqrt()
+
+        def locate(coordinate: Tensor) -> Tensor:
+            return self.loc + self.log_scale.exp() * root * torch.sinh(coordinate / root)
+
+        def log_density(coordinate: Tensor) -> Tensor:
+            size = coordinate.abs() / root
+            return -self.degrees * (size + torch.log1p((-2 * size).exp()) - math.log(2))
+
+        return Cells(left, torch.full_like(left, width), left + 0.5 * width, locate, log_density)
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""

@@ -3,6 +3,7 @@
 from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 from lowerbound.evaluation.annealing import Interval, annealed_log_likelihood, bidirectional
 from lowerbound.evaluation.baseline import score_columns_alone, score_independent_entries
+from lowerbound.evaluation.column_scores import ColumnScore, score_columns, tabulate_columns
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.disentangling import Disentanglement, disentanglement, score_codes
 from lowerbound.evaluation.estimate import Estimate, evaluate
@@ -23,6 +24,7 @@ from lowerbound.evaluation.sensitivity import Sensitivity, sensitivity, tabulate
 __all__ = [
     "AnnealedEstimate",
     "CodeUse",
+    "ColumnScore",
     "Difference",
     "Disentanglement",
     "Estimate",
@@ -53,9 +55,11 @@ __all__ = [
     "refine",
     "score",
     "score_codes",
+    "score_columns",
     "score_columns_alone",
     "score_independent_entries",
     "sensitivity",
+    "tabulate_columns",
     "tabulate_sensitivity",
     "to_arviz",
 ]

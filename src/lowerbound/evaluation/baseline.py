@@ -15,7 +15,7 @@ from torch import Tensor
 from lowerbound.conditionals.moments import find_inverse_dispersions, find_rates
 from lowerbound.data.columns import Entry
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import EXPOSURE, OBSERVED
+from lowerbound.data.fields import EXPOSURE, MISSING, OBSERVED
 from lowerbound.distributions import FactorialNegativeBinomial, Units
 from lowerbound.models import Model
 from lowerbound.runtime import noise
@@ -42,6 +42,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
       is scored by the frequencies in all other rows, after 1 / L is added to the count of each
       level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
       over their bins, and the better of the two scores is returned.
+    - If the model scores which values of a table are missing, so does each incomplete column, by
+      the frequency of missing values.
     - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
       the model's likelihood has exposures, the means are proportional to them.
 
@@ -76,7 +78,8 @@ def score_entries_alone(
 ) -> float | None:
     """Score data as :func:`score_independent_entries` does, given whether they have a mass."""
     if getattr(examples.preprocessing, "schema", None) is not None:
-        return sum(score_columns_alone(examples).values())
+        own = sum(score_columns_alone(examples).values())
+        return own + _score_masks(examples) if MISSING in model.accepts else own
     if mass is None:
         return None
     some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
@@ -116,6 +119,19 @@ def score_columns_alone(examples: Examples) -> dict[str, float]:
         pairs = zip(schema.entries[place], x[:, place].split(1, 1), strict=True)
         scores[name] = sum(_score_entry(entry, values) for entry, values in pairs)
     return scores
+
+
+def _score_masks(examples: Examples) -> float:
+    """Score which values of the incomplete columns of a table are missing, by their frequencies."""
+    assert examples.preprocessing is not None
+    schema = examples.preprocessing.schema
+    assert schema is not None
+    places = [schema.places[each.name].start for each in schema.modelled if each.has_missing]
+    some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
+    observed = some.fields[OBSERVED][:, places].cpu()
+    missing = some.fields.get(MISSING, ~some.fields[OBSERVED])[:, places].cpu()
+    masks = missing.double().masked_fill(~(missing | observed), math.nan)
+    return float(_score_levels(masks, 2).sum())
 
 
 def _score_entry(entry: Entry, values: Tensor) -> float:

@@ -23,7 +23,12 @@ from lowerbound.data.table_files import load_table
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
 from lowerbound.evaluation.checks import check_normalized
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
-from lowerbound.models.table import TableModel, complete_rows, count_effective_samples
+from lowerbound.models.table import (
+    FEWEST_EFFECTIVE,
+    TableModel,
+    complete_rows,
+    count_effective_samples,
+)
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
 
@@ -31,9 +36,6 @@ Point = Literal["auto", "mean", "median", "mode"]
 
 # The number of draws of each entry from which a point is computed.
 _DRAWS_FOR_POINTS = 200
-
-# Rows with fewer effective samples are not to be trusted.
-_FEWEST_EFFECTIVE = 10.0
 
 _ROWS_NAMED = 5
 
@@ -70,7 +72,7 @@ class Imputation:
     @property
     def doubtful(self) -> Tensor:
         """Which rows have entries that are not to be trusted, ``[N]``."""
-        few = self.effective_sample_sizes < min(_FEWEST_EFFECTIVE, self.samples)
+        few = self.effective_sample_sizes < min(FEWEST_EFFECTIVE, self.samples)
         heavy = self.pareto_k > reliable_shape(self.samples)
         uneven = self.effective_sample_sizes < 0.5 * self.samples
         return self.incomplete & (few | (heavy & uneven))
@@ -105,6 +107,10 @@ def impute(
     .. math:: p(x_{\text{missing}} \mid x_{\text{observed}}) \approx
         \sum_k \bar w_k \, p(x_{\text{missing}} \mid z_k), \qquad z_k \sim q(z \mid
         x_{\text{observed}})
+
+    This is right if entries are missing at random. A model that also explains why they are missing,
+    :class:`lowerbound.SelfMasked`, gives them the distribution of values that are missing,
+    :math:`p(x_{\text{missing}} \mid z_k, s)`.
 
     Entries that are observed do not change. A single table has points: the mean of real and
     positive numbers, proportions and times, the median of counts and ordered categories, and the
@@ -214,7 +220,8 @@ def impute_examples(
     )
     result = Imputation(
         tuple(
-            _fill(data, _keep_observed(each, data, model.schema), model.schema) for each in tables
+            complete_table(data, _keep_observed(each, data, model.schema), model.schema)
+            for each in tables
         ),
         samples,
         effective,
@@ -325,7 +332,8 @@ def _keep_observed(columns: dict[str, Floats], data: Any, schema: Schema) -> dic
     }
 
 
-def _fill(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:
+def complete_table(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:
+    """Complete a table, or the table of some examples, from values of all rows of each column."""
     if isinstance(data, Examples):
         return make_table(columns, schema)
     return fill_table(data, columns, schema)

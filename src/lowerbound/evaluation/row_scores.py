@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lowerbound.data.examples import Examples
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import make_frame
 from lowerbound.distributions.entries import entrywise_log_prob
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.checks import check_normalized
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models.passes import gather, iterate_batches
-from lowerbound.models.table import TableModel
+from lowerbound.models.table import TableModel, count_effective_samples
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_seed, check_whole_number
+
+# A value is hidden from q if the draws of z that are left to the others are fewer than this share.
+_EFFECTIVE_SHARE = 0.05
 
 # The number of values that one batch may hold.
 _MOST_VALUES = 1 << 24
@@ -59,8 +64,13 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
     .. math:: \log \hat p(x) = \log \frac1K \sum_k w_k, \qquad
         \log \hat p(x_c \mid x_{-c}) = \log \sum_k w_k - \log \sum_k \frac{w_k}{p(x_c \mid z_k)}
 
-    Entries that are not observed are not scored. The sum over columns of the second is not log
-    p(x), because each is given all others.
+    Entries that are not observed are not scored. If the model also explains which are missing
+    (:class:`lowerbound.SelfMasked`), log p is that of the values and of the mask, and that of a
+    value contains the log probability that it is observed. The sum over columns of the second is
+    not log p(x), because each is given all others. Both are computed from the same draws of z. If a
+    value is so unusual that it decides what z can be, few of these draws suit the other values: the
+    effective sample size of the weights :math:`w_k / p(x_c \mid z_k)` is below a twentieth of K.
+    Then log p of the other values is estimated by new draws, from q given these alone.
 
     Args:
         model: a model of a table.
@@ -103,13 +113,24 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
             for name in names:
                 place = model.schema.places[name]
                 own = terms[..., place].sum(-1)
-                seen = given["observed"][:, place].any(-1)
-                others = total - (log_w - own).logsumexp(0)
+                seen = given[OBSERVED][:, place].any(-1)
+                without = log_w - own
+                others = total - without.logsumexp(0)
                 results[f"column {name}"] = others.masked_fill(~seen, math.nan)
+                few = count_effective_samples(without) < _EFFECTIVE_SHARE * samples
+                results[f"few {name}"] = few & seen
             yield results
 
     with torch.no_grad(), evaluating(model), seeded(seed, get_device(model)):
         found = gather(len(examples), of_batches())
+        for name in names:
+            rows = found[f"few {name}"].nonzero().flatten()
+            if len(rows):
+                place = model.schema.places[name]
+                others = score_without(
+                    model, examples.subset(rows), {name: place}, samples, seed=seed
+                )[name]
+                found[f"column {name}"][rows] = found["log_likelihood"][rows] - others
     return RowScores(
         found["log_likelihood"],
         samples=samples,
@@ -118,6 +139,46 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
         standard_errors=found["standard_error"],
         columns={name: found[f"column {name}"] for name in names},
     )
+
+
+def score_without(
+    model: TableModel, examples: Examples, places: Mapping[str, slice], samples: int, *, seed: int
+) -> dict[str, Tensor]:
+    """log p(all other values of a row), for each of some columns, which is hidden from q, ``[N]``.
+
+    It is NaN where the column is not observed. Call it with the model in evaluation mode.
+
+    Args:
+        model: a model of a table.
+        examples: the rows.
+        places: the positions of the numbers of the columns, by name.
+        samples: K, the number of draws of z for each row and column.
+        seed: of the draws.
+    """
+    size = max(1, _MOST_VALUES // (samples * model.numbers_per_draw(examples)))
+    return gather(
+        len(examples),
+        (
+            {
+                name: _hide_and_score(model, x, given, place, samples)
+                for name, place in places.items()
+            }
+            for _, x, given in iterate_batches(examples, model, seed=seed, batch_size=size)
+        ),
+    )
+
+
+def _hide_and_score(
+    model: TableModel, x: Tensor, given: dict[str, Tensor], place: slice, samples: int
+) -> Tensor:
+    seen = given[OBSERVED].clone()
+    seen[:, place] = False
+    # Nothing is known of a hidden value, not even that it is missing.
+    missing = given.get(MISSING, ~given[OBSERVED])
+    hidden: dict[str, Any] = given | {OBSERVED: seen, MISSING: missing}
+    log_w = model.draw(x, samples, **hidden).log_w.double()
+    log_p = log_w.logsumexp(0) - math.log(samples)
+    return log_p.masked_fill(~given[OBSERVED][:, place].any(-1), math.nan)
 
 
 def _estimate_errors(effective: Tensor, samples: int) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import refuse_ignored_mask
-from lowerbound.data.kinds import split_row_numbers
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.raw import read_raw
+from lowerbound.data.rows import split_row_numbers
 from lowerbound.distributions import is_mass
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.models.draw import Draw
@@ -284,7 +284,7 @@ class Model(nn.Module, ABC):
 
         Returns:
             ``[N, *units]``; for several groups of latents, a mapping from their names to such
-            tensors.
+            tensors. For AnnData they are arrays, as for its ``obsm``, in the order of its rows.
 
         Raises:
             UnsupportedError: if the model's draws do not say what q is.

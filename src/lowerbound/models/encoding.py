@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound.data.anndata import answer_like
 from lowerbound.distributions import choose_point
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.models.groups import Latent
@@ -30,7 +31,7 @@ def encode(model: Any, data: Any) -> Tensor | dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
     device = get_device(model)
     with evaluating(model), seeded(0, device):
-        for _, x, given in iterate_batches(data, model, seed=0, samples=_DRAWS):
+        for _, x, given in iterate_batches(model.examples(data), model, seed=0, samples=_DRAWS):
             latents = _draw_latents(model, x, 1, given)
             if any(_depends_on_others(latent) for latent in latents.values()):
                 latents = _draw_latents(model, x, _DRAWS, given)
@@ -39,7 +40,7 @@ def encode(model: Any, data: Any) -> Tensor | dict[str, Tensor]:
                 if _depends_on_others(latent):
                     points = points.mean(0)
                 parts.setdefault(name, []).append(points)
-    return _concatenate(parts)
+    return _concatenate(parts, data)
 
 
 def encode_along(
@@ -67,9 +68,9 @@ def encode_along(
         return point
 
     with evaluating(model):
-        for _, x, given in iterate_batches(data, model, seed=0):
+        for _, x, given in iterate_batches(model.examples(data), model, seed=0):
             infer(x, given, visit)
-    return _concatenate(parts)
+    return _concatenate(parts, data)
 
 
 def read_latents(z: Any, names: Sequence[str], model: Any) -> dict[str, Tensor]:
@@ -93,9 +94,11 @@ def read_latents(z: Any, names: Sequence[str], model: Any) -> dict[str, Tensor]:
     return {name: value.to(get_device(model), get_dtype(model)) for name, value in z.items()}
 
 
-def _concatenate(parts: Mapping[str, list[Tensor]]) -> Tensor | dict[str, Tensor]:
+def _concatenate(parts: Mapping[str, list[Tensor]], data: Any) -> Tensor | dict[str, Tensor]:
     """Concatenate batches of points by name; a single group is returned by itself."""
-    whole = {name: torch.cat(part) for name, part in parts.items()}
+    whole: dict[str, Tensor] = {
+        name: answer_like(data, torch.cat(part)) for name, part in parts.items()
+    }
     if len(whole) == 1:
         return next(iter(whole.values()))
     return whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, list_field_names, select_fields
+from lowerbound.data.anndata import answer_like
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import convert_floating_fields, read_field
 from lowerbound.data.preprocessing import find_category_codes
@@ -172,6 +173,7 @@ class GenerativeModel(Model):
 
         Args:
             data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
+                For AnnData the result is an array.
             given: fields in place of the examples' own for p(x given z), which show each example as
                 it would be with another label or covariate: one value for all, or one for each.
 
@@ -179,7 +181,8 @@ class GenerativeModel(Model):
             DataError: if a field that is needed is missing, or has another length than the data.
         """
         examples = self.examples(data)
-        return self.decode_examples(self.encode(examples), examples, **given)
+        means = self.decode_examples(self.encode(examples), examples, **given)
+        return cast(Tensor, answer_like(data, means))
 
     def decode_examples(self, z: Any, examples: Examples, /, **given: Any) -> Tensor:
         """The mean of p(x given z), ``[N, *event]``, for latents of some examples.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.conditionals.base import select_fields
+from lowerbound.data.anndata import answer_like
 from lowerbound.describe import describable
 from lowerbound.distributions import choose_point
 from lowerbound.models import checks
@@ -208,10 +209,12 @@ class LatentModel(GenerativeModel):
 
         Args:
             data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
+                For AnnData the result is an array in the order of its rows, as for its ``obsm``.
         """
+        examples = self.examples(data)
         with evaluating(self):
             points = [
                 choose_point(self.posterior_given(x, given), get_device(self))
-                for _, x, given in iterate_batches(data, self, seed=0, part=self.posterior)
+                for _, x, given in iterate_batches(examples, self, seed=0, part=self.posterior)
             ]
-            return torch.cat(points)
+        return cast(Tensor, answer_like(data, torch.cat(points)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from lowerbound.conditionals import Conditional, Given
 from lowerbound.conditionals.base import call_network, select_fields
+from lowerbound.data.anndata import answer_like
 from lowerbound.data.examples import Examples
 from lowerbound.describe import describable
 from lowerbound.distributions import choose_point
@@ -298,7 +299,7 @@ class SemiSupervised(GenerativeModel):
             for _, x, given in iterate_batches(examples, self, seed=0):
                 q = self.call_posterior(x, self._complete(x, given))
                 points.append(choose_point(q, get_device(self)))
-        return torch.cat(points)
+        return cast(Tensor, answer_like(data, torch.cat(points)))
 
     def _complete(self, x: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add the latent label: the known one, or the most probable one."""
@@ -354,7 +355,8 @@ class SemiSupervised(GenerativeModel):
         fields: dict[str, Any] = examples.given(index, names, (LABEL,))
         if LABEL not in given:
             fields[LABEL] = self._find_labels(examples, fields.get(LABEL))
-        return self.decode(self.encode(examples), **(fields | given))
+        means = self.decode(self.encode(examples), **(fields | given))
+        return cast(Tensor, answer_like(data, means))
 
     def _find_labels(self, examples: Examples, known: Tensor | None) -> Tensor:
         best = self.predict(examples).cpu()

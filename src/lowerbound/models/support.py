@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, constraints
 
 from lowerbound.conditionals import Conditional
 from lowerbound.conditionals.base import check_fields, select_fields
@@ -156,6 +156,6 @@ def _find_name(p: Distribution) -> str:
     """Find the name of a distribution's class, inside of any wrappers."""
     while True:
         inner = getattr(p, "base_dist", getattr(p, "base", None))
-        if type(p).__name__ not in ("Independent", "MaskedDistribution") or inner is None:
+        if inner is None or not isinstance(p, Independent | MaskedDistribution):
             return type(p).__name__
         p = inner

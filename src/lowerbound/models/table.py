@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.given import unwrap
+from lowerbound.conditionals.self_masked import SelfMasked
 from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
-from lowerbound.data.fields import OBSERVED
+from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import is_frame, make_frame, open_table
 from lowerbound.data.schema import (
     decode_columns,
@@ -37,8 +38,8 @@ from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
 
-# Conditional draws with fewer effective samples than this are reported.
-_FEWEST_EFFECTIVE = 10.0
+FEWEST_EFFECTIVE = 10.0
+"""Rows that are completed from fewer effective samples than this are not to be trusted."""
 
 # The number of values that the largest tensor of one batch of completed rows may hold: 2^22 floats
 # are 16 MiB, most of which stay in a processor's caches from one layer of a network to the next.
@@ -61,7 +62,8 @@ class TableModel(LatentModel):
         posterior: q(z given x), which needs the field ``observed``, such as
             ``lb.Given(lb.Gaussian(network), "observed")`` with a network that begins with
             :class:`lowerbound.ColumnInputs`.
-        likelihood: ``lb.Masked(lb.Columns(network, schema))``.
+        likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
+            ``lb.SelfMasked(lb.Columns(network, schema))``, which also models why they are missing.
         hide: the share of the rows of a training batch of which some entries are hidden.
 
     Raises:
@@ -96,6 +98,20 @@ class TableModel(LatentModel):
         found: Schema = columns.schema
         return found
 
+    def log_odds_of_missing(self, rows: Tensor) -> dict[str, Tensor]:
+        """The log odds that columns are missing, given their values, as the model has learned them.
+
+        Args:
+            rows: complete rows as numbers of the schema, ``[*leading, D]``.
+
+        Returns:
+            ``[*leading]`` by the name of the column, for each column whose missing values the model
+            explains by their size; none, if it takes them as missing at random.
+        """
+        if isinstance(self.likelihood, SelfMasked):
+            return self.likelihood.log_odds(rows)
+        return {}
+
     def examples(self, data: Any, *, name: str = "data") -> Examples:
         """The rows of a table as examples.
 
@@ -119,17 +135,21 @@ class TableModel(LatentModel):
         """The parts for a batch, of which some entries are hidden in training."""
         given = dict(given or {})
         if self.training and self.hide and OBSERVED in given:
-            given[OBSERVED] = self._hide_some(given[OBSERVED])
+            shown = self._show_some(len(x), x.device)
+            # Whether a hidden column is missing is hidden, too: otherwise missing entries would be
+            # scored more often than observed ones, and so the odds learned would be too high.
+            given[MISSING] = given.get(MISSING, ~given[OBSERVED]) & shown
+            given[OBSERVED] = given[OBSERVED] & shown
         return super().conditioned(x, given)
 
-    def _hide_some(self, observed: Tensor) -> Tensor:
-        """Hide a random share of the columns of some rows."""
-        rows, columns = len(observed), len(self.schema.modelled)
-        chosen = torch.rand(rows, 1, device=observed.device) < self.hide
-        shares = torch.rand(rows, 1, device=observed.device) * chosen
-        kept = torch.rand(rows, columns, device=observed.device) >= shares
+    def _show_some(self, rows: int, device: torch.device) -> Tensor:
+        """Hide a random share of the columns of some rows: which entries are not, ``[B, D]``."""
+        columns = len(self.schema.modelled)
+        chosen = torch.rand(rows, 1, device=device) < self.hide
+        shares = torch.rand(rows, 1, device=device) * chosen
+        shown = torch.rand(rows, columns, device=device) >= shares
         buffers: Any = self
-        return observed & kept[:, buffers._columns]
+        return shown[:, buffers._columns]
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
@@ -167,31 +187,53 @@ class TableModel(LatentModel):
         if given is None:
             values = super().sample(count, mean=mean, seed=seed)
             return make_table(decode_columns(values, self.schema), self.schema)
-        count = check_whole_number("sample: count", count)
-        samples = check_whole_number("sample: samples", samples)
-        examples = make_table_examples(given, self.schema, name="given", partial=True)
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        seed = derived_seed(check_seed("sample", seed), "sample")
-        parts, worst = [], float("inf")
-        for values, log_w in complete_rows(
-            self, examples, samples=samples, draws=count, seed=seed, mean=mean
-        ):
-            parts.append(values.transpose(0, 1).flatten(0, 1))
-            worst = min(worst, float(count_effective_samples(log_w).min()))
-        if worst < min(_FEWEST_EFFECTIVE, samples):
+        rows, effective = self.sample_given(given, count, mean=mean, seed=seed, samples=samples)
+        worst = float(effective.min())
+        if worst < min(FEWEST_EFFECTIVE, samples):
             warnings.warn(
                 f"sample: the draws of a row that is given come from {worst:.1f} effective samples "
                 f"of {samples:,}; use more samples=",
                 DoubtfulEstimateWarning,
                 stacklevel=2,
             )
+        return rows
+
+    @torch.no_grad()
+    def sample_given(
+        self,
+        given: Any,
+        count: int = 1,
+        *,
+        mean: bool = False,
+        seed: int | None = None,
+        samples: int = 1000,
+    ) -> tuple[Any, Tensor]:
+        """Draw rows given known entries, and say from how many effective samples they come.
+
+        See :meth:`sample`, which warns instead if a row has few effective samples.
+
+        Returns:
+            A frame with ``count`` rows for each row of ``given``, and the effective sample size of
+            each row of ``given``, ``[N]``, of the ``samples`` draws of z.
+        """
+        count = check_whole_number("sample: count", count)
+        samples = check_whole_number("sample: samples", samples)
+        examples = make_table_examples(given, self.schema, name="given", partial=True)
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+        seed = derived_seed(check_seed("sample", seed), "sample")
+        parts, effective = [], []
+        for values, log_w in complete_rows(
+            self, examples, samples=samples, draws=count, seed=seed, mean=mean
+        ):
+            parts.append(values.transpose(0, 1).flatten(0, 1))
+            effective.append(count_effective_samples(log_w).cpu())
         drawn = decode_columns(torch.cat(parts), self.schema)
         known = read_known(given, self.schema)
         for name, (there, missing) in known.items():
             # As they were given, and not as they come back from the numbers of the model.
             drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
-        return make_table(drawn, self.schema)
+        return make_table(drawn, self.schema), torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
         """The natural points of p(x given z), see :meth:`GenerativeModel.reconstruct`.

@@ -12,14 +12,15 @@ from lowerbound.recipes.photos import photos
 from lowerbound.recipes.posteriors import flow_posterior, iaf, sphere
 from lowerbound.recipes.priors import flow_prior, mixture_prior, vampprior
 from lowerbound.recipes.quantized import fsq, residual_vq, vq
-from lowerbound.recipes.registry import RECIPES, Form, Recipe, find_recipe, recipe
+from lowerbound.recipes.registry import RECIPES, FieldForm, Form, Recipe, find_recipe, recipe
 from lowerbound.recipes.sequence import sequence
 from lowerbound.recipes.sigma_vae import sigma_vae
-from lowerbound.recipes.table import table
+from lowerbound.recipes.table import missing_not_at_random, table
 from lowerbound.recipes.wasserstein import adversarial, info, mmd_wae, rae
 
 __all__ = [
     "RECIPES",
+    "FieldForm",
     "Form",
     "Recipe",
     "adversarial",
@@ -43,6 +44,7 @@ __all__ = [
     "iwae",
     "iwae_2layer",
     "ladder",
+    "missing_not_at_random",
     "mixture_prior",
     "mmd_wae",
     "photos",

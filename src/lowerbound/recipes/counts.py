@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 import lowerbound as lb
-from lowerbound.recipes.registry import recipe
+from lowerbound.recipes.registry import Form, recipe, select_fields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 
 @recipe(training={"batch_size": 128, "epochs": 40}, kind="counts")
 def counts(
-    shape: tuple[int, ...],
+    form: Form,
     *,
+    covariates: Annotated[
+        tuple[str, ...] | list[str] | str | None,
+        Field(
+            description="names of fields on which the encoder and the decoder depend, such as the "
+            "batch in which a cell was measured, separated by commas. Categories become one-hot "
+            "codes; numbers are used as they are, so their spread should be near 1"
+        ),
+    ] = None,
     latent: Annotated[int, Field(ge=1, description="number of dimensions of z")] = 10,
     hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 128,
     layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 1,
@@ -51,6 +59,13 @@ def counts(
             "example's counts"
         ),
     ] = True,
+    shares: Annotated[
+        bool,
+        Field(
+            description="whether the rates of an example are shares, which sum to 1, so that its "
+            "exposure is the expected sum of its counts"
+        ),
+    ] = False,
     samples: Annotated[
         int, Field(ge=1, description="number L of draws of z for each example in the bound")
     ] = 1,
@@ -73,28 +88,40 @@ def counts(
     """Negative binomial decoder for counts with an exposure: 128 relu units, 10 latents.
 
     The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
-    whose model is this one with ``zeros="inflated"``. There, the exposure is the library size of a
-    cell. The encoder receives log(1 + x). The rates are not normalised to sum to 1.
+    whose model is this one with ``zeros="inflated"`` and ``shares=True``. There, the exposure is
+    the library size of a cell. The encoder receives log(1 + x). With ``covariates``, the latents
+    need not describe them, and ``model.reconstruct(cells, donor="a")`` shows each example as if it
+    had another one.
     """
-    widths = [hidden] * layers
+    shape, widths = form.shape, [hidden] * layers
+    fields = select_fields(form, covariates, "counts")
+    extra = sum(field.inputs for field in fields.values())
 
     def make_decoder(parameters: int = 1) -> "nn.Module":
         output = (parameters * shape[0], *shape[1:])
-        return lb.mlp(latent, *widths, output, activation=activation)
+        return lb.mlp(latent + extra, *widths, output, activation=activation)
+
+    def give_covariates(part: "nn.Module") -> "nn.Module":
+        for name, field in reversed(fields.items()):
+            part = lb.Given(part, name, field.categories)
+        return part
 
     part: nn.Module
     if likelihood == "poisson":
-        part = lb.Poisson(make_decoder(), exposure)
+        part = lb.Poisson(make_decoder(), exposure, shares)
     elif dispersion == "network":
-        part = lb.NegativeBinomial(make_decoder(2), dispersion, exposure)
+        part = lb.NegativeBinomial(make_decoder(2), dispersion, exposure, shares)
     else:
-        part = lb.NegativeBinomial(make_decoder(), dispersion, exposure)
+        part = lb.NegativeBinomial(make_decoder(), dispersion, exposure, shares)
     if zeros == "inflated":
         part = lb.ZeroInflated(part, make_decoder())
     elif zeros == "hurdle":
         part = lb.Hurdle(part, make_decoder())
-    encoder = lb.mlp(shape, *widths, 2 * latent, activation=activation)
-    model = lb.LatentModel(lb.StandardNormal(latent), lb.LogInput(lb.Gaussian(encoder)), part)
+    inputs = (shape[0] + extra, *shape[1:])
+    encoder = lb.Gaussian(lb.mlp(inputs, *widths, 2 * latent, activation=activation))
+    model = lb.LatentModel(
+        lb.StandardNormal(latent), lb.LogInput(give_covariates(encoder)), give_covariates(part)
+    )
     if kl_warmup:
         return model, lb.ELBO(samples, beta=lb.Ramp(0.0, beta, epochs=kl_warmup))
     return model, lb.ELBO(samples, beta=beta)

@@ -1,10 +1,11 @@
 """The recipes by name, each with its usual settings. Imports neither torch nor numpy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import wraps
 from inspect import signature, unwrap
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
@@ -17,11 +18,33 @@ from lowerbound.settings import (
 )
 
 if TYPE_CHECKING:
+    from lowerbound.data import Examples
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
 
 
 Shape = tuple[int, ...]
+
+# A field with more categories than this is a quantity or an identifier.
+_MOST_CATEGORIES = 4096
+
+
+@dataclass(frozen=True)
+class FieldForm:
+    """What a recipe is told about a field of the data.
+
+    Args:
+        shape: the shape of the field of one example; ``()`` for one value.
+        categories: the number of categories; ``None`` for numbers and masks.
+    """
+
+    shape: Shape = ()
+    categories: int | None = None
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs by which :class:`lowerbound.Given` extends a vector."""
+        return prod(self.shape) * (self.categories or 1)
 
 
 @dataclass(frozen=True)
@@ -33,18 +56,23 @@ class Form:
         levels: the number of values of a pixel or a code; ``None`` for other data.
         kind: ``"counts"``, ``"codes"``, or ``None`` for pixels and real numbers.
         schema: the columns of a table, a :class:`lowerbound.data.Schema`; ``None`` for other data.
+        fields: the form of each field, by name; the labels are the field ``label``. ``None`` if
+            only the shape is known.
 
     Example:
         >>> import torch
         >>> import lowerbound as lb
-        >>> Form.of(lb.Examples(torch.tensor([[0, 2], [1, 0]]), kind="codes"))
-        Form(shape=(2,), levels=3, kind='codes', schema=None)
+        >>> counts = torch.tensor([[0, 2], [1, 0]])
+        >>> form = Form.of(lb.Examples(counts, kind="counts", fields={"donor": ["a", "b"]}))
+        >>> form.shape, form.kind, form.fields
+        ((2,), 'counts', {'donor': FieldForm(shape=(), categories=2)})
     """
 
     shape: Shape
     levels: int | None = None
     kind: str | None = None
     schema: Any = None
+    fields: Mapping[str, FieldForm] | None = None
 
     @classmethod
     def of(cls, data: Any) -> "Form":
@@ -55,7 +83,70 @@ class Form:
         if not hasattr(examples, "levels"):
             return cls(tuple(examples))
         schema = getattr(examples.preprocessing, "schema", None)
-        return cls(examples.shape, examples.levels, examples.kind, schema)
+        parts = [examples]
+        if getattr(data, "has_test", False):
+            parts.append(data.test)
+        fields = _describe_fields(parts)
+        return cls(examples.shape, examples.levels, examples.kind, schema, fields)
+
+
+def _describe_fields(parts: "Sequence[Examples]") -> dict[str, FieldForm]:
+    """Find the form of each field of the first part. All parts have the same categories."""
+    import torch
+
+    names_of_categories, found = parts[0].categories_by_field, {}
+    for name, values in parts[0].all_fields.items():
+        categories = None
+        if names := names_of_categories.get(name):
+            categories = len(names)
+        elif values.dtype == torch.int64:
+            highest = [int(part.all_fields[name].max()) for part in parts]
+            categories = max(0, *highest) + 1
+        found[name] = FieldForm(tuple(values.shape[1:]), categories)
+    return found
+
+
+def select_fields(
+    form: Form, names: Sequence[str] | str | None, recipe: str
+) -> dict[str, FieldForm]:
+    """Select the forms of some fields, which a setting of a recipe names.
+
+    Args:
+        form: the form of the data.
+        names: the names, or text such as ``"donor,age"``.
+        recipe: the name of the recipe in messages.
+
+    Raises:
+        SettingsError: if the data do not have such a field, with those that they have.
+
+    Example:
+        >>> form = Form((9,), fields={"donor": FieldForm(categories=3), "age": FieldForm()})
+        >>> select_fields(form, "age", "counts")
+        {'age': FieldForm(shape=(), categories=None)}
+    """
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",")]
+    found = {}
+    for name in names or ():
+        if form.fields is None:
+            raise SettingsError(
+                f"{recipe}: the covariate {name!r} is a field of the data, but only their shape is "
+                f"known; pass the data: lb.recipes.{recipe}(data, covariates=...)"
+            )
+        if name not in form.fields:
+            raise SettingsError(
+                f"{recipe}: the covariate {name!r} is not a field of the data; the fields are: "
+                f"{', '.join(form.fields) or 'none'}. Columns of obs of AnnData, and arrays of a "
+                f".npz, become fields if load_data names them: fields=[{name!r}] (--fields {name})"
+            )
+        field = found[name] = form.fields[name]
+        if (field.categories or 0) > _MOST_CATEGORIES:
+            raise SettingsError(
+                f"{recipe}: the covariate {name!r} would have {field.categories:,} categories, "
+                "because whole numbers are categories; if it is a quantity, convert it to floating "
+                "point and to a spread near 1"
+            )
+    return found
 
 
 @dataclass(frozen=True)

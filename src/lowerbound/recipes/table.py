@@ -9,8 +9,29 @@ from lowerbound.errors import SettingsError
 from lowerbound.recipes.registry import Form, recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lowerbound.models import TableModel
     from lowerbound.objectives import IWAE
+
+Latent = Annotated[int, Field(ge=1, description="number of dimensions of z")]
+Hidden = Annotated[int, Field(ge=1, description="units of each hidden layer")]
+Layers = Annotated[int, Field(ge=1, description="number of hidden layers of each network")]
+Activation = Annotated[
+    str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
+]
+Samples = Annotated[
+    int, Field(ge=1, description="number K of draws of z for each row in the bound")
+]
+Hide = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="share of the rows of which some entries are hidden in training, so that "
+        "the encoder can infer z from any of the columns",
+    ),
+]
 
 
 @recipe(
@@ -26,24 +47,12 @@ if TYPE_CHECKING:
 def table(
     form: Form,
     *,
-    latent: Annotated[int, Field(ge=1, description="number of dimensions of z")] = 10,
-    hidden: Annotated[int, Field(ge=1, description="units of each hidden layer")] = 128,
-    layers: Annotated[int, Field(ge=1, description="number of hidden layers of each network")] = 2,
-    activation: Annotated[
-        str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
-    ] = "silu",
-    samples: Annotated[
-        int, Field(ge=1, description="number K of draws of z for each row in the bound")
-    ] = 10,
-    hide: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="share of the rows of which some entries are hidden in training, so that "
-            "the encoder can infer z from any of the columns",
-        ),
-    ] = 0.5,
+    latent: Latent = 10,
+    hidden: Hidden = 128,
+    layers: Layers = 2,
+    activation: Activation = "silu",
+    samples: Samples = 10,
+    hide: Hide = 0.5,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
     """Tables with columns of any types and missing values: 10 latents, K = 10.
@@ -53,21 +62,84 @@ def table(
     column has a distribution of its own, as in "Handling incomplete heterogeneous data using VAEs"
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
-    schema: Any = form.schema
-    if schema is None:
+    schema = _get_schema(form, "table")
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
+    return model, lb.IWAE(samples)
+
+
+@recipe(
+    training={
+        "batch_size": 128,
+        "steps": 8000,
+        "learning_rate": 0.001,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "ema": 0.99,
+    },
+)
+def missing_not_at_random(
+    form: Form,
+    *,
+    latent: Latent = 10,
+    hidden: Hidden = 128,
+    layers: Layers = 2,
+    activation: Activation = "silu",
+    samples: Samples = 10,
+    hide: Hide = 0.5,
+    slope: Annotated[
+        float | None,
+        Field(
+            ge=-8,
+            le=8,
+            description="how much the log odds of being missing rise with the value, for each "
+            "standard deviation, the same for all columns; none to learn it for each column",
+        ),
+    ] = None,
+    seed: int | None = None,
+) -> "tuple[TableModel, IWAE]":
+    """Tables whose values may be missing because of their size: models the missingness too.
+
+    The bound is that of "not-MIWAE: deep generative modelling with missing not at random data"
+    (Ipsen, Mattei & Frellsen 2021) on the observed entries and on the mask. The log odds that a
+    column is missing are linear in its own value, with a slope that is learned, and each category
+    has its own. Missing values are integrated out in sums, where the paper samples them. All else
+    is as in the recipe table.
+
+    Use it only if you have reason to believe that values are missing because of their size and not
+    because of other columns. The data cannot tell why values are missing: the slopes follow from
+    this assumption and from the model of the values, and the imputations follow from the slopes.
+    Look at lowerbound sensitivity, and compare trainings with several slopes that you fix.
+    """
+    schema = _get_schema(form, "missing-not-at-random")
+    if not any(column.has_missing for column in schema.modelled):
         raise SettingsError(
-            "table: the data are not a table; give lb.load_data a DataFrame, or a .csv or .parquet "
-            "file"
+            "missing-not-at-random: no column of the table has missing values, so there is nothing "
+            "to model; use the recipe table"
         )
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    likelihood = lb.SelfMasked(columns, slope)
+    model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
+    return model, lb.IWAE(samples)
+
+
+def _get_schema(form: Form, name: str) -> Any:
+    if form.schema is None:
+        raise SettingsError(
+            f"{name}: the data are not a table; give lb.load_data a DataFrame, or a .csv or "
+            ".parquet file"
+        )
+    return form.schema
+
+
+def _compose(
+    schema: Any, latent: int, widths: list[int], activation: str
+) -> "tuple[nn.Module, nn.Module]":
+    """Compose the posterior given the observed entries, and the likelihood of complete rows."""
     from torch import nn
 
-    inputs, widths = lb.ColumnInputs(schema), [hidden] * layers
+    inputs = lb.ColumnInputs(schema)
     encoder = lb.mlp(inputs.output_shape, *widths, 2 * latent, activation=activation)
     decoder = lb.mlp(latent, *widths, lb.Columns.count_outputs(schema), activation=activation)
-    model = lb.TableModel(
-        lb.StandardNormal(latent),
-        lb.Given(lb.Gaussian(nn.Sequential(inputs, encoder)), "observed"),
-        lb.Masked(lb.Columns(decoder, schema)),
-        hide,
-    )
-    return model, lb.IWAE(samples)
+    posterior = lb.Given(lb.Gaussian(nn.Sequential(inputs, encoder)), "observed")
+    return posterior, lb.Columns(decoder, schema)

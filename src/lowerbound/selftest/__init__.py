@@ -17,6 +17,7 @@ for _subject in (
     "correlated",
     "fields",
     "likelihoods",
+    "tables",
     "bounds",
     "penalties",
     "gradients",

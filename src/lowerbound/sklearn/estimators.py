@@ -19,6 +19,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from lowerbound.data.columns import join_names
+from lowerbound.data.frames import open_table
 from lowerbound.data.schema import decode_columns, make_table
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import impute_examples
@@ -43,7 +45,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         batch_size: number of rows in a step.
         learning_rate: learning rate of the optimiser Adam.
         columns: types of some columns by name, such as ``{"age": "count"}``.
-        missing_values: values that stand for missing ones, in addition to NaN and empty ones.
+        missing_values: a value, or several, that stand for missing ones, in addition to NaN and
+            empty ones.
         unknown: whether a category that the training data do not have is an ``"error"``, or one of
             the category ``"other"``.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
@@ -122,7 +125,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
 
     def transform(self, X: Any) -> Floats:
         """The mean of q(z given x) of each row, ``[rows, latent]``: the embedding."""
-        points: Any = self.model_.encode(self._get_examples(X))
+        examples = self._get_examples(X)
+        points: Any = self.model_.encode(examples)
         embedding: Floats = points.numpy()
         return embedding
 
@@ -132,7 +136,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         z = check_array(X, input_name="X")
         if z.shape[1] != self.latent:
             raise ValueError(f"X has {z.shape[1]} features, but the embedding has {self.latent}")
-        values = self.model_.decode(torch.from_numpy(np.asarray(z, dtype=float)))
+        # A copy, because the values of a DataFrame may not be written to.
+        values = self.model_.decode(torch.from_numpy(np.array(z, dtype=float)))
         return make_table(decode_columns(values, self.schema_), self.schema_)
 
     def score_samples(self, X: Any) -> Floats:
@@ -172,7 +177,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
         batch_size: number of rows in a step.
         learning_rate: learning rate of the optimiser Adam.
         columns: types of some columns by name.
-        missing_values: values that stand for missing ones, in addition to NaN and empty ones.
+        missing_values: a value, or several, that stand for missing ones, in addition to NaN and
+            empty ones.
         unknown: whether a category that the training data do not have is an ``"error"``, or one of
             the category ``"other"``.
         point: ``"auto"``, ``"mean"``, ``"median"`` or ``"mode"``, see :func:`lowerbound.impute`.
@@ -251,7 +257,26 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             sample_weight: how much each row counts, ``[rows]``.
         """
         self._fit_model(X, sample_weight)
+        left_out = self._find_incomplete(X)
+        if left_out:
+            warnings.warn(
+                f"VAEImputer: the missing entries of {join_names(left_out)} stay missing, because "
+                "the column has no values, or is an identifier; drop it, or give its type in "
+                "columns=",
+                UserWarning,
+                stacklevel=2,
+            )
         return self
+
+    def _find_incomplete(self, X: Any) -> list[str]:
+        """The columns with missing entries that are not modelled and have no known value."""
+        table = open_table(self._check_input(X, reset=False), "X")
+        return [
+            column.name
+            for column in self.schema_.columns
+            if not (column.is_modelled or column.categories or column.atoms)
+            and table[column.name].find_missing(self.schema_.missing_values).any()
+        ]
 
     def transform(self, X: Any) -> Any:
         """The table with its missing entries filled in."""
@@ -278,7 +303,8 @@ class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
         batch_size: number of rows in a step.
         learning_rate: learning rate of the optimiser Adam.
         columns: types of some columns by name.
-        missing_values: values that stand for missing ones, in addition to NaN and empty ones.
+        missing_values: a value, or several, that stand for missing ones, in addition to NaN and
+            empty ones.
         unknown: whether a category that the training data do not have is an ``"error"``, or one of
             the category ``"other"``.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.

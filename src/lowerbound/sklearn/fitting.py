@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -61,7 +61,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "columns": [dict, None],
-        "missing_values": ["array-like", None],
+        "missing_values": ["array-like", Real, str, None],
         "unknown": [StrOptions({"error", "other"})],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
@@ -79,7 +79,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         batch_size: int = 64,
         learning_rate: float = 0.003,
         columns: Mapping[str, str] | None = None,
-        missing_values: Sequence[Any] | None = None,
+        missing_values: Any = None,
         unknown: str = "error",
         warm_start: bool = False,
         random_state: Any = None,
@@ -108,18 +108,28 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
             check_is_fitted(self)
         fewest = 2 if reset else 1  # one row does not say how columns vary
         if is_frame(X) and has_names(X):
+            if len(X):
+                open_table(X, "X")  # refuses columns of the same name
             validate_data(self, X, reset=reset, skip_check_array=True)
             if len(X) < fewest:
                 raise ValueError(f"Found a table with {len(X)} rows; at least {fewest} are needed")
             return X
-        checked = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype="numeric",
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=fewest,
-        )
+        try:
+            checked = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype="numeric",
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=fewest,
+            )
+        except ValueError as error:
+            if "could not convert string to float" not in str(error):
+                raise
+            raise ValueError(
+                f"X: {error}. An array has numbers only; give columns of text and categories in a "
+                "DataFrame"
+            ) from None
         return np.asarray(checked, dtype=float)
 
     def _fit_model(self, X: Any, sample_weight: Any = None) -> Fitted:
@@ -176,7 +186,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         rows = np.repeat(np.arange(len(X)), repetitions)
         table = open_table(take_rows(X, rows), "X")
         settings: Any = {
-            "placeholders": tuple(self.missing_values or ()),
+            "placeholders": _list_marks(self.missing_values),
             "unknown": self.unknown,
             "name": "X",
         }
@@ -240,6 +250,15 @@ class Fitted:
 
     examples: lb.Examples
     repetitions: NDArray[np.int64]
+
+
+def _list_marks(missing_values: Any) -> tuple[Any, ...]:
+    """The values that stand for missing ones: none, a single one, or several."""
+    if missing_values is None:
+        return ()
+    if isinstance(missing_values, str | Real):
+        return (missing_values,)
+    return tuple(missing_values)
 
 
 def _align_noise(examples: lb.Examples) -> lb.Examples:

@@ -1,0 +1,362 @@
+"""Mutations of tables: schema, columns, models, imputations, scores, and scikit-learn."""
+
+from __future__ import annotations
+
+from mutation import Mutation
+
+COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
+LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
+MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
+ROW_SCORES, COLUMN_SCORES = "evaluation/row_scores.py", "evaluation/column_scores.py"
+SENSITIVITY, BASELINE = "evaluation/sensitivity.py", "evaluation/baseline.py"
+ESTIMATORS, FITTING = "sklearn/estimators.py", "sklearn/fitting.py"
+
+MUTATIONS = [
+    # Columns
+    Mutation(
+        COLUMN,
+        "has_value = seen & (codes == 0)",
+        "has_value = seen",
+        "Atoms are also observed values of the density.",
+    ),
+    Mutation(
+        COLUMN,
+        "return (raw - self.centre) / self.spread",
+        "return raw - self.centre",
+        "Values are centred and not scaled.",
+    ),
+    Mutation(
+        COLUMN,
+        "raw = np.log(raw) - np.log1p(-raw)",
+        "raw = np.log(raw)",
+        "Proportions have their logarithm in place of their logit.",
+    ),
+    Mutation(
+        COLUMN,
+        "return 0.25 * self.step / self.spread",
+        "return 0.25 * self.step",
+        "The smallest scale of rounded values is not standardised.",
+    ),
+    Mutation(
+        COLUMN,
+        "sorted((each for each in self.columns if each.is_modelled), key=lambda each: each.name)",
+        "each for each in self.columns if each.is_modelled",
+        "The model depends on the order of the columns.",
+    ),
+    Mutation(
+        COLUMN,
+        "np.where(codes == 0, raw, np.array((0.0, *self.atoms))[codes])",
+        "np.where(codes == 0, raw, np.array((*self.atoms, 0.0))[codes])",
+        "Atoms come back as their neighbours.",
+    ),
+    Mutation(
+        COLUMN,
+        "return np.clip(raw, self.low - width, self.high + width)",
+        "return np.clip(raw, self.low, self.high)",
+        "Draws never leave the range of the values seen.",
+    ),
+    Mutation(
+        COLUMN,
+        "raw = (raw / self.step).round() * self.step",
+        "raw = np.floor(raw / self.step) * self.step",
+        "Draws of rounded columns are rounded down.",
+    ),
+    # Inference of types
+    Mutation(
+        INFERENCE,
+        "and seen.var() >= seen.mean():",
+        "and seen.var() < seen.mean():",
+        "Whole numbers that vary less than counts do are counts.",
+    ),
+    Mutation(
+        INFERENCE,
+        "if low >= 0 and high <= 1:",
+        "if high <= 1:",
+        "Numbers below 0 are proportions.",
+    ),
+    Mutation(
+        INFERENCE,
+        "(without_zeros or _has_many_zeros(seen))",
+        "without_zeros",
+        "Amounts that are often 0 are real numbers.",
+    ),
+    Mutation(
+        INFERENCE,
+        "frequent = counts >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen))",
+        "frequent = counts >= 2",
+        "Two equal values are an atom.",
+    ),
+    Mutation(
+        INFERENCE,
+        "rest = seen[~np.isin(seen, column.atoms)]",
+        "rest = seen[seen > 0]",
+        "The mean and the spread include the values of atoms.",
+    ),
+    Mutation(
+        INFERENCE,
+        "if len(counts) > (1.0 if few else _IDENTIFIER_SHARE) * len(values):",
+        "if len(counts) > len(values):",
+        "Text whose values all differ is modelled.",
+    ),
+    Mutation(
+        INFERENCE,
+        "if len(categories) < 2 or (asked is None and len(counts) < 2):",
+        "if len(categories) < 1:",
+        "A column with a single category is modelled.",
+    ),
+    Mutation(
+        INFERENCE,
+        "kept = tuple(each for each in categories if counts[each] >= _RARE)",
+        "kept = categories",
+        "No category of the training is one of the others, which are never learned.",
+    ),
+    # Reading tables
+    Mutation(
+        SCHEMA,
+        "        if column.name in table:\n            place = schema.places[column.name]\n"
+        "            raw = read_column(table[column.name], column, schema.missing_values)",
+        "        if column.name in table:\n            place = schema.places[column.name]\n"
+        "            raw = read_column(table[column.name], column, ())",
+        "Placeholders of missing values are read as values.",
+    ),
+    Mutation(
+        SCHEMA,
+        "    if absent and not partial:",
+        "    if absent and partial:",
+        "A column that the table does not have is not reported.",
+    ),
+    Mutation(
+        SCHEMA,
+        "codes[row] = len(column.categories) if code is None else code",
+        "codes[row] = 0 if code is None else code",
+        "Unknown categories are the first one instead of the others.",
+    ),
+    Mutation(
+        SCHEMA,
+        "    if bool(zone) == bool(column.zone):",
+        "    if True:",
+        "Times without a zone are mixed with times that have one.",
+    ),
+    Mutation(
+        SCHEMA,
+        "if table.library is None and schema.library is not None:",
+        "if False:",
+        "An array is matched to the columns of a frame by position.",
+    ),
+    # The likelihood
+    Mutation(
+        ROWS,
+        "return torch.where(self.transforms == LOGIT, both, log) - self.spread.log()",
+        "return torch.where(self.transforms == LOGIT, both, log)",
+        "Log probabilities lack the spread of a column.",
+    ),
+    Mutation(
+        ROWS,
+        "log = torch.where(self.transforms == LOG, -transformed, 0.0)",
+        "log = torch.where(self.transforms == LOG, transformed, 0.0)",
+        "The slope of the logarithm has the wrong sign.",
+    ),
+    Mutation(
+        ROWS,
+        "both = softplus(transformed) + softplus(-transformed)",
+        "both = 2 * softplus(transformed)",
+        "The slope of the logit is not symmetric.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        "degrees = torch.where(self.has_tails, log_degrees.exp(), _DEGREES[1])",
+        "degrees = log_degrees.exp()",
+        "Positive numbers have heavy tails too.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        'yield logits.masked_fill(~getattr(self, f"exists_{ordered}"), _IMPOSSIBLE)',
+        "yield logits",
+        "Ordered columns with few categories give probability to ones that do not exist.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        "logits = base + slope * ranks - curvature * ranks.square()",
+        "logits = base + slope * ranks",
+        "Ordered categories have no curvature.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        "return torch.cat([inputs * observed[..., self.columns], observed], -1)",
+        "return torch.cat([inputs, observed], -1)",
+        "The encoder sees the values that stand in place of missing ones.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        "numbers = torch.where(self.is_count, values.clamp(min=0).log1p(), values)",
+        "numbers = values",
+        "The encoder sees counts instead of their logarithms.",
+    ),
+    Mutation(
+        LIKELIHOOD,
+        "outputs += [average_entries(values), 0.5 * estimate_variances(values).log()]",
+        "outputs += [average_entries(values), estimate_variances(values).log()]",
+        "Scales start at the variance of a column.",
+    ),
+    # The model
+    Mutation(
+        MODEL,
+        "if self.training and self.hide and OBSERVED in given:",
+        "if self.hide and OBSERVED in given:",
+        "Entries are hidden in evaluations too.",
+    ),
+    Mutation(
+        MODEL,
+        "return observed & kept[:, buffers._columns]",
+        "return kept[:, buffers._columns]",
+        "Entries that are not observed are scored in training.",
+    ),
+    Mutation(
+        MODEL,
+        "shares = torch.rand(rows, 1, device=observed.device) * chosen",
+        "shares = torch.rand(rows, 1, device=observed.device)",
+        "Entries of every row are hidden in training.",
+    ),
+    Mutation(
+        MODEL,
+        "                new = torch.where(observed, x, new)\n            yield new, draw.log_w",
+        "                new = torch.where(observed, x, new)\n            yield new, -draw.log_w",
+        "Reported weights are the inverse of the weights.",
+    ),
+    Mutation(
+        MODEL,
+        "effective: Tensor = 1 / shares.square().sum(0)",
+        "effective: Tensor = 1 / shares.sum(0)",
+        "The effective sample size is always 1.",
+    ),
+    Mutation(
+        MODEL,
+        "shares = log_w.masked_fill(impossible, 0.0).softmax(0).cumsum(0)",
+        "shares = torch.zeros_like(log_w).softmax(0).cumsum(0)",
+        "Latents of completed rows are chosen regardless of their weights.",
+    ),
+    Mutation(
+        MODEL,
+        "drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))",
+        "drawn[name] = there.repeat(count)",
+        "Entries that are missing in the condition stay missing.",
+    ),
+    Mutation(
+        MODEL,
+        "parts.append(values.transpose(0, 1).flatten(0, 1))",
+        "parts.append(values.flatten(0, 1))",
+        "Draws of the rows of a condition are mixed up.",
+    ),
+    # Imputing
+    Mutation(
+        IMPUTING,
+        "return self.incomplete & (few | (heavy & uneven))",
+        "return few | (heavy & uneven)",
+        "Complete rows are reported as doubtful.",
+    ),
+    Mutation(
+        IMPUTING,
+        '    "count": "median",\n',
+        "",
+        "Counts are imputed by their mean.",
+    ),
+    Mutation(
+        IMPUTING,
+        "for table, drawn in zip(tables, values, strict=True):",
+        "for table, drawn in zip(tables, values[:1].expand_as(values), strict=True):",
+        "All tables have the same draws.",
+    ),
+    Mutation(
+        IMPUTING,
+        "return self.within + (1 + 1 / self.tables) * self.between",
+        "return self.within + self.between",
+        "Rubin's variance ignores that the number of tables is finite.",
+    ),
+    Mutation(
+        IMPUTING,
+        "degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)",
+        "degrees = np.where(between > 0, tables * (1 + ratio) ** 2, math.inf)",
+        "Rubin's degrees of freedom are one table too many.",
+    ),
+    Mutation(
+        IMPUTING,
+        "within, between = own.mean(0), values.var(0, ddof=1)",
+        "within, between = own.mean(0), values.var(0)",
+        "The variance between tables is divided by their number.",
+    ),
+    Mutation(
+        IMPUTING,
+        "width = stats.t.ppf(0.5 + level / 2, self.degrees) * self.standard_error",
+        "width = stats.t.ppf(level, self.degrees) * self.standard_error",
+        "Intervals of pooled estimates are one-sided.",
+    ),
+    # Scores
+    Mutation(
+        ROW_SCORES,
+        "others = total - without.logsumexp(0)",
+        "others = (log_w + own).logsumexp(0) - total",
+        "A value is scored given all values of its row, itself included.",
+    ),
+    Mutation(
+        ROW_SCORES,
+        'results[f"column {name}"] = others.masked_fill(~seen, math.nan)',
+        'results[f"column {name}"] = others',
+        "Values that are not observed have a score.",
+    ),
+    Mutation(
+        ROW_SCORES,
+        "            if len(rows):",
+        "            if False:",
+        "Values that decide what z can be are scored by these z.",
+    ),
+    Mutation(
+        ROW_SCORES,
+        "return (1 / effective - 1 / samples).clamp(min=0).sqrt()",
+        "return (1 / effective).sqrt()",
+        "Equal weights have a standard error.",
+    ),
+    Mutation(
+        ROW_SCORES,
+        "    seen[:, place] = False\n",
+        "",
+        "A column is predicted given its own value.",
+    ),
+    # Sensitivity
+    Mutation(
+        SENSITIVITY,
+        "log_weights = slope * _find_normal_scores(missing, np.sort(there))",
+        "log_weights = -slope * _find_normal_scores(missing, np.sort(there))",
+        "A positive slope means that small values are missing.",
+    ),
+    Mutation(
+        SENSITIVITY,
+        "(weights * missing).sum(0) / weights.sum(0)",
+        "(weights * missing).mean(0)",
+        "Tilted means are not normalised.",
+    ),
+    Mutation(
+        SENSITIVITY,
+        "ndtri((0.5 * (below + up_to) + 0.5) / (len(observed) + 1))",
+        "ndtri((up_to + 0.5) / (len(observed) + 1))",
+        "Equal values do not share a rank.",
+    ),
+    # scikit-learn
+    Mutation(
+        FITTING,
+        "    return replace(examples, rows=torch.zeros(len(examples), dtype=torch.int64))",
+        "    return examples",
+        "The results for a row depend on its position.",
+    ),
+    Mutation(
+        FITTING,
+        'warm = self.warm_start and hasattr(self, "model_")',
+        "warm = False",
+        "warm_start starts anew.",
+    ),
+    Mutation(
+        ESTIMATORS,
+        "self.offset_ = float(np.quantile(scores, self.contamination))",
+        "self.offset_ = float(np.quantile(scores, 1 - self.contamination))",
+        "The threshold is at the other end of the scores.",
+    ),
+]
