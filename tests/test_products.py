@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import lowerbound as lb
 from lowerbound.evaluation import tuned_score
 from lowerbound.runtime import autotune, product_kinds, products
 from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.memory import TensorSizes
 from lowerbound.runtime.product_kinds import Product, noticing_products
 from lowerbound.runtime.product_pass import ProductPass, multiply_with_onednn
 from lowerbound.runtime.products import ProductChoice, has_onednn, make_product_options
@@ -160,6 +162,18 @@ def test_onednn_multiplies_matrices_of_one_row_or_column():
         torch.testing.assert_close(made, exact, atol=1e-5, rtol=1e-5)
 
 
+def test_noticing_does_not_import_the_compiler():
+    """The import takes seconds, and a short evaluation does not need the compiler."""
+    code = (
+        "import sys, torch\n"
+        "from lowerbound.runtime.product_kinds import noticing_products\n"
+        "with noticing_products():\n"
+        "    torch.ones(2) + 1\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def multiply_if_positive(x: torch.Tensor) -> torch.Tensor:
     return torch.cond(x.sum() > 0, lambda x: x @ x, lambda x: -x @ x, (x,))
 
@@ -175,12 +189,14 @@ def multiply_if_positive(x: torch.Tensor) -> torch.Tensor:
     ],
     ids=["sparse", "compressed rows", "torch.cond", "compiled"],
 )
+@pytest.mark.parametrize("mode", [noticing_products, TensorSizes])
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
-def test_noticing_does_not_disturb_other_operators(function):
+def test_observed_operators_run_as_they_do_by_themselves(mode, function):
     x = torch.ones(3, 3)
-    with noticing_products() as kinds:
+    with mode() as found:
         assert torch.equal(function(x), torch.full((3, 3), 3.0))
-    assert {str(kind) for kind in kinds} <= {"3x3x3 NN"}
+    if mode is noticing_products:
+        assert {str(kind) for kind in found} <= {"3x3x3 NN"}
 
 
 def count_replaced(function, *given: torch.Tensor) -> int:
