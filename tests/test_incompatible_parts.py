@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.distributions import FactorialCodeVectors
 from lowerbound.errors import UnsupportedError
 
 
@@ -98,6 +99,41 @@ def test_a_prior_over_the_codes_of_another_quantizer_is_refused(kind, autoregres
     model = make_model(make_prior(own), own, (3, 4))
     assert model.draw(x, 2).log_w.isfinite().all()
     assert copy.deepcopy(model).draw(x, 2).log_w.isfinite().all()
+
+
+def make_autoregressive(quantizer):
+    return lb.AutoregressivePrior(quantizer, lb.recurrent(1, 4, (4, 5)))
+
+
+class OwnPrior(lb.Conditional):
+    """A prior of the user, which finds codes by a method of its own."""
+
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def find(self, z):
+        return self.quantizer.find(z)
+
+    def forward(self):
+        tables = self.quantizer.get_tables()
+        return FactorialCodeVectors(torch.zeros(1, 4, 5), tables, self.find, event_dims=2)
+
+
+def test_a_prior_that_does_not_name_its_codebook_is_accepted():
+    quantizer = make_quantizer("VectorQuantized")
+    model = make_model(OwnPrior(quantizer), quantizer, (3, 4))
+    assert model.draw(torch.zeros(2, 5), 2).log_w.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [lb.CodePrior, make_autoregressive])
+def test_changed_distributions_of_codes_keep_their_codebook(kind):
+    quantizer = make_quantizer("VectorQuantized")
+    prior = kind(quantizer)()
+    changed = [prior.expand((2,))]
+    if kind is lb.CodePrior:
+        changed.append(prior.stop_gradient())
+    assert all(each.support.codebook is quantizer for each in changed)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,14 +17,18 @@ import lowerbound as lb
 from lowerbound.evaluation import tuned_score
 from lowerbound.runtime import autotune, product_kinds, products
 from lowerbound.runtime.compiler import CompiledFunction
+from lowerbound.runtime.memory import TensorSizes
 from lowerbound.runtime.product_kinds import Product, noticing_products
 from lowerbound.runtime.product_pass import ProductPass, multiply_with_onednn
 from lowerbound.runtime.products import ProductChoice, has_onednn, make_product_options
 from lowerbound.training import compiling
+from lowerbound.training.batches import Batch
+from lowerbound.training.compiling import StepAutotuner, StepOptions
 from lowerbound.training.observing import Observer
 from lowerbound.training.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parent))
+from test_compiling import make_step
 
 CPU = torch.device("cpu")
 
@@ -125,6 +130,8 @@ def test_products_of_other_kinds_are_left_to_torch():
     assert count_replaced(torch.mm, a.to("meta"), b.to("meta")) == 0
     assert count_replaced(torch.mm, a, torch.randn(6).expand(5, 6)) == 0
     assert count_replaced(torch.mm, a, torch.randn(5, 12)[:, ::2]) == 0
+    assert count_replaced(torch.mm, a, torch.randn(10).unfold(0, 6, 1)) == 0  # rows overlap
+    assert count_replaced(torch.mm, a, torch.randn(14).as_strided((5, 6), (2, 1))) == 0
     assert count_replaced(torch.addmm, torch.randn(4, 6), a, b) == 0  # a bias for each entry
     assert count_replaced(torch.addmm, torch.randn(1), a, b) == 0
     assert count_replaced(lambda *given: torch.addmm(*given, beta=2), torch.randn(6), a, b) == 0
@@ -133,6 +140,63 @@ def test_products_of_other_kinds_are_left_to_torch():
 def test_small_products_are_left_to_torch():
     assert count_replaced(torch.mm, torch.randn(100, 200), torch.randn(200, 40)) == 0
     assert count_replaced(torch.mm, torch.randn(100, 784), torch.randn(784, 200)) == 1
+
+
+@needs_onednn
+@pytest.mark.usefixtures("any_size")
+def test_onednn_multiplies_matrices_of_one_row_or_column():
+    torch.manual_seed(0)
+    a, row, column = torch.randn(4, 5), torch.randn(6), torch.randn(5)
+    for left, right in [
+        (a, column.as_strided((5, 1), (1, 1))),
+        (a, column.as_strided((5, 1), (1, 5))),
+        (a, torch.randn(5, 3)[:, 1:2]),
+        (torch.randn(4, 1), row.as_strided((1, 6), (6, 1))),
+        (torch.randn(4, 1), row.as_strided((1, 6), (1, 1))),
+        (torch.randn(4, 1), torch.randn(6, 3)[:, 1:2].T),
+        (a[:1], torch.randn(5, 6)),
+    ]:
+        exact = left.double() @ right.double()
+        assert len(notice(torch.mm, left, right)) == 1
+        made = multiply_with_onednn(left, right).double()
+        torch.testing.assert_close(made, exact, atol=1e-5, rtol=1e-5)
+
+
+def test_noticing_does_not_import_the_compiler():
+    """The import takes seconds, and a short evaluation does not need the compiler."""
+    code = (
+        "import sys, torch\n"
+        "from lowerbound.runtime.product_kinds import noticing_products\n"
+        "with noticing_products():\n"
+        "    torch.ones(2) + 1\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def multiply_if_positive(x: torch.Tensor) -> torch.Tensor:
+    return torch.cond(x.sum() > 0, lambda x: x @ x, lambda x: -x @ x, (x,))
+
+
+@pytest.mark.usefixtures("fresh_compiler", "any_size")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.to_sparse() @ x,
+        lambda x: x.to_sparse_csr() @ x,
+        multiply_if_positive,
+        torch.compile(lambda x: x @ x, backend="eager", fullgraph=True),
+    ],
+    ids=["sparse", "compressed rows", "torch.cond", "compiled"],
+)
+@pytest.mark.parametrize("mode", [noticing_products, TensorSizes])
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_observed_operators_run_as_they_do_by_themselves(mode, function):
+    x = torch.ones(3, 3)
+    with mode() as found:
+        assert torch.equal(function(x), torch.full((3, 3), 3.0))
+    if mode is noticing_products:
+        assert {str(kind) for kind in found} <= {"3x3x3 NN"}
 
 
 def count_replaced(function, *given: torch.Tensor) -> int:
@@ -199,7 +263,8 @@ def choose(kinds=KINDS) -> list[str]:
 @pytest.mark.parametrize("layouts", ["NN", "NT", "TN", "TT"])
 def test_a_trial_multiplies_matrices_of_the_products_kind(layouts, any_size):
     kind = Product(3, 4, 5, layouts)
-    a, b = kind.make_matrices()
+    with torch.device("meta"):  # a default device of the user
+        a, b = kind.make_matrices()
     assert notice(torch.mm, a, b) == [f"3x4x5 {layouts}"]
     assert a.dtype == b.dtype == torch.float32
     assert Product.of(a, b) == kind
@@ -309,6 +374,20 @@ def test_the_trial_is_in_float32_whatever_the_default_type_is():
         torch.set_default_dtype(before)
 
 
+@needs_onednn
+def test_the_results_that_another_process_kept_meanwhile_count(monkeypatch):
+    """Otherwise this process would choose differently from all later ones."""
+    other = {NAMES[0]: 1.5, "1000x1000x1000 NN": 0.7}
+
+    def time_share(kind):
+        products._keep_shares(other)
+        return 0.5
+
+    monkeypatch.setattr(products, "_time_share", time_share)
+    assert choose() == NAMES[1:]
+    assert json.loads(products._find_file().read_text()) == other | {NAMES[1]: 0.5}
+
+
 def test_torch_multiplies_where_onednn_is_missing(monkeypatch):
     monkeypatch.setattr(products, "_time_share", lambda kind: 0.1)
     torch.backends.mkldnn.enabled = False
@@ -410,6 +489,19 @@ def test_a_resumed_run_repeats_the_recorded_choice(lacking, used, tmp_path, monk
     assert used == [CHOSEN, second]
     assert read_progress(tmp_path)["onednn_products"] == second
     assert [record["onednn_products"] for record in run.history] == [CHOSEN] * 2 + [second] * 2
+
+
+@needs_onednn
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_short_batch_does_not_show_which_products_there_are(used):
+    """A run may be resumed at the last batch of an epoch."""
+    steps = make_step(make_model(), lb.ELBO(), lb.Examples.of(torch.randn(12, 6)))
+    tuner = StepAutotuner(steps.step, StepOptions("always"), 12, lambda line: None)
+    batch = steps.batch()
+    short = Batch(batch.tensor[:5], examples=batch.examples, on_device=True)
+    for each in (short, batch, batch):
+        tuner.run(each, {}, 100)
+    assert used == [CHOSEN]
 
 
 @pytest.mark.usefixtures("fresh_compiler")

@@ -1,5 +1,6 @@
 """Semi-supervised models: against sums over all labels in closed form."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch.distributions import MultivariateNormal
 import lowerbound as lb
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 from lowerbound.evaluation import score_independent_entries
+from lowerbound.evaluation.baseline import score_entries_alone
 
 sys.path.insert(0, str(Path(__file__).parent))
+from example_tables import make_frame
 from test_compiling import assert_agreement, make_step
 
 DOUBLE = torch.float64
@@ -287,4 +290,12 @@ def test_the_baseline_of_a_bound_on_labels_contains_the_labels():
     # Each known label is scored by the others: 5 of 6, with 1/3 more for each of 3 categories.
     others = [1, 2, 0, 2, 2, 1]
     expected = sum(math.log((count + 1 / 3) / 6) for count in others) / 8
+    assert found - alone == pytest.approx(expected)
+
+
+def test_the_baseline_of_a_table_contains_the_labels():
+    plain = lb.load_data(make_frame(4), test_fraction=0.0).train
+    labelled = dataclasses.replace(plain, labels=torch.tensor([0, 1, -1, 1]))
+    alone, found = (score_entries_alone(make(), each, None, seed=0) for each in (plain, labelled))
+    expected = (math.log((1 / 3) / 3) + 2 * math.log((1 + 1 / 3) / 3)) / 4
     assert found - alone == pytest.approx(expected)

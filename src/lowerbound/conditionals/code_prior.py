@@ -90,6 +90,7 @@ class CodePrior(Conditional):
             inside.get_tables(),
             inside.find,
             self.logits.dim() - 1,
+            codebook=inside,
         )
 
 
@@ -150,7 +151,9 @@ class AutoregressivePrior(Conditional):
         """The distribution over vectors of codes, batch shape ``[]``."""
         inside = _find_quantizer(self)
         codes = self.sequence(to_full_precision(self.given))
-        return EmbeddedSequence(codes, self.units, inside.get_tables(), inside.find)
+        return EmbeddedSequence(
+            codes, self.units, inside.get_tables(), inside.find, codebook=inside
+        )
 
 
 def _find_quantizer(prior: Any) -> Quantizer:

@@ -134,6 +134,7 @@ class FactorialCodeVectors(Distribution):
         tables: the vectors of the codes, ``[S, K, D]``.
         find: finds the codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``.
         event_dims: the number of dimensions of an event, ``[D, *sides]``.
+        codebook: what owns the codebook, such as the quantiser; ``None`` if that is not known.
 
     Example:
         >>> tables = torch.tensor([[[0.0], [1.0], [3.0]]])  # 3 codes of one dimension
@@ -148,12 +149,19 @@ class FactorialCodeVectors(Distribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(
-        self, logits: Tensor, tables: Tensor, find: Callable[[Tensor], Tensor], event_dims: int = 1
+        self,
+        logits: Tensor,
+        tables: Tensor,
+        find: Callable[[Tensor], Tensor],
+        event_dims: int = 1,
+        *,
+        codebook: object = None,
     ) -> None:
         self.logits = logits
         self.tables = tables
         self.find = find
         self.event_dims = event_dims
+        self.codebook = codebook
         leading = logits.dim() - 1 - event_dims
         event_shape = Size((tables.shape[-1], *logits.shape[leading + 1 : -1]))
         super().__init__(logits.shape[:leading], event_shape, validate_args=False)
@@ -161,7 +169,7 @@ class FactorialCodeVectors(Distribution):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(self.event_dims, getattr(self.find, "__self__", None))
+        return _CodeVectors(self.event_dims, self.codebook)
 
     @property
     def code_probabilities(self) -> Tensor:
@@ -185,7 +193,7 @@ class FactorialCodeVectors(Distribution):
         """The same distribution, repeated over ``batch_shape``."""
         own = self.logits.shape[len(self.batch_shape) :]
         logits = self.logits.expand(Size(batch_shape) + own)
-        return FactorialCodeVectors(logits, self.tables, self.find, self.event_dims)
+        return self._replace(logits, self.tables)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, D, *sides]``, by inverting distribution functions."""
@@ -216,15 +224,18 @@ class FactorialCodeVectors(Distribution):
 
     def stop_gradient(self) -> FactorialCodeVectors:
         """The same distribution with a stop-gradient on its parameters."""
-        return FactorialCodeVectors(
-            self.logits.detach(), self.tables.detach(), self.find, self.event_dims
-        )
+        return self._replace(self.logits.detach(), self.tables.detach())
 
     def entropy(self) -> Tensor:
         """In nats, ``[*batch]``."""
         terms = torch.special.entr(self.code_probabilities).sum(-1)
         entropy: Tensor = terms.flatten(terms.dim() - self.event_dims).sum(-1)
         return entropy
+
+    def _replace(self, logits: Tensor, tables: Tensor) -> FactorialCodeVectors:
+        return FactorialCodeVectors(
+            logits, tables, self.find, self.event_dims, codebook=self.codebook
+        )
 
     def _align_tables(self, tables: Tensor) -> Tensor:
         """Arrange tables as ``[S, *1, K, D]``, which broadcasts with ``[*batch, S, *sides]``."""
@@ -248,6 +259,7 @@ class EmbeddedSequence(Distribution):
         units: ``(S, *sides)``.
         tables: the vectors of the codes, ``[S, K, D]``.
         find: finds the codes ``[*leading, S, *sides]`` of vectors ``[*leading, D, *sides]``.
+        codebook: what owns the codebook, such as the quantiser; ``None`` if that is not known.
 
     Example:
         >>> tables = torch.tensor([[[0.0], [1.0], [3.0]]])  # 3 codes of one dimension
@@ -269,23 +281,26 @@ class EmbeddedSequence(Distribution):
         units: Size,
         tables: Tensor,
         find: Callable[[Tensor], Tensor],
+        *,
+        codebook: object = None,
     ) -> None:
         self.base = base
         self.units = units
         self.tables = tables
         self.find = find
+        self.codebook = codebook
         event_shape = Size((tables.shape[-1], *units[1:]))
         super().__init__(base.batch_shape, event_shape, validate_args=False)
 
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(len(self.units), getattr(self.find, "__self__", None))
+        return _CodeVectors(len(self.units), self.codebook)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedSequence:
         """The same distribution, repeated over ``batch_shape``."""
         base = self.base.expand(Size(batch_shape))
-        return EmbeddedSequence(base, self.units, self.tables, self.find)
+        return EmbeddedSequence(base, self.units, self.tables, self.find, codebook=self.codebook)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, D, *sides]``, one code after the other."""

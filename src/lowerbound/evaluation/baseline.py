@@ -77,12 +77,14 @@ def score_entries_alone(
     model: Model, examples: Examples, mass: bool | None, *, seed: int
 ) -> float | None:
     """Score data as :func:`score_independent_entries` does, given whether they have a mass."""
+    some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
     if getattr(examples.preprocessing, "schema", None) is not None:
-        own = sum(score_columns_alone(examples).values())
-        return own + _score_masks(examples) if MISSING in model.accepts else own
+        score = sum(score_columns_alone(examples).values()) + _score_fields(model, some)
+        if MISSING in model.accepts:
+            score += _score_masks(examples)
+        return score
     if mass is None:
         return None
-    some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
     rows = torch.arange(len(some))
     with noise.per_example(noise.derived_seed(seed, "baseline"), rows):
         x = some.batch(rows).reshape(len(some), -1).double().cpu()
@@ -90,12 +92,18 @@ def score_entries_alone(
     if observed is not None:
         x = x.masked_fill(~observed.reshape(len(some), -1).cpu(), math.nan)
     exposure = _read_exposures(model, some).expand_as(x)
-    scores = [_score_entries(x, mass, some, exposure)]
+    return float(_score_entries(x, mass, some, exposure).sum()) + _score_fields(model, some)
+
+
+def _score_fields(model: Model, examples: Examples) -> float:
+    """Score the fields whose probability is a part of the bound."""
+    score = 0.0
     for name, categories in model.scored_fields.items():
-        if name in some.all_fields:
-            field = some.all_fields[name].reshape(len(some), 1).double().cpu()
-            scores.append(_score_levels(field.masked_fill(field < 0, math.nan), categories))
-    return float(torch.cat(scores).sum())
+        if name in examples.all_fields:
+            field = examples.all_fields[name].reshape(len(examples), 1).double().cpu()
+            known = field.masked_fill(field < 0, math.nan)
+            score += float(_score_levels(known, categories).sum())
+    return score
 
 
 def score_columns_alone(examples: Examples) -> dict[str, float]:

@@ -147,6 +147,15 @@ class TensorSizes(TorchDispatchMode):
         200
     """
 
+    # Operators that call functions, such as torch.cond, run as they do without this mode. So do
+    # parts of a model that the user has compiled. What is made within them is not recorded.
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Whether the user's compiled code runs as it does without this mode."""
+        return True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []

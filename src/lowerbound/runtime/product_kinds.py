@@ -45,7 +45,8 @@ class Product(NamedTuple):
         made = []
         sizes = (self.rows, self.inputs), (self.inputs, self.columns)
         for size, layout in zip(sizes, self.layouts, strict=True):
-            matrix = torch.ones(size if layout == "N" else size[::-1], dtype=torch.float32)
+            shape = size if layout == "N" else size[::-1]
+            matrix = torch.ones(shape, dtype=torch.float32, device="cpu")
             made.append(matrix if layout == "N" else matrix.t())
         a, b = made
         return a, b
@@ -55,12 +56,25 @@ def suits_onednn(*arguments: Tensor) -> bool:
     """Whether oneDNN can compute ``bias + a @ b`` or ``a @ b``, and the product is large enough."""
     *bias, a, b = arguments
     return (
-        all(each.device.type == "cpu" and each.dtype == torch.float32 for each in arguments)
+        all(map(_is_dense_float32, arguments))
         and all(each.shape == b.shape[1:] for each in bias)
-        and 1 in b.stride()
-        and 0 not in b.stride()
+        and _has_contiguous_vectors(b)
         and a.shape[0] * a.shape[1] * b.shape[1] >= _LEAST_MULTIPLICATIONS
     )
+
+
+def _is_dense_float32(tensor: Tensor) -> bool:
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.layout == torch.strided
+    )
+
+
+def _has_contiguous_vectors(matrix: Tensor) -> bool:
+    """Whether the rows of a matrix, or its columns, are contiguous and do not overlap."""
+    (rows, columns), (row, column) = matrix.shape, matrix.stride()
+    return bool((column == 1 and row >= columns) or (row == 1 and column >= rows))
 
 
 @contextmanager
@@ -71,6 +85,19 @@ def noticing_products() -> Iterator[set[Product]]:
 
 
 class _Noticing(TorchDispatchMode):
+    # Operators that call functions, such as torch.cond, run as they do without this mode. So do
+    # parts of a model that the user has compiled. Their products are not noticed.
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise torch imports its compiler at the first operation, which takes seconds.
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kinds: set[Product] = set()

@@ -29,8 +29,8 @@ from lowerbound.runtime.product_kinds import Product, noticing_products
 Result = TypeVar("Result")
 
 # A trial ends when the two shortest times of each library differ by at most this share, after at
-# least so many turns and at most so many, and in any case after so many seconds. oneDNN is used if
-# its shortest time is at most this share of that of torch's own library.
+# least so many turns and at most so many, or with the turn in which so many seconds have passed.
+# oneDNN is used if its shortest time is at most this share of that of torch's own library.
 _AGREEMENT, _FEWEST_TURNS, _MOST_TURNS, _MOST_SECONDS = 0.03, 4, 20, 1.0
 _WORTH_A_CHANGE = 0.95
 
@@ -105,7 +105,9 @@ def _choose(kinds: set[Product]) -> list[str]:
     shares = _read_shares()
     new = {str(kind): _time_share(kind) for kind in sorted(kinds) if str(kind) not in shares}
     if new:
-        shares |= new
+        # Another process may have kept its results meanwhile. Then those count, so that both
+        # processes and later ones choose alike.
+        shares |= new | _read_shares()
         _keep_shares(shares)
     names = sorted(str(kind) for kind in kinds if shares[str(kind)] <= _WORTH_A_CHANGE)
     return names if not names or can_use_onednn() else []
@@ -130,9 +132,9 @@ def _time_share(kind: Product) -> float:
     a, b = kind.make_matrices()
     contiguous = a.contiguous()
     with torch.no_grad():
-        torch.mm(a, b), _multiply_with_onednn(contiguous, b)
         times: list[list[float]] = [[], []]
         end = time.perf_counter() + _MOST_SECONDS
+        torch.mm(a, b), _multiply_with_onednn(contiguous, b)
         for turn in range(_MOST_TURNS):
             times[0].append(_time(torch.mm, a, b))
             times[1].append(_time(_multiply_with_onednn, contiguous, b))

@@ -193,7 +193,7 @@ class StepAutotuner:
             self._last = None
             dtype = option.network_dtype
             with self.step.attempt(batch, scheduled, network_dtype=dtype) as ready:
-                if option.compiled or self.decided:
+                if option.compiled or self.decided or len(batch) != self.batch_size:
                     compute(ready)
                 else:
                     self._products.run(lambda: compute(ready))
