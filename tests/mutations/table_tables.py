@@ -7,6 +7,7 @@ from mutation import Mutation
 COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
+POOLING = "evaluation/pooling.py"
 ROW_SCORES, COLUMN_SCORES = "evaluation/row_scores.py", "evaluation/column_scores.py"
 SENSITIVITY, BASELINE = "evaluation/sensitivity.py", "evaluation/baseline.py"
 ESTIMATORS, FITTING = "sklearn/estimators.py", "sklearn/fitting.py"
@@ -207,14 +208,14 @@ MUTATIONS = [
     ),
     Mutation(
         MODEL,
-        "return observed & kept[:, buffers._columns]",
-        "return kept[:, buffers._columns]",
+        "given[OBSERVED] = given[OBSERVED] & shown",
+        "given[OBSERVED] = shown",
         "Entries that are not observed are scored in training.",
     ),
     Mutation(
         MODEL,
-        "shares = torch.rand(rows, 1, device=observed.device) * chosen",
-        "shares = torch.rand(rows, 1, device=observed.device)",
+        "shares = torch.rand(rows, 1, device=device) * chosen",
+        "shares = torch.rand(rows, 1, device=device)",
         "Entries of every row are hidden in training.",
     ),
     Mutation(
@@ -262,30 +263,30 @@ MUTATIONS = [
     ),
     Mutation(
         IMPUTING,
-        "for table, drawn in zip(tables, values, strict=True):",
-        "for table, drawn in zip(tables, values[:1].expand_as(values), strict=True):",
+        "{name: values[number] for name, values in columns.items()} for number",
+        "{name: values[0] for name, values in columns.items()} for number",
         "All tables have the same draws.",
     ),
     Mutation(
-        IMPUTING,
+        POOLING,
         "return self.within + (1 + 1 / self.tables) * self.between",
         "return self.within + self.between",
         "Rubin's variance ignores that the number of tables is finite.",
     ),
     Mutation(
-        IMPUTING,
+        POOLING,
         "degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)",
         "degrees = np.where(between > 0, tables * (1 + ratio) ** 2, math.inf)",
         "Rubin's degrees of freedom are one table too many.",
     ),
     Mutation(
-        IMPUTING,
+        POOLING,
         "within, between = own.mean(0), values.var(0, ddof=1)",
         "within, between = own.mean(0), values.var(0)",
         "The variance between tables is divided by their number.",
     ),
     Mutation(
-        IMPUTING,
+        POOLING,
         "width = stats.t.ppf(0.5 + level / 2, self.degrees) * self.standard_error",
         "width = stats.t.ppf(level, self.degrees) * self.standard_error",
         "Intervals of pooled estimates are one-sided.",
@@ -324,14 +325,14 @@ MUTATIONS = [
     # Sensitivity
     Mutation(
         SENSITIVITY,
-        "log_weights = slope * _find_normal_scores(missing, np.sort(there))",
-        "log_weights = -slope * _find_normal_scores(missing, np.sort(there))",
+        "log_weights = slope * scores",
+        "log_weights = -slope * scores",
         "A positive slope means that small values are missing.",
     ),
     Mutation(
         SENSITIVITY,
-        "(weights * missing).sum(0) / weights.sum(0)",
-        "(weights * missing).mean(0)",
+        "shares: Floats = weights / weights.sum(0)",
+        "shares: Floats = weights / len(weights)",
         "Tilted means are not normalised.",
     ),
     Mutation(
