@@ -14,7 +14,12 @@ import lowerbound as lb
 from lowerbound.data import Column, Schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
-from lowerbound.evaluation.imputing import Imputation, _find_half_sample_modes, _summarise
+from lowerbound.evaluation.imputing import (
+    Imputation,
+    _choose_point,
+    _find_half_sample_modes,
+    _summarise,
+)
 from lowerbound.evaluation.row_scores import _estimate_errors
 from lowerbound.evaluation.sensitivity import _find_normal_scores
 from lowerbound.models.table import choose_by_weight, count_effective_samples
@@ -171,17 +176,17 @@ def test_weights_choose_draws_and_are_counted():
     log_w = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     effective = count_effective_samples(log_w)
     np.testing.assert_allclose(effective, [1 / (0.25**2 + 0.75**2), 2.0])
-    z = torch.tensor([[[0.0], [0.0]], [[1.0], [1.0]]])
     with noise.per_example(0, torch.arange(2)):
-        chosen = choose_by_weight(z, log_w, 4000)
-    np.testing.assert_allclose(chosen.mean(0)[:, 0], [0.75, 0.5], atol=0.04)
+        chosen = choose_by_weight(log_w, 4000)
+    np.testing.assert_allclose(chosen.double().mean(0), [0.75, 0.5], atol=0.04)
     np.testing.assert_allclose(_estimate_errors(torch.tensor([100.0, 50.0]), 100), [0.0, 0.1])
 
 
 def test_points_by_the_type_of_a_column():
     draws = np.array([[1.0], [2.0], [9.0]])
-    assert _summarise(draws, Column("a", "count"), "auto").tolist() == [2.0]
-    assert _summarise(draws, Column("a", "real"), "auto").tolist() == [4.0]
+    for column, expected in ((Column("a", "count"), 2.0), (Column("a", "real"), 4.0)):
+        point = _choose_point("auto", column)
+        assert _summarise(draws, column, point).tolist() == [expected]
     five = np.array([[0.0], [1.0], [1.25], [5.0], [9.0]])
     # The densest three are 0, 1 and 1.25, and the densest two of them 1 and 1.25.
     assert _find_half_sample_modes(five).tolist() == [1.125]

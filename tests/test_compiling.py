@@ -66,7 +66,8 @@ class Steps:
     """A step that is run again and again on all examples, compiled or not."""
 
     def __init__(self, step: TrainingStep, examples: lb.Examples) -> None:
-        self.step, self.examples = step, BatchSource(examples, CPU).examples
+        self.step, model = step, step.model
+        self.examples = BatchSource(examples, CPU, model.needs, model.accepts).examples
         self.compiled = None
 
     def batch(self) -> Batch:

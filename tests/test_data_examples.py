@@ -79,7 +79,7 @@ def test_static_binarisation_is_drawn_once(greys):
 
 def test_static_binarisation_does_not_depend_on_chunks(greys, monkeypatch):
     whole = greys.prepare("binarize-once", seed=1).values
-    monkeypatch.setattr("lowerbound.data.kinds._CHUNK_BYTES", 7)
+    monkeypatch.setattr("lowerbound.data.rows._CHUNK_BYTES", 7)
     assert torch.equal(greys.prepare("binarize-once", seed=1).values, whole)
     fewer = greys.subset(torch.arange(11)).prepare("binarize-once", seed=1).values
     assert torch.equal(fewer, whole[:11])

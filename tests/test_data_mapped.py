@@ -189,9 +189,9 @@ def test_what_cannot_stay_in_its_file_is_refused_with_a_way_out(saved):
         lb.load_data(saved(ARRAYS["vectors"]), keep_in="file", pixels="binarize")
 
 
-def test_only_npy_files_can_stay(tmp_path):
+def test_only_npy_and_h5ad_files_can_stay(tmp_path):
     np.savez(tmp_path / "values.npz", x=ARRAYS["grey"])
-    with pytest.raises(DataError, match=r"only a \.npy file"):
+    with pytest.raises(DataError, match=r"only a \.npy or \.h5ad file"):
         lb.load_data(tmp_path / "values.npz", keep_in="file")
 
 

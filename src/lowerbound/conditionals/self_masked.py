@@ -209,7 +209,7 @@ class SelfMasked(Masked):
         >>> import torch, lowerbound as lb
         >>> from lowerbound.data import Column, Schema
         >>> schema = Schema((Column("income", "real", has_missing=True), Column("age", "count")))
-        >>> likelihood = lb.SelfMasked(lb.Columns(lb.constant(4), schema), slope=1.0)
+        >>> likelihood = lb.SelfMasked(lb.Columns(lb.mlp(2, 4), schema), slope=1.0)
         >>> row, seen = torch.tensor([[3.0, 0.0]]), torch.tensor([[True, False]])
         >>> likelihood(torch.zeros(1, 1, 2), observed=seen).log_prob(row).shape
         torch.Size([1, 1])

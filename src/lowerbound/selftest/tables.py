@@ -79,8 +79,8 @@ def _condition(row: Floats) -> tuple[Floats, Floats]:
 
 @check(
     "tables-missing-values",
-    "log p of the rows of a log-normal table with missing entries is that of the observed entries "
-    "in the units of the table, as in closed form (in its standard errors)",
+    "Rows of a log-normal table with missing entries have the log p of the observed entries in the "
+    "units of the table, as in closed form (in its standard errors)",
     tolerance=4.5,
 )
 def compare_rows_of_a_table() -> float:
