@@ -64,6 +64,7 @@ def run(name: str, epochs: int, seed: int, asked: argparse.Namespace, folder: Pa
     paths = [str(ROOT / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",  # so that processor times compare, and several cells can run
         "TQDM_DISABLE": "1",  # pythae's progress bars
     }
     print(f"{name}: {epochs} epochs, seed {seed}", file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ def write_result(folder, name, seed, **values):
         "units": 50,
         "active_units": 20,
         "share_doubtful": 0.1,
-        "seconds_per_epoch": 2.0,
+        "cpu_seconds": 6.0,
         "machine": "2 cores",
         **values,
     }
@@ -243,3 +243,17 @@ def test_active_units_are_those_whose_mean_varies():
     model = lb.LatentModel(lb.StandardNormal(3), lb.Gaussian(network), lb.Gaussian(lb.mlp(3, 4)))
     units = zoo_cells.count_units(model, lb.Examples(torch.randn(500, 2)))
     assert units == {"units": 3, "active_units": 1}
+
+
+def test_the_processor_time_is_that_of_trainings_that_were_not_interrupted(tmp_path):
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    for seed, values in enumerate(({"cpu_seconds": 4.5}, {"cpu_seconds": 7.5}, {})):
+        write_result(folder, "vae", seed, test_nll=90.0, **values)
+        (path,) = folder.glob(f"vae-*-seed{seed}.json")
+        result = json.loads(path.read_text(encoding="utf8"))
+        if not values:
+            del result["cpu_seconds"]
+        path.write_text(json.dumps(result), encoding="utf8")
+    page = zoo_page.write_page(folder).read_text(encoding="utf8")
+    assert find_row(page, "`vae`").endswith("| 2.0 |")
