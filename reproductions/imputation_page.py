@@ -72,20 +72,25 @@ def write_page(folder: Path) -> Path | None:
         paragraph(
             "`python reproductions/imputation.py` writes this page. The tables and the masks are",
             "those of Nazábal et al. 2020: entries are missing completely at random. The error is",
-            "theirs: the root mean squared error of numbers divided by the range of the column,",
-            "the share of wrong categories, and the mean absolute difference of ordered categories",
-            "divided by their number, averaged over the columns. Each cell has the average over",
-            "masks and the standard deviation between them; the smallest average is bold.",
-            "lowerbound is the recipe `table` with its usual settings and the types of the columns",
-            "that come with the tables. KNNImputer and IterativeImputer get standardised numbers",
-            "and one column for each category; IterativeImputer gets one fewer, because it would",
-            "compute the last from the others. miceforest and missForest get ordered categories",
-            "as numbers. Cells that were not run are empty.",
+            "theirs, too. It is averaged over the columns, and is for numbers the root mean",
+            "squared error divided by the range of the column, for categories the share of wrong",
+            "ones, and for ordered categories the mean absolute difference divided by their",
+            "number. Each value is the average over masks, with the standard deviation between",
+            "them if there are several; the smallest average in a row is bold. lowerbound is the",
+            "recipe `table` with its default settings and the column types that come with the",
+            "tables. *mean, mode* fills numbers with the mean, ordered categories with the",
+            "median, and other categories with the most frequent one. KNNImputer and",
+            "IterativeImputer get standardised numbers and one column for each category;",
+            "IterativeImputer does not get the last category of a column, because it would compute",
+            "it from the others. miceforest and missForest get ordered categories as numbers.",
+            "missForest is the algorithm of Stekhoven & Bühlmann 2012, written in",
+            "`reproductions/imputation.py` with scikit-learn's random forests. Cells that were not",
+            "run are empty.",
         ),
         "",
         *table(" | ".join(["table", "missing", *(NAMES[each] for each in methods)]), rows),
         "",
-        "In how many cells is our error at most that of the other method?",
+        "In how many rows is the error of lowerbound at most that of the other method?",
         "",
     ]
     for other in methods[1:]:
@@ -126,7 +131,10 @@ def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> 
         for (other, kind), pairs in sorted(by_kind.items())
     ]
     return [
-        "By the type of the column: the share of columns in which our error is at most theirs.",
+        paragraph(
+            "By the type of the column: the share of columns in which the error of lowerbound is",
+            "at most that of the other method.",
+        ),
         "",
         *table("method | type | columns | share | our error | their error", rows),
     ]

@@ -163,8 +163,8 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     slopes: Annotated[
         str,
         typer.Option(
-            help="How much the log odds of being missing rise for each standard deviation, "
-            "separated by commas."
+            help="By how much the log odds of being missing rise for each standard deviation of "
+            "the value: numbers separated by commas."
         ),
     ] = "-1,-0.5,0,0.5,1",
     draws: Annotated[
@@ -175,13 +175,14 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     ] = 200,
     seed: Seed = 0,
 ) -> None:
-    """Show what changes if values are missing because of their size.
+    """Show what would change if values were missing because of their size.
 
-    For each incomplete column of ordered values and each slope, the table has the mean of the
-    imputed entries and of the completed column. With the slope 1, each standard deviation
-    multiplies the odds of being missing by 2.7; with 0 values are missing at random. The data
-    cannot tell the slope, so see whether your conclusion holds for all that are plausible. For a
-    model of the recipe missing-not-at-random, the first line of a column is what it has learned.
+    For each incomplete column of numbers or ordered categories, and for each slope, the table has
+    the mean of the imputed entries and that of the completed column. With a slope of 1, each
+    standard deviation of the value multiplies the odds of being missing by 2.7; with a slope of 0,
+    values are missing at random. The data cannot tell you the slope, so see whether your conclusion
+    holds for all plausible slopes. For a model of the recipe missing-not-at-random, the first line
+    of each column shows the result of what the model has learned.
     """
     from rich.console import Console
     from rich.table import Table as RichTable

@@ -28,7 +28,7 @@ Hide = Annotated[
     Field(
         ge=0,
         le=1,
-        description="share of the rows of which some entries are hidden in training, so that "
+        description="share of the rows in which some entries are hidden in training, so that "
         "the encoder can infer z from any of the columns",
     ),
 ]
@@ -92,24 +92,27 @@ def missing_not_at_random(
         Field(
             ge=-8,
             le=8,
-            description="how much the log odds of being missing rise with the value, for each "
-            "standard deviation, the same for all columns; none to learn it for each column",
+            description="by how much the log odds of being missing rise for each standard "
+            "deviation of the value, the same for all columns; if it is not given, a slope is "
+            "learned for each column",
         ),
     ] = None,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
-    """Tables whose values may be missing because of their size: models the missingness too.
+    """Tables whose values may be missing because of their size: also models what is missing.
 
     The bound is that of "not-MIWAE: deep generative modelling with missing not at random data"
-    (Ipsen, Mattei & Frellsen 2021) on the observed entries and on the mask. The log odds that a
-    column is missing are linear in its own value, with a slope that is learned, and each category
-    has its own. Missing values are integrated out in sums, where the paper samples them. All else
-    is as in the recipe table.
+    (Ipsen, Mattei & Frellsen 2021) on the observed entries and on the mask, which says what is
+    missing. In a column of numbers or ordered categories, the log odds that a value is missing are
+    linear in the value as the model sees it, which for positive numbers and counts is the
+    logarithm, and the slope is learned. In other columns, each category has log odds of its own.
+    Missing values are integrated out in sums, where the paper samples them. All else is as in the
+    recipe table.
 
-    Use it only if you have reason to believe that values are missing because of their size and not
-    because of other columns. The data cannot tell why values are missing: the slopes follow from
-    this assumption and from the model of the values, and the imputations follow from the slopes.
-    Look at lowerbound sensitivity, and compare trainings with several slopes that you fix.
+    Use this recipe only if you have reason to believe that values are missing because of their size
+    and not because of other columns. The data cannot tell why values are missing: the slopes follow
+    from this assumption and from the model of the values, and the imputations follow from the
+    slopes. Use lowerbound sensitivity, and compare trainings with several fixed slopes.
     """
     schema = _get_schema(form, "missing-not-at-random")
     if not any(column.has_missing for column in schema.modelled):
