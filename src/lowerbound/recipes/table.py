@@ -34,16 +34,17 @@ Hide = Annotated[
 ]
 
 
-@recipe(
-    training={
-        "batch_size": 128,
-        "steps": 8000,
-        "learning_rate": 0.001,
-        "schedule": "cosine",
-        "warmup_steps": 100,
-        "ema": 0.99,
-    },
-)
+_TRAINING = {
+    "batch_size": 128,
+    "steps": 8000,
+    "learning_rate": 0.001,
+    "schedule": "cosine",
+    "warmup_steps": 100,
+    "ema": 0.99,
+}
+
+
+@recipe(training=_TRAINING)
 def table(
     form: Form,
     *,
@@ -68,16 +69,7 @@ def table(
     return model, lb.IWAE(samples)
 
 
-@recipe(
-    training={
-        "batch_size": 128,
-        "steps": 8000,
-        "learning_rate": 0.001,
-        "schedule": "cosine",
-        "warmup_steps": 100,
-        "ema": 0.99,
-    },
-)
+@recipe(training=_TRAINING)
 def missing_not_at_random(
     form: Form,
     *,
