@@ -1,6 +1,7 @@
 """The commands for tables: data inspect, train table, impute, score, sample and encode."""
 
 import csv
+import math
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pyarrow import feather, parquet
 
 import lowerbound as lb
-from lowerbound.cli import main
+from lowerbound.cli import main, tables
 
 sys.path.insert(0, str(Path(__file__).parent))
 from example_tables import make_frame
@@ -367,6 +368,16 @@ def test_what_changes_if_values_are_missing_because_of_their_size(folder, tmp_pa
     assert float(heights[0][-2]) < float(heights[1][-2]) < float(heights[2][-2])
     code, _, err = run(capsys, *words, "--slopes", "low,high")
     assert (code, "give numbers separated by commas" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(10671.3, "10,671"), (8417.2, "8,417"), (3.14159, "3.142"), (-0.0012345, "-0.001234")],
+)
+def test_means_of_columns_have_four_digits_and_no_exponent(value, text):
+    assert tables._show_number(value) == text
+    assert tables._show_number(0.0) == "0.000"
+    assert tables._show_number(math.nan) == "nan"
 
 
 def test_a_model_of_why_values_are_missing(folder, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """``lowerbound impute``, ``score``, ``sensitivity`` and ``data inspect``: commands for tables."""
 
+import math
 import statistics
 import warnings
 from collections.abc import Iterable, Sequence
@@ -207,13 +208,21 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
         assumption = ("learned", "")
         if each.slope is not None:
             assumption = (f"{each.slope:g}", f"x {each.odds_ratio:.2f}")
-        means = (f"{each.mean_of_imputed:,.4g}", f"{each.mean:,.4g}")
+        means = _show_number(each.mean_of_imputed), _show_number(each.mean)
         table.add_row(each.column, f"{each.missing:.1%}", *assumption, *means)
     Console(highlight=False).print(table)
     if out is not None:
         with TableWriter(out) as writer:
             writer.write(tabulate_sensitivity(found, "pyarrow"))
         print(f"wrote {len(found):,} rows to {out}")
+
+
+def _show_number(value: float) -> str:
+    """A number with at least four digits, and without an exponent."""
+    digits = 3
+    if value and math.isfinite(value):
+        digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
 
 
 def _parse_slopes(text: str) -> list[float]:
