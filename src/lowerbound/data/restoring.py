@@ -181,7 +181,7 @@ def fill_series(
     """Replace some entries of a series, in a type that holds the new values and the old ones.
 
     - Whole numbers remain such, and become of a wider type if they must. Only positive numbers
-      and proportions that are no whole numbers make them float64: rounded, they could be 0 or 1.
+      and proportions that are not whole numbers make them float64: rounded, they could be 0 or 1.
     - Categories are added to those that the series declares.
     - A series without any entry that remains gets the type of the column.
 

@@ -229,7 +229,7 @@ class FactorialNegativeBinomial(Factorial):
         (Anscombe 1948). There the values are real numbers, and the nodes are those of the rule by
         Gauss and Legendre between two coordinates beyond which hardly any probability is left.
         """
-        # The cells do not depend on the parameters, of which only the masses are functions.
+        # Gradients flow through the masses only: the places of the cells count as constants.
         mu = self.log_mean.detach().exp()
         theta = self.inverse_dispersion.detach()
         root, above_singles = theta.sqrt(), _SINGLE_COUNTS + 0.5

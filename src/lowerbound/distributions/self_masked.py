@@ -65,7 +65,7 @@ class SelfMaskedDistribution(MaskedDistribution):
 
     Here :math:`\pi_c(x_c)` is the probability that column c is missing. The expectations are sums
     over codes, and over the cells of :class:`FactorialStudentT` and
-    :class:`FactorialNegativeBinomial`, so there is no noise from values that are missing. Draws are
+    :class:`FactorialNegativeBinomial`, so missing values add no noise. Draws are
     of complete rows, given which columns are missing: a missing column has the distribution
     :math:`p(x_c) \, \pi_c(x_c) / \mathrm{E}[\pi_c]`, and all others have :math:`p(x_c)`. Moments
     and the natural point are those of p(x).

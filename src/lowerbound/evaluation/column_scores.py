@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from lowerbound.data.frames import make_frame
-from lowerbound.errors import DoubtfulEstimateWarning, UnsupportedError
+from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.baseline import score_columns_alone
-from lowerbound.evaluation.checks import check_normalized
+from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.importance import log_likelihood
 from lowerbound.evaluation.row_scores import score_without
 from lowerbound.models.table import TableModel
@@ -90,10 +90,7 @@ def score_columns(
         >>> [each.column for each in found][-1], found[0].gain > 1 > found[-1].gain
         ('x2', True)
     """
-    if not isinstance(model, TableModel):
-        raise UnsupportedError(
-            f"score_columns takes a lowerbound.TableModel, and not a {type(model).__name__}"
-        )
+    check_model("score_columns", model, TableModel, "train one by the recipe table")
     check_normalized("score_columns", model)
     check_seed("score_columns", seed)
     samples = check_whole_number("score_columns: samples", samples)

@@ -20,8 +20,8 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.schema import decode_columns, fill_table, make_table
 from lowerbound.data.table_files import load_table
-from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
-from lowerbound.evaluation.checks import check_normalized
+from lowerbound.errors import DoubtfulEstimateWarning, SettingsError
+from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.models.table import (
     FEWEST_EFFECTIVE,
@@ -155,21 +155,14 @@ def impute(
         >>> completed.table.shape, int(completed.incomplete.sum())
         ((60, 3), 12)
     """
-    if not isinstance(model, TableModel):
-        raise UnsupportedError(
-            f"impute takes a lowerbound.TableModel, and not a {type(model).__name__}; train one by "
-            "the recipe table"
-        )
+    check_model("impute", model, TableModel, "train one by the recipe table")
     check_normalized("impute", model)
     check_seed("impute", seed)
     samples = check_whole_number("impute: samples", samples)
     if draws is not None:
         draws = check_whole_number("impute: draws", draws)
     _check_point(point, model.schema)
-    if isinstance(data, str | os.PathLike):
-        data = load_table(Path(data).expanduser(), model.schema)
-    if isinstance(data, Dataset):
-        data = data.all()
+    data = open_data(data, model.schema)
     return impute_examples(
         model, data, model.examples(data), draws, samples=samples, point=point, seed=seed
     )
@@ -330,6 +323,13 @@ def _keep_observed(columns: dict[str, Floats], data: Any, schema: Schema) -> dic
         name: np.where(observed[:, schema.places[name]].any(1).cpu().numpy(), there[name], values)
         for name, values in columns.items()
     }
+
+
+def open_data(data: Any, schema: Schema) -> Any:
+    """Read a file as a frame, and take all examples of a data set; other data stay as they are."""
+    if isinstance(data, str | os.PathLike):
+        return load_table(Path(data).expanduser(), schema)
+    return data.all() if isinstance(data, Dataset) else data
 
 
 def complete_table(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:

@@ -14,8 +14,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import make_frame
 from lowerbound.distributions.entries import entrywise_log_prob
-from lowerbound.errors import UnsupportedError
-from lowerbound.evaluation.checks import check_normalized
+from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
 from lowerbound.models.passes import gather, iterate_batches
 from lowerbound.models.table import TableModel, count_effective_samples
@@ -87,11 +86,7 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
 
     Source: Burda et al. 2016; Gelfand, Dey & Chang 1992, for densities given all other data.
     """
-    if not isinstance(model, TableModel):
-        raise UnsupportedError(
-            f"score takes a lowerbound.TableModel, and not a {type(model).__name__}; for other "
-            "models use lb.log_likelihood"
-        )
+    check_model("score", model, TableModel, "for other models use lb.log_likelihood")
     check_normalized("score", model)
     check_seed("score", seed)
     samples = check_whole_number("score: samples", samples)

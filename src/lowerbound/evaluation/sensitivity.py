@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +12,13 @@ import torch
 from scipy.special import ndtri
 
 from lowerbound.data.columns import Column, Floats, Mask, Schema
-from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.frames import make_frame
 from lowerbound.data.schema import decode_columns, read_known
-from lowerbound.data.table_files import load_table
-from lowerbound.errors import SettingsError, UnsupportedError
-from lowerbound.evaluation.imputing import complete_table
+from lowerbound.errors import SettingsError
+from lowerbound.evaluation.checks import check_model
+from lowerbound.evaluation.imputing import complete_table, open_data
 from lowerbound.models.table import TableModel, complete_rows
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
@@ -113,20 +110,14 @@ def sensitivity(
     semiparametric nonresponse models"; Franks, D'Amour & Feller 2020, "Flexible sensitivity
     analysis for observational studies without observable implications".
     """
-    if not isinstance(model, TableModel):
-        raise UnsupportedError(
-            f"sensitivity takes a lowerbound.TableModel, and not a {type(model).__name__}"
-        )
+    check_model("sensitivity", model, TableModel, "train one by the recipe table")
     check_seed("sensitivity", seed)
     draws = check_whole_number("sensitivity: draws", draws)
     samples = check_whole_number("sensitivity: samples", samples)
     tables = check_whole_number("sensitivity: tables", tables)
     if not np.isfinite(np.asarray(slopes, dtype=float)).all():
         raise SettingsError(f"sensitivity: slopes={slopes!r} must be finite numbers")
-    if isinstance(data, str | os.PathLike):
-        data = load_table(Path(data).expanduser(), model.schema)
-    if isinstance(data, Dataset):
-        data = data.all()
+    data = open_data(data, model.schema)
     examples = model.examples(data)
     drawn = _draw_missing(model, examples, samples, draws, derived_seed(seed, "sensitivity"))
     observed = _read_observed(data, examples, model.schema)

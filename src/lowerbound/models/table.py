@@ -132,7 +132,7 @@ class TableModel(LatentModel):
         return read_rows(data, self.schema, name=name)
 
     def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> ConditionedParts:
-        """The parts for a batch, of which some entries are hidden in training."""
+        """The parts for a batch. In training, some of its entries are hidden."""
         given = dict(given or {})
         if self.training and self.hide and OBSERVED in given:
             shown = self._show_some(len(x), x.device)
@@ -165,7 +165,7 @@ class TableModel(LatentModel):
 
         Args:
             count: the number of rows; with ``given``, that for each of its rows.
-            given: a frame with some of the columns, of which entries may be missing. Those that are
+            given: a frame with some of the columns, which may have missing entries. Those that are
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x given z). The cost does not depend on how

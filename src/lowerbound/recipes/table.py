@@ -6,6 +6,7 @@ from pydantic import Field
 
 import lowerbound as lb
 from lowerbound.errors import SettingsError
+from lowerbound.recipes.iwae import Activation, Hidden, Latent, Layers
 from lowerbound.recipes.registry import Form, recipe
 
 if TYPE_CHECKING:
@@ -14,12 +15,6 @@ if TYPE_CHECKING:
     from lowerbound.models import TableModel
     from lowerbound.objectives import IWAE
 
-Latent = Annotated[int, Field(ge=1, description="number of dimensions of z")]
-Hidden = Annotated[int, Field(ge=1, description="units of each hidden layer")]
-Layers = Annotated[int, Field(ge=1, description="number of hidden layers of each network")]
-Activation = Annotated[
-    str, Field(description="activation between layers, such as tanh, relu, gelu or silu")
-]
 Samples = Annotated[
     int, Field(ge=1, description="number K of draws of z for each row in the bound")
 ]

@@ -249,7 +249,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
         self.draws = draws
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit the auto-encoder to a table, of which entries may be missing.
+        """Fit the auto-encoder to a table, which may have missing entries.
 
         Args:
             X: an array ``[rows, columns]`` or a DataFrame.
