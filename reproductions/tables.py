@@ -39,21 +39,21 @@ LEVEL = 0.9
 CONTAMINATION = 0.1
 SEEDS = 3
 MILLION = 1_000_000
+SLOPE = 1.5
+LOSSY = 4
 
 
-def fit_table(frame: pd.DataFrame, seed: int = 0, **arguments: Any) -> Any:
-    """Train the recipe `table` with its usual settings on all rows of a frame."""
+def fit_table(
+    frame: pd.DataFrame, seed: int = 0, *, name: str = "table", **arguments: Any
+) -> Any:
+    """Train a recipe of tables with its usual settings on all rows of a frame."""
     import lowerbound as lb
     from lowerbound.recipes import find_recipe
 
-    training = {name: arguments.pop(name) for name in ("epochs", "steps") if name in arguments}
     data = lb.load_data(frame, test_fraction=0.0)
-    recipe = find_recipe("table")
-    settings = recipe.training | training
-    if "epochs" in training:
-        settings.pop("steps")
+    recipe = find_recipe(name)
     model, objective = recipe.build(data, arguments, seed=seed)
-    return lb.fit(model, objective, data.train, seed=seed, progress=False, **settings).model
+    return lb.fit(model, objective, data.train, seed=seed, progress=False, **recipe.training).model
 
 
 def hide(values: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -290,6 +290,51 @@ def run_million() -> dict[str, Any]:
     return {"rows": MILLION, "seconds": seconds, "peak_gigabytes": peak * 1024 / 1e9}
 
 
+def run_not_at_random() -> dict[str, Any]:
+    """What two recipes recover where large values are missing more often than small ones."""
+    import lowerbound as lb
+
+    rows: list[dict[str, Any]] = []
+    for seed in range(SEEDS):
+        values, frame = make_table_not_at_random(seed)
+        holes = frame.isna().to_numpy()
+        found: dict[str, Any] = {"observed": float(np.nanmean(frame.to_numpy()[:, :LOSSY]))}
+        found["true"] = float(values[:, :LOSSY].mean())
+        for name in ("table", "missing-not-at-random"):
+            model = fit_table(frame, seed, name=name)
+            drawn = lb.impute(model, frame, 20, samples=500, seed=seed).tables
+            completed = np.mean([each.to_numpy(float) for each in drawn], 0)
+            found[name] = {
+                "mean": float(completed[:, :LOSSY].mean()),
+                "error": float(((completed - values)[holes] ** 2).mean()),
+            }
+        found["slopes"] = _find_slopes(model, frame)
+        rows.append(found)
+        print(found, flush=True)
+    return {"seeds": rows}
+
+
+def make_table_not_at_random(seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Standardised values of two factors, and a table in which large values are often missing."""
+    random = np.random.default_rng(seed)
+    loadings = random.normal(size=(2, 8))
+    loadings *= 0.8 / np.linalg.norm(loadings, axis=0)
+    values = random.normal(size=(3000, 2)) @ loadings + 0.6 * random.normal(size=(3000, 8))
+    odds = np.exp(SLOPE * values[:, :LOSSY] - 0.5)
+    missing = np.zeros(values.shape, bool)
+    missing[:, :LOSSY] = random.random(odds.shape) < odds / (1 + odds)
+    return values, as_frame(np.where(missing, np.nan, values))
+
+
+def _find_slopes(model: Any, frame: pd.DataFrame) -> dict[str, float]:
+    """The learned slopes of the log odds that columns are missing, for each unit of a value."""
+    import torch
+
+    ends = pd.DataFrame({name: [0.0, 1.0] for name in frame})
+    log_odds = model.log_odds_of_missing(model.examples(ends).batch(torch.arange(2)))
+    return {name: float(odds[1] - odds[0]) for name, odds in log_odds.items()}
+
+
 CELLS: dict[str, Callable[..., dict[str, Any]]] = {
     "miwae": run_miwae,
     "held-out": run_held_out,
@@ -297,6 +342,7 @@ CELLS: dict[str, Callable[..., dict[str, Any]]] = {
     "outliers": run_outliers,
     "time": run_time,
     "million": run_million,
+    "not-at-random": run_not_at_random,
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from page_text import describe_machines, paragraph, read_results, table
@@ -127,5 +128,36 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             ),
             "",
         ]
+    if "not-at-random" in done:
+        lines += [*_describe_not_at_random(done["not-at-random"]["seeds"]), ""]
     lines += [describe_machines(result["machine"] for result in done.values()), ""]
     (folder.parent / "tables.md").write_text("\n".join(lines), encoding="utf8")
+
+
+def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
+    recipes = "table", "missing-not-at-random"
+    return [
+        "## Large values are missing more often",
+        "",
+        paragraph(
+            "A table of 3,000 rows has eight columns of standard deviation 1, which share two",
+            "factors. In four of them, the log odds that a value is missing rise by 1.5 for each",
+            "unit of the value. Their mean, and the mean squared error of the missing values:",
+        ),
+        "",
+        *table(
+            "seed | true mean | mean of what is observed | "
+            + " | ".join(f"`{name}`: mean, error" for name in recipes)
+            + " | learned slopes",
+            (
+                [
+                    str(seed),
+                    f"{row['true']:.3f}",
+                    f"{row['observed']:.3f}",
+                    *(f"{row[name]['mean']:.3f}, {row[name]['error']:.2f}" for name in recipes),
+                    ", ".join(f"{slope:.2f}" for slope in row["slopes"].values()),
+                ]
+                for seed, row in enumerate(rows)
+            ),
+        ),
+    ]

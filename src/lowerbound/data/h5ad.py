@@ -47,7 +47,7 @@ def _import_anndata(path: Path) -> Any:
     except ImportError:
         raise DataError(
             f"{path}: the package anndata, which reads this file, is not installed; install it "
-            "with: pip install lowerbound[anndata]"
+            "with: pip install 'lowerbound[anndata]'"
         ) from None
 
 

@@ -390,6 +390,6 @@ def _import_pyarrow(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise DataError(
             f"{path}: tables in files are read by pyarrow, which is not installed: "
-            "pip install lowerbound[tables]"
+            "pip install 'lowerbound[tables]'"
         ) from error
     return pyarrow
