@@ -50,6 +50,9 @@ NETWORKS = {
         (6,),
         (4,),
     ),
+    "mlp with dropout": (lambda: lb.mlp(6, 8, 8, 4, dropout=0.3), (6,), (4,)),
+    "mlp with a linear function added": (lambda: lb.mlp(6, 8, (4,), skip=True), (6,), (4,)),
+    "residual mlp with dropout": (lambda: lb.mlp(6, 8, 4, residual=True, dropout=0.3), (6,), (4,)),
     "gated, normalised conv encoder": (
         lambda: lb.conv(IMAGE, 4, 8, 5, activation="gated", norm="group"),
         IMAGE,

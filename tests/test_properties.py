@@ -40,7 +40,7 @@ objective = pytest.mark.parametrize("name", OBJECTIVES)
 @network
 def test_networks_take_any_leading_dimensions(name):
     make, inputs, outputs = NETWORKS[name]
-    net = make().double()
+    net = make().double().eval()
     x = torch.rand(3, 5, *inputs, dtype=torch.float64)
     y = net(x)
     assert net.input_shape == inputs
@@ -77,6 +77,38 @@ def test_networks_are_rebuilt_from_their_description(name):
     again = build(description)
     assert describe(again) == description
     again.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("residual", [False, 2])
+def test_dropout_keeps_the_expectation_and_only_acts_in_training(residual):
+    def make(dropout):
+        torch.manual_seed(0)
+        return lb.mlp(3, 64, 2, activation="silu", residual=residual, dropout=dropout).double()
+
+    net, without = make(0.4), make(0.0)
+    x = torch.randn(1, 3, dtype=torch.float64).expand(20_000, 3)
+    exact = without(x[:1])
+    torch.testing.assert_close(net.eval()(x[:1]), exact, rtol=0, atol=0)
+    if residual:
+        return  # its second block is not linear in what the first one drops
+    drawn = net.train()(x)
+    error = drawn.std(0) / len(x) ** 0.5
+    assert (error > 0).all()
+    assert ((drawn.mean(0) - exact).abs() < 4 * error).all()
+
+
+def test_dropout_leaves_the_path_of_residual_blocks_whole():
+    torch.manual_seed(0)
+    net = lb.mlp(3, 8, 2, residual=True, dropout=1 - 1e-9).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    first, block, last = net.layers
+    torch.testing.assert_close(net(x), last(first(x) + block.branch[-1].bias), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_dropout_must_be_a_share(share):
+    with pytest.raises(SettingsError, match=r"dropout=.* must be a share from 0 to below 1"):
+        lb.mlp(3, 8, 2, dropout=share)
 
 
 def test_conv_brings_every_size_back():

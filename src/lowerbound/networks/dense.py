@@ -27,6 +27,8 @@ class MLP(nn.Module):
         *,
         residual: int = 0,
         norm: Literal["layer"] | None = None,
+        dropout: float = 0.0,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.inputs = self.input_shape = as_shape(inputs)
@@ -36,6 +38,9 @@ class MLP(nn.Module):
         self.residual = check_blocks("mlp", residual)
         self.norm = norm
         check_norm("mlp", norm, "layer")
+        if not 0 <= dropout < 1:
+            raise SettingsError(f"mlp: dropout={dropout!r} must be a share from 0 to below 1")
+        self.dropout = dropout
         self.layers = nn.Sequential()
         width = math.prod(self.inputs)
         for position, units in enumerate(self.hidden):
@@ -47,12 +52,17 @@ class MLP(nn.Module):
         if self.residual:
             self.layers.extend(self._make_norm(width))
         self.layers.append(nn.Linear(width, math.prod(self.outputs)))
+        self.skip = None
+        if skip:
+            # Without a bias, so that the bias of the outputs is still that of the last layer.
+            self.skip = nn.Linear(math.prod(self.inputs), math.prod(self.outputs), bias=False)
+            nn.init.zeros_(self.skip.weight)
 
     def _add_layer(self, width: int, units: int) -> None:
         before = count_inputs(self.activation, units)
         self.layers.append(nn.Linear(width, before))
         self.layers.extend(self._make_norm(before))
-        self.layers.append(make_activation(self.activation))
+        self.layers.extend(self._make_activation())
 
     def _add_blocks(self, width: int, units: int, *, is_first: bool) -> None:
         """Add a linear layer where the number of units changes, and then residual blocks."""
@@ -62,7 +72,7 @@ class MLP(nn.Module):
             branch = nn.Sequential(
                 *self._make_norm(units),
                 nn.Linear(units, count_inputs(self.activation, units)),
-                make_activation(self.activation),
+                *self._make_activation(),
                 nn.Linear(units, units),
             )
             self.layers.append(Residual(branch, self.residual * len(self.hidden)))
@@ -72,10 +82,18 @@ class MLP(nn.Module):
             return []
         return [nn.LayerNorm(width)]
 
+    def _make_activation(self) -> list[nn.Module]:
+        activation = make_activation(self.activation)
+        return [activation, nn.Dropout(self.dropout)] if self.dropout else [activation]
+
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""
         leading = find_leading_shape(x, self.inputs, self)
-        return cast(Tensor, self.layers(x.reshape(*leading, -1))).reshape(*leading, *self.outputs)
+        x = x.reshape(*leading, -1)
+        y = cast(Tensor, self.layers(x))
+        if self.skip is not None:
+            y = y + self.skip(x)
+        return y.reshape(*leading, *self.outputs)
 
 
 def mlp(
@@ -84,6 +102,8 @@ def mlp(
     activation: Activation = "relu",
     residual: int = False,
     norm: Literal["layer"] | None = None,
+    dropout: float = 0.0,
+    skip: bool = False,
 ) -> MLP:
     r"""A multi-layer perceptron: ``mlp(inputs, hidden, ..., hidden, outputs)``.
 
@@ -103,12 +123,18 @@ def mlp(
         residual: whether hidden layers are residual blocks (He et al. 2016), or how many blocks
             there are for each hidden layer.
         norm: ``"layer"`` for layer normalisation (Ba et al. 2016), or ``None``.
+        dropout: the share of the values of ``a`` that are set to 0 at random in training, while the
+            others are divided by what is left (Srivastava et al. 2014, "Dropout: a simple way to
+            prevent neural networks from overfitting"). In residual blocks, the sum that the
+            blocks add to is kept whole.
+        skip: whether a linear function of the input is added to the outputs. It starts at 0.
 
     Returns:
         A module from ``[*leading, *inputs]`` to ``[*leading, *outputs]``.
 
     Raises:
-        SettingsError: for an unknown activation or normalisation, or a size below 1.
+        SettingsError: for an unknown activation or normalisation, a size below 1, or a share of
+            dropout that is not from 0 to below 1.
 
     Example:
         >>> import torch
@@ -122,4 +148,13 @@ def mlp(
         raise SettingsError("mlp needs at least its inputs and its outputs: mlp(784, 200, 20)")
     *hidden, outputs = sizes
     widths = cast(Shape, tuple(hidden))
-    return MLP(inputs, widths, outputs, activation, residual=residual, norm=norm)
+    return MLP(
+        inputs,
+        widths,
+        outputs,
+        activation,
+        residual=residual,
+        norm=norm,
+        dropout=dropout,
+        skip=skip,
+    )

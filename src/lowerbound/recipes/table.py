@@ -27,6 +27,15 @@ Hide = Annotated[
         "the encoder can infer z from any of the columns",
     ),
 ]
+Dropout = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="share of the decoder's hidden units that are set to 0 at random in training, "
+        "against overfitting to small tables",
+    ),
+]
 
 
 _TRAINING = {
@@ -49,6 +58,7 @@ def table(
     activation: Activation = "silu",
     samples: Samples = 10,
     hide: Hide = 0.5,
+    dropout: Dropout = 0.5,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
     """Tables with columns of any types and missing values: 10 latents, K = 10.
@@ -59,7 +69,7 @@ def table(
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
     schema = _get_schema(form, "table")
-    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
     return model, lb.IWAE(samples)
 
@@ -74,6 +84,7 @@ def missing_not_at_random(
     activation: Activation = "silu",
     samples: Samples = 10,
     hide: Hide = 0.5,
+    dropout: Dropout = 0.5,
     slope: Annotated[
         float | None,
         Field(
@@ -107,7 +118,7 @@ def missing_not_at_random(
             "missing-not-at-random: no column of the table has missing values, so there is nothing "
             "to model; use the recipe table"
         )
-    posterior, columns = _compose(schema, latent, [hidden] * layers, activation)
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     likelihood = lb.SelfMasked(columns, slope)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
     return model, lb.IWAE(samples)
@@ -123,13 +134,20 @@ def _get_schema(form: Form, name: str) -> Any:
 
 
 def _compose(
-    schema: Any, latent: int, widths: list[int], activation: str
+    schema: Any, latent: int, widths: list[int], activation: str, dropout: float
 ) -> "tuple[nn.Module, nn.Module]":
     """Compose the posterior given the observed entries, and the likelihood of complete rows."""
     from torch import nn
 
     inputs = lb.ColumnInputs(schema)
     encoder = lb.mlp(inputs.output_shape, *widths, 2 * latent, activation=activation)
-    decoder = lb.mlp(latent, *widths, lb.Columns.count_outputs(schema), activation=activation)
+    decoder = lb.mlp(
+        latent,
+        *widths,
+        lb.Columns.count_outputs(schema),
+        activation=activation,
+        dropout=dropout,
+        skip=True,
+    )
     posterior = lb.Given(lb.Gaussian(nn.Sequential(inputs, encoder)), "observed")
     return posterior, lb.Columns(decoder, schema)
