@@ -58,6 +58,7 @@ class Form:
         schema: the columns of a table, a :class:`lowerbound.data.Schema`; ``None`` for other data.
         fields: the form of each field, by name; the labels are the field ``label``. ``None`` if
             only the shape is known.
+        rows: the number of training examples; ``None`` if only the shape is known.
 
     Example:
         >>> import torch
@@ -73,6 +74,7 @@ class Form:
     kind: str | None = None
     schema: Any = None
     fields: Mapping[str, FieldForm] | None = None
+    rows: int | None = None
 
     @classmethod
     def of(cls, data: Any) -> "Form":
@@ -87,7 +89,7 @@ class Form:
         if getattr(data, "has_test", False):
             parts.append(data.test)
         fields = _describe_fields(parts)
-        return cls(examples.shape, examples.levels, examples.kind, schema, fields)
+        return cls(examples.shape, examples.levels, examples.kind, schema, fields, len(examples))
 
 
 def _describe_fields(parts: "Sequence[Examples]") -> dict[str, FieldForm]:

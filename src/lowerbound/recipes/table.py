@@ -28,15 +28,17 @@ Hide = Annotated[
     ),
 ]
 Dropout = Annotated[
-    float,
+    float | None,
     Field(
         ge=0,
         lt=1,
         description="share of the decoder's hidden units that are set to 0 at random in training, "
-        "against overfitting to small tables",
+        "against overfitting to small tables; by default 1000 / (1000 + number of rows)",
     ),
 ]
 
+# The number of rows for which half of the decoder's hidden units are dropped.
+_ROWS_OF_HALF = 1000
 
 _TRAINING = {
     "batch_size": 128,
@@ -58,7 +60,7 @@ def table(
     activation: Activation = "silu",
     samples: Samples = 10,
     hide: Hide = 0.5,
-    dropout: Dropout = 0.5,
+    dropout: Dropout = None,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
     """Tables with columns of any types and missing values: 10 latents, K = 10.
@@ -69,6 +71,7 @@ def table(
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
     schema = _get_schema(form, "table")
+    dropout = _choose_dropout(form) if dropout is None else dropout
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
     return model, lb.IWAE(samples)
@@ -84,7 +87,7 @@ def missing_not_at_random(
     activation: Activation = "silu",
     samples: Samples = 10,
     hide: Hide = 0.5,
-    dropout: Dropout = 0.5,
+    dropout: Dropout = None,
     slope: Annotated[
         float | None,
         Field(
@@ -118,6 +121,7 @@ def missing_not_at_random(
             "missing-not-at-random: no column of the table has missing values, so there is nothing "
             "to model; use the recipe table"
         )
+    dropout = _choose_dropout(form) if dropout is None else dropout
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     likelihood = lb.SelfMasked(columns, slope)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
@@ -131,6 +135,16 @@ def _get_schema(form: Form, name: str) -> Any:
             ".parquet file"
         )
     return form.schema
+
+
+def _choose_dropout(form: Form) -> float:
+    """Choose the share of dropped units p, such that p / (1 - p) falls as 1 / N.
+
+    This ratio is the relative variance of what dropout does to a weight. The variance of a weight
+    given N rows falls as 1 / N, see "Variational dropout and the local reparameterization trick"
+    (Kingma, Salimans & Welling 2015).
+    """
+    return _ROWS_OF_HALF / (_ROWS_OF_HALF + form.rows) if form.rows else 0.0
 
 
 def _compose(
