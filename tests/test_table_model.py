@@ -347,6 +347,24 @@ def test_the_sensitivity_agrees_with_the_closed_form():
     assert table["odds_ratio"].tolist()[:3] == pytest.approx([math.exp(-1), 1.0, math.e])
 
 
+def test_a_sensitivity_of_an_estimate_keeps_the_relations_between_columns():
+    """With the slope 0, tables are those of an imputation, also where two columns are missing."""
+    model, frame = make_model(), make_table(200, missing=0.4, seed=5)
+    both = (frame["a"].isna() & frame["b"].isna()).to_numpy()
+
+    def estimate(table):
+        a, b = ((table[name] - table[name].mean()) / table[name].std() for name in "ab")
+        return float((a * b)[both].mean())
+
+    settings = {"estimate": estimate, "tables": 100, "draws": 200, "samples": 500}
+    found = lb.sensitivity(model, frame, slopes=(0.0,), **settings)
+    wanted = np.mean(
+        [estimate(table) for table in lb.impute(model, frame, 100, samples=500).tables]
+    )
+    assert wanted < -0.2
+    assert [each.estimate for each in found] == pytest.approx([wanted] * len(NAMES), abs=0.07)
+
+
 def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
     _, model = trained
     given = pd.DataFrame({"income": [1e9, 123.456789], "height": [171.123456789, None]})
