@@ -500,6 +500,22 @@ def test_rubins_rules():
     assert equal.interval()[1] == pytest.approx(1 + 0.5 * stats.norm.ppf(0.975))
 
 
+def test_estimates_with_labels_are_not_pooled_in_another_order():
+    jobs = pd.Series({"cook": 0.5, "nurse": 0.3})
+    assert lb.pool([jobs, jobs + 0.1], [jobs, jobs]).mean.tolist() == pytest.approx([0.55, 0.35])
+    for other in (jobs[::-1], jobs[:1]):
+        with pytest.raises(SettingsError, match="in the same order"):
+            lb.pool([jobs, other], [jobs, jobs])
+        with pytest.raises(SettingsError, match="in the same order"):
+            lb.pool([jobs, jobs], [jobs, other])
+
+
+def test_equal_estimates_without_variance_have_no_width():
+    pooled = lb.pool([1.0, 1.0], [0.0, 0.0])
+    assert pooled.interval() == (1.0, 1.0)
+    assert pooled.missing_information == 0
+
+
 @pytest.mark.parametrize(
     ("estimates", "variances", "message"),
     [([1.0], [1.0], "at least two"), ([1, 2], [1], "the shape"), ([1, 2], [1, -1], "at least 0")],

@@ -281,7 +281,7 @@ def _summarise(draws: Floats, column: Column, point: Point) -> Floats:
     else:
         # A single draw from a heavy tail would outweigh all others.
         centre = np.clip(draws, *column.limits).mean(0)
-    if column.type in CODED:
+    if column.type in CODED or (column.type == "count" and point == "median"):
         return np.asarray(np.round(centre), dtype=float)
     return column.round(centre)
 
