@@ -309,6 +309,7 @@ def test_files_that_cannot_be_read_get_one_line(folder, tmp_path, command, capsy
     (tmp_path / "header.csv").write_text(f"{','.join(make_holes(2))}\n")
     (tmp_path / "nothing.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes("job\ncaf\xe9\n".encode("latin1"))
+    (tmp_path / "name.csv").write_bytes("caf\xe9,job\n1,cook\n".encode("latin1"))
     (tmp_path / "ragged.csv").write_text("job,height\ncook,1\ncook\n")
     (tmp_path / "noise.parquet").write_bytes(b"PAR1 and nothing else")
     (tmp_path / "noise.feather").write_bytes(b"nothing")
@@ -319,6 +320,7 @@ def test_files_that_cannot_be_read_get_one_line(folder, tmp_path, command, capsy
         ("header.csv", "the table has no rows"),
         ("nothing.csv", "cannot be read as a table"),
         ("latin.csv", "must be text in UTF-8"),
+        ("name.csv", "must be text in UTF-8"),
         ("ragged.csv", "the same number of entries"),
         ("noise.parquet", "cannot be read as a table"),
         ("noise.feather", "cannot be read as a table"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
 
 def _open_frame(data: Any, name: str, first_row: int) -> RawTable:
     names = [str(each) for each in _list_names(data)]
-    twice = sorted({each for each in names if names.count(each) > 1})
+    twice = sorted(each for each, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(
             f"{name}: two columns are called {twice[0]!r}; rename one of them, because columns are "
@@ -117,7 +118,8 @@ def _open_frame(data: Any, name: str, first_row: int) -> RawTable:
 
 
 def _list_names(data: Any) -> Sequence[Any]:
-    return list(getattr(data, "column_names", None) or data.columns)
+    names = getattr(data, "column_names", None)  # a column of pandas may have this name
+    return names if isinstance(names, list) else list(data.columns)
 
 
 def make_frame(
