@@ -93,6 +93,7 @@ def test_a_constant_column_is_completed(tmp_path, capsys):
         {"size": random.normal(size=60), "unit": ["kg", None] * 30, "year": [2024, None] * 30}
     )
     frame["year"] = frame["year"].astype("Int64")
+    frame["valid"], frame["day"] = ["True", None] * 30, ["2024-02-03", None] * 30
     frame.loc[::7, "size"] = None
     data, out = tmp_path / "data.csv", tmp_path / "completed.csv"
     frame.to_csv(data, index=False)
@@ -101,6 +102,8 @@ def test_a_constant_column_is_completed(tmp_path, capsys):
     found = pd.read_csv(out)
     assert (found["unit"] == "kg").all()
     assert (found["year"] == 2024).all()
+    assert found["valid"].all()
+    assert (found["day"] == "2024-02-03").all()
     assert found["size"].notna().all()
 
 

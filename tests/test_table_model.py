@@ -401,13 +401,24 @@ def test_a_row_without_probability_does_not_stop_the_others(trained):
 def test_constant_columns_have_their_value():
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
-        {"a": [3.0, None] * 40, "b": random.normal(size=80), "c": ["x", None] * 40}
+        {
+            "a": [3.0, None] * 40,
+            "b": random.normal(size=80),
+            "c": ["x", None] * 40,
+            "d": pd.array([True, None] * 40, dtype="boolean"),
+            "e": pd.Series([False, None] * 40, dtype=object),
+            "t": [pd.Timestamp("2020-03-01 06:00", tz="Europe/Berlin"), None] * 40,
+        }
     )
     model = fit_table(frame, steps=5)
     found = lb.impute(model, frame).table
-    assert (found["a"] == 3.0).all()
-    assert (found["c"] == "x").all()
-    assert list(model.sample(2)) == ["a", "b", "c"]
+    for name in "acdet":
+        assert (found[name] == frame[name][0]).all(), name
+    assert found.dtypes.equals(frame.dtypes)
+    drawn = model.sample(2)
+    assert list(drawn) == list(frame)
+    assert (drawn["t"] == frame["t"][0]).all()
+    assert (drawn["d"] == True).all()  # noqa: E712
 
 
 def test_a_pair_of_tables_has_one_schema():

@@ -87,10 +87,11 @@ class Column:
             ``"time"``: dates or times. ``"identifier"`` and ``"constant"`` are left out.
         dtype: the type of the values in the frame, by its name in narwhals, such as ``"Int64"``;
             times have their unit, ``"Datetime[us]"``, and ``"Enum"`` are ordered categories.
-        categories: the categories, in their order; of a constant column of categories, its value.
+        categories: the categories, in their order; of a constant column of categories or truth
+            values, its value.
         other: whether the last category stands for all values that are none of the others.
         atoms: the values of a continuous column that have a probability; of a constant column of
-            numbers, its value.
+            numbers or times, its value.
         centre: the average of the transformed values.
         spread: their standard deviation.
         step: the distance between neighbouring values, if they are rounded, such as 1.0 for whole

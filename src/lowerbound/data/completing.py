@@ -65,19 +65,20 @@ def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, 
     import pyarrow
 
     opened = open_table(table)
+    places = {name: place for place, name in enumerate(table.column_names)}
     for column in schema.columns:
         has_values = column.is_modelled or column.categories or column.atoms
         if column.name not in opened or not has_values:
             continue
         missing = opened[column.name].find_missing(schema.missing_values)
         if missing.any():
-            yield table.column_names.index(column.name), column, pyarrow.array(missing)
+            yield places[column.name], column, pyarrow.array(missing)
 
 
 def _choose_wide_type(column: Column) -> Any | None:
     import pyarrow
 
-    if column.type == "time":
+    if column.type == "time" or (column.atoms and column.dtype.startswith("Date")):
         return pyarrow.timestamp("us")
     if column.type not in CODED and not column.categories:
         return pyarrow.float64()

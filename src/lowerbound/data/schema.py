@@ -13,7 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.columns import CODED, Column, Floats, Mask, Schema, join_names
+from lowerbound.data.columns import (
+    CODED,
+    Column,
+    ColumnType,
+    Floats,
+    Mask,
+    Schema,
+    join_names,
+)
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
@@ -60,7 +68,8 @@ def read_table(
             f"{name}: the table has none of the model's columns, which are {join_names(absent)}; "
             f"it has {join_names(table.names)}"
         )
-    unknown = [each for each in table.names if each not in schema.names]
+    known = set(schema.names)
+    unknown = [each for each in table.names if each not in known]
     if partial and unknown:
         raise DataError(
             f"{name}: {unknown[0]!r} is not a column of the model's table, whose columns are "
@@ -221,7 +230,8 @@ def _find_contents(
     if column.type == "constant" and column.categories:
         return replace(column, type="categorical"), np.zeros(rows)
     if column.type == "constant" and column.atoms:
-        return replace(column, type="real"), np.full(rows, column.atoms[0])
+        known: ColumnType = "time" if column.dtype.startswith("Date") else "real"
+        return replace(column, type=known), np.full(rows, column.atoms[0])
     return None
 
 

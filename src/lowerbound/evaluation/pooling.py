@@ -108,6 +108,6 @@ def _refuse_other_labels(tables: list[Any]) -> None:
         for found, first in zip(each.axes, labeled[0].axes, strict=False):
             if not found.equals(first):
                 raise SettingsError(
-                    f"pool: the labels of an estimate are {list(found)[:5]}, and those of the first "
-                    f"{list(first)[:5]}; give all of them in the same order, as by .reindex(...)"
+                    f"pool: the labels of an estimate are {list(found)[:5]}, and those of the "
+                    f"first {list(first)[:5]}; give all in the same order, as by .reindex(...)"
                 )
