@@ -191,6 +191,16 @@ def decode_columns(
     }
 
 
+def encode_columns(columns: Mapping[str, Floats], schema: Schema) -> tuple[Tensor, Tensor]:
+    """The numbers of rows, float32, and which are observed, for the values of modelled columns.
+
+    It is the inverse of :func:`decode_columns`, ``[N, D]`` each.
+    """
+    pairs = [column.encode(columns[column.name]) for column in schema.modelled]
+    values, observed = (np.concatenate(each, 1) for each in zip(*pairs, strict=True))
+    return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(observed)
+
+
 def make_table(columns: Mapping[str, Floats], schema: Schema, index: Any = None) -> Any:
     """Make a frame of the schema's library from the values of its modelled columns, in its order.
 

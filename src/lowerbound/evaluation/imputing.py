@@ -179,7 +179,7 @@ def impute_examples(
     seed: int = 0,
 ) -> Imputation:
     """Impute a table, see :func:`impute`, that was made into examples."""
-    observed = _find_observed_columns(examples, model.schema)
+    observed = find_observed_columns(examples, model.schema)
     incomplete = ~observed.all(1)
     columns = {each.name: np.zeros((draws or 1, len(examples))) for each in model.schema.modelled}
     effective = torch.full((len(examples),), math.nan, dtype=torch.float64)
@@ -240,7 +240,7 @@ def _check_point(point: Point | Mapping[str, Point], schema: Schema) -> None:
             )
 
 
-def _find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
+def find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
     """Which modelled columns of each row are observed, ``[N, C]``."""
     observed = examples.fields[OBSERVED].cpu()
     return torch.stack([observed[:, place].any(1) for place in schema.places.values()], 1)
