@@ -133,6 +133,11 @@ class Column:
         return self.type not in LEFT_OUT
 
     @property
+    def has_values(self) -> bool:
+        """Whether missing values can be filled in: by the model, or by the single value."""
+        return self.is_modelled or bool(self.categories or self.atoms)
+
+    @property
     def levels(self) -> int:
         """The number of categories."""
         return len(self.categories) + self.other

@@ -67,8 +67,7 @@ def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, 
     opened = open_table(table)
     places = {name: place for place, name in enumerate(table.column_names)}
     for column in schema.columns:
-        has_values = column.is_modelled or column.categories or column.atoms
-        if column.name not in opened or not has_values:
+        if column.name not in opened or not column.has_values:
             continue
         missing = opened[column.name].find_missing(schema.missing_values)
         if missing.any():

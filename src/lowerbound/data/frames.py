@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lowerbound.data.raw_columns import ArrayColumn, FrameColumn, RawColumn
 from lowerbound.data.restoring import LIBRARIES, import_library
+from lowerbound.data.tables import refuse_lazy
 from lowerbound.errors import DataError
 
 
@@ -70,6 +71,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
     """
     if is_frame(data):
         return _open_frame(data, name, first_row)
+    refuse_lazy(data, name)
     array = np.asarray(data)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(

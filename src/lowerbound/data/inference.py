@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -367,6 +368,13 @@ def _infer_categories(
         categories = tuple(sorted(counts))
         if content == "numbers":
             categories = tuple(map(simplify, categories))
+    if asked == "ordinal" and content == "text" and not (declared and declared[1]):
+        warnings.warn(
+            f"{where} is text, so its order is that of the alphabet: {join_names(categories, 5)}. "
+            "For another one give an ordered categorical, or whole numbers",
+            UserWarning,
+            stacklevel=2,
+        )
     if asked is None and content == "text" and declared is None:
         few = len(values) <= _MOST_ORDINAL
         if len(counts) > (1.0 if few else _IDENTIFIER_SHARE) * len(values):

@@ -230,6 +230,8 @@ def _scatter(
     if not series.implementation.is_pandas():
         return series.scatter(places.tolist(), values)
     native = series.to_native().copy()
+    if str(native.dtype).startswith("Sparse"):  # its entries cannot be replaced
+        native = native.sparse.to_dense()
     native.iloc[places] = values
     return _wrap(native, series)
 

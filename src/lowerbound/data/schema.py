@@ -298,10 +298,22 @@ def _fill_array(
     for name, mask in missing.items():
         column, values = contents[name]
         new = np.asarray(restore_type(values[mask], column))
-        if whole.dtype.kind in "iu" and not (new == np.round(new)).all():
-            whole = whole.astype(float)
+        whole = whole.astype(_find_type_for(whole, new), copy=False)
         whole[mask, schema.names.index(name)] = new
     return whole
+
+
+def _find_type_for(whole: NDArray[Any], new: NDArray[Any]) -> np.dtype[Any]:
+    """The type of an array that also holds new values: longer text, fractions, large numbers."""
+    if whole.dtype.kind == "U":
+        return np.result_type(whole, new)
+    if whole.dtype.kind not in "iu":
+        return whole.dtype
+    if not (new == np.round(new)).all():
+        return np.dtype(float)
+    limits = np.iinfo(whole.dtype)
+    fits = limits.min <= new.min() and new.max() <= limits.max
+    return whole.dtype if fits else np.dtype(np.int64)
 
 
 def make_table_examples(

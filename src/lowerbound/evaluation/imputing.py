@@ -53,8 +53,8 @@ class Imputation:
         pareto_k: the shape of the upper tail of each row's weights, ``[N]``; above about 0.7 the
             entries of a row are not to be trusted. It is nan in the same rows.
         incomplete: which rows have missing entries in a modelled column, ``[N]``.
-        left_out: the columns that are not modelled. Their missing entries are not filled in, except
-            those of a column with a single value.
+        left_out: the columns that are not modelled and do not have a single value. Their missing
+            entries are not filled in.
     """
 
     tables: tuple[Any, ...]
@@ -220,7 +220,7 @@ def impute_examples(
         effective,
         shapes,
         incomplete,
-        tuple(each.name for each in model.schema.columns if each.type == "identifier"),
+        tuple(each.name for each in model.schema.columns if not each.has_values),
     )
     if result.warning is not None:
         warnings.warn(f"impute: {result.warning}", DoubtfulEstimateWarning, stacklevel=2)

@@ -274,7 +274,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
         return [
             column.name
             for column in self.schema_.columns
-            if not (column.is_modelled or column.categories or column.atoms)
+            if not column.has_values
             and table[column.name].find_missing(self.schema_.missing_values).any()
         ]
 
