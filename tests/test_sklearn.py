@@ -225,6 +225,8 @@ def test_another_architecture_is_not_continued(wine):
     vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
     with pytest.raises(ValueError, match="set warm_start=False to fit a new one"):
         vae.set_params(latent=3).fit(wine[0])
+    with pytest.raises(ValueError, match="'missing_values': \\(-999,\\)"):
+        vae.set_params(latent=2, missing_values=-999).fit(wine[0])
 
 
 def test_warm_start_continues(wine):

@@ -374,6 +374,16 @@ def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
     assert drawn["height"][2:].notna().all()
 
 
+def test_a_fraction_in_a_condition_is_kept():
+    numbers = np.random.default_rng(0).integers(-50, 50, (200, 2))
+    numbers[:, 1] *= 1_000_000
+    model = fit_table(pd.DataFrame(numbers, columns=["a", "b"]), steps=5)
+    assert model.sample(5, seed=0).dtypes.astype(str).tolist() == ["int64", "int64"]
+    drawn = model.sample(3, given=pd.DataFrame({"a": [3.5]}), seed=0)
+    assert drawn["a"].tolist() == [3.5, 3.5, 3.5]
+    assert drawn["b"].dtype == np.int64
+
+
 def test_few_effective_samples_are_counted():
     model = make_model(widening=30.0)
     given = pd.DataFrame({"b": [ORIGINS[1] + 3 * UNITS[1]], "d": [ORIGINS[3]]})

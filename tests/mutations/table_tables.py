@@ -58,8 +58,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "raw = (raw / self.step).round() * self.step",
-        "raw = np.floor(raw / self.step) * self.step",
+        "raw = (raw / step).round() * step",
+        "raw = np.floor(raw / step) * step",
         "Draws of rounded columns are rounded down.",
     ),
     # Inference of types

@@ -287,20 +287,23 @@ class Column:
 
         A value that has a logarithm or a logit stays one that has.
         """
-        if self.step:
-            raw = (raw / self.step).round() * self.step
-            digits = round(-float(np.log10(self.step)))
-            if digits > 0 and np.isclose(self.step, 10.0**-digits):
+        step = self.step
+        if self.dtype.startswith(("Int", "UInt")) and self.type in ("real", "positive"):
+            step = step or 1.0
+        if step:
+            raw = (raw / step).round() * step
+            digits = round(-float(np.log10(step)))
+            if digits > 0 and np.isclose(step, 10.0**-digits):
                 raw = np.round(raw, digits)  # 57 * 0.01 is not 0.57
         if self.type not in ("positive", "proportion"):
             return raw
         limits = np.finfo(np.float32 if self.dtype == "Float32" else np.float64)
-        lowest = self.step or float(limits.tiny)
+        lowest = step or float(limits.tiny)
         if 0.0 in self.atoms:
             lowest = 0.0
         if self.type == "positive":
             return np.maximum(raw, lowest)
-        highest = 1.0 - (self.step or float(limits.epsneg))
+        highest = 1.0 - (step or float(limits.epsneg))
         if 1.0 in self.atoms:
             highest = 1.0
         return np.clip(raw, lowest, max(lowest, highest))

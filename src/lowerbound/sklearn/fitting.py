@@ -24,6 +24,7 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.raw_values import clean_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
@@ -55,7 +56,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     model_: TableModel
     schema_: Schema
-    _arguments: dict[str, int]
+    _arguments: dict[str, Any]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "latent": [Interval(Integral, 1, None, closed="left")],
@@ -158,12 +159,17 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         arguments = {
             name: getattr(self, name) for name in ("latent", "hidden", "layers", "samples")
         }
-        if warm and arguments != self._arguments:
+        types = {
+            "columns": dict(self.columns or {}),
+            "missing_values": clean_marks(_list_marks(self.missing_values)),
+            "unknown": self.unknown,
+        }
+        if warm and arguments | types != self._arguments:
             raise ValueError(
                 f"warm_start=True continues the model that was fitted with {self._arguments}, and "
-                f"not with {arguments}; set warm_start=False to fit a new one"
+                f"not with {arguments | types}; set warm_start=False to fit a new one"
             )
-        self._arguments = arguments
+        self._arguments = arguments | types
         made, objective = find_recipe("table").build(examples, arguments, seed=seed)
         model = cast(TableModel, self.model_.float() if warm else made)
         steps = self.steps or int(np.clip(_EPOCHS * len(X) / self.batch_size, *_STEPS))
