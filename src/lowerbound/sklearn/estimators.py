@@ -160,7 +160,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
 
     @property
     def _n_features_out(self) -> int:
-        return self._arguments["latent"]
+        latent: int = self._arguments["latent"]
+        return latent
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # type: ignore[misc]
