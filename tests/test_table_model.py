@@ -497,6 +497,18 @@ def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained)
             lb.errors.ShapeError,
             "needs .* outputs",
         ),
+        (
+            lambda m, f: lb.sensitivity(m, f[:9], 0.5, draws=5, samples=5),
+            SettingsError,
+            "a list of finite numbers",
+        ),
+        (
+            lambda m, f: lb.sensitivity(
+                m, f[:20], estimate=lambda table: table["height"], draws=5, samples=5
+            ),
+            SettingsError,
+            "estimate= gives a Series of shape",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(call, error, message, trained):

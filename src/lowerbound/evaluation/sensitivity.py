@@ -116,8 +116,8 @@ def sensitivity(
     draws = check_whole_number("sensitivity: draws", draws)
     samples = check_whole_number("sensitivity: samples", samples)
     tables = check_whole_number("sensitivity: tables", tables)
-    if not np.isfinite(np.asarray(slopes, dtype=float)).all():
-        raise SettingsError(f"sensitivity: slopes={slopes!r} must be finite numbers")
+    if np.ndim(slopes) != 1 or not np.isfinite(np.asarray(slopes, dtype=float)).all():
+        raise SettingsError(f"sensitivity: slopes={slopes!r} must be a list of finite numbers")
     data = open_data(data, model.schema)
     examples = model.examples(data)
     drawn = _draw_missing(model, examples, samples, draws, derived_seed(seed, "sensitivity"))
@@ -290,7 +290,13 @@ class _Estimator:
                 if each in columns:
                     whole[missing.observed] = columns[each][missing.observed]
                 columns[each] = whole
-            found.append(float(self.compute(complete_table(self.data, columns, self.schema))))
+            value = self.compute(complete_table(self.data, columns, self.schema))
+            if np.ndim(value) != 0:
+                raise SettingsError(
+                    f"sensitivity: estimate= gives a {type(value).__name__} of shape "
+                    f"{np.shape(value)}; give a function whose value is a number"
+                )
+            found.append(float(value))
         return float(np.mean(found))
 
 
