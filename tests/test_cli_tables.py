@@ -13,6 +13,8 @@ from pyarrow import feather, parquet
 
 import lowerbound as lb
 from lowerbound.cli import main, tables
+from lowerbound.data import Column, Schema
+from lowerbound.recipes import find_recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 from example_tables import make_frame
@@ -93,14 +95,20 @@ def test_a_constant_column_is_completed(tmp_path, capsys):
         {"size": random.normal(size=60), "unit": ["kg", None] * 30, "year": [2024, None] * 30}
     )
     frame["year"] = frame["year"].astype("Int64")
+    frame["valid"], frame["day"] = ["True", None] * 30, ["2024-02-03", None] * 30
+    frame["name"] = [None if row % 9 == 0 else f"person {row}" for row in range(60)]
     frame.loc[::7, "size"] = None
     data, out = tmp_path / "data.csv", tmp_path / "completed.csv"
     frame.to_csv(data, index=False)
     assert run(capsys, "train", "table", "--data", data, "--out", tmp_path / "run", *QUICK)[0] == 0
-    assert run(capsys, "impute", tmp_path / "run", "--data", data, "--out", out)[0] == 0
+    code, said, _ = run(capsys, "impute", tmp_path / "run", "--data", data, "--out", out)
+    assert code == 0
+    assert said.endswith("not filled in, because the model leaves them out: name\n")
     found = pd.read_csv(out)
     assert (found["unit"] == "kg").all()
     assert (found["year"] == 2024).all()
+    assert found["valid"].all()
+    assert (found["day"] == "2024-02-03").all()
     assert found["size"].notna().all()
 
 
@@ -140,6 +148,25 @@ def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path
         assert list(pd.read_csv(out)["job"]) == ["cook"] * 3 + ["nurse"] * 3
     assert run(capsys, "sample", model, "--count", 4, "--out", out)[0] == 0
     assert len(pd.read_csv(out)) == 4
+
+
+def test_rows_of_a_model_of_an_array_are_written(tmp_path, capsys):
+    columns = (Column("x0", "real"), Column("x1", "constant", atoms=(7.0,)))
+    model, _ = find_recipe("table").build(
+        lb.load_data(pd.DataFrame({"x0": np.linspace(-2, 2, 40)})), {"hidden": 4}, seed=0
+    )
+    model = lb.TableModel(
+        model.prior,
+        model.posterior,
+        lb.Masked(lb.Columns(lb.mlp(10, 4, 2), Schema(columns))),
+    )
+    lb.save(model, tmp_path / "model.safetensors")
+    words = ["sample", tmp_path / "model.safetensors", "--count", "3", "--out", tmp_path / "a.csv"]
+    code, _, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    found = pd.read_csv(tmp_path / "a.csv")
+    assert found.shape == (3, 2)
+    assert (found["x1"] == 7).all()
 
 
 def test_embeddings_of_another_table_are_written(folder, tmp_path, capsys):
@@ -309,6 +336,7 @@ def test_files_that_cannot_be_read_get_one_line(folder, tmp_path, command, capsy
     (tmp_path / "header.csv").write_text(f"{','.join(make_holes(2))}\n")
     (tmp_path / "nothing.csv").write_text("")
     (tmp_path / "latin.csv").write_bytes("job\ncaf\xe9\n".encode("latin1"))
+    (tmp_path / "name.csv").write_bytes("caf\xe9,job\n1,cook\n".encode("latin1"))
     (tmp_path / "ragged.csv").write_text("job,height\ncook,1\ncook\n")
     (tmp_path / "noise.parquet").write_bytes(b"PAR1 and nothing else")
     (tmp_path / "noise.feather").write_bytes(b"nothing")
@@ -319,6 +347,7 @@ def test_files_that_cannot_be_read_get_one_line(folder, tmp_path, command, capsy
         ("header.csv", "the table has no rows"),
         ("nothing.csv", "cannot be read as a table"),
         ("latin.csv", "must be text in UTF-8"),
+        ("name.csv", "must be text in UTF-8"),
         ("ragged.csv", "the same number of entries"),
         ("noise.parquet", "cannot be read as a table"),
         ("noise.feather", "cannot be read as a table"),

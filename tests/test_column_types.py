@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import lowerbound as lb
 from lowerbound.data import Schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
@@ -370,6 +371,50 @@ def test_whole_numbers_of_an_array_do_not_lose_their_fractions():
     schema = infer(np.random.default_rng(0).normal(size=(40, 2)), placeholders=[-999])
     filled = fill_table(np.array([[1, -999]]), {"x0": np.zeros(1), "x1": np.array([2.5])}, schema)
     assert filled.tolist() == [[1.0, 2.5]]
+
+
+def test_filled_arrays_hold_longer_text_and_larger_numbers():
+    jobs = np.array([["electrician", "a"], ["cook", "b"], ["nurse", "a"]] * 10)
+    filled = fill_table(
+        np.array([["", "a"], ["cook", "b"]]), {"x0": np.ones(2), "x1": np.zeros(2)}, infer(jobs)
+    )
+    assert filled.tolist() == [["electrician", "a"], ["cook", "b"]]
+    numbers = np.random.default_rng(0).integers(0, 400, (99, 1))
+    schema = infer(numbers, placeholders=[-9])
+    filled = fill_table(np.array([[-9], [3]], dtype=np.int8), {"x0": np.full(2, 300.0)}, schema)
+    assert filled.tolist() == [[300], [3]]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow", "object"])
+def test_spaces_around_a_mark_do_not_matter(library):
+    frame = pd.DataFrame({"job": [" cook", " ?", "?", "nurse", " ", ""]})
+    frame = frame.astype(object) if library == "object" else convert(frame, library)
+    missing = open_table(frame)["job"].find_missing(("?", -999))
+    assert missing.tolist() == [False, True, True, False, False, True]
+
+
+def test_text_in_the_order_of_the_alphabet_is_reported():
+    frame = pd.DataFrame({"size": ["small", "large", "medium"] * 10})
+    with pytest.warns(UserWarning, match="order is that of the alphabet: large, medium, small"):
+        assert infer(frame, types={"size": "ordinal"}).find("size").type == "ordinal"
+    ordered = frame.astype(pd.CategoricalDtype(["small", "medium", "large"], ordered=True))
+    assert infer(ordered, types={"size": "ordinal"}).find("size").categories[0] == "small"
+
+
+def test_sparse_columns_of_pandas_are_filled():
+    values = np.random.default_rng(0).normal(size=40)
+    values[::4] = np.nan
+    frame = pd.DataFrame({"a": pd.arrays.SparseArray(values)})
+    filled = fill_table(frame, {"a": np.full(40, 9.5)}, infer(frame))
+    assert np.array_equal(filled["a"], np.where(np.isnan(values), 9.5, values))
+
+
+def test_a_frame_that_is_not_computed_is_refused():
+    pl = pytest.importorskip("polars")
+    lazy = pl.DataFrame({"a": [1.5, -2.5, 3.5]}).lazy()
+    for read in (lb.load_data, open_table):
+        with pytest.raises(DataError, match=r"give data\.collect\(\)"):
+            read(lazy)
 
 
 def test_zones_without_a_name_are_read_in_utc():

@@ -155,6 +155,11 @@ def test_two_columns_of_one_name_are_refused():
         open_table(frame)
 
 
+def test_a_column_may_have_any_name():
+    frame = pd.DataFrame({"column_names": [1.5, 2.5, -3.5], "columns": [1.5, 2.5, -3.5]})
+    assert infer(frame).names == ("column_names", "columns")
+
+
 def test_a_schema_is_saved():
     schema = infer(make_frame(), placeholders=("?", -999))
     assert build(describe(schema)) == schema

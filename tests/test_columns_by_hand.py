@@ -187,6 +187,10 @@ def test_points_by_the_type_of_a_column():
     for column, expected in ((Column("a", "count"), 2.0), (Column("a", "real"), 4.0)):
         point = _choose_point("auto", column)
         assert _summarise(draws, column, point).tolist() == [expected]
+    # Between two draws in the middle, the median of counts is still a count.
+    middle = np.array([[2.0], [3.0], [6.0], [9.0]])
+    assert _summarise(middle, Column("a", "count"), "median").tolist() == [4.0]
+    assert _summarise(middle, Column("a", "count"), "mean").tolist() == [5.0]
     five = np.array([[0.0], [1.0], [1.25], [5.0], [9.0]])
     # The densest three are 0, 1 and 1.25, and the densest two of them 1 and 1.25.
     assert _find_half_sample_modes(five).tolist() == [1.125]

@@ -138,6 +138,63 @@ def test_outliers_have_low_scores():
     assert detector.decision_function(far).max() < 0
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_whether_a_row_is_an_outlier_does_not_depend_on_what_is_missing(unit):
+    X = np.random.default_rng(1).normal(size=(300, 2))
+    missing = np.random.default_rng(2).random(300) < 0.3
+    X[missing, 1] = np.nan
+    X[0] = [9.0, np.nan]
+    settings = {"steps": 150, "score_samples_draws": 50, "random_state": 0}
+    detector = VAEOutlierDetector(contamination=0.1, **settings).fit(X * [1, unit])
+    found = detector.predict(X * [1, unit]) == -1
+    assert found[0]
+    assert 0.01 < found[missing].mean() < 0.2
+    assert 0.05 < found[~missing].mean() < 0.2
+    scores = detector.score_samples(X * [1, unit])
+    np.testing.assert_allclose(detector.score_samples(X[:40] * [1, unit]), scores[:40], rtol=1e-9)
+    # Complete rows have log p(x).
+    vae = VAE(**settings).fit(X * [1, unit])
+    np.testing.assert_allclose(
+        vae.score_samples(X * [1, unit])[~missing][1:], scores[~missing][1:], rtol=1e-9
+    )
+
+
+def test_gifts_that_are_missing_are_scored():
+    frame = make_frame(60)[["gift", "job", "born", "visits", "answer"]]
+    frame.loc[frame.index[::5], ["gift", "job", "born"]] = None
+    detector = VAEOutlierDetector(**QUICK, score_samples_draws=10, random_state=0).fit(frame)
+    assert np.isfinite(detector.score_samples(frame)).all()
+
+
+def test_an_estimator_of_an_array_takes_a_frame_by_position():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    vae = VAE(**QUICK, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        z = vae.transform(pd.DataFrame(X, columns=["b", "a"]))
+    assert np.array_equal(z, vae.transform(X))
+    frame = pd.DataFrame({0: ["cook", "nurse"] * 20, 1: X[:, 0]})
+    with pytest.raises(ValueError, match="whose columns have text as names"):
+        VAE(**QUICK).fit(frame)
+
+
+def test_an_embedding_has_the_size_of_the_fit(fitted, wine):
+    vae = clone(fitted).fit(wine[0]).set_params(latent=5)
+    assert list(vae.get_feature_names_out()) == ["vae0", "vae1"]
+    assert vae.inverse_transform(vae.transform(wine[0])).shape == wine[0].shape
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_imputed_frames_of_other_libraries_become_frames_of_pandas(library):
+    module = pytest.importorskip(library)
+    make = module.DataFrame if library == "polars" else module.table
+    frame = make({"a": [1.5, -2.5, None, 0.25] * 10, "n": [1, 20, 30, 41] * 10})
+    imputer = VAEImputer(**QUICK, random_state=0).set_output(transform="pandas")
+    filled = imputer.fit_transform(frame)
+    assert isinstance(filled, pd.DataFrame)
+    assert filled.dtypes.astype(str).tolist() == ["float64", "int64"]
+    assert not filled.isna().any().any()
+
+
 def test_new_categories_are_refused_or_are_others():
     frame = pd.DataFrame({"job": ["cook", "nurse"] * 20 + ["pilot"]})
     new = pd.DataFrame({"job": ["smith"]})
@@ -168,6 +225,8 @@ def test_another_architecture_is_not_continued(wine):
     vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
     with pytest.raises(ValueError, match="set warm_start=False to fit a new one"):
         vae.set_params(latent=3).fit(wine[0])
+    with pytest.raises(ValueError, match="'missing_values': \\(-999,\\)"):
+        vae.set_params(latent=2, missing_values=-999).fit(wine[0])
 
 
 def test_warm_start_continues(wine):

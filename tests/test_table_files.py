@@ -4,6 +4,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import csv as arrow_csv
@@ -11,6 +12,9 @@ from pyarrow import csv as arrow_csv
 from lowerbound.data.columns import Column, Schema
 from lowerbound.data.completing import complete_text, keep_types, widen_columns
 from lowerbound.data.csv_text import convert_to_schema
+from lowerbound.data.frames import open_table
+from lowerbound.data.inference import infer_schema
+from lowerbound.data.schema import fill_table, read_column
 from lowerbound.data.table_files import TableWriter, iterate_parts, iterate_tables, load_table
 from lowerbound.errors import DataError, StorageError
 
@@ -126,6 +130,35 @@ def test_filled_cells_look_like_the_others(cells, values, column, filled):
     kept = keep_types(table, completed, schema)
     assert kept.schema == table.schema
     assert complete_text(text, table, kept, schema)["x"].to_pylist() == filled
+
+
+@pytest.mark.parametrize(("step", "zone"), [(3600.0, "UTC"), (0.0, "Europe/Berlin"), (1.0, "")])
+def test_a_part_without_any_time_is_completed_by_times_of_the_same_zone(step, zone):
+    column = Column("t", "time", "Datetime[s]", step=step, zone=zone, high=9e8)
+    schema = Schema((column, Column("x", "real")), "pyarrow")
+    text = pa.table({"t": pa.array([None, "NA"]), "x": ["1.5", "2.5"]})
+    table = convert_to_schema(pa, text, schema, name="file")
+    filled = fill_table(widen_columns(table, schema), {"t": np.full(2, 7200.0)}, schema)
+    completed = complete_text(text, table, keep_types(table, filled, schema), schema)
+    again = convert_to_schema(pa, completed, schema, name="again")
+    assert read_column(open_table(again)["t"], column, ()).tolist() == [7200.0, 7200.0]
+
+
+def test_rows_may_be_long(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text(f"a,b\n1,{'x' * 3_000_000}\n2,y\n")
+    assert load_table(path)["a"].to_pylist() == [1, 2]
+
+
+def test_the_index_of_pandas_in_a_file_is_not_modelled(tmp_path):
+    frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=100)})
+    frame[frame["a"] > 0].to_parquet(tmp_path / "part.parquet")
+    table = load_table(tmp_path / "part.parquet")
+    assert table.column_names == ["a", "__index_level_0__"]
+    schema = infer_schema(open_table(table))
+    assert [column.type for column in schema.columns] == ["positive", "identifier"]
+    types = {"__index_level_0__": "count"}
+    assert infer_schema(open_table(table), types=types).columns[1].type == "count"
 
 
 def write_parts(path: Path, *tables: pa.Table, interrupted: bool = False) -> None:

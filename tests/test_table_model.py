@@ -357,6 +357,24 @@ def test_the_sensitivity_agrees_with_the_closed_form():
     assert table["odds_ratio"].tolist()[:3] == pytest.approx([math.exp(-1), 1.0, math.e])
 
 
+def test_a_sensitivity_of_an_estimate_keeps_the_relations_between_columns():
+    """With the slope 0, tables are those of an imputation, also where two columns are missing."""
+    model, frame = make_model(), make_table(200, missing=0.4, seed=5)
+    both = (frame["a"].isna() & frame["b"].isna()).to_numpy()
+
+    def estimate(table):
+        a, b = ((table[name] - table[name].mean()) / table[name].std() for name in "ab")
+        return float((a * b)[both].mean())
+
+    settings = {"estimate": estimate, "tables": 100, "draws": 200, "samples": 500}
+    found = lb.sensitivity(model, frame, slopes=(0.0,), **settings)
+    wanted = np.mean(
+        [estimate(table) for table in lb.impute(model, frame, 100, samples=500).tables]
+    )
+    assert wanted < -0.2
+    assert [each.estimate for each in found] == pytest.approx([wanted] * len(NAMES), abs=0.07)
+
+
 def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
     _, model = trained
     given = pd.DataFrame({"income": [1e9, 123.456789], "height": [171.123456789, None]})
@@ -364,6 +382,16 @@ def test_draws_given_some_columns_need_no_seed_and_change_nothing(trained):
     assert list(drawn["income"]) == [1e9, 1e9, 123.456789, 123.456789]
     assert list(drawn["height"][:2]) == [171.123456789] * 2
     assert drawn["height"][2:].notna().all()
+
+
+def test_a_fraction_in_a_condition_is_kept():
+    numbers = np.random.default_rng(0).integers(-50, 50, (200, 2))
+    numbers[:, 1] *= 1_000_000
+    model = fit_table(pd.DataFrame(numbers, columns=["a", "b"]), steps=5)
+    assert model.sample(5, seed=0).dtypes.astype(str).tolist() == ["int64", "int64"]
+    drawn = model.sample(3, given=pd.DataFrame({"a": [3.5]}), seed=0)
+    assert drawn["a"].tolist() == [3.5, 3.5, 3.5]
+    assert drawn["b"].dtype == np.int64
 
 
 def test_few_effective_samples_are_counted():
@@ -393,13 +421,24 @@ def test_a_row_without_probability_does_not_stop_the_others(trained):
 def test_constant_columns_have_their_value():
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
-        {"a": [3.0, None] * 40, "b": random.normal(size=80), "c": ["x", None] * 40}
+        {
+            "a": [3.0, None] * 40,
+            "b": random.normal(size=80),
+            "c": ["x", None] * 40,
+            "d": pd.array([True, None] * 40, dtype="boolean"),
+            "e": pd.Series([False, None] * 40, dtype=object),
+            "t": [pd.Timestamp("2020-03-01 06:00", tz="Europe/Berlin"), None] * 40,
+        }
     )
     model = fit_table(frame, steps=5)
     found = lb.impute(model, frame).table
-    assert (found["a"] == 3.0).all()
-    assert (found["c"] == "x").all()
-    assert list(model.sample(2)) == ["a", "b", "c"]
+    for name in "acdet":
+        assert (found[name] == frame[name][0]).all(), name
+    assert found.dtypes.equals(frame.dtypes)
+    drawn = model.sample(2)
+    assert list(drawn) == list(frame)
+    assert (drawn["t"] == frame["t"][0]).all()
+    assert (drawn["d"] == True).all()  # noqa: E712
 
 
 def test_a_pair_of_tables_has_one_schema():
@@ -468,6 +507,18 @@ def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained)
             lb.errors.ShapeError,
             "needs .* outputs",
         ),
+        (
+            lambda m, f: lb.sensitivity(m, f[:9], 0.5, draws=5, samples=5),
+            SettingsError,
+            "a list of finite numbers",
+        ),
+        (
+            lambda m, f: lb.sensitivity(
+                m, f[:20], estimate=lambda table: table["height"], draws=5, samples=5
+            ),
+            SettingsError,
+            "estimate= gives a Series of shape",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(call, error, message, trained):
@@ -490,6 +541,22 @@ def test_rubins_rules():
     assert (low, high) == pytest.approx((2.12 - width, 2.12 + width))
     equal = lb.pool([1.0, 1.0], [0.25, 0.25])
     assert equal.interval()[1] == pytest.approx(1 + 0.5 * stats.norm.ppf(0.975))
+
+
+def test_estimates_with_labels_are_not_pooled_in_another_order():
+    jobs = pd.Series({"cook": 0.5, "nurse": 0.3})
+    assert lb.pool([jobs, jobs + 0.1], [jobs, jobs]).mean.tolist() == pytest.approx([0.55, 0.35])
+    for other in (jobs[::-1], jobs[:1]):
+        with pytest.raises(SettingsError, match="in the same order"):
+            lb.pool([jobs, other], [jobs, jobs])
+        with pytest.raises(SettingsError, match="in the same order"):
+            lb.pool([jobs, jobs], [jobs, other])
+
+
+def test_equal_estimates_without_variance_have_no_width():
+    pooled = lb.pool([1.0, 1.0], [0.0, 0.0])
+    assert pooled.interval() == (1.0, 1.0)
+    assert pooled.missing_information == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
 ROW_SCORES, COLUMN_SCORES = "evaluation/row_scores.py", "evaluation/column_scores.py"
 SENSITIVITY, BASELINE = "evaluation/sensitivity.py", "evaluation/baseline.py"
-ESTIMATORS, FITTING = "sklearn/estimators.py", "sklearn/fitting.py"
+OUTLIERS, FITTING = "sklearn/outliers.py", "sklearn/fitting.py"
 
 MUTATIONS = [
     # Columns
@@ -58,8 +58,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "raw = (raw / self.step).round() * self.step",
-        "raw = np.floor(raw / self.step) * self.step",
+        "raw = (raw / step).round() * step",
+        "raw = np.floor(raw / step) * step",
         "Draws of rounded columns are rounded down.",
     ),
     # Inference of types
@@ -355,7 +355,7 @@ MUTATIONS = [
         "warm_start starts anew.",
     ),
     Mutation(
-        ESTIMATORS,
+        OUTLIERS,
         "self.offset_ = float(np.quantile(scores, self.contamination))",
         "self.offset_ = float(np.quantile(scores, 1 - self.contamination))",
         "The threshold is at the other end of the scores.",

@@ -88,7 +88,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         check_target(target)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
-    counts = {"rows": 0, "incomplete": 0, "doubtful": 0}
+    counts, unfilled = {"rows": 0, "incomplete": 0, "doubtful": 0}, dict[str, None]()
     with ExitStack() as files:
         writers = [files.enter_context(TableWriter(path)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
@@ -104,6 +104,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 if text is not None and is_text:
                     completed = complete_text(text, part, completed, schema)
                 writer.write(completed)
+            there = (name for name in found.left_out if name in part.column_names)
+            unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
             counts["rows"] += len(found.incomplete)
             counts["incomplete"] += int(found.incomplete.sum())
             counts["doubtful"] += int(found.doubtful.sum())
@@ -111,6 +113,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
         f"{', '.join(map(str, targets))}"
     )
+    if unfilled:
+        print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
     if counts["doubtful"]:
         print(
             f"the entries of {counts['doubtful']:,} rows are not to be trusted, because a few "
@@ -345,6 +349,7 @@ def write_rows(
     """Write draws of the rows of a table, new ones or given the entries in a file."""
     import narwhals as nw
 
+    from lowerbound.data.frames import make_frame
     from lowerbound.data.table_files import TableWriter, check_target, load_table
 
     check_target(out)
@@ -365,6 +370,8 @@ def write_rows(
                 known, count, mean=mean, seed=seed, samples=_DRAWS_GIVEN
             )
             about = _describe_effective(effective.tolist())
+        if model.schema.library is None:  # an array
+            rows = make_frame(dict(zip(model.schema.names, rows.T, strict=True)), "pyarrow")
         table = nw.from_native(rows, eager_only=True).to_arrow()
         writer.write(table)
     print(f"wrote {table.num_rows:,} rows to {out}{about}")

@@ -87,10 +87,11 @@ class Column:
             ``"time"``: dates or times. ``"identifier"`` and ``"constant"`` are left out.
         dtype: the type of the values in the frame, by its name in narwhals, such as ``"Int64"``;
             times have their unit, ``"Datetime[us]"``, and ``"Enum"`` are ordered categories.
-        categories: the categories, in their order; of a constant column of categories, its value.
+        categories: the categories, in their order; of a constant column of categories or truth
+            values, its value.
         other: whether the last category stands for all values that are none of the others.
         atoms: the values of a continuous column that have a probability; of a constant column of
-            numbers, its value.
+            numbers or times, its value.
         centre: the average of the transformed values.
         spread: their standard deviation.
         step: the distance between neighbouring values, if they are rounded, such as 1.0 for whole
@@ -130,6 +131,11 @@ class Column:
     def is_modelled(self) -> bool:
         """Whether the column is part of the model."""
         return self.type not in LEFT_OUT
+
+    @property
+    def has_values(self) -> bool:
+        """Whether missing values can be filled in: by the model, or by the single value."""
+        return self.is_modelled or bool(self.categories or self.atoms)
 
     @property
     def levels(self) -> int:
@@ -281,20 +287,23 @@ class Column:
 
         A value that has a logarithm or a logit stays one that has.
         """
-        if self.step:
-            raw = (raw / self.step).round() * self.step
-            digits = round(-float(np.log10(self.step)))
-            if digits > 0 and np.isclose(self.step, 10.0**-digits):
+        step = self.step
+        if self.dtype.startswith(("Int", "UInt")) and self.type in ("real", "positive"):
+            step = step or 1.0
+        if step:
+            raw = (raw / step).round() * step
+            digits = round(-float(np.log10(step)))
+            if digits > 0 and np.isclose(step, 10.0**-digits):
                 raw = np.round(raw, digits)  # 57 * 0.01 is not 0.57
         if self.type not in ("positive", "proportion"):
             return raw
         limits = np.finfo(np.float32 if self.dtype == "Float32" else np.float64)
-        lowest = self.step or float(limits.tiny)
+        lowest = step or float(limits.tiny)
         if 0.0 in self.atoms:
             lowest = 0.0
         if self.type == "positive":
             return np.maximum(raw, lowest)
-        highest = 1.0 - (self.step or float(limits.epsneg))
+        highest = 1.0 - (step or float(limits.epsneg))
         if 1.0 in self.atoms:
             highest = 1.0
         return np.clip(raw, lowest, max(lowest, highest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lowerbound.data.columns import CODED, Column, Schema
@@ -15,13 +15,13 @@ def widen_columns(table: Any, schema: Schema) -> Any:
 
     A column of whole numbers becomes one of numbers, and dates become times, for example.
     """
+    found = {}
     for place, column, _ in _find_incomplete(table, schema):
         wide = _choose_wide_type(column)
-        cells = _decode(table.column(place))
-        if wide is not None and cells.type != wide:
-            cells = cells.cast(wide, safe=False)
-        table = table.set_column(place, column.name, cells)
-    return table
+        found[place] = _decode(table.column(place))
+        if wide is not None and found[place].type != wide:
+            found[place] = found[place].cast(wide, safe=False)
+    return _replace_columns(table, found)
 
 
 def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
@@ -32,15 +32,16 @@ def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
         completed: the table from :func:`widen_columns`, completed.
         schema: the columns.
     """
-    for place, column, missing in list(_find_incomplete(table, schema)):
+    found = {}
+    for place, column, missing in _find_incomplete(table, schema):
         old, new = _decode(table.column(place)), completed.column(column.name)
         cast = _cast_back(new, old.type)
         if cast is not None:
             new = _choose(missing, cast, old)
             if old.type != table.column(place).type:
                 new = new.cast(table.column(place).type)
-        table = table.set_column(place, column.name, new)
-    return table
+        found[place] = new
+    return _replace_columns(table, found)
 
 
 def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
@@ -52,12 +53,24 @@ def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
         completed: the table from :func:`keep_types`.
         schema: the columns.
     """
-    for place, column, missing in _find_incomplete(table, schema):
+    found = {}
+    for place, _, missing in _find_incomplete(table, schema):
         cells = text.column(place)
         new = format_cells(completed.column(place))
         new = _imitate(new, cells, missing, table.column(place).type)
-        text = text.set_column(place, column.name, _choose(missing, new, cells))
-    return text
+        found[place] = _choose(missing, new, cells)
+    return _replace_columns(text, found)
+
+
+def _replace_columns(table: Any, found: Mapping[int, Any]) -> Any:
+    """Replace columns by their places, all at once, because each table copies the list of all."""
+    import pyarrow
+
+    columns, fields = list(table.columns), list(table.schema)
+    for place, cells in found.items():
+        columns[place], fields[place] = cells, pyarrow.field(fields[place].name, cells.type)
+    schema = pyarrow.schema(fields, metadata=table.schema.metadata)
+    return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
 def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, Any]]:
@@ -65,19 +78,19 @@ def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, 
     import pyarrow
 
     opened = open_table(table)
+    places = {name: place for place, name in enumerate(table.column_names)}
     for column in schema.columns:
-        has_values = column.is_modelled or column.categories or column.atoms
-        if column.name not in opened or not has_values:
+        if column.name not in opened or not column.has_values:
             continue
         missing = opened[column.name].find_missing(schema.missing_values)
         if missing.any():
-            yield table.column_names.index(column.name), column, pyarrow.array(missing)
+            yield places[column.name], column, pyarrow.array(missing)
 
 
 def _choose_wide_type(column: Column) -> Any | None:
     import pyarrow
 
-    if column.type == "time":
+    if column.type == "time" or (column.atoms and column.dtype.startswith("Date")):
         return pyarrow.timestamp("us")
     if column.type not in CODED and not column.categories:
         return pyarrow.float64()

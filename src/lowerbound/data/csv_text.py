@@ -20,7 +20,8 @@ _DATE = r"^\d{4}-\d{2}-\d{2}$"
 # Zeros in front, or more digits than float64 holds exactly.
 _CODE = r"^[+-]?(0\d+|\d{16,})$"
 _NEEDS_QUOTES = '[{delimiter}"\r\n]'
-_BLOCK_BYTES = 1 << 20
+# A row must fit into a block.
+_BLOCK_BYTES = 1 << 24
 _LARGEST_EXACT = 1 << 53
 
 _EXPECTED = {
@@ -151,7 +152,9 @@ def _find_empty_type(pyarrow: Any, content: str, column: Column) -> Any:
     if content == "boolean":
         return pyarrow.bool_()
     if content == "time":
-        return pyarrow.date32() if column.dtype == "Date" else pyarrow.timestamp("us")
+        if column.dtype == "Date":
+            return pyarrow.date32()
+        return pyarrow.timestamp("s" if column.step else "us", column.zone or None)
     return pyarrow.int64() if column.dtype.startswith(("Int", "UInt")) else pyarrow.float64()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lowerbound.data.columns import CODED, Column, join_names
 from lowerbound.data.frames import RawTable, make_frame, open_table
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.table_files import parse_column_types, parse_missing_values
 
 _REASONS = {
     "constant": "left out: a single value, or none",
@@ -19,15 +20,16 @@ _REASONS = {
 def inspect_table(
     data: Any,
     *,
-    columns: Mapping[str, Any] | None = None,
-    missing_values: Sequence[Any] = (),
+    columns: Mapping[str, Any] | str | None = None,
+    missing_values: Sequence[Any] | str = (),
 ) -> Any:
     """Show what each column of a table is taken for, before a training.
 
     Args:
         data: a frame of any library, or an array ``[rows, columns]``.
         columns: types of some columns by name, as for :func:`lowerbound.load_data`.
-        missing_values: values that stand for missing ones, in addition to empty cells and NaN.
+        missing_values: values that stand for missing ones, in addition to empty cells and NaN, as
+            for :func:`lowerbound.load_data`.
 
     Returns:
         A frame of the same library (pandas for an array), with a row for each column: ``column``,
@@ -46,7 +48,11 @@ def inspect_table(
         0    age        count   25.0%                     28 to 51
         1    job  categorical   25.0%  2 categories: clerk, cook
     """
-    lines = describe_columns(data, types=columns, placeholders=tuple(missing_values))
+    lines = describe_columns(
+        data,
+        types=parse_column_types(columns),
+        placeholders=parse_missing_values(missing_values),
+    )
     library = open_table(data).library or "pandas"
     headings = ("column", "type", "missing", "values")
     columns_of_text = map(list, zip(*lines, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from lowerbound.data.raw_columns import ArrayColumn, FrameColumn, RawColumn
 from lowerbound.data.restoring import LIBRARIES, import_library
+from lowerbound.data.tables import refuse_lazy
 from lowerbound.errors import DataError
 
 
@@ -69,6 +71,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
     """
     if is_frame(data):
         return _open_frame(data, name, first_row)
+    refuse_lazy(data, name)
     array = np.asarray(data)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(
@@ -88,7 +91,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
 
 def _open_frame(data: Any, name: str, first_row: int) -> RawTable:
     names = [str(each) for each in _list_names(data)]
-    twice = sorted({each for each in names if names.count(each) > 1})
+    twice = sorted(each for each, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(
             f"{name}: two columns are called {twice[0]!r}; rename one of them, because columns are "
@@ -117,7 +120,8 @@ def _open_frame(data: Any, name: str, first_row: int) -> RawTable:
 
 
 def _list_names(data: Any) -> Sequence[Any]:
-    return list(getattr(data, "column_names", None) or data.columns)
+    names = getattr(data, "column_names", None)  # a column of pandas may have this name
+    return names if isinstance(names, list) else list(data.columns)
 
 
 def make_frame(

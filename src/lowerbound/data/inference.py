@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from lowerbound.data.columns import (
 from lowerbound.data.frames import RawTable
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
-from lowerbound.data.raw_values import Content, clean_marks
+from lowerbound.data.raw_values import Content, clean_marks, simplify
 from lowerbound.errors import DataError, SettingsError
 
 # Whole numbers from 0 on with at most so many values, none larger, are ordered categories.
@@ -48,6 +49,9 @@ _LARGEST_COUNT = float(1 << 24)
 # Whole numbers with zeros are amounts if the lower quartile of the others is above this.
 _SMALL_AMOUNT = 100.0
 
+# The name that pandas gives to its index in a file, if the index has none.
+_INDEX = r"__index_level_\d+__"
+
 # float64 is rounded by so much of the magnitude of its values.
 _ROUNDING = 1e-13
 
@@ -67,7 +71,8 @@ def infer_schema(
     - Whole numbers from 0 to 10 are ordinal, and larger ones from 0 on are counts if they vary as
       counts do, with a variance of at least their mean, unless most are large and many are 0:
       these are amounts, and positive numbers. Other whole numbers are real numbers that
-      are rounded. Consecutive numbers, one for each row, are an identifier.
+      are rounded. Consecutive numbers, one for each row, are an identifier, and so is the index of
+      pandas in a file.
     - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
       other numbers are real. Values that are frequent become atoms.
     - A column with a single value is constant, and is left out.
@@ -125,6 +130,8 @@ def infer_column(
     """Infer what one column is, see :func:`infer_schema`."""
     base, where = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label), raw.where
     placeholders = clean_marks(placeholders)
+    if asked is None and re.fullmatch(_INDEX, raw.name):
+        asked = "identifier"
     if asked in ("identifier", "constant"):
         return replace(base, type=asked)
     missing = raw.find_missing(placeholders)
@@ -148,16 +155,25 @@ def infer_column(
     refuse_infinite(values, raw)
     seen = values[~missing]
     column_type = asked or _infer_type(seen, content, len(values))
-    if content == "numbers" and len(np.unique(seen)) == 1:
-        base = replace(base, atoms=(float(seen[0]),))  # the value of a constant column
+    if len(np.unique(seen)) == 1:
+        base = _keep_only_value(base, content, float(seen[0]))
     if column_type in LEFT_OUT:
         return replace(base, type=column_type)
     if column_type in CODED:
         return _infer_categories(raw, missing, content, column_type, base=base, unknown=unknown)
-    column = replace(base, type=column_type, atoms=())
+    column = replace(base, type=column_type, atoms=(), categories=())
     check_values(values, column, raw)
     has_only_one_end = len(np.unique(seen)) == 1 and bool(_is_end(seen, column).all())
     return base if has_only_one_end else describe_numbers(column, seen)
+
+
+def _keep_only_value(column: Column, content: Content, value: float) -> Column:
+    """A constant column with its value, if that can be written in the type of the frame."""
+    if content == "truth values":
+        return replace(column, categories=(bool(value),))
+    if content == "numbers" or column.dtype.startswith("Date"):
+        return replace(column, atoms=(value,))
+    return column
 
 
 def _list_contents(column_type: ColumnType) -> tuple[Content, ...]:
@@ -351,7 +367,14 @@ def _infer_categories(
     else:
         categories = tuple(sorted(counts))
         if content == "numbers":
-            categories = tuple(map(_simplify, categories))
+            categories = tuple(map(simplify, categories))
+    if asked == "ordinal" and content == "text" and not (declared and declared[1]):
+        warnings.warn(
+            f"{where} is text, so its order is that of the alphabet: {join_names(categories, 5)}. "
+            "For another one give an ordered categorical, or whole numbers",
+            UserWarning,
+            stacklevel=2,
+        )
     if asked is None and content == "text" and declared is None:
         few = len(values) <= _MOST_ORDINAL
         if len(counts) > (1.0 if few else _IDENTIFIER_SHARE) * len(values):
@@ -375,11 +398,3 @@ def _infer_categories(
         kept = tuple(each for each in categories if counts[each] >= _RARE)
         categories = kept or categories
     return replace(base, type=column_type, categories=categories, other=other, atoms=())
-
-
-def _simplify(value: Any) -> Any:
-    """A whole number as an integer, so that 1 and 1.0 are the same category in a description."""
-    number = float(value)
-    if math.isfinite(number) and number == round(number):
-        return int(number)
-    return number

@@ -129,7 +129,7 @@ class RawColumn(ABC):
 
         Args:
             placeholders: further values that stand for missing ones, such as ``"?"`` or -999. Text
-                that is a number or a time stands for it too.
+                that is a number or a time stands for it too. Spaces around text do not matter.
         """
         declared = self.find_declared_content()
         if declared in (None, "text"):
@@ -149,7 +149,6 @@ class RawColumn(ABC):
     def _find_missing_objects(self, placeholders: Sequence[Any]) -> Mask:
         values = self.list_values()
         marks = {(classify(each), each) for each in placeholders if isinstance(each, str | bool)}
-        marks.add(("text", ""))
         numbers_of_marks, times_of_marks = set(list_numbers(placeholders)), None
         missing = np.zeros(len(values), dtype=bool)
         for row, value in enumerate(values):
@@ -163,6 +162,8 @@ class RawColumn(ABC):
                 if times_of_marks is None:
                     times_of_marks = set(list_times(placeholders, self.find_zone()))
                 missing[row] = count_seconds(value) in times_of_marks
+            elif content == "text":
+                missing[row] = not value or (content, value.strip()) in marks
             else:
                 missing[row] = (content, value) in marks if content else False
         return missing
@@ -271,8 +272,10 @@ class FrameColumn(RawColumn):
         series = self.series
         if series.dtype != nw.String or self._has_objects:
             return super().find_missing(placeholders)
-        marks = ["", *(each for each in placeholders if isinstance(each, str))]
-        missing = series.is_null() | series.is_in(marks)
+        marks = [each for each in placeholders if isinstance(each, str)]
+        missing = series.is_null() | series.is_in(["", *marks])
+        if marks:
+            missing = missing | series.str.strip_chars().is_in(marks)
         return np.array(missing.fill_null(True).to_numpy(), dtype=bool)
 
     def find_zone(self) -> str:

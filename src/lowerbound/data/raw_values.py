@@ -134,3 +134,11 @@ def count_seconds(value: Any) -> float:
     if value.tzinfo is None:
         value = value.replace(tzinfo=datetime.UTC)
     return float((value - _EPOCH).total_seconds())
+
+
+def simplify(value: Any) -> Any:
+    """A whole number as an integer, so that 1 and 1.0 are the same category in a description."""
+    number = float(value)
+    if math.isfinite(number) and number == round(number):
+        return int(number)
+    return number

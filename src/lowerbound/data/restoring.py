@@ -51,7 +51,8 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
 
     Returns:
         A list of categories, with ``None`` where they are missing; an array of times, in UTC if
-        they have a zone; or an array of numbers, of whole ones if the table had these.
+        they have a zone; or an array of numbers, of whole ones if the table had these,
+        unless fractions are given for a column that may have them.
     """
     missing = np.isnan(raw)
     if column.type in CODED:
@@ -63,7 +64,7 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
     if column.type == "time":
         return _restore_times(raw, column.dtype)
     is_whole = column.dtype.startswith(("Int", "UInt"))
-    if is_whole and not missing.any():
+    if is_whole and not missing.any() and (column.type == "count" or (raw == raw.round()).all()):
         return _round_to_range(raw, column.dtype)
     if column.dtype == "Float32":
         return raw.astype(np.float32)
@@ -230,6 +231,8 @@ def _scatter(
     if not series.implementation.is_pandas():
         return series.scatter(places.tolist(), values)
     native = series.to_native().copy()
+    if str(native.dtype).startswith("Sparse"):  # its entries cannot be replaced
+        native = native.sparse.to_dense()
     native.iloc[places] = values
     return _wrap(native, series)
 

@@ -13,7 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data.columns import CODED, Column, Floats, Mask, Schema, join_names
+from lowerbound.data.columns import (
+    CODED,
+    Column,
+    ColumnType,
+    Floats,
+    Mask,
+    Schema,
+    join_names,
+)
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
@@ -60,7 +68,8 @@ def read_table(
             f"{name}: the table has none of the model's columns, which are {join_names(absent)}; "
             f"it has {join_names(table.names)}"
         )
-    unknown = [each for each in table.names if each not in schema.names]
+    known = set(schema.names)
+    unknown = [each for each in table.names if each not in known]
     if partial and unknown:
         raise DataError(
             f"{name}: {unknown[0]!r} is not a column of the model's table, whose columns are "
@@ -182,6 +191,16 @@ def decode_columns(
     }
 
 
+def encode_columns(columns: Mapping[str, Floats], schema: Schema) -> tuple[Tensor, Tensor]:
+    """The numbers of rows, float32, and which are observed, for the values of modelled columns.
+
+    It is the inverse of :func:`decode_columns`, ``[N, D]`` each.
+    """
+    pairs = [column.encode(columns[column.name]) for column in schema.modelled]
+    values, observed = (np.concatenate(each, 1) for each in zip(*pairs, strict=True))
+    return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(observed)
+
+
 def make_table(columns: Mapping[str, Floats], schema: Schema, index: Any = None) -> Any:
     """Make a frame of the schema's library from the values of its modelled columns, in its order.
 
@@ -221,7 +240,8 @@ def _find_contents(
     if column.type == "constant" and column.categories:
         return replace(column, type="categorical"), np.zeros(rows)
     if column.type == "constant" and column.atoms:
-        return replace(column, type="real"), np.full(rows, column.atoms[0])
+        known: ColumnType = "time" if column.dtype.startswith("Date") else "real"
+        return replace(column, type=known), np.full(rows, column.atoms[0])
     return None
 
 
@@ -278,10 +298,22 @@ def _fill_array(
     for name, mask in missing.items():
         column, values = contents[name]
         new = np.asarray(restore_type(values[mask], column))
-        if whole.dtype.kind in "iu" and not (new == np.round(new)).all():
-            whole = whole.astype(float)
+        whole = whole.astype(_find_type_for(whole, new), copy=False)
         whole[mask, schema.names.index(name)] = new
     return whole
+
+
+def _find_type_for(whole: NDArray[Any], new: NDArray[Any]) -> np.dtype[Any]:
+    """The type of an array that also holds new values: longer text, fractions, large numbers."""
+    if whole.dtype.kind == "U":
+        return np.result_type(whole, new)
+    if whole.dtype.kind not in "iu":
+        return whole.dtype
+    if not (new == np.round(new)).all():
+        return np.dtype(float)
+    limits = np.iinfo(whole.dtype)
+    fits = limits.min <= new.min() and new.max() <= limits.max
+    return whole.dtype if fits else np.dtype(np.int64)
 
 
 def make_table_examples(

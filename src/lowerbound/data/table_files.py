@@ -82,7 +82,7 @@ def parse_missing_values(values: Any) -> tuple[Any, ...]:
     if values is None:
         return ()
     if not isinstance(values, str):
-        return tuple(values)
+        return tuple(values) if isinstance(values, Iterable) else (values,)
     found: list[Any] = []
     for text in (part.strip() for part in values.split(",")):
         found.append(text)
@@ -245,7 +245,7 @@ def _explain_read_errors(pyarrow: Any, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: the file does not exist; check its path") from None
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, LowerboundError):
             raise
         remedy = "write or copy it again"

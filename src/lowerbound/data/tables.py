@@ -22,12 +22,19 @@ def refuse_lossy(data: Any, name: str) -> None:
     These are a table whose columns have no common type, a masked array, whose mask would be lost,
     and a tensor that is not dense.
     """
+    refuse_lazy(data, name)
     if isinstance(data, Tensor):
         _refuse_layout(data, name)
     elif isinstance(data, np.ma.MaskedArray):
         _refuse_mask(data, name)
     elif is_table(data):
         _refuse_mixed_columns(data, name)
+
+
+def refuse_lazy(data: Any, name: str) -> None:
+    """Raise ``DataError`` for a LazyFrame, whose rows have not been computed."""
+    if type(data).__name__ == "LazyFrame":
+        raise DataError(f"{name}: a LazyFrame has not been computed; give data.collect()")
 
 
 def _refuse_layout(data: Tensor, name: str) -> None:

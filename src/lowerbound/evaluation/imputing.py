@@ -53,8 +53,8 @@ class Imputation:
         pareto_k: the shape of the upper tail of each row's weights, ``[N]``; above about 0.7 the
             entries of a row are not to be trusted. It is nan in the same rows.
         incomplete: which rows have missing entries in a modelled column, ``[N]``.
-        left_out: the columns that are not modelled. Their missing entries are not filled in, except
-            those of a column with a single value.
+        left_out: the columns that are not modelled and do not have a single value. Their missing
+            entries are not filled in.
     """
 
     tables: tuple[Any, ...]
@@ -179,7 +179,7 @@ def impute_examples(
     seed: int = 0,
 ) -> Imputation:
     """Impute a table, see :func:`impute`, that was made into examples."""
-    observed = _find_observed_columns(examples, model.schema)
+    observed = find_observed_columns(examples, model.schema)
     incomplete = ~observed.all(1)
     columns = {each.name: np.zeros((draws or 1, len(examples))) for each in model.schema.modelled}
     effective = torch.full((len(examples),), math.nan, dtype=torch.float64)
@@ -220,7 +220,7 @@ def impute_examples(
         effective,
         shapes,
         incomplete,
-        tuple(each.name for each in model.schema.columns if each.type == "identifier"),
+        tuple(each.name for each in model.schema.columns if not each.has_values),
     )
     if result.warning is not None:
         warnings.warn(f"impute: {result.warning}", DoubtfulEstimateWarning, stacklevel=2)
@@ -240,7 +240,7 @@ def _check_point(point: Point | Mapping[str, Point], schema: Schema) -> None:
             )
 
 
-def _find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
+def find_observed_columns(examples: Examples, schema: Schema) -> Tensor:
     """Which modelled columns of each row are observed, ``[N, C]``."""
     observed = examples.fields[OBSERVED].cpu()
     return torch.stack([observed[:, place].any(1) for place in schema.places.values()], 1)
@@ -281,7 +281,7 @@ def _summarise(draws: Floats, column: Column, point: Point) -> Floats:
     else:
         # A single draw from a heavy tail would outweigh all others.
         centre = np.clip(draws, *column.limits).mean(0)
-    if column.type in CODED:
+    if column.type in CODED or (column.type == "count" and point == "median"):
         return np.asarray(np.round(centre), dtype=float)
     return column.round(centre)
 

@@ -66,11 +66,12 @@ def pool(estimates: Any, variances: Any) -> PooledEstimate:
     estimates.
 
     Args:
-        estimates: of one or several quantities from each table, ``[M, ...]``.
+        estimates: of one or several quantities from each table, ``[M, ...]``. Series of pandas must
+            have the same labels in the same order, because their values are taken by position.
         variances: their squared standard errors, ``[M, ...]``.
 
     Raises:
-        SettingsError: for fewer than two tables, different shapes, or negative variances.
+        SettingsError: for fewer than two tables, different shapes or labels, or negative variances.
 
     Source: Rubin 1987, "Multiple imputation for nonresponse in surveys", section 3.1.
 
@@ -80,6 +81,8 @@ def pool(estimates: Any, variances: Any) -> PooledEstimate:
         >>> float(pooled.mean), round(float(pooled.variance), 4), round(float(pooled.degrees), 4)
         (2.0, 1.8333, 3.7812)
     """
+    if isinstance(estimates, list | tuple) and isinstance(variances, list | tuple):
+        _refuse_other_labels([*estimates, *variances])
     values, own = np.asarray(estimates, dtype=float), np.asarray(variances, dtype=float)
     if values.shape != own.shape or values.ndim == 0:
         raise SettingsError(
@@ -92,7 +95,19 @@ def pool(estimates: Any, variances: Any) -> PooledEstimate:
     if not (own >= 0).all():
         raise SettingsError("pool: variances must be at least 0; give squared standard errors")
     within, between = own.mean(0), values.var(0, ddof=1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         ratio = within / ((1 + 1 / tables) * between)
     degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)
     return PooledEstimate(values.mean(0), within, between, degrees, tables)
+
+
+def _refuse_other_labels(tables: list[Any]) -> None:
+    """Raise ``SettingsError`` unless all Series and frames have the labels of the first one."""
+    labeled = [each for each in tables if hasattr(each, "iloc")]
+    for each in labeled:
+        for found, first in zip(each.axes, labeled[0].axes, strict=False):
+            if not found.equals(first):
+                raise SettingsError(
+                    f"pool: the labels of an estimate are {list(found)[:5]}, and those of the "
+                    f"first {list(first)[:5]}; give all in the same order, as by .reindex(...)"
+                )

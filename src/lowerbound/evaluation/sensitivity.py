@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lowerbound.data.columns import Column, Floats, Mask, Schema
@@ -83,16 +84,16 @@ def sensitivity(
 
     For a model that has learned why values are missing (:class:`lowerbound.SelfMasked`), draws are
     also divided by its own odds, so a slope takes the place of what it has learned for the column.
-    A first entry of each column, whose slope is ``None``, is what it has learned. Other columns
-    stay as the model imputes them.
+    A first entry of each column, whose slope is ``None``, is what it has learned. Draws are of
+    whole rows, so the other missing entries of a row keep their relation to the column.
 
     Args:
         model: a model of a table.
         data: the table, as for :func:`lowerbound.impute`.
         slopes: the values of :math:`\delta`.
         estimate: computes your estimate from a completed table, such as
-            ``lambda table: table["income"].median()``. It is averaged over completed tables, in
-            which the column is drawn under the slope, and all others as the model says.
+            ``lambda table: table["income"].median()``. It is averaged over completed tables. Rows
+            in which the column is missing are drawn under the slope, all others as the model says.
         tables: the number of these tables, at most ``draws``.
         draws: the number of draws of each missing entry.
         samples: K, the number of draws of z for each row.
@@ -115,8 +116,8 @@ def sensitivity(
     draws = check_whole_number("sensitivity: draws", draws)
     samples = check_whole_number("sensitivity: samples", samples)
     tables = check_whole_number("sensitivity: tables", tables)
-    if not np.isfinite(np.asarray(slopes, dtype=float)).all():
-        raise SettingsError(f"sensitivity: slopes={slopes!r} must be finite numbers")
+    if np.ndim(slopes) != 1 or not np.isfinite(np.asarray(slopes, dtype=float)).all():
+        raise SettingsError(f"sensitivity: slopes={slopes!r} must be a list of finite numbers")
     data = open_data(data, model.schema)
     examples = model.examples(data)
     drawn = _draw_missing(model, examples, samples, draws, derived_seed(seed, "sensitivity"))
@@ -138,8 +139,9 @@ def sensitivity(
             shares = missing.find_shares(scores, slope)
             result = _summarise(column, missing, shares, there, slope)
             if estimator is not None:
-                values = missing.resample(shares, places[:, ~mask])
-                result = replace(result, estimate=estimator.average(name, values))
+                chosen = np.tile(np.arange(len(places))[:, None], (1, len(mask)))
+                chosen[:, ~mask] = _choose_draws(shares, places[:, ~mask])
+                result = replace(result, estimate=estimator.average(chosen))
             found.append(result)
     return found
 
@@ -169,11 +171,13 @@ class _Missing:
         shares: Floats = weights / weights.sum(0)
         return shares
 
-    def resample(self, shares: Floats, places: Floats) -> Floats:
-        """Choose a draw of each entry by its shares for each place in [0, 1), ``[T, missing]``."""
-        cumulative = shares.cumsum(0)
-        chosen = np.stack([(cumulative <= place).sum(0) for place in places])
-        return np.take_along_axis(self.values, np.minimum(chosen, len(shares) - 1), 0)
+
+def _choose_draws(shares: Floats, places: Floats) -> NDArray[np.int64]:
+    """Choose a draw of each entry by its shares, for each place in [0, 1), ``[T, missing]``."""
+    cumulative = shares.cumsum(0)
+    chosen = np.stack([(cumulative <= place).sum(0) for place in places])
+    limited: NDArray[np.int64] = np.minimum(chosen, len(shares) - 1)
+    return limited
 
 
 def _draw_missing(
@@ -274,19 +278,25 @@ class _Estimator:
         self.drawn = drawn
         self.schema = schema
 
-    def average(self, name: str, values: Floats) -> float:
-        """Average over tables with these values of a column, ``[T, missing]``."""
+    def average(self, chosen: NDArray[np.int64]) -> float:
+        """Average over tables, for the number of the draw of each row, ``[T, N]``."""
         found = []
-        for number, of_column in enumerate(values):
+        for of_rows in chosen:
             columns = dict(self.observed)
             for each, missing in self.drawn.items():
-                new = of_column if each == name else missing.values[number]
+                draws = of_rows[~missing.observed]
                 whole = np.empty(len(missing.observed))
-                whole[~missing.observed] = new
+                whole[~missing.observed] = missing.values[draws, np.arange(len(draws))]
                 if each in columns:
                     whole[missing.observed] = columns[each][missing.observed]
                 columns[each] = whole
-            found.append(float(self.compute(complete_table(self.data, columns, self.schema))))
+            value = self.compute(complete_table(self.data, columns, self.schema))
+            if np.ndim(value) != 0:
+                raise SettingsError(
+                    f"sensitivity: estimate= gives a {type(value).__name__} of shape "
+                    f"{np.shape(value)}; give a function whose value is a number"
+                )
+            found.append(float(value))
         return float(np.mean(found))
 
 

@@ -169,7 +169,8 @@ class TableModel(LatentModel):
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x given z). The cost does not depend on how
-                rare the known entries are.
+                rare the known entries are. Columns that are not modelled, such as identifiers, are
+                not in the answer, and unknown categories are ``other`` there.
             mean: give the natural point of p(x given z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.

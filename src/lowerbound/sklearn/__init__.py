@@ -3,6 +3,7 @@
 They take arrays and DataFrames, with missing values, without any scaling.
 """
 
-from lowerbound.sklearn.estimators import VAE, VAEImputer, VAEOutlierDetector
+from lowerbound.sklearn.estimators import VAE, VAEImputer
+from lowerbound.sklearn.outliers import VAEOutlierDetector
 
 __all__ = ["VAE", "VAEImputer", "VAEOutlierDetector"]

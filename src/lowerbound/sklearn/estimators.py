@@ -1,32 +1,30 @@
-"""The estimators ``VAE``, ``VAEImputer`` and ``VAEOutlierDetector``."""
+"""The estimators ``VAE`` and ``VAEImputer``."""
 
 from __future__ import annotations
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar, Literal, Self
 
+import narwhals as nw
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     OneToOneFeatureMixin,
-    OutlierMixin,
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from lowerbound.data.columns import join_names
-from lowerbound.data.frames import open_table
+from lowerbound.data.columns import Floats, join_names
+from lowerbound.data.frames import is_frame, open_table
 from lowerbound.data.schema import decode_columns, make_table
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import impute_examples
 from lowerbound.sklearn.fitting import TableEstimator
-
-Floats = NDArray[np.float64]
 
 
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  # type: ignore[misc]
@@ -134,8 +132,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         """Rows whose embedding these are: the natural points of p(x given z)."""
         check_is_fitted(self)
         z = check_array(X, input_name="X")
-        if z.shape[1] != self.latent:
-            raise ValueError(f"X has {z.shape[1]} features, but the embedding has {self.latent}")
+        if z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {z.shape[1]} features, but the embedding has {self._n_features_out}"
+            )
         # A copy, because the values of a DataFrame may not be written to.
         values = self.model_.decode(torch.from_numpy(np.array(z, dtype=float)))
         return make_table(decode_columns(values, self.schema_), self.schema_)
@@ -160,7 +160,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
 
     @property
     def _n_features_out(self) -> int:
-        return self.latent
+        latent: int = self._arguments["latent"]
+        return latent
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # type: ignore[misc]
@@ -274,7 +275,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
         return [
             column.name
             for column in self.schema_.columns
-            if not (column.is_modelled or column.categories or column.atoms)
+            if not column.has_values
             and table[column.name].find_missing(self.schema_.missing_values).any()
         ]
 
@@ -287,113 +288,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             found = impute_examples(
                 self.model_, checked, examples, samples=self.draws, point=self.point
             )
+        if is_frame(found.table) and _get_output_config("transform", self)["dense"] == "pandas":
+            return nw.from_native(found.table, eager_only=True).to_pandas()
         return found.table
-
-
-class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
-    """Finds unusual rows of a table: those with a low log p(x) under an auto-encoder.
-
-    Args:
-        latent: number of dimensions of z.
-        contamination: the share of outliers in the training data, which sets the threshold.
-        hidden: units of each hidden layer.
-        layers: number of hidden layers of each network.
-        samples: number K of draws of z for each row in the bound of the training.
-        steps: number of optimiser steps. By default 100 epochs, between 300 and 4,000 steps.
-        batch_size: number of rows in a step.
-        learning_rate: learning rate of the optimiser Adam.
-        columns: types of some columns by name.
-        missing_values: a value, or several, that stand for missing ones, in addition to NaN and
-            empty ones.
-        unknown: whether a category that the training data do not have is an ``"error"``, or one of
-            the category ``"other"``.
-        score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
-        warm_start: whether ``fit`` continues from the last result.
-        random_state: seed of the initial weights and of the training.
-        verbose: whether to show the progress.
-
-    Attributes:
-        offset_: the threshold of log p(x), in nats.
-        model_: the :class:`lowerbound.TableModel`.
-        schema_: its columns.
-        n_features_in_: the number of columns of the training data.
-        feature_names_in_: their names, if the data had names.
-        n_iter_: the number of steps.
-
-    Example:
-        >>> import numpy as np
-        >>> from lowerbound.sklearn import VAEOutlierDetector
-        >>> X = np.random.default_rng(0).normal(size=(200, 2))
-        >>> detector = VAEOutlierDetector(steps=300, random_state=0).fit(X)
-        >>> detector.predict([[0.0, 0.0], [50.0, 50.0]]).tolist()
-        [1, -1]
-    """
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TableEstimator._parameter_constraints,
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "score_samples_draws": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        latent: int = 5,
-        *,
-        contamination: float = 0.1,
-        hidden: int = 64,
-        layers: int = 2,
-        samples: int = 10,
-        steps: int | None = None,
-        batch_size: int = 64,
-        learning_rate: float = 0.003,
-        columns: Any = None,
-        missing_values: Any = None,
-        unknown: str = "error",
-        score_samples_draws: int = 100,
-        warm_start: bool = False,
-        random_state: Any = None,
-        verbose: int | bool = 0,
-    ) -> None:
-        super().__init__(
-            latent,
-            hidden=hidden,
-            layers=layers,
-            samples=samples,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            columns=columns,
-            missing_values=missing_values,
-            unknown=unknown,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.contamination = contamination
-        self.score_samples_draws = score_samples_draws
-
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit the auto-encoder, and find the threshold.
-
-        Args:
-            X: an array ``[rows, columns]`` or a DataFrame.
-            y: ignored.
-            sample_weight: how much each row counts, ``[rows]``.
-        """
-        fitted = self._fit_model(X, sample_weight)
-        scores = self._score(fitted.examples, self.score_samples_draws)
-        scores = scores.repeat(fitted.repetitions)
-        self.offset_ = float(np.quantile(scores, self.contamination))
-        return self
-
-    def score_samples(self, X: Any) -> Floats:
-        """log p(x) of each row, in nats, ``[rows]``; the same numbers at every call."""
-        return self._score(self._get_examples(X), self.score_samples_draws)
-
-    def decision_function(self, X: Any) -> Floats:
-        """log p(x) less the threshold: negative for outliers."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """-1 for outliers, and 1 for other rows."""
-        return np.where(self.decision_function(X) < 0, -1, 1)

@@ -21,13 +21,16 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 import lowerbound as lb
 from lowerbound.data.columns import Floats, Schema
-from lowerbound.data.fields import WEIGHT
+from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.schema import make_table_examples
+from lowerbound.data.raw_values import clean_marks
+from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.errors import DoubtfulEstimateWarning
-from lowerbound.models.table import TableModel
+from lowerbound.evaluation.imputing import find_observed_columns
+from lowerbound.models.table import TableModel, complete_rows
 from lowerbound.recipes import find_recipe
+from lowerbound.runtime.noise import derived_seed
 
 # Training takes at least and at most so many steps, if the number is not given.
 _STEPS = 300, 4000
@@ -37,6 +40,9 @@ _EPOCHS = 100
 # at most so many rows.
 _FINENESS = 20
 _MOST_ROWS = 1_000_000
+
+# Missing entries are drawn so often for the score of a row, of so many rows at once.
+_COMPLETIONS, _ROWS = 10, 10_000
 
 Array = NDArray[Any]
 
@@ -50,7 +56,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
 
     model_: TableModel
     schema_: Schema
-    _arguments: dict[str, int]
+    _arguments: dict[str, Any]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "latent": [Interval(Integral, 1, None, closed="left")],
@@ -107,7 +113,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         if not reset:
             check_is_fitted(self)
         fewest = 2 if reset else 1  # one row does not say how columns vary
-        if is_frame(X) and has_names(X):
+        takes_names = reset or self.schema_.library is not None
+        if takes_names and is_frame(X) and has_names(X):
             if len(X):
                 open_table(X, "X")  # refuses columns of the same name
             validate_data(self, X, reset=reset, skip_check_array=True)
@@ -128,7 +135,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
                 raise
             raise ValueError(
                 f"X: {error}. An array has numbers only; give columns of text and categories in a "
-                "DataFrame"
+                "DataFrame whose columns have text as names"
             ) from None
         return np.asarray(checked, dtype=float)
 
@@ -152,12 +159,17 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         arguments = {
             name: getattr(self, name) for name in ("latent", "hidden", "layers", "samples")
         }
-        if warm and arguments != self._arguments:
+        types = {
+            "columns": dict(self.columns or {}),
+            "missing_values": clean_marks(_list_marks(self.missing_values)),
+            "unknown": self.unknown,
+        }
+        if warm and arguments | types != self._arguments:
             raise ValueError(
                 f"warm_start=True continues the model that was fitted with {self._arguments}, and "
-                f"not with {arguments}; set warm_start=False to fit a new one"
+                f"not with {arguments | types}; set warm_start=False to fit a new one"
             )
-        self._arguments = arguments
+        self._arguments = arguments | types
         made, objective = find_recipe("table").build(examples, arguments, seed=seed)
         model = cast(TableModel, self.model_.float() if warm else made)
         steps = self.steps or int(np.clip(_EPOCHS * len(X) / self.batch_size, *_STEPS))
@@ -206,6 +218,31 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
             estimate = lb.log_likelihood(self.model_, examples, samples=draws, compile="never")
         scores: Floats = estimate.per_example.numpy()
         return scores
+
+    def _score_completed(self, examples: lb.Examples, draws: int) -> Floats:
+        """log p(x) of each example, averaged over draws of its missing entries.
+
+        So rows with and without missing entries can be compared, whatever the units are.
+        """
+        incomplete = ~find_observed_columns(examples, self.schema_).all(1)
+        scores = np.empty(len(examples))
+        for some, score in ((~incomplete, self._score), (incomplete, self._average_scores)):
+            for rows in some.nonzero().flatten().split(_ROWS):
+                if len(rows):
+                    scores[rows.numpy()] = score(examples.subset(rows), draws)
+        return scores
+
+    def _average_scores(self, examples: lb.Examples, draws: int) -> Floats:
+        drawn = complete_rows(
+            self.model_, examples, samples=draws, draws=_COMPLETIONS, seed=derived_seed(0, "scores")
+        )
+        total = np.zeros(len(examples))
+        for numbers in torch.cat([values for values, _ in drawn], 1):
+            columns = decode_columns(numbers, self.schema_)
+            values, observed = encode_columns(columns, self.schema_)
+            completed = replace(examples, values=values, fields={OBSERVED: observed})
+            total += self._score(completed, draws)
+        return total / _COMPLETIONS
 
     def _get_examples(self, X: Any) -> lb.Examples:
         """The rows of a table as examples, which all have the same noise.
