@@ -43,9 +43,7 @@ SLOPE = 1.5
 LOSSY = 4
 
 
-def fit_table(
-    frame: pd.DataFrame, seed: int = 0, *, name: str = "table", **arguments: Any
-) -> Any:
+def fit_table(frame: pd.DataFrame, seed: int = 0, *, name: str = "table", **arguments: Any) -> Any:
     """Train a recipe of tables with its usual settings on all rows of a frame."""
     import lowerbound as lb
     from lowerbound.recipes import find_recipe
@@ -106,28 +104,45 @@ def run_held_out() -> dict[str, Any]:
 
 
 def run_coverage() -> dict[str, Any]:
-    """How often intervals from multiple imputation cover what was hidden, over ten masks."""
+    """How often intervals from multiple imputation cover what was hidden, over ten masks.
+
+    Each table's result is written when it is there, and is not computed again.
+    """
+    tables = {"wine": load_wine, "diabetes": load_diabetes, "breast_cancer": load_breast_cancer}
+    found = {
+        name: compute_once(
+            RESULTS / "coverage" / f"{name}.json",
+            lambda load=load: [_find_coverage(load().data, mask) for mask in range(MASKS)],
+        )
+        for name, load in tables.items()
+    }
+    return {"coverage": found}
+
+
+def _find_coverage(values: np.ndarray, mask: int) -> float:
+    """The share of hidden values that intervals of 90% cover, with one mask."""
     import lowerbound as lb
 
-    found: dict[str, list[float]] = {}
-    for name, load in (
-        ("breast_cancer", load_breast_cancer),
-        ("diabetes", load_diabetes),
-        ("wine", load_wine),
-    ):
-        values = load().data
-        for mask in range(MASKS):
-            holes, hidden = hide(values, 0.2, mask)
-            frame = as_frame(holes)
-            model = fit_table(frame, mask)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                many = lb.impute(model, frame, DRAWS, samples=500, seed=mask).tables
-            draws = np.stack([each.to_numpy(float) for each in many])
-            low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-            inside = (low <= values) & (values <= high)
-            found.setdefault(name, []).append(float(inside[hidden].mean()))
-    return {"coverage": found}
+    holes, hidden = hide(values, 0.2, mask)
+    frame = as_frame(holes)
+    model = fit_table(frame, mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        many = lb.impute(model, frame, DRAWS, samples=500, seed=mask).tables
+    draws = np.stack([each.to_numpy(float) for each in many])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    covered = float(((low <= values) & (values <= high))[hidden].mean())
+    print(f"mask {mask}: {covered:.1%} covered", flush=True)
+    return covered
+
+
+def compute_once(path: Path, compute: Callable[[], Any]) -> Any:
+    """Read a result, or compute and write it."""
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(compute(), indent=1) + "\n", encoding="utf8")
+        print(path.stem, path.read_text(encoding="utf8"), flush=True)
+    return json.loads(path.read_text(encoding="utf8"))
 
 
 def list_outlier_tables() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -166,16 +181,13 @@ def run_outliers(pyod: Path | None) -> dict[str, Any]:
 
     Each table's result is written when it is there, and is not computed again.
     """
-    folder = RESULTS / "outliers"
-    folder.mkdir(exist_ok=True)
-    found = {}
-    for name, X, is_outlier in list_outlier_tables():
-        target = folder / f"{name}.json"
-        if not target.exists():
-            result = {"rows": len(X), "area": _compare_detectors(X, is_outlier, pyod)}
-            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-            print(name, result, flush=True)
-        found[name] = json.loads(target.read_text(encoding="utf8"))
+    found = {
+        name: compute_once(
+            RESULTS / "outliers" / f"{name}.json",
+            lambda X=X, y=is_outlier: {"rows": len(X), "area": _compare_detectors(X, y, pyod)},
+        )
+        for name, X, is_outlier in list_outlier_tables()
+    }
     return {
         "area": {name: result["area"] for name, result in found.items()},
         "rows": {name: result["rows"] for name, result in found.items()},
