@@ -45,17 +45,7 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "",
         ]
     if "held-out" in done:
-        rows = done["held-out"]["seeds"]
-        lines += [
-            paragraph(
-                "The bound of a fifth of the rows, if the model is trained on the others alone:",
-                ", ".join(f"{row['bound']:.2f}" for row in rows),
-                "nats with 50 draws, and",
-                ", ".join(f"{row['bound_5000']:.2f}" for row in rows),
-                "with 5,000.",
-            ),
-            "",
-        ]
+        lines += [*_describe_held_out(done["held-out"]["seeds"]), ""]
     if "coverage" in done:
         lines += [
             "## Intervals from multiple imputation",
@@ -158,6 +148,31 @@ def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
                     ", ".join(f"{slope:.2f}" for slope in row["slopes"].values()),
                 ]
                 for seed, row in enumerate(rows)
+            ),
+        ),
+    ]
+
+
+def _describe_held_out(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        paragraph(
+            "If the model is trained on four fifths of the rows, the others have these bounds and",
+            "errors, with the usual dropout and without any:",
+        ),
+        "",
+        *table(
+            "seed | dropout | bound of the training rows | bound, 50 draws | 5,000 draws | error",
+            (
+                [
+                    str(seed),
+                    name,
+                    f"{row[name]['bound_of_training_rows']:.2f}",
+                    f"{row[name]['bound']:.2f}",
+                    f"{row[name]['bound_5000']:.2f}",
+                    f"{row[name]['error']:.3f}",
+                ]
+                for seed, row in enumerate(rows)
+                for name in ("usual", "no dropout")
             ),
         ),
     ]
