@@ -112,6 +112,12 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
             f"the expected batch shape is {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
         )
+    if is_point(p):
+        raise UnsupportedError(
+            f"the likelihood's {type(p).__name__} has all its probability at single points, so "
+            "data have no probability under it; use one that gives all data a probability or a "
+            "density, such as lb.Gaussian"
+        )
 
 
 def refuse_learning_from_scores(likelihood: nn.Module, model: str) -> None:
