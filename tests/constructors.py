@@ -13,6 +13,7 @@ from lowerbound.data import Column, Schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.schema import make_table_examples
+from lowerbound.recipes import RECIPES
 
 IMAGE = (1, 9, 7)
 
@@ -86,6 +87,16 @@ NETWORKS = {
     ),
     "conv of volumes": (lambda: lb.conv((1, 5, 6, 7), 3, 4, 2), (1, 5, 6, 7), (2,)),
     "conv to volumes": (lambda: lb.conv(2, 4, 3, (2, 5, 6, 7)), (2,), (2, 5, 6, 7)),
+    "residual conv of signals": (
+        lambda: lb.conv((2, 21), 4, 8, 5, activation="silu", residual=True, norm="group"),
+        (2, 21),
+        (5,),
+    ),
+    "residual conv to volumes": (
+        lambda: lb.conv(2, 4, 3, (2, 5, 6, 7), residual=True, upsampling="resize"),
+        (2,),
+        (2, 5, 6, 7),
+    ),
     "conv to a smaller picture": (
         lambda: lb.conv(IMAGE, 4, 8, (3, 2, 1), activation="tanh"),
         IMAGE,
@@ -346,6 +357,14 @@ OBJECTIVES = {
     "RAE, gradient penalty": lambda: lb.RAE(0.1, gradient_penalty=0.5, samples=2),
 }
 
+# Those with a critic, which depends on the number of units of z, and those for some models only.
+OTHER_OBJECTIVES = {
+    "FactorVAE": lambda units: lb.FactorVAE(lb.mlp(units, 8, 1)),
+    "AAE": lambda units: lb.AAE(lb.mlp(units, 8, 1)),
+    "QuantizedELBO": lambda units: lb.QuantizedELBO(),
+    "SupervisedELBO": lambda units: lb.SupervisedELBO(),
+}
+
 # The reasons for which an objective refuses some posteriors. All others take every model.
 _DEPENDS = "depends on other latents"
 _POINT = "all probability at one point"
@@ -356,6 +375,10 @@ REASONS = {
     "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
     "InfoVAE": f"a prior {_DEPENDS}",
     "InfoVAE without a rate": f"a prior {_DEPENDS}",
+    "FactorVAE": _DEPENDS,
+    "AAE": f"a prior {_DEPENDS}",
+    "QuantizedELBO": "for a posterior with a learned codebook",
+    "SupervisedELBO": "for a model that classifies",
 } | {name: _POINT for name in OBJECTIVES if name.endswith(("dreg", "score function"))}
 
 
@@ -506,6 +529,38 @@ MODELS = {
         Flatten(zuko.flows.MAF(2, 63, transforms=2, hidden_features=(8,)))
     ),
 }
+
+
+def _enumerate():
+    model = lb.EnumeratedModel(
+        lb.OneHot(lb.constant((2, 3))),
+        lb.OneHot(lb.mlp(4, (2, 3))),
+        lb.Gaussian(lb.mlp((2, 3), 8)),
+    )
+    return model, lb.Examples.of(torch.rand(6, 4))
+
+
+def _classify():
+    model = lb.SemiSupervised(
+        lb.StandardNormal(2),
+        classifier=lb.mlp(4, 8, 3),
+        posterior=lb.Given(lb.Gaussian(lb.mlp(4 + 3, 4)), "y", categories=3),
+        likelihood=lb.Given(lb.Gaussian(lb.mlp(2 + 3, 8)), "y", categories=3),
+        categories=3,
+    )
+    return model, lb.Examples(torch.rand(6, 4), labels=torch.tensor([0, 1, 2, -1, -1, -1]))
+
+
+def _tabulate():
+    table = torch.randn(6, 3).numpy()
+    table[::3, 2] = float("nan")
+    examples = make_table_examples(table, infer_schema(open_table(table)))
+    small = {"latent": 2, "hidden": 8, "layers": 1}
+    return RECIPES["table"].build(examples, small)[0], examples
+
+
+# Of data that are not images: the model and its examples.
+OTHER_MODELS = {"enumerated": _enumerate, "semi-supervised": _classify, "table": _tabulate}
 
 
 def examples_for(recipe) -> lb.Examples:

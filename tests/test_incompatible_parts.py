@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import zuko
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
@@ -43,7 +44,82 @@ APART = {
     "a positive prior, real draws": (
         lambda: lb.Gamma(lb.constant(3), scale=1.0),
         lambda: lb.Gaussian(lb.mlp(5, 6)),
-        r"Independent is over .*0.*DiagonalNormal is over Real\(\)",
+        r"Gamma is over .*0.*DiagonalNormal is over Real\(\)",
+    ),
+    "a positive prior, a flow": (
+        lambda: lb.LogNormal(lb.constant(6)),
+        lambda: lb.Flow("maf", 3, context=5, transforms=1),
+        r"LogNormal is over .*0.*NormalizingFlow is over Real\(\)",
+    ),
+    "a flow on intervals, real draws": (
+        lambda: lb.Flow("ncsf", 3, transforms=1),
+        lambda: lb.Gaussian(lb.mlp(5, 6)),
+        r"NormalizingFlow is over Interval\(.*DiagonalNormal is over Real\(\)",
+    ),
+    "a prior of unit intervals, positive draws": (
+        lambda: lb.Beta(lb.constant(6)),
+        lambda: lb.LogNormal(lb.mlp(5, 6)),
+        r"Beta is over Interval\(.*LogNormal is over GreaterThan",
+    ),
+    "a prior of few counts, counts without a limit": (
+        lambda: lb.Binomial(lb.constant(3), trials=3),
+        lambda: lb.Poisson(lb.mlp(5, 3)),
+        r"FactorialCodes is over IntegerInterval\(.*FactorialPoisson is over IntegerGreaterThan",
+    ),
+    "a prior of three levels, four levels": (
+        lambda: lb.Categorical(lb.constant(9), levels=3),
+        lambda: lb.Categorical(lb.mlp(5, 12), levels=4),
+        r"over multiples of 1/2 from 0 to 1, .*over multiples of 1/3 from 0 to 1",
+    ),
+    "a flow, binary draws": (
+        lambda: lb.Flow("nsf", 3, transforms=1),
+        lambda: lb.Bernoulli(lb.mlp(5, 3)),
+        "NormalizingFlow is continuous .*FactorialBernoulli is discrete",
+    ),
+    "a flow of zuko, binary draws": (
+        lambda: zuko.flows.NSF(3, transforms=1, hidden_features=(8,)),
+        lambda: lb.Bernoulli(lb.mlp(5, 3)),
+        "NormalizingFlow is continuous .*FactorialBernoulli is discrete",
+    ),
+    "binary prior, a flow": (
+        lambda: lb.Bernoulli(lb.constant(3)),
+        lambda: lb.Flow("nsf", 3, context=5, transforms=1),
+        "FactorialBernoulli is discrete .*NormalizingFlow is continuous",
+    ),
+    "a density, a point mass among a density": (
+        lambda: lb.StandardNormal(3),
+        lambda: lb.Hurdle(lb.Gaussian(lb.mlp(5, 6)), lb.mlp(5, 3)),
+        r"DiagonalNormal is over Real\(\), .*HurdleDistribution is over zero or Real\(\)",
+    ),
+    "binary prior, a point mass among a density": (
+        lambda: lb.Bernoulli(lb.constant(3)),
+        lambda: lb.Hurdle(lb.Gaussian(lb.mlp(5, 6)), lb.mlp(5, 3)),
+        r"FactorialBernoulli is over Boolean\(\), .*HurdleDistribution is over zero or Real\(\)",
+    ),
+    "a point mass among a density, binary draws": (
+        lambda: lb.Hurdle(lb.Gaussian(lb.constant(6)), lb.constant(3)),
+        lambda: lb.Bernoulli(lb.mlp(5, 3)),
+        r"HurdleDistribution is over zero or Real\(\), .*FactorialBernoulli is over Boolean\(\)",
+    ),
+    "a point, real draws": (
+        lambda: lb.Point(lb.constant(3)),
+        lambda: lb.Gaussian(lb.mlp(5, 6)),
+        "PointMass has all its probability at single points, .*DiagonalNormal",
+    ),
+    "a mixture of points, a point": (
+        lambda: lb.VampPrior(lb.Point(lb.mlp(5, 3)), torch.rand(4, 5)),
+        lambda: lb.Point(lb.mlp(5, 3)),
+        "Mixture has all its probability at single points, .*PointMass",
+    ),
+    "a positive prior, a point": (
+        lambda: lb.Gamma(lb.constant(3), scale=1.0),
+        lambda: lb.Point(lb.mlp(5, 3)),
+        r"Gamma is over .*0.*PointMass is over Real\(\)",
+    ),
+    "a sphere's prior, a point": (
+        lambda: lb.SphereUniform(3),
+        lambda: lb.Point(lb.mlp(5, 3)),
+        r"SphereUniform is over vectors of norm 1, .*PointMass is over Real\(\)",
     ),
     "a prior of one-hot codes, binary draws": (
         lambda: make_codes("exact", lb.constant((3, 4))),
@@ -136,19 +212,37 @@ def test_changed_distributions_of_codes_keep_their_codebook(kind):
     assert all(each.support.codebook is quantizer for each in changed)
 
 
+def make_gaussian():
+    return lb.Gaussian(lb.mlp(5, 6))
+
+
+def make_hurdle():
+    return lb.Hurdle(make_gaussian(), lb.mlp(5, 3))
+
+
+def make_levels():
+    return lb.Categorical(lb.mlp(5, 9), levels=3)
+
+
 @pytest.mark.parametrize(
     ("prior", "posterior"),
     [
         (lambda: lb.StandardNormal(3), lambda: lb.LogNormal(lb.mlp(5, 6))),
         (lambda: lb.StandardNormal(3), lambda: lb.Beta(lb.mlp(5, 6))),
-        (lambda: lb.SphereUniform(3), lambda: lb.Point(lb.mlp(5, 3))),
+        (lambda: lb.Hurdle(lb.Gaussian(lb.constant(6)), lb.constant(3)), make_hurdle),
+        (lambda: lb.Hurdle(lb.Gaussian(lb.constant(6)), lb.constant(3)), make_gaussian),
+        (lambda: lb.Bernoulli(lb.constant((3, 4))), lambda: make_codes("straight-through")),
+        (lambda: lb.Categorical(lb.constant(15), levels=5), make_levels),
         (lambda: lb.Flow("nsf", 3), lambda: lb.Flow("maf", 3, context=5)),
+        (lambda: lb.Flow("ncsf", 3), lambda: lb.Flow("ncsf", 3, context=5)),
         (lambda: lb.MixturePrior(3, 2), lambda: lb.StudentT(lb.mlp(5, 6))),
     ],
 )
 def test_a_posterior_whose_draws_the_prior_can_score_is_not_refused(prior, posterior):
-    draw = make_model(prior(), posterior(), 3).draw(torch.zeros(2, 5), 4)
-    assert draw.log_w.isfinite().all()
+    prior, posterior = prior(), posterior()
+    with torch.no_grad():  # so that draws need not be reparameterised
+        draw = make_model(prior, posterior, prior().event_shape).draw(torch.zeros(2, 5), 4)
+        assert draw.log_w.isfinite().all()
 
 
 POINTS = {

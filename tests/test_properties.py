@@ -559,8 +559,11 @@ def test_parts_that_do_not_fit_are_refused_by_name():
         lb.evaluate(lb.LatentModel(lb.StandardNormal(3), encoder, decoder), lb.ELBO(), x)
     with pytest.raises(ShapeError, match=r"likelihood is over events of shape \(6,\)"):
         lb.LatentModel(lb.StandardNormal(2), encoder, lb.Gaussian(lb.mlp(2, 12))).draw(x)
-    with pytest.raises(UnsupportedError, match="cannot be reparameterised"):
+    with pytest.raises(UnsupportedError, match=r"DiagonalNormal is continuous .* is discrete"):
         lb.LatentModel(lb.StandardNormal(2), lb.Bernoulli(lb.mlp(IMAGE, 2)), decoder).draw(x)
+    binary = lb.LatentModel(lb.Bernoulli(lb.constant(2)), lb.Bernoulli(lb.mlp(IMAGE, 2)), decoder)
+    with pytest.raises(UnsupportedError, match="cannot be reparameterised"):
+        binary.draw(x)
     with pytest.raises(UnsupportedError, match="gradient='score' is unknown"):
         lb.LatentModel(lb.StandardNormal(2), encoder, decoder).draw(x, gradient="score")
 

@@ -9,10 +9,11 @@ from functools import cache
 from typing import Any, Self
 
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals.base import Conditional, to_full_precision
 from lowerbound.describe import describable
+from lowerbound.distributions import NormalizingFlow
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.networks import Shape, as_shape, find_leading_shape
 from lowerbound.settings import check_whole_number
@@ -122,7 +123,7 @@ class Flow(Conditional):
         """The shape of one context."""
         return self.context
 
-    def forward(self, *given: Tensor) -> Distribution:
+    def forward(self, *given: Tensor) -> NormalizingFlow:
         """The flow for this context.
 
         Raises:
@@ -130,7 +131,7 @@ class Flow(Conditional):
             UnsupportedError: if nothing is given to a flow that has a context.
         """
         if self.context is None:
-            return _switch_checks_off(self.flow())
+            return self._wrap(self.flow())
         if not given:
             raise UnsupportedError(
                 f"Flow: a flow with context={self.context} needs an input, but nothing is given. A "
@@ -138,7 +139,13 @@ class Flow(Conditional):
             )
         leading = find_leading_shape(given[0], self.context, self)
         dtype = next(self.parameters()).dtype
-        return _switch_checks_off(self.flow(given[0].reshape(*leading, -1).to(dtype)))
+        return self._wrap(self.flow(given[0].reshape(*leading, -1).to(dtype)))
+
+    def _wrap(self, flow: Distribution) -> NormalizingFlow:
+        support = None
+        if self.name == "ncsf":
+            support = constraints.independent(constraints.interval(-math.pi, math.pi), 1)
+        return NormalizingFlow(_switch_checks_off(flow), support)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert as any module, but keep the parameters in float32 at least.

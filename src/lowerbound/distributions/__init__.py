@@ -22,13 +22,10 @@ from lowerbound.distributions.entries import (
     ReportingDistribution,
     check_independent_entries,
     entrywise_log_prob,
-    find_entry_support,
-    find_support,
-    has_point_masses,
-    is_mass,
     learns_from_values,
     unwrap_independent,
 )
+from lowerbound.distributions.flow import NormalizingFlow
 from lowerbound.distributions.gamma import Beta, Gamma
 from lowerbound.distributions.hierarchy import Hierarchy, outline
 from lowerbound.distributions.mixture import Mixture
@@ -44,7 +41,7 @@ from lowerbound.distributions.one_hot import (
     RelaxedOneHot,
     StraightThroughOneHot,
 )
-from lowerbound.distributions.point_mass import PointMass
+from lowerbound.distributions.point_mass import PointMass, is_point
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
 from lowerbound.distributions.self_masked import (
@@ -56,6 +53,13 @@ from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.sphere import PowerSpherical, SphereUniform
 from lowerbound.distributions.stirling import compute_stirling_remainder
 from lowerbound.distributions.student import FactorialStudentT
+from lowerbound.distributions.supports import (
+    find_entry_support,
+    find_support,
+    has_point_masses,
+    is_mass,
+    lies_within,
+)
 from lowerbound.distributions.vectors import Lebesgue, SideBySide
 from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
 
@@ -84,6 +88,7 @@ __all__ = [
     "MaskedDistribution",
     "MissingOdds",
     "Mixture",
+    "NormalizingFlow",
     "PointMass",
     "PowerSpherical",
     "RelaxedOneHot",
@@ -111,7 +116,9 @@ __all__ = [
     "find_support",
     "has_point_masses",
     "is_mass",
+    "is_point",
     "learns_from_values",
+    "lies_within",
     "multiply_normals",
     "natural_point",
     "outline",

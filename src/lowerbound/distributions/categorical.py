@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from lowerbound.distributions.supports import Grid, Support, Values
 from lowerbound.runtime import noise
 
 
@@ -166,7 +167,7 @@ class FactorialCodes(FactorialCategorical):
         return value.round().long()
 
 
-class Levels(constraints.Constraint):
+class Levels(Support):
     """Multiples of ``1 / (levels - 1)`` from 0 to 1, up to rounding.
 
     Example:
@@ -185,6 +186,11 @@ class Levels(constraints.Constraint):
         level = value * (self.levels - 1)
         whole = (level - level.round()).abs() < 0.01  # float32 of a multiple is off by far less
         return whole & (value >= 0) & (value <= 1)
+
+    @property
+    def values(self) -> Values:
+        """The levels."""
+        return Values(points=Grid(0, 1, self.levels - 1))
 
     def __repr__(self) -> str:
         return f"multiples of 1/{self.levels - 1} from 0 to 1"

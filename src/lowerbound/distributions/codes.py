@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from lowerbound.distributions.point_mass import PointMass
+from lowerbound.distributions.supports import CodeVectors
 from lowerbound.runtime import noise
 
 # The number of sums of codes that a search keeps.
@@ -17,32 +18,6 @@ _SUMS = 64
 
 # The number of distances that it computes at once.
 _MOST_DISTANCES = 1 << 24
-
-
-class _CodeVectors(constraints.Constraint):
-    """Vectors from a codebook. The codebook changes in training, so no finite vector is refused.
-
-    Args:
-        event_dims: the number of dimensions of an event.
-        codebook: what owns the codebook; ``None`` if that is not known.
-    """
-
-    is_discrete = True
-
-    def __init__(self, event_dims: int, codebook: object = None) -> None:
-        self._event_dims = event_dims
-        self.codebook = codebook
-        super().__init__()
-
-    @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return self._event_dims
-
-    def check(self, value: Tensor) -> Tensor:
-        return value.flatten(value.dim() - self._event_dims).isfinite().all(-1)
-
-    def __repr__(self) -> str:
-        return "vectors from the codebook"
 
 
 class CodePoint(PointMass):
@@ -88,7 +63,7 @@ class CodePoint(PointMass):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(self.event_dims, self.codebook)
+        return CodeVectors(self.event_dims, self.codebook)
 
     @property
     def code_probabilities(self) -> Tensor:
@@ -169,7 +144,7 @@ class FactorialCodeVectors(Distribution):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(self.event_dims, self.codebook)
+        return CodeVectors(self.event_dims, self.codebook)
 
     @property
     def code_probabilities(self) -> Tensor:
@@ -295,7 +270,7 @@ class EmbeddedSequence(Distribution):
     @property
     def support(self) -> Any:
         """The vectors from the codebook."""
-        return _CodeVectors(len(self.units), self.codebook)
+        return CodeVectors(len(self.units), self.codebook)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> EmbeddedSequence:
         """The same distribution, repeated over ``batch_shape``."""

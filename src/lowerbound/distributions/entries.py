@@ -1,4 +1,4 @@
-"""Distributions entry by entry: log probabilities, masks and supports."""
+"""Distributions entry by entry: log probabilities and masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, biject_to, constraints
 
+from lowerbound.distributions.supports import find_entry_support
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
@@ -57,49 +58,6 @@ def unwrap_independent(distribution: Distribution) -> Distribution:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
-
-
-def is_mass(distribution: Distribution) -> bool | None:
-    """Whether a distribution is a probability mass, rather than a density, judged by its support.
-
-    ``None`` if the distribution does not declare its support, or is neither because it gives some
-    values a probability and others a density, see :func:`has_point_masses`.
-
-    Example:
-        >>> from torch.distributions import Gamma, Poisson
-        >>> is_mass(Poisson(torch.ones(2))), is_mass(Gamma(torch.ones(2), torch.ones(2)))
-        (True, False)
-    """
-    support = find_support(distribution)
-    if support is None or support.is_discrete is None:
-        return None
-    return bool(support.is_discrete)
-
-
-def has_point_masses(distribution: Distribution) -> bool:
-    """Whether a distribution gives single values a probability, as far as its support says.
-
-    A probability mass does. So does a mixed distribution, whose support declares that
-    ``is_discrete`` is ``None``, such as a hurdle over positive values.
-    """
-    support = find_support(distribution)
-    return support is not None and support.is_discrete is not False
-
-
-def find_support(distribution: Distribution) -> constraints.Constraint | None:
-    """Return the support of a distribution, or ``None`` if it does not declare one."""
-    try:
-        return distribution.support
-    except NotImplementedError:
-        return None
-
-
-def find_entry_support(distribution: Distribution) -> constraints.Constraint | None:
-    """Return the support of one entry, or of an event if it is not declared for entries."""
-    support = find_support(distribution)
-    while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    return support
 
 
 def move_inside_support(distribution: Distribution, value: Tensor, chosen: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from lowerbound.distributions.entries import is_mass
+from lowerbound.distributions.supports import is_mass
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import seeded
 

@@ -74,3 +74,18 @@ class PointMass(Distribution):
     def stop_gradient(self) -> PointMass:
         """The same point with a stop-gradient."""
         return PointMass(self.loc.detach(), self.event_dims)
+
+
+def is_point(distribution: Distribution) -> bool:
+    """Whether a distribution is a point, or a mixture of points.
+
+    Example:
+        >>> is_point(PointMass(torch.zeros(2)))
+        True
+    """
+    inside: Any = distribution
+    while inside is not None:
+        if isinstance(inside, PointMass):
+            return True
+        inside = getattr(inside, "components", getattr(inside, "base", None))
+    return False

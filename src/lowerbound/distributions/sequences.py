@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from lowerbound.distributions.supports import Grid, Support, Values
 from lowerbound.runtime import noise
 
 
@@ -152,7 +153,7 @@ def find_positions_after(codes: Tensor, end: int) -> Tensor:
     return ends.cumsum(-1) - ends > 0
 
 
-class CodesUntilEnd(constraints.Constraint):
+class CodesUntilEnd(Support):
     """Sequences of whole numbers below ``levels``, with nothing but ``end`` after an ``end``.
 
     Example:
@@ -175,6 +176,14 @@ class CodesUntilEnd(constraints.Constraint):
             codes = value.long()
             inside = inside & (~find_positions_after(codes, self.end) | (codes == self.end))
         return inside.all(-1)
+
+    @property
+    def values(self) -> Values:
+        """The codes, which depend on each other if there is an ``end``."""
+        joint = None
+        if self.end is not None:
+            joint = (CodesUntilEnd, self.end)
+        return Values(points=Grid(0, self.levels - 1), joint=joint)
 
     def __repr__(self) -> str:
         text = f"sequences of codes from 0 to {self.levels - 1}"

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet, Distribution, constraints, register_kl
 
+from lowerbound.distributions.supports import Support, Values
 from lowerbound.runtime import noise
 
 
-class UnitVectors(constraints.Constraint):
+class UnitVectors(Support):
     """Vectors whose Euclidean norm is 1, up to rounding.
 
     Example:
@@ -26,6 +27,11 @@ class UnitVectors(constraints.Constraint):
         """Whether each vector has the norm 1."""
         length: Tensor = value.norm(dim=-1)
         return (length - 1).abs() < 1e-4
+
+    @property
+    def values(self) -> Values:
+        """Entries from -1 to 1 that have the norm 1 together."""
+        return Values(interval=(-1, 1), joint=UnitVectors)
 
     def __repr__(self) -> str:
         return "vectors of norm 1"

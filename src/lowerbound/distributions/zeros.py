@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -14,10 +15,16 @@ from torch.nn.functional import logsigmoid
 from lowerbound.distributions.entries import (
     check_independent_entries,
     entrywise_log_prob,
-    find_entry_support,
-    is_mass,
     move_inside_support,
     tell_observed,
+)
+from lowerbound.distributions.supports import (
+    Grid,
+    Support,
+    Values,
+    find_entry_support,
+    find_values,
+    is_mass,
 )
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.runtime import noise
@@ -256,7 +263,7 @@ class HurdleDistribution(_Gated):
         )
 
 
-class ZeroOr(constraints.Constraint):
+class ZeroOr(Support):
     """Zero, with a probability of its own, and the values of another support, with a density.
 
     Example:
@@ -274,6 +281,14 @@ class ZeroOr(constraints.Constraint):
         """Whether each entry is 0 or in the other support."""
         inside: Tensor = self.others.check(value)
         return inside | (value == 0)
+
+    @property
+    def values(self) -> Values | None:
+        """0, and the values of the other support."""
+        others = find_values(self.others)
+        if others is None:
+            return None
+        return replace(others, points=Grid(0, 0))
 
     def __repr__(self) -> str:
         return f"zero or {self.others}"

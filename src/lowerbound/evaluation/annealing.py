@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.fields import convert_floating_fields
+from lowerbound.distributions import find_support
 from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 from lowerbound.evaluation.chains import AnnealingPath, change_length, draw_from_prior
@@ -347,11 +348,10 @@ def _check_prior(name: str, model: GenerativeModel, given: Mapping[str, Tensor])
         prior: Any = model.prior_given(fields)
     far = torch.tensor(_FAR, dtype=get_dtype(model), device=device)
     points = far.reshape(-1, *(1,) * len(prior.batch_shape + prior.event_shape))
-    try:
-        inside = prior.support.check(points.expand(-1, *prior.batch_shape, *prior.event_shape))
-    except NotImplementedError:  # flows lack a support; they are densities over all real vectors
+    support = find_support(prior)
+    if support is None:  # as of a flow of another library, which is over all real vectors
         return
-    if not inside.all():
+    if not support.check(points.expand(-1, *prior.batch_shape, *prior.event_shape)).all():
         raise UnsupportedError(
             f"{name}: the prior returned {type(prior).__name__}, whose latents are discrete or "
             "bounded, and Hamiltonian trajectories move through all real vectors; use "

@@ -22,7 +22,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from lowerbound.distributions.entries import is_mass
+from lowerbound.distributions import is_mass
 from lowerbound.errors import UnsupportedError
 from lowerbound.evaluation.optima_search import search_optima
 from lowerbound.evaluation.posterior_causes import WeightedDraws

@@ -6,9 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from lowerbound.distributions import find_entry_support, is_mass
+from lowerbound.distributions import (
+    find_entry_support,
+    is_mass,
+    is_point,
+    lies_within,
+    unwrap_independent,
+)
 from lowerbound.errors import ShapeError, UnsupportedError
 
 
@@ -63,24 +69,28 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
     Raises:
         UnsupportedError: naming both.
     """
+    prior_name = f"the prior{of}'s {type(unwrap_independent(prior)).__name__}"
+    q_name = f"the posterior's {type(unwrap_independent(q)).__name__}"
+    if is_point(prior):
+        raise UnsupportedError(
+            f"{prior_name} has all its probability at single points, so draws from {q_name} have "
+            "no probability under it; use a prior that gives all of them one, such as "
+            "lb.StandardNormal, or lb.CodePrior for codes"
+        )
     if {is_mass(q), is_mass(prior)} == {True, False}:
         kinds = ("continuous", "discrete")
         raise UnsupportedError(
-            f"the prior{of}'s {type(prior).__name__} is {kinds[bool(is_mass(prior))]} and the "
-            f"posterior's {type(q).__name__} is {kinds[bool(is_mass(q))]}: neither has a "
-            "density under the other; use two of one kind"
+            f"{prior_name} is {kinds[bool(is_mass(prior))]} and {q_name} is "
+            f"{kinds[bool(is_mass(q))]}: neither has a density under the other; use two of one kind"
         )
     ours, theirs = find_entry_support(q), find_entry_support(prior)
-    if ours is None or theirs is None or not getattr(q, "normalized", True):
+    if ours is None or theirs is None:
         return
-    # The entries of such a vector depend on each other, as those of unit vectors do.
-    is_joint = ours.event_dim > 0 or theirs.event_dim > 0
-    is_bounded = ours is constraints.real and theirs is not constraints.real
-    if type(ours) is not type(theirs) and (is_joint or is_bounded):
+    if not lies_within(ours, theirs):
         raise UnsupportedError(
-            f"the prior{of}'s {type(prior).__name__} is over {theirs}, and the posterior's "
-            f"{type(q).__name__} is over {ours}, so their densities cannot be compared; use two "
-            "over the same values"
+            f"{prior_name} is over {theirs}, and {q_name} is over {ours}, so some or all of its "
+            "draws have no probability under the prior; use a posterior over the prior's values, "
+            "or a prior over the posterior's"
         )
     books = [getattr(support, "codebook", None) for support in (ours, theirs)]
     if None not in books and books[0] is not books[1]:
@@ -101,6 +111,12 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
             f"{tuple(p.batch_shape)}, but the data has events of shape {tuple(x.shape[1:])}, and "
             f"the expected batch shape is {(samples, len(x))}: samples, examples "
             "(torch.distributions.Independent makes batch dimensions part of the event)"
+        )
+    if is_point(p):
+        raise UnsupportedError(
+            f"the likelihood's {type(p).__name__} has all its probability at single points, so "
+            "data have no probability under it; use one that gives all data a probability or a "
+            "density, such as lb.Gaussian"
         )
 
 

@@ -166,9 +166,9 @@ class LatentModel(GenerativeModel):
         score: Callable[..., Tensor] | None = None,
     ) -> Draw:
         q, prior = parts.q, parts.prior
+        checks.check_posterior(q, prior, x)
         with noise.for_foreign(samples, len(x)):
             z, posterior_term = choose_sampler(q, gradient)(q, Size((samples,)))
-        checks.check_posterior(q, prior, x)
         p = None
         if score is None:
             p = parts.likelihood(z)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.distributions import Distribution
 
+from lowerbound.distributions import is_mass
 from lowerbound.models.pathfinder import CurvedGaussian
 
 
@@ -41,8 +42,5 @@ def _shorten(value: Tensor) -> str:
 
 
 def is_discrete(q: Distribution) -> bool:
-    """Whether q takes discrete values; flows do not say, and are continuous."""
-    try:
-        return bool(getattr(q.support, "is_discrete", False))
-    except NotImplementedError:
-        return False
+    """Whether q takes discrete values."""
+    return bool(is_mass(q))

@@ -262,6 +262,8 @@ class ELBO(Objective):
 
 def _name_pair(draw: Draw, attribute: str) -> str:
     """Name the posterior and the prior whose rate lacks a closed form, for messages."""
+    if not draw.groups and draw.q is None:
+        return "a model whose draws do not say what q and the prior of its latents are"
     for name, latent in draw.latents.items():
         if getattr(latent, attribute) is not None:
             continue
