@@ -33,12 +33,12 @@ Dropout = Annotated[
         ge=0,
         lt=1,
         description="share of the decoder's hidden units that are set to 0 at random in training, "
-        "against overfitting to small tables; by default 1000 / (1000 + number of rows)",
+        "against overfitting to small tables; by default 500 / (500 + number of rows)",
     ),
 ]
 
 # The number of rows for which half of the decoder's hidden units are dropped.
-_ROWS_OF_HALF = 1000
+_ROWS_OF_HALF = 500
 
 _TRAINING = {
     "batch_size": 128,
