@@ -22,7 +22,7 @@ from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop
 from lowerbound.training.observing import Observer
-from lowerbound.training.records import describe_complete, describe_gain
+from lowerbound.training.records import describe_complete, measure_gain
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
@@ -176,7 +176,10 @@ class Display(Observer):
             if loop.autostop is not None:
                 kept = f"the average of the weights up to epoch {progress.best_epoch},"
             self.console.print(f"kept {kept} {self.label} {progress.best_bound:.2f} nats")
-        for line in filter(None, [describe_gain(progress), *loop.unfinished()]):
+        gain = measure_gain(progress)
+        if gain is not None and gain.warning is None:
+            self.console.print(str(gain))
+        for line in loop.unfinished():
             self.console.print(line)
 
 
