@@ -14,7 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lowerbound.conditionals import StandardNormal
 from lowerbound.models import Model
-from lowerbound.report.drawing import can_draw, find_limits, save_examples, save_pairs
+from lowerbound.report.drawing import (
+    can_draw,
+    find_grid_side,
+    find_limits,
+    save_examples,
+    save_pairs,
+)
 from lowerbound.report.figures import manifold_points, save_learning_curves
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
@@ -29,6 +35,9 @@ _REFRESH_SECONDS = 0.25
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
+
+# The manifold of two latents is drawn at so many points along each latent, or as many as fit.
+_MOST_MANIFOLD_SIDE = 20
 
 
 class _StepRate:
@@ -309,7 +318,7 @@ class Painter(Observer):
         label = loop.objective.label(loop.model)
         save_learning_curves(loop.progress.history, place, label=label)
         if self.paints and has_two_normal_latents(loop.model) and not loop.model.needs:
-            side = 20
+            side = find_grid_side(self.originals.shape, _MOST_MANIFOLD_SIDE)
             model: Any = loop.model
             manifold = model.decode(manifold_points(side))
             place = self.directory.path / "manifold.png"
