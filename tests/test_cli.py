@@ -582,7 +582,7 @@ def test_a_collapse_comes_first_and_with_its_cause(here, tmp_path, capsys):
     assert [set(finding) for finding in told["findings"]] == [{"what", "cause", "remedy"}] * 2
     (tmp_path / "run" / "metrics.jsonl").write_text("damaged")
     _, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy")
-    assert "beta = 40" in out.splitlines()[1]
+    assert "beta = 40" in out.splitlines()[2]
 
 
 def test_the_log_likelihood_comes_with_diagnostics_of_its_weights(here, capsys):
