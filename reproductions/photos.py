@@ -228,7 +228,10 @@ def write_page() -> None:
             "validation, and the weights of the epoch with the best validation bound are kept.",
             "The bits per dimension follow from the bound of the test pictures, and are those of",
             "8-bit pixels for both: `aevb-gaussian` sees them dequantised. The error is the root",
-            "mean squared difference of pixels, of 255. Reconstructions and samples are means.",
+            "mean squared difference of pixels, of 255. Reconstructions and samples are means of",
+            "p(x given z). For samples, z is drawn from the prior, except for the details z1 of",
+            "the recipe `photos`: each of them is the mean of its prior given z2. So these samples",
+            "are smoother than draws from the model, which `model.sample(n)` gives.",
         ),
         "",
     ]

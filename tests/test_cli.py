@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from lowerbound.cli.given import check_given, list_conditions
 from lowerbound.cli.inspecting import _write_table
 from lowerbound.cli.runs import describe_examples, dumps, read_schedules
 from lowerbound.describe import describe
+from lowerbound.errors import TrainingWarning
 from lowerbound.evaluation.comparison import paired_difference
 from lowerbound.evaluation.health import latent_health
 from lowerbound.evaluation.importance import log_likelihood
@@ -379,6 +381,7 @@ def test_evaluate_prints_one_json_object(here, capsys):
     assert (code, err, out.count("\n")) == (0, "", 1)
     told = json.loads(out)
     results = {"bound", "label", "objective", "elbo", "rate", "distortion", "health"}
+    results |= {"baseline", "gain"}
     assert set(told) == results | {"split", "examples", "samples", "seed", "unit"}
     assert told["bound"] == told["elbo"]
     assert (told["objective"]["kind"], told["objective"]["samples"]) == ("ELBO", 3)
@@ -414,6 +417,31 @@ def test_evaluate_in_words(here, capsys):
         f"test bound {told['elbo']['mean']:.2f} ± {told['elbo']['standard_error']:.2f} nats per "
         "example"
     )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "bernoulli"])
+def test_evaluate_says_by_how_much_the_bound_beats_independent_entries(name, here, capsys):
+    told = json.loads(call(capsys, "evaluate", name, "--json")[1])
+    pixels = {"gaussian": "as-is", "bernoulli": "binarize"}[name]
+    test = lb.load_data("pictures.npz", pixels=pixels).test
+    expected = lb.evaluate(lb.load(name), lb.ELBO(), test)
+    assert told["baseline"] == expected.baseline
+    assert told["gain"] == told["bound"]["mean"] - told["baseline"] == expected.gain.nats
+    said = call(capsys, "evaluate", name)[1]
+    assert str(expected.gain) in said.splitlines()
+    assert ("BELOW" in said) == (expected.gain.nats < 0) == (name == "gaussian")
+
+
+def test_a_training_below_independent_entries_ends_with_a_warning(here, tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TrainingWarning)
+        arguments = ["--data", "pictures.npz", *FAST, "--out", tmp_path / "run"]
+        code, _, err = call(capsys, "train", "aevb-gaussian", *arguments)
+    assert code == 0
+    (line,) = [line for line in err.splitlines() if "BELOW" in line]
+    assert line.startswith("lowerbound: warning: the validation bound, ")
+    records = metrics(tmp_path / "run")
+    assert [f"({record['baseline']:,.2f})" in line for record in records] == [True, True]
 
 
 def test_a_run_by_another_bound_has_both_that_and_the_elbo(copied, capsys):
@@ -542,6 +570,7 @@ def test_a_collapse_comes_first_and_with_its_cause(here, tmp_path, capsys):
     _, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy")
     lines = out.splitlines()
     assert lines[0].startswith("all bound ")
+    assert "that of independent entries" in lines.pop(1)
     assert lines[1].startswith("posterior collapse: 0 of 2 units are active")
     assert "beta = 14.4" in lines[1]  # what was reached, not the schedule's end
     assert lines[2].startswith("the training ended while beta was 14.4, on its way to 40.")
@@ -553,7 +582,7 @@ def test_a_collapse_comes_first_and_with_its_cause(here, tmp_path, capsys):
     assert [set(finding) for finding in told["findings"]] == [{"what", "cause", "remedy"}] * 2
     (tmp_path / "run" / "metrics.jsonl").write_text("damaged")
     _, out, _ = call(capsys, "evaluate", tmp_path / "run", "--data", "vectors.npy")
-    assert "beta = 40" in out.splitlines()[1]
+    assert "beta = 40" in out.splitlines()[2]
 
 
 def test_the_log_likelihood_comes_with_diagnostics_of_its_weights(here, capsys):
@@ -750,8 +779,16 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     assert told["better"] == ("long" if difference.is_certain else None)
     assert told["difference"]["sentence"] == difference.sentence("short", "long")
     assert (told["split"], told["examples"], told["samples"]) == ("test", 20, 20)
+    baseline = lb.evaluation.score_independent_entries(lb.load("short"), test)
+    assert [run["baseline"] for run in told["runs"]] == [baseline] * 2
+    gains = [estimate.mean - baseline for estimate in expected]
+    assert [run["gain"] for run in told["runs"]] == gains
     code, out, _ = call(capsys, "compare", "short", "long", "--samples", 20)
     assert code == 0
+    for name, gain in zip(("short", "long"), gains, strict=True):
+        lines = [each for each in out.splitlines() if "that of independent entries" in each]
+        (line,) = [each for each in lines if each.startswith(f"{name}: the log likelihood")]
+        assert f"{abs(gain):,.2f} nats {'above' if gain > 0 else 'BELOW'} that of" in line
     assert out.splitlines()[0].startswith(f"short: test log likelihood {expected[0].mean:.2f} ± ")
     assert out.splitlines()[-1] == difference.sentence("short", "long")
     assert (

@@ -1,6 +1,8 @@
 """A training starts from its data: biases, scales, units, and the score of independent entries."""
 
 import math
+import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch.distributions import Normal
 
 import lowerbound as lb
 from lowerbound.conditionals.moments import average_entries, estimate_variances
+from lowerbound.errors import TrainingWarning
 from lowerbound.networks import set_output_bias
 
 D = 4
@@ -220,45 +223,54 @@ def _make_table(count=400):
     return x * torch.tensor([1e-3, 1.0, 1e5]) + torch.tensor([0.0, 50.0, 2e6])
 
 
-def test_columns_in_different_units_are_reported_by_name(capsys):
+@contextmanager
+def without_warnings_of_units():
+    """Within the block, a warning that recommends standardize=True is an error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", r".*--standardize\)", TrainingWarning)
+        yield
+
+
+def test_columns_in_different_units_are_reported_by_name():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(_make_table().numpy(), columns=["length", "age", "income"])
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
     )
-    lb.fit(model, lb.ELBO(), lb.Examples.of(table), steps=1)
-    said = capsys.readouterr().err
-    assert "(length, age, income)" in said
-    assert "standardize=True" in said
+    said = r"of income \(1\.5e\+05\), length \(0\.00\d+\) are far from 1.*--standardize\)"
+    with pytest.warns(TrainingWarning, match=said):
+        lb.fit(model, lb.ELBO(), lb.Examples.of(table), steps=1)
+    with pytest.raises(TrainingWarning, match=said), without_warnings_of_units():
+        lb.fit(model, lb.ELBO(), lb.Examples.of(table), steps=1)
 
 
 @pytest.mark.parametrize("factor", [1.0, 10.0])
-def test_nothing_is_said_about_usual_units(factor, capsys):
+def test_nothing_is_said_about_usual_units(factor):
     x = torch.randn(1000, 3) * torch.tensor([1.0, 2.0, 0.5]) * factor
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
     )
-    lb.fit(model, lb.ELBO(), x, steps=1)
-    assert "--standardize" not in capsys.readouterr().err
+    with without_warnings_of_units():
+        lb.fit(model, lb.ELBO(), x, steps=1)
 
 
-def test_missing_entries_do_not_spread_a_column(capsys):
+def test_missing_entries_do_not_spread_a_column():
     x = 50 + torch.randn(200, 3)
     x[::2, 0] = math.nan  # stored as 0
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Masked(lb.Gaussian(lb.mlp(2, 6)))
     )
-    lb.fit(model, lb.ELBO(), lb.Examples.of(x, missing="nan"), steps=1)
-    assert "--standardize" not in capsys.readouterr().err
+    with without_warnings_of_units():
+        lb.fit(model, lb.ELBO(), lb.Examples.of(x, missing="nan"), steps=1)
 
 
-def test_positive_data_are_not_asked_to_be_standardized(capsys):
+def test_positive_data_are_not_asked_to_be_standardized():
     x = (torch.randn(200, 3) * torch.tensor([0.1, 1.0, 4.0])).exp()
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.LogNormal(lb.mlp(2, 6))
     )
-    lb.fit(model, lb.ELBO(), x, steps=1)
-    assert "--standardize" not in capsys.readouterr().err
+    with without_warnings_of_units():
+        lb.fit(model, lb.ELBO(), x, steps=1)
 
 
 def _train_standardized(x, **settings):
@@ -463,16 +475,41 @@ def test_counts_are_scored_with_the_exposures_of_the_likelihood():
     assert lb.evaluate(model, lb.ELBO(), data).baseline == run.baseline
 
 
-def test_a_bound_below_the_baseline_is_said_loudly(capsys):
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_bound_below_the_baseline_is_a_warning(progress):
     x = 1e4 * torch.randn(200, 3)
     model = lb.LatentModel(
         lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 3), scale=1.0)
     )
-    run = lb.fit(model, lb.ELBO(), x, epochs=1)
-    said = capsys.readouterr().err
-    assert "BELOW" in said
-    assert "standardize=True" in said
-    assert run.baseline == pytest.approx(lb.evaluate(model, lb.ELBO(), x).baseline)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        run = lb.fit(model, lb.ELBO(), x, epochs=2, progress=progress)
+    (found,) = [warning for warning in caught if "BELOW" in str(warning.message)]
+    assert found.category is TrainingWarning
+    assert found.filename == __file__
+    assert "the train bound, " in str(found.message)
+    assert "standardize=True" in str(found.message)
+    estimate = lb.evaluate(model, lb.ELBO(), x)
+    assert run.baseline == pytest.approx(estimate.baseline)
+    assert [record["baseline"] for record in run.history] == [run.baseline] * 2
+    assert estimate.gain.nats == estimate.mean - estimate.baseline < 0
+    assert estimate.warning == str(estimate.gain)
+    assert "BELOW" in estimate.warning
+
+
+def test_a_bound_above_the_baseline_is_no_warning(capsys):
+    x = torch.randn(200, 1) + 0.1 * torch.randn(200, 4)
+    model = lb.LatentModel(
+        lb.StandardNormal(1), lb.Gaussian(lb.mlp(4, 2)), lb.Gaussian(lb.mlp(1, 8))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        run = lb.fit(model, lb.ELBO(), x, epochs=100, learning_rate=0.02)
+    gain = run.history[-1]["train"]["bound"] - run.baseline
+    assert gain > 1
+    said = f"the train bound is {gain:.2f} nats above that of independent entries"
+    assert said in capsys.readouterr().err
+    assert lb.evaluate(model, lb.ELBO(), x).warning is None
 
 
 def test_a_score_has_no_baseline():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.data import make_sprites
 from lowerbound.errors import DataError, SettingsError
 from lowerbound.evaluation import score_codes
 from lowerbound.evaluation.factor_scores import (
@@ -319,3 +320,26 @@ def test_codes_that_do_not_fit_are_refused():
             score_codes(codes, factors)
     with pytest.raises(SettingsError, match="bins=0"):
         score_codes(np.zeros((60, 2)), factors, bins=0)
+
+
+def test_the_true_factors_of_sprites_are_a_disentangled_code():
+    """Every score is near 1, with two exceptions that follow from its definition.
+
+    With fewer bins than a factor has values, a unit has less information than the factor's entropy:
+    log 20 of log 40, for the orientations. And chance alone predicts a third of the shapes, so the
+    best unit is ahead of the next by two thirds.
+    """
+    sprites = make_sprites(3000)
+    codes = np.stack([values.double().numpy() for values in sprites.fields.values()], 1)
+    scores = score_codes(codes, sprites.fields, bins=40)
+    assert scores.mig > 0.9
+    assert min(found["sap"] for name, found in scores.by_factor.items() if name != "shape") > 0.98
+    assert scores.by_factor["shape"]["sap"] == pytest.approx(2 / 3, abs=0.05)
+    assert min(scores.disentanglement, scores.completeness, scores.informativeness) > 0.98
+    assert scores.factor_vae == 1.0
+    assert scores.modularity > 0.98
+    few = score_codes(codes, sprites.fields, bins=20).by_factor["orientation"]["mig"]
+    assert few == pytest.approx(math.log(20) / math.log(40), abs=0.05)
+    assert few < scores.by_factor["orientation"]["mig"] - 0.1
+    shuffled = np.random.default_rng(0).permutation(codes)
+    assert score_codes(shuffled, sprites.fields, bins=40).mig < 0.1

@@ -237,6 +237,18 @@ def test_the_course_shows_the_validation_in_its_own_colour(tmp_path):
     assert (beside == red).all(-1).any()
 
 
+def test_the_baseline_is_a_horizontal_line_beside_the_bound(tmp_path):
+    history = [record(epoch, "train") | {"baseline": -30.0} for epoch in range(1, 6)]
+    sheet = pixels(save_learning_curves(history, tmp_path / "bound.png"))[..., :3]
+    grey = (sheet == 128).all(-1).sum(1)
+    assert grey[:400].max() > 150  # dashes over the width of the first panel
+    assert (sheet[:, 440:] == 128).all(-1).sum(1).max() < 50
+    without = pixels(
+        save_learning_curves([record(epoch, "train") for epoch in range(1, 6)], tmp_path / "no.png")
+    )[..., :3]
+    assert (without == 128).all(-1).sum(1).max() < 50
+
+
 @pytest.mark.parametrize("side", [1, 2, 5, 20])
 def test_the_manifold_is_the_grid_of_inverse_gaussian_quantiles(side):
     points = manifold_points(side)

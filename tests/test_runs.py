@@ -19,6 +19,8 @@ from torch import nn
 import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.errors import SettingsError, StorageError
+from lowerbound.report.drawing import find_grid_side
+from lowerbound.report.figures import manifold_points
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.tensor_files import read_tensors
 from lowerbound.training import observers, preparing
@@ -484,6 +486,38 @@ def test_the_manifold_is_twenty_by_twenty(pictures, tmp_path):
     # tiles of 8 x 8 enlarged six times, 2 pixels between and around them
     with Image.open(tmp_path / "run" / "manifold.png") as manifold:
         assert manifold.size == (20 * 50 + 2, 20 * 50 + 2)
+
+
+def draw_manifold(shape, folder: Path) -> tuple[np.ndarray, torch.Tensor, int]:
+    """Train for a step on examples of two latents: the manifold, its values, and its side."""
+    x = torch.rand(4, *shape)
+    decoder = lb.Gaussian(lb.mlp(2, shape), scale=1.0, mean="sigmoid")
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(shape, 4)), decoder)
+    train(folder, x, model, epochs=1, start=False, pictures_every=0)
+    with Image.open(folder / "manifold.png") as picture:
+        assert "are shown" not in picture.text.get("Description", "")
+        side = find_grid_side(shape, 20)
+        return np.array(picture), lb.load(folder).decode(manifold_points(side)), side
+
+
+@pytest.mark.parametrize("size", [196, 197, 256])
+def test_the_manifold_of_large_pictures_has_as_many_as_fit_and_in_their_places(size, tmp_path):
+    """The axes of the picture are those of the latents, so no row of values is broken in two."""
+    sheet, values, side = draw_manifold((1, size, size), tmp_path / "run")
+    assert side == min(20, 3998 // (size + 2))
+    assert sheet.shape == (side * (size + 2) + 2,) * 2
+    expected = (values * 255).round().reshape(side, side, size, size).numpy()
+    for row in range(side):
+        for column in range(side):
+            top, left = row * (size + 2) + 2, column * (size + 2) + 2
+            tile = sheet[top : top + size, left : left + size].astype(float)
+            np.testing.assert_allclose(tile, expected[row, column], atol=1)
+
+
+def test_the_manifold_of_signals_has_four_in_a_row(tmp_path):
+    sheet, _, side = draw_manifold((1, 30), tmp_path / "run")
+    assert side == 4
+    assert sheet.shape[:2] == (4 * 110, 4 * 320)
 
 
 @pytest.mark.parametrize(

@@ -916,7 +916,7 @@ def test_a_record_is_json(vae, data):
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record) == {
         "epoch", "step", "train", "validation", "learning_rate", "examples_per_second", "start",
-        "seconds",
+        "seconds", "baseline",
     }  # fmt: skip
 
 

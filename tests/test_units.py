@@ -1,7 +1,9 @@
 """Units and starts, entry by entry: the Jacobian, constant columns, and what is reported."""
 
 import math
+import warnings
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from lowerbound.conditionals import Standardized
 from lowerbound.conditionals.moments import average_entries, estimate_variances, smooth_frequencies
 from lowerbound.conditionals.standardized import Standardization
 from lowerbound.distributions import entrywise_log_prob
+from lowerbound.errors import TrainingWarning
 from lowerbound.evaluation import score_independent_entries
 from lowerbound.networks import set_output_bias
 
@@ -66,15 +69,45 @@ def test_frequencies_and_moments_are_those_of_the_observed_entries():
 
 @pytest.mark.parametrize(
     ("spreads", "said"),
-    [((1e-3, 2e-3, 1e-3), True), ((0.2, 1.0, 10.0), True), ((0.5, 1.0, 10.0), False)],
+    [
+        ((1e-3, 3e-3, 2e-3), "of column 0 (0.001), column 2 (0.002), column 1 (0.003) are far "),
+        ((1.0, 1.0, 0.01), "the standard deviation of column 2 (0.01) is far from 1. "),
+        ((1.0, 1.0, 1.0, 1.0, 9410.0), "deviation of column 4 (9.41e+03) is far from 1. "),
+        ((0.2, 1.0, 10.0), "deviations of column 2 (10), column 0 (0.2) are far from each other. "),
+        ((0.5, 1.0, 10.0), None),
+        (tuple(1e-3 * n for n in range(1, 9)), "column 5 (0.006) and 2 more are far from 1. "),
+    ],
 )
-def test_small_units_and_different_ones_are_reported(spreads, said, capsys):
-    x = torch.randn(300, 3) * torch.tensor(spreads)
+@pytest.mark.parametrize("progress", [False, True])
+def test_columns_with_unsuitable_units_are_named_and_no_others(spreads, said, progress):
+    count = len(spreads)
+    x = torch.randn(300, count)
+    x = (x - x.mean(0)) / x.std(0, correction=0) * torch.tensor(spreads)
     model = lb.LatentModel(
-        lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(count, 4)), lb.Gaussian(lb.mlp(2, 2 * count))
     )
-    lb.fit(model, lb.ELBO(), x, steps=1)
-    assert ("--standardize" in capsys.readouterr().err) == said
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        lb.fit(model, lb.ELBO(), x, steps=1, progress=progress)
+    found = [warning for warning in caught if "--standardize" in str(warning.message)]
+    assert [warning.filename for warning in found] == [__file__] * (said is not None)
+    if said is not None:
+        assert said in str(found[0].message)
+
+
+def test_the_units_of_named_columns_and_of_pictures_are_reported():
+    x = torch.randn(300, 1, 2, 2)
+    likelihood = lb.Gaussian(lb.mlp(2, (2, 2, 2)))
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp((1, 2, 2), 4)), likelihood)
+    with pytest.warns(TrainingWarning, match=r"^the data has the standard deviation 9\d\.\d\. "):
+        lb.fit(model, lb.ELBO(), 97 * x, steps=1, progress=False)
+    frame = pd.DataFrame({"height": 1e-3 * x[:, 0, 0, 0], "width": x[:, 0, 0, 1]})
+    data = lb.Examples.of(frame)
+    model = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(2, 4)), lb.Gaussian(lb.mlp(2, 4))
+    )
+    with pytest.warns(TrainingWarning, match=r"deviation of height \(0\.00\d+\) is far from 1"):
+        lb.fit(model, lb.ELBO(), data, steps=1, progress=False)
 
 
 def test_the_examples_of_the_start_follow_from_the_seed():

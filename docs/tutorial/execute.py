@@ -51,14 +51,16 @@ def set_small(notebook: Any) -> None:
 
 
 def read_stderr(notebook: Any) -> str:
-    """Everything that the cells wrote to standard error, but for warnings of doubtful estimates.
+    """Everything that the cells wrote to standard error, but for this library's warnings.
 
-    Such a warning belongs to the lesson where an estimate is bad on purpose, and small settings
-    make all estimates bad.
+    They belong to a lesson where an estimate or a model is bad on purpose, and small settings make
+    all of them bad.
     """
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     written = "".join(output.text for output in outputs if output.get("name") == "stderr")
-    return re.sub(r"^.*DoubtfulEstimateWarning: .*\n(  .*\n)?", "", written, flags=re.MULTILINE)
+    return re.sub(
+        r"^.*(DoubtfulEstimate|Training)Warning: .*\n(  .*\n)?", "", written, flags=re.MULTILINE
+    )
 
 
 def clean(notebook: Any) -> None:

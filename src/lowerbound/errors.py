@@ -92,6 +92,14 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.run = run
 
 
+class TrainingWarning(UserWarning):
+    """A training that is likely to give a worse model than the data allow.
+
+    The bound is not above that of independent entries, or the units of the data make training slow.
+    The message says what to do.
+    """
+
+
 class DoubtfulEstimateWarning(UserWarning):
     """An estimate is not to be trusted.
 

@@ -92,14 +92,14 @@ MUTATIONS = [
     ),
     Mutation(
         UNITS,
-        "far = max(high, 1 / low) > _LARGEST_FACTOR",
-        "far = high > _LARGEST_FACTOR",
+        "spreads.log().abs()",
+        "spreads.log()",
         "Data with small units are not reported.",
     ),
     Mutation(
         UNITS,
-        "if not far and high / low <= _LARGEST_FACTOR:",
-        "if not far:",
+        "(spreads < high / _LARGEST_FACTOR) | (spreads > low * _LARGEST_FACTOR)",
+        "spreads > math.inf",
         "Columns whose spreads differ are not reported.",
     ),
     Mutation(

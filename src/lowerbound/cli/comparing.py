@@ -31,6 +31,8 @@ from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
+    from lowerbound.evaluation import Estimate
+    from lowerbound.evaluation.baseline import Gain
 
 Run = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
 
@@ -69,10 +71,14 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         check_finite(estimates[path], f"{path}: the log likelihood")
     difference = paired_difference(estimates[first], estimates[second], seed=seed)
     given = {path: list_conditions(model, examples) for path, (model, _) in runs.items()}
+    gains = {
+        path: _measure_gain(model, examples, estimates[path], seed)
+        for path, (model, _) in runs.items()
+    }
     if not as_json:
         for path, estimate in estimates.items():
             print(f"{path}: {part} {describe_likelihood(estimate)}")
-            for line in (getattr(estimate, "pace", None), getattr(estimate, "warning", None)):
+            for line in (getattr(estimate, "pace", None), estimate.warning, gains[path]):
                 if line is not None:
                     print(f"{path}: {line}")
         print(difference.sentence(str(first), str(second)))
@@ -93,6 +99,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
                 "run": str(path),
                 "log_likelihood": likelihood_to_json(estimates[path]),
                 "depends_on_fields": given[path],
+                **_gain_to_json(gains[path]),
             }
             for path in (first, second)
         ],
@@ -111,6 +118,22 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         settings = {"distributions": anneal}
     context = {"split": part, "examples": len(examples), **settings, "seed": seed, "unit": "nats"}
     print(dumps(results | context))
+
+
+def _measure_gain(
+    model: Any, examples: "Examples", estimate: "Estimate", seed: int
+) -> "Gain | None":
+    """Compare a log likelihood with the score of independent entries on the same examples."""
+    from lowerbound.evaluation.baseline import Gain, score_independent_entries
+
+    baseline = score_independent_entries(model, examples, seed=seed)
+    if baseline is None:
+        return None
+    return Gain(estimate.mean, baseline, "log likelihood")
+
+
+def _gain_to_json(gain: "Gain | None") -> dict[str, float]:
+    return {} if gain is None else {"baseline": gain.baseline, "gain": gain.nats}
 
 
 def _describe_conditions(path: Path, given: Mapping[Path, Sequence[str]]) -> str:

@@ -190,6 +190,10 @@ class _Evaluation:
         )
         if estimate.bits_per_dimension is not None:
             self.report.add(None, {"bits_per_dimension": estimate.bits_per_dimension})
+        if (gain := estimate.gain) is not None:
+            sentence = None if gain.warning else str(gain)
+            self.report.add(sentence, {"baseline": gain.baseline, "gain": gain.nats})
+            self.report.warn(gain.warning)
 
     def add_log_likelihood(self, samples: int, compile: Compile) -> None:
         from lowerbound.evaluation.importance import log_likelihood

@@ -300,8 +300,6 @@ def describe_estimate(
     count = len(estimate.per_example)
     examples = f"{count:,} examples" if count > 1 else "1 example, which has no standard error"
     examples += bits
-    if estimate.baseline is not None:
-        examples += f"; independent entries {estimate.baseline:.2f}"
     if elbo is None:
         return f"{part} {label} {format_mean(estimate)} nats per example ({terms}; {examples})"
     name = {"bound": "ELBO"}.get(elbo.label, f"{elbo.label} of the ELBO")

@@ -346,6 +346,8 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     estimate = lb.evaluate(run.model, run.objective, examples)
     elbo = evaluate_elbo(run.model, run.objective, examples)
     print(describe_estimate(estimate, part, run.objective, elbo))
+    if estimate.gain is not None:
+        print(estimate.gain)
     if isinstance(run.model, lb.TableModel):
         print(describe_columns_explained(score_columns(run.model, examples)))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))

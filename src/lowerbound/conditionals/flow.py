@@ -67,6 +67,11 @@ class Flow(Conditional):
     ``"sticking-the-landing"`` and ``"dreg"``, draws are scored like given points, which is slow for
     an IAF.
 
+    The inverses of ``"nice"``, ``"realnvp"``, ``"maf"``, ``"iaf"``, ``"nsf"`` and ``"ncsf"`` are
+    exact. Those of ``"sospf"``, ``"naf"``, ``"unaf"``, ``"gf"`` and ``"bpf"`` are bisections
+    between -10 and 10 that end at 1e-6. A ``"cnf"`` integrates in both directions, to the
+    tolerances ``atol`` and ``rtol`` among its options (by default 1e-6 and 1e-5).
+
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
             ``"realnvp"`` (Dinh et al. 2017), ``"maf"`` (Papamakarios et al. 2017), ``"nsf"``

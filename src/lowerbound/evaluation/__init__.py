@@ -2,7 +2,7 @@
 
 from lowerbound.evaluation.annealed_estimate import AnnealedEstimate
 from lowerbound.evaluation.annealing import Interval, annealed_log_likelihood, bidirectional
-from lowerbound.evaluation.baseline import score_columns_alone, score_independent_entries
+from lowerbound.evaluation.baseline import Gain, score_columns_alone, score_independent_entries
 from lowerbound.evaluation.column_scores import ColumnScore, score_columns, tabulate_columns
 from lowerbound.evaluation.comparison import Difference, paired_difference
 from lowerbound.evaluation.disentangling import Disentanglement, disentanglement, score_codes
@@ -29,6 +29,7 @@ __all__ = [
     "Disentanglement",
     "Estimate",
     "Finding",
+    "Gain",
     "Gaps",
     "GroupHealth",
     "Imputation",

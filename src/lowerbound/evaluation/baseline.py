@@ -8,6 +8,7 @@ data than the mean and the spread of each entry.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,46 @@ _MOST_EXAMPLES = 10_000
 
 # With more levels than this a value is a count.
 _MOST_LEVELS = 1024
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A bound next to the score of independent entries; ``str()`` of it is one sentence.
+
+    Args:
+        bound: the bound, in nats per example.
+        baseline: the score of independent entries on the same data.
+        name: what the bound is called.
+    """
+
+    bound: float
+    baseline: float
+    name: str = "bound"
+
+    @property
+    def nats(self) -> float:
+        """By how many nats the bound is above the baseline; negative if it is below."""
+        return self.bound - self.baseline
+
+    @property
+    def warning(self) -> str | None:
+        """That the model does not beat independent entries; ``None`` if it does."""
+        if self.nats > 0:
+            return None
+        return (
+            f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
+            f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
+            "the mean and the spread of each entry. Train longer, or look at the units of the data "
+            "(standardize=True) and at the likelihood"
+        )
+
+    def __str__(self) -> str:
+        if self.warning is not None:
+            return self.warning
+        return (
+            f"the {self.name} is {self.nats:,.2f} nats above that of independent entries "
+            f"({self.baseline:,.2f})"
+        )
 
 
 def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0) -> float | None:

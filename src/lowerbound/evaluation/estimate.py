@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lowerbound.data.examples import Examples
-from lowerbound.evaluation.baseline import score_entries_alone
+from lowerbound.evaluation.baseline import Gain, score_entries_alone
 from lowerbound.evaluation.checks import check_batch_size
 from lowerbound.evaluation.intervals import mean_interval
 from lowerbound.evaluation.scoring import compute_dataset_terms
@@ -90,9 +90,19 @@ class Estimate:
         return self.doubtful_share >= DOUBTFUL_SHARE or self.shortfall > LARGEST_SHORTFALL
 
     @property
+    def gain(self) -> Gain | None:
+        """The mean next to the baseline; ``None`` if that is not known."""
+        if self.baseline is None:
+            return None
+        return Gain(self.mean, self.baseline, self.label)
+
+    @property
     def warning(self) -> str | None:
-        """Why the estimate cannot be trusted, in words; ``None`` if nothing speaks against it."""
-        return None
+        """Why the estimate cannot be trusted, in words; ``None`` if nothing speaks against it.
+
+        Of a bound: that it is not above the baseline.
+        """
+        return None if self.gain is None else self.gain.warning
 
     def __repr__(self) -> str:
         terms = "".join(f", {name}={term.mean:.6g}" for name, term in self.terms.items())

@@ -95,7 +95,7 @@ def aevb_gaussian(
     ] = 1000.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder and decoder for real-valued data: 200 tanh units, 10 latents, L = 7.
+    """A Gaussian decoder models real-valued data, with 200 tanh units, 10 latents and L = 7.
 
     The paper is "Auto-encoding variational Bayes" (Kingma & Welling 2013).
     """
@@ -127,7 +127,7 @@ def aevb_bernoulli(
     free_bits: FreeBits = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian encoder, Bernoulli decoder for binary data: 500 tanh units, 20 latents, L = 1.
+    """A Bernoulli decoder models binary data, with 500 tanh units, 20 latents and L = 1.
 
     The paper is "Auto-encoding variational Bayes" (Kingma & Welling 2013).
     """

@@ -85,7 +85,7 @@ def counts(
     ] = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Negative binomial decoder for counts with an exposure: 128 relu units, 10 latents.
+    """A negative binomial decoder models counts with an exposure: 128 relu units, 10 latents.
 
     The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
     whose model is this one with ``zeros="inflated"`` and ``shares=True``. There, the exposure is

@@ -33,7 +33,7 @@ def deep(
     kl_warmup: Warmup = 10.0,
     seed: int | None = None,
 ) -> "tuple[LayeredModel, ELBO]":
-    """Deep hierarchy of stochastic layers at several resolutions, for binary pictures.
+    """A deep hierarchy of stochastic layers at several resolutions models binary pictures.
 
     The papers are "Very deep VAEs generalize autoregressive models and can outperform them on
     images" (Child 2021) and "NVAE: a deep hierarchical variational autoencoder" (Vahdat & Kautz

@@ -40,7 +40,7 @@ def categorical(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Categorical latents with a uniform prior, for binary data: 20 variables of 10 categories.
+    """The latents are 20 variables of 10 categories, with a uniform prior, for binary data.
 
     The papers are "Categorical reparameterization with Gumbel-softmax" (Jang, Gu & Poole 2017) and
     "The Concrete distribution" (Maddison, Mnih & Teh 2017); the score function has the baseline of

@@ -52,7 +52,7 @@ def iwae(
     ] = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, IWAE]":
-    """Importance-weighted bound for binary data: 2 x 200 tanh units, 50 latents, K = 50.
+    """The bound for binary data is importance-weighted: 2 x 200 tanh units, 50 latents, K = 50.
 
     The paper is "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2016).
     """
@@ -76,7 +76,7 @@ def dreg(
     samples: Samples = 50,
     seed: int | None = None,
 ) -> "tuple[LatentModel, IWAE]":
-    """Importance-weighted bound with the doubly reparameterised gradient, which has less noise.
+    """The importance-weighted bound has the doubly reparameterised gradient, with less noise.
 
     The paper is "Doubly reparameterized gradient estimators for Monte Carlo objectives" (Tucker,
     Lawson, Gu & Maddison 2019). The bound is the same; only the gradient of the encoder differs,
@@ -121,7 +121,7 @@ def iwae_2layer(
     ] = "pathwise",
     seed: int | None = None,
 ) -> "tuple[LayeredModel, IWAE]":
-    """Two stochastic layers for binary data: 100 and 50 latents, bottom-up inference, K = 50.
+    """Two stochastic layers model binary data: 100 and 50 latents, bottom-up inference, K = 50.
 
     The paper is "Importance weighted autoencoders" (Burda, Grosse & Salakhutdinov 2016).
     """

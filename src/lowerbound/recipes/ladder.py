@@ -38,7 +38,7 @@ def ladder(
     kl_warmup: Warmup = 20.0,
     seed: int | None = None,
 ) -> "tuple[LayeredModel, ELBO]":
-    """Five stochastic layers with a shared top-down path, for binary data: 64 to 4 latents.
+    """Five stochastic layers share a top-down path, for binary data: 64 to 4 latents.
 
     The paper is "Ladder variational autoencoders" (Sønderby et al. 2016).
     """

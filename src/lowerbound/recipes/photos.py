@@ -101,7 +101,7 @@ def photos(
     free_bits: FreeBits = 0.0,
     seed: int | None = None,
 ) -> "tuple[LayeredModel, ELBO]":
-    """Photos up to 256 x 256: an embedding, details, and a likelihood of 8-bit pixels.
+    """An embedding, details and a likelihood of 8-bit pixels model photos up to 256 x 256.
 
     A vector z2 describes the picture, and a small picture z1 the details that z2 leaves open, in
     the manner of Child 2021 (arXiv:2011.10650). The prior of z2 is a masked autoregressive flow

@@ -39,7 +39,7 @@ def iaf(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Posterior that is an inverse autoregressive flow, for binary data: 4 transforms, 40 latents.
+    """The posterior is an inverse autoregressive flow, for binary data: 4 transforms, 40 latents.
 
     The paper is "Improving variational inference with inverse autoregressive flow" (Kingma et al.
     2016). The context of all transforms is a vector that is as long as a hidden layer is wide. The
@@ -75,7 +75,7 @@ def flow_posterior(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Posterior that is a flow of rational splines, for binary data: 4 transforms, 40 latents.
+    """The posterior is a flow of rational splines, for binary data: 4 transforms, 40 latents.
 
     Flows as posteriors come from "Variational inference with normalizing flows" (Rezende & Mohamed
     2015), and this one from "Neural spline flows" (Durkan et al. 2019). It is a coupling flow, in
@@ -120,7 +120,7 @@ def sphere(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Latents on a sphere, with a uniform prior, for binary data: 10 dimensions of norm 1.
+    """The latents lie on a sphere, with a uniform prior, for binary data: 10 dimensions of norm 1.
 
     The papers are "Hyperspherical variational auto-encoders" (Davidson et al. 2018) and "The power
     spherical distribution" (De Cao & Aziz 2020), whose density is the posterior. It draws without

@@ -48,7 +48,7 @@ def mixture_prior(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Prior that is a learned mixture of Gaussians, for binary data: 500 components, 40 latents.
+    """The prior is a learned mixture of Gaussians, for binary data: 500 components, 40 latents.
 
     It is the baseline called MoG in "VAE with a VampPrior" (Tomczak & Welling 2018), with plain
     hidden layers in place of gated ones.
@@ -72,7 +72,7 @@ def vampprior(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Prior that is the mean of the encoder's posteriors at 500 learned inputs, for binary data.
+    """The prior is the mean of the encoder's posteriors at 500 learned inputs, for binary data.
 
     The paper is "VAE with a VampPrior" (Tomczak & Welling 2018): 500 pseudo-inputs, 40 latents and
     two hidden layers of 300 units, which are plain here and gated there. The pseudo-inputs start at
@@ -98,7 +98,7 @@ def flow_prior(
     kl_warmup: Warmup = WARMUP_EPOCHS,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Prior that is a masked autoregressive flow, for binary data: 4 transforms, 40 latents.
+    """The prior is a masked autoregressive flow, for binary data: 4 transforms, 40 latents.
 
     An autoregressive flow as the prior comes from "Variational lossy autoencoder" (Chen et al.
     2017), and this architecture from "Masked autoregressive flow for density estimation"

@@ -76,7 +76,7 @@ def residual_vq(
     activation: Activation = "relu",
     seed: int | None = None,
 ) -> "tuple[LatentModel, QuantizedELBO]":
-    """Residual quantisation: 4 codes at each position, each of which refines those before it.
+    """Residual quantisation: each position has 4 codes, and each refines those before it.
 
     The paper is "SoundStream: an end-to-end neural audio codec" (Zeghidour et al. 2021). The
     vectors of the codes at a position are added.
@@ -99,7 +99,7 @@ def fsq(
     activation: Activation = "relu",
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Finite scalar quantisation: 4 channels of 5 levels, so 625 codes without a codebook.
+    """Finite scalar quantisation: 4 channels of 5 levels give 625 codes without a codebook.
 
     The paper is "Finite scalar quantization: VQ-VAE made simple" (Mentzer et al. 2024).
     """

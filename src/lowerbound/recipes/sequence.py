@@ -59,7 +59,7 @@ def sequence(
     free_bits: FreeBits = 0.0,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Sequences of codes, such as text, with an autoregressive decoder: 128 units, 16 latents.
+    """An autoregressive decoder models sequences of codes, such as text: 128 units, 16 latents.
 
     The paper is "Generating sentences from a continuous space" (Bowman et al. 2016). Each code
     depends on the latents and on the codes before it. A decoder that can do without the latents

@@ -42,7 +42,7 @@ def sigma_vae(
     min_scale: Annotated[float, Field(gt=0, description="smallest value of the scale")] = 0.001,
     seed: int | None = None,
 ) -> "tuple[LatentModel, ELBO]":
-    """Gaussian decoder with one scale, the root of its mean squared error: no weight to tune.
+    """The Gaussian decoder has one scale, the root of its mean squared error, so nothing is tuned.
 
     The paper is "Simple and effective VAE training with calibrated decoders" (Rybkin, Daniilidis &
     Levine 2021). The scale balances the squared error against the KL term, as the factor beta of a

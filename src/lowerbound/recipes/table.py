@@ -63,7 +63,7 @@ def table(
     dropout: Dropout = None,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
-    """Tables with columns of any types and missing values: 10 latents, K = 10.
+    """Tables may have columns of any types and missing values: 10 latents, K = 10.
 
     The bound is the importance-weighted one on the entries that are observed, of "MIWAE: deep
     generative modelling and imputation of incomplete data sets" (Mattei & Frellsen 2019). Each
@@ -100,7 +100,7 @@ def missing_not_at_random(
     ] = None,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
-    """Tables whose values may be missing because of their size: also models what is missing.
+    """Values of a table may be missing because of their size, so the model includes the mask.
 
     The bound is that of "not-MIWAE: deep generative modelling with missing not at random data"
     (Ipsen, Mattei & Frellsen 2021) on the observed entries and on the mask, which says what is

@@ -150,7 +150,7 @@ def rae(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, RAE]":
-    """Regularised auto-encoder: deterministic codes with a small norm, and weight decay.
+    """Regularised auto-encoder: the codes are deterministic with a small norm, and weights decay.
 
     The paper is "From variational to deterministic autoencoders" (Ghosh, Sajjadi, Vergari, Black &
     Schölkopf 2020). The reported value is a score.

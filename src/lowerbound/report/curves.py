@@ -14,7 +14,7 @@ from lowerbound.report.sheets import Sheet
 
 # The largest numbers of panels, of panels in a row, and of channels.
 _MAX_PANELS = 64
-_MAX_COLUMNS = 4
+MAX_COLUMNS = 4
 _MAX_CHANNELS = 8
 # The size of a panel, the space around its curves, and the height of the legend, in pixels.
 _WIDTH, _HEIGHT, _MARGIN, _LEGEND = 320, 110, 10, 30
@@ -37,7 +37,7 @@ def draw_curves(versions: Tensor, columns: int | None) -> Sheet:
 
     signals = versions[:, :_MAX_PANELS, :_MAX_CHANNELS].numpy()
     count, channels = signals.shape[1:3]
-    columns = min(columns or _MAX_COLUMNS, _MAX_COLUMNS, count)
+    columns = min(columns or MAX_COLUMNS, MAX_COLUMNS, count)
     rows = math.ceil(count / columns)
     has_legend = len(signals) == 2
     width, height = columns * _WIDTH, rows * _HEIGHT + has_legend * _LEGEND

@@ -11,9 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lowerbound.errors import ShapeError
-from lowerbound.report.curves import draw_curves
+from lowerbound.report.curves import MAX_COLUMNS, draw_curves
 from lowerbound.report.sheets import Limits, Sheet
-from lowerbound.report.tiles import draw_tiles
+from lowerbound.report.tiles import draw_tiles, find_side_of_tiles
 from lowerbound.runtime.outputs import write_whole
 
 Shape = tuple[int, ...]
@@ -53,6 +53,21 @@ def can_draw(shape: Shape) -> bool:
         (True, True, True, False)
     """
     return len(shape) in (2, 3, 4)
+
+
+def find_grid_side(shape: Shape, most: int) -> int:
+    """Find the side of the largest square grid of such examples that one file shows completely.
+
+    Args:
+        shape: the shape of an example.
+        most: the largest side to use.
+
+    Example:
+        >>> find_grid_side((1, 28, 28), 20), find_grid_side((3, 256, 256), 20)
+        (20, 15)
+    """
+    side = MAX_COLUMNS if is_signal(shape) else find_side_of_tiles(shape)
+    return min(most, side)
 
 
 def find_limits(values: Tensor) -> Limits:

@@ -36,11 +36,30 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
             pairs of plain pictures in a row.
         limits: the values that are drawn black and white; values outside are clipped.
     """
+    tiles, columns, notes = _make_tiles(versions, columns, limits)
+    factor = max(1, min(_MAX_FACTOR, round(_TILE_PIXELS / max(versions.shape[3:]))))
+    return _arrange(tiles, columns, factor, notes)
+
+
+def find_side_of_tiles(shape: tuple[int, ...]) -> int:
+    """Find the side of the largest square of examples of this shape that fits on a sheet."""
+    tiles, _, _ = _make_tiles(torch.zeros(1, 1, *shape), None, (0.0, 1.0))
+    return min(_count_fitting(tiles.shape[1]), _count_fitting(tiles.shape[2]))
+
+
+def _make_tiles(
+    versions: Tensor, columns: int | None, limits: Limits
+) -> tuple[NDArray[np.uint8], int | None, list[str]]:
+    """Make a tile ``[H, W, C]`` of each example, and choose the columns of pairs.
+
+    Returns:
+        The tiles, the number of columns, and notes for the reader.
+    """
     low, high = limits
     notes = []
     if limits != (0.0, 1.0):
         notes.append(f"black is {low:.4g} and white is {high:.4g}")
-    side, channels, is_volume = max(versions.shape[3:]), versions.shape[2], versions.dim() == 6
+    channels, is_volume = versions.shape[2], versions.dim() == 6
     most = min(_MAX_TILES, _count_fitting(versions.shape[-2]) * _count_fitting(versions.shape[-1]))
     pictures = versions[:, :most]
     if is_volume:
@@ -65,8 +84,7 @@ def draw_tiles(versions: Tensor, columns: int | None, limits: Limits) -> Sheet:
     if shrink > 1:
         scaled = F.avg_pool2d(scaled, shrink, ceil_mode=True)
         notes.append(f"each is reduced by a factor of {shrink}")
-    factor = max(1, min(_MAX_FACTOR, round(_TILE_PIXELS / side)))
-    return _arrange(_convert_to_bytes(scaled), columns, factor, notes)
+    return _convert_to_bytes(scaled), columns, notes
 
 
 def _cut_slices(volumes: Tensor, fill: float) -> Tensor:

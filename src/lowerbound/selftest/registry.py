@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from difflib import get_close_matches
 
 import torch
 
-from lowerbound.errors import SettingsError
+from lowerbound.errors import SettingsError, TrainingWarning
 from lowerbound.runtime.modes import seeded
 from lowerbound.runtime.noise import derived_seed
 
@@ -170,11 +171,19 @@ def _find_largest(found: float | Iterable[float], tolerance: float) -> float:
 
 @contextmanager
 def _isolate(name: str) -> Iterator[None]:
-    """Within the block, torch uses one thread and a seed that belongs to the name."""
+    """Within the block, torch uses one thread and a seed that belongs to the name.
+
+    Models that are trained for a few steps may be worse than independent entries.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    seed = derived_seed(0, "selftest", name)
     try:
-        with seeded(derived_seed(0, "selftest", name), torch.device("cpu")), torch.enable_grad():
+        with (
+            seeded(seed, torch.device("cpu")),
+            torch.enable_grad(),
+            warnings.catch_warnings(action="ignore", category=TrainingWarning),
+        ):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -8,6 +8,7 @@ takes thousands of steps.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.distributions import is_mass
-from lowerbound.errors import NonFiniteError, SettingsError
+from lowerbound.errors import NonFiniteError, SettingsError, TrainingWarning
 from lowerbound.evaluation.baseline import score_entries_alone
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
@@ -62,7 +63,7 @@ def examine_data(loop: Loop, *, start: bool) -> None:
         seen = given.get(OBSERVED)
         observed = x if seen is None else x.masked_fill(~seen, math.nan)
         if (line := describe_units(model, p, examples, observed)) is not None:
-            loop.notes.append(line)
+            warnings.warn(line, TrainingWarning, stacklevel=3)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train
             loop.progress.baseline = score_entries_alone(model, judged, is_mass(p), seed=loop.seed)

@@ -1,12 +1,13 @@
 """``fit``: the one function that trains."""
 
 # torch is not imported at the top, so that the command can show its flags at once.
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
-from lowerbound.errors import TrainingInterrupted
+from lowerbound.errors import TrainingInterrupted, TrainingWarning
 from lowerbound.settings import check_settings, takes_settings
 from lowerbound.training.settings import FitKeywords
 
@@ -75,6 +76,10 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
             far. With a directory a checkpoint is written first. A signal that the program handles
             itself or ignores is left to it.
 
+    Warns:
+        TrainingWarning: before training, if the spreads of the columns differ much or are far from
+            1; at its end, if the bound is not above that of independent entries.
+
     Example:
         >>> import lowerbound as lb
         >>> digits = lb.load_data("digits")
@@ -96,6 +101,7 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.threads import restoring_threads, using_threads
     from lowerbound.training.data_start import examine_data
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
+    from lowerbound.training.records import measure_gain
     from lowerbound.training.resuming import lock_run, open_run
 
     check_types("fit", model, objective)
@@ -122,6 +128,9 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
                 signals.ignore_further()
                 loop.restore_best()
                 raise _make_error(loop, files, error) from None
+    gain = measure_gain(loop.progress)
+    if gain is not None and gain.warning is not None:
+        warnings.warn(gain.warning, TrainingWarning, stacklevel=2)
     return _make_run(loop, files)
 
 

@@ -295,6 +295,7 @@ class Loop:
         if data is not None:
             terms = compute_dataset_terms(self.kept, self.objective, data, seed=self.seed)
             record["validation"] = average_terms(terms, progress)
+        record |= progress.record_baseline()
         record["seconds"] = self.seconds
         return record
 

@@ -14,7 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lowerbound.conditionals import StandardNormal
 from lowerbound.models import Model
-from lowerbound.report.drawing import can_draw, find_limits, save_examples, save_pairs
+from lowerbound.report.drawing import (
+    can_draw,
+    find_grid_side,
+    find_limits,
+    save_examples,
+    save_pairs,
+)
 from lowerbound.report.figures import manifold_points, save_learning_curves
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.saving import make_header
@@ -22,13 +28,16 @@ from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop
 from lowerbound.training.observing import Observer
-from lowerbound.training.records import describe_complete, describe_gain
+from lowerbound.training.records import describe_complete, measure_gain
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
+
+# The manifold of two latents is drawn at so many points along each latent, or as many as fit.
+_MOST_MANIFOLD_SIDE = 20
 
 
 class _StepRate:
@@ -176,7 +185,10 @@ class Display(Observer):
             if loop.autostop is not None:
                 kept = f"the average of the weights up to epoch {progress.best_epoch},"
             self.console.print(f"kept {kept} {self.label} {progress.best_bound:.2f} nats")
-        for line in filter(None, [describe_gain(progress), *loop.unfinished()]):
+        gain = measure_gain(progress)
+        if gain is not None and gain.warning is None:
+            self.console.print(str(gain))
+        for line in loop.unfinished():
             self.console.print(line)
 
 
@@ -306,7 +318,7 @@ class Painter(Observer):
         label = loop.objective.label(loop.model)
         save_learning_curves(loop.progress.history, place, label=label)
         if self.paints and has_two_normal_latents(loop.model) and not loop.model.needs:
-            side = 20
+            side = find_grid_side(self.originals.shape, _MOST_MANIFOLD_SIDE)
             model: Any = loop.model
             manifold = model.decode(manifold_points(side))
             place = self.directory.path / "manifold.png"

@@ -88,6 +88,10 @@ class Progress:
                 windows[name] = state.pop(old)
         return cls(**state, windows=Windows(**windows))
 
+    def record_baseline(self) -> dict[str, float]:
+        """The part of each epoch's record by which its bounds are judged."""
+        return {} if self.baseline is None else {"baseline": self.baseline}
+
     def record_start(self) -> dict[str, Any]:
         """The part of the first epoch's record that describes the start from the data."""
         if self.start is None or self.history:

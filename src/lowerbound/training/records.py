@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
+from lowerbound.evaluation.baseline import Gain
 from lowerbound.objectives.schedules import Schedule, was_cut_short
 from lowerbound.runs.finite import find_non_finite, list_buffers
 from lowerbound.runs.optimizer_state import flatten_optimizer
@@ -52,7 +53,7 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
     return lines
 
 
-def describe_gain(progress: Progress) -> str | None:
+def measure_gain(progress: Progress) -> Gain | None:
     """Compare the last bound with that of independent entries; ``None`` if it is not known."""
     if progress.baseline is None or not progress.history:
         return None
@@ -61,18 +62,7 @@ def describe_gain(progress: Progress) -> str | None:
     bound = last[part]["bound"]
     if part == "validation" and progress.best_bound is not None:
         bound = progress.best_bound
-    gain = bound - progress.baseline
-    if gain > 0:
-        return (
-            f"the {part} bound is {gain:,.2f} nats above that of independent entries "
-            f"({progress.baseline:,.2f})"
-        )
-    return (
-        f"WARNING: the {part} bound, {bound:,.2f} nats, is {-gain:,.2f} nats BELOW that of "
-        f"independent entries ({progress.baseline:,.2f}): the model knows less about the data than "
-        "the mean and the spread of each entry. Train longer, or look at the units of the data "
-        "(standardize=True) and at the likelihood"
-    )
+    return Gain(bound, progress.baseline, f"{part} bound")
 
 
 def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:

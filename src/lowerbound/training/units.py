@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals.standardized import Standardized
+from lowerbound.data.columns import join_names
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import find_entry_support
 from lowerbound.models import Model
@@ -15,8 +16,8 @@ from lowerbound.models import Model
 # A network's outputs and gradients suit entries whose spreads are near 1, up to this factor.
 _LARGEST_FACTOR = 30.0
 
-# At most this many columns are named.
-_MOST_NAMED = 3
+# At most this many columns are named, those with the most extreme spreads.
+_MOST_NAMED = 6
 
 
 def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor) -> str | None:
@@ -39,28 +40,52 @@ def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor)
     varying = (spreads > 0).nonzero().flatten()
     if not len(varying):
         return None
-    order = varying[spreads[varying].argsort()]
-    low, high = float(spreads[order[0]]), float(spreads[order[-1]])
-    if x.dim() > 2:  # the pixels of a picture, in which nearly constant pixels are usual
-        low = high = math.sqrt(float(spreads.square().mean()))
-    far = max(high, 1 / low) > _LARGEST_FACTOR
-    if not far and high / low <= _LARGEST_FACTOR:
+    if x.dim() > 2:
+        fault = _describe_pictures(spreads)
+    else:
+        fault = _describe_columns(spreads, varying, examples)
+    if fault is None:
         return None
-    line = f"the data has the standard deviation {high:.3g}"
-    if x.dim() == 2:
-        smallest, largest = order[:_MOST_NAMED], order.flip(0)[:_MOST_NAMED]
-        line = (
-            f"the columns' standard deviations lie between {low:.3g} "
-            f"({_name_columns(smallest, examples)}) and {high:.3g} "
-            f"({_name_columns(largest, examples)})"
-        )
     return (
-        f"{line}. Networks are trained well if it is near 1: pass standardize=True "
+        f"{fault}. Networks are trained well if it is near 1: pass standardize=True "
         "(--standardize), which changes neither the units of the bound nor those of samples"
     )
 
 
-def _name_columns(places: Tensor, examples: Examples) -> str:
-    if examples.columns is None:
-        return "column " + ", ".join(str(place) for place in places.tolist())
-    return ", ".join(examples.columns[place] for place in places.tolist())
+def _describe_pictures(spreads: Tensor) -> str | None:
+    """Describe the spread of pictures, among whose pixels nearly constant ones are usual."""
+    spread = float(spreads.square().nanmean().sqrt())
+    if max(spread, 1 / spread) <= _LARGEST_FACTOR:
+        return None
+    return f"the data has the standard deviation {spread:.3g}"
+
+
+def _describe_columns(spreads: Tensor, varying: Tensor, examples: Examples) -> str | None:
+    """Describe the columns whose spreads are far from 1, or else far from those of others.
+
+    Args:
+        spreads: the standard deviation of each column, ``[D]``.
+        varying: the columns that are not constant.
+        examples: the data, with the names of the columns if they are known.
+    """
+    spreads = spreads[varying]
+    low, high = float(spreads.min()), float(spreads.max())
+    how, distances = "far from 1", spreads.log().abs()
+    is_far = distances > math.log(_LARGEST_FACTOR)
+    if not is_far.any():
+        how = "far from each other"
+        is_far = (spreads < high / _LARGEST_FACTOR) | (spreads > low * _LARGEST_FACTOR)
+    order = distances.argsort(descending=True)
+    columns = [
+        f"{_name_column(int(varying[place]), examples)} ({float(spreads[place]):.3g})"
+        for place in order[is_far[order]]
+    ]
+    if not columns:
+        return None
+    if len(columns) == 1:
+        return f"the standard deviation of {columns[0]} is {how}"
+    return f"the standard deviations of {join_names(columns, most=_MOST_NAMED)} are {how}"
+
+
+def _name_column(place: int, examples: Examples) -> str:
+    return f"column {place}" if examples.columns is None else examples.columns[place]
