@@ -237,16 +237,31 @@ def test_the_course_shows_the_validation_in_its_own_colour(tmp_path):
     assert (beside == red).all(-1).any()
 
 
+def draw_baseline(folder, **more):
+    history = [record(epoch, "train") | more for epoch in range(1, 6)]
+    return pixels(save_learning_curves(history, folder / "bound.png"))[..., :3]
+
+
+def find_longest_line(sheet):
+    return (sheet == 128).all(-1).sum(1).max()
+
+
+def find_height_of_curve(sheet):
+    teal = (np.abs(sheet[:, :440].astype(int) - [0x1F, 0x6F, 0x8B]).max(-1) < 10).any(1)
+    return np.flatnonzero(teal).max() - np.flatnonzero(teal).min()
+
+
 def test_the_baseline_is_a_horizontal_line_beside_the_bound(tmp_path):
-    history = [record(epoch, "train") | {"baseline": -30.0} for epoch in range(1, 6)]
-    sheet = pixels(save_learning_curves(history, tmp_path / "bound.png"))[..., :3]
-    grey = (sheet == 128).all(-1).sum(1)
-    assert grey[:400].max() > 150  # dashes over the width of the first panel
-    assert (sheet[:, 440:] == 128).all(-1).sum(1).max() < 50
-    without = pixels(
-        save_learning_curves([record(epoch, "train") for epoch in range(1, 6)], tmp_path / "no.png")
-    )[..., :3]
-    assert (without == 128).all(-1).sum(1).max() < 50
+    sheet = draw_baseline(tmp_path, baseline=-11.0)
+    assert find_longest_line(sheet[:, :400]) > 150  # dashes over the width of the first panel
+    assert find_longest_line(sheet[:, 440:]) < 50
+    assert find_longest_line(draw_baseline(tmp_path)) < 50
+
+
+def test_a_distant_baseline_does_not_flatten_the_curve(tmp_path):
+    sheet = draw_baseline(tmp_path, baseline=-1000.0)
+    assert find_longest_line(sheet) < 50
+    assert find_height_of_curve(sheet) > 200
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 20])

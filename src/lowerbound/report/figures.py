@@ -19,7 +19,8 @@ def save_learning_curves(
 ) -> Path:
     """Draw the bound and its two terms against the epoch, for training and validation, as a PNG.
 
-    If the records have the score of independent entries, it is a horizontal line beside the bound.
+    If the records have the score of independent entries, it is in the legend, and a horizontal line
+    unless the curves would be drawn flat to show it.
 
     Args:
         history: a record for each epoch, as in ``metrics.jsonl``.
@@ -45,10 +46,10 @@ def save_learning_curves(
             (line,) = axes.plot(*zip(*points, strict=True), label=part, color=colour)
             if len(points) < 30:
                 line.set_marker(".")
-        levels = []
-        if term == "bound" and "baseline" in history[-1]:
-            levels = [history[-1]["baseline"]]
-            axes.axhline(levels[0], label="independent entries", color="0.5", linestyle="--")
+        baseline = history[-1].get("baseline") if term == "bound" else None
+        if baseline is not None:
+            name = f"independent entries: {baseline:,.2f}"
+            axes.axhline(baseline, label=name, color="0.5", linestyle="--")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
@@ -60,7 +61,7 @@ def save_learning_curves(
                 for part in ("train", "validation")
                 if part in record
             ],
-            levels,
+            baseline,
         )
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
@@ -70,13 +71,17 @@ def save_learning_curves(
     return path
 
 
-def _set_limits_to_end(axes: Any, values: list[float], levels: list[float]) -> None:
-    """Set limits that show the end of a curve, however far away its start is, and all levels."""
+def _set_limits_to_end(axes: Any, values: list[float], level: float | None) -> None:
+    """Set limits that show the end of a curve, however far away its start is.
+
+    They show a level as well if that needs no more than twice the height.
+    """
     low, high = np.quantile(values, [0.05, 0.95])
     span = max(high - low, 1e-9, 1e-6 * float(np.abs(values).max()))
-    bottom = min([max(min(values), low - 0.5 * span), *levels])
-    top = max([min(max(values), high + 0.5 * span), *levels])
-    margin = max(0.08 * span, 0.03 * (top - bottom))
+    bottom, top = max(min(values), low - 0.5 * span), min(max(values), high + 0.5 * span)
+    if level is not None and max(top, level) - min(bottom, level) <= 2 * (top - bottom):
+        bottom, top = min(bottom, level), max(top, level)
+    margin = 0.08 * span
     axes.set_ylim(bottom - margin, top + margin)
 
 
