@@ -208,5 +208,5 @@ def test_layers_are_of_anndata_only(tmp_path):
 def test_an_anndata_file_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anndata", None)
     (tmp_path / "cells.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(DataError, match=r"cells\.h5ad: .*pip install lowerbound\[anndata\]"):
+    with pytest.raises(DataError, match=r"cells\.h5ad: .*pip install 'lowerbound\[anndata\]'"):
         load_data(tmp_path / "cells.h5ad")

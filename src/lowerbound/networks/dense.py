@@ -52,11 +52,12 @@ class MLP(nn.Module):
         if self.residual:
             self.layers.extend(self._make_norm(width))
         self.layers.append(nn.Linear(width, math.prod(self.outputs)))
-        self.skip = None
+        self.skip = skip
+        self.linear: nn.Linear | None = None
         if skip:
             # Without a bias, so that the bias of the outputs is still that of the last layer.
-            self.skip = nn.Linear(math.prod(self.inputs), math.prod(self.outputs), bias=False)
-            nn.init.zeros_(self.skip.weight)
+            self.linear = nn.Linear(math.prod(self.inputs), math.prod(self.outputs), bias=False)
+            nn.init.zeros_(self.linear.weight)
 
     def _add_layer(self, width: int, units: int) -> None:
         before = count_inputs(self.activation, units)
@@ -91,8 +92,8 @@ class MLP(nn.Module):
         leading = find_leading_shape(x, self.inputs, self)
         x = x.reshape(*leading, -1)
         y = cast(Tensor, self.layers(x))
-        if self.skip is not None:
-            y = y + self.skip(x)
+        if self.linear is not None:
+            y = y + self.linear(x)
         return y.reshape(*leading, *self.outputs)
 
 
