@@ -99,7 +99,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
                 "run": str(path),
                 "log_likelihood": likelihood_to_json(estimates[path]),
                 "depends_on_fields": given[path],
-                **_gain_to_json(gains[path]),
+                **(gain.as_record() if (gain := gains[path]) is not None else {}),
             }
             for path in (first, second)
         ],
@@ -130,10 +130,6 @@ def _measure_gain(
     if baseline is None:
         return None
     return Gain(estimate.mean, baseline, "log likelihood")
-
-
-def _gain_to_json(gain: "Gain | None") -> dict[str, float]:
-    return {} if gain is None else {"baseline": gain.baseline, "gain": gain.nats}
 
 
 def _describe_conditions(path: Path, given: Mapping[Path, Sequence[str]]) -> str:

@@ -192,7 +192,7 @@ class _Evaluation:
             self.report.add(None, {"bits_per_dimension": estimate.bits_per_dimension})
         if (gain := estimate.gain) is not None:
             sentence = None if gain.warning else str(gain)
-            self.report.add(sentence, {"baseline": gain.baseline, "gain": gain.nats})
+            self.report.add(sentence, gain.as_record())
             self.report.warn(gain.warning)
 
     def add_log_likelihood(self, samples: int, compile: Compile) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -195,12 +195,22 @@ def learns_from_values(distribution: Distribution) -> bool:
         >>> learns_from_values(Independent(Normal(torch.zeros(2), 1.0), 1))
         False
     """
+    chain = iterate_inside(distribution, "base", "base_dist")
+    return any(isinstance(each, ReportingDistribution) for each in chain)
+
+
+def iterate_inside(distribution: Distribution, *attributes: str) -> Iterator[Distribution]:
+    """Yield a distribution, the one inside of it, and so on.
+
+    Args:
+        distribution: the outermost.
+        attributes: the names by which one holds another; of several that it has, the first counts.
+    """
     inside: Any = distribution
     while inside is not None:
-        if isinstance(inside, ReportingDistribution):
-            return True
-        inside = getattr(inside, "base", getattr(inside, "base_dist", None))
-    return False
+        yield inside
+        found = (getattr(inside, name) for name in attributes if hasattr(inside, name))
+        inside = next(found, None)
 
 
 class ReportingDistribution(WrappedDistribution):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from lowerbound.distributions.entries import iterate_inside
+
 
 class PointMass(Distribution):
     """All probability at one point: its log probability is 0 there, and -inf elsewhere.
@@ -83,9 +85,5 @@ def is_point(distribution: Distribution) -> bool:
         >>> is_point(PointMass(torch.zeros(2)))
         True
     """
-    inside: Any = distribution
-    while inside is not None:
-        if isinstance(inside, PointMass):
-            return True
-        inside = getattr(inside, "components", getattr(inside, "base", None))
-    return False
+    chain = iterate_inside(distribution, "components", "base")
+    return any(isinstance(each, PointMass) for each in chain)

@@ -48,6 +48,10 @@ class Gain:
         """By how many nats the bound is above the baseline; negative if it is below."""
         return self.bound - self.baseline
 
+    def as_record(self) -> dict[str, float]:
+        """The baseline and the gain in nats, by their names in JSON."""
+        return {"baseline": self.baseline, "gain": self.nats}
+
     @property
     def warning(self) -> str | None:
         """That the model does not beat independent entries; ``None`` if it does."""

@@ -71,7 +71,7 @@ def table(
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
     schema = _get_schema(form, "table")
-    dropout = _choose_dropout(form) if dropout is None else dropout
+    dropout = _choose_dropout(dropout, form.rows)
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
     return model, lb.IWAE(samples)
@@ -121,7 +121,7 @@ def missing_not_at_random(
             "missing-not-at-random: no column of the table has missing values, so there is nothing "
             "to model; use the recipe table"
         )
-    dropout = _choose_dropout(form) if dropout is None else dropout
+    dropout = _choose_dropout(dropout, form.rows)
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     likelihood = lb.SelfMasked(columns, slope)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
@@ -137,14 +137,16 @@ def _get_schema(form: Form, name: str) -> Any:
     return form.schema
 
 
-def _choose_dropout(form: Form) -> float:
-    """Choose the share of dropped units p, such that p / (1 - p) falls as 1 / N.
+def _choose_dropout(asked: float | None, rows: int | None) -> float:
+    """Choose the share of dropped units p, unless it is given: p / (1 - p) falls as 1 / N.
 
     This ratio is the relative variance of what dropout does to a weight. The variance of a weight
     given N rows falls as 1 / N, see "Variational dropout and the local reparameterization trick"
     (Kingma, Salimans & Welling 2015).
     """
-    return _ROWS_OF_HALF / (_ROWS_OF_HALF + form.rows) if form.rows else 0.0
+    if asked is not None:
+        return asked
+    return _ROWS_OF_HALF / (_ROWS_OF_HALF + rows) if rows else 0.0
 
 
 def _compose(
