@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -141,9 +142,49 @@ def test_layers_serve_if_their_inference_is_top_down(merge):
     assert lb.evaluate(model, lb.ELBO(), data).terms["rate z1"].mean > 0.1
     packed, size = compress(model, data)
     assert torch.equal(decompress(model, packed).values, data.values)
-    # The first examples find too few bits on the stack, since each puts only about 80 there.
-    _, first = compress(model, data.first(700))
-    assert size.bytes - first.bytes < 1.02 * (size.bound_bytes - first.bound_bytes)
+    assert size.overhead < 0.02
+
+
+@pytest.mark.parametrize("units", [5, 200])
+def test_few_examples_of_few_bits_do_not_pay_for_many_latents(units):
+    """The latents of the first examples are popped from a stack that is nearly empty.
+
+    200 units need about 1,000 bits. They were taken from 64 examples at once, and the first
+    examples only left 30 bits each.
+    """
+    torch.manual_seed(0)
+    digits = lb.load_data("digits", pixels="binarize-once").train
+    model = lb.LatentModel(
+        lb.StandardNormal(units),
+        lb.Gaussian(lb.mlp((1, 8, 8), 64, 2 * units)),
+        lb.Bernoulli(lb.mlp(units, 64, (1, 8, 8))),
+    )
+    lb.fit(model, lb.ELBO(), digits, epochs=10, progress=False)
+    packed, size = compress(model, digits)
+    assert torch.equal(decompress(model, packed).values, digits.values)
+    assert size.overhead < 0.02
+
+
+def test_no_latent_lands_far_from_its_posterior():
+    """With 65,000 cells for each latent, one in 250 did: the coder gives each cell 2^-24."""
+    torch.manual_seed(0)
+    units, entries = 20, 40
+    model = lb.LatentModel(
+        lb.StandardNormal(units),
+        lb.Gaussian(lb.mlp(entries, 2 * units)),
+        lb.Bernoulli(lb.mlp(units, entries)),
+    )
+    with torch.no_grad():
+        weight, bias = model.posterior.network.layers[-1].parameters()
+        weight[:units].normal_(0, 2 / math.sqrt(entries))  # means of variance 1
+        weight[units:] = 0.0
+        bias.copy_(torch.tensor([0.0, -12.0]).repeat_interleave(units))
+        bias[:units] = -weight[:units].sum(1) / 2
+        model.likelihood.network.layers[-1].weight.mul_(10)
+    data = lb.Examples.of(torch.rand(2000, entries) < 0.5)
+    packed, size = compress(model, data)
+    assert torch.equal(decompress(model, packed).values, data.values)
+    assert abs(size.overhead) < 0.005
 
 
 def test_bottom_up_inference_is_refused():
@@ -176,6 +217,21 @@ def test_damage_is_noticed(model_and_data):
             decompress(model, broken)
 
 
+def test_damage_is_noticed_where_z_does_not_depend_on_x():
+    """Then other values of the last examples leave the same bits on the stack."""
+    torch.manual_seed(0)
+    model = _of_parts(posterior=lb.Gaussian(lb.mlp(6, 4)))
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.zero_()
+    packed, _ = compress(model, torch.rand(100, 6) < 0.5)
+    for bit in range(64):
+        changed = bytearray(packed)
+        changed[-1 - bit // 8] ^= 1 << bit % 8
+        with pytest.raises(lb.errors.StorageError, match="damaged"):
+            decompress(model, bytes(changed))
+
+
 def test_no_damage_gives_other_values_or_another_error(model_and_data):
     model, data = model_and_data
     packed, _ = compress(model, data.first(20))
@@ -193,16 +249,34 @@ def test_no_damage_gives_other_values_or_another_error(model_and_data):
 
 
 @pytest.mark.parametrize(
-    "change", [{"count": 0}, {"shape": [-1]}, {"steps": ["a"]}, {"kind": 3}, {"other": 1}]
+    "change",
+    [
+        {"count": 0},
+        {"shape": [-1]},
+        {"steps": ["a"]},
+        {"kind": 3},
+        {"groups": []},
+        {"groups": [1]},
+        {"groups": [3]},
+        {"groups": [10**12]},
+        {"groups": [-1, 3]},
+        {"groups": [2, *[0] * 40, 1]},
+    ],
 )
 def test_a_foreign_header_is_refused(change, model_and_data):
     model, data = model_and_data
     header, words = unpack(compress(model, data.first(2))[0])
     with pytest.raises(lb.errors.StorageError, match="damaged"):
         decompress(model, pack(header | change, words))
-    for foreign in ([], "text", {}):
-        with pytest.raises(lb.errors.StorageError, match="damaged"):
-            decompress(model, pack(foreign, words))
+
+
+@pytest.mark.parametrize("foreign", [[], "text", {}, [1, 2]])
+def test_a_header_that_is_not_a_list_of_its_values_is_refused(foreign, model_and_data):
+    model, data = model_and_data
+    packed, _ = compress(model, data.first(2))
+    line = packed[: packed.index(b"\n") + 1]
+    with pytest.raises(lb.errors.StorageError, match="damaged"):
+        decompress(model, line + zlib.compress(json.dumps(foreign).encode()))
 
 
 def _of_parts(prior=None, posterior=None, likelihood=None):

@@ -172,14 +172,26 @@ MUTATIONS = [
     ),
     Mutation(
         CODER,
-        "for group in reversed(list(self._groups(count))):",
-        "for group in list(self._groups(count)):",
+        "for group, coarseness in reversed(groups):",
+        "for group, coarseness in groups:",
         "The groups are popped in the order in which they were pushed.",
     ),
     Mutation(
-        COMPRESSION,
-        'if zlib.crc32(levels.tobytes()) != header["crc"]:',
-        "if zlib.crc32(levels.tobytes()) == 0:",
+        CODER,
+        "if stack.num_valid_bits() < _STATE_BITS + SURPLUS * needed:",
+        "if False:",
+        "Groups grow before the stack has the bits of their latents.",
+    ),
+    Mutation(
+        "evaluation/latent_grid.py",
+        "half = min(self.cells, math.ceil(_DEVIATIONS_OF_Q * 2.0**power))",
+        "half = self.cells",
+        "Latents can land far from their posteriors.",
+    ),
+    Mutation(
+        CODER,
+        "if not np.array_equal(left, _make_first_words(len(left))):",
+        "if False:",
         "Wrong decompressed data are not noticed.",
     ),
     Mutation(

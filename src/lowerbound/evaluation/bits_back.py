@@ -21,7 +21,14 @@ from lowerbound.distributions import (
     entrywise_log_prob,
     is_mass,
 )
-from lowerbound.errors import SettingsError, UnsupportedError
+from lowerbound.errors import SettingsError, StorageError, UnsupportedError
+from lowerbound.evaluation.bits_back_groups import (
+    COARSEST,
+    SURPLUS,
+    expand_groups,
+    list_groupings,
+)
+from lowerbound.evaluation.latent_grid import LatentGrid, Moments
 from lowerbound.models import LatentModel, LayeredModel, Model
 from lowerbound.models.passes import ProgressCallback
 
@@ -38,13 +45,13 @@ _MARGIN = 8.0
 _PER_CELL = 1024
 _PER_PROBABILITY = 1 << 20
 
-# The first groups of examples are small, because the stack is still nearly empty. The table of
-# probabilities of a group has at most this many entries.
+# A group has at most so many examples, and the table of its probabilities so many entries.
 _LARGEST_GROUP = 64
 _MOST_PROBABILITIES = 1 << 23
 
-# The mean and the standard deviation of latents in cells.
-_Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+# The state of the coder, and the bits of a unit's value that has this standard deviation in cells.
+_STATE_BITS = 64
+_BITS_OF_A_NORMAL = 0.5 * math.log2(2 * math.pi * math.e)
 
 
 class Coder:
@@ -63,6 +70,8 @@ class Coder:
 
     cells: int
     steps: NDArray[np.float64]  # of the units of all layers, from the top
+    groups: list[int]  # how many groups there are of each grouping
+    coarseness = 0  # of the present group
 
     def __init__(self, model: Model, like: Examples) -> None:
         self.coders = import_coder()
@@ -95,61 +104,93 @@ class Coder:
         mean, deviation = (
             np.concatenate(parts)
             for parts in zip(
-                *(self._posteriors_of(levels[group]) for group in self._groups(len(levels))),
-                strict=True,
+                *(self._posteriors_of(part) for part in self._split(levels)), strict=True
             )
         )
         reach = np.abs(mean).max(0) + _MARGIN * np.maximum(1.0, deviation.max(0))
         wanted = np.maximum(deviation.min(0) / _STEPS_PER_DEVIATION, reach / _MOST_CELLS)
         self.steps = 2.0 ** np.floor(np.log2(wanted))
         self.cells = int(np.ceil(reach / self.steps).max())
-        bits = np.log2(deviation.max(0) / self.steps) + _STEPS_PER_DEVIATION
-        self.first_words = 2 + math.ceil(float(bits.sum()) / 32)
+        of_units = np.log2(deviation[0] / self.steps) - COARSEST + _BITS_OF_A_NORMAL
+        self.first_bits = float(np.maximum(0, of_units).sum() + 2 * np.sqrt(of_units.size))
 
     def push_all(
         self, levels: NDArray[np.int32], progress: ProgressCallback | None
     ) -> NDArray[np.uint32]:
         """Push all examples, and return the words of the stack."""
-        # Any bits will do: they are what decompression leaves on the stack.
-        first = np.random.default_rng(0).integers(1, 1 << 32, self.first_words, dtype=np.uint32)
-        stack = self.coders.stream.stack.AnsCoder(first)
-        for group in self._groups(len(levels)):
-            self._push(stack, levels[group])
+        first_words = math.ceil((_STATE_BITS + self.first_bits) / 32)
+        stack = self.coders.stream.stack.AnsCoder(_make_first_words(first_words))
+        groupings, self.groups = list_groupings(self._find_largest_group()), [0]
+        start = 0
+        while start < len(levels):
+            grouping = groupings[len(self.groups) - 1]
+            group = levels[start : start + grouping.size]
+            popped = self._push(stack, group, grouping.coarseness) / len(group)
+            self.groups[-1] += 1
+            start += len(group)
+            for later in groupings[len(self.groups) :]:
+                finer = grouping.coarseness - later.coarseness
+                needed = later.size * (popped + finer * len(self.steps))
+                if stack.num_valid_bits() < _STATE_BITS + SURPLUS * needed:
+                    break
+                self.groups.append(0)
             if progress is not None:
-                progress(group.stop, len(levels))
+                progress(start, len(levels))
         words: NDArray[np.uint32] = stack.get_compressed()
         return words
 
     def pop_all(
         self, words: NDArray[np.uint32], count: int, progress: ProgressCallback | None
     ) -> NDArray[np.int32]:
-        """Pop all examples, the last one first."""
+        """Pop all examples, the last one first.
+
+        Raises:
+            ValueError: if the words or the groups cannot be those of so many examples.
+            StorageError: if other bits are left on the stack than were there at first.
+        """
         stack = self.coders.stream.stack.AnsCoder(words)
         levels = np.zeros((count, *self.shape), np.int32)
-        for group in reversed(list(self._groups(count))):
-            levels[group] = self._pop(stack, group.stop - group.start)
+        groups = expand_groups(self.groups, self._find_largest_group(), count)
+        for group, coarseness in reversed(groups):
+            levels[group] = self._pop(stack, group.stop - group.start, coarseness)
             if progress is not None:
                 progress(count - group.start, count)
+        left = stack.get_compressed()
+        if not np.array_equal(left, _make_first_words(len(left))):
+            raise StorageError(
+                "the bits that are left are not those with which compression started: the file is "
+                "damaged, or this machine's arithmetic differs too much from that of the machine "
+                "that wrote it"
+            )
         return levels
 
-    def _push(self, stack: Any, levels: NDArray[np.int32]) -> None:
-        count, drawn = len(levels), {}
+    def _find_largest_group(self) -> int:
+        table = math.prod(self.shape) * self.levels
+        return max(1, min(_LARGEST_GROUP, _MOST_PROBABILITIES // table))
+
+    def _push(self, stack: Any, levels: NDArray[np.int32], coarseness: int) -> int:
+        """Push examples, and return the number of bits that were popped for their latents."""
+        count, drawn, before = len(levels), {}, stack.num_valid_bits()
+        self.coarseness = coarseness
 
         def pop(name: str, q: Distribution, prior: Distribution) -> Tensor:
-            drawn[name] = stack.decode(self._grid, *self._round(name, *_standardise(q, prior)))
+            drawn[name] = self.grid.pop(stack, self._round(name, *_standardise(q, prior)))
             return self._place(name, drawn[name], prior)
 
         state = self._infer(levels, pop)
+        popped: int = before - stack.num_valid_bits()
         stack.encode_reverse(levels.reshape(-1), self._entries, self._tabulate(state))
         for name in reversed(drawn):
-            stack.encode_reverse(drawn[name], self._grid, *self._round_prior(name, count))
+            stack.encode_reverse(drawn[name], self.grid.whole, *self._round_prior(name, count))
+        return popped
 
-    def _pop(self, stack: Any, count: int) -> NDArray[np.int32]:
+    def _pop(self, stack: Any, count: int, coarseness: int) -> NDArray[np.int32]:
         drawn: dict[str, NDArray[np.int32]] = {}
-        posteriors: dict[str, _Moments] = {}
+        posteriors: dict[str, Moments] = {}
+        self.coarseness = coarseness
 
         def pop(name: str, prior: Distribution) -> Tensor:
-            drawn[name] = stack.decode(self._grid, *self._round_prior(name, count))
+            drawn[name] = stack.decode(self.grid.whole, *self._round_prior(name, count))
             return self._place(name, drawn[name], prior)
 
         def note(name: str, q: Distribution, prior: Distribution) -> Tensor:
@@ -160,13 +201,13 @@ class Coder:
         levels = np.asarray(found, np.int32).reshape(count, *self.shape)
         self._infer(levels, note)
         for name in reversed(posteriors):
-            stack.encode_reverse(drawn[name], self._grid, *posteriors[name])
+            self.grid.push(stack, drawn[name], posteriors[name])
         return levels
 
     @property
-    def _grid(self) -> Any:
-        """The family of distributions over the cells of a unit."""
-        return self.coders.stream.model.QuantizedGaussian(-self.cells, self.cells)
+    def grid(self) -> LatentGrid:
+        """The cells of the latents."""
+        return LatentGrid(self.coders, self.cells)
 
     @property
     def _entries(self) -> Any:
@@ -190,7 +231,7 @@ class Coder:
             return self.model.visit_top_down(x, {}, visit)
         return visit("z", self.model.posterior_given(x, {}), self.model.prior_given({}))
 
-    def _posteriors_of(self, levels: NDArray[np.int32]) -> _Moments:
+    def _posteriors_of(self, levels: NDArray[np.int32]) -> Moments:
         """The moments of all units under q, ``[B, units]``, at the means of the layers above."""
         moments = []
 
@@ -204,21 +245,26 @@ class Coder:
 
     def _place(self, name: str, u: NDArray[np.int32], prior: Distribution) -> Tensor:
         """The latents ``[1, B, *units]`` in the middle of their cells."""
-        ours, steps = _take_diagonal("prior", prior), self.steps[self.places[name]]
+        ours, steps = _take_diagonal("prior", prior), self._steps_of(name)
         standardised = np.asarray(u, np.float64).reshape(-1, len(steps)) * steps
         z = torch.from_numpy(standardised).reshape(1, -1, *ours.event_shape)
         return ours.mean + ours.stddev * z
 
     def _round(
         self, name: str, mean: NDArray[np.float64], deviation: NDArray[np.float64]
-    ) -> _Moments:
+    ) -> Moments:
         """Moments in cells, rounded so that machines agree on them."""
-        steps = self.steps[self.places[name]]
+        steps = self._steps_of(name)
         per_unit = _PER_CELL / np.tile(steps, len(mean) // len(steps))
         rounded = np.maximum(1.0, np.round(deviation * per_unit))
         return np.round(mean * per_unit) / _PER_CELL, rounded / _PER_CELL
 
-    def _round_prior(self, name: str, count: int) -> _Moments:
+    def _steps_of(self, name: str) -> NDArray[np.float64]:
+        """The width of the cells of a layer's units, for the present group."""
+        steps: NDArray[np.float64] = self.steps[self.places[name]] * 2.0**self.coarseness
+        return steps
+
+    def _round_prior(self, name: str, count: int) -> Moments:
         size = count * len(self.steps[self.places[name]])
         return self._round(name, np.zeros(size), np.ones(size))
 
@@ -233,15 +279,11 @@ class Coder:
         rounded = (table.reshape(-1, self.levels) * _PER_PROBABILITY).round() + 1
         return rounded.numpy()
 
-    def _groups(self, count: int) -> Iterator[slice]:
-        """Split the examples into groups: of 1, 1, 2, 4, and so on to the largest."""
-        table = math.prod(self.shape) * self.levels
-        largest = max(1, min(_LARGEST_GROUP, _MOST_PROBABILITIES // table))
-        start = 0
-        while start < count:
-            stop = min(count, start + min(largest, max(1, start)))
-            yield slice(start, stop)
-            start = stop
+    def _split(self, levels: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+        """Split examples into parts that fit into memory."""
+        largest = self._find_largest_group()
+        for start in range(0, len(levels), largest):
+            yield levels[start : start + largest]
 
 
 def import_coder() -> Any:
@@ -260,7 +302,15 @@ def import_coder() -> Any:
     return constriction
 
 
-def _standardise(q: Distribution, prior: Distribution) -> _Moments:
+def _make_first_words(count: int) -> NDArray[np.uint32]:
+    """Make the words with which a stack starts, and which decompression leaves on it.
+
+    Any would do, if both sides know them.
+    """
+    return np.random.default_rng(0).integers(1, 1 << 32, count, dtype=np.uint32)
+
+
+def _standardise(q: Distribution, prior: Distribution) -> Moments:
     """The moments of q, ``[B * units]``, in standard deviations of the prior from its mean."""
     ours, above = _take_diagonal("posterior", q), _take_diagonal("prior", prior)
     mean = (ours.mean - above.mean) / above.stddev

@@ -1,15 +1,14 @@
 """The format of compressed data: a header, and the words of a stack of bits.
 
-The bytes begin with a line of text that names the format. Then come the length of the header as an
-integer of 32 bits, the header, which is JSON compressed by zlib, and the words of 32 bits. All
-integers are little-endian.
+The bytes begin with a line of text that names the format. Then come the header, which is a list of
+values in a fixed order, as JSON compressed by zlib, and the words, which are little-endian integers
+of 32 bits.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import zlib
 from typing import Any
 
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from lowerbound.errors import StorageError
 from lowerbound.models import Model
 
-_MAGIC = b"lowerbound bits back 1\n"
+_MAGIC = b"lowerbound 2\n"
 
 _Header = dict[str, Any]
 
-# The entries of a header, and the types that they may have.
+# The entries of a header in the order in which they are stored, and the types that they may have.
 _ENTRIES: dict[str, tuple[type, ...]] = {
     "count": (int,),
     "shape": (list,),
@@ -32,8 +31,8 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "kind": (str, type(None)),
     "cells": (int,),
     "steps": (list,),
+    "groups": (list,),
     "model": (str,),
-    "crc": (int,),
 }
 
 
@@ -43,13 +42,14 @@ def digest_weights(model: Model) -> str:
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:16]
 
 
 def pack(header: _Header, stack: NDArray[np.uint32]) -> bytes:
     """Pack the header and the words of the stack into bytes."""
-    described = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
-    return _MAGIC + struct.pack("<I", len(described)) + described + stack.astype("<u4").tobytes()
+    values = [header[name] for name in _ENTRIES]
+    described = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
+    return _MAGIC + described + stack.astype("<u4").tobytes()
 
 
 def make_damage_error() -> StorageError:
@@ -67,23 +67,23 @@ def unpack(packed: bytes) -> tuple[_Header, NDArray[np.uint32]]:
     """
     if not packed.startswith(_MAGIC):
         raise make_damage_error()
+    reader = zlib.decompressobj()
     try:
-        start = len(_MAGIC) + 4
-        (length,) = struct.unpack("<I", packed[start - 4 : start])
-        header = json.loads(zlib.decompress(packed[start : start + length]))
-        words = np.frombuffer(packed[start + length :], "<u4").astype(np.uint32)
-    except (struct.error, zlib.error, ValueError):
+        values = json.loads(reader.decompress(packed[len(_MAGIC) :]))
+        words = np.frombuffer(reader.unused_data, "<u4").astype(np.uint32)
+    except (zlib.error, ValueError):
         raise make_damage_error() from None
+    if not isinstance(values, list) or len(values) != len(_ENTRIES):
+        raise make_damage_error()
+    header = dict(zip(_ENTRIES, values, strict=True))
     if not _is_header(header):
         raise make_damage_error()
     return header, words
 
 
-def _is_header(header: Any) -> bool:
-    if not isinstance(header, dict) or header.keys() != _ENTRIES.keys():
-        return False
+def _is_header(header: _Header) -> bool:
     if not all(isinstance(header[name], allowed) for name, allowed in _ENTRIES.items()):
         return False
     sizes = [header["count"], header["levels"], header["cells"], *header["shape"]]
-    whole = [*sizes, *header["steps"]]
+    whole = [*sizes, *header["steps"], *header["groups"]]
     return all(isinstance(value, int) for value in whole) and min(sizes) > 0
