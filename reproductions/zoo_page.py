@@ -15,6 +15,7 @@ from zoo_cells import (
     BOUND_SAMPLES,
     CELLS,
     COMPONENTS,
+    DENSE,
     LEARNING_RATE,
     NETWORK,
     RATE_SAMPLES,
@@ -233,7 +234,10 @@ def write_sprites(results: Results) -> Iterator[str]:
     yield ""
     yield paragraph(
         f"The first {any_result['examples']:,} pictures of the data set `sprites`, with the",
-        "recipes' own networks, batches and weights. The scores are of the means of q(z given x)",
+        "recipes' own batches and weights. Encoder and decoder have",
+        f"{DENSE['layers']} dense layers of {DENSE['hidden']} units. With the recipes' usual",
+        "convolutions, which take five times as long, one seed of `beta-vae` and of `beta-tc` had",
+        "fewer active units and an MIG of 0.02. The scores are of the means of q(z given x)",
         f"for {any_result['test_examples']:,} other pictures, see `lb.disentanglement`. All are",
         "from 0 to 1, and higher is better.",
     )
@@ -250,7 +254,7 @@ INTRODUCTION = [
         "`python reproductions/zoo.py` writes this page from the results next to it. Only what was",
         "run is on it. ± is the standard deviation over seeds, and a spread is the larger one of",
         "the two models that are compared. A target is checked when both models have the three",
-        "seeds. No setting was tuned for this page.",
+        "seeds. No setting was tuned for this page, except for the network of the sprites.",
     ),
     "",
     item(
