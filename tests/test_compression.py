@@ -149,8 +149,8 @@ def test_layers_serve_if_their_inference_is_top_down(merge):
 def test_few_examples_of_few_bits_do_not_pay_for_many_latents(units):
     """The latents of the first examples are popped from a stack that is nearly empty.
 
-    200 units need about 1,000 bits. They were taken from 64 examples at once, and the first
-    examples only left 30 bits each.
+    200 units need about 1,000 bits. Earlier, 64 examples drew their latents at once, although each
+    left only 30 bits.
     """
     torch.manual_seed(0)
     digits = lb.load_data("digits", pixels="binarize-once").train
@@ -218,13 +218,18 @@ def test_damage_is_noticed(model_and_data):
 
 
 def test_damage_is_noticed_where_z_does_not_depend_on_x():
-    """Then other values of the last examples leave the same bits on the stack."""
+    """Then pushing z back does not depend on x, so the stack alone must reveal the damage."""
     torch.manual_seed(0)
-    model = _of_parts(posterior=lb.Gaussian(lb.mlp(6, 4)))
+    model = _of_parts()
     with torch.no_grad():
         for parameter in model.posterior.parameters():
             parameter.zero_()
     packed, _ = compress(model, torch.rand(100, 6) < 0.5)
+    header, words = unpack(packed)
+    emptied = header | {"groups": [0] * 12 + [2]}
+    for change in (header, emptied):
+        with pytest.raises(lb.errors.StorageError, match="damaged"):
+            decompress(model, pack(change, words[:0]))
     for bit in range(64):
         changed = bytearray(packed)
         changed[-1 - bit // 8] ^= 1 << bit % 8
@@ -261,6 +266,17 @@ def test_no_damage_gives_other_values_or_another_error(model_and_data):
         {"groups": [10**12]},
         {"groups": [-1, 3]},
         {"groups": [2, *[0] * 40, 1]},
+        {"groups": [0, 2]},
+        {"steps": []},
+        {"steps": [10**400, 1, 1]},
+        {"steps": [5000, 1, 1]},
+        {"cells": 2**40},
+        {"cells": 2**23},
+        {"kind": "counts"},
+        {"kind": "foo"},
+        {"levels": 10**10},
+        {"shape": [10**10]},
+        {"count": True},
     ],
 )
 def test_a_foreign_header_is_refused(change, model_and_data):
@@ -308,6 +324,14 @@ def test_what_cannot_be_compressed_is_named(name):
     data = lb.Examples.of(x, fields={"size": torch.rand(20)})
     with pytest.raises(lb.errors.UnsupportedError, match=message):
         compress(make(), data)
+
+
+def test_a_model_without_finite_posteriors_is_refused():
+    model = _of_parts()
+    with torch.no_grad():
+        next(model.posterior.parameters()).fill_(float("nan"))
+    with pytest.raises(lb.errors.UnsupportedError, match="needs finite means"):
+        compress(model, torch.rand(20, 6) < 0.5)
 
 
 def test_real_numbers_are_refused():

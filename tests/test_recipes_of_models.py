@@ -1,5 +1,8 @@
 """Recipes of models with layers, codes and labels: each trains for a few steps."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ import lowerbound as lb
 from lowerbound.errors import SettingsError
 from lowerbound.recipes import RECIPES
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "recipes"
 SMALL = {
     "iwae-2layer": {"latent": 4, "top_latent": 2, "hidden": 8, "top_hidden": 6, "samples": 3},
     "ladder": {"latent": 4, "hidden": 8, "depth": 3},
@@ -120,3 +124,18 @@ def test_photos_learn_the_embedding_before_the_details():
 def test_photos_refuse_other_shapes(shape, message):
     with pytest.raises(SettingsError, match=message):
         lb.recipes.photos(shape)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_reached(name):
+    """As reproductions/recipes.py measured it."""
+    measured = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf8"))
+    reached = RECIPES[name].reached
+    seconds, baseline = round(measured["cpu_seconds"]), measured["independent_entries"]
+    assert f"reached {measured['bound']:,.1f} nats on the test part of the" in reached
+    assert f"after {seconds:,} s of training" in reached
+    if baseline is None:
+        assert reached.endswith("; a score that is not a bound.")
+    else:
+        assert reached.endswith(f"; a model of independent entries has {baseline:,.1f}.")
+    assert reached in RECIPES[name].description

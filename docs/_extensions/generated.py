@@ -154,14 +154,15 @@ def _recipe(entry: Recipe) -> str:
     return "\n".join(
         [
             f"## {entry.name}\n\n{entry.summary}\n",
+            f"{entry.reached} [Compare all recipes](results/recipes.md).\n",
             f"In Python {function}; usually trained with {trained}.\n",
             _settings(read_settings(entry.make)),
-            _reached(entry),
+            _published_runs(entry),
         ]
     )
 
 
-def _reached(entry: Recipe) -> str:
+def _published_runs(entry: Recipe) -> str:
     rows = _auto_encoders(entry.name)
     if entry.name == "iwae":
         rows += _importance_weighted()

@@ -190,7 +190,7 @@ MUTATIONS = [
     ),
     Mutation(
         CODER,
-        "if not np.array_equal(left, _make_first_words(len(left))):",
+        "if len(left) < _STATE_BITS // 32 or not np.array_equal(left, first):",
         "if False:",
         "Wrong decompressed data are not noticed.",
     ),

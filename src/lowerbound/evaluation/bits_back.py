@@ -33,9 +33,12 @@ from lowerbound.models import LatentModel, LayeredModel, Model
 from lowerbound.models.passes import ProgressCallback
 
 # A latent unit is rounded to multiples of this fraction of its smallest standard deviation under q,
-# which costs less than a thousandth of a nat, unless it would have more cells than this.
+# which costs less than a thousandth of a nat. The multiples are larger if there would be more cells
+# than this: the coder takes 2^-24 of the prior for each cell, so more would cost more than they
+# gain.
 _STEPS_PER_DEVIATION = 8
-_MOST_CELLS = 1 << 20
+_MOST_CELLS = 1 << 17
+_LARGEST_POWER = 1000  # of two, as a step
 
 # The cells of a unit reach so many standard deviations beyond its extreme values.
 _MARGIN = 8.0
@@ -49,7 +52,7 @@ _PER_PROBABILITY = 1 << 20
 _LARGEST_GROUP = 64
 _MOST_PROBABILITIES = 1 << 23
 
-# The state of the coder, and the bits of a unit's value that has this standard deviation in cells.
+# The bits of the coder's state, and the entropy of the standard normal distribution in bits.
 _STATE_BITS = 64
 _BITS_OF_A_NORMAL = 0.5 * math.log2(2 * math.pi * math.e)
 
@@ -100,19 +103,40 @@ class Coder:
             )
 
     def choose_cells(self, levels: NDArray[np.int32]) -> None:
-        """Choose the width of the cells of each unit, a power of two, and their number."""
+        """Choose the width of the cells of each unit, a power of two, and their number.
+
+        Raises:
+            UnsupportedError: if a mean or a standard deviation of q is not finite, or is 0.
+        """
         mean, deviation = (
             np.concatenate(parts)
             for parts in zip(
                 *(self._posteriors_of(part) for part in self._split(levels)), strict=True
             )
         )
+        if not (np.isfinite(mean).all() and np.isfinite(deviation).all() and (deviation > 0).all()):
+            raise UnsupportedError(
+                "compression needs finite means and positive, finite standard deviations of q and "
+                "of the prior; this model has others, so train it again with a lower rate"
+            )
         reach = np.abs(mean).max(0) + _MARGIN * np.maximum(1.0, deviation.max(0))
         wanted = np.maximum(deviation.min(0) / _STEPS_PER_DEVIATION, reach / _MOST_CELLS)
         self.steps = 2.0 ** np.floor(np.log2(wanted))
         self.cells = int(np.ceil(reach / self.steps).max())
         of_units = np.log2(deviation[0] / self.steps) - COARSEST + _BITS_OF_A_NORMAL
         self.first_bits = float(np.maximum(0, of_units).sum() + 2 * np.sqrt(of_units.size))
+
+    def restore(self, cells: int, steps: list[int], groups: list[int]) -> None:
+        """Take the cells and the groups from a header, with the steps as powers of two.
+
+        Raises:
+            ValueError: if they cannot be those of this model.
+        """
+        units = max(place.stop for place in self.places.values())
+        if len(steps) != units or max(map(abs, steps)) > _LARGEST_POWER or cells > 2 * _MOST_CELLS:
+            raise ValueError(f"{len(steps)} steps and {cells} cells for {units} units")
+        self.cells, self.groups = cells, groups
+        self.steps = 2.0 ** np.array(steps, np.float64)
 
     def push_all(
         self, levels: NDArray[np.int32], progress: ProgressCallback | None
@@ -156,7 +180,8 @@ class Coder:
             if progress is not None:
                 progress(count - group.start, count)
         left = stack.get_compressed()
-        if not np.array_equal(left, _make_first_words(len(left))):
+        first = _make_first_words(len(left))
+        if len(left) < _STATE_BITS // 32 or not np.array_equal(left, first):
             raise StorageError(
                 "the bits that are left are not those with which compression started: the file is "
                 "damaged, or this machine's arithmetic differs too much from that of the machine "
@@ -305,9 +330,9 @@ def import_coder() -> Any:
 def _make_first_words(count: int) -> NDArray[np.uint32]:
     """Make the words with which a stack starts, and which decompression leaves on it.
 
-    Any would do, if both sides know them.
+    Any would do, if both sides know them. They are odd multiples of 2^32 / 1.618.
     """
-    return np.random.default_rng(0).integers(1, 1 << 32, count, dtype=np.uint32)
+    return np.arange(1, 2 * count, 2, dtype=np.uint32) * np.uint32(2654435761)
 
 
 def _standardise(q: Distribution, prior: Distribution) -> Moments:

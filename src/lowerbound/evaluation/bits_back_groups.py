@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The first examples find few bits on the stack, so their cells are wider, by up to 2 to this power.
-# The widest, of eight standard deviations, need almost no bits. They cost the likelihood of an
-# example a few nats, but soon there are enough bits for narrower ones.
+# The widest, of four to eight standard deviations of q, need almost no bits. They cost up to about
+# two nats for each unit with information, but soon there are enough bits for narrower ones.
 COARSEST = 6
 
 # A group of examples pops all of its latents before it pushes anything. So before a larger group or
@@ -46,7 +46,7 @@ def expand_groups(numbers: Sequence[int], largest: int, count: int) -> list[tupl
     """The examples of each group, and the coarseness of their cells.
 
     Args:
-        numbers: of the groups of each grouping. The last group may be smaller.
+        numbers: how many groups each grouping has. The last group may be smaller.
         largest: the size of the largest group.
         count: the number of examples.
 
@@ -54,7 +54,7 @@ def expand_groups(numbers: Sequence[int], largest: int, count: int) -> list[tupl
         ValueError: if the numbers of groups are not those of so many examples.
     """
     wrong = ValueError(f"{numbers} are not numbers of groups of {count} examples")
-    if not numbers or min(numbers) < 0 or sum(numbers) > count:
+    if not numbers or numbers[0] < 1 or min(numbers) < 0 or sum(numbers) > count:
         raise wrong
     expanded: list[tuple[slice, int]] = []
     start = 0

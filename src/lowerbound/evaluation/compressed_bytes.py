@@ -21,6 +21,8 @@ from lowerbound.models import Model
 
 _MAGIC = b"lowerbound 2\n"
 
+_LARGEST_SIZE = 1 << 31  # of what a header counts
+
 _Header = dict[str, Any]
 
 # The entries of a header in the order in which they are stored, and the types that they may have.
@@ -71,7 +73,7 @@ def unpack(packed: bytes) -> tuple[_Header, NDArray[np.uint32]]:
     try:
         values = json.loads(reader.decompress(packed[len(_MAGIC) :]))
         words = np.frombuffer(reader.unused_data, "<u4").astype(np.uint32)
-    except (zlib.error, ValueError):
+    except (zlib.error, ValueError, RecursionError):
         raise make_damage_error() from None
     if not isinstance(values, list) or len(values) != len(_ENTRIES):
         raise make_damage_error()
@@ -86,4 +88,6 @@ def _is_header(header: _Header) -> bool:
         return False
     sizes = [header["count"], header["levels"], header["cells"], *header["shape"]]
     whole = [*sizes, *header["steps"], *header["groups"]]
-    return all(isinstance(value, int) for value in whole) and min(sizes) > 0
+    if not all(type(value) is int for value in whole) or min(sizes) < 1:
+        return False
+    return header["kind"] in (None, "codes") and max(sizes) < _LARGEST_SIZE

@@ -140,12 +140,10 @@ def decompress(
             "the data were compressed with another model, or its weights have changed since; "
             "decompress with the same model"
         )
-    coder = Coder(model, make_examples(header, np.zeros((1, *header["shape"]), np.int32)))
-    coder.cells = header["cells"]
-    coder.steps = 2.0 ** np.array(header["steps"], np.float64)
-    coder.groups = header["groups"]
     try:
+        coder = Coder(model, make_examples(header, np.zeros((1, *header["shape"]), np.int32)))
+        coder.restore(header["cells"], header["steps"], header["groups"])
         levels = coder.pop_all(stack, header["count"], progress)
-    except (KeyError, ValueError):  # of words or numbers of groups that cannot be
+    except (KeyError, ValueError):  # the words or the numbers of groups are impossible
         raise make_damage_error() from None
     return make_examples(header, levels)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 # The mean and the standard deviation of latents in cells.
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-# The coder gives each cell at least 2^-24 of q. If all cells had it, one latent among some thousand
-# would land far from its posterior and cost hundreds of nats. So q has cells only so many standard
-# deviations from its mean; a value beyond them is rarer than 1 in 500 million.
+# The coder gives each cell a probability of at least 2^-24. If q covered all cells, one latent in a
+# few thousand would land far from its posterior and cost hundreds of nats. So q has cells only so
+# many standard deviations from its mean; a value beyond them is rarer than 1 in 500 million.
 _DEVIATIONS_OF_Q = 6
 
 
@@ -27,7 +27,7 @@ class _Window:
         places: where they are among all latents of a layer.
         half: their posteriors reach so many cells to either side of their centres.
         centres: the cells of their means.
-        moments: their means from there, and their standard deviations, in cells.
+        moments: their means relative to their centres, and their standard deviations, in cells.
     """
 
     places: NDArray[np.intp]
