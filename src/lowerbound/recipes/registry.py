@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, wraps
-from importlib.resources import files
 from inspect import signature, unwrap
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lowerbound.errors import SettingsError
@@ -232,8 +232,8 @@ class Recipe:
 @cache
 def _read_reached() -> dict[str, Any]:
     """What each recipe reached, as reproductions/recipes.py measured it."""
-    text = files("lowerbound.recipes").joinpath("reached.json").read_text(encoding="utf8")
-    measured: dict[str, Any] = json.loads(text)
+    file = Path(__file__).with_name("reached.json")
+    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
     return measured
 
 
