@@ -8,8 +8,6 @@ to docs/results/aevb/. At the end, docs/results/aevb.md is written from all resu
 """
 
 import json
-import os
-import platform
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import torch
 from choices import choose_parts
-from page_text import describe_machines, paragraph, read_results, table
+from page_text import describe_machine, describe_machines, paragraph, read_results, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -155,8 +153,7 @@ def run(name: str) -> None:
         "steps": last["step"],
         "training_seconds": last["seconds"],
         "pictures": copy_pictures(directory, name, experiment.pictures),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
 

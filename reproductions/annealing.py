@@ -11,8 +11,6 @@ and its figure are written from all measured parts.
 
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import torch
 from choices import choose_parts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from page_text import describe_machines, paragraph, read_results, table, verdict
+from page_text import describe_machine, describe_machines, paragraph, read_results, table, verdict
 from torch import Tensor
 
 import lowerbound as lb
@@ -196,8 +194,7 @@ def run(name: str) -> None:
         **parts()[name](),
         "epochs": EPOCHS,
         "threads": torch.get_num_threads(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
 

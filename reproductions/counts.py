@@ -13,8 +13,6 @@ and docs/results/counts.md is written from all of them.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,7 +20,6 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,6 +41,7 @@ from counts_settings import (
     TEST_CELLS,
     TRAINING_CELLS,
 )
+from page_text import describe_machine
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -230,7 +228,7 @@ def run(seed: int) -> dict[str, Any]:
         difference = ours - record.pop("cells")
         record["ahead"] = float(difference.mean())
         record["ahead_error"] = float(difference.std() / len(difference) ** 0.5)
-    return {"models": found, "machine": describe_machine()}
+    return {"models": found, "machine": describe_machine(packages=["scvi-tools"])}
 
 
 def use_large_matrix() -> None:
@@ -264,15 +262,8 @@ def measure_memory() -> dict[str, Any]:
         "seconds": json.loads(done.stdout.splitlines()[-1]),
         "peak_gigabytes": peak * 1024 / 1e9,
         "dense_gigabytes": LARGE[0] * LARGE[1] * 4 / 1e9,
-        "machine": describe_machine(),
+        "machine": describe_machine(packages=["scvi-tools"]),
     }
-
-
-def describe_machine() -> str:
-    return (
-        f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound "
-        f"{lb.__version__}, scvi-tools {version('scvi-tools')}"
-    )
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page_text import item, paragraph, table
+from page_text import describe_machine, item, paragraph, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -92,6 +92,7 @@ def train(name: str, epochs: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
         # The published code starts the output at the logit of the mean pixel.
         model.likelihood.network.layers[-1].bias.copy_(bias.clamp(1e-3, 1 - 1e-3).logit().flatten())
     directory = RUNS / f"{name}-seed{seed}"
+    note_machine(directory / "machines.txt")
     run = lb.fit(
         model,
         objective,
@@ -108,6 +109,15 @@ def train(name: str, epochs: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
         pictures_every=0,
     )
     return run, data
+
+
+def note_machine(path: Path) -> None:
+    """Add this machine to those that trained a cell, which may have been resumed elsewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machines = path.read_text(encoding="utf8").splitlines() if path.exists() else []
+    machine = describe_machine("cuda" if torch.cuda.is_available() else "cpu")
+    if machine not in machines:
+        path.write_text("\n".join([*machines, machine]) + "\n", encoding="utf8")
 
 
 def adam(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -152,8 +162,7 @@ def run(name: str, epochs: int, seed: int) -> None:
         "active_units": [group.active_units for group in groups.values()],
         "elbo": test.terms["elbo"].mean,
         "training_seconds": trained.history[-1]["seconds"],
-        "torch": torch.__version__,
-        "lowerbound": lb.__version__,
+        "machines": (trained.directory / "machines.txt").read_text(encoding="utf8").splitlines(),
     }
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
 

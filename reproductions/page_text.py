@@ -1,9 +1,12 @@
 """Markdown as the scripts of this folder write it: paragraphs of 100 columns, and tables."""
 
 import json
+import os
+import platform
 import re
 import textwrap
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,24 @@ def table(head: str, rows: Iterable[Iterable[str]]) -> list[str]:
     """
     columns = head.count(" | ") + 1
     return [f"| {head} |", "|" + "---|" * columns, *map(row, rows)]
+
+
+def describe_machine(device: str = "cpu", packages: Iterable[str] = ()) -> str:
+    """The machine that runs this process, or its GPU, and the versions of what ran.
+
+    Args:
+        device: a torch device.
+        packages: further packages whose versions matter.
+    """
+    import torch
+
+    import lowerbound
+
+    parts = [f"{os.cpu_count()} cores", platform.machine()]
+    if torch.device(device).type == "cuda":
+        parts.insert(0, torch.cuda.get_device_name(device))
+    parts += [f"torch {torch.__version__}", f"lowerbound {lowerbound.__version__}"]
+    return ", ".join(parts + [f"{package} {version(package)}" for package in packages])
 
 
 def describe_machines(descriptions: Iterable[str]) -> str:

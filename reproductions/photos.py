@@ -12,8 +12,6 @@ olivetti; `lowerbound datasets` says where it is looked for. The photos come wit
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page_text import describe_machines, paragraph, read_results, table
+from page_text import describe_machine, describe_machines, paragraph, read_results, table
 from sklearn.datasets import load_sample_images
 
 import lowerbound as lb
@@ -173,8 +171,7 @@ def run(name: str, cell: Cell) -> None:
         "standard_error": bound.standard_error,
         "rates": rates,
         "root_mean_squared_error": 255 * float(errors.square().mean().sqrt()),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
 

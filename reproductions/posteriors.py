@@ -10,8 +10,6 @@ all results (posteriors_page.py).
 """
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from choices import choose_parts
+from page_text import describe_machine
 from posterior_data import PROBLEMS, RESULTS
 from posterior_models import log_density, log_joint_model
 from posteriors_page import write_page
@@ -225,8 +224,7 @@ def run(cell: str) -> None:
         "densities_apart": densities_apart(problem),
         "seeds": [measure(problem, family, seed) for seed in SEEDS],
         "threads": torch.get_num_threads(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
     target.write_text(json.dumps(result) + "\n", encoding="utf8")
 

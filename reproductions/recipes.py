@@ -12,7 +12,6 @@ recipe reaches.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from page_text import describe_machines, paragraph, table
+from page_text import describe_machine, describe_machines, paragraph, table
 from sklearn.datasets import load_breast_cancer
 
 import lowerbound as lb
@@ -93,8 +91,7 @@ def run(name: str) -> None:
         "bound": bound.mean,
         "standard_error": bound.standard_error,
         "independent_entries": bound.baseline,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")

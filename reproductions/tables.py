@@ -12,7 +12,6 @@ out without it.
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from page_text import describe_machine
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -383,14 +383,7 @@ def main() -> int:
             print(f"{target} exists already", file=sys.stderr)
             continue
         found = run_outliers(asked.pyod) if name == "outliers" else CELLS[name]()
-        import torch
-
-        import lowerbound
-
-        found["machine"] = (
-            f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, lowerbound "
-            f"{lowerbound.__version__}"
-        )
+        found["machine"] = describe_machine()
         target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
         print(name, found, flush=True)
     write_page(RESULTS, CELLS)

@@ -9,13 +9,13 @@ an environment that has it. A training of lowerbound that was stopped resumes fr
 import argparse
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from page_text import describe_machine
 
 import lowerbound as lb
 from lowerbound.data import make_sprites
@@ -227,8 +227,7 @@ def run(name: str, scale: Scale, seed: int) -> dict[str, Any]:
         "settings": dict(cell.arguments),
         **asdict(scale),
         **measured,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
-        f"lowerbound {lb.__version__}",
+        "machine": describe_machine(),
     }
 
 
