@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -293,6 +294,21 @@ def test_a_header_that_is_not_a_list_of_its_values_is_refused(foreign, model_and
     line = packed[: packed.index(b"\n") + 1]
     with pytest.raises(lb.errors.StorageError, match="damaged"):
         decompress(model, line + zlib.compress(json.dumps(foreign).encode()))
+
+
+def test_a_header_that_would_fill_the_memory_is_not_unpacked(model_and_data):
+    model, data = model_and_data
+    packed, _ = compress(model, data.first(2))
+    line = packed[: packed.index(b"\n") + 1]
+    forged = line + zlib.compress(b" " * (1 << 28))
+    tracemalloc.start()
+    try:
+        with pytest.raises(lb.errors.StorageError, match="damaged"):
+            decompress(model, forged)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 def _of_parts(prior=None, posterior=None, likelihood=None):

@@ -23,6 +23,8 @@ _MAGIC = b"lowerbound 2\n"
 
 _LARGEST_SIZE = 1 << 31  # of what a header counts
 
+_LARGEST_HEADER = 1 << 20  # bytes of its JSON, so that a few forged bytes cannot fill the memory
+
 _Header = dict[str, Any]
 
 # The entries of a header in the order in which they are stored, and the types that they may have.
@@ -71,7 +73,7 @@ def unpack(packed: bytes) -> tuple[_Header, NDArray[np.uint32]]:
         raise make_damage_error()
     reader = zlib.decompressobj()
     try:
-        values = json.loads(reader.decompress(packed[len(_MAGIC) :]))
+        values = json.loads(reader.decompress(packed[len(_MAGIC) :], _LARGEST_HEADER))
         words = np.frombuffer(reader.unused_data, "<u4").astype(np.uint32)
     except (zlib.error, ValueError, RecursionError):
         raise make_damage_error() from None
