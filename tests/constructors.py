@@ -112,7 +112,11 @@ NETWORKS = {
         IMAGE,
         (2, 7, 5),
     ),
+    "embedding of codes": (lambda: lb.embed(5, 4, 3), (5,), (3, 5)),
 }
+
+# Networks whose inputs are codes, which have no gradient, and the number of their values.
+OF_CODES = {"embedding of codes": 4}
 
 # Two numbers, one of them with an atom, a count, and categories with an order and without.
 COLUMNS = Schema(
