@@ -386,6 +386,38 @@ def test_a_dataset_s_bound_does_not_depend_on_the_batch_size(name):
 
 
 @model
+def test_a_log_likelihood_does_not_depend_on_batches_and_chunks(name):
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    x = images(name, 11).double()
+    whole = lb.log_likelihood(model, x, 20, compile="never").per_example
+    for batch, chunk in ((1, 1), (3, 7)):
+        parts = lb.log_likelihood(
+            model, x, 20, batch_size=batch, chunk_size=chunk, compile="never"
+        ).per_example
+        torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+@model
+def test_a_saved_model_has_the_same_bits(name, tmp_path):
+    """So do its bounds, and it shares as many parameters; only foreign parts need a constructor."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    x = images(name, 5)
+    lb.save(model, tmp_path / "model")
+    modules = {type(part).__module__.split(".")[0] for part in model.modules()}
+    has_foreign_parts = bool(modules & {"constructors", "zuko"})
+    loaded = lb.load(tmp_path / "model", constructor=MODELS[name] if has_foreign_parts else None)
+    assert describe(loaded) == describe(model)
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert len(list(loaded.parameters())) == len(list(model.parameters()))
+    bounds = [lb.evaluate(each, lb.ELBO(), x).per_example for each in (model, loaded)]
+    assert torch.equal(*bounds)
+
+
+@model
 def test_evaluation_leaves_no_traces(name):
     vae = MODELS[name]()
     vae.train()
