@@ -18,9 +18,10 @@ from PIL import Image
 
 import lowerbound as lb
 from lowerbound.cli import main
+from lowerbound.cli.describing import describe_examples
 from lowerbound.cli.given import check_given, list_conditions
 from lowerbound.cli.inspecting import _write_table
-from lowerbound.cli.runs import describe_examples, dumps, read_schedules
+from lowerbound.cli.runs import dumps, read_schedules
 from lowerbound.describe import describe
 from lowerbound.errors import TrainingWarning
 from lowerbound.evaluation.comparison import paired_difference
@@ -1440,7 +1441,7 @@ def test_a_label_that_is_not_known_is_neither_named_nor_a_class(tmp_path):
     _write_table({"z0": [0.0, 1.0, 2.0, 3.0]}, examples, tmp_path / "codes.csv")
     with (tmp_path / "codes.csv").open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["cat", "-1", "dog", "-1"]
-    told = describe_examples(examples, None, SimpleNamespace(has_test=False))
+    told = describe_examples(examples, None, SimpleNamespace(has_test=False, schema=None))
     assert told.endswith(", 2 classes")
 
 

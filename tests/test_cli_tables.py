@@ -66,8 +66,10 @@ def test_columns_are_shown(folder, capsys):
 
 def test_the_next_commands_are_for_tables(folder, tmp_path, capsys):
     words = ["train", "table", "--data", folder / "people.csv", "--out", tmp_path / "run", *QUICK]
-    code, out, _ = run(capsys, *words)
+    code, out, err = run(capsys, *words)
     assert code == 0
+    left_out = "left out: id (identifier), name (identifier), country (constant); cpu"
+    assert f"97 training, 11 validation and 12 test rows of 10 columns, {left_out}" in out + err
     assert "--out samples.csv" in out
     assert f"impute {tmp_path / 'run'} --data FILE --out completed.csv" in out
     assert f"sensitivity {tmp_path / 'run'} --data FILE" in out

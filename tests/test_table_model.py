@@ -543,6 +543,23 @@ def test_rubins_rules():
     assert equal.interval()[1] == pytest.approx(1 + 0.5 * stats.norm.ppf(0.975))
 
 
+def test_degrees_of_freedom_are_at_most_those_of_a_complete_table():
+    """The formulae of Barnard & Rubin 1999, written out."""
+    estimates, variances = np.array([2.1, 1.9, 2.4, 2.0, 2.2]), np.full(5, 0.04)
+    between, complete = estimates.var(ddof=1), 17
+    lost = 1.2 * between / (0.04 + 1.2 * between)
+    observed = (complete + 1) / (complete + 3) * complete * (1 - lost)
+    rubin = 4 / lost**2
+    pooled = lb.pool(estimates, variances, complete_degrees=complete)
+    assert pooled.degrees == pytest.approx(rubin * observed / (rubin + observed))
+    many = lb.pool(estimates, variances, complete_degrees=1e12)
+    assert many.degrees == pytest.approx(lb.pool(estimates, variances).degrees)
+    equal = lb.pool([1.0, 1.0], [0.25, 0.25], complete_degrees=complete)
+    assert equal.degrees == pytest.approx(18 / 20 * 17)
+    noise_free = lb.pool([1.0, 2.0], [0.0, 0.0], complete_degrees=complete)
+    assert 0 <= noise_free.degrees < 1e-9
+
+
 def test_estimates_with_labels_are_not_pooled_in_another_order():
     jobs = pd.Series({"cook": 0.5, "nurse": 0.3})
     assert lb.pool([jobs, jobs + 0.1], [jobs, jobs]).mean.tolist() == pytest.approx([0.55, 0.35])
@@ -566,3 +583,8 @@ def test_equal_estimates_without_variance_have_no_width():
 def test_pool_refuses(estimates, variances, message):
     with pytest.raises(SettingsError, match=message):
         lb.pool(estimates, variances)
+
+
+def test_pool_refuses_degrees_of_freedom_that_are_not_positive():
+    with pytest.raises(SettingsError, match=r"complete_degrees=0 must be positive"):
+        lb.pool([1, 2], [1, 1], complete_degrees=0)

@@ -244,33 +244,6 @@ def _read_progress(entry: Mapping[str, Any]) -> dict[str, float]:
     return progress
 
 
-def describe_examples(train: "Examples", validation: "Examples | None", dataset: "Dataset") -> str:
-    """Describe the data of a training run on one line."""
-    from lowerbound.data.rows import Rows
-
-    held_out, test = 0, 0
-    if validation is not None:
-        held_out = len(validation)
-    if dataset.has_test:
-        test = len(dataset.test)
-    size = " x ".join(str(side) for side in train.shape)
-    if train.levels:
-        values = f"{train.levels} levels"
-    elif isinstance(train.values, Rows):
-        # To find the range of the values, the whole file would have to be read again.
-        values = str(train.values.dtype).removeprefix("torch.")
-    else:
-        values = f"values in [{train.values.min():.4g}, {train.values.max():.4g}]"
-    if train.pixels != "as-is":
-        values += f", pixels {train.pixels}"
-    if train.labels is not None:
-        values += f", {len(train.labels[train.labels >= 0].unique())} classes"
-    return (
-        f"{len(train):,} training, {held_out:,} validation and {test:,} test examples of "
-        f"{size}, {values}"
-    )
-
-
 def evaluate_elbo(
     model: "Model", objective: "Objective", examples: "Examples", seed: int = 0
 ) -> "Estimate | None":

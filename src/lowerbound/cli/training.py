@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from lowerbound.cli.describing import describe_examples
 from lowerbound.cli.flags import make_flag, make_flags, set_flags
 from lowerbound.cli.given import suggest_given
 from lowerbound.cli.runs import (
     describe_estimate,
-    describe_examples,
     evaluate_elbo,
     load_run_data,
     read_section,

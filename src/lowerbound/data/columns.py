@@ -346,6 +346,19 @@ class Schema:
             sorted((each for each in self.columns if each.is_modelled), key=lambda each: each.name)
         )
 
+    @property
+    def summary(self) -> str:
+        """How many columns are modelled, and which are left out.
+
+        Example:
+            >>> Schema((Column("a", "count"), Column("id", "identifier"))).summary
+            '1 column, left out: id (identifier)'
+        """
+        count = len(self.modelled)
+        left_out = [f"{each.name} ({each.type})" for each in self.columns if not each.is_modelled]
+        ending = f", left out: {join_names(left_out)}" if left_out else ""
+        return f"{count:,} column{'s' * (count != 1)}{ending}"
+
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The numbers that describe a row, ``D`` of them."""

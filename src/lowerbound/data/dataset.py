@@ -73,6 +73,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         size = " x ".join(str(side) for side in self.shape)
+        if self.schema is not None:
+            size = self.schema.summary
         test = "no test part"
         if self.has_test:
             test = f"{len(self.test):,} test"

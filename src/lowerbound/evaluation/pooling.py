@@ -55,7 +55,9 @@ class PooledEstimate:
         return self.mean - width, self.mean + width
 
 
-def pool(estimates: Any, variances: Any) -> PooledEstimate:
+def pool(
+    estimates: Any, variances: Any, *, complete_degrees: float | None = None
+) -> PooledEstimate:
     r"""Combine the estimates from several completed tables by Rubin's rules.
 
     .. math:: \bar\theta = \frac1M \sum_m \theta_m, \qquad
@@ -63,24 +65,37 @@ def pool(estimates: Any, variances: Any) -> PooledEstimate:
         \nu = (M - 1) \left(1 + \frac{\bar U}{(1 + 1/M) B}\right)^2
 
     Here :math:`\bar U` is the average of the variances that are given, and B the variance of the
-    estimates.
+    estimates. This :math:`\nu` may exceed the degrees of freedom :math:`\nu_c` that a complete table
+    would have, which are few for small tables. If they are given, it is therefore adjusted to
+
+    .. math:: \Big(\frac1\nu + \frac1{\nu_o}\Big)^{-1}, \qquad
+        \nu_o = \frac{\nu_c + 1}{\nu_c + 3} \, \nu_c \, \frac{\bar U}{T}
 
     Args:
         estimates: of one or several quantities from each table, ``[M, ...]``. Series of pandas must
             have the same labels in the same order, because their values are taken by position.
         variances: their squared standard errors, ``[M, ...]``.
+        complete_degrees: the degrees of freedom of the estimate in a complete table, such as the
+            number of rows less that of the coefficients; ``None`` for very many.
 
     Raises:
-        SettingsError: for fewer than two tables, different shapes or labels, or negative variances.
+        SettingsError: for fewer than two tables, different shapes or labels, negative variances, or
+            degrees of freedom that are not positive.
 
-    Source: Rubin 1987, "Multiple imputation for nonresponse in surveys", section 3.1.
+    Source: Rubin 1987, "Multiple imputation for nonresponse in surveys", section 3.1; Barnard &
+    Rubin 1999, "Small-sample degrees of freedom with multiple imputation".
 
     Example:
         >>> import lowerbound as lb
         >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5])
         >>> float(pooled.mean), round(float(pooled.variance), 4), round(float(pooled.degrees), 4)
         (2.0, 1.8333, 3.7812)
+        >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], complete_degrees=20)
+        >>> round(float(pooled.degrees), 4)
+        2.1494
     """
+    if complete_degrees is not None and not complete_degrees > 0:
+        raise SettingsError(f"pool: complete_degrees={complete_degrees!r} must be positive")
     if isinstance(estimates, list | tuple) and isinstance(variances, list | tuple):
         _refuse_other_labels([*estimates, *variances])
     values, own = np.asarray(estimates, dtype=float), np.asarray(variances, dtype=float)
@@ -98,6 +113,10 @@ def pool(estimates: Any, variances: Any) -> PooledEstimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = within / ((1 + 1 / tables) * between)
     degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)
+    if complete_degrees is not None:
+        share = np.where(between > 0, 1 - 1 / (1 + ratio), 1.0)  # of the tables' own variances
+        observed = (complete_degrees + 1) / (complete_degrees + 3) * complete_degrees * share
+        degrees = 1 / (1 / degrees + 1 / np.maximum(observed, np.finfo(float).tiny))
     return PooledEstimate(values.mean(0), within, between, degrees, tables)
 
 
