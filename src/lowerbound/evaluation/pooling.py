@@ -65,8 +65,8 @@ def pool(
         \nu = (M - 1) \left(1 + \frac{\bar U}{(1 + 1/M) B}\right)^2
 
     Here :math:`\bar U` is the average of the variances that are given, and B the variance of the
-    estimates. This :math:`\nu` may exceed the degrees of freedom :math:`\nu_c` that a complete table
-    would have, which are few for small tables. If they are given, it is therefore adjusted to
+    estimates. This :math:`\nu` may exceed the degrees of freedom :math:`\nu_c` of a complete table,
+    which are few if the table is small. If they are given, it is therefore adjusted to
 
     .. math:: \Big(\frac1\nu + \frac1{\nu_o}\Big)^{-1}, \qquad
         \nu_o = \frac{\nu_c + 1}{\nu_c + 3} \, \nu_c \, \frac{\bar U}{T}
