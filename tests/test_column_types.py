@@ -423,3 +423,22 @@ def test_zones_without_a_name_are_read_in_utc():
     frame = pd.DataFrame({"t": pd.Series(times, dtype=object)})
     assert infer(frame).find("t").zone == "UTC"
     assert (come_back(frame)["t"] == frame["t"]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([36, 60] * 5, "boolean"),
+        ([0.5, 2.5] * 5, "boolean"),
+        ([-1, 1] * 5, "boolean"),
+        ([0, 1], "boolean"),
+        ([36, 60] * 4 + [36], "count"),
+        ([36, 60, 72] * 5, "count"),
+    ],
+)
+def test_two_frequent_numbers_are_boolean(values, kind):
+    frame = pd.DataFrame({"term": values, "other": range(100, 100 + len(values))})
+    data = lb.load_data(frame, test_fraction=0.0)
+    assert data.schema.find("term").type == kind
+    if kind == "boolean":
+        assert data.schema.find("term").categories == tuple(sorted(set(values)))

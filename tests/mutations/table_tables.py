@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutation import Mutation
 
 COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
+NUMBER_TYPES = "data/number_types.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
@@ -64,26 +65,26 @@ MUTATIONS = [
     ),
     # Inference of types
     Mutation(
-        INFERENCE,
+        NUMBER_TYPES,
         "and seen.var() >= seen.mean():",
         "and seen.var() < seen.mean():",
         "Whole numbers that vary less than counts do are counts.",
     ),
     Mutation(
-        INFERENCE,
+        NUMBER_TYPES,
         "if low >= 0 and high <= 1:",
         "if high <= 1:",
         "Numbers below 0 are proportions.",
     ),
     Mutation(
-        INFERENCE,
+        NUMBER_TYPES,
         "(without_zeros or _has_many_zeros(seen))",
         "without_zeros",
         "Amounts that are often 0 are real numbers.",
     ),
     Mutation(
         INFERENCE,
-        "frequent = counts >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen))",
+        "frequent = counts >= count_of_atom(len(seen))",
         "frequent = counts >= 2",
         "Two equal values are an atom.",
     ),

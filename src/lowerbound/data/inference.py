@@ -22,32 +22,18 @@ from lowerbound.data.columns import (
     join_names,
 )
 from lowerbound.data.frames import RawTable
+from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, clean_marks, simplify
 from lowerbound.errors import DataError, SettingsError
 
-# Whole numbers from 0 on with at most so many values, none larger, are ordered categories.
-_MOST_ORDINAL = 10
-
 # Text with more values than this share of the rows, or than this number, is an identifier.
 _IDENTIFIER_SHARE = 0.5
 _MOST_CATEGORIES = 1000
 
-# Numbers whose upper percentile is so many times the lower one vary by factors.
-_POSITIVE_RATIO = 10.0
-
-# A single value of a continuous column with at least this share of the rows is an atom.
-_ATOM_SHARE = 0.2
-_FEWEST_AT_ATOM = 5
-
 # With unknown="other", a category that occurs less often than this belongs to the others.
 _RARE = 2
-
-_LARGEST_COUNT = float(1 << 24)
-
-# Whole numbers with zeros are amounts if the lower quartile of the others is above this.
-_SMALL_AMOUNT = 100.0
 
 # The name that pandas gives to its index in a file, if the index has none.
 _INDEX = r"__index_level_\d+__"
@@ -75,7 +61,8 @@ def infer_schema(
       pandas in a file.
     - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
       other numbers are real. Values that are frequent become atoms.
-    - A column with a single value is constant, and is left out.
+    - A column with a single value is constant, and is left out. Two frequent numbers, or 0 and 1,
+      are boolean.
 
     Args:
         table: the table.
@@ -154,7 +141,7 @@ def infer_column(
     values = raw.read_numbers(content, missing)
     refuse_infinite(values, raw)
     seen = values[~missing]
-    column_type = asked or _infer_type(seen, content, len(values))
+    column_type = asked or infer_type(seen, content, len(values))
     if len(np.unique(seen)) == 1:
         base = _keep_only_value(base, content, float(seen[0]))
     if column_type in LEFT_OUT:
@@ -193,65 +180,14 @@ def refuse_infinite(values: Floats, raw: RawColumn) -> None:
         raise DataError(f"{raw.describe_place(row, values[row])}; replace infinite values")
 
 
-def _infer_type(seen: Floats, content: Content, rows: int) -> ColumnType:
-    """Infer the type of a column of numbers, truth values or times."""
-    different = np.unique(seen)
-    if len(different) == 1:
-        return "constant"
-    if content != "numbers":
-        return {"truth values": "boolean", "times": "time"}[content]  # type: ignore[return-value]
-    if (seen == np.round(seen)).all():
-        return _infer_type_of_whole_numbers(seen, different, rows)
-    low, high = different[0], different[-1]
-    if low >= 0 and high <= 1:
-        return "proportion"
-    above = seen[seen > 0]
-    without_zeros = len(above) == len(seen)
-    if low >= 0 and _vary_by_factors(above) and (without_zeros or _has_many_zeros(seen)):
-        return "positive"
-    return "real"
-
-
-def _vary_by_factors(above: Floats) -> bool:
-    """Whether the upper percentile of numbers above 0 is many times the lower one."""
-    if len(above) < 2:
-        return False
-    lower, upper = np.quantile(above, (0.05, 0.95))
-    return bool(upper >= _POSITIVE_RATIO * lower)
-
-
-def _has_many_zeros(seen: Floats) -> bool:
-    """Whether 0 has an atom's share of the values."""
-    return bool((seen == 0).sum() >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen)))
-
-
-def _infer_type_of_whole_numbers(seen: Floats, different: Floats, rows: int) -> ColumnType:
-    low, high = different[0], different[-1]
-    if len(different) == 2 and low == 0 and high == 1:
-        return "boolean"
-    is_numbering = len(different) == len(seen) == rows and high - low == rows - 1
-    if is_numbering and rows > _MOST_ORDINAL and (np.abs(np.diff(seen)) == 1).all():
-        return "identifier"
-    if low >= 0 and high <= _MOST_ORDINAL:
-        return "ordinal"
-    is_amount = low == 0 and _has_many_zeros(seen)
-    is_amount = is_amount and bool(np.quantile(seen[seen > 0], 0.25) > _SMALL_AMOUNT)
-    is_large = low > 0 and high > _LARGEST_COUNT and _vary_by_factors(seen)
-    if is_amount or is_large:
-        return "positive"
-    if low >= 0 and high <= _LARGEST_COUNT and seen.var() >= seen.mean():
-        return "count"
-    return "real"
-
-
 def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
     """Refuse values that the type does not allow, naming the first row."""
     rules = {
         "positive": (values < 0, "a positive column has numbers from 0 on"),
         "proportion": ((values < 0) | (values > 1), "a proportion is from 0 to 1"),
         "count": (
-            (values < 0) | (values != np.round(values)) | (values > _LARGEST_COUNT),
-            f"counts are whole numbers from 0 to {_LARGEST_COUNT:,.0f}",
+            (values < 0) | (values != np.round(values)) | (values > LARGEST_COUNT),
+            f"counts are whole numbers from 0 to {LARGEST_COUNT:,.0f}",
         ),
     }
     if column.type not in rules:
@@ -313,7 +249,7 @@ def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:
         return ()
     different, counts = np.unique(seen, return_counts=True)
     ends = _is_end(different, column)
-    frequent = counts >= max(_FEWEST_AT_ATOM, _ATOM_SHARE * len(seen))
+    frequent = counts >= count_of_atom(len(seen))
     if (frequent | ends).all():  # few values, each of which is frequent
         frequent = ends
     return tuple(float(each) for each in different[frequent | ends])
@@ -376,7 +312,7 @@ def _infer_categories(
             stacklevel=2,
         )
     if asked is None and content == "text" and declared is None:
-        few = len(values) <= _MOST_ORDINAL
+        few = len(values) <= MOST_ORDINAL
         if len(counts) > (1.0 if few else _IDENTIFIER_SHARE) * len(values):
             return replace(base, type="identifier")
         if len(counts) > _MOST_CATEGORIES:
