@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page_text import describe_machine, item, paragraph, table
+from page_text import describe_machine, describe_machines, item, paragraph, table
 
 import lowerbound as lb
 from lowerbound.recipes import find_recipe
@@ -215,6 +215,8 @@ def write_page() -> None:
         *table(HEAD, map(table_row, done)),
         "",
         *verdicts(done),
+        "",
+        describe_machines(machine for result in done for machine in result["machines"]),
         "",
     ]
     (RESULTS.parent / "iwae.md").write_text("\n".join(lines), encoding="utf8")
