@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import pytest
@@ -329,6 +330,24 @@ def test_draws_given_some_columns_keep_them(trained):
     assert list(drawn["job"]) == ["cook"] * 3 + ["nurse"] * 3
     assert list(drawn["visits"][:3]) == [3, 3, 3]
     assert model.sample(3, given=given, seed=0).equals(drawn)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_draws_say_to_which_given_row_they_belong(library):
+    frame = make_table(60).assign(code=[f"row {number}" for number in range(60)])
+    frame = nw.from_dict(frame.to_dict("list"), backend=library).to_native()
+    data = lb.load_data(frame, test_fraction=0.0)
+    assert data.schema.find("code").type == "identifier"
+    model, _ = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+    name = data.schema.modelled[0].name
+    rows = nw.from_native(frame)[[7, 3]].select("code", name)
+    if library == "pandas":
+        rows = nw.from_native(rows.to_native().set_axis(["b", "a"]))
+    drawn = model.sample(3, given=rows.to_native(), seed=0)
+    codes = nw.from_native(drawn)["code"].to_list()
+    assert codes == ["row 7"] * 3 + ["row 3"] * 3
+    if library == "pandas":
+        assert list(drawn.index) == ["b"] * 3 + ["a"] * 3
 
 
 def test_the_sensitivity_agrees_with_the_closed_form():

@@ -108,11 +108,11 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
         if column.other and column.other_name is not None:
             labels.append(column.other_name)
         return _make_categories(list(values), labels, library, column.dtype == "Enum")
-    return _make_plain(values, column.dtype, library)
+    return make_plain_series(values, column.dtype, library)
 
 
-def _make_plain(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
-    """Make a series of numbers, texts or truth values."""
+def make_plain_series(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
+    """Make a native series of numbers, texts or truth values, of a type of narwhals."""
     backend: Any = library
     known: Any = None
     if re.fullmatch(r"U?Int\d+|Float(32|64)|String|Boolean", dtype):

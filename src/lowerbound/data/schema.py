@@ -28,7 +28,13 @@ from lowerbound.data.frames import RawTable, is_frame, open_table
 from lowerbound.data.inference import check_ends, check_values, refuse_infinite
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.raw_columns import RawColumn
-from lowerbound.data.restoring import fill_series, import_library, make_series, restore_type
+from lowerbound.data.restoring import (
+    fill_series,
+    import_library,
+    make_plain_series,
+    make_series,
+    restore_type,
+)
 from lowerbound.errors import DataError
 
 
@@ -169,6 +175,16 @@ def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
     return known
 
 
+def read_identifiers(data: Any, schema: Schema) -> dict[str, list[Any]]:
+    """The values of the identifiers that a table has, as they were given."""
+    table = open_table(data)
+    return {
+        column.name: table[column.name].list_values()
+        for column in schema.columns
+        if column.type == "identifier" and column.name in table
+    }
+
+
 def decode_columns(
     values: Tensor, schema: Schema, observed: Tensor | None = None
 ) -> dict[str, Floats]:
@@ -201,11 +217,22 @@ def encode_columns(columns: Mapping[str, Floats], schema: Schema) -> tuple[Tenso
     return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(observed)
 
 
-def make_table(columns: Mapping[str, Floats], schema: Schema, index: Any = None) -> Any:
+def make_table(
+    columns: Mapping[str, Floats],
+    schema: Schema,
+    index: Any = None,
+    identifiers: Mapping[str, list[Any]] | None = None,
+) -> Any:
     """Make a frame of the schema's library from the values of its modelled columns, in its order.
 
     Constant columns have their value. For a schema of an array, the answer is an array with all of
     its columns; those that are left out and have no known value are NaN.
+
+    Args:
+        columns: the values of the modelled columns, ``[N]`` each.
+        schema: the columns.
+        index: the index of a frame of pandas.
+        identifiers: the values of columns that are left out, as far as they are known.
     """
     rows = len(next(iter(columns.values())))
     everything = [_find_contents(column, columns, rows) for column in schema.columns]
@@ -214,12 +241,18 @@ def make_table(columns: Mapping[str, Floats], schema: Schema, index: Any = None)
         return _make_array(
             [unknown if each is None else restore_type(each[1], each[0]) for each in everything]
         )
-    known = [each for each in everything if each is not None]
-    chosen = [column for column, _ in known]
-    columns = {column.name: values for column, values in known}
-    made = {
-        column.name: make_series(columns[column.name], column, schema.library) for column in chosen
-    }
+    known = {column.name: (column, values) for column, values in filter(None, everything)}
+    made, chosen, identifiers = {}, [], dict(identifiers or {})
+    for column in schema.columns:
+        if column.name in known:
+            restored, values = known[column.name]
+            made[column.name] = make_series(values, restored, schema.library)
+        elif column.name in identifiers:
+            own = identifiers[column.name]
+            made[column.name] = make_plain_series(own, column.dtype, schema.library)
+        else:
+            continue
+        chosen.append(column)
     module = import_library(schema.library)
     if schema.library == "pyarrow":
         return module.table(made)

@@ -22,6 +22,7 @@ from lowerbound.data.schema import (
     decode_columns,
     make_table,
     make_table_examples,
+    read_identifiers,
     read_known,
 )
 from lowerbound.data.table_files import read_rows
@@ -169,15 +170,16 @@ class TableModel(LatentModel):
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x given z). The cost does not depend on how
-                rare the known entries are. Columns that are not modelled, such as identifiers, are
-                not in the answer, and unknown categories are ``other`` there.
+                rare the known entries are. Identifiers are kept, and unknown categories are
+                ``other`` in the answer.
             mean: give the natural point of p(x given z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             samples: the number of draws of z from which those given known entries are chosen.
 
         Returns:
-            A frame of the library of the table on which the model was trained.
+            A frame of the library of the table on which the model was trained. If this is pandas,
+            draws have the index of the row of ``given`` to which they belong.
 
         Raises:
             DataError: if ``given`` has none of the columns, or an entry is not possible.
@@ -234,7 +236,15 @@ class TableModel(LatentModel):
         for name, (there, missing) in known.items():
             # As they were given, and not as they come back from the numbers of the model.
             drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
-        return make_table(drawn, self.schema), torch.cat(effective)
+        index = open_table(given).index
+        identifiers = {
+            name: [value for value in values for _ in range(count)]
+            for name, values in read_identifiers(given, self.schema).items()
+        }
+        made = make_table(
+            drawn, self.schema, None if index is None else index.repeat(count), identifiers
+        )
+        return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
         """The natural points of p(x given z), see :meth:`GenerativeModel.reconstruct`.
