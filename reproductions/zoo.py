@@ -81,7 +81,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=20, help="of MNIST; %(default)s by default")
     parser.add_argument(
-        "--sprites-epochs", type=int, default=50, help="of the sprites; %(default)s by default"
+        "--sprites-epochs", type=int, default=8, help="of the sprites; %(default)s by default"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument(

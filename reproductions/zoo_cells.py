@@ -28,8 +28,7 @@ NETWORK = {"latent": 50, "hidden": 200, "layers": 2, "activation": "tanh"}
 BOUND_SAMPLES = {"samples": 5}
 COMPONENTS = {"components": 200}
 TWO_LAYERS = {"latent": 100, "top_latent": 50, "hidden": 200, "top_hidden": 100}
-# For the sprites. The recipes' usual convolutions take five times as long, and after as many steps
-# fewer of their units are active.
+# For the sprites. The recipes' usual convolutions take five times as long.
 DENSE = {"network": "mlp", "hidden": 256, "layers": 2}
 TEST_SEED = 0
 ACTIVE_VARIANCE = 0.01  # of a unit's posterior mean over the images
@@ -116,7 +115,7 @@ def choose_scale(cell: Cell, epochs: int, *, small: bool) -> Scale:
         return Scale(epochs, examples=300, test_examples=60, test_samples=50)
     return {
         "mnist": Scale(epochs, examples=60_000, test_examples=1000),
-        "sprites": Scale(epochs, examples=6000, test_examples=5000, test_samples=0),
+        "sprites": Scale(epochs, examples=40_000, test_examples=5000, test_samples=0),
     }[cell.data]
 
 
@@ -149,7 +148,7 @@ def train(
         train_data,
         epochs=scale.epochs,
         batch_size=recipe.training.get("batch_size", BATCH),
-        learning_rate=LEARNING_RATE,
+        learning_rate=recipe.training.get("learning_rate", LEARNING_RATE),
         seed=seed,
         directory=directory,
         resume=resume,

@@ -234,11 +234,10 @@ def write_sprites(results: Results) -> Iterator[str]:
     yield ""
     yield paragraph(
         f"The first {any_result['examples']:,} pictures of the data set `sprites`, with the",
-        "recipes' own batches and weights. Encoder and decoder have",
+        "recipes' own batches, weights and learning rates. Encoder and decoder have",
         f"{DENSE['layers']} dense layers of {DENSE['hidden']} units. With the recipes' usual",
-        "convolutions, which take five times as long, one seed of `beta-vae` and of `beta-tc` had",
-        "fewer active units and an MIG of 0.02. The scores are of the means of q(z given x)",
-        f"for {any_result['test_examples']:,} other pictures, see `lb.disentanglement`. All are",
+        "convolutions a training takes five times as long. The scores are of the means of q(z given",
+        f"x) for {any_result['test_examples']:,} other pictures, see `lb.disentanglement`. All are",
         "from 0 to 1, and higher is better.",
     )
     yield ""

@@ -32,7 +32,9 @@ class FactorVAE(PenalisedELBO):
 
     The bound that is reported stays the ELBO. The term ``total correlation`` is the critic's
     estimate, and ``critic loss`` is what the critic minimises: it is log 2 if the critic cannot
-    distinguish the two. The loss depends on the other examples of a batch.
+    distinguish the two. The loss depends on the other examples of a batch. A critic that learns too
+    slowly lags behind the latents and underestimates their total correlation, so let it learn
+    faster than the model.
 
     Args:
         critic: from all units of z, concatenated, ``[*leading, J]``, to a logit ``[*leading, 1]``.
